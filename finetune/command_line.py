@@ -1,0 +1,227 @@
+"""From a YAML file and flags to a config, and back; reports every mistake at once and loads no torch."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Config = TypeVar("Config")
+
+HELP_FLAGS = ("-h", "--help")
+
+
+def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+    """Returns the config that `--config FILE` and flags describe; flags win over the file.
+
+    Raises:
+        ValueError: one sentence a line for every unknown key, unusable value and contradiction.
+        SystemExit: after `--help`.
+    """
+    import tyro
+
+    if any(argument in HELP_FLAGS for argument in arguments):
+        tyro.cli(kind, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    types_by_key = flat_types(kind)
+    given, found = read_flags(arguments, types_by_key)
+    for source in given.pop("config", [])[-1:]:
+        from_file, more = read_yaml(Path(source))
+        given, found = {**from_file, **given}, found + more
+    for key in sorted(set(given) - set(types_by_key)):
+        del given[key]
+        found.append(f"{key}: no such option.{suggestion(key, types_by_key)} Run with --help for all.")
+    values: dict[str, Any] = {}
+    for key, texts in given.items():
+        try:
+            values[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
+        except ValueError:
+            got = " ".join(texts) or "nothing"
+            found.append(f"{key}: got {got}, expected {described(types_by_key[key])}.{suggestion(got, choices(types_by_key[key]))}")
+            values[key] = dataclasses.MISSING
+    for key in required_keys(kind):
+        if key not in values:
+            found.append(f"{key}: missing. Give --{key} {described(types_by_key[key]).upper().replace(' ', '_')} or set it in the YAML file.")
+            values[key] = placeholder(types_by_key[key])
+    try:
+        config = build(kind, values)
+    except ValueError as error:
+        found += str(error).splitlines()
+    if found:
+        raise ValueError("\n".join(found))
+    return config
+
+
+def dump(config: Any) -> str:
+    """Returns the config as YAML that `parse` reads back to an equal config."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def as_plain(value: Any) -> Any:
+    """Returns nested dataclasses as nested dicts of YAML's own types."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [as_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_flat(config: Any) -> dict[str, Any]:
+    """Returns `{"optim.lr": 1e-4, ...}`: every option under its dotted name, in YAML's own types."""
+
+    def walk(section: dict[str, Any], prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in section.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    return walk(as_plain(config), "")
+
+
+def flat_types(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Returns the type of every option under its dotted name."""
+    hints = typing.get_type_hints(kind)
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        flat |= flat_types(hint, f"{prefix}{item.name}.") if dataclasses.is_dataclass(hint) else {prefix + item.name: hint}
+    return flat
+
+
+def required_keys(kind: type, prefix: str = "") -> list[str]:
+    """Returns the dotted names of the options that have no default."""
+    hints = typing.get_type_hints(kind)
+    keys: list[str] = []
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            keys += required_keys(hints[item.name], f"{prefix}{item.name}.")
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            keys.append(prefix + item.name)
+    return keys
+
+
+def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; the last of a repeated key wins."""
+    given: dict[str, list[str]] = {}
+    found: list[str] = []
+    key = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            key = key.replace("-", "_")
+            given[key] = [value] if equals else []
+        elif key is None:
+            found.append(f"{argument}: expected an option that begins with --.")
+        else:
+            given[key].append(argument)
+    for key, texts in given.items():
+        if not texts and known.get(key) is bool:
+            texts.append("True")
+    return given, found
+
+
+def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the file's options as flags would give them, and the problems."""
+    if not path.is_file():
+        return {}, [f"config: no file {path}. The presets lie in recipes/configs."]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return {}, [f"config: {path} is no YAML: {' '.join(str(error).split())}."]
+    if not isinstance(content, dict):
+        return {}, [f"config: {path} holds {type(content).__name__}, expected sections such as `model:`."]
+    given: dict[str, list[str]] = {}
+
+    def walk(section: dict[Any, Any], prefix: str) -> None:
+        for name, value in section.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                parts = value if isinstance(value, list) else [value]
+                given[f"{prefix}{name}"] = [str(part) for part in parts]
+
+    walk(content, "")
+    return given, []
+
+
+def convert(hint: Any, texts: list[str]) -> Any:
+    """Returns the value that tyro reads from `texts` for the type `hint`; raises ValueError where it reads none."""
+    import tyro
+
+    option = dataclasses.make_dataclass("Option", [("value", hint)])
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            arguments = [f"--value={texts[0]}"] if len(texts) == 1 else ["--value", *texts]
+            parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+            return parsed.value
+        except SystemExit as error:
+            raise ValueError from error
+
+
+def build(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Returns the dataclass with `values` by dotted key; keys that are absent or MISSING take their defaults."""
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            prefix = f"{item.name}."
+            inner = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+            arguments[item.name] = build(typing.cast(Any, hint), inner)
+        elif values.get(item.name, dataclasses.MISSING) is not dataclasses.MISSING:
+            arguments[item.name] = values[item.name]
+    return kind(**arguments)
+
+
+def spelled(text: str, hint: Any) -> str:
+    """Returns booleans and none in the spelling that tyro reads, whatever their case."""
+    options = typing.get_args(hint) or (hint,)
+    word = text.strip().lower()
+    if bool in options and word in ("true", "yes", "on", "1"):
+        return "True"
+    if bool in options and word in ("false", "no", "off", "0"):
+        return "False"
+    return "None" if types.NoneType in options and word in ("none", "null", "") else text
+
+
+def choices(hint: Any) -> list[str]:
+    """Returns the closed set of values of a type, empty where it is open."""
+    found: list[str] = []
+    for part in typing.get_args(hint):
+        if typing.get_origin(hint) is typing.Literal:
+            found.append(str(part))
+        else:
+            found += choices(part)
+    return found
+
+
+def described(hint: Any) -> str:
+    """Returns the type in words."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
+    if hint in names:
+        return names[hint]
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        return f"any number of values, each {described(parts[0])}"
+    return " or ".join("none" if part is types.NoneType else described(part) for part in parts)
+
+
+def placeholder(hint: Any) -> Any:
+    """Returns a harmless value, so that the rules can still look at the other options."""
+    return Path("missing") if hint is Path else "missing"
+
+
+def suggestion(word: str, known: Any) -> str:
+    """Returns " Did you mean ...?" for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    if not near:
+        near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    return f" Did you mean {near[0]}?" if near else ""
+

@@ -1,0 +1,428 @@
+"""The options of every recipe as frozen dataclasses, and the rules between them; no torch here.
+
+A section refuses what is wrong on its own in `problems()`; rules across sections stand in `TrainConfig.__post_init__`, which
+raises one `ValueError` that names every problem at once. `finetune.command_line` turns YAML and flags into these classes.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Optimizer = Literal[
+    "adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"
+]
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model that is adapted."""
+
+    source: str
+    """Folder of a diffusers pipeline, or a Hub id."""
+    family: Literal["sd"] = "sd"
+    """Architecture: sd is Stable Diffusion 1.x and 2.x."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hub id."""
+    variant: str | None = None
+    """Weight variant of the pipeline, e.g. fp16."""
+
+    def problems(self) -> list[str]:
+        return [] if self.source else ["model.source: got an empty text, expected a folder or a Hub id."]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures and captions."""
+
+    folder: str
+    """Prepared folder with metadata.jsonl, folder of pictures with .txt captions, or Hub dataset id."""
+    image_column: str = "image"
+    """Column of the pictures in a Hub dataset."""
+    caption_column: str = "text"
+    """Column of the captions in metadata.jsonl or a Hub dataset."""
+    resolution: int = 512
+    """Side of the square whose area every bucket stays within, in pixels."""
+    bucket_step: int = 64
+    """Bucket sides are multiples of this many pixels."""
+    max_aspect: float = 2.0
+    """Longest side over shortest side of the widest bucket; 1 puts everything into squares."""
+    crop: Literal["center", "random"] = "center"
+    """Where a picture is cut to its bucket; random draws among num_crops fixed places, so that caches keep it."""
+    num_crops: int = 4
+    """Places that crop=random draws from, per picture."""
+    flip: bool = False
+    """Mirror half of the samples."""
+    caption_dropout: float = 0.1
+    """Share of samples trained on the empty prompt, which classifier-free guidance needs."""
+    template: str = "{caption}"
+    """Text around every caption, e.g. "{caption}, ink style"; {caption} stands for the caption."""
+    shuffle_tags: bool = False
+    """Shuffle the comma-separated tags of a caption."""
+    keep_tags: int = 0
+    """The first tags that shuffling leaves in place."""
+    num_shuffles: int = 4
+    """Orders that shuffle_tags draws from, per caption; fixed, so that caches keep them."""
+    num_workers: int = 0
+    """Processes that read pictures or cached latents ahead; 0 reads in the training process."""
+    allow_change: bool = False
+    """Resume although pictures or captions changed since the checkpoint was written."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.resolution < 8:
+            found.append(f"data.resolution: got {self.resolution}, expected 8 or more pixels.")
+        if self.bucket_step < 1 or self.resolution % self.bucket_step:
+            found.append(f"data.bucket_step: got {self.bucket_step}, expected a divisor of resolution {self.resolution}.")
+        if self.max_aspect < 1:
+            found.append(f"data.max_aspect: got {self.max_aspect}, expected 1 or more.")
+        if self.num_crops < 1:
+            found.append(f"data.num_crops: got {self.num_crops}, expected 1 or more.")
+        if not 0 <= self.caption_dropout <= 1:
+            found.append(f"data.caption_dropout: got {self.caption_dropout}, expected a share from 0 to 1.")
+        if "{caption}" not in self.template:
+            found.append(f'data.template: got "{self.template}", expected a text that contains {{caption}}.')
+        if self.keep_tags < 0 or (self.keep_tags and not self.shuffle_tags):
+            found.append(f"data.keep_tags: got {self.keep_tags}; it only acts with data.shuffle_tags true.")
+        if self.num_shuffles < 1:
+            found.append(f"data.num_shuffles: got {self.num_shuffles}, expected 1 or more.")
+        if self.num_workers < 0:
+            found.append(f"data.num_workers: got {self.num_workers}, expected 0 or more.")
+        return found
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Pictures and captions encoded once and kept on disk."""
+
+    latents: bool = True
+    """Keep the VAE's latents; off encodes every picture again at every step."""
+    text: bool = True
+    """Keep the text encoder's embeddings; cannot be on while the text encoder is trained."""
+    folder: Path | None = None
+    """Where caches live; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
+    shard_size: int = 256
+    """Entries per file."""
+
+    def problems(self) -> list[str]:
+        return [] if self.shard_size > 0 else [f"cache.shard_size: got {self.shard_size}, expected 1 or more."]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Objective and loss weight."""
+
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the network predicts; none reads it from the checkpoint's scheduler, anything else must agree with it."""
+    snr_gamma: float | None = 5.0
+    """Gamma of min-SNR weighting (arXiv 2303.09556); none weighs all timesteps equally."""
+    zero_terminal_snr: bool = False
+    """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
+
+    def problems(self) -> list[str]:
+        if self.snr_gamma is not None and self.snr_gamma <= 0:
+            return [f"loss.snr_gamma: got {self.snr_gamma}, expected a number above 0 or none."]
+        return []
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and learning rate."""
+
+    name: Optimizer = "adamw"
+    """Optimizer; the 8bit ones come from bitsandbytes."""
+    lr: float = 1e-4
+    """Peak learning rate of the denoiser; prodigy wants 1.0."""
+    text_encoder_lr: float | None = None
+    """Peak learning rate of a trained text encoder; none takes lr."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    beta1: float = 0.9
+    """Decay of the gradient average."""
+    beta2: float = 0.999
+    """Decay of the squared-gradient average."""
+    schedule: Schedule = "constant"
+    """Shape of the learning rate after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0 to its peak."""
+    final_lr_ratio: float = 0.0
+    """Learning rate at the last step over its peak, for cosine and linear."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.lr <= 0:
+            found.append(f"optim.lr: got {self.lr}, expected a number above 0.")
+        if self.text_encoder_lr is not None and self.text_encoder_lr <= 0:
+            found.append(f"optim.text_encoder_lr: got {self.text_encoder_lr}, expected a number above 0 or none.")
+        if self.weight_decay < 0:
+            found.append(f"optim.weight_decay: got {self.weight_decay}, expected 0 or more.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            found.append(f"optim.beta1, beta2: got {self.beta1}, {self.beta2}, expected numbers from 0 to below 1.")
+        if self.warmup_steps < 0:
+            found.append(f"optim.warmup_steps: got {self.warmup_steps}, expected 0 or more.")
+        if not 0 <= self.final_lr_ratio <= 1:
+            found.append(f"optim.final_lr_ratio: got {self.final_lr_ratio}, expected a share from 0 to 1.")
+        if self.name == "adamw_schedule_free" and self.schedule != "constant":
+            found.append(
+                f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use constant."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The training loop."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 1
+    """Pictures per process and forward pass."""
+    accumulation: int = 1
+    """Forward passes per optimizer step; one step sees batch_size x accumulation x processes pictures."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more time for less memory."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    text_encoder: bool = False
+    """Train the text encoder too."""
+    ema_decay: float | None = None
+    """Decay of the exponential moving average of the weights, which is then what is validated and exported."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+
+    def problems(self) -> list[str]:
+        found = [
+            f"train.{name}: got {value}, expected 1 or more."
+            for name, value in (
+                ("steps", self.steps),
+                ("batch_size", self.batch_size),
+                ("accumulation", self.accumulation),
+                ("log_every", self.log_every),
+            )
+            if value < 1
+        ]
+        if self.max_grad_norm < 0:
+            found.append(f"train.max_grad_norm: got {self.max_grad_norm}, expected 0 or more.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            found.append(f"train.ema_decay: got {self.ema_decay}, expected a number between 0 and 1, or none.")
+        return found
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Loss on pictures that are never trained on, at fixed noise and fixed timesteps."""
+
+    fraction: float = 0.0
+    """Share of the pictures held out, where the manifest itself names no validation split."""
+    every: int = 100
+    """Steps between two validations; also at the start and the end. 0 turns validation off."""
+    num_timesteps: int = 4
+    """Timesteps each held-out picture is scored at, evenly spread."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 0 <= self.fraction < 1:
+            found.append(f"validation.fraction: got {self.fraction}, expected a share from 0 to below 1.")
+        if self.every < 0:
+            found.append(f"validation.every: got {self.every}, expected 0 or more.")
+        if self.num_timesteps < 1:
+            found.append(f"validation.num_timesteps: got {self.num_timesteps}, expected 1 or more.")
+        return found
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """Pictures made while training from fixed prompts and seeds, beside those of the untouched model."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts; none turns previews off."""
+    negative_prompt: str = ""
+    """Negative prompt of all previews."""
+    num_seeds: int = 1
+    """Pictures per prompt, with the seeds 0, 1, ..."""
+    every: int = 500
+    """Steps between two previews; also at the start and the end."""
+    num_inference_steps: int = 30
+    """Denoising steps."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance."""
+    size: int | None = None
+    """Side of the square pictures in pixels; none takes data.resolution."""
+
+    def problems(self) -> list[str]:
+        return [
+            f"preview.{name}: got {value}, expected 1 or more."
+            for name, value in (
+                ("num_seeds", self.num_seeds),
+                ("every", self.every),
+                ("num_inference_steps", self.num_inference_steps),
+                ("size", 1 if self.size is None else self.size),
+            )
+            if value < 1
+        ]
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """States a stopped run continues from."""
+
+    every: int = 250
+    """Steps between two checkpoints; one is always written at the end and when the run is stopped."""
+    keep: int = 2
+    """Newest checkpoints that stay on disk."""
+
+    def problems(self) -> list[str]:
+        return [
+            f"checkpoint.{name}: got {value}, expected 1 or more."
+            for name, value in (("every", self.every), ("keep", self.keep))
+            if value < 1
+        ]
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Dashboards beside OUT/metrics.jsonl and OUT/report.html, which are always written."""
+
+    names: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ("wandb",)
+    """Trackers; write names with nothing behind it for none."""
+    project: str = "sd-finetune"
+    """Project the run appears under."""
+    run_name: str | None = None
+    """Name of the run; none takes the output folder's name."""
+    tags: tuple[str, ...] = ()
+    """Labels of the run."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """W&B mode; auto is online when you are logged in, else offline."""
+
+    def problems(self) -> list[str]:
+        doubled = {name for name in self.names if self.names.count(name) > 1}
+        return [f"tracking.names: got {name} twice." for name in sorted(doubled)]
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where the run writes."""
+
+    folder: Path
+    """The run's folder; the same command again resumes what it finds there."""
+    name: str | None = None
+    """File name of the exported model, without ending; none takes the folder's name."""
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of the exported weights."""
+
+    def problems(self) -> list[str]:
+        if self.name is not None and not re.fullmatch(r"[\w. -]+", self.name):
+            return [f'output.name: got "{self.name}", expected a file name without folders.']
+        return []
+
+    @property
+    def export_name(self) -> str:
+        return self.name or self.folder.resolve().name
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every recipe needs; a recipe adds the section of its method."""
+
+    model: ModelConfig
+    data: DataConfig
+    output: OutputConfig
+    train: LoopConfig = field(default_factory=LoopConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample stream."""
+    resume: str = "auto"
+    """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues that checkpoint."""
+
+    def __post_init__(self) -> None:
+        sections = [getattr(self, item.name) for item in fields(self)]
+        found = [problem for section in sections if is_dataclass(section) for problem in section.problems()]
+        found += self._contradictions() + secrets_in(self)
+        if found:
+            raise ValueError("\n".join(found))
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.train.text_encoder and self.cache.text:
+            found.append(
+                "cache.text: got true with train.text_encoder true; a trained text encoder changes its embeddings at every "
+                "step. Add --cache.text false."
+            )
+        if self.optim.text_encoder_lr is not None and not self.train.text_encoder:
+            found.append("optim.text_encoder_lr: given, but train.text_encoder is false. Remove it or train the encoder.")
+        if self.optim.warmup_steps >= self.train.steps:
+            found.append(
+                f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps {self.train.steps}."
+            )
+        if not 0 <= self.seed < 2**63:
+            found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")
+        if self.optim.name == "prodigy" and self.optim.text_encoder_lr not in (None, self.optim.lr):
+            found.append("optim.text_encoder_lr: given with prodigy, which knows one rate only. Remove it.")
+        if self.optim.name == "prodigy" and self.optim.lr < 0.1:
+            found.append(f"optim.lr: got {self.optim.lr} with prodigy, which finds the rate itself; use 1.0.")
+        return found
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
+
+    rank: int = 16
+    """Rank of the update matrices."""
+    alpha: float | None = None
+    """Scale of the update is alpha / rank; none takes the rank, so that the scale is 1."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input."""
+    targets: tuple[str, ...] = ()
+    """Names of the adapted layers (a module's name ends with one of them); none takes the family's choice."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.rank < 1:
+            found.append(f"lora.rank: got {self.rank}, expected 1 or more.")
+        if self.alpha is not None and self.alpha <= 0:
+            found.append(f"lora.alpha: got {self.alpha}, expected a number above 0, or none.")
+        if not 0 <= self.dropout < 1:
+            found.append(f"lora.dropout: got {self.dropout}, expected a share from 0 to below 1.")
+        return found
+
+
+@dataclass(frozen=True)
+class LoRATrainConfig(TrainConfig):
+    """Adapt a model with LoRA."""
+
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+
+
+@dataclass(frozen=True)
+class FullTrainConfig(TrainConfig):
+    """Fine-tune all weights of the denoiser."""
+
+
+SECRET_PATTERN = re.compile(r"hf_[A-Za-z0-9]{20,}|\b[0-9a-f]{40}\b|sk-[A-Za-z0-9-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}")
+SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
+
+
+def secrets_in(section: Any, name: str = "") -> list[str]:
+    """Names every option whose value holds an access token; such a value would end up in config.yaml and dashboards."""
+    found = []
+    for item in fields(section):
+        value, key = getattr(section, item.name), f"{name}{item.name}"
+        if is_dataclass(value):
+            found += secrets_in(value, f"{key}.")
+            continue
+        texts = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
+        known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
+        if key != "model.revision" and any(SECRET_PATTERN.search(text) for text in texts) or any(
+            secret in text for secret in known for text in texts
+        ):
+            found.append(f"{key}: holds an access token, which would be written to files. Use `hf auth login` or `wandb login`.")
+    return found

@@ -1,0 +1,1 @@
+"""From pictures and captions on disk to batches."""

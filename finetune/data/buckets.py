@@ -1,0 +1,126 @@
+"""Aspect-ratio buckets, and global batches that are full and lie in one bucket each.
+
+A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every process
+has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over any number of
+processes.
+"""
+
+import math
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from finetune.config import DataConfig
+from finetune.data.images import cover_scale, crop_loss
+from finetune.data.manifest import Record
+from finetune.randomness import generator
+
+Sample = tuple[int, int]
+"""(index of the record, position in the sample stream)."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One picture size and the records trained at it."""
+
+    width: int
+    height: int
+    records: tuple[int, ...]
+
+    def only(self, chosen: Container[int]) -> "Bucket":
+        """Returns the bucket with those of its records that are chosen."""
+        return replace(self, records=tuple(index for index in self.records if index in chosen))
+
+    def without(self, left_out: Container[int]) -> "Bucket":
+        """Returns the bucket with those of its records that are not left out."""
+        return replace(self, records=tuple(index for index in self.records if index not in left_out))
+
+
+def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
+    """Returns (width, height) pairs: multiples of `step`, as large as the area resolution^2 allows, by rising aspect ratio."""
+    sizes = []
+    for width in range(step, int(resolution * math.sqrt(max_aspect)) + step, step):
+        height = resolution * resolution // width // step * step
+        if height >= step and max(width / height, height / width) <= max_aspect:
+            sizes.append((width, height))
+    return sorted(sizes, key=lambda size: size[0] / size[1])
+
+
+def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
+    """Returns the buckets that hold pictures; each picture lies in the one whose aspect ratio is nearest."""
+    sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
+    held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
+    for index, record in enumerate(records):
+        aspect = math.log(record.width / record.height)
+        nearest = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
+        held[nearest].append(index)
+    return [Bucket(width, height, tuple(indices)) for (width, height), indices in held.items() if indices]
+
+
+@dataclass(frozen=True)
+class BucketFigures:
+    """What a bucket does to its pictures."""
+
+    width: int
+    height: int
+    num_pictures: int
+    crop_loss_mean: float
+    num_upscaled: int
+
+
+def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
+    """Returns the mean share of the area cropped away and how many pictures are enlarged."""
+    size = bucket.width, bucket.height
+    pictures = [(records[index].width, records[index].height) for index in bucket.records]
+    losses = [crop_loss(*picture, *size) for picture in pictures]
+    upscaled = sum(cover_scale(*picture, *size) > 1 for picture in pictures)
+    return BucketFigures(*size, len(pictures), sum(losses) / len(losses), upscaled)
+
+
+class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
+    """Yields endless global batches from step `start` on.
+
+    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of one stream. The
+    bucket whose share of the samples lies furthest behind its share of the pictures comes next. So within a bucket no picture
+    is seen again before all others were, and over buckets the shares agree to within about a batch. A picture whose record
+    says repeats = r stands r times in each pass.
+    """
+
+    def __init__(
+        self, buckets: Sequence[Bucket], repeats: Sequence[int], batch_size: int, *, seed: int, start: int = 0
+    ) -> None:
+        self.streams = [[index for index in bucket.records for _ in range(repeats[index])] for bucket in buckets]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.drop_last = True
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        served = [0] * len(self.streams)
+        total = sum(map(len, self.streams))
+        step = 0
+        while True:
+            due = (step + 1) * self.batch_size / total
+            bucket = max(range(len(served)), key=lambda b: (due * len(self.streams[b]) - served[b], -b))
+            if step >= self.start:
+                yield [
+                    (self._record_at(bucket, served[bucket] + place), step * self.batch_size + place)
+                    for place in range(self.batch_size)
+                ]
+            served[bucket] += self.batch_size
+            step += 1
+
+    def _record_at(self, bucket: int, place: int) -> int:
+        stream = self.streams[bucket]
+        passes, offset = divmod(place, len(stream))
+        return stream[self._order(bucket, passes)[offset]]
+
+    def _order(self, bucket: int, passes: int) -> list[int]:
+        key = (bucket, passes)
+        if self._last_order[0] != key:
+            order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))
+            self._last_order = key, order.tolist()
+        return self._last_order[1]
+
+    _last_order: tuple[tuple[int, int] | None, list[int]] = (None, [])

@@ -1,0 +1,141 @@
+"""Encoded pictures and captions on disk, in shards, keyed by everything that their values depend on.
+
+An entry's key hashes the content it was made from, the weights and options it was made with, and `VERSION`; so a changed picture,
+crop, model or encoder is a new entry and never a stale one. Shards are written aside and renamed, and are never changed, so several
+processes and several runs may share a folder and any of them may be killed. Every tensor is checked against its digest when read.
+"""
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+Entry = dict[str, Tensor]
+
+VERSION = 1
+"""Raised whenever decoding, resizing or encoding changes its numbers."""
+
+FLUSH_SECONDS = 20.0
+"""Work that a kill may cost while a cache is built."""
+
+
+def cache_key(*parts: object) -> str:
+    """Returns the hex key of an entry made from `parts`."""
+    return hashlib.sha256("\0".join(map(str, (VERSION, *parts))).encode()).hexdigest()[:40]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Returns a hash over the names, types, shapes and values of all weights."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        total.update(raw_bytes(value))
+    return total.hexdigest()
+
+
+class ShardStore:
+    """The entries of one kind (latents, text) in a folder of safetensors shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.warnings: list[str] = []
+        self._paths: dict[str, Path] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the headers of shards that appeared since the last call; an unreadable shard is passed over and rebuilt."""
+        known = set(self._paths.values())
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path in known:
+                continue
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    self._paths |= {name.partition("/")[0]: path for name in shard.keys()}  # noqa: SIM118 (not a dict)
+            except (SafetensorError, OSError) as error:
+                self.warnings.append(f"cache: {path.name} is not readable ({error}); its entries are made again.")
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Returns the keys that no shard holds, in the given order, each once."""
+        return [key for key in dict.fromkeys(keys) if key not in self._paths]
+
+    def read(self, key: str) -> Entry:
+        """Returns one entry; raises ValueError that names the file where its bytes are not what was written."""
+        shard = open_shard(self._paths[key])
+        digests = shard.metadata() or {}
+        prefix = f"{key}/"
+        entry = {}
+        for name, expected in digests.items():
+            if name.startswith(prefix):
+                value = shard.get_tensor(name)
+                if tensor_digest(value) != expected:
+                    raise ValueError(f"cache: {self._paths[key]} is damaged. Delete that file and run again; it is made anew.")
+                entry[name.removeprefix(prefix)] = value
+        return entry
+
+    def write(self, entries: dict[str, Entry]) -> Path:
+        """Adds one shard that is complete or absent."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()}
+        path = self.folder / f"{cache_key(*sorted(entries))}.safetensors"
+        temporary = self.folder / f".tmp-{path.name}-{os.getpid()}"
+        try:
+            digests = {name: tensor_digest(value) for name, value in tensors.items()}
+            safetensors.torch.save_file(tensors, temporary, metadata=digests)
+            temporary.replace(path)
+        except (SafetensorError, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(
+                f"cache: {path} could not be written: {error}. Make room, or put the cache elsewhere with --cache.folder."
+            ) from error
+        return path
+
+
+@functools.lru_cache(maxsize=256)
+def open_shard(path: Path) -> safe_open:
+    """Returns the open shard; the newest 256 stay open in each process."""
+    return safe_open(path, framework="pt")
+
+
+def tensor_digest(value: Tensor) -> str:
+    """Returns a short hash of a tensor's bytes."""
+    return hashlib.blake2b(raw_bytes(value), digest_size=8).hexdigest()
+
+
+def raw_bytes(value: Tensor) -> memoryview:
+    """Returns the bytes of a tensor of any type without a copy where it is dense and on the CPU."""
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def fill(
+    store: ShardStore,
+    keys: Sequence[str],
+    encode: Callable[[Sequence[str]], Iterable[tuple[str, Entry]]],
+    *,
+    shard_size: int,
+    rank: int,
+    num_processes: int,
+    progress: Callable[[int], None],
+) -> None:
+    """Encodes this process's share of `keys`; what has been written survives a kill.
+
+    `keys` are the missing ones, the same list on every process. encode yields (key, entry) for the keys it is given. A shard is
+    written when it is full, and at the latest when `FLUSH_SECONDS` have passed.
+    """
+    entries: dict[str, Entry] = {}
+    written = time.monotonic()
+    share = len(keys) * rank // num_processes, len(keys) * (rank + 1) // num_processes
+    for key, entry in encode(keys[slice(*share)]):
+        entries[key] = entry
+        progress(1)
+        if len(entries) == shard_size or time.monotonic() - written > FLUSH_SECONDS:
+            store.write(entries)
+            entries, written = {}, time.monotonic()
+    if entries:
+        store.write(entries)

@@ -1,0 +1,200 @@
+"""From a record and a position in the sample stream to what one training sample needs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from finetune.config import DataConfig
+from finetune.data.buckets import Bucket
+from finetune.data.cache import ShardStore, cache_key
+from finetune.data.captions import CaptionOptions, draw_caption
+from finetune.data.images import cover_scale, open_rgb, resize_and_crop
+from finetune.data.manifest import PictureSource, Record
+from finetune.models.base import Prompts, stack_prompts
+from finetune.randomness import uniform
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to cut a picture to its bucket: offsets in [0, 1] of the free margin, and mirrored or not."""
+
+    width: int
+    height: int
+    left: float
+    top: float
+    flip: bool
+
+
+def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
+    """Returns every view that training may draw, each once; they depend on the picture, not on the run's seed."""
+    scale = cover_scale(record.width, record.height, bucket.width, bucket.height)
+    free = [round(record.width * scale) - bucket.width > 0, round(record.height * scale) - bucket.height > 0]
+    places = [(0.5, 0.5)]
+    if config.crop == "random" and any(free):
+        draws = [[uniform(0, "crop", record.sha256, number, axis) for axis in (0, 1)] for number in range(config.num_crops)]
+        places = [(x if free[0] else 0.5, y if free[1] else 0.5) for x, y in draws]
+    flips = (False, True) if config.flip else (False,)
+    return [View(bucket.width, bucket.height, left, top, flip) for left, top in places for flip in flips]
+
+
+def picture_pixels(data: bytes, view: View) -> Tensor:
+    """Returns the view of an encoded picture as float32 [3 H W] in [-1, 1]."""
+    with_margin = (view.width, view.height)
+    image = open_rgb(data, draft=with_margin)
+    array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
+    """Returns the cache key of a view's latents."""
+    return cache_key("latents", record.sha256, view, vae_fingerprint)
+
+
+def text_key(text: str, encoder_fingerprint: str, dtype: torch.dtype) -> str:
+    """Returns the cache key of a text's embeddings."""
+    return cache_key("text", text, encoder_fingerprint, dtype)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample; latents or pixels, prompts or only the caption, by what is cached."""
+
+    index: int
+    position: int
+    weight: float
+    caption: str
+    key: str
+    latents: Tensor | None
+    pixels: Tensor | None
+    prompts: Prompts | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]."""
+
+    indices: tuple[int, ...]
+    positions: tuple[int, ...]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    weight: Tensor
+    latents: Tensor | None
+    pixels: Tensor | None
+    prompts: Prompts | None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """Returns the batch with its tensors on `device`; Accelerate's data loader calls this."""
+
+        def moved(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=non_blocking)
+
+        prompts = self.prompts and {key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()}
+        weight = self.weight.to(device, non_blocking=non_blocking)
+        return replace(self, weight=weight, latents=moved(self.latents), pixels=moved(self.pixels), prompts=prompts)
+
+    def micro_batches(self, num: int) -> list["Batch"]:
+        """Returns `num` equal parts in order."""
+        size = math.ceil(len(self.indices) / num)
+
+        def part(start: int) -> "Batch":
+            chosen = slice(start, start + size)
+            return Batch(
+                self.indices[chosen],
+                self.positions[chosen],
+                self.captions[chosen],
+                self.keys[chosen],
+                self.weight[chosen],
+                None if self.latents is None else self.latents[chosen],
+                None if self.pixels is None else self.pixels[chosen],
+                self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
+            )
+
+        return [part(start) for start in range(0, len(self.indices), size)]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Returns samples of one bucket as a batch."""
+
+    def stacked(values: list[Tensor | None]) -> Tensor | None:
+        present = [value for value in values if value is not None]
+        return torch.stack(present) if present else None
+
+    rows = [sample.prompts for sample in samples if sample.prompts is not None]
+    return Batch(
+        tuple(sample.index for sample in samples),
+        tuple(sample.position for sample in samples),
+        tuple(sample.caption for sample in samples),
+        tuple(sample.key for sample in samples),
+        torch.tensor([sample.weight for sample in samples]),
+        stacked([sample.latents for sample in samples]),
+        stacked([sample.pixels for sample in samples]),
+        stack_prompts(rows) if rows else None,
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was encoded beforehand and the keys to find it; a store that is None means: encode at every step."""
+
+    vae_fingerprint: str
+    encoder_fingerprint: str
+    text_dtype: torch.dtype
+    latents: ShardStore | None
+    text: ShardStore | None
+
+
+class TrainingDataset(torch.utils.data.Dataset[Sample]):
+    """Samples by (record index, position); crop, flip and caption are functions of (seed, position)."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        buckets: Sequence[Bucket],
+        source: PictureSource,
+        config: DataConfig,
+        encoded: Encoded,
+        seed: int,
+    ) -> None:
+        self.records = records
+        self.views = {index: views(records[index], bucket, config) for bucket in buckets for index in bucket.records}
+        self.source = source
+        self.captions = caption_options(config)
+        self.encoded = encoded
+        self.seed = seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        index, position = place
+        choices = self.views[index]
+        view = choices[int(uniform(self.seed, "view", position) * len(choices))]
+        caption = draw_caption(
+            self.records[index].captions,
+            self.captions,
+            u=uniform(self.seed, "caption", position),
+            drop_u=uniform(self.seed, "dropout", position),
+        )
+        return self.sample(index, position, view, caption)
+
+    def sample(self, index: int, position: int, view: View, caption: str) -> Sample:
+        """Returns the sample for a chosen view and caption, read from the caches where there are any."""
+        record, encoded = self.records[index], self.encoded
+        key = latent_key(record, view, encoded.vae_fingerprint)
+        prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
+        latents = encoded.latents and encoded.latents.read(key)["latents"]
+        pixels = picture_pixels(self.source.read(record.file_name), view) if latents is None else None
+        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None)
+
+
+def caption_options(config: DataConfig) -> CaptionOptions:
+    """Returns the caption part of the data options."""
+    return CaptionOptions(
+        dropout=config.caption_dropout,
+        template=config.template,
+        shuffle_tags=config.shuffle_tags,
+        keep_tags=config.keep_tags,
+        num_shuffles=config.num_shuffles,
+    )
+
+

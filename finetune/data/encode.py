@@ -1,0 +1,213 @@
+"""Pictures to latents and captions to embeddings: into the caches beforehand, or batch by batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from finetune.config import CacheConfig, DataConfig
+from finetune.data.buckets import Bucket
+from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
+from finetune.data.captions import caption_variants
+from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, picture_pixels, text_key, views
+from finetune.data.manifest import PictureSource, Record
+from finetune.models.base import Components, ModelFamily, Prompts
+from finetune.randomness import generator
+
+
+def validation_view(bucket: Bucket) -> View:
+    """Returns the one view that a held-out picture is scored in: the centre, not mirrored."""
+    return View(bucket.width, bucket.height, 0.5, 0.5, False)
+
+
+def validation_caption(record: Record, config: DataConfig) -> str:
+    """Returns the one caption that a held-out picture is scored with: its first, in its own order."""
+    return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]
+
+
+def posterior_noise(keys: Sequence[str]) -> list[torch.Generator]:
+    """Returns the generators that latents are sampled with: a function of the cache key, so that caching changes nothing."""
+    return [generator(0, "posterior", key) for key in keys]
+
+
+@contextmanager
+def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Moves modules to the device, and afterwards back to where each was."""
+    homes = [next(module.parameters()).device for module in modules]
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
+
+
+@contextmanager
+def progress_bar(label: str, total: int, accelerator: Accelerator) -> Iterator[Callable[[int], None]]:
+    """Shows progress on the main process; yields the function that advances it."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not accelerator.is_main_process) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+class Encoder:
+    """The VAE and text encoders of a run, with what was cached of them."""
+
+    def __init__(
+        self, family: ModelFamily, components: Components, device: torch.device, *, text_encoder_is_trained: bool
+    ) -> None:
+        self.family = family
+        self.components = components
+        self.device = device
+        self.text_encoder_is_trained = text_encoder_is_trained
+        # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much from
+        # batches, and is not promised bitwise repeatability.
+        self.batch_size = 1 if device.type == "cpu" else 8
+
+    @torch.no_grad()
+    def encode_views(self, source: PictureSource, items: Sequence[tuple[str, Record, View]]) -> Iterator[tuple[str, Entry]]:
+        """Yields (key, {"latents": [C H W]}) for (key, record, view) items."""
+        by_size: dict[tuple[int, int], list[tuple[str, Record, View]]] = {}
+        for item in items:
+            by_size.setdefault((item[2].width, item[2].height), []).append(item)
+        for group in by_size.values():
+            for start in range(0, len(group), self.batch_size):
+                part = group[start : start + self.batch_size]
+                pixels = torch.stack([picture_pixels(source.read(record.file_name), view) for _, record, view in part])
+                keys = [key for key, _, _ in part]
+                for key, row in zip(keys, self._latents(pixels.to(self.device), keys).cpu(), strict=True):
+                    yield key, {"latents": row}
+
+    @torch.no_grad()
+    def encode_texts(self, texts: dict[str, str], dtype: torch.dtype) -> Iterator[tuple[str, Entry]]:
+        """Yields (key, {"embeddings": [N*L D], ...}) for {key: text}."""
+        for key, text in texts.items():
+            rows = {name: value[0].cpu() for name, value in self._prompts([text]).items()}
+            yield key, {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> Tensor:
+        """Returns the batch's latents [B C H W], from the cache or encoded now."""
+        if batch.latents is not None:
+            return batch.latents
+        assert batch.pixels is not None
+        return self._latents(batch.pixels, batch.keys)
+
+    def prompts(self, batch: Batch) -> Prompts:
+        """Returns the batch's prompts: from the cache, encoded now, or as tokens where `Network` encodes them."""
+        if batch.prompts is not None:
+            return batch.prompts
+        if self.text_encoder_is_trained:
+            tokens = self.family.tokenize(self.components.tokenizers, batch.captions)
+            return {name: value.to(self.device) for name, value in tokens.items()}
+        with torch.no_grad():
+            return self._prompts(batch.captions)
+
+    def _latents(self, pixels: Tensor, keys: Sequence[str]) -> Tensor:
+        parts = [
+            self.family.encode_images(
+                self.components.vae,
+                pixels[start : start + self.batch_size],
+                posterior_noise(keys[start : start + self.batch_size]),
+            )
+            for start in range(0, len(pixels), self.batch_size)
+        ]
+        return torch.cat(parts).float()
+
+    def _prompts(self, captions: Sequence[str]) -> Prompts:
+        tokens = self.family.tokenize(self.components.tokenizers, captions)
+        on_device = {name: value.to(self.device) for name, value in tokens.items()}
+        return self.family.encode_prompts(self.components.text_encoders, on_device)
+
+
+def build_caches(
+    encoder: Encoder,
+    accelerator: Accelerator,
+    records: Sequence[Record],
+    buckets: Sequence[Bucket],
+    held_out: Sequence[Bucket],
+    source: PictureSource,
+    data: DataConfig,
+    cache: CacheConfig,
+    folder: Path,
+    dtype: torch.dtype,
+) -> Encoded:
+    """Returns the filled caches; every process encodes a part, and what is there already is not made again."""
+    components = encoder.components
+    vae_fingerprint = fingerprint(components.vae)
+    encoder_fingerprint = cache_key(*map(fingerprint, components.text_encoders))
+    latents = text = None
+    if cache.latents:
+        items = {}
+        for index_views in (
+            {index: views(records[index], bucket, data) for bucket in buckets for index in bucket.records},
+            {index: [validation_view(bucket)] for bucket in held_out for index in bucket.records},
+        ):
+            for index, choices in index_views.items():
+                for view in choices:
+                    items[latent_key(records[index], view, vae_fingerprint)] = (records[index], view)
+        latents = ShardStore(folder / "latents")
+        with on_device([components.vae], encoder.device):
+            fill_store(
+                latents,
+                list(items),
+                lambda keys: encoder.encode_views(source, [(key, *items[key]) for key in keys]),
+                accelerator,
+                cache,
+                "Encoding pictures",
+            )
+    if cache.text:
+        trained = [index for bucket in buckets for index in bucket.records]
+        captions = {""}
+        captions.update(text for index in trained for text in caption_variants(records[index].captions, caption_options(data)))
+        captions.update(validation_caption(records[index], data) for bucket in held_out for index in bucket.records)
+        by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
+        text = ShardStore(folder / "text")
+        with on_device(components.text_encoders, encoder.device):
+            fill_store(
+                text,
+                list(by_key),
+                lambda keys: encoder.encode_texts({key: by_key[key] for key in keys}, dtype),
+                accelerator,
+                cache,
+                "Encoding captions",
+            )
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text)
+
+
+def fill_store(
+    store: ShardStore,
+    keys: list[str],
+    encode: Callable[[Sequence[str]], Iterator[tuple[str, Entry]]],
+    accelerator: Accelerator,
+    cache: CacheConfig,
+    label: str,
+) -> None:
+    """Makes the missing entries with all processes, then waits until all are there."""
+    missing = store.missing(keys)
+    accelerator.wait_for_everyone()
+    if missing:
+        with progress_bar(label, len(missing), accelerator) as advance:
+            fill(
+                store,
+                missing,
+                encode,
+                shard_size=cache.shard_size,
+                rank=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+                progress=lambda done: advance(done * accelerator.num_processes),
+            )
+        accelerator.wait_for_everyone()
+        store.refresh()
+    for warning in store.warnings:
+        accelerator.print(f"warning: {warning}")
+    absent = store.missing(keys)
+    if absent:
+        raise ValueError(f"cache: {len(absent)} entries are still missing after {label.lower()}; is {store.folder} on a shared disk?")

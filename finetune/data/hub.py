@@ -1,0 +1,119 @@
+"""Lists the pictures and captions of a Hub data set, or of one that `Dataset.save_to_disk` wrote to a folder."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from finetune.data.entries import Entry, Findings, read_captions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pyarrow import ChunkedArray
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class RowSource:
+    """Reads pictures of a data set's rows; a file name begins with the row's number."""
+
+    rows: Dataset
+    image_column: str
+    roots: tuple[str, ...]
+    """Folders that a row which holds a path instead of bytes may point into."""
+
+    def read(self, file_name: str) -> bytes:
+        """Returns the original bytes of a row's picture; a picture stored as plain numbers is encoded as PNG."""
+        value = self.rows[int(file_name.partition("-")[0])][self.image_column]
+        if isinstance(value, dict):
+            path = value.get("path")
+            value = value.get("bytes")
+            if value is None and path is not None:
+                real = os.path.realpath(path)
+                if not any(Path(real).is_relative_to(root) for root in self.roots):
+                    raise ValueError("its row names a file outside the data set")
+                return Path(real).read_bytes()
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, list):
+            encoded = io.BytesIO()
+            Image.fromarray(np.asarray(value, dtype=np.uint8)).save(encoded, "PNG")
+            return encoded.getvalue()
+        raise ValueError(f"its row holds no picture but {type(value).__name__}")
+
+
+def read_rows(
+    location: str, image_column: str, caption_column: str, findings: Findings
+) -> tuple[list[Entry], RowSource]:
+    """Returns what the rows list and where their pictures are; ValueError where the data set or a column is missing."""
+    import datasets
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    rows = _open(location)
+    for option, column in (("image_column", image_column), ("caption_column", caption_column)):
+        if column not in rows.column_names:
+            raise ValueError(
+                f"data.{option}: {column!r} is no column of {location}, whose columns are "
+                f"{', '.join(rows.column_names)}. Set data.{option} to one of them."
+            )
+    if isinstance(rows.features[image_column], datasets.Image):
+        rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    entries = []
+    captions, pictures = rows.select_columns([caption_column]), rows.select_columns([image_column])
+    names = pictures.with_format("arrow")
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(rows))
+        paths = _paths(names[start:stop][image_column])
+        for row, (caption, path) in enumerate(zip(captions[start:stop][caption_column], paths, strict=True), start):
+            name = f"{row:08d}-{Path(path).name if path else 'picture'}"
+            entries.append(Entry(name, read_captions([caption], name, findings)))
+    if not entries:
+        raise ValueError(
+            f"data.folder: {location} has no rows, expected pictures with captions. Choose another data set."
+        )
+    roots = [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *([location] if os.path.isdir(location) else [])]
+    return entries, RowSource(pictures, image_column, tuple(os.path.realpath(root) for root in roots))
+
+
+def _paths(column: ChunkedArray) -> list[str | None]:
+    """The `path` of every picture in a column, None where it has none; the pictures themselves are not copied."""
+    import pyarrow
+
+    if not pyarrow.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+        return [None] * len(column)
+    return [path for chunk in column.chunks for path in chunk.field("path").to_pylist()]
+
+
+def _open(location: str) -> Dataset:
+    import datasets
+
+    is_local = os.path.isdir(location)
+    try:
+        rows = datasets.load_from_disk(location) if is_local else datasets.load_dataset(location, split="train")
+    except (
+        Exception
+    ) as error:  # network, permission, format, missing split: the loaders of a dozen formats raise freely
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"data.folder: {location} could not be loaded with datasets.load_from_disk ({reason}). Save it again."
+            if is_local
+            else f"data.folder: there is no folder {location}, and the Hub data set of that name could not be loaded "
+            f"({reason}). Check spelling and network, and log in with `hf auth login` where it is private or gated."
+        ) from error
+    if isinstance(rows, datasets.DatasetDict):
+        if "train" not in rows:
+            raise ValueError(
+                f"data.folder: {location} has the splits {', '.join(map(str, rows))}, expected one called train. "
+                "Save the split to train on by itself."
+            )
+        rows = rows["train"]
+    assert isinstance(rows, datasets.Dataset)
+    return rows

@@ -1,0 +1,175 @@
+"""The list of pictures and captions that a run trains on, from a folder or a Hub data set, checked as a whole."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.entries import Entry, Findings, PictureSource, Split, first_few
+from finetune.data.folder import FolderSource, read_folder
+from finetune.data.images import upright_size
+
+PROBED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with its captions."""
+
+    file_name: str
+    """POSIX path relative to the folder, or row number and name in a data set. Unique; may hold surrogate escapes."""
+    captions: tuple[str, ...]
+    width: int
+    """Pixels of the upright picture, like height."""
+    height: int
+    sha256: str
+    """Of the file's bytes, in hex."""
+    weight: float = 1.0
+    """Factor on the picture's loss."""
+    repeats: int = 1
+    """Times that the picture stands in one pass."""
+    split: Split | None = None
+    """None leaves the choice to the run."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between a data set now and as it was."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def summary(self) -> str:
+        """Returns one line with the counts and the first few names."""
+        parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        return "; ".join(f"{len(names):,} {what}: {first_few(names)}" for what, names in parts.items() if names)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All records, sorted by the bytes of their file names, and where to read the pictures."""
+
+    records: tuple[Record, ...]
+    source: PictureSource
+    location: str
+    warnings: tuple[str, ...] = ()
+    """One line a kind, with counts; nothing of it stops a run."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over what all records say and their pictures' bytes, whatever the place on disk."""
+        return _digest(sorted(self.digests().items()))
+
+    def digests(self) -> dict[str, str]:
+        """Returns file name -> SHA-256 in hex of picture, captions, weight, repeats and split, to save with a run."""
+        return {r.file_name: _digest([r.sha256, r.captions, r.weight, r.repeats, r.split]) for r in self.records}
+
+    def changes(self, saved: dict[str, str]) -> Changes:
+        """Returns what was added, removed and changed since `digests` gave `saved`."""
+        now = self.digests()
+        return Changes(
+            added=tuple(name for name in now if name not in saved),
+            removed=tuple(name for name in saved if name not in now),
+            changed=tuple(name for name in now if name in saved and now[name] != saved[name]),
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes are no trouble
+
+
+def read_manifest(folder: str, *, image_column: str = "image", caption_column: str = "text") -> Manifest:
+    """Returns the checked list of pictures of a folder or a Hub data set.
+
+    A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
+    repeats, split), or pictures with .txt or .caption files beside them, each line a caption, or is one that
+    `Dataset.save_to_disk` wrote. What is no folder but has the form owner/name is a Hub data set, whose train split is
+    read. The caption column holds a text or a list of texts.
+
+    Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
+    No file of the user is written to.
+    """
+    findings = Findings()
+    path = Path(folder).expanduser()
+    prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
+    is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
+    if path.is_dir() and not is_saved:
+        root = os.path.abspath(path)
+        source: PictureSource = FolderSource(root)
+        entries = read_folder(root, folder, caption_column, findings, prepare)
+        advice = f"Correct these, or let preparation leave such pictures out: {prepare}"
+    elif path.exists() and not path.is_dir():
+        raise ValueError(
+            f"data.folder: {folder} is a file, expected a folder. Give the folder it stands in: {path.parent}"
+        )
+    elif path.is_dir() or _is_hub_id(folder):
+        from finetune.data.hub import read_rows
+
+        entries, source = read_rows(str(path), image_column, caption_column, findings)
+        advice = f"Correct these rows, or let preparation leave them out: {prepare}"
+    else:
+        raise FileNotFoundError(
+            f"data.folder: there is no folder {folder}. Expected a folder of pictures with captions, or a Hub data set "
+            "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
+        )
+    records = list(_probe_all(entries, source, findings))
+    findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
+    records.sort(key=lambda record: os.fsencode(record.file_name))
+    return Manifest(tuple(records), source, folder, findings.warnings)
+
+
+def _is_hub_id(folder: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None
+
+
+def _probe_all(entries: Sequence[Entry], source: PictureSource, findings: Findings) -> Iterator[Record]:
+    """Adds what only the files can tell, in threads: reading and hashing release Python's lock."""
+    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        for start in range(0, len(entries), PROBED_AT_ONCE):
+            part = entries[start : start + PROBED_AT_ONCE]
+            for entry, found in zip(part, pool.map(lambda entry: _probe(source, entry.file_name), part), strict=True):
+                if isinstance(found, _Picture):
+                    size = found.width, found.height
+                    yield Record(
+                        entry.file_name, entry.captions, *size, found.sha256, entry.weight, entry.repeats, entry.split
+                    )
+                else:
+                    findings.error(found.kind, found.item)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Fault:
+    kind: str
+    item: str
+
+
+def _probe(source: PictureSource, file_name: str) -> _Picture | _Fault:
+    try:
+        data = source.read(file_name)
+    except FileNotFoundError:
+        return _Fault("files that do not exist", file_name)
+    except OSError as error:
+        return _Fault("files that cannot be read", f"{file_name} ({error.strerror or error})")
+    except ValueError as error:
+        return _Fault("files that cannot be read", f"{file_name} ({error})")
+    try:
+        width, height = upright_size(data)
+    except ValueError as error:
+        return _Fault("files that are no usable picture", f"{file_name} ({error})")
+    return _Picture(width, height, hashlib.sha256(data).hexdigest())

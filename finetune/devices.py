@@ -1,0 +1,42 @@
+"""The Accelerator of a run, and what the machine cannot do."""
+
+import os
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import DistributedType
+
+from finetune.config import TrainConfig
+
+PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
+COMPUTE_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def make_accelerator() -> Accelerator:
+    """Returns the Accelerator that `accelerate launch` configured; raises ValueError for what this machine cannot run."""
+    precision = os.environ.get(PRECISION_VARIABLE, "no")
+    if precision not in COMPUTE_DTYPES:
+        raise ValueError(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("mixed_precision: got fp16 in the accelerate config, but no GPU is there. Use bf16 or no on a CPU.")
+    # split_batches: the sampler's batches are global, each process takes its part.
+    loading = DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=True)
+    accelerator = Accelerator(dataloader_config=loading)
+    if accelerator.distributed_type not in SUPPORTED:
+        raise ValueError(
+            f"distributed_type: got {accelerator.distributed_type.value} in the accelerate config, which is not supported yet. Use one "
+            "of accelerate_configs/."
+        )
+    return accelerator
+
+
+def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:
+    """Returns one sentence for each thing that works otherwise on this machine than it was asked for."""
+    found = []
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu and PRECISION_VARIABLE in os.environ and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
+        found.append("no GPU found: this run uses the CPU. accelerate_configs/cpu.yaml says so on purpose.")
+    if on_cpu and config.optim.name == "paged_adamw8bit":
+        found.append("optim.name paged_adamw8bit pages between GPU and CPU memory; on a CPU it is the same as adamw8bit.")
+    return found

@@ -1,0 +1,74 @@
+"""Exponential moving average of the trained weights."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the trainable parameters by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def trained_state(network: nn.Module) -> State:
+    """Returns the trained weights by name, without a copy."""
+    return {name: parameter.detach() for name, parameter in trained_parameters(network).items()}
+
+
+@torch.no_grad()
+def load_trained_state(network: nn.Module, state: State) -> None:
+    """Copies `state` into the trainable parameters; names and shapes must match exactly."""
+    parameters = trained_parameters(network)
+    if parameters.keys() != state.keys():
+        missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+        raise ValueError(
+            f"the saved weights do not fit the model: {len(missing)} are missing (first: {missing[:1]}), {len(unknown)} are unknown "
+            f"(first: {unknown[:1]}). Resume with the options the run was started with, or use another output.folder."
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != state[name].shape:
+            raise ValueError(
+                f"the saved weight {name} has shape {tuple(state[name].shape)}, the model has {tuple(parameter.shape)}. Resume with "
+                "the options the run was started with, or use another output.folder."
+            )
+        parameter.copy_(state[name])
+
+
+@dataclass(frozen=True)
+class EMA:
+    """A float32 copy of the trained weights that follows them: average <- d average + (1 - d) weight.
+
+    The decay is min(decay, (1 + step) / (10 + step)), so that the start is forgotten quickly (TensorFlow's
+    ExponentialMovingAverage with num_updates).
+    """
+
+    decay: float
+    average: State
+
+    @staticmethod
+    def of(network: nn.Module, decay: float) -> "EMA":
+        return EMA(decay, {name: value.float().clone() for name, value in trained_state(network).items()})
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Follows the weights after optimizer step `step` (1, 2, ...)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = trained_state(network)
+        torch._foreach_lerp_(
+            list(self.average.values()), [weights[name].float() for name in self.average], 1 - decay
+        )
+
+    @contextlib.contextmanager
+    def in_place_of(self, network: nn.Module) -> Iterator[None]:
+        """Puts the average into the network; afterwards the trained weights are back bit for bit."""
+        saved = {name: value.clone() for name, value in trained_state(network).items()}
+        load_trained_state(network, self.average)
+        try:
+            yield
+        finally:
+            load_trained_state(network, saved)

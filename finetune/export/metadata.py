@@ -1,0 +1,143 @@
+"""What a LoRA file says about itself: ModelSpec 1.0.1, sd-scripts' `ss_*` fields, and the hashes it is looked up by.
+
+ModelSpec: https://github.com/Stability-AI/ModelSpec. The `ss_*` names are those that A1111, Forge and sd-scripts read.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+MAX_TAGS = 1000
+"""Most frequent tags that are written; captions in whole sentences would else copy the data set into every file."""
+
+
+@dataclass(frozen=True)
+class LoRAFacts:
+    """A finished run, as far as its LoRA file tells of it."""
+
+    name: str
+    """Title and file name without ending."""
+    model_location: str
+    """Folder or Hub id of the base model; only its last part is written."""
+    model_spec: Mapping[str, str]
+    """What `ModelFamily.model_spec` returns."""
+    base_sha256: str
+    """`weights_sha256` of the base denoiser, before adapters were attached."""
+    rank: int
+    alpha: float
+    steps: int
+    epochs: int
+    """Passes over the pictures that were begun."""
+    seed: int
+    num_train_images: int
+    global_batch_size: int
+    """Pictures per optimizer step, over all processes and accumulation."""
+    dataset_location: str
+    """Folder or Hub id of the pictures; only its last part is written."""
+    dataset_fingerprint: str
+    tags: Mapping[str, int]
+    """`tag_counts` of the captions."""
+    resolution: int
+    lr: float
+    text_encoder_lr: float | None
+    """None where the text encoder was not trained."""
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    optimizer: str
+    schedule: str
+    warmup_steps: int
+    snr_gamma: float | None
+    started_at: float
+    """Seconds since 1970 (UTC)."""
+    finished_at: float
+    """Seconds since 1970 (UTC)."""
+
+
+def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
+    """Returns the metadata of a LoRA file but for the hashes of its own tensors, which `with_hashes` adds."""
+    dataset = last_part(facts.dataset_location)
+    fields = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": facts.name,
+        "modelspec.date": datetime.fromtimestamp(int(facts.finished_at), UTC).isoformat(),
+        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": facts.rank,
+        "ss_network_alpha": facts.alpha,
+        "ss_output_name": facts.name,
+        "ss_sd_model_name": last_part(facts.model_location),
+        "ss_sd_model_hash": facts.base_sha256[:8],
+        "ss_new_sd_model_hash": facts.base_sha256,
+        "ss_num_train_images": facts.num_train_images,
+        "ss_num_reg_images": 0,
+        "ss_total_batch_size": facts.global_batch_size,
+        "ss_steps": facts.steps,
+        "ss_max_train_steps": facts.steps,
+        "ss_epoch": facts.epochs,
+        "ss_num_epochs": facts.epochs,
+        "ss_seed": facts.seed,
+        "ss_dataset_dirs": json.dumps({dataset: {"n_repeats": 1, "img_count": facts.num_train_images}}),
+        "ss_dataset_fingerprint": facts.dataset_fingerprint,
+        "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
+        "ss_resolution": f"({facts.resolution}, {facts.resolution})",
+        "ss_learning_rate": facts.lr,
+        "ss_unet_lr": facts.lr,
+        "ss_text_encoder_lr": facts.text_encoder_lr,
+        "ss_lr_scheduler": facts.schedule,
+        "ss_lr_warmup_steps": facts.warmup_steps,
+        "ss_optimizer": facts.optimizer,
+        "ss_mixed_precision": facts.mixed_precision,
+        "ss_min_snr_gamma": facts.snr_gamma,
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.finished_at,
+    }
+    return {key: str(value) for key, value in fields.items()} | dict(facts.model_spec)
+
+
+def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Returns the metadata with the hashes of a safetensors file that holds `tensors`.
+
+    `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header: what A1111 and Forge
+    compute and what model sites are searched by; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB
+    from 1 MiB into the file as it would be with the `ss_*` fields alone, since the others may be edited later.
+    """
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    data = memoryview(safetensors.torch.save(dict(tensors), training))
+    header_bytes = int.from_bytes(data[:8], "little")
+    model_hash = hashlib.sha256(data[8 + header_bytes :]).hexdigest()
+    legacy_hash = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    return dict(metadata) | {
+        "sshs_model_hash": model_hash,
+        "sshs_legacy_hash": legacy_hash,
+        "modelspec.hash_sha256": f"0x{model_hash}",
+    }
+
+
+def tag_counts(captions: Iterable[str]) -> dict[str, int]:
+    """Returns how often each comma-separated part of the captions occurs: lower case, the MAX_TAGS most frequent."""
+    tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
+    return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Returns a SHA-256 over names, shapes, dtypes and bytes of all weights, independent of how files store them."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(memoryview(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def last_part(location: str) -> str:
+    """Returns the last part of a folder or Hub id, so that no folder of the user's machine is published."""
+    name = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return Path(location).resolve().name if name in ("", ".", "..") else name

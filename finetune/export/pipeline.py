@@ -1,0 +1,101 @@
+"""Whole models as a pipeline folder that `from_pretrained` takes, reloaded and compared before it gets its name."""
+
+import copy
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from torch import nn
+
+from finetune.export.lora import DTYPES, not_written, put_in_place, unfinished
+from finetune.export.verify import prediction, relative_difference
+from finetune.models.base import Components, ModelFamily, ModelSource
+
+EXACT = 1e-5
+"""Largest relative difference of the denoiser's output between the folder and the weights rounded to its dtype."""
+
+ROUNDING = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
+"""Largest relative difference of the denoiser's output that rounding all weights to the dtype may make.
+
+One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value, and a deep network multiplies that by about ten."""
+
+
+def save_full_pipeline(
+    family: ModelFamily, components: Components, *, dtype: Literal["fp16", "bf16", "fp32"], folder: Path
+) -> float:
+    """Writes FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
+
+    `components` are left as they are; their scheduler is the one that is written. The folder appears under its name
+    only when it has been reloaded and its denoiser's output compared; one that was there before is replaced. Where the
+    written weights differ from the given ones beyond rounding, or rounding costs more than ROUNDING allows, nothing is
+    replaced and a ValueError says so.
+    """
+    temporary = unfinished(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rounded = cast(components, DTYPES[dtype])
+    try:
+        family.pipeline(rounded).save_pretrained(temporary, safe_serialization=True)
+    except (safetensors.SafetensorError, OSError) as error:
+        shutil.rmtree(temporary)
+        raise not_written(folder, num_bytes(rounded), error) from error
+    reference = prediction(family, cast(rounded, torch.float32))
+    reloaded = prediction(family, family.load(ModelSource(str(temporary))))
+    rounding = relative_difference(prediction(family, cast(components, torch.float32)), reference)
+    exact = relative_difference(reference, reloaded)
+    if not (exact <= EXACT and rounding <= ROUNDING[dtype]):
+        shutil.rmtree(temporary)
+        raise ValueError(
+            f"export: {folder.name} does not reproduce the trained model: its output differs by {exact:.2g} relative from "
+            f"that of the weights in {dtype} (expected at most {EXACT:g}), and that by {rounding:.2g} from the trained "
+            f"weights' (expected at most {ROUNDING[dtype]:g}). Run the same command with --output.dtype fp32; the "
+            "checkpoints hold all that was trained."
+        )
+    sync_folder(temporary)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, replaced)
+    put_in_place(temporary, folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return rounding
+
+
+def cast(components: Components, dtype: torch.dtype) -> Components:
+    """Returns the components on the CPU with weights in `dtype`; weights that already are so are shared, not copied."""
+    return replace(
+        components,
+        denoiser=cast_module(components.denoiser, dtype),
+        vae=cast_module(components.vae, dtype),
+        text_encoders=tuple(cast_module(encoder, dtype) for encoder in components.text_encoders),
+    )
+
+
+def cast_module(module: Any, dtype: torch.dtype) -> Any:
+    """Returns a copy of the module around cast weights, without copying the originals on the way."""
+    weights: dict[int, Any] = {}
+    for parameter in module.parameters():
+        weights[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", dtype), requires_grad=False)
+    for buffer in module.buffers():
+        weights[id(buffer)] = buffer.to("cpu", dtype if buffer.is_floating_point() else buffer.dtype)
+    return copy.deepcopy(module, weights)
+
+
+def num_bytes(components: Components) -> int:
+    """Returns the size of all weights."""
+    modules = (components.denoiser, components.vae, *components.text_encoders)
+    return sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes every file and folder below `folder` last through a power cut."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,150 @@
+"""How a network is tuned: which parameters train, and what is exported. One class a method; nothing else asks which it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import inject_adapter_in_model
+from torch import Tensor, nn
+
+from finetune.config import LoRAConfig, TrainConfig
+from finetune.ema import load_trained_state
+from finetune.export.lora import save_diffusers_lora, save_kohya_lora
+from finetune.export.metadata import LoRAFacts, lora_metadata
+from finetune.export.pipeline import save_full_pipeline
+from finetune.export.verify import lora_differences, require_equal
+from finetune.models.base import Components, ModelFamily, ModelSource, Network
+from finetune.objectives import Objective
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a file's metadata say of the run it comes from."""
+
+    base_sha256: str
+    steps: int
+    epochs: int
+    global_batch_size: int
+    num_train_images: int
+    dataset_location: str
+    dataset_fingerprint: str
+    tags: dict[str, int]
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    started_at: float
+    finished_at: float
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a finished run hands to its method's export; everything on the CPU."""
+
+    family: ModelFamily
+    source: ModelSource
+    components: Components
+    """With the scheduler that pictures are made with."""
+    network: Network
+    objective: Objective
+    state: dict[str, Tensor]
+    """The trained weights by parameter name of `Network`, averaged where EMA is on."""
+    config: TrainConfig
+    facts: RunFacts
+
+
+class TuningMethod(Protocol):
+    """Makes a network trainable and exports what it learned."""
+
+    def attach(self, network: Network, seed: int) -> None:
+        """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every process."""
+        ...
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes every layout, reloads each and compares.
+
+        Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on the denoiser, and on the text encoder where it is trained (arXiv 2106.09685)."""
+
+    config: LoRAConfig
+
+    @property
+    def alpha(self) -> float:
+        return self.config.rank if self.config.alpha is None else self.config.alpha
+
+    def attach(self, network: Network, seed: int) -> None:
+        family = network.family
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._inject(network.denoiser, self.config.targets or family.lora_targets)
+            for text_encoder in network.text_encoders:
+                self._inject(text_encoder, family.text_encoder_lora_targets)
+
+    def _inject(self, module: nn.Module, targets: tuple[str, ...]) -> None:
+        config = PeftLoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]  (peft says int, and only divides it by the rank)
+            lora_dropout=self.config.dropout,
+            target_modules=list(targets),
+        )
+        try:
+            inject_adapter_in_model(config, module)
+        except ValueError as error:
+            raise ValueError(f"lora.targets: {error}") from error
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes `pytorch_lora_weights.safetensors` for diffusers (float32) and `NAME.safetensors` in sd-scripts' layout."""
+        config, family = model.config, model.family
+        facts = LoRAFacts(
+            name=config.output.export_name,
+            model_location=config.model.source,
+            model_spec=family.model_spec(model.components, model.objective),
+            rank=self.config.rank,
+            alpha=self.alpha,
+            seed=config.seed,
+            resolution=config.data.resolution,
+            lr=config.optim.lr,
+            text_encoder_lr=(config.optim.text_encoder_lr or config.optim.lr) if config.train.text_encoder else None,
+            optimizer=config.optim.name,
+            schedule=config.optim.schedule,
+            warmup_steps=config.optim.warmup_steps,
+            snr_gamma=config.loss.snr_gamma,
+            **vars(model.facts),
+        )
+        files = [
+            save_diffusers_lora(
+                family, model.components, model.state, rank=self.config.rank, alpha=self.alpha, folder=folder
+            ),
+            save_kohya_lora(
+                family,
+                model.state,
+                alpha=self.alpha,
+                metadata=lora_metadata(facts),
+                dtype=config.output.dtype,
+                path=folder / f"{config.output.export_name}.safetensors",
+            ),
+        ]
+        differences = lora_differences(
+            family, model.source, model.state, rank=self.config.rank, alpha=self.alpha, files=files
+        )
+        require_equal(differences)
+        return {file: differences[file.name] for file in files}
+
+
+@dataclass(frozen=True)
+class Full:
+    """All weights of the denoiser, and of the text encoder where it is trained."""
+
+    def attach(self, network: Network, seed: int) -> None:
+        network.requires_grad_(True)
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes `folder` as a whole pipeline in diffusers layout."""
+        load_trained_state(model.network, model.state)
+        difference = save_full_pipeline(model.family, model.components, dtype=model.config.output.dtype, folder=folder)
+        return {folder: difference}

@@ -1,0 +1,15 @@
+"""The model families, resolved when asked for, so that naming one loads no torch."""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from finetune.models.base import ModelFamily
+
+FAMILIES = {"sd": "finetune.models.sd:StableDiffusion"}
+
+
+def family_named(name: str) -> "ModelFamily":
+    """Returns the family of that name."""
+    module, _, attribute = FAMILIES[name].partition(":")
+    return vars(importlib.import_module(module))[attribute]()

@@ -1,0 +1,133 @@
+"""What a model family must answer; one file a family, stateless, components passed in.
+
+Axes: B batch, C channels, H W latent height and width, L tokens, N chunks of a long prompt, D width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from finetune.config import LossConfig
+from finetune.objectives import Objective
+
+Prompts = dict[str, Tensor]
+"""What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token), and what
+a family adds. Where the text encoder is trained: `tokens` [B N L] and `chunks` [B], encoded inside `Network`."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights come from: a folder in diffusers layout or a Hub id."""
+
+    location: str
+    revision: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts of a loaded model, under the names of the diffusers pipeline's arguments where those differ by family."""
+
+    denoiser: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+
+
+class ModelFamily(ABC):
+    """One architecture: how to load it, encode for it, call its denoiser, and build its pipeline."""
+
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Layers of the denoiser that LoRA adapts when the user names none."""
+    text_encoder_lora_targets: ClassVar[tuple[str, ...]]
+    kohya_prefixes: ClassVar[dict[str, str]]
+    """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
+
+    @abstractmethod
+    def load(self, source: ModelSource) -> Components:
+        """Loads all parts in float32 on the CPU; refuses a checkpoint of another family."""
+
+    @abstractmethod
+    def scheduler(self, source: ModelSource) -> Any:
+        """Loads the scheduler alone; refuses a checkpoint of another family."""
+
+    @abstractmethod
+    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+        """Returns the scheduler that pictures of the trained model are made with."""
+
+    @abstractmethod
+    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+        """Returns the objective the checkpoint's scheduler states; an option that contradicts it is a ValueError."""
+
+    @abstractmethod
+    def pixel_multiple(self, vae: Any) -> int:
+        """Returns the number that picture sides must be a multiple of."""
+
+    @abstractmethod
+    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Returns scaled latents [B C H W] sampled from the posterior of pixels [B 3 h w] in [-1, 1], one generator a picture."""
+
+    @abstractmethod
+    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+        """Returns `tokens` [B N L] and `chunks` [B]: long captions fill several chunks, none is cut."""
+
+    @abstractmethod
+    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        """Returns what the denoiser is conditioned on for tokens from `tokenize`."""
+
+    @abstractmethod
+    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        """Returns the network's prediction [B C H W]."""
+
+    @abstractmethod
+    def pipeline(self, components: Components) -> Any:
+        """Returns the diffusers pipeline over the given parts, without copying them."""
+
+    @abstractmethod
+    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Tensor]:
+        """Returns the pipeline's prompt arguments for texts of any length."""
+
+    @abstractmethod
+    def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
+        """Returns the ModelSpec and `ss_` fields that tell other tools which base model an adapter fits."""
+
+
+def stack_prompts(rows: Sequence[Prompts]) -> Prompts:
+    """Returns single rows (without axis B) as one batch; shorter embeddings get zeros and a mask that hides them."""
+    longest = max(len(row["embeddings"]) for row in rows)
+    batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0] if key != "embeddings"}
+    batch["embeddings"] = torch.stack(
+        [nn.functional.pad(row["embeddings"], (0, 0, 0, longest - len(row["embeddings"]))) for row in rows]
+    )
+    lengths = torch.tensor([len(row["embeddings"]) for row in rows])
+    return batch | length_mask(lengths, longest)
+
+
+def length_mask(lengths: Tensor, longest: int) -> Prompts:
+    """Returns {"mask": [B longest]} with 1 for the first lengths[b] tokens, or nothing where all are equally long."""
+    if bool((lengths == longest).all()):
+        return {}
+    return {"mask": (torch.arange(longest, device=lengths.device) < lengths[:, None]).long()}
+
+
+class Network(nn.Module):
+    """The one root that Accelerate wraps: the denoiser, and the text encoders while they are trained."""
+
+    def __init__(self, family: ModelFamily, denoiser: nn.Module, text_encoders: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.family = family
+        self.denoiser = denoiser
+        self.text_encoders = nn.ModuleList(text_encoders)
+
+    def forward(self, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        """Returns the prediction [B C H W] for noisy latents at timesteps t [B]."""
+        dtype = next(self.denoiser.parameters()).dtype
+        if "tokens" in prompts:
+            prompts = self.family.encode_prompts(list(self.text_encoders), prompts)
+        prompts = {key: value.to(dtype) if value.is_floating_point() else value for key, value in prompts.items()}
+        return self.family.denoise(self.denoiser, noisy.to(dtype), t, prompts)

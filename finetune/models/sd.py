@@ -1,0 +1,185 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, epsilon or v-prediction."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import schedulers as diffusers_schedulers
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from finetune.config import LossConfig
+from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
+from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+
+
+class StableDiffusion(ModelFamily):
+    """Latent diffusion (arXiv 2112.10752) as Stable Diffusion 1.x and 2.x ship it."""
+
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+    text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    kohya_prefixes = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
+
+    def scheduler(self, source: ModelSource) -> Any:
+        refuse_other_models(source)
+        index = DiffusionPipeline.load_config(source.location, revision=source.revision)
+        scheduler_class = vars(diffusers_schedulers)[index["scheduler"][1]]
+        return scheduler_class.from_pretrained(source.location, subfolder="scheduler", revision=source.revision)
+
+    def load(self, source: ModelSource) -> Components:
+        refuse_other_models(source)
+        where: dict[str, Any] = {"revision": source.revision}
+        weights = where | {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+        try:
+            components = Components(
+                denoiser=UNet2DConditionModel.from_pretrained(source.location, subfolder="unet", **weights),
+                vae=AutoencoderKL.from_pretrained(source.location, subfolder="vae", **weights),
+                text_encoders=(CLIPTextModel.from_pretrained(source.location, subfolder="text_encoder", **weights),),
+                tokenizers=(CLIPTokenizer.from_pretrained(source.location, subfolder="tokenizer", **where),),
+                scheduler=self.scheduler(source),
+            )
+        except OSError as error:
+            raise ValueError(f"model.source: {source.location} does not load: {first_line(error)}") from error
+        channels, expected = components.denoiser.config.in_channels, components.vae.config.latent_channels
+        if channels != expected:
+            raise ValueError(
+                f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected}; inpainting and "
+                "depth checkpoints are not supported yet."
+            )
+        return components
+
+    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+        config = scheduler.config
+        stated = config.get("prediction_type", "epsilon")
+        if options.prediction_type not in (None, stated):
+            raise ValueError(
+                f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. Remove the option."
+            )
+        alphas_cumprod = scheduler.alphas_cumprod.double()
+        rescaled = bool(config.get("rescale_betas_zero_snr", False))
+        if options.zero_terminal_snr and stated == "epsilon":
+            raise ValueError(
+                "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no signal to learn. "
+                "It needs a v-prediction checkpoint."
+            )
+        if options.zero_terminal_snr and not rescaled:
+            alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
+        return Diffusion(alphas_cumprod, stated, options.snr_gamma)
+
+    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+        if not options.zero_terminal_snr:
+            return scheduler
+        return DDIMScheduler.from_config(
+            scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+        )
+
+    def pixel_multiple(self, vae: Any) -> int:
+        return 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+        return posterior.sample(list(generators)) * vae.config.scaling_factor
+
+    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+        (tokenizer,) = tokenizers
+        length = tokenizer.model_max_length
+        rows = []
+        for ids in tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids:
+            pieces = [ids[start : start + length - 2] for start in range(0, max(len(ids), 1), length - 2)]
+            rows.append([self._chunk(tokenizer, piece) for piece in pieces])
+        longest = max(map(len, rows))
+        empty = self._chunk(tokenizer, [])
+        tokens = torch.tensor([row + [empty] * (longest - len(row)) for row in rows])
+        return {"tokens": tokens, "chunks": torch.tensor([len(row) for row in rows])}
+
+    def _chunk(self, tokenizer: Any, ids: list[int]) -> list[int]:
+        padding = tokenizer.model_max_length - 2 - len(ids)
+        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+
+    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        (text_encoder,) = text_encoders
+        ids, chunks = tokens["tokens"], tokens["chunks"]
+        embeddings = text_encoder(ids.flatten(0, 1)).last_hidden_state  # [B*N L D]
+        embeddings = embeddings.unflatten(0, ids.shape[:2]).flatten(1, 2)  # [B N*L D]
+        return {"embeddings": embeddings} | length_mask(chunks * ids.shape[2], embeddings.shape[1])
+
+    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        return denoiser(
+            noisy, t, encoder_hidden_states=prompts["embeddings"], encoder_attention_mask=prompts.get("mask")
+        ).sample
+
+    def pipeline(self, components: Components) -> StableDiffusionPipeline:
+        pipeline = StableDiffusionPipeline(
+            vae=components.vae,
+            text_encoder=components.text_encoders[0],
+            tokenizer=components.tokenizers[0],
+            unet=components.denoiser,
+            scheduler=components.scheduler,
+            safety_checker=None,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Tensor]:
+        """Both prompts get the same number of chunks, since classifier-free guidance runs them as one batch."""
+        device = components.text_encoders[0].device
+        tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
+        tokens = {"tokens": tokens["tokens"].to(device), "chunks": tokens["chunks"].to(device)}
+        embeddings = self.encode_prompts(components.text_encoders, tokens)["embeddings"]
+        return {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
+
+    def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
+        assert isinstance(objective, Diffusion)
+        is_v2 = components.denoiser.config.cross_attention_dim == 1024
+        v_prediction = objective.prediction_type == "v_prediction"
+        version_2 = "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512"
+        return {
+            "modelspec.architecture": (version_2 if is_v2 else "stable-diffusion-v1") + "/lora",
+            "modelspec.prediction_type": "v" if v_prediction else objective.prediction_type,
+            "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if v_prediction else ""),
+            "ss_v2": str(is_v2),
+        }
+
+
+def refuse_other_models(source: ModelSource) -> None:
+    """Raises one clear sentence for a missing source, a single file, or a pipeline of another family."""
+    path = Path(source.location)
+    if path.is_file():
+        raise ValueError(
+            f"model.source: {path} is a single file, expected a folder in diffusers layout. Convert it with diffusers' "
+            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
+        )
+    if path.is_dir():
+        index_file = path / "model_index.json"
+        if not index_file.is_file():
+            raise FileNotFoundError(f"model.source: {path} has no model_index.json; expected a folder in diffusers layout.")
+        index = json.loads(index_file.read_text())
+    elif len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
+        raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
+    else:
+        try:
+            index = DiffusionPipeline.load_config(source.location, revision=source.revision)
+        except OSError as error:
+            raise ValueError(
+                f"model.source: {source.location} is no folder here and does not come from the Hub: {first_line(error)} "
+                "Check the name, log in with `hf auth login` if the model is gated, or give a local folder."
+            ) from error
+    name = index["_class_name"]
+    if name not in PIPELINES:
+        raise ValueError(
+            f"model.source: {source.location} is a {name}, expected one of {', '.join(PIPELINES)} (model.family sd: Stable "
+            "Diffusion 1.x and 2.x)."
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,107 @@
+"""Optimizers by name, and the learning rate as a pure function of the step."""
+
+import contextlib
+import importlib.util
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.config import OptimConfig
+
+PACKAGES = {
+    "adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),
+    "paged_adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),
+    "lion8bit": ("bitsandbytes", "pip install bitsandbytes"),
+    "prodigy": ("prodigyopt", "pip install 'sd-finetune[optimizers]'"),
+    "adamw_schedule_free": ("schedulefree", "pip install 'sd-finetune[optimizers]'"),
+}
+
+
+def check_optimizer(config: OptimConfig) -> None:
+    """Raises ValueError where the optimizer's package is missing."""
+    if config.name in PACKAGES:
+        package, command = PACKAGES[config.name]
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"optim.name: {config.name} needs {package}, which is not installed. Run: {command}")
+
+
+def param_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Returns the trainable parameters as optimizer groups with their peak learning rates: `denoiser`, then `text_encoders`."""
+    rates = {"denoiser": config.lr, "text_encoders": config.text_encoder_lr or config.lr}
+    groups = []
+    for name, rate in rates.items():
+        parameters = [p for key, p in network.named_parameters() if p.requires_grad and key.startswith(name + ".")]
+        if parameters:
+            groups.append({"params": parameters, "lr": rate, "peak_lr": rate})
+    return groups
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """Returns the optimizer over `groups`."""
+    betas = (config.beta1, config.beta2)
+    adam: dict[str, Any] = {"betas": betas, "weight_decay": config.weight_decay}
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(groups, fused=True, **adam)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, weight_decay=config.weight_decay)
+        case "prodigy":
+            from prodigyopt import Prodigy
+
+            return Prodigy(groups, safeguard_warmup=True, use_bias_correction=True, **adam)
+        case "adamw_schedule_free":
+            from schedulefree import AdamWScheduleFree
+
+            optimizer = AdamWScheduleFree(groups, **adam)
+            optimizer.train()
+            return optimizer
+        case _:
+            from bitsandbytes import optim as bnb
+
+            kinds = {"adamw8bit": bnb.AdamW8bit, "paged_adamw8bit": bnb.PagedAdamW8bit, "lion8bit": bnb.Lion8bit}
+            with warnings.catch_warnings():
+                # Our own sentence about paging without a GPU is printed by train.py, before any model is loaded.
+                warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+                return kinds[config.name](groups, **adam)
+
+
+def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
+    """Returns the share of the peak learning rate at step 0 .. steps - 1: linear warm-up, then the schedule's shape.
+
+    The first step of a warm-up over W steps takes 1 / W, so that no step is wasted at rate 0; the last step of cosine and linear
+    takes final_lr_ratio.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    shape = {
+        "constant": 1.0,
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+    }[config.schedule]
+    return shape if config.schedule == "constant" else config.final_lr_ratio + (1 - config.final_lr_ratio) * shape
+
+
+@contextlib.contextmanager
+def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Iterator[None]:
+    """Puts a schedule-free optimizer's averaged weights into the model; afterwards the training weights are back bit for bit.
+
+    Its own eval() and train() compute one from the other with rounding, which would make a run depend on when it was looked at.
+    """
+    if config.name != "adamw_schedule_free":
+        yield
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    saved = [p.detach().clone() for p in parameters]
+    optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  (schedulefree's own method)
+    try:
+        yield
+    finally:
+        optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.no_grad():
+            for parameter, values in zip(parameters, saved, strict=True):
+                parameter.copy_(values)

@@ -1,0 +1,115 @@
+"""What stands in a run's folder beside checkpoints: status, data card, and whether a run there may be continued; torch-free."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.command_line import as_flat, read_yaml
+from finetune.config import CacheConfig, TrainConfig, ValidationConfig
+from finetune.data.manifest import Manifest, Record
+
+MAY_CHANGE = ("output.", "tracking.", "preview.", "checkpoint.", "cache.", "resume", "data.num_workers", "data.allow_change")
+"""Options that do not alter what is learned."""
+MAY_GROW = ("train.steps",)
+
+
+def check_output(folder: Path) -> None:
+    """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it cannot."""
+    probe = folder / ".tmp-probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"output.folder: {folder} cannot be written to ({error.strerror}). Choose a folder you may write to."
+        ) from error
+
+
+def finished_message(config: TrainConfig) -> str | None:
+    """Returns the sentence for a run that is complete, None where there is work to do.
+
+    Raises ValueError where the folder holds a complete run that was made with other options.
+    """
+    folder = config.output.folder
+    status_file = folder / "run.json"
+    if config.resume == "never" and (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step_*")):
+        raise ValueError(
+            f"resume: got never, but {folder} holds a run. Choose another output.folder, or leave --resume away to continue it."
+        )
+    if not status_file.exists():
+        return None
+    steps = json.loads(status_file.read_text())["steps"]
+    if steps < config.train.steps:
+        return None
+    changed = changed_options(config, folder / "config.yaml")
+    if changed or steps > config.train.steps:
+        listed = ", ".join(changed) or f"train.steps {steps} -> {config.train.steps}"
+        raise ValueError(
+            f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose another "
+            "output.folder, or raise train.steps to continue it."
+        )
+    return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}. Its report: {folder / 'report.html'}."
+
+
+def changed_options(config: TrainConfig, saved: Path) -> list[str]:
+    """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved config."""
+    before, _ = read_yaml(saved) if saved.exists() else ({}, [])
+    changed = []
+    for key, value in as_flat(config).items():
+        now = [str(part) for part in (value if isinstance(value, list) else [value])]
+        free = key.startswith(MAY_CHANGE) or key in MAY_GROW
+        if key in before and before[key] != now and not free:
+            changed.append(f"{key} {' '.join(before[key])} -> {' '.join(now)}")
+    return changed
+
+
+def refuse_changed_data(manifest: Manifest, digests: dict[str, str], allowed: bool) -> str | None:
+    """Compares the pictures and captions with those of the checkpoint; returns a warning, None where nothing changed.
+
+    Raises ValueError that lists the files where they differ and `allowed` is false.
+    """
+    changes = manifest.changes(digests)
+    if not changes:
+        return None
+    text = f"the pictures or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
+    if not allowed:
+        raise ValueError(f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones.")
+    return text
+
+
+def cache_folder(config: CacheConfig) -> Path:
+    """Returns where caches live."""
+    if config.folder is not None:
+        return config.folder
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-finetune"
+
+
+def held_out_indices(records: Sequence[Record], config: ValidationConfig) -> set[int]:
+    """Returns the records kept for validation: those the manifest names, else the given share, chosen by content.
+
+    Equal pictures (same bytes) always stand on the same side, and adding pictures moves none of the others across.
+    """
+    if config.every == 0:
+        return {index for index, record in enumerate(records) if record.split == "validation"}
+    if any(record.split is not None for record in records):
+        return {index for index, record in enumerate(records) if record.split == "validation"}
+    return {index for index, record in enumerate(records) if int(record.sha256[:12], 16) / 16**12 < config.fraction}
+
+
+def data_card(manifest: Manifest, held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]) -> str:
+    """Returns OUT/data_card.json: what the run was trained on."""
+    counts = [len(record.captions) for record in manifest.records]
+    card = {
+        "location": manifest.location,
+        "fingerprint": manifest.fingerprint,
+        "num_pictures": len(manifest.records),
+        "num_train": len(manifest.records) - len(held_out),
+        "num_validation": len(held_out),
+        "captions": {"num": sum(counts), "most_per_picture": max(counts)},
+        "buckets": list(figures),
+        "warnings": list(warnings),
+    }
+    return json.dumps(card, indent=1)

@@ -1,0 +1,100 @@
+"""One optimizer step's forward and backward passes, what the processes agree on, and the stop on a loss that is no number."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.config import TrainConfig
+from finetune.data.dataset import Batch, TrainingDataset
+from finetune.data.encode import Encoder
+from finetune.objectives import Objective, denoising_loss
+from finetune.randomness import noise_at, uniform_at
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """This process's part of a step: mean weighted loss [], and timesteps and unweighted losses [B] of its samples."""
+
+    loss: Tensor
+    timesteps: Tensor
+    sample_losses: Tensor
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """True every `every` steps and at the end."""
+    return step % every == 0 or step == steps
+
+
+def forward_backward(
+    network: nn.Module,
+    objective: Objective,
+    encoder: Encoder,
+    batch: Batch,
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> StepResult:
+    """Adds the gradient of the mean loss over the global batch to the parameters, in config.train.accumulation passes."""
+    num = config.train.accumulation
+    total, timesteps, sample_losses = torch.zeros((), device=accelerator.device), [], []
+    for number, part in enumerate(batch.micro_batches(num)):
+        last = number == num - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(network):
+            clean, prompts = encoder.latents(part), encoder.prompts(part)
+            noise = noise_at(config.seed, part.positions, clean.shape[1:]).to(clean.device)
+            t = objective.sample_timesteps(uniform_at(config.seed, "timestep", part.positions)).to(clean.device)
+            losses = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, t)  # noqa: B023
+            loss = (losses * objective.weight(t) * part.weight).mean()
+            accelerator.backward(loss / num)
+        total += loss.detach() / num
+        timesteps.append(t)
+        sample_losses.append(losses.detach())
+    return StepResult(total, torch.cat(timesteps), torch.cat(sample_losses))
+
+
+def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:
+    """Returns the mean loss over all processes, and whether any of them was asked to stop.
+
+    The one exchange with the device in every step: it lets all processes stop before an update that is no number.
+    """
+    if accelerator.num_processes == 1:
+        return loss.item(), stopping
+    both = torch.stack([loss, torch.tensor(float(stopping), device=loss.device)])
+    mean, asked = accelerator.reduce(both, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    return mean, asked > 0
+
+
+def refuse_non_finite(
+    folder: Path,
+    step: int,
+    batch: Batch,
+    result: StepResult,
+    loss: float,
+    grad_norm: float,
+    dataset: TrainingDataset,
+    accelerator: Accelerator,
+) -> None:
+    """Saves what is needed to look into the step, and raises ValueError; the weights have not been updated."""
+    evidence = {
+        "step": step,
+        "loss": str(loss),
+        "grad_norm": str(grad_norm),
+        "samples": [
+            {"file_name": dataset.records[index].file_name, "caption": caption, "timestep": t, "loss": str(sample_loss)}
+            for index, caption, t, sample_loss in zip(
+                batch.indices, batch.captions, result.timesteps.tolist(), result.sample_losses.tolist(), strict=True
+            )
+        ],
+    }
+    path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
+    path.write_text(json.dumps(evidence, indent=1), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    raise ValueError(
+        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. The weights were not updated, and the last "
+        f"checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an optim.lr, fp16 "
+        "(use bf16 or no mixed precision), a damaged picture or base model."
+    )

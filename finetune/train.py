@@ -1,0 +1,308 @@
+"""`train()`: assemble the run, then the one training loop of all recipes, readable from top to bottom."""
+
+import contextlib
+import itertools
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from finetune.checkpoint import Checkpoint, lock_folder, save_checkpoint, write_atomically
+from finetune.command_line import as_plain, dump
+from finetune.config import TrainConfig
+from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
+from finetune.data.cache import fingerprint
+from finetune.data.dataset import TrainingDataset, collate
+from finetune.data.encode import Encoder, build_caches, on_device
+from finetune.data.manifest import Manifest
+from finetune.devices import COMPUTE_DTYPES, device_warnings, make_accelerator
+from finetune.ema import EMA, trained_parameters, trained_state
+from finetune.evaluation.report import write_report
+from finetune.export.metadata import tag_counts
+from finetune.methods import RunFacts, TrainedModel, TuningMethod
+from finetune.metrics import MetricsFile, Row, Window
+from finetune.models import family_named
+from finetune.models.base import ModelSource, Network
+from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor, param_groups
+from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
+from finetune.progress import progress_line
+from finetune.randomness import stream
+from finetune.resume import find_checkpoint, restore
+from finetune.runfolder import cache_folder, data_card, held_out_indices
+from finetune.step import agree, due, forward_backward, refuse_non_finite
+from finetune.stopping import EXIT_CODE, StopRequest
+from finetune.tracking import PreviewRow, start_tracking
+from finetune.validate import validation_loss
+
+
+def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path:
+    """Trains, saves, exports and reports; returns the run's folder.
+
+    Raises ValueError or OSError for what a user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.
+    """
+    started_at = datetime.now(UTC)
+    out, steps, seed = config.output.folder, config.train.steps, config.seed
+    accelerator = make_accelerator()
+    is_main, say = accelerator.is_main_process, accelerator.print
+    lock = lock_folder(out) if is_main else None
+    warnings = list(manifest.warnings) + device_warnings(accelerator, config)
+
+    # The model: what contradicts its scheduler is refused before weights are read.
+    family = family_named(config.model.family)
+    source = ModelSource(config.model.source, config.model.revision, config.model.variant)
+    objective = family.objective(family.scheduler(source), config.loss)
+    resumed = find_checkpoint(config, manifest, warnings)
+    components = family.load(source)
+    for part in (components.denoiser, components.vae, *components.text_encoders):
+        part.requires_grad_(False).eval()
+    base_sha256 = fingerprint(components.denoiser)
+    network = Network(family, components.denoiser, components.text_encoders if config.train.text_encoder else ())
+    method.attach(network, seed)
+    compute_dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute_dtype)
+    if config.train.gradient_checkpointing:
+        components.denoiser.enable_gradient_checkpointing()
+        for text_encoder in network.text_encoders:
+            text_encoder.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+
+    # The data: held-out pictures, buckets, caches.
+    records = manifest.records
+    held_out_set = held_out_indices(records, config.validation)
+    multiple = family.pixel_multiple(components.vae)
+    if config.data.bucket_step % multiple:
+        raise ValueError(f"data.bucket_step: got {config.data.bucket_step}, expected a multiple of {multiple} for this VAE.")
+    all_buckets = assign_buckets(records, config.data)
+    buckets = [part for bucket in all_buckets if (part := bucket.without(held_out_set)).records]
+    held_out = [part for bucket in all_buckets if (part := bucket.only(held_out_set)).records]
+    if not buckets:
+        raise ValueError(f"data.folder: all {len(records)} pictures are held out for validation; lower validation.fraction.")
+    validates = bool(held_out) and config.validation.every > 0
+    global_batch_size = config.train.batch_size * config.train.accumulation * accelerator.num_processes
+    figures = [bucket_figures(bucket, records) for bucket in buckets]
+    say(f"{len(records)} pictures, {len(held_out_set)} of them held out; global batch size {global_batch_size}.")
+    for figure in figures:
+        say(
+            f"  bucket {figure.width}x{figure.height}: {figure.num_pictures} pictures, {figure.crop_loss_mean:.1%} of their area "
+            f"cropped, {figure.num_upscaled} upscaled"
+        )
+    small = [figure for figure in figures if figure.num_pictures < global_batch_size]
+    if small:
+        warnings.append(
+            f"{len(small)} buckets hold fewer pictures than a global batch of {global_batch_size}, so a picture can stand in it more "
+            "than once; a smaller data.max_aspect or batch avoids this."
+        )
+    if is_main:
+        write_atomically(out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], warnings))
+        write_atomically(out / "config.yaml", dump(config))
+    for warning in warnings:
+        say(f"warning: {warning}")
+    encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=config.train.text_encoder)
+    encoded = build_caches(
+        encoder,
+        accelerator,
+        records,
+        buckets,
+        held_out,
+        manifest.source,
+        config.data,
+        config.cache,
+        cache_folder(config.cache),
+        compute_dtype,
+    )
+    dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed)
+
+    # Optimizer, EMA, and the state of the checkpoint.
+    wrapped = accelerator.prepare(network)
+    optimizer = build_optimizer(param_groups(network, config.optim), config.optim)
+    stepper = accelerator.prepare(optimizer)
+    parameters = list(trained_parameters(network).values())
+    ema = EMA.of(network, config.train.ema_decay) if config.train.ema_decay is not None else None
+    step, window, pending, metrics_bytes, base_loss, elapsed = 0, Window(), None, 0, None, 0.0
+    if resumed is not None:
+        path, checkpoint = resumed
+        state = checkpoint.state
+        step, window, pending = state["step"], Window(**state["window"]), state["pending"]
+        metrics_bytes, base_loss, elapsed = state["metrics_bytes"], state["base_loss"], state["elapsed_seconds"]
+        restore(checkpoint, network, optimizer, ema, accelerator, param_groups(network, config.optim))
+        say(f"Resuming from {path} at step {step} of {steps}.")
+        del checkpoint, resumed
+
+    sampler = BucketBatchSampler(buckets, [r.repeats for r in records], global_batch_size, seed=seed, start=step)
+    loader = accelerator.prepare(
+        torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=config.data.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
+    live_on_device = [] if config.cache.latents else [components.vae]
+    live_on_device += [] if config.cache.text or config.train.text_encoder else components.text_encoders
+    for part in live_on_device:
+        part.to(accelerator.device)
+    metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None
+    run_config = as_plain(config) | {"num_processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
+    tracker = start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
+
+    for_sampling = replace(components, scheduler=family.sampling_scheduler(components.scheduler, config.loss))
+
+    def averaged_weights() -> contextlib.AbstractContextManager[None]:
+        return ema.in_place_of(network) if ema else evaluation_weights(optimizer, config.optim)
+
+    def validate() -> float:
+        network.eval()
+        with averaged_weights():
+            loss = validation_loss(
+                network,
+                objective,
+                dataset,
+                held_out,
+                encoder,
+                config.data,
+                accelerator,
+                batch_size=config.train.batch_size,
+                num_timesteps=config.validation.num_timesteps,
+            )
+        network.train()
+        return loss
+
+    def preview(step: int) -> None:
+        folder = out / "previews"
+        folder.mkdir(exist_ok=True)
+        planned = planned_previews(folder, config.preview, step)
+        network.eval()
+        with averaged_weights():
+            size = config.preview.size or config.data.resolution
+            make_previews(family, for_sampling, planned, config.preview, accelerator, size=size)
+        network.train()
+        if tracker:
+            grid = save_grid(folder, planned, config.preview, step)
+            say(f"Previews of step {step}: {grid}")
+            base = [p.base_path if p.base_path.exists() and step != BASE_STEP else None for p in planned]
+            tracker.log_previews(
+                [PreviewRow(p.prompt, p.seed, p.path, b) for p, b in zip(planned, base, strict=True)], step
+            )
+
+    def finish_step(step: int, row: Row | None) -> None:
+        """What follows a checkpoint at `step`, so that a run resumed from it does this again."""
+        if row is not None:
+            if validates and due(step, config.validation.every, steps):
+                row = row | {"validation/loss": validate(), "validation/base_loss": base_loss or math.nan}
+            if metrics and tracker:
+                metrics.write(row)
+                tracker.log(row, step)
+                bar.log(row)
+        if config.preview.prompts and due(step, config.preview.every, steps):
+            preview(step)
+
+    def save(step: int, row: Row | None) -> None:
+        if metrics is None:
+            return
+        state = {
+            "step": step,
+            "window": window.as_dict(),
+            "pending": row,
+            "metrics_bytes": metrics.synced_bytes(),
+            "base_loss": base_loss,
+            "elapsed_seconds": elapsed,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+            "dataset": manifest.digests(),
+        }
+        saved = Checkpoint(trained_state(network), ema.average if ema else None, optimizer.state_dict(), state)
+        save_checkpoint(out / "checkpoints", saved, dump(config), keep=config.checkpoint.keep)
+
+    # THE loop.
+    stop = StopRequest()
+    stop.install()
+    network.train()
+    if step == 0:
+        base_loss = validate() if validates else None
+        if config.preview.prompts:
+            preview(BASE_STEP)
+    with progress_line(steps, step, shown=is_main) as bar:
+        if step > 0:
+            finish_step(step, pending)
+        batches = iter(loader) if step < steps else iter(())
+        for batch in itertools.islice(batches, steps - step):
+            clock = time.perf_counter()
+            factor = learning_rate_factor(step, config.optim, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
+            result = forward_backward(wrapped, objective, encoder, batch, config, accelerator)
+            grad_norm = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+            loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
+            step += 1
+            if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(float(grad_norm))):
+                refuse_non_finite(out, step, batch, result, loss, float(grad_norm), dataset, accelerator)
+            stepper.step()
+            stepper.zero_grad()
+            if ema:
+                ema.update(network, step)
+            seconds = time.perf_counter() - clock
+            elapsed += seconds
+            window.add(loss, global_batch_size, seconds)
+            bar.advance(loss)
+
+            row = None
+            if due(step, config.train.log_every, steps) or (validates and due(step, config.validation.every, steps)):
+                rates = {"lr": config.optim.lr * factor}
+                if config.train.text_encoder:
+                    rates["lr_text_encoder"] = (config.optim.text_encoder_lr or config.optim.lr) * factor
+                row = {"step": step, **window.take(), **rates, "grad_norm": float(grad_norm)}
+                row |= {"images_seen": step * global_batch_size, "elapsed_seconds": elapsed}
+            if stopping or due(step, config.checkpoint.every, steps):
+                save(step, row)
+            if stopping and step < steps:
+                say(f"Stopped after step {step} of {steps}; the same command continues from there.")
+                if tracker:
+                    write_report(out, message=f"Stopped after step {step} of {steps}.")
+                    tracker.finish(EXIT_CODE)
+                raise SystemExit(EXIT_CODE)
+            finish_step(step, row)
+
+    # What is left behind.
+    network.eval()
+    with averaged_weights():
+        state = {name: value.cpu().clone() for name, value in trained_state(network).items()}
+    if tracker:
+        num_train = len(records) - len(held_out_set)
+        facts = RunFacts(
+            base_sha256=base_sha256,
+            steps=step,
+            epochs=math.ceil(step * global_batch_size / num_train),
+            global_batch_size=global_batch_size,
+            num_train_images=num_train,
+            dataset_location=manifest.location,
+            dataset_fingerprint=manifest.fingerprint,
+            tags=tag_counts(caption for record in records for caption in record.captions),
+            mixed_precision=accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (devices.py checked it)
+            started_at=started_at.timestamp(),
+            finished_at=datetime.now(UTC).timestamp(),
+        )
+        with on_device([network], torch.device("cpu")):
+            model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)
+            written = method.export(model, out / "export")
+        for path, difference in written.items():
+            say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
+            tracker.log_file(
+                path,
+                name=config.output.export_name,
+                kind="model",
+                metadata={"dataset_fingerprint": manifest.fingerprint, "base_sha256": base_sha256, "steps": step},
+            )
+        report = write_report(out)
+        tracker.finish(0)
+        write_atomically(out / "run.json", json.dumps({"status": "finished", "steps": steps}))
+        say(f"Report: {report}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if lock:
+        lock.close()
+    return out

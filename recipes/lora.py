@@ -1,0 +1,33 @@
+"""Adapt a Stable Diffusion model to a style or subject with LoRA.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.lora \
+        --config recipes/configs/sd15_lora_style.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT
+
+MODEL is a folder in diffusers layout or a Hub id; PICTURES a prepared folder, a folder with .txt captions, or a Hub dataset id. OUT
+receives config.yaml, metrics.jsonl, checkpoints/, previews/, report.html and export/. The same command again resumes.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from finetune.config import LoRATrainConfig
+from finetune.launch import run_recipe
+
+if TYPE_CHECKING:
+    from finetune.methods import LoRA
+
+
+def method(config: LoRATrainConfig) -> "LoRA":
+    """Returns the adapters that the config describes."""
+    from finetune.methods import LoRA
+
+    return LoRA(config.lora)
+
+
+def main() -> None:
+    """Runs the recipe with the command line's options."""
+    run_recipe(LoRATrainConfig, method, sys.argv[1:], program="recipes.lora")
+
+
+if __name__ == "__main__":
+    main()

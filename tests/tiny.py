@@ -1,0 +1,242 @@
+"""Tiny pipelines of the real classes and small picture folders for the tests, built from a seed."""
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image, ImageDraw
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+COLORS = {
+    "red": (214, 40, 40),
+    "green": (50, 160, 75),
+    "blue": (40, 95, 210),
+    "yellow": (250, 205, 35),
+    "black": (20, 20, 20),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+PAPERS = {"white": (250, 250, 250), "grey": (150, 150, 150), "pink": (245, 180, 205)}
+CAPTIONS = tuple(f"a {color} {shape} on {paper} paper" for color in COLORS for shape in SHAPES for paper in PAPERS)
+"""The captions of `save_pictures`, and the text that the tokenizer is trained on."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a pipeline; the U-Net always has the four levels and two layers a block of Stable Diffusion."""
+
+    unet_channels: tuple[int, int, int, int]
+    vae_channels: tuple[int, ...]
+    num_heads: int
+    text_width: int
+
+
+SIZES = {
+    "tiny": Shape((8, 16, 16, 16), (8, 8), num_heads=2, text_width=32),
+    "factor8": Shape((8, 16, 16, 16), (4, 4, 8, 8), num_heads=2, text_width=32),
+    "small": Shape((32, 64, 96, 96), (16, 32, 32, 32), num_heads=4, text_width=64),
+}
+"""tiny: pixels are twice as large as latents. factor8: eight times, as in the real models. small: eight times, and wide
+enough to learn a little from pictures of 64 pixels or more."""
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
+    sd2: bool = False,
+    seed: int = 0,
+    size: Literal["tiny", "factor8", "small"] = "tiny",
+) -> Path:
+    """Writes a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and returns it.
+
+    Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5, or with `sd2` of 2.1:
+    linear projections, gelu, "!" as padding, and a text width of 1024, by which version 2 is told apart. `sd2` does not
+    set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v.
+    """
+    pipeline = build_pipeline(prediction_type=prediction_type, sd2=sd2, seed=seed, size=size)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def build_pipeline(
+    *,
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
+    sd2: bool = False,
+    seed: int = 0,
+    size: Literal["tiny", "factor8", "small"] = "tiny",
+) -> StableDiffusionPipeline:
+    """Returns the pipeline that `save_pipeline` writes. The global random state is left as it was."""
+    shape = SIZES[size]
+    tokenizer = train_tokenizer(padding="!" if sd2 else "<|endoftext|>")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = StableDiffusionPipeline(
+            vae=build_vae(shape),
+            text_encoder=build_text_encoder(shape, tokenizer, sd2=sd2),
+            tokenizer=tokenizer,
+            unet=build_unet(shape, sd2=sd2),
+            scheduler=build_scheduler(prediction_type, sd2=sd2),
+            safety_checker=None,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def build_unet(shape: Shape, *, sd2: bool) -> UNet2DConditionModel:
+    """Returns a U-Net whose modules carry the names of the real ones."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=shape.unet_channels,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=2,
+        norm_num_groups=4,
+        attention_head_dim=shape.num_heads,  # diffusers' name for the number of heads
+        cross_attention_dim=1024 if sd2 else shape.text_width,
+        use_linear_projection=sd2,
+    )
+
+
+def build_vae(shape: Shape) -> AutoencoderKL:
+    """Returns an autoencoder with 4 latent channels that halves the picture once per level after the first."""
+    num_levels = len(shape.vae_channels)
+    return AutoencoderKL(
+        block_out_channels=shape.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * num_levels,
+        up_block_types=("UpDecoderBlock2D",) * num_levels,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32 * 2 ** (num_levels - 1),
+        scaling_factor=0.18215,
+    )
+
+
+def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
+    """Returns a CLIP text model of two layers; that of version 2 has one, whose width makes it the largest part."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=1024 if sd2 else shape.text_width,
+            intermediate_size=64 if sd2 else 4 * shape.text_width,
+            projection_dim=32,
+            num_hidden_layers=1 if sd2 else 2,
+            num_attention_heads=16 if sd2 else 2,
+            max_position_embeddings=77,
+            hidden_act="gelu" if sd2 else "quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMScheduler:
+    """Returns the scheduler with the settings that Stable Diffusion 1.5 (PNDM) or 2.1 (DDIM) ships."""
+    config = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,  # PNDM has no such option, but 1.5 ships it for the schedulers one may switch to
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "prediction_type": prediction_type,
+    }
+    return DDIMScheduler.from_config(config) if sd2 else PNDMScheduler.from_config(config)
+
+
+def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
+    """Returns a CLIP tokenizer: all bytes, all bytes with </w>, the merges learned from CAPTIONS, start and end."""
+    vocab, merges = learned_merges()
+    tokenizer = CLIPTokenizer(vocab=dict(vocab), merges=list(merges), pad_token=padding, model_max_length=77)
+    assert tokenizer.pad_token_id == vocab[padding]
+    return tokenizer
+
+
+@functools.cache
+def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Returns vocabulary and merges of a byte-level BPE with CLIP's splitting and lower-casing rules."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    # The stubs of tokenizers know no setters.
+    tokenizer.normalizer = normalizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=700, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator(CAPTIONS, trainer)
+    merges = [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *(left + right for left, right in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def save_pictures(
+    folder: Path, *, count: int = 8, size: int = 64, seed: int = 0, aspects: Sequence[float] = (1.0,)
+) -> Path:
+    """Writes PNG pictures of coloured shapes with metadata.jsonl (`file_name`, `text`) to `folder` and returns it.
+
+    A picture covers about size x size pixels; its width over height runs through `aspects` in turn. Captions are those
+    of `CAPTIONS`, so that the tiny tokenizer knows their words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (picture, caption) in enumerate(drawn_pictures(count=count, size=size, seed=seed, aspects=aspects)):
+        file_name = f"{number:04d}.png"
+        picture.save(folder / file_name)
+        rows.append(json.dumps({"file_name": file_name, "text": caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def drawn_pictures(*, count: int, size: int, seed: int, aspects: Sequence[float]) -> Iterator[tuple[Image.Image, str]]:
+    """Yields pictures with their captions."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        aspect = aspects[number % len(aspects)]
+        width, height = round(size * math.sqrt(aspect)), round(size / math.sqrt(aspect))
+        color, shape, paper = (str(random.choice(list(names))) for names in (COLORS, SHAPES, PAPERS))
+        picture = Image.new("RGB", (width, height), PAPERS[paper])
+        radius = min(width, height) * random.uniform(0.2, 0.35)
+        x, y = (random.uniform(radius, side - radius) for side in (width, height))
+        draw_shape(ImageDraw.Draw(picture), shape, x, y, radius, COLORS[color])
+        yield picture, f"a {color} {shape} on {paper} paper"
+
+
+def draw_shape(
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: tuple[int, int, int]
+) -> None:
+    """Draws one shape around (x, y)."""
+    bounds = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "circle":
+        draw.ellipse(bounds, fill=color)
+    elif shape == "square":
+        draw.rectangle(bounds, fill=color)
+    elif shape == "triangle":
+        draw.polygon([(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)], fill=color)
+    else:
+        draw.rectangle((x - radius, y - radius / 3, x + radius, y + radius / 3), fill=color)
+        draw.rectangle((x - radius / 3, y - radius, x + radius / 3, y + radius), fill=color)

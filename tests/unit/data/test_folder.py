@@ -1,0 +1,257 @@
+"""Listings and text files of a folder become captions, or one error that lists everything that is wrong."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.data.folder import decode_text
+from finetune.data.manifest import read_manifest
+from tests.unit.data.files import A, B, C, Row, captions, listed, listing, mistakes, picture, write
+
+# ---- metadata.jsonl and metadata.csv
+
+
+def test_a_listed_folder_gives_every_column_of_a_record(tmp_path: Path) -> None:
+    row = {"file_name": "sub/b.jpg", "text": "two", "captions_alt": ["deux"], "weight": 0.5, "repeats": 3, "other": [1]}
+    data = picture("blue", (30, 20), "JPEG")
+    folder = write(tmp_path, {"a.png": picture(), "sub/b.jpg": data, "metadata.jsonl": listing(row, A)})
+    first, second = read_manifest(folder).records
+    assert (first.file_name, first.captions, first.weight, first.repeats, first.split) == (
+        "a.png",
+        ("one",),
+        1,
+        1,
+        None,
+    )
+    assert (second.file_name, second.captions, second.weight, second.repeats) == ("sub/b.jpg", ("two", "deux"), 0.5, 3)
+    assert (second.width, second.height, second.sha256) == (30, 20, hashlib.sha256(data).hexdigest())
+
+
+def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    record = read_manifest(write(tmp_path, {"a.txt": "x"})).records[0]
+    assert (record.width, record.height) == (20, 30)
+
+
+def test_a_caption_column_may_hold_lists_and_have_another_name(tmp_path: Path) -> None:
+    folder = listed(tmp_path, {"file_name": "a.png", "prompt": ["one", " uno ", "one"]})
+    assert captions(read_manifest(folder, caption_column="prompt")) == {"a.png": ("one", "uno")}
+
+
+def test_splits_are_kept(tmp_path: Path) -> None:
+    folder = listed(tmp_path, {**A, "split": "train"}, {**B, "split": "validation"}, {**C, "split": None})
+    assert [record.split for record in read_manifest(folder).records] == ["train", "validation", None]
+
+
+def test_a_csv_listing_reads_like_a_json_one(tmp_path: Path) -> None:
+    rows = 'file_name,text,weight,repeats,split\r\na.png,"one, with comma",0.5,2,train\r\nb.png,two,,,\r\n'
+    folder = write(tmp_path, {"a.png": picture(), "b.png": picture(), "metadata.csv": rows})
+    first, second = read_manifest(folder).records
+    assert (first.captions, first.weight, first.repeats, first.split) == (("one, with comma",), 0.5, 2, "train")
+    assert (second.captions, second.weight, second.repeats, second.split) == (("two",), 1.0, 1, None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_listing_may_have_a_byte_order_mark_blank_lines_and_windows_line_ends(tmp_path: Path, encoding: str) -> None:
+    line = json.dumps({"file_name": "a.png", "text": "\u00e9t\u00e9 \u2028 end"}, ensure_ascii=False)
+    folder = write(tmp_path, {"a.png": picture(), "metadata.jsonl": f"{line}\r\n\r\n".encode(encoding)})
+    manifest = read_manifest(folder)
+    assert captions(manifest) == {"a.png": ("\u00e9t\u00e9 \u2028 end",)}
+    assert manifest.warnings == ()
+
+
+def test_pictures_that_the_listing_does_not_mention_are_counted_not_used(tmp_path: Path) -> None:
+    manifest = read_manifest(listed(tmp_path, A))
+    assert captions(manifest) == {"a.png": ("one",)}
+    assert len(manifest.warnings) == 1 and "does not mention" in manifest.warnings[0] and "(2)" in manifest.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"file_name": "lost.png", "text": "x"}, ["do not exist (1)", "lost.png"]),
+        ({"file_name": "/etc/passwd", "text": "x"}, ["out of the folder", "line 2"]),
+        ({"file_name": "../a.png", "text": "x"}, ["out of the folder", "line 2"]),
+        ({"file_name": "sub/../../a.png", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "..\\a.png", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "C:\\a.png", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "https://example.org/a.png", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "file:///etc/passwd", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "a\0.png", "text": "x"}, ["out of the folder"]),
+        ({"file_name": "a.png", "text": "x"}, ["stand twice (1)", "line 2"]),
+        ({"file_name": "./a.png", "text": "x"}, ["stand twice (1)"]),
+        ({"file_name": "page.png", "text": "x"}, ["no usable picture (1)", "HTML"]),
+        ({"file_name": "sub", "text": "x"}, ["cannot be read (1)", "not a regular file"]),
+        ({"file_name": "n" * 300 + ".png", "text": "x"}, ["cannot be read (1)"]),
+        ({"file_name": "b.png", "text": " \n"}, ["without a caption (1)", "b.png"]),
+        ({"file_name": "b.png"}, ["without a caption (1)"]),
+        ({"file_name": "b.png", "text": None}, ["without a caption (1)"]),
+        ({"file_name": "b.png", "text": []}, ["without a caption (1)"]),
+        ({"file_name": "b.png", "text": 7}, ["not text (1)", "b.png (int)"]),
+        ({"file_name": "b.png", "text": ["x", {"y": 1}]}, ["not text (1)", "dict"]),
+        ({"file_name": "b.png", "text": "a\0b"}, ["NUL"]),
+        ({"file_name": "b.png", "text": "\ud800"}, ["broken Unicode"]),
+        ({"text": "x"}, ["without a file_name (1)", "line 2"]),
+        ({"file_name": 3, "text": "x"}, ["without a file_name (1)"]),
+        ({"file_name": "b.png", "text": "x", "weight": 0}, ["weights"]),
+        ({"file_name": "b.png", "text": "x", "weight": float("nan")}, ["weights", "nan"]),
+        ({"file_name": "b.png", "text": "x", "weight": 10**400}, ["weights"]),
+        ({"file_name": "b.png", "text": "x", "weight": "2"}, ["weights"]),
+        ({"file_name": "b.png", "text": "x", "repeats": 0}, ["repeats"]),
+        ({"file_name": "b.png", "text": "x", "repeats": 1.5}, ["repeats"]),
+        ({"file_name": "b.png", "text": "x", "repeats": True}, ["repeats"]),
+        ({"file_name": "b.png", "text": "x", "split": "test"}, ["splits", "'test'"]),
+    ],
+)
+def test_a_mistake_in_a_line_is_named(tmp_path: Path, row: Row, words: list[str]) -> None:
+    write(tmp_path, {"page.png": "<html>", "sub/x.png": picture()})
+    message = mistakes(listed(tmp_path, A, row))
+    assert all(word in message for word in words), message
+    assert "datasets_prep --source" in message
+
+
+@pytest.mark.parametrize("line", ["{", "not json", "[" * 100_000, '{"file_name": "b.png",}', "\x00"])
+def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+    folder = write(tmp_path, {"a.png": picture(), "metadata.jsonl": f"{listing(A)}{line}\n"})
+    message = mistakes(folder)
+    assert "not JSON (1)" in message and "line 2" in message
+
+
+def test_all_mistakes_are_reported_at_once_with_counts_and_the_first_five(tmp_path: Path) -> None:
+    rows = [{"file_name": f"lost{number}.png", "text": "x"} for number in range(8)]
+    write(tmp_path, {"page.png": "<html>"})
+    message = mistakes(listed(tmp_path, A, A, {"file_name": "page.png", "text": "x"}, {**B, "text": ""}, *rows))
+    assert "do not exist (8)" in message and "lost4.png and 3 more" in message and "lost5.png" not in message
+    for word in ("stand twice (1)", "no usable picture (1)", "without a caption (1)"):
+        assert word in message
+    assert len(message) < 2000
+
+
+def test_a_missing_caption_column_names_the_columns_that_exist(tmp_path: Path) -> None:
+    message = mistakes(listed(tmp_path, {"file_name": "a.png", "prompt": "x", "id": 3}))
+    assert "data.caption_column" in message and "file_name, prompt, id" in message
+
+
+def test_an_empty_listing_is_named(tmp_path: Path) -> None:
+    assert "is empty" in mistakes(write(tmp_path, {"a.png": picture(), "metadata.jsonl": "\n"}))
+
+
+# ---- text files beside the pictures
+
+
+def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
+    files = {
+        "b.JPG": picture(kind="JPEG"),
+        "b.txt": "one\r\n\r\n two \n",
+        "d/a.png": picture(),
+        "d/a.caption": "three",
+    }
+    manifest = read_manifest(write(tmp_path, {**files}))
+    assert captions(manifest) == {"b.JPG": ("one", "two"), "d/a.png": ("three",)}
+    assert manifest.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "is_guess"),
+    [
+        ("\u00e9t\u00e9".encode(), "\u00e9t\u00e9", False),
+        (b"\xef\xbb\xbf\xc3\xa9t\xc3\xa9", "\u00e9t\u00e9", False),
+        ("\u00e9t\u00e9".encode("utf-16"), "\u00e9t\u00e9", False),
+        (b"\xfe\xff" + "\u00e9t\u00e9".encode("utf-16-be"), "\u00e9t\u00e9", False),
+        ("\u00e9t\u00e9".encode("utf-16-le"), "\u00e9t\u00e9", False),
+        ("\u00e9t\u00e9".encode("utf-16-be"), "\u00e9t\u00e9", False),
+        (b"\xe9t\xe9", "\u00e9t\u00e9", True),
+        (b"", "", False),
+    ],
+)
+def test_text_is_decoded_whatever_its_encoding(data: bytes, text: str, is_guess: bool) -> None:
+    assert decode_text(data) == (text, is_guess)
+
+
+def test_a_latin_1_file_is_read_and_counted(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, {"a.png": picture(), "a.txt": b"\xe9t\xe9"}))
+    assert captions(manifest) == {"a.png": ("\u00e9t\u00e9",)}
+    assert "Latin-1 (1): a.txt" in manifest.warnings[0]
+
+
+def test_two_pictures_of_one_stem_share_the_text_and_other_folders_do_not(tmp_path: Path) -> None:
+    files = {"a.jpg": picture(kind="JPEG"), "a.png": picture(), "a.txt": "x", "d/a.png": picture(), "d/a.txt": "y"}
+    assert captions(read_manifest(write(tmp_path, {**files}))) == {"a.jpg": ("x",), "a.png": ("x",), "d/a.png": ("y",)}
+
+
+def test_both_kinds_of_text_file_give_captions(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"a.png": picture(), "a.caption": "a sentence", "a.txt": "tag, tag"})
+    assert captions(read_manifest(folder)) == {"a.png": ("tag, tag", "a sentence")}
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
+    files = {"a.png": picture(), "a.txt": "x", ".b.png": b"junk", ".git/c.png": b"junk", "._a.txt": b"\0"}
+    assert captions(read_manifest(write(tmp_path, {**files}))) == {"a.png": ("x",)}
+
+
+def test_orphan_text_files_and_unreadable_formats_are_counted(tmp_path: Path) -> None:
+    files = {"a.png": picture(), "a.txt": "x", "readme.txt": "hello", "old.caption": "x", "phone.HEIC": b"junk"}
+    warnings = "\n".join(read_manifest(write(tmp_path, {**files})).warnings)
+    assert "without a picture of the same name (2)" in warnings and "not read" in warnings and "phone.HEIC" in warnings
+
+
+def test_a_picture_without_text_and_an_empty_text_are_reported(tmp_path: Path) -> None:
+    files = {"a.png": picture(), "a.txt": "x", "b.png": picture(), "c.png": picture(), "c.txt": " \n"}
+    assert "without a caption (2): b.png, c.png" in mistakes(write(tmp_path, {**files}))
+
+
+def test_damaged_pictures_are_all_named(tmp_path: Path) -> None:
+    good = picture(kind="JPEG", size=(200, 200))
+    files = {"a.jpg": good, "b.jpg": "<!DOCTYPE html>", "c.png": b"", "d.jpg": good[:100], "e.png": bytes(99)}
+    texts = dict.fromkeys(("a.txt", "b.txt", "c.txt", "d.txt", "e.txt"), "x")
+    message = mistakes(write(tmp_path, {**files, **texts}))
+    assert "no usable picture (4)" in message
+    for word in ("HTML", "empty", "cut short", "zero bytes"):
+        assert word in message
+
+
+def test_a_pipe_named_jpg_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "a.txt")
+    message = mistakes(write(tmp_path, {"a.png": picture(), "b.png": picture(), "pipe.txt": "x", "b.txt": "x"}))
+    assert "pipe.jpg (not a regular file)" in message and "a.txt (not a regular file)" in message
+
+
+def test_links_are_followed_but_loops_end_and_dangling_ones_are_reported(tmp_path: Path) -> None:
+    write(tmp_path, {"data/a.png": picture(), "data/a.txt": "x", "elsewhere/b.png": picture(), "elsewhere/b.txt": "y"})
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "self").symlink_to("self")
+    (tmp_path / "data" / "z").symlink_to(tmp_path / "elsewhere")
+    manifest = read_manifest(str(tmp_path / "data"))
+    assert captions(manifest) == {"a.png": ("x",), "z/b.png": ("y",)}
+    (tmp_path / "data" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "data" / "gone.txt").write_text("x")
+    assert "do not exist (1): gone.png" in mistakes(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.png", "new\nline.png", "tab\t.png", "-dash.png", "#%[]*?.png", "dot..png", '"q".png']
+)
+def test_odd_names_are_read(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, {name: picture(), name[:-4] + ".txt": "x"})
+    manifest = read_manifest(folder)
+    assert captions(manifest) == {name: ("x",)}
+    assert manifest.source.read(name) == picture()
+
+
+def test_names_that_are_not_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> None:
+    for name in (b"\xff\xfe.png", b"\xff\xfe.txt", b"\xfd.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(picture() if name.endswith(b"png") else b"x")
+    mistakes(str(tmp_path)).encode()  # b"\xfd.png" has no caption, and the message can be printed
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfd.png")).unlink()
+    manifest = read_manifest(str(tmp_path))
+    name = os.fsdecode(b"\xff\xfe.png")
+    assert manifest.source.read(name) == picture()
+    assert json.loads(json.dumps(manifest.digests())) == manifest.digests()
+    assert len(manifest.fingerprint) == 64

@@ -1,0 +1,103 @@
+"""Data sets of rows are read as their original bytes; what is missing in them is named."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.data.manifest import read_manifest
+from tests.unit.data.files import picture
+
+ROOT = Path(__file__).parents[3]
+
+datasets = pytest.importorskip("datasets")
+
+
+def saved(folder: Path, columns: Mapping[str, Sequence[object]], is_image: bool = True) -> str:
+    rows = datasets.Dataset.from_dict(columns)
+    if is_image:
+        rows = rows.cast_column("image", datasets.Image())
+    rows.save_to_disk(str(folder))
+    return str(folder)
+
+
+def test_rows_give_their_original_bytes_and_numbered_names(tmp_path: Path) -> None:
+    images = [{"bytes": picture("red"), "path": "cat.jpg"}, {"bytes": picture("blue"), "path": None}]
+    manifest = read_manifest(saved(tmp_path / "set", {"image": images, "text": ["a cat", "a dog"]}))
+    first, second = manifest.records
+    assert (first.file_name, first.captions) == ("00000000-cat.jpg", ("a cat",))
+    assert second.file_name == "00000001-picture"
+    assert (first.width, first.height) == (12, 8)
+    source = pickle.loads(pickle.dumps(manifest.source))
+    assert source.read(first.file_name) == picture("red")
+    assert source.read(second.file_name) == picture("blue")
+
+
+def test_lists_of_captions_and_other_column_names_are_read(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": picture("red"), "path": "x.jpg"}] * 3, "captions": [["a", "b"], ["c"], ["d", "d"]]}
+    manifest = read_manifest(saved(tmp_path / "set", columns), caption_column="captions")
+    assert [record.captions for record in manifest.records] == [("a", "b"), ("c",), ("d",)]
+
+
+def test_plain_bytes_and_plain_numbers_are_pictures_too(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "bytes", {"image": [picture("red")], "text": ["x"]}, is_image=False)
+    assert read_manifest(folder).records[0].width == 12
+    numbers = [[[[255, 0, 0]] * 4] * 2]
+    manifest = read_manifest(saved(tmp_path / "numbers", {"image": numbers, "text": ["x"]}, is_image=False))
+    data = manifest.source.read(manifest.records[0].file_name)
+    assert Image.open(io.BytesIO(data)).format == "PNG"
+    assert Image.open(io.BytesIO(data)).getpixel((3, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("option", ["image_column", "caption_column"])
+def test_a_missing_column_names_the_columns_that_exist(tmp_path: Path, option: str) -> None:
+    folder = saved(tmp_path / "set", {"image": [{"bytes": picture("red"), "path": None}], "text": ["x"]})
+    with pytest.raises(ValueError, match=rf"data.{option}.*image, text"):
+        read_manifest(folder, **{option: "nothing"})
+
+
+def test_bad_rows_are_reported_together(tmp_path: Path) -> None:
+    images = [{"bytes": data, "path": None} for data in (picture("red"), b"<html>", picture("red"))]
+    folder = saved(tmp_path / "set", {"image": [*images, None], "text": ["x", "x", "", "x"]})
+    with pytest.raises(ValueError) as caught:
+        read_manifest(folder)
+    for words in ("no usable picture (1)", "without a caption (1)", "cannot be read (1)"):
+        assert words in str(caught.value)
+
+
+def test_a_row_cannot_point_to_a_file_outside_the_data_set(tmp_path: Path) -> None:
+    (tmp_path / "private.jpg").write_bytes(picture("red"))
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / "private.jpg")}], "text": ["x"]}
+    with pytest.raises(ValueError, match="outside"):
+        read_manifest(saved(tmp_path / "set", rows, is_image=False))
+
+
+def test_the_train_split_of_a_saved_dictionary_is_used(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": picture("red"), "path": "a.jpg"}], "text": ["x"]})
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "set"))
+    assert len(read_manifest(str(tmp_path / "set")).records) == 1
+    datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="splits test"):
+        read_manifest(str(tmp_path / "other"))
+
+
+def test_a_damaged_saved_data_set_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        read_manifest(str(tmp_path))
+
+
+def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+    code = "from tests.unit.data.files import mistakes; print(mistakes('nobody/nothing'))"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "data.folder" in found.stdout and "nobody/nothing" in found.stdout and "spelling" in found.stdout
+    assert found.stdout.count("\n") == 1

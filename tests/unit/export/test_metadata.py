@@ -1,0 +1,129 @@
+import dataclasses
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from finetune.export.metadata import LoRAFacts, lora_metadata, tag_counts, weights_sha256, with_hashes
+
+FACTS = LoRAFacts(
+    name="ink style",
+    model_location=str(Path.home() / "models" / "stable-diffusion-v1-5"),
+    model_spec={
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.prediction_type": "epsilon",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+    },
+    base_sha256="ab" * 32,
+    rank=16,
+    alpha=8.0,
+    steps=1200,
+    epochs=30,
+    seed=7,
+    num_train_images=40,
+    global_batch_size=4,
+    dataset_location=str(Path.home() / "pictures" / "ink") + "/",
+    dataset_fingerprint="cd" * 32,
+    tags={"ink style": 40, "a fox": 2},
+    resolution=512,
+    lr=1e-4,
+    text_encoder_lr=None,
+    mixed_precision="bf16",
+    optimizer="adamw",
+    schedule="cosine",
+    warmup_steps=50,
+    snr_gamma=5.0,
+    started_at=1_700_000_000.25,
+    finished_at=1_700_003_600.75,
+)
+
+
+def test_the_fields_that_other_tools_read_say_what_the_run_was() -> None:
+    expected = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": "ink style",
+        "modelspec.resolution": "512x512",
+        "modelspec.prediction_type": "epsilon",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "16",
+        "ss_network_alpha": "8.0",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_output_name": "ink style",
+        "ss_sd_model_name": "stable-diffusion-v1-5",
+        "ss_sd_model_hash": "abababab",
+        "ss_new_sd_model_hash": "ab" * 32,
+        "ss_num_train_images": "40",
+        "ss_steps": "1200",
+        "ss_epoch": "30",
+        "ss_seed": "7",
+        "ss_resolution": "(512, 512)",
+        "ss_learning_rate": "0.0001",
+        "ss_unet_lr": "0.0001",
+        "ss_text_encoder_lr": "None",
+        "ss_mixed_precision": "bf16",
+        "ss_optimizer": "adamw",
+        "ss_min_snr_gamma": "5.0",
+        "ss_training_started_at": "1700000000.25",
+        "ss_training_finished_at": "1700003600.75",
+        "ss_dataset_fingerprint": "cd" * 32,
+    }
+    metadata = lora_metadata(FACTS)
+    assert {key: metadata[key] for key in expected} == expected
+    assert json.loads(metadata["ss_tag_frequency"]) == {"ink": {"ink style": 40, "a fox": 2}}
+    assert json.loads(metadata["ss_dataset_dirs"]) == {"ink": {"n_repeats": 1, "img_count": 40}}
+    assert datetime.fromisoformat(metadata["modelspec.date"]) == datetime.fromtimestamp(1_700_003_600, UTC)
+
+
+def test_all_values_are_texts_without_a_folder_of_the_users_machine() -> None:
+    metadata = lora_metadata(FACTS)
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert not [key for key, value in metadata.items() if str(Path.home()) in value or "/models" in value]
+
+
+def test_only_the_last_part_of_a_hub_id_or_foreign_path_is_named() -> None:
+    for location in ("owner/some-model", "C:\\Users\\me\\some-model", "/srv/some-model/", "some-model"):
+        facts = dataclasses.replace(FACTS, model_location=location)
+        assert lora_metadata(facts)["ss_sd_model_name"] == "some-model"
+
+
+def test_hashes_equal_those_recomputed_from_the_bytes_of_the_file() -> None:
+    tensors = {"a.alpha": torch.tensor(2.5), "a.lora_up.weight": torch.randn(700, 700), "a.b": torch.ones(3).half()}
+    metadata = with_hashes(lora_metadata(FACTS), tensors)
+    data = safetensors.torch.save(tensors, metadata)
+    body = data[8 + int.from_bytes(data[:8], "little") :]
+    assert len(body) == 700 * 700 * 4 + 4 + 6
+    assert metadata["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+    assert metadata["modelspec.hash_sha256"] == "0x" + hashlib.sha256(body).hexdigest()
+
+
+def test_the_legacy_hash_is_that_of_the_file_with_its_training_fields_alone() -> None:
+    tensors = {"a.lora_up.weight": torch.randn(700, 700)}
+    metadata = with_hashes(lora_metadata(FACTS), tensors)
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    data = safetensors.torch.save(tensors, training)
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(data[2**20 : 2**20 + 2**16]).hexdigest()[:8]
+    edited = metadata | {"modelspec.title": "another title"}
+    assert with_hashes(edited, tensors)["sshs_legacy_hash"] == metadata["sshs_legacy_hash"]
+
+
+def test_tags_are_counted_in_lower_case_and_the_rarest_are_left_out() -> None:
+    assert tag_counts(["A fox, ink", "ink ,a dog", "", "ink"]) == {"ink": 3, "a fox": 1, "a dog": 1}
+    assert len(tag_counts(f"tag {number}" for number in range(5000))) == 1000
+
+
+def test_the_hash_of_a_model_depends_on_every_weight_and_on_nothing_else() -> None:
+    layer = nn.Linear(3, 2)
+    before = weights_sha256(layer)
+    layer.requires_grad_(False)
+    assert weights_sha256(layer) == before
+    layer.bias[1] += 1e-6
+    assert weights_sha256(layer) != before
+    assert weights_sha256(layer.to(torch.bfloat16)) != before
