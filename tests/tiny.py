@@ -90,8 +90,8 @@ def build_pipeline(
             tokenizer=tokenizer,
             unet=build_unet(shape, sd2=sd2),
             scheduler=build_scheduler(prediction_type, sd2=sd2),
-            safety_checker=None,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
     pipeline.set_progress_bar_config(disable=True)
@@ -175,11 +175,10 @@ def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
 def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Returns vocabulary and merges of a byte-level BPE with CLIP's splitting and lower-casing rules."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    # The stubs of tokenizers know no setters.
-    tokenizer.normalizer = normalizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),

@@ -13,12 +13,10 @@ def colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     """Splits a picture of any mode into 8-bit L, RGB or CMYK, and alpha as L where there is some."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _eight_bits(image)
-    if image.mode in ("L", "LA") and image.has_transparency_data:
-        image = image.convert("LA")
-        return image.getchannel("L"), image.getchannel("A")
     if image.has_transparency_data:  # in palettes and single colours too
-        image = image.convert("RGBA")
-        return image.convert("RGB"), image.getchannel("A")
+        with_alpha = "LA" if image.mode in ("L", "LA") else "RGBA"
+        image = image if image.mode == with_alpha else image.convert(with_alpha)
+        return image.convert("L" if with_alpha == "LA" else "RGB"), image.getchannel("A")
     if image.mode == "LAB":
         return _applied(ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB"), image), None
     if image.mode in ("L", "RGB", "CMYK"):

@@ -53,9 +53,9 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
     files = _walk(root, findings)
     pictures = [name for name in files if _suffix(name) in PICTURE_SUFFIXES]
     sidecars = [name for name in files if _suffix(name) in SIDECAR_SUFFIXES]
-    for name in files:
-        if _suffix(name) in UNREAD_SUFFIXES:
-            findings.warn("pictures in a format that is not read; save them as PNG or JPEG to use them", name)
+    unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES]
+    for name in unread:
+        findings.warn("pictures in a format that is not read; save them as PNG or JPEG to use them", name)
     listings = [name for name in ("metadata.jsonl", "metadata.csv") if name in files]
     if listings:
         if len(listings) > 1:
@@ -73,8 +73,10 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
         raise ValueError(
             f"data.folder: there are no pictures in {shown}. Expected metadata.jsonl, or pictures with .txt captions. "
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
+            + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
-    if not sidecars:
+    stems = {_stem(name) for name in pictures}
+    if not any(_stem(name) in stems for name in sidecars):
         below = [name for name in files if posixpath.basename(name) in ("metadata.jsonl", "metadata.csv")]
         raise ValueError(
             f"data.folder: {shown} holds {len(pictures):,} pictures but no captions: no metadata.jsonl, and no .txt or "
@@ -82,6 +84,10 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
             + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
         )
     return _read_sidecars(root, pictures, sidecars, findings)
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name)[0]
 
 
 def _suffix(name: str) -> str:
@@ -149,18 +155,16 @@ def _lines(text: str) -> list[str]:
 
 def _read_sidecars(root: str, pictures: list[str], sidecars: list[str], findings: Findings) -> list[Entry]:
     texts: dict[str, list[str]] = {}
-    stems = {posixpath.splitext(name)[0] for name in pictures}
+    stems = {_stem(name) for name in pictures}
     for name in sorted(sidecars, key=lambda name: SIDECAR_SUFFIXES.index(_suffix(name))):
-        stem = posixpath.splitext(name)[0]
+        stem = _stem(name)
         if stem not in stems:
             findings.warn("text files without a picture of the same name", name)
         else:
             text = _read_text(root, name, findings)
             if text is not None:
                 texts.setdefault(stem, []).extend(line for line in _lines(text) if line.strip())
-    return [
-        Entry(name, read_captions([*texts.get(posixpath.splitext(name)[0], [])], name, findings)) for name in pictures
-    ]
+    return [Entry(name, read_captions([*texts.get(_stem(name), [])], name, findings)) for name in pictures]
 
 
 def _read_listing(root: str, shown: str, listing: str, caption_column: str, findings: Findings) -> list[Entry]:

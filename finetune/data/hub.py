@@ -92,12 +92,29 @@ def _paths(column: ChunkedArray) -> list[str | None]:
     return [path for chunk in column.chunks for path in chunk.field("path").to_pylist()]
 
 
+def _ask_hub_once(location: str) -> None:
+    """Raises at once what `load_dataset` finds only after half a minute of retries: no such data set, or no network.
+
+    Passes where the cache holds a data set of that owner, which may serve without network.
+    """
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub import HfApi
+
+    owner = location.partition("/")[0]
+    if not any(Path(HF_DATASETS_CACHE).glob(f"{owner}___*")):
+        HfApi().dataset_info(location, timeout=5)
+
+
 def _open(location: str) -> Dataset:
     import datasets
 
     is_local = os.path.isdir(location)
     try:
-        rows = datasets.load_from_disk(location) if is_local else datasets.load_dataset(location, split="train")
+        if is_local:
+            rows = datasets.load_from_disk(location)
+        else:
+            _ask_hub_once(location)
+            rows = datasets.load_dataset(location, split="train")
     except (
         Exception
     ) as error:  # network, permission, format, missing split: the loaders of a dozen formats raise freely

@@ -43,7 +43,7 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor]) -> list[LoRALayer]:
-    """Returns the layers of a trained state; a key that is no LoRA weight, has no partner or is not finite is refused."""
+    """Returns the layers of a trained state; refuses keys that are no LoRA weights, lack a pair or are not finite."""
     pairs: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
@@ -118,6 +118,8 @@ def save_kohya_lora(
     `load_lora_weights(FOLDER, weight_name=NAME)`.
     """
     layers = lora_layers(state)
+    if path.name == DIFFUSERS_FILE:
+        raise ValueError(f"output.name: {path.stem} is the name of the diffusers file; choose another one.")
     assert metadata.get("ss_network_dim", str(layers[0].down.shape[0])) == str(layers[0].down.shape[0])
     tensors: dict[str, Tensor] = {}
     for layer in layers:
@@ -178,7 +180,7 @@ def unfinished(path: Path) -> Path:
 
 def put_in_place(temporary: Path, path: Path) -> Path:
     """Renames a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
-    os.replace(temporary, path)
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -196,5 +198,6 @@ def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
     return OSError(
         number,
         f"the export {path} could not be written: {os.strerror(number)} ({errno.errorcode[number]}); it needs about "
-        f"{num_bytes:,} bytes and {free:,} are free. The checkpoints are untouched: make room and run the same command again.",
+        f"{num_bytes:,} bytes and {free:,} are free. The checkpoints are untouched: make room and run the same command "
+        "again.",
     )

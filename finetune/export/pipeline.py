@@ -21,7 +21,8 @@ EXACT = 1e-5
 ROUNDING = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 """Largest relative difference of the denoiser's output that rounding all weights to the dtype may make.
 
-One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value, and a deep network multiplies that by about ten."""
+One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value. Small U-Nets with random weights gave 6e-4 and
+5e-3; the bounds leave deeper ones sixteen times that."""
 
 
 def save_full_pipeline(
@@ -50,16 +51,16 @@ def save_full_pipeline(
     if not (exact <= EXACT and rounding <= ROUNDING[dtype]):
         shutil.rmtree(temporary)
         raise ValueError(
-            f"export: {folder.name} does not reproduce the trained model: its output differs by {exact:.2g} relative from "
-            f"that of the weights in {dtype} (expected at most {EXACT:g}), and that by {rounding:.2g} from the trained "
-            f"weights' (expected at most {ROUNDING[dtype]:g}). Run the same command with --output.dtype fp32; the "
-            "checkpoints hold all that was trained."
+            f"export: {folder.name} does not reproduce the trained model: its output differs by {exact:.2g} relative "
+            f"from that of the weights in {dtype} (expected at most {EXACT:g}), and that by {rounding:.2g} from the "
+            f"trained weights' (expected at most {ROUNDING[dtype]:g}). Run the same command with --output.dtype fp32; "
+            "the checkpoints hold all that was trained."
         )
     sync_folder(temporary)
     replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
-        os.replace(folder, replaced)
+        folder.replace(replaced)
     put_in_place(temporary, folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return rounding

@@ -50,9 +50,9 @@ def lora_differences(
 def require_equal(differences: Mapping[str, float]) -> None:
     """Raises a ValueError that names every file whose difference is above TOLERANCE or not a number."""
     wrong = [
-        f"export: {name} does not reproduce the trained model: its output differs by {difference:.2g} relative, expected "
-        f"at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype fp32; "
-        "otherwise do not use the file and report this. The checkpoints hold all that was trained."
+        f"export: {name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
+        f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
+        "fp32; otherwise do not use the file and report this. The checkpoints hold all that was trained."
         for name, difference in differences.items()
         if not difference <= TOLERANCE
     ]
@@ -87,17 +87,14 @@ def file_prediction(family: ModelFamily, source: ModelSource, file: Path, expect
     components = family.load(source)
     pipeline = family.pipeline(components)
     with errors_only():
-        # low_cpu_mem_usage would keep the file's dtype and compute in it.
-        pipeline.load_lora_weights(
-            str(file.parent), weight_name=file.name, use_safetensors=True, low_cpu_mem_usage=False
-        )
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
     network = Network(family, components.denoiser, components.text_encoders)
     adapted = {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
     if adapted != expected:
         raise ValueError(
             f"export: {file.name} adapts {len(adapted & expected)} of {len(expected)} trained layers and "
-            f"{len(adapted - expected)} others, e.g. {min(adapted ^ expected)}. Do not use the file and report this; the "
-            "checkpoints hold all that was trained."
+            f"{len(adapted - expected)} others, e.g. {min(adapted ^ expected)}. Do not use the file and report this; "
+            "the checkpoints hold all that was trained."
         )
     return prediction(family, components)
 

@@ -1,4 +1,4 @@
-"""Exported LoRA files against the live network: through diffusers' own loader, and with the update written out by hand."""
+"""Exported LoRA files against the live network: through diffusers' loader, and with the update written out by hand."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def trained(folder: Path, targets: Sequence[str], *, text_encoder: bool, sd2: bo
 
 
 def lora_config(targets: Sequence[str]) -> LoraConfig:
-    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(targets))  # pyright: ignore[reportArgumentType]
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(targets))
 
 
 @torch.no_grad()

@@ -27,8 +27,13 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     assert "no pictures" in message and "python -m datasets_prep" in message
 
 
+def test_a_folder_of_only_unreadable_formats_names_them(tmp_path: Path) -> None:
+    message = mistakes(write(tmp_path, {"phone.HEIC": b"junk", "phone.txt": "x"}))
+    assert "no pictures" in message and "PNG or JPEG" in message and "phone.HEIC" in message
+
+
 def test_a_folder_without_captions_says_what_to_do(tmp_path: Path) -> None:
-    message = mistakes(write(tmp_path / "my photos", {"a.png": picture()}))
+    message = mistakes(write(tmp_path / "my photos", {"a.png": picture(), "readme.txt": "about these"}))
     assert "no captions" in message and f"python -m datasets_prep --source '{tmp_path}/my photos' --output" in message
 
 

@@ -54,6 +54,11 @@ def test_two_layers_with_one_flattened_name_are_refused(tmp_path: Path) -> None:
         save(GOOD | twin, tmp_path / "style.safetensors")
 
 
+def test_the_name_of_the_diffusers_file_is_not_given_to_the_other_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output\.name"):
+        save(GOOD, tmp_path / "pytorch_lora_weights.safetensors")
+
+
 def test_an_older_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
     """A file size limit stands for a full disk: both end in the middle of a write."""
     family = StableDiffusion()

@@ -1,0 +1,205 @@
+"""W&B: an offline run in OUT/wandb, and beside it, where the user is logged in, a process that uploads it as it grows.
+
+The training process itself never talks to a W&B server. wandb's online mode does so in the middle of calls (`log_artifact` of
+0.31 waits 10 to 40 s for a server that fell silent), and its helper process, which also keeps the record on disk, crashes on
+answers it does not expect. An offline run has neither; `wandb beta sync --live` sends the same records from outside.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from finetune.tracking_backends import PreviewRow, TrackedRun
+
+PROBE_SECONDS = 2.5
+UPLOAD_SCRIPT = Path(__file__).with_name("wandb_upload.py")
+
+logger = logging.getLogger("finetune.tracking")
+
+
+class WeightsAndBiases:
+    """An offline W&B run; our own `step` is the axis, so that a resumed run may log a step again."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        # Files of artifacts and tables wait here for the upload; the default is in the home folder, apart from the run.
+        os.environ["WANDB_DATA_DIR"] = str(run.folder.absolute() / "wandb")
+        # wandb reports its own errors to the server, also from offline runs; a silent one held up our exit by 10 s.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_code=True,
+            disable_git=True,
+            # wandb's metadata file carries the command line, where a token may stand.
+            x_disable_meta=True,
+            # The default of 15 s is what a killed run would lose.
+            x_transaction_log_flush_interval=1.0,
+        )
+        session = wandb.setup(settings)
+        self._server = session.settings.base_url
+        self._run = wandb.init(
+            project=run.project,
+            name=run.name,
+            id=run.id,
+            tags=run.tags,
+            config=dict(run.config),
+            dir=str(run.folder),
+            mode="offline",
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
+        self.folder = Path(self._run.settings.sync_dir)
+        for prefix in ("train", "validation", "previews"):
+            self._run.define_metric(f"{prefix}/*", step_metric="step")
+        self._upload = self._start_upload() if self._wants_upload(run, session.settings.mode) else None
+
+    def _wants_upload(self, run: TrackedRun, mode: str) -> bool:
+        if run.mode == "offline" or (run.mode == "auto" and mode not in ("online", "run", "shared")):
+            return False
+        from wandb.errors import AuthenticationError
+        from wandb.sdk.lib import wbauth
+
+        try:
+            found = wbauth.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
+        except AuthenticationError as fault:
+            logger.warning("W&B: %s %s", fault, self._kept())
+            return False
+        if found is None:
+            if run.mode == "online":
+                logger.warning("W&B: tracking.mode is online, but nobody is logged in (run: wandb login). %s", self._kept())
+            return False
+        if not answers(self._server):
+            logger.warning("W&B: %s does not answer. %s", self._server, self._kept())
+            return False
+        return True
+
+    def _start_upload(self) -> subprocess.Popen[bytes]:
+        # The uploader must not share our wandb helper process, which this variable would lead it to.
+        environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+        with (self.folder / "upload.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, str(UPLOAD_SCRIPT), str(self.folder.absolute())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _kept(self) -> str:
+        return f"The run is complete in {self.folder}; upload it any time with: wandb sync {self.folder}"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({**metrics, "step": step})
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        import wandb
+
+        def picture(path: Path | None, row: PreviewRow) -> wandb.Image | None:
+            return wandb.Image(str(path), caption=f"{row.prompt} (seed {row.seed})") if path else None
+
+        table = wandb.Table(
+            columns=["step", "prompt", "seed", "base", "tuned"],
+            data=[[step, r.prompt, r.seed, picture(r.base_path, r), picture(r.path, r)] for r in rows],
+        )
+        pictures = [picture(row.path, row) for row in rows]
+        self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
+
+    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
+        if path.is_dir():
+            # A whole pipeline has gigabytes: it is uploaded from where it lies.
+            artifact.add_dir(str(path), policy="immutable", skip_cache=True)
+        else:
+            artifact.add_file(str(path), skip_cache=True)
+        self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        import wandb
+
+        try:
+            self._run.finish(exit_code=exit_code)
+        finally:
+            # Otherwise wandb does this at the interpreter's exit, where nothing bounds it.
+            wandb.teardown(exit_code)
+
+    def wait_for_upload(self, seconds: float) -> None:
+        if self._upload is None:
+            return
+        deadline = time.monotonic() + seconds
+        while self._upload.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._upload.wait(timeout=min(2.0, seconds))
+            if self._upload.poll() is None and not answers(self._server):
+                break
+        if not self._is_uploaded():
+            self._end_upload()
+            logger.warning("W&B: the upload to %s is not complete. %s", self._server, self._kept())
+
+    def _is_uploaded(self) -> bool:
+        # `wandb sync` leaves this mark; its exit code is 0 also where the server refused the run.
+        return self._upload is not None and self._upload.poll() == 0 and any(self.folder.glob("*.wandb.synced"))
+
+    def _end_upload(self) -> None:
+        if self._upload is not None and self._upload.poll() is None:
+            self._upload.kill()
+            self._upload.wait()
+
+    def abandon(self) -> None:
+        import psutil
+
+        for child in psutil.Process().children():
+            if child.name() == "wandb-core":
+                child.kill()
+        self._end_upload()
+
+    def notes(self) -> list[str]:
+        shown = f"W&B: wandb leet {self.folder.parent} shows the run in the terminal"
+        if self._is_uploaded():
+            return [f"{shown}; it is uploaded to {self._server}."]
+        return [f"{shown}; wandb sync {self.folder} uploads it."]
+
+
+def answers(server: str) -> bool:
+    """Whether a W&B server answers a small question within `PROBE_SECONDS`, name resolution included."""
+    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def ask() -> None:
+        question = json.dumps({"query": "query ServerInfo { serverInfo { cliVersionInfo } }"}).encode()
+        request = urllib.request.Request(f"{server}/graphql", question, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+                bodies.put(answer.read(65536))
+        except urllib.error.HTTPError as refusal:
+            bodies.put(refusal.read(65536) if refusal.code < 500 else b"")
+        except urllib.error.URLError as fault:
+            # wandb may trust certificates that Python does not; somebody did answer.
+            bodies.put(b"{}" if isinstance(fault.reason, ssl.SSLCertVerificationError) else b"")
+        except (OSError, ValueError, HTTPException):
+            bodies.put(b"")
+
+    # urlopen's timeout bounds neither a slow name server nor an answer that drips; waiting for a thread does.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return isinstance(json.loads(bodies.get(timeout=PROBE_SECONDS)), dict)
+    except (queue.Empty, ValueError):  # ValueError: the page of a hotel or a proxy, not of a W&B server
+        return False

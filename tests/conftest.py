@@ -1,0 +1,52 @@
+"""Environment and shared tiny models of all tests: no hub, no account, one thread a process."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+for name in ("WANDB_API_KEY", "HF_TOKEN", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
+    os.environ.pop(name, None)
+
+import pytest  # noqa: E402
+
+from tests.runs import TINY, Options  # noqa: E402
+from tests.tiny import save_pictures, save_pipeline  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 1.x pipeline (epsilon)."""
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd1")
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 2.x pipeline (v-prediction)."""
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd2", prediction_type="v_prediction", sd2=True)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen captioned pictures of three aspect ratios."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    save_pictures(folder, count=14, size=64, aspects=(1.0, 1.6, 0.6))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache folder for the runs of a test session, as users would share it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_run(tiny_model: Path, pictures: Path, shared_cache: Path, tmp_path: Path) -> Options:
+    """Options of a LoRA run that takes seconds; a test adds its own."""
+    return TINY | {
+        "model.source": tiny_model,
+        "data.folder": pictures,
+        "cache.folder": shared_cache,
+        "output.folder": tmp_path / "out",
+    }

@@ -1,0 +1,58 @@
+"""A run that was stopped and resumed equals the one that was not, bit for bit, whatever stopped it."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runs import Options, differing, final_state, losses, metrics, run, start
+
+STEPS = 11
+
+VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
+    "lora": ("lora", {"validation.fraction": 0.3, "validation.every": 3, "lora.dropout": 0.2}, {}),
+    "lora_bf16": ("lora", {"train.gradient_checkpointing": True}, {"ACCELERATE_MIXED_PRECISION": "bf16"}),
+    "adamw8bit_accumulation": ("lora", {"optim.name": "adamw8bit", "train.accumulation": 2, "lora.rank": 64}, {}),
+    "text_encoder": (
+        "lora",
+        {"train.text_encoder": True, "cache.text": False, "optim.text_encoder_lr": 1e-3, "train.log_every": 4},
+        {},
+    ),
+    "uncached_augmented": (
+        "lora",
+        {"cache.latents": False, "cache.text": False, "data.crop": "random", "data.flip": True, "data.num_workers": 1},
+        {},
+    ),
+    "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}, {}),
+    "schedule_free": ("lora", {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2}, {}),
+    "prodigy": ("lora", {"optim.name": "prodigy", "optim.lr": 1.0}, {}),
+    "paged_adamw8bit": ("lora", {"optim.name": "paged_adamw8bit", "lora.rank": 64}, {}),
+    "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}, {}),
+    "adafactor": ("lora", {"optim.name": "adafactor"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resuming_twice_gives_the_same_weights_and_losses(name: str, tiny_run: Options, tmp_path: Path) -> None:
+    recipe, options, environment = VARIANTS[name]
+    options = {key: value for key, value in tiny_run.items() if recipe == "lora" or not key.startswith("lora.")} | options
+    options |= {"train.steps": STEPS, "optim.warmup_steps": 2}
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    ended = run(recipe, options | {"output.folder": straight}, tmp_path / "log", environment=environment)
+    assert ended.exit_code == 0, ended.output
+
+    draw = random.Random(name)
+    resumed_options = options | {"output.folder": broken}
+    for number in (draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]), signal.SIGKILL):
+        running = start(recipe, resumed_options, tmp_path / "log", environment=environment)
+        lines = draw.randrange(1, 4) + len(metrics(broken))
+        running.wait_until(lambda: len(metrics(broken)) >= lines)  # noqa: B023
+        running.signal(number)
+        ended = running.wait()
+        assert ended.exit_code in (-9, 0) if number == signal.SIGKILL else ended.exit_code in (75, 0), ended.output
+    ended = run(recipe, resumed_options, tmp_path / "log", environment=environment)
+    assert ended.exit_code == 0, ended.output
+
+    assert differing(final_state(straight), final_state(broken)) == []
+    assert losses(straight) == losses(broken)
