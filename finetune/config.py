@@ -315,6 +315,8 @@ class OutputConfig:
     def problems(self) -> list[str]:
         if self.name is not None and not re.fullmatch(r"[\w. -]+", self.name):
             return [f'output.name: got "{self.name}", expected a file name without folders.']
+        if self.export_name == "pytorch_lora_weights":
+            return ["output.name: pytorch_lora_weights is the name of the file in diffusers' layout; choose another."]
         return []
 
     @property

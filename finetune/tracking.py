@@ -125,7 +125,7 @@ class Tracker:
     def log_file(self, path: Path, *, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
         """Records a file or folder, such as the exported model, with the fingerprint of the data it was trained on."""
         safe_name = re.sub(r"[^\w.-]", "-", name)
-        described = json.loads(json.dumps({"data_fingerprint": self._data_fingerprint, **metadata}, default=str))
+        described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         self._copy_seconds += sum(file.stat().st_size for file in files) / COPIED_BYTES_PER_SECOND
         for lane in self._lanes:
@@ -165,7 +165,7 @@ def start_tracking(
         name=config.run_name or folder.absolute().name,
         tags=config.tags,
         mode=config.mode,
-        config=json.loads(json.dumps({**run_config, "data_fingerprint": data_fingerprint}, default=str)),
+        config=json.loads(json.dumps({**run_config, "dataset_fingerprint": data_fingerprint}, default=str)),
     )
     # WANDB_MODE=disabled is how its users switch W&B off for a whole machine.
     unwanted = {"wandb"} if config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled" else set()

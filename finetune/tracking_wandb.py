@@ -66,6 +66,7 @@ class WeightsAndBiases:
             settings=settings,
         )
         self.folder = Path(self._run.settings.sync_dir)
+        self._run.define_metric("step")
         for prefix in ("train", "validation", "previews"):
             self._run.define_metric(f"{prefix}/*", step_metric="step")
         self._upload = self._start_upload() if self._wants_upload(run, session.settings.mode) else None
@@ -77,7 +78,7 @@ class WeightsAndBiases:
         from wandb.sdk.lib import wbauth
 
         try:
-            found = wbauth.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
+    X.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
         except AuthenticationError as fault:
             logger.warning("W&B: %s %s", fault, self._kept())
             return False

@@ -229,8 +229,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         if step > 0:
             finish_step(step, pending)
         batches = iter(loader) if step < steps else iter(())
+        clock = time.perf_counter()
         for batch in itertools.islice(batches, steps - step):
-            clock = time.perf_counter()
             factor = learning_rate_factor(step, config.optim, steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -245,7 +245,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             stepper.zero_grad()
             if ema:
                 ema.update(network, step)
-            seconds = time.perf_counter() - clock
+            seconds = time.perf_counter() - clock  # the wait for the batch is part of it
             elapsed += seconds
             window.add(loss, global_batch_size, seconds)
             bar.advance(loss)
@@ -266,6 +266,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                     tracker.finish(EXIT_CODE)
                 raise SystemExit(EXIT_CODE)
             finish_step(step, row)
+            clock = time.perf_counter()
 
     # What is left behind.
     network.eval()

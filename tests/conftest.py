@@ -18,13 +18,13 @@ from tests.tiny import save_pictures, save_pipeline  # noqa: E402
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 1.x pipeline (epsilon)."""
-    return save_pipeline(tmp_path_factory.mktemp("models") / "sd1")
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd1", size="micro")
 
 
 @pytest.fixture(scope="session")
 def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 2.x pipeline (v-prediction)."""
-    return save_pipeline(tmp_path_factory.mktemp("models") / "sd2", prediction_type="v_prediction", sd2=True)
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd2", prediction_type="v_prediction", sd2=True, size="micro")
 
 
 @pytest.fixture(scope="session")

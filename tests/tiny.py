@@ -36,20 +36,22 @@ CAPTIONS = tuple(f"a {color} {shape} on {paper} paper" for color in COLORS for s
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a pipeline; the U-Net always has the four levels and two layers a block of Stable Diffusion."""
+    """The sizes of a pipeline; all but micro have the four levels and two layers a block of Stable Diffusion's U-Net."""
 
-    unet_channels: tuple[int, int, int, int]
+    unet_channels: tuple[int, ...]
     vae_channels: tuple[int, ...]
     num_heads: int
     text_width: int
+    layers_per_block: int = 2
 
 
 SIZES = {
+    "micro": Shape((8, 16), (8, 8), num_heads=2, text_width=32, layers_per_block=1),
     "tiny": Shape((8, 16, 16, 16), (8, 8), num_heads=2, text_width=32),
     "factor8": Shape((8, 16, 16, 16), (4, 4, 8, 8), num_heads=2, text_width=32),
     "small": Shape((32, 64, 96, 96), (16, 32, 32, 32), num_heads=4, text_width=64),
 }
-"""tiny: pixels are twice as large as latents. factor8: eight times, as in the real models. small: eight times, and wide
+"""micro: two levels, for tests of the loop, which run many steps. tiny: pixels are twice as large as latents. factor8: eight times, as in the real models. small: eight times, and wide
 enough to learn a little from pictures of 64 pixels or more."""
 
 
@@ -59,7 +61,7 @@ def save_pipeline(
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
     sd2: bool = False,
     seed: int = 0,
-    size: Literal["tiny", "factor8", "small"] = "tiny",
+    size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
 ) -> Path:
     """Writes a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and returns it.
 
@@ -77,7 +79,7 @@ def build_pipeline(
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
     sd2: bool = False,
     seed: int = 0,
-    size: Literal["tiny", "factor8", "small"] = "tiny",
+    size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
 ) -> StableDiffusionPipeline:
     """Returns the pipeline that `save_pipeline` writes. The global random state is left as it was."""
     shape = SIZES[size]
@@ -100,14 +102,15 @@ def build_pipeline(
 
 def build_unet(shape: Shape, *, sd2: bool) -> UNet2DConditionModel:
     """Returns a U-Net whose modules carry the names of the real ones."""
+    num_attending = len(shape.unet_channels) - 1
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=4,
         out_channels=4,
         block_out_channels=shape.unet_channels,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D",) * num_attending + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * num_attending,
+        layers_per_block=shape.layers_per_block,
         norm_num_groups=4,
         attention_head_dim=shape.num_heads,  # diffusers' name for the number of heads
         cross_attention_dim=1024 if sd2 else shape.text_width,

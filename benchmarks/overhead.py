@@ -1,0 +1,137 @@
+"""Step time of the real training loop over pure forward, backward, clipping and optimizer time, side by side in one process.
+
+    python benchmarks/overhead.py [--rounds 3] [--steps 8] [--batch_size 1] [--width 64] [--side 256]
+
+The model has SD 1.5's exact U-Net topology at a quarter of its width (34 M parameters) and 256 px pictures, LoRA rank 4 on the attention
+layers. Rounds alternate: `train()` for some steps with warm caches, then as many steps of the bare network on resident inputs. Of each
+the fastest and the median step are compared, since other load on the machine only ever adds time. The first step of every round,
+which allocates, is left out.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from diffusers import UNet2DConditionModel  # noqa: E402
+
+from finetune.config import (  # noqa: E402
+    CacheConfig,
+    CheckpointConfig,
+    DataConfig,
+    LoopConfig,
+    LoRAConfig,
+    LoRATrainConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    TrackingConfig,
+)
+from finetune.data.manifest import read_manifest  # noqa: E402
+from finetune.ema import trained_parameters  # noqa: E402
+from finetune.methods import LoRA  # noqa: E402
+from finetune.metrics import Window  # noqa: E402
+from finetune.models import family_named  # noqa: E402
+from finetune.models.base import Network  # noqa: E402
+from finetune.train import train  # noqa: E402
+from tests.tiny import save_pictures, save_pipeline  # noqa: E402
+
+ATTENTION = LoRAConfig(rank=4, targets=("to_q", "to_k", "to_v", "to_out.0"))
+
+
+def main() -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--side", type=int, default=256)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, pictures = save_pipeline(folder / "model", size="factor8"), folder / "pictures"
+        build_unet(options.width).save_pretrained(model / "unet")
+        save_pictures(pictures, count=4 * options.batch_size, size=options.side)
+        loop: list[float] = []
+        pure: list[float] = []
+        for number in range(options.rounds + 1):
+            seconds = loop_steps(folder, model, pictures, number, options)
+            bare = pure_steps(options)
+            if number:  # the first round fills the caches and warms the machine
+                loop += seconds
+                pure += bare
+    print(f"{'':14}{'fastest ms':>12}{'median ms':>12}")
+    for label, times in (("train() loop", loop), ("pure step", pure)):
+        print(f"{label:14}{1000 * min(times):12.1f}{1000 * statistics.median(times):12.1f}")
+    print(f"{'ratio':14}{min(loop) / min(pure):12.3f}{statistics.median(loop) / statistics.median(pure):12.3f}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(loop)} steps each")
+
+
+def build_unet(width: int) -> UNet2DConditionModel:
+    """Returns SD 1.5's U-Net with `width` instead of 320 channels, for the tiny text encoder's embeddings."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width), attention_head_dim=8, cross_attention_dim=32
+    )
+
+
+def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: argparse.Namespace) -> list[float]:
+    """Returns the seconds of each step of a real run, but the first."""
+    steps: list[float] = []
+    counted = Window.add
+
+    def add(window: Window, loss: float, num_pictures: int, seconds: float) -> None:
+        steps.append(seconds)
+        counted(window, loss, num_pictures, seconds)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = LoRATrainConfig(
+        ModelConfig(str(model)),
+        DataConfig(str(pictures), resolution=options.side),
+        OutputConfig(folder / f"out{number}"),
+        train=LoopConfig(steps=options.steps + 1, batch_size=options.batch_size, log_every=1),
+        optim=OptimConfig(),
+        cache=CacheConfig(folder=folder / "cache"),
+        checkpoint=CheckpointConfig(every=10_000),
+        tracking=TrackingConfig(names=()),
+        lora=ATTENTION,
+    )
+    Window.add = add
+    try:
+        train(config, LoRA(ATTENTION), read_manifest(str(pictures)))
+    finally:
+        Window.add = counted
+    return steps[1:]
+
+
+def pure_steps(options: argparse.Namespace) -> list[float]:
+    """Returns the seconds of each bare step, but the first: the same adapted U-Net on resident random inputs."""
+    family = family_named("sd")
+    network = Network(family, build_unet(options.width).requires_grad_(False))
+    LoRA(ATTENTION).attach(network, 0)
+    network.train()
+    parameters = list(trained_parameters(network).values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    side, batch = options.side // 8, options.batch_size
+    noisy, target = torch.randn(batch, 4, side, side), torch.randn(batch, 4, side, side)
+    t, prompts = torch.randint(1000, (batch,)), {"embeddings": torch.randn(batch, 77, 32)}
+    seconds = []
+    for _ in range(options.steps + 1):
+        clock = time.perf_counter()
+        torch.nn.functional.mse_loss(network(noisy, t, prompts), target).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - clock)
+    return seconds[1:]
+
+
+if __name__ == "__main__":
+    main()
