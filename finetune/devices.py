@@ -22,7 +22,14 @@ def make_accelerator() -> Accelerator:
         raise ValueError("mixed_precision: got fp16 in the accelerate config, but no GPU is there. Use bf16 or no on a CPU.")
     # split_batches: the sampler's batches are global, each process takes its part.
     loading = DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=True)
-    accelerator = Accelerator(dataloader_config=loading)
+    # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), dataloader_config=loading)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"num_processes: {launched} processes were launched, but Accelerate formed a group of {accelerator.num_processes}. Use one "
+            "of accelerate_configs/."
+        )
     if accelerator.distributed_type not in SUPPORTED:
         raise ValueError(
             f"distributed_type: got {accelerator.distributed_type.value} in the accelerate config, which is not supported yet. Use one "

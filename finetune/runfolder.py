@@ -90,13 +90,15 @@ def cache_folder(config: CacheConfig) -> Path:
 def held_out_indices(records: Sequence[Record], config: ValidationConfig) -> set[int]:
     """Returns the records kept for validation: those the manifest names, else the given share, chosen by content.
 
-    Equal pictures (same bytes) always stand on the same side, and adding pictures moves none of the others across.
+    Equal pictures (same bytes) always stand on the same side. A share above 0 holds out at least one picture.
     """
-    if config.every == 0:
-        return {index for index, record in enumerate(records) if record.split == "validation"}
     if any(record.split is not None for record in records):
         return {index for index, record in enumerate(records) if record.split == "validation"}
-    return {index for index, record in enumerate(records) if int(record.sha256[:12], 16) / 16**12 < config.fraction}
+    if config.every == 0 or config.fraction == 0:
+        return set()
+    contents = sorted({record.sha256 for record in records})
+    chosen = set(contents[: max(1, round(config.fraction * len(contents)))])
+    return {index for index, record in enumerate(records) if record.sha256 in chosen}
 
 
 def data_card(manifest: Manifest, held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]) -> str:

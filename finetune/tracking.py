@@ -40,8 +40,8 @@ def check_trackers(names: Sequence[str]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"tracking.names: {', '.join(missing)} not installed. Run: pip install 'sd-finetune[{','.join(missing)}]', or choose "
-            "other trackers (OUT/metrics.jsonl and OUT/report.html are written without any)."
+            f"tracking.names: {', '.join(missing)} not installed. Run: pip install 'sd-finetune[{','.join(missing)}]', "
+            "or choose other trackers (OUT/metrics.jsonl and OUT/report.html are written without any)."
         )
 
 
@@ -72,12 +72,12 @@ class _Lane:
     def attempt(self, call: Callable[[], None]) -> None:
         """Makes one call; the only place where what a tracker raises is caught.
 
-        Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days of
-        training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
+        Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days
+        of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
         """
         try:
             call()
-        except (Exception, SystemExit) as fault:
+        except (Exception, SystemExit) as fault:  # noqa: BLE001  (see above)
             self.count_failure(f"{type(fault).__name__}: {fault}")
 
     def count_failure(self, what: str) -> None:
@@ -85,7 +85,10 @@ class _Lane:
         self.num_failures += 1
         if self.num_failures == 1:
             logger.warning(
-                "tracking: %s failed (%s). The run goes on, after %d failures without it.", self.name, what, MOST_FAILURES
+                "tracking: %s failed (%s). The run goes on, after %d failures without it.",
+                self.name,
+                what,
+                MOST_FAILURES,
             )
 
     def _open(self, run: TrackedRun) -> None:

@@ -34,11 +34,17 @@ class TrackedRun:
 class Backend(Protocol):
     """One tracker, open from construction to `finish`; every call may raise or hang, `tracking.Tracker` copes."""
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records numbers of a step."""
+        ...
 
-    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None: ...
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Records the preview pictures of a step."""
+        ...
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None: ...
+    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+        """Records a file or folder that the run made; `name` holds letters, digits, `_`, `.` and `-`."""
+        ...
 
     def finish(self, exit_code: int) -> None:
         """Closes the record on disk."""
@@ -68,10 +74,12 @@ class TensorBoard:
         self._writer.add_text("config", as_code(run.config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Writes a scalar for each number."""
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Writes each picture under the number of its row, its prompt as text beside it."""
         import numpy as np
         from PIL import Image
 
@@ -83,18 +91,21 @@ class TensorBoard:
         self._writer.flush()
 
     def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+        """Writes where the file lies; TensorBoard keeps no files."""
         self._writer.add_text(f"files/{name}", as_code({"path": str(path), "kind": kind, **metadata}))
 
     def finish(self, exit_code: int) -> None:
+        """Closes the event file."""
         self._writer.close()
 
     def wait_for_upload(self, seconds: float) -> None:
-        pass
+        """Nothing is sent anywhere."""
 
     def abandon(self) -> None:
-        pass
+        """Leaves the thread to itself."""
 
     def notes(self) -> list[str]:
+        """Says how to look at it."""
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 
@@ -117,9 +128,11 @@ class Trackio:
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs the numbers."""
         self._run.log(dict(metrics), step=step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Logs each picture under the number of its row."""
         import trackio
 
         pictures = {
@@ -129,6 +142,7 @@ class Trackio:
         self._run.log(pictures, step=step)
 
     def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+        """Copies the file or folder into the project."""
         import trackio
 
         artifact = trackio.Artifact(name, type=kind, metadata=dict(metadata))
@@ -139,15 +153,17 @@ class Trackio:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
+        """Waits until everything is in the database."""
         self._run.finish()
 
     def wait_for_upload(self, seconds: float) -> None:
-        pass
+        """Nothing is sent anywhere."""
 
     def abandon(self) -> None:
-        pass
+        """Leaves the thread to itself."""
 
     def notes(self) -> list[str]:
+        """Says how to look at it."""
         return [f"trackio: TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {self._project}"]
 
 

@@ -1,11 +1,11 @@
 """W&B: an offline run in OUT/wandb, and beside it, where the user is logged in, a process that uploads it as it grows.
 
-The training process itself never talks to a W&B server. wandb's online mode does so in the middle of calls (`log_artifact` of
-0.31 waits 10 to 40 s for a server that fell silent), and its helper process, which also keeps the record on disk, crashes on
-answers it does not expect. An offline run has neither; `wandb beta sync --live` sends the same records from outside.
+The training process itself never talks to a W&B server. wandb's online mode does so in the middle of calls: with 0.31
+`log_artifact` waited 41 s for a server that had fallen silent. And its helper process, which also keeps the record on
+disk, crashed on an answer it did not expect. An offline run has neither; `wandb beta sync --live` sends the same
+records from outside, and what it could not send is complete for `wandb sync`.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -25,6 +25,8 @@ from typing import Any
 from finetune.tracking_backends import PreviewRow, TrackedRun
 
 PROBE_SECONDS = 2.5
+CHECK_SECONDS = 2.0
+QUIET_SECONDS = 10.0
 UPLOAD_SCRIPT = Path(__file__).with_name("wandb_upload.py")
 
 logger = logging.getLogger("finetune.tracking")
@@ -78,13 +80,13 @@ class WeightsAndBiases:
         from wandb.sdk.lib import wbauth
 
         try:
-    X.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
+            found = wbauth.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
         except AuthenticationError as fault:
             logger.warning("W&B: %s %s", fault, self._kept())
             return False
         if found is None:
             if run.mode == "online":
-                logger.warning("W&B: tracking.mode is online, but nobody is logged in (run: wandb login). %s", self._kept())
+                logger.warning("W&B: tracking.mode=online, but nobody is logged in; run wandb login. %s", self._kept())
             return False
         if not answers(self._server):
             logger.warning("W&B: %s does not answer. %s", self._server, self._kept())
@@ -92,8 +94,8 @@ class WeightsAndBiases:
         return True
 
     def _start_upload(self) -> subprocess.Popen[bytes]:
-        # The uploader must not share our wandb helper process, which this variable would lead it to.
-        environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+        # These would lead it to our own wandb helper process, or keep it offline.
+        environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
         with (self.folder / "upload.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(UPLOAD_SCRIPT), str(self.folder.absolute())],
@@ -105,12 +107,14 @@ class WeightsAndBiases:
             )
 
     def _kept(self) -> str:
-        return f"The run is complete in {self.folder}; upload it any time with: wandb sync {self.folder}"
+        return f"The run is kept in {self.folder}; upload it any time with: wandb sync {self.folder}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs a row."""
         self._run.log({**metrics, "step": step})
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Logs a table of the step, and its tuned pictures for the step slider."""
         import wandb
 
         def picture(path: Path | None, row: PreviewRow) -> wandb.Image | None:
@@ -124,6 +128,7 @@ class WeightsAndBiases:
         self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
 
     def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+        """Logs an artifact."""
         import wandb
 
         artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
@@ -135,6 +140,7 @@ class WeightsAndBiases:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
+        """Closes the record on disk and wandb with it."""
         import wandb
 
         try:
@@ -144,17 +150,28 @@ class WeightsAndBiases:
             wandb.teardown(exit_code)
 
     def wait_for_upload(self, seconds: float) -> None:
+        """Waits while the uploader works and the server answers; says what to do where it did not get through."""
         if self._upload is None:
             return
-        deadline = time.monotonic() + seconds
-        while self._upload.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._upload.wait(timeout=min(2.0, seconds))
-            if self._upload.poll() is None and not answers(self._server):
+        began, is_told = time.monotonic(), False
+        while not self._ends_within(CHECK_SECONDS):
+            waited = time.monotonic() - began
+            if waited > seconds or not answers(self._server):
                 break
+            if waited > QUIET_SECONDS and not is_told:
+                logger.warning("W&B: still uploading to %s; waiting for at most %d s.", self._server, seconds)
+                is_told = True
         if not self._is_uploaded():
             self._end_upload()
             logger.warning("W&B: the upload to %s is not complete. %s", self._server, self._kept())
+
+    def _ends_within(self, seconds: float) -> bool:
+        assert self._upload is not None
+        try:
+            self._upload.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _is_uploaded(self) -> bool:
         # `wandb sync` leaves this mark; its exit code is 0 also where the server refused the run.
@@ -166,6 +183,7 @@ class WeightsAndBiases:
             self._upload.wait()
 
     def abandon(self) -> None:
+        """Ends wandb's helper process, which frees whoever waits for it, and the uploader."""
         import psutil
 
         for child in psutil.Process().children():
@@ -174,6 +192,7 @@ class WeightsAndBiases:
         self._end_upload()
 
     def notes(self) -> list[str]:
+        """Says how to look at the run, and whether it is uploaded."""
         shown = f"W&B: wandb leet {self.folder.parent} shows the run in the terminal"
         if self._is_uploaded():
             return [f"{shown}; it is uploaded to {self._server}."]

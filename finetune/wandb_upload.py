@@ -1,7 +1,7 @@
 """Uploads a growing offline W&B run from a process of its own, and ends with the process that started it.
 
-`tracking_wandb` starts this file by its path, so it imports nothing of ours. Its standard input is a pipe whose other end the
-training process holds and never writes to: end of file means that training is gone, however it went.
+`tracking_wandb` starts this file by its path, so it imports nothing of ours. Its standard input is a pipe whose other
+end the training process holds and never writes to: end of file means that training is gone, however it went.
 """
 
 import os

@@ -17,7 +17,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_records(file: Path) -> list[Record]:
-    """Returns every record of a file; raises ValueError where the framing is broken or the file ends inside a record."""
+    """Returns every record; raises ValueError where the framing is broken or the file ends inside a record."""
     data = file.read_bytes()
     if data[: len(FILE_HEADER)] != FILE_HEADER:
         raise ValueError(f"{file} does not start like a W&B file")

@@ -27,7 +27,9 @@ class WandbServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.shutdown()
         self.server_close()
 
@@ -40,8 +42,8 @@ class WandbServer(ThreadingHTTPServer):
         match operation:
             case "UpsertBucket":
                 project = {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": "somebody"}}
-                bucket = {"id": "1", "name": variables["name"], "displayName": "run", "config": "{}", "project": project}
-                return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+                bucket = {"id": "1", "name": variables["name"], "displayName": "run", "config": "{}"}
+                return {"upsertBucket": {"bucket": bucket | {"project": project}, "inserted": True}}
             case "RunResumeStatus":
                 return {"model": None}
             case "CreateRunFiles":
@@ -54,11 +56,9 @@ class WandbServer(ThreadingHTTPServer):
                 file = {"id": "1", "uploadUrl": f"{self.url}/manifest", "uploadHeaders": []}
                 return {operation[0].lower() + operation[1:]: {"artifactManifest": {"id": "1", "file": file}}}
             case "CreateArtifactFiles":
+                node = {"uploadHeaders": [], "artifact": {"id": "1"}}
                 names = [file["name"] for file in variables["input"]["artifactFiles"]]
-                nodes = [
-                    {"storagePath": name, "uploadUrl": f"{self.url}/artifact/{name}", "uploadHeaders": [], "artifact": {"id": "1"}}
-                    for name in names
-                ]
+                nodes = [node | {"storagePath": name, "uploadUrl": f"{self.url}/artifact/{name}"} for name in names]
                 return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
             case "CommitArtifact":
                 self.num_artifacts += 1
@@ -75,7 +75,7 @@ class WandbServer(ThreadingHTTPServer):
 
 
 class _Requests(BaseHTTPRequestHandler):
-    server: WandbServer
+    server: WandbServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -99,5 +99,5 @@ class _Requests(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         """Prints nothing."""

@@ -42,8 +42,8 @@ def draw_caption(captions: tuple[str, ...], options: CaptionOptions, *, u: float
     if drop_u < options.dropout:
         return ""
     place = u * len(captions)
-    index = min(int(place), len(captions) - 1)  # u just below 1 may round up
-    order = min(int((place - index) * options.num_shuffles), options.num_shuffles - 1)
+    index = int(place)
+    order = int((place - index) * options.num_shuffles)
     return _variant(captions[index], order, options)
 
 

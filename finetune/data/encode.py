@@ -55,6 +55,7 @@ def progress_bar(label: str, total: int, accelerator: Accelerator) -> Iterator[C
     with Progress(*columns, disable=not accelerator.is_main_process) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.advance(task, done)
+        bar.update(task, completed=total)
 
 
 class Encoder:

@@ -178,7 +178,7 @@ def _png_blocks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Raises ValueError where a block is damaged or missing; Pillow compares no checksum of the pixel blocks."""
+    """Raises ValueError where a block is damaged or missing; Pillow passes over the checksums of the pixel blocks."""
     for kind, body, checksum in _png_blocks(data):
         if zlib.crc32(body, zlib.crc32(kind)) != checksum:
             raise ValueError(f"damaged: the checksum of its {kind.decode('latin-1')} block is wrong")

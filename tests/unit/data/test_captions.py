@@ -77,5 +77,7 @@ def test_dropout_is_the_share_of_empty_prompts(dropout: float, expected: int) ->
 
 
 def test_the_largest_u_below_one_draws_the_last_caption() -> None:
-    captions = tuple(f"caption {number}" for number in range(7))
-    assert draw_caption(captions, CaptionOptions(), u=1 - 2**-53, drop_u=0.5) == "caption 6"
+    for number in range(1, 300):
+        captions = tuple(map(str, range(number)))
+        options = CaptionOptions(shuffle_tags=True, num_shuffles=number)
+        assert draw_caption(captions, options, u=1 - 2**-53, drop_u=0.5) == captions[-1]

@@ -10,13 +10,14 @@ from finetune.data.images import open_rgb
 from tests.unit.data.files import encoded, gradient, pixels, png, png_block
 
 
-def icc_profile(space: bytes, gamma: float, primaries: list[tuple[float, float, float]]) -> bytes:
-    """A minimal ICC version 2 profile: one gamma, and for RGB the three primaries' XYZ under D50."""
+def icc_profile(space: bytes, gamma: float | list[float], primaries: list[tuple[float, float, float]]) -> bytes:
+    """A minimal ICC version 2 profile: one gamma or curve, and for RGB the three primaries' XYZ under D50."""
 
     def fixed(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
 
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    points = [round(65535 * value) for value in gamma] if isinstance(gamma, list) else [round(gamma * 256)]
+    curve = b"curv" + bytes(4) + struct.pack(f">I{len(points)}H", len(points), *points)
     tags = {b"wtpt": (0.9642, 1.0, 0.8249)} | dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=False))
     bodies = {name: b"XYZ " + bytes(4) + b"".join(map(fixed, value)) for name, value in tags.items()}
     bodies |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC") if primaries else (b"kTRC",), curve)
@@ -183,9 +184,13 @@ def test_alpha_survives_a_profile() -> None:
     assert np.array_equal(found[0, 0], [1, 2, 3])
 
 
-def test_an_srgb_profile_changes_no_pixel() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.array_equal(pixels(encoded(gradient(), icc_profile=profile)), np.asarray(gradient()))
+def test_an_srgb_profile_changes_no_pixel_even_where_its_numbers_are_rounded() -> None:
+    exact = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    code = np.linspace(0, 1, 1024)
+    curve = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    rounded = icc_profile(b"RGB ", curve.tolist(), SRGB)
+    for profile in (exact, rounded):
+        assert np.array_equal(pixels(encoded(gradient(), icc_profile=profile)), np.asarray(gradient()))
 
 
 def test_a_grey_profile_is_converted() -> None:

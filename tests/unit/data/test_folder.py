@@ -148,12 +148,12 @@ def test_an_empty_listing_is_named(tmp_path: Path) -> None:
 def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
     files = {
         "b.JPG": picture(kind="JPEG"),
-        "b.txt": "one\r\n\r\n two \n",
+        "b.txt": "one\r\n\r\n two \n\u2028\rthree",
         "d/a.png": picture(),
-        "d/a.caption": "three",
+        "d/a.caption": "four",
     }
     manifest = read_manifest(write(tmp_path, {**files}))
-    assert captions(manifest) == {"b.JPG": ("one", "two"), "d/a.png": ("three",)}
+    assert captions(manifest) == {"b.JPG": ("one", "two", "three"), "d/a.png": ("four",)}
     assert manifest.warnings == ()
 
 

@@ -1,0 +1,147 @@
+"""The recipes as users start them: real `accelerate launch` with one and two processes, and `python -m` alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from tests.runs import TINY, Options, final_state, flags, metrics
+from tests.tiny import save_pictures, save_pipeline
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+
+
+def command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run under `accelerate launch` on SD 1.x's real topology, with everything a run leaves behind."""
+    folder = tmp_path_factory.mktemp("lora")
+    model = save_pipeline(folder / "model", size="tiny")
+    pictures = folder / "pictures"
+    save_pictures(pictures, count=12, size=64, aspects=(1.0, 1.5))
+    options = TINY | {
+        "model.source": model,
+        "data.folder": pictures,
+        "output.folder": folder / "out",
+        "cache.folder": folder / "cache",
+        "train.steps": 6,
+        "optim.lr": 1e-3,
+        "validation.fraction": 0.25,
+        "validation.every": 3,
+        "preview.prompts": ("a red circle", "a blue square"),
+        "preview.every": 3,
+        "preview.num_inference_steps": 2,
+        "checkpoint.every": 3,
+        "tracking.names": ("wandb",),
+    }
+    preset = "recipes/configs/sd15_lora_style.yaml"
+    ended = command([*LAUNCH, "-m", "recipes.lora", "--config", preset, "--optim.warmup_steps", "1", *flags(options)])
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_a_run_leaves_everything_the_contract_names(lora_run: Path) -> None:
+    out = lora_run / "out"
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4, 5, 6]
+    assert {"step", "loss", "lr", "grad_norm", "images_per_second"} <= metrics(out)[0].keys()
+    assert "validation/loss" in metrics(out)[2]
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"step_000003", "step_000006"}
+    assert {path.name for path in (out / "export").iterdir()} == {"pytorch_lora_weights.safetensors", "out.safetensors"}
+    assert json.loads((out / "data_card.json").read_text())["num_validation"] == 3
+    assert (out / "report.html").stat().st_size > 1000
+    assert list((out / "wandb").glob("offline-run-*/*.wandb"))
+    previews = {path.name for path in (out / "previews").glob("*.png")}
+    assert {f"step_00000{step}_prompt0{number}_seed0.png" for step in (0, 3, 6) for number in (0, 1)} <= previews
+
+
+def test_the_saved_config_relaunches_the_same_run(lora_run: Path) -> None:
+    out = lora_run / "out"
+    ended = command(["-m", "recipes.lora", "--config", str(out / "config.yaml")])
+    assert ended.returncode == 0 and "finished" in ended.stdout, ended.stderr
+
+    again = lora_run / "again"
+    ended = command(
+        ["-m", "recipes.lora", "--config", str(out / "config.yaml"), "--output.folder", str(again), "--tracking.names"]
+    )
+    assert ended.returncode == 0, ended.stderr
+    first, second = final_state(out), final_state(again)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("weight_name", [None, "out.safetensors"])
+def test_the_export_changes_what_a_plain_pipeline_draws(lora_run: Path, weight_name: str | None) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(lora_run / "model", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw() -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        return pipeline("a red circle", 64, 64, 2, generator=generator, output_type="np").images[0]
+
+    before = draw()
+    pipeline.load_lora_weights(lora_run / "out" / "export", weight_name=weight_name)
+    assert np.abs(draw() - before).max() > 1e-4
+
+
+def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(lora_run / "model", safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(lora_run / "out" / "export")
+    drawn = pipeline("a red circle", 64, 64, 2, 7.5, generator=torch.Generator().manual_seed(0)).images[0]
+    preview = Image.open(lora_run / "out" / "previews" / "step_000006_prompt00_seed0.png")
+    difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(preview, dtype=int))
+    assert difference.max() <= 2
+
+
+def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
+    options = tiny_run | {"train.steps": 5, "data.flip": True, "validation.fraction": 0.3, "validation.every": 2}
+    one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4}
+    two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache"}
+    ended = command(["-m", "recipes.lora", *flags(one)])
+    assert ended.returncode == 0, ended.stderr
+    ended = command(
+        [*LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora", *flags(two)], ACCELERATE_USE_CPU="true"
+    )
+    assert ended.returncode == 0, ended.stderr
+    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for key in ("loss", "grad_norm", "validation/loss"):
+            assert row.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=1e-4)
+    first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    trained = [name for name in first if name.startswith("trained.")]
+    assert trained
+    for name in trained:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+
+
+def test_full_fine_tuning_exports_a_pipeline(tiny_run: Options, tiny_v_model: Path, tmp_path: Path) -> None:
+    options = {key: value for key, value in tiny_run.items() if not key.startswith("lora.")}
+    options |= {"model.source": tiny_v_model, "train.steps": 3, "train.ema_decay": 0.99, "optim.lr": 1e-4}
+    options |= {"loss.zero_terminal_snr": True, "output.dtype": "fp32"}
+    ended = command(["-m", "recipes.full", *flags(options)])
+    assert ended.returncode == 0, ended.stderr
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(tiny_v_model, safety_checker=None)
+    state = final_state(tmp_path / "out")
+    weights, untouched = pipeline.unet.state_dict(), base.unet.state_dict()
+    assert all(torch.equal(value, state[f"ema.denoiser.{name}"]) for name, value in weights.items())
+    assert any(not torch.equal(value, untouched[name]) for name, value in weights.items())
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert pipeline.scheduler.config.rescale_betas_zero_snr
