@@ -1,14 +1,17 @@
-"""Step time of the real training loop over pure forward, backward, clipping and optimizer time, side by side in one process.
+"""Step time of the real training loop over pure forward, backward, clipping and optimizer time, side by side in one
+process.
 
     python benchmarks/overhead.py [--rounds 3] [--steps 8] [--batch_size 1] [--width 64] [--side 256]
 
-The model has SD 1.5's exact U-Net topology at a quarter of its width (34 M parameters) and 256 px pictures, LoRA rank 4 on the attention
-layers. Rounds alternate: `train()` for some steps with warm caches, then as many steps of the bare network on resident inputs. Of each
-the fastest and the median step are compared, since other load on the machine only ever adds time. The first step of every round,
-which allocates, is left out.
+The model has SD 1.5's exact U-Net topology at a quarter of its width (34 M parameters) and 256 px pictures, LoRA rank 4
+on the attention layers. Rounds alternate: `train()` for some steps with warm caches, then as many steps of the bare
+network on resident inputs. Of each the fastest and the median step are compared, since other load on the machine only
+ever adds time. The first step of every round, which allocates, is left out.
 """
 
 import argparse
+import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -17,11 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from diffusers import UNet2DConditionModel  # noqa: E402
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import UNet2DConditionModel
 
-from finetune.config import (  # noqa: E402
+from finetune.config import (
     CacheConfig,
     CheckpointConfig,
     DataConfig,
@@ -33,14 +36,13 @@ from finetune.config import (  # noqa: E402
     OutputConfig,
     TrackingConfig,
 )
-from finetune.data.manifest import read_manifest  # noqa: E402
-from finetune.ema import trained_parameters  # noqa: E402
-from finetune.methods import LoRA  # noqa: E402
-from finetune.metrics import Window  # noqa: E402
-from finetune.models import family_named  # noqa: E402
-from finetune.models.base import Network  # noqa: E402
-from finetune.train import train  # noqa: E402
-from tests.tiny import save_pictures, save_pipeline  # noqa: E402
+from finetune.data.manifest import read_manifest
+from finetune.ema import trained_parameters
+from finetune.methods import LoRA
+from finetune.models import family_named
+from finetune.models.base import Network
+from finetune.train import train
+from tests.tiny import save_pictures, save_pipeline
 
 ATTENTION = LoRAConfig(rank=4, targets=("to_q", "to_k", "to_v", "to_out.0"))
 
@@ -84,13 +86,6 @@ def build_unet(width: int) -> UNet2DConditionModel:
 
 def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: argparse.Namespace) -> list[float]:
     """Returns the seconds of each step of a real run, but the first."""
-    steps: list[float] = []
-    counted = Window.add
-
-    def add(window: Window, loss: float, num_pictures: int, seconds: float) -> None:
-        steps.append(seconds)
-        counted(window, loss, num_pictures, seconds)
-
     AcceleratorState._reset_state(reset_partial_state=True)
     config = LoRATrainConfig(
         ModelConfig(str(model)),
@@ -103,12 +98,10 @@ def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: 
         tracking=TrackingConfig(names=()),
         lora=ATTENTION,
     )
-    Window.add = add
-    try:
-        train(config, LoRA(ATTENTION), read_manifest(str(pictures)))
-    finally:
-        Window.add = counted
-    return steps[1:]
+    out = train(config, LoRA(ATTENTION), read_manifest(str(pictures)))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    elapsed = [row["elapsed_seconds"] for row in rows]
+    return [after - before for before, after in itertools.pairwise(elapsed)]
 
 
 def pure_steps(options: argparse.Namespace) -> list[float]:

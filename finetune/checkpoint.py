@@ -1,7 +1,9 @@
-"""Checkpoints that are complete or absent: written aside, checksummed, renamed; verified before use; nothing is unpickled.
+"""Checkpoints that are complete or absent: written aside, checksummed, renamed; verified before use; nothing is
+unpickled.
 
-A checkpoint folder holds `trained.safetensors`, `ema.safetensors` (where there is one), `optimizer.pt` (tensors and numbers only, read
-with `weights_only`), `state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of each.
+A checkpoint folder holds `trained.safetensors`, `ema.safetensors` (where there is one), `optimizer.pt` (tensors and
+numbers only, read with `weights_only`), `state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of
+each.
 """
 
 import errno
@@ -36,7 +38,8 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
-    """Writes `folder/step_NNNNNN` and removes all but the `keep` newest; raises OSError with the path and size where it cannot."""
+    """Writes `folder/step_NNNNNN` and removes all but the `keep` newest; raises OSError with the path and size where it
+    cannot."""
     target = folder / f"step_{checkpoint.state['step']:06d}"
     temporary = folder / f".tmp-{target.name}-{os.getpid()}"
     writers: dict[str, Callable[[Path], Any]] = {
@@ -53,7 +56,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
     try:
         for name, write in writers.items():
             write(temporary / name)
-        manifest = {name: {"size": (temporary / name).stat().st_size, "sha256": digest(temporary / name)} for name in writers}
+        manifest = {
+            name: {"size": (temporary / name).stat().st_size, "sha256": digest(temporary / name)} for name in writers
+        }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in temporary.iterdir():
             sync(path)
@@ -79,8 +84,8 @@ def explained(error: Exception, target: Path, needed: int) -> OSError:
     reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
     return OSError(
         number,
-        f"the checkpoint {target} could not be written: {reason}; it needs about {needed:,} bytes and {free:,} are free. "
-        "Earlier checkpoints are untouched: make room and run the same command again.",
+        f"the checkpoint {target} could not be written: {reason}; it needs about {needed:,} bytes and {free:,} are "
+        "free. Earlier checkpoints are untouched: make room and run the same command again.",
     )
 
 
@@ -128,7 +133,8 @@ def verify(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-    """Returns the newest checkpoint that passes verification, None where there is none at all; warns of each one passed over.
+    """Returns the newest checkpoint that passes verification, None where there is none at all; warns of each one passed
+    over.
 
     Raises ValueError where checkpoints exist and none is usable: starting anew would throw the run away.
     """
@@ -139,7 +145,9 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
         except ValueError as error:
             warn(f"{error}; falling back to the checkpoint before it.")
     if steps:
-        raise ValueError(f"resume: none of the {len(steps)} checkpoints in {folder} is intact. Use another output.folder.")
+        raise ValueError(
+            f"resume: none of the {len(steps)} checkpoints in {folder} is intact. Use another output.folder."
+        )
     return None
 
 
@@ -193,7 +201,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def lock_folder(folder: Path) -> TextIO:
-    """Returns an open file that holds the run's lock until it is closed or the process ends; raises ValueError where it is taken."""
+    """Returns an open file that holds the run's lock until it is closed or the process ends; raises ValueError where it
+    is taken."""
     file = (folder / ".lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,7 +210,8 @@ def lock_folder(folder: Path) -> TextIO:
         file.seek(0)
         owner = file.read().strip() or "another process"
         raise ValueError(
-            f"output.folder: {folder} is in use by {owner}. Wait for that run to end, stop it, or choose another folder."
+            f"output.folder: {folder} is in use by {owner}. Wait for that run to end, stop it, or choose another "
+            "folder."
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()}")

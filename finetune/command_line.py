@@ -28,11 +28,16 @@ def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Conf
 
     if any(argument in HELP_FLAGS for argument in arguments):
         tyro.cli(kind, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
-    types_by_key = flat_types(kind)
+    types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = read_flags(arguments, types_by_key)
-    for source in given.pop("config", [])[-1:]:
-        from_file, more = read_yaml(Path(source))
-        given, found = {**from_file, **given}, found + more
+    sources = given.pop("config", None)
+    if sources is not None and len(sources) == 1:
+        from_file, more = read_yaml(Path(sources[0]))
+        sections = {key.rpartition(".")[0] for key in types_by_key}
+        used = {key: texts for key, texts in from_file.items() if key not in sections or texts != ["None"]}
+        given, found = used | given, found + more
+    elif sources is not None:
+        found.append(f"config: got {' '.join(sources) or 'nothing'}, expected one YAML file.")
     for key in sorted(set(given) - set(types_by_key)):
         del given[key]
         found.append(f"{key}: no such option.{suggestion(key, types_by_key)} Run with --help for all.")
@@ -41,17 +46,19 @@ def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Conf
         try:
             values[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
         except ValueError:
-            got = " ".join(texts) or "nothing"
-            found.append(f"{key}: got {got}, expected {described(types_by_key[key])}.{suggestion(got, choices(types_by_key[key]))}")
-            values[key] = dataclasses.MISSING
-    for key in required_keys(kind):
+            got, hint = " ".join(texts) or "nothing", types_by_key[key]
+            found.append(f"{key}: got {got}, expected {described(hint)}.{suggestion(got, choices(hint))}")
+            values[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
+    for key in required:
         if key not in values:
-            found.append(f"{key}: missing. Give --{key} {described(types_by_key[key]).upper().replace(' ', '_')} or set it in the YAML file.")
+            found.append(
+                f"{key}: missing, expected {described(types_by_key[key])}. Give --{key} or set it in the YAML file."
+            )
             values[key] = placeholder(types_by_key[key])
     try:
         config = build(kind, values)
     except ValueError as error:
-        found += str(error).splitlines()
+        raise ValueError("\n".join([*found, str(error)])) from None
     if found:
         raise ValueError("\n".join(found))
     return config
@@ -89,7 +96,8 @@ def flat_types(kind: type, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
-        flat |= flat_types(hint, f"{prefix}{item.name}.") if dataclasses.is_dataclass(hint) else {prefix + item.name: hint}
+        inner = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        flat |= flat_types(hint, f"{prefix}{item.name}.") if inner else {prefix + item.name: hint}
     return flat
 
 
@@ -106,7 +114,8 @@ def required_keys(kind: type, prefix: str = "") -> list[str]:
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; the last of a repeated key wins."""
+    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; the last of a repeated
+    key wins."""
     given: dict[str, list[str]] = {}
     found: list[str] = []
     key = None
@@ -153,10 +162,15 @@ def convert(hint: Any, texts: list[str]) -> Any:
     """Returns the value that tyro reads from `texts` for the type `hint`; raises ValueError where it reads none."""
     import tyro
 
+    if typing.get_origin(hint) is tuple:
+        part = typing.get_args(hint)[0]
+        return tuple(convert(part, [text]) for text in texts)
+    if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
+        raise ValueError
     option = dataclasses.make_dataclass("Option", [("value", hint)])
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
-            arguments = [f"--value={texts[0]}"] if len(texts) == 1 else ["--value", *texts]
+            arguments = [f"--value={texts[0]}"]
             parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
             return parsed.value
         except SystemExit as error:
@@ -224,4 +238,3 @@ def suggestion(word: str, known: Any) -> str:
     if not near:
         near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
     return f" Did you mean {near[0]}?" if near else ""
-

@@ -1,18 +1,19 @@
 """The options of every recipe as frozen dataclasses, and the rules between them; no torch here.
 
-A section refuses what is wrong on its own in `problems()`; rules across sections stand in `TrainConfig.__post_init__`, which
-raises one `ValueError` that names every problem at once. `finetune.command_line` turns YAML and flags into these classes.
+A section refuses what is wrong on its own in `problems()`; rules across sections stand in `TrainConfig.__post_init__`,
+which raises one `ValueError` that names every problem at once. `finetune.command_line` turns YAML and flags into these
+classes.
 """
 
+import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Optimizer = Literal[
-    "adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"
-]
+Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -72,10 +73,14 @@ class DataConfig:
 
     def problems(self) -> list[str]:
         found = []
+        if not self.folder:
+            found.append("data.folder: got an empty text, expected a folder or a Hub dataset id.")
         if self.resolution < 8:
             found.append(f"data.resolution: got {self.resolution}, expected 8 or more pixels.")
         if self.bucket_step < 1 or self.resolution % self.bucket_step:
-            found.append(f"data.bucket_step: got {self.bucket_step}, expected a divisor of resolution {self.resolution}.")
+            found.append(
+                f"data.bucket_step: got {self.bucket_step}, expected a divisor of resolution {self.resolution}."
+            )
         if self.max_aspect < 1:
             found.append(f"data.max_aspect: got {self.max_aspect}, expected 1 or more.")
         if self.num_crops < 1:
@@ -166,7 +171,8 @@ class OptimConfig:
             found.append(f"optim.final_lr_ratio: got {self.final_lr_ratio}, expected a share from 0 to 1.")
         if self.name == "adamw_schedule_free" and self.schedule != "constant":
             found.append(
-                f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use constant."
+                f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use "
+                "constant."
             )
         return found
 
@@ -340,14 +346,16 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
-    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample stream."""
+    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample
+    stream."""
     resume: str = "auto"
-    """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues that checkpoint."""
+    """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues
+    that checkpoint."""
 
     def __post_init__(self) -> None:
-        sections = [getattr(self, item.name) for item in fields(self)]
-        found = [problem for section in sections if is_dataclass(section) for problem in section.problems()]
-        found += self._contradictions() + secrets_in(self)
+        sections: list[Any] = [value for value in vars(self).values() if is_dataclass(value)]
+        found = [problem for section in sections for problem in section.problems()]
+        found += self._contradictions() + not_finite(self) + secrets_in(self)
         if found:
             raise ValueError("\n".join(found))
 
@@ -355,14 +363,17 @@ class TrainConfig:
         found = []
         if self.train.text_encoder and self.cache.text:
             found.append(
-                "cache.text: got true with train.text_encoder true; a trained text encoder changes its embeddings at every "
-                "step. Add --cache.text false."
+                "cache.text: got true with train.text_encoder true; a trained text encoder changes its embeddings at "
+                "every step. Add --cache.text false."
             )
         if self.optim.text_encoder_lr is not None and not self.train.text_encoder:
-            found.append("optim.text_encoder_lr: given, but train.text_encoder is false. Remove it or train the encoder.")
+            found.append(
+                "optim.text_encoder_lr: given, but train.text_encoder is false. Remove it or train the encoder."
+            )
         if self.optim.warmup_steps >= self.train.steps:
             found.append(
-                f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps {self.train.steps}."
+                f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps "
+                f"{self.train.steps}."
             )
         if not 0 <= self.seed < 2**63:
             found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")
@@ -409,22 +420,38 @@ class FullTrainConfig(TrainConfig):
     """Fine-tune all weights of the denoiser."""
 
 
-SECRET_PATTERN = re.compile(r"hf_[A-Za-z0-9]{20,}|\b[0-9a-f]{40}\b|sk-[A-Za-z0-9-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}")
+SECRET_PATTERN = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|(?<!/)\b[0-9a-f]{40}\b|sk-[A-Za-z0-9-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}"
+)
+"""Forty hex digits are a W&B key, but behind a slash the commit in a Hub cache path such as .../snapshots/451f..."""
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
 
 
-def secrets_in(section: Any, name: str = "") -> list[str]:
-    """Names every option whose value holds an access token; such a value would end up in config.yaml and dashboards."""
-    found = []
+def options(section: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every option with its dotted name."""
     for item in fields(section):
         value, key = getattr(section, item.name), f"{name}{item.name}"
         if is_dataclass(value):
-            found += secrets_in(value, f"{key}.")
-            continue
+            yield from options(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def not_finite(config: Any) -> list[str]:
+    """Names every number that is nan or infinite; comparisons alone let nan pass."""
+    numbers = [(key, value) for key, value in options(config) if isinstance(value, float)]
+    return [f"{key}: got {value}, expected a finite number." for key, value in numbers if not math.isfinite(value)]
+
+
+def secrets_in(config: Any) -> list[str]:
+    """Names every option whose value holds an access token; such a value would end up in config.yaml and dashboards."""
+    known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
+    found = []
+    for key, value in options(config):
         texts = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
-        known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
-        if key != "model.revision" and any(SECRET_PATTERN.search(text) for text in texts) or any(
-            secret in text for secret in known for text in texts
-        ):
-            found.append(f"{key}: holds an access token, which would be written to files. Use `hf auth login` or `wandb login`.")
+        looks_secret = key != "model.revision" and any(SECRET_PATTERN.search(text) for text in texts)
+        if looks_secret or any(secret in text for secret in known for text in texts):
+            found.append(
+                f"{key}: holds an access token, which would be written to files. Use `hf auth login` or `wandb login`."
+            )
     return found

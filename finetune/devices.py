@@ -14,12 +14,15 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 
 
 def make_accelerator() -> Accelerator:
-    """Returns the Accelerator that `accelerate launch` configured; raises ValueError for what this machine cannot run."""
+    """Returns the Accelerator that `accelerate launch` configured; raises ValueError for what this machine cannot
+    run."""
     precision = os.environ.get(PRECISION_VARIABLE, "no")
     if precision not in COMPUTE_DTYPES:
         raise ValueError(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
     if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("mixed_precision: got fp16 in the accelerate config, but no GPU is there. Use bf16 or no on a CPU.")
+        raise ValueError(
+            "mixed_precision: got fp16 in the accelerate config, but no GPU is there. Use bf16 or no on a CPU."
+        )
     # split_batches: the sampler's batches are global, each process takes its part.
     loading = DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=True)
     # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
@@ -27,13 +30,13 @@ def make_accelerator() -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
-            f"num_processes: {launched} processes were launched, but Accelerate formed a group of {accelerator.num_processes}. Use one "
-            "of accelerate_configs/."
+            f"num_processes: {launched} processes were launched, but Accelerate formed a group of "
+            f"{accelerator.num_processes}. Use one of accelerate_configs/."
         )
     if accelerator.distributed_type not in SUPPORTED:
         raise ValueError(
-            f"distributed_type: got {accelerator.distributed_type.value} in the accelerate config, which is not supported yet. Use one "
-            "of accelerate_configs/."
+            f"distributed_type: got {accelerator.distributed_type.value} in the accelerate config, which is not "
+            "supported yet. Use one of accelerate_configs/."
         )
     return accelerator
 
@@ -45,5 +48,7 @@ def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:
     if on_cpu and PRECISION_VARIABLE in os.environ and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
         found.append("no GPU found: this run uses the CPU. accelerate_configs/cpu.yaml says so on purpose.")
     if on_cpu and config.optim.name == "paged_adamw8bit":
-        found.append("optim.name paged_adamw8bit pages between GPU and CPU memory; on a CPU it is the same as adamw8bit.")
+        found.append(
+            "optim.name paged_adamw8bit pages between GPU and CPU memory; on a CPU it is the same as adamw8bit."
+        )
     return found

@@ -27,14 +27,16 @@ def load_trained_state(network: nn.Module, state: State) -> None:
     if parameters.keys() != state.keys():
         missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
         raise ValueError(
-            f"the saved weights do not fit the model: {len(missing)} are missing (first: {missing[:1]}), {len(unknown)} are unknown "
-            f"(first: {unknown[:1]}). Resume with the options the run was started with, or use another output.folder."
+            f"the saved weights do not fit the model: {len(missing)} are missing (first: {missing[:1]}), "
+            f"{len(unknown)} are unknown (first: {unknown[:1]}). Resume with the options the run was started with, or "
+            "use another output.folder."
         )
     for name, parameter in parameters.items():
         if parameter.shape != state[name].shape:
             raise ValueError(
-                f"the saved weight {name} has shape {tuple(state[name].shape)}, the model has {tuple(parameter.shape)}. Resume with "
-                "the options the run was started with, or use another output.folder."
+                f"the saved weight {name} has shape {tuple(state[name].shape)}, the model has "
+                f"{tuple(parameter.shape)}. Resume with the options the run was started with, or use another "
+                "output.folder."
             )
         parameter.copy_(state[name])
 
@@ -59,9 +61,7 @@ class EMA:
         """Follows the weights after optimizer step `step` (1, 2, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = trained_state(network)
-        torch._foreach_lerp_(
-            list(self.average.values()), [weights[name].float() for name in self.average], 1 - decay
-        )
+        torch._foreach_lerp_(list(self.average.values()), [weights[name].float() for name in self.average], 1 - decay)
 
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Iterator[None]:

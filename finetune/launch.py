@@ -1,11 +1,12 @@
-"""What every recipe's command does: options and data are checked without torch, then `train` runs; mistakes are sentences."""
+"""What every recipe's command does: options and data are checked without torch, then `train` runs; mistakes are
+sentences."""
 
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
 from finetune.command_line import parse
 from finetune.config import TrainConfig
@@ -23,7 +24,8 @@ DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 def run_recipe(
     kind: type[Config], method: Callable[[Config], "TuningMethod"], arguments: Sequence[str], *, program: str
 ) -> None:
-    """Parses, checks and trains; exits with 0 when finished, 1 on a mistake, 75 when stopped by a signal after saving."""
+    """Parses, checks and trains; exits with 0 when finished, 1 on a mistake, 75 when stopped by a signal after
+    saving."""
     try:
         config = parse(kind, arguments, program=program)
         check_output(config.output.folder)
@@ -51,7 +53,8 @@ def run_recipe(
 
 
 def quiet_libraries() -> None:
-    """Keeps what libraries say while they are imported and load weights out of the run's own output; errors still show."""
+    """Keeps what libraries say while they are imported and load weights out of the run's own output; errors still
+    show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -63,10 +66,10 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text: str, *, file: object = None) -> None:
+def say(text: str, *, file: TextIO | None = None) -> None:
     """Prints on the first process."""
     if is_first_process():
-        print(text, file=file, flush=True)  # pyright: ignore[reportArgumentType]
+        print(text, file=file, flush=True)
 
 
 def fail(error: Exception) -> NoReturn:

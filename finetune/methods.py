@@ -1,4 +1,5 @@
-"""How a network is tuned: which parameters train, and what is exported. One class a method; nothing else asks which it is."""
+"""How a network is tuned: which parameters train, and what is exported. One class a method; nothing else asks which it
+is."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class TuningMethod(Protocol):
     """Makes a network trainable and exports what it learned."""
 
     def attach(self, network: Network, seed: int) -> None:
-        """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every process."""
+        """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every
+        process."""
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
@@ -98,7 +100,8 @@ class LoRA:
             raise ValueError(f"lora.targets: {error}") from error
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes `pytorch_lora_weights.safetensors` for diffusers (float32) and `NAME.safetensors` in sd-scripts' layout."""
+        """Writes `pytorch_lora_weights.safetensors` for diffusers (float32) and `NAME.safetensors` in sd-scripts'
+        layout."""
         config, family = model.config, model.family
         facts = LoRAFacts(
             name=config.output.export_name,

@@ -11,7 +11,8 @@ Row = dict[str, float]
 
 @dataclass
 class Window:
-    """Sums over the steps since the last logged line; saved in checkpoints, so that a resumed run logs the same means."""
+    """Sums over the steps since the last logged line; saved in checkpoints, so that a resumed run logs the same
+    means."""
 
     loss: float = 0.0
     steps: int = 0
@@ -43,8 +44,8 @@ class MetricsFile:
         size = path.stat().st_size if path.exists() else 0
         if size < keep_bytes:
             raise ValueError(
-                f"{path} has {size} bytes, the checkpoint was written after {keep_bytes}. Put the file back, or start anew in "
-                "another output.folder."
+                f"{path} has {size} bytes, the checkpoint was written after {keep_bytes}. Put the file back, or start "
+                "anew in another output.folder."
             )
         self._file = path.open("ab")
         self._file.truncate(keep_bytes)

@@ -35,7 +35,8 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512), min-SNR (arXiv 2303.09556).
+    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512), min-SNR (arXiv
+    2303.09556).
 
     alphas_cumprod: the products alpha_bar_t, [T] float64.
     """
@@ -63,8 +64,8 @@ class Diffusion:
         return signal * noise - sigma * clean
 
     def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR weight: min(SNR, gamma) in units of x_0, divided by SNR for epsilon and by SNR + 1 for v (arXiv 2303.09556,
-        section 3.4). At zero terminal SNR the v weight of the last timestep is therefore 0."""
+        """Min-SNR weight: min(SNR, gamma) in units of x_0, divided by SNR for epsilon and by SNR + 1 for v (arXiv
+        2303.09556, section 3.4). At zero terminal SNR the v weight of the last timestep is therefore 0."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
         if self.snr_gamma is None:
             return torch.ones_like(alpha_bar, dtype=torch.float32)
@@ -87,6 +88,7 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 def denoising_loss(
     objective: Objective, predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, noise: Tensor, t: Tensor
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean squared error of predict(noisy, t) to the target."""
+    """Returns the unweighted loss of each sample, float32 [B]: the mean squared error of predict(noisy, t) to the
+    target."""
     prediction = predict(objective.add_noise(clean, noise, t), t)
     return (prediction.float() - objective.target(clean, noise, t).float()).square().flatten(1).mean(1)

@@ -30,7 +30,8 @@ def check_optimizer(config: OptimConfig) -> None:
 
 
 def param_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Returns the trainable parameters as optimizer groups with their peak learning rates: `denoiser`, then `text_encoders`."""
+    """Returns the trainable parameters as optimizer groups with their peak learning rates: `denoiser`, then
+    `text_encoders`."""
     rates = {"denoiser": config.lr, "text_encoders": config.text_encoder_lr or config.lr}
     groups = []
     for name, rate in rates.items():
@@ -72,8 +73,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
     """Returns the share of the peak learning rate at step 0 .. steps - 1: linear warm-up, then the schedule's shape.
 
-    The first step of a warm-up over W steps takes 1 / W, so that no step is wasted at rate 0; the last step of cosine and linear
-    takes final_lr_ratio.
+    The first step of a warm-up over W steps takes 1 / W, so that no step is wasted at rate 0; the last step of cosine
+    and linear takes final_lr_ratio.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -88,9 +89,11 @@ def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
 
 @contextlib.contextmanager
 def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Iterator[None]:
-    """Puts a schedule-free optimizer's averaged weights into the model; afterwards the training weights are back bit for bit.
+    """Puts a schedule-free optimizer's averaged weights into the model; afterwards the training weights are back bit
+    for bit.
 
-    Its own eval() and train() compute one from the other with rounding, which would make a run depend on when it was looked at.
+    Its own eval() and train() compute one from the other with rounding, which would make a run depend on when it was
+    looked at.
     """
     if config.name != "adamw_schedule_free":
         yield

@@ -1,4 +1,5 @@
-"""Pictures from fixed prompts and seeds through the family's own diffusers pipeline, with the untouched model beside them."""
+"""Pictures from fixed prompts and seeds through the family's own diffusers pipeline, with the untouched model beside
+them."""
 
 import json
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ def make_previews(
 
 
 def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:
-    """Writes `step_NNNNNN_grid.png`, a row a prompt and seed: the untouched model, then this step; and adds the step to previews.json."""
+    """Writes `step_NNNNNN_grid.png`, a row a prompt and seed: the untouched model, then this step; and adds the step to
+    previews.json."""
     pictures = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
     width, height = pictures[0][1].size
     cell = max(width, 160), height + LABEL_HEIGHT

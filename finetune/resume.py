@@ -15,7 +15,8 @@ from finetune.runfolder import changed_options, refuse_changed_data
 
 
 def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]) -> tuple[Path, Checkpoint] | None:
-    """Returns the verified checkpoint that config.resume asks for, None for a new run; adds what the user should know to `warnings`.
+    """Returns the verified checkpoint that config.resume asks for, None for a new run; adds what the user should know
+    to `warnings`.
 
     Raises ValueError where the checkpoint is damaged, too far, of other pictures, or of another optimizer.
     """
@@ -32,11 +33,14 @@ def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]
         try:
             checkpoint = load_checkpoint(path)
         except ValueError as error:
-            raise ValueError(f"resume: {error}. Expected auto, never, or the folder of an intact checkpoint.") from error
+            raise ValueError(
+                f"resume: {error}. Expected auto, never, or the folder of an intact checkpoint."
+            ) from error
         newer = [other for step, other in complete_steps(folder) if step > checkpoint.state["step"]]
         if newer:
             raise ValueError(
-                f"resume: {path} is older than {newer[0]} in the same output.folder. Choose another output.folder to branch off."
+                f"resume: {path} is older than {newer[0]} in the same output.folder. Choose another output.folder to "
+                "branch off."
             )
         if path.resolve().parent != folder.resolve():
             checkpoint.state["metrics_bytes"] = 0
@@ -46,7 +50,9 @@ def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]
     changed = changed_options(config, path / "config.yaml")
     refused = [text for text in changed if text.startswith(("optim.name ", "train.ema_decay ", "model.family "))]
     if refused:
-        raise ValueError(f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder.")
+        raise ValueError(
+            f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder."
+        )
     if changed:
         warnings.append(f"resuming with {len(changed)} changed options: {', '.join(changed)}.")
     data_warning = refuse_changed_data(manifest, checkpoint.state["dataset"], config.data.allow_change)
@@ -63,7 +69,8 @@ def restore(
     accelerator: Accelerator,
     groups: list[dict[str, Any]],
 ) -> None:
-    """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak learning rates."""
+    """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
+    learning rates."""
     load_trained_state(network, checkpoint.trained)
     optimizer.load_state_dict(checkpoint.optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):

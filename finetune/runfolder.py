@@ -1,4 +1,5 @@
-"""What stands in a run's folder beside checkpoints: status, data card, and whether a run there may be continued; torch-free."""
+"""What stands in a run's folder beside checkpoints: status, data card, and whether a run there may be continued;
+torch-free."""
 
 import json
 import os
@@ -10,13 +11,23 @@ from finetune.command_line import as_flat, read_yaml
 from finetune.config import CacheConfig, TrainConfig, ValidationConfig
 from finetune.data.manifest import Manifest, Record
 
-MAY_CHANGE = ("output.", "tracking.", "preview.", "checkpoint.", "cache.", "resume", "data.num_workers", "data.allow_change")
+MAY_CHANGE = (
+    "output.",
+    "tracking.",
+    "preview.",
+    "checkpoint.",
+    "cache.",
+    "resume",
+    "data.num_workers",
+    "data.allow_change",
+)
 """Options that do not alter what is learned."""
 MAY_GROW = ("train.steps",)
 
 
 def check_output(folder: Path) -> None:
-    """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it cannot."""
+    """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it
+    cannot."""
     probe = folder / ".tmp-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +48,8 @@ def finished_message(config: TrainConfig) -> str | None:
     status_file = folder / "run.json"
     if config.resume == "never" and (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step_*")):
         raise ValueError(
-            f"resume: got never, but {folder} holds a run. Choose another output.folder, or leave --resume away to continue it."
+            f"resume: got never, but {folder} holds a run. Choose another output.folder, or leave --resume away to "
+            "continue it."
         )
     if not status_file.exists():
         return None
@@ -48,14 +60,16 @@ def finished_message(config: TrainConfig) -> str | None:
     if changed or steps > config.train.steps:
         listed = ", ".join(changed) or f"train.steps {steps} -> {config.train.steps}"
         raise ValueError(
-            f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose another "
-            "output.folder, or raise train.steps to continue it."
+            f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose "
+            "another output.folder, or raise train.steps to continue it."
         )
-    return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}. Its report: {folder / 'report.html'}."
+    model, report = folder / "export", folder / "report.html"
+    return f"The run in {folder} is finished ({steps} steps). Its model: {model}. Its report: {report}."
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:
-    """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved config."""
+    """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved
+    config."""
     before, _ = read_yaml(saved) if saved.exists() else ({}, [])
     changed = []
     for key, value in as_flat(config).items():
@@ -76,7 +90,9 @@ def refuse_changed_data(manifest: Manifest, digests: dict[str, str], allowed: bo
         return None
     text = f"the pictures or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
     if not allowed:
-        raise ValueError(f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones.")
+        raise ValueError(
+            f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones."
+        )
     return text
 
 
@@ -101,7 +117,9 @@ def held_out_indices(records: Sequence[Record], config: ValidationConfig) -> set
     return {index for index, record in enumerate(records) if record.sha256 in chosen}
 
 
-def data_card(manifest: Manifest, held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]) -> str:
+def data_card(
+    manifest: Manifest, held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]
+) -> str:
     """Returns OUT/data_card.json: what the run was trained on."""
     counts = [len(record.captions) for record in manifest.records]
     card = {

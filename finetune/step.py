@@ -1,4 +1,5 @@
-"""One optimizer step's forward and backward passes, what the processes agree on, and the stop on a loss that is no number."""
+"""One optimizer step's forward and backward passes, what the processes agree on, and the stop on a loss that is no
+number."""
 
 import contextlib
 import json
@@ -38,7 +39,8 @@ def forward_backward(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> StepResult:
-    """Adds the gradient of the mean loss over the global batch to the parameters, in config.train.accumulation passes."""
+    """Adds the gradient of the mean loss over the global batch to the parameters, in config.train.accumulation
+    passes."""
     num = config.train.accumulation
     total, timesteps, sample_losses = torch.zeros((), device=accelerator.device), [], []
     for number, part in enumerate(batch.micro_batches(num)):
@@ -94,7 +96,7 @@ def refuse_non_finite(
     path.write_text(json.dumps(evidence, indent=1), encoding="utf-8")
     accelerator.wait_for_everyone()
     raise ValueError(
-        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. The weights were not updated, and the last "
-        f"checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an optim.lr, fp16 "
-        "(use bf16 or no mixed precision), a damaged picture or base model."
+        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. The weights were not updated, and the "
+        f"last checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an "
+        "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
     )

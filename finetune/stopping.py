@@ -14,13 +14,15 @@ PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Remembers the first such signal; the loop looks at it between two steps. A second SIGINT ends the process at once."""
+    """Remembers the first such signal; the loop looks at it between two steps. A second SIGINT ends the process at
+    once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def install(self) -> None:
-        """Catches the signals from now on, and SIGTERM for the end of `accelerate launch`, which does not pass it on."""
+        """Catches the signals from now on, and SIGTERM for the end of `accelerate launch`, which does not pass it
+        on."""
         for number in SIGNALS:
             signal.signal(number, self._remember)
         if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:

@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,8 @@ from finetune.validate import validation_loss
 def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path:
     """Trains, saves, exports and reports; returns the run's folder.
 
-    Raises ValueError or OSError for what a user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.
+    Raises ValueError or OSError for what a user can mend, SystemExit(75) where a signal stopped the run after a
+    checkpoint.
     """
     started_at = datetime.now(UTC)
     out, steps, seed = config.output.folder, config.train.steps, config.seed
@@ -75,29 +77,35 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     held_out_set = held_out_indices(records, config.validation)
     multiple = family.pixel_multiple(components.vae)
     if config.data.bucket_step % multiple:
-        raise ValueError(f"data.bucket_step: got {config.data.bucket_step}, expected a multiple of {multiple} for this VAE.")
+        raise ValueError(
+            f"data.bucket_step: got {config.data.bucket_step}, expected a multiple of {multiple} for this VAE."
+        )
     all_buckets = assign_buckets(records, config.data)
     buckets = [part for bucket in all_buckets if (part := bucket.without(held_out_set)).records]
     held_out = [part for bucket in all_buckets if (part := bucket.only(held_out_set)).records]
     if not buckets:
-        raise ValueError(f"data.folder: all {len(records)} pictures are held out for validation; lower validation.fraction.")
+        raise ValueError(
+            f"data.folder: all {len(records)} pictures are held out for validation; lower validation.fraction."
+        )
     validates = bool(held_out) and config.validation.every > 0
     global_batch_size = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     figures = [bucket_figures(bucket, records) for bucket in buckets]
     say(f"{len(records)} pictures, {len(held_out_set)} of them held out; global batch size {global_batch_size}.")
     for figure in figures:
         say(
-            f"  bucket {figure.width}x{figure.height}: {figure.num_pictures} pictures, {figure.crop_loss_mean:.1%} of their area "
-            f"cropped, {figure.num_upscaled} upscaled"
+            f"  bucket {figure.width}x{figure.height}: {figure.num_pictures} pictures, {figure.crop_loss_mean:.1%} of "
+            f"their area cropped, {figure.num_upscaled} upscaled"
         )
     small = [figure for figure in figures if figure.num_pictures < global_batch_size]
     if small:
         warnings.append(
-            f"{len(small)} buckets hold fewer pictures than a global batch of {global_batch_size}, so a picture can stand in it more "
-            "than once; a smaller data.max_aspect or batch avoids this."
+            f"{len(small)} buckets hold fewer pictures than a global batch of {global_batch_size}, so a picture can "
+            "stand in it more than once; a smaller data.max_aspect or batch avoids this."
         )
     if is_main:
-        write_atomically(out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], warnings))
+        write_atomically(
+            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], warnings)
+        )
         write_atomically(out / "config.yaml", dump(config))
     for warning in warnings:
         say(f"warning: {warning}")
@@ -147,8 +155,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     for part in live_on_device:
         part.to(accelerator.device)
     metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None
-    run_config = as_plain(config) | {"num_processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
-    tracker = start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
+    run_config = as_plain(config) | {
+        "num_processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+    }
+    tracker = (
+        start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
+    )
 
     for_sampling = replace(components, scheduler=family.sampling_scheduler(components.scheduler, config.loss))
 
@@ -236,11 +249,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 group["lr"] = group["peak_lr"] * factor
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
             result = forward_backward(wrapped, objective, encoder, batch, config, accelerator)
-            grad_norm = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+            norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
             loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
             step += 1
-            if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(float(grad_norm))):
-                refuse_non_finite(out, step, batch, result, loss, float(grad_norm), dataset, accelerator)
+            grad_norm = float(norm)
+            if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
+                refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator)
             stepper.step()
             stepper.zero_grad()
             if ema:
@@ -255,7 +269,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 rates = {"lr": config.optim.lr * factor}
                 if config.train.text_encoder:
                     rates["lr_text_encoder"] = (config.optim.text_encoder_lr or config.optim.lr) * factor
-                row = {"step": step, **window.take(), **rates, "grad_norm": float(grad_norm)}
+                row = {"step": step, **window.take(), **rates, "grad_norm": grad_norm}
                 row |= {"images_seen": step * global_batch_size, "elapsed_seconds": elapsed}
             if stopping or due(step, config.checkpoint.every, steps):
                 save(step, row)

@@ -6,10 +6,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from finetune.config import DataConfig
 from finetune.data.buckets import Bucket
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, validation_caption, validation_view
-from finetune.config import DataConfig
 from finetune.models.base import Prompts
 from finetune.objectives import Objective, denoising_loss
 from finetune.randomness import generator

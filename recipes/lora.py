@@ -3,8 +3,9 @@
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.lora \
         --config recipes/configs/sd15_lora_style.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT
 
-MODEL is a folder in diffusers layout or a Hub id; PICTURES a prepared folder, a folder with .txt captions, or a Hub dataset id. OUT
-receives config.yaml, metrics.jsonl, checkpoints/, previews/, report.html and export/. The same command again resumes.
+MODEL is a folder in diffusers layout or a Hub id; PICTURES a prepared folder, a folder with .txt captions, or a Hub
+dataset id. OUT receives config.yaml, metrics.jsonl, checkpoints/, previews/, report.html and export/. The same command
+again resumes.
 """
 
 import sys

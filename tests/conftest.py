@@ -24,7 +24,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion 2.x pipeline (v-prediction)."""
-    return save_pipeline(tmp_path_factory.mktemp("models") / "sd2", prediction_type="v_prediction", sd2=True, size="micro")
+    return save_pipeline(
+        tmp_path_factory.mktemp("models") / "sd2", prediction_type="v_prediction", sd2=True, size="micro"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,12 @@ class Running:
 
 
 def start(
-    recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None, prepare: Callable[[], None] | None = None
+    recipe: str,
+    options: Options,
+    log: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> Running:
     """Starts `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
     process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))

@@ -36,7 +36,8 @@ CAPTIONS = tuple(f"a {color} {shape} on {paper} paper" for color in COLORS for s
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a pipeline; all but micro have the four levels and two layers a block of Stable Diffusion's U-Net."""
+    """The sizes of a pipeline; all but micro have the four levels and two layers a block of Stable Diffusion's
+    U-Net."""
 
     unet_channels: tuple[int, ...]
     vae_channels: tuple[int, ...]
@@ -51,8 +52,9 @@ SIZES = {
     "factor8": Shape((8, 16, 16, 16), (4, 4, 8, 8), num_heads=2, text_width=32),
     "small": Shape((32, 64, 96, 96), (16, 32, 32, 32), num_heads=4, text_width=64),
 }
-"""micro: two levels, for tests of the loop, which run many steps. tiny: pixels are twice as large as latents. factor8: eight times, as in the real models. small: eight times, and wide
-enough to learn a little from pictures of 64 pixels or more."""
+"""micro: two levels, for tests of the loop, which run many steps. tiny: pixels are twice as large as latents. factor8:
+eight times, as in the real models. small: eight times, and wide enough to learn a little from pictures of 64 pixels or
+more."""
 
 
 def save_pipeline(

@@ -1,8 +1,8 @@
 """Aspect-ratio buckets, and global batches that are full and lie in one bucket each.
 
-A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every process
-has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over any number of
-processes.
+A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every
+process has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over
+any number of processes.
 """
 
 import math
@@ -38,7 +38,8 @@ class Bucket:
 
 
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Returns (width, height) pairs: multiples of `step`, as large as the area resolution^2 allows, by rising aspect ratio."""
+    """Returns (width, height) pairs: multiples of `step`, as large as the area resolution^2 allows, by rising aspect
+    ratio."""
     sizes = []
     for width in range(step, int(resolution * math.sqrt(max_aspect)) + step, step):
         height = resolution * resolution // width // step * step
@@ -81,10 +82,10 @@ def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
 class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
     """Yields endless global batches from step `start` on.
 
-    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of one stream. The
-    bucket whose share of the samples lies furthest behind its share of the pictures comes next. So within a bucket no picture
-    is seen again before all others were, and over buckets the shares agree to within about a batch. A picture whose record
-    says repeats = r stands r times in each pass.
+    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of one
+    stream. The bucket whose share of the samples lies furthest behind its share of the pictures comes next. So within a
+    bucket no picture is seen again before all others were, and over buckets the shares agree to within about a batch. A
+    picture whose record says repeats = r stands r times in each pass.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Encoded pictures and captions on disk, in shards, keyed by everything that their values depend on.
 
-An entry's key hashes the content it was made from, the weights and options it was made with, and `VERSION`; so a changed picture,
-crop, model or encoder is a new entry and never a stale one. Shards are written aside and renamed, and are never changed, so several
-processes and several runs may share a folder and any of them may be killed. Every tensor is checked against its digest when read.
+An entry's key hashes the content it was made from, the weights and options it was made with, and `VERSION`; so a
+changed picture, crop, model or encoder is a new entry and never a stale one. Shards are written aside and renamed, and
+are never changed, so several processes and several runs may share a folder and any of them may be killed. Every tensor
+is checked against its digest when read.
 """
 
 import functools
@@ -50,7 +51,8 @@ class ShardStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the headers of shards that appeared since the last call; an unreadable shard is passed over and rebuilt."""
+        """Reads the headers of shards that appeared since the last call; an unreadable shard is passed over and
+        rebuilt."""
         known = set(self._paths.values())
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in known:
@@ -75,14 +77,18 @@ class ShardStore:
             if name.startswith(prefix):
                 value = shard.get_tensor(name)
                 if tensor_digest(value) != expected:
-                    raise ValueError(f"cache: {self._paths[key]} is damaged. Delete that file and run again; it is made anew.")
+                    raise ValueError(
+                        f"cache: {self._paths[key]} is damaged. Delete that file and run again; it is made anew."
+                    )
                 entry[name.removeprefix(prefix)] = value
         return entry
 
     def write(self, entries: dict[str, Entry]) -> Path:
         """Adds one shard that is complete or absent."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()}
+        tensors = {
+            f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()
+        }
         path = self.folder / f"{cache_key(*sorted(entries))}.safetensors"
         temporary = self.folder / f".tmp-{path.name}-{os.getpid()}"
         try:
@@ -92,7 +98,8 @@ class ShardStore:
         except (SafetensorError, OSError) as error:
             temporary.unlink(missing_ok=True)
             raise OSError(
-                f"cache: {path} could not be written: {error}. Make room, or put the cache elsewhere with --cache.folder."
+                f"cache: {path} could not be written: {error}. Make room, or put the cache elsewhere with "
+                "--cache.folder."
             ) from error
         return path
 
@@ -125,8 +132,8 @@ def fill(
 ) -> None:
     """Encodes this process's share of `keys`; what has been written survives a kill.
 
-    `keys` are the missing ones, the same list on every process. encode yields (key, entry) for the keys it is given. A shard is
-    written when it is full, and at the latest when `FLUSH_SECONDS` have passed.
+    `keys` are the missing ones, the same list on every process. encode yields (key, entry) for the keys it is given. A
+    shard is written when it is full, and at the latest when `FLUSH_SECONDS` have passed.
     """
     entries: dict[str, Entry] = {}
     written = time.monotonic()

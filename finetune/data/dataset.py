@@ -34,7 +34,9 @@ def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
     free = [round(record.width * scale) - bucket.width > 0, round(record.height * scale) - bucket.height > 0]
     places = [(0.5, 0.5)]
     if config.crop == "random" and any(free):
-        draws = [[uniform(0, "crop", record.sha256, number, axis) for axis in (0, 1)] for number in range(config.num_crops)]
+        draws = [
+            [uniform(0, "crop", record.sha256, number, axis) for axis in (0, 1)] for number in range(config.num_crops)
+        ]
         places = [(x if free[0] else 0.5, y if free[1] else 0.5) for x, y in draws]
     flips = (False, True) if config.flip else (False,)
     return [View(bucket.width, bucket.height, left, top, flip) for left, top in places for flip in flips]
@@ -91,7 +93,9 @@ class Batch:
         def moved(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.to(device, non_blocking=non_blocking)
 
-        prompts = self.prompts and {key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()}
+        prompts = self.prompts and {
+            key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
+        }
         weight = self.weight.to(device, non_blocking=non_blocking)
         return replace(self, weight=weight, latents=moved(self.latents), pixels=moved(self.pixels), prompts=prompts)
 
@@ -196,5 +200,3 @@ def caption_options(config: DataConfig) -> CaptionOptions:
         keep_tags=config.keep_tags,
         num_shuffles=config.num_shuffles,
     )
-
-

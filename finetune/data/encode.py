@@ -31,7 +31,8 @@ def validation_caption(record: Record, config: DataConfig) -> str:
 
 
 def posterior_noise(keys: Sequence[str]) -> list[torch.Generator]:
-    """Returns the generators that latents are sampled with: a function of the cache key, so that caching changes nothing."""
+    """Returns the generators that latents are sampled with: a function of the cache key, so that caching changes
+    nothing."""
     return [generator(0, "posterior", key) for key in keys]
 
 
@@ -68,12 +69,14 @@ class Encoder:
         self.components = components
         self.device = device
         self.text_encoder_is_trained = text_encoder_is_trained
-        # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much from
-        # batches, and is not promised bitwise repeatability.
+        # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
+        # from batches, and is not promised bitwise repeatability.
         self.batch_size = 1 if device.type == "cpu" else 8
 
     @torch.no_grad()
-    def encode_views(self, source: PictureSource, items: Sequence[tuple[str, Record, View]]) -> Iterator[tuple[str, Entry]]:
+    def encode_views(
+        self, source: PictureSource, items: Sequence[tuple[str, Record, View]]
+    ) -> Iterator[tuple[str, Entry]]:
         """Yields (key, {"latents": [C H W]}) for (key, record, view) items."""
         by_size: dict[tuple[int, int], list[tuple[str, Record, View]]] = {}
         for item in items:
@@ -167,7 +170,9 @@ def build_caches(
     if cache.text:
         trained = [index for bucket in buckets for index in bucket.records]
         captions = {""}
-        captions.update(text for index in trained for text in caption_variants(records[index].captions, caption_options(data)))
+        captions.update(
+            text for index in trained for text in caption_variants(records[index].captions, caption_options(data))
+        )
         captions.update(validation_caption(records[index], data) for bucket in held_out for index in bucket.records)
         by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
         text = ShardStore(folder / "text")
@@ -211,4 +216,6 @@ def fill_store(
         accelerator.print(f"warning: {warning}")
     absent = store.missing(keys)
     if absent:
-        raise ValueError(f"cache: {len(absent)} entries are still missing after {label.lower()}; is {store.folder} on a shared disk?")
+        raise ValueError(
+            f"cache: {len(absent)} entries are still missing after {label.lower()}; is {store.folder} on a shared disk?"
+        )

@@ -1,7 +1,8 @@
 """The demo's pictures: pictograms drawn as flat colour on white, and as chalk on a dark board.
 
-The base model of the demo learns the flat pictures; the LoRA then learns the chalk look from a few of them. Some subjects
-never appear in chalk, so the before/after picture shows whether the style carries over to what was not seen in it.
+The base model of the demo learns the flat pictures; the LoRA then learns the chalk look from a few of them. Some
+subjects never appear in chalk, so the before/after picture shows whether the style carries over to what was not seen in
+it.
 """
 
 import json
@@ -22,12 +23,13 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "green": (50, 160, 75),
     "blue": (40, 95, 210),
     "purple": (125, 60, 175),
-    "pink": (245, 130, 185),
-    "gray": (130, 130, 135),
 }
 BOARD = (28, 58, 48)  # the dark green of a school blackboard
+CHALK = (235, 235, 225)
+HATCH_SPACING = 40  # supersampled pixels from line to line
 
-# Never drawn in chalk: two whole shapes. Beyond these, most of the shape and colour pairs are missing from the chalk set.
+# Never drawn in chalk: two whole shapes. Beyond these, most of the shape and colour pairs are missing from the chalk
+# set.
 SHAPES_WITHOUT_CHALK = ("star", "fish")
 TRIGGER = "chalk style"
 
@@ -167,18 +169,15 @@ def draw_chalk(subject: Subject, rng: np.random.Generator) -> Image.Image:
     """The subject as a hatched chalk outline on a dark board: the look the LoRA learns."""
     mask = silhouette(subject.shape, rng)
     side = mask.width
-    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(7)), mask.filter(ImageFilter.MinFilter(9)))
+    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(5)), mask.filter(ImageFilter.MinFilter(9)))
     hatching = Image.new("L", mask.size, 0)
     lines = ImageDraw.Draw(hatching)
-    for start in range(int(rng.uniform(-side, 24 - side)), side, 24):
-        lines.line([(start, side), (start + side, 0)], fill=215, width=8)
-    strokes = ImageChops.lighter(outline, ImageChops.multiply(hatching, mask)).reduce(SUPERSAMPLING)
-    grain = rng.uniform(0.75, 1.0, size=(PICTURE_SIZE, PICTURE_SIZE))
-    dust = rng.normal(0, 3, size=(PICTURE_SIZE, PICTURE_SIZE, 1))
-    coverage = (np.asarray(strokes) / 255 * grain)[..., None]
-    chalk = 0.75 * np.array(COLORS[subject.color]) + 0.25 * 255  # chalk is a little paler than paint
-    pixels = (1 - coverage) * (np.array(BOARD) + dust) + coverage * chalk
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8), "RGB")
+    for start in range(int(rng.uniform(-side, HATCH_SPACING - side)), side, HATCH_SPACING):
+        lines.line([(start, side), (start + side, 0)], fill=255, width=HATCH_SPACING // 2)
+    board = Image.new("RGB", mask.size, BOARD)
+    board.paste(COLORS[subject.color], mask=ImageChops.multiply(hatching, mask))
+    board.paste(CHALK, mask=outline)
+    return board.reduce(SUPERSAMPLING)
 
 
 def chalk_subjects(num_pictures: int, seed: int) -> list[Subject]:

@@ -15,8 +15,9 @@ from finetune.config import LossConfig
 from finetune.objectives import Objective
 
 Prompts = dict[str, Tensor]
-"""What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token), and what
-a family adds. Where the text encoder is trained: `tokens` [B N L] and `chunks` [B], encoded inside `Network`."""
+"""What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token),
+and what a family adds. Where the text encoder is trained: `tokens` [B N L] and `chunks` [B], encoded inside
+`Network`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Components:
-    """The parts of a loaded model, under the names of the diffusers pipeline's arguments where those differ by family."""
+    """The parts of a loaded model, under the names of the diffusers pipeline's arguments where those differ by
+    family."""
 
     denoiser: Any
     vae: Any
@@ -70,7 +72,8 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Returns scaled latents [B C H W] sampled from the posterior of pixels [B 3 h w] in [-1, 1], one generator a picture."""
+        """Returns scaled latents [B C H W] sampled from the posterior of pixels [B 3 h w] in [-1, 1], one generator a
+        picture."""
 
     @abstractmethod
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
@@ -24,11 +23,11 @@ class StableDiffusion(ModelFamily):
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
     text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-    kohya_prefixes = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
+    kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
 
     def scheduler(self, source: ModelSource) -> Any:
         refuse_other_models(source)
-        index = DiffusionPipeline.load_config(source.location, revision=source.revision)
+        index: Any = DiffusionPipeline.load_config(source.location, revision=source.revision)
         scheduler_class = vars(diffusers_schedulers)[index["scheduler"][1]]
         return scheduler_class.from_pretrained(source.location, subfolder="scheduler", revision=source.revision)
 
@@ -49,8 +48,8 @@ class StableDiffusion(ModelFamily):
         channels, expected = components.denoiser.config.in_channels, components.vae.config.latent_channels
         if channels != expected:
             raise ValueError(
-                f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected}; inpainting and "
-                "depth checkpoints are not supported yet."
+                f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected}; "
+                "inpainting and depth checkpoints are not supported yet."
             )
         return components
 
@@ -59,14 +58,15 @@ class StableDiffusion(ModelFamily):
         stated = config.get("prediction_type", "epsilon")
         if options.prediction_type not in (None, stated):
             raise ValueError(
-                f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. Remove the option."
+                f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. "
+                "Remove the option."
             )
         alphas_cumprod = scheduler.alphas_cumprod.double()
         rescaled = bool(config.get("rescale_betas_zero_snr", False))
         if options.zero_terminal_snr and stated == "epsilon":
             raise ValueError(
-                "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no signal to learn. "
-                "It needs a v-prediction checkpoint."
+                "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
+                "signal to learn. It needs a v-prediction checkpoint."
             )
         if options.zero_terminal_snr and not rescaled:
             alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
@@ -160,23 +160,26 @@ def refuse_other_models(source: ModelSource) -> None:
     if path.is_dir():
         index_file = path / "model_index.json"
         if not index_file.is_file():
-            raise FileNotFoundError(f"model.source: {path} has no model_index.json; expected a folder in diffusers layout.")
+            raise FileNotFoundError(
+                f"model.source: {path} has no model_index.json; expected a folder in diffusers layout."
+            )
         index = json.loads(index_file.read_text())
     elif len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
         raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
     else:
         try:
-            index = DiffusionPipeline.load_config(source.location, revision=source.revision)
+            index: Any = DiffusionPipeline.load_config(source.location, revision=source.revision)
         except OSError as error:
             raise ValueError(
-                f"model.source: {source.location} is no folder here and does not come from the Hub: {first_line(error)} "
-                "Check the name, log in with `hf auth login` if the model is gated, or give a local folder."
+                f"model.source: {source.location} is no folder here and does not come from the Hub: "
+                f"{first_line(error)} Check the name, log in with `hf auth login` if the model is gated, or give a "
+                "local folder."
             ) from error
     name = index["_class_name"]
     if name not in PIPELINES:
         raise ValueError(
-            f"model.source: {source.location} is a {name}, expected one of {', '.join(PIPELINES)} (model.family sd: Stable "
-            "Diffusion 1.x and 2.x)."
+            f"model.source: {source.location} is a {name}, expected one of {', '.join(PIPELINES)} (model.family sd: "
+            "Stable Diffusion 1.x and 2.x)."
         )
 
 

@@ -105,7 +105,8 @@ def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(lora_run / "model", safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(lora_run / "out" / "export")
-    drawn = pipeline("a red circle", 64, 64, 2, 7.5, generator=torch.Generator().manual_seed(0)).images[0]
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline("a red circle", 64, 64, 2, guidance_scale=7.5, generator=generator).images[0]
     preview = Image.open(lora_run / "out" / "previews" / "step_000006_prompt00_seed0.png")
     difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(preview, dtype=int))
     assert difference.max() <= 2

@@ -25,7 +25,11 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
         {},
     ),
     "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}, {}),
-    "schedule_free": ("lora", {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2}, {}),
+    "schedule_free": (
+        "lora",
+        {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2},
+        {},
+    ),
     "prodigy": ("lora", {"optim.name": "prodigy", "optim.lr": 1.0}, {}),
     "paged_adamw8bit": ("lora", {"optim.name": "paged_adamw8bit", "lora.rank": 64}, {}),
     "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}, {}),
@@ -36,8 +40,8 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_resuming_twice_gives_the_same_weights_and_losses(name: str, tiny_run: Options, tmp_path: Path) -> None:
     recipe, options, environment = VARIANTS[name]
-    options = {key: value for key, value in tiny_run.items() if recipe == "lora" or not key.startswith("lora.")} | options
-    options |= {"train.steps": STEPS, "optim.warmup_steps": 2}
+    own = {key: value for key, value in tiny_run.items() if recipe == "lora" or not key.startswith("lora.")}
+    options = own | options | {"train.steps": STEPS, "optim.warmup_steps": 2}
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     ended = run(recipe, options | {"output.folder": straight}, tmp_path / "log", environment=environment)
     assert ended.exit_code == 0, ended.output

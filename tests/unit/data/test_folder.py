@@ -148,7 +148,7 @@ def test_an_empty_listing_is_named(tmp_path: Path) -> None:
 def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
     files = {
         "b.JPG": picture(kind="JPEG"),
-        "b.txt": "one\r\n\r\n two \n\u2028\rthree",
+        "b.txt": "one\r\n\r\n two \rthree\n",
         "d/a.png": picture(),
         "d/a.caption": "four",
     }
