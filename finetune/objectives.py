@@ -70,9 +70,10 @@ class Diffusion:
         if self.snr_gamma is None:
             return torch.ones_like(alpha_bar, dtype=torch.float32)
         snr = alpha_bar / (1 - alpha_bar)
+        if self.prediction_type == "epsilon":
+            return (self.snr_gamma / snr).clamp(max=1).float()  # min(SNR, gamma) / SNR, and 1 where SNR is 0
         clipped = snr.clamp(max=self.snr_gamma)
-        divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.prediction_type]
-        return (clipped / divisor).float()
+        return (clipped / (snr + 1) if self.prediction_type == "v_prediction" else clipped).float()
 
     def _scales(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self.alphas_cumprod.to(clean.device)[t].view(-1, *[1] * (clean.dim() - 1))

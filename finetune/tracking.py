@@ -39,9 +39,10 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raises ValueError for trackers whose package is not installed; imports none of them."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
+        parts = " ".join("wandb" if name == "wandb" else f"'sd-finetune[{name}]'" for name in missing)
         raise ValueError(
-            f"tracking.names: {', '.join(missing)} not installed. Run: pip install 'sd-finetune[{','.join(missing)}]', "
-            "or choose other trackers (OUT/metrics.jsonl and OUT/report.html are written without any)."
+            f"tracking.names: {', '.join(missing)} not installed. Run: pip install {parts}, or choose other trackers "
+            "(OUT/metrics.jsonl and OUT/report.html are written without any)."
         )
 
 

@@ -96,6 +96,7 @@ class WeightsAndBiases:
     def _start_upload(self) -> subprocess.Popen[bytes]:
         # These would lead it to our own wandb helper process, or keep it offline.
         environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
+        environment["WANDB_DIR"] = str(self.folder.absolute().parents[1])  # or its log lies wherever we were started
         with (self.folder / "upload.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(UPLOAD_SCRIPT), str(self.folder.absolute())],

@@ -5,6 +5,7 @@ process has the same shapes; because it is a function of (seed, step), a run can
 any number of processes.
 """
 
+import itertools
 import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,14 +39,17 @@ class Bucket:
 
 
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Returns (width, height) pairs: multiples of `step`, as large as the area resolution^2 allows, by rising aspect
-    ratio."""
-    sizes = []
-    for width in range(step, int(resolution * math.sqrt(max_aspect)) + step, step):
-        height = resolution * resolution // width // step * step
-        if height >= step and max(width / height, height / width) <= max_aspect:
-            sizes.append((width, height))
-    return sorted(sizes, key=lambda size: size[0] / size[1])
+    """Returns (width, height) pairs by rising aspect ratio: multiples of `step`, as large as the area resolution^2 allows.
+
+    With each size stands its transpose, so that upright and lying pictures are treated alike.
+    """
+    sizes = set()
+    for short in range(step, resolution + 1, step):
+        widest = math.floor(short * max_aspect + 1e-9)
+        long = min(resolution * resolution // short, widest) // step * step
+        sizes |= {(short, long), (long, short)}
+    outer = [(w, h) for w, h in sizes if not any((w, h) != other and w <= other[0] and h <= other[1] for other in sizes)]
+    return sorted(outer, key=lambda size: size[0] / size[1])
 
 
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
@@ -82,10 +86,13 @@ def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
 class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
     """Yields endless global batches from step `start` on.
 
-    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of one
-    stream. The bucket whose share of the samples lies furthest behind its share of the pictures comes next. So within a
-    bucket no picture is seen again before all others were, and over buckets the shares agree to within about a batch. A
-    picture whose record says repeats = r stands r times in each pass.
+    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of the bucket that
+    has come least far through its passes. A picture whose record says repeats = r stands r times in each pass.
+
+    How even that is: within a bucket no picture is seen again before all others were. Let the least bucket stand at p passes.
+    A bucket of n pictures was served, if at all, when it was the least itself, at p or before, and by one batch of size B; so
+    it stands between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass apart, and every
+    picture has been seen once one pass and one batch a bucket are through.
     """
 
     def __init__(
@@ -96,32 +103,28 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         self.seed = seed
         self.start = start
         self.drop_last = True
+        self._orders: dict[int, tuple[int, torch.Tensor]] = {}
 
     def __iter__(self) -> Iterator[list[Sample]]:
         served = [0] * len(self.streams)
-        total = sum(map(len, self.streams))
-        step = 0
-        while True:
-            due = (step + 1) * self.batch_size / total
-            bucket = max(range(len(served)), key=lambda b: (due * len(self.streams[b]) - served[b], -b))
+        for step in itertools.count():
+            bucket = min(range(len(served)), key=lambda b: served[b] / len(self.streams[b]))
             if step >= self.start:
                 yield [
                     (self._record_at(bucket, served[bucket] + place), step * self.batch_size + place)
                     for place in range(self.batch_size)
                 ]
             served[bucket] += self.batch_size
-            step += 1
 
     def _record_at(self, bucket: int, place: int) -> int:
         stream = self.streams[bucket]
         passes, offset = divmod(place, len(stream))
-        return stream[self._order(bucket, passes)[offset]]
+        return stream[int(self._order(bucket, passes)[offset])]
 
-    def _order(self, bucket: int, passes: int) -> list[int]:
-        key = (bucket, passes)
-        if self._last_order[0] != key:
+    def _order(self, bucket: int, passes: int) -> torch.Tensor:
+        """The order of one pass; each bucket's latest is kept, since consecutive batches come from different buckets."""
+        held = self._orders.get(bucket)
+        if held is None or held[0] != passes:
             order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))
-            self._last_order = key, order.tolist()
-        return self._last_order[1]
-
-    _last_order: tuple[tuple[int, int] | None, list[int]] = (None, [])
+            held = self._orders[bucket] = (passes, order)
+        return held[1]

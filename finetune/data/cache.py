@@ -8,7 +8,7 @@ is checked against its digest when read.
 
 import functools
 import hashlib
-import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -61,7 +61,8 @@ class ShardStore:
                 with safe_open(path, framework="pt") as shard:
                     self._paths |= {name.partition("/")[0]: path for name in shard.keys()}  # noqa: SIM118 (not a dict)
             except (SafetensorError, OSError) as error:
-                self.warnings.append(f"cache: {path.name} is not readable ({error}); its entries are made again.")
+                text = f"cache: {path.name} is not readable ({error}); its entries are made again."
+                self.warnings += [text] if text not in self.warnings else []
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Returns the keys that no shard holds, in the given order, each once."""
@@ -69,29 +70,29 @@ class ShardStore:
 
     def read(self, key: str) -> Entry:
         """Returns one entry; raises ValueError that names the file where its bytes are not what was written."""
-        shard = open_shard(self._paths[key])
-        digests = shard.metadata() or {}
-        prefix = f"{key}/"
-        entry = {}
-        for name, expected in digests.items():
-            if name.startswith(prefix):
-                value = shard.get_tensor(name)
-                if tensor_digest(value) != expected:
-                    raise ValueError(
-                        f"cache: {self._paths[key]} is damaged. Delete that file and run again; it is made anew."
-                    )
-                entry[name.removeprefix(prefix)] = value
+        path, prefix = self._paths[key], f"{key}/"
+        try:
+            shard = open_shard(path)
+            digests = shard.metadata() or {}
+            names = sorted(name for name in shard.keys() if name.startswith(prefix))  # noqa: SIM118 (not a dict)
+            entry = {name.removeprefix(prefix): shard.get_tensor(name) for name in names}
+        except SafetensorError as error:
+            raise damaged(path) from error
+        if names != [name for name in sorted(digests) if name.startswith(prefix)]:
+            raise damaged(path)
+        if any(tensor_digest(value) != digests[prefix + name] for name, value in entry.items()):
+            raise damaged(path)
         return entry
 
     def write(self, entries: dict[str, Entry]) -> Path:
         """Adds one shard that is complete or absent."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()
         }
         path = self.folder / f"{cache_key(*sorted(entries))}.safetensors"
-        temporary = self.folder / f".tmp-{path.name}-{os.getpid()}"
+        temporary = self.folder / f".tmp-{path.name}-{secrets.token_hex(8)}"  # process ids repeat in containers
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             digests = {name: tensor_digest(value) for name, value in tensors.items()}
             safetensors.torch.save_file(tensors, temporary, metadata=digests)
             temporary.replace(path)
@@ -104,6 +105,11 @@ class ShardStore:
         return path
 
 
+def damaged(path: Path) -> ValueError:
+    """Returns the error for a shard that does not hold what was written."""
+    return ValueError(f"cache: {path} is damaged. Delete that file and run again; it is made anew.")
+
+
 @functools.lru_cache(maxsize=256)
 def open_shard(path: Path) -> safe_open:
     """Returns the open shard; the newest 256 stay open in each process."""
@@ -111,8 +117,10 @@ def open_shard(path: Path) -> safe_open:
 
 
 def tensor_digest(value: Tensor) -> str:
-    """Returns a short hash of a tensor's bytes."""
-    return hashlib.blake2b(raw_bytes(value), digest_size=8).hexdigest()
+    """Returns a short hash of a tensor's type, shape and bytes."""
+    digest = hashlib.blake2b(f"{value.dtype}{tuple(value.shape)}".encode(), digest_size=8)
+    digest.update(raw_bytes(value))
+    return digest.hexdigest()
 
 
 def raw_bytes(value: Tensor) -> memoryview:

@@ -1,5 +1,6 @@
 """From a record and a position in the sample stream to what one training sample needs."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from finetune.config import DataConfig
 from finetune.data.buckets import Bucket
 from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
+from finetune.data.entries import first_few
 from finetune.data.images import cover_scale, open_rgb, resize_and_crop
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Prompts, stack_prompts
@@ -44,10 +46,25 @@ def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
 
 def picture_pixels(data: bytes, view: View) -> Tensor:
     """Returns the view of an encoded picture as float32 [3 H W] in [-1, 1]."""
-    with_margin = (view.width, view.height)
-    image = open_rgb(data, draft=with_margin)
+    image = open_rgb(data, draft=(view.width, view.height))
     array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
     return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def record_pixels(source: PictureSource, record: Record, view: View) -> Tensor:
+    """Returns the view of a record's picture as `picture_pixels` does.
+
+    Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed: what is
+    cached under a picture's hash must have been made from that picture.
+    """
+    name = first_few((record.file_name,))
+    data = source.read(record.file_name)
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise ValueError(f"{name} was changed while the run was going; run the same command again")
+    try:
+        return picture_pixels(data, view)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
@@ -187,7 +204,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         key = latent_key(record, view, encoded.vae_fingerprint)
         prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
         latents = encoded.latents and encoded.latents.read(key)["latents"]
-        pixels = picture_pixels(self.source.read(record.file_name), view) if latents is None else None
+        pixels = record_pixels(self.source, record, view) if latents is None else None
         return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None)
 
 

@@ -1,12 +1,15 @@
 """Pictures to latents and captions to embeddings: into the caches beforehand, or batch by batch."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -14,7 +17,7 @@ from finetune.config import CacheConfig, DataConfig
 from finetune.data.buckets import Bucket
 from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
-from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, picture_pixels, text_key, views
+from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, record_pixels, text_key, views
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts
 from finetune.randomness import generator
@@ -72,6 +75,7 @@ class Encoder:
         # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
         # from batches, and is not promised bitwise repeatability.
         self.batch_size = 1 if device.type == "cpu" else 8
+        self.unreadable: list[str] = []
 
     @torch.no_grad()
     def encode_views(
@@ -83,11 +87,38 @@ class Encoder:
             by_size.setdefault((item[2].width, item[2].height), []).append(item)
         for group in by_size.values():
             for start in range(0, len(group), self.batch_size):
-                part = group[start : start + self.batch_size]
-                pixels = torch.stack([picture_pixels(source.read(record.file_name), view) for _, record, view in part])
-                keys = [key for key, _, _ in part]
-                for key, row in zip(keys, self._latents(pixels.to(self.device), keys).cpu(), strict=True):
-                    yield key, {"latents": row}
+                decoded = []
+                for key, record, view in group[start : start + self.batch_size]:
+                    try:
+                        decoded.append((key, record_pixels(source, record, view)))
+                    except ValueError as error:
+                        self.unreadable.append(str(error))
+                if decoded:
+                    keys = [key for key, _ in decoded]
+                    latents = self._latents(torch.stack([pixels for _, pixels in decoded]).to(self.device), keys)
+                    for key, row in zip(keys, latents.cpu(), strict=True):
+                        yield key, {"latents": row}
+        self.refuse_unreadable()
+
+    def check_pictures(self, source: PictureSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
+        """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
+        for record, view in items:
+            try:
+                record_pixels(source, record, view)
+            except ValueError as error:
+                self.unreadable.append(str(error))
+            yield 1
+        self.refuse_unreadable()
+
+    def refuse_unreadable(self) -> None:
+        """Raises one ValueError for all pictures that could not be read."""
+        if self.unreadable:
+            listed = sorted(set(self.unreadable))
+            shown = "\n".join(listed[:10] + ([f"... and {len(listed) - 10} more"] if len(listed) > 10 else []))
+            raise ValueError(
+                f"data.folder: {len(listed)} pictures cannot be used. Repair or remove them, or let "
+                f"`python -m datasets_prep` sort them out:\n{shown}"
+            )
 
     @torch.no_grad()
     def encode_texts(self, texts: dict[str, str], dtype: torch.dtype) -> Iterator[tuple[str, Entry]]:
@@ -145,18 +176,13 @@ def build_caches(
 ) -> Encoded:
     """Returns the filled caches; every process encodes a part, and what is there already is not made again."""
     components = encoder.components
-    vae_fingerprint = fingerprint(components.vae)
-    encoder_fingerprint = cache_key(*map(fingerprint, components.text_encoders))
+    vae_fingerprint = cache_key(fingerprint(components.vae), settings_text(dict(components.vae.config)))
+    encoder_fingerprint = text_fingerprint(components)
     latents = text = None
+    chosen = [(records[index], view) for b in buckets for index in b.records for view in views(records[index], b, data)]
+    chosen += [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
     if cache.latents:
-        items = {}
-        for index_views in (
-            {index: views(records[index], bucket, data) for bucket in buckets for index in bucket.records},
-            {index: [validation_view(bucket)] for bucket in held_out for index in bucket.records},
-        ):
-            for index, choices in index_views.items():
-                for view in choices:
-                    items[latent_key(records[index], view, vae_fingerprint)] = (records[index], view)
+        items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
         latents = ShardStore(folder / "latents")
         with on_device([components.vae], encoder.device):
             fill_store(
@@ -167,6 +193,12 @@ def build_caches(
                 cache,
                 "Encoding pictures",
             )
+    else:
+        once = list({record.file_name: (record, view) for record, view in chosen}.values())
+        share = once[accelerator.process_index :: accelerator.num_processes]
+        with progress_bar("Checking pictures", len(share), accelerator) as advance:
+            for done in encoder.check_pictures(source, share):
+                advance(done)
     if cache.text:
         trained = [index for bucket in buckets for index in bucket.records]
         captions = {""}
@@ -188,6 +220,26 @@ def build_caches(
     return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text)
 
 
+def settings_text(settings: dict[str, Any]) -> str:
+    """Returns the settings of a model that can alter its output, e.g. a scaling factor or an activation, as stable text."""
+    origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
+    kept = {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def text_fingerprint(components: Components) -> str:
+    """Returns a hash over all that decides a text's embeddings: tokenizers, encoders' weights and their settings."""
+    parts = []
+    for tokenizer in components.tokenizers:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules |= {"padding": None, "truncation": None}  # left behind by whoever called it last
+        special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length
+        parts += [json.dumps(rules, sort_keys=True), special]
+    for text_encoder in components.text_encoders:
+        parts += [fingerprint(text_encoder), settings_text(text_encoder.config.to_dict())]
+    return cache_key(*parts)
+
+
 def fill_store(
     store: ShardStore,
     keys: list[str],
@@ -197,8 +249,8 @@ def fill_store(
     label: str,
 ) -> None:
     """Makes the missing entries with all processes, then waits until all are there."""
-    missing = store.missing(keys)
-    accelerator.wait_for_everyone()
+    # One list for all: another run may be filling the same folder, and each process would see it at another moment.
+    (missing,) = broadcast_object_list([store.missing(keys)])
     if missing:
         with progress_bar(label, len(missing), accelerator) as advance:
             fill(

@@ -10,9 +10,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from finetune.data.colour import colour_and_alpha, to_srgb
 
-# Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, decoding stays below 1 GB of memory.
+# Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
 # Pillow's own limit, which holds for the whole process, is left alone: it warns above 89 million pixels.
-MAX_PIXELS = 12_000 * 9_000
+MAX_PIXELS = 100 * 2**20
 
 # Named one by one so that an EPS, which Pillow hands to Ghostscript, never reaches its plugin. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")

@@ -62,13 +62,12 @@ class StableDiffusion(ModelFamily):
                 "Remove the option."
             )
         alphas_cumprod = scheduler.alphas_cumprod.double()
-        rescaled = bool(config.get("rescale_betas_zero_snr", False))
         if options.zero_terminal_snr and stated == "epsilon":
             raise ValueError(
                 "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
                 "signal to learn. It needs a v-prediction checkpoint."
             )
-        if options.zero_terminal_snr and not rescaled:
+        if options.zero_terminal_snr:  # what is rescaled already stays as it is; some schedulers ignore their own option
             alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
         return Diffusion(alphas_cumprod, stated, options.snr_gamma)
 

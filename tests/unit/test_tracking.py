@@ -200,7 +200,9 @@ def test_no_secret_and_no_command_line_stands_in_any_file(finished: Finished) ->
 
 def test_wandb_leet_reads_the_offline_run(finished: Finished) -> None:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(finished.folder / "wandb")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
+    answer = subprocess.run(
+        command, cwd=finished.folder, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True
+    )
     assert "finished" in answer.stdout
     assert '"train/loss"' in answer.stdout
 
@@ -217,7 +219,7 @@ def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_
     assert [[row["step"] for row in history(read_records(file))] for file in files] == [[1, 2, 3], [2, 3, 4, 5]]
     assert {record.run.resume for file in files for record in read_records(file) if record.HasField("run")} == {True}
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *(str(file.parent) for file in files)]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
     assert "Would sync 2 run(s)" in answer.stderr + answer.stdout
 
 

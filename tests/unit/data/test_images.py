@@ -90,9 +90,9 @@ ENCODINGS = [
 def noisy(kind: str) -> bytes:
     """A picture that does not compress away, so that half of the file is half of the picture."""
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    format, _, option = kind.partition(" ")
-    named = {"compression": option} if format == "TIFF" and option else {option: True} if option else {}
-    return encoded(Image.fromarray(noise), format, **named)
+    name, _, option = kind.partition(" ")
+    named = {"compression": option} if name == "TIFF" and option else {option: True} if option else {}
+    return encoded(Image.fromarray(noise), name, **named)
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
@@ -125,6 +125,7 @@ def test_any_flipped_bit_of_a_png_is_found() -> None:
 def test_random_damage_gives_a_picture_or_a_value_error(kind: str) -> None:
     random = np.random.default_rng(2)
     data = noisy(kind)
+    messages = []
     for _ in range(30):
         damaged = bytearray(data)
         start = int(random.integers(0, len(data)))
@@ -133,7 +134,8 @@ def test_random_damage_gives_a_picture_or_a_value_error(kind: str) -> None:
             try:
                 read(bytes(damaged))
             except ValueError as error:
-                assert str(error)
+                messages.append(str(error))
+    assert all(messages)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_what_is_no_picture_is_named(data: bytes, word: str) -> None:
             read(data)
 
 
-@pytest.mark.parametrize(("width", "height"), [(32_000, 32_000), (200_000, 200_000), (12_001, 9_000)])
+@pytest.mark.parametrize(("width", "height"), [(32_000, 32_000), (200_000, 200_000), (10_241, 10_240)])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int) -> None:
     data = png(width, height, 8, 0, bytes(1000))

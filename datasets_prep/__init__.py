@@ -1,0 +1,1 @@
+"""Turns raw pictures into a data set that every recipe reads; loads no torch."""

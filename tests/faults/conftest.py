@@ -1,0 +1,69 @@
+"""A small run that is trained once, and copies of it that a test may damage."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runs import TINY, Options, differing, final_state, losses, run
+
+STEPS = 6
+
+Copy = Callable[..., Options]
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_model: Path, pictures: Path, shared_cache: Path) -> Options:
+    """Options of the smallest LoRA run; output.folder is missing."""
+    return TINY | {
+        "model.source": tiny_model,
+        "data.folder": pictures,
+        "cache.folder": shared_cache,
+        "lora.targets": ("to_q", "to_v"),
+        "train.batch_size": 1,
+        "train.steps": STEPS,
+        "checkpoint.every": 2,
+        "checkpoint.keep": 3,
+    }
+
+
+@pytest.fixture(scope="session")
+def straight(small_run: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed, with checkpoints of steps 2, 4 and 6; not to be written to."""
+    folder = tmp_path_factory.mktemp("straight")
+    ended = run("lora", small_run | {"output.folder": folder / "out"}, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    return folder / "out"
+
+
+@pytest.fixture
+def finished(small_run: Options, straight: Path, tmp_path: Path) -> Options:
+    """Options of a run that is complete in the test's own folder."""
+    shutil.copytree(straight, tmp_path / "out")
+    return small_run | {"output.folder": tmp_path / "out"}
+
+
+@pytest.fixture
+def interrupted(finished: Options, tmp_path: Path) -> Options:
+    """Options of a run that was killed after step 4, with checkpoints of steps 2 and 4."""
+    out = tmp_path / "out"
+    shutil.rmtree(out / "checkpoints" / "step_000006")
+    shutil.rmtree(out / "export")
+    (out / "run.json").unlink()
+    return finished
+
+
+def assert_same_end(out: Path, straight: Path) -> None:
+    """Weights, optimizer state and logged numbers equal those of the undisturbed run bit for bit."""
+    assert differing(final_state(straight), final_state(out)) == []
+    assert losses(straight) == losses(out)
+
+
+def assert_refused(exit_code: int, output: str, *words: str) -> None:
+    """A user's mistake ends with exit code 1 and a sentence that holds the useful words, never with a traceback."""
+    assert exit_code == 1, output
+    assert "Traceback" not in output, output
+    assert "error: " in output, output
+    for word in words:
+        assert word in output, f"{word!r} is missing in:\n{output}"

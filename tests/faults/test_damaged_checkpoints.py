@@ -1,0 +1,198 @@
+"""A damaged newest checkpoint is noticed whatever is wrong with it, the one before is used, and the end is the same."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.checkpoint import digest, load_checkpoint, newest_checkpoint
+from tests.faults.conftest import assert_refused, assert_same_end
+from tests.runs import Options, run
+
+FILES = ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml", "manifest.json")
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def fill_with_zeros(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def replace_by_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGES = (flip_a_bit, cut, empty, fill_with_zeros, delete, replace_by_folder)
+
+
+def swap_manifest(newest: Path) -> None:
+    shutil.copy(newest.parent / "step_000004" / "manifest.json", newest / "manifest.json")
+
+
+def empty_manifest(newest: Path) -> None:
+    (newest / "manifest.json").write_text("{}")
+
+
+def odd_manifest(newest: Path) -> None:
+    (newest / "manifest.json").write_text("[" * 100_000)
+
+
+def empty_folder(newest: Path) -> None:
+    shutil.rmtree(newest)
+    newest.mkdir()
+
+
+def become_a_file(newest: Path) -> None:
+    shutil.rmtree(newest)
+    newest.write_bytes(b"")
+
+
+FOLDER_DAMAGES = (swap_manifest, empty_manifest, odd_manifest, empty_folder, become_a_file)
+
+
+@pytest.fixture
+def checkpoints(straight: Path, tmp_path: Path) -> Path:
+    """Checkpoints of steps 2, 4 and 6, to be damaged."""
+    return shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
+
+
+def assert_falls_back(checkpoints: Path, name: str) -> None:
+    """The checkpoint of step 4 is taken and one warning names what is wrong with that of step 6."""
+    warnings: list[str] = []
+    found = newest_checkpoint(checkpoints, warnings.append)
+    assert found is not None
+    assert found[0].name == "step_000004"
+    assert found[1].state["step"] == 4
+    assert len(warnings) == 1
+    assert name in warnings[0]
+    assert "falling back" in warnings[0]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_damage_to_any_file_is_noticed_and_named(file: str, damage: Callable[[Path], None], checkpoints: Path) -> None:
+    damage(checkpoints / "step_000006" / file)
+    assert_falls_back(checkpoints, f"step_000006/{file}" if damage is not flip_a_bit or file != "manifest.json" else "")
+
+
+@pytest.mark.parametrize("damage", FOLDER_DAMAGES)
+def test_a_folder_that_is_no_checkpoint_is_noticed_and_named(
+    damage: Callable[[Path], None], checkpoints: Path
+) -> None:
+    damage(checkpoints / "step_000006")
+    assert_falls_back(checkpoints, "step_000006")
+
+
+def seal(checkpoint: Path) -> None:
+    """Makes the manifest agree with the files, as whoever wants to be believed would."""
+    files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
+    manifest = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in files}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+class Canary:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("written", ["torch", "pickle"])
+def test_a_pickle_in_a_checkpoint_is_not_run_whatever_its_manifest_says(
+    written: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    newest, trace = checkpoints / "step_000006", tmp_path / "canary"
+    if written == "torch":
+        torch.save(Canary(trace), newest / "optimizer.pt")
+    else:
+        (newest / "optimizer.pt").write_bytes(pickle.dumps(Canary(trace)))
+    seal(newest)
+    assert_falls_back(checkpoints, "step_000006/optimizer.pt")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("trained.safetensors", b"\x08\0\0\0\0\0\0\0{}"),
+        ("optimizer.pt", b"no zip file"),
+        ("state.json", b"[]"),
+        ("state.json", b'{"step": "six"}'),
+        ("state.json", b"[" * 100_000),
+    ],
+)
+def test_a_file_that_its_manifest_vouches_for_but_that_does_not_read_is_named(
+    file: str, content: bytes, checkpoints: Path
+) -> None:
+    newest = checkpoints / "step_000006"
+    (newest / file).write_bytes(content)
+    seal(newest)
+    assert_falls_back(checkpoints, f"step_000006/{file}")
+
+
+def test_averages_that_the_manifest_does_not_list_are_not_read(checkpoints: Path) -> None:
+    newest = checkpoints / "step_000006"
+    shutil.copy(newest / "trained.safetensors", newest / "ema.safetensors")
+    assert load_checkpoint(newest).ema is None
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, delete])
+def test_a_run_falls_back_says_so_and_ends_the_same(
+    damage: Callable[[Path], None], interrupted: Options, straight: Path, tmp_path: Path
+) -> None:
+    damage(tmp_path / "out" / "checkpoints" / "step_000004" / "trained.safetensors")
+    ended = run("lora", interrupted, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert "step_000004/trained.safetensors" in ended.output
+    assert "Resuming from" in ended.output
+    assert "at step 2" in ended.output
+    assert_same_end(tmp_path / "out", straight)
+
+
+def test_where_all_are_damaged_the_run_is_refused_and_nothing_is_deleted(interrupted: Options, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for checkpoint in (out / "checkpoints").iterdir():
+        cut(checkpoint / "optimizer.pt")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    ended = run("lora", interrupted, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "none of the 2 checkpoints", "intact")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_rotation_never_counts_a_damaged_checkpoint_that_was_passed_over(
+    interrupted: Options, straight: Path, tmp_path: Path
+) -> None:
+    """With keep=1 the damaged newer one must not push the fresh one out."""
+    out = tmp_path / "out"
+    cut(out / "checkpoints" / "step_000004" / "optimizer.pt")
+    options = interrupted | {"checkpoint.keep": 1, "checkpoint.every": 3}
+    stopped = run("lora", options | {"train.steps": 3}, tmp_path / "log")
+    assert stopped.exit_code == 0, stopped.output
+    assert load_checkpoint(out / "checkpoints" / "step_000003").state["step"] == 3
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)

@@ -1,0 +1,209 @@
+"""Noise, targets and loss weights equal diffusers' own and the closed forms of the papers."""
+
+from typing import get_args
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr as diffusers_rescale
+from diffusers.training_utils import compute_snr
+from torch import Tensor
+
+from finetune.config import LossConfig
+from finetune.models.sd import StableDiffusion
+from finetune.objectives import Diffusion, PredictionType, denoising_loss, rescale_zero_terminal_snr
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
+EVERY_T = torch.arange(1000)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> DDPMScheduler:
+    return DDPMScheduler.from_config(BETAS)
+
+
+def objective_of(
+    scheduler: DDPMScheduler, prediction_type: PredictionType, snr_gamma: float | None = 5.0
+) -> Diffusion:
+    return Diffusion(scheduler.alphas_cumprod.double(), prediction_type, snr_gamma)
+
+
+def latents(num: int, seed: int) -> Tensor:
+    return torch.randn(num, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def test_noisy_latents_equal_those_of_diffusers_at_every_timestep(scheduler: DDPMScheduler) -> None:
+    clean, noise = latents(1000, 0), latents(1000, 1)
+    ours = objective_of(scheduler, "epsilon").add_noise(clean, noise, EVERY_T)
+    torch.testing.assert_close(ours, scheduler.add_noise(clean, noise, EVERY_T), rtol=1e-5, atol=1e-6)
+    assert ours.dtype == torch.float32
+
+
+def test_targets_equal_noise_velocity_and_picture(scheduler: DDPMScheduler) -> None:
+    clean, noise = latents(1000, 0), latents(1000, 1)
+    velocity = objective_of(scheduler, "v_prediction").target(clean, noise, EVERY_T)
+    torch.testing.assert_close(velocity, scheduler.get_velocity(clean, noise, EVERY_T), rtol=1e-5, atol=1e-6)
+    assert torch.equal(objective_of(scheduler, "epsilon").target(clean, noise, EVERY_T), noise)
+    assert torch.equal(objective_of(scheduler, "sample").target(clean, noise, EVERY_T), clean)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_diffusers_recovers_the_picture_from_the_target(
+    scheduler: DDPMScheduler, prediction_type: PredictionType
+) -> None:
+    """The sampler, told the target, must say that x_0 is the clean picture: target and convention fit together."""
+    sampler = DDIMScheduler.from_config(scheduler.config, prediction_type=prediction_type, clip_sample=False)
+    sampler.set_timesteps(1000)
+    objective = objective_of(scheduler, prediction_type)
+    for t in (0, 1, 500, 900):
+        at = torch.tensor([t])
+        clean, noise = latents(1, t), latents(1, t + 1)
+        noisy, target = objective.add_noise(clean, noise, at), objective.target(clean, noise, at)
+        found = sampler.step(target, t, noisy).pred_original_sample
+        torch.testing.assert_close(found, clean, rtol=1e-3, atol=1e-4)
+
+
+# SNR = alpha_bar / (1 - alpha_bar), computed by hand from alpha_bar 0.1, 0.8, 0.96: 1/9, 4, 24. With gamma 5:
+@pytest.mark.parametrize(
+    ("prediction_type", "expected"),
+    [
+        ("epsilon", [1.0, 1.0, 5 / 24]),  # min(SNR, 5) / SNR
+        ("v_prediction", [0.1, 0.8, 0.2]),  # min(SNR, 5) / (SNR + 1)
+        ("sample", [1 / 9, 4.0, 5.0]),  # min(SNR, 5)
+    ],
+)
+def test_min_snr_weights_are_those_computed_by_hand(prediction_type: PredictionType, expected: list[float]) -> None:
+    objective = Diffusion(torch.tensor([0.96, 0.8, 0.1], dtype=torch.float64), prediction_type, 5.0)
+    torch.testing.assert_close(objective.weight(torch.tensor([2, 1, 0])), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_min_snr_weights_follow_from_diffusers_snr(scheduler: DDPMScheduler, prediction_type: PredictionType) -> None:
+    snr = compute_snr(scheduler, EVERY_T)
+    clipped = torch.minimum(snr, torch.full_like(snr, 5.0))
+    expected = {"epsilon": clipped / snr, "v_prediction": clipped / (snr + 1), "sample": clipped}[prediction_type]
+    ours = objective_of(scheduler, prediction_type).weight(EVERY_T)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
+    assert ours.dtype == torch.float32
+
+
+def test_the_three_weights_are_one_loss_in_three_parametrisations(scheduler: DDPMScheduler) -> None:
+    """A network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in v."""
+    snr = compute_snr(scheduler, EVERY_T).double()
+    in_sample = objective_of(scheduler, "sample").weight(EVERY_T)
+    in_epsilon = objective_of(scheduler, "epsilon").weight(EVERY_T) * snr
+    in_v = objective_of(scheduler, "v_prediction").weight(EVERY_T) * (snr + 1)
+    torch.testing.assert_close(in_epsilon, in_sample.double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(in_v, in_sample.double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_without_gamma_all_timesteps_weigh_the_same(scheduler: DDPMScheduler, prediction_type: PredictionType) -> None:
+    assert torch.equal(objective_of(scheduler, prediction_type, None).weight(EVERY_T), torch.ones(1000))
+
+
+def test_rescaling_equals_diffusers_and_ends_at_zero(scheduler: DDPMScheduler) -> None:
+    ours = rescale_zero_terminal_snr(scheduler.alphas_cumprod.double())
+    theirs = torch.cumprod(1 - diffusers_rescale(scheduler.betas.double()), 0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-9)
+    assert ours[-1] == 0
+    assert ours[0] == pytest.approx(scheduler.alphas_cumprod[0].item(), rel=1e-12)
+    assert bool((ours.diff() < 0).all())
+
+
+def test_rescaling_twice_changes_nothing(scheduler: DDPMScheduler) -> None:
+    once = rescale_zero_terminal_snr(scheduler.alphas_cumprod.double())
+    torch.testing.assert_close(rescale_zero_terminal_snr(once), once, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, PNDMScheduler])
+def test_zero_terminal_snr_holds_whatever_the_checkpoints_scheduler_makes_of_its_own_option(
+    kind: type[DDIMScheduler] | type[PNDMScheduler],
+) -> None:
+    """PNDM keeps `rescale_betas_zero_snr` in its config and does nothing with it."""
+    config = BETAS | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    objective = StableDiffusion().objective(kind.from_config(config), LossConfig(zero_terminal_snr=True))
+    assert isinstance(objective, Diffusion)
+    clean, noise, last = latents(1, 0), latents(1, 1), torch.tensor([999])
+    assert torch.equal(objective.add_noise(clean, noise, last), noise)
+    assert torch.equal(objective.target(clean, noise, last), -clean)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_weights_and_targets_are_finite_at_both_ends(
+    scheduler: DDPMScheduler, prediction_type: PredictionType, rescaled: bool
+) -> None:
+    schedule = scheduler.alphas_cumprod.double()
+    objective = Diffusion(
+        rescale_zero_terminal_snr(schedule) if rescaled else schedule, prediction_type=prediction_type, snr_gamma=5.0
+    )
+    ends = torch.tensor([0, 999])
+    weight = objective.weight(ends)
+    assert bool(torch.isfinite(weight).all()) and bool((weight >= 0).all())
+    assert bool(torch.isfinite(objective.target(latents(2, 0), latents(2, 1), ends)).all())
+
+
+def test_uniforms_reach_every_timestep_and_no_other(scheduler: DDPMScheduler) -> None:
+    objective = objective_of(scheduler, "epsilon")
+    middles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert torch.equal(objective.sample_timesteps(middles), EVERY_T)
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    assert objective.sample_timesteps(ends).tolist() == [0, 999]
+    assert objective.sample_timesteps(ends.float()).tolist() == [0, 999]  # where float32 rounds to 1
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_loss_of_a_constant_prediction_has_its_closed_form(
+    scheduler: DDPMScheduler, prediction_type: PredictionType
+) -> None:
+    """E (c - target)^2 = c^2 + E target^2 where the target has mean 0: for epsilon 1, for x_0 its variance s^2, for v
+    alpha_bar + (1 - alpha_bar) s^2."""
+    constant, spread, t = 0.7, 0.5, torch.tensor([0, 300, 999])
+    clean = spread * torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(1))
+    alpha_bar = scheduler.alphas_cumprod[t]
+    power = {
+        "epsilon": torch.ones(3),
+        "sample": torch.full((3,), spread**2),
+        "v_prediction": alpha_bar + (1 - alpha_bar) * spread**2,
+    }[prediction_type]
+    loss = denoising_loss(
+        objective_of(scheduler, prediction_type), lambda noisy, t: torch.full_like(noisy, constant), clean, noise, t
+    )
+    assert loss.shape == (3,) and loss.dtype == torch.float32
+    torch.testing.assert_close(loss, constant**2 + power, rtol=0.02, atol=0)
+
+
+def test_a_perfect_prediction_has_no_loss_and_bf16_is_reduced_in_float32(scheduler: DDPMScheduler) -> None:
+    objective, t = objective_of(scheduler, "epsilon"), torch.tensor([10, 600])
+    clean, noise = latents(2, 0), latents(2, 1)
+    assert torch.equal(denoising_loss(objective, lambda noisy, t: noise, clean, noise, t), torch.zeros(2))
+    loss = denoising_loss(objective, lambda noisy, t: noise.bfloat16(), clean, noise, t)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, (noise.bfloat16().float() - noise).square().mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_gradient_of_the_weighted_loss_equals_finite_differences(
+    scheduler: DDPMScheduler, prediction_type: PredictionType
+) -> None:
+    """For a network scale * noisy + shift * t / 1000, in steps that a quadratic's central difference makes exact."""
+    objective, t = objective_of(scheduler, prediction_type), torch.tensor([3, 400, 950])
+    clean, noise = latents(3, 0), latents(3, 1)
+
+    def loss(parameters: Tensor) -> Tensor:
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return parameters[0] * noisy + parameters[1] * (t / 1000).view(-1, 1, 1, 1)
+
+        return (denoising_loss(objective, predict, clean, noise, t) * objective.weight(t)).mean()
+
+    at = torch.tensor([0.3, -0.2], requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(at), at)
+    step = 0.25
+    for number in range(2):
+        offset = torch.zeros(2)
+        offset[number] = step
+        difference = (loss(at.detach() + offset) - loss(at.detach() - offset)) / (2 * step)
+        assert gradient[number].item() == pytest.approx(difference.item(), rel=1e-3, abs=1e-5)

@@ -1,0 +1,84 @@
+"""The learning rate is a pure function of the step that follows diffusers' schedulers but for two stated differences.
+
+1. diffusers starts a warm-up at rate 0, so its first step does nothing; ours starts at 1 / W, which is diffusers' next step.
+2. diffusers would reach the final rate one step after the last; ours reaches it at the last step.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.optimization import get_scheduler
+
+from finetune.config import OptimConfig, Schedule
+from finetune.optim import learning_rate_factor
+
+STEPS, WARMUP = 50, 10
+NAMES: dict[Schedule, str] = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+def ours(config: OptimConfig, steps: int = STEPS) -> list[float]:
+    return [learning_rate_factor(step, config, steps) for step in range(steps)]
+
+
+def theirs(schedule: Schedule, warmup: int, steps: int, num: int) -> list[float]:
+    """The rates that `num` optimizer steps of a run with diffusers' scheduler would take."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(NAMES[schedule], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    rates = []
+    for _ in range(num):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+def test_after_the_warm_up_the_rates_are_those_of_diffusers(schedule: Schedule) -> None:
+    config = OptimConfig(schedule=schedule, warmup_steps=WARMUP)
+    expected = theirs(schedule, WARMUP, STEPS - 1, STEPS)  # difference 2: told of one step less, it ends where ours does
+    assert ours(config)[WARMUP:] == pytest.approx(expected[WARMUP:], abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+def test_the_warm_up_is_that_of_diffusers_one_step_earlier(schedule: Schedule) -> None:
+    config = OptimConfig(schedule=schedule, warmup_steps=WARMUP)
+    expected = theirs(schedule, WARMUP, STEPS, STEPS)
+    assert expected[0] == 0
+    assert ours(config)[:WARMUP] == pytest.approx(expected[1 : WARMUP + 1], abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+def test_the_warm_up_rises_without_a_step_at_rate_zero_and_hands_over_at_the_peak(schedule: Schedule) -> None:
+    rates = ours(OptimConfig(schedule=schedule, warmup_steps=WARMUP))
+    assert rates[0] == 1 / WARMUP
+    assert all(later > earlier for earlier, later in zip(rates[: WARMUP - 1], rates[1:WARMUP], strict=True))
+    assert rates[WARMUP - 1] == rates[WARMUP] == 1
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 1.0])
+def test_the_last_step_takes_the_final_ratio_and_none_before_takes_less(schedule: Schedule, ratio: float) -> None:
+    rates = ours(OptimConfig(schedule=schedule, warmup_steps=WARMUP, final_lr_ratio=ratio))
+    assert rates[-1] == pytest.approx(ratio, abs=1e-12)
+    assert rates[WARMUP] == 1
+    assert all(later <= earlier for earlier, later in zip(rates[WARMUP:-1], rates[WARMUP + 1 :], strict=True))
+
+
+def test_a_constant_schedule_ignores_the_final_ratio() -> None:
+    assert ours(OptimConfig(schedule="constant", final_lr_ratio=0.1)) == [1.0] * STEPS
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 0), (2, 1), (3, 2)])
+def test_the_shortest_runs_have_rates_from_zero_to_one(schedule: Schedule, steps: int, warmup: int) -> None:
+    rates = ours(OptimConfig(schedule=schedule, warmup_steps=warmup), steps)
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert rates[0] > 0
+
+
+def test_the_rate_depends_on_nothing_but_step_options_and_length() -> None:
+    config = OptimConfig(schedule="cosine", warmup_steps=WARMUP)
+    forwards = ours(config)
+    backwards = [learning_rate_factor(step, replace(config), STEPS) for step in reversed(range(STEPS))]
+    assert forwards == backwards[::-1]
