@@ -177,9 +177,8 @@ def _sort_out(
     pictures = [result for result in seen if isinstance(result, Picture)]
     rejected = [result for result in seen if isinstance(result, Rejected)]
     groups: dict[str, list[Picture]] = {}
-    for picture in sorted(
-        pictures, key=lambda picture: not entries[picture.source].captions
-    ):  # else by path, as they are
+    pictures.sort(key=lambda picture: not entries[picture.source].captions)  # stable: among equals the path decides
+    for picture in pictures:
         groups.setdefault(picture.sha256, []).append(picture)
     for keeper, *copies in groups.values():
         detail = f"same bytes as {keeper.source}"

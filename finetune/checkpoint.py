@@ -6,25 +6,34 @@ numbers only, read with `weights_only`), `state.json`, `config.yaml`, and `manif
 each.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from finetune.disk import not_written, sync
+
+Content = TypeVar("Content")
+
 MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
+STATE_KEYS = {"step", "window", "pending", "metrics_bytes", "base_loss", "elapsed_seconds", "scaler", "dataset"}
+STATE_KEYS |= {"base_sha256", "precision", "global_batch_size"}
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, EOFError)
+UNREADABLE += (RuntimeError, SafetensorError, pickle.UnpicklingError, struct.error)
+"""What reading a file raises that holds something else than it should; RecursionError is a RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +47,30 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
-    """Writes `folder/step_NNNNNN` and removes all but the `keep` newest; raises OSError with the path and size where it
-    cannot."""
-    target = folder / f"step_{checkpoint.state['step']:06d}"
+    """Writes `folder/step_NNNNNN`, removes all but the `keep` newest up to it, and all beyond it.
+
+    What lies beyond was passed over as damaged when the run resumed; counted, it would push sound ones out. Raises
+    OSError with the path and size where the disk refuses, ValueError where the weights are no longer finite.
+    """
+    step = checkpoint.state["step"]
+    refuse_non_finite_weights(checkpoint)
+    target = folder / f"step_{step:06d}"
     temporary = folder / f".tmp-{target.name}-{os.getpid()}"
     writers: dict[str, Callable[[Path], Any]] = {
         "trained.safetensors": lambda path: safetensors.torch.save_file(contiguous(checkpoint.trained), path),
-        "optimizer.pt": lambda path: torch.save(checkpoint.optimizer, path),
+        "optimizer.pt": lambda path: save_optimizer(checkpoint.optimizer, path),
         "state.json": lambda path: path.write_text(json.dumps(checkpoint.state)),
         "config.yaml": lambda path: path.write_text(config_text, encoding="utf-8"),
     }
     ema = checkpoint.ema
     if ema is not None:
         writers["ema.safetensors"] = lambda path: safetensors.torch.save_file(contiguous(ema), path)
-    remove_leftovers(folder)
-    temporary.mkdir(parents=True)
     try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            sync(folder.parent)
+        remove_leftovers(folder)
+        temporary.mkdir()
         for name, write in writers.items():
             write(temporary / name)
         manifest = {
@@ -69,24 +86,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
         sync(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise explained(error, target, size_of(checkpoint)) from error
-    for _, old in complete_steps(folder)[keep:]:
+        raise not_written(target, error, size_of(checkpoint)) from error
+    steps = complete_steps(folder)
+    beyond = [path for at, path in steps if at > step]
+    rotated = [path for at, path in steps if at <= step][keep:]
+    for old in beyond + rotated:
         discard(old)
     return target
 
 
-def explained(error: Exception, target: Path, needed: int) -> OSError:
-    """Returns the failure as one OSError that names the path, the bytes needed and the bytes free."""
-    free = shutil.disk_usage(target.parent).free
-    number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-    if "No space left" in str(error) or free < needed:
-        number = errno.ENOSPC
-    reason = f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
-    return OSError(
-        number,
-        f"the checkpoint {target} could not be written: {reason}; it needs about {needed:,} bytes and {free:,} are "
-        "free. Earlier checkpoints are untouched: make room and run the same command again.",
-    )
+def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
+    """Raises ValueError where a weight is infinite or no number, so that the last checkpoint stays a good one."""
+    for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"step {checkpoint.state['step']} made weights that are no finite numbers (first: {name}). Nothing was "
+                "saved of it, and the last checkpoint stands. Lower optim.lr and run the same command again."
+            )
+
+
+def save_optimizer(state: dict[str, Any], path: Path) -> None:
+    """Writes an optimizer's state; through Python's own file, whose errors say what the disk said."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def size_of(checkpoint: Checkpoint) -> int:
@@ -104,32 +126,59 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Returns the verified checkpoint; raises ValueError that names the damaged file."""
-    verify(folder)
+    files = verify(folder)
     ema = folder / "ema.safetensors"
     return Checkpoint(
-        trained=safetensors.torch.load_file(folder / "trained.safetensors"),
-        ema=safetensors.torch.load_file(ema) if ema.exists() else None,
-        optimizer=torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True),
-        state=json.loads((folder / "state.json").read_text()),
+        trained=read(folder / "trained.safetensors", safetensors.torch.load_file),
+        ema=read(ema, safetensors.torch.load_file) if ema.name in files else None,
+        optimizer=read(folder / "optimizer.pt", read_optimizer),
+        state=read(folder / "state.json", read_state),
     )
 
 
-def verify(folder: Path) -> None:
-    """Compares every file with the manifest; raises ValueError that names the first that differs."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is missing or damaged") from error
-    for needed in ("trained.safetensors", "optimizer.pt", "state.json"):
+def verify(folder: Path) -> set[str]:
+    """Compares every file with the manifest and returns their names; raises ValueError that names the first that
+    differs."""
+    expected = read(folder / MANIFEST, read_manifest)
+    for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
         if needed not in expected:
             raise ValueError(f"{folder / MANIFEST} does not list {needed}")
-    for name, (size, sha256) in expected.items():
+    for name, size_and_sha256 in expected.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing")
-        if path.stat().st_size != size or digest(path) != sha256:
+        if read(path, lambda path: (path.stat().st_size, digest(path))) != size_and_sha256:
             raise ValueError(f"{path} is damaged: its checksum differs from the manifest's")
+    return set(expected)
+
+
+def read(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """Returns what `reader` makes of a file; raises ValueError that names it where that fails."""
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(f"{path} does not read ({type(error).__name__}: {reason})") from error
+
+
+def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
+    """Returns the size and SHA-256 of every file by name."""
+    return {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(path.read_text()).items()}
+
+
+def read_optimizer(path: Path) -> dict[str, Any]:
+    """Returns an optimizer's state; anything but tensors and plain values is refused, and nothing of it is run."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Returns what state.json says; ValueError where something is absent."""
+    state = json.loads(path.read_text())
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS or not isinstance(state["step"], int):
+        raise ValueError("not what a run writes")
+    return state
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
@@ -163,13 +212,21 @@ def discard(folder: Path) -> None:
     """Removes a checkpoint in a way that a crash leaves it whole or gone."""
     trash = folder.with_name(f".tmp-removed-{folder.name}-{os.getpid()}")
     folder.rename(trash)
-    shutil.rmtree(trash)
+    remove(trash)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed runs left half written or half removed; the caller holds the run's lock."""
     for path in folder.glob(".tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -181,39 +238,3 @@ def digest(path: Path) -> str:
     """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Forces a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file in one step."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
-
-
-def lock_folder(folder: Path) -> TextIO:
-    """Returns an open file that holds the run's lock until it is closed or the process ends; raises ValueError where it
-    is taken."""
-    file = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        raise ValueError(
-            f"output.folder: {folder} is in use by {owner}. Wait for that run to end, stop it, or choose another "
-            "folder."
-        ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()}")
-    file.flush()
-    return file

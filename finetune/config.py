@@ -370,7 +370,7 @@ class TrainConfig:
             found.append(
                 "optim.text_encoder_lr: given, but train.text_encoder is false. Remove it or train the encoder."
             )
-        if self.optim.warmup_steps >= self.train.steps:
+        if 0 < self.train.steps <= self.optim.warmup_steps:
             found.append(
                 f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps "
                 f"{self.train.steps}."

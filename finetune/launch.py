@@ -3,7 +3,9 @@ sentences."""
 
 import logging
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 from finetune.command_line import parse
 from finetune.config import TrainConfig
 from finetune.data.manifest import read_manifest
+from finetune.disk import lock_folder
 from finetune.runfolder import check_output, finished_message
+from finetune.stopping import end_on_signals, end_with_launcher
 
 if TYPE_CHECKING:
     from finetune.methods import TuningMethod
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=TrainConfig)
 
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
+SECONDS_TO_BE_STOPPED = 2.0
 
 
 def run_recipe(
@@ -26,9 +31,13 @@ def run_recipe(
 ) -> None:
     """Parses, checks and trains; exits with 0 when finished, 1 on a mistake, 75 when stopped by a signal after
     saving."""
+    end_with_launcher()
+    end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
         config = parse(kind, arguments, program=program)
         check_output(config.output.folder)
+        if is_first_process():
+            lock_folder(config.output.folder).close()  # refuses a second writer before torch is imported
         message = finished_message(config)
         if message:
             say(message)
@@ -47,9 +56,6 @@ def run_recipe(
         train(config, method(config), manifest)
     except (ValueError, OSError) as error:
         fail(error)
-    except KeyboardInterrupt:
-        say("Interrupted before training began; what was cached is kept.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def quiet_libraries() -> None:
@@ -73,11 +79,20 @@ def say(text: str, *, file: TextIO | None = None) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Prints a mistake as plain sentences and exits with 1."""
+    """Prints a mistake as plain sentences and exits with 1.
+
+    A mistake that all processes meet is printed by the first, whose end makes the launcher stop the others while they
+    wait here; one that a single process meets, such as its disk or its memory being full, it prints itself.
+    """
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     text = str(error) if not isinstance(error, OSError) or error.strerror is None else os_error_text(error)
-    say("error: " + text.replace("\n", "\n       "), file=sys.stderr)
+    process = ""
+    if not is_first_process():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SECONDS_TO_BE_STOPPED)
+        process = f" in process {os.environ['RANK']}"
+    print(f"error{process}: " + text.replace("\n", "\n       "), file=sys.stderr, flush=True)
     raise SystemExit(1)
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from finetune.disk import sync, writing
+
 Row = dict[str, float]
 
 
@@ -47,16 +49,23 @@ class MetricsFile:
                 f"{path} has {size} bytes, the checkpoint was written after {keep_bytes}. Put the file back, or start "
                 "anew in another output.folder."
             )
-        self._file = path.open("ab")
-        self._file.truncate(keep_bytes)
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab", buffering=0)  # so that a full disk is met in write(), not at the process's end
+            self._file.truncate(keep_bytes)
+            sync(path.parent)
 
     def write(self, row: Row) -> None:
         """Adds one line; numbers that JSON cannot hold become null."""
         plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
-        self._file.write((json.dumps(plain) + "\n").encode())
-        self._file.flush()
+        line = (json.dumps(plain) + "\n").encode()
+        with writing(self._path, len(line)):
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def synced_bytes(self) -> int:
         """Returns the file's size once it is on disk."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.checkpoint import write_atomically
 from finetune.config import PreviewConfig
 from finetune.data.encode import on_device
+from finetune.disk import write_atomically
 from finetune.models.base import Components, ModelFamily
 
 BASE_STEP = 0

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from finetune.checkpoint import Checkpoint, complete_steps, load_checkpoint, newest_checkpoint
+from finetune.command_line import read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
@@ -14,7 +15,9 @@ from finetune.models.base import Network
 from finetune.runfolder import changed_options, refuse_changed_data
 
 
-def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]) -> tuple[Path, Checkpoint] | None:
+def find_checkpoint(
+    config: TrainConfig, manifest: Manifest, accelerator: Accelerator, warnings: list[str]
+) -> tuple[Path, Checkpoint] | None:
     """Returns the verified checkpoint that config.resume asks for, None for a new run; adds what the user should know
     to `warnings`.
 
@@ -23,7 +26,8 @@ def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]
     folder = config.output.folder / "checkpoints"
     if config.resume == "never":
         return None
-    if config.resume == "auto":
+    own = complete_steps(folder)
+    if config.resume == "auto" or (own and is_same_branch(config)):
         found = newest_checkpoint(folder, warnings.append)
         if found is None:
             return None
@@ -36,13 +40,13 @@ def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]
             raise ValueError(
                 f"resume: {error}. Expected auto, never, or the folder of an intact checkpoint."
             ) from error
-        newer = [other for step, other in complete_steps(folder) if step > checkpoint.state["step"]]
-        if newer:
+        is_own = path.resolve().parent == folder.resolve()
+        if own and (not is_own or own[0][0] > checkpoint.state["step"]):
             raise ValueError(
-                f"resume: {path} is older than {newer[0]} in the same output.folder. Choose another output.folder to "
-                "branch off."
+                f"resume: got {path}, but the run in {config.output.folder} is at {own[0][1].name}. Leave --resume "
+                "away to continue that run, or choose another output.folder to branch off."
             )
-        if path.resolve().parent != folder.resolve():
+        if not is_own:
             checkpoint.state["metrics_bytes"] = 0
     step = checkpoint.state["step"]
     if step > config.train.steps:
@@ -53,12 +57,38 @@ def find_checkpoint(config: TrainConfig, manifest: Manifest, warnings: list[str]
         raise ValueError(
             f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder."
         )
+    changed += changed_launch(config, accelerator, checkpoint.state)
     if changed:
         warnings.append(f"resuming with {len(changed)} changed options: {', '.join(changed)}.")
     data_warning = refuse_changed_data(manifest, checkpoint.state["dataset"], config.data.allow_change)
     if data_warning:
         warnings.append(data_warning)
     return path, checkpoint
+
+
+def is_same_branch(config: TrainConfig) -> bool:
+    """True where output.folder's run began at the very checkpoint that config.resume names: the same command again."""
+    saved = config.output.folder / "config.yaml"
+    return saved.is_file() and read_yaml(saved)[0].get("resume") == [config.resume]
+
+
+def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[str, Any]) -> list[str]:
+    """Returns "mixed_precision no -> bf16" for what the accelerate config alters of what is learned."""
+    batch = config.train.batch_size * config.train.accumulation * accelerator.num_processes
+    changes = {
+        "mixed_precision": (state["precision"], accelerator.mixed_precision),
+        "global batch size": (state["global_batch_size"], batch),
+    }
+    return [f"{name} {before} -> {now}" for name, (before, now) in changes.items() if before != now]
+
+
+def refuse_other_base(base_sha256: str, path: Path, state: dict[str, Any], location: str) -> None:
+    """Raises ValueError where the model's own weights are not those that the checkpoint was trained on."""
+    if base_sha256 != state["base_sha256"]:
+        raise ValueError(
+            f"model.source: the weights in {location} are not those that {path} was trained on. Put those back, or "
+            "choose another output.folder."
+        )
 
 
 def restore(

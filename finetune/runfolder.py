@@ -28,14 +28,15 @@ MAY_GROW = ("train.steps",)
 def check_output(folder: Path) -> None:
     """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it
     cannot."""
-    probe = folder / ".tmp-probe"
+    probe = folder / f".tmp-probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"probe")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
-            f"output.folder: {folder} cannot be written to ({error.strerror}). Choose a folder you may write to."
+            f"output.folder: {folder} cannot be written to ({error.strerror}). Choose a folder you may write to, on a "
+            "disk with room."
         ) from error
 
 
@@ -45,17 +46,20 @@ def finished_message(config: TrainConfig) -> str | None:
     Raises ValueError where the folder holds a complete run that was made with other options.
     """
     folder = config.output.folder
-    status_file = folder / "run.json"
-    if config.resume == "never" and (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step_*")):
+    has_checkpoints = any((folder / "checkpoints").glob("step_*"))
+    if config.resume == "never" and has_checkpoints:
         raise ValueError(
             f"resume: got never, but {folder} holds a run. Choose another output.folder, or leave --resume away to "
             "continue it."
         )
-    if not status_file.exists():
+    steps = finished_steps(folder / "run.json")
+    if steps is None or (steps < config.train.steps and has_checkpoints):
         return None
-    steps = json.loads(status_file.read_text())["steps"]
     if steps < config.train.steps:
-        return None
+        raise ValueError(
+            f"output.folder: {folder} holds a finished run of {steps} steps whose checkpoints are gone, so that it "
+            f"cannot be continued to {config.train.steps}. Choose another output.folder."
+        )
     changed = changed_options(config, folder / "config.yaml")
     if changed or steps > config.train.steps:
         listed = ", ".join(changed) or f"train.steps {steps} -> {config.train.steps}"
@@ -65,6 +69,19 @@ def finished_message(config: TrainConfig) -> str | None:
         )
     model, report = folder / "export", folder / "report.html"
     return f"The run in {folder} is finished ({steps} steps). Its model: {model}. Its report: {report}."
+
+
+def finished_steps(status_file: Path) -> int | None:
+    """Returns the steps of the complete run that run.json tells of, None where there is none."""
+    if not status_file.exists():
+        return None
+    try:
+        return int(json.loads(status_file.read_text())["steps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"output.folder: {status_file} is damaged. Delete that file; the same command then exports the run anew "
+            "from its last checkpoint."
+        ) from error
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:

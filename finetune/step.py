@@ -3,6 +3,7 @@ number."""
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from finetune.config import TrainConfig
 from finetune.data.dataset import Batch, TrainingDataset
 from finetune.data.encode import Encoder
+from finetune.disk import write_atomically
 from finetune.objectives import Objective, denoising_loss
 from finetune.randomness import noise_at, uniform_at
 
@@ -70,6 +72,26 @@ def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float
     return mean, asked > 0
 
 
+@contextlib.contextmanager
+def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, config: TrainConfig) -> Iterator[None]:
+    """Turns running out of memory in a step into a ValueError that says for which pictures and what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        sizes = {(views[0].width, views[0].height) for views in dataset.views.values()}
+        view = dataset.views[batch.indices[0]][0]
+        width, height = max(sizes, key=lambda size: size[0] * size[1])
+        raise ValueError(
+            f"out of memory in step {step}: {len(batch.indices)} pictures of {view.width}x{view.height} in "
+            f"{config.train.accumulation} passes (the largest bucket is {width}x{height}). The last checkpoint stands. "
+            "Lower train.batch_size and raise train.accumulation instead, set train.gradient_checkpointing true, or "
+            "lower data.resolution."
+        ) from error
+
+
 def refuse_non_finite(
     folder: Path,
     step: int,
@@ -93,7 +115,7 @@ def refuse_non_finite(
         ],
     }
     path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
-    path.write_text(json.dumps(evidence, indent=1), encoding="utf-8")
+    write_atomically(path, json.dumps(evidence, indent=1))
     accelerator.wait_for_everyone()
     raise ValueError(
         f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. The weights were not updated, and the "

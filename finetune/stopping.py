@@ -1,9 +1,11 @@
 """Signals that ask a run to save and end: SIGTERM, SIGINT and SIGUSR1."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 EXIT_CODE = 75
@@ -11,6 +13,7 @@ EXIT_CODE = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopRequest:
@@ -21,12 +24,9 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def install(self) -> None:
-        """Catches the signals from now on, and SIGTERM for the end of `accelerate launch`, which does not pass it
-        on."""
+        """Catches the signals from now on."""
         for number in SIGNALS:
             signal.signal(number, self._remember)
-        if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
@@ -34,5 +34,53 @@ class StopRequest:
             signal.raise_signal(signal.SIGINT)
         if self.signal is None:
             self.signal = signal.Signals(number)
-            text = f"\n{self.signal.name}: saving after this step, then stopping.\n"
+            tell(f"\n{self.signal.name}: saving after this step, then stopping.\n")
+
+
+def end_on_signals(meaning: str) -> None:
+    """Lets the signals end the process at once with `EXIT_CODE`, for the times when there is nothing to save.
+
+    No exception is raised, since libraries may swallow one or print it while they import, load or export.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        show_cursor = SHOW_CURSOR if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+        tell(f"{show_cursor}\n{signal.Signals(number).name}: {meaning}\n")
+        os._exit(EXIT_CODE)
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+
+
+def end_with_launcher() -> None:
+    """Asks for SIGTERM at the end of `accelerate launch`, which does not pass on the one it gets."""
+    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def outlive_signals(worker: int) -> None:
+    """Lets a data loader's worker survive what is sent to all processes of a job; only its parent ends it.
+
+    torchrun, SLURM and systemd signal every process; a worker that dies of it takes the run down before it has saved.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+            pass
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not reach sigwaitinfo
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def tell(text: str) -> None:
+    """Writes to stderr on the first process; a terminal that is gone is no reason not to save."""
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), text.encode())

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune.checkpoint import Checkpoint, lock_folder, save_checkpoint, write_atomically
+from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
@@ -21,6 +22,7 @@ from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches, on_device
 from finetune.data.manifest import Manifest
 from finetune.devices import COMPUTE_DTYPES, device_warnings, make_accelerator
+from finetune.disk import lock_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
@@ -32,12 +34,23 @@ from finetune.optim import build_optimizer, evaluation_weights, learning_rate_fa
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
-from finetune.resume import find_checkpoint, restore
+from finetune.resume import find_checkpoint, refuse_other_base, restore
 from finetune.runfolder import cache_folder, data_card, held_out_indices
-from finetune.step import agree, due, forward_backward, refuse_non_finite
-from finetune.stopping import EXIT_CODE, StopRequest
-from finetune.tracking import PreviewRow, start_tracking
+from finetune.step import agree, due, forward_backward, naming_out_of_memory, refuse_non_finite
+from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
+from finetune.tracking import PreviewRow, Tracker, start_tracking
 from finetune.validate import validation_loss
+
+
+@contextlib.contextmanager
+def closed_on_failure(tracker: Tracker | None) -> Iterator[None]:
+    """Closes the dashboards' records as failed when the run fails."""
+    try:
+        yield
+    except Exception:
+        if tracker:
+            tracker.finish(1)
+        raise
 
 
 def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path:
@@ -51,17 +64,22 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     accelerator = make_accelerator()
     is_main, say = accelerator.is_main_process, accelerator.print
     lock = lock_folder(out) if is_main else None
+    if is_main:
+        remove_leftovers(out)
+        remove_leftovers(out / "checkpoints")
     warnings = list(manifest.warnings) + device_warnings(accelerator, config)
 
     # The model: what contradicts its scheduler is refused before weights are read.
     family = family_named(config.model.family)
     source = ModelSource(config.model.source, config.model.revision, config.model.variant)
     objective = family.objective(family.scheduler(source), config.loss)
-    resumed = find_checkpoint(config, manifest, warnings)
+    resumed = find_checkpoint(config, manifest, accelerator, warnings)
     components = family.load(source)
     for part in (components.denoiser, components.vae, *components.text_encoders):
         part.requires_grad_(False).eval()
     base_sha256 = fingerprint(components.denoiser)
+    if resumed is not None:
+        refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
     network = Network(family, components.denoiser, components.text_encoders if config.train.text_encoder else ())
     method.attach(network, seed)
     compute_dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
@@ -148,6 +166,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             collate_fn=collate,
             num_workers=config.data.num_workers,
             pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=outlive_signals,
         )
     )
     live_on_device = [] if config.cache.latents else [components.vae]
@@ -190,12 +209,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         folder.mkdir(exist_ok=True)
         planned = planned_previews(folder, config.preview, step)
         network.eval()
-        with averaged_weights():
+        with averaged_weights(), writing(folder):
             size = config.preview.size or config.data.resolution
             make_previews(family, for_sampling, planned, config.preview, accelerator, size=size)
         network.train()
         if tracker:
-            grid = save_grid(folder, planned, config.preview, step)
+            with writing(folder):
+                grid = save_grid(folder, planned, config.preview, step)
             say(f"Previews of step {step}: {grid}")
             base = [p.base_path if p.base_path.exists() and step != BASE_STEP else None for p in planned]
             tracker.log_previews(
@@ -226,6 +246,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             "elapsed_seconds": elapsed,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
             "dataset": manifest.digests(),
+            "base_sha256": base_sha256,
+            "precision": accelerator.mixed_precision,
+            "global_batch_size": global_batch_size,
         }
         saved = Checkpoint(trained_state(network), ema.average if ema else None, optimizer.state_dict(), state)
         save_checkpoint(out / "checkpoints", saved, dump(config), keep=config.checkpoint.keep)
@@ -238,7 +261,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         base_loss = validate() if validates else None
         if config.preview.prompts:
             preview(BASE_STEP)
-    with progress_line(steps, step, shown=is_main) as bar:
+    with progress_line(steps, step, shown=is_main) as bar, closed_on_failure(tracker):
         if step > 0:
             finish_step(step, pending)
         batches = iter(loader) if step < steps else iter(())
@@ -248,15 +271,16 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
-            result = forward_backward(wrapped, objective, encoder, batch, config, accelerator)
-            norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
-            loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
-            step += 1
-            grad_norm = float(norm)
-            if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
-                refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator)
-            stepper.step()
-            stepper.zero_grad()
+            with naming_out_of_memory(step + 1, batch, dataset, config):
+                result = forward_backward(wrapped, objective, encoder, batch, config, accelerator)
+                norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+                loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
+                step += 1
+                grad_norm = float(norm)
+                if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
+                    refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator)
+                stepper.step()
+                stepper.zero_grad()
             if ema:
                 ema.update(network, step)
             seconds = time.perf_counter() - clock  # the wait for the batch is part of it
@@ -278,11 +302,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 if tracker:
                     write_report(out, message=f"Stopped after step {step} of {steps}.")
                     tracker.finish(EXIT_CODE)
+                accelerator.wait_for_everyone()  # a launcher kills those that still save once one has ended
                 raise SystemExit(EXIT_CODE)
             finish_step(step, row)
             clock = time.perf_counter()
 
     # What is left behind.
+    end_on_signals("the run is trained and saved; the same command exports it.")
     network.eval()
     with averaged_weights():
         state = {name: value.cpu().clone() for name, value in trained_state(network).items()}
@@ -301,7 +327,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             started_at=started_at.timestamp(),
             finished_at=datetime.now(UTC).timestamp(),
         )
-        with on_device([network], torch.device("cpu")):
+        with on_device([network], torch.device("cpu")), closed_on_failure(tracker):
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)
             written = method.export(model, out / "export")
         for path, difference in written.items():
@@ -312,8 +338,11 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 kind="model",
                 metadata={"dataset_fingerprint": manifest.fingerprint, "base_sha256": base_sha256, "steps": step},
             )
-        report = write_report(out)
+        with writing(out / "report.html"):
+            report = write_report(out)
         tracker.finish(0)
+        for note in tracker.notes():
+            say(note)
         write_atomically(out / "run.json", json.dumps({"status": "finished", "steps": steps}))
         say(f"Report: {report}")
     accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Faults that a child process of `tests.runs` prepares for itself before its recipe starts; all picklable, none a mock."""
+"""Faults that a child process of `tests.runs` prepares for itself before its recipe starts; picklable, and no mocks."""
 
 import os
 import pwd
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHANGES = frozenset(
-    ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.listdir", "os.scandir", "shutil.rmtree")
+    "open os.rename os.remove os.mkdir os.rmdir os.truncate os.listdir os.scandir shutil.rmtree".split()
 )
 """Audit events (PEP 578) that Python raises just before it asks the file system for something."""
 
@@ -27,8 +27,9 @@ class WhileSaving:
         has_begun = [False]
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
-            # shutil.rmtree names files relative to an open folder; what else is opened meanwhile is Python's own modules.
-            if event not in CHANGES or not ("checkpoints" in str(arguments[0]) or event in ("os.remove", "os.scandir")):
+            # shutil.rmtree names files relative to an open folder. All else that is opened is Python's own modules.
+            is_ours = "checkpoints" in str(arguments[:1]) or event in ("os.remove", "os.scandir")
+            if event not in CHANGES or not is_ours:
                 return
             has_begun[0] = has_begun[0] or (event == "os.mkdir" and ".tmp-step_" in str(arguments[0]))
             if has_begun[0]:

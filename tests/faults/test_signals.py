@@ -1,0 +1,138 @@
+"""SIGTERM, SIGINT and SIGUSR1: no step is lost, the exit code says "run me again", and nothing is left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune.checkpoint import complete_steps
+from tests.faults.conftest import assert_same_end
+from tests.runs import Options, Running, flags, losses, metrics, run, start
+
+ROOT = Path(__file__).parents[2]
+
+
+def at_step(number: int, out: Path, running: Running) -> None:
+    """Waits until a run has logged a step."""
+    running.wait_until(lambda: len(metrics(out)) >= number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "checkpoint.every": 100}
+    running = start("lora", options, tmp_path / "log")
+    at_step(2, out, running)
+    sent = time.monotonic()
+    running.signal(number)
+    ended = running.wait()
+    assert ended.exit_code == 75, ended.output
+    assert time.monotonic() - sent < 10
+    assert "Traceback" not in ended.output
+    assert number.name in ended.output
+    (step, newest), *others = complete_steps(out / "checkpoints")
+    assert others == []
+    # The line of the step itself waits in the checkpoint, since a validation may still belong to it.
+    assert step == metrics(out)[-1]["step"] + 1
+    assert json.loads((newest / "state.json").read_text())["pending"]["step"] == step
+    ended = run("lora", options | {"checkpoint.every": 2}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert f"at step {step}" in ended.output
+    assert_same_end(out, straight)
+
+
+def test_a_second_interrupt_ends_the_run_at_once(small_run: Options, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "train.steps": 10_000, "checkpoint.every": 10_000}
+    running = start("lora", options, tmp_path / "log")
+    at_step(1, out, running)
+    assert running.process.pid is not None
+    os.kill(running.process.pid, signal.SIGSTOP)  # so that both are seen between the same two steps
+    os.kill(running.process.pid, signal.SIGINT)
+    os.kill(running.process.pid, signal.SIGCONT)
+    running.wait_until(lambda: "SIGINT" in (tmp_path / "log").read_text())
+    running.signal(signal.SIGINT)
+    ended = running.wait(20)
+    assert ended.exit_code in (-signal.SIGINT, 75), ended.output
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", ["", "Encoding", "held out"])
+def test_a_signal_before_training_ends_without_a_traceback(
+    moment: str, number: signal.Signals, small_run: Options, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    options = small_run | {"output.folder": tmp_path / "out", "cache.folder": tmp_path / "cache", "data.num_crops": 64}
+    running = start("lora", options | {"data.crop": "random", "data.flip": True}, log)
+    running.wait_until(lambda: (tmp_path / "out" / ".lock").exists() and moment in log.read_text())
+    running.signal(number)
+    ended = running.wait(20)
+    assert ended.exit_code == 75, ended.output
+    assert "Traceback" not in ended.output
+    assert number.name in ended.output
+
+
+def test_workers_of_the_data_loader_outlive_a_signal_to_the_whole_job(
+    small_run: Options, straight: Path, tmp_path: Path
+) -> None:
+    """torchrun, SLURM and systemd signal every process of a job, not only the first."""
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "data.num_workers": 2}
+    running = start("lora", options, tmp_path / "log", prepare=os.setpgrp)
+    at_step(2, out, running)
+    assert running.process.pid is not None
+    os.killpg(running.process.pid, signal.SIGTERM)
+    ended = running.wait(30)
+    assert ended.exit_code == 75, ended.output
+    assert "Traceback" not in ended.output
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)
+
+
+def test_a_killed_run_with_workers_leaves_the_folder_free_at_once(
+    small_run: Options, straight: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "data.num_workers": 2}
+    running = start("lora", options, tmp_path / "log")
+    at_step(2, out, running)
+    running.signal(signal.SIGKILL)
+    assert running.wait().exit_code == -signal.SIGKILL
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_accelerate_launch_leaves_no_orphan_and_a_run_that_goes_on(
+    number: signal.Signals, small_run: Options, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "train.steps": 10_000, "checkpoint.every": 10_000}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    with (tmp_path / "log").open("wb") as log:
+        launcher = subprocess.Popen([*launch, "-m", "recipes.lora", *flags(options)], cwd=ROOT, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while len(metrics(out)) < 2:
+        assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    child = int((out / ".lock").read_text().removeprefix("process "))
+    launcher.send_signal(number)
+    launcher.wait(30)
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split(") ")[1][:1]:
+        assert time.monotonic() < deadline, "the launcher's child still runs"
+        time.sleep(0.05)
+    (step, _), *_ = complete_steps(out / "checkpoints")
+    assert step == metrics(out)[-1]["step"] + 1
+    before = losses(out)
+    ended = run("lora", options | {"train.steps": step + 1}, tmp_path / "log2")
+    assert ended.exit_code == 0, ended.output
+    assert losses(out)[: step - 1] == before

@@ -1,0 +1,97 @@
+"""Captions come from listing and text files, else from names; the trigger is added once."""
+
+from pathlib import Path
+
+import pytest
+
+from datasets_prep.captions import made_caption, name_in_words, read_entries, with_trigger
+from finetune.data.entries import Findings
+from tests.unit.data.files import A, listing, write
+
+
+def entries(folder: Path, files: dict[str, bytes | str], column: str = "text") -> tuple[dict[str, tuple], str]:
+    write(folder, files)
+    findings = Findings()
+    found = read_entries(str(folder), sorted(files), column, findings)
+    return {name: entry.captions for name, entry in found.items()}, "\n".join(findings.warnings)
+
+
+def test_listing_and_text_files_are_read_and_nothing_else_is_taken_away(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = dict.fromkeys(("a.png", "b.jpg", "d/c.png", "notes.md"), "x")
+    files |= {"metadata.jsonl": listing(A | {"captions_alt": ["uno"]}, {"file_name": "gone.png", "text": "x"})}
+    files |= {
+        "a.txt": "one\nfirst\r\n\n",
+        "b.TXT": "\ufefftwo",
+        "d/c.caption": "drei".encode("utf-16"),
+        "e.txt": "lost",
+    }
+    found, notices = entries(tmp_path, files)
+    assert found == {
+        "a.png": ("one", "uno", "first"),
+        "b.jpg": ("two",),
+        "d/c.png": ("drei",),
+        "e.txt": (),
+        "notes.md": (),
+    }
+    assert "gone.png" in notices and "e.txt" in notices
+
+
+def test_weight_repeats_and_split_of_the_listing_are_kept(tmp_path: Path) -> None:
+    row = {**A, "weight": 0.5, "repeats": 3, "split": "validation"}
+    write(tmp_path, {"a.png": "x", "metadata.jsonl": listing(row)})
+    entry = read_entries(str(tmp_path), ["a.png", "metadata.jsonl"], "text", Findings())["a.png"]
+    assert (entry.weight, entry.repeats, entry.split) == (0.5, 3, "validation")
+
+
+def test_broken_lines_are_noted_and_the_others_used(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"a.png": "x", "b.png": "x", "metadata.jsonl": listing(A) + "{broken\n"}
+    found, notices = entries(tmp_path, files | {"b.txt": "nul\0"})
+    assert found == {"a.png": ("one",), "b.png": ()}
+    assert "not JSON" in notices and "NUL" in notices
+
+
+def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^caption_column: 'prompt' is no column .* file_name, text"):
+        entries(tmp_path, {"a.png": "x", "metadata.jsonl": listing(A)}, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a_red-car_0012", "a red car"),
+        ("cat01 (2)", "cat"),
+        ("IMG_20240101_123456", ""),
+        ("0001", ""),
+        ("photo-1494200483035-db7bc6aa5739", "photo"),
+        ("3d_print of dog's bowl", "3d print of dog's bowl"),
+        ("zwei  Äpfel", "zwei Äpfel"),
+        ("猫_12", "猫"),
+    ],
+)
+def test_a_file_name_becomes_words(name: str, words: str) -> None:
+    assert name_in_words(name) == words
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "trigger", "caption"),
+    [
+        ("dogs/red_cat_1.png", "raw", "sks", "red cat"),
+        ("red dogs/001.png", "raw", "sks", "red dogs"),
+        ("2024/001.png", "raw", "sks", "sks"),
+        ("001.png", "raw", None, "raw"),
+        ("001.png", "2024", None, "picture"),
+    ],
+)
+def test_the_first_name_that_says_something_is_the_caption(
+    source: str, root: str, trigger: str | None, caption: str
+) -> None:
+    findings = Findings()
+    assert made_caption(source, root, trigger, findings) == caption
+    assert "without a caption" in findings.warnings[0] and "(1)" in findings.warnings[0]
+
+
+def test_the_trigger_is_added_once() -> None:
+    assert with_trigger("a boat", None) == "a boat"
+    assert with_trigger("a boat", "ink") == "a boat, ink"
+    assert with_trigger("Ink drawing of a boat", "ink") == "Ink drawing of a boat"
+    assert with_trigger("a pink boat", "ink") == "a pink boat, ink"

@@ -1,0 +1,254 @@
+"""From flags and YAML to a config and back, all mistakes at once, and nothing heavy loaded on the way."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune.command_line import as_flat, dump, parse
+from finetune.config import (
+    DataConfig,
+    FullTrainConfig,
+    LoRATrainConfig,
+    ModelConfig,
+    OutputConfig,
+    PreviewConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig}
+REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
+
+
+def parsed(*arguments: str) -> LoRATrainConfig:
+    return parse(LoRATrainConfig, [*REQUIRED, *arguments], program="test")
+
+
+def mistakes(*arguments: str, required: tuple[str, ...] = REQUIRED) -> list[str]:
+    with pytest.raises(ValueError) as caught:
+        parse(LoRATrainConfig, [*required, *arguments], program="test")
+    return str(caught.value).splitlines()
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_without_options_the_defaults_hold() -> None:
+    expected = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
+    assert parsed() == expected
+
+
+def test_yaml_comes_first_and_flags_win_wherever_they_stand(tmp_path: Path) -> None:
+    path = written(tmp_path, "seed: 3\noptim:\n  lr: 1.0e-5\n  schedule: cosine\nlora: {rank: 8}\n")
+    for arguments in (("--config", path, "--lora.rank", "2"), ("--lora.rank", "2", f"--config={path}")):
+        config = parsed(*arguments)
+        assert (config.seed, config.optim.lr, config.optim.schedule, config.lora.rank) == (3, 1e-5, "cosine", 2)
+
+
+def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
+    text = """
+    optim: {lr: 1e-4, text_encoder_lr: null}
+    loss: {snr_gamma: none}
+    data: {flip: yes, shuffle_tags: "on"}
+    preview: {prompts: ["", "- a cat", "--ar 1:2", none, 7], negative_prompt: "no: this"}
+    lora: {targets: [to_q]}
+    tracking: {names: []}
+    checkpoint:
+    """
+    config = parsed("--config", written(tmp_path, text))
+    assert config.optim.lr == 1e-4 and config.optim.text_encoder_lr is None and config.loss.snr_gamma is None
+    assert config.data.flip and config.data.shuffle_tags
+    assert config.preview.prompts == ("", "- a cat", "--ar 1:2", "none", "7")
+    assert config.preview.negative_prompt == "no: this"
+    assert config.lora.targets == ("to_q",) and config.tracking.names == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--data.flip",), True),
+        (("--data.flip", "--seed", "1"), True),
+        (("--data.flip", "true"), True),
+        (("--data.flip=FALSE",), False),
+        (("--data.flip", "0"), False),
+        (("--data.flip", "--data.flip", "no"), False),
+    ],
+)
+def test_booleans_stand_bare_or_with_a_word_and_the_last_one_holds(arguments: tuple[str, ...], expected: bool) -> None:
+    assert parsed(*arguments).data.flip is expected
+
+
+def test_equals_signs_hyphens_and_negative_numbers() -> None:
+    config = parsed("--data.caption-dropout=0.5", "--preview.guidance_scale", "-1.5", "--tracking.tags", "a=b", "-c")
+    assert config.data.caption_dropout == 0.5
+    assert config.preview.guidance_scale == -1.5
+    assert config.tracking.tags == ("a=b", "-c")
+    assert parsed("--preview.prompts=--odd").preview.prompts == ("--odd",)
+    assert parsed("--preview.prompts", "a", "b c").preview.prompts == ("a", "b c")
+    assert parsed("--tracking.names").tracking.names == ()
+
+
+def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
+    path = written(tmp_path, "optim: {name: adamww}\ntrian: {steps: 5}\n")
+    found = mistakes(
+        "--config", path, "--optim.lrr", "1", "--lora.rank", "2.5", "--train.steps", "0", "--train.text_encoder"
+    )
+    for start, word in {
+        "optim.name: ": "Did you mean adamw?",
+        "trian.steps: ": "Did you mean train.steps?",
+        "optim.lrr: ": "Did you mean optim.lr?",
+        "lora.rank: ": "whole number",
+        "train.steps: ": "1 or more",
+        "cache.text: ": "--cache.text false",
+    }.items():
+        assert [word in line for line in found if line.startswith(start)] == [True], (start, found)
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--optim.lr", "fast"), ["optim.lr: got fast, expected a number"]),
+        (("--optim.lr",), ["optim.lr: got nothing"]),
+        (("--optim.lr", "nan"), ["optim.lr: got nan", "finite"]),
+        (("--optim.lr", "1e-4", "2e-4"), ["optim.lr: got 1e-4 2e-4"]),
+        (("--data.flip", "maybe"), ["data.flip: got maybe, expected true or false"]),
+        (("--optim.schedule", "cosin"), ["Did you mean cosine?"]),
+        (("--learning_rate", "1"), ["learning_rate: no such option"]),
+        (("--rank", "4"), ["rank: no such option", "Did you mean lora.rank?"]),
+        (("--lora", "4"), ["lora: no such option"]),
+        (("--config",), ["config: got nothing"]),
+        (("--config", "a.yaml", "b.yaml"), ["config: got a.yaml b.yaml"]),
+        (("--config", "absent.yaml"), ["config: no file absent.yaml", "recipes/configs"]),
+        (("--config", "."), ["config: no file ."]),
+        (("--",), ["no such option"]),
+        (("--tracking.project", "hf_" + "x" * 34), ["tracking.project: holds an access token"]),
+    ],
+)
+def test_a_mistake_is_told_with_what_was_given_and_expected(arguments: tuple[str, ...], words: list[str]) -> None:
+    message = "\n".join(mistakes(*arguments))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("required", "word"),
+    [
+        (("--model.source", "my", "model", *REQUIRED[2:]), "model.source: got my model"),  # a space without quotes
+        ((*REQUIRED[:4], "--output.folder", "my", "run"), "output.folder: got my run"),
+        ((*REQUIRED[:4], "--output.folder", ""), "output.folder: got nothing"),  # an unset shell variable
+        ((*REQUIRED[:2], "--data.folder=", *REQUIRED[4:]), "data.folder: got an empty text"),
+        (REQUIRED[:4], "output.folder: missing"),
+        (("stray", *REQUIRED), "stray: expected an option"),
+    ],
+)
+def test_required_options_are_refused_as_sentences_too(required: tuple[str, ...], word: str) -> None:
+    found = mistakes(required=required)
+    assert len(found) == 1 and word in found[0]
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "just words", "a: \xff"])
+def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    assert "broken.yaml" in mistakes("--config", str(path))[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
+def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
+    kind = next(kind for name, kind in KINDS.items() if f"_{name}" in preset.stem)
+    config = parse(kind, ["--config", str(preset), *REQUIRED], program="test")
+    assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
+    stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
+    assert stated >= {"train.steps", "optim.lr"}
+
+
+def as_flat_yaml(path: Path) -> set[str]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {f"{section}.{name}" for section, values in content.items() for name in values}
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_the_defaults_come_back_from_their_dump(kind: type[TrainConfig], tmp_path: Path) -> None:
+    config = parse(kind, REQUIRED, program="test")
+    assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
+
+
+def test_odd_texts_come_back_from_their_dump(tmp_path: Path) -> None:
+    odd = ("", " ", "no", "null", "1e5", "0o7", "2024-01-01", "- x", "--x", "a: b", "# c", "'\"\\", "ü\n\té", "=", "😀")
+    config = replace(
+        parsed(),
+        preview=PreviewConfig(prompts=odd, negative_prompt="off"),
+        tracking=TrackingConfig(names=("trackio",), tags=odd, run_name="1.0"),
+        data=DataConfig("pictures", template="# {caption}: yes\n"),
+        output=OutputConfig(Path("007 ü")),
+        seed=2**63 - 1,
+    )
+    assert parse(LoRATrainConfig, ["--config", written(tmp_path, dump(config))], program="test") == config
+
+
+HEAVY = ("torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "wandb")
+SCRIPT = """
+import atexit, runpy, sys
+atexit.register(lambda: print("HEAVY", *sorted(set(sys.modules) & set({heavy})), file=sys.stderr))
+sys.argv = ["recipes.{recipe}", *sys.argv[1:]]
+runpy.run_module("recipes.{recipe}", run_name="__main__")
+"""
+
+
+def ran(folder: Path, *arguments: str, recipe: str = "lora") -> subprocess.CompletedProcess[str]:
+    """Runs a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
+    script = SCRIPT.format(heavy=HEAVY, recipe=recipe)
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("recipe", KINDS)
+def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: Path) -> None:
+    ended = ran(tmp_path, "--help", recipe=recipe)
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines()[-1] == "HEAVY"
+    options = as_flat(parse(KINDS[recipe], REQUIRED, program="test"))
+    assert [option for option in options if f"--{option} " not in ended.stdout] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--optim.lrr", "1", *REQUIRED), "Did you mean optim.lr?"),
+        ((), "model.source: missing"),
+        (("--train.text_encoder", *REQUIRED), "cache.text"),
+        (REQUIRED, "there is no folder pictures"),
+    ],
+    ids=["wrong option", "nothing", "contradiction", "missing data"],
+)
+def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is_loaded(
+    arguments: tuple[str, ...], word: str, tmp_path: Path
+) -> None:
+    ended = ran(tmp_path, *arguments)
+    assert ended.returncode == 1
+    *message, heavy = ended.stderr.splitlines()
+    assert message[0].startswith("error: ") and word in "\n".join(message)
+    assert "Traceback" not in ended.stderr
+    assert heavy == "HEAVY"
+
+
+def test_importing_the_package_and_its_config_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = f"""
+import sys
+import finetune, finetune.command_line, finetune.config, finetune.launch, finetune.models, recipes.lora, recipes.full
+print(*sorted(set(sys.modules) & set({HEAVY})))
+"""
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == []

@@ -1,0 +1,176 @@
+"""Options on their own: what is refused, and that everything refused is named at once."""
+
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.config import (
+    CacheConfig,
+    CheckpointConfig,
+    DataConfig,
+    FullTrainConfig,
+    LoopConfig,
+    LoRAConfig,
+    LoRATrainConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    OutputConfig,
+    PreviewConfig,
+    TrackingConfig,
+    TrainConfig,
+    ValidationConfig,
+    options,
+)
+
+GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
+
+
+def test_the_defaults_are_accepted_by_every_recipe() -> None:
+    for kind in (LoRATrainConfig, FullTrainConfig):
+        kind(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
+
+
+# One unusable value for every option that has unusable ones: section, its values, a word of the message.
+WRONG: list[tuple[str, Any, str]] = [
+    ("model", ModelConfig(""), "model.source"),
+    ("data", DataConfig(""), "data.folder"),
+    ("data", DataConfig("x", resolution=4), "data.resolution"),
+    ("data", DataConfig("x", bucket_step=0), "data.bucket_step"),
+    ("data", DataConfig("x", resolution=500), "data.bucket_step"),
+    ("data", DataConfig("x", max_aspect=0.5), "data.max_aspect"),
+    ("data", DataConfig("x", max_aspect=float("nan")), "data.max_aspect"),
+    ("data", DataConfig("x", num_crops=0), "data.num_crops"),
+    ("data", DataConfig("x", caption_dropout=1.1), "data.caption_dropout"),
+    ("data", DataConfig("x", caption_dropout=float("nan")), "data.caption_dropout"),
+    ("data", DataConfig("x", template="ink style"), "data.template"),
+    ("data", DataConfig("x", keep_tags=1), "data.keep_tags"),
+    ("data", DataConfig("x", keep_tags=-1, shuffle_tags=True), "data.keep_tags"),
+    ("data", DataConfig("x", num_shuffles=0), "data.num_shuffles"),
+    ("data", DataConfig("x", num_workers=-1), "data.num_workers"),
+    ("cache", CacheConfig(shard_size=0), "cache.shard_size"),
+    ("loss", LossConfig(snr_gamma=0), "loss.snr_gamma"),
+    ("loss", LossConfig(snr_gamma=float("nan")), "loss.snr_gamma"),
+    ("optim", OptimConfig(lr=0), "optim.lr"),
+    ("optim", OptimConfig(lr=float("nan")), "optim.lr"),
+    ("optim", OptimConfig(lr=float("inf")), "optim.lr"),
+    ("optim", OptimConfig(text_encoder_lr=-1), "optim.text_encoder_lr"),
+    ("optim", OptimConfig(weight_decay=-0.1), "optim.weight_decay"),
+    ("optim", OptimConfig(beta1=1.0), "optim.beta1"),
+    ("optim", OptimConfig(beta2=-0.1), "beta2"),
+    ("optim", OptimConfig(warmup_steps=-1), "optim.warmup_steps"),
+    ("optim", OptimConfig(final_lr_ratio=2), "optim.final_lr_ratio"),
+    ("optim", OptimConfig(name="adamw_schedule_free", schedule="cosine"), "optim.schedule"),
+    ("train", LoopConfig(steps=0), "train.steps"),
+    ("train", LoopConfig(batch_size=0), "train.batch_size"),
+    ("train", LoopConfig(accumulation=0), "train.accumulation"),
+    ("train", LoopConfig(log_every=0), "train.log_every"),
+    ("train", LoopConfig(max_grad_norm=-1), "train.max_grad_norm"),
+    ("train", LoopConfig(ema_decay=1.0), "train.ema_decay"),
+    ("validation", ValidationConfig(fraction=1.0), "validation.fraction"),
+    ("validation", ValidationConfig(every=-1), "validation.every"),
+    ("validation", ValidationConfig(num_timesteps=0), "validation.num_timesteps"),
+    ("preview", PreviewConfig(every=0), "preview.every"),
+    ("preview", PreviewConfig(num_seeds=0), "preview.num_seeds"),
+    ("preview", PreviewConfig(num_inference_steps=0), "preview.num_inference_steps"),
+    ("preview", PreviewConfig(size=0), "preview.size"),
+    ("preview", PreviewConfig(guidance_scale=float("nan")), "preview.guidance_scale"),
+    ("checkpoint", CheckpointConfig(every=0), "checkpoint.every"),
+    ("checkpoint", CheckpointConfig(keep=0), "checkpoint.keep"),
+    ("tracking", TrackingConfig(names=("wandb", "wandb")), "tracking.names"),
+    ("output", OutputConfig(Path("out"), name="a/b"), "output.name"),
+    ("output", OutputConfig(Path("pytorch_lora_weights")), "pytorch_lora_weights"),
+    ("lora", LoRAConfig(rank=0), "lora.rank"),
+    ("lora", LoRAConfig(alpha=0), "lora.alpha"),
+    ("lora", LoRAConfig(dropout=1.0), "lora.dropout"),
+]
+
+
+@pytest.mark.parametrize(("section", "value", "word"), WRONG, ids=[f"{word}-{n}" for n, (_, _, word) in enumerate(WRONG)])
+def test_an_unusable_value_is_refused_by_name(section: str, value: Any, word: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replace(GOOD, **{section: value})
+    assert word in str(caught.value)
+
+
+# Options that contradict each other: what to set, and the option that the message must name.
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"train": LoopConfig(text_encoder=True)}, "cache.text"),
+    ({"optim": OptimConfig(text_encoder_lr=1e-5)}, "optim.text_encoder_lr"),
+    ({"optim": OptimConfig(warmup_steps=10), "train": LoopConfig(steps=10)}, "optim.warmup_steps"),
+    ({"optim": OptimConfig(name="prodigy", lr=1e-4)}, "optim.lr"),
+    (
+        {
+            "optim": OptimConfig(name="prodigy", lr=1.0, text_encoder_lr=0.5),
+            "train": LoopConfig(text_encoder=True),
+            "cache": CacheConfig(text=False),
+        },
+        "optim.text_encoder_lr",
+    ),
+    ({"seed": -1}, "seed"),
+    ({"seed": 2**63}, "seed"),
+]
+
+
+@pytest.mark.parametrize(("changes", "word"), CONTRADICTIONS)
+def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?m)^{word}: "):
+        replace(GOOD, **changes)
+
+
+def test_all_problems_are_named_at_once_each_on_a_line() -> None:
+    with pytest.raises(ValueError) as caught:
+        LoRATrainConfig(
+            ModelConfig(""),
+            DataConfig("x", num_crops=0),
+            OutputConfig(Path("out")),
+            train=LoopConfig(steps=0, text_encoder=True),
+            lora=LoRAConfig(rank=0),
+            seed=-1,
+        )
+    lines = str(caught.value).splitlines()
+    for start in ("model.source", "data.num_crops", "train.steps", "cache.text", "lora.rank", "seed"):
+        assert sum(line.startswith(f"{start}: ") for line in lines) == 1, (start, lines)
+
+
+SECRETS = ("hf_" + "a1B2" * 9, "0123456789abcdef" * 2 + "01234567", "sk-" + "x" * 30, "wandb_v1_" + "k" * 40)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("place", ["model.source", "tracking.run_name", "tracking.tags", "preview.prompts"])
+def test_a_value_that_holds_an_access_token_is_refused_without_repeating_it(secret: str, place: str) -> None:
+    section, _, name = place.partition(".")
+    text = f"https://user:{secret}@example.com"
+    value = (text,) if place in ("tracking.tags", "preview.prompts") else text
+    with pytest.raises(ValueError, match=f"{place}: holds an access token") as caught:
+        replace(GOOD, **{section: replace(vars(GOOD)[section], **{name: value})})
+    assert secret not in str(caught.value)
+
+
+def test_the_users_own_token_is_recognised_whatever_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "my-own-odd-key")
+    with pytest.raises(ValueError, match="access token"):
+        replace(GOOD, model=ModelConfig("model", revision="my-own-odd-key"))
+
+
+def test_commits_are_no_tokens() -> None:
+    commit = "451f4fe16113bfa5e9d60d93e5c3c2ad9b54d0ea"
+    replace(GOOD, model=ModelConfig("owner/name", revision=commit))
+    replace(GOOD, model=ModelConfig(f"/home/me/.cache/huggingface/hub/models--a--b/snapshots/{commit}"))
+
+
+def test_every_option_has_a_line_of_help() -> None:
+    """A field's docstring is its help text; the names of sections speak for themselves."""
+    source = Path(TrainConfig.__init__.__globals__["__file__"]).read_text(encoding="utf-8")
+    for section in [value for item in fields(GOOD) if is_dataclass(value := vars(GOOD)[item.name])]:
+        for item in fields(section):
+            after = source.split(f"class {type(section).__name__}", 1)[1].split(f"\n    {item.name}: ", 1)[1]
+            assert after.split("\n", 2)[1].startswith('    """'), (type(section).__name__, item.name)
+
+
+def test_options_walks_all_sections() -> None:
+    found = dict(options(GOOD))
+    assert found["model.source"] == "model" and found["lora.rank"] == 16 and found["seed"] == 0
+    assert "model" not in found
