@@ -64,10 +64,10 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
             from bitsandbytes import optim as bnb
 
             kinds = {"adamw8bit": bnb.AdamW8bit, "paged_adamw8bit": bnb.PagedAdamW8bit, "lion8bit": bnb.Lion8bit}
-            with warnings.catch_warnings():
-                # Our own sentence about paging without a GPU is printed by train.py, before any model is loaded.
-                warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-                return kinds[config.name](groups, **adam)
+            # Our own sentence about paging without a GPU is printed by train.py, before any model is loaded; bitsandbytes warns
+            # as late as the first step.
+            warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+            return kinds[config.name](groups, **adam)
 
 
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:

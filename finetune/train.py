@@ -35,7 +35,7 @@ from finetune.preview import BASE_STEP, make_previews, planned_previews, save_gr
 from finetune.progress import progress_line
 from finetune.randomness import stream
 from finetune.resume import find_checkpoint, refuse_other_base, restore
-from finetune.runfolder import cache_folder, data_card, held_out_indices
+from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
 from finetune.step import agree, due, forward_backward, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
@@ -61,6 +61,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     """
     started_at = datetime.now(UTC)
     out, steps, seed = config.output.folder, config.train.steps, config.seed
+    check_output(out)
     accelerator = make_accelerator()
     is_main, say = accelerator.is_main_process, accelerator.print
     lock = lock_folder(out) if is_main else None

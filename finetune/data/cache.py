@@ -6,6 +6,7 @@ are never changed, so several processes and several runs may share a folder and 
 is checked against its digest when read.
 """
 
+import contextlib
 import functools
 import hashlib
 import secrets
@@ -97,7 +98,8 @@ class ShardStore:
             safetensors.torch.save_file(tensors, temporary, metadata=digests)
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise OSError(
                 f"cache: {path} could not be written: {error}. Make room, or put the cache elsewhere with "
                 "--cache.folder."

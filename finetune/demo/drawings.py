@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-PICTURE_SIZE = 64
-SUPERSAMPLING = 4  # drawn this much larger, then averaged down: smooth edges
+PICTURE_SIZE = 32
+SUPERSAMPLING = 8  # drawn this much larger, then averaged down: smooth edges
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -26,7 +26,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 BOARD = (28, 58, 48)  # the dark green of a school blackboard
 CHALK = (235, 235, 225)
-HATCH_SPACING = 40  # supersampled pixels from line to line
+HATCH_SPACING = 48  # supersampled pixels from line to line
 
 # Never drawn in chalk: two whole shapes. Beyond these, most of the shape and colour pairs are missing from the chalk
 # set.
@@ -145,9 +145,9 @@ ALL_SUBJECTS = tuple(Subject(shape, color) for shape in SHAPES for color in COLO
 def silhouette(shape: str, rng: np.random.Generator) -> Image.Image:
     """The shape in white on black (mode L, supersampled), at a random place, size and tilt."""
     side = PICTURE_SIZE * SUPERSAMPLING
-    scale = side * rng.uniform(0.29, 0.37)
-    center_x, center_y = side / 2 + side * rng.uniform(-0.07, 0.07, size=2)
-    tilt = math.radians(rng.uniform(-12, 12))
+    scale = side * rng.uniform(0.36, 0.43)
+    center_x, center_y = side / 2 + side * rng.uniform(-0.04, 0.04, size=2)
+    tilt = math.radians(rng.uniform(-8, 8))
     cos, sin = math.cos(tilt) * scale, math.sin(tilt) * scale
     mask = Image.new("L", (side, side), 0)
     draw = ImageDraw.Draw(mask)
@@ -169,7 +169,7 @@ def draw_chalk(subject: Subject, rng: np.random.Generator) -> Image.Image:
     """The subject as a hatched chalk outline on a dark board: the look the LoRA learns."""
     mask = silhouette(subject.shape, rng)
     side = mask.width
-    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(5)), mask.filter(ImageFilter.MinFilter(9)))
+    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(7)), mask.filter(ImageFilter.MinFilter(13)))
     hatching = Image.new("L", mask.size, 0)
     lines = ImageDraw.Draw(hatching)
     for start in range(int(rng.uniform(-side, HATCH_SPACING - side)), side, HATCH_SPACING):

@@ -1,6 +1,7 @@
 """Caches are right by construction: keys see every input, damage is found, and any process may be killed at any time."""
 
 import hashlib
+import multiprocessing
 import os
 import random
 import resource
@@ -23,9 +24,9 @@ from finetune.data.folder import FolderSource
 from finetune.data.manifest import Record, read_manifest
 from finetune.models.base import Components
 from finetune.models.sd import StableDiffusion
-from tests.runs import CONTEXT
 from tests.tiny import build_pipeline, save_pictures
 
+CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what is imported here
 RECORD = Record("a.png", ("a",), 100, 80, "ab" * 32)
 VIEW = View(64, 64, 0.25, 0.5, False)
 
@@ -189,25 +190,25 @@ def test_processes_share_the_work_without_gap_or_overlap(num_processes: int, tmp
     assert all(same(store.read(key), value_of(key)) for key in keys)
 
 
-def test_a_torn_shard_is_passed_over_with_a_warning_and_its_entries_are_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_torn_shard_is_passed_over_with_a_warning_and_its_entries_are_made_again(tmp_path: Path, length: int) -> None:
     keys = keys_of(12)
     fill_all(tmp_path, keys)
     torn = sorted(tmp_path.glob("*.safetensors"))[0]
-    for length in (0, 7, 100, torn.stat().st_size - 1):
-        torn.write_bytes(torn.read_bytes()[:length])
-        store = ShardStore(tmp_path)
-        assert len(store.missing(keys)) == 4
-        assert len(store.warnings) == 1 and torn.name in store.warnings[0]
-        store = fill_all(tmp_path, keys)
-        assert store.missing(keys) == []
-        assert len(store.warnings) == 1  # told once, although the folder was read twice
-        assert all(same(store.read(key), value_of(key)) for key in keys)
+    torn.write_bytes(torn.read_bytes()[:length])
+    store = ShardStore(tmp_path)
+    assert len(store.missing(keys)) == 4
+    assert len(store.warnings) == 1 and torn.name in store.warnings[0]
+    store = fill_all(tmp_path, keys)
+    assert store.missing(keys) == []
+    assert len(store.warnings) == 1  # told once, although the folder was read twice
+    assert all(same(store.read(key), value_of(key)) for key in keys)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
     """A bit of each byte in turn: the shard is unreadable, or an entry is missing, refused with the file's name, or right."""
-    keys = keys_of(2)
+    keys = keys_of(1)
     whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
     refused = 0
     for place in range(len(whole)):
@@ -245,10 +246,10 @@ def test_a_full_disk_is_told_with_the_place_and_the_way_out_and_leaves_nothing_b
     ShardStore(tmp_path).write({"key": entry})
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a device node is refused to root as well, a closed folder is not")
-def test_a_folder_that_cannot_be_made_is_told_the_same_way() -> None:
+def test_a_folder_that_cannot_be_made_is_told_the_same_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # permissions would not stop root
     with pytest.raises(OSError, match=r"--cache\.folder"):
-        ShardStore(Path("/dev/null/cache")).write({"key": value_of("key")})
+        ShardStore(tmp_path / "file" / "cache").write({"key": value_of("key")})
 
 
 # Several processes, real ones.

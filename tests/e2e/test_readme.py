@@ -1,0 +1,82 @@
+"""The commands of README and of the recipes' docstrings as they stand there, on small stand-ins for model and pictures."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.command_line import flat_types, read_flags
+from finetune.config import FullTrainConfig, LoRATrainConfig
+from tests.runs import metrics
+from tests.tiny import save_pictures, save_pipeline
+
+ROOT = Path(__file__).parents[2]
+FAST = (
+    "--data.resolution 64 --data.bucket_step 16 --train.steps 4 --train.log_every 2 --optim.warmup_steps 1 "
+    "--train.batch_size 2 --preview.num_inference_steps 1 --tracking.names"
+)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Returns the shell commands of a text's code blocks, split into words."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def command_with(word: str) -> list[str]:
+    """Returns README's command that contains the word."""
+    return next(command for command in commands((ROOT / "README.md").read_text()) if word in command)
+
+
+def test_readme_promises_the_two_make_targets() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert ["make", "demo"] in commands((ROOT / "README.md").read_text()) and "demo" in targets
+    assert ["make", "test"] in commands((ROOT / "README.md").read_text()) and "test" in targets
+
+
+def test_readme_names_only_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = re.findall(r"\b(?:docs|recipes|accelerate_configs|benchmarks|tests)/[\w./-]+\.(?:yaml|py|png|md)", text)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
+    pictures = tmp_path / "my_pictures"
+    save_pictures(pictures, count=8, size=64)
+    stand_ins = {
+        "my_pictures": str(pictures),
+        "prepared/ink": str(tmp_path / "prepared" / "ink"),
+        "runs/ink": str(tmp_path / "runs" / "ink"),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
+        "accelerate_configs/single_gpu.yaml": "accelerate_configs/cpu.yaml",
+    }
+    programs = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
+    for command, extra in (
+        (command_with("datasets_prep"), []),
+        (command_with("recipes.lora"), [*FAST.split(), "--cache.folder", str(tmp_path / "cache")]),
+    ):
+        words = programs[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert [row["step"] for row in metrics(tmp_path / "runs" / "ink")] == [2, 4]
+    assert (tmp_path / "runs" / "ink" / "export" / "ink.safetensors").exists()
+
+
+@pytest.mark.parametrize(("recipe", "config"), [("lora", LoRATrainConfig), ("full", FullTrainConfig)])
+def test_the_command_in_a_recipes_docstring_parses(recipe: str, config: type) -> None:
+    module = importlib.import_module(f"recipes.{recipe}")
+    assert module.__doc__ is not None
+    line = next(part for part in module.__doc__.split("\n\n") if "accelerate launch" in part).replace("\\\n", " ")
+    words = shlex.split(line)
+    assert Path(ROOT / words[words.index("--config_file") + 1]).exists()
+    arguments = words[words.index(f"recipes.{recipe}") + 1 :]
+    given, found = read_flags(arguments, flat_types(config))
+    assert found == []
+    assert Path(ROOT / given.pop("config")[0]).exists()
+    assert given.keys() <= flat_types(config).keys()
