@@ -1,4 +1,4 @@
-"""The commands of README and of the recipes' docstrings as they stand there, on small stand-ins for model and pictures."""
+"""The commands of README and of the docstrings of the recipes, run with a small model and small pictures."""
 
 import importlib
 import re
