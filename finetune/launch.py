@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
 from finetune.command_line import parse
 from finetune.config import TrainConfig
-from finetune.data.manifest import read_manifest
 from finetune.disk import lock_folder
 from finetune.runfolder import check_output, finished_message
 from finetune.stopping import end_on_signals, end_with_launcher
@@ -42,6 +41,8 @@ def run_recipe(
         if message:
             say(message)
             return
+        from finetune.data.manifest import read_manifest
+
         manifest = read_manifest(
             config.data.folder, image_column=config.data.image_column, caption_column=config.data.caption_column
         )

@@ -64,8 +64,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
             from bitsandbytes import optim as bnb
 
             kinds = {"adamw8bit": bnb.AdamW8bit, "paged_adamw8bit": bnb.PagedAdamW8bit, "lion8bit": bnb.Lion8bit}
-            # Our own sentence about paging without a GPU is printed by train.py, before any model is loaded; bitsandbytes warns
-            # as late as the first step.
+            # devices.py has a sentence of our own about paging without a GPU; this one would come at the first step.
             warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
             return kinds[config.name](groups, **adam)
 

@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.command_line import as_flat, read_yaml
 from finetune.config import CacheConfig, TrainConfig, ValidationConfig
-from finetune.data.manifest import Manifest, Record
+
+if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest, Record
 
 MAY_CHANGE = (
     "output.",
@@ -97,7 +99,7 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
     return changed
 
 
-def refuse_changed_data(manifest: Manifest, digests: dict[str, str], allowed: bool) -> str | None:
+def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: bool) -> str | None:
     """Compares the pictures and captions with those of the checkpoint; returns a warning, None where nothing changed.
 
     Raises ValueError that lists the files where they differ and `allowed` is false.
@@ -120,7 +122,7 @@ def cache_folder(config: CacheConfig) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-finetune"
 
 
-def held_out_indices(records: Sequence[Record], config: ValidationConfig) -> set[int]:
+def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:
     """Returns the records kept for validation: those the manifest names, else the given share, chosen by content.
 
     Equal pictures (same bytes) always stand on the same side. A share above 0 holds out at least one picture.
@@ -135,7 +137,7 @@ def held_out_indices(records: Sequence[Record], config: ValidationConfig) -> set
 
 
 def data_card(
-    manifest: Manifest, held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]
+    manifest: "Manifest", held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]
 ) -> str:
     """Returns OUT/data_card.json: what the run was trained on."""
     counts = [len(record.captions) for record in manifest.records]

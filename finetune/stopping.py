@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = "\x1b[?25h"
+PARENT_CHECK_SECONDS = 2.0
 
 
 class StopRequest:
@@ -65,17 +67,19 @@ def outlive_signals(worker: int) -> None:
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform != "linux":
+    parent = multiprocessing.parent_process()
+    if sys.platform != "linux" or parent is None:
         return
-    parent = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not reach sigtimedwait
 
     def wait() -> None:
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-            pass
+        while parent.is_alive():
+            received = signal.sigtimedwait([signal.SIGTERM], PARENT_CHECK_SECONDS)
+            if received is not None and received.si_pid == parent.pid:
+                break
         os._exit(0)
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not reach sigwaitinfo
     threading.Thread(target=wait, daemon=True).start()
 
 

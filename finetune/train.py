@@ -74,6 +74,11 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     family = family_named(config.model.family)
     source = ModelSource(config.model.source, config.model.revision, config.model.variant)
     objective = family.objective(family.scheduler(source), config.loss)
+    if config.loss.zero_terminal_snr and config.loss.snr_gamma is not None:
+        warnings.append(
+            "loss.zero_terminal_snr with min-SNR gives the last timestep, where sampling starts, the weight 0; add "
+            "--loss.snr_gamma none to train it."
+        )
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
     components = family.load(source)
     for part in (components.denoiser, components.vae, *components.text_encoders):
@@ -179,9 +184,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         "num_processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
     }
-    tracker = (
-        start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
-    )
+    with writing(out):
+        tracker = (
+            start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
+        )
 
     for_sampling = replace(components, scheduler=family.sampling_scheduler(components.scheduler, config.loss))
 
@@ -301,7 +307,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             if stopping and step < steps:
                 say(f"Stopped after step {step} of {steps}; the same command continues from there.")
                 if tracker:
-                    write_report(out, message=f"Stopped after step {step} of {steps}.")
+                    with writing(out / "report.html"):
+                        write_report(out, message=f"Stopped after step {step} of {steps}.")
                     tracker.finish(EXIT_CODE)
                 accelerator.wait_for_everyone()  # a launcher kills those that still save once one has ended
                 raise SystemExit(EXIT_CODE)

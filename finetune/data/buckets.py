@@ -39,16 +39,18 @@ class Bucket:
 
 
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Returns (width, height) pairs by rising aspect ratio: multiples of `step`, as large as the area resolution^2 allows.
+    """Returns (width, height) pairs by rising aspect ratio, multiples of `step`, none larger in area than resolution^2.
 
-    With each size stands its transpose, so that upright and lying pictures are treated alike.
+    No side could grow. With each size stands its transpose, so that upright and lying pictures are treated alike.
     """
     sizes = set()
     for short in range(step, resolution + 1, step):
         widest = math.floor(short * max_aspect + 1e-9)
         long = min(resolution * resolution // short, widest) // step * step
         sizes |= {(short, long), (long, short)}
-    outer = [(w, h) for w, h in sizes if not any((w, h) != other and w <= other[0] and h <= other[1] for other in sizes)]
+    outer = [
+        (w, h) for w, h in sizes if not any((w, h) != other and w <= other[0] and h <= other[1] for other in sizes)
+    ]
     return sorted(outer, key=lambda size: size[0] / size[1])
 
 
@@ -86,13 +88,14 @@ def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
 class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
     """Yields endless global batches from step `start` on.
 
-    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of the bucket that
-    has come least far through its passes. A picture whose record says repeats = r stands r times in each pass.
+    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of the
+    bucket that has come least far through its passes. A picture whose record says repeats = r stands r times in each
+    pass.
 
-    How even that is: within a bucket no picture is seen again before all others were. Let the least bucket stand at p passes.
-    A bucket of n pictures was served, if at all, when it was the least itself, at p or before, and by one batch of size B; so
-    it stands between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass apart, and every
-    picture has been seen once one pass and one batch a bucket are through.
+    How even that is: within a bucket no picture is seen again before all others were. Let the least bucket stand at p
+    passes. A bucket of n pictures was last served when it was the least itself, at p or before, and by one batch of
+    size B; so it stands between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass
+    apart, and every picture has been seen once one pass and one batch a bucket are through.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         return stream[int(self._order(bucket, passes)[offset])]
 
     def _order(self, bucket: int, passes: int) -> torch.Tensor:
-        """The order of one pass; each bucket's latest is kept, since consecutive batches come from different buckets."""
+        """The order of one pass; each bucket's latest is kept, since its next batch comes after other buckets'."""
         held = self._orders.get(bucket)
         if held is None or held[0] != passes:
             order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))

@@ -71,17 +71,13 @@ class ShardStore:
 
     def read(self, key: str) -> Entry:
         """Returns one entry; raises ValueError that names the file where its bytes are not what was written."""
-        path, prefix = self._paths[key], f"{key}/"
+        path = self._paths[key]
         try:
-            shard = open_shard(path)
-            digests = shard.metadata() or {}
-            names = sorted(name for name in shard.keys() if name.startswith(prefix))  # noqa: SIM118 (not a dict)
-            entry = {name.removeprefix(prefix): shard.get_tensor(name) for name in names}
+            shard, digests = open_shard(path)
+            entry = {name: shard.get_tensor(f"{key}/{name}") for name in digests.get(key, {})}
         except SafetensorError as error:
             raise damaged(path) from error
-        if names != [name for name in sorted(digests) if name.startswith(prefix)]:
-            raise damaged(path)
-        if any(tensor_digest(value) != digests[prefix + name] for name, value in entry.items()):
+        if not entry or any(tensor_digest(value) != digests[key][name] for name, value in entry.items()):
             raise damaged(path)
         return entry
 
@@ -113,9 +109,15 @@ def damaged(path: Path) -> ValueError:
 
 
 @functools.lru_cache(maxsize=256)
-def open_shard(path: Path) -> safe_open:
-    """Returns the open shard; the newest 256 stay open in each process."""
-    return safe_open(path, framework="pt")
+def open_shard(path: Path) -> tuple[safe_open, dict[str, dict[str, str]]]:
+    """Returns the open shard and its digests by key and name; the newest 256 stay open in each process."""
+    shard = safe_open(path, framework="pt")
+    written = shard.metadata() or {}
+    digests: dict[str, dict[str, str]] = {}
+    for full_name in sorted({*shard.keys(), *written}):  # one without the other is damage, which reading finds
+        key, _, name = full_name.partition("/")
+        digests.setdefault(key, {})[name] = written.get(full_name, "")
+    return shard, digests
 
 
 def tensor_digest(value: Tensor) -> str:

@@ -54,8 +54,8 @@ def picture_pixels(data: bytes, view: View) -> Tensor:
 def record_pixels(source: PictureSource, record: Record, view: View) -> Tensor:
     """Returns the view of a record's picture as `picture_pixels` does.
 
-    Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed: what is
-    cached under a picture's hash must have been made from that picture.
+    Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed:
+    what is cached under a picture's hash must have been made from that picture.
     """
     name = first_few((record.file_name,))
     data = source.read(record.file_name)

@@ -221,7 +221,7 @@ def build_caches(
 
 
 def settings_text(settings: dict[str, Any]) -> str:
-    """Returns the settings of a model that can alter its output, e.g. a scaling factor or an activation, as stable text."""
+    """Returns the settings of a model that can alter its output, such as a scaling factor, as stable text."""
     origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
     kept = {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
     return json.dumps(kept, sort_keys=True, default=str)

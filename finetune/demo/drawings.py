@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 PICTURE_SIZE = 32
-SUPERSAMPLING = 8  # drawn this much larger, then averaged down: smooth edges
+SUPERSAMPLING = 4  # drawn this much larger, then averaged down: smooth edges
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -26,7 +26,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 BOARD = (28, 58, 48)  # the dark green of a school blackboard
 CHALK = (235, 235, 225)
-HATCH_SPACING = 48  # supersampled pixels from line to line
+HATCH_SPACING = 24  # supersampled pixels from line to line
 
 # Never drawn in chalk: two whole shapes. Beyond these, most of the shape and colour pairs are missing from the chalk
 # set.
@@ -169,7 +169,7 @@ def draw_chalk(subject: Subject, rng: np.random.Generator) -> Image.Image:
     """The subject as a hatched chalk outline on a dark board: the look the LoRA learns."""
     mask = silhouette(subject.shape, rng)
     side = mask.width
-    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(7)), mask.filter(ImageFilter.MinFilter(13)))
+    outline = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(5)), mask.filter(ImageFilter.MinFilter(7)))
     hatching = Image.new("L", mask.size, 0)
     lines = ImageDraw.Draw(hatching)
     for start in range(int(rng.uniform(-side, HATCH_SPACING - side)), side, HATCH_SPACING):

@@ -67,7 +67,9 @@ class StableDiffusion(ModelFamily):
                 "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
                 "signal to learn. It needs a v-prediction checkpoint."
             )
-        if options.zero_terminal_snr:  # what is rescaled already stays as it is; some schedulers ignore their own option
+        if (
+            options.zero_terminal_snr
+        ):  # what is rescaled already stays as it is; some schedulers ignore their own option
             alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
         return Diffusion(alphas_cumprod, stated, options.snr_gamma)
 

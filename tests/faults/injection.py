@@ -1,17 +1,19 @@
 """Faults that a child process of `tests.runs` prepares for itself before its recipe starts; picklable, and no mocks."""
 
+import ctypes
+import multiprocessing
 import os
-import pwd
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-CHANGES = frozenset(
-    "open os.rename os.remove os.mkdir os.rmdir os.truncate os.listdir os.scandir shutil.rmtree".split()
-)
+CHANGES = {"open", "shutil.rmtree"} | {
+    f"os.{name}" for name in ("rename", "remove", "mkdir", "rmdir", "truncate", "listdir", "scandir")
+}
 """Audit events (PEP 578) that Python raises just before it asks the file system for something."""
 
 
@@ -40,6 +42,24 @@ class WhileSaving:
         sys.addaudithook(watch)
 
 
+@dataclass(frozen=True)
+class WhenOpened:
+    """Does something just before a file of that name is opened for the first time."""
+
+    name: str
+    act: Callable[[], None]
+
+    def __call__(self) -> None:
+        waits = [True]
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "open" and waits[0] and str(arguments[0]).endswith(self.name):
+                waits[0] = False
+                self.act()
+
+        sys.addaudithook(watch)
+
+
 def die() -> None:
     """Ends this process as kill -9 or the kernel's out-of-memory killer would."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -55,15 +75,46 @@ class FileSizeLimit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
 
 
-@dataclass(frozen=True)
-class AsNobody:
-    """Gives up root, for whom no folder is read-only."""
+def fork_workers() -> None:
+    """Starts data loader workers as a process that was started by hand does, not through the tests' fork server."""
+    multiprocessing.set_start_method("fork", force=True)
 
-    home: Path
+
+def lead_a_group() -> None:
+    """Makes the process and its workers a group of their own, which can be signalled as one."""
+    fork_workers()
+    os.setpgrp()
+
+
+@dataclass(frozen=True)
+class FillDisk:
+    """Uses up what is free on a disk."""
+
+    disk: Path
 
     def __call__(self) -> None:
-        nobody = pwd.getpwnam("nobody")
-        os.setgroups([])
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
-        os.environ["HOME"] = str(self.home)
+        with (self.disk / "ballast").open("wb", buffering=0) as file:
+            free = shutil.disk_usage(self.disk).free
+            file.write(bytes(free))
+
+
+@dataclass(frozen=True)
+class LimitMemoryWhenOpened:
+    """Leaves so little memory from the moment a file is opened that a large allocation fails, as on a full GPU."""
+
+    name: str
+    num_bytes: int
+
+    def __call__(self) -> None:
+        WhenOpened(self.name, self.limit)()
+
+    def limit(self) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + self.num_bytes, resource.RLIM_INFINITY))
+
+
+def without_privileges() -> None:
+    """Takes from root what lets it write to read-only folders; the user stays, so that Python still finds itself."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface; this process
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "capset")

@@ -126,9 +126,7 @@ def components_of(*, sd2: bool) -> Components:
     pipeline = build_pipeline(size="micro", sd2=sd2)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False).eval()
-    return Components(
-        pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
-    )
+    return Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
 
 
 @pytest.mark.parametrize("sd2", [False, True])
@@ -176,7 +174,9 @@ DATA = DataConfig(
 )
 
 
-def batches_of(manifest: Manifest, components: Components, cache: CacheConfig, folder: Path) -> list[tuple[Batch, Tensor]]:
+def batches_of(
+    manifest: Manifest, components: Components, cache: CacheConfig, folder: Path
+) -> list[tuple[Batch, Tensor]]:
     """Returns twelve batches and their latents, as a run would see them."""
     accelerator = Accelerator(cpu=True)
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)

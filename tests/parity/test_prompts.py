@@ -28,9 +28,7 @@ def encoded(pipeline: StableDiffusionPipeline, *captions: str) -> Prompts:
 
 
 def components_of(pipeline: StableDiffusionPipeline) -> Components:
-    return Components(
-        pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
-    )
+    return Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
 
 
 def long_prompt(pipeline: StableDiffusionPipeline, num_tokens: int) -> str:
@@ -55,7 +53,7 @@ def test_a_prompt_of_up_to_75_tokens_is_encoded_as_the_pipeline_does(
     ours = encoded(pipeline, prompt)
     assert ours.keys() == {"embeddings"}
     assert torch.equal(ours["embeddings"], expected)
-    assert torch.equal(encoded(pipeline, "")["embeddings"], empty)
+    assert empty is not None and torch.equal(encoded(pipeline, "")["embeddings"], empty)
 
 
 def test_the_two_versions_pad_differently() -> None:
@@ -82,9 +80,7 @@ def test_a_prompt_of_200_tokens_fills_three_chunks_and_loses_none(pipeline: Stab
     assert found == ids
 
 
-@pytest.mark.parametrize(
-    ("num_tokens", "num_chunks"), [(0, 1), (1, 1), (74, 1), (75, 1), (76, 2), (150, 2), (151, 3)]
-)
+@pytest.mark.parametrize(("num_tokens", "num_chunks"), [(0, 1), (1, 1), (74, 1), (75, 1), (76, 2), (150, 2), (151, 3)])
 def test_the_number_of_chunks_is_the_least_that_holds_the_prompt(
     pipeline: StableDiffusionPipeline, num_tokens: int, num_chunks: int
 ) -> None:
@@ -179,11 +175,12 @@ def test_previews_take_prompts_of_any_length_and_equal_the_pipelines_own_for_sho
 ) -> None:
     settings: dict[str, Any] = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
     ours = FAMILY.pipeline_prompts(components_of(pipeline), "a red circle", "blurry")
-    by_embedding = pipeline(**ours, generator=torch.Generator().manual_seed(3), **settings).images
-    by_text = pipeline(
-        "a red circle", negative_prompt="blurry", generator=torch.Generator().manual_seed(3), **settings
-    ).images
-    assert (by_embedding == by_text).all()
+    by_embedding: Any = pipeline(**ours, generator=torch.Generator().manual_seed(3), **settings)
+    seed = torch.Generator().manual_seed(3)
+    by_text: Any = pipeline("a red circle", negative_prompt="blurry", generator=seed, **settings)
+    assert (by_embedding.images == by_text.images).all()
     long = FAMILY.pipeline_prompts(components_of(pipeline), long_prompt(pipeline, 100), "")
-    assert long["prompt_embeds"].shape == long["negative_prompt_embeds"].shape == (1, 154, ours["prompt_embeds"].shape[2])
+    assert (
+        long["prompt_embeds"].shape == long["negative_prompt_embeds"].shape == (1, 154, ours["prompt_embeds"].shape[2])
+    )
     pipeline(**long, **settings)

@@ -1,9 +1,10 @@
 """The learning rate is a pure function of the step that follows diffusers' schedulers but for two stated differences.
 
-1. diffusers starts a warm-up at rate 0, so its first step does nothing; ours starts at 1 / W, which is diffusers' next step.
+1. diffusers starts a warm-up at rate 0, so its first step does nothing; ours starts at 1 / W, diffusers' next rate.
 2. diffusers would reach the final rate one step after the last; ours reaches it at the last step.
 """
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,9 @@ def theirs(schedule: Schedule, warmup: int, steps: int, num: int) -> list[float]
 @pytest.mark.parametrize("schedule", NAMES)
 def test_after_the_warm_up_the_rates_are_those_of_diffusers(schedule: Schedule) -> None:
     config = OptimConfig(schedule=schedule, warmup_steps=WARMUP)
-    expected = theirs(schedule, WARMUP, STEPS - 1, STEPS)  # difference 2: told of one step less, it ends where ours does
+    expected = theirs(
+        schedule, WARMUP, STEPS - 1, STEPS
+    )  # difference 2: told of one step less, it ends where ours does
     assert ours(config)[WARMUP:] == pytest.approx(expected[WARMUP:], abs=1e-12)
 
 
@@ -52,7 +55,7 @@ def test_the_warm_up_is_that_of_diffusers_one_step_earlier(schedule: Schedule) -
 def test_the_warm_up_rises_without_a_step_at_rate_zero_and_hands_over_at_the_peak(schedule: Schedule) -> None:
     rates = ours(OptimConfig(schedule=schedule, warmup_steps=WARMUP))
     assert rates[0] == 1 / WARMUP
-    assert all(later > earlier for earlier, later in zip(rates[: WARMUP - 1], rates[1:WARMUP], strict=True))
+    assert all(later > earlier for earlier, later in itertools.pairwise(rates[:WARMUP]))
     assert rates[WARMUP - 1] == rates[WARMUP] == 1
 
 
@@ -62,7 +65,7 @@ def test_the_last_step_takes_the_final_ratio_and_none_before_takes_less(schedule
     rates = ours(OptimConfig(schedule=schedule, warmup_steps=WARMUP, final_lr_ratio=ratio))
     assert rates[-1] == pytest.approx(ratio, abs=1e-12)
     assert rates[WARMUP] == 1
-    assert all(later <= earlier for earlier, later in zip(rates[WARMUP:-1], rates[WARMUP + 1 :], strict=True))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[WARMUP:]))
 
 
 def test_a_constant_schedule_ignores_the_final_ratio() -> None:

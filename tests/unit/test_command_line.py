@@ -98,13 +98,13 @@ def test_equals_signs_hyphens_and_negative_numbers() -> None:
 
 
 def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
-    path = written(tmp_path, "optim: {name: adamww}\ntrian: {steps: 5}\n")
+    path = written(tmp_path, "optim: {name: adamww}\ntrainn: {steps: 5}\n")
     found = mistakes(
         "--config", path, "--optim.lrr", "1", "--lora.rank", "2.5", "--train.steps", "0", "--train.text_encoder"
     )
     for start, word in {
         "optim.name: ": "Did you mean adamw?",
-        "trian.steps: ": "Did you mean train.steps?",
+        "trainn.steps: ": "Did you mean train.steps?",
         "optim.lrr: ": "Did you mean optim.lr?",
         "lora.rank: ": "whole number",
         "train.steps: ": "1 or more",

@@ -88,7 +88,9 @@ WRONG: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("section", "value", "word"), WRONG, ids=[f"{word}-{n}" for n, (_, _, word) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("section", "value", "word"), WRONG, ids=[f"{word}-{n}" for n, (_, _, word) in enumerate(WRONG)]
+)
 def test_an_unusable_value_is_refused_by_name(section: str, value: Any, word: str) -> None:
     with pytest.raises(ValueError) as caught:
         replace(GOOD, **{section: value})

@@ -11,7 +11,15 @@ from finetune.config import DataConfig
 from finetune.data.buckets import Bucket, BucketBatchSampler, Sample, assign_buckets, bucket_figures, bucket_sizes
 from finetune.data.manifest import Record
 
-SETTINGS = ((512, 64, 2.0), (768, 64, 2.0), (1024, 64, 2.0), (1024, 64, 4.0), (512, 8, 1.5), (64, 16, 2.0), (576, 64, 3.0))
+SETTINGS = (
+    (512, 64, 2.0),
+    (768, 64, 2.0),
+    (1024, 64, 2.0),
+    (1024, 64, 4.0),
+    (512, 8, 1.5),
+    (64, 16, 2.0),
+    (576, 64, 3.0),
+)
 
 
 def record(width: int, height: int, number: int = 0, repeats: int = 1) -> Record:
@@ -121,7 +129,7 @@ CASES = drawn_cases()
 def test_after_every_batch_the_promises_hold(sizes: list[int], batch_size: int) -> None:
     buckets = buckets_of(sizes)
     bucket_of = {index: number for number, bucket in enumerate(buckets) for index in bucket.records}
-    seen = Counter({index: 0 for index in range(sum(sizes))})
+    seen = Counter(dict.fromkeys(range(sum(sizes)), 0))
     served = [0] * len(sizes)
     num_steps = 4 * (sum(sizes) // batch_size + len(sizes))
     all_seen_by = (sum(sizes) + len(sizes) * batch_size) / batch_size
@@ -148,7 +156,7 @@ def test_after_every_batch_the_promises_hold(sizes: list[int], batch_size: int) 
 @pytest.mark.parametrize(("sizes", "batch_size"), CASES[:12])
 def test_over_many_passes_every_picture_has_an_equal_share(sizes: list[int], batch_size: int) -> None:
     num_passes = 200
-    seen = Counter({index: 0 for index in range(sum(sizes))})
+    seen = Counter(dict.fromkeys(range(sum(sizes)), 0))
     steps = num_passes * sum(sizes) // batch_size
     for batch in taken(sampler_of(sizes, batch_size), steps):
         seen.update(index for index, _ in batch)
@@ -160,7 +168,10 @@ def test_over_many_passes_every_picture_has_an_equal_share(sizes: list[int], bat
 @pytest.mark.parametrize("start", [1, 2, 7, 40])
 def test_starting_later_skips_what_came_before(start: int) -> None:
     sizes, batch_size = [3, 9, 20], 4
-    assert taken(sampler_of(sizes, batch_size, start=start), 20) == taken(sampler_of(sizes, batch_size), start + 20)[start:]
+    assert (
+        taken(sampler_of(sizes, batch_size, start=start), 20)
+        == taken(sampler_of(sizes, batch_size), start + 20)[start:]
+    )
 
 
 def test_iterating_again_begins_again() -> None:

@@ -1,4 +1,4 @@
-"""Caches are right by construction: keys see every input, damage is found, and any process may be killed at any time."""
+"""Caches are right by construction: damage is found, and any process may be killed at any time."""
 
 import hashlib
 import multiprocessing
@@ -7,60 +7,15 @@ import random
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from finetune.config import CacheConfig, DataConfig
-from finetune.data.buckets import Bucket
 from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint, tensor_digest
-from finetune.data.dataset import Encoded, View, latent_key, record_pixels, text_key, views
-from finetune.data.encode import Encoder, build_caches, text_fingerprint
-from finetune.data.folder import FolderSource
-from finetune.data.manifest import Record, read_manifest
-from finetune.models.base import Components
-from finetune.models.sd import StableDiffusion
-from tests.tiny import build_pipeline, save_pictures
 
 CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what is imported here
-RECORD = Record("a.png", ("a",), 100, 80, "ab" * 32)
-VIEW = View(64, 64, 0.25, 0.5, False)
-
-
-# Keys.
-
-
-def test_the_key_of_latents_changes_with_picture_size_crop_flip_and_autoencoder() -> None:
-    keys = [
-        latent_key(RECORD, VIEW, "vae"),
-        latent_key(replace(RECORD, sha256="cd" * 32), VIEW, "vae"),
-        *(
-            latent_key(RECORD, replace(VIEW, **change), "vae")
-            for change in ({"width": 72}, {"height": 72}, {"left": 0.26}, {"top": 0.6}, {"flip": True})
-        ),
-        latent_key(RECORD, VIEW, "other"),
-    ]
-    assert len(set(keys)) == len(keys)
-
-
-def test_the_key_of_latents_ignores_what_does_not_alter_them() -> None:
-    renamed = replace(RECORD, file_name="b.png", captions=("x",), weight=0.5, repeats=3, split="train")
-    assert latent_key(renamed, VIEW, "vae") == latent_key(RECORD, VIEW, "vae")
-
-
-def test_the_key_of_a_text_changes_with_text_encoder_and_number_format() -> None:
-    keys = [
-        text_key("a", "encoder", torch.float32),
-        text_key("b", "encoder", torch.float32),
-        text_key("", "encoder", torch.float32),
-        text_key("a", "other", torch.float32),
-        text_key("a", "encoder", torch.bfloat16),
-    ]
-    assert len(set(keys)) == len(keys)
 
 
 def test_a_key_does_not_confuse_its_parts() -> None:
@@ -96,17 +51,6 @@ def test_the_fingerprint_of_weights_sees_names_types_shapes_and_values_but_no_or
 def test_the_digest_of_a_tensor_sees_type_and_shape() -> None:
     value = torch.zeros(4)
     assert len({tensor_digest(v) for v in (value, value.int(), value.view(2, 2), value + 1)}) == 4
-
-
-def test_each_view_of_a_picture_has_a_key_of_its_own_and_is_the_same_in_every_run() -> None:
-    config = DataConfig("x", resolution=64, bucket_step=16, crop="random", flip=True, num_crops=3)
-    bucket = Bucket(48, 80, (0,))
-    chosen = views(RECORD, bucket, config)
-    assert len({latent_key(RECORD, view, "vae") for view in chosen}) == 6
-    assert chosen == views(RECORD, bucket, config)
-    assert {view.top for view in chosen} == {0.5}  # this picture has room to the sides only
-    exact = views(replace(RECORD, width=48, height=80), bucket, config)
-    assert [(view.left, view.flip) for view in exact] == [(0.5, False), (0.5, True)]
 
 
 # The store.
@@ -206,8 +150,15 @@ def test_a_torn_shard_is_passed_over_with_a_warning_and_its_entries_are_made_aga
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def attempted(store: ShardStore, key: str) -> tuple[Entry | None, str]:
+    try:
+        return store.read(key), ""
+    except ValueError as error:
+        return None, str(error)
+
+
 def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
-    """A bit of each byte in turn: the shard is unreadable, or an entry is missing, refused with the file's name, or right."""
+    """A bit of each byte in turn: the shard is unreadable, or the entry is missing, refused or right."""
     keys = keys_of(1)
     whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
     refused = 0
@@ -221,11 +172,9 @@ def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path:
         store = ShardStore(folder)
         for key in keys:
             if not store.missing([key]):
-                try:
-                    assert same(store.read(key), value_of(key)), place
-                except ValueError as error:
-                    assert str(path) in str(error)
-                    refused += 1
+                found, error = attempted(store, key)
+                assert same(found, value_of(key)) if found else str(path) in error, place
+                refused += found is None
         path.unlink()
     num_bytes = sum(value.nbytes for key in keys for value in value_of(key).values())
     assert refused >= num_bytes
@@ -300,106 +249,3 @@ def test_two_processes_may_fill_one_folder_at_once(tmp_path: Path) -> None:
     assert store.missing(keys_of(num)) == [] and store.warnings == []
     assert all(same(store.read(key), value_of(key)) for key in keys_of(num))
     assert [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == []
-
-
-# Through the encoder.
-
-
-@pytest.fixture(scope="module")
-def components() -> Components:
-    return new_components()
-
-
-def new_components(*, sd2: bool = False, seed: int = 0) -> Components:
-    pipeline = build_pipeline(size="micro", sd2=sd2, seed=seed)
-    return Components(
-        pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("pictures"), count=4, size=32)
-
-
-def cached(components: Components, folder: Path, cache: Path, dtype: torch.dtype = torch.float32) -> Encoded:
-    manifest = read_manifest(str(folder))
-    accelerator = Accelerator(cpu=True)
-    encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
-    buckets = [Bucket(32, 32, tuple(range(len(manifest.records))))]
-    data = DataConfig(str(folder), resolution=32, bucket_step=16)
-    return build_caches(
-        encoder, accelerator, manifest.records, buckets, [], manifest.source, data, CacheConfig(), cache, dtype
-    )
-
-
-def shards(cache: Path) -> set[Path]:
-    return set(cache.rglob("*.safetensors"))
-
-
-def test_a_second_run_makes_nothing_again(components: Components, folder: Path, tmp_path: Path) -> None:
-    cached(components, folder, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
-    cached(components, folder, tmp_path)
-    assert before == {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
-
-
-def test_another_scaling_factor_makes_other_latents_although_the_weights_are_equal(
-    components: Components, folder: Path, tmp_path: Path
-) -> None:
-    other = new_components()
-    other.vae.register_to_config(scaling_factor=0.13025)
-    assert fingerprint(other.vae) == fingerprint(components.vae)
-    one, two = (cached(these, folder, tmp_path) for these in (components, other))
-    assert one.latents and two.latents
-    (record, *_), view = read_manifest(str(folder)).records, View(32, 32, 0.5, 0.5, False)
-    values = [
-        store.read(latent_key(record, view, these.vae_fingerprint))["latents"]
-        for store, these in ((one.latents, one), (two.latents, two))
-    ]
-    assert values[0].std() / values[1].std() == pytest.approx(0.18215 / 0.13025, rel=0.5)
-    assert not torch.equal(*values)
-
-
-def test_what_decides_embeddings_is_weights_activation_and_tokenizer(components: Components) -> None:
-    prints = [text_fingerprint(components)]
-    prints.append(text_fingerprint(new_components(seed=1)))
-    other = new_components()
-    other.text_encoders[0].config.hidden_act = "relu"
-    prints.append(text_fingerprint(other))
-    other = new_components()
-    other.tokenizers[0].pad_token = "!"
-    prints.append(text_fingerprint(other))
-    other = new_components()
-    other.tokenizers[0].add_tokens(["reddish"])
-    prints.append(text_fingerprint(other))
-    assert len(set(prints)) == len(prints)
-    same = new_components()
-    same.tokenizers[0](["a", "b c"], padding=True, truncation=True)  # leaves a state behind
-    same.text_encoders[0].config.name_or_path = "elsewhere"
-    assert text_fingerprint(same) == prints[0]
-
-
-def test_another_number_format_makes_other_embeddings(components: Components, folder: Path, tmp_path: Path) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        encoded = cached(components, folder, tmp_path, dtype)
-        assert encoded.text
-        assert encoded.text.read(text_key("", encoded.encoder_fingerprint, dtype))["embeddings"].dtype == dtype
-
-
-def test_a_picture_that_cannot_be_decoded_is_told_by_its_name(tmp_path: Path, components: Components) -> None:
-    folder = save_pictures(tmp_path / "pictures", count=3, size=32)
-    path = folder / "0001.png"
-    path.write_bytes(path.read_bytes()[:-20])  # the header that the manifest reads is whole
-    with pytest.raises(ValueError, match=r"0001\.png"):
-        cached(components, folder, tmp_path / "cache")
-
-
-def test_a_picture_that_changed_after_it_was_listed_never_enters_the_cache(tmp_path: Path) -> None:
-    folder = save_pictures(tmp_path / "pictures", count=2, size=32)
-    manifest = read_manifest(str(folder))
-    view = View(32, 32, 0.5, 0.5, False)
-    assert record_pixels(manifest.source, manifest.records[0], view).shape == (3, 32, 32)
-    (folder / "0000.png").write_bytes((folder / "0001.png").read_bytes())
-    with pytest.raises(ValueError, match=r"0000\.png was changed"):
-        record_pixels(FolderSource(str(folder)), manifest.records[0], view)

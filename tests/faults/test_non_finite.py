@@ -1,0 +1,72 @@
+"""A loss that is no number, or no memory: the run stops before the update, and the last checkpoint is good."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from finetune.checkpoint import load_checkpoint
+from tests.faults.conftest import assert_refused, assert_same_end
+from tests.faults.injection import LimitMemoryWhenOpened
+from tests.runs import Options, metrics, run, start
+
+
+@pytest.mark.parametrize(("value", "accumulation"), [(math.nan, 1), (math.inf, 2)])
+def test_a_damaged_base_model_stops_the_first_step(
+    value: float, accumulation: int, small_run: Options, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(Path(str(small_run["model.source"])), model)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    weights["conv_in.weight"][0, 0, 0, 0] = value
+    file.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
+    options = small_run | {"model.source": model, "output.folder": out, "train.accumulation": accumulation}
+    ended = run("lora", options, tmp_path / "log")
+    assert_refused(
+        ended.exit_code, ended.output, "loss of step 1", "not updated", "nonfinite_step_000001_process0.json"
+    )
+    evidence = json.loads((out / "nonfinite_step_000001_process0.json").read_text())
+    assert evidence["step"] == 1
+    assert len(evidence["samples"]) == accumulation
+    for sample in evidence["samples"]:
+        assert sample["file_name"].endswith(".png")
+        assert 0 <= sample["timestep"] < 1000
+    assert metrics(out) == []
+    assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("lr", "accumulation"), [(1e20, 2), (1e39, 1)])
+def test_weights_that_explode_never_reach_a_checkpoint(
+    lr: float, accumulation: int, interrupted: Options, straight: Path, tmp_path: Path
+) -> None:
+    """With 1e20 the loss is no number one step later, with 1e39 the very step that is to be saved makes weights
+    infinite."""
+    out = tmp_path / "out"
+    options = interrupted | {"optim.lr": lr, "train.accumulation": accumulation, "checkpoint.every": 1}
+    ended = run("lora", options, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "optim.lr", "the last checkpoint stands")
+    for checkpoint in (out / "checkpoints").iterdir():
+        for weight in load_checkpoint(checkpoint).trained.values():
+            assert bool(torch.isfinite(weight).all()), checkpoint
+    if lr == 1e39:  # nothing was saved, so the sound options go on from step 4
+        ended = run("lora", interrupted, tmp_path / "log")
+        assert ended.exit_code == 0, ended.output
+        assert_same_end(out, straight)
+
+
+def test_running_out_of_memory_names_the_batch_and_loses_nothing(
+    interrupted: Options, straight: Path, tmp_path: Path
+) -> None:
+    large = {"train.batch_size": 256, "cache.latents": False}
+    prepare = LimitMemoryWhenOpened("metrics.jsonl", 100_000_000)
+    ended = start("lora", interrupted | large, tmp_path / "log", prepare=prepare).wait()
+    words = ("out of memory in step 5", "256 pictures", "largest bucket", "train.batch_size", "checkpoint stands")
+    assert_refused(ended.exit_code, ended.output, *words)
+    ended = run("lora", interrupted, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(tmp_path / "out", straight)

@@ -1,0 +1,213 @@
+"""The run's folder: bad places are refused at once, one run at a time writes to it, and what is there is never lost."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune.checkpoint import complete_steps
+from tests.faults.conftest import STEPS, assert_refused, assert_same_end
+from tests.faults.injection import without_privileges
+from tests.runs import Ended, Options, differing, final_state, flags, losses, metrics, run, start
+
+ROOT = Path(__file__).parents[2]
+
+FRESH = """
+import sys
+from recipes.lora import main
+try:
+    main()
+finally:
+    print("torch was imported" if "torch" in sys.modules else "no torch")
+"""
+
+
+def run_fresh(options: Options) -> Ended:
+    """Runs the recipe in a new interpreter, which says at its end whether torch was imported."""
+    command = [sys.executable, "-c", FRESH, *flags(options)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return Ended(ended.returncode, ended.stdout + ended.stderr)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/out", "/dev/null/out", "dangling"])
+def test_a_place_that_is_no_folder_is_refused_before_torch_is_imported(
+    place: str, small_run: Options, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "dangling").symlink_to("nowhere/below")
+    began = time.monotonic()
+    ended = run_fresh(small_run | {"output.folder": tmp_path / place})
+    assert time.monotonic() - began < 5
+    assert_refused(ended.exit_code, ended.output, "output.folder", str(tmp_path / place), "no torch")
+    assert len(re.findall("^error: ", ended.output, re.MULTILINE)) == 1
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("place", ["", "out"])
+def test_a_read_only_place_is_refused(place: str, small_run: Options, tmp_path: Path) -> None:
+    parent = tmp_path / "read_only"
+    parent.mkdir(mode=0o555)
+    options = small_run | {"output.folder": parent / place}
+    ended = start("lora", options, tmp_path / "log", prepare=without_privileges).wait(10)
+    assert_refused(ended.exit_code, ended.output, "output.folder", "Permission denied")
+
+
+def test_a_second_writer_is_refused_and_the_first_unharmed(small_run: Options, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "checkpoint.keep": 9, "checkpoint.every": 1}
+    first = start("lora", options, tmp_path / "log")
+    first.wait_until(lambda: len(metrics(out)) >= 1)
+    assert first.process.pid is not None
+    first.signal(signal.SIGSTOP)  # so that it is surely still there
+    second = start("lora", options, tmp_path / "second").wait(5)
+    other_options = start("lora", options | {"optim.lr": 1e-5, "resume": "never"}, tmp_path / "third").wait(5)
+    first.signal(signal.SIGCONT)
+    for refused in (second, other_options):
+        assert_refused(refused.exit_code, refused.output, "in use by process", str(first.process.pid))
+    ended = first.wait()
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)
+
+
+def test_the_lock_ends_with_a_killed_process(small_run: Options, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out}
+    first = start("lora", options, tmp_path / "log")
+    first.wait_until(lambda: (out / "data_card.json").exists())
+    first.signal(signal.SIGKILL)
+    assert first.wait().exit_code == -signal.SIGKILL
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)
+
+
+def test_a_finished_run_says_so_without_torch_and_changes_nothing(finished: Options, tmp_path: Path) -> None:
+    before = contents(tmp_path / "out")
+    ended = run_fresh(finished)
+    assert ended.exit_code == 0, ended.output
+    assert "is finished (6 steps)" in ended.output
+    assert "no torch" in ended.output
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optim.lr": 1e-5}, ("other options", "optim.lr 0.01 -> 1e-05")),
+        ({"train.steps": 3}, ("other options", "train.steps 6 -> 3")),
+        ({"lora.targets": ("to_q",)}, ("lora.targets to_q to_v -> to_q",)),
+        ({"resume": "never"}, ("resume", "never")),
+        ({"train.steps": 9, "optim.name": "adafactor"}, ("optim.name adamw -> adafactor",)),
+        ({"train.steps": 9, "lora.rank": 2}, ("shape",)),
+    ],
+)
+def test_a_finished_run_is_not_overwritten(
+    change: Options, words: tuple[str, ...], finished: Options, tmp_path: Path
+) -> None:
+    kept = ("metrics.jsonl", "run.json", "checkpoints", "export")
+    before = contents(tmp_path / "out")
+    ended = run("lora", finished | change, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "output.folder", *words)
+    after = contents(tmp_path / "out")
+    for path, data in before.items():
+        if any(name in path.parts for name in kept):
+            assert after[path] == data, path
+
+
+def test_more_steps_continue_a_finished_run(finished: Options, small_run: Options, tmp_path: Path) -> None:
+    longer, out = tmp_path / "longer", tmp_path / "out"
+    ended = run("lora", small_run | {"output.folder": longer, "train.steps": STEPS + 3}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    ended = run("lora", finished | {"train.steps": STEPS + 3}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert differing(final_state(longer), final_state(out)) == []
+    assert losses(longer) == losses(out)
+    assert json.loads((out / "run.json").read_text())["steps"] == STEPS + 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"status": "finished"}', '{"steps": "many"}'])
+def test_a_damaged_status_is_named(content: str, finished: Options, tmp_path: Path) -> None:
+    (tmp_path / "out" / "run.json").write_text(content)
+    ended = run("lora", finished, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "run.json", "damaged")
+
+
+def test_a_finished_run_without_checkpoints_is_not_started_over(finished: Options, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.rmtree(out / "checkpoints")
+    before = losses(out)
+    ended = run("lora", finished | {"train.steps": STEPS + 3}, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "checkpoints are gone")
+    assert losses(out) == before
+
+
+def test_cut_metrics_are_refused(interrupted: Options, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:50])
+    ended = run("lora", interrupted, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "metrics.jsonl", "50 bytes")
+
+
+def test_resuming_from_a_path_branches_off_and_the_same_command_goes_on(
+    small_run: Options, straight: Path, tmp_path: Path
+) -> None:
+    out, source = tmp_path / "branch", straight / "checkpoints" / "step_000002"
+    options = small_run | {"output.folder": out, "resume": source}
+    running = start("lora", options | {"checkpoint.every": 1}, tmp_path / "log")
+    running.wait_until(lambda: len(complete_steps(out / "checkpoints")) >= 2)
+    running.signal(signal.SIGTERM)
+    ended = running.wait()
+    assert ended.exit_code == 75, ended.output
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert f"Resuming from {out}" in ended.output
+    assert differing(final_state(straight), final_state(out)) == []
+    assert losses(out) == losses(straight)[1:]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "words"),
+    [
+        ("out/checkpoints/step_000002", ("step_000002", "step_000004")),
+        ("out/checkpoints/step_000099", ("step_000099", "missing")),
+        ("out/checkpoints", ("manifest.json", "missing")),
+        ("damaged", ("optimizer.pt", "damaged")),
+        ("other", ("other", "step_000004")),
+    ],
+)
+def test_a_path_that_cannot_be_resumed_from_is_refused(
+    checkpoint: str, words: tuple[str, ...], interrupted: Options, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for name in ("damaged", "other"):
+        shutil.copytree(out / "checkpoints" / "step_000004", tmp_path / name)
+    (tmp_path / "damaged" / "optimizer.pt").write_bytes(b"")
+    before = contents(out)
+    ended = run("lora", interrupted | {"resume": tmp_path / checkpoint}, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "resume", *words)
+    assert contents(out) == before
+
+
+def test_a_new_start_on_an_existing_run_is_refused(interrupted: Options, tmp_path: Path) -> None:
+    before = contents(tmp_path / "out")
+    ended = run("lora", interrupted | {"resume": "never"}, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, "resume", "never")
+    assert contents(tmp_path / "out") == before
+
+
+def test_another_precision_or_batch_is_said_at_resuming(interrupted: Options, tmp_path: Path) -> None:
+    options = interrupted | {"train.batch_size": 2}
+    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
+    assert ended.exit_code == 0, ended.output
+    for text in ("train.batch_size 1 -> 2", "mixed_precision no -> bf16", "global batch size 1 -> 2"):
+        assert text in ended.output

@@ -1,0 +1,105 @@
+"""Caches filled through the encoder hold what is asked for, and nothing that was made from something else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from finetune.config import CacheConfig, DataConfig
+from finetune.data.buckets import Bucket
+from finetune.data.cache import fingerprint
+from finetune.data.dataset import Encoded, View, latent_key, text_key
+from finetune.data.encode import Encoder, build_caches, text_fingerprint
+from finetune.data.manifest import read_manifest
+from finetune.models.base import Components
+from finetune.models.sd import StableDiffusion
+from tests.tiny import build_pipeline, save_pictures
+
+
+@pytest.fixture(scope="module")
+def components() -> Components:
+    return new_components()
+
+
+def new_components(*, sd2: bool = False, seed: int = 0) -> Components:
+    pipeline = build_pipeline(size="micro", sd2=sd2, seed=seed)
+    return Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pictures(tmp_path_factory.mktemp("pictures"), count=4, size=32)
+
+
+def cached(components: Components, folder: Path, cache: Path, dtype: torch.dtype = torch.float32) -> Encoded:
+    manifest = read_manifest(str(folder))
+    accelerator = Accelerator(cpu=True)
+    encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
+    buckets = [Bucket(32, 32, tuple(range(len(manifest.records))))]
+    data = DataConfig(str(folder), resolution=32, bucket_step=16)
+    return build_caches(
+        encoder, accelerator, manifest.records, buckets, [], manifest.source, data, CacheConfig(), cache, dtype
+    )
+
+
+def shards(cache: Path) -> set[Path]:
+    return set(cache.rglob("*.safetensors"))
+
+
+def test_a_second_run_makes_nothing_again(components: Components, folder: Path, tmp_path: Path) -> None:
+    cached(components, folder, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
+    cached(components, folder, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
+
+
+def test_another_scaling_factor_makes_other_latents_although_the_weights_are_equal(
+    components: Components, folder: Path, tmp_path: Path
+) -> None:
+    other = new_components()
+    other.vae.register_to_config(scaling_factor=0.13025)
+    assert fingerprint(other.vae) == fingerprint(components.vae)
+    one, two = (cached(these, folder, tmp_path) for these in (components, other))
+    assert one.latents and two.latents
+    (record, *_), view = read_manifest(str(folder)).records, View(32, 32, 0.5, 0.5, False)
+    values = [
+        store.read(latent_key(record, view, these.vae_fingerprint))["latents"]
+        for store, these in ((one.latents, one), (two.latents, two))
+    ]
+    assert values[0].std() / values[1].std() == pytest.approx(0.18215 / 0.13025, rel=0.5)
+    assert not torch.equal(*values)
+
+
+def test_what_decides_embeddings_is_weights_activation_and_tokenizer(components: Components) -> None:
+    prints = [text_fingerprint(components)]
+    prints.append(text_fingerprint(new_components(seed=1)))
+    other = new_components()
+    other.text_encoders[0].config.hidden_act = "relu"
+    prints.append(text_fingerprint(other))
+    other = new_components()
+    other.tokenizers[0].pad_token = "!"
+    prints.append(text_fingerprint(other))
+    other = new_components()
+    other.tokenizers[0].add_tokens(["reddish"])
+    prints.append(text_fingerprint(other))
+    assert len(set(prints)) == len(prints)
+    same = new_components()
+    same.tokenizers[0](["a", "b c"], padding=True, truncation=True)  # leaves a state behind
+    same.text_encoders[0].config.name_or_path = "elsewhere"
+    assert text_fingerprint(same) == prints[0]
+
+
+def test_another_number_format_makes_other_embeddings(components: Components, folder: Path, tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        encoded = cached(components, folder, tmp_path, dtype)
+        assert encoded.text
+        assert encoded.text.read(text_key("", encoded.encoder_fingerprint, dtype))["embeddings"].dtype == dtype
+
+
+def test_a_picture_that_cannot_be_decoded_is_told_by_its_name(tmp_path: Path, components: Components) -> None:
+    folder = save_pictures(tmp_path / "pictures", count=3, size=32)
+    path = folder / "0001.png"
+    path.write_bytes(path.read_bytes()[:-20])  # the header that the manifest reads is whole
+    with pytest.raises(ValueError, match=r"0001\.png"):
+        cached(components, folder, tmp_path / "cache")
