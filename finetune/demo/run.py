@@ -1,4 +1,4 @@
-"""`finetune demo`: pictures, a tiny base model, the LoRA recipe under `accelerate launch`, and one picture to look at."""
+"""`finetune demo`: pictures, a tiny base model, the LoRA recipe under `accelerate launch`, and a picture to look at."""
 
 import os
 import subprocess
