@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=TrainConfig)
 
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
-SECONDS_TO_BE_STOPPED = 2.0
+SECONDS_TO_BE_STOPPED = 5.0
 
 
 def run_recipe(

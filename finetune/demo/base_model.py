@@ -4,6 +4,9 @@ It exists because no base model ships with the project yet; it goes when one doe
 from a model that is there.
 """
 
+# diffusers annotates tuples of several as tuples of one, and results as tuples.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+
 import json
 import shutil
 from collections.abc import Callable

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers import schedulers as diffusers_schedulers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -16,6 +18,7 @@ from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, 
 from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 class StableDiffusion(ModelFamily):
@@ -26,30 +29,30 @@ class StableDiffusion(ModelFamily):
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
 
     def scheduler(self, source: ModelSource) -> Any:
-        refuse_other_models(source)
-        index: Any = DiffusionPipeline.load_config(source.location, revision=source.revision)
-        scheduler_class = vars(diffusers_schedulers)[index["scheduler"][1]]
-        return scheduler_class.from_pretrained(source.location, subfolder="scheduler", revision=source.revision)
+        _, name = pipeline_index(source)["scheduler"]
+        return load_part(vars(diffusers_schedulers)[name], source, "scheduler")
 
     def load(self, source: ModelSource) -> Components:
-        refuse_other_models(source)
-        where: dict[str, Any] = {"revision": source.revision}
-        weights = where | {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
-        try:
-            components = Components(
-                denoiser=UNet2DConditionModel.from_pretrained(source.location, subfolder="unet", **weights),
-                vae=AutoencoderKL.from_pretrained(source.location, subfolder="vae", **weights),
-                text_encoders=(CLIPTextModel.from_pretrained(source.location, subfolder="text_encoder", **weights),),
-                tokenizers=(CLIPTokenizer.from_pretrained(source.location, subfolder="tokenizer", **where),),
-                scheduler=self.scheduler(source),
-            )
-        except OSError as error:
-            raise ValueError(f"model.source: {source.location} does not load: {first_line(error)}") from error
+        scheduler = self.scheduler(source)
+        weights = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+        components = Components(
+            denoiser=load_part(UNet2DConditionModel, source, "unet", weights),
+            vae=load_part(AutoencoderKL, source, "vae", weights),
+            text_encoders=(load_part(CLIPTextModel, source, "text_encoder", weights),),
+            tokenizers=(load_part(CLIPTokenizer, source, "tokenizer"),),
+            scheduler=scheduler,
+        )
         channels, expected = components.denoiser.config.in_channels, components.vae.config.latent_channels
         if channels != expected:
             raise ValueError(
                 f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected}; "
                 "inpainting and depth checkpoints are not supported yet."
+            )
+        words, known = len(components.tokenizers[0]), components.text_encoders[0].config.vocab_size
+        if not known // 2 < words <= known:
+            raise ValueError(
+                f"model.source: the tokenizer of {source.location} knows {words} tokens, its text encoder {known}; is "
+                "tokenizer/vocab.json complete?"
             )
         return components
 
@@ -61,15 +64,18 @@ class StableDiffusion(ModelFamily):
                 f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. "
                 "Remove the option."
             )
+        if stated not in PREDICTION_TYPES:
+            raise ValueError(
+                f"model.source: the scheduler's prediction_type is {stated}, expected one of "
+                f"{', '.join(PREDICTION_TYPES)}."
+            )
         alphas_cumprod = scheduler.alphas_cumprod.double()
         if options.zero_terminal_snr and stated == "epsilon":
             raise ValueError(
                 "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
                 "signal to learn. It needs a v-prediction checkpoint."
             )
-        if (
-            options.zero_terminal_snr
-        ):  # what is rescaled already stays as it is; some schedulers ignore their own option
+        if options.zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
             alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
         return Diffusion(alphas_cumprod, stated, options.snr_gamma)
 
@@ -150,38 +156,67 @@ class StableDiffusion(ModelFamily):
         }
 
 
-def refuse_other_models(source: ModelSource) -> None:
-    """Raises one clear sentence for a missing source, a single file, or a pipeline of another family."""
+def pipeline_index(source: ModelSource) -> dict[str, Any]:
+    """Returns model_index.json; raises one clear sentence for a missing source, a single file, another family's
+    pipeline, or an index that names what no Stable Diffusion pipeline has."""
     path = Path(source.location)
     if path.is_file():
         raise ValueError(
             f"model.source: {path} is a single file, expected a folder in diffusers layout. Convert it with diffusers' "
             "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
         )
+    index: Any
     if path.is_dir():
         index_file = path / "model_index.json"
         if not index_file.is_file():
             raise FileNotFoundError(
                 f"model.source: {path} has no model_index.json; expected a folder in diffusers layout."
             )
-        index = json.loads(index_file.read_text())
+        try:
+            index = json.loads(index_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"model.source: {index_file} is no JSON: {error}.") from error
     elif len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
         raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
     else:
         try:
-            index: Any = DiffusionPipeline.load_config(source.location, revision=source.revision)
+            index = DiffusionPipeline.load_config(source.location, revision=source.revision)
         except OSError as error:
             raise ValueError(
                 f"model.source: {source.location} is no folder here and does not come from the Hub: "
                 f"{first_line(error)} Check the name, log in with `hf auth login` if the model is gated, or give a "
                 "local folder."
             ) from error
-    name = index["_class_name"]
+    name = index.get("_class_name") if isinstance(index, dict) else None
     if name not in PIPELINES:
         raise ValueError(
-            f"model.source: {source.location} is a {name}, expected one of {', '.join(PIPELINES)} (model.family sd: "
-            "Stable Diffusion 1.x and 2.x)."
+            f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
+            f"{', '.join(PIPELINES)} (model.family sd: Stable Diffusion 1.x and 2.x)."
         )
+    match index.get("scheduler"):
+        case ["diffusers", str(scheduler)] if is_scheduler(vars(diffusers_schedulers).get(scheduler)):
+            return index
+        case other:
+            raise ValueError(
+                f"model.source: model_index.json of {source.location} names the scheduler {other}, expected "
+                '["diffusers", "..."] with a scheduler of diffusers.'
+            )
+
+
+def is_scheduler(value: Any) -> bool:
+    """True for diffusers' scheduler classes."""
+    return isinstance(value, type) and issubclass(value, SchedulerMixin)
+
+
+def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:
+    """Returns one part of the pipeline; raises ValueError that names it where it does not load."""
+    try:
+        return kind.from_pretrained(source.location, subfolder=part, revision=source.revision, **(options or {}))
+    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"model.source: {part} of {source.location} does not load: {first_line(error)} Expected safetensors "
+            "weights and their config.json in diffusers layout."
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

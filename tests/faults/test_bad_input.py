@@ -96,6 +96,18 @@ def no_tokenizer(place: Path) -> Options:
     return {}
 
 
+def no_vocabulary(place: Path) -> Options:
+    for file in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (place / "model" / "tokenizer" / file).unlink(missing_ok=True)
+    return {}
+
+
+def odd_prediction(place: Path) -> Options:
+    config = place / "model" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "guess"}))
+    return {}
+
+
 def no_scheduler(place: Path) -> Options:
     shutil.rmtree(place / "model" / "scheduler")
     return {}
@@ -128,6 +140,8 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "cut weights": (cut_weights, ("model.source",)),
     "no vae": (no_vae, ("model.source", "vae")),
     "no tokenizer": (no_tokenizer, ("model.source", "tokenizer")),
+    "no vocabulary": (no_vocabulary, ("model.source", "tokenizer")),
+    "odd prediction": (odd_prediction, ("model.source",)),
     "no scheduler": (no_scheduler, ("model.source", "scheduler")),
     "inpainting": (inpainting, ("model.source",)),
     "unknown optimizer": (option("optim.name", "adamw9bit"), ("optim.name", "Did you mean adamw8bit")),

@@ -165,7 +165,7 @@ def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
 def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
-    kind = next(kind for name, kind in KINDS.items() if f"_{name}" in preset.stem)
+    kind = KINDS["full" if "_full" in preset.stem else "lora"]
     config = parse(kind, ["--config", str(preset), *REQUIRED], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
     stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
