@@ -124,7 +124,7 @@ def before_and_after(base: Path, export: Path, pictures: Path, target: Path) -> 
     style = [Image.open(path) for path in sorted(pictures.glob("*.png"))[: len(subjects)]]
     rows = {"before": before, "after the LoRA": after, "the style set": style}
     sheet = Image.new("RGB", (CELL * (len(subjects) + 1), LABEL + CELL * len(rows)), "white")
-    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for column, subject in enumerate(subjects, start=1):
         text.text((CELL * column + CELL // 2, LABEL // 2), subject.caption, "black", font, anchor="mm")
     for row, (label, drawn) in enumerate(rows.items()):
