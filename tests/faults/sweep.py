@@ -1,9 +1,10 @@
 """kill -9 at every system call of two saves that changes a file, rotation included; by hand, it takes minutes.
 
-    python -m tests.faults.sweep
+    python -m tests.faults.sweep [FIRST [LAST]]
 
-Each time a new run is killed there, a write after half of its bytes, and the same command is then run to its end. Needs
-Linux and gcc. Prints one line a point and exits with 1 unless every run went on and ended the same bit for bit.
+Each time a new run is killed there, a write after half of its bytes, and the same command is then run to its end.
+FIRST and LAST choose some of the calls. Prints one line a call and exits with 1 unless every run went on and ended the
+same bit for bit. Needs Linux and gcc.
 """
 
 import collections
@@ -23,13 +24,13 @@ from tests.tiny import save_pictures, save_pipeline
 NEVER = 1_000_000
 
 
-def main() -> int:
+def main(first: int = 1, last: int = NEVER) -> int:
     """Sweeps and reports."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         tracer = place / "tracer"
         subprocess.run(["gcc", "-O2", "-o", tracer, Path(__file__).parent / "tracer.c"], check=True)
-        options = TINY | {
+        options: Options = TINY | {
             "model.source": save_pipeline(place / "model", size="micro"),
             "data.folder": save_pictures(place / "pictures", count=14, size=64, aspects=(1.0, 1.6, 0.6)),
             "cache.folder": place / "cache",
@@ -41,11 +42,11 @@ def main() -> int:
         }
         straight = place / "straight"
         calls = traced(options | {"output.folder": straight}, straight, NEVER, tracer, place / "log")
-        saves = [number for number, call in enumerate(calls) if call.split()[1:] and is_save(call)]
+        saves = [number for number, call in enumerate(calls) if " mkdir " in call and ".tmp-step_" in call]
         calls = calls[: saves[2]]  # what comes before the third save
         print(f"{len(calls)} calls change a file in two saves", flush=True)
         results: collections.Counter[str] = collections.Counter()
-        for number, call in enumerate(calls, 1):
+        for number, call in list(enumerate(calls, 1))[first - 1 : last]:
             out = place / "out"
             shutil.rmtree(out, ignore_errors=True)
             killed = traced(options | {"output.folder": out}, out, number, tracer, place / "log")
@@ -64,11 +65,6 @@ def main() -> int:
         return int(set(results) != {"exact"})
 
 
-def is_save(call: str) -> bool:
-    """True for the first call of a save."""
-    return " mkdir " in call and ".tmp-step_" in call
-
-
 def traced(options: Options, out: Path, number: int, tracer: Path, log: Path) -> list[str]:
     """Runs the recipe until its `number`-th change to a file under `out` kills it; returns these changes."""
     running = start("lora", options, log, prepare=wait_for_tracer)
@@ -83,4 +79,4 @@ def traced(options: Options, out: Path, number: int, tracer: Path, log: Path) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))
