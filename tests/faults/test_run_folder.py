@@ -79,18 +79,6 @@ def test_a_second_writer_is_refused_and_the_first_unharmed(small_run: Options, s
     assert_same_end(out, straight)
 
 
-def test_the_lock_ends_with_a_killed_process(small_run: Options, straight: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    options = small_run | {"output.folder": out}
-    first = start("lora", options, tmp_path / "log")
-    first.wait_until(lambda: (out / "data_card.json").exists())
-    first.signal(signal.SIGKILL)
-    assert first.wait().exit_code == -signal.SIGKILL
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert_same_end(out, straight)
-
-
 def test_a_finished_run_says_so_without_torch_and_changes_nothing(finished: Options, tmp_path: Path) -> None:
     before = contents(tmp_path / "out")
     ended = run_fresh(finished)
