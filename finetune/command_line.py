@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -193,9 +194,11 @@ def build(kind: type[Config], values: dict[str, Any]) -> Config:
 
 
 def spelled(text: str, hint: Any) -> str:
-    """Returns booleans and none in the spelling that tyro reads, whatever their case."""
+    """Returns booleans and none in the spelling that tyro reads, whatever their case, and `~/` as the home folder."""
     options = typing.get_args(hint) or (hint,)
     word = text.strip().lower()
+    if text.startswith("~/") and (Path in options or hint is str):  # in YAML and after = no shell has expanded it
+        return os.path.expanduser(text)
     if bool in options and word in ("true", "yes", "on", "1"):
         return "True"
     if bool in options and word in ("false", "no", "off", "0"):

@@ -153,7 +153,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0 to its peak."""
     final_lr_ratio: float = 0.0
-    """Learning rate at the last step over its peak, for cosine and linear."""
+    """Learning rate that cosine and linear fall to, over its peak."""
 
     def problems(self) -> list[str]:
         found = []

@@ -72,12 +72,12 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
     """Returns the share of the peak learning rate at step 0 .. steps - 1: linear warm-up, then the schedule's shape.
 
-    The first step of a warm-up over W steps takes 1 / W, so that no step is wasted at rate 0; the last step of cosine
-    and linear takes final_lr_ratio.
+    The first step of a warm-up over W steps takes 1 / W, and cosine and linear would take final_lr_ratio at the step
+    after the last, so that no step is wasted at rate 0.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
     shape = {
         "constant": 1.0,
         "cosine": 0.5 * (1 + math.cos(math.pi * progress)),

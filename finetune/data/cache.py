@@ -48,12 +48,12 @@ class ShardStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.warnings: list[str] = []
+        self.torn: set[Path] = set()
         self._paths: dict[str, Path] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the headers of shards that appeared since the last call; an unreadable shard is passed over and
-        rebuilt."""
+        """Reads the headers of shards that appeared since the last call; a torn shard is passed over and rebuilt."""
         known = set(self._paths.values())
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in known:
@@ -64,6 +64,12 @@ class ShardStore:
             except (SafetensorError, OSError) as error:
                 text = f"cache: {path.name} is not readable ({error}); its entries are made again."
                 self.warnings += [text] if text not in self.warnings else []
+                self.torn |= {path} if isinstance(error, SafetensorError) else set()
+
+    def remove_torn(self) -> None:
+        """Removes shards that are no safetensors; nobody can be writing them, since shards are renamed when whole."""
+        for path in self.torn:
+            path.unlink(missing_ok=True)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Returns the keys that no shard holds, in the given order, each once."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,15 +44,10 @@ def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
     return [View(bucket.width, bucket.height, left, top, flip) for left, top in places for flip in flips]
 
 
-def picture_pixels(data: bytes, view: View) -> Tensor:
-    """Returns the view of an encoded picture as float32 [3 H W] in [-1, 1]."""
-    image = open_rgb(data, draft=(view.width, view.height))
-    array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def record_pixels(source: PictureSource, record: Record, view: View) -> Tensor:
-    """Returns the view of a record's picture as `picture_pixels` does.
+def record_pixels(
+    source: PictureSource, record: Record, view: View, warn: Callable[[str], None] = lambda text: None
+) -> Tensor:
+    """Returns the view of a record's picture as float32 [3 H W] in [-1, 1]; says through `warn` what is odd about it.
 
     Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed:
     what is cached under a picture's hash must have been made from that picture.
@@ -62,9 +57,13 @@ def record_pixels(source: PictureSource, record: Record, view: View) -> Tensor:
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise ValueError(f"{name} was changed while the run was going; run the same command again")
     try:
-        return picture_pixels(data, view)
+        image = open_rgb(data, draft=(view.width, view.height))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if "colour_warning" in image.info:
+        warn(f"{name} ({image.info['colour_warning']})")
+    array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from finetune.data.buckets import Bucket
 from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
 from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, record_pixels, text_key, views
+from finetune.data.entries import first_few
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts
 from finetune.randomness import generator
@@ -76,6 +77,7 @@ class Encoder:
         # from batches, and is not promised bitwise repeatability.
         self.batch_size = 1 if device.type == "cpu" else 8
         self.unreadable: list[str] = []
+        self.colour_warnings: list[str] = []
 
     @torch.no_grad()
     def encode_views(
@@ -90,7 +92,7 @@ class Encoder:
                 decoded = []
                 for key, record, view in group[start : start + self.batch_size]:
                     try:
-                        decoded.append((key, record_pixels(source, record, view)))
+                        decoded.append((key, record_pixels(source, record, view, self.colour_warnings.append)))
                     except ValueError as error:
                         self.unreadable.append(str(error))
                 if decoded:
@@ -104,7 +106,7 @@ class Encoder:
         """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
         for record, view in items:
             try:
-                record_pixels(source, record, view)
+                record_pixels(source, record, view, self.colour_warnings.append)
             except ValueError as error:
                 self.unreadable.append(str(error))
             yield 1
@@ -199,6 +201,9 @@ def build_caches(
         with progress_bar("Checking pictures", len(share), accelerator) as advance:
             for done in encoder.check_pictures(source, share):
                 advance(done)
+    odd = sorted(set(gather_object(encoder.colour_warnings)))
+    if odd:
+        accelerator.print(f"warning: pictures whose colour profile cannot be used ({len(odd):,}): {first_few(odd)}")
     if cache.text:
         trained = [index for bucket in buckets for index in bucket.records]
         captions = {""}
@@ -249,6 +254,8 @@ def fill_store(
     label: str,
 ) -> None:
     """Makes the missing entries with all processes, then waits until all are there."""
+    if accelerator.is_main_process:
+        store.remove_torn()
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
     (missing,) = broadcast_object_list([store.missing(keys)])
     if missing:

@@ -99,7 +99,7 @@ def read_manifest(folder: str, *, image_column: str = "image", caption_column: s
     No file of the user is written to.
     """
     findings = Findings()
-    path = Path(folder).expanduser()
+    path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
     is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
     if path.is_dir() and not is_saved:

@@ -36,7 +36,7 @@ header p, .note { color: var(--soft); margin: 0; overflow-wrap: anywhere; }
 .tile, .card, .chart { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
 .tile { padding: 13px 16px; }
 .tile span { display: block; color: var(--soft); font-size: 12.5px; }
-.tile b { display: block; font-size: 22px; line-height: 1.3; font-weight: 620; white-space: nowrap;
+.tile b { display: block; font-size: 19px; line-height: 1.3; font-weight: 620; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .tile .better { color: var(--good); }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }

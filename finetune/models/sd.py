@@ -30,7 +30,7 @@ class StableDiffusion(ModelFamily):
 
     def scheduler(self, source: ModelSource) -> Any:
         _, name = pipeline_index(source)["scheduler"]
-        return load_part(vars(diffusers_schedulers)[name], source, "scheduler")
+        return load_part(scheduler_class(name), source, "scheduler")
 
     def load(self, source: ModelSource) -> Components:
         scheduler = self.scheduler(source)
@@ -68,6 +68,11 @@ class StableDiffusion(ModelFamily):
             raise ValueError(
                 f"model.source: the scheduler's prediction_type is {stated}, expected one of "
                 f"{', '.join(PREDICTION_TYPES)}."
+            )
+        if "beta_schedule" not in config:
+            raise ValueError(
+                f"model.source: the scheduler {type(scheduler).__name__} has no beta schedule, expected one of "
+                "Stable Diffusion's, such as DDIMScheduler."
             )
         alphas_cumprod = scheduler.alphas_cumprod.double()
         if options.zero_terminal_snr and stated == "epsilon":
@@ -194,7 +199,7 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
             f"{', '.join(PIPELINES)} (model.family sd: Stable Diffusion 1.x and 2.x)."
         )
     match index.get("scheduler"):
-        case ["diffusers", str(scheduler)] if is_scheduler(vars(diffusers_schedulers).get(scheduler)):
+        case ["diffusers", str(scheduler)] if scheduler_class(scheduler) is not None:
             return index
         case other:
             raise ValueError(
@@ -203,9 +208,11 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
             )
 
 
-def is_scheduler(value: Any) -> bool:
-    """True for diffusers' scheduler classes."""
-    return isinstance(value, type) and issubclass(value, SchedulerMixin)
+def scheduler_class(name: str) -> Any:
+    """Returns diffusers' scheduler class of that name, None where there is none."""
+    # The module imports its parts when they are asked for, and lists all of them before.
+    value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
+    return value if isinstance(value, type) and issubclass(value, SchedulerMixin) else None
 
 
 def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from finetune.config import CacheConfig, DataConfig
 from finetune.data.buckets import Bucket
@@ -32,14 +33,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pictures(tmp_path_factory.mktemp("pictures"), count=4, size=32)
 
 
-def cached(components: Components, folder: Path, cache: Path, dtype: torch.dtype = torch.float32) -> Encoded:
+def cached(
+    components: Components, folder: Path, cache: Path, dtype: torch.dtype = torch.float32, *, shard_size: int = 256
+) -> Encoded:
     manifest = read_manifest(str(folder))
     accelerator = Accelerator(cpu=True)
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
     buckets = [Bucket(32, 32, tuple(range(len(manifest.records))))]
     data = DataConfig(str(folder), resolution=32, bucket_step=16)
     return build_caches(
-        encoder, accelerator, manifest.records, buckets, [], manifest.source, data, CacheConfig(), cache, dtype
+        encoder,
+        accelerator,
+        manifest.records,
+        buckets,
+        [],
+        manifest.source,
+        data,
+        CacheConfig(shard_size=shard_size),
+        cache,
+        dtype,
     )
 
 
@@ -103,3 +115,28 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_name(tmp_path: Path, co
     path.write_bytes(path.read_bytes()[:-20])  # the header that the manifest reads is whole
     with pytest.raises(ValueError, match=r"0001\.png"):
         cached(components, folder, tmp_path / "cache")
+
+
+def test_a_torn_shard_is_removed_and_made_again_under_whatever_grouping(
+    components: Components, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached(components, folder, tmp_path)
+    torn = next((tmp_path / "latents").iterdir())
+    torn.write_bytes(torn.read_bytes()[:100])
+    cached(components, folder, tmp_path, shard_size=1)
+    assert torn.name in capsys.readouterr().out
+    assert not torn.exists() and len(list((tmp_path / "latents").iterdir())) == 4
+    cached(components, folder, tmp_path)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_pictures_with_an_unusable_colour_profile_are_counted(
+    components: Components, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_pictures(tmp_path / "pictures", count=3, size=32)
+    for name in ("0000.png", "0002.png"):
+        with Image.open(folder / name) as image:
+            image.load()
+        image.save(folder / name, icc_profile=b"no profile")
+    cached(components, folder, tmp_path / "cache")
+    assert "colour profile cannot be used (2): 0000.png" in capsys.readouterr().out
