@@ -107,9 +107,11 @@ def required_keys(kind: type, prefix: str = "") -> list[str]:
     hints = typing.get_type_hints(kind)
     keys: list[str] = []
     for item in dataclasses.fields(kind):
+        if item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING:
+            continue
         if dataclasses.is_dataclass(hints[item.name]):
             keys += required_keys(hints[item.name], f"{prefix}{item.name}.")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+        else:
             keys.append(prefix + item.name)
     return keys
 
@@ -178,8 +180,9 @@ def convert(hint: Any, texts: list[str]) -> Any:
             raise ValueError from error
 
 
-def build(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Returns the dataclass with `values` by dotted key; keys that are absent or MISSING take their defaults."""
+def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
+    """Returns the dataclass with `values` by dotted key; keys that are absent or MISSING take their values in
+    `default`, else the class's own."""
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
@@ -187,9 +190,12 @@ def build(kind: type[Config], values: dict[str, Any]) -> Config:
         if dataclasses.is_dataclass(hint):
             prefix = f"{item.name}."
             inner = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-            arguments[item.name] = build(typing.cast(Any, hint), inner)
+            made = None if item.default_factory is dataclasses.MISSING else item.default_factory()
+            arguments[item.name] = build(typing.cast(Any, hint), inner, made)
         elif values.get(item.name, dataclasses.MISSING) is not dataclasses.MISSING:
             arguments[item.name] = values[item.name]
+        elif default is not None:
+            arguments[item.name] = vars(default)[item.name]
     return kind(**arguments)
 
 

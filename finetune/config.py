@@ -43,7 +43,11 @@ class DataConfig:
     image_column: str = "image"
     """Column of the pictures in a Hub dataset."""
     caption_column: str = "text"
-    """Column of the captions in metadata.jsonl or a Hub dataset."""
+    """Column of the captions in metadata.jsonl or a Hub dataset; the names of a column of class labels are captions
+    too."""
+    captions: Literal["listed", "folder", "none"] = "listed"
+    """Where captions come from: listed with the pictures, the name of the folder a picture lies in (its class), or none
+    at all, for a model without prompts."""
     resolution: int = 512
     """Side of the square whose area every bucket stays within, in pixels."""
     bucket_step: int = 64

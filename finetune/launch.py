@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
 from finetune.command_line import parse
@@ -17,6 +19,7 @@ from finetune.runfolder import check_output, finished_message
 from finetune.stopping import end_on_signals, end_with_launcher
 
 if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
     from finetune.methods import TuningMethod
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -25,26 +28,54 @@ DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One part of a recipe, which leaves a folder behind."""
+
+    folder: Path
+    finished: Callable[[], str | None]
+    """Returns the sentence for a stage that is complete, None where there is work to do; loads no torch."""
+    run: Callable[["Manifest"], object]
+
+
+def training_stage(config: TrainConfig, method: Callable[["Manifest"], "TuningMethod"]) -> Stage:
+    """Returns the stage that trains with `config` into its output folder."""
+
+    def run(manifest: "Manifest") -> Path:
+        from finetune.train import train
+
+        return train(config, method(manifest), manifest)
+
+    return Stage(config.output.folder, lambda: finished_message(config), run)
+
+
 def run_recipe(
-    kind: type[Config], method: Callable[[Config], "TuningMethod"], arguments: Sequence[str], *, program: str
+    kind: type[Config], stages: Callable[[Config], Sequence[Stage]], arguments: Sequence[str], *, program: str
 ) -> None:
-    """Parses, checks and trains; exits with 0 when finished, 1 on a mistake, 75 when stopped by a signal after
-    saving."""
+    """Parses, checks and runs the stages that are not finished; exits with 0 at the end, 1 on a mistake, 75 when
+    stopped by a signal after saving."""
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
         config = parse(kind, arguments, program=program)
-        check_output(config.output.folder)
-        if is_first_process():
-            lock_folder(config.output.folder).close()  # refuses a second writer before torch is imported
-        message = finished_message(config)
-        if message:
+        planned = stages(config)
+        for stage in planned:
+            check_output(stage.folder)
+            if is_first_process():
+                lock_folder(stage.folder).close()  # refuses a second writer before torch is imported
+        messages = [stage.finished() for stage in planned]
+        for message in filter(None, messages):
             say(message)
+        unfinished = [stage for stage, message in zip(planned, messages, strict=True) if message is None]
+        if not unfinished:
             return
         from finetune.data.manifest import read_manifest
 
         manifest = read_manifest(
-            config.data.folder, image_column=config.data.image_column, caption_column=config.data.caption_column
+            config.data.folder,
+            image_column=config.data.image_column,
+            caption_column=config.data.caption_column,
+            captions=config.data.captions,
         )
         quiet_libraries()
         from finetune.optim import check_optimizer
@@ -52,9 +83,8 @@ def run_recipe(
 
         check_optimizer(config.optim)
         check_trackers(config.tracking.names)
-        from finetune.train import train
-
-        train(config, method(config), manifest)
+        for stage in unfinished:
+            stage.run(manifest)
     except (ValueError, OSError) as error:
         fail(error)
 

@@ -30,12 +30,16 @@ def check_optimizer(config: OptimConfig) -> None:
 
 
 def param_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Returns the trainable parameters as optimizer groups with their peak learning rates: `denoiser`, then
-    `text_encoders`."""
-    rates = {"denoiser": config.lr, "text_encoders": config.text_encoder_lr or config.lr}
+    """Returns the trainable parameters as optimizer groups with their peak learning rates: what is trained anyway,
+    then `text_encoders`."""
+    rates = {False: config.lr, True: config.text_encoder_lr or config.lr}
     groups = []
-    for name, rate in rates.items():
-        parameters = [p for key, p in network.named_parameters() if p.requires_grad and key.startswith(name + ".")]
+    for of_text, rate in rates.items():
+        parameters = [
+            p
+            for key, p in network.named_parameters()
+            if p.requires_grad and key.startswith("text_encoders.") is of_text
+        ]
         if parameters:
             groups.append({"params": parameters, "lr": rate, "peak_lr": rate})
     return groups

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from finetune.checkpoint import Checkpoint, complete_steps, load_checkpoint, newest_checkpoint
 from finetune.command_line import read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
-from finetune.models.base import Network
 from finetune.runfolder import changed_options, refuse_changed_data
 
 
@@ -93,7 +93,7 @@ def refuse_other_base(base_sha256: str, path: Path, state: dict[str, Any], locat
 
 def restore(
     checkpoint: Checkpoint,
-    network: Network,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMA | None,
     accelerator: Accelerator,

@@ -2,6 +2,7 @@
 number."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 
 from finetune.config import TrainConfig
 from finetune.data.dataset import Batch, TrainingDataset
-from finetune.data.encode import Encoder
 from finetune.disk import write_atomically
-from finetune.objectives import Objective, denoising_loss
 from finetune.randomness import noise_at, uniform_at
+from finetune.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ def due(step: int, every: int, steps: int) -> bool:
 
 def forward_backward(
     network: nn.Module,
-    objective: Objective,
-    encoder: Encoder,
+    task: Task,
     batch: Batch,
     config: TrainConfig,
     accelerator: Accelerator,
@@ -48,15 +47,14 @@ def forward_backward(
     for number, part in enumerate(batch.micro_batches(num)):
         last = number == num - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(network):
-            clean, prompts = encoder.latents(part), encoder.prompts(part)
-            noise = noise_at(config.seed, part.positions, clean.shape[1:]).to(clean.device)
-            t = objective.sample_timesteps(uniform_at(config.seed, "timestep", part.positions)).to(clean.device)
-            losses = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, t)  # noqa: B023
-            loss = (losses * objective.weight(t) * part.weight).mean()
+            u = uniform_at(config.seed, "timestep", part.positions)
+            noise = functools.partial(noise_at, config.seed, part.positions)
+            losses = task.losses(network, task.inputs(part), u, noise)
+            loss = (losses.unweighted * losses.weight * part.weight).mean()
             accelerator.backward(loss / num)
         total += loss.detach() / num
-        timesteps.append(t)
-        sample_losses.append(losses.detach())
+        timesteps.append(losses.timesteps)
+        sample_losses.append(losses.unweighted.detach())
     return StepResult(total, torch.cat(timesteps), torch.cat(sample_losses))
 
 

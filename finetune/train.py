@@ -29,7 +29,7 @@ from finetune.export.metadata import tag_counts
 from finetune.methods import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
-from finetune.models.base import ModelSource, Network
+from finetune.models.base import ModelSource
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor, param_groups
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
@@ -86,15 +86,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     base_sha256 = fingerprint(components.denoiser)
     if resumed is not None:
         refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
-    network = Network(family, components.denoiser, components.text_encoders if config.train.text_encoder else ())
+    network = method.network(family, components, text_encoder=config.train.text_encoder)
     method.attach(network, seed)
     compute_dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
     for parameter in network.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute_dtype)
     if config.train.gradient_checkpointing:
-        components.denoiser.enable_gradient_checkpointing()
-        for text_encoder in network.text_encoders:
-            text_encoder.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        network.checkpoint_gradients()
 
     # The data: held-out pictures, buckets, caches.
     records = manifest.records
@@ -146,6 +144,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         cache_folder(config.cache),
         compute_dtype,
     )
+    task = method.task(family, components, objective, encoder)
     dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed)
 
     # Optimizer, EMA, and the state of the checkpoint.
@@ -199,10 +198,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         with averaged_weights():
             loss = validation_loss(
                 network,
-                objective,
+                task,
                 dataset,
                 held_out,
-                encoder,
                 config.data,
                 accelerator,
                 batch_size=config.train.batch_size,
@@ -279,7 +277,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 group["lr"] = group["peak_lr"] * factor
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
             with naming_out_of_memory(step + 1, batch, dataset, config):
-                result = forward_backward(wrapped, objective, encoder, batch, config, accelerator)
+                result = forward_backward(wrapped, task, batch, config, accelerator)
                 norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
                 loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
                 step += 1

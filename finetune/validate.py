@@ -1,29 +1,27 @@
 """Loss on held-out pictures at fixed noise and fixed timesteps, so that two values differ only by the weights."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.config import DataConfig
 from finetune.data.buckets import Bucket
 from finetune.data.dataset import TrainingDataset, collate
-from finetune.data.encode import Encoder, validation_caption, validation_view
-from finetune.models.base import Prompts
-from finetune.objectives import Objective, denoising_loss
+from finetune.data.encode import validation_caption, validation_view
+from finetune.data.manifest import Record
 from finetune.randomness import generator
-
-Predict = Callable[[Tensor, Tensor, Prompts], Tensor]
+from finetune.tasks import Task
 
 
 @torch.no_grad()
 def validation_loss(
-    predict: Predict,
-    objective: Objective,
+    network: nn.Module,
+    task: Task,
     dataset: TrainingDataset,
     held_out: Sequence[Bucket],
-    encoder: Encoder,
     data: DataConfig,
     accelerator: Accelerator,
     *,
@@ -49,15 +47,18 @@ def validation_loss(
                 for index, record in zip(indices, records, strict=True)
             ]
         ).to(accelerator.device)
-        clean, prompts = encoder.latents(batch), encoder.prompts(batch)
+        inputs = task.inputs(batch)
         for number in range(num_timesteps):
             u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
-            t = objective.sample_timesteps(u).to(clean.device)
-            noise = torch.stack(
-                [torch.randn(clean.shape[1:], generator=generator(0, "validation", r.sha256, number)) for r in records]
-            ).to(clean.device)
-            losses = denoising_loss(objective, lambda noisy, t: predict(noisy, t, prompts), clean, noise, t)  # noqa: B023
+            losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
             total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
     summed: Tensor = accelerator.reduce(total.to(accelerator.device), "sum")  # pyright: ignore[reportAssignmentType]
     loss, count = summed.tolist()
     return loss / count
+
+
+def fixed_noise(records: Sequence[Record], number: int, shape: Sequence[int]) -> Tensor:
+    """Returns noise [B *shape] that is a function of each picture and of `number`."""
+    return torch.stack(
+        [torch.randn(*shape, generator=generator(0, "validation", record.sha256, number)) for record in records]
+    )

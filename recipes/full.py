@@ -10,22 +10,27 @@ import sys
 from typing import TYPE_CHECKING
 
 from finetune.config import FullTrainConfig
-from finetune.launch import run_recipe
+from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
     from finetune.methods import Full
 
 
-def method(config: FullTrainConfig) -> "Full":
-    """Returns the method; it has no options of its own."""
-    from finetune.methods import Full
+def stages(config: FullTrainConfig) -> list[Stage]:
+    """Returns the one stage that the config describes."""
 
-    return Full()
+    def method(manifest: "Manifest") -> "Full":
+        from finetune.methods import Full
+
+        return Full()
+
+    return [training_stage(config, method)]
 
 
 def main() -> None:
     """Runs the recipe with the command line's options."""
-    run_recipe(FullTrainConfig, method, sys.argv[1:], program="recipes.full")
+    run_recipe(FullTrainConfig, stages, sys.argv[1:], program="recipes.full")
 
 
 if __name__ == "__main__":

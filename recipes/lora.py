@@ -12,22 +12,27 @@ import sys
 from typing import TYPE_CHECKING
 
 from finetune.config import LoRATrainConfig
-from finetune.launch import run_recipe
+from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
     from finetune.methods import LoRA
 
 
-def method(config: LoRATrainConfig) -> "LoRA":
-    """Returns the adapters that the config describes."""
-    from finetune.methods import LoRA
+def stages(config: LoRATrainConfig) -> list[Stage]:
+    """Returns the one stage that the config describes."""
 
-    return LoRA(config.lora)
+    def method(manifest: "Manifest") -> "LoRA":
+        from finetune.methods import LoRA
+
+        return LoRA(config.lora)
+
+    return [training_stage(config, method)]
 
 
 def main() -> None:
     """Runs the recipe with the command line's options."""
-    run_recipe(LoRATrainConfig, method, sys.argv[1:], program="recipes.lora")
+    run_recipe(LoRATrainConfig, stages, sys.argv[1:], program="recipes.lora")
 
 
 if __name__ == "__main__":

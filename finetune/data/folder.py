@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
 
@@ -45,10 +46,18 @@ class FolderSource:
             return file.read()
 
 
-def read_folder(root: str, shown: str, caption_column: str, findings: Findings, prepare: str) -> list[Entry]:
+def read_folder(
+    root: str,
+    shown: str,
+    caption_column: str,
+    findings: Findings,
+    prepare: str,
+    captions: Literal["listed", "folder", "none"] = "listed",
+) -> list[Entry]:
     """Returns what a folder lists; ValueError where it holds no pictures or no captions at all, anything else is noted.
 
-    `shown` is the folder as the user wrote it, `prepare` the command that makes a usable one.
+    `shown` is the folder as the user wrote it, `prepare` the command that makes a usable one. Captions are listed with
+    the pictures, or are the names of the folders these lie in, or empty.
     """
     files = _walk(root, findings)
     pictures = [name for name in files if _suffix(name) in PICTURE_SUFFIXES]
@@ -57,7 +66,10 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
     for name in unread:
         findings.warn("pictures in a format that is not read; save them as PNG or JPEG to use them", name)
     listings = [name for name in ("metadata.jsonl", "metadata.csv") if name in files]
-    if listings:
+    if captions != "listed":
+        for name in [*listings, *sidecars]:
+            findings.warn(f"captions that are not read because data.captions is {captions}", name)
+    elif listings:
         if len(listings) > 1:
             findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
         for name in sidecars:
@@ -75,6 +87,10 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
+    if captions == "none":
+        return [Entry(name, ("",)) for name in pictures]
+    if captions == "folder":
+        return [_named_by_folder(name, findings) for name in pictures]
     stems = {_stem(name) for name in pictures}
     if not any(_stem(name) in stems for name in sidecars):
         below = [name for name in files if posixpath.basename(name) in ("metadata.jsonl", "metadata.csv")]
@@ -84,6 +100,13 @@ def read_folder(root: str, shown: str, caption_column: str, findings: Findings, 
             + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
         )
     return _read_sidecars(root, pictures, sidecars, findings)
+
+
+def _named_by_folder(name: str, findings: Findings) -> Entry:
+    folder = posixpath.basename(posixpath.dirname(name)).replace("_", " ").strip()
+    if not folder:
+        findings.error("pictures that lie in no class's folder", name)
+    return Entry(name, (folder,))
 
 
 def _stem(name: str) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -50,15 +50,25 @@ class RowSource:
 
 
 def read_rows(
-    location: str, image_column: str, caption_column: str, findings: Findings
+    location: str,
+    image_column: str,
+    caption_column: str,
+    findings: Findings,
+    captions: Literal["listed", "folder", "none"] = "listed",
 ) -> tuple[list[Entry], RowSource]:
     """Returns what the rows list and where their pictures are; ValueError where the data set or a column is missing."""
     import datasets
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if captions == "folder":
+        raise ValueError(
+            f"data.captions: got folder, but the rows of {location} lie in no folders. Set data.caption_column to the "
+            "column of their labels and leave data.captions away."
+        )
     rows = _open(location)
-    for option, column in (("image_column", image_column), ("caption_column", caption_column)):
+    needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})
+    for option, column in needed.items():
         if column not in rows.column_names:
             raise ValueError(
                 f"data.{option}: {column!r} is no column of {location}, whose columns are "
@@ -67,13 +77,20 @@ def read_rows(
     if isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     entries = []
-    captions, pictures = rows.select_columns([caption_column]), rows.select_columns([image_column])
+    pictures = rows.select_columns([image_column])
+    texts = None if captions == "none" else rows.select_columns([caption_column])
+    label = rows.features.get(caption_column)
     names = pictures.with_format("arrow")
     for start in range(0, len(rows), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(rows))
         paths = _paths(names[start:stop][image_column])
-        for row, (caption, path) in enumerate(zip(captions[start:stop][caption_column], paths, strict=True), start):
+        values = [None] * len(paths) if texts is None else texts[start:stop][caption_column]
+        for row, (value, path) in enumerate(zip(values, paths, strict=True), start):
             name = f"{row:08d}-{Path(path).name if path else 'picture'}"
+            if texts is None:
+                entries.append(Entry(name, ("",)))
+                continue
+            caption = label.int2str(value) if isinstance(label, datasets.ClassLabel) and value is not None else value
             entries.append(Entry(name, read_captions([caption], name, findings)))
     if not entries:
         raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from finetune.data.entries import Entry, Findings, PictureSource, Split, first_few
 from finetune.data.folder import FolderSource, read_folder
@@ -87,13 +88,20 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes are no trouble
 
 
-def read_manifest(folder: str, *, image_column: str = "image", caption_column: str = "text") -> Manifest:
+def read_manifest(
+    folder: str,
+    *,
+    image_column: str = "image",
+    caption_column: str = "text",
+    captions: Literal["listed", "folder", "none"] = "listed",
+) -> Manifest:
     """Returns the checked list of pictures of a folder or a Hub data set.
 
     A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
     repeats, split), or pictures with .txt or .caption files beside them, each line a caption, or is one that
     `Dataset.save_to_disk` wrote. What is no folder but has the form owner/name is a Hub data set, whose train split is
-    read. The caption column holds a text or a list of texts.
+    read. The caption column holds a text, a list of texts, or a class label, whose name is the caption. With `captions`
+    folder, the name of the folder that a picture lies in is its caption; with none, all have the empty one.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     No file of the user is written to.
@@ -105,7 +113,7 @@ def read_manifest(folder: str, *, image_column: str = "image", caption_column: s
     if path.is_dir() and not is_saved:
         root = os.path.abspath(path)
         source: PictureSource = FolderSource(root)
-        entries = read_folder(root, folder, caption_column, findings, prepare)
+        entries = read_folder(root, folder, caption_column, findings, prepare, captions)
         advice = f"Correct these, or let preparation leave such pictures out: {prepare}"
     elif path.exists() and not path.is_dir():
         raise ValueError(
@@ -114,7 +122,7 @@ def read_manifest(folder: str, *, image_column: str = "image", caption_column: s
     elif path.is_dir() or _is_hub_id(folder):
         from finetune.data.hub import read_rows
 
-        entries, source = read_rows(str(path), image_column, caption_column, findings)
+        entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare}"
     else:
         raise FileNotFoundError(

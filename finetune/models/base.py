@@ -118,6 +118,25 @@ def length_mask(lengths: Tensor, longest: int) -> Prompts:
     return {"mask": (torch.arange(longest, device=lengths.device) < lengths[:, None]).long()}
 
 
+class AutoencoderNetwork(nn.Module):
+    """The root that Accelerate wraps while an autoencoder is trained."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the decoded pictures [B 3 h w] and their posterior's mean and log variance [B C H W]; noise
+        [B C H W] draws from it."""
+        posterior = self.vae.encode(pixels).latent_dist
+        latents = posterior.mean + posterior.std * noise.to(posterior.mean.dtype)
+        return self.vae.decode(latents).sample, posterior.mean, posterior.logvar
+
+    def checkpoint_gradients(self) -> None:
+        """Recomputes activations in the backward pass."""
+        self.vae.enable_gradient_checkpointing()
+
+
 class Network(nn.Module):
     """The one root that Accelerate wraps: the denoiser, and the text encoders while they are trained."""
 
@@ -134,3 +153,9 @@ class Network(nn.Module):
             prompts = self.family.encode_prompts(list(self.text_encoders), prompts)
         prompts = {key: value.to(dtype) if value.is_floating_point() else value for key, value in prompts.items()}
         return self.family.denoise(self.denoiser, noisy.to(dtype), t, prompts)
+
+    def checkpoint_gradients(self) -> None:
+        """Recomputes activations in the backward pass."""
+        self.denoiser.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+        for text_encoder in self.text_encoders:
+            text_encoder.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, epsilon or v-prediction."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,11 +69,6 @@ class StableDiffusion(ModelFamily):
             raise ValueError(
                 f"model.source: the scheduler's prediction_type is {stated}, expected one of "
                 f"{', '.join(PREDICTION_TYPES)}."
-            )
-        if "beta_schedule" not in config:
-            raise ValueError(
-                f"model.source: the scheduler {type(scheduler).__name__} has no beta schedule, expected one of "
-                "Stable Diffusion's, such as DDIMScheduler."
             )
         alphas_cumprod = scheduler.alphas_cumprod.double()
         if options.zero_terminal_snr and stated == "epsilon":
@@ -204,15 +200,17 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
         case other:
             raise ValueError(
                 f"model.source: model_index.json of {source.location} names the scheduler {other}, expected "
-                '["diffusers", "..."] with a scheduler of diffusers.'
+                '["diffusers", "..."] with a scheduler of diffusers that has a beta schedule, such as DDIMScheduler.'
             )
 
 
 def scheduler_class(name: str) -> Any:
-    """Returns diffusers' scheduler class of that name, None where there is none."""
+    """Returns diffusers' scheduler class of that name, None where there is none or it is made without betas."""
     # The module imports its parts when they are asked for, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
-    return value if isinstance(value, type) and issubclass(value, SchedulerMixin) else None
+    if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
+        return None
+    return value if "beta_schedule" in inspect.signature(value).parameters else None
 
 
 def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:

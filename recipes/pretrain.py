@@ -1,0 +1,106 @@
+"""Train a small latent diffusion model from scratch on your own pictures: tokenizer, autoencoder, denoiser.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
+        --config recipes/configs/pretrain_tiny.yaml --data.folder PICTURES --output.folder OUT
+
+OUT/export is a pipeline in Stable Diffusion's format; OUT/tokenizer and OUT/autoencoder hold what the first two stages
+leave behind. The same command again resumes the stage it was stopped in. A stage by itself: --stage autoencoder
+--model.source OUT/tokenizer/export. Pictures without captions: --data.captions none; classes as folders:
+--data.captions folder.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.command_line import dump
+from finetune.config_pretrain import PretrainConfig, autoencoder_stage
+from finetune.disk import write_atomically
+from finetune.launch import Stage, run_recipe, say, training_stage
+from finetune.runfolder import changed_options
+
+if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
+    from finetune.methods import Autoencoder, Full
+
+
+def stages(config: PretrainConfig) -> list[Stage]:
+    """Returns the stages that the config asks for, each with the folder it writes."""
+    if config.stage == "tokenizer":
+        return [new_model_stage(config, config.output.folder)]
+    if config.stage == "autoencoder":
+        return [training_stage(autoencoder_stage(config), autoencoder(config))]
+    if config.stage == "denoiser":
+        return [training_stage(config, denoiser)]
+    out = config.output.folder
+    first = replace(
+        config,
+        stage="autoencoder",
+        model=replace(config.model, source=str(out / "tokenizer" / "export")),
+        output=replace(config.output, folder=out / "autoencoder"),
+    )
+    second = replace(config, stage="denoiser", model=replace(config.model, source=str(out / "autoencoder" / "export")))
+    return [
+        new_model_stage(config, out / "tokenizer"),
+        training_stage(autoencoder_stage(first), autoencoder(first)),
+        training_stage(second, denoiser),
+    ]
+
+
+def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
+    """Returns the stage that learns the tokenizer and writes a pipeline with random weights to FOLDER/export."""
+    target, written = folder / "export", folder / "config.yaml"
+
+    def finished() -> str | None:
+        if not (target / "model_index.json").exists():
+            return None
+        changed = [text for text in changed_options(config, written) if text.startswith(("architecture.", "seed "))]
+        if changed:
+            raise ValueError(
+                f"output.folder: {folder} holds a model that was made with other options ({', '.join(changed)}). "
+                "Choose another output.folder."
+            )
+        return f"The tokenizer and the untrained model are in {target}."
+
+    def run(manifest: "Manifest") -> None:
+        from finetune.devices import make_accelerator
+        from finetune.models.scratch import save_new_pipeline
+
+        accelerator = make_accelerator()
+        if accelerator.is_main_process:
+            captions = [caption for record in manifest.records for caption in record.captions]
+            write_atomically(written, dump(config))
+            pipeline = save_new_pipeline(config.architecture, captions, config.data.resolution, config.seed, target)
+            say(f"New model in {target}: {pipeline}")
+        accelerator.wait_for_everyone()
+
+    return Stage(folder, finished, run)
+
+
+def autoencoder(config: PretrainConfig) -> Callable[["Manifest"], "Autoencoder"]:
+    """Returns what makes the method of the second stage once the pictures are known."""
+
+    def method(manifest: "Manifest") -> "Autoencoder":
+        from finetune.methods import Autoencoder
+
+        return Autoencoder(config.autoencoder, manifest, config.data)
+
+    return method
+
+
+def denoiser(manifest: "Manifest") -> "Full":
+    """Returns the method of the last stage: all weights of U-Net and text encoder."""
+    from finetune.methods import Full
+
+    return Full()
+
+
+def main() -> None:
+    """Runs the recipe with the command line's options."""
+    run_recipe(PretrainConfig, stages, sys.argv[1:], program="recipes.pretrain")
+
+
+if __name__ == "__main__":
+    main()
