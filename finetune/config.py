@@ -323,15 +323,19 @@ class OutputConfig:
     """Number format of the exported weights."""
 
     def problems(self) -> list[str]:
-        if self.name is not None and not re.fullmatch(r"[\w. -]+", self.name):
-            return [f'output.name: got "{self.name}", expected a file name without folders.']
+        if not re.fullmatch(r"[\w. -]+", self.export_name):
+            given = "output.folder" if self.name is None else "output.name"
+            return [
+                f'{given}: the exported model would be called "{self.export_name}", expected letters, digits, spaces '
+                "and . _ - alone. Set --output.name."
+            ]
         if self.export_name == "pytorch_lora_weights":
             return ["output.name: pytorch_lora_weights is the name of the file in diffusers' layout; choose another."]
         return []
 
     @property
     def export_name(self) -> str:
-        return self.name or self.folder.resolve().name
+        return self.folder.resolve().name if self.name is None else self.name
 
 
 @dataclass(frozen=True)

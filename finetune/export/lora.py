@@ -1,10 +1,11 @@
 """LoRA files: diffusers' layout, and the single-file layout that sd-scripts, ComfyUI, A1111 and Forge read.
 
-Both hold the same matrices; they differ in names and in where alpha stands. Neither mixes the two, which diffusers 0.42
-would load in part without a word (it converts old names only if the first key of the file has one).
+Both hold the same update; they differ in names and in where its scale stands. Neither mixes the two, which diffusers
+0.42 would load in part without a word (it converts old names only if the first key of the file has one).
 """
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -20,10 +21,15 @@ from torch import Tensor
 from finetune.export.metadata import with_hashes
 from finetune.models.base import Components, ModelFamily
 
+logger = logging.getLogger(__name__)
+
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """diffusers takes the file of this name where a folder holds several: `load_lora_weights(FOLDER)` is enough."""
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+SD_SCRIPTS_BLOCKS = {"attentions", "resnets", "downsamplers", "upsamplers"}
+"""Where sd-scripts looks for adapters in a U-Net (LoRANetwork in its networks/lora.py); it ignores those elsewhere."""
 
 KEY = re.compile(r"(denoiser|text_encoders\.\d+)\.(.+)\.lora_(A|B)\.default\.weight")
 
@@ -69,8 +75,9 @@ def save_diffusers_lora(
 ) -> Path:
     """Writes FOLDER/pytorch_lora_weights.safetensors for `pipeline.load_lora_weights(FOLDER)` and returns its path.
 
-    Weights are float32. The adapter's metadata carry alpha, without which diffusers takes alpha = rank. Only what a
-    loader needs stands there: PEFT refuses a configuration with fields that its version does not know.
+    Weights are float32 with the scale alpha / rank multiplied into lora_B, and the adapter's metadata say alpha = rank:
+    diffusers before 0.34 reads no metadata and takes just that. The metadata hold only what a loader needs, since PEFT
+    refuses fields that its version does not know; diffusers 0.34 to 0.38 ask for both patterns, empty or not.
     """
     pipeline = family.pipeline(components)
     names = pipeline_names(pipeline, components)
@@ -81,11 +88,13 @@ def save_diffusers_lora(
         weights: dict[str, Tensor] = {}
         for layer in chosen:
             weights[f"{published_name(layer)}.lora_A.weight"] = layer.down.float().contiguous()
-            weights[f"{published_name(layer)}.lora_B.weight"] = layer.up.float().contiguous()
+            weights[f"{published_name(layer)}.lora_B.weight"] = (layer.up.float() * (alpha / rank)).contiguous()
         arguments[f"{names[part]}_lora_layers"] = weights
         arguments[f"{names[part]}_lora_adapter_metadata"] = {
             "r": rank,
-            "lora_alpha": alpha,
+            "lora_alpha": rank,
+            "rank_pattern": {},
+            "alpha_pattern": {},
             "target_modules": sorted(layer.module for layer in chosen),
         }
     assert all(layer.down.shape[0] == rank for layer in layers), "rank contradicts the trained state"
@@ -115,7 +124,7 @@ def save_kohya_lora(
 
     Alpha stays float32 whatever `dtype`, since rounding it would scale the whole adapter. The hashes of the tensors are
     added to the metadata. ComfyUI, A1111 and Forge take the file as it is; in diffusers it is
-    `load_lora_weights(FOLDER, weight_name=NAME)`.
+    `load_lora_weights(FOLDER, weight_name=NAME)`. Layers that sd-scripts itself does not read are named in a warning.
     """
     layers = lora_layers(state)
     if path.name == DIFFUSERS_FILE:
@@ -131,6 +140,12 @@ def save_kohya_lora(
         tensors[f"{name}.lora_down.weight"] = narrowed(layer.down, dtype, name)
         tensors[f"{name}.lora_up.weight"] = narrowed(layer.up, dtype, name)
         tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
+    if ignored := ignored_by_sd_scripts(layers):
+        logger.warning(
+            "export: sd-scripts reads all of %s but %s; the other programs read these too.",
+            path.name,
+            ", ".join(ignored),
+        )
     data = safetensors.torch.save(tensors, with_hashes(metadata, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -152,6 +167,12 @@ def published_name(layer: LoRALayer) -> str:
     """
     inside_clip = layer.part.startswith("text_encoders.") and layer.module.startswith("encoder.layers.")
     return f"text_model.{layer.module}" if inside_clip else layer.module
+
+
+def ignored_by_sd_scripts(layers: list[LoRALayer]) -> list[str]:
+    """Returns the denoiser's layers outside SD_SCRIPTS_BLOCKS, e.g. conv_in and time_embedding.linear_1."""
+    names = [layer.module for layer in layers if layer.part == "denoiser"]
+    return sorted(name for name in names if SD_SCRIPTS_BLOCKS.isdisjoint(name.split(".")))
 
 
 def pipeline_names(pipeline: Any, components: Components) -> dict[str, str]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in whole sentences would else copy the data set into every file."""
@@ -31,7 +30,7 @@ class LoRAFacts:
     model_spec: Mapping[str, str]
     """What `ModelFamily.model_spec` returns."""
     base_sha256: str
-    """`weights_sha256` of the base denoiser, before adapters were attached."""
+    """`fingerprint` of the base denoiser, before adapters were attached; no other program computes it."""
     rank: int
     alpha: float
     steps: int
@@ -41,12 +40,18 @@ class LoRAFacts:
     num_train_images: int
     global_batch_size: int
     """Pictures per optimizer step, over all processes and accumulation."""
+    batch_size: int
+    """Pictures per process and forward pass."""
+    accumulation: int
     dataset_location: str
     """Folder or Hub id of the pictures; only its last part is written."""
     dataset_fingerprint: str
     tags: Mapping[str, int]
     """`tag_counts` of the captions."""
     resolution: int
+    caption_dropout: float
+    flip: bool
+    latents_cached: bool
     lr: float
     text_encoder_lr: float | None
     """None where the text encoder was not trained."""
@@ -54,7 +59,11 @@ class LoRAFacts:
     optimizer: str
     schedule: str
     warmup_steps: int
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    lora_dropout: float
     snr_gamma: float | None
+    zero_terminal_snr: bool
     started_at: float
     """Seconds since 1970 (UTC)."""
     finished_at: float
@@ -73,13 +82,16 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": facts.rank,
         "ss_network_alpha": facts.alpha,
+        "ss_network_dropout": facts.lora_dropout,
         "ss_output_name": facts.name,
         "ss_sd_model_name": last_part(facts.model_location),
-        "ss_sd_model_hash": facts.base_sha256[:8],
-        "ss_new_sd_model_hash": facts.base_sha256,
+        "ss_base_weights_sha256": facts.base_sha256,  # ss_sd_model_hash is that of a file, which a folder is not
         "ss_num_train_images": facts.num_train_images,
         "ss_num_reg_images": 0,
         "ss_total_batch_size": facts.global_batch_size,
+        "ss_batch_size_per_device": facts.batch_size,
+        "ss_gradient_accumulation_steps": facts.accumulation,
+        "ss_gradient_checkpointing": facts.gradient_checkpointing,
         "ss_steps": facts.steps,
         "ss_max_train_steps": facts.steps,
         "ss_epoch": facts.epochs,
@@ -89,14 +101,19 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_dataset_fingerprint": facts.dataset_fingerprint,
         "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
         "ss_resolution": f"({facts.resolution}, {facts.resolution})",
+        "ss_caption_dropout_rate": facts.caption_dropout,
+        "ss_flip_aug": facts.flip,
+        "ss_cache_latents": facts.latents_cached,
         "ss_learning_rate": facts.lr,
         "ss_unet_lr": facts.lr,
         "ss_text_encoder_lr": facts.text_encoder_lr,
         "ss_lr_scheduler": facts.schedule,
         "ss_lr_warmup_steps": facts.warmup_steps,
         "ss_optimizer": facts.optimizer,
+        "ss_max_grad_norm": facts.max_grad_norm,
         "ss_mixed_precision": facts.mixed_precision,
         "ss_min_snr_gamma": facts.snr_gamma,
+        "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
     }
@@ -126,15 +143,6 @@ def tag_counts(captions: Iterable[str]) -> dict[str, int]:
     """Returns how often each comma-separated part of the captions occurs: lower case, the MAX_TAGS most frequent."""
     tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """Returns a SHA-256 over names, shapes, dtypes and bytes of all weights, independent of how files store them."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(memoryview(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def last_part(location: str) -> str:

@@ -1,5 +1,6 @@
 """Exported LoRA files against the live network: through diffusers' loader, and with the update written out by hand."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,25 @@ def test_the_diffusers_file_is_pure_peft_layout_in_float32(full_model: Trained, 
         assert {key.rsplit(".", 2)[1] for key in keys} == {"lora_A", "lora_B"}
         assert {key.partition(".")[0] for key in keys} == {"unet", "text_encoder"}
         assert {file.get_tensor(key).dtype for key in keys} == {torch.float32}
-        assert '"unet.lora_alpha": 6.5' in file.metadata()["lora_adapter_metadata"]
+
+
+def test_the_diffusers_file_holds_the_scale_in_its_weights_for_loaders_that_read_no_metadata(
+    full_model: Trained, tmp_path: Path
+) -> None:
+    file = exported_to_diffusers(full_model, tmp_path)
+    tensors = safetensors.torch.load_file(file)
+    name = "mid_block.attentions.0.proj_in.lora_{}{}.weight"
+    for letter, scale in (("A", 1.0), ("B", ALPHA / RANK)):
+        trained_weight = full_model.state["denoiser." + name.format(letter, ".default")]
+        torch.testing.assert_close(tensors["unet." + name.format(letter, "")], trained_weight * scale)
+    with safe_open(file, framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["lora_adapter_metadata"])
+    for part in ("unet", "text_encoder"):
+        assert metadata[f"{part}.r"] == metadata[f"{part}.lora_alpha"] == RANK
+        assert metadata[f"{part}.rank_pattern"] == metadata[f"{part}.alpha_pattern"] == {}
+    bare = tmp_path / "bare.safetensors"
+    safetensors.torch.save_file(tensors, bare)
+    assert relative(full_model.output, output_of(loaded(full_model.source, bare))) < 1e-6
 
 
 def test_a_folder_with_both_files_loads_without_a_file_name(full_model: Trained, tmp_path: Path) -> None:

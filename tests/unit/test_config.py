@@ -81,6 +81,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("checkpoint", CheckpointConfig(keep=0), "checkpoint.keep"),
     ("tracking", TrackingConfig(names=("wandb", "wandb")), "tracking.names"),
     ("output", OutputConfig(Path("out"), name="a/b"), "output.name"),
+    ("output", OutputConfig(Path("out"), name=""), "output.name"),
+    ("output", OutputConfig(Path("runs/ink:2")), "--output.name"),  # <lora:ink:2:1> names another file in A1111
+    ("output", OutputConfig(Path("/")), "--output.name"),
     ("output", OutputConfig(Path("pytorch_lora_weights")), "pytorch_lora_weights"),
     ("lora", LoRAConfig(rank=0), "lora.rank"),
     ("lora", LoRAConfig(alpha=0), "lora.alpha"),
@@ -120,6 +123,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=rf"(?m)^{word}: "):
         replace(GOOD, **changes)
+
+
+def test_a_folder_of_any_name_is_accepted_with_a_name_for_the_model() -> None:
+    assert replace(GOOD, output=OutputConfig(Path("runs/ink:2"), name="ink 2")).output.export_name == "ink 2"
 
 
 def test_all_problems_are_named_at_once_each_on_a_line() -> None:

@@ -48,6 +48,20 @@ def test_a_weight_too_large_for_half_precision_is_refused_and_nothing_is_left(tm
     save(state, tmp_path / "style.safetensors", dtype="bf16")
 
 
+def test_layers_that_sd_scripts_ignores_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ends = ("lora_A.default.weight", "lora_B.default.weight")
+    outside = {
+        f"denoiser.{name}.{end}": torch.ones(2, 2)
+        for name in ("conv_in", "time_embedding.linear_1", "down_blocks.0.resnets.0.time_emb_proj")
+        for end in ends
+    }
+    save(GOOD, tmp_path / "a.safetensors")
+    assert not caplog.records
+    save(GOOD | outside, tmp_path / "b.safetensors")
+    (message,) = caplog.messages
+    assert "b.safetensors but conv_in, time_embedding.linear_1;" in message
+
+
 def test_two_layers_with_one_flattened_name_are_refused(tmp_path: Path) -> None:
     twin = {key.replace("mid_block.attentions", "mid.block_attentions"): weight for key, weight in GOOD.items()}
     with pytest.raises(ValueError, match="lora_unet_mid_block_attentions_0_proj_in"):
