@@ -105,7 +105,7 @@ def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
 def moved(image: Image.Image, dice: random.Random) -> Image.Image:
     """Returns the picture somewhat smaller, shifted, and mirrored half of the times, on white."""
     scale, side = dice.uniform(0.8, 1.0), image.width
-    small = image.resize((round(side * scale),) * 2, Image.Resampling.LANCZOS)
+    small = image.resize((round(side * scale), round(side * scale)), Image.Resampling.LANCZOS)
     if dice.random() < 0.5:
         small = ImageOps.mirror(small)
     canvas, free = Image.new("RGB", image.size, "white"), side - small.width
@@ -174,9 +174,8 @@ def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterat
         tones = [any_colour(0.75, 1.0), any_colour(0.0, 0.3)]
         dice.shuffle(tones)
         drawn = Image.new("RGB", image.size, tones[0])
-        drawn.paste(
-            Image.new("RGB", image.size, tones[1]), mask=mask.point(lambda level, f=factor: min(255, f * level))
-        )
+        stronger = [min(255, factor * level) for level in range(256)]
+        drawn.paste(Image.new("RGB", image.size, tones[1]), mask=mask.point(stronger))
         yield Drawing(f"{stem}_{look}.png", drawn.transpose(dice.choice(list(Image.Transpose))), ("",))
     channels = list(image.split())
     dice.shuffle(channels)

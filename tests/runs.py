@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["finetune.train", "recipes.lora", "recipes.full", "bitsandbytes", "tests.runs"])
+RECIPES = ["recipes.lora", "recipes.full", "recipes.pretrain"]
+CONTEXT.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.runs"])
 
 TINY = {
     "data.resolution": 64,

@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.export.lora import DTYPES, not_written, put_in_place, unfinished
 from finetune.export.verify import prediction, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
 
 EXACT = 1e-5
-"""Largest relative difference of the denoiser's output between the folder and the weights rounded to its dtype."""
+"""Largest relative difference of an output between the folder and the weights rounded to its dtype."""
 
 ROUNDING = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
-"""Largest relative difference of the denoiser's output that rounding all weights to the dtype may make.
+"""Largest relative difference of an output that rounding all weights to the dtype may make.
 
 One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value. Small U-Nets with random weights gave 6e-4 and
 5e-3; the bounds leave deeper ones sixteen times that."""
@@ -31,9 +31,9 @@ def save_full_pipeline(
     """Writes FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
 
     `components` are left as they are; their scheduler is the one that is written. The folder appears under its name
-    only when it has been reloaded and its denoiser's output compared; one that was there before is replaced. Where the
-    written weights differ from the given ones beyond rounding, or rounding costs more than ROUNDING allows, nothing is
-    replaced and a ValueError says so.
+    only when it has been reloaded and the outputs of its denoiser and its decoder compared; one that was there before
+    is replaced. Where the written weights differ from the given ones beyond rounding, or rounding costs more than
+    ROUNDING allows, nothing is replaced and a ValueError says so.
     """
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -44,10 +44,11 @@ def save_full_pipeline(
     except (safetensors.SafetensorError, OSError) as error:
         shutil.rmtree(temporary)
         raise not_written(folder, num_bytes(rounded), error) from error
-    reference = prediction(family, cast(rounded, torch.float32))
-    reloaded = prediction(family, family.load(ModelSource(str(temporary))))
-    rounding = relative_difference(prediction(family, cast(components, torch.float32)), reference)
-    exact = relative_difference(reference, reloaded)
+    reference = outputs(family, cast(rounded, torch.float32))
+    reloaded = outputs(family, family.load(ModelSource(str(temporary))))
+    trained = outputs(family, cast(components, torch.float32))
+    rounding = max(map(relative_difference, trained, reference))
+    exact = max(map(relative_difference, reference, reloaded))
     if not (exact <= EXACT and rounding <= ROUNDING[dtype]):
         shutil.rmtree(temporary)
         raise ValueError(
@@ -64,6 +65,14 @@ def save_full_pipeline(
     put_in_place(temporary, folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return rounding
+
+
+@torch.no_grad()
+def outputs(family: ModelFamily, components: Components) -> tuple[Tensor, Tensor]:
+    """Returns what the denoiser and the VAE's decoder make of fixed noise; parts are float32 on the CPU."""
+    predicted = prediction(family, components)
+    latents = torch.randn(predicted.shape, generator=torch.Generator().manual_seed(1))
+    return predicted, components.vae.eval().decode(latents).sample
 
 
 def cast(components: Components, dtype: torch.dtype) -> Components:

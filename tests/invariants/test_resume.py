@@ -34,6 +34,8 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
     "paged_adamw8bit": ("lora", {"optim.name": "paged_adamw8bit", "lora.rank": 64}, {}),
     "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}, {}),
     "adafactor": ("lora", {"optim.name": "adafactor"}, {}),
+    "autoencoder": ("pretrain", {"stage": "autoencoder", "autoencoder.steps": STEPS, "autoencoder.batch_size": 2}, {}),
+    "denoiser_and_text_encoder_ema": ("pretrain", {"stage": "denoiser", "optim.lr": 1e-3}, {}),
 }
 
 

@@ -19,11 +19,13 @@ from finetune.config import (
     TrackingConfig,
     TrainConfig,
 )
+from finetune.config_pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig}
+KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig, "pretrain": PretrainConfig}
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
+REQUIRED_BY = {"full": REQUIRED, "lora": REQUIRED, "pretrain": REQUIRED[2:]}
 
 
 def parsed(*arguments: str) -> LoRATrainConfig:
@@ -178,8 +180,9 @@ def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
 def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
-    kind = KINDS["full" if "_full" in preset.stem else "lora"]
-    config = parse(kind, ["--config", str(preset), *REQUIRED], program="test")
+    recipe = next((name for name in ("full", "pretrain") if name in preset.stem), "lora")
+    kind = KINDS[recipe]
+    config = parse(kind, ["--config", str(preset), *REQUIRED_BY[recipe]], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
     stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
     assert stated >= {"train.steps", "optim.lr"}
@@ -190,9 +193,10 @@ def as_flat_yaml(path: Path) -> set[str]:
     return {f"{section}.{name}" for section, values in content.items() for name in values}
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
-def test_the_defaults_come_back_from_their_dump(kind: type[TrainConfig], tmp_path: Path) -> None:
-    config = parse(kind, REQUIRED, program="test")
+@pytest.mark.parametrize("recipe", KINDS)
+def test_the_defaults_come_back_from_their_dump(recipe: str, tmp_path: Path) -> None:
+    kind = KINDS[recipe]
+    config = parse(kind, REQUIRED_BY[recipe], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
 
 
@@ -230,7 +234,7 @@ def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: 
     ended = ran(tmp_path, "--help", recipe=recipe)
     assert ended.returncode == 0
     assert ended.stderr.splitlines()[-1] == "HEAVY"
-    options = as_flat(parse(KINDS[recipe], REQUIRED, program="test"))
+    options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
     assert [option for option in options if f"--{option} " not in ended.stdout] == []
     assert list(tmp_path.iterdir()) == []
 
@@ -259,7 +263,8 @@ def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is
 def test_importing_the_package_and_its_config_loads_nothing_heavy(tmp_path: Path) -> None:
     script = f"""
 import sys
-import finetune, finetune.command_line, finetune.config, finetune.launch, finetune.models, recipes.lora, recipes.full
+import finetune, finetune.command_line, finetune.config_pretrain, finetune.launch, finetune.models
+import recipes.full, recipes.lora, recipes.pretrain
 print(*sorted(set(sys.modules) & set({HEAVY})))
 """
     command = [sys.executable, "-c", script]

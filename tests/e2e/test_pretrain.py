@@ -1,0 +1,138 @@
+"""Training from scratch: three stages, each of which learns, resumes and hands on to the next."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from tests.runs import Options, metrics, run
+from tests.tiny import save_pictures
+
+SMALL = {
+    "data.resolution": 32,
+    "data.bucket_step": 32,
+    "data.max_aspect": 1.0,
+    "architecture.vae_channels": (16, 32),
+    "architecture.unet_channels": (32, 64),
+    "architecture.head_width": 16,
+    "architecture.text_width": 32,
+    "train.batch_size": 16,
+    "optim.lr": 2e-3,
+    "validation.fraction": 0.1,
+    "validation.every": 50,
+    "checkpoint.every": 50,
+    "tracking.names": (),
+}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on 64 pictures of 32 pixels, about a minute on one core."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    options = SMALL | {
+        "data.folder": save_pictures(folder / "pictures", count=64, size=32),
+        "output.folder": folder / "out",
+        "cache.folder": folder / "cache",
+        "autoencoder.steps": 150,
+        "autoencoder.lr": 4e-3,
+        "train.steps": 150,
+        "loss.snr_gamma": "none",
+        "preview.prompts": ("a red circle on white paper",),
+        "preview.num_inference_steps": 4,
+    }
+    ended = run("pretrain", options, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    return folder
+
+
+def test_both_stages_lower_their_loss_on_pictures_that_were_held_out(pretrained: Path) -> None:
+    for stage, first, last in (("out/autoencoder", 0.8, 0.3), ("out", 0.9, 0.5)):
+        rows = [row for row in metrics(pretrained / stage) if "validation/loss" in row]
+        assert rows[0]["validation/base_loss"] > first and rows[-1]["validation/loss"] < last, (stage, rows)
+
+
+def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrained: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
+    )
+    pictures = [np.asarray(Image.open(path)) for path in sorted((pretrained / "pictures").glob("*.png"))]
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        latents = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, abs=0.1)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_the_model_draws_finite_pictures_with_several_samplers(pretrained: Path, scheduler: type | None) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler:
+        pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    drawn = pipeline(
+        "a red circle on white paper",
+        num_inference_steps=8,
+        guidance_scale=2.0,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    assert np.isfinite(drawn).all() and drawn.std() > 0.02
+
+
+def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> None:
+    out = pretrained / "out"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    ended = run("pretrain", {"config": out / "config.yaml"}, pretrained / "log")
+    assert ended.exit_code == 0 and "is finished (150 steps)" in ended.output
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    stage = json.loads((out / "autoencoder" / "run.json").read_text())
+    assert stage == {"status": "finished", "steps": 150}
+
+
+def test_another_architecture_is_refused_where_a_model_was_made_already(pretrained: Path) -> None:
+    options = SMALL | {
+        "data.folder": pretrained / "pictures",
+        "output.folder": pretrained / "out",
+        "architecture.unet_channels": (32, 96),
+    }
+    ended = run("pretrain", options, pretrained / "log")
+    assert ended.exit_code == 1 and "architecture.unet_channels 32 64 -> 32 96" in ended.output, ended.output
+
+
+def short(folder: Path) -> Options:
+    return SMALL | {
+        "output.folder": folder / "out",
+        "cache.folder": folder / "cache",
+        "autoencoder.steps": 2,
+        "train.steps": 2,
+        "train.batch_size": 4,
+        "optim.lr": 1e-3,
+    }
+
+
+def test_pictures_without_captions_make_an_unconditional_model(tmp_path: Path) -> None:
+    pictures = save_pictures(tmp_path / "pictures", count=8, size=32)
+    (pictures / "metadata.jsonl").unlink()
+    ended = run("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "none"}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
+    assert len(pipeline.tokenizer) == 514  # bytes, start and end: there was no word to learn
+
+
+def test_the_names_of_folders_are_classes(tmp_path: Path) -> None:
+    pictures = save_pictures(tmp_path / "pictures", count=8, size=32)
+    (pictures / "metadata.jsonl").unlink()
+    for number, path in enumerate(sorted(pictures.glob("*.png"))):
+        target = pictures / ("fishing_boat" if number % 2 else "lorry")
+        target.mkdir(exist_ok=True)
+        path.rename(target / path.name)
+    ended = run("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "folder"}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
+    assert pipeline.tokenizer.tokenize("fishing boat lorry") == ["fishing</w>", "boat</w>", "lorry</w>"]
