@@ -93,6 +93,8 @@ def launch_recipe(output: Path, base: Path, pictures: Path, run: Path) -> None:
         "-q",
         "--config_file",
         str(config),
+        "--num_cpu_threads_per_process",  # else the launcher prints a paragraph about its choice
+        os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
         "-m",
         "recipes.lora",
     ]
