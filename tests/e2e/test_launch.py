@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.runs import TINY, Options, final_state, flags, metrics
+from tests.runs import TINY, Options, differing, final_state, flags, losses, metrics
 from tests.tiny import save_pictures, save_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -112,15 +113,15 @@ def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
     assert difference.max() <= 2
 
 
-def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
+def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_path: Path) -> None:
     options = tiny_run | {"train.steps": 5, "data.flip": True, "validation.fraction": 0.3, "validation.every": 2}
+    options |= {"checkpoint.every": 2, "checkpoint.keep": 5}
     one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4}
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache"}
     ended = command(["-m", "recipes.lora", *flags(one)])
     assert ended.returncode == 0, ended.stderr
-    ended = command(
-        [*LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora", *flags(two)], ACCELERATE_USE_CPU="true"
-    )
+    launch_two = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora", *flags(two)]
+    ended = command(launch_two, ACCELERATE_USE_CPU="true")
     assert ended.returncode == 0, ended.stderr
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm", "validation/loss"):
@@ -130,6 +131,15 @@ def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
     assert trained
     for name in trained:
         torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+
+    straight_losses = losses(tmp_path / "two")
+    for step in ("step_000004", "step_000005"):  # as if the job had been killed before step 4 was saved
+        shutil.rmtree(tmp_path / "two" / "checkpoints" / step)
+    (tmp_path / "two" / "run.json").unlink()
+    ended = command(launch_two, ACCELERATE_USE_CPU="true")
+    assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
+    assert differing(second, final_state(tmp_path / "two")) == []
+    assert losses(tmp_path / "two") == straight_losses
 
 
 def test_full_fine_tuning_exports_a_pipeline(tiny_run: Options, tiny_v_model: Path, tmp_path: Path) -> None:
