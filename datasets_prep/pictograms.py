@@ -73,7 +73,8 @@ class Drawing:
 
 
 def main_colour(image: Image.Image) -> str | None:
-    """Returns the colour that covers more than half of what is not paper, None where no one does."""
+    """Returns the colour of most of the vivid pixels, None where these are less than half of what is not paper or have
+    no one colour."""
     hue, saturation, value = (np.asarray(channel, dtype=float) for channel in image.convert("HSV").split())
     drawn = (saturation > 40) | (value < 215)
     vivid = drawn & (saturation > 70) & (value > 70)
@@ -115,18 +116,17 @@ def moved(image: Image.Image, dice: random.Random) -> Image.Image:
     return canvas
 
 
-def named(caption: str, old: str | None, new: str) -> str:
+def named(caption: str, old: str, new: str) -> str:
     """Returns the caption with the colour word `new`, in the place of another where one stands there."""
     words = caption.split()
     stated = [word for word in words if word in COLOUR_WORDS]
-    if stated and (old is None or stated[0] == old):
+    if stated and stated[0] == old:
         return " ".join(new if word == stated[0] else word for word in words)
     return caption if stated else f"{new} {caption}"
 
 
 def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str, ...]:
-    """Returns the caption, twice so that it is drawn most, the caption with its colour, and its words in another
-    order."""
+    """Returns the caption, the caption with its colour where it states none, and its words in another order."""
     words = caption.split()
     found = [caption]
     if colour and not any(word in COLOUR_WORDS for word in words):
@@ -147,13 +147,16 @@ def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Ite
     captions = variants(caption, colour, dice)
     yield Drawing(f"{stem}.png", image, captions, config.repeats)
     yield Drawing(f"{stem}_moved.png", moved(image, dice), captions[:2])
-    if colour is None or (named(caption, colour, "x").split().count("x") == 0):
+    if colour is None:
         return
     others = [name for name in HUES if name != colour]
     for new in dice.sample(others, config.recoloured):
+        name = named(caption, colour, new)
+        if name == caption:  # it states another colour, so that no copy could be named by its own
+            return
         copy = recoloured(image, colour, new)
         copy = moved(copy, dice) if dice.random() < 0.5 else copy
-        yield Drawing(f"{stem}_{new}.png", copy, (named(caption, colour, new),))
+        yield Drawing(f"{stem}_{new}.png", copy, (name,))
 
 
 def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:

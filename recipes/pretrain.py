@@ -1,7 +1,7 @@
 """Train a small latent diffusion model from scratch on your own pictures: tokenizer, autoencoder, denoiser.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
-        --config recipes/configs/pretrain_tiny.yaml --data.folder PICTURES --output.folder OUT
+        --config recipes/configs/pretrain_pictograms.yaml --data.folder PICTURES --output.folder OUT
 
 OUT/export is a pipeline in Stable Diffusion's format; OUT/tokenizer and OUT/autoencoder hold what the first two stages
 leave behind. The same command again resumes the stage it was stopped in. A stage by itself: --stage autoencoder

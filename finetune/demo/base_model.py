@@ -7,7 +7,6 @@ from a model that is there.
 # diffusers annotates tuples of several as tuples of one, and results as tuples.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.demo.drawings import ALL_SUBJECTS, PICTURE_SIZE, Subject, draw_chalk, draw_flat
+from finetune.models.scratch import new_tokenizer
 from finetune.objectives import Diffusion, denoising_loss
 
 NUM_PICTURES = 1024
@@ -27,6 +26,7 @@ VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 8, 4e-3
 DENOISER_STEPS, DENOISER_BATCH, DENOISER_RATE = 1200, 16, 2e-3
 TEXT_LENGTH = 16  # tokens; the captions need nine
 TEXT_WIDTH = 128
+VOCABULARY = 1000
 CAPTION_DROPOUT = 0.1
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +45,8 @@ def train_base_model(folder: Path, progress: Progress, seed: int = 0) -> Path:
     with torch.no_grad():
         latents = torch.cat([vae.encode(part).latent_dist.mode() for part in flat.split(64)])
     vae.register_to_config(scaling_factor=1 / latents.std().item())
-    tokenizer = train_tokenizer([text for s in ALL_SUBJECTS for text in (s.caption, s.chalk_caption)])
+    captions = [text for s in ALL_SUBJECTS for text in (s.caption, s.chalk_caption)]
+    tokenizer = new_tokenizer(captions, VOCABULARY, TEXT_LENGTH)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=new_text_encoder(tokenizer),
@@ -135,26 +136,6 @@ def fit(
         optimizer.step()
         optimizer.zero_grad()
         progress(step + 1)
-
-
-def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """Returns a CLIP tokenizer whose merges are learned from the captions."""
-    backend = CLIPTokenizer().backend_tokenizer
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
-    # CLIP's own order: all bytes, all bytes at a word's end, merges. Naming them first also fixes their numbers, which
-    # the trainer otherwise gives out in an order that changes from run to run.
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=[*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"],
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    learned = json.loads(tokenizer.to_str())["model"]
-    merges = [(left, right) for left, right in learned["merges"]]
-    return CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=TEXT_LENGTH)
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
