@@ -13,6 +13,7 @@ import colorsys
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from finetune.command_line import parse
 from finetune.data.images import open_rgb
 from finetune.data.manifest import Record, read_manifest
+from finetune.disk import new_folder
 
 HUES = {"red": 0, "orange": 28, "yellow": 48, "green": 125, "blue": 212, "purple": 272, "pink": 330}
 """Degrees on the colour circle."""
@@ -187,20 +189,30 @@ def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterat
 
 
 def write(config: PictogramConfig) -> int:
-    """Writes the set and returns the number of its pictures; raises ValueError where the output is there already."""
+    """Writes the set and returns the number of its pictures.
+
+    Raises ValueError where the output is there already, and where two pictures of the source would get one name.
+    """
     if config.output.exists():
         raise ValueError(f"output: {config.output} exists. Name a new folder, or remove that one.")
     manifest = read_manifest(str(config.source))
-    config.output.mkdir(parents=True)
+    stems = Counter(Path(record.file_name).stem for record in manifest.records)
+    shared = [stem for stem, count in stems.items() if count > 1]
+    if shared:
+        raise ValueError(
+            f"source: {len(shared)} names belong to several pictures in it, {shared[0]} for one. Expected a name of "
+            "its own for every picture, folders and endings apart; rename all but one of each."
+        )
     rows = []
-    for record in manifest.records:
-        image = open_rgb(manifest.source.read(record.file_name))
-        for drawing in (looks if config.looks else drawings)(record, image, config):
-            drawing.image.save(config.output / drawing.name)
-            first, *others = drawing.captions
-            row = {"file_name": drawing.name, "text": first, "captions_alt": others, "repeats": drawing.repeats}
-            rows.append(json.dumps(row, ensure_ascii=False))
-    (config.output / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with new_folder(config.output) as unfinished:
+        for record in manifest.records:
+            image = open_rgb(manifest.source.read(record.file_name))
+            for drawing in (looks if config.looks else drawings)(record, image, config):
+                drawing.image.save(unfinished / drawing.name)
+                first, *others = drawing.captions
+                row = {"file_name": drawing.name, "text": first, "captions_alt": others, "repeats": drawing.repeats}
+                rows.append(json.dumps(row, ensure_ascii=False))
+        (unfinished / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return len(rows)
 
 

@@ -20,6 +20,30 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_folder(folder: Path) -> None:
+    """Forces a folder with every file and folder below it to disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.
+
+    What a killed process left behind is cleared first, so that two must not write the same path at a time.
+    """
+    temporary = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_folder(temporary)
+        temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a text file in one step that lasts through a power cut."""
     data = text.encode("utf-8")

@@ -1,7 +1,6 @@
 """Whole models as a pipeline folder that `from_pretrained` takes, reloaded and compared before it gets its name."""
 
 import copy
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from finetune.disk import sync_folder
 from finetune.export.lora import DTYPES, not_written, put_in_place, unfinished
 from finetune.export.verify import prediction, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
@@ -99,13 +99,3 @@ def num_bytes(components: Components) -> int:
     """Returns the size of all weights."""
     modules = (components.denoiser, components.vae, *components.text_encoders)
     return sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes every file and folder below `folder` last through a power cut."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,7 +4,6 @@
 # pyright: reportArgumentType=false
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.config_pretrain import ArchitectureConfig
-from finetune.disk import writing
+from finetune.disk import new_folder, writing
 
 
 def save_new_pipeline(
@@ -22,10 +21,8 @@ def save_new_pipeline(
 ) -> str:
     """Writes the pipeline to `folder`, complete or not at all, and returns its sizes as a line of text."""
     pipeline = new_pipeline(config, captions, resolution, seed)
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    with writing(folder):
+    with writing(folder), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
-        temporary.replace(folder)
     parts = {"U-Net": pipeline.unet, "VAE": pipeline.vae, "text encoder": pipeline.text_encoder}
     sizes = [f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items()]
     return f"{', '.join(sizes)} weights, {len(pipeline.tokenizer):,} tokens."

@@ -11,6 +11,7 @@ import pytest
 
 from finetune.command_line import flat_types, read_flags
 from finetune.config import FullTrainConfig, LoRATrainConfig
+from finetune.config_pretrain import PretrainConfig
 from tests.runs import metrics
 from tests.tiny import save_pictures, save_pipeline
 
@@ -68,7 +69,9 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "ink" / "export" / "ink.safetensors").exists()
 
 
-@pytest.mark.parametrize(("recipe", "config"), [("lora", LoRATrainConfig), ("full", FullTrainConfig)])
+@pytest.mark.parametrize(
+    ("recipe", "config"), [("lora", LoRATrainConfig), ("full", FullTrainConfig), ("pretrain", PretrainConfig)]
+)
 def test_the_command_in_a_recipes_docstring_parses(recipe: str, config: type) -> None:
     module = importlib.import_module(f"recipes.{recipe}")
     assert module.__doc__ is not None

@@ -102,6 +102,24 @@ def test_the_set_is_a_function_of_its_source_and_loads_as_one(tmp_path: Path) ->
         write(PictogramConfig(source, tmp_path / "one"))
 
 
+def test_a_set_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow", "apple": "red"})
+    (source / "1.png").write_bytes((source / "0.png").read_bytes()[:60])
+    with pytest.raises((ValueError, OSError)):
+        write(PictogramConfig(source, tmp_path / "set"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_names_that_would_meet_in_one_folder_are_refused(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow", "apple": "red"})
+    (source / "more").mkdir()
+    (source / "1.png").rename(source / "more" / "0.png")
+    listing = source / "metadata.jsonl"
+    listing.write_text(listing.read_text().replace("1.png", "more/0.png"))
+    with pytest.raises(ValueError, match="1 names belong to several pictures in it, 0"):
+        write(PictogramConfig(source, tmp_path / "set"))
+
+
 def test_looks_for_an_autoencoder_stand_on_other_paper(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", {"face": "yellow"})
     assert write(PictogramConfig(source, tmp_path / "looks", looks=True)) == 5
