@@ -1,6 +1,7 @@
 """Whole models as a pipeline folder that `from_pretrained` takes, reloaded and compared before it gets its name."""
 
 import copy
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def save_full_pipeline(
     rounded = cast(components, DTYPES[dtype])
     try:
         family.pipeline(rounded).save_pretrained(temporary, safe_serialization=True)
+        name_one_dtype(temporary)
     except (safetensors.SafetensorError, OSError) as error:
         shutil.rmtree(temporary)
         raise not_written(folder, num_bytes(rounded), error) from error
@@ -65,6 +67,18 @@ def save_full_pipeline(
     put_in_place(temporary, folder)
     shutil.rmtree(replaced, ignore_errors=True)
     return rounding
+
+
+def name_one_dtype(folder: Path) -> None:
+    """Makes the parts of a pipeline load alike where the caller names no dtype: in float32, whatever the files hold.
+
+    transformers 5 follows the dtype in a part's config, diffusers' own classes always take float32, and a pipeline of
+    both kinds fails at its first step.
+    """
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if "dtype" in config:
+            path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

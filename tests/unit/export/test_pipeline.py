@@ -72,3 +72,13 @@ def test_weights_that_half_precision_cannot_hold_are_refused_and_the_older_expor
     stored = safetensors.torch.load_file(tmp_path / "export" / "unet" / "diffusion_pytorch_model.safetensors")
     assert float(stored["conv_in.weight"].abs().max()) < 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "export"]
+
+
+@pytest.mark.parametrize("named", [{}, {"dtype": torch.float32}])
+def test_a_folder_in_half_precision_draws_where_it_is_loaded_without_a_word_about_dtypes(
+    components: Components, tmp_path: Path, named: dict[str, torch.dtype]
+) -> None:
+    save_full_pipeline(FAMILY, components, dtype="fp16", folder=tmp_path / "export")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", safety_checker=None, **named)
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
+    pipeline("a red circle", num_inference_steps=1, output_type="latent")
