@@ -1,0 +1,126 @@
+"""Codes of pictures and the join that finds close ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from finetune.data.similarity import (
+    CERTAIN_DISTANCE,
+    KINDS,
+    STORED,
+    close_pairs,
+    cosine_basis,
+    picture_codes,
+    without_border,
+)
+
+PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "photos"
+
+
+def texture(seed: int, width: int = 200, height: int = 160) -> Image.Image:
+    """A random picture that is smooth as photographs are."""
+    rng = np.random.default_rng(seed)
+    rough = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))
+    return rough.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.bitwise_count(first ^ second).sum(-1)
+
+
+def test_the_basis_is_orthogonal() -> None:
+    basis = cosine_basis(64, 64)[1:]
+    assert np.allclose(basis @ basis.T, np.eye(63), atol=1e-12)
+
+
+@pytest.mark.parametrize("transpose", list(Image.Transpose))
+def test_a_turned_picture_has_the_code_of_its_name(transpose: Image.Transpose) -> None:
+    names = {
+        Image.Transpose.FLIP_LEFT_RIGHT: "mirrored",
+        Image.Transpose.FLIP_TOP_BOTTOM: "upside down",
+        Image.Transpose.ROTATE_180: "turned by 180",
+        Image.Transpose.TRANSPOSE: "transposed",
+        Image.Transpose.ROTATE_90: "turned by 90",
+        Image.Transpose.ROTATE_270: "turned by 270",
+        Image.Transpose.TRANSVERSE: "transverse",
+    }
+    image = texture(0, 160, 160)
+    turned = picture_codes(image.transpose(transpose))[0]
+    distances = distance(picture_codes(image), turned)
+    assert KINDS[int(distances[:8].argmin())] == names[transpose]
+    assert distances[KINDS.index(names[transpose])] <= 4 and np.sort(distances[:8])[1] > 60
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.resize((90, 72), Image.Resampling.BILINEAR),
+        lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+        lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+        lambda image: ImageOps.grayscale(image).convert("RGB"),
+        lambda image: ImageOps.expand(image, 30, "black"),
+        lambda image: image.crop((10, 8, 190, 152)),
+        ImageOps.mirror,
+    ],
+    ids=["smaller", "blurred", "darker", "grey", "framed", "cropped", "mirrored"],
+)
+def test_an_edited_copy_is_found_and_others_are_not(edit) -> None:
+    pictures = [texture(seed) for seed in range(20)]
+    codes = np.stack([picture_codes(image) for image in [*pictures, edit(pictures[7])]])
+    pairs = close_pairs(codes, CERTAIN_DISTANCE)
+    assert [(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)] == [(7, 20)]
+
+
+def test_a_flat_picture_keeps_its_frame_and_a_framed_one_loses_it() -> None:
+    flat = Image.new("L", (30, 20), 7)
+    assert without_border(flat).size == (30, 20)
+    inner = texture(1, 60, 40).convert("L")
+    assert without_border(ImageOps.expand(inner, 9, 0)).size == (60, 40)
+
+
+def test_the_join_finds_what_comparing_all_finds() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 1 << 64, (60, len(KINDS), 4), dtype=np.uint64)
+    planted = {}
+    for number in range(30):  # the second picture's code is a stored code of the first with some bits flipped
+        stored, probing = STORED[number % len(STORED)], number % len(KINDS)
+        bits = np.zeros(256, np.uint8)
+        bits[rng.permutation(256)[: number + 2]] = 1
+        flips = np.packbits(bits, bitorder="little").view(np.uint64)
+        codes[30 + number, probing] = codes[number, stored] ^ flips
+        planted[number, 30 + number] = (number + 2, stored, probing)
+    pairs = close_pairs(codes, CERTAIN_DISTANCE)
+    rows = zip(pairs.first, pairs.second, pairs.distance, pairs.first_kind, pairs.second_kind, strict=True)
+    found = {(int(a), int(b)): (int(d), int(first), int(second)) for a, b, d, first, second in rows}
+    assert found == planted and len(pairs) == len(planted)
+
+
+def test_pairs_are_the_same_however_few_candidates_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 16, (40, len(KINDS), 4), dtype=np.uint64)
+    whole = close_pairs(codes)
+    monkeypatch.setattr("finetune.data.similarity.CANDIDATES_AT_ONCE", 50)
+    parts = close_pairs(codes)
+    assert len(whole) == 40 * 39 / 2
+    assert np.array_equal(whole.first, parts.first) and np.array_equal(whole.distance, parts.distance)
+
+
+def test_few_and_no_pictures_have_no_pairs() -> None:
+    codes = picture_codes(texture(0))[None]
+    assert len(close_pairs(codes)) == len(close_pairs(codes[:0])) == 0
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data/photos")
+def test_no_two_photographs_are_taken_for_copies_but_saved_ones_are() -> None:
+    paths = sorted(PHOTOS.glob("*/*.jpg"))
+    thumbs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
+    for thumb in thumbs:
+        thumb.thumbnail((256, 256))
+    codes = np.stack([picture_codes(thumb) for thumb in thumbs])
+    pairs = close_pairs(codes, CERTAIN_DISTANCE)
+    named = [
+        (paths[a].parent.name, paths[a].name, paths[b].name) for a, b in zip(pairs.first, pairs.second, strict=True)
+    ]
+    assert named == []
