@@ -4,7 +4,7 @@
 #   make test ARGS="tests/unit -k bucket" options for the command behind demo, test and test-gpu
 
 PYTHON ?= python3
-EXTRAS := dev,optimizers,tensorboard,trackio
+EXTRAS := demo,dev,optimizers,tensorboard,trackio
 WORKERS ?= 2
 ARGS ?=
 
@@ -39,7 +39,7 @@ $(RUN):
 	  echo "setup: $(PYTHON) cannot make a virtual environment (see above)." \
 	       "On Debian and Ubuntu install python3-venv, then run make setup again" >&2; exit 1; }
 
-demo: setup  ## train a small model on the pictures shipped here and show the result
+demo: setup  ## adapt the small model that ships with the project to a style and show the result
 	$(VENV)/bin/finetune demo $(ARGS)
 
 # Tests are many small torch programs: one thread each, WORKERS at a time (WORKERS=0: all in one process). More threads

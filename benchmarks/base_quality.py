@@ -1,6 +1,6 @@
 """How good a small model trained from scratch is: its autoencoder, whether pictures show their captions, variety.
 
-    python benchmarks/base_quality.py --model FOLDER --data ../shared/data/emoji_base [--num 200] [--steps 30]
+    python benchmarks/base_quality.py --data ../shared/data/emoji_base [--model FOLDER] [--num 200] [--steps 30]
 
 Figures, all for fixed seeds:
 
@@ -11,6 +11,7 @@ Figures, all for fixed seeds:
   several guidance scales. Distance is Euclidean in a fixed feature: the picture averaged to 16x16 pixels, RGB in
   [0, 1], and beside it, with twice the weight, how much neighbouring pixels of the grey picture differ, averaged to
   16x16.
+* Samplers: the same retrieval at guidance 3 with other schedulers, which take their settings from the model's own.
 * Guidance: how far pictures move, in the same feature, when the scale goes from 1 to each other one, in units of the
   mean distance between two references; and their mean saturation.
 * Variety: the mean distance between pictures of one generic caption from different seeds, in the same units.
@@ -26,7 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 
 from datasets_prep.pictograms import main_colour
@@ -36,6 +44,14 @@ GENERIC = ("face", "heart", "flag", "person", "button", "flower", "fish", "house
 COMPOSED = [
     f"{colour} {thing}" for thing in ("car", "house", "cat face", "umbrella") for colour in ("blue", "green", "red")
 ]
+SAMPLERS: dict[str, Any] = {
+    "DDIM": DDIMScheduler,
+    "PNDM": PNDMScheduler,
+    "Euler": EulerDiscreteScheduler,
+    "DPM++ 2M": DPMSolverMultistepScheduler,
+    "DDPM": DDPMScheduler,
+}
+SHIPPED = Path(__file__).parents[1] / "finetune" / "assets" / "pictograms"
 BATCH = 50
 
 
@@ -89,46 +105,69 @@ def saturation(pictures: np.ndarray) -> float:
     return float((pictures.max(-1) - pictures.min(-1)).mean())
 
 
-def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
-    """Returns all figures by name."""
-    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+def top_ranks(found: np.ndarray, references: np.ndarray, own: np.ndarray) -> dict[str, float]:
+    """Returns how often reference `own[i]` is nearest to `found[i]`, and how often it is among the five nearest."""
+    ranks = (distances(found, references).argsort(1) == own[:, None]).argmax(1)
+    return {"top_1": float((ranks < 1).mean()), "top_5": float((ranks < 5).mean())}
+
+
+def read_data(data: Path) -> tuple[list[str], np.ndarray]:
+    """Returns the captions and the pictures [N H W 3] in [0, 1]."""
     rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     pictures = np.stack([np.asarray(Image.open(data / row["file_name"]).convert("RGB")) for row in rows]) / 255.0
+    return [row["text"] for row in rows], pictures
+
+
+def load(model: Path) -> StableDiffusionPipeline:
+    """Returns the pipeline in fp32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
+    """Returns all figures by name."""
+    pipeline = load(model)
+    texts, pictures = read_data(data)
     figures: dict[str, object] = dict(zip(("psnr", "psnr_mean"), autoencoder_psnr(pipeline, pictures), strict=True))
-    chosen = random.Random(0).sample(range(len(rows)), min(num, len(rows)))
+    chosen = random.Random(0).sample(range(len(texts)), min(num, len(texts)))
     references = features(pictures[chosen])
-    between = distances(references, references)
-    unit = between.sum() / (len(chosen) * (len(chosen) - 1))
-    captions, seeds, first = [rows[index]["text"] for index in chosen], list(range(len(chosen))), None
+    unit = distances(references, references).sum() / (len(chosen) * (len(chosen) - 1))
+    captions, seeds, own = [texts[index] for index in chosen], list(range(len(chosen))), np.arange(len(chosen))
+    first = None
     for scale in GUIDANCE_SCALES:
         drawn = draw(pipeline, captions, seeds, scale, steps)
         found = features(drawn)
         first = found if first is None else first
-        ranks = (distances(found, references).argsort(1) == np.arange(len(chosen))[:, None]).argmax(1)
-        figures[f"guidance_{scale:g}"] = {
-            "top_1": float((ranks < 1).mean()),
-            "top_5": float((ranks < 5).mean()),
-            "moved": float(np.linalg.norm(found - first, axis=1).mean() / unit),
-            "saturation": saturation(drawn),
-        }
-    figures["saturation_of_data"] = saturation(pictures[chosen])
+        moved = float(np.linalg.norm(found - first, axis=1).mean() / unit)
+        ranks = top_ranks(found, references, own)
+        figures[f"guidance {scale:g}"] = {**ranks, "moved": moved, "saturation": saturation(drawn)}
+    figures["saturation of data"] = saturation(pictures[chosen])
+    shipped = pipeline.scheduler
+    for name, sampler in SAMPLERS.items():
+        pipeline.scheduler = sampler.from_config(shipped.config)
+        figures[name] = top_ranks(features(draw(pipeline, captions, seeds, 3.0, steps)), references, own)
+    pipeline.scheduler = shipped
     variety = []
     for caption in GENERIC:
         found = features(draw(pipeline, [caption] * 8, list(range(8)), 3.0, steps))
         variety.append(distances(found, found).sum() / (8 * 7) / unit)
     figures["variety"] = dict(zip(GENERIC, map(float, variety), strict=True))
+    figures["composition"] = colours_right(pipeline, steps)
+    return figures
+
+
+def colours_right(pipeline: StableDiffusionPipeline, steps: int) -> float:
+    """Returns the share of the composed prompts whose drawing is mostly of the colour they ask for."""
     drawn = draw(pipeline, COMPOSED, list(range(len(COMPOSED))), 5.0, steps)
     colours = [main_colour(Image.fromarray((picture * 255).round().astype(np.uint8))) for picture in drawn]
-    right = [text.split()[0] == colour for text, colour in zip(COMPOSED, colours, strict=True)]
-    figures["composition"] = float(np.mean(right))
-    return figures
+    return float(np.mean([text.split()[0] == colour for text, colour in zip(COMPOSED, colours, strict=True)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=SHIPPED, help="(the model that ships with the project)")
     parser.add_argument("--num", type=int, default=200)
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()

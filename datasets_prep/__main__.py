@@ -42,7 +42,7 @@ def report(output: Path, outcome: Outcome) -> list[str]:
     if left_out:
         lines.append(f"Left out: {counted(outcome.rejected)}; each with its detail in {output / 'rejected.jsonl'}.")
     lines += [f"Note: {notice}" for notice in outcome.notices]
-    lines.append("Not part of this version: near duplicates, picture quality, captions by a model, report.html. Next:")
+    lines.append("Not part of this version: near duplicates, picture quality, captions by a model, report.html.\nNext:")
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/single_gpu.yaml", "-m", "recipes.lora"]
     command += ["--config", "recipes/configs/sd15_lora_style.yaml"]
     command += ["--model.source", "stable-diffusion-v1-5/stable-diffusion-v1-5"]

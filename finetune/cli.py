@@ -10,7 +10,7 @@ def main() -> None:
     """Runs the subcommand that the command line names."""
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="train a tiny model, adapt it to a style, show before and after")
+    demo = commands.add_parser("demo", help="adapt the shipped model to a style, show before and after")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
     options = parser.parse_args()
 

@@ -1,1 +1,1 @@
-"""A five-minute tour that needs no download: a tiny pipeline trained in passing, then adapted to a new style."""
+"""A five-minute tour that needs no download: the model that ships with the project, adapted to a new style."""

@@ -1,6 +1,6 @@
-"""`finetune demo`: pictures, a tiny base model, the LoRA recipe under `accelerate launch`, and a picture to look at."""
+"""`finetune demo`: a style set, its preparation, the LoRA recipe under `accelerate launch`, and a picture of both."""
 
-# diffusers annotates tuples of several as tuples of one, and results as tuples.
+# diffusers annotates results as tuples, pictures as several kinds of them, and folders as str alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 import os
@@ -11,21 +11,17 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from finetune.launch import quiet_libraries
 
-PROMPTS = (
-    ("star", "red"),  # never drawn in chalk
-    ("house", "orange"),
-    ("tree", "green"),
-    ("heart", "purple"),
-    ("moon", "yellow"),
-    ("flower", "red"),
-    ("mushroom", "purple"),
-    ("square", "yellow"),
-)
-NUM_CHALK_PICTURES = 48
+PACKAGES = Path(__file__).parents[2]
+"""The folder that `finetune`, `recipes` and `datasets_prep` stand in."""
+BASE_MODEL = PACKAGES / "finetune" / "assets" / "pictograms"
+PRESET = PACKAGES / "recipes" / "configs" / "demo.yaml"
+PROMPTS = ("red apple", "alarm clock", "sailboat", "rocket", "green heart", "pear", "guitar", "yellow star")
+"""What the base model draws well; of these the style set holds a heart and stars."""
+STYLE_GLYPHS = "☂😎♞⚓☎❀✈🐭"
+ADAPTER_WEIGHT = 0.7  # at 1 the shapes of the style set begin to replace what the prompt asks for
 SEED = 0
 CELL = 112
 LABEL = 24
@@ -43,92 +39,79 @@ mixed_precision: "no"
 def run_demo(output: Path) -> Path:
     """Runs all stages below `output` and returns the before/after picture; stages that are complete are not done again.
 
-    Raises subprocess.CalledProcessError where the recipe fails; it has said why.
+    Raises subprocess.CalledProcessError where a stage that is a command of its own fails; it has said why.
     """
     console = Console()
     started = time.monotonic()
     quiet_libraries()
     output.mkdir(parents=True, exist_ok=True)
-    base, pictures, run = output / "base", output / "pictures", output / "run"
+    pictures, prepared, run = output / "pictures", output / "prepared", output / "run"
 
-    console.print("[bold]1/4[/] Drawing the style: chalk on a blackboard")
-    from finetune.demo.drawings import write_chalk_folder
+    console.print("[bold]1/4[/] Drawing the style: glyphs in ink on paper, four of them twice, and a torn file")
+    from finetune.demo.glyphs import write_glyph_folder
 
-    if not (pictures / "metadata.jsonl").exists():
-        write_chalk_folder(pictures, NUM_CHALK_PICTURES, SEED)
+    if not pictures.exists():
+        write_glyph_folder(pictures)
 
-    console.print("[bold]2/4[/] Training a tiny base model that knows flat pictograms (no model is downloaded)")
-    from finetune.demo.base_model import train_base_model
+    console.print("[bold]2/4[/] Preparing the pictures: datasets_prep")
+    said = start("datasets_prep", "--source", pictures, "--output", prepared, silent=True)
+    console.print(said.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
 
-    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        tasks = {name: bar.add_task(name, total=None) for name in ("autoencoder", "denoiser")}
-
-        def progress(name: str, done: int, total: int) -> None:
-            bar.update(tasks[name], completed=done, total=total)
-
-        train_base_model(base, progress, SEED)
-
-    console.print("[bold]3/4[/] Adapting it to the style: recipes.lora under accelerate launch")
-    launch_recipe(output, base, pictures, run)
+    console.print("[bold]3/4[/] Adapting the model of pictograms to the style: recipes.lora under accelerate launch")
+    launch_recipe(output, prepared, run)
 
     console.print("[bold]4/4[/] Drawing the same prompts and seeds before and after")
-    picture = before_and_after(base, run / "export", pictures, output / "before_after.png")
+    picture = before_and_after(run / "export", pictures, output / "before_after.png")
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
     console.print(f"  picture: {picture}\n  report:  {run / 'report.html'}", highlight=False, soft_wrap=True)
     return picture
 
 
-def launch_recipe(output: Path, base: Path, pictures: Path, run: Path) -> None:
-    """Runs the LoRA recipe in a process of its own, as a user would."""
+def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
+    """Runs a module in a process of its own, as a user would; returns what it printed where it is to be `silent`."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
+    stdout = subprocess.PIPE if silent else None
+    ended = subprocess.run(command, check=True, text=True, stdout=stdout, env=os.environ | {"PYTHONPATH": path})
+    return ended.stdout or ""
+
+
+def launch_recipe(output: Path, prepared: Path, run: Path) -> None:
+    """Trains the LoRA on the prepared pictures into the folder `run`."""
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
-    preset = Path(__file__).parents[2] / "recipes" / "configs" / "demo.yaml"
-    options = {"config": preset, "model.source": base, "data.folder": pictures, "output.folder": run}
-    options["cache.folder"] = output / "cache"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "-q",
-        "--config_file",
-        str(config),
-        "--num_cpu_threads_per_process",  # else the launcher prints a paragraph about its choice
-        os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
-        "-m",
-        "recipes.lora",
-    ]
-    for key, value in options.items():
-        command += [f"--{key}", str(value)]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice
+    launcher = ["-q", "--config_file", config, "--num_cpu_threads_per_process", threads, "-m", "recipes.lora"]
+    options = ["--config", PRESET, "--model.source", BASE_MODEL, "--data.folder", prepared]
+    options += ["--output.folder", run, "--cache.folder", output / "cache"]
+    start("accelerate.commands.launch", *launcher, *options)
 
 
-def before_and_after(base: Path, export: Path, pictures: Path, target: Path) -> Path:
+def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
     """Writes a sheet with a column a prompt; rows: untouched model, with the LoRA, and pictures of the style set."""
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, logging
 
-    from finetune.demo.drawings import PICTURE_SIZE, Subject
+    from finetune.demo.glyphs import file_stem
 
-    pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    logging.disable_progress_bar()
+    pipeline = StableDiffusionPipeline.from_pretrained(BASE_MODEL, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    subjects = [Subject(*pair) for pair in PROMPTS]
 
     def draw(prompts: list[str]) -> list[Image.Image]:
         generators = [torch.Generator().manual_seed(SEED) for _ in prompts]
-        return pipeline(
-            prompts, PICTURE_SIZE, PICTURE_SIZE, num_inference_steps=20, guidance_scale=1.5, generator=generators
-        ).images
+        return pipeline(prompts, num_inference_steps=30, guidance_scale=3.0, generator=generators).images
 
-    before = draw([subject.caption for subject in subjects])
-    pipeline.load_lora_weights(export)
-    after = draw([subject.chalk_caption for subject in subjects])
-    style = [Image.open(path) for path in sorted(pictures.glob("*.png"))[: len(subjects)]]
+    before = draw(list(PROMPTS))
+    pipeline.load_lora_weights(export, adapter_name="style")
+    pipeline.set_adapters("style", ADAPTER_WEIGHT)
+    after = draw(list(PROMPTS))
+    style = [Image.open(pictures / f"{file_stem(glyph)}.png") for glyph in STYLE_GLYPHS]
     rows = {"before": before, "after the LoRA": after, "the style set": style}
-    sheet = Image.new("RGB", (CELL * (len(subjects) + 1), LABEL + CELL * len(rows)), "white")
+    sheet = Image.new("RGB", (CELL * (len(PROMPTS) + 1), LABEL + CELL * len(rows)), "white")
     text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for column, subject in enumerate(subjects, start=1):
-        text.text((CELL * column + CELL // 2, LABEL // 2), subject.caption, "black", font, anchor="mm")
+    for column, prompt in enumerate(PROMPTS, start=1):
+        text.text((CELL * column + CELL // 2, LABEL // 2), prompt, "black", font, anchor="mm")
     for row, (label, drawn) in enumerate(rows.items()):
         top = LABEL + CELL * row
         text.text((CELL // 2, top + CELL // 2), label, "black", font, anchor="mm")

@@ -42,7 +42,7 @@ def save_full_pipeline(
     rounded = cast(components, DTYPES[dtype])
     try:
         family.pipeline(rounded).save_pretrained(temporary, safe_serialization=True)
-        name_one_dtype(temporary)
+        tidy_configs(temporary)
     except (safetensors.SafetensorError, OSError) as error:
         shutil.rmtree(temporary)
         raise not_written(folder, num_bytes(rounded), error) from error
@@ -69,16 +69,18 @@ def save_full_pipeline(
     return rounding
 
 
-def name_one_dtype(folder: Path) -> None:
-    """Makes the parts of a pipeline load alike where the caller names no dtype: in float32, whatever the files hold.
+def tidy_configs(folder: Path) -> None:
+    """Makes the parts of a pipeline load in one dtype where the caller names none, and takes out where they came from.
 
     transformers 5 follows the dtype in a part's config, diffusers' own classes always take float32, and a pipeline of
-    both kinds fails at its first step.
+    both kinds fails at its first step. Where a part came from is a path of the machine that it was trained on.
     """
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
         if "dtype" in config:
-            path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

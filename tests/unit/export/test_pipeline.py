@@ -82,3 +82,9 @@ def test_a_folder_in_half_precision_draws_where_it_is_loaded_without_a_word_abou
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", safety_checker=None, **named)
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     pipeline("a red circle", num_inference_steps=1, output_type="latent")
+
+
+def test_the_files_do_not_name_a_path_of_this_machine(components: Components, tmp_path: Path) -> None:
+    save_full_pipeline(FAMILY, components, dtype="fp32", folder=tmp_path / "export")
+    texts = [path.read_text() for path in (tmp_path / "export").rglob("*.json")]
+    assert texts and not [text for text in texts if str(tmp_path) in text]

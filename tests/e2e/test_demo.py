@@ -1,0 +1,87 @@
+"""`finetune demo` as a user runs it, and whether its picture shows what it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.demo.glyphs import GLYPHS, INK, NUM_REPEATED, PAPER, PICTURE_SIZE, file_stem, write_glyph_folder
+from finetune.demo.run import CELL, LABEL, PROMPTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_demo(output: Path) -> str:
+    command = [sys.executable, "-m", "finetune.cli", "demo", "--output", str(output)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "demo_output"
+    (folder.parent / "said").write_text(run_demo(folder))
+    return folder
+
+
+def cells(sheet: Path, row: int) -> np.ndarray:
+    """Returns the pictures of a row of the sheet, [N H W 3] in [0, 255]."""
+    pixels = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
+    top = LABEL + CELL * row
+    return np.stack(
+        [pixels[top + 6 : top + CELL - 6, left + 6 : left + CELL - 6] for left in range(CELL, pixels.shape[1], CELL)]
+    )
+
+
+def paper(pictures: np.ndarray) -> np.ndarray:
+    """Returns the median colour of the outermost pixels, [3]."""
+    edges = [pictures[:, :3], pictures[:, -3:]]
+    return np.median(np.concatenate(edges).reshape(-1, 3), axis=0)
+
+
+def test_the_style_set_holds_what_preparation_has_to_find(output: Path) -> None:
+    rows = [json.loads(line) for line in (output / "prepared" / "rejected.jsonl").read_text().splitlines()]
+    assert sorted(row["reason"] for row in rows) == ["exact_duplicate"] * NUM_REPEATED + ["truncated"]
+    kept = [json.loads(line) for line in (output / "prepared" / "metadata.jsonl").read_text().splitlines()]
+    assert len(kept) == len(GLYPHS)
+    assert "umbrella" in {row["text"] for row in kept}
+
+
+def test_it_names_the_picture_and_the_report(output: Path) -> None:
+    said = (output.parent / "said").read_text()
+    for path in (output / "before_after.png", output / "run" / "report.html"):
+        assert str(path) in said and path.is_file()
+
+
+def test_the_style_is_unmistakable_and_was_not_there_before(output: Path) -> None:
+    before, after, style = (cells(output / "before_after.png", row) for row in range(3))
+    assert len(before) == len(PROMPTS)
+    assert np.abs(paper(style) - PAPER).max() < 3
+    assert np.abs(paper(before) - 255).max() < 10
+    assert np.abs(paper(after) - PAPER).max() < 45 < np.abs(paper(before) - PAPER).max()
+    between = np.linalg.norm(np.subtract(PAPER, INK))
+    nearest = [np.minimum(*(np.linalg.norm(row - tone, axis=-1) for tone in (PAPER, INK))) for row in (before, after)]
+    assert np.mean(nearest[0] > between / 4) > 0.5 and np.mean(nearest[1] > between / 4) < 0.25
+
+
+def test_the_same_command_again_draws_the_same_picture_and_trains_nothing(output: Path) -> None:
+    first = (output / "before_after.png").read_bytes()
+    assert "is finished" in run_demo(output)
+    assert (output / "before_after.png").read_bytes() == first
+
+
+def test_glyphs_fit_their_paper_and_have_names_of_their_own(tmp_path: Path) -> None:
+    write_glyph_folder(tmp_path / "glyphs")
+    stems = [file_stem(glyph) for glyph in GLYPHS]
+    assert len(set(stems)) == len(stems) == len(GLYPHS)
+    for stem in stems:
+        pixels = np.asarray(Image.open(tmp_path / "glyphs" / f"{stem}.png"), dtype=float)
+        assert pixels.shape == (PICTURE_SIZE, PICTURE_SIZE, 3)
+        frame = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
+        assert (frame == PAPER).all(), stem
+        assert (pixels != PAPER).any(-1).mean() > 0.02, stem

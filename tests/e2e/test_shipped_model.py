@@ -1,0 +1,162 @@
+"""The model in finetune/assets: its format, its samplers and pipelines, and its quality on a small sample."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from PIL import Image
+
+from benchmarks.base_quality import (
+    SAMPLERS,
+    SHIPPED,
+    autoencoder_psnr,
+    colours_right,
+    draw,
+    features,
+    load,
+    read_data,
+    saturation,
+    top_ranks,
+)
+from datasets_prep.pictograms import main_colour
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data" / "emoji_base"
+NAMED = ("green heart", "blue heart", "yellow heart", "orange heart", "purple heart", "red apple")
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusionPipeline:
+    return load(SHIPPED)
+
+
+def colours(pictures: np.ndarray) -> list[str | None]:
+    return [main_colour(Image.fromarray((picture * 255).round().astype(np.uint8))) for picture in pictures]
+
+
+def test_the_files_are_the_real_classes_in_half_precision_and_small() -> None:
+    index = json.loads((SHIPPED / "model_index.json").read_text())
+    classes = {name: value[1] for name, value in index.items() if isinstance(value, list)}
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert classes | {"scheduler": "any"} == {
+        "feature_extractor": None,
+        "image_encoder": None,
+        "safety_checker": None,
+        "scheduler": "any",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    }
+    for file in SHIPPED.rglob("*.safetensors"):
+        assert {weight.dtype for weight in safetensors.torch.load_file(file).values()} == {torch.float16}, file
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16 * MEGABYTE
+    assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
+
+
+def test_the_scheduler_does_not_clip_latents(model: StableDiffusionPipeline) -> None:
+    assert model.scheduler.config.clip_sample is False
+
+
+def test_the_wheel_holds_the_model(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # setuptools writes into the folder that it builds from
+    for package in ("finetune", "recipes", "datasets_prep"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=300)
+    packed = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    shipped = [path.relative_to(ROOT).as_posix() for path in SHIPPED.rglob("*") if path.is_file()]
+    assert set(shipped) <= set(packed)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_things_in_their_colours(model: StableDiffusionPipeline, sampler: str) -> None:
+    shipped = model.scheduler
+    model.scheduler = SAMPLERS[sampler].from_config(shipped.config)
+    drawn = draw(model, list(NAMED), list(range(len(NAMED))), 3.0, 20)
+    model.scheduler = shipped
+    right = [name.split()[0] == colour for name, colour in zip(NAMED, colours(drawn), strict=True)]
+    assert sum(right) >= 5, colours(drawn)
+    corners = drawn[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.median(corners) > 0.95  # on white
+
+
+def test_guidance_negative_prompt_steps_and_seed_all_count(model: StableDiffusionPipeline) -> None:
+    def one(**changes: Any) -> np.ndarray:
+        options: dict[str, Any] = {"guidance_scale": 3.0, "num_inference_steps": 8, "output_type": "np"} | changes
+        seed = options.pop("seed", 0)
+        return model("green heart", generator=torch.Generator().manual_seed(seed), **options).images[0]
+
+    first = one()
+    assert np.array_equal(first, one())
+    for change in (
+        {"guidance_scale": 6.0},
+        {"negative_prompt": "yellow face"},
+        {"num_inference_steps": 12},
+        {"seed": 1},
+    ):
+        assert np.abs(one(**change) - first).mean() > 1e-3, change
+
+
+def test_image_to_image_keeps_the_picture_as_far_as_strength_says(model: StableDiffusionPipeline) -> None:
+    pipeline = StableDiffusionImg2ImgPipeline(**model.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    start = draw(model, ["green heart"], [0], 3.0, 20)[0]
+
+    def changed(strength: float) -> np.ndarray:
+        options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
+        image = Image.fromarray((start * 255).round().astype(np.uint8))
+        noise = torch.Generator().manual_seed(1)
+        return pipeline("blue heart", image, strength, generator=noise, **options).images[0]
+
+    little, much = changed(0.2), changed(1.0)
+    assert np.abs(little - start).mean() < np.abs(much - start).mean()
+    assert colours(np.stack([little, much])) == ["green", "blue"]
+
+
+def test_inpainting_draws_inside_the_mask_alone(model: StableDiffusionPipeline) -> None:
+    pipeline = StableDiffusionInpaintPipeline(**model.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    start = draw(model, ["green heart"], [0], 3.0, 20)[0]
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
+    drawn = pipeline(
+        "blue heart",
+        Image.fromarray((start * 255).round().astype(np.uint8)),
+        Image.fromarray(mask),
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(0),
+        **options,
+    ).images[0]
+    moved = np.abs(drawn - start).mean(-1)
+    assert moved[:, 36:].mean() > 3 * moved[:, :28].mean()
+
+
+def test_colours_compose_with_things_that_the_data_shows_in_others(model: StableDiffusionPipeline) -> None:
+    assert colours_right(model, 20) >= 0.75  # 12 prompts; the card has the figure of 30 steps
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the pictures it was trained on")
+def test_pictures_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
+    texts, pictures = read_data(DATA)
+    chosen = np.random.default_rng(1).permutation(len(texts))[:200]
+    assert autoencoder_psnr(model, pictures[chosen])[0] > 26
+    drawn = draw(model, [texts[index] for index in chosen[:40]], list(range(40)), 3.0, 20)
+    ranks = top_ranks(features(drawn), features(pictures[chosen]), np.arange(40))
+    assert ranks["top_1"] >= 0.75 and ranks["top_5"] >= 0.85, ranks
+    assert 0.5 < saturation(drawn) / saturation(pictures[chosen[:40]]) < 1.5
