@@ -12,12 +12,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="adapt the shipped model to a style, show before and after")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
+    demo.add_argument(
+        "--steps", type=int, default=400, help="training steps (400); 120 show the style, not yet the content"
+    )
     options = parser.parse_args()
 
     from finetune.demo.run import run_demo
 
     try:
-        run_demo(options.output)
+        run_demo(options.output, options.steps)
     except subprocess.CalledProcessError as error:
         print(f"error: the recipe stopped with exit code {error.returncode}; see above.", file=sys.stderr)
         raise SystemExit(1) from None

@@ -36,7 +36,7 @@ mixed_precision: "no"
 """
 
 
-def run_demo(output: Path) -> Path:
+def run_demo(output: Path, steps: int) -> Path:
     """Runs all stages below `output` and returns the before/after picture; stages that are complete are not done again.
 
     Raises subprocess.CalledProcessError where a stage that is a command of its own fails; it has said why.
@@ -58,7 +58,7 @@ def run_demo(output: Path) -> Path:
     console.print(said.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
 
     console.print("[bold]3/4[/] Adapting the model of pictograms to the style: recipes.lora under accelerate launch")
-    launch_recipe(output, prepared, run)
+    launch_recipe(output, prepared, run, steps)
 
     console.print("[bold]4/4[/] Drawing the same prompts and seeds before and after")
     picture = before_and_after(run / "export", pictures, output / "before_after.png")
@@ -76,14 +76,14 @@ def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
     return ended.stdout or ""
 
 
-def launch_recipe(output: Path, prepared: Path, run: Path) -> None:
+def launch_recipe(output: Path, prepared: Path, run: Path, steps: int) -> None:
     """Trains the LoRA on the prepared pictures into the folder `run`."""
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice
     launcher = ["-q", "--config_file", config, "--num_cpu_threads_per_process", threads, "-m", "recipes.lora"]
     options = ["--config", PRESET, "--model.source", BASE_MODEL, "--data.folder", prepared]
-    options += ["--output.folder", run, "--cache.folder", output / "cache"]
+    options += ["--output.folder", run, "--cache.folder", output / "cache", "--train.steps", str(steps)]
     start("accelerate.commands.launch", *launcher, *options)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_demo(output: Path) -> str:
-    command = [sys.executable, "-m", "finetune.cli", "demo", "--output", str(output)]
+    command = [sys.executable, "-m", "finetune.cli", "demo", "--output", str(output), "--steps", "120"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
