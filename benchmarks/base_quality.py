@@ -38,6 +38,7 @@ from diffusers import (
 from PIL import Image
 
 from datasets_prep.pictograms import main_colour
+from finetune.demo.run import BASE_MODEL
 
 GUIDANCE_SCALES = (1.0, 3.0, 5.0, 7.0)
 GENERIC = ("face", "heart", "flag", "person", "button", "flower", "fish", "house")
@@ -51,7 +52,6 @@ SAMPLERS: dict[str, Any] = {
     "DPM++ 2M": DPMSolverMultistepScheduler,
     "DDPM": DDPMScheduler,
 }
-SHIPPED = Path(__file__).parents[1] / "finetune" / "assets" / "pictograms"
 BATCH = 50
 
 
@@ -160,14 +160,24 @@ def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
 def colours_right(pipeline: StableDiffusionPipeline, steps: int) -> float:
     """Returns the share of the composed prompts whose drawing is mostly of the colour they ask for."""
     drawn = draw(pipeline, COMPOSED, list(range(len(COMPOSED))), 5.0, steps)
-    colours = [main_colour(Image.fromarray((picture * 255).round().astype(np.uint8))) for picture in drawn]
-    return float(np.mean([text.split()[0] == colour for text, colour in zip(COMPOSED, colours, strict=True)]))
+    pairs = zip(COMPOSED, main_colours(drawn), strict=True)
+    return float(np.mean([text.split()[0] == colour for text, colour in pairs]))
+
+
+def main_colours(pictures: np.ndarray) -> list[str | None]:
+    """Returns the name of the colour that covers most of each drawing [N H W 3]."""
+    return [main_colour(as_image(picture)) for picture in pictures]
+
+
+def as_image(picture: np.ndarray) -> Image.Image:
+    """Returns a picture [H W 3] in [0, 1] as Pillow's."""
+    return Image.fromarray((picture * 255).round().astype(np.uint8))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=SHIPPED, help="(the model that ships with the project)")
+    parser.add_argument("--model", type=Path, default=BASE_MODEL, help="(the model that ships with the project)")
     parser.add_argument("--num", type=int, default=200)
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()

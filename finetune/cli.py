@@ -13,7 +13,7 @@ def main() -> None:
     demo = commands.add_parser("demo", help="adapt the shipped model to a style, show before and after")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
     demo.add_argument(
-        "--steps", type=int, default=400, help="training steps (400); 120 show the style, not yet the content"
+        "--steps", type=int, help="training steps (the preset's 400); 120 show the style, not yet the content"
     )
     options = parser.parse_args()
 

@@ -26,20 +26,31 @@ def sync_folder(folder: Path) -> None:
         sync(path)
 
 
+def unfinished(path: Path) -> Path:
+    """Returns the name that something has until it is complete; without .safetensors at its end no tool loads it."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def put_in_place(temporary: Path, path: Path) -> Path:
+    """Renames a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
+    temporary.replace(path)
+    sync(path.parent)
+    return path
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Gives a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.
 
     What a killed process left behind is cleared first, so that two must not write the same path at a time.
     """
-    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         sync_folder(temporary)
-        temporary.rename(path)
-        sync(path.parent)
+        put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -120,16 +120,11 @@ def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE) -> ClosePair
     """
     stored = np.ascontiguousarray(codes[:, list(STORED)]).reshape(-1, NUM_WORDS)
     probing = np.ascontiguousarray(codes).reshape(-1, NUM_WORDS)
-    found = [np.zeros((0, 3), np.int64)]
+    best = np.zeros((0, 3), np.int64)
     for band in range(NUM_WORDS * 64 // BAND_BITS):
-        kept = [
-            np.stack([left, right, distance], axis=1)
-            for left, right in sharing_a_band(stored, probing, band)
-            for left, right, distance in [within(stored, probing, left, right, largest)]
-        ]
-        found.append(best_of_each(np.concatenate([found[-1], *kept])))
-        del found[:-1]
-    left, right, distance = found[-1].T
+        close = [within(stored, probing, *rows, largest) for rows in sharing_a_band(stored, probing, band)]
+        best = best_of_each(np.concatenate([best, *close]))
+    left, right, distance = best.T
     kinds = np.array(STORED)[left % len(STORED)]
     return ClosePairs(left // len(STORED), right // len(KINDS), distance, kinds, right % len(KINDS))
 
@@ -155,15 +150,13 @@ def sharing_a_band(stored: np.ndarray, probing: np.ndarray, band: int) -> Iterat
             begin = end
 
 
-def within(
-    stored: np.ndarray, probing: np.ndarray, left: np.ndarray, right: np.ndarray, largest: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns those rows, and their distance, that are of two pictures, the smaller number first, and close."""
+def within(stored: np.ndarray, probing: np.ndarray, left: np.ndarray, right: np.ndarray, largest: int) -> np.ndarray:
+    """Returns rows (stored, probing, distance) of two pictures, the smaller number first, that are close."""
     ordered = left // len(STORED) < right // len(KINDS)
     left, right = left[ordered], right[ordered]
     distance = np.bitwise_count(stored[left] ^ probing[right]).sum(1, dtype=np.int64)
     near = distance <= largest
-    return left[near], right[near], distance[near]
+    return np.stack([left[near], right[near], distance[near]], axis=1)
 
 
 def best_of_each(rows: np.ndarray) -> np.ndarray:

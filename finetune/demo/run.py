@@ -36,7 +36,7 @@ mixed_precision: "no"
 """
 
 
-def run_demo(output: Path, steps: int) -> Path:
+def run_demo(output: Path, steps: int | None = None) -> Path:
     """Runs all stages below `output` and returns the before/after picture; stages that are complete are not done again.
 
     Raises subprocess.CalledProcessError where a stage that is a command of its own fails; it has said why.
@@ -76,14 +76,15 @@ def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
     return ended.stdout or ""
 
 
-def launch_recipe(output: Path, prepared: Path, run: Path, steps: int) -> None:
-    """Trains the LoRA on the prepared pictures into the folder `run`."""
+def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) -> None:
+    """Trains the LoRA on the prepared pictures into the folder `run`, for the preset's steps or for other ones."""
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice
     launcher = ["-q", "--config_file", config, "--num_cpu_threads_per_process", threads, "-m", "recipes.lora"]
     options = ["--config", PRESET, "--model.source", BASE_MODEL, "--data.folder", prepared]
-    options += ["--output.folder", run, "--cache.folder", output / "cache", "--train.steps", str(steps)]
+    options += ["--output.folder", run, "--cache.folder", output / "cache"]
+    options += [] if steps is None else ["--train.steps", str(steps)]
     start("accelerate.commands.launch", *launcher, *options)
 
 

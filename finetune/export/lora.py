@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from finetune.disk import put_in_place, unfinished
 from finetune.export.metadata import with_hashes
 from finetune.models.base import Components, ModelFamily
 
@@ -192,22 +193,6 @@ def narrowed(weight: Tensor, dtype: Literal["fp16", "bf16", "fp32"], name: str) 
             f"output.dtype: {name} reaches {largest:.3g}, too large for {dtype}. Use --output.dtype bf16 or fp32."
         )
     return result
-
-
-def unfinished(path: Path) -> Path:
-    """Returns the name that a file has until it is complete; without .safetensors at its end no tool picks it up."""
-    return path.with_name(f".{path.name}.unfinished")
-
-
-def put_in_place(temporary: Path, path: Path) -> Path:
-    """Renames a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path
 
 
 def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:

@@ -11,8 +11,8 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from finetune.disk import sync_folder
-from finetune.export.lora import DTYPES, not_written, put_in_place, unfinished
+from finetune.disk import put_in_place, sync_folder, unfinished
+from finetune.export.lora import DTYPES, not_written
 from finetune.export.verify import prediction, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
 

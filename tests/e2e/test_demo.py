@@ -82,6 +82,7 @@ def test_glyphs_fit_their_paper_and_have_names_of_their_own(tmp_path: Path) -> N
     for stem in stems:
         pixels = np.asarray(Image.open(tmp_path / "glyphs" / f"{stem}.png"), dtype=float)
         assert pixels.shape == (PICTURE_SIZE, PICTURE_SIZE, 3)
-        frame = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
+        edges = (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:])
+        frame = np.concatenate([edge.reshape(-1, 3) for edge in edges])
         assert (frame == PAPER).all(), stem
         assert (pixels != PAPER).any(-1).mean() > 0.02, stem

@@ -17,17 +17,18 @@ from PIL import Image
 
 from benchmarks.base_quality import (
     SAMPLERS,
-    SHIPPED,
+    as_image,
     autoencoder_psnr,
     colours_right,
     draw,
     features,
     load,
+    main_colours,
     read_data,
     saturation,
     top_ranks,
 )
-from datasets_prep.pictograms import main_colour
+from finetune.demo.run import BASE_MODEL
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "emoji_base"
@@ -37,15 +38,11 @@ MEGABYTE = 2**20
 
 @pytest.fixture(scope="module")
 def model() -> StableDiffusionPipeline:
-    return load(SHIPPED)
-
-
-def colours(pictures: np.ndarray) -> list[str | None]:
-    return [main_colour(Image.fromarray((picture * 255).round().astype(np.uint8))) for picture in pictures]
+    return load(BASE_MODEL)
 
 
 def test_the_files_are_the_real_classes_in_half_precision_and_small() -> None:
-    index = json.loads((SHIPPED / "model_index.json").read_text())
+    index = json.loads((BASE_MODEL / "model_index.json").read_text())
     classes = {name: value[1] for name, value in index.items() if isinstance(value, list)}
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert classes | {"scheduler": "any"} == {
@@ -58,9 +55,9 @@ def test_the_files_are_the_real_classes_in_half_precision_and_small() -> None:
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",
     }
-    for file in SHIPPED.rglob("*.safetensors"):
+    for file in BASE_MODEL.rglob("*.safetensors"):
         assert {weight.dtype for weight in safetensors.torch.load_file(file).values()} == {torch.float16}, file
-    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    files = [path for path in BASE_MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16 * MEGABYTE
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
 
@@ -78,7 +75,7 @@ def test_the_wheel_holds_the_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source]
     subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=300)
     packed = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    shipped = [path.relative_to(ROOT).as_posix() for path in SHIPPED.rglob("*") if path.is_file()]
+    shipped = [path.relative_to(ROOT).as_posix() for path in BASE_MODEL.rglob("*") if path.is_file()]
     assert set(shipped) <= set(packed)
 
 
@@ -88,8 +85,8 @@ def test_every_sampler_draws_things_in_their_colours(model: StableDiffusionPipel
     model.scheduler = SAMPLERS[sampler].from_config(shipped.config)
     drawn = draw(model, list(NAMED), list(range(len(NAMED))), 3.0, 20)
     model.scheduler = shipped
-    right = [name.split()[0] == colour for name, colour in zip(NAMED, colours(drawn), strict=True)]
-    assert sum(right) >= 5, colours(drawn)
+    right = [name.split()[0] == colour for name, colour in zip(NAMED, main_colours(drawn), strict=True)]
+    assert sum(right) >= 5, main_colours(drawn)
     corners = drawn[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert np.median(corners) > 0.95  # on white
 
@@ -118,13 +115,12 @@ def test_image_to_image_keeps_the_picture_as_far_as_strength_says(model: StableD
 
     def changed(strength: float) -> np.ndarray:
         options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
-        image = Image.fromarray((start * 255).round().astype(np.uint8))
         noise = torch.Generator().manual_seed(1)
-        return pipeline("blue heart", image, strength, generator=noise, **options).images[0]
+        return pipeline("blue heart", as_image(start), strength, generator=noise, **options).images[0]
 
     little, much = changed(0.2), changed(1.0)
     assert np.abs(little - start).mean() < np.abs(much - start).mean()
-    assert colours(np.stack([little, much])) == ["green", "blue"]
+    assert main_colours(np.stack([little, much])) == ["green", "blue"]
 
 
 def test_inpainting_draws_inside_the_mask_alone(model: StableDiffusionPipeline) -> None:
@@ -136,7 +132,7 @@ def test_inpainting_draws_inside_the_mask_alone(model: StableDiffusionPipeline) 
     options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
     drawn = pipeline(
         "blue heart",
-        Image.fromarray((start * 255).round().astype(np.uint8)),
+        as_image(start),
         Image.fromarray(mask),
         height=64,
         width=64,

@@ -1,5 +1,6 @@
 """Codes of pictures and the join that finds close ones."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +113,22 @@ def test_few_and_no_pictures_have_no_pairs() -> None:
     assert len(close_pairs(codes)) == len(close_pairs(codes[:0])) == 0
 
 
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    saved = io.BytesIO()
+    image.save(saved, "JPEG", quality=quality)
+    return Image.open(saved)
+
+
 @pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data/photos")
 def test_no_two_photographs_are_taken_for_copies_but_saved_ones_are() -> None:
     paths = sorted(PHOTOS.glob("*/*.jpg"))
     thumbs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
     for thumb in thumbs:
         thumb.thumbnail((256, 256))
-    codes = np.stack([picture_codes(thumb) for thumb in thumbs])
+    saved = [through_jpeg(thumb, quality=30) for thumb in thumbs]
+    codes = np.stack([picture_codes(thumb) for thumb in [*thumbs, *saved]])
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
-    named = [
-        (paths[a].parent.name, paths[a].name, paths[b].name) for a, b in zip(pairs.first, pairs.second, strict=True)
-    ]
-    assert named == []
+    found = [(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)]
+    num = len(thumbs)
+    assert [(paths[a], paths[b % num]) for a, b in found if b % num != a % num] == []
+    assert len(found) >= 0.95 * num  # the codes of two smooth ones change more; a second look finds those
