@@ -1,27 +1,40 @@
-"""Prepare a folder of pictures for training.
+"""Prepare pictures for training.
 
     python -m datasets_prep --source FOLDER --output PREPARED --trigger "ink style"
+    python -m datasets_prep review PREPARED
 
-PREPARED receives images/, metadata.jsonl and rejected.jsonl. The same command again does nothing, or makes it
-anew when pictures, captions or options have changed.
+PREPARED receives the pictures, metadata.jsonl, rejected.jsonl and report.html. The same command again does nothing, or
+only what is new: more pictures, other captions, other options, decisions made in review.
 """
 
+import argparse
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+
 from datasets_prep.config import PrepConfig
-from datasets_prep.pipeline import Outcome, counted, prepare
+from datasets_prep.pipeline import Outcome, prepare
+from datasets_prep.sorting import counts_in_words
 from finetune.command_line import parse
+
+PROGRAM = "python -m datasets_prep"
 
 
 def main() -> None:
-    """Prepares with the command line's options; mistakes are sentences and end with 1."""
+    """Prepares, or serves the review; mistakes are sentences and end with 1."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about single files, which it does not name
     try:
-        config = parse(PrepConfig, sys.argv[1:], program="python -m datasets_prep")
-        outcome = prepare(config)
+        if sys.argv[1:2] == ["review"]:
+            review(sys.argv[2:])
+            return
+        config = parse(PrepConfig, sys.argv[1:], program=PROGRAM)
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            outcome = prepare(config, shown_on(bar))
     except (ValueError, OSError) as error:
         sentence = str(error)
         if isinstance(error, OSError) and error.strerror is not None:
@@ -29,25 +42,55 @@ def main() -> None:
         print("error: " + sentence.replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
+        print("\nInterrupted. What was measured is kept; the same command goes on from there.", file=sys.stderr)
         raise SystemExit(130) from None
-    print("\n".join(report(config.output, outcome)))
+    print("\n".join(report(config, outcome)))
 
 
-def report(output: Path, outcome: Outcome) -> list[str]:
-    """Returns what is printed at the end, with the next command as the last line."""
+def shown_on(bar: Progress):
+    """Returns what shows progress on a bar a stage."""
+    tasks = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    return progress
+
+
+def review(arguments: list[str]) -> None:
+    """Serves the review page of a prepared folder until Ctrl-C."""
+    from datasets_prep.review import serve
+
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename picture by picture.")
+    parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
+    options = parser.parse_args(arguments)
+    serve(options.prepared, options.port)
+
+
+def report(config: PrepConfig, outcome: Outcome) -> list[str]:
+    """Returns what is printed at the end, the next command behind a line "Next:"."""
+    output = config.output
+    if config.shard is not None:
+        again = "Run the same command without --shard once all parts are through."
+        return [f"Part {config.shard}: {outcome.num_pictures:,} files are measured. {again}"]
     left_out = sum(outcome.rejected.values())
     lines = [] if outcome.is_new else ["Nothing to do: the same files were prepared with the same options before."]
     lines.append(f"{output}: {outcome.num_pictures:,} pictures to train on, {left_out:,} files left out.")
     if left_out:
-        lines.append(f"Left out: {counted(outcome.rejected)}; each with its detail in {output / 'rejected.jsonl'}.")
+        reasons = counts_in_words(outcome.rejected)
+        lines.append(f"Left out: {reasons}; each with its detail in {output / 'rejected.jsonl'}.")
     lines += [f"Note: {notice}" for notice in outcome.notices]
-    lines.append("Not part of this version: near duplicates, picture quality, captions by a model, report.html.\nNext:")
+    lines.append(
+        f"Look at {output / 'report.html'}, or decide picture by picture: {PROGRAM} review {shlex.quote(str(output))}"
+    )
     command = ["accelerate", "launch", "--config_file", "accelerate_configs/single_gpu.yaml", "-m", "recipes.lora"]
     command += ["--config", "recipes/configs/sd15_lora_style.yaml"]
     command += ["--model.source", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
     command += ["--data.folder", str(output), "--output.folder", f"runs/{output.name}"]
-    return [*lines, shlex.join(command)]
+    return [*lines, "Next:", shlex.join(command)]
 
 
 if __name__ == "__main__":

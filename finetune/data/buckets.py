@@ -6,13 +6,13 @@ any number of processes.
 """
 
 import itertools
-import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from finetune.config import DataConfig
+from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.images import cover_scale, crop_loss
 from finetune.data.manifest import Record
 from finetune.randomness import generator
@@ -38,30 +38,12 @@ class Bucket:
         return replace(self, records=tuple(index for index in self.records if index not in left_out))
 
 
-def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Returns (width, height) pairs by rising aspect ratio, multiples of `step`, none larger in area than resolution^2.
-
-    No side could grow. With each size stands its transpose, so that upright and lying pictures are treated alike.
-    """
-    sizes = set()
-    for short in range(step, resolution + 1, step):
-        widest = math.floor(short * max_aspect + 1e-9)
-        long = min(resolution * resolution // short, widest) // step * step
-        sizes |= {(short, long), (long, short)}
-    outer = [
-        (w, h) for w, h in sizes if not any((w, h) != other and w <= other[0] and h <= other[1] for other in sizes)
-    ]
-    return sorted(outer, key=lambda size: size[0] / size[1])
-
-
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
     """Returns the buckets that hold pictures; each picture lies in the one whose aspect ratio is nearest."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
     for index, record in enumerate(records):
-        aspect = math.log(record.width / record.height)
-        nearest = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
-        held[nearest].append(index)
+        held[nearest_size(record.width, record.height, sizes)].append(index)
     return [Bucket(width, height, tuple(indices)) for (width, height), indices in held.items() if indices]
 
 

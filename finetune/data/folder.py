@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
+from finetune.data.images import PLUGINS, readable_formats
 
 # fmt: off
 PICTURE_SUFFIXES = frozenset((
@@ -20,10 +21,11 @@ PICTURE_SUFFIXES = frozenset((
     ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi",
 ))
 UNREAD_SUFFIXES = frozenset((
-    ".heic", ".heif", ".jxl", ".psd", ".svg", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
-    ".arw", ".raf",
+    ".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".tga", ".ico", ".eps", ".exr", ".hdr", ".dng", ".cr2", ".cr3",
+    ".nef", ".arw", ".raf",
 ))
 # fmt: on
+PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
 SIDECAR_SUFFIXES = (".txt", ".caption")
 MAX_FILE_BYTES = 500_000_000
 
@@ -60,11 +62,11 @@ def read_folder(
     the pictures, or are the names of the folders these lie in, or empty.
     """
     files = _walk(root, findings)
-    pictures = [name for name in files if _suffix(name) in PICTURE_SUFFIXES]
+    pictures = [name for name in files if _is_read(_suffix(name))]
     sidecars = [name for name in files if _suffix(name) in SIDECAR_SUFFIXES]
-    unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES]
+    unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES and not _is_read(_suffix(name))]
     for name in unread:
-        findings.warn("pictures in a format that is not read; save them as PNG or JPEG to use them", name)
+        findings.warn(_why_unread(_suffix(name)), name)
     listings = [name for name in ("metadata.jsonl", "metadata.csv") if name in files]
     if captions != "listed":
         for name in [*listings, *sidecars]:
@@ -74,7 +76,7 @@ def read_folder(
             findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
         for name in sidecars:
             findings.warn(f"text files that are not read because {listings[0]} is there", name)
-        entries = _read_listing(root, shown, listings[0], caption_column, findings)
+        entries = read_listing(root, shown, listings[0], caption_column, findings)
         listed = {entry.file_name for entry in entries}
         for name in pictures:
             if name not in listed:
@@ -100,6 +102,19 @@ def read_folder(
             + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
         )
     return _read_sidecars(root, pictures, sidecars, findings)
+
+
+def _is_read(suffix: str) -> bool:
+    if suffix in PLUGIN_SUFFIXES:
+        return PLUGIN_SUFFIXES[suffix] in readable_formats()
+    return suffix in PICTURE_SUFFIXES
+
+
+def _why_unread(suffix: str) -> str:
+    if suffix not in PLUGIN_SUFFIXES:
+        return "pictures in a format that is not read; save them as PNG or JPEG to use them"
+    extra = PLUGINS[PLUGIN_SUFFIXES[suffix]][1]
+    return f"pictures whose format is not read; pip install 'sd-finetune[{extra}]', or save them as PNG or JPEG"
 
 
 def _named_by_folder(name: str, findings: Findings) -> Entry:
@@ -190,7 +205,11 @@ def _read_sidecars(root: str, pictures: list[str], sidecars: list[str], findings
     return [Entry(name, read_captions([*texts.get(_stem(name), [])], name, findings)) for name in pictures]
 
 
-def _read_listing(root: str, shown: str, listing: str, caption_column: str, findings: Findings) -> list[Entry]:
+def read_listing(root: str, shown: str, listing: str, caption_column: str, findings: Findings) -> list[Entry]:
+    """Returns the pictures that metadata.jsonl or metadata.csv in the folder `root` lists, relative to it.
+
+    Notes what is wrong with single lines; ValueError where there is no usable one, or no column of that name.
+    """
     text = _read_text(root, listing, findings)
     rows = _json_rows(text or "", findings) if listing.endswith(".jsonl") else _csv_rows(text or "", findings)
     entries: dict[str, Entry] = {}

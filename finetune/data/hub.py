@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,22 +32,26 @@ class RowSource:
 
     def read(self, file_name: str) -> bytes:
         """Returns the original bytes of a row's picture; a picture stored as plain numbers is encoded as PNG."""
-        value = self.rows[int(file_name.partition("-")[0])][self.image_column]
-        if isinstance(value, dict):
-            path = value.get("path")
-            value = value.get("bytes")
-            if value is None and path is not None:
-                real = os.path.realpath(path)
-                if not any(Path(real).is_relative_to(root) for root in self.roots):
-                    raise ValueError("its row names a file outside the data set")
-                return Path(real).read_bytes()
-        if isinstance(value, bytes):
-            return value
-        if isinstance(value, list):
-            encoded = io.BytesIO()
-            Image.fromarray(np.asarray(value, dtype=np.uint8)).save(encoded, "PNG")
-            return encoded.getvalue()
-        raise ValueError(f"its row holds no picture but {type(value).__name__}")
+        return picture_of(self.rows[int(file_name.partition("-")[0])][self.image_column], self.roots)
+
+
+def picture_of(value: object, roots: Sequence[str]) -> bytes:
+    """Returns the bytes that a row's value holds, or the file in one of the `roots` that it names."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        value = value.get("bytes")
+        if value is None and path is not None:
+            real = os.path.realpath(path)
+            if not any(Path(real).is_relative_to(root) for root in roots):
+                raise ValueError("its row names a file outside the data set")
+            return Path(real).read_bytes()
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, list):
+        encoded = io.BytesIO()
+        Image.fromarray(np.asarray(value, dtype=np.uint8)).save(encoded, "PNG")
+        return encoded.getvalue()
+    raise ValueError(f"its row holds no picture but {type(value).__name__}")
 
 
 def read_rows(
@@ -58,15 +63,13 @@ def read_rows(
 ) -> tuple[list[Entry], RowSource]:
     """Returns what the rows list and where their pictures are; ValueError where the data set or a column is missing."""
     import datasets
-    from datasets.config import HF_DATASETS_CACHE
-    from huggingface_hub.constants import HF_HUB_CACHE
 
     if captions == "folder":
         raise ValueError(
             f"data.captions: got folder, but the rows of {location} lie in no folders. Set data.caption_column to the "
             "column of their labels and leave data.captions away."
         )
-    rows = _open(location)
+    rows = open_rows(location)
     needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})
     for option, column in needed.items():
         if column not in rows.column_names:
@@ -77,27 +80,44 @@ def read_rows(
     if isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     entries = []
-    pictures = rows.select_columns([image_column])
-    texts = None if captions == "none" else rows.select_columns([caption_column])
-    label = rows.features.get(caption_column)
-    names = pictures.with_format("arrow")
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, len(rows))
-        paths = _paths(names[start:stop][image_column])
-        values = [None] * len(paths) if texts is None else texts[start:stop][caption_column]
-        for row, (value, path) in enumerate(zip(values, paths, strict=True), start):
-            name = f"{row:08d}-{Path(path).name if path else 'picture'}"
-            if texts is None:
-                entries.append(Entry(name, ("",)))
-                continue
-            caption = label.int2str(value) if isinstance(label, datasets.ClassLabel) and value is not None else value
-            entries.append(Entry(name, read_captions([caption], name, findings)))
+    for name, row in iterate_rows(rows, image_column, [] if captions == "none" else [caption_column]):
+        found = ("",) if captions == "none" else read_captions([row[caption_column]], name, findings)
+        entries.append(Entry(name, found))
     if not entries:
         raise ValueError(
             f"data.folder: {location} has no rows, expected pictures with captions. Choose another data set."
         )
+    return entries, row_source(rows, image_column, location)
+
+
+def row_source(rows: Dataset, image_column: str, location: str) -> RowSource:
+    """Returns where to read the pictures of rows whose image column is not decoded."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     roots = [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *([location] if os.path.isdir(location) else [])]
-    return entries, RowSource(pictures, image_column, tuple(os.path.realpath(root) for root in roots))
+    pictures = rows.select_columns([image_column])
+    return RowSource(pictures, image_column, tuple(os.path.realpath(root) for root in roots))
+
+
+def iterate_rows(rows: Dataset, image_column: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yields the name of every row and what it holds in some columns, class labels by their names; no picture."""
+    import datasets
+
+    names = rows.select_columns([image_column]).with_format("arrow")
+    others = rows.select_columns(list(columns)) if columns else None
+    labels = {column: rows.features[column] for column in columns}
+    labels = {column: label for column, label in labels.items() if isinstance(label, datasets.ClassLabel)}
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(rows))
+        paths = _paths(names[start:stop][image_column])
+        values = {} if others is None else others[start:stop]
+        for row, path in enumerate(paths, start):
+            found = {column: values[column][row - start] for column in columns}
+            for column, label in labels.items():
+                if found[column] is not None:
+                    found[column] = label.int2str(found[column]) if found[column] >= 0 else None  # -1 is no class
+            yield f"{row:08d}-{Path(path).name if path else 'picture'}", found
 
 
 def _paths(column: ChunkedArray) -> list[str | None]:
@@ -122,7 +142,8 @@ def _ask_hub_once(location: str) -> None:
         HfApi().dataset_info(location, timeout=5)
 
 
-def _open(location: str) -> Dataset:
+def open_rows(location: str, split: str = "train") -> Dataset:
+    """Returns a split of a folder from `save_to_disk` or of a Hub data set; ValueError where it cannot be loaded."""
     import datasets
 
     is_local = os.path.isdir(location)
@@ -131,7 +152,7 @@ def _open(location: str) -> Dataset:
             rows = datasets.load_from_disk(location)
         else:
             _ask_hub_once(location)
-            rows = datasets.load_dataset(location, split="train")
+            rows = datasets.load_dataset(location, split=split)
     except (
         Exception
     ) as error:  # network, permission, format, missing split: the loaders of a dozen formats raise freely
@@ -143,11 +164,11 @@ def _open(location: str) -> Dataset:
             f"({reason}). Check spelling and network, and log in with `hf auth login` where it is private or gated."
         ) from error
     if isinstance(rows, datasets.DatasetDict):
-        if "train" not in rows:
+        if split not in rows:
             raise ValueError(
-                f"data.folder: {location} has the splits {', '.join(map(str, rows))}, expected one called train. "
+                f"data.folder: {location} has the splits {', '.join(map(str, rows))}, expected one called {split}. "
                 "Save the split to train on by itself."
             )
-        rows = rows["train"]
+        rows = rows[split]
     assert isinstance(rows, datasets.Dataset)
     return rows

@@ -1,5 +1,7 @@
 """Opens a picture the way training sees it (upright, sRGB, opaque, 8 bits a channel) and cuts it to a given size."""
 
+import functools
+import importlib
 import io
 import struct
 import zlib
@@ -9,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from finetune.data.colour import colour_and_alpha, to_srgb
+from finetune.data.jpeg_xl import is_jpeg_xl, read_jpeg_xl_header
 
 # Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
 # Pillow's own limit, which holds for the whole process, is left alone: it warns above 89 million pixels.
@@ -16,6 +19,8 @@ MAX_PIXELS = 100 * 2**20
 
 # Named one by one so that an EPS, which Pillow hands to Ghostscript, never reaches its plugin. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
+PLUGINS = {"HEIF": ("pillow_heif", "heic"), "JXL": ("pillow_jxl", "jxl")}  # format -> module, and extra to install
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
@@ -40,11 +45,11 @@ def open_rgb(
     inside a JPEG's or WebP's compressed data that still decodes cannot be seen. A colour profile that cannot be used is
     ignored; the result's `info["colour_warning"]` then says why, for the caller to count.
     """
-    image = _open_header(data)
+    image = open_header(data)
     orientation = _orientation(image, data)
     if image.format == "PNG":
         _check_png(data)
-    if draft is not None:
+    if draft is not None and image.format in ("JPEG", "MPO"):  # a HEIC's draft would be its thumbnail
         width, height = draft
         assert width > 0 and height > 0, draft
         image.draft(None, (height, width) if orientation in SIDEWAYS else (width, height))
@@ -70,9 +75,31 @@ def open_rgb(
     return picture
 
 
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Returns the names, as Pillow calls them, of all formats that are read: `FORMATS` and those of the plugins."""
+    return FORMATS + tuple(kind for kind in PLUGINS if _plugin_is_there(kind))
+
+
+@functools.cache
+def _plugin_is_there(kind: str) -> bool:
+    """Makes Pillow know a plugin's format, where the plugin is installed."""
+    try:
+        plugin = importlib.import_module(PLUGINS[kind][0])
+    except ImportError:
+        return False
+    if kind == "HEIF":
+        plugin.register_heif_opener(decode_threads=1)  # pictures are decoded side by side, in threads or processes
+    else:
+        plugin.JpegXLImagePlugin.DECODE_THREADS = 0
+    return True
+
+
 def upright_size(data: bytes) -> tuple[int, int]:
     """Returns (width, height) after the EXIF rotation, from the header alone; ValueError where that is no picture's."""
-    image = _open_header(data)
+    if is_jpeg_xl(data) and _plugin_is_there("JXL"):  # to open it decodes it
+        return _jpeg_xl_size(data)
+    image = open_header(data)
     width, height = image.size
     return (height, width) if _orientation(image, data) in SIDEWAYS else (width, height)
 
@@ -110,21 +137,41 @@ def resize_and_crop(
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
 
 
-def _open_header(data: bytes) -> ImageFile.ImageFile:
+def open_header(data: bytes) -> ImageFile.ImageFile:
+    """Returns the picture opened by Pillow, its pixels not yet decoded; ValueError as in `open_rgb`."""
+    if is_jpeg_xl(data) and _plugin_is_there("JXL"):
+        _jpeg_xl_size(data)  # its plugin decodes all pixels at once, so their number is checked before
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=readable_formats() if _needs_plugin(data) else FORMATS)
     except UnidentifiedImageError:
         raise ValueError(_what_it_is(data)) from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"too many pixels, the limit is {MAX_PIXELS:,}: {error}") from error
     except Exception as error:  # see open_rgb
         raise ValueError(f"cut short or damaged: {_reason(error)}") from error
-    width, height = image.size
+    _check_size(*image.size)
+    return image
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"too many pixels: {width} x {height}, the limit is {MAX_PIXELS:,}")
     if width < 1 or height < 1:
         raise ValueError(f"no pixels: {width} x {height}")
-    return image
+
+
+def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
+    header = read_jpeg_xl_header(data)
+    _check_size(header.width, header.height)
+    return (header.height, header.width) if header.orientation in SIDEWAYS else (header.width, header.height)
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+
+
+def _needs_plugin(data: bytes) -> bool:
+    return _is_heif(data) or is_jpeg_xl(data)
 
 
 def _reason(error: Exception) -> str:
@@ -137,8 +184,12 @@ def _what_it_is(data: bytes) -> str:
         return "the file is empty"
     if not data.strip(b"\0"):
         return "the file holds zero bytes only"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC pictures are not read: save it as JPEG or PNG"
+    for kind, name, is_such in (("HEIF", "HEIC", _is_heif(data)), ("JXL", "JPEG XL", is_jpeg_xl(data))):
+        if is_such and _plugin_is_there(kind):
+            return "cut short or damaged: its header cannot be read"
+        if is_such:
+            extra = PLUGINS[kind][1]
+            return f"{name} is read by a plugin that is missing: pip install 'sd-finetune[{extra}]', or save it as PNG"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
         return "the file holds HTML, XML or SVG text, not pixels"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")) or data[4:12] == b"ftypavif":
@@ -148,8 +199,11 @@ def _what_it_is(data: bytes) -> str:
 
 def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     """EXIF orientation 1 to 8 of the stored pixels; without an EXIF block, or with a damaged one, 1."""
-    if image.format == "TIFF":  # Pillow turns TIFF itself, size and pixels
+    if image.format in ("TIFF", "HEIF"):  # these are turned while decoding, size and pixels
         return 1
+    if image.format == "JXL":  # so is this, unless it was a JPEG, which comes out as that was
+        header = read_jpeg_xl_header(data)
+        return header.orientation if header.is_jpeg else 1
     try:
         exif = Image.Image.getexif(image)  # the base class: PNG's own override decodes the pixels
         if image.format == "PNG" and ORIENTATION_TAG not in exif:

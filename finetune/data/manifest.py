@@ -18,12 +18,13 @@ from finetune.data.images import upright_size
 PROBED_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One picture with its captions."""
 
     file_name: str
-    """POSIX path relative to the folder, or row number and name in a data set. Unique; may hold surrogate escapes."""
+    """POSIX path relative to the folder, or row number and name in a data set, or data/TABLE.parquet#ROW. Unique; may
+    hold surrogate escapes."""
     captions: tuple[str, ...]
     width: int
     """Pixels of the upright picture, like height."""
@@ -99,9 +100,10 @@ def read_manifest(
 
     A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
     repeats, split), or pictures with .txt or .caption files beside them, each line a caption, or is one that
-    `Dataset.save_to_disk` wrote. What is no folder but has the form owner/name is a Hub data set, whose train split is
-    read. The caption column holds a text, a list of texts, or a class label, whose name is the caption. With `captions`
-    folder, the name of the folder that a picture lies in is its caption; with none, all have the empty one.
+    `Dataset.save_to_disk` wrote, or holds data/*.parquet from preparation, whose columns say what pictures would. What
+    is no folder but has the form owner/name is a Hub data set, whose train split is read. The caption column holds a
+    text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of the folder
+    that a picture lies in is its caption; with none, all have the empty one.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     No file of the user is written to.
@@ -110,6 +112,12 @@ def read_manifest(
     path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
     is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
+    if path.is_dir() and not is_saved and any((path / "data").glob("*.parquet")):
+        from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
+
+        tables = prepared_tables(os.path.abspath(path))
+        if tables:
+            return _read_tables(folder, tables, caption_column, captions)
     if path.is_dir() and not is_saved:
         root = os.path.abspath(path)
         source: PictureSource = FolderSource(root)
@@ -133,6 +141,38 @@ def read_manifest(
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
     return Manifest(tuple(records), source, folder, findings.warnings)
+
+
+def _read_tables(
+    folder: str, tables: Sequence[str], caption_column: str, captions: Literal["listed", "folder", "none"]
+) -> Manifest:
+    from finetune.data.parquet import ParquetSource, read_prepared
+
+    if captions == "folder":
+        raise ValueError(
+            f"data.captions: got folder, but the pictures of {folder} lie in tables. Leave data.captions away."
+        )
+    findings = Findings()
+    root = os.path.abspath(folder)
+    records = [
+        Record(
+            listed.entry.file_name,
+            listed.entry.captions,
+            listed.width,
+            listed.height,
+            listed.sha256,
+            listed.entry.weight,
+            listed.entry.repeats,
+            listed.entry.split,
+        )
+        for listed in read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed")
+    ]
+    advice = "Prepare the pictures anew: python -m datasets_prep --source FOLDER --output PREPARED"
+    if not records:
+        findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
+        raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected pictures. {advice}")
+    findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
+    return Manifest(tuple(records), ParquetSource(root, "image"), folder, findings.warnings)
 
 
 def _is_hub_id(folder: str) -> bool:

@@ -19,8 +19,12 @@ KINDS = (
     *("without its border", "its middle, 5 % cut", "its middle, 10 % cut", "its middle, 20 % cut"),
 )
 """What the codes of a picture are of, in their order."""
-STORED = (0, 8, 9, 10, 11)
-"""The codes that others are compared with: turning one of two pictures is enough."""
+MEETINGS = (
+    ((0,), tuple(range(12))),  # the first as it is may be the second turned, framed or cropped
+    ((8, 9, 10, 11), tuple(range(8))),  # the second, as it is or turned, may be what is left of the first
+    ((8,), (8,)),  # both may be framed
+)
+"""Which codes of the first of two pictures meet which of the second; all 144 would find no more."""
 CERTAIN_DISTANCE = 31
 """Bits; `close_pairs` finds every pair up to here.
 
@@ -31,7 +35,10 @@ BAND_BITS = 16
 CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
 SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
-CANDIDATES_AT_ONCE = 1 << 22
+CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
+ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
+ALL_COMPARED = 4096
+"""Up to so many pictures all are compared, which finds every pair up to any distance."""
 
 
 def cosine_basis(num: int, side: int) -> np.ndarray:
@@ -84,12 +91,17 @@ def middle(grey: Image.Image, share: float) -> Image.Image:
 
 def without_border(grey: Image.Image) -> Image.Image:
     """Returns the picture without rows and columns at its edges that are all of one tone; a flat picture as it is."""
+    return grey.crop(border_box(grey))
+
+
+def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
+    """Returns what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
     pixels = np.asarray(grey, dtype=np.int16)
     differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
     if not len(rows):
-        return grey
-    return grey.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+        return 0, 0, grey.width, grey.height
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 @dataclass(frozen=True)
@@ -115,55 +127,121 @@ def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE) -> ClosePair
     """Returns the pairs of pictures with a distance of at most `largest` between their codes [N 12 4].
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
-    (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that, those of which a band happens to. The codes
-    STORED of one picture meet all codes of the other.
+    (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
+    them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
+    are only, will do as well.
     """
-    stored = np.ascontiguousarray(codes[:, list(STORED)]).reshape(-1, NUM_WORDS)
-    probing = np.ascontiguousarray(codes).reshape(-1, NUM_WORDS)
-    best = np.zeros((0, 3), np.int64)
+    search = all_pairs if len(codes) <= ALL_COMPARED else banded_pairs
+    best, waiting, num_waiting = np.zeros((0, 5), np.int32), [], 0
+    for rows in search(codes, largest):
+        waiting.append(rows)
+        num_waiting += len(rows)
+        if num_waiting > ROWS_AT_ONCE:
+            best, waiting, num_waiting = best_of_each(np.concatenate([best, *waiting])), [], 0
+    return ClosePairs(*best_of_each(np.concatenate([best, *waiting])).T)
+
+
+def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yields those of MEETINGS that are among the first kinds."""
+    for first, second in MEETINGS:
+        first, second = (tuple(kind for kind in kinds if kind < num_kinds) for kinds in (first, second))
+        if first and second:
+            yield first, second
+
+
+def all_pairs(codes: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+    """Yields rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
+    for first_kinds, second_kinds in meetings(codes.shape[1]):
+        for one, other in ((one, other) for one in first_kinds for other in second_kinds):
+            for start in range(0, len(codes), 256):
+                later = codes[start:, other]
+                distance = np.zeros((len(codes[start : start + 256]), len(later)), np.int16)
+                for word in range(NUM_WORDS):
+                    distance += np.bitwise_count(codes[start : start + 256, one, None, word] ^ later[None, :, word])
+                first, second = np.nonzero(distance <= largest)
+                ordered = first < second
+                first, second = first[ordered], second[ordered]
+                yield found_rows(first + start, second + start, distance[first, second], one, other)
+
+
+def banded_pairs(codes: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+    """Yields such rows of codes that have a band in common but for a bit, maybe several times."""
     for band in range(NUM_WORDS * 64 // BAND_BITS):
-        close = [within(stored, probing, *rows, largest) for rows in sharing_a_band(stored, probing, band)]
-        best = best_of_each(np.concatenate([best, *close]))
-    left, right, distance = best.T
-    kinds = np.array(STORED)[left % len(STORED)]
-    return ClosePairs(left // len(STORED), right // len(KINDS), distance, kinds, right % len(KINDS))
+        for first_kinds, second_kinds in meetings(codes.shape[1]):
+            stored = [InBand.sorted_by(codes[:, kind], band) for kind in first_kinds]
+            for other in second_kinds:
+                probing = InBand.sorted_by(codes[:, other], band)
+                for one, kind in zip(stored, first_kinds, strict=True):
+                    for first, second, distance in one.close_to(probing, largest):
+                        yield found_rows(first, second, distance, kind, other)
 
 
-def sharing_a_band(stored: np.ndarray, probing: np.ndarray, band: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields rows of `stored` and of `probing` whose band differs in one bit at most, some millions at a time."""
-    values = stored.view(np.uint16)[:, band]
-    order = np.argsort(values, kind="stable")
-    ends = np.cumsum(np.bincount(values, minlength=1 << BAND_BITS))
-    starts = np.concatenate([[0], ends[:-1]])
-    for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
-        wanted = probing.view(np.uint16)[:, band] ^ np.uint16(flipped)
-        counts = ends[wanted] - starts[wanted]
-        total = np.cumsum(counts)
-        begin = 0
-        while begin < len(counts):
-            done = total[begin - 1] if begin else 0
-            end = max(begin + 1, int(np.searchsorted(total, done + CANDIDATES_AT_ONCE, side="right")))
-            part = counts[begin:end]
-            rows = np.repeat(np.arange(begin, end), part)
-            places = np.arange(len(rows)) - np.repeat(np.cumsum(part) - part, part)
-            yield order[starts[wanted[rows]] + places], rows
-            begin = end
+@dataclass(frozen=True)
+class InBand:
+    """Codes of one kind sorted by the bits of a band and, among equal ones, by picture."""
+
+    codes: np.ndarray
+    """[N 4]"""
+    keys: np.ndarray
+    """[N] The band's bits above 32 bits of the picture's number."""
+    starts: np.ndarray
+    """[2^16] Where each value begins."""
+
+    @classmethod
+    def sorted_by(cls, codes: np.ndarray, band: int) -> "InBand":
+        """Returns codes [N 4] sorted by their band."""
+        values = np.ascontiguousarray(codes).view(np.uint16)[:, band]
+        order = np.argsort(values, kind="stable")
+        keys = values[order].astype(np.int64) << 32 | order
+        counts = np.bincount(values, minlength=1 << BAND_BITS)
+        return cls(codes[order], keys, np.cumsum(counts) - counts)
+
+    def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields picture, later picture of `probing` and distance of close codes whose band differs by a bit at most."""
+        for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
+            wanted = probing.keys ^ (flipped << 32)
+            starts = self.starts[wanted >> 32]
+            total = np.cumsum(np.searchsorted(self.keys, wanted) - starts)  # earlier pictures with the wanted band
+            begin = 0
+            while begin < len(total):
+                done = total[begin - 1] if begin else 0
+                end = max(begin + 1, int(np.searchsorted(total, done + CANDIDATES_AT_ONCE, side="right")))
+                counts = np.diff(total[begin:end], prepend=done)
+                rows = np.repeat(np.arange(begin, end), counts)
+                places = np.repeat(starts[begin:end] - (total[begin:end] - counts - done), counts) + np.arange(len(rows))
+                kept, distance = within(self.codes, places, probing.codes, rows, largest)
+                yield self.keys[places[kept]] & 0xFFFFFFFF, probing.keys[rows[kept]] & 0xFFFFFFFF, distance
+                begin = end
 
 
-def within(stored: np.ndarray, probing: np.ndarray, left: np.ndarray, right: np.ndarray, largest: int) -> np.ndarray:
-    """Returns rows (stored, probing, distance) of two pictures, the smaller number first, that are close."""
-    ordered = left // len(STORED) < right // len(KINDS)
-    left, right = left[ordered], right[ordered]
-    distance = np.bitwise_count(stored[left] ^ probing[right]).sum(1, dtype=np.int64)
-    near = distance <= largest
-    return np.stack([left[near], right[near], distance[near]], axis=1)
+def within(
+    first: np.ndarray, places: np.ndarray, second: np.ndarray, rows: np.ndarray, largest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which of the pairs of codes first[places] and second[rows] are close, and how close.
+
+    Half of a code leaves few of the pairs in most cases, so the other half is looked at for those only.
+    """
+    half = NUM_WORDS // 2
+    distance = np.zeros(len(rows), np.uint16)
+    kept = np.arange(len(rows))
+    for words in (range(half), range(half, NUM_WORDS)):
+        for word in words:
+            distance += np.bitwise_count(first[places, word] ^ second[rows, word])
+        near = np.flatnonzero(distance <= largest)
+        kept, distance, places, rows = kept[near], distance[near], places[near], rows[near]
+    return kept, distance
+
+
+def found_rows(first: np.ndarray, second: np.ndarray, distance: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Returns rows [M 5] of pairs and their kinds."""
+    kinds = np.full(len(first), one), np.full(len(first), other)
+    return np.stack([first, second, distance, *kinds], axis=1).astype(np.int32)
 
 
 def best_of_each(rows: np.ndarray) -> np.ndarray:
-    """Returns the closest of the rows (stored, probing, distance) of every pair of pictures, sorted by the pair."""
-    first, second = rows[:, 0] // len(STORED), rows[:, 1] // len(KINDS)
-    order = np.lexsort((rows[:, 1], rows[:, 0], rows[:, 2], second, first))
-    rows, first, second = rows[order], first[order], second[order]
+    """Returns the closest of the rows of every pair of pictures, sorted by the pair."""
+    order = np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))
+    rows = rows[order]
     is_new = np.ones(len(rows), bool)
-    is_new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    is_new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(1)
     return rows[is_new]

@@ -1,5 +1,7 @@
-"""The page around a report: one file, no script, nothing fetched; light and dark."""
+"""The page around a report: one file, nothing fetched, no script but the one it was made with; light and dark."""
 
+import base64
+import hashlib
 import os
 from collections.abc import Sequence
 from html import escape
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Browsers run no script and load nothing on such a page, whatever stands in it."""
+"""Browsers load nothing on such a page, and run no script, whatever stands in it."""
 
 STYLE = """
 :root {
@@ -85,13 +87,22 @@ footer { color: var(--soft); font-size: 12.5px; margin-top: 34px; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """Returns the document; `body` is HTML whose texts are escaped already."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Returns the document; `body` is HTML whose texts are escaped already.
+
+    `style` is added to the style sheet. `script` is the only one that browsers run: they are told its hash.
+    """
+    policy, ending = POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+        policy = f"{POLICY}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        ending = f"<script>{script}</script>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n"
+        f"<body><main>\n{body}\n</main>{ending}</body></html>\n"
     )
 
 

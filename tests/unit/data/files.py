@@ -43,6 +43,12 @@ def picture(colour: str = "red", size: tuple[int, int] = (12, 8), kind: str = "P
     return encoded(Image.new("RGB", size, colour), kind)
 
 
+def drawn(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
+    """A picture of coloured patches that no other seed's resembles."""
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+
+
 def pixels(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
     """What `open_rgb` gives, as whole numbers [H W 3]."""
     return np.asarray(open_rgb(data, background=background)).astype(int)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from finetune.config import DataConfig
-from finetune.data.buckets import Bucket, BucketBatchSampler, Sample, assign_buckets, bucket_figures, bucket_sizes
+from finetune.data.aspect import bucket_sizes
+from finetune.data.buckets import Bucket, BucketBatchSampler, Sample, assign_buckets, bucket_figures
 from finetune.data.manifest import Record
 
 SETTINGS = (

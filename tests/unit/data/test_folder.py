@@ -196,9 +196,9 @@ def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
 
 
 def test_orphan_text_files_and_unreadable_formats_are_counted(tmp_path: Path) -> None:
-    files = {"a.png": picture(), "a.txt": "x", "readme.txt": "hello", "old.caption": "x", "phone.HEIC": b"junk"}
+    files = {"a.png": picture(), "a.txt": "x", "readme.txt": "hello", "old.caption": "x", "phone.CR2": b"junk"}
     warnings = "\n".join(read_manifest(write(tmp_path, {**files})).warnings)
-    assert "without a picture of the same name (2)" in warnings and "not read" in warnings and "phone.HEIC" in warnings
+    assert "without a picture of the same name (2)" in warnings and "not read" in warnings and "phone.CR2" in warnings
 
 
 def test_a_picture_without_text_and_an_empty_text_are_reported(tmp_path: Path) -> None:

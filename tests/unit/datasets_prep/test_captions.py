@@ -4,15 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from datasets_prep.captions import made_caption, name_in_words, read_entries, with_trigger
-from finetune.data.entries import Findings
+from datasets_prep.captions import made_caption, name_in_words, read_folder_entries, with_trigger
+from finetune.data.entries import Entry, Findings
+from finetune.data.folder import FolderSource
 from tests.unit.data.files import A, listing, write
+
+
+def read_entries(folder: Path, names: list[str], column: str, findings: Findings) -> dict[str, Entry]:
+    return read_folder_entries(str(folder), FolderSource(str(folder)).read, names, column, findings)
 
 
 def entries(folder: Path, files: dict[str, bytes | str], column: str = "text") -> tuple[dict[str, tuple], str]:
     write(folder, files)
     findings = Findings()
-    found = read_entries(str(folder), sorted(files), column, findings)
+    found = read_entries(folder, sorted(files), column, findings)
     return {name: entry.captions for name, entry in found.items()}, "\n".join(findings.warnings)
 
 
@@ -39,7 +44,7 @@ def test_listing_and_text_files_are_read_and_nothing_else_is_taken_away(tmp_path
 def test_weight_repeats_and_split_of_the_listing_are_kept(tmp_path: Path) -> None:
     row = {**A, "weight": 0.5, "repeats": 3, "split": "validation"}
     write(tmp_path, {"a.png": "x", "metadata.jsonl": listing(row)})
-    entry = read_entries(str(tmp_path), ["a.png", "metadata.jsonl"], "text", Findings())["a.png"]
+    entry = read_entries(tmp_path, ["a.png", "metadata.jsonl"], "text", Findings())["a.png"]
     assert (entry.weight, entry.repeats, entry.split) == (0.5, 3, "validation")
 
 
@@ -53,6 +58,62 @@ def test_broken_lines_are_noted_and_the_others_used(tmp_path: Path) -> None:
 def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^caption_column: 'prompt' is no column .* file_name, text"):
         entries(tmp_path, {"a.png": "x", "metadata.jsonl": listing(A)}, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("content", "captions"),
+    [
+        ('"one"', ("one",)),
+        ('{"caption": " one ", "width": 3}', ("one",)),
+        ('{"text": ["one", "two", null, ""]}', ("one", "two")),
+        ('{"captions": ["one", "two"], "caption": "three"}', ("three", "one", "two")),
+        ('{"tags": ["red", "car"]}', ("red, car",)),
+        ('{"tags": "red car", "prompt": "mine"}', ("mine", "red car")),
+        ('\ufeff{"text": "é"}', ("é",)),
+        ('{"text": "a\\u0000b", "caption": "one"}', ("one",)),
+        ('{"text": "\\ud800", "caption": 3}', ()),
+        ('{"caption": ""}', ()),
+    ],
+)
+def test_a_json_file_beside_a_picture_holds_captions(tmp_path: Path, content: str, captions: tuple[str, ...]) -> None:
+    assert entries(tmp_path, {"a.png": "x", "a.json": content}, "prompt")[0] == {"a.png": captions}
+
+
+@pytest.mark.parametrize("content", ['{"width": 3}', "[1, 2]", "{broken", "[" * 100_000, "3"])
+def test_a_json_file_about_something_else_holds_none(tmp_path: Path, content: str) -> None:
+    assert entries(tmp_path, {"a.png": "x", "a.json": content})[0] == {"a.png": (), "a.json": ()}
+
+
+def test_a_json_file_without_a_picture_is_nobodys_caption(tmp_path: Path) -> None:
+    found, notices = entries(tmp_path, {"a.json": '"one"', "a.txt": "two"})
+    assert found == {"a.json": (), "a.txt": ()} and "a.txt" in notices
+
+
+def test_pictures_of_the_same_stem_share_a_text_file_and_it_is_said(tmp_path: Path) -> None:
+    found, notices = entries(tmp_path, {"a.jpg": "x", "a.png": "x", "a.txt": "one", "b.txt": "two", "b.png": "x"})
+    assert found == {"a.jpg": ("one",), "a.png": ("one",), "b.png": ("two",)}
+    assert "several pictures" in notices and "(1): a.txt" in notices
+
+
+def test_listings_below_the_top_count_for_their_folder(tmp_path: Path) -> None:
+    below = listing({"file_name": "b.png", "text": "near", "weight": 3}, {"file_name": "e/c.png", "text": "deep"})
+    files: dict[str, bytes | str] = dict.fromkeys(("a.png", "d/b.png", "d/e/c.png"), "x")
+    files |= {"metadata.jsonl": listing(A, {"file_name": "d/b.png", "text": "far", "weight": 2})}
+    files |= {"d/metadata.jsonl": below, "d/metadata.csv": "file_name,text\nb.png,unread\n"}
+    found, _ = entries(tmp_path, files)
+    assert found == {
+        "a.png": ("one",),
+        "d/b.png": ("far", "near"),
+        "d/e/c.png": ("deep",),
+        "d/metadata.csv": (),
+    }
+    names = sorted(files)
+    assert read_entries(tmp_path, names, "text", Findings())["d/b.png"].weight == 3
+
+
+def test_a_file_below_the_top_that_only_has_a_listings_name_is_no_caption_file(tmp_path: Path) -> None:
+    found, notices = entries(tmp_path, {"d/a.png": "x", "d/metadata.csv": "year,place\n1999,Bonn\n"})
+    assert found == {"d/a.png": (), "d/metadata.csv": ()} and "d/metadata.csv" in notices
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from datasets_prep.config import PrepConfig
-from datasets_prep.pipeline import prepare
+from datasets_prep.config import CaptionsConfig, DedupConfig, PrepConfig, QualityConfig, SplitConfig, WriteConfig
+from datasets_prep.decisions import Decision, append_decision
+from datasets_prep.pipeline import prepare, shard_of
+from datasets_prep.records import Item
 from finetune.command_line import parse
 from finetune.data.manifest import read_manifest
-from tests.unit.data.files import picture, write
+from tests.unit.data.files import drawn, encoded, write
 
-RED, BLUE, GREEN = (picture(colour, (80, 70)) for colour in ("red", "blue", "green"))
+RED, BLUE, GREEN = (encoded(drawn(seed)) for seed in range(3))
 FILES: dict[str, bytes | str] = {
     "a_red_thing.png": RED,
     "copies/b.png": RED,
@@ -30,7 +34,7 @@ FILES: dict[str, bytes | str] = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> PrepConfig:
-    return PrepConfig(Path(write(tmp_path / "raw", FILES)), tmp_path / "prepared")
+    return PrepConfig((write(tmp_path / "raw", FILES),), tmp_path / "prepared", workers=1)
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -38,16 +42,14 @@ def rows(folder: Path, name: str) -> list[dict]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the marker, which holds times."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".datasets_prep.json"
-    }
+    """Every file but those that a rerun works with."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and ".prep" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_every_file_ends_once_in_one_list_and_the_source_stays(config: PrepConfig) -> None:
-    before = contents(config.source)
+    source = Path(config.source[0])
+    before = contents(source)
     outcome = prepare(config)
     kept, left_out = rows(config.output, "metadata.jsonl"), rows(config.output, "rejected.jsonl")
     assert sorted(row["source"] for row in kept + left_out) == sorted(
@@ -61,7 +63,7 @@ def test_every_file_ends_once_in_one_list_and_the_source_stays(config: PrepConfi
         "test/blue_2.jpg": "truncated",
     }
     assert (outcome.num_pictures, outcome.rejected["exact_duplicate"], outcome.is_new) == (2, 2, True)
-    assert contents(config.source) == before
+    assert contents(source) == before
     assert [path.name for path in config.output.parent.iterdir() if path.name.startswith(".")] == []
 
 
@@ -69,10 +71,22 @@ def test_copies_name_their_keeper_and_leave_it_their_captions(config: PrepConfig
     prepare(config)
     keeper = rows(config.output, "metadata.jsonl")[0]
     assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red picture", ["ein Rot"])
-    assert (keeper["width"], keeper["height"]) == (80, 70)
+    assert (keeper["width"], keeper["height"], keeper["caption_from"]) == (96, 80, "source")
     assert (config.output / keeper["file_name"]).read_bytes() == RED
     first = rows(config.output, "rejected.jsonl")[0]
     assert (first["duplicate_of"], first["score"]) == ("copies/b.png", 1.0)
+
+
+def test_the_same_pixels_in_another_file_are_a_copy(config: PrepConfig) -> None:
+    source = Path(config.source[0])
+    write(source, {"test/other.webp": encoded(drawn(1), "WEBP", lossless=True)})
+    write(source, {"test/nearly.png": encoded(Image.eval(drawn(1), lambda level: min(255, level + 1)))})
+    prepare(config)
+    by_reason = {row["reason"]: row for row in rows(config.output, "rejected.jsonl")}
+    pair = {by_reason["pixel_duplicate"]["source"], by_reason["pixel_duplicate"]["duplicate_of"]}
+    assert pair == {"test/blue_2.png", "test/other.webp"}
+    kept = {row["source"] for row in rows(config.output, "metadata.jsonl")}
+    assert "test/nearly.png" in kept  # almost the same; of few pictures it is only reported
 
 
 def test_training_reads_the_result(config: PrepConfig) -> None:
@@ -83,26 +97,162 @@ def test_training_reads_the_result(config: PrepConfig) -> None:
     assert manifest.warnings == ()
 
 
-def test_the_bytes_do_not_depend_on_the_order_of_listing(config: PrepConfig, tmp_path: Path) -> None:
-    prepare(config)
-    other = PrepConfig(Path(write(tmp_path / "other" / "raw", dict(reversed(FILES.items())))), tmp_path / "again")
-    prepare(other)
-    assert contents(config.output) == contents(other.output)
+def test_the_bytes_do_not_depend_on_the_order_of_listing_nor_the_workers(
+    config: PrepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the report names the source as it was given
+    prepare(replace(config, source=("raw",)))
+    write(tmp_path / "other" / "raw", dict(reversed(FILES.items())))
+    monkeypatch.chdir(tmp_path / "other")
+    for workers in (2, 16):
+        other = replace(config, source=("raw",), output=tmp_path / f"again_{workers}", workers=workers)
+        prepare(other)
+        assert contents(config.output) == contents(other.output), workers
 
 
 def test_the_same_again_does_nothing_and_a_change_makes_it_anew(config: PrepConfig) -> None:
+    source = Path(config.source[0])
     first = prepare(config)
-    written = os.stat(config.output)
+    written = os.stat(config.output / "report.html")
     again = prepare(config)
     assert (again.is_new, again.num_pictures, again.rejected) == (False, first.num_pictures, first.rejected)
-    assert os.stat(config.output).st_ino == written.st_ino
-    (config.source / "new_one.png").write_bytes(GREEN)
+    assert os.stat(config.output / "report.html").st_mtime_ns == written.st_mtime_ns
+    (source / "new_one.png").write_bytes(GREEN)
     assert prepare(config).num_pictures == 3
-    (config.source / "copies" / "b.txt").write_text("changed")
+    (source / "copies" / "b.txt").write_text("changed")
     assert prepare(config).is_new and rows(config.output, "metadata.jsonl")[0]["text"] == "changed"
     assert prepare(replace(config, trigger="ink")).is_new
     next((config.output / "images").iterdir()).unlink()
     assert prepare(replace(config, trigger="ink")).is_new
+    (source / "new_one.png").unlink()
+    assert prepare(config).num_pictures == 2
+    assert len(os.listdir(config.output / "images")) == 2
+
+
+def test_only_what_is_new_is_measured(config: PrepConfig) -> None:
+    seen: list[tuple[str, int, int]] = []
+    prepare(config, lambda *what: seen.append(what))
+    assert [total for what, _, total in seen if what == "measuring"] == [7] * 7
+    (Path(config.source[0]) / "new_one.png").write_bytes(GREEN)
+    seen.clear()
+    prepare(config, lambda *what: seen.append(what))
+    assert [total for what, _, total in seen if what == "measuring"] == [1]
+
+
+def test_parts_of_a_job_array_measure_everything_once(config: PrepConfig, tmp_path: Path) -> None:
+    prepare(config)
+    parted = replace(config, output=tmp_path / "parted")
+    done = [prepare(replace(parted, shard=f"{part}/3")).num_pictures for part in (1, 2, 3)]
+    assert sum(done) == 7 and not (parted.output / "metadata.jsonl").exists()
+    seen: list[str] = []
+    prepare(parted, lambda what, *_: seen.append(what))
+    assert "measuring" not in seen
+    assert contents(parted.output) == contents(config.output)
+
+
+def test_each_file_is_in_one_part() -> None:
+    items = [Item(str(number), (0,)) for number in range(100)]
+    parts = [shard_of(items, f"{part}/4") for part in (1, 2, 3, 4)]
+    assert sorted(item.source for part in parts for item in part) == sorted(item.source for item in items)
+    assert all(len(part) > 10 for part in parts)
+
+
+def test_decisions_of_a_user_are_followed_and_last(config: PrepConfig) -> None:
+    write(Path(config.source[0]), {"flat.png": encoded(Image.new("RGB", (80, 80), "navy"))})
+    prepare(config)
+    by_source = {row["source"]: row for row in rows(config.output, "metadata.jsonl")}
+    flat = next(row for row in rows(config.output, "rejected.jsonl") if row["source"] == "flat.png")
+    assert flat["reason"] == "low_information"
+    decided = [
+        Decision(by_source["copies/b.png"]["sha256"], "", "drop"),
+        Decision(by_source["test/blue_2.png"]["sha256"], "", "caption", "a calm sea"),
+        Decision(flat["sha256"], "", "keep"),
+    ]
+    for decision in decided:
+        append_decision(config.output / "decisions.jsonl", decision)
+    for _ in range(2):
+        prepare(replace(config, trigger="ink style"))
+        kept = {row["source"]: row for row in rows(config.output, "metadata.jsonl")}
+        assert set(kept) == {"flat.png", "test/blue_2.png"}
+        assert kept["test/blue_2.png"]["text"] == "a calm sea, ink style"
+        dropped = [row["source"] for row in rows(config.output, "rejected.jsonl") if row["reason"] == "dropped_by_user"]
+        assert dropped == ["a_red_thing.png", "copies/b.png", "copies/c.png"]
+        (Path(config.source[0]) / "more.md").write_text("so that it is made anew")
+
+
+def test_flags_become_reasons_where_the_options_say_so(config: PrepConfig) -> None:
+    write(Path(config.source[0]), {"large.png": encoded(drawn(5, (300, 300)))})
+    outcome = prepare(config)
+    flagged = {row["source"]: row.get("flags", []) for row in rows(config.output, "metadata.jsonl")}
+    assert "small" in flagged["test/blue_2.png"] and "small" not in flagged["large.png"]
+    assert outcome.rejected.get("flagged", 0) == 0
+    prepare(replace(config, quality=QualityConfig(reject=("small",))))
+    assert [row["source"] for row in rows(config.output, "metadata.jsonl")] == ["large.png"]
+
+
+@pytest.mark.parametrize("near", ["drop", "report"])
+def test_near_duplicates_are_dropped_or_named(config: PrepConfig, near: str) -> None:
+    write(Path(config.source[0]), {"small_copy.jpg": encoded(drawn(1, (72, 64)), "JPEG", quality=60)})
+    prepare(replace(config, dedup=DedupConfig(near=near)))
+    listing = "rejected.jsonl" if near == "drop" else "metadata.jsonl"
+    row = next(row for row in rows(config.output, listing) if row["source"] == "small_copy.jpg")
+    assert row["duplicate_of" if near == "drop" else "near_duplicate_of"] == "test/blue_2.png"
+    assert 0 < row["score" if near == "drop" else "near_duplicate_score"] <= 1
+
+
+def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:
+    texts = {}
+    for mode in ("fill", "replace", "add"):
+        prepare(replace(config, captions=CaptionsConfig(mode=mode, template="a photo of {caption}")))
+        texts[mode] = {
+            row["source"]: [row["text"], *row.get("captions_alt", [])] for row in rows(config.output, "metadata.jsonl")
+        }
+    assert texts["fill"]["copies/b.png"] == ["a red picture", "ein Rot"]
+    assert texts["replace"]["copies/b.png"] == ["a photo of b"]
+    assert texts["add"]["copies/b.png"] == ["a red picture", "ein Rot", "a photo of b"]
+    assert {texts[mode]["test/blue_2.png"][0] for mode in texts} == {"a photo of blue"}
+
+
+def test_shards_hold_the_same_as_a_folder(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import load_dataset
+
+    monkeypatch.setattr("datasets_prep.write.ROW_GROUP", 2)
+    write(
+        Path(config.source[0]),
+        {f"more/{seed}.png": encoded(drawn(seed + 10, (64 + 8 * seed, 80))) for seed in range(8)},
+    )
+    split = SplitConfig(share=0.3, group="picture")
+    prepare(replace(config, split=split))
+    folder = {record.sha256: record for record in read_manifest(str(config.output)).records}
+    prepare(replace(config, split=split, write=WriteConfig("parquet", shard_mb=0.02)))
+    assert not (config.output / "images").exists()
+    manifest = read_manifest(str(config.output))
+    assert len(list((config.output / "data").glob("*.parquet"))) > 2
+    assert {record.sha256 for record in manifest.records} == set(folder)
+    for record in manifest.records:
+        same = folder[record.sha256]
+        assert (record.captions, record.width, record.height, record.split) == (
+            same.captions,
+            same.width,
+            same.height,
+            same.split,
+        )
+    loaded = load_dataset(str(config.output), cache_dir=str(config.output.parent / "cache"))
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 7, "validation": 3}
+    assert loaded["train"][0]["image"].mode in ("RGB", "P")
+    prepare(replace(config, split=split))
+    assert not (config.output / "data").exists() and len(os.listdir(config.output / "images")) == 10
+
+
+def test_text_files_and_lossless_copies_are_written_on_request(config: PrepConfig) -> None:
+    prepare(replace(config, write=WriteConfig(txt=True, reencode="webp")))
+    names = sorted(os.listdir(config.output / "images"))
+    assert {os.path.splitext(name)[1] for name in names} == {".webp", ".txt"} and len(names) == 4
+    row = rows(config.output, "metadata.jsonl")[0]
+    with Image.open(config.output / row["file_name"]) as saved:
+        assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(drawn(0)))
+    text = (config.output / row["file_name"]).with_suffix(".txt").read_text()
+    assert text.splitlines() == ["a red picture", "ein Rot"]
 
 
 def test_what_this_command_did_not_write_is_not_replaced(config: PrepConfig) -> None:
@@ -113,44 +263,37 @@ def test_what_this_command_did_not_write_is_not_replaced(config: PrepConfig) -> 
     assert contents(config.output) == {"thesis.txt": b"mine"}
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "notes.txt"])
-def test_a_result_that_was_edited_is_not_replaced(config: PrepConfig, name: str) -> None:
+def test_a_listing_that_was_edited_is_not_replaced_and_other_files_stay(config: PrepConfig) -> None:
     prepare(config)
-    with (config.output / name).open("a") as file:
+    (config.output / "notes.txt").write_text("mine")
+    (config.output / "images" / "mine.txt").write_text("mine")
+    prepare(replace(config, trigger="ink"))
+    assert (config.output / "notes.txt").read_text() == (config.output / "images" / "mine.txt").read_text() == "mine"
+    with (config.output / "metadata.jsonl").open("a") as file:
         file.write("\n")
-    assert not prepare(config).is_new
-    with pytest.raises(ValueError, match=name):
-        prepare(replace(config, trigger="ink"))
+    with pytest.raises(ValueError, match=r"metadata\.jsonl"):
+        prepare(config)
 
 
 @pytest.mark.parametrize(("source", "output"), [("raw", "raw/prepared"), ("raw", "raw"), ("raw/copies", "raw")])
 def test_source_and_output_in_each_other_are_refused(config: PrepConfig, source: str, output: str) -> None:
-    before = contents(config.source)
-    top = config.source.parent
+    top = Path(config.source[0]).parent
+    before = contents(top / "raw")
     with pytest.raises(ValueError, match="lie in each other"):
-        prepare(PrepConfig(top / source, top / output))
-    assert contents(config.source) == before
+        prepare(PrepConfig((str(top / source),), top / output))
+    assert contents(top / "raw") == before
 
 
 def test_an_output_that_a_link_leads_to_is_no_input(config: PrepConfig) -> None:
-    (config.source / "link").symlink_to(config.output.parent)
+    (Path(config.source[0]) / "link").symlink_to(config.output.parent)
     first = prepare(config)
     assert not prepare(config).is_new and first.num_pictures == 2
 
 
-def test_what_a_killed_run_left_is_put_right(config: PrepConfig) -> None:
-    prepare(config)
-    partial = config.output.with_name(".prepared.partial")
-    (partial / "new" / "images").mkdir(parents=True)
-    config.output.rename(partial / "old")
-    assert not prepare(config).is_new
-    assert not partial.exists()
-
-
 def test_two_at_once_are_refused(config: PrepConfig) -> None:
-    partial = config.output.with_name(".prepared.partial")
-    partial.mkdir()
-    lock = os.open(partial, os.O_RDONLY)
+    own = config.output / ".prep"
+    own.mkdir(parents=True)
+    lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match="another preparation"):
         prepare(config)
@@ -159,17 +302,16 @@ def test_two_at_once_are_refused(config: PrepConfig) -> None:
 
 
 def test_a_source_without_pictures_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    source = Path(write(tmp_path / "raw", {"a.png": "", "b.jpg": "text"}))
+    source = write(tmp_path / "raw", {"a.png": "", "b.jpg": "text"})
     with pytest.raises(ValueError, match=r"empty_file 1, not_an_image 1"):
-        prepare(PrepConfig(source, tmp_path / "prepared"))
+        prepare(PrepConfig((source,), tmp_path / "prepared", workers=1))
     assert os.listdir(tmp_path) == ["raw"]
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        prepare(PrepConfig(tmp_path / "nothing", tmp_path / "prepared"))
 
 
 def test_mistakes_in_options_are_all_named() -> None:
+    arguments = ["--source", "raw", "--ouput", "x", "--quality.reject", "ugly", "--shard", "3/2"]
     with pytest.raises(ValueError) as caught:
-        parse(PrepConfig, ["--source", "raw", "--ouput", "x", "--min_side", "0"], program="prep")
+        parse(PrepConfig, arguments, program="prep")
     message = str(caught.value)
     assert "Did you mean output?" in message and "output: missing" in message
-    assert "min_side: got 0" in message
+    assert "quality.reject: got ugly" in message

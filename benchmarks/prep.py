@@ -1,0 +1,170 @@
+"""How fast preparation is: the pass that decodes and measures, the join of codes, two processes against one, memory.
+
+    python benchmarks/prep.py [--data ../shared/data/photos] [--only decode join scaling memory] [--num 1000000]
+
+Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
+
+* decode: pictures a CPU second of `datasets_prep.measure` (read, hash, decode, twelve codes, scores) on the photographs
+  (longest side 768) and on a JPEG of 12 megapixels with film grain (quality 90); beside it Pillow alone decoding the same
+  at the same draft size, in the same run, since machines differ.
+* join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds, peak
+  memory, and the share of the planted pairs that are found.
+* scaling: wall time of the measuring with one and with two processes, one after the other.
+* memory: peak memory of the command on so many small pictures, and what each more costs.
+"""
+
+import argparse
+import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets_prep.engine import PoolEngine
+from datasets_prep.gather import measure_missing
+from datasets_prep.measure import LARGE_SIDE, FEATURE_SIDE, Look, measure
+from datasets_prep.records import Item
+from datasets_prep.sources import open_source
+from finetune.data.similarity import close_pairs
+
+ROOT = Path(__file__).parents[1]
+LOOK = Look(100 * 2**20, 32768, 500_000_000, "white")
+ROUNDS = 3
+
+
+class Held:
+    """A source whose files are in memory."""
+
+    name = "held"
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def read(self, source: str) -> bytes:
+        return self.files[source]
+
+
+def per_second(work: Callable[[], object], num: int) -> float:
+    """Returns how many of `num` things a CPU second does, the best of some rounds."""
+    best = 0.0
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        work()
+        best = max(best, num / (time.process_time() - start))
+    return best
+
+
+def photograph(path: Path) -> bytes:
+    """Returns a photograph as a JPEG of 12 megapixels with grain."""
+    large = np.asarray(Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS), dtype=np.int16)
+    grain = np.random.default_rng(0).normal(0, 6, (3000, 4000, 1))
+    saved = io.BytesIO()
+    Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(saved, "JPEG", quality=90)
+    return saved.getvalue()
+
+
+def decode(data: Path) -> None:
+    """Prints the throughput of the pass that decodes and measures."""
+    photos = {path.name + path.parent.name: path.read_bytes() for path in sorted(data.glob("*/*.jpg"))}
+    large = {f"large {number}": photograph(path) for number, path in enumerate(sorted(data.glob("*/*.jpg"))[:4])}
+    for name, files, side in (("768 px", photos, FEATURE_SIDE), ("12 MP", large, LARGE_SIDE)):
+        source = Held(files)
+        whole = per_second(lambda source=source, files=files: [measure(source, LOOK, key) for key in files], len(files))  # type: ignore[arg-type]
+
+        def alone(files: dict[str, bytes] = files, side: int = side) -> None:
+            for held in files.values():
+                image = Image.open(io.BytesIO(held))
+                image.draft(None, (side, side))
+                image.load()
+
+        print(f"decode {name:7s} measured {whole:6.1f} a CPU second, Pillow alone {per_second(alone, len(files)):6.1f}")
+
+
+def join(num: int) -> None:
+    """Prints what the join of `num` codes costs."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 1 << 64, (num, 1, 4), dtype=np.uint64)
+    planted = num // 1000
+    for place in range(planted):
+        bits = np.zeros(256, np.uint8)
+        bits[rng.permutation(256)[: rng.integers(0, 32)]] = 1
+        codes[num - 1 - place, 0] = codes[place, 0] ^ np.packbits(bits, bitorder="little").view(np.uint64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    pairs = close_pairs(codes, 31)
+    seconds = time.process_time() - start
+    found = {(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)}
+    share = sum((place, num - 1 - place) in found for place in range(planted)) / max(1, planted)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"join {num:,} codes at 31 bits: {seconds:.0f} CPU s, peak memory {peak / 2**20:.2f} GB (before: "
+        f"{before / 2**20:.2f}), {share:.3%} of {planted:,} planted pairs found, {len(pairs) - planted:+d} others"
+    )
+
+
+def scaling(data: Path) -> None:
+    """Prints the wall time of the measuring with one process and with two."""
+    source = open_source((str(data),), caption_column="text", image_column="image", output=Path("nowhere"))
+    names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*.jpg"))]
+    seconds = {}
+    for workers in (1, 2):
+        for turn in range(ROUNDS):
+            items = [Item(name, (turn, repeat)) for name in names for repeat in range(8)]
+            items = [Item(item.source, (turn, *item.stamp)) for item in items]
+            with tempfile.TemporaryDirectory() as folder, PoolEngine(workers, 60, 4) as engine:
+                start = time.monotonic()
+                measure_missing(source, items, Path(folder), engine, LOOK, lambda *_: None)
+                taken = time.monotonic() - start
+            seconds[workers] = min(taken, seconds.get(workers, taken))
+    print(f"scaling {len(names) * 8} files: 1 process {seconds[1]:.1f} s, 2 processes {seconds[2]:.1f} s, ", end="")
+    print(f"{seconds[1] / seconds[2]:.2f} times as fast")
+
+
+def memory(num: int) -> None:
+    """Prints the peak memory of the command for two numbers of small pictures."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (num // 4, num):
+            raw = Path(folder) / f"raw_{count}"
+            raw.mkdir()
+            rng = np.random.default_rng(1)
+            for number in range(count):
+                patches = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+                Image.fromarray(patches).resize((64, 64), Image.Resampling.NEAREST).save(raw / f"{number:07d}.png")
+            command = [sys.executable, "-m", "datasets_prep", "--source", raw, "--output", Path(folder) / f"out_{count}"]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            assert status == 0, status
+            peaks[count] = usage.ru_maxrss / 2**10
+    low, high = sorted(peaks)
+    more = (peaks[high] - peaks[low]) / (high - low) * 1e6
+    print(f"memory {low:,} pictures {peaks[low]:.0f} MB, {high:,} pictures {peaks[high]:.0f} MB: {more:.0f} MB a million")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
+    parser.add_argument("--only", nargs="+", default=["decode", "join", "scaling", "memory"])
+    parser.add_argument("--num", type=int, default=1_000_000, help="codes to join")
+    parser.add_argument("--pictures", type=int, default=20_000, help="pictures to prepare for the memory figure")
+    options = parser.parse_args()
+    if "decode" in options.only:
+        decode(options.data)
+    if "join" in options.only:
+        join(options.num)
+    if "scaling" in options.only:
+        scaling(options.data)
+    if "memory" in options.only:
+        memory(options.pictures)
+
+
+if __name__ == "__main__":
+    main()

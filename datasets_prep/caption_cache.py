@@ -1,0 +1,104 @@
+"""Keeps what captioners wrote in a file of JSON lines, so that a killed run goes on where it was."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from datasets_prep.captioners.base import Kind, Result
+from finetune.data.entries import Findings
+
+
+class CaptionCache(Protocol):
+    """What captioners wrote, by the picture's sha256, the captioner's identity and the kind."""
+
+    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
+        """Returns what was written, or None."""
+        ...
+
+    def put(self, picture: bytes, identity: str, kind: Kind, result: Result) -> None:
+        """Keeps a result so that it outlives the process from the moment this returns."""
+        ...
+
+
+class JsonLinesCache:
+    """A `CaptionCache` in an append-only file; in memory it holds about 150 bytes a line, the texts stay on disk.
+
+    A line that cannot be read, such as the last one of a process that was killed while it wrote, is counted and passed
+    over. One process at a time.
+    """
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._end = 0
+        self._index(findings)
+
+    def _index(self, findings: Findings) -> None:
+        last = b"\n"
+        for number, (place, line) in enumerate(self._lines(), start=1):
+            last = line
+            try:
+                row = json.loads(line)
+                key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
+                _result(row)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                findings.warn(
+                    f"lines of {self.path.name} that cannot be read, whose captions are written anew", f"line {number}"
+                )
+                continue
+            self._places[key] = (place, len(line))
+        if not last.endswith(b"\n"):  # what is written next begins on a line of its own
+            self._append(b"\n")
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self.path.open("rb") as file:
+            for line in file:
+                yield self._end, line
+                self._end += len(line)
+
+    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
+        place = self._places.get(_key(picture, identity, kind))
+        if place is None:
+            return None
+        return _result(json.loads(os.pread(self._descriptor, place[1], place[0])))
+
+    def put(self, picture: bytes, identity: str, kind: Kind, result: Result) -> None:
+        row = {
+            "picture": picture.hex(),
+            "captioner": identity,
+            "kind": kind,
+            "text": result.text,
+            "num_tokens": result.num_tokens,
+            "finish": result.finish,
+        }
+        line = json.dumps(row).encode("ascii") + b"\n"  # ascii also holds what UTF-8 cannot
+        self._places[_key(picture, identity, kind)] = (self._end, len(line))
+        self._append(line)
+
+    def _append(self, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += os.write(self._descriptor, data[written:])
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Forces all to disk and lets go of the file."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def _key(picture: bytes, identity: str, kind: str) -> bytes:
+    return hashlib.blake2b(picture + f"\0{identity}\0{kind}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _result(row: dict) -> Result:
+    if not (
+        isinstance(row["text"], str) and isinstance(row["num_tokens"], int) and row["finish"] in ("stop", "length")
+    ):
+        raise ValueError("not a caption")
+    return Result(row["text"], row["num_tokens"], row["finish"])

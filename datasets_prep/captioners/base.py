@@ -1,0 +1,101 @@
+"""What every captioner offers, and the instructions that belong to the kinds of captions."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from datasets_prep.config import CaptionsConfig
+
+Kind = Literal["short", "long", "tags"]
+
+PROMPTS: dict[Kind, str] = {
+    "short": "Describe this picture in one short sentence. Name what it shows at once, without any introduction.",
+    "long": "Describe this picture in one detailed paragraph: what it shows, where things are, the light, the colours "
+    "and the kind of picture. Begin at once, without any introduction, and do not guess at what cannot be seen.",
+    "tags": "List at most 30 tags for this picture, the most important first, in lower case and separated by commas. "
+    "Write nothing but the tags.",
+}
+"""Instructions for models that follow any."""
+HINT = "{hint}"
+"""Stands in captions.prompt for what the name of the picture says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a captioner gave for one picture; an error is a result."""
+
+    text: str
+    num_tokens: int
+    finish: Literal["stop", "length", "error"]
+    """Whether the model ended the caption, was cut off at the limit, or failed."""
+    detail: str = ""
+    """The error in a sentence."""
+
+
+class Captioner(Protocol):
+    """A model that describes pictures. It is built from the options, and `load` makes it ready."""
+
+    @property
+    def name(self) -> str:
+        """A short name for messages, e.g. the captioner's and the model's."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures to give at a time."""
+        ...
+
+    def identity(self) -> str:
+        """Returns a name of all that the captions depend on besides the picture, the kind and the hint; needs no
+        `load`, since who has every caption already need not load the model."""
+        ...
+
+    def load(self) -> None:
+        """Makes the model ready; raises ValueError or OSError with a sentence where it cannot be had."""
+        ...
+
+    def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+        """Returns a result for every picture (RGB), in order; only being out of memory or without the model raises."""
+        ...
+
+
+def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
+    """Returns the instruction for a picture: the option's, else the kind's."""
+    return PROMPTS[kind] if config.prompt is None else config.prompt.replace(HINT, hint)
+
+
+def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> None:
+    """Refuses kinds of captions that the captioner cannot write."""
+    unable = [kind for kind in config.kinds if kind not in able]
+    if unable:
+        raise ValueError(
+            f"captions.kinds: got {', '.join(unable)}, but {config.captioner} writes {' and '.join(able)} only. "
+            + instead
+        )
+
+
+def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
+    """Refuses a prompt that the captioner would ignore, and {hint} where all pictures have to get the same text."""
+    if config.prompt is not None and not is_followed:
+        raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
+    if HINT in (config.prompt or ""):
+        raise ValueError(
+            f"captions.prompt: {config.captioner} takes one text for all pictures, so {HINT} cannot stand in it. "
+            "Leave it out, or take qwen_vl, llava or http."
+        )
+
+
+def model_of(config: CaptionsConfig) -> str:
+    """Returns the option captions.model, which every captioner that looks at pictures has."""
+    assert config.model is not None  # CaptionsConfig has checked it
+    return config.model
+
+
+def digest(name: str, **parts: object) -> str:
+    """Returns the captioner's name with a hash of what its captions depend on."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"

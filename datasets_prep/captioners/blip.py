@@ -1,0 +1,99 @@
+"""BLIP and BLIP-2: one short sentence, which captions.prompt may begin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, model_of
+from datasets_prep.captioners.generation import (
+    checked_model,
+    generate,
+    ids_of,
+    load_model,
+    load_part,
+    local_identity,
+    results,
+)
+from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.config import CaptionsConfig
+
+NO_TAGS = "Their captions are a short sentence whatever is asked for; for tags take wd_tagger, florence2 or qwen_vl."
+
+
+class BlipCaptioner:
+    """`BlipForConditionalGeneration`; captions.prompt is the beginning of every caption, e.g. "a drawing of"."""
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        check_kinds(config, ["short", "long"], NO_TAGS)
+        check_prompt(config, is_followed=True)
+        self.config = config
+        self.name = f"blip {model_of(config)}"
+        self.batch_size = config.batch_size
+        self._files: ModelFiles | None = None
+        self._model: Any = None
+        self._processor: Any = None
+
+    def _found(self) -> ModelFiles:
+        if self._files is None:
+            self._files = checked_model(self.config, ["blip"])
+        return self._files
+
+    def identity(self) -> str:
+        return local_identity(self.config, self._found())
+
+    def load(self) -> None:
+        from transformers import AutoProcessor, BlipForConditionalGeneration
+
+        self._processor = load_part(AutoProcessor.from_pretrained, self._found())
+        self._model = load_model(BlipForConditionalGeneration, self._found(), self.config)
+
+    def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+        beginning = (self.config.prompt or "").strip()
+        texts = [beginning] * len(images) if beginning else None
+        inputs = dict(self._processor(images=list(images), text=texts, return_tensors="pt"))
+        # The class takes the last of the given ids for an end and drops it.
+        num_given = inputs["input_ids"].shape[1] - 1 if texts else 1
+        eos_ids = ids_of(self._model.config.text_config.sep_token_id)
+        rows = generate(self._model, inputs, self.config.max_new_tokens, eos_ids, num_given)
+        return results(self._processor.tokenizer, rows, f"{beginning} " if beginning else "")
+
+
+class Blip2Captioner:
+    """`Blip2ForConditionalGeneration`; captions.prompt is what the language model goes on from."""
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        check_kinds(config, ["short", "long"], NO_TAGS)
+        check_prompt(config, is_followed=True)
+        self.config = config
+        self.name = f"blip2 {model_of(config)}"
+        self.batch_size = config.batch_size
+        self._files: ModelFiles | None = None
+        self._model: Any = None
+        self._processor: Any = None
+
+    def _found(self) -> ModelFiles:
+        if self._files is None:
+            self._files = checked_model(self.config, ["blip-2"])
+        return self._files
+
+    def identity(self) -> str:
+        return local_identity(self.config, self._found())
+
+    def load(self) -> None:
+        from transformers import AutoProcessor, Blip2ForConditionalGeneration
+
+        self._processor = load_part(AutoProcessor.from_pretrained, self._found())
+        self._model = load_model(Blip2ForConditionalGeneration, self._found(), self.config)
+        # Checkpoints from before the processor put the picture's places into the text do not say how many there are.
+        self._processor.num_query_tokens = self._model.config.num_query_tokens
+
+    def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+        # The same text for all pictures, so that nothing is padded.
+        text = (self.config.prompt or "").strip()
+        inputs = dict(self._processor(images=list(images), text=[text] * len(images), return_tensors="pt"))
+        is_encoder_decoder = self._model.config.text_config.is_encoder_decoder
+        num_given = 1 if is_encoder_decoder else inputs["input_ids"].shape[1]
+        eos_ids = ids_of(self._model.language_model.generation_config.eos_token_id)
+        rows = generate(self._model, inputs, self.config.max_new_tokens, eos_ids, num_given)
+        return results(self._processor.tokenizer, rows)

@@ -1,0 +1,133 @@
+"""Turns what a model wrote into a caption: without chat around it, cut before it repeats itself, or not at all."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets_prep.captioners.base import Kind, Result
+
+REFUSAL = re.compile(
+    r"(?:(?:i'm|i am) (?:really |very |so )?sorry\b|sorry, (?:but )?i\b|i apologi[sz]e\b|"
+    r"i (?:can't|cannot|can not|won't|will not|am not able|am unable)\b|i'm (?:not able|unable)\b|"
+    r"(?:as|i am|i'm) an? (?:ai|artificial intelligence|(?:\w+ )?language model)\b|unfortunately, i\b|"
+    r"(?:there is )?no image (?:is |was |has been )?(?:provided|attached|visible)\b|"
+    r"(?:please|could you) (?:provide|upload|share|attach) (?:an|the|a) (?:image|picture|photo)\b)"
+)
+INTRODUCTION = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok)\s*[,!.:]\s*)?"
+    r"(?:here(?:'s| is| are)\b[^:.!?\n]{0,80}:|(?:(?:image |short |detailed )?(?:caption|description)|tags)\s*:)\s*",
+    re.IGNORECASE,
+)
+THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>|</?s>|<pad>|<unk>|\[(?:CLS|SEP|PAD|UNK)\]")
+QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
+PIECE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]")
+"""A word, a sign, or a letter of a script that writes no spaces."""
+SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)]*(?:\s|$))[\"'”’)]*|[。！？]")
+END_SIGNS = (".", "!", "?", "。", "！", "？")
+LONGEST_PERIOD = 60
+NUM_REPEATS = 3
+"""The same pieces this often in a row are a loop, if they are LEAST_REPEATED pieces together."""
+LEAST_REPEATED = 9
+NUM_RECURRENCES = 4
+"""In a caption that never ended, four words that come back this often are a loop even with others in between."""
+
+Fault = Literal["refusal", "loop", "no end", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A caption, and what was wrong with what the model wrote."""
+
+    text: str
+    """Empty where nothing is usable."""
+    fault: Fault | None = None
+
+
+def clean_result(result: Result, kind: Kind) -> Cleaned:
+    """Returns the usable part of what a captioner wrote."""
+    if result.finish == "error":
+        return Cleaned("", "nothing")
+    text = stripped(result.text)
+    if not text:
+        return Cleaned("", "no end" if result.finish == "length" else "nothing")
+    if is_refusal(text):
+        return Cleaned("", "refusal")
+    is_whole = result.finish == "stop"
+    if kind == "tags":
+        return _clean_tags(text, is_whole)
+    loop = loop_start(text, is_whole=is_whole)
+    if loop is not None:
+        return Cleaned(whole_sentences(text[:loop]), "loop")
+    return Cleaned(text) if is_whole else Cleaned(whole_sentences(text), "no end")
+
+
+def stripped(text: str) -> str:
+    """Returns the text on one line, without thoughts, the chat's marks, introductions and quotation marks around it."""
+    text = SPECIAL.sub(" ", THOUGHTS.sub(" ", text)).replace("**", "")
+    text = " ".join(text.split())
+    text = INTRODUCTION.sub("", text).strip()
+    for opening, closing in QUOTES:
+        if len(text) > 1 and text[0] == opening and text[-1] == closing and not set(text[1:-1]) & {opening, closing}:
+            text = text[1:-1].strip()
+    return text
+
+
+def is_refusal(text: str) -> bool:
+    """Returns whether a model says that it cannot, rather than what the picture shows."""
+    return REFUSAL.match(text.lower().replace("’", "'").lstrip("\"' ")) is not None
+
+
+def loop_start(text: str, *, is_whole: bool) -> int | None:
+    """Returns the place from which on a text repeats itself, behind the first time; None where it does not."""
+    pieces = [(match.group().casefold(), match.start()) for match in PIECE.finditer(text)]
+    words = [word for word, _ in pieces]
+    threes = list(zip(words, words[1:], words[2:], strict=False))
+    if len(set(threes)) == len(threes):  # nothing at all comes back, as in most captions
+        return None
+    starts = [_repetition(words, period) for period in range(1, min(LONGEST_PERIOD, len(words) // NUM_REPEATS) + 1)]
+    if not is_whole:
+        starts.append(_recurrence(words))
+    found = [start for start in starts if start is not None]
+    if not found:
+        return None
+    place = min(found)
+    word, start = pieces[place]
+    # A sentence in a loop may come after another end, with which the loop then seems to begin; its own end is kept.
+    return start + 1 if word in END_SIGNS else start
+
+
+def _repetition(words: list[str], period: int) -> int | None:
+    """Returns where the second of several equal stretches of so many words begins."""
+    run = 0
+    for place in range(period, len(words)):
+        run = run + 1 if words[place] == words[place - period] else 0
+        if run >= max(period * (NUM_REPEATS - 1), LEAST_REPEATED - period):
+            return place - run + 1
+    return None
+
+
+def _recurrence(words: list[str]) -> int | None:
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place in range(len(words) - 3):
+        found = places.setdefault(tuple(words[place : place + 4]), [])
+        if not found or place >= found[-1] + 4:
+            found.append(place)
+    return min((found[1] for found in places.values() if len(found) >= NUM_RECURRENCES), default=None)
+
+
+def whole_sentences(text: str) -> str:
+    """Returns the text up to the end of its last whole sentence; empty where it has none."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def _clean_tags(text: str, is_whole: bool) -> Cleaned:
+    listed = [" ".join(tag.split()).strip(" .-•") for tag in re.split(r"[,;\n]", text)]
+    if not is_whole:
+        listed = listed[:-1]
+    tags = list(dict.fromkeys(tag for tag in listed if tag))
+    # Models that loop give the same tags over and over; which of them is right is not for the list to say.
+    has_loop = len(listed) >= 2 * len(tags) and len(listed) >= LEAST_REPEATED
+    fault: Fault | None = "loop" if has_loop else "no end" if not is_whole else None
+    return Cleaned(", ".join(tags), fault)

@@ -1,0 +1,67 @@
+"""Florence-2: short and long captions by its task words, tags from the objects that it finds."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from datasets_prep.captioners.base import Kind, Result, check_prompt, model_of
+from datasets_prep.captioners.generation import checked_model, generate, ids_of, load_model, load_part, local_identity
+from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.config import CaptionsConfig
+
+TASKS: dict[Kind, str] = {"short": "<CAPTION>", "long": "<MORE_DETAILED_CAPTION>", "tags": "<OD>"}
+LOCATIONS = re.compile(r"(?:<loc_\d+>)+")
+
+
+class Florence2Captioner:
+    """`Florence2ForConditionalGeneration`; captions.prompt may name another task, e.g. <DETAILED_CAPTION>."""
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        check_prompt(config, is_followed=True)
+        self.config = config
+        self.name = f"florence2 {model_of(config)}"
+        self.batch_size = config.batch_size
+        self._files: ModelFiles | None = None
+        self._model: Any = None
+        self._processor: Any = None
+
+    def _found(self) -> ModelFiles:
+        if self._files is None:
+            self._files = checked_model(self.config, ["florence2"])
+        return self._files
+
+    def identity(self) -> str:
+        return local_identity(self.config, self._found())
+
+    def load(self) -> None:
+        from transformers import AutoProcessor, Florence2ForConditionalGeneration
+
+        try:
+            self._processor = load_part(AutoProcessor.from_pretrained, self._found())
+            self._model = load_model(Florence2ForConditionalGeneration, self._found(), self.config)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} The first releases of Florence-2 carry code of their own, which is never run; those of "
+                "florence-community do without, e.g. florence-community/Florence-2-base."
+            ) from error
+
+    def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+        task = TASKS[kind] if self.config.prompt is None else self.config.prompt
+        inputs = self._processor(text=[task] * len(images), images=list(images), return_tensors="pt", padding=True)
+        eos_ids = ids_of(self._model.generation_config.eos_token_id)
+        rows = generate(self._model, inputs, self.config.max_new_tokens, eos_ids, num_given=1)
+        return [self._result(ids, has_end, kind) for ids, has_end in rows]
+
+    def _result(self, ids: list[int], has_end: bool, kind: Kind) -> Result:
+        text = self._processor.tokenizer.decode(ids, skip_special_tokens=False)
+        text = re.sub(r"</?s>|<pad>", "", text)
+        text = object_names(text) if kind == "tags" else LOCATIONS.sub(" ", text)
+        return Result(text, len(ids), "stop" if has_end else "length")
+
+
+def object_names(text: str) -> str:
+    """Returns every object of a text such as "chair<loc_1><loc_2><loc_3><loc_4>window<loc_5>..." once."""
+    names = [part.strip(" ,") for part in LOCATIONS.split(text)]
+    return ", ".join(dict.fromkeys(name for name in names if name))

@@ -1,0 +1,80 @@
+"""Qwen2.5-VL and Qwen3-VL (and Qwen2-VL): they follow any instruction."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
+from datasets_prep.captioners.chat import Message, chat_prompt, expanded
+from datasets_prep.captioners.generation import (
+    checked_model,
+    generate,
+    ids_of,
+    load_model,
+    load_part,
+    local_identity,
+    results,
+)
+from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.config import CaptionsConfig
+
+TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
+IMAGE_TOKEN = "<|image_pad|>"
+
+
+class QwenVLCaptioner:
+    """`AutoModelForImageTextToText` with the model's image processor and tokenizer.
+
+    The processor class that joins those two also wants a video processor, which takes torchvision. What it does for
+    pictures is to repeat a token as often as the picture has patches, so that is done here instead.
+    """
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        self.config = config
+        self.name = f"qwen_vl {model_of(config)}"
+        self.batch_size = config.batch_size
+        self._files: ModelFiles | None = None
+        self._model: Any = None
+        self._image_processor: Any = None
+        self._tokenizer: Any = None
+
+    def _found(self) -> ModelFiles:
+        if self._files is None:
+            self._files = checked_model(self.config, TYPES)
+        return self._files
+
+    def identity(self) -> str:
+        return local_identity(self.config, self._found())
+
+    def load(self) -> None:
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+        self._image_processor = load_part(AutoImageProcessor.from_pretrained, self._found())
+        self._tokenizer = load_part(AutoTokenizer.from_pretrained, self._found())
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.chat_template is None:
+            path = self._found().file("chat_template.json")
+            self._tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+        self._model = load_model(AutoModelForImageTextToText, self._found(), self.config)
+
+    def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+        pictures = self._image_processor(images=list(images), return_tensors="pt")
+        counts = pictures["image_grid_thw"].prod(dim=1) // self._image_processor.merge_size**2
+        texts = [
+            chat_prompt(self._render, prompt_for(self.config, kind, hint), None, IMAGE_TOKEN, model_of(self.config))
+            for hint in hints
+        ]
+        tokens = self._tokenizer(expanded(texts, IMAGE_TOKEN, counts.tolist()), return_tensors="pt", padding=True)
+        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")} | dict(pictures)
+        if "mm_token_type_ids" in inspect.signature(self._model.forward).parameters:  # from transformers 5 on
+            image_id = self._tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+            inputs["mm_token_type_ids"] = (tokens["input_ids"] == image_id).int()
+        eos_ids = ids_of(self._model.generation_config.eos_token_id)
+        rows = generate(self._model, inputs, self.config.max_new_tokens, eos_ids, inputs["input_ids"].shape[1])
+        return results(self._tokenizer, rows)
+
+    def _render(self, messages: list[Message]) -> str:
+        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

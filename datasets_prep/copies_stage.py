@@ -1,0 +1,139 @@
+"""Finds the copies among the pictures, and leaves them out or only names them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from datasets_prep.config import DedupConfig
+from datasets_prep.dedup import exact_copies, keep_order, near_copies, pixel_copies
+from datasets_prep.gather import Progress
+from datasets_prep.json_cache import JsonLines
+from datasets_prep.loading import Loader
+from datasets_prep.records import Copy
+from datasets_prep.sorting import Sorting
+from finetune.data.alike import can_verify
+from finetune.data.entries import Findings
+
+SMALL_SET = 200
+"""Below that many pictures near duplicates are only reported: who has ten photographs crops them on purpose."""
+FLAT_DEVIATION = 20.0
+"""Levels; pictures that deviate less have codes that say little."""
+VERSION = 1
+"""Raised when the same pair of pictures gives another score."""
+
+
+def check_dedup(config: DedupConfig, findings: Findings) -> None:
+    """Notes where the second look is missing, and refuses the levels that cannot do without."""
+    if config.level == "off" or can_verify():
+        return
+    if config.level != "fast":
+        raise ValueError(
+            f"dedup.level: {config.level} compares pictures with OpenCV, which is not installed. "
+            "Run: pip install 'sd-finetune[dedup]', or set dedup.level to fast."
+        )
+    findings.warn("near duplicates are found by codes alone, for OpenCV is missing", "pip install 'sd-finetune[dedup]'")
+
+
+def find_copies(
+    sorting: Sorting,
+    config: DedupConfig,
+    has_caption: np.ndarray,
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> None:
+    """Leaves copies out: those of the same bytes and pixels always, near ones as the options say."""
+    pictures = sorting.pictures
+    num_pixels = pictures.width.astype(np.int64) * pictures.height
+    order = keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
+    order = np.concatenate([order[sorting.protected[order]], order[~sorting.protected[order]]])
+    order_in = order[sorting.is_in[order]]
+    exact = exact_copies(pictures.sha256, order_in)
+    sorting.merge("exact duplicates", exact, f"{len(exact):,} have the same bytes as another")
+    same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
+    sorting.merge("pixel duplicates", same, f"{len(same):,} have the same pixels as another")
+    if config.level == "off":
+        return
+    seen = PairScores(own / "pairs.jsonl", sorting, config.level, findings)
+    try:
+        near = near_copies(
+            pictures.codes,
+            order,
+            sorting.is_in,
+            pictures.score("deviation") < FLAT_DEVIATION,
+            loader.small,
+            config.level,
+            embeddings_of(sorting, config, own, loader, findings, progress),
+            seen,
+            lambda done, total: progress("near duplicates", done, total),
+            config.embed_similarity,
+            loader.whole,
+        )
+    finally:
+        seen.close()
+    pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
+    near = {index: copy for index, copy in near.items() if index not in pixel_equal}
+    if pixel_equal:
+        sorting.merge(
+            "pixel duplicates", pixel_equal, f"{len(pixel_equal):,} more have the same pixels, saved otherwise"
+        )
+    drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
+    if drops:
+        sorting.merge("near duplicates", near, f"{len(near):,} show the same as another")
+        return
+    sorting.report("near duplicates", near, f"{len(near):,} show the same as another, and are kept")
+    why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
+    for index in sorted(near):
+        findings.warn(
+            f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(sorting, index, near)
+        )
+
+
+def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:
+    """Returns both names of a pair."""
+    return f"{sorting.pictures.sources[index]} of {sorting.pictures.sources[copies[index].keeper]}"
+
+
+def embeddings_of(
+    sorting: Sorting, config: DedupConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
+) -> np.ndarray | None:
+    """Returns what the vision model makes of the pictures [N D], zeros where one is out; None at other levels."""
+    if config.level != "embed":
+        return None
+    from datasets_prep.embeddings import cached_embeddings
+
+    assert config.embed_model is not None
+    inside = np.flatnonzero(sorting.is_in)
+    table = sorting.pictures.table["sha256"]
+    keys = [table[int(index)].as_py() for index in inside]
+    found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
+    result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
+    result[inside] = found
+    return result
+
+
+class PairScores:
+    """How well pairs of pictures agreed when they were looked at, kept by what the pictures hold."""
+
+    def __init__(self, path: Path, sorting: Sorting, level: str, findings: Findings) -> None:
+        self._lines = JsonLines(path, findings)
+        self._hex = sorting.pictures.hex
+        self._suffix = f"{VERSION} {'fast' if level == 'fast' else 'corners'}"
+
+    def get(self, first: int, second: int) -> float | None:
+        """Returns the score of a pair, None where it was not looked at."""
+        value = self._lines.get(self._key(first, second))
+        return None if value is None else float(value)
+
+    def put(self, first: int, second: int, score: float) -> None:
+        """Keeps the score of a pair."""
+        self._lines.put(self._key(first, second), score)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._lines.close()
+
+    def _key(self, first: int, second: int) -> str:
+        return f"{self._hex(first)[:32]} {self._hex(second)[:32]} {self._suffix}"

@@ -1,0 +1,121 @@
+"""What a user decided about single pictures: decisions.jsonl, to which lines are only ever added."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from finetune.data.entries import Findings
+from finetune.disk import sync
+
+Action = Literal["keep", "drop", "caption", "undo"]
+"""undo takes back the latest decision about the same picture that still counts."""
+
+ACTIONS: Mapping[str, Action] = {name: name for name in get_args(Action)}
+
+MOST_CHARACTERS = 20_000
+"""Longest caption, so that a mistake cannot fill the file."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of decisions.jsonl."""
+
+    sha256: str
+    """Of the picture's file, 64 hexadecimal digits; the decision follows the content, whatever the file is called."""
+    source: str
+    """The name that the picture had; for the reader only."""
+    action: Action
+    text: str | None = None
+    """The caption where the action is caption, else None."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What all decisions about one picture come to."""
+
+    source: str
+    verdict: Literal["keep", "drop"] | None
+    text: str | None
+    """The caption to take, None where it stays as it is."""
+
+
+def checked(line: object) -> Decision:
+    """Returns the decision that a parsed line holds; ValueError with what is wrong."""
+    if not isinstance(line, dict):
+        raise ValueError("not a JSON object")
+    sha256, action, text, source = (line.get(key) for key in ("sha256", "action", "text", "source"))
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("sha256 is not 64 hexadecimal digits")
+    known = ACTIONS.get(action) if isinstance(action, str) else None
+    if known is None:
+        raise ValueError(f"action is none of {', '.join(ACTIONS)}")
+    if known == "caption":
+        _check_text(text)
+    elif text is not None:
+        raise ValueError(f"text does not go with the action {known}")
+    return Decision(sha256, source if isinstance(source, str) else "", known, text)
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError("text is missing")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"text has {len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
+    if "\0" in text or re.search("[\ud800-\udfff]", text):
+        raise ValueError("text holds characters that no caption can have")
+
+
+def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
+    """Yields every sound line in order; a broken one is a warning. No file holds no decisions."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:  # bytes, since a torn line may not be UTF-8
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield checked(json.loads(line))
+            except (ValueError, RecursionError) as error:  # json.loads raises both for what is no JSON
+                reason = "not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+                findings.warn("decisions that cannot be read", f"{path.name} line {number} ({reason})")
+
+
+def read_decisions(path: Path, findings: Findings) -> dict[str, Decided]:
+    """Returns what counts for each picture, by sha256: the latest verdict and the latest caption not taken back."""
+    counting: dict[str, list[Decision]] = {}
+    for decision in read_lines(path, findings):
+        own = counting.setdefault(decision.sha256, [])
+        if decision.action != "undo":
+            own.append(decision)
+        elif own:
+            own.pop()
+    return {sha256: _merged(own) for sha256, own in counting.items() if own}
+
+
+def _merged(decisions: list[Decision]) -> Decided:
+    verdict = text = None
+    for decision in decisions:
+        if decision.action == "caption":
+            text = decision.text
+        elif decision.action != "undo":
+            verdict = decision.action
+    return Decided(decisions[-1].source, verdict, text)
+
+
+def append_decision(path: Path, decision: Decision) -> None:
+    """Adds one whole line that lasts through a power cut; a line that was torn before it stays a line of its own."""
+    line = json.dumps({key: value for key, value in asdict(decision).items() if value is not None})
+    is_new = not path.exists()
+    with open(path, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(line.encode("ascii") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync(path.parent)

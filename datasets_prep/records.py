@@ -1,0 +1,172 @@
+"""What the stages hand to each other: files, pictures with their measurements, copies, and what is left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from finetune.data.entries import Entry, Findings
+
+Reason = Literal[
+    "empty_file",
+    "not_an_image",
+    "unsupported_format",
+    "truncated",
+    "decode_error",
+    "too_many_pixels",
+    "too_large",
+    "too_small",
+    "bad_aspect",
+    "low_information",
+    "flagged",
+    "unreadable",
+    "not_a_file",
+    "timeout",
+    "worker_crashed",
+    "out_of_memory",
+    "exact_duplicate",
+    "pixel_duplicate",
+    "near_duplicate",
+    "low_score",
+    "dropped_by_user",
+]
+"""The closed list of why something is left out."""
+Why = tuple[Reason, str, float | None]
+"""A reason, its detail, and the score behind it where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file, row or tar member of the source, and what tells whether it has changed."""
+
+    source: str
+    """Its name: the POSIX path relative to the source; undecodable bytes as surrogate escapes."""
+    stamp: tuple[int, ...]
+    """Size and times, or whatever else changes when the content does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """What is left out; the fields are the columns of rejected.jsonl."""
+
+    source: str
+    reason: Reason
+    detail: str
+    duplicate_of: str | None = None
+    """The `source` of the copy that is kept."""
+    score: float | None = None
+    sha256: str | None = None
+    """Of the file's bytes in hex, where it was read as a picture; a decision in review holds on to it."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds."""
+
+    items: Sequence[Item]
+    """Every file, those that hold captions too, sorted by the bytes of the names, each name once."""
+    rejected: Sequence[Rejected]
+    """What cannot even be read: pipes, broken links, folders without permission."""
+
+
+class PrepSource(Protocol):
+    """A place that pictures come from; picklable, since other processes read from it. It is never written to."""
+
+    @property
+    def name(self) -> str:
+        """A short name, from which a caption may be made, e.g. the folder's."""
+        ...
+
+    def listing(self, findings: Findings) -> Listing:
+        """Returns what there is; notes what is passed over."""
+        ...
+
+    def entries(self, sources: Sequence[str], findings: Findings) -> Mapping[str, Entry]:
+        """Returns what the source says of those that are not themselves captions: an entry each, maybe without one."""
+        ...
+
+    def read(self, source: str) -> bytes:
+        """Returns the original bytes; raises OSError or ValueError where there are none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A file that decodes, and what one look at it gave."""
+
+    source: str
+    sha256: bytes
+    """Of the file's bytes, 32 bytes."""
+    pixels_sha256: bytes
+    """Of the thumbnail and the size, 32 bytes: equal pixels have equal ones, and almost nothing else has."""
+    num_bytes: int
+    width: int
+    """Of the upright picture, like height."""
+    height: int
+    suffix: str
+    """By its content, with the dot."""
+    codes: np.ndarray
+    """[12 4] uint64, see finetune.data.similarity."""
+    scores: Mapping[str, float]
+    """By the names in datasets_prep.measure.SCORES."""
+    notes: tuple[str, ...]
+    """Of animated, alpha, colour profile ignored: ...; what a user should hear of."""
+    caption: str | None
+    """What the file itself says it shows (EXIF, XMP, PNG text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """That one picture repeats another."""
+
+    keeper: int
+    """Index of the picture it repeats, which itself repeats none."""
+    reason: Literal["exact_duplicate", "pixel_duplicate", "near_duplicate"]
+    score: float
+    """How well they agree, 1 for the same pixels."""
+    detail: str
+    """e.g. "mirrored, 12 of 256 bits differ"."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The result of a preparation, as the report shows it."""
+
+    name: str
+    kept: Sequence[Mapping[str, object]]
+    """The lines of metadata.jsonl."""
+    rejected: Sequence[Mapping[str, object]]
+    """The lines of rejected.jsonl."""
+    figures: Sequence[tuple[str, int, int, str]]
+    """(stage, pictures in, pictures out, what happened in words), in order."""
+    notices: Sequence[str] = ()
+    """What was printed as notes."""
+    lint: Sequence["LintMark"] = ()
+    buckets: Sequence["BucketRow"] = ()
+    options: str = ""
+    """The options as YAML."""
+
+
+@dataclass(frozen=True, slots=True)
+class LintMark:
+    """Something about captions that a user may want to mend."""
+
+    kind: str
+    """e.g. "longer than 75 tokens"."""
+    detail: str
+    """e.g. the phrase that is repeated."""
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRow:
+    """One training size and what it does to its pictures."""
+
+    width: int
+    height: int
+    num_pictures: int
+    crop_loss_mean: float
+    num_upscaled: int
+    examples: tuple[str, ...] = field(default=())
+    """A few `source`s."""

@@ -1,0 +1,199 @@
+"""The report's parts about captions: what to mend, words and phrases, and every caption."""
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+
+from datasets_prep.records import LintMark, Prepared
+from datasets_prep.report_parts import flags_html
+from datasets_prep.report_pieces import (
+    Row,
+    Thumbnails,
+    bars,
+    card,
+    folded,
+    name_html,
+    number_of,
+    plural,
+    strip,
+    text_html,
+    texts_of,
+    thumbnail_html,
+)
+from finetune.evaluation.page import nothing
+
+MOST_CAPTIONS = 5000
+MOST_LETTERS_OF_ONE = 4000
+MOST_COUNTED = 20_000
+MOST_MARKS = 60
+MOST_MARKED = 12
+MOST_DRAWN_AT_ONCE = 500
+"""Above it browsers lay out only the captions in view."""
+
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+def lint(prepared: Prepared, thumbnails: Thumbnails) -> str:
+    """Returns what may be mended about the captions, each with a few of the pictures it concerns."""
+    if not prepared.lint:
+        return nothing("Nothing to mend about the captions.")
+    marks = prepared.lint[:MOST_MARKS]
+    wanted = {source for mark in marks for source in mark.sources[:MOST_MARKED]}
+    rows = {str(row["source"]): row for row in prepared.kept if row["source"] in wanted}
+    parts = [_mark(mark, rows, thumbnails) for mark in marks]
+    more = len(prepared.lint) - len(marks)
+    note = nothing(f"{more:,} more marks are not shown.") if more else ""
+    return f'<div class="card folds">{"".join(parts)}{note}</div>'
+
+
+def _mark(mark: LintMark, rows: dict[str, Row], thumbnails: Thumbnails) -> str:
+    cards = []
+    for source in mark.sources[:MOST_MARKED]:
+        row = rows.get(source, {"source": source})
+        text = f'<span dir="auto">{text_html(row.get("text", ""), 120)}</span>'
+        cards.append(card(row, thumbnail_html(thumbnails.of(source)), [text]))
+    more = len(mark.sources) - len(cards)
+    if more > 0:
+        cards.append(f'<p class="note">and {more:,} more</p>')
+    detail = f' <span class="soft" dir="auto">{text_html(mark.detail)}</span>' if mark.detail else ""
+    title = f"<b>{escape(mark.kind)}</b> {plural(len(mark.sources), 'picture')}{detail}"
+    return folded(title, strip(cards))
+
+
+def words(prepared: Prepared) -> str:
+    """Returns how long the captions are, and the words and phrases that most of them share."""
+    step = max(1, -(-len(prepared.kept) // MOST_COUNTED))
+    texts = [str(prepared.kept[index].get("text", "")) for index in range(0, len(prepared.kept), step)]
+    found = [WORD.findall(text.lower()) for text in texts]
+    lengths = Counter(min(len(own) // 5, 20) for own in found)
+    if not any(found):
+        return nothing("No captions.")
+    spans = [
+        (f"{start * 5} to {start * 5 + 4} words" if start < 20 else "100 words or more", count, "")
+        for start, count in sorted(lengths.items())
+    ]
+    singles = Counter(word for own in found for word in set(own) if len(word) > 2)
+    phrases = Counter(phrase for own in found for phrase in {" ".join(three) for three in _threes(own)})
+    counted = f" Counted on {len(texts):,} captions, every {step:,}th." if step > 1 else ""
+    parts = [
+        f"<div><h3>Length</h3>{bars(spans, ('', 'captions', ''))}</div>",
+        f"<div><h3>Words in most captions</h3>{_terms(singles, 40)}</div>",
+        f"<div><h3>Phrases in most captions</h3>{_terms(phrases, 15)}</div>",
+    ]
+    return f'<div class="card three">{"".join(parts)}</div>' + (nothing(counted) if counted else "")
+
+
+def _threes(words_of_one: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [(first, second, third) for (first, second), (_, third) in pairwise(pairwise(words_of_one))]
+
+
+def _terms(counts: Counter[str], most: int) -> str:
+    """The most frequent ones that stand in more than one caption; a click looks for them."""
+    top = heapq.nsmallest(most, ((-count, term) for term, count in counts.items() if count > 1))
+    if not top:
+        return nothing("None stands in more than one.")
+    return (
+        '<p class="terms">'
+        + " ".join(
+            f'<span class="term" data-term="{text_html(term)}">{text_html(term)} <small>{-count:,}</small></span>'
+            for count, term in top
+        )
+        + "</p>"
+    )
+
+
+def captions(prepared: Prepared, thumbnails: Thumbnails, room: int) -> str:
+    """Returns the captions as a list that can be searched, of about `room` bytes at most.
+
+    Where there are too many, those stay that the report shows elsewhere, and then the marked ones.
+    """
+    kinds = list(dict.fromkeys(mark.kind for mark in prepared.lint))
+    marks: dict[str, list[str]] = {}
+    for mark in prepared.lint:
+        for source in mark.sources:
+            marks.setdefault(source, []).append(mark.kind)
+    tags = _Tags(kinds)
+    lines: dict[int, str] = {}
+    for index in _by_need(prepared.kept, marks, thumbnails.sources):
+        row = prepared.kept[index]
+        own = list(dict.fromkeys(marks.get(str(row["source"]), ())))
+        lines[index] = _caption(row, own, tags.of(row, own), thumbnails)
+        room -= len(lines[index].encode("utf-8", "replace"))
+        if room < 0:
+            break
+    filters = (
+        '<div class="filters" hidden><input id="search" type="search" placeholder="search captions and names" '
+        'aria-label="search captions and names"> <select id="tag" aria-label="show only">'
+        f'<option value="">all</option>{tags.options}<option value="dropped">marked drop</option>'
+        '<option value="edited">edited</option></select> <span id="found" class="note"></span></div>'
+    )
+    more = len(prepared.kept) - len(lines)
+    note = f"{more:,} more captions are in metadata.jsonl; the marked ones are shown first." if more else ""
+    many = " many" if len(lines) > MOST_DRAWN_AT_ONCE else ""
+    listed = "".join(line for _, line in sorted(lines.items()))
+    return f'{filters}<div class="rows{many}" id="captions">{listed}</div>{nothing(note) if note else ""}'
+
+
+def _by_need(kept: Sequence[Row], marks: Mapping[str, object], shown: frozenset[str]) -> list[int]:
+    """The indices of the rows to show, those first that matter most."""
+
+    def rank(row: Row) -> int:
+        return 0 if row["source"] in shown else 1 if row["source"] in marks else 2
+
+    ranked = heapq.nsmallest(MOST_CAPTIONS, ((rank(row), index) for index, row in enumerate(kept)))
+    return [index for _, index in ranked]
+
+
+class _Tags:
+    """What captions can be filtered by, each with a short name that the rows carry, and how many have it."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._counts: dict[str, int] = {}
+        self._short: dict[str, str] = {}
+        for kind in kinds[:MOST_MARKS]:
+            self._noted(f"lint: {kind}", 0)
+
+    def of(self, row: Row, kinds: Sequence[str]) -> str:
+        """Returns the short names of what a row has, and counts them."""
+        own = [f"lint: {kind}" for kind in kinds] + [f"flag: {flag}" for flag in texts_of(row, "flags")]
+        own += [f"{key.replace('_', ' ')}: {row[key]}" for key in ("caption_from", "split") if row.get(key)]
+        return " ".join(self._noted(tag, 1) for tag in own)
+
+    def _noted(self, tag: str, num: int) -> str:
+        self._counts[tag] = self._counts.get(tag, 0) + num
+        return self._short.setdefault(tag, f"g{len(self._short)}")
+
+    @property
+    def options(self) -> str:
+        """The choices as HTML."""
+        return "".join(
+            f'<option value="{self._short[tag]}">{text_html(tag)} ({count:,})</option>'
+            for tag, count in sorted(self._counts.items())
+            if count
+        )
+
+
+def _caption(row: Row, kinds: Sequence[str], tags: str, thumbnails: Thumbnails) -> str:
+    text = str(row.get("text", ""))
+    others = texts_of(row, "captions_alt")
+    more = "".join(f'<p class="alt" dir="auto">{text_html(other, 500)}</p>' for other in others[:4])
+    more += f'<p class="alt">and {len(others) - 4:,} more</p>' if len(others) > 4 else ""
+    marks = " ".join(f'<span class="mark lint">{escape(kind)}</span>' for kind in kinds)
+    facts = [
+        name_html(row["source"]),
+        f"{number_of(row, 'width'):.0f} × {number_of(row, 'height'):.0f}",
+        plural(len(WORD.findall(text)), "word"),
+        escape(str(row.get("caption_from", ""))),
+        escape(str(row.get("split", ""))),
+    ]
+    sha256 = row.get("sha256")
+    own = f' data-sha="{escape(sha256)}"' if isinstance(sha256, str) else ""
+    cut = " data-cut" if len(text) > MOST_LETTERS_OF_ONE else ""  # a text that is cut here must not be edited here
+    return (
+        f'<div class="pic row"{own} data-tags="{tags}">{thumbnail_html(thumbnails.of(str(row["source"])))}'
+        f'<div class="about"><p class="caption" dir="auto"{cut}>{text_html(text, MOST_LETTERS_OF_ONE)}</p>{more}'
+        f"<small>{' · '.join(fact for fact in facts if fact)} {marks} {flags_html(row)}</small></div></div>\n"
+    )

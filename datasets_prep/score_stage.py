@@ -1,0 +1,123 @@
+"""Has learned scorers look at the pictures that are still in, and leaves out what they score too low or too high."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from datasets_prep.config import ScoresConfig
+from datasets_prep.gather import Progress
+from datasets_prep.json_cache import JsonLines
+from datasets_prep.kept import Captions
+from datasets_prep.loading import Loader
+from datasets_prep.records import Why
+from datasets_prep.sorting import Sorting
+from finetune.data.entries import Findings
+
+LIMITS = {"aesthetic": "min_aesthetic", "nsfw": "max_nsfw", "watermark": "max_watermark", "clip": "min_clip"}
+OF_PICTURES = ("aesthetic", "nsfw", "watermark")
+
+
+def models_of(config: ScoresConfig) -> dict[str, str]:
+    """Returns score -> model for the scores that are asked for."""
+    named = {
+        "aesthetic": config.aesthetic_model,
+        "nsfw": config.nsfw_model,
+        "watermark": config.watermark_model,
+        "clip": config.clip_model,
+    }
+    return {name: model for name, model in named.items() if model is not None}
+
+
+def limit_of(config: ScoresConfig, name: str) -> float | None:
+    """Returns the limit of a score, None where there is none."""
+    limits = {
+        "aesthetic": config.min_aesthetic,
+        "nsfw": config.max_nsfw,
+        "watermark": config.max_watermark,
+        "clip": config.min_clip,
+    }
+    return limits[name]
+
+
+def score_pictures(
+    sorting: Sorting, config: ScoresConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Returns the scores [N] that need no captions, by name; NaN for pictures that are out."""
+    return {
+        name: scored(name, model, sorting, config, {}, own, loader, findings, progress)
+        for name, model in models_of(config).items()
+        if name in OF_PICTURES
+    }
+
+
+def score_texts(
+    sorting: Sorting,
+    config: ScoresConfig,
+    captions: Mapping[int, Captions],
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Returns how well pictures [N] and their captions agree, if that is asked for."""
+    return {
+        name: scored(name, model, sorting, config, captions, own, loader, findings, progress)
+        for name, model in models_of(config).items()
+        if name not in OF_PICTURES
+    }
+
+
+def scored(
+    name: str,
+    model: str,
+    sorting: Sorting,
+    config: ScoresConfig,
+    captions: Mapping[int, Captions],
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> np.ndarray:
+    """Returns one score [N] and leaves out what is beyond its limit."""
+    from datasets_prep.scorers import make_scorer, scores_of
+
+    result = np.full(len(sorting.pictures), np.nan)
+    inside = [int(index) for index in np.flatnonzero(sorting.is_in)]
+    scorer = make_scorer(name, model, config.batch_size)
+    cache = JsonLines(own / "scores.jsonl", findings)
+    texts = {index: captions[index].texts[0] if index in captions else "" for index in inside}
+    keys = {index: f"{name} {scorer.identity()} {sorting.pictures.hex(index)[:32]} {texts[index]}" for index in inside}
+    missing = [index for index in inside if cache.get(keys[index]) is None]
+    try:
+        for done, (index, score) in enumerate(scores_of(scorer, missing, loader.small, texts, config.batch_size), 1):
+            cache.put(keys[index], score)
+            progress(f"scoring ({name})", done, len(missing))
+        for index in inside:
+            value = cache.get(keys[index])
+            result[index] = np.nan if value is None else value
+    finally:
+        cache.close()
+    limit = limit_of(config, name)
+    if limit is not None:
+        found = {index: why for index in inside if (why := beyond(name, float(result[index]), limit)) is not None}
+        sorting.leave_out(f"score: {name}", found, f"{len(found):,} beyond the limit {limit:g}")
+    return result
+
+
+def beyond(name: str, score: float, limit: float) -> Why | None:
+    """Returns why a score is not good enough, None where it is."""
+    is_least = LIMITS[name].startswith("min")
+    if score >= limit if is_least else score <= limit:
+        return None
+    side = "at least" if is_least else "at most"
+    return "low_score", f"{name} {score:.4g}, expected {side} {limit:g}", score
+
+
+def check_scores(config: ScoresConfig) -> None:
+    """Refuses models that cannot give their score, before anything else is done."""
+    if models_of(config):
+        from datasets_prep.scorers import check_model
+
+        for name, model in models_of(config).items():
+            check_model(name, model)

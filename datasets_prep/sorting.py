@@ -1,0 +1,112 @@
+"""Which pictures are still in while the stages go on, and why the others are not."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datasets_prep.decisions import Decided
+from datasets_prep.kept import sort_key
+from datasets_prep.records import Copy, Rejected, Why
+from datasets_prep.store import Pictures
+
+
+@dataclass
+class Sorting:
+    """The pictures and what the stages decided; each stage only takes away."""
+
+    pictures: Pictures
+    is_in: np.ndarray
+    """[N] bool."""
+    protected: np.ndarray
+    """[N] bool: what a user decided to keep, which no stage leaves out."""
+    left_out: dict[int, Why] = field(default_factory=dict)
+    copies: dict[int, Copy] = field(default_factory=dict)
+    reported: dict[int, Copy] = field(default_factory=dict)
+    """Near duplicates that stay in."""
+    links: list[tuple[int, int]] = field(default_factory=list)
+    """Pairs of which both are in, but which must not stand on both sides of a split."""
+    figures: list[tuple[str, int, int, str]] = field(default_factory=list)
+    """(stage, pictures in, pictures out, what happened)."""
+
+    def leave_out(self, stage: str, found: Mapping[int, Why], said: str) -> None:
+        """Leaves pictures out for a reason, those that are protected excepted."""
+        before = int(self.is_in.sum())
+        for index, why in found.items():
+            if self.is_in[index] and not self.protected[index]:
+                self.left_out[index] = why
+                self.is_in[index] = False
+        self.note(stage, before, said)
+
+    def merge(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
+        """Leaves copies out; a protected one is only reported."""
+        before = int(self.is_in.sum())
+        for index, copy in found.items():
+            if self.protected[index] and copy.reason != "exact_duplicate":
+                self.reported[index] = copy
+            else:
+                self.copies[index] = copy
+                self.is_in[index] = False
+        self.note(stage, before, said)
+
+    def report(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
+        """Only notes copies."""
+        self.reported |= found
+        self.note(stage, int(self.is_in.sum()), said)
+
+    def note(self, stage: str, before: int, said: str) -> None:
+        """Adds a stage's figures."""
+        self.figures.append((stage, before, int(self.is_in.sum()), said))
+
+    def copies_of(self) -> dict[int, list[int]]:
+        """Returns, for every keeper, its copies in the order of their names."""
+        found: dict[int, list[int]] = {}
+        for index in sorted(self.copies):
+            found.setdefault(self.final_keeper(index), []).append(index)
+        return found
+
+    def final_keeper(self, index: int) -> int:
+        """Returns the picture that stands for this one; that of exact copies may itself be a near one of another."""
+        while index in self.copies:
+            index = self.copies[index].keeper
+        return index
+
+    def rejections(self) -> list[Rejected]:
+        """Returns a line for every picture that is not in."""
+        sources, in_hex = self.pictures.sources, self.pictures.hex
+        lines = [
+            Rejected(sources[index], reason, detail, None, score, in_hex(index))
+            for index, (reason, detail, score) in self.left_out.items()
+        ]
+        for index, copy in self.copies.items():
+            keeper, score = sources[self.final_keeper(index)], round(copy.score, 4)
+            lines.append(Rejected(sources[index], copy.reason, copy.detail, keeper, score, in_hex(index)))
+        return lines
+
+
+def new_sorting(pictures: Pictures, decisions: Mapping[str, Decided]) -> tuple[Sorting, list[Decided | None]]:
+    """Returns a sorting with all in, those that were dropped by hand excepted, and the decision about each."""
+    decided = [decisions.get(pictures.hex(index)) if decisions else None for index in range(len(pictures))]
+    keeps = np.array([each is not None and each.verdict == "keep" for each in decided], bool)
+    sorting = Sorting(pictures, np.ones(len(pictures), bool), keeps)
+    dropped = {index for index, each in enumerate(decided) if each is not None and each.verdict == "drop"}
+    why: Why = ("dropped_by_user", "decisions.jsonl says drop", None)
+    if decisions:
+        sorting.leave_out("decisions", dict.fromkeys(sorted(dropped), why), f"{len(dropped):,} dropped in review")
+    return sorting, decided
+
+
+def sorted_rejections(rejected: Sequence[Rejected], sorting: Sorting) -> list[Rejected]:
+    """Returns all that is left out, by name."""
+    return sorted([*rejected, *sorting.rejections()], key=lambda left: sort_key(left.source))
+
+
+def counted(rejected: Iterable[Rejected]) -> dict[str, int]:
+    """Returns how many there are of each reason."""
+    return dict(sorted(Counter(left.reason for left in rejected).items()))
+
+
+def counts_in_words(rejected: Mapping[str, int]) -> str:
+    """Returns the reasons with their counts in one line."""
+    return ", ".join(f"{reason} {num:,}" for reason, num in rejected.items())

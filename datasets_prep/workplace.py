@@ -1,0 +1,107 @@
+"""The output folder: who may write it, what an earlier run left there, and whether somebody edited it since."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from datasets_prep.write import write_text
+from finetune.data.entries import first_few
+
+OWN_FOLDER = ".prep"
+"""Holds the lock, the state, and what was measured; may be deleted, and is then made again."""
+LISTINGS = ("metadata.jsonl", "rejected.jsonl")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run noted before it wrote, and once it was through."""
+
+    inputs: str
+    """Hash of all that the result depends on."""
+    listings: Mapping[str, str]
+    """SHA-256 of each listing."""
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    """Those of the listings that are being replaced."""
+    is_done: bool = False
+    num_pictures: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Folder -> number of files in it."""
+
+
+class NothingUsable(ValueError):
+    """The source holds no picture; a folder that was made for the result goes again."""
+
+
+@contextmanager
+def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
+    """Gives OUTPUT/.prep, locked against other preparations; shards of one preparation go side by side."""
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / OWN_FOLDER).is_dir())):
+        raise ValueError(f"output: {output} exists and was not written by this command. Give the name of a new folder.")
+    own, is_new = output / OWN_FOLDER, not output.exists()
+    own.mkdir(parents=True, exist_ok=True)
+    lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT)  # the lock ends with the process, however that ends
+    try:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if is_shard else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"output: another preparation is writing {output}. Wait until it has ended.") from None
+        yield own
+    except NothingUsable:
+        if is_new:
+            shutil.rmtree(output)
+        raise
+    finally:
+        os.close(lock)
+
+
+def read_state(own: Path) -> State | None:
+    """Returns the latest state, None where there is none that can be read."""
+    try:
+        return State(**json.loads((own / "state.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_state(own: Path, state: State) -> None:
+    """Replaces the state."""
+    write_text(own / "state.json", json.dumps(asdict(state), indent=1) + "\n")
+
+
+def is_whole(output: Path, state: State) -> bool:
+    """Whether everything is there that the state says was written; contents are taken on trust."""
+    return (
+        state.is_done
+        and all((output / name).is_file() for name in (*LISTINGS, "report.html"))
+        and all((output / name).is_dir() and num_files(output / name) == num for name, num in state.files.items())
+    )
+
+
+def num_files(folder: Path) -> int:
+    """Returns how many visible files a folder holds."""
+    return sum(not name.startswith(".") for name in os.listdir(folder))
+
+
+def check_unedited(output: Path, state: State | None) -> None:
+    """Refuses to replace listings that a user has put work into."""
+    there = [name for name in LISTINGS if (output / name).exists()]
+    known = [] if state is None else [state.listings, state.earlier]
+    edited = [name for name in there if file_sha256(output / name) not in [each.get(name) for each in known]]
+    if edited:
+        raise ValueError(
+            f"output: {output} has to be made again, but this was edited and would be lost: {first_few(edited)}. "
+            "Captions and choices that last are made with `python -m datasets_prep review`. Move the edited files away, or "
+            "give another output."
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

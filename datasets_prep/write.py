@@ -1,0 +1,190 @@
+"""Writes the pictures of a prepared data set: a file each, or Parquet shards of the original bytes."""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import pyarrow
+import pyarrow.parquet
+
+from finetune.data.images import open_rgb
+from finetune.disk import put_in_place, sync, unfinished
+
+Row = Mapping[str, object]
+NUM_THREADS = min(4, os.cpu_count() or 1)
+WRITTEN_AT_ONCE = 256
+ROW_GROUP = 64
+"""Rows that a reader of one picture has to read."""
+
+
+def picture_bytes(
+    read: Callable[[str], bytes], row: Row, reencode: Literal["no", "png", "webp"], background: tuple[int, int, int]
+) -> bytes:
+    """Returns what is written for a row: the source's bytes, or the same picture saved anew without loss.
+
+    Raises ValueError where the source's bytes are no longer those that were measured.
+    """
+    source = str(row["source"])
+    try:
+        data = read(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"source: {source} could be read before and now cannot ({error}). Run again.") from error
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise ValueError(f"source: {source} has changed while it was prepared. Run again once nothing writes to it.")
+    if reencode == "no":
+        return data
+    saved = io.BytesIO()
+    picture = open_rgb(data, background=background)
+    if reencode == "png":
+        picture.save(saved, "PNG")
+    else:
+        picture.save(saved, "WEBP", lossless=True)
+    return saved.getvalue()
+
+
+def write_files(output: Path, rows: Sequence[Row], content: Callable[[Row], bytes]) -> None:
+    """Writes OUTPUT/<file_name> for every row that has no such file yet; a name stands for its content."""
+    for folder in {(output / str(row["file_name"])).parent for row in rows}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(row: Row) -> None:
+        path = output / str(row["file_name"])
+        if path.exists():
+            return
+        temporary = unfinished(path)
+        temporary.write_bytes(content(row))
+        sync(temporary)
+        temporary.replace(path)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for start in range(0, len(rows), WRITTEN_AT_ONCE):
+            list(pool.map(write, rows[start : start + WRITTEN_AT_ONCE]))
+    for folder in {(output / str(row["file_name"])).parent for row in rows}:
+        sync(folder)
+
+
+def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
+    """Writes a .txt with a caption a line beside every picture; returns their names."""
+    names = []
+    for row in rows:
+        name = os.path.splitext(str(row["file_name"]))[0] + ".txt"
+        write_text(output / name, "".join(f"{caption}\n" for caption in captions_of(row)))
+        names.append(name)
+    return names
+
+
+def captions_of(row: Row) -> list[str]:
+    """Returns the caption that is trained on first, and the others."""
+    others = row.get("captions_alt")
+    return [str(row["text"]), *(map(str, others) if isinstance(others, list) else [])]
+
+
+def remove_others(folder: Path, kept: Container[str], own_name: re.Pattern[str]) -> None:
+    """Removes the files of a folder that this command wrote earlier, which their names tell, and no longer lists."""
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if name not in kept and own_name.fullmatch(name.removeprefix(".").removesuffix(".unfinished")):
+            (folder / name).unlink()
+
+
+FEATURES: dict[str, pyarrow.DataType] = {
+    "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
+    "text": pyarrow.string(),
+    "captions_alt": pyarrow.list_(pyarrow.string()),
+    "width": pyarrow.int32(),
+    "height": pyarrow.int32(),
+    "bucket": pyarrow.list_(pyarrow.int32()),
+    "sha256": pyarrow.string(),
+    "source": pyarrow.string(),
+    "split": pyarrow.string(),
+    "weight": pyarrow.float64(),
+    "repeats": pyarrow.int64(),
+    "flags": pyarrow.list_(pyarrow.string()),
+}
+DATASETS_FEATURES = {
+    "image": {"_type": "Image"},
+    **{name: {"dtype": "string", "_type": "Value"} for name in ("text", "sha256", "source", "split")},
+    **{name: {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"} for name in ("captions_alt", "flags")},
+    **{name: {"dtype": "int32", "_type": "Value"} for name in ("width", "height")},
+    "bucket": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"},
+    "weight": {"dtype": "float64", "_type": "Value"},
+    "repeats": {"dtype": "int64", "_type": "Value"},
+}
+SCHEMA = pyarrow.schema(FEATURES, {"huggingface": json.dumps({"info": {"features": DATASETS_FEATURES}})})
+
+
+def write_shards(
+    folder: Path,
+    side: str,
+    places: Sequence[int],
+    rows: Sequence[Row],
+    content: Callable[[Row], bytes],
+    shard_mb: float,
+) -> Iterator[tuple[str, int, int]]:
+    """Writes those of the rows into FOLDER/<side>-00000.parquet and so on; yields shard, row in it and place in `rows`.
+
+    A shard ends with the row group that reaches `shard_mb`. Bytes are the same for the same rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    used, number = 0, 0
+    while used < len(places):
+        name, size, start = f"{side}-{number:05d}.parquet", 0, used
+        with pyarrow.parquet.ParquetWriter(folder / name, SCHEMA, compression="none", use_dictionary=False) as writer:
+            while used < len(places) and size < shard_mb * 1e6:
+                group = places[used : used + ROW_GROUP]
+                table = as_table([rows[place] for place in group], content)
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                yield from ((name, used - start + row, place) for row, place in enumerate(group))
+                size, used = size + table.nbytes, used + len(group)
+        sync(folder / name)
+        number += 1
+
+
+def as_table(rows: Sequence[Row], content: Callable[[Row], bytes]) -> pyarrow.Table:
+    """Returns the rows with their pictures as a table."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        pictures = list(pool.map(content, rows))
+    columns = [
+        {name: row.get(name) for name in FEATURES} | {"image": {"bytes": data, "path": name_in_shard(row)}}
+        for row, data in zip(rows, pictures, strict=True)
+    ]
+    return pyarrow.Table.from_pylist(columns, SCHEMA)
+
+
+def name_in_shard(row: Row) -> str:
+    """Returns the file name that a row's picture would have in a folder."""
+    return str(row["file_name"]).rpartition("/")[2]
+
+
+def lines(rows: Sequence[Row], *, is_ascii: bool) -> Iterator[str]:
+    """Yields one JSON object a line; ASCII can also write names that are not UTF-8."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=is_ascii) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all, unless it holds that text already."""
+    data = text.encode("utf-8")
+    if path.exists() and path.read_bytes() == data:
+        return
+    temporary = unfinished(path)
+    temporary.write_bytes(data)
+    sync(temporary)
+    put_in_place(temporary, path)
+
+
+def write_listing(path: Path, rows: Sequence[Row], *, is_ascii: bool) -> str:
+    """Writes a listing, line by line, beside its final place; returns its SHA-256. `put_in_place` follows."""
+    digest = hashlib.sha256()
+    with open(unfinished(path), "wb") as file:
+        for line in lines(rows, is_ascii=is_ascii):
+            data = line.encode("utf-8")
+            digest.update(data)
+            file.write(data)
+    sync(unfinished(path))
+    return digest.hexdigest()

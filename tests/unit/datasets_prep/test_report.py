@@ -1,0 +1,191 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_prep import report_texts
+from datasets_prep.records import BucketRow, LintMark, Prepared
+from datasets_prep.report import write_report
+from datasets_prep.report_pieces import Thumbnails, name_html, text_html
+
+HOSTILE = "\"><script>window.ran=1</script>'&\n\u202egpj\udcff\0.png"
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def kept(source: str, text: str = "a cat", **more: object) -> dict[str, object]:
+    row = {"file_name": f"images/{source}", "text": text, "width": 80, "height": 40, "sha256": sha256(source)}
+    return {**row, "source": source, "flags": [], "scores": {}, "caption_from": "sidecar", "bucket": [64, 64], **more}
+
+
+def left_out(source: str, reason: str, **more: object) -> dict[str, object]:
+    return {"source": source, "reason": reason, "detail": "why", "duplicate_of": None, "score": None, **more}
+
+
+def noise(source: str, size: tuple[int, int] = (80, 40)) -> Image.Image:
+    seed = int.from_bytes(hashlib.sha256(source.encode("utf-8", "surrogatepass")).digest()[:4], "big")
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+M = sha256("m")
+
+
+class Page(HTMLParser):
+    """The elements of a page and what they say, by section."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self._section = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "section":
+            self._section = dict(attrs)["id"] or ""
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self._section] = self.texts.get(self._section, "") + data
+
+
+def report(folder: Path, prepared: Prepared, load=noise) -> str:
+    return write_report(folder / "report.html", prepared, load).read_text(encoding="utf-8")
+
+
+def everything() -> Prepared:
+    rows = [
+        kept(f"{letter}.png", f"a cat, number {letter}", scores={"brightness": 10.0 + index, "border": 0.0})
+        for index, letter in enumerate("abcdefgh")
+    ]
+    rows[1] |= {"flags": ["dark"], "captions_alt": ["another one"], "split": "validation"}
+    rows[2] |= {"near_duplicate_of": "d.png", "near_duplicate_score": 0.83}
+    rejected = [
+        left_out("mirror.png", "near_duplicate", duplicate_of="a.png", score=0.91, detail="mirrored", sha256=M),
+        left_out("same.png", "exact_duplicate", duplicate_of="b.png", score=1.0, sha256=sha256("b.png")),
+        left_out("cut.jpg", "truncated", detail="12 bytes lack"),
+    ]
+    return Prepared(
+        "cats", rows, rejected, [("scan", 11, 11, "1 folder"), ("decode", 11, 10, "1 cut short")], ["a notice"],
+        [LintMark("longer than 75 tokens", "90 tokens", ("h.png",))],
+        [BucketRow(64, 64, 8, 0.5, 8, ("a.png", "gone.png"))], "source: cats\n",
+    )  # fmt: skip
+
+
+def test_every_part_says_what_was_found(tmp_path: Path) -> None:
+    texts = Page(report(tmp_path, everything())).texts
+    assert "1 cut short" in texts["stages"]
+    assert "mirrored" in texts["copies"] and "score 0.91" in texts["copies"] and "score 0.83" in texts["copies"]
+    assert "12 bytes lack" in texts["rejected"] and "cut.jpg" in texts["rejected"]
+    assert "Darkest" in texts["worst"] and "brightness 10" in texts["worst"]
+    assert "Widest borders" not in texts["worst"]  # no picture has one
+    assert "dark" in texts["flags"]
+    assert "90 tokens" in texts["lint"] and "h.png" in texts["lint"]
+    assert "number" in texts["words"]
+    assert "a cat, number e" in texts["list"] and "another one" in texts["list"]
+    assert "64 × 64" in texts["sizes"] and "50.0 %" in texts["sizes"]
+    assert "source: cats" in texts["options"]
+    assert "a notice" in texts[""]
+
+
+def test_an_empty_set_gives_a_page(tmp_path: Path) -> None:
+    assert "Nothing was left out" in Page(report(tmp_path, Prepared("none", [], [], []))).texts["rejected"]
+
+
+def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path) -> None:
+    page = report(tmp_path, everything())
+    for tag, attributes in Page(page).elements:
+        assert tag not in ("img", "link", "iframe", "object", "embed"), tag
+        assert "src" not in attributes
+        assert all(not name.startswith("on") for name in attributes)
+        assert tag != "a" or (attributes["href"] or "").startswith("#")
+    assert set(re.findall(r"url\(([^,)]*)", page)) == {"data:image/webp;base64"}
+
+
+def test_the_policy_names_the_one_script(tmp_path: Path) -> None:
+    page = report(tmp_path, everything())
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    policy = next(attributes["content"] for tag, attributes in Page(page).elements if "http-equiv" in attributes)
+    assert policy is not None and "default-src 'none'" in policy
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+
+
+def test_names_and_captions_are_texts_and_nothing_else(tmp_path: Path) -> None:
+    row = kept(HOSTILE, HOSTILE, captions_alt=[HOSTILE], flags=[HOSTILE], caption_from=HOSTILE, split=HOSTILE,
+               scores={HOSTILE: 1.0}, near_duplicate_of=HOSTILE)  # fmt: skip
+    rejected = [left_out(HOSTILE + "2", HOSTILE, detail=HOSTILE, duplicate_of=HOSTILE, score=0.5)]
+    rejected += [left_out(HOSTILE + "3", "near_duplicate", detail=HOSTILE, duplicate_of=HOSTILE, score=0.5)]
+    prepared = Prepared(
+        HOSTILE, [row], rejected, [(HOSTILE, 1, 1, HOSTILE)], [HOSTILE], [LintMark(HOSTILE, HOSTILE, (HOSTILE,))],
+        [BucketRow(64, 64, 1, 0.0, 0, (HOSTILE,))], HOSTILE,
+    )  # fmt: skip
+    page = report(tmp_path, prepared)
+    assert page.count("<script") == 1
+    assert "\0" not in page
+    tags = {tag for tag, _ in Page(page).elements}
+    assert tags == {tag for tag, _ in Page(report(tmp_path, everything())).elements} | {"code"}
+
+
+def test_a_name_shows_what_cannot_be_seen() -> None:
+    assert name_html("a\n\u202eb\udcff") == r'<bdi class="name">a\n\u202eb\udcff</bdi>'
+    assert text_html("a\r\n<b>\0\udcff") == "a&#13;\n&lt;b&gt;\ufffd\ufffd"
+    assert text_html("x" * 300, 10) == "x" * 10 + "…"
+
+
+def test_a_picture_is_held_once_and_the_worst_come_first(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def load(source: str) -> Image.Image | None:
+        asked.append(source)
+        return None if source == "cut.jpg" else noise(source)
+
+    page = report(tmp_path, everything(), load)
+    assert len(asked) == len(set(asked))
+    assert page.count("data:image/webp") == len(asked) - 1
+    worst = re.findall(r'class="name">(.)\.png', page[page.index('id="worst"') : page.index('id="flags"')])
+    assert worst[:4] == ["a", "b", "c", "d"]
+
+
+def test_the_crop_that_training_makes_is_framed(tmp_path: Path) -> None:
+    page = report(tmp_path, everything())
+    assert 'style="inset:0.0% 25.0%"' in page  # 80 x 40 shown as a square loses half of its width
+
+
+def test_only_pictures_of_known_and_own_content_can_be_decided_about(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, everything()))
+    decidable = {attributes["data-sha"] for _, attributes in page.elements if "data-sha" in attributes}
+    assert decidable == {sha256(f"{letter}.png") for letter in "abcdefgh"} | {M}
+    cards = [attributes for tag, attributes in page.elements if "pic" in (attributes.get("class") or "").split()]
+    assert sum("data-sha" not in attributes for attributes in cards) == 3  # same.png twice, cut.jpg
+
+
+def test_thumbnails_end_where_the_page_would_be_too_large() -> None:
+    few = Thumbnails(noise, most=3)
+    assert [few.of(name) is not None for name in ("a", "b", "c", "d", "a")] == [True, True, True, False, True]
+    assert few.is_full
+    small = Thumbnails(lambda name: noise(name, (192, 192)), most_bytes=60_000)
+    made = [small.of(str(index)) is not None for index in range(20)]
+    assert not all(made) and made[0]
+    assert len(small.rules) < 60_000 + 40_000
+
+
+def test_captions_that_have_no_room_are_counted_and_the_marked_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_texts, "MOST_CAPTIONS", 20)
+    rows = [kept(f"{index:03}.png", f"caption {index};") for index in range(50)]
+    prepared = Prepared("many", rows, [], [], [], [LintMark("empty", "", ("049.png", "048.png"))])
+    text = Page(report(tmp_path, prepared)).texts["list"]
+    assert "30 more captions" in text
+    assert "caption 49;" in text and "caption 30;" not in text
+
+
+def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert report(tmp_path, everything()) == report(tmp_path, everything())
