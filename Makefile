@@ -4,7 +4,7 @@
 #   make test ARGS="tests/unit -k bucket" options for the command behind demo, test and test-gpu
 
 PYTHON ?= python3
-EXTRAS := demo,dev,optimizers,tensorboard,trackio
+EXTRAS := dedup,demo,dev,heic,jxl,optimizers,ray,tagger,tensorboard,trackio
 WORKERS ?= 2
 ARGS ?=
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +18,9 @@ class CaptionCache(Protocol):
         """Returns what was written, or None."""
         ...
 
-    def put(self, picture: bytes, identity: str, kind: Kind, result: Result) -> None:
-        """Keeps a result so that it outlives the process from the moment this returns."""
+    def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
+        """Keeps the results of a batch, as (picture, identity, result), so that they outlive the process from when this
+        returns: all or none, so that a run that goes on makes up the same batches."""
         ...
 
 
@@ -67,18 +68,13 @@ class JsonLinesCache:
             return None
         return _result(json.loads(os.pread(self._descriptor, place[1], place[0])))
 
-    def put(self, picture: bytes, identity: str, kind: Kind, result: Result) -> None:
-        row = {
-            "picture": picture.hex(),
-            "captioner": identity,
-            "kind": kind,
-            "text": result.text,
-            "num_tokens": result.num_tokens,
-            "finish": result.finish,
-        }
-        line = json.dumps(row).encode("ascii") + b"\n"  # ascii also holds what UTF-8 cannot
-        self._places[_key(picture, identity, kind)] = (self._end, len(line))
-        self._append(line)
+    def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
+        lines = [_line(picture, identity, kind, result) for picture, identity, result in results]
+        start = self._end
+        for (picture, identity, _), line in zip(results, lines, strict=True):
+            self._places[_key(picture, identity, kind)] = (start, len(line))
+            start += len(line)
+        self._append(b"".join(lines))
 
     def _append(self, data: bytes) -> None:
         written = 0
@@ -94,6 +90,18 @@ class JsonLinesCache:
 
 def _key(picture: bytes, identity: str, kind: str) -> bytes:
     return hashlib.blake2b(picture + f"\0{identity}\0{kind}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _line(picture: bytes, identity: str, kind: Kind, result: Result) -> bytes:
+    row = {
+        "picture": picture.hex(),
+        "captioner": identity,
+        "kind": kind,
+        "text": result.text,
+        "num_tokens": result.num_tokens,
+        "finish": result.finish,
+    }
+    return json.dumps(row).encode("ascii") + b"\n"  # ASCII escapes also hold what UTF-8 cannot
 
 
 def _result(row: dict) -> Result:

@@ -94,7 +94,7 @@ def written_captions(
         return {}
     sources, table = sorting.pictures.sources, sorting.pictures.table
     pictures = [
-        Picture(index, sources[index], table["sha256"][index].as_py(), name_in_words(sources[index].rpartition("/")[2]))
+        Picture(index, sources[index], table["sha256"][index].as_py(), name_in_words(Path(sources[index]).stem))
         for index in asked
     ]
     cache = JsonLinesCache(own / "captions.jsonl", findings)

@@ -132,17 +132,20 @@ class _Host:
                 if results is None and len(part) > 1:
                     self._limit = (len(part) + 1) // 2
                     continue
-                for (picture, _), result in zip(part, results or [_NO_MEMORY], strict=True):
-                    if result.finish == "error":
-                        errors.append(result.detail)
-                        self.findings.warn(
-                            "pictures that could not be captioned", f"{picture.source} ({result.detail})"
-                        )
-                    else:
-                        self.cache.put(picture.sha256, self._name(picture), kind, result)
+                errors += self._keep(kind, [picture for picture, _ in part], results or [_NO_MEMORY])
                 start += len(part)
             if asked:
                 self._stop_where_all_fail(errors, len(asked))
+
+    def _keep(self, kind: Kind, pictures: Sequence[Picture], results: Sequence[Result]) -> list[str]:
+        """Keeps what was written, notes what was not; returns the errors."""
+        described = list(zip(pictures, results, strict=True))
+        failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
+        for picture, detail in failed:
+            self.findings.warn("pictures that could not be captioned", f"{picture.source} ({detail})")
+        good = [(picture, result) for picture, result in described if result.finish != "error"]
+        self.cache.put(kind, [(picture.sha256, self._name(picture), result) for picture, result in good])
+        return [detail for _, detail in failed]
 
     def _results(self, part: Sequence[tuple[Picture, Image.Image]], kind: Kind) -> list[Result] | None:
         """Returns the captioner's results, or None where memory did not suffice."""

@@ -205,7 +205,7 @@ class LintConfig:
     """What captions are checked against; nothing of it leaves a picture out."""
 
     tokenizer: str | None = None
-    """Folder or Hub id of the tokenizer of the model to be trained; without one the one that ships is taken."""
+    """Folder or Hub id of the tokenizer of the model to be trained; without one tokens are estimated from the words."""
     max_tokens: int = 75
     """Longest caption; what CLIP reads in one piece."""
     is_style_set: bool = False

@@ -25,6 +25,10 @@ VERSION = 1
 
 def check_dedup(config: DedupConfig, findings: Findings) -> None:
     """Notes where the second look is missing, and refuses the levels that cannot do without."""
+    if config.embed_model is not None:
+        from datasets_prep.embeddings import Embedder
+
+        Embedder(config.embed_model)  # reads its small files
     if config.level == "off" or can_verify():
         return
     if config.level != "fast":

@@ -158,7 +158,11 @@ def near_copies(
                 continue
             is_copy[other] = True
             copies[two] = Copy(one, "near_duplicate", round(score, 4), in_words(pairs, row))
-            if load_whole is not None and distance <= SAME_PIXELS_DISTANCE and is_equal(load_whole(one), load_whole(two)):
+            if (
+                load_whole is not None
+                and distance <= SAME_PIXELS_DISTANCE
+                and is_equal(load_whole(one), load_whole(two))
+            ):
                 copies[two] = Copy(one, "pixel_duplicate", 1.0, "same pixels")
         progress(keeper + 1, len(ranked))
     return copies

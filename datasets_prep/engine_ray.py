@@ -32,7 +32,6 @@ class RayEngine:
         Where there is none, one of this machine alone is started. A connection that exists already is used.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default, else it warns
         try:
             import ray
         except ImportError as error:

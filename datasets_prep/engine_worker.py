@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,29 +25,37 @@ def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess,
     """
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     function = work.func if isinstance(work, functools.partial) else work
-    context.set_forkserver_preload(["__main__", __name__, function.__module__])
+    context.set_forkserver_preload([__name__, function.__module__])
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, work, memory_gb), daemon=True)
-    with _quiet_children():
+    with _inheriting():
         process.start()
     there.close()
     return process, here
 
 
 @contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Lets processes that are started meanwhile never see Ctrl-C, which is this one's business, and use one thread."""
-    one_thread: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    before = {name: os.environ.get(name) for name in one_thread}
+def _inheriting() -> Iterator[None]:
+    """Lets processes that are started meanwhile find this one's modules, use one thread, and never see Ctrl-C.
+
+    Ctrl-C is the business of this process, which ends the others. They do not import the program that runs here either,
+    as multiprocessing would have it: that takes long where it is Ray's, and never ends where a script calls us at once.
+    """
+    changes: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    changes["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    before = {name: os.environ.get(name) for name in changes}
     if sys.platform != "win32":
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # when started later it would end the block below
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(one_thread)
+    os.environ.update(changes)
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = program
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -6,7 +6,6 @@ megapixels is sharp at its full size stays unknown, and does not matter to train
 """
 
 import hashlib
-import io
 import posixpath
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from datasets_prep.embedded import embedded_caption
 from datasets_prep.figures import blocks, border, detail, deviation, entropy, jpeg_quality, middle_patch, spectrum_end
 from datasets_prep.records import Measured, PrepSource, Reason, Rejected
 from finetune.data.folder import UNREAD_SUFFIXES
-from finetune.data.images import FORMATS, open_rgb, upright_size
+from finetune.data.images import open_header, open_rgb, readable_formats, upright_size
 from finetune.data.similarity import picture_codes
 
 VERSION = 1
@@ -44,7 +43,7 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}  # other formats 
 
 def plugins() -> tuple[str, ...]:
     """Returns the formats that can be read; those of optional packages come and go with them."""
-    return tuple(FORMATS)
+    return tuple(sorted(readable_formats()))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image) -> Measured:
     """Returns the measurements of a decoded picture of the upright `size`; `decoded` may be smaller."""
-    header = Image.open(io.BytesIO(data), formats=FORMATS)
+    header = open_header(data)
     is_native = decoded.size == size
     factor = max(1, min(decoded.size) // FEATURE_SIDE)
     work = decoded.reduce(factor) if factor > 1 else decoded
@@ -158,4 +157,6 @@ def reason(message: str, data: bytes, suffix: str) -> Reason:
         is_short_webp = data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
         is_short = message.startswith("cut short:") or "truncated" in message.lower() or is_short_webp
         return "truncated" if is_short else "decode_error"
-    return "unsupported_format" if message.startswith("HEIC") or suffix in UNREAD_SUFFIXES else "not_an_image"
+    return (
+        "unsupported_format" if message.startswith(("HEIC", "JPEG XL")) or suffix in UNREAD_SUFFIXES else "not_an_image"
+    )

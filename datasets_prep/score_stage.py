@@ -84,7 +84,7 @@ def scored(
 
     result = np.full(len(sorting.pictures), np.nan)
     inside = [int(index) for index in np.flatnonzero(sorting.is_in)]
-    scorer = make_scorer(name, model, config.batch_size)
+    scorer = make_scorer(name, model)
     cache = JsonLines(own / "scores.jsonl", findings)
     texts = {index: captions[index].texts[0] if index in captions else "" for index in inside}
     keys = {index: f"{name} {scorer.identity()} {sorting.pictures.hex(index)[:32]} {texts[index]}" for index in inside}

@@ -105,8 +105,15 @@ def saved_rows(
     return SavedRows(locations, pictures, name, image_column, caption_column)
 
 
-@functools.lru_cache(maxsize=8)
 def _opened(location: str, split: str, image_column: str) -> Dataset:
+    states = [os.path.join(location, *folder, "state.json") for folder in ((), (split,))]
+    stamp = tuple(os.stat(state).st_mtime_ns for state in states if os.path.exists(state))
+    return _opened_at(location, split, image_column, stamp)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, ...]) -> Dataset:
+    """Another stamp is another data set of the same name."""
     import datasets
 
     from finetune.data.hub import open_rows
@@ -126,19 +133,23 @@ def _opened(location: str, split: str, image_column: str) -> Dataset:
 
 def _arrow_files(rows: Dataset, image_column: str, roots: tuple[str, ...]) -> ArrowFiles | None:
     """None where the rows are not simply those of the files one after the other."""
-    import datasets
+    from pyarrow import types
 
     paths = tuple(file["filename"] for file in rows.cache_files)
-    counts = [len(_column(path, image_column)) for path in paths]
-    is_plain = isinstance(rows.features[image_column], datasets.Image) or rows.features[image_column].dtype == "binary"
-    if not is_plain or sum(counts) != len(rows):
+    columns = [_column(path, image_column) for path in paths]
+    counts = [len(column) for column in columns]
+    if sum(counts) != len(rows) or not all(types.is_struct(c.type) or types.is_binary(c.type) for c in columns):
         return None
     firsts = tuple(sum(counts[:place]) for place in range(len(counts)))
     return ArrowFiles(paths, firsts, image_column, roots)
 
 
-@functools.lru_cache(maxsize=2)
 def _column(path: str, name: str) -> ChunkedArray:
+    return _column_at(path, name, stamp_of(os.stat(path)))
+
+
+@functools.lru_cache(maxsize=2)
+def _column_at(path: str, name: str, stamp: tuple[int, ...]) -> ChunkedArray:
     """The pictures of a file, not copied: a mapped file costs address space, of which a process may not have much."""
     import pyarrow
 

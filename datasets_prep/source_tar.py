@@ -115,6 +115,8 @@ def _read_members(
         if info is None:
             return _fault_at_end(archive, num_bytes)
         archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps all that it has seen
+        if info.size < 0 or archive.offset <= info.offset:  # it would be read again, for ever
+            return f"a damaged header at byte {info.offset:,}; what is before that is used"
         name = info.name.removeprefix("./")
         if info.isdir():
             continue

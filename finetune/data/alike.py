@@ -23,7 +23,7 @@ SIMPLE_DIFFERENCE, PLAIN_DIFFERENCE = (14.0, 12.0), (22.0, 18.0)
 """Levels by which tones and colours of a part of simple and of plain pictures may differ."""
 CERTAIN, LIKELY = 0.8, 0.9
 """Agreement from which pictures whose codes are close are copies, and others."""
-COARSE = 48
+SMALL_SIDE, COARSE = 96, 48
 """Pixels of the longer side at which tones and colours are compared."""
 TONE_PARTS, COLOUR_PARTS = 12, 6
 """Parts along a side within which their differences are averaged."""
@@ -31,8 +31,8 @@ CERTAIN_WITHOUT_MOTION = 48
 """Bits; what CERTAIN_DISTANCE is without OpenCV."""
 GAINS, COLOUR_GAINS, LARGEST_OFFSET = (0.75, 1.35), (0.6, 1.6), 25.0
 """By which contrast, colourfulness and brightness of simple pictures may differ."""
-PLAIN_SIDE, FLAT_SHARE, TONE_SHARE = 128, 0.35, 0.25
-"""Plain pictures have this share of flat pixels and this share of one tone at this side, as drawings have."""
+PLAIN_SIDE, FLAT_SHARE, COLOUR_SHARE = 256, 0.35, 0.2
+"""Plain pictures have this share of flat pixels and this share of one colour at this side, as drawings have."""
 FLAT_STEP = 1  # grey levels between neighbours in what is flat
 TRIMMED = KINDS.index("without its border")
 NUM_CORNERS, FEWEST_MATCHES, REPROJECTION = 500, 8, 3.0
@@ -81,12 +81,19 @@ class Look:
     is_simple: bool
     """Whether it has so little in it that another picture may look the same by design, as pictograms do."""
     is_plain: bool
-    """Whether it has large areas of one tone, as drawings have."""
+    """Whether it has large areas of exactly one colour, as drawings have."""
 
     @cached_property
     def grey(self) -> Image.Image:
         """The picture in grey."""
         return self.image.convert("L")
+
+    @cached_property
+    def small(self) -> Image.Image:
+        """The picture at SMALL_SIDE pixels, in which tones and colours are compared."""
+        small = self.image.copy()
+        small.thumbnail((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX)
+        return small
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -118,14 +125,14 @@ def look_at(image: Image.Image, is_simple: bool = False) -> Look:
 
 
 def has_large_areas(image: Image.Image) -> bool:
-    """True for a picture in which much is flat and of one tone."""
+    """True for a picture in which much is flat and of exactly one colour."""
     image = image.copy()
-    image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    pixels = np.asarray(image, dtype=np.int16)
+    image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(image, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
     grey = np.asarray(image.convert("L"), dtype=np.int16)
     steps = np.maximum(np.abs(np.diff(grey, axis=0))[:, :-1], np.abs(np.diff(grey, axis=1))[:-1])
-    commonest = np.bincount(((pixels >> 3) @ np.array([1024, 32, 1], np.int16)).ravel()).max()
-    return (steps <= FLAT_STEP).mean() >= FLAT_SHARE and commonest / grey.size >= TONE_SHARE
+    commonest = np.unique(pixels, return_counts=True)[1].max()
+    return bool((steps <= FLAT_STEP).mean() >= FLAT_SHARE and commonest / pixels.size >= COLOUR_SHARE)
 
 
 def bytes_in(grey: Image.Image) -> int:
@@ -214,16 +221,14 @@ def agreement(first: Look, second: Look, kinds: tuple[int, int] | None, distance
     """
     if first.is_simple or second.is_simple:
         return simple_agreement(first, second, kinds)
-    is_plain = first.is_plain or second.is_plain
+    is_plain = first.is_plain and second.is_plain
     best = 0.0
     for motion in motions(first, second, kinds):
-        onto = Overlay.of(first, second, motion)
-        if onto is None:
-            continue
-        by_code = 1 - distance / 256 if kinds is not None and distance <= certain_distance() else 0.0
-        score = max(by_code, onto.correlation)
+        score = 1 - distance / 256
+        if kinds is None or distance > certain_distance():
+            score = overlaid_correlation(first, second, motion)
         if score >= CERTAIN and is_plain:
-            tone, colour = onto.differences(fitting=True)
+            tone, colour = differences(first, second, motion, is_fitted=True)
             if max(tone / PLAIN_DIFFERENCE[0], colour / PLAIN_DIFFERENCE[1]) > 1:
                 continue
         best = max(best, score)
@@ -247,10 +252,8 @@ def simple_agreement(first: Look, second: Look, kinds: tuple[int, int] | None) -
         motion = motion_of(first, second, each)
         if each == (TRIMMED, TRIMMED) and not is_nearly_whole(motion, first.image.size, second.image.size):
             continue
-        onto = Overlay.of(first, second, motion)
-        if onto is not None:
-            tone, colour = onto.differences(fitting=False)
-            best = max(best, 1 - 0.2 * max(tone / SIMPLE_DIFFERENCE[0], colour / SIMPLE_DIFFERENCE[1]))
+        tone, colour = differences(first, second, motion, is_fitted=False)
+        best = max(best, 1 - 0.2 * max(tone / SIMPLE_DIFFERENCE[0], colour / SIMPLE_DIFFERENCE[1]))
     return best
 
 
@@ -268,58 +271,46 @@ def motions(first: Look, second: Look, kinds: tuple[int, int] | None) -> Iterato
         yield from motions_by_corners(first, second)
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """Two pictures on each other."""
+def overlaid_correlation(first: Look, second: Look, motion: np.ndarray) -> float:
+    """Returns the correlation of two pictures on each other in grey, or of their worse parts if that is less."""
+    size = first.image.size
+    covered = np.asarray(moved(Image.new("L", second.image.size, 255), motion, size)) > 254
+    if covered.mean() < SMALLEST_OVERLAP:
+        return 0.0
+    grey = np.asarray(moved(second.grey, motion, size), dtype=np.float32)
+    whole = correlation(first.pixels[covered], grey[covered])
+    return min(whole, worse_parts(first.pixels, grey, covered)) if whole >= CERTAIN else max(whole, 0.0)
 
-    first: Look
-    second: Image.Image
-    """Moved onto the first."""
-    covered: np.ndarray
-    """[H W] Where the second is."""
 
-    @classmethod
-    def of(cls, first: Look, second: Look, motion: np.ndarray) -> "Overlay | None":
-        """Returns `second` moved onto `first`; None where they hardly overlap."""
-        size = first.image.size
-        inside = moved(Image.new("L", second.image.size, 255), motion, size)
-        covered = np.asarray(inside) > 254
-        if covered.mean() < SMALLEST_OVERLAP:
-            return None
-        return cls(first, moved(second.image, motion, size), covered)
+def differences(first: Look, second: Look, motion: np.ndarray, is_fitted: bool) -> tuple[float, float]:
+    """Returns the largest differences of tone and of colour of a part, in levels of 255.
 
-    @property
-    def correlation(self) -> float:
-        """Of both in grey, or of their worse parts if that is less."""
-        grey = np.asarray(self.second.convert("L"), dtype=np.float32)
-        whole = correlation(self.first.pixels[self.covered], grey[self.covered])
-        return min(whole, worse_parts(self.first.pixels, grey, self.covered)) if whole > 0 else 0.0
-
-    def differences(self, fitting: bool) -> tuple[float, float]:
-        """Returns the largest differences of tone and of colour of a part, in levels of 255.
-
-        The contrast, brightness and colourfulness of the first are fitted to those of the second: freely with
-        `fitting`, else within the bounds of what leaves a drawing the same.
-        """
-        inside = coarse(Image.fromarray(self.covered.astype(np.uint8) * 255)) > 254
-        one, other = (coarse(image)[inside] for image in (self.first.image, self.second))
-        if not len(one):
-            return 255.0, 255.0
-        tones = one @ LUMINANCE, other @ LUMINANCE
-        hues = one - tones[0][:, None], other - tones[1][:, None]
-        gain, offset = fitted(tones[0], tones[1])
-        hue_gain, hue_offset = fitted(hues[0], hues[1])
-        if fitting:
-            hue_gain = max(hue_gain, 0.0)
-            hue_offset = hues[1].mean(0) - hue_gain * hues[0].mean(0)
-        else:
-            gain, hue_gain, hue_offset = np.clip(gain, *GAINS), np.clip(hue_gain, *COLOUR_GAINS), np.zeros(3)
-            offset = np.clip(tones[1].mean() - gain * tones[0].mean(), -LARGEST_OFFSET, LARGEST_OFFSET)
-        left = np.full((*inside.shape, 3), np.nan)
-        left[inside, 0] = tones[1] - gain * tones[0] - offset
-        tone = largest_part(left[..., :1], TONE_PARTS)
-        left[inside] = hues[1] - hue_gain * hues[0] - hue_offset
-        return tone, largest_part(left, COLOUR_PARTS)
+    The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where
+    `is_fitted`, else within the bounds of what leaves a drawing the same.
+    """
+    scale = first.small.width / first.image.width, first.small.height / first.image.height
+    other_scale = second.small.width / second.image.width, second.small.height / second.image.height
+    small = np.diag(other_scale) @ motion @ np.diag([1 / scale[0], 1 / scale[1], 1])
+    covered = moved(Image.new("L", second.small.size, 255), small, first.small.size)
+    inside = coarse(covered) > 254
+    if inside.mean() < SMALLEST_OVERLAP:
+        return 255.0, 255.0
+    one, other = coarse(first.small)[inside], coarse(moved(second.small, small, first.small.size))[inside]
+    tones = one @ LUMINANCE, other @ LUMINANCE
+    hues = one - tones[0][:, None], other - tones[1][:, None]
+    gain, offset = fitted(tones[0], tones[1])
+    hue_gain, _ = fitted(hues[0], hues[1])
+    if is_fitted:
+        hue_gain = max(hue_gain, 0.0)
+        hue_offset = hues[1].mean(0) - hue_gain * hues[0].mean(0)
+    else:
+        gain, hue_gain, hue_offset = np.clip(gain, *GAINS), np.clip(hue_gain, *COLOUR_GAINS), np.zeros(3)
+        offset = np.clip(tones[1].mean() - gain * tones[0].mean(), -LARGEST_OFFSET, LARGEST_OFFSET)
+    left = np.full((*inside.shape, 3), np.nan)
+    left[inside, 0] = tones[1] - gain * tones[0] - offset
+    tone = largest_part(left[..., :1], TONE_PARTS)
+    left[inside] = hues[1] - hue_gain * hues[0] - hue_offset
+    return tone, largest_part(left, COLOUR_PARTS)
 
 
 def coarse(image: Image.Image) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The sizes that pictures are trained at, and which of them fits a picture; torch-free, for preparation counts with it."""
+"""The sizes that pictures are trained at, and which of them fits a picture; torch-free, since preparation asks too."""
 
 import math
 from collections.abc import Sequence

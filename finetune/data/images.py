@@ -56,6 +56,8 @@ def open_rgb(
     profile = image.info.get("icc_profile")
     try:
         image.load()
+    except MemoryError:  # says nothing about the picture
+        raise
     except Exception as error:  # what a decoder raises on hostile bytes is an open set; all of it means this
         raise ValueError(f"cut short or damaged: {_reason(error)}") from error
     try:
@@ -63,6 +65,8 @@ def open_rgb(
         del image  # of large pictures no second copy is kept
         picture, warning = to_srgb(colour, profile)
         del colour
+    except MemoryError:  # says nothing about the picture
+        raise
     except Exception as error:
         raise ValueError(f"its pixels cannot be turned into RGB: {_reason(error)}") from error
     if alpha is not None:
@@ -147,6 +151,8 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
         raise ValueError(_what_it_is(data)) from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"too many pixels, the limit is {MAX_PIXELS:,}: {error}") from error
+    except MemoryError:  # says nothing about the picture
+        raise
     except Exception as error:  # see open_rgb
         raise ValueError(f"cut short or damaged: {_reason(error)}") from error
     _check_size(*image.size)

@@ -208,7 +208,9 @@ class InBand:
                 end = max(begin + 1, int(np.searchsorted(total, done + CANDIDATES_AT_ONCE, side="right")))
                 counts = np.diff(total[begin:end], prepend=done)
                 rows = np.repeat(np.arange(begin, end), counts)
-                places = np.repeat(starts[begin:end] - (total[begin:end] - counts - done), counts) + np.arange(len(rows))
+                places = np.repeat(starts[begin:end] - (total[begin:end] - counts - done), counts) + np.arange(
+                    len(rows)
+                )
                 kept, distance = within(self.codes, places, probing.codes, rows, largest)
                 yield self.keys[places[kept]] & 0xFFFFFFFF, probing.keys[rows[kept]] & 0xFFFFFFFF, distance
                 begin = end

@@ -138,6 +138,29 @@ def test_what_is_written_is_not_asked_for_again_and_the_prefix_may_change(tmp_pa
     assert third.batches == [] and third.num_loads == 0
 
 
+def test_a_stopped_run_goes_on_with_the_same_batches(tmp_path: Path) -> None:
+    class Noted(Colours):
+        def __init__(self, calls: list[list[str]], most_calls: int) -> None:
+            super().__init__()
+            self.calls = calls
+            self.most_calls = most_calls
+
+        def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
+            if len(self.batches) == self.most_calls:
+                raise KeyboardInterrupt
+            results = super().caption(images, kind, hints)
+            self.calls.append([result.text for result in results])
+            return results
+
+    whole: list[list[str]] = []
+    run(Noted(whole, 99), tmp_path / "whole", count=11, kinds=("short", "tags"))
+    stopped: list[list[str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(Noted(stopped, 3), tmp_path / "stopped", count=11, kinds=("short", "tags"))
+    run(Noted(stopped, 99), tmp_path / "stopped", count=11, kinds=("short", "tags"))
+    assert stopped == whole and len(whole) == 6
+
+
 def test_hints_are_told_apart_only_where_the_prompt_uses_them(tmp_path: Path) -> None:
     def renamed(prompt: str | None) -> list[int]:
         captioner = Colours()
@@ -316,7 +339,7 @@ def test_a_torn_line_is_counted_and_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     cache = JsonLinesCache(path, Findings())
     for number in range(3):
-        cache.put(b"a" * 32, f"id{number}", "long", Result(f"text \n\ud800 {number} ü", number, "stop"))
+        cache.put("long", [(b"a" * 32, f"id{number}", Result(f"text \n\ud800 {number} ü", number, "stop"))])
     cache.close()
     data = path.read_bytes()
     path.write_bytes(b'{"picture": 7}\n\xff\n' + data[:-20])
@@ -325,11 +348,12 @@ def test_a_torn_line_is_counted_and_costs_only_itself(tmp_path: Path) -> None:
     assert cache.get(b"a" * 32, "id1", "long") == Result("text \n\ud800 1 ü", 1, "stop")
     assert cache.get(b"a" * 32, "id2", "long") is None
     assert "cannot be read, whose captions are written anew (3): line 1, line 2, line 5" in findings.warnings[0]
-    cache.put(b"b" * 32, "id2", "tags", Result("new", 1, "length"))
+    cache.put("tags", [(b"b" * 32, "id2", Result("new", 1, "length")), (b"c" * 32, "id2", Result("newer", 1, "stop"))])
     assert cache.get(b"b" * 32, "id2", "tags") == Result("new", 1, "length")
     cache.close()
     cache = JsonLinesCache(path, Findings())
     assert cache.get(b"b" * 32, "id2", "tags") == Result("new", 1, "length")
+    assert cache.get(b"c" * 32, "id2", "tags") == Result("newer", 1, "stop")
     assert cache.get(b"b" * 32, "id2", "long") is None
     cache.close()
 
@@ -337,7 +361,7 @@ def test_a_torn_line_is_counted_and_costs_only_itself(tmp_path: Path) -> None:
 def test_a_later_line_wins(tmp_path: Path) -> None:
     cache = JsonLinesCache(tmp_path / "new folder" / "captions.jsonl", Findings())
     for text in ("first", "second"):
-        cache.put(b"a", "id", "long", Result(text, 1, "stop"))
+        cache.put("long", [(b"a", "id", Result(text, 1, "stop"))])
     assert cache.get(b"a", "id", "long") == Result("second", 1, "stop")
     cache.close()
 
@@ -348,7 +372,7 @@ def test_what_was_put_outlives_a_killed_process(tmp_path: Path) -> None:
         "import os, signal, sys\nfrom pathlib import Path\nfrom datasets_prep.caption_cache import JsonLinesCache\n"
         "from datasets_prep.captioners.base import Result\nfrom finetune.data.entries import Findings\n"
         "cache = JsonLinesCache(Path(sys.argv[1]), Findings())\n"
-        "for number in range(5):\n    cache.put(bytes([number]), 'id', 'long', Result('text', 1, 'stop'))\n"
+        "for number in range(5):\n    cache.put('long', [(bytes([number]), 'id', Result('text', 1, 'stop'))])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -178,9 +178,8 @@ def test_no_process_outlives_the_command(ending: signal.Signals, tmp_path: Path)
     program.write_text(
         "from tests.unit.datasets_prep.test_engine import announce\n"
         "from datasets_prep.engine import PoolEngine\n"
-        "if __name__ == '__main__':\n"
-        "    with PoolEngine(2, seconds=60, memory_gb=1) as engine:\n"
-        f"        list(engine.run(announce, [{str(tmp_path)!r}] * 2))\n"
+        "with PoolEngine(2, seconds=60, memory_gb=1) as engine:\n"  # not under `if __name__ == "__main__"`: none needed
+        f"    list(engine.run(announce, [{str(tmp_path)!r}] * 2))\n"
     )
     root = Path(__file__).parents[3]
     command = subprocess.Popen(

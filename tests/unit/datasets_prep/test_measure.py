@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +40,8 @@ def texture(side: int = 512, seed: int = 0) -> Image.Image:
     """Noise of all frequencies, as natural pictures have it."""
     rng = np.random.default_rng(seed)
     layers = [
-        np.asarray(Image.fromarray(rng.normal(0, 1, (size, size))).resize((side, side), Image.Resampling.BICUBIC)) * weight
+        np.asarray(Image.fromarray(rng.normal(0, 1, (size, size))).resize((side, side), Image.Resampling.BICUBIC))
+        * weight
         for size, weight in ((8, 60), (32, 30), (128, 16), (512, 8))
     ]
     return Image.fromarray(np.clip(128 + sum(layers), 0, 255).astype(np.uint8)).convert("RGB")
@@ -91,7 +91,11 @@ def test_bars_are_borders_and_the_ground_of_a_drawing_is_none() -> None:
     assert border(barred) == pytest.approx(64 / 640, abs=0.01)
     assert border(np.asarray(photograph)) == 0
     drawing = Image.new("L", (200, 200), 255)
-    drawing.paste(photograph.resize((60, 60)), (70, 70), Image.radial_gradient("L").resize((60, 60)).point(lambda v: 255 if v < 110 else 0))
+    drawing.paste(
+        photograph.resize((60, 60)),
+        (70, 70),
+        Image.radial_gradient("L").resize((60, 60)).point(lambda v: 255 if v < 110 else 0),
+    )
     assert border(np.asarray(drawing)) == 0
 
 
@@ -137,11 +141,11 @@ def test_a_file_that_is_gone_is_unreadable() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real pictures at {SHARED}")
 def test_good_photographs_get_no_flags() -> None:
+    import pyarrow
+
     from datasets_prep.config import QualityConfig
     from datasets_prep.quality import all_flags, unusable
     from datasets_prep.store import SCHEMA, as_pictures, as_row
-
-    import pyarrow
 
     paths = sorted((SHARED / "photos").glob("*/*.jpg"))[::4]
     results = [measure(Files(**{path.name: path.read_bytes()}), LOOK, path.name) for path in paths]  # type: ignore[arg-type]

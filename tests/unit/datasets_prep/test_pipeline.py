@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_prep.config import CaptionsConfig, DedupConfig, PrepConfig, QualityConfig, SplitConfig, WriteConfig
+from datasets_prep.config import (
+    CaptionsConfig,
+    DedupConfig,
+    LimitsConfig,
+    PrepConfig,
+    QualityConfig,
+    SplitConfig,
+    WriteConfig,
+)
 from datasets_prep.decisions import Decision, append_decision
 from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Item
@@ -198,6 +206,13 @@ def test_near_duplicates_are_dropped_or_named(config: PrepConfig, near: str) -> 
     row = next(row for row in rows(config.output, listing) if row["source"] == "small_copy.jpg")
     assert row["duplicate_of" if near == "drop" else "near_duplicate_of"] == "test/blue_2.png"
     assert 0 < row["score" if near == "drop" else "near_duplicate_score"] <= 1
+
+
+def test_a_picture_that_takes_too_much_memory_costs_only_itself(config: PrepConfig) -> None:
+    write(Path(config.source[0]), {"huge.png": encoded(drawn(7).resize((9000, 9000), Image.Resampling.NEAREST))})
+    outcome = prepare(replace(config, limits=LimitsConfig(memory_gb=0.2)))
+    reasons = {row["source"]: row["reason"] for row in rows(config.output, "rejected.jsonl")}
+    assert reasons["huge.png"] == "out_of_memory" and outcome.num_pictures == 2
 
 
 def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:

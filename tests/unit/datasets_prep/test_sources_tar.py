@@ -119,6 +119,18 @@ def test_what_lies_behind_a_damaged_header_or_an_early_end_is_said_to_be_lost(tm
     assert "1.tar" in rejected(first)
 
 
+def test_a_size_below_zero_ends_the_archive_instead_of_going_round_for_ever(tmp_path: Path) -> None:
+    path = archive(tmp_path / "s.tar", {"a.png": RED, "b.png": RED})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"b.png")
+    data[start + 124 : start + 136] = (-1024).to_bytes(12, "big", signed=True)
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    path.write_bytes(data)
+    assert set(read_all(opened(path))[0]) == {"s/a.png"}
+    assert rejected(path)["s.tar"][0] == "truncated"
+
+
 def test_what_is_no_archive_is_left_out_as_a_whole(tmp_path: Path) -> None:
     write(tmp_path, {"s.tar": b"junk" * 1000, "empty.tar": b""})
     assert list(rejected(tmp_path / "s.tar")) == ["s.tar"]
