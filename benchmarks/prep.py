@@ -4,11 +4,11 @@
 
 Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
 
-* decode: pictures a CPU second of `datasets_prep.measure` (read, hash, decode, twelve codes, scores) on the photographs
-  (longest side 768) and on a JPEG of 12 megapixels with film grain (quality 90); beside it Pillow alone decoding the same
+* decode: pictures a CPU second of `datasets_prep.measure` (read, hash, decode, twelve codes, scores) on photographs
+  (longest side 768) and on a JPEG of 12 megapixels with film grain (quality 90); beside it Pillow alone decoding them
   at the same draft size, in the same run, since machines differ.
-* join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds, peak
-  memory, and the share of the planted pairs that are found.
+* join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds,
+  peak memory, and the share of the planted pairs that are found.
 * scaling: wall time of the measuring with one and with two processes, one after the other.
 * memory: peak memory of the command on so many small pictures, and what each more costs.
 """
@@ -29,9 +29,10 @@ from PIL import Image
 
 from datasets_prep.engine import PoolEngine
 from datasets_prep.gather import measure_missing
-from datasets_prep.measure import LARGE_SIDE, FEATURE_SIDE, Look, measure
+from datasets_prep.measure import FEATURE_SIDE, LARGE_SIDE, Look, measure
 from datasets_prep.records import Item
 from datasets_prep.sources import open_source
+from datasets_prep.store import as_keys, row_key
 from finetune.data.similarity import close_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -115,12 +116,12 @@ def scaling(data: Path) -> None:
     names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*.jpg"))]
     seconds = {}
     for workers in (1, 2):
-        for turn in range(ROUNDS):
-            items = [Item(name, (turn, repeat)) for name in names for repeat in range(8)]
-            items = [Item(item.source, (turn, *item.stamp)) for item in items]
+        for _ in range(ROUNDS):
+            files = names * 8
+            keys = as_keys([row_key("", Item(name, (number,))) for number, name in enumerate(files)])
             with tempfile.TemporaryDirectory() as folder, PoolEngine(workers, 60, 4) as engine:
                 start = time.monotonic()
-                measure_missing(source, items, Path(folder), engine, LOOK, lambda *_: None)
+                measure_missing(source, files, keys, Path(folder), engine, LOOK, lambda *_: None)
                 taken = time.monotonic() - start
             seconds[workers] = min(taken, seconds.get(workers, taken))
     print(f"scaling {len(names) * 8} files: 1 process {seconds[1]:.1f} s, 2 processes {seconds[2]:.1f} s, ", end="")
@@ -138,7 +139,15 @@ def memory(num: int) -> None:
             for number in range(count):
                 patches = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
                 Image.fromarray(patches).resize((64, 64), Image.Resampling.NEAREST).save(raw / f"{number:07d}.png")
-            command = [sys.executable, "-m", "datasets_prep", "--source", raw, "--output", Path(folder) / f"out_{count}"]
+            command = [
+                sys.executable,
+                "-m",
+                "datasets_prep",
+                "--source",
+                raw,
+                "--output",
+                Path(folder) / f"out_{count}",
+            ]
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
             process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
@@ -146,7 +155,9 @@ def memory(num: int) -> None:
             peaks[count] = usage.ru_maxrss / 2**10
     low, high = sorted(peaks)
     more = (peaks[high] - peaks[low]) / (high - low) * 1e6
-    print(f"memory {low:,} pictures {peaks[low]:.0f} MB, {high:,} pictures {peaks[high]:.0f} MB: {more:.0f} MB a million")
+    print(
+        f"memory {low:,} pictures {peaks[low]:.0f} MB, {high:,} pictures {peaks[high]:.0f} MB: {more:.0f} MB a million"
+    )
 
 
 def main() -> None:

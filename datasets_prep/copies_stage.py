@@ -63,7 +63,7 @@ def find_copies(
     seen = PairScores(own / "pairs.jsonl", sorting, config.level, findings)
     try:
         near = near_copies(
-            pictures.codes,
+            pictures.codes(),
             order,
             sorting.is_in,
             pictures.score("deviation") < FLAT_DEVIATION,
@@ -110,8 +110,7 @@ def embeddings_of(
 
     assert config.embed_model is not None
     inside = np.flatnonzero(sorting.is_in)
-    table = sorting.pictures.table["sha256"]
-    keys = [table[int(index)].as_py() for index in inside]
+    keys = [sorting.pictures.sha256[index].tobytes() for index in inside]
     found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
     result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
     result[inside] = found

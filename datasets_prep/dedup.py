@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from datasets_prep.records import Copy
-from finetune.data.alike import CERTAIN, LIKELY, Look, agreement, can_verify, look_at
+from finetune.data.alike import CERTAIN, LIKELY, Look, agreement, can_verify, is_worth_a_look, look_at
 from finetune.data.similarity import KINDS, LARGEST_DISTANCE, ClosePairs, close_pairs
 from finetune.data.votes import voted_pairs
 
@@ -24,6 +24,8 @@ LOOKS_KEPT = 256
 """Pictures whose looks stay in memory, about 1 MB each."""
 FARTHEST = 256
 """Bits; the distance of pairs that no codes brought together."""
+FEW = 2048
+"""Up to so many pictures fast looks for corners in common too, since that takes seconds."""
 SAME_PIXELS_DISTANCE = 16
 """Bits; only pairs so close are looked at in full for equal pixels."""
 Load = Callable[[int], Image.Image]
@@ -170,9 +172,11 @@ def near_copies(
 
 def looked_at(looks: "Looks", pairs: ClosePairs, row: int) -> float:
     """Returns the agreement of a pair."""
-    distance = int(pairs.distance[row])
+    first, second, distance = int(pairs.first[row]), int(pairs.second[row]), int(pairs.distance[row])
     kinds = (int(pairs.first_kind[row]), int(pairs.second_kind[row])) if distance < FARTHEST else None
-    return agreement(looks[int(pairs.first[row])], looks[int(pairs.second[row])], kinds, distance)
+    if kinds is not None and not is_worth_a_look(*looks.nature_of(first, second), distance):
+        return 0.0
+    return agreement(looks[first], looks[second], kinds, distance)
 
 
 def in_words(pairs: ClosePairs, row: int) -> str:
@@ -191,6 +195,7 @@ class Looks:
     def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray) -> None:
         self.load, self.ranked, self.flat = load, ranked, flat
         self.kept: OrderedDict[int, Look] = OrderedDict()
+        self.nature: dict[int, tuple[bool, bool]] = {}  # whether simple, whether plain
 
     def __getitem__(self, rank: int) -> Look:
         if rank in self.kept:
@@ -199,9 +204,18 @@ class Looks:
         number = int(self.ranked[rank])
         look = look_at(self.load(number), is_simple=bool(self.flat[number]))
         self.kept[rank] = look
+        self.nature[rank] = look.is_simple, look.is_plain
         if len(self.kept) > LOOKS_KEPT:
             self.kept.popitem(last=False)
         return look
+
+    def nature_of(self, first: int, second: int) -> tuple[bool, bool]:
+        """Returns whether either picture is simple, and whether both are plain."""
+        for rank in (first, second):
+            if rank not in self.nature:
+                self[rank]
+        one, other = self.nature[first], self.nature[second]
+        return one[0] or other[0], one[1] and other[1]
 
 
 def candidates(
@@ -209,7 +223,7 @@ def candidates(
 ) -> ClosePairs:
     """Returns the pairs to look at, in ranks."""
     pairs = close_pairs(codes)
-    if level == "thorough" and can_verify():
+    if can_verify() and (level == "thorough" or (level == "fast" and len(codes) <= FEW)):
         return joined(pairs, voted_pairs((looks[rank].grey for rank in range(len(codes))), len(codes)))
     if level == "embed":
         if embeddings is None:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from datasets_prep import measure as measuring
 from datasets_prep.config import LimitsConfig
 from datasets_prep.engine import Engine, Failure
 from datasets_prep.measure import Look, measure
-from datasets_prep.records import Item, Measured, PrepSource, Rejected
-from datasets_prep.store import KEY_BYTES, TRANSIENT, Pictures, Store, as_pictures, row_key, write_part
+from datasets_prep.records import Measured, PrepSource, Rejected
+from datasets_prep.store import KEY_BYTES, TRANSIENT, Pictures, Store, read_pictures, write_part
+from datasets_prep.texts import Texts
 
 ROWS_A_PART = 512
 SECONDS_A_PART = 15.0
@@ -33,27 +34,36 @@ def salt_of(look: Look) -> str:
     return repr((measuring.VERSION, PIL.__version__, measuring.plugins(), astuple(look)))
 
 
+def measure_task(source: PrepSource, look: Look, task: tuple[int, str]) -> Measured | Rejected:
+    """Returns what `measure` gives for a numbered name."""
+    return measure(source, look, task[1])
+
+
 def measure_missing(
-    source: PrepSource, items: Sequence[Item], folder: Path, engine: Engine, look: Look, progress: Progress
+    source: PrepSource,
+    names: Sequence[str],
+    keys: np.ndarray,
+    folder: Path,
+    engine: Engine,
+    look: Look,
+    progress: Progress,
 ) -> dict[str, Rejected]:
-    """Measures those of the items that the folder's store has no row for; returns those that another try may change.
+    """Measures those of the names whose keys [N] the folder's store does not hold; returns what another try may change.
 
     Rows are written every few seconds, also where the run is interrupted.
     """
-    salt = salt_of(look)
-    keys = [row_key(salt, item) for item in items]
-    missing = np.flatnonzero(Store(folder).places(np.array(keys, f"S{KEY_BYTES}")) < 0).tolist()
-    key_of = {items[index].source: keys[index] for index in missing}
+    missing = np.flatnonzero(Store(folder).places(keys) < 0)
+    raw = keys.view(np.uint8).reshape(-1, KEY_BYTES)
     transient: dict[str, Rejected] = {}
     rows: list[tuple[bytes, Measured | Rejected]] = []
     flushed = time.monotonic()
-    results = results_of(engine, source, look, [items[index].source for index in missing])
+    tasks = ((int(index), names[int(index)]) for index in missing)
     try:
-        for done, (name, result) in enumerate(results, 1):
+        for done, (index, name, result) in enumerate(results_of(engine, source, look, tasks), 1):
             if isinstance(result, Rejected) and result.reason in TRANSIENT:
                 transient[name] = result
             else:
-                rows.append((key_of[name], result))
+                rows.append((raw[index].tobytes(), result))
             if len(rows) >= ROWS_A_PART or (rows and time.monotonic() - flushed > SECONDS_A_PART):
                 write_part(folder, rows)
                 rows, flushed = [], time.monotonic()
@@ -65,31 +75,28 @@ def measure_missing(
 
 
 def results_of(
-    engine: Engine, source: PrepSource, look: Look, names: Sequence[str]
-) -> Iterator[tuple[str, Measured | Rejected]]:
-    """Yields every name with its result, in any order; a failure of its process is a reason too."""
-    for name, result in engine.run(functools.partial(measure, source, look), names):
-        yield name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
+    engine: Engine, source: PrepSource, look: Look, tasks: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, str, Measured | Rejected]]:
+    """Yields every number and name with its result, in any order; a failure of its process is a reason too."""
+    for (index, name), result in engine.run(functools.partial(measure_task, source, look), tasks):
+        yield index, name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
 
 
 def all_pictures(
-    items: Sequence[Item], folder: Path, look: Look, transient: dict[str, Rejected]
+    names: Sequence[str], keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
 ) -> tuple[Pictures, list[Rejected]]:
-    """Returns what decodes, in the order of the items, and the rest with its reasons."""
-    store, salt = Store(folder), salt_of(look)
-    places = store.places(np.array([row_key(salt, item) for item in items], f"S{KEY_BYTES}"))
-    lost = [
-        item.source for item, place in zip(items, places, strict=True) if place < 0 and item.source not in transient
-    ]
-    assert not lost, lost[:3]
-    there = np.flatnonzero(places >= 0)
-    table = store.take(places[there])
-    is_rejected = table["reason"].is_valid().to_numpy()
+    """Returns what decodes, in the order of the names, and the rest with its reasons."""
+    store = Store(folder)
+    places = store.places(keys)
+    assert int((places < 0).sum()) == len(transient), "a file was neither measured nor left out"
+    is_good = places >= 0
     rejected = list(transient.values())
-    for row in np.flatnonzero(is_rejected):
-        reason, detail = table["reason"][int(row)].as_py(), table["detail"][int(row)].as_py()
-        rejected.append(Rejected(items[there[row]].source, reason, detail))
-    good = np.flatnonzero(~is_rejected)
-    if len(good) < len(table):
-        table = table.take(good).combine_chunks()
-    return as_pictures([items[there[row]].source for row in good], table), rejected
+    there = np.flatnonzero(is_good)
+    for rows, table in store.parts(places[there], ["reason", "detail"]):
+        for row, reason, detail in zip(rows, *table.to_pydict().values(), strict=True):
+            if reason is not None:
+                index = int(there[row])
+                rejected.append(Rejected(names[index], reason, detail))
+                is_good[index] = False
+    good = np.flatnonzero(is_good)
+    return read_pictures(store, places[good], Texts(names[int(index)] for index in good)), rejected

@@ -1,38 +1,51 @@
-"""The lines of metadata.jsonl, made from columns one at a time: a million of them need not be in memory."""
+"""The lines of metadata.jsonl and rejected.jsonl, made one at a time: a million of them need not be in memory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import overload
 
 import numpy as np
 
+from datasets_prep.brought import Brought, Captions
 from datasets_prep.measure import SCORES
 from datasets_prep.records import Copy
 from datasets_prep.store import Pictures
-from finetune.data.entries import Entry
+
+Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Captions:
-    """What a picture is called, and who says so."""
+class Rows(Sequence[Row]):
+    """Lines that are made when they are asked for."""
 
-    texts: tuple[str, ...]
-    """The first is the one in `text`, the others stand in `captions_alt`."""
-    origin: str
-    """source, embedded, decision, or the captioner's name."""
+    num: int
+    make: Callable[[int], Row]
+
+    def __len__(self) -> int:
+        return self.num
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if isinstance(place, slice):
+            return [self.make(index) for index in range(*place.indices(self.num))]
+        if not -self.num <= place < self.num:
+            raise IndexError(place)
+        return self.make(place % self.num)
 
 
 @dataclass(frozen=True)
-class KeptRows(Sequence[Mapping[str, object]]):
-    """The lines of metadata.jsonl in their order."""
+class Kept:
+    """The pictures that are kept, K of N, and all that is said of them."""
 
     pictures: Pictures
     indices: np.ndarray
-    """[K] Which of the pictures are kept, in the order of the lines."""
-    captions: Mapping[int, Captions]
-    entries: Mapping[str, Entry]
+    """[K] Which of the pictures, in the order of the lines."""
+    captions: Captions
+    brought: Brought
     flags: Mapping[str, np.ndarray]
     """[N] by name."""
     learned: Mapping[str, np.ndarray]
@@ -43,51 +56,41 @@ class KeptRows(Sequence[Mapping[str, object]]):
     """[K] The training size of each."""
     is_held_out: np.ndarray | None
     """[K] None where no split was asked for."""
-    names: Sequence[str] | None = None
-    """[K] file_name of each where that is not its own file."""
     suffix: str | None = None
     """Of all files, where they are saved anew."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, place: int) -> Mapping[str, object]: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Mapping[str, object]]: ...
-    def __getitem__(self, place: int | slice) -> Mapping[str, object] | Sequence[Mapping[str, object]]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        place %= len(self)
+    def rows(self, names: Callable[[int], str] | None = None) -> Rows:
+        """Returns the lines of metadata.jsonl; `names` gives file_name by place where it is not the file's own."""
+        return Rows(len(self), lambda place: self.row(place, self.file_name(place) if names is None else names(place)))
+
+    def row(self, place: int, file_name: str) -> Row:
+        """Returns one line."""
         index = int(self.indices[place])
-        source, sha256 = self.pictures.sources[index], self.pictures.hex(index)
-        captions, entry = self.captions[index], self.entries.get(source)
-        row: dict[str, object] = {"file_name": self.file_name(place), "text": captions.texts[0]}
-        row |= {"captions_alt": list(captions.texts[1:])} if captions.texts[1:] else {}
+        text, *others = self.captions.of(index)
+        row: dict[str, object] = {"file_name": file_name, "text": text}
+        row |= {"captions_alt": others} if others else {}
         row |= {"width": int(self.pictures.width[index]), "height": int(self.pictures.height[index])}
-        row |= {"bucket": list(self.sizes[place]), "sha256": sha256, "source": source, "caption_from": captions.origin}
+        row |= {"bucket": list(self.sizes[place]), "sha256": self.pictures.hex(index)}
+        row |= {"source": self.pictures.sources[index], "caption_from": self.captions.origin(index)}
         flags = [name for name, having in self.flags.items() if having[index]]
         row |= {"flags": flags} if flags else {}
         if index in self.reported:
             copy = self.reported[index]
-            row |= {
-                "near_duplicate_of": self.pictures.sources[copy.keeper],
-                "near_duplicate_score": round(copy.score, 4),
-            }
+            keeper, score = self.pictures.sources[copy.keeper], round(copy.score, 4)
+            row |= {"near_duplicate_of": keeper, "near_duplicate_score": score}
+        entry = self.brought.special.get(index)
         if entry is not None:
             row |= {"weight": entry.weight} if entry.weight != 1 else {}
             row |= {"repeats": entry.repeats} if entry.repeats != 1 else {}
             row |= {"split": entry.split} if entry.split is not None else {}
         if self.is_held_out is not None:
             row |= {"split": "validation" if self.is_held_out[place] else "train"}
-        scores = dict(zip(SCORES, (round(float(value), 4) for value in self.pictures.scores[index]), strict=True))
-        scores |= {
-            name: round(float(column[index]), 4)
-            for name, column in self.learned.items()
-            if column[index] == column[index]
-        }
+        scores = dict(zip(SCORES, (round(value, 4) for value in self.pictures.scores[index].tolist()), strict=True))
+        learned = {name: float(column[index]) for name, column in self.learned.items()}
+        scores |= {name: round(score, 5) for name, score in learned.items() if not np.isnan(score)}
         return row | {"scores": scores}
 
     def file_name(self, place: int) -> str:
@@ -96,30 +99,14 @@ class KeptRows(Sequence[Mapping[str, object]]):
         It is the hash of its content: no name collides, and none holds a word like "test", which load_dataset takes for
         a split.
         """
-        if self.names is not None:
-            return self.names[place]
-        return "images/" + self.stored_name(place)
+        return f"images/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
         """Returns the file's name alone."""
         index = int(self.indices[place])
-        suffix = self.suffix or self.pictures.table["suffix"][index].as_py()
-        return self.pictures.hex(index)[:32] + suffix
-
-
-def words(count: int, one: str, several: str) -> str:
-    """Returns "1 picture" or "1,234 pictures"."""
-    return f"{count:,} {one if count == 1 else several}"
+        return self.pictures.hex(index)[:32] + (self.suffix or self.pictures.suffixes[int(self.pictures.suffix[index])])
 
 
 def sort_key(source: str) -> bytes:
     """Returns what names are sorted by: their bytes."""
     return os.fsencode(source)
-
-
-def relative_to_here(path: Path) -> str:
-    """Returns a path as short as it can be given."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets_prep.brought import Brought, Captions, brought_along
 from datasets_prep.caption_stage import caption_all, check_captioner
 from datasets_prep.config import PrepConfig
 from datasets_prep.copies_stage import check_dedup, find_copies
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.engine import Engine, PoolEngine
 from datasets_prep.gather import Progress, all_pictures, look_of, measure_missing, salt_of
-from datasets_prep.kept import Captions, KeptRows
+from datasets_prep.kept import Kept, Rows
 from datasets_prep.lint_stage import lint_marks
 from datasets_prep.loading import Loader
 from datasets_prep.publish import publish
@@ -30,10 +31,11 @@ from datasets_prep.score_stage import check_scores, score_pictures, score_texts
 from datasets_prep.sizes_stage import bucket_rows, sides, sizes_of
 from datasets_prep.sorting import Sorting, counted, counts_in_words, new_sorting, sorted_rejections
 from datasets_prep.sources import open_source
-from datasets_prep.store import Pictures
+from datasets_prep.store import Pictures, as_keys, row_key
+from datasets_prep.texts import Texts
 from datasets_prep.workplace import NothingUsable, State, check_unedited, is_whole, read_state, workplace
 from finetune.command_line import dump
-from finetune.data.entries import Entry, Findings, first_few
+from finetune.data.entries import Findings, first_few
 
 VERSION = 2
 """Raised when the same input gives another result."""
@@ -77,22 +79,36 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
             return Outcome(state.num_pictures, state.rejected, (), is_new=False)
         if config.shard is None:
             check_unedited(output, state)
-        entries = source.entries([item.source for item in listing.items], findings)
-        items = [item for item in listing.items if item.source in entries]
-        look = look_of(config.limits, config.background)
-        part = items if config.shard is None else shard_of(items, config.shard)
-        with engine_of(config) as engine:
-            transient = measure_missing(source, part, own / "measured", engine, look, progress)
-        if config.shard is not None:
-            return Outcome(len(part), {}, (), is_new=True)
-        pictures, unreadable = all_pictures(items, own / "measured", look, transient)
-        rejected = [*listing.rejected, *unreadable]
-        sorting, decided = new_sorting(pictures, decisions)
+        found = measure_all(config, source, own, listing, findings, progress)
+        if isinstance(found, int):
+            return Outcome(found, {}, (), is_new=True)
+        pictures, brought, rejected = found
+        sorting = new_sorting(pictures, decisions)
         first = ("scan and decode", len(pictures) + len(rejected), len(pictures), f"{len(rejected):,} cannot be read")
         sorting.figures.insert(0, first)
-        stages = Stages(config, source, own, entries, findings, progress)
-        captions, learned = stages.run(sorting, decided)
+        stages = Stages(config, source, own, brought, decisions, findings, progress)
+        captions, learned = stages.run(sorting)
         return stages.write(output, State(inputs, {}), sorting, captions, learned, rejected)
+
+
+def measure_all(
+    config: PrepConfig, source: PrepSource, own: Path, listing: Listing, findings: Findings, progress: Progress
+) -> tuple[Pictures, Brought, list[Rejected]] | int:
+    """Returns what decodes, what the source says of it, and what cannot be read; of a shard how many files it has."""
+    entries = source.entries([item.source for item in listing.items], findings)
+    items = [item for item in listing.items if item.source in entries]
+    items = items if config.shard is None else shard_of(items, config.shard)
+    look = look_of(config.limits, config.background)
+    salt = salt_of(look)
+    names, keys = Texts(item.source for item in items), as_keys([row_key(salt, item) for item in items])
+    rejected = list(listing.rejected)
+    del items, listing  # two hundred bytes a file each
+    with engine_of(config) as engine:
+        transient = measure_missing(source, names, keys, own / "measured", engine, look, progress)
+    if config.shard is not None:
+        return len(names)
+    pictures, unreadable = all_pictures(names, keys, own / "measured", transient)
+    return pictures, brought_along(pictures.sources, entries), rejected + unreadable
 
 
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
@@ -128,22 +144,21 @@ class Stages:
     config: PrepConfig
     source: PrepSource
     own: Path
-    entries: Mapping[str, Entry]
+    brought: Brought
+    decisions: Mapping[str, Decided]
     findings: Findings
     progress: Progress
 
-    def run(
-        self, sorting: Sorting, decided: Sequence[Decided | None]
-    ) -> tuple[dict[int, Captions], dict[str, np.ndarray]]:
+    def run(self, sorting: Sorting) -> tuple[Captions, dict[str, np.ndarray]]:
         """Decides which pictures stay in; returns their captions and learned scores."""
         config, pictures = self.config, sorting.pictures
         loader = Loader(self.source, pictures.sources, config.background)
         outside = (self.own, loader, self.findings, self.progress)
         gate = unusable(pictures, config.quality)
         sorting.leave_out("quality gate", gate, f"{len(gate):,} show nothing, or are too small or too long")
-        find_copies(sorting, config.dedup, has_captions(pictures, self.entries), *outside)
+        find_copies(sorting, config.dedup, has_captions(pictures, self.brought), *outside)
         learned = score_pictures(sorting, config.scores, *outside)
-        captions = caption_all(sorting, config, self.source.name, self.entries, decided, *outside)
+        captions = caption_all(sorting, config, self.source.name, self.brought, self.decisions, *outside)
         learned |= score_texts(sorting, config.scores, captions, *outside)
         return captions, learned
 
@@ -152,7 +167,7 @@ class Stages:
         output: Path,
         state: State,
         sorting: Sorting,
-        captions: Mapping[int, Captions],
+        captions: Captions,
         learned: Mapping[str, np.ndarray],
         rejected: Sequence[Rejected],
     ) -> Outcome:
@@ -160,42 +175,41 @@ class Stages:
         config, pictures, findings = self.config, sorting.pictures, self.findings
         loader = Loader(self.source, pictures.sources, config.background)
         left = sorted_rejections(rejected, sorting)
-        kept = np.flatnonzero(sorting.is_in)
-        if not len(kept):
+        indices = np.flatnonzero(sorting.is_in)
+        if not len(indices):
             raise NothingUsable(
                 f"source: {', '.join(config.source)} holds no usable picture "
                 f"({counts_in_words(counted(left)) or 'no files'}). Expected pictures such as JPEG, PNG or WebP. Check "
                 f"the path and these files: {first_few([f'{each.source} ({each.detail})' for each in left])}"
             )
-        notes = pictures.table["notes"]
-        for index in map(int, kept):
-            for note in notes[index].as_py():
+        for index in sorted(pictures.notes):
+            for note in pictures.notes[index] if sorting.is_in[index] else ():
                 findings.warn(note, pictures.sources[index])
-        rows = KeptRows(
+        kept = Kept(
             pictures=pictures,
-            indices=kept,
+            indices=indices,
             captions=captions,
-            entries=self.entries,
+            brought=self.brought,
             flags=all_flags(pictures, config.quality),
             learned=learned,
             reported=sorting.reported,
-            sizes=sizes_of(pictures, kept, config.buckets),
-            is_held_out=sides(sorting, kept, config.split, findings),
+            sizes=sizes_of(pictures, indices, config.buckets),
+            is_held_out=sides(sorting, indices, config.split, findings),
             suffix=None if config.write.reencode == "no" else f".{config.write.reencode}",
         )
         prepared = Prepared(
             name=self.source.name,
-            kept=rows,
-            rejected=[asdict(each) for each in left],
+            kept=kept.rows(),
+            rejected=Rows(len(left), lambda place: asdict(left[place])),
             figures=sorting.figures,
             notices=findings.warnings,
-            lint=lint_marks(rows, config),
-            buckets=bucket_rows(rows),
+            lint=lint_marks(kept, config),
+            buckets=bucket_rows(kept),
             options=shown_options(config),
         )
-        state = replace(state, num_pictures=len(rows), rejected=counted(left))
-        publish(config, output, self.own, state, prepared, rows, self.source.read, loader.by_name)
-        return Outcome(len(rows), state.rejected, findings.warnings, is_new=True)
+        state = replace(state, num_pictures=len(kept), rejected=counted(left))
+        publish(config, output, self.own, state, prepared, kept, self.source.read, loader.by_name)
+        return Outcome(len(kept), state.rejected, findings.warnings, is_new=True)
 
 
 def shown_options(config: PrepConfig) -> str:
@@ -204,7 +218,8 @@ def shown_options(config: PrepConfig) -> str:
     return "".join(line for line in lines if line.partition(":")[0] not in ("output", "workers", "engine", "shard"))
 
 
-def has_captions(pictures: Pictures, entries: Mapping[str, Entry]) -> np.ndarray:
+def has_captions(pictures: Pictures, brought: Brought) -> np.ndarray:
     """Returns which pictures [N] bring a caption along, beside them or in them."""
-    embedded = pictures.table["caption"].is_valid().to_numpy()
-    return embedded | np.array([bool(entries[source].captions) for source in pictures.sources], bool)
+    found = np.fromiter((text != "" for text in brought.texts), bool, len(pictures))
+    found[list(pictures.captions)] = True
+    return found

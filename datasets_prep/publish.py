@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from datasets_prep.config import PrepConfig
-from datasets_prep.kept import KeptRows
+from datasets_prep.kept import Kept, Rows
 from datasets_prep.measure import colour
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
@@ -37,7 +38,7 @@ def publish(
     own: Path,
     state: State,
     prepared: Prepared,
-    rows: KeptRows,
+    kept: Kept,
     read: Callable[[str], bytes],
     load: Callable[[str], Image.Image | None],
 ) -> State:
@@ -53,11 +54,12 @@ def publish(
 
     earlier = {name: file_sha256(output / name) for name in LISTINGS if (output / name).exists()}
     write_state(own, replace(state, earlier=earlier))
-    if is_parquet(config, len(rows)):
-        rows, files = in_shards(config, output, own, rows, content)
+    if is_parquet(config, len(kept)):
+        rows, files = in_shards(config, output, own, kept, content)
     else:
+        rows = kept.rows()
         write_files(output, rows, content)
-        names = {rows.stored_name(place) for place in range(len(rows))}
+        names = {kept.stored_name(place) for place in range(len(kept))}
         if config.write.txt:
             names |= {Path(name).name for name in write_sidecars(output, rows)}
         files = {"images": names}
@@ -83,33 +85,27 @@ def is_parquet(config: PrepConfig, num_pictures: int) -> bool:
 
 
 def in_shards(
-    config: PrepConfig,
-    output: Path,
-    own: Path,
-    rows: KeptRows,
-    content: Callable[[Mapping[str, object]], bytes],
-) -> tuple[KeptRows, dict[str, set[str]]]:
+    config: PrepConfig, output: Path, own: Path, kept: Kept, content: Callable[[Mapping[str, object]], bytes]
+) -> tuple[Rows, dict[str, set[str]]]:
     """Writes OUTPUT/data/*.parquet, sorted by training size; returns the rows with their places in there."""
     folder = own / "shards"
     shutil.rmtree(folder, ignore_errors=True)
-    order = sorted(range(len(rows)), key=lambda place: (rows.sizes[place], place))
-    sides: dict[str, list[int]] = {"train": [], "validation": []}
-    for place in order:
-        is_held_out = rows.is_held_out is not None and bool(rows.is_held_out[place])
-        sides["validation" if is_held_out else "train"].append(place)
-    places: dict[int, str] = {}
-    names: set[str] = set()
-    for side, members in sides.items():
-        for shard, row_in_shard, place in write_shards(folder, side, members, rows, content, config.write.shard_mb):
-            places[place] = f"data/{shard}#{row_in_shard}"
-            names.add(shard)
+    order = np.array(sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place)), dtype=np.int64)
+    is_validation = np.zeros(len(kept), bool) if kept.is_held_out is None else kept.is_held_out
+    shard_of, row_of = np.zeros(len(kept), np.int32), np.zeros(len(kept), np.int32)
+    names: dict[str, int] = {}
+    for side, members in (("train", order[~is_validation[order]]), ("validation", order[is_validation[order]])):
+        shards = write_shards(folder, side, members.tolist(), kept.rows(), content, config.write.shard_mb)
+        for name, row, place in shards:
+            shard_of[place], row_of[place] = names.setdefault(name, len(names)), row
     data, old = output / "data", own / "old_shards"
     shutil.rmtree(old, ignore_errors=True)
     if data.exists():
         data.rename(old)
     folder.rename(data)
     shutil.rmtree(old, ignore_errors=True)
-    return replace(rows, names=[places[place] for place in range(len(rows))]), {"data": names}
+    listed = list(names)
+    return kept.rows(lambda place: f"data/{listed[shard_of[place]]}#{row_of[place]:08d}"), {"data": set(names)}
 
 
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:

@@ -1,14 +1,13 @@
 """Has learned scorers look at the pictures that are still in, and leaves out what they score too low or too high."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from datasets_prep.brought import Captions
 from datasets_prep.config import ScoresConfig
 from datasets_prep.gather import Progress
 from datasets_prep.json_cache import JsonLines
-from datasets_prep.kept import Captions
 from datasets_prep.loading import Loader
 from datasets_prep.records import Why
 from datasets_prep.sorting import Sorting
@@ -45,7 +44,7 @@ def score_pictures(
 ) -> dict[str, np.ndarray]:
     """Returns the scores [N] that need no captions, by name; NaN for pictures that are out."""
     return {
-        name: scored(name, model, sorting, config, {}, own, loader, findings, progress)
+        name: scored(name, model, sorting, config, None, own, loader, findings, progress)
         for name, model in models_of(config).items()
         if name in OF_PICTURES
     }
@@ -54,7 +53,7 @@ def score_pictures(
 def score_texts(
     sorting: Sorting,
     config: ScoresConfig,
-    captions: Mapping[int, Captions],
+    captions: Captions,
     own: Path,
     loader: Loader,
     findings: Findings,
@@ -73,7 +72,7 @@ def scored(
     model: str,
     sorting: Sorting,
     config: ScoresConfig,
-    captions: Mapping[int, Captions],
+    captions: Captions | None,
     own: Path,
     loader: Loader,
     findings: Findings,
@@ -86,7 +85,7 @@ def scored(
     inside = [int(index) for index in np.flatnonzero(sorting.is_in)]
     scorer = make_scorer(name, model)
     cache = JsonLines(own / "scores.jsonl", findings)
-    texts = {index: captions[index].texts[0] if index in captions else "" for index in inside}
+    texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
     keys = {index: f"{name} {scorer.identity()} {sorting.pictures.hex(index)[:32]} {texts[index]}" for index in inside}
     missing = [index for index in inside if cache.get(keys[index]) is None]
     try:

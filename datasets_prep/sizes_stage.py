@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets_prep.config import BucketsConfig, SplitConfig
 from datasets_prep.held_out import folders_of, groups_of, held_out
-from datasets_prep.kept import KeptRows
+from datasets_prep.kept import Kept
 from datasets_prep.records import BucketRow
 from datasets_prep.sorting import Sorting
 from datasets_prep.store import Pictures
@@ -30,29 +30,29 @@ def sizes_of(pictures: Pictures, kept: np.ndarray, config: BucketsConfig) -> lis
     return found
 
 
-def bucket_rows(rows: KeptRows) -> list[BucketRow]:
+def bucket_rows(kept: Kept) -> list[BucketRow]:
     """Returns the table of training sizes that hold pictures, by rising aspect ratio.
 
     The examples are the pictures that lose most.
     """
     members: dict[tuple[int, int], list[int]] = {}
-    for place, size in enumerate(rows.sizes):
+    for place, size in enumerate(kept.sizes):
         members.setdefault(size, []).append(place)
     table = []
     for size in sorted(members, key=lambda size: (size[0] / size[1], size)):
-        shapes = {place: shape_of(rows, place) for place in members[size]}
+        shapes = {place: shape_of(kept, place) for place in members[size]}
         losses = {place: crop_loss(*shape, *size) for place, shape in shapes.items()}
         worst = sorted(losses, key=lambda place: (-losses[place], place))[:NUM_EXAMPLES]
-        examples = tuple(rows.pictures.sources[int(rows.indices[place])] for place in worst)
+        examples = tuple(kept.pictures.sources[int(kept.indices[place])] for place in worst)
         upscaled = sum(cover_scale(*shape, *size) > 1 for shape in shapes.values())
         table.append(BucketRow(*size, len(losses), sum(losses.values()) / len(losses), upscaled, examples))
     return table
 
 
-def shape_of(rows: KeptRows, place: int) -> tuple[int, int]:
+def shape_of(kept: Kept, place: int) -> tuple[int, int]:
     """Returns width and height of a kept picture."""
-    index = int(rows.indices[place])
-    return int(rows.pictures.width[index]), int(rows.pictures.height[index])
+    index = int(kept.indices[place])
+    return int(kept.pictures.width[index]), int(kept.pictures.height[index])
 
 
 def sides(

@@ -85,16 +85,19 @@ class Sorting:
         return lines
 
 
-def new_sorting(pictures: Pictures, decisions: Mapping[str, Decided]) -> tuple[Sorting, list[Decided | None]]:
-    """Returns a sorting with all in, those that were dropped by hand excepted, and the decision about each."""
-    decided = [decisions.get(pictures.hex(index)) if decisions else None for index in range(len(pictures))]
-    keeps = np.array([each is not None and each.verdict == "keep" for each in decided], bool)
-    sorting = Sorting(pictures, np.ones(len(pictures), bool), keeps)
-    dropped = {index for index, each in enumerate(decided) if each is not None and each.verdict == "drop"}
-    why: Why = ("dropped_by_user", "decisions.jsonl says drop", None)
+def new_sorting(pictures: Pictures, decisions: Mapping[str, Decided]) -> Sorting:
+    """Returns a sorting with all in, but for those that were dropped by hand."""
+    sorting = Sorting(pictures, np.ones(len(pictures), bool), np.zeros(len(pictures), bool))
     if decisions:
-        sorting.leave_out("decisions", dict.fromkeys(sorted(dropped), why), f"{len(dropped):,} dropped in review")
-    return sorting, decided
+        verdicts = [
+            None if (each := decisions.get(pictures.hex(index))) is None else each.verdict
+            for index in range(len(pictures))
+        ]
+        sorting.protected[:] = [verdict == "keep" for verdict in verdicts]
+        why: Why = ("dropped_by_user", "decisions.jsonl says drop", None)
+        dropped = {index: why for index, verdict in enumerate(verdicts) if verdict == "drop"}
+        sorting.leave_out("decisions", dropped, f"{len(dropped):,} dropped in review")
+    return sorting
 
 
 def sorted_rejections(rejected: Sequence[Rejected], sorting: Sorting) -> list[Rejected]:

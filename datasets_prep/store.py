@@ -6,7 +6,7 @@ so that several machines may add to one folder. A row is found by a key of 16 by
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from datasets_prep.measure import SCORES
 from datasets_prep.records import Item, Measured, Rejected
 from finetune.disk import sync
 
-KEY_BYTES, CODE_BYTES = 16, 12 * 4 * 8
+KEY_BYTES, HASH_BYTES, CODE_BYTES = 16, 32, 12 * 4 * 8
+KEY = np.dtype(f"S{KEY_BYTES}")  # drops zeros at the end where a single one is looked at, but not in comparisons
 TRANSIENT = ("timeout", "worker_crashed", "out_of_memory", "unreadable")
 """Reasons that another try may not meet; they are not kept."""
 SCHEMA = pyarrow.schema(
@@ -26,8 +27,8 @@ SCHEMA = pyarrow.schema(
         "key": pyarrow.binary(KEY_BYTES),
         "reason": pyarrow.string(),
         "detail": pyarrow.string(),
-        "sha256": pyarrow.binary(32),
-        "pixels_sha256": pyarrow.binary(32),
+        "sha256": pyarrow.binary(HASH_BYTES),
+        "pixels_sha256": pyarrow.binary(HASH_BYTES),
         "num_bytes": pyarrow.int64(),
         "width": pyarrow.int32(),
         "height": pyarrow.int32(),
@@ -38,8 +39,8 @@ SCHEMA = pyarrow.schema(
         "caption": pyarrow.string(),
     }
 )
-NOTHING = {"sha256": bytes(32), "pixels_sha256": bytes(32), "num_bytes": 0, "width": 0, "height": 0, "suffix": ""}
-NOTHING |= {"codes": bytes(CODE_BYTES), "scores": [0.0] * len(SCORES), "notes": [], "caption": None}
+NOTHING = {"sha256": bytes(HASH_BYTES), "pixels_sha256": bytes(HASH_BYTES), "num_bytes": 0, "width": 0, "height": 0}
+NOTHING |= {"suffix": "", "codes": bytes(CODE_BYTES), "scores": [0.0] * len(SCORES), "notes": [], "caption": None}
 
 
 def row_key(salt: str, item: Item) -> bytes:
@@ -48,44 +49,52 @@ def row_key(salt: str, item: Item) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
 
 
+def as_keys(keys: Sequence[bytes]) -> np.ndarray:
+    """Returns keys as an array [N] to look up."""
+    return np.frombuffer(b"".join(keys), KEY)
+
+
 class Store:
-    """The Arrow files of a folder, as a table of rows by key."""
+    """The Arrow files of a folder, as rows that are found by their keys."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.unfinished"):  # by a killed run; another machine's has its own name
-            if left.stat().st_size == 0:
-                left.unlink(missing_ok=True)
-        self.parts = [opened(path) for path in sorted(folder.glob("*.arrow"))]
-        keys = [column_array(part["key"], KEY_BYTES) for part in self.parts]
-        self.keys = np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *keys])
+        self.paths = sorted(folder.glob("*.arrow"))
+        keys = [np.empty(0, KEY), *(fixed_bytes(opened(path)["key"], KEY_BYTES).view(KEY)[:, 0] for path in self.paths)]
+        self.starts = np.cumsum([len(part) for part in keys])
+        self.keys = np.concatenate(keys)
         self.order = np.argsort(self.keys, kind="stable")
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the row of each key (S16), -1 where there is none."""
+        """Returns the row of each key [N], -1 where there is none."""
         if not len(self.keys):
             return np.full(len(keys), -1)
         found = np.searchsorted(self.keys, keys, sorter=self.order)
         rows = self.order[np.minimum(found, len(self.keys) - 1)]
         return np.where(self.keys[rows] == keys, rows, -1)
 
-    def take(self, rows: np.ndarray) -> pyarrow.Table:
-        """Returns those rows, in that order."""
-        if not self.parts:
-            return SCHEMA.empty_table()
-        return pyarrow.concat_tables(self.parts).take(pyarrow.array(rows)).combine_chunks()
+    def parts(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
+        """Yields, file by file, which of the places [N] lie in it, and the columns of those rows."""
+        order = np.argsort(places, kind="stable")
+        cuts = np.searchsorted(places[order], self.starts)
+        for path, start, begin, end in zip(self.paths, self.starts, cuts, cuts[1:], strict=False):
+            if begin < end:
+                chosen = order[begin:end]
+                yield chosen, opened(path).select(list(columns)).take(pyarrow.array(places[chosen] - start))
 
 
 def opened(path: Path) -> pyarrow.Table:
-    """Returns the table of a file without reading it as a whole."""
+    """Returns the table of a file; only the columns that are used are read from disk."""
     return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
 
 
-def column_array(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
-    """Returns a column of `width` bytes a row as an array [N] of that many bytes."""
-    chunks = [np.frombuffer(chunk.buffers()[1], f"S{width}")[chunk.offset :][: len(chunk)] for chunk in column.chunks]
-    return np.concatenate([np.empty(0, f"S{width}"), *chunks])
+def fixed_bytes(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
+    """Returns a column of `width` bytes a row as uint8 [N width]."""
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset :][: len(chunk)]
+        for chunk in column.chunks
+    ]
+    return np.concatenate([np.empty((0, width), np.uint8), *chunks])
 
 
 def write_part(folder: Path, rows: Sequence[tuple[bytes, Measured | Rejected]]) -> None:
@@ -115,21 +124,27 @@ def as_row(key: bytes, result: Measured | Rejected) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures that decode, in the order of their names, as columns."""
+    """The pictures that decode, in the order of their names, as columns of about 200 bytes a picture."""
 
     sources: Sequence[str]
     sha256: np.ndarray
-    """[N] 32 bytes each (S32 keeps no trailing zeros: compare, never print)."""
+    """[N 32] uint8."""
     pixels_sha256: np.ndarray
+    """[N 32] uint8."""
     num_bytes: np.ndarray
     width: np.ndarray
     height: np.ndarray
-    codes: np.ndarray
-    """[N 12 4] uint64."""
     scores: np.ndarray
     """[N S] float32, a column a name in SCORES."""
-    table: pyarrow.Table
-    """suffix, notes and caption, and the rest again."""
+    suffixes: Sequence[str]
+    suffix: np.ndarray
+    """[N] uint8, an index into `suffixes`."""
+    notes: Mapping[int, tuple[str, ...]]
+    captions: Mapping[int, str]
+    """What files say of themselves, where they do."""
+    store: Store
+    places: np.ndarray
+    """[N] The rows in the store."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -140,23 +155,39 @@ class Pictures:
 
     def hex(self, index: int) -> str:
         """Returns the SHA-256 of a picture's bytes in hex."""
-        return self.table["sha256"][index].as_py().hex()
+        return self.sha256[index].tobytes().hex()
+
+    def codes(self) -> np.ndarray:
+        """Reads the codes [N 12 4] (uint64), 384 bytes a picture."""
+        codes = np.empty((len(self), CODE_BYTES), np.uint8)
+        for rows, table in self.store.parts(self.places, ["codes"]):
+            codes[rows] = fixed_bytes(table["codes"], CODE_BYTES)
+        return codes.view(np.uint64).reshape(-1, 12, 4)
 
 
-def as_pictures(sources: Sequence[str], table: pyarrow.Table) -> Pictures:
-    """Returns the rows of a table, which are those of `sources`, as columns."""
-    num = len(sources)
-    scores = table["scores"].combine_chunks()
-    flat = scores.flatten().to_numpy(zero_copy_only=False) if num else np.zeros(0, np.float32)
-    codes = column_array(table["codes"], CODE_BYTES)
+def read_pictures(store: Store, places: np.ndarray, sources: Sequence[str]) -> Pictures:
+    """Returns those rows of the store, none of which is a rejection, as columns."""
+    num = len(places)
+    hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
+    numbers = {
+        "num_bytes": np.empty(num, np.int64),
+        "width": np.empty(num, np.int32),
+        "height": np.empty(num, np.int32),
+    }
+    scores, suffix, suffixes = np.empty((num, len(SCORES)), np.float32), np.empty(num, np.uint8), {}
+    notes: dict[int, tuple[str, ...]] = {}
+    captions: dict[int, str] = {}
+    for rows, table in store.parts(places, [*hashes, *numbers, "scores", "suffix", "notes", "caption"]):
+        for name, column in hashes.items():
+            column[rows] = fixed_bytes(table[name], HASH_BYTES)
+        for name, column in numbers.items():
+            column[rows] = table[name].to_numpy()
+        scores[rows] = table["scores"].combine_chunks().flatten().to_numpy().reshape(-1, len(SCORES))
+        texts = table.select(["suffix", "notes", "caption"]).to_pydict()
+        suffix[rows] = [suffixes.setdefault(text, len(suffixes)) for text in texts["suffix"]]
+        notes |= {int(row): tuple(each) for row, each in zip(rows, texts["notes"], strict=True) if each}
+        captions |= {int(row): each for row, each in zip(rows, texts["caption"], strict=True) if each is not None}
     return Pictures(
-        sources=sources,
-        sha256=column_array(table["sha256"], 32),
-        pixels_sha256=column_array(table["pixels_sha256"], 32),
-        num_bytes=table["num_bytes"].to_numpy(),
-        width=table["width"].to_numpy(),
-        height=table["height"].to_numpy(),
-        codes=np.frombuffer(codes.tobytes() if num else b"", np.uint64).reshape(num, 12, 4),
-        scores=flat.reshape(num, len(SCORES)),
-        table=table,
-    )
+        sources, **hashes, **numbers, scores=scores, suffixes=list(suffixes), suffix=suffix, notes=notes,
+        captions=captions, store=store, places=places,
+    )  # fmt: skip

@@ -96,8 +96,8 @@ def check_unedited(output: Path, state: State | None) -> None:
     if edited:
         raise ValueError(
             f"output: {output} has to be made again, but this was edited and would be lost: {first_few(edited)}. "
-            "Captions and choices that last are made with `python -m datasets_prep review`. Move the edited files away, or "
-            "give another output."
+            "Captions and choices that last are made with `python -m datasets_prep review`. Move what was edited away, "
+            "or give another output."
         )
 
 

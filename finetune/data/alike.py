@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from finetune.data.similarity import CERTAIN_DISTANCE, CROPS, KINDS, border_box
+from finetune.data.similarity import CERTAIN_DISTANCE, CROPS, KINDS, LARGEST_DISTANCE, border_box
 
 SIDE = 384
 """Pixels of the longer side at which pictures are compared."""
@@ -25,6 +25,8 @@ CERTAIN, LIKELY = 0.8, 0.9
 """Agreement from which pictures whose codes are close are copies, and others."""
 SMALL_SIDE, COARSE = 96, 48
 """Pixels of the longer side at which tones and colours are compared."""
+SIMPLE_DISTANCE, PLAIN_DISTANCE = 48, 64
+"""Bits; codes of simple and of plain pictures are often close by chance, so that a look pays up to here only."""
 TONE_PARTS, COLOUR_PARTS = 12, 6
 """Parts along a side within which their differences are averaged."""
 CERTAIN_WITHOUT_MOTION = 48
@@ -146,7 +148,7 @@ def corners_of(grey: Image.Image, num: int = NUM_CORNERS) -> Corners:
     """Returns at most `num` corners of a grey picture."""
     import cv2
 
-    found, descriptors = cv2.ORB_create(nfeatures=num).detectAndCompute(np.asarray(grey), None)
+    found, descriptors = cv2.ORB.create(nfeatures=num).detectAndCompute(np.asarray(grey), None)
     order = sorted(range(len(found)), key=lambda row: (-found[row].response, found[row].pt))[:num]
     if descriptors is None:
         descriptors = np.zeros((0, 32), np.uint8)
@@ -176,7 +178,7 @@ def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def motion_of(first: Look, second: Look, kinds: tuple[int, int]) -> np.ndarray:
-    """Returns the affine map [2 3] from places of `first` to places of `second` that makes codes of these kinds agree."""
+    """Returns the affine map [2 3] from places of `first` to those of `second` that makes their codes agree."""
     start = corners_turned(*seen_of(first, kinds[0]))
     end = corners_turned(*seen_of(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
@@ -235,6 +237,11 @@ def agreement(first: Look, second: Look, kinds: tuple[int, int] | None, distance
         if best >= LIKELY or (best >= CERTAIN and kinds is not None):
             break
     return best
+
+
+def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
+    """Returns whether codes at a distance may be those of copies, given whether one is simple or both are plain."""
+    return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
 def certain_distance() -> int:
@@ -308,6 +315,8 @@ def differences(first: Look, second: Look, motion: np.ndarray, is_fitted: bool) 
         offset = np.clip(tones[1].mean() - gain * tones[0].mean(), -LARGEST_OFFSET, LARGEST_OFFSET)
     left = np.full((*inside.shape, 3), np.nan)
     left[inside, 0] = tones[1] - gain * tones[0] - offset
+    if is_fitted:  # any rising or falling curve, since brightness is cut off at white
+        left[inside, 0] = tones[1] - curve(tones[0], tones[1])
     tone = largest_part(left[..., :1], TONE_PARTS)
     left[inside] = hues[1] - hue_gain * hues[0] - hue_offset
     return tone, largest_part(left, COLOUR_PARTS)
@@ -326,6 +335,14 @@ def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
     spread = ((first - mean) ** 2).mean()
     gain = float(((first - mean) * (second - other)).mean() / spread) if spread > 1e-3 else 1.0
     return gain, other - gain * mean
+
+
+def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns for each tone of `first` [N] the mean tone that `second` has where the first is about as bright."""
+    steps = np.clip(first, 0, 255) / 16
+    weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
+    means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)
+    return weights @ means
 
 
 def largest_part(left: np.ndarray, num_parts: int) -> float:

@@ -1,6 +1,6 @@
 """What a data set says about each of its pictures before one is opened, and how its mistakes are gathered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,7 +17,7 @@ class PictureSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One picture as its data set lists it."""
 
@@ -28,20 +28,34 @@ class Entry:
     split: Split | None = None
 
 
+class Found:
+    """How many items there are, and the first few; of millions no more is kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.items: list[str] = []
+
+    def add(self, item: str) -> None:
+        """Counts an item."""
+        self.count += 1
+        if len(self.items) < NUM_SHOWN:
+            self.items.append(item)
+
+
 class Findings:
     """Errors and warnings by kind, in the order met, so that a user hears of all of them at once."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, list[str]] = {}
-        self._warnings: dict[str, list[str]] = {}
+        self._errors: dict[str, Found] = {}
+        self._warnings: dict[str, Found] = {}
 
     def error(self, kind: str, item: str) -> None:
         """Notes something that training must not start with."""
-        self._errors.setdefault(kind, []).append(item)
+        self._errors.setdefault(kind, Found()).add(item)
 
     def warn(self, kind: str, item: str) -> None:
         """Notes something that training can live with but a user should know."""
-        self._warnings.setdefault(kind, []).append(item)
+        self._warnings.setdefault(kind, Found()).add(item)
 
     def raise_errors(self, heading: str, advice: str) -> None:
         """Raises one ValueError with the count and the first few of every kind of error, where there is any."""
@@ -54,15 +68,16 @@ class Findings:
         return tuple(_lines(self._warnings))
 
 
-def first_few(items: list[str] | tuple[str, ...]) -> str:
-    """Returns the first few items and how many more there are; unprintable ones escaped, long ones cut."""
+def first_few(items: Sequence[str], count: int | None = None) -> str:
+    """Returns the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
+    count = len(items) if count is None else count
     shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]
-    return ", ".join(shown) + (f" and {len(items) - NUM_SHOWN:,} more" if len(items) > NUM_SHOWN else "")
+    return ", ".join(shown) + (f" and {count - NUM_SHOWN:,} more" if count > NUM_SHOWN else "")
 
 
-def _lines(found: dict[str, list[str]]) -> list[str]:
-    return [f"{kind} ({len(items):,}): {first_few(items)}" for kind, items in found.items()]
+def _lines(found: dict[str, Found]) -> list[str]:
+    return [f"{kind} ({each.count:,}): {first_few(each.items, each.count)}" for kind, each in found.items()]
 
 
 def read_captions(values: list[object], where: str, findings: Findings) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ class InBand:
         return cls(codes[order], keys, np.cumsum(counts) - counts)
 
     def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields picture, later picture of `probing` and distance of close codes whose band differs by a bit at most."""
+        """Yields picture, later picture of `probing` and distance of codes whose band differs by a bit at most."""
         for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
             wanted = probing.keys ^ (flipped << 32)
             starts = self.starts[wanted >> 32]

@@ -32,7 +32,7 @@ def voted_pairs(greys: Iterable[Image.Image], num: int) -> np.ndarray:
         return np.zeros((0, 2), np.int64)
     owners, codes = gathered(upright)
     found = [np.zeros((0, 2), np.int64)]
-    for others, is_mirrored in ((upright, False), (mirrored, True)):
+    for others in (upright, mirrored):
         other_owners, other_codes = gathered(others)
         votes = np.zeros(0, np.int64)
         for bits in table_bits():
@@ -42,7 +42,6 @@ def voted_pairs(greys: Iterable[Image.Image], num: int) -> np.ndarray:
         pairs = np.stack([owners[votes >> 32], other_owners[votes & 0xFFFFFFFF]], axis=1)
         pairs, counts = np.unique(np.sort(pairs, axis=1), axis=0, return_counts=True)
         found.append(pairs[counts >= FEWEST_VOTES])
-        del is_mirrored
     return np.unique(np.concatenate(found), axis=0)
 
 

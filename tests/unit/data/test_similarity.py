@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from finetune.data.similarity import (
     CERTAIN_DISTANCE,
     KINDS,
-    STORED,
+    MEETINGS,
     close_pairs,
     cosine_basis,
     picture_codes,
@@ -81,31 +81,43 @@ def test_a_flat_picture_keeps_its_frame_and_a_framed_one_loses_it() -> None:
     assert without_border(ImageOps.expand(inner, 9, 0)).size == (60, 40)
 
 
-def test_the_join_finds_what_comparing_all_finds() -> None:
+@pytest.mark.parametrize("all_compared", [0, 4096], ids=["by bands", "comparing all"])
+def test_the_join_finds_what_was_planted(all_compared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.data.similarity.ALL_COMPARED", all_compared)
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, 1 << 64, (60, len(KINDS), 4), dtype=np.uint64)
+    codes = rng.integers(0, 1 << 64, (90, len(KINDS), 4), dtype=np.uint64)
+    meetings = [(one, other) for first, second in MEETINGS for one in first for other in second]
     planted = {}
-    for number in range(30):  # the second picture's code is a stored code of the first with some bits flipped
-        stored, probing = STORED[number % len(STORED)], number % len(KINDS)
+    for number, (one, other) in enumerate(meetings):  # a code of the second is one of the first with some bits flipped
         bits = np.zeros(256, np.uint8)
-        bits[rng.permutation(256)[: number + 2]] = 1
+        bits[rng.permutation(256)[: number % CERTAIN_DISTANCE + 1]] = 1
         flips = np.packbits(bits, bitorder="little").view(np.uint64)
-        codes[30 + number, probing] = codes[number, stored] ^ flips
-        planted[number, 30 + number] = (number + 2, stored, probing)
+        codes[45 + number, other] = codes[number, one] ^ flips
+        planted[number, 45 + number] = (number % CERTAIN_DISTANCE + 1, one, other)
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
     rows = zip(pairs.first, pairs.second, pairs.distance, pairs.first_kind, pairs.second_kind, strict=True)
     found = {(int(a), int(b)): (int(d), int(first), int(second)) for a, b, d, first, second in rows}
-    assert found == planted and len(pairs) == len(planted)
+    assert len(meetings) == 45 and found == planted
 
 
-def test_pairs_are_the_same_however_few_candidates_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_of_the_pictures_as_they_are_can_be_joined_alone() -> None:
+    codes = np.random.default_rng(2).integers(0, 1 << 64, (50, 1, 4), dtype=np.uint64)
+    codes[40] = codes[3]
+    pairs = close_pairs(codes, CERTAIN_DISTANCE)
+    assert [(int(pairs.first[row]), int(pairs.second[row])) for row in range(len(pairs))] == [(3, 40)]
+
+
+def test_pairs_are_the_same_by_bands_and_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 16, (40, len(KINDS), 4), dtype=np.uint64)
     whole = close_pairs(codes)
+    monkeypatch.setattr("finetune.data.similarity.ALL_COMPARED", 0)
     monkeypatch.setattr("finetune.data.similarity.CANDIDATES_AT_ONCE", 50)
+    monkeypatch.setattr("finetune.data.similarity.ROWS_AT_ONCE", 1000)
     parts = close_pairs(codes)
     assert len(whole) == 40 * 39 / 2
-    assert np.array_equal(whole.first, parts.first) and np.array_equal(whole.distance, parts.distance)
+    for name in ("first", "second", "distance", "first_kind", "second_kind"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
 
 
 def test_few_and_no_pictures_have_no_pairs() -> None:

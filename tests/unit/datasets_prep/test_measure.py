@@ -2,14 +2,18 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
+from datasets_prep.config import QualityConfig
 from datasets_prep.figures import border, jpeg_quality
 from datasets_prep.measure import SCORES, Look, measure
+from datasets_prep.quality import all_flags, unusable
 from datasets_prep.records import Measured, Rejected
+from datasets_prep.store import Store, as_keys, read_pictures, write_part
 from finetune.data.images import open_rgb
 from tests.unit.data.files import SHARED, drawn, encoded
 
@@ -140,17 +144,14 @@ def test_a_file_that_is_gone_is_unreadable() -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real pictures at {SHARED}")
-def test_good_photographs_get_no_flags() -> None:
-    import pyarrow
-
-    from datasets_prep.config import QualityConfig
-    from datasets_prep.quality import all_flags, unusable
-    from datasets_prep.store import SCHEMA, as_pictures, as_row
+def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
 
     paths = sorted((SHARED / "photos").glob("*/*.jpg"))[::4]
-    results = [measure(Files(**{path.name: path.read_bytes()}), LOOK, path.name) for path in paths]  # type: ignore[arg-type]
-    table = pyarrow.Table.from_pylist([as_row(bytes(16), result) for result in results], SCHEMA)
-    pictures = as_pictures([path.name for path in paths], table)
+    results = [measure(Files(a=path.read_bytes()), LOOK, "a") for path in paths]  # type: ignore[arg-type]
+    keys = [bytes([number] * 16) for number in range(len(paths))]
+    write_part(tmp_path, list(zip(keys, results, strict=True)))
+    store = Store(tmp_path)
+    pictures = read_pictures(store, store.places(as_keys(keys)), [path.name for path in paths])
     assert unusable(pictures, QualityConfig()) == {}
     flagged = {name: int(having.sum()) for name, having in all_flags(pictures, QualityConfig()).items() if having.any()}
     assert sum(flagged.values()) <= 1, flagged

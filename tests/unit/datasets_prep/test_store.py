@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets_prep.measure import SCORES
 from datasets_prep.records import Item, Measured, Rejected
-from datasets_prep.store import KEY_BYTES, Store, as_pictures, row_key, write_part
+from datasets_prep.store import Store, as_keys, read_pictures, row_key, write_part
 
 
 def result(name: str, number: int) -> Measured:
@@ -17,7 +17,7 @@ def result(name: str, number: int) -> Measured:
 
 
 def keys_of(*names: str, salt: str = "1") -> np.ndarray:
-    return np.array([row_key(salt, Item(name, (1, 2))) for name in names], f"S{KEY_BYTES}")
+    return as_keys([row_key(salt, Item(name, (1, 2))) for name in names])
 
 
 def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path) -> None:
@@ -26,18 +26,19 @@ def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path
     store = Store(tmp_path)
     places = store.places(keys_of("c", "x", "a"))
     assert (places >= 0).tolist() == [True, False, True]
-    pictures = as_pictures(["c", "a"], store.take(places[places >= 0]))
+    pictures = read_pictures(store, places[places >= 0], ["c", "a"])
     assert pictures.width.tolist() == [22, 20]
-    assert pictures.codes[0, 0].tolist() == [2, 3, 4, 5] and pictures.hex(0) == "0200" * 16
+    assert pictures.codes()[0, 0].tolist() == [2, 3, 4, 5] and pictures.hex(0) == "0200" * 16
     assert pictures.score("detail").tolist() == [2.0, 0.0]
-    assert pictures.table["notes"][0].as_py() == ["a note"]
+    assert pictures.notes == {0: ("a note",), 1: ("a note",)} and pictures.captions == {}
+    assert pictures.suffixes[pictures.suffix[0]] == ".png"
 
 
 def test_another_version_size_or_time_is_not_found(tmp_path: Path) -> None:
     write_part(tmp_path, [(row_key("1", Item("a", (1, 2))), result("a", 1))])
     store = Store(tmp_path)
     others = [row_key("2", Item("a", (1, 2))), row_key("1", Item("a", (1, 3))), row_key("1", Item("b", (1, 2)))]
-    assert store.places(np.array(others, f"S{KEY_BYTES}")).tolist() == [-1, -1, -1]
+    assert store.places(as_keys(others)).tolist() == [-1, -1, -1]
 
 
 def test_reasons_are_kept_and_the_same_rows_make_one_file(tmp_path: Path) -> None:
@@ -45,18 +46,18 @@ def test_reasons_are_kept_and_the_same_rows_make_one_file(tmp_path: Path) -> Non
     write_part(tmp_path, rows)
     write_part(tmp_path, rows)
     assert len(list(tmp_path.iterdir())) == 1
-    table = Store(tmp_path).take(np.array([0]))
-    assert (table["reason"][0].as_py(), table["detail"][0].as_py()) == ("truncated", "cut short")
+    [(places, table)] = Store(tmp_path).parts(np.array([0]), ["reason", "detail"])
+    assert places.tolist() == [0] and table.to_pylist() == [{"reason": "truncated", "detail": "cut short"}]
 
 
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.places(keys_of("a")).tolist() == [-1]
-    assert len(as_pictures([], store.take(np.zeros(0, int)))) == 0
+    assert len(read_pictures(store, np.zeros(0, int), [])) == 0
 
 
 def test_a_key_with_zeros_at_its_end_is_found(tmp_path: Path) -> None:
     keys = [bytes(15 * [7]) + b"\0", bytes(16), b"\0" + bytes(15 * [9])]
     write_part(tmp_path, [(key, result("a", number)) for number, key in enumerate(keys)])
-    places = Store(tmp_path).places(np.array(keys, f"S{KEY_BYTES}"))
+    places = Store(tmp_path).places(as_keys(keys))
     assert sorted(places.tolist()) == [0, 1, 2]

@@ -1,0 +1,34 @@
+"""Holds millions of short texts without an object for each."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+
+class Texts(Sequence[str]):
+    """Texts in one piece of memory: their UTF-8 and eight bytes each; names with undecodable bytes are kept as well."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._ends = array("q", [0])
+        self._bytes = bytearray()
+        for text in texts:
+            self._bytes += text.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))

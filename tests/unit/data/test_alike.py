@@ -1,0 +1,125 @@
+"""The second look at two pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+
+from finetune.data.alike import CERTAIN, agreement, can_verify, look_at, motion_of
+from finetune.data.similarity import KINDS
+from finetune.data.votes import voted_pairs
+
+needs_opencv = pytest.mark.skipif(not can_verify(), reason="needs opencv-python-headless")
+
+
+def texture(seed: int, width: int = 400, height: int = 320) -> Image.Image:
+    """A random picture with detail at several scales, as photographs have."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 255, (num, num, 3), dtype=np.uint8)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            ),
+            dtype=np.float64,
+        )
+        for num in (6, 20, 60)
+    ]
+    return Image.fromarray(np.clip(layers[0] * 0.5 + layers[1] * 0.3 + layers[2] * 0.2, 0, 255).astype(np.uint8))
+
+
+def heart(colour: str, lid: int = 24) -> Image.Image:
+    """A drawing of 64 pixels."""
+    image = Image.new("RGB", (64, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((8, 12, 36, 40), colour)
+    draw.ellipse((28, 12, 56, 40), colour)
+    draw.polygon([(11, 34), (53, 34), (32, 58)], colour)
+    draw.rectangle((lid, 20, lid + 6, 30), "black")
+    return image
+
+
+def score(first: Image.Image, second: Image.Image, kinds: tuple[int, int] | None = (0, 0), distance: int = 64) -> float:
+    return agreement(look_at(first), look_at(second), kinds, distance)
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+def test_the_motion_of_a_kind_puts_a_picture_onto_the_other(kind: int) -> None:
+    image = texture(0, 384, 300)
+    turns = [None, *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)]
+    turns += [Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270]
+    turns += [Image.Transpose.TRANSVERSE]
+    if kind < 8:
+        seen = image.transpose(turns[kind]) if turns[kind] is not None else image
+        whole = image
+    elif kind == 8:
+        seen, whole = image, ImageOps.expand(image, 40, "white")
+    else:
+        share = (0.05, 0.1, 0.2)[kind - 9] / 2
+        seen = image.crop((round(384 * share), round(300 * share), round(384 * (1 - share)), round(300 * (1 - share))))
+        whole = image
+    # the kind's part of `whole` is what `seen` shows
+    assert score(seen, whole, (0, kind), 40) > 0.9
+
+
+def test_a_motion_of_the_same_kinds_is_none_at_all() -> None:
+    look = look_at(texture(0))
+    assert np.allclose(motion_of(look, look, (0, 0)), [[1, 0, 0], [0, 1, 0]])
+
+
+@needs_opencv
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.crop((80, 64, 400, 320)),
+        lambda image: image.rotate(10, Image.Resampling.BICUBIC),
+        lambda image: ImageOps.mirror(image.crop((0, 0, 300, 250))),
+    ],
+    ids=["crop off the centre", "small turn", "mirrored crop"],
+)
+def test_corners_find_what_codes_do_not(edit) -> None:
+    image = texture(3)
+    assert score(image, edit(image), None, 256) > CERTAIN
+    assert score(image, edit(texture(4)), None, 256) < 0.5
+
+
+@needs_opencv
+def test_pictures_with_corners_in_common_are_voted_for() -> None:
+    pictures = [texture(seed) for seed in range(6)]
+    pictures.append(ImageOps.mirror(pictures[2].crop((80, 64, 400, 320))).rotate(10, Image.Resampling.BICUBIC))
+    pairs = voted_pairs((look_at(image).grey for image in pictures), len(pictures))
+    assert pairs.tolist() == [[2, 6]]
+
+
+def test_nothing_and_flat_pictures_get_no_votes() -> None:
+    assert voted_pairs(iter(()), 0).shape == (0, 2)
+    if can_verify():
+        flat = Image.new("L", (100, 80), 128)
+        assert voted_pairs([flat, flat], 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.resize((128, 128), Image.Resampling.BICUBIC),
+        lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+        lambda image: image.filter(ImageFilter.GaussianBlur(0.7)),
+    ],
+    ids=["larger", "darker", "blurred"],
+)
+def test_a_plain_copy_of_a_drawing_agrees(edit) -> None:
+    assert score(heart("red"), edit(heart("red")), (0, 0), 8) >= CERTAIN
+
+
+@pytest.mark.parametrize(
+    "other",
+    [heart("green"), heart("#888"), heart("red", lid=36), ImageOps.mirror(heart("red")), Image.new("RGB", (64, 64))],
+    ids=["another colour", "grey", "a part moved", "mirrored", "nothing"],
+)
+def test_drawings_that_differ_by_design_do_not_agree_however_close_their_codes_are(other: Image.Image) -> None:
+    kinds = (0, 1) if other.tobytes() == ImageOps.mirror(heart("red")).tobytes() else (0, 0)
+    assert score(heart("red"), other, kinds, 0) < CERTAIN
+
+
+def test_a_recoloured_large_drawing_does_not_agree() -> None:
+    red, blue = (heart(colour).resize((512, 512), Image.Resampling.NEAREST) for colour in ("red", "blue"))
+    assert score(red, blue, (0, 0), 4) < CERTAIN
+    assert score(red, ImageEnhance.Brightness(red).enhance(0.7), (0, 0), 4) >= CERTAIN

@@ -1,0 +1,174 @@
+"""Which pictures repeat others."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from datasets_prep.dedup import (
+    Scores,
+    can_verify,
+    exact_copies,
+    keep_order,
+    near_copies,
+    neighbours,
+    pixel_copies,
+)
+from finetune.data.similarity import picture_codes
+from tests.unit.data.test_alike import texture
+
+
+def near(
+    pictures: Sequence[Image.Image],
+    level: str = "fast",
+    order: Sequence[int] | None = None,
+    left: Sequence[int] | None = None,
+    embeddings: np.ndarray | None = None,
+    seen: Scores | None = None,
+    whole: bool = False,
+) -> dict[int, int]:
+    """Copy -> keeper."""
+    codes = np.stack([picture_codes(image) for image in pictures])
+    numbers = np.arange(len(pictures))
+    mask = np.isin(numbers, numbers if left is None else left)
+    copies = near_copies(
+        codes,
+        numbers if order is None else np.array(order),
+        mask,
+        np.zeros(len(pictures), bool),
+        pictures.__getitem__,
+        level,
+        embeddings,
+        Scores() if seen is None else seen,
+        lambda done, total: None,
+        load_whole=pictures.__getitem__ if whole else None,
+    )
+    return {number: copy.keeper for number, copy in copies.items()}
+
+
+def test_the_best_has_most_pixels_then_most_bytes_then_a_caption_then_the_smallest_path() -> None:
+    rows = [(100, 50, False, "e"), (200, 10, False, "d"), (100, 60, False, "c"), (100, 50, True, "b")]
+    rows += [(100, 50, False, "\udcff"), (100, 50, False, "a")]
+    pixels, num_bytes, captioned, sources = zip(*rows, strict=True)
+    order = keep_order(np.array(pixels), np.array(num_bytes), np.array(captioned), sources)
+    assert order.tolist() == [1, 2, 3, 5, 0, 4]
+
+
+def test_equal_bytes_are_copies_of_the_best() -> None:
+    hashes = np.array([b"a" * 32, b"b" * 32, b"a" * 32, b"\0" * 32, b"a" * 32], dtype="V32")
+    copies = exact_copies(hashes, np.array([2, 1, 0, 3, 4]))
+    assert {number: copy.keeper for number, copy in copies.items()} == {0: 2, 4: 2}
+    assert {copy.reason for copy in copies.values()} == {"exact_duplicate"}
+    assert exact_copies(np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 32), np.arange(5)).keys() == {2, 4}
+
+
+def test_equal_thumbnails_are_copies_only_if_all_pixels_are_equal() -> None:
+    one, other = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    pictures = [one, other, one.copy(), other.copy(), one.copy()]
+    hashes = np.array([b"t" * 32] * 5, dtype="V32")
+    left = np.array([True, True, True, True, False])
+    copies = pixel_copies(hashes, np.array([4, 2, 1, 0, 3]), left, pictures.__getitem__)
+    assert {number: copy.keeper for number, copy in copies.items()} == {0: 2, 3: 1}
+    assert {copy.reason for copy in copies.values()} == {"pixel_duplicate"}
+
+
+def test_edits_are_copies_of_the_best_picture_and_others_stay() -> None:
+    pictures = [texture(seed) for seed in range(5)]
+    pictures += [
+        pictures[1].resize((200, 160)),
+        ImageOps.mirror(pictures[1]),
+        ImageEnhance.Color(pictures[3]).enhance(0),
+    ]
+    assert near(pictures) == {5: 1, 6: 1, 7: 3}
+    assert near(pictures, order=[7, 6, 5, 4, 3, 2, 1, 0]) == {1: 6, 3: 7, 5: 6}
+
+
+def test_a_picture_that_is_out_is_neither_copy_nor_keeper() -> None:
+    pictures = [texture(0), texture(0).resize((300, 240)), texture(0).resize((200, 160))]
+    assert near(pictures, left=[1, 2]) == {2: 1}
+
+
+def test_a_copy_of_a_copy_that_is_no_copy_of_the_keeper_stays() -> None:
+    seen = Scores()  # as an earlier run found them
+    for pair, score in (((0, 1), 0.9), ((1, 2), 0.9), ((0, 2), 0.1)):
+        seen.put(*pair, score)
+    assert near([texture(0)] * 3, seen=seen) == {1: 0}
+
+
+def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets_prep.dedup.FEW", 0)  # corners are found anew
+    pictures = [texture(0), texture(0).resize((200, 160)), texture(1)]
+    seen = Scores()
+    assert near(pictures, seen=seen) == {1: 0}
+
+    def load(number: int) -> Image.Image:
+        raise AssertionError(f"{number} was loaded again")
+
+    codes = np.stack([picture_codes(image) for image in pictures])
+    everything, nothing = np.ones(3, bool), np.zeros(3, bool)
+    again = near_copies(codes, np.arange(3), everything, nothing, load, "fast", None, seen, lambda *_: None)
+    assert again.keys() == {1}
+
+
+def test_equal_pixels_of_different_files_are_named_so() -> None:
+    pictures = [texture(0), texture(0), texture(0).resize((200, 160))]
+    codes = np.stack([picture_codes(image) for image in pictures])
+    everything, nothing, load = np.ones(3, bool), np.zeros(3, bool), pictures.__getitem__
+    copies = near_copies(
+        codes, np.arange(3), everything, nothing, load, "fast", None, Scores(), lambda *_: None, load_whole=load
+    )
+    assert [copies[1].reason, copies[2].reason] == ["pixel_duplicate", "near_duplicate"]
+    assert "bits differ" in copies[2].detail
+
+
+def test_flat_pictures_are_not_taken_for_copies_by_their_codes() -> None:
+    base = texture(0)
+    pictures = [base, ImageOps.mirror(base)]
+    codes = np.stack([picture_codes(image) for image in pictures])
+    for flat, found in ((False, {1}), (True, set())):
+        copies = near_copies(
+            codes,
+            np.arange(2),
+            np.ones(2, bool),
+            np.full(2, flat),
+            pictures.__getitem__,
+            "fast",
+            None,
+            Scores(),
+            lambda *_: None,
+        )
+        assert copies.keys() == found
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs opencv-python-headless")
+def test_neighbours_of_embeddings_are_looked_at_and_only_copies_taken() -> None:
+    pictures = [texture(0), texture(0).crop((80, 64, 400, 320)), texture(1)]
+    embeddings = np.array([[1.0, 0], [1, 0.1], [1, 0]])
+    assert near(pictures, "embed", embeddings=embeddings) == {1: 0}
+
+
+def test_embed_without_embeddings_says_what_to_set() -> None:
+    with pytest.raises(ValueError, match="embed_model"):
+        near([texture(0), texture(1)], "embed")
+
+
+def test_neighbours_are_those_above_the_similarity_whatever_the_block() -> None:
+    embeddings = np.random.default_rng(0).normal(size=(40, 3))
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    wanted = {(a, b) for a in range(40) for b in range(a + 1, 40) if unit[a] @ unit[b] >= 0.6}
+    for num in (7, 1024):
+        found = [tuple(row) for block in neighbours(embeddings, 0.6, num) for row in block.tolist()]
+        assert set(found) == wanted and len(found) == len(wanted)
+
+
+def test_no_pictures_have_no_copies() -> None:
+    empty = np.zeros((0, 12, 4), np.uint64)
+    nothing = np.zeros(0, bool)
+    for level in ("fast", "thorough"):
+        assert (
+            near_copies(
+                empty, np.arange(0), nothing, nothing, lambda _: texture(0), level, None, Scores(), lambda *_: None
+            )
+            == {}
+        )
