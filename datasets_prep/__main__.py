@@ -37,7 +37,7 @@ def main() -> None:
             outcome = prepare(config, shown_on(bar))
     except (ValueError, OSError) as error:
         sentence = str(error)
-        if isinstance(error, OSError) and error.strerror is not None:
+        if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
             sentence = f"{error.strerror}: {error.filename}"
         print("error: " + sentence.replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(1) from None

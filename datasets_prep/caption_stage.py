@@ -18,10 +18,9 @@ from datasets_prep.sorting import Sorting
 from finetune.data.entries import Findings
 
 
-def check_captioner(config: CaptionsConfig) -> None:
-    """Refuses options that the captioner cannot follow, before anything else is done."""
-    if config.captioner != "file_name":
-        make_captioner(config)
+def check_captioner(config: CaptionsConfig) -> str:
+    """Returns what the captions depend on; refuses options that the captioner cannot follow, before all else."""
+    return "" if config.captioner == "file_name" else make_captioner(config).identity()
 
 
 def caption_all(
@@ -97,10 +96,9 @@ def written_captions(
     """Returns what the captioner writes for the pictures that need it."""
     if not asked:
         return {}
-    sources, hashes = sorting.pictures.sources, sorting.pictures.sha256
+    sources, seen = sorting.pictures.sources, sorting.pictures.seen
     pictures = [
-        Picture(index, sources[index], hashes[index].tobytes(), name_in_words(Path(sources[index]).stem))
-        for index in asked
+        Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked
     ]
     cache = JsonLinesCache(own / "captions.jsonl", findings)
     try:
@@ -108,7 +106,7 @@ def written_captions(
             make_captioner(config),
             config,
             pictures,
-            loader.small,
+            lambda index: loader.at_least(index, config.max_side),
             cache,
             findings,
             lambda done, total: progress("captioning", done, total),

@@ -38,6 +38,8 @@ class LimitsConfig:
 
     def __post_init__(self) -> None:
         _check_positive("limits", **{name: getattr(self, name) for name in ("side", "file_mb", "seconds", "memory_gb")})
+        if self.file_mb > 500:  # above it no part of the project reads a picture
+            raise ValueError(f"limits.file_mb: got {self.file_mb:g}, expected at most 500.")
         if not 1 <= self.pixels <= 100 * 2**20:  # above it finetune.data.images refuses, and so would training
             raise ValueError(f"limits.pixels: got {self.pixels}, expected 1 to {100 * 2**20} (as in training).")
 
@@ -120,7 +122,7 @@ class ScoresConfig:
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """Which pictures count as copies of another, and what becomes of them; copies of all bytes or pixels always go."""
+    """Which pictures count as near copies of another, and what becomes of them; those of the same bytes always go."""
 
     level: Literal["off", "fast", "thorough", "embed"] = "fast"
     """fast finds edits of the whole picture, centre crops, mirrored and turned ones; thorough finds off-centre crops

@@ -23,23 +23,42 @@ VERSION = 1
 """Raised when the same pair of pictures gives another score."""
 
 
-def check_dedup(config: DedupConfig, findings: Findings) -> None:
-    """Notes where the second look is missing, and refuses the levels that cannot do without."""
+def check_dedup(config: DedupConfig, findings: Findings) -> str:
+    """Returns what the search depends on; notes where the second look is missing, refuses levels that need it."""
+    identity = f"{VERSION} {can_verify()}"
     if config.embed_model is not None:
         from datasets_prep.embeddings import Embedder
 
-        Embedder(config.embed_model)  # reads its small files
+        identity += Embedder(config.embed_model).identity()
     if config.level == "off" or can_verify():
-        return
+        return identity
     if config.level != "fast":
         raise ValueError(
             f"dedup.level: {config.level} compares pictures with OpenCV, which is not installed. "
             "Run: pip install 'sd-finetune[dedup]', or set dedup.level to fast."
         )
     findings.warn("near duplicates are found by codes alone, for OpenCV is missing", "pip install 'sd-finetune[dedup]'")
+    return identity
 
 
-def find_copies(
+def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
+    """Returns the numbers of all pictures, those that are kept rather than others first."""
+    pictures = sorting.pictures
+    num_pixels = pictures.width.astype(np.int64) * pictures.height
+    order = keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
+    return np.concatenate([order[sorting.protected[order]], order[~sorting.protected[order]]])
+
+
+def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None:
+    """Leaves out what has the same bytes or pixels as another."""
+    pictures, order = sorting.pictures, ordered(sorting, has_caption)
+    exact = exact_copies(pictures.sha256, order[sorting.is_in[order]])
+    sorting.merge("exact duplicates", exact, "have the same bytes as another")
+    same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
+    sorting.merge("pixel duplicates", same, "have the same pixels as another")
+
+
+def find_near(
     sorting: Sorting,
     config: DedupConfig,
     has_caption: np.ndarray,
@@ -48,28 +67,20 @@ def find_copies(
     findings: Findings,
     progress: Progress,
 ) -> None:
-    """Leaves copies out: those of the same bytes and pixels always, near ones as the options say."""
-    pictures = sorting.pictures
-    num_pixels = pictures.width.astype(np.int64) * pictures.height
-    order = keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
-    order = np.concatenate([order[sorting.protected[order]], order[~sorting.protected[order]]])
-    order_in = order[sorting.is_in[order]]
-    exact = exact_copies(pictures.sha256, order_in)
-    sorting.merge("exact duplicates", exact, f"{len(exact):,} have the same bytes as another")
-    same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
-    sorting.merge("pixel duplicates", same, f"{len(same):,} have the same pixels as another")
+    """Leaves near duplicates out, or only names them, as the options say."""
     if config.level == "off":
         return
+    pictures = sorting.pictures
     seen = PairScores(own / "pairs.jsonl", sorting, config.level, findings)
     try:
         near = near_copies(
             pictures.codes(),
-            order,
+            ordered(sorting, has_caption),
             sorting.is_in,
             pictures.score("deviation") < FLAT_DEVIATION,
             loader.small,
             config.level,
-            embeddings_of(sorting, config, own, loader, findings, progress),
+            embeddings_of(sorting, config, own, loader, progress),
             seen,
             lambda done, total: progress("near duplicates", done, total),
             config.embed_similarity,
@@ -80,14 +91,12 @@ def find_copies(
     pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
     if pixel_equal:
-        sorting.merge(
-            "pixel duplicates", pixel_equal, f"{len(pixel_equal):,} more have the same pixels, saved otherwise"
-        )
+        sorting.merge("pixel duplicates", pixel_equal, "more have the same pixels, saved otherwise")
     drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
     if drops:
-        sorting.merge("near duplicates", near, f"{len(near):,} show the same as another")
+        sorting.merge("near duplicates", near, "show the same as another")
         return
-    sorting.report("near duplicates", near, f"{len(near):,} show the same as another, and are kept")
+    sorting.report("near duplicates", near, "show the same as another, and are kept")
     why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
     for index in sorted(near):
         findings.warn(
@@ -101,7 +110,7 @@ def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:
 
 
 def embeddings_of(
-    sorting: Sorting, config: DedupConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
+    sorting: Sorting, config: DedupConfig, own: Path, loader: Loader, progress: Progress
 ) -> np.ndarray | None:
     """Returns what the vision model makes of the pictures [N D], zeros where one is out; None at other levels."""
     if config.level != "embed":
@@ -110,7 +119,7 @@ def embeddings_of(
 
     assert config.embed_model is not None
     inside = np.flatnonzero(sorting.is_in)
-    keys = [sorting.pictures.sha256[index].tobytes() for index in inside]
+    keys = [sorting.pictures.seen(int(index)) for index in inside]
     found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
     result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
     result[inside] = found
@@ -122,8 +131,8 @@ class PairScores:
 
     def __init__(self, path: Path, sorting: Sorting, level: str, findings: Findings) -> None:
         self._lines = JsonLines(path, findings)
-        self._hex = sorting.pictures.hex
-        self._suffix = f"{VERSION} {'fast' if level == 'fast' else 'corners'}"
+        self._seen = sorting.pictures.seen
+        self._suffix = f"{VERSION} {level} {can_verify()}"
 
     def get(self, first: int, second: int) -> float | None:
         """Returns the score of a pair, None where it was not looked at."""
@@ -139,4 +148,4 @@ class PairScores:
         self._lines.close()
 
     def _key(self, first: int, second: int) -> str:
-        return f"{self._hex(first)[:32]} {self._hex(second)[:32]} {self._suffix}"
+        return f"{self._seen(first).hex()[:32]} {self._seen(second).hex()[:32]} {self._suffix}"

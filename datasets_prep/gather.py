@@ -16,6 +16,7 @@ from datasets_prep.measure import Look, measure
 from datasets_prep.records import Measured, PrepSource, Rejected
 from datasets_prep.store import KEY_BYTES, TRANSIENT, Pictures, Store, read_pictures, write_part
 from datasets_prep.texts import Texts
+from finetune.data.entries import Findings
 
 ROWS_A_PART = 512
 SECONDS_A_PART = 15.0
@@ -46,13 +47,18 @@ def measure_missing(
     folder: Path,
     engine: Engine,
     look: Look,
+    findings: Findings,
     progress: Progress,
 ) -> dict[str, Rejected]:
     """Measures those of the names whose keys [N] the folder's store does not hold; returns what another try may change.
 
     Rows are written every few seconds, also where the run is interrupted.
     """
-    missing = np.flatnonzero(Store(folder).places(keys) < 0)
+    store = Store(folder)
+    for path in store.damaged:
+        findings.warn("damaged files of measurements, which are made anew", path.name)
+        path.unlink()
+    missing = np.flatnonzero(store.places(keys) < 0)
     raw = keys.view(np.uint8).reshape(-1, KEY_BYTES)
     transient: dict[str, Rejected] = {}
     rows: list[tuple[bytes, Measured | Rejected]] = []

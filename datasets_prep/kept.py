@@ -1,5 +1,6 @@
 """The lines of metadata.jsonl and rejected.jsonl, made one at a time: a million of them need not be in memory."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Kept:
     """[K] The training size of each."""
     is_held_out: np.ndarray | None
     """[K] None where no split was asked for."""
-    suffix: str | None = None
-    """Of all files, where they are saved anew."""
+    saved_as: tuple[str, str] | None = None
+    """Format and background, where all pictures are saved anew."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,9 +86,8 @@ class Kept:
         if entry is not None:
             row |= {"weight": entry.weight} if entry.weight != 1 else {}
             row |= {"repeats": entry.repeats} if entry.repeats != 1 else {}
-            row |= {"split": entry.split} if entry.split is not None else {}
-        if self.is_held_out is not None:
-            row |= {"split": "validation" if self.is_held_out[place] else "train"}
+        split = self.split(place)
+        row |= {} if split is None else {"split": split}
         scores = dict(zip(SCORES, (round(value, 4) for value in self.pictures.scores[index].tolist()), strict=True))
         learned = {name: float(column[index]) for name, column in self.learned.items()}
         scores |= {name: round(score, 5) for name, score in learned.items() if not np.isnan(score)}
@@ -104,7 +104,20 @@ class Kept:
     def stored_name(self, place: int) -> str:
         """Returns the file's name alone."""
         index = int(self.indices[place])
-        return self.pictures.hex(index)[:32] + (self.suffix or self.pictures.suffixes[int(self.pictures.suffix[index])])
+        digest = self.pictures.hex(index)
+        if self.saved_as is None:
+            return digest[:32] + self.pictures.suffixes[int(self.pictures.suffix[index])]
+        name = " ".join([digest, *self.saved_as])
+        return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
+
+    def split(self, place: int) -> str | None:
+        """Returns the side of a picture, None where the source says nothing and none was asked for."""
+        entry = self.brought.special.get(int(self.indices[place]))
+        if entry is not None and entry.split is not None:
+            return entry.split
+        if self.is_held_out is None:
+            return None
+        return "validation" if self.is_held_out[place] else "train"
 
 
 def sort_key(source: str) -> bytes:

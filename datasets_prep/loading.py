@@ -21,30 +21,30 @@ class Loader:
 
     def small(self, index: int) -> Image.Image:
         """Returns a picture, upright and RGB, its shorter side below 1,024 pixels."""
-        picture = open_rgb(self._bytes(index), background=colour(self.background), draft=(FEATURE_SIDE, FEATURE_SIDE))
-        factor = min(picture.size) // FEATURE_SIDE
-        return picture.reduce(factor) if factor > 1 else picture
+        return self.at_least(index, FEATURE_SIDE)
+
+    def at_least(self, index: int, side: int) -> Image.Image:
+        """Returns a picture, upright and RGB, both sides of which keep `side` pixels if they have them."""
+        return self._opened(self.sources[index], side)
 
     def whole(self, index: int) -> Image.Image:
         """Returns a picture, upright and RGB, with all its pixels."""
-        return open_rgb(self._bytes(index), background=colour(self.background))
+        return self._opened(self.sources[index], None)
 
     def by_name(self, name: str) -> Image.Image | None:
         """Returns a picture as `small` does, None where it cannot be read."""
         try:
-            picture = open_rgb(
-                self.source.read(name), background=colour(self.background), draft=(FEATURE_SIDE, FEATURE_SIDE)
-            )
-        except (OSError, ValueError):
+            return self._opened(name, FEATURE_SIDE)
+        except ValueError:
             return None
-        factor = min(picture.size) // FEATURE_SIDE
-        return picture.reduce(factor) if factor > 1 else picture
 
-    def _bytes(self, index: int) -> bytes:
-        name = self.sources[index]
+    def _opened(self, name: str, side: int | None) -> Image.Image:
+        draft = None if side is None else (side, side)
         try:
-            return self.source.read(name)
+            picture = open_rgb(self.source.read(name), background=colour(self.background), draft=draft)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"source: {name} could be read before and now cannot ({error}). Run again once nothing writes to it."
             ) from error
+        factor = 1 if side is None else min(picture.size) // side
+        return picture.reduce(factor) if factor > 1 else picture

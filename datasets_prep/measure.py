@@ -60,8 +60,10 @@ def measure(source: PrepSource, look: Look, name: str) -> Measured | Rejected:
     """Reads a file of the source and returns what there is to know, or why it is no usable picture."""
     try:
         data = source.read(name)
-    except (OSError, ValueError) as error:
-        return Rejected(name, "unreadable", str((error.strerror if isinstance(error, OSError) else None) or error))
+    except OSError as error:
+        return Rejected(name, "unreadable", error.strerror or str(error))
+    except ValueError as error:
+        return Rejected(name, "too_large" if "the limit is" in str(error) else "unreadable", str(error))
     if len(data) > look.max_bytes:
         return Rejected(name, "too_large", f"{len(data):,} bytes, the limit is {look.max_bytes:,}")
     try:

@@ -17,21 +17,22 @@ import numpy as np
 from datasets_prep.brought import Brought, Captions, brought_along
 from datasets_prep.caption_stage import caption_all, check_captioner
 from datasets_prep.config import PrepConfig
-from datasets_prep.copies_stage import check_dedup, find_copies
+from datasets_prep.copies_stage import check_dedup, find_near, find_same
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.engine import Engine, PoolEngine
 from datasets_prep.gather import Progress, all_pictures, look_of, measure_missing, salt_of
 from datasets_prep.kept import Kept, Rows
+from datasets_prep.lint import token_counter
 from datasets_prep.lint_stage import lint_marks
 from datasets_prep.loading import Loader
 from datasets_prep.publish import publish
 from datasets_prep.quality import all_flags, unusable
-from datasets_prep.records import Item, Listing, Prepared, PrepSource, Rejected
+from datasets_prep.records import Prepared, PrepSource, Rejected
 from datasets_prep.score_stage import check_scores, score_pictures, score_texts
 from datasets_prep.sizes_stage import bucket_rows, sides, sizes_of
 from datasets_prep.sorting import Sorting, counted, counts_in_words, new_sorting, sorted_rejections
 from datasets_prep.sources import open_source
-from datasets_prep.store import Pictures, as_keys, row_key
+from datasets_prep.store import Pictures, as_keys, remove_unfinished, row_key
 from datasets_prep.texts import Texts
 from datasets_prep.workplace import NothingUsable, State, check_unedited, is_whole, read_state, workplace
 from finetune.command_line import dump
@@ -67,19 +68,18 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     output = config.output.expanduser().resolve()
     columns = {"caption_column": config.caption_column, "image_column": config.image_column}
     source = open_source(config.source, **columns, output=output)
-    check_captioner(config.captions)
-    check_dedup(config.dedup, findings)
-    check_scores(config.scores)
+    token_counter(config.lint)
+    models = [check_captioner(config.captions), check_dedup(config.dedup, findings), *check_scores(config.scores)]
     with workplace(output, is_shard=config.shard is not None) as own:
-        listing = source.listing(findings)
         decisions = read_decisions(output / "decisions.jsonl", findings)
-        inputs = digest(config, listing, decisions)
+        files = list_files(config, source, [*models, *map(repr, sorted(decisions.items()))], findings)
         state = read_state(own)
-        if state is not None and state.inputs == inputs and is_whole(output, state):
+        if state is not None and state.inputs == files.inputs and is_whole(output, state):
             return Outcome(state.num_pictures, state.rejected, (), is_new=False)
         if config.shard is None:
             check_unedited(output, state)
-        found = measure_all(config, source, own, listing, findings, progress)
+            remove_unfinished(own / "measured")
+        found = measure_all(config, source, own, files, findings, progress)
         if isinstance(found, int):
             return Outcome(found, {}, (), is_new=True)
         pictures, brought, rejected = found
@@ -88,27 +88,49 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         sorting.figures.insert(0, first)
         stages = Stages(config, source, own, brought, decisions, findings, progress)
         captions, learned = stages.run(sorting)
-        return stages.write(output, State(inputs, {}), sorting, captions, learned, rejected)
+        return stages.write(output, State(files.inputs, {}), sorting, captions, learned, rejected)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a source holds, as columns."""
+
+    names: Sequence[str]
+    keys: np.ndarray
+    """[N] What each is found by in the store of measurements."""
+    rejected: Sequence[Rejected]
+    inputs: str
+    """Hash of all that the result depends on; sizes and times stand for contents."""
+
+
+def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], findings: Findings) -> Files:
+    """Returns what the source holds; `others` is what the result depends on besides files and options."""
+    listing = source.listing(findings)
+    salt = salt_of(look_of(config.limits, config.background))
+    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("",))
+    inputs = hashlib.sha256(ascii((VERSION, salt, same, source.name, *others)).encode())
+    for entry in [*listing.items, *listing.rejected]:
+        inputs.update(ascii(entry).encode())
+    names = Texts(item.source for item in listing.items)
+    keys = as_keys([row_key(salt, item) for item in listing.items])
+    return Files(names, keys, list(listing.rejected), inputs.hexdigest())
 
 
 def measure_all(
-    config: PrepConfig, source: PrepSource, own: Path, listing: Listing, findings: Findings, progress: Progress
+    config: PrepConfig, source: PrepSource, own: Path, files: Files, findings: Findings, progress: Progress
 ) -> tuple[Pictures, Brought, list[Rejected]] | int:
     """Returns what decodes, what the source says of it, and what cannot be read; of a shard how many files it has."""
-    entries = source.entries([item.source for item in listing.items], findings)
-    items = [item for item in listing.items if item.source in entries]
-    items = items if config.shard is None else shard_of(items, config.shard)
+    entries = source.entries(files.names, findings)
+    chosen = np.flatnonzero([name in entries for name in files.names])
+    chosen = chosen if config.shard is None else shard_of(chosen, config.shard)
+    names, keys = Texts(files.names[int(place)] for place in chosen), files.keys[chosen]
     look = look_of(config.limits, config.background)
-    salt = salt_of(look)
-    names, keys = Texts(item.source for item in items), as_keys([row_key(salt, item) for item in items])
-    rejected = list(listing.rejected)
-    del items, listing  # two hundred bytes a file each
     with engine_of(config) as engine:
-        transient = measure_missing(source, names, keys, own / "measured", engine, look, progress)
+        transient = measure_missing(source, names, keys, own / "measured", engine, look, findings, progress)
     if config.shard is not None:
         return len(names)
     pictures, unreadable = all_pictures(names, keys, own / "measured", transient)
-    return pictures, brought_along(pictures.sources, entries), rejected + unreadable
+    return pictures, brought_along(pictures.sources, entries), [*files.rejected, *unreadable]
 
 
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
@@ -117,24 +139,15 @@ def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
         from datasets_prep.engine_ray import RayEngine
 
         return RayEngine(None, config.limits.seconds, config.limits.memory_gb)
-    return PoolEngine(config.workers or os.cpu_count() or 1, config.limits.seconds, config.limits.memory_gb)
+    workers = config.workers or len(os.sched_getaffinity(0))
+    return PoolEngine(workers, config.limits.seconds, config.limits.memory_gb)
 
 
-def shard_of(items: Sequence[Item], shard: str) -> list[Item]:
-    """Returns the i-th of n parts of the items; neighbours stay together, since tables are read in groups of rows."""
+def shard_of(places: np.ndarray, shard: str) -> np.ndarray:
+    """Returns the i-th of n parts of an array; neighbours stay together, since tables are read in groups of rows."""
     number, _, total = shard.partition("/")
-    start, end = (len(items) * part // int(total) for part in (int(number) - 1, int(number)))
-    return list(items[start:end])
-
-
-def digest(config: PrepConfig, listing: Listing, decisions: Mapping[str, Decided]) -> str:
-    """Returns a hash of all that the result depends on; sizes and times stand for contents."""
-    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("",))
-    look = look_of(config.limits, config.background)
-    found = hashlib.sha256(ascii((VERSION, salt_of(look), same, sorted(decisions.items()))).encode())
-    for entry in [*listing.items, *listing.rejected]:
-        found.update(ascii(entry).encode())
-    return found.hexdigest()
+    start, end = (len(places) * part // int(total) for part in (int(number) - 1, int(number)))
+    return places[start:end]
 
 
 @dataclass(frozen=True)
@@ -155,9 +168,11 @@ class Stages:
         loader = Loader(self.source, pictures.sources, config.background)
         outside = (self.own, loader, self.findings, self.progress)
         gate = unusable(pictures, config.quality)
-        sorting.leave_out("quality gate", gate, f"{len(gate):,} show nothing, or are too small or too long")
-        find_copies(sorting, config.dedup, has_captions(pictures, self.brought), *outside)
+        sorting.leave_out("quality gate", gate, "show nothing, are too small or too long, or have a flag to reject")
+        has_caption = has_captions(pictures, self.brought)
+        find_same(sorting, has_caption, loader)
         learned = score_pictures(sorting, config.scores, *outside)
+        find_near(sorting, config.dedup, has_caption, *outside)
         captions = caption_all(sorting, config, self.source.name, self.brought, self.decisions, *outside)
         learned |= score_texts(sorting, config.scores, captions, *outside)
         return captions, learned
@@ -194,8 +209,8 @@ class Stages:
             learned=learned,
             reported=sorting.reported,
             sizes=sizes_of(pictures, indices, config.buckets),
-            is_held_out=sides(sorting, indices, config.split, findings),
-            suffix=None if config.write.reencode == "no" else f".{config.write.reencode}",
+            is_held_out=sides(sorting, self.brought, indices, config.split, findings),
+            saved_as=None if config.write.reencode == "no" else (config.write.reencode, config.background),
         )
         prepared = Prepared(
             name=self.source.name,

@@ -1,5 +1,6 @@
 """Writes the result so that a kill at any point leaves something that the same command completes."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +16,16 @@ from datasets_prep.kept import Kept, Rows
 from datasets_prep.measure import colour
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
-from datasets_prep.workplace import LISTINGS, State, file_sha256, num_files, write_state
+from datasets_prep.workplace import (
+    LISTINGS,
+    State,
+    check_unedited,
+    file_sha256,
+    is_own,
+    num_files,
+    read_state,
+    write_state,
+)
 from datasets_prep.write import (
     picture_bytes,
     remove_others,
@@ -25,11 +35,14 @@ from datasets_prep.write import (
     write_sidecars,
     write_text,
 )
-from finetune.disk import put_in_place, unfinished
+from finetune.disk import put_in_place, sync, unfinished
 
 LARGEST_FOLDER = 10_000
 """Pictures; above it the format auto writes shards."""
-OWN_NAME = re.compile(r"[0-9a-f]{32}\.\w+")
+CARD = "README.md"
+OWN_PICTURE = re.compile(r"[0-9a-f]{32}\.\w+")
+OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
+OWN_TEMPORARY = re.compile(r"tmp-report\.html-\d+")  # names are matched without the dot in front
 
 
 def publish(
@@ -41,8 +54,8 @@ def publish(
     kept: Kept,
     read: Callable[[str], bytes],
     load: Callable[[str], Image.Image | None],
-) -> State:
-    """Writes pictures, listings, card and report; returns the state that says so.
+) -> None:
+    """Writes pictures, listings, card and report, and at last the state that says so.
 
     Pictures come first under names that stand for their content, listings replace the earlier ones then, and what these
     named goes last.
@@ -52,7 +65,10 @@ def publish(
     def content(row: Mapping[str, object]) -> bytes:
         return picture_bytes(read, row, config.write.reencode, background)
 
-    earlier = {name: file_sha256(output / name) for name in LISTINGS if (output / name).exists()}
+    before = read_state(own)
+    check_unedited(output, before)
+    replaced = [name for name in (*LISTINGS, CARD) if is_own(output / name, before)]
+    earlier = {name: file_sha256(output / name) for name in replaced if (output / name).exists()}
     write_state(own, replace(state, earlier=earlier))
     if is_parquet(config, len(kept)):
         rows, files = in_shards(config, output, own, kept, content)
@@ -66,22 +82,22 @@ def publish(
     listings = {}
     for name, lines, is_ascii in (("metadata.jsonl", rows, False), ("rejected.jsonl", prepared.rejected, True)):
         listings[name] = write_listing(output / name, lines, is_ascii=is_ascii)
-    write_state(own, replace(state, listings=listings, earlier=earlier))
+    text = card(prepared, files)
+    state = replace(state, listings=listings | {CARD: hashlib.sha256(text.encode()).hexdigest()}, earlier=earlier)
+    write_state(own, state)
     for name in listings:
         put_in_place(unfinished(output / name), output / name)
-    write_text(output / "README.md", card(config, prepared, files))
+    if CARD in replaced:  # else a user wrote another
+        write_text(output / CARD, text)
     tidy(output, files)
     write_report(output / "report.html", replace(prepared, kept=rows), load)
-    done = replace(
-        state, listings=listings, is_done=True, files={folder: num_files(output / folder) for folder in files}
-    )
-    write_state(own, done)
-    return done
+    write_state(own, replace(state, is_done=True, files={folder: num_files(output / folder) for folder in files}))
 
 
 def is_parquet(config: PrepConfig, num_pictures: int) -> bool:
     """Whether shards are written."""
-    return config.write.format == "parquet" or (config.write.format == "auto" and num_pictures > LARGEST_FOLDER)
+    is_large = num_pictures > LARGEST_FOLDER and not config.write.txt
+    return config.write.format == "parquet" or (config.write.format == "auto" and is_large)
 
 
 def in_shards(
@@ -90,38 +106,40 @@ def in_shards(
     """Writes OUTPUT/data/*.parquet, sorted by training size; returns the rows with their places in there."""
     folder = own / "shards"
     shutil.rmtree(folder, ignore_errors=True)
-    order = np.array(sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place)), dtype=np.int64)
-    is_validation = np.zeros(len(kept), bool) if kept.is_held_out is None else kept.is_held_out
+    order = sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place))
+    sides = {"train": [place for place in order if kept.split(place) != "validation"]}
+    sides["validation"] = [place for place in order if kept.split(place) == "validation"]
     shard_of, row_of = np.zeros(len(kept), np.int32), np.zeros(len(kept), np.int32)
     names: dict[str, int] = {}
-    for side, members in (("train", order[~is_validation[order]]), ("validation", order[is_validation[order]])):
-        shards = write_shards(folder, side, members.tolist(), kept.rows(), content, config.write.shard_mb)
+    num_bytes = kept.pictures.num_bytes[kept.indices]
+    for side, places in sides.items():
+        shards = write_shards(folder, side, places, num_bytes, kept.rows(), content, config.write.shard_mb)
         for name, row, place in shards:
             shard_of[place], row_of[place] = names.setdefault(name, len(names)), row
-    data, old = output / "data", own / "old_shards"
-    shutil.rmtree(old, ignore_errors=True)
-    if data.exists():
-        data.rename(old)
-    folder.rename(data)
-    shutil.rmtree(old, ignore_errors=True)
+    data = output / "data"
+    data.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).replace(data / name)
+    sync(data)
+    shutil.rmtree(folder)
     listed = list(names)
     return kept.rows(lambda place: f"data/{listed[shard_of[place]]}#{row_of[place]:08d}"), {"data": set(names)}
 
 
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
     """Removes pictures and shards that an earlier run wrote and this one does not list; other files stay."""
-    if "data" in files:
-        remove_others(output / "images", set(), OWN_NAME)
-    else:
-        remove_others(output / "images", files["images"], OWN_NAME)
-        remove_others(output / "data", set(), re.compile(r"(train|validation)-\d{5}\.parquet"))
-    for name in ("images", "data"):
-        folder = output / name
-        if name not in files and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for folder, own_name in (("images", OWN_PICTURE), ("data", OWN_SHARD), (".", OWN_TEMPORARY)):
+        remove_others(output / folder, files.get(folder, ()), own_name)
+        if (
+            folder not in files
+            and folder != "."
+            and (output / folder).is_dir()
+            and not any((output / folder).iterdir())
+        ):
+            (output / folder).rmdir()
 
 
-def card(config: PrepConfig, prepared: Prepared, files: Mapping[str, set[str]]) -> str:
+def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
     """Returns README.md, by which `datasets.load_dataset(OUTPUT)` knows what to load."""
     sides = sorted({name.partition("-")[0] for name in files.get("data", ())})
     paths = [{"split": side, "path": f"data/{side}-*.parquet"} for side in sides]

@@ -86,7 +86,10 @@ def scored(
     scorer = make_scorer(name, model)
     cache = JsonLines(own / "scores.jsonl", findings)
     texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
-    keys = {index: f"{name} {scorer.identity()} {sorting.pictures.hex(index)[:32]} {texts[index]}" for index in inside}
+    keys = {
+        index: f"{name} {scorer.identity()} {sorting.pictures.seen(index).hex()[:32]} {texts[index]}"
+        for index in inside
+    }
     missing = [index for index in inside if cache.get(keys[index]) is None]
     try:
         for done, (index, score) in enumerate(scores_of(scorer, missing, loader.small, texts, config.batch_size), 1):
@@ -100,7 +103,7 @@ def scored(
     limit = limit_of(config, name)
     if limit is not None:
         found = {index: why for index in inside if (why := beyond(name, float(result[index]), limit)) is not None}
-        sorting.leave_out(f"score: {name}", found, f"{len(found):,} beyond the limit {limit:g}")
+        sorting.leave_out(f"score: {name}", found, f"beyond the limit {limit:g}")
     return result
 
 
@@ -113,10 +116,12 @@ def beyond(name: str, score: float, limit: float) -> Why | None:
     return "low_score", f"{name} {score:.4g}, expected {side} {limit:g}", score
 
 
-def check_scores(config: ScoresConfig) -> None:
-    """Refuses models that cannot give their score, before anything else is done."""
-    if models_of(config):
-        from datasets_prep.scorers import check_model
+def check_scores(config: ScoresConfig) -> list[str]:
+    """Returns what the scores depend on; refuses models that cannot give theirs, before anything else is done."""
+    if not models_of(config):
+        return []
+    from datasets_prep.scorers import check_model, make_scorer
 
-        for name, model in models_of(config).items():
-            check_model(name, model)
+    for name, model in models_of(config).items():
+        check_model(name, model)
+    return [make_scorer(name, model).identity() for name, model in models_of(config).items()]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datasets_prep.brought import Brought
 from datasets_prep.config import BucketsConfig, SplitConfig
 from datasets_prep.held_out import folders_of, groups_of, held_out
 from datasets_prep.kept import Kept
@@ -56,7 +57,7 @@ def shape_of(kept: Kept, place: int) -> tuple[int, int]:
 
 
 def sides(
-    sorting: Sorting, kept: Sequence[int] | np.ndarray, config: SplitConfig, findings: Findings
+    sorting: Sorting, brought: Brought, kept: Sequence[int] | np.ndarray, config: SplitConfig, findings: Findings
 ) -> np.ndarray | None:
     """Returns which of the kept pictures [K] are held out, None where no share was asked for.
 
@@ -71,6 +72,10 @@ def sides(
     folders = folders_of(sources) if config.group == "folder" else None
     groups = groups_of(len(sources), links, folders)
     result = held_out(groups, sources, config.share, config.seed)
+    for place, index in enumerate(map(int, kept)):  # what the source says of one picture holds for its group
+        entry = brought.special.get(index)
+        if entry is not None and entry.split is not None:
+            result[groups == groups[place]] = entry.split == "validation"
     if not result.any():
         findings.warn(
             "split.share: nothing could be held out, for all pictures belong together", f"{len(sources)} pictures"

@@ -31,13 +31,13 @@ class Sorting:
     """(stage, pictures in, pictures out, what happened)."""
 
     def leave_out(self, stage: str, found: Mapping[int, Why], said: str) -> None:
-        """Leaves pictures out for a reason, those that are protected excepted."""
+        """Leaves pictures out for a reason, those that are protected excepted; `said` goes behind their number."""
         before = int(self.is_in.sum())
         for index, why in found.items():
             if self.is_in[index] and not self.protected[index]:
                 self.left_out[index] = why
                 self.is_in[index] = False
-        self.note(stage, before, said)
+        self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
     def merge(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
         """Leaves copies out; a protected one is only reported."""
@@ -48,12 +48,12 @@ class Sorting:
             else:
                 self.copies[index] = copy
                 self.is_in[index] = False
-        self.note(stage, before, said)
+        self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
     def report(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
         """Only notes copies."""
         self.reported |= found
-        self.note(stage, int(self.is_in.sum()), said)
+        self.note(stage, int(self.is_in.sum()), f"{len(found):,} {said}")
 
     def note(self, stage: str, before: int, said: str) -> None:
         """Adds a stage's figures."""
@@ -80,8 +80,17 @@ class Sorting:
             for index, (reason, detail, score) in self.left_out.items()
         ]
         for index, copy in self.copies.items():
-            keeper, score = sources[self.final_keeper(index)], round(copy.score, 4)
-            lines.append(Rejected(sources[index], copy.reason, copy.detail, keeper, score, in_hex(index)))
+            keeper = self.final_keeper(index)
+            if keeper in self.left_out:  # by a later stage, which the copy would not have passed either
+                reason, detail, score = self.left_out[keeper]
+                detail = f"as {sources[keeper]}, which it repeats: {detail}"
+                lines.append(Rejected(sources[index], reason, detail, None, score, in_hex(index)))
+            else:
+                lines.append(
+                    Rejected(
+                        sources[index], copy.reason, copy.detail, sources[keeper], round(copy.score, 4), in_hex(index)
+                    )
+                )
         return lines
 
 
@@ -96,7 +105,7 @@ def new_sorting(pictures: Pictures, decisions: Mapping[str, Decided]) -> Sorting
         sorting.protected[:] = [verdict == "keep" for verdict in verdicts]
         why: Why = ("dropped_by_user", "decisions.jsonl says drop", None)
         dropped = {index: why for index, verdict in enumerate(verdicts) if verdict == "drop"}
-        sorting.leave_out("decisions", dropped, f"{len(dropped):,} dropped in review")
+        sorting.leave_out("decisions", dropped, "dropped in review")
     return sorting
 
 

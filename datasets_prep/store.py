@@ -59,8 +59,17 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.paths = sorted(folder.glob("*.arrow"))
-        keys = [np.empty(0, KEY), *(fixed_bytes(opened(path)["key"], KEY_BYTES).view(KEY)[:, 0] for path in self.paths)]
+        self.paths: list[Path] = []
+        self.damaged: list[Path] = []
+        """Files that cannot be read, whose rows are therefore missing."""
+        keys = [np.empty(0, KEY)]
+        for path in sorted(folder.glob("*.arrow")):
+            try:
+                keys.append(fixed_bytes(opened(path)["key"], KEY_BYTES).view(KEY)[:, 0])
+            except (pyarrow.ArrowInvalid, KeyError):
+                self.damaged.append(path)
+            else:
+                self.paths.append(path)
         self.starts = np.cumsum([len(part) for part in keys])
         self.keys = np.concatenate(keys)
         self.order = np.argsort(self.keys, kind="stable")
@@ -81,6 +90,12 @@ class Store:
             if begin < end:
                 chosen = order[begin:end]
                 yield chosen, opened(path).select(list(columns)).take(pyarrow.array(places[chosen] - start))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed runs left, where no other writes here."""
+    for left in folder.glob("*.unfinished"):
+        left.unlink()
 
 
 def opened(path: Path) -> pyarrow.Table:
@@ -156,6 +171,10 @@ class Pictures:
     def hex(self, index: int) -> str:
         """Returns the SHA-256 of a picture's bytes in hex."""
         return self.sha256[index].tobytes().hex()
+
+    def seen(self, index: int) -> bytes:
+        """Returns what stands for the pixels that a model or another look sees, the background's colour included."""
+        return hashlib.sha256(self.sha256[index].tobytes() + self.pixels_sha256[index].tobytes()).digest()
 
     def codes(self) -> np.ndarray:
         """Reads the codes [N 12 4] (uint64), 384 bytes a picture."""

@@ -14,7 +14,7 @@ from datasets_prep.write import write_text
 from finetune.data.entries import first_few
 
 OWN_FOLDER = ".prep"
-"""Holds the lock, the state, and what was measured; may be deleted, and is then made again."""
+"""Holds the lock, the state, and what was measured."""
 LISTINGS = ("metadata.jsonl", "rejected.jsonl")
 
 
@@ -25,9 +25,9 @@ class State:
     inputs: str
     """Hash of all that the result depends on."""
     listings: Mapping[str, str]
-    """SHA-256 of each listing."""
+    """SHA-256 of each listing and of README.md."""
     earlier: Mapping[str, str] = field(default_factory=dict)
-    """Those of the listings that are being replaced."""
+    """Those that are being replaced."""
     is_done: bool = False
     num_pictures: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
@@ -90,15 +90,21 @@ def num_files(folder: Path) -> int:
 
 def check_unedited(output: Path, state: State | None) -> None:
     """Refuses to replace listings that a user has put work into."""
-    there = [name for name in LISTINGS if (output / name).exists()]
-    known = [] if state is None else [state.listings, state.earlier]
-    edited = [name for name in there if file_sha256(output / name) not in [each.get(name) for each in known]]
+    edited = [name for name in LISTINGS if not is_own(output / name, state)]
     if edited:
         raise ValueError(
             f"output: {output} has to be made again, but this was edited and would be lost: {first_few(edited)}. "
             "Captions and choices that last are made with `python -m datasets_prep review`. Move what was edited away, "
             "or give another output."
         )
+
+
+def is_own(path: Path, state: State | None) -> bool:
+    """Whether a file is as this command wrote it, or is not there."""
+    if not path.exists():
+        return True
+    known = [] if state is None else [state.listings, state.earlier]
+    return file_sha256(path) in [each.get(path.name) for each in known]
 
 
 def file_sha256(path: Path) -> str:

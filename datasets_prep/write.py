@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -19,8 +20,10 @@ from finetune.disk import put_in_place, sync, unfinished
 Row = Mapping[str, object]
 NUM_THREADS = min(4, os.cpu_count() or 1)
 WRITTEN_AT_ONCE = 256
+IMAGES = "images"
 ROW_GROUP = 64
-"""Rows that a reader of one picture has to read."""
+"""Rows that a reader of one picture has to read at most."""
+GROUP_BYTES = 100_000_000
 
 
 def picture_bytes(
@@ -33,14 +36,16 @@ def picture_bytes(
     source = str(row["source"])
     try:
         data = read(source)
+        if hashlib.sha256(data).hexdigest() != row["sha256"]:
+            raise ValueError("its bytes have changed")
+        if reencode == "no":
+            return data
+        picture = open_rgb(data, background=background)
     except (OSError, ValueError) as error:
-        raise ValueError(f"source: {source} could be read before and now cannot ({error}). Run again.") from error
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise ValueError(f"source: {source} has changed while it was prepared. Run again once nothing writes to it.")
-    if reencode == "no":
-        return data
+        raise ValueError(
+            f"source: {source} could be read before and now cannot ({error}). Run again once nothing writes to it."
+        ) from error
     saved = io.BytesIO()
-    picture = open_rgb(data, background=background)
     if reencode == "png":
         picture.save(saved, "PNG")
     else:
@@ -50,8 +55,8 @@ def picture_bytes(
 
 def write_files(output: Path, rows: Sequence[Row], content: Callable[[Row], bytes]) -> None:
     """Writes OUTPUT/<file_name> for every row that has no such file yet; a name stands for its content."""
-    for folder in {(output / str(row["file_name"])).parent for row in rows}:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = output / IMAGES
+    folder.mkdir(exist_ok=True)
 
     def write(row: Row) -> None:
         path = output / str(row["file_name"])
@@ -65,8 +70,7 @@ def write_files(output: Path, rows: Sequence[Row], content: Callable[[Row], byte
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             list(pool.map(write, rows[start : start + WRITTEN_AT_ONCE]))
-    for folder in {(output / str(row["file_name"])).parent for row in rows}:
-        sync(folder)
+    sync(folder)
 
 
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
@@ -74,7 +78,7 @@ def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
     names = []
     for row in rows:
         name = os.path.splitext(str(row["file_name"]))[0] + ".txt"
-        write_text(output / name, "".join(f"{caption}\n" for caption in captions_of(row)))
+        write_text(output / name, "".join(" ".join(caption.split()) + "\n" for caption in captions_of(row)))
         names.append(name)
     return names
 
@@ -122,13 +126,15 @@ def write_shards(
     folder: Path,
     side: str,
     places: Sequence[int],
+    num_bytes: Sequence[int] | np.ndarray,
     rows: Sequence[Row],
     content: Callable[[Row], bytes],
     shard_mb: float,
 ) -> Iterator[tuple[str, int, int]]:
     """Writes those of the rows into FOLDER/<side>-00000.parquet and so on; yields shard, row in it and place in `rows`.
 
-    A shard ends with the row group that reaches `shard_mb`. Bytes are the same for the same rows.
+    A shard ends with the row group that reaches `shard_mb`, and a row group with the picture that makes it large, by
+    `num_bytes`, which has a figure a row. Bytes are the same for the same rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     used, number = 0, 0
@@ -136,7 +142,7 @@ def write_shards(
         name, size, start = f"{side}-{number:05d}.parquet", 0, used
         with pyarrow.parquet.ParquetWriter(folder / name, SCHEMA, compression="none", use_dictionary=False) as writer:
             while used < len(places) and size < shard_mb * 1e6:
-                group = places[used : used + ROW_GROUP]
+                group = next_group(places[used : used + ROW_GROUP], num_bytes)
                 table = as_table([rows[place] for place in group], content)
                 writer.write_table(table, row_group_size=ROW_GROUP)
                 yield from ((name, used - start + row, place) for row, place in enumerate(group))
@@ -145,12 +151,23 @@ def write_shards(
         number += 1
 
 
+def next_group(places: Sequence[int], num_bytes: Sequence[int] | np.ndarray) -> Sequence[int]:
+    """Returns the first of the places, as many as a row group of a tenth of a gigabyte takes."""
+    total = 0
+    for count, place in enumerate(places, 1):
+        total += int(num_bytes[place])
+        if total > GROUP_BYTES:
+            return places[:count]
+    return places
+
+
 def as_table(rows: Sequence[Row], content: Callable[[Row], bytes]) -> pyarrow.Table:
     """Returns the rows with their pictures as a table."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         pictures = list(pool.map(content, rows))
     columns = [
-        {name: row.get(name) for name in FEATURES} | {"image": {"bytes": data, "path": name_in_shard(row)}}
+        {name: row.get(name) for name in FEATURES}
+        | {"image": {"bytes": data, "path": name_in_shard(row)}, "sha256": hashlib.sha256(data).hexdigest()}
         for row, data in zip(rows, pictures, strict=True)
     ]
     return pyarrow.Table.from_pylist(columns, SCHEMA)
@@ -169,10 +186,10 @@ def lines(rows: Sequence[Row], *, is_ascii: bool) -> Iterator[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is there as a whole or not at all, unless it holds that text already."""
-    data = text.encode("utf-8")
+    data, temporary = text.encode("utf-8"), unfinished(path)
     if path.exists() and path.read_bytes() == data:
+        temporary.unlink(missing_ok=True)  # of a killed run
         return
-    temporary = unfinished(path)
     temporary.write_bytes(data)
     sync(temporary)
     put_in_place(temporary, path)

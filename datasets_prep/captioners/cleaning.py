@@ -14,12 +14,14 @@ REFUSAL = re.compile(
     r"(?:please|could you) (?:provide|upload|share|attach) (?:an|the|a) (?:image|picture|photo)\b)"
 )
 INTRODUCTION = re.compile(
-    r"^(?:(?:sure|certainly|of course|okay|ok)\s*[,!.:]\s*)?"
+    r"^(?:(?:sure|certainly|of course|okay|ok)\s*[,!.:]+\s*)?"
     r"(?:here(?:'s| is| are)\b[^:.!?\n]{0,80}:|(?:(?:image |short |detailed )?(?:caption|description)|tags)\s*:)\s*",
     re.IGNORECASE,
 )
 THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>|</?s>|<pad>|<unk>|\[(?:CLS|SEP|PAD|UNK)\]")
+UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+"""Halves of characters, which no UTF-8 file can hold, and control characters, but for those that are white space."""
 QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 PIECE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]")
 """A word, a sign, or a letter of a script that writes no spaces."""
@@ -48,7 +50,7 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
     """Returns the usable part of what a captioner wrote."""
     if result.finish == "error":
         return Cleaned("", "nothing")
-    text = stripped(result.text)
+    text = stripped(result.text, between=", " if kind == "tags" else " ")  # a tag on each line is a list as well
     if not text:
         return Cleaned("", "no end" if result.finish == "length" else "nothing")
     if is_refusal(text):
@@ -62,10 +64,13 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
     return Cleaned(text) if is_whole else Cleaned(whole_sentences(text), "no end")
 
 
-def stripped(text: str) -> str:
-    """Returns the text on one line, without thoughts, the chat's marks, introductions and quotation marks around it."""
-    text = SPECIAL.sub(" ", THOUGHTS.sub(" ", text)).replace("**", "")
-    text = " ".join(text.split())
+def stripped(text: str, between: str = " ") -> str:
+    """Returns the lines of a text as one, without thoughts, the chat's marks, introductions and quotation marks around it.
+
+    What no file can hold is dropped: a server may cut an answer in the middle of a character.
+    """
+    text = SPECIAL.sub(" ", THOUGHTS.sub(" ", UNWRITABLE.sub("", text))).replace("**", "")
+    text = between.join(" ".join(line.split()) for line in text.splitlines() if line.strip())
     text = INTRODUCTION.sub("", text).strip()
     for opening, closing in QUOTES:
         if len(text) > 1 and text[0] == opening and text[-1] == closing and not set(text[1:-1]) & {opening, closing}:
@@ -123,10 +128,10 @@ def whole_sentences(text: str) -> str:
 
 
 def _clean_tags(text: str, is_whole: bool) -> Cleaned:
-    listed = [" ".join(tag.split()).strip(" .-•") for tag in re.split(r"[,;\n]", text)]
-    if not is_whole:
-        listed = listed[:-1]
-    tags = list(dict.fromkeys(tag for tag in listed if tag))
+    parts = re.split("[,;]", text)
+    stems = [part.strip(" .-•") for part in (parts if is_whole else parts[:-1])]
+    listed = [tag for tag in stems if tag]
+    tags = list(dict.fromkeys(listed))
     # Models that loop give the same tags over and over; which of them is right is not for the list to say.
     has_loop = len(listed) >= 2 * len(tags) and len(listed) >= LEAST_REPEATED
     fault: Fault | None = "loop" if has_loop else "no end" if not is_whole else None

@@ -111,6 +111,7 @@ def read_manifest(
     findings = Findings()
     path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
+    _check_finished(path)
     is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
     if path.is_dir() and not is_saved and any((path / "data").glob("*.parquet")):
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
@@ -173,6 +174,19 @@ def _read_tables(
         raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected pictures. {advice}")
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     return Manifest(tuple(records), ParquetSource(root, "image"), folder, findings.warnings)
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuses what preparation was writing when it was stopped: it may hold a part of the pictures only."""
+    try:
+        state = json.loads((folder / ".prep" / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if not state.get("is_done"):
+        raise ValueError(
+            f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` command "
+            "again; it goes on from there."
+        )
 
 
 def _is_hub_id(folder: str) -> bool:

@@ -14,7 +14,7 @@ from tests.unit.data.files import drawn, encoded, write
 from tests.unit.datasets_prep.test_pipeline import contents
 
 ROOT = Path(__file__).parents[2]
-NUM_KILLS = 20
+NUM_KILLS = 20  # half of them for each form
 
 
 def command(output: Path, *options: str) -> list[str]:

@@ -246,6 +246,7 @@ def test_a_tiny_model_gives_the_same_captions_at_any_batch_size(tmp_path: Path) 
         ("<think>Is it a cat?</think>\nA dog.", "long", "A dog."),
         ("A **red** dog.", "long", "A red dog."),
         ("Tags: dog, grass, dog,  red   ball.", "tags", "dog, grass, red ball"),
+        ("<think>a</think>\n\nSure!\nHere are the tags:\n- dog,\n- red ball\n", "tags", "dog, red ball"),
         ("Here lies a dog: it sleeps.", "long", "Here lies a dog: it sleeps."),
         ("very very very red house", "short", "very very very red house"),
     ],
@@ -305,6 +306,24 @@ def test_looping_tags_are_each_used_once_and_the_last_cut_one_not() -> None:
     assert (cleaned.text, cleaned.fault) == ("dog, cat", "loop")
     cleaned = clean_result(Result("dog, cat, hou", 9, "length"), "tags")
     assert (cleaned.text, cleaned.fault) == ("dog, cat", "no end")
+
+
+@pytest.mark.parametrize("kind", ["long", "tags"])
+def test_what_no_file_can_hold_is_dropped_and_white_space_is_a_space(kind: Any) -> None:
+    answer = json.loads(r'"\u0000A d\u0007og\ud83d on\tgr\u009fass \u001b\ude00😀\u0085in\u000bMay\ud83d"')
+    text = clean_result(Result(answer, 9, "stop"), kind).text
+    assert text.encode().decode().replace(", ", " ") == "A dog on grass 😀 in May"
+
+
+def test_nothing_but_what_no_file_can_hold_is_no_caption() -> None:
+    cleaned = clean_result(Result("\0\ud83d \x07", 3, "stop"), "long")
+    assert (cleaned.text, cleaned.fault) == ("", "nothing")
+
+
+def test_a_tag_on_each_line_is_no_loop() -> None:
+    tags = [f"tag{letter}" for letter in "abcdefghij"]
+    cleaned = clean_result(Result(",\n".join(tags), 40, "stop"), "tags")
+    assert (cleaned.text, cleaned.fault) == (", ".join(tags), None)
 
 
 def test_an_unfinished_thought_is_no_caption() -> None:

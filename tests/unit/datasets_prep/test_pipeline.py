@@ -20,8 +20,11 @@ from datasets_prep.config import (
     WriteConfig,
 )
 from datasets_prep.decisions import Decision, append_decision
+from datasets_prep.measure import SCORES
 from datasets_prep.pipeline import prepare, shard_of
-from datasets_prep.records import Item
+from datasets_prep.records import Copy
+from datasets_prep.sorting import Sorting
+from datasets_prep.store import Pictures
 from finetune.command_line import parse
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import drawn, encoded, write
@@ -159,10 +162,9 @@ def test_parts_of_a_job_array_measure_everything_once(config: PrepConfig, tmp_pa
 
 
 def test_each_file_is_in_one_part() -> None:
-    items = [Item(str(number), (0,)) for number in range(100)]
-    parts = [shard_of(items, f"{part}/4") for part in (1, 2, 3, 4)]
-    assert sorted(item.source for part in parts for item in part) == sorted(item.source for item in items)
-    assert all(len(part) > 10 for part in parts)
+    parts = [shard_of(np.arange(101), f"{part}/4") for part in (1, 2, 3, 4)]
+    assert np.concatenate(parts).tolist() == list(range(101))
+    assert {len(part) for part in parts} == {25, 26}
 
 
 def test_decisions_of_a_user_are_followed_and_last(config: PrepConfig) -> None:
@@ -200,7 +202,7 @@ def test_flags_become_reasons_where_the_options_say_so(config: PrepConfig) -> No
 
 @pytest.mark.parametrize("near", ["drop", "report"])
 def test_near_duplicates_are_dropped_or_named(config: PrepConfig, near: str) -> None:
-    write(Path(config.source[0]), {"small_copy.jpg": encoded(drawn(1, (72, 64)), "JPEG", quality=60)})
+    write(Path(config.source[0]), {"small_copy.jpg": encoded(drawn(1, (84, 70)), "JPEG", quality=90)})
     prepare(replace(config, dedup=DedupConfig(near=near)))
     listing = "rejected.jsonl" if near == "drop" else "metadata.jsonl"
     row = next(row for row in rows(config.output, listing) if row["source"] == "small_copy.jpg")
@@ -268,6 +270,103 @@ def test_text_files_and_lossless_copies_are_written_on_request(config: PrepConfi
         assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(drawn(0)))
     text = (config.output / row["file_name"]).with_suffix(".txt").read_text()
     assert text.splitlines() == ["a red picture", "ein Rot"]
+
+
+def test_saving_anew_never_keeps_a_file_of_other_options(config: PrepConfig) -> None:
+    clear = drawn(8).convert("RGBA")
+    clear.putalpha(100)
+    write(Path(config.source[0]), {"clear.png": encoded(clear)})
+    modes = {}
+    for name, background, reencode in (
+        ("as it is", "white", "no"),
+        ("white", "white", "png"),
+        ("black", "black", "png"),
+    ):
+        prepare(replace(config, background=background, write=WriteConfig(reencode=reencode)))
+        row = next(row for row in rows(config.output, "metadata.jsonl") if row["source"] == "clear.png")
+        with Image.open(config.output / row["file_name"]) as saved:
+            modes[name] = saved.mode, int(np.asarray(saved.convert("RGB")).mean() > 150)
+        assert len(os.listdir(config.output / "images")) == 3
+    assert modes["as it is"][0] == "RGBA" and modes["white"] == ("RGB", 1) and modes["black"] == ("RGB", 0)
+
+
+def test_files_of_a_user_beside_shards_stay(config: PrepConfig) -> None:
+    write(config.output / "data", {"mine.csv": "mine"})
+    (config.output / ".prep").mkdir()
+    for form in ("parquet", "folder", "parquet"):
+        prepare(replace(config, write=WriteConfig(form)))
+        assert (config.output / "data" / "mine.csv").read_text() == "mine"
+    assert sorted(os.listdir(config.output / "data")) == ["mine.csv", "train-00000.parquet"]
+
+
+def test_a_card_that_a_user_wrote_stays_and_an_own_one_is_brought_up_to_date(config: PrepConfig) -> None:
+    prepare(config)
+    first = (config.output / "README.md").read_text()
+    (Path(config.source[0]) / "new_one.png").write_bytes(GREEN)
+    prepare(config)
+    assert (config.output / "README.md").read_text() != first
+    (config.output / "README.md").write_text("# My set")
+    prepare(replace(config, trigger="ink"))
+    assert (config.output / "README.md").read_text() == "# My set"
+
+
+def test_the_split_of_the_source_is_followed(config: PrepConfig) -> None:
+    names = [f"more/{seed}.png" for seed in range(8)]
+    listing = "".join(
+        json.dumps({"file_name": name, "text": "words"} | ({"split": "validation"} if name == "more/3.png" else {}))
+        + "\n"
+        for name in names
+    )
+    files = {name: encoded(drawn(seed + 20)) for seed, name in enumerate(names)}
+    source = write(config.output.parent / "listed", files | {"metadata.jsonl": listing})
+    for share in (0.0, 0.25):
+        prepare(replace(config, source=(source,), split=SplitConfig(share, "picture"), write=WriteConfig("parquet")))
+        sides = {row["source"]: row.get("split") for row in rows(config.output, "metadata.jsonl")}
+        assert sides["more/3.png"] == "validation"
+        assert os.path.exists(config.output / "data" / "validation-00000.parquet")
+        if share == 0:
+            assert set(sides.values()) == {"validation", None}
+
+
+def test_damaged_measurements_are_made_anew(config: PrepConfig) -> None:
+    prepare(config)
+    expected = contents(config.output)
+    for part in (config.output / ".prep" / "measured").iterdir():
+        part.write_bytes(b"nonsense")
+    (config.output / "metadata.jsonl").unlink()
+    outcome = prepare(config)
+    assert "damaged files of measurements" in outcome.notices[-1] + outcome.notices[0]
+    assert contents(config.output)["metadata.jsonl"] == expected["metadata.jsonl"]
+
+
+def test_copies_of_a_keeper_that_is_left_out_later_share_its_reason() -> None:
+    sorting = Sorting(pictures_of("a", "b"), np.ones(2, bool), np.zeros(2, bool))
+    sorting.merge("pixels", {1: Copy(0, "pixel_duplicate", 1.0, "same pixels")}, "same")
+    sorting.leave_out("score", {0: ("low_score", "nsfw 0.9, expected at most 0.5", 0.9)}, "beyond")
+    by_source = {line.source: line for line in sorting.rejections()}
+    assert by_source["b"].reason == "low_score" and by_source["b"].duplicate_of is None
+    assert "as a, which it repeats" in by_source["b"].detail
+    assert sorting.figures[-1] == ("score", 1, 0, "1 beyond")
+
+
+def pictures_of(*sources: str) -> Pictures:
+    """Pictures of which nothing but the names matters."""
+    num = len(sources)
+    return Pictures(
+        sources=sources,
+        sha256=np.zeros((num, 32), np.uint8),
+        pixels_sha256=np.zeros((num, 32), np.uint8),
+        num_bytes=np.ones(num, np.int64),
+        width=np.ones(num, np.int32),
+        height=np.ones(num, np.int32),
+        scores=np.zeros((num, len(SCORES)), np.float32),
+        suffixes=[".png"],
+        suffix=np.zeros(num, np.uint8),
+        notes={},
+        captions={},
+        store=None,  # type: ignore[arg-type]
+        places=np.zeros(num, int),
+    )
 
 
 def test_what_this_command_did_not_write_is_not_replaced(config: PrepConfig) -> None:
