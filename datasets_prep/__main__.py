@@ -8,6 +8,7 @@ only what is new: more pictures, other captions, other options, decisions made i
 """
 
 import argparse
+import os
 import shlex
 import sys
 import warnings
@@ -44,7 +45,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. What was measured is kept; the same command goes on from there.", file=sys.stderr)
         raise SystemExit(130) from None
-    print("\n".join(report(config, outcome)))
+    try:
+        print("\n".join(report(config, outcome)), flush=True)
+    except BrokenPipeError:  # whoever read it has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown_on(bar: Progress):
@@ -70,15 +74,20 @@ def review(arguments: list[str]) -> None:
     serve(options.prepared, options.port)
 
 
+def words(count: int, thing: str) -> str:
+    """Returns "1 file" or "1,234 files"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     """Returns what is printed at the end, the next command behind a line "Next:"."""
     output = config.output
-    if config.shard is not None:
+    if config.shard is not None and outcome.is_new:
         again = "Run the same command without --shard once all parts are through."
         return [f"Part {config.shard}: {outcome.num_pictures:,} files are measured. {again}"]
     left_out = sum(outcome.rejected.values())
     lines = [] if outcome.is_new else ["Nothing to do: the same files were prepared with the same options before."]
-    lines.append(f"{output}: {outcome.num_pictures:,} pictures to train on, {left_out:,} files left out.")
+    lines.append(f"{output}: {words(outcome.num_pictures, 'picture')} to train on, {words(left_out, 'file')} left out.")
     if left_out:
         reasons = counts_in_words(outcome.rejected)
         lines.append(f"Left out: {reasons}; each with its detail in {output / 'rejected.jsonl'}.")

@@ -26,6 +26,11 @@ class Brought:
         text = self.texts[index]
         return tuple(text.split(BETWEEN)) if text else ()
 
+    def only(self, chosen: np.ndarray) -> "Brought":
+        """Returns the same for some of the pictures, by their numbers."""
+        special = {place: self.special[index] for place, index in enumerate(map(int, chosen)) if index in self.special}
+        return Brought(self.texts.only(chosen), special)
+
 
 def brought_along(sources: Sequence[str], entries: Mapping[str, Entry]) -> Brought:
     """Returns what the entries say, in the order of the sources."""
@@ -41,9 +46,15 @@ def brought_along(sources: Sequence[str], entries: Mapping[str, Entry]) -> Broug
 class Captions:
     """The captions of the pictures that are kept, and where each one's first is from."""
 
-    def __init__(self, indices: np.ndarray, captions: Iterable[tuple[Sequence[str], str]]) -> None:
-        """Takes the pictures' numbers in rising order, and for each its captions and their origin."""
+    def __init__(
+        self, indices: np.ndarray, captions: Iterable[tuple[Sequence[str], str]], *, is_complete: bool = True
+    ) -> None:
+        """Takes the pictures' numbers in rising order, and for each its captions and their origin.
+
+        It is not complete where a captioner failed on some pictures.
+        """
         self.indices = indices
+        self.is_complete = is_complete
         self.origins: dict[str, int] = {}
         codes = np.empty(len(indices), np.uint8)
 

@@ -8,7 +8,7 @@ import numpy as np
 from datasets_prep.brought import Brought, Captions
 from datasets_prep.caption_cache import JsonLinesCache
 from datasets_prep.captioners import make_captioner
-from datasets_prep.captioning import Picture, final_captions, write_captions
+from datasets_prep.captioning import Picture, final_captions, unwritten, write_captions
 from datasets_prep.captions import made_caption, name_in_words, with_trigger
 from datasets_prep.config import CaptionsConfig, PrepConfig
 from datasets_prep.decisions import Decided
@@ -42,8 +42,9 @@ def caption_all(
 
     def existing(index: int) -> tuple[tuple[str, ...], str]:
         decided = decisions.get(sorting.pictures.hex(index)) if decisions else None
-        if decided is not None and decided.text:
-            return (decided.text,), "decision"
+        if decided is not None and decided.text is not None:
+            text = " ".join(decided.text.split())
+            return ((text,), "decision") if text else ((), "")  # a new one is wanted
         return brought_by(sorting, brought, [index, *copies_of.get(index, ())])
 
     def is_asked(index: int) -> bool:
@@ -52,7 +53,7 @@ def caption_all(
 
     options = config.captions
     asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
-    written = written_captions(sorting, options, asked, own, loader, findings, progress)
+    written, is_complete = written_captions(sorting, options, asked, own, loader, findings, progress)
 
     def final() -> Iterator[tuple[Sequence[str], str]]:
         for index in map(int, kept):
@@ -72,7 +73,7 @@ def caption_all(
             return finals, origin
         return finals, "file name" if needs_name else options.captioner
 
-    return Captions(kept, final())
+    return Captions(kept, final(), is_complete=is_complete)
 
 
 def brought_by(sorting: Sorting, brought: Brought, members: Sequence[int]) -> tuple[tuple[str, ...], str]:
@@ -92,18 +93,18 @@ def written_captions(
     loader: Loader,
     findings: Findings,
     progress: Progress,
-) -> dict[int, list[str]]:
-    """Returns what the captioner writes for the pictures that need it."""
+) -> tuple[dict[int, list[str]], bool]:
+    """Returns what the captioner writes for the pictures that need it, and whether it failed on none."""
     if not asked:
-        return {}
+        return {}, True
     sources, seen = sorting.pictures.sources, sorting.pictures.seen
     pictures = [
         Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked
     ]
-    cache = JsonLinesCache(own / "captions.jsonl", findings)
+    cache, captioner = JsonLinesCache(own / "captions.jsonl", findings), make_captioner(config)
     try:
         written = write_captions(
-            make_captioner(config),
+            captioner,
             config,
             pictures,
             lambda index: loader.at_least(index, config.max_side),
@@ -111,6 +112,12 @@ def written_captions(
             findings,
             lambda done, total: progress("captioning", done, total),
         )
+        num_failed = len(unwritten(captioner, config, pictures, cache, findings))
     finally:
         cache.close()
-    return {index: [each.text for each in texts] for index, texts in written.items()}
+    if num_failed == len(pictures):
+        raise OSError(
+            f"captions: {captioner.name} failed on all {num_failed:,} pictures: {findings.warnings[-1]}. Mend that and "
+            "run the same command again, or do without: captions.captioner file_name."
+        )
+    return {index: [each.text for each in texts] for index, texts in written.items()}, not num_failed

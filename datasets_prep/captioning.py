@@ -76,6 +76,14 @@ def write_captions(
     return {picture.key: host.captions(picture) for picture in pictures}
 
 
+def unwritten(
+    captioner: Captioner, config: CaptionsConfig, pictures: Sequence[Picture], cache: CaptionCache, findings: Findings
+) -> set[int]:
+    """Returns the keys of the pictures that the captioner has not written every caption of: it failed on them."""
+    host = _Host(captioner, config, captioner.identity(), cache, findings)
+    return {picture.key for picture in pictures if host.missing_kinds(picture)}
+
+
 def final_captions(
     existing: Sequence[str],
     written: Sequence[str],

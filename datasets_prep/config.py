@@ -11,7 +11,7 @@ CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "l
 
 def _check_positive(section: str, **values: float | None) -> None:
     for name, value in values.items():
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # nor nan
             raise ValueError(f"{section}.{name}: got {value:g}, expected a number above 0.")
 
 
@@ -19,6 +19,12 @@ def _check_share(section: str, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{section}.{name}: got {value:g}, expected 0 to 1.")
+
+
+def _check_texts(section: str, **values: str | None) -> None:
+    for name, value in values.items():
+        if value is not None and ("\0" in value or value != value.encode("utf-8", "ignore").decode()):
+            raise ValueError(f"{section}{name}: got {value!r}, expected text that UTF-8 can hold, without NUL.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class QualityConfig:
 
     def __post_init__(self) -> None:
         _check_positive("quality", min_side=self.min_side, max_aspect=self.max_aspect, flag_aspect=self.flag_aspect)
+        if self.max_aspect < 1 or self.flag_aspect < 1:
+            raise ValueError("quality.max_aspect, quality.flag_aspect: expected 1 or more, long side by short side.")
         _check_share("quality", flag_blurred=self.flag_blurred, flag_upscaled=self.flag_upscaled)
         _check_share("quality", flag_border=self.flag_border)
         unknown = sorted(set(self.reject) - set(FLAGS))
@@ -182,6 +190,7 @@ class CaptionsConfig:
         counts = ("batch_size", "max_new_tokens", "max_side", "requests_in_flight")
         _check_positive("captions", **{name: getattr(self, name) for name in counts})
         _check_share("captions", threshold=self.threshold)
+        _check_texts("captions.", prefix=self.prefix, template=self.template, prompt=self.prompt)
         if "{caption}" not in self.template:
             raise ValueError(f"captions.template: got {self.template!r}, expected a text that holds {{caption}}.")
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
@@ -190,6 +199,11 @@ class CaptionsConfig:
             raise ValueError(
                 f"captions: got captioner {self.captioner} and url {self.url}, expected http with an address, e.g. "
                 "http://127.0.0.1:8000/v1, or another captioner without."
+            )
+        if self.captioner == "file_name" and self.kinds != ("long",):
+            raise ValueError(
+                f"captions.kinds: got {' '.join(self.kinds)}, but the captioner file_name writes one for each picture. "
+                "Name another captioner: captions.captioner."
             )
         if self.captioner == "file_name" and self.model is not None:
             raise ValueError(
@@ -313,8 +327,12 @@ class PrepConfig:
     write: WriteConfig = field(default_factory=WriteConfig)
 
     def __post_init__(self) -> None:
-        if not self.source:
-            raise ValueError("source: nothing given, expected a folder of pictures or another source.")
+        if not self.source or not all(given.strip() for given in self.source):
+            raise ValueError("source: got nothing or a blank, expected a folder of pictures or another source.")
+        _check_texts("", trigger=self.trigger)
+        for name in ("caption_column", "image_column"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name}: got a blank, expected the name of a column.")
         if self.workers < 0:
             raise ValueError(f"workers: got {self.workers}, expected 0 (one a core) or more.")
         try:

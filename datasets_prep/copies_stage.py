@@ -45,8 +45,7 @@ def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
     """Returns the numbers of all pictures, those that are kept rather than others first."""
     pictures = sorting.pictures
     num_pixels = pictures.width.astype(np.int64) * pictures.height
-    order = keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
-    return np.concatenate([order[sorting.protected[order]], order[~sorting.protected[order]]])
+    return keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
 
 
 def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None:

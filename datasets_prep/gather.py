@@ -89,9 +89,9 @@ def results_of(
 
 
 def all_pictures(
-    names: Sequence[str], keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
-) -> tuple[Pictures, list[Rejected]]:
-    """Returns what decodes, in the order of the names, and the rest with its reasons."""
+    names: Texts, keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
+) -> tuple[Pictures, np.ndarray, list[Rejected]]:
+    """Returns what decodes, in the order of the names, which of these it is, and the rest with its reasons."""
     store = Store(folder)
     places = store.places(keys)
     assert int((places < 0).sum()) == len(transient), "a file was neither measured nor left out"
@@ -105,4 +105,4 @@ def all_pictures(
                 rejected.append(Rejected(names[index], reason, detail))
                 is_good[index] = False
     good = np.flatnonzero(is_good)
-    return read_pictures(store, places[good], Texts(names[int(index)] for index in good)), rejected
+    return read_pictures(store, places[good], names.only(good)), good, rejected

@@ -19,7 +19,7 @@ class JsonLines:
                 try:
                     key, value = json.loads(line)
                     self._values[str(key)] = float(value)
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, OverflowError, RecursionError):
                     findings.warn(f"lines of {path.name} that cannot be read; they are made anew", f"line {number}")
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
         if ends_torn:

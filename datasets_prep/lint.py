@@ -51,6 +51,8 @@ def token_counter(config: LintConfig) -> Callable[[str], int]:
 def _load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    if name.startswith(("/", "./", "../", "~")) and not os.path.isdir(os.path.expanduser(name)):
+        raise ValueError(f"lint.tokenizer: {name} is no folder, expected a tokenizer's folder or a Hub id.")
     path = os.path.join(name, "tokenizer")  # of a pipeline's folder
     try:
         return AutoTokenizer.from_pretrained(path if os.path.isdir(path) else name)

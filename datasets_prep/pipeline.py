@@ -95,7 +95,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
 class Files:
     """What a source holds, as columns."""
 
-    names: Sequence[str]
+    names: Texts
     keys: np.ndarray
     """[N] What each is found by in the store of measurements."""
     rejected: Sequence[Rejected]
@@ -107,7 +107,7 @@ def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], fi
     """Returns what the source holds; `others` is what the result depends on besides files and options."""
     listing = source.listing(findings)
     salt = salt_of(look_of(config.limits, config.background))
-    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("",))
+    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("any",))
     inputs = hashlib.sha256(ascii((VERSION, salt, same, source.name, *others)).encode())
     for entry in [*listing.items, *listing.rejected]:
         inputs.update(ascii(entry).encode())
@@ -123,14 +123,16 @@ def measure_all(
     entries = source.entries(files.names, findings)
     chosen = np.flatnonzero([name in entries for name in files.names])
     chosen = chosen if config.shard is None else shard_of(chosen, config.shard)
-    names, keys = Texts(files.names[int(place)] for place in chosen), files.keys[chosen]
+    names, keys = files.names.only(chosen), files.keys[chosen]
     look = look_of(config.limits, config.background)
     with engine_of(config) as engine:
         transient = measure_missing(source, names, keys, own / "measured", engine, look, findings, progress)
     if config.shard is not None:
         return len(names)
-    pictures, unreadable = all_pictures(names, keys, own / "measured", transient)
-    return pictures, brought_along(pictures.sources, entries), [*files.rejected, *unreadable]
+    brought = brought_along(names, entries)
+    del entries  # hundreds of bytes a file
+    pictures, good, unreadable = all_pictures(names, keys, own / "measured", transient)
+    return pictures, brought.only(good), [*files.rejected, *unreadable]
 
 
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
@@ -192,10 +194,11 @@ class Stages:
         left = sorted_rejections(rejected, sorting)
         indices = np.flatnonzero(sorting.is_in)
         if not len(indices):
+            counts = counts_in_words(counted(left))
+            these = first_few([f"{each.source} ({each.detail})" for each in left])
             raise NothingUsable(
-                f"source: {', '.join(config.source)} holds no usable picture "
-                f"({counts_in_words(counted(left)) or 'no files'}). Expected pictures such as JPEG, PNG or WebP. Check "
-                f"the path and these files: {first_few([f'{each.source} ({each.detail})' for each in left])}"
+                f"source: {', '.join(config.source)} holds no usable picture ({counts or 'no files'}). Expected "
+                "pictures such as JPEG, PNG or WebP. Check the path" + (f" and these files: {these}" if left else ".")
             )
         for index in sorted(pictures.notes):
             for note in pictures.notes[index] if sorting.is_in[index] else ():
@@ -207,7 +210,7 @@ class Stages:
             brought=self.brought,
             flags=all_flags(pictures, config.quality),
             learned=learned,
-            reported=sorting.reported,
+            reported={index: copy for index, copy in sorting.reported.items() if sorting.is_in[copy.keeper]},
             sizes=sizes_of(pictures, indices, config.buckets),
             is_held_out=sides(sorting, self.brought, indices, config.split, findings),
             saved_as=None if config.write.reencode == "no" else (config.write.reencode, config.background),
@@ -222,7 +225,7 @@ class Stages:
             buckets=bucket_rows(kept),
             options=shown_options(config),
         )
-        state = replace(state, num_pictures=len(kept), rejected=counted(left))
+        state = replace(state, num_pictures=len(kept), rejected=counted(left), is_complete=captions.is_complete)
         publish(config, output, self.own, state, prepared, kept, self.source.read, loader.by_name)
         return Outcome(len(kept), state.rejected, findings.warnings, is_new=True)
 

@@ -20,9 +20,9 @@ from datasets_prep.workplace import (
     LISTINGS,
     State,
     check_unedited,
+    extent,
     file_sha256,
     is_own,
-    num_files,
     read_state,
     write_state,
 )
@@ -74,7 +74,8 @@ def publish(
         rows, files = in_shards(config, output, own, kept, content)
     else:
         rows = kept.rows()
-        write_files(output, rows, content)
+        sizes = None if config.write.reencode != "no" else kept.pictures.num_bytes[kept.indices]
+        write_files(output, rows, content, sizes)
         names = {kept.stored_name(place) for place in range(len(kept))}
         if config.write.txt:
             names |= {Path(name).name for name in write_sidecars(output, rows)}
@@ -91,7 +92,7 @@ def publish(
         write_text(output / CARD, text)
     tidy(output, files)
     write_report(output / "report.html", replace(prepared, kept=rows), load)
-    write_state(own, replace(state, is_done=True, files={folder: num_files(output / folder) for folder in files}))
+    write_state(own, replace(state, is_done=True, files={folder: extent(output / folder) for folder in files}))
 
 
 def is_parquet(config: PrepConfig, num_pictures: int) -> bool:

@@ -23,7 +23,10 @@ def walk(root: str, skipped: Iterable[Path], findings: Findings) -> tuple[list[I
         folder = folders.pop() if folders else links.pop(0)
         try:
             identity = _identity(os.stat(os.path.join(root, folder)))
-            names = [] if identity in entered else os.listdir(os.path.join(root, folder))
+            if identity in entered:
+                rejected.append(Rejected(folder, "not_a_file", "a link to a folder that is read already, or not to be"))
+                continue
+            names = os.listdir(os.path.join(root, folder))
         except OSError as error:
             rejected.append(Rejected(folder or ".", "unreadable", f"folder cannot be listed: {error.strerror}"))
             continue

@@ -72,6 +72,15 @@ class Sorting:
             index = self.copies[index].keeper
         return index
 
+    def in_full(self, index: int) -> Copy:
+        """Returns how a copy relates to the picture that stands for it in the end, perhaps through another copy."""
+        copy = self.copies[index]
+        while copy.keeper in self.copies:
+            further = self.copies[copy.keeper]
+            detail = f"as {self.pictures.sources[copy.keeper]} ({copy.detail}): {further.detail}"
+            copy = Copy(further.keeper, further.reason, min(copy.score, further.score), detail)
+        return copy
+
     def rejections(self) -> list[Rejected]:
         """Returns a line for every picture that is not in."""
         sources, in_hex = self.pictures.sources, self.pictures.hex
@@ -79,18 +88,15 @@ class Sorting:
             Rejected(sources[index], reason, detail, None, score, in_hex(index))
             for index, (reason, detail, score) in self.left_out.items()
         ]
-        for index, copy in self.copies.items():
-            keeper = self.final_keeper(index)
-            if keeper in self.left_out:  # by a later stage, which the copy would not have passed either
-                reason, detail, score = self.left_out[keeper]
-                detail = f"as {sources[keeper]}, which it repeats: {detail}"
+        for index in self.copies:
+            copy = self.in_full(index)
+            if copy.keeper in self.left_out:  # by a later stage, which the copy would not have passed either
+                reason, detail, score = self.left_out[copy.keeper]
+                detail = f"as {sources[copy.keeper]}, which it repeats: {detail}"
                 lines.append(Rejected(sources[index], reason, detail, None, score, in_hex(index)))
             else:
-                lines.append(
-                    Rejected(
-                        sources[index], copy.reason, copy.detail, sources[keeper], round(copy.score, 4), in_hex(index)
-                    )
-                )
+                keeper, score = sources[copy.keeper], round(copy.score, 4)
+                lines.append(Rejected(sources[index], copy.reason, copy.detail, keeper, score, in_hex(index)))
         return lines
 
 

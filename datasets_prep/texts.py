@@ -4,6 +4,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
+import numpy as np
+
 
 class Texts(Sequence[str]):
     """Texts in one piece of memory: their UTF-8 and eight bytes each; names with undecodable bytes are kept as well."""
@@ -29,6 +31,10 @@ class Texts(Sequence[str]):
             raise IndexError(index)
         index %= len(self)
         return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
+
+    def only(self, chosen: Sequence[int] | np.ndarray) -> "Texts":
+        """Returns those with the numbers `chosen`, which rise; itself where that is all of them."""
+        return self if len(chosen) == len(self) else Texts(self[int(index)] for index in chosen)
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

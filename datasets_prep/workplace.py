@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,10 +29,12 @@ class State:
     earlier: Mapping[str, str] = field(default_factory=dict)
     """Those that are being replaced."""
     is_done: bool = False
+    is_complete: bool = True
+    """False where a captioner failed on some pictures, which the next run asks again."""
     num_pictures: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
-    files: Mapping[str, int] = field(default_factory=dict)
-    """Folder -> number of files in it."""
+    files: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Folder -> number of files in it, and of their bytes."""
 
 
 class NothingUsable(ValueError):
@@ -78,14 +80,16 @@ def is_whole(output: Path, state: State) -> bool:
     """Whether everything is there that the state says was written; contents are taken on trust."""
     return (
         state.is_done
+        and state.is_complete
         and all((output / name).is_file() for name in (*LISTINGS, "report.html"))
-        and all((output / name).is_dir() and num_files(output / name) == num for name, num in state.files.items())
+        and all((output / name).is_dir() and extent(output / name) == list(both) for name, both in state.files.items())
     )
 
 
-def num_files(folder: Path) -> int:
-    """Returns how many visible files a folder holds."""
-    return sum(not name.startswith(".") for name in os.listdir(folder))
+def extent(folder: Path) -> list[int]:
+    """Returns how many visible files a folder holds, and how many bytes they have."""
+    sizes = [entry.stat().st_size for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    return [len(sizes), sum(sizes)]
 
 
 def check_unedited(output: Path, state: State | None) -> None:

@@ -53,14 +53,20 @@ def picture_bytes(
     return saved.getvalue()
 
 
-def write_files(output: Path, rows: Sequence[Row], content: Callable[[Row], bytes]) -> None:
-    """Writes OUTPUT/<file_name> for every row that has no such file yet; a name stands for its content."""
+def write_files(
+    output: Path, rows: Sequence[Row], content: Callable[[Row], bytes], sizes: Sequence[int] | np.ndarray | None
+) -> None:
+    """Writes OUTPUT/<file_name> for every row that has no such file yet; a name stands for its content.
+
+    A file of another size than `sizes` says, where that is known, is written again.
+    """
     folder = output / IMAGES
     folder.mkdir(exist_ok=True)
 
-    def write(row: Row) -> None:
+    def write(place: int) -> None:
+        row = rows[place]
         path = output / str(row["file_name"])
-        if path.exists():
+        if path.exists() and (sizes is None or path.stat().st_size == sizes[place]):
             return
         temporary = unfinished(path)
         temporary.write_bytes(content(row))
@@ -69,7 +75,7 @@ def write_files(output: Path, rows: Sequence[Row], content: Callable[[Row], byte
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
-            list(pool.map(write, rows[start : start + WRITTEN_AT_ONCE]))
+            list(pool.map(write, range(start, min(start + WRITTEN_AT_ONCE, len(rows)))))
     sync(folder)
 
 

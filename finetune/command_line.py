@@ -140,7 +140,7 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
 def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the file's options as flags would give them, and the problems."""
     if not path.is_file():
-        return {}, [f"config: no file {path}. The presets lie in recipes/configs."]
+        return {}, [f"config: no file {path}. Presets of recipes lie in recipes/configs."]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -209,6 +209,8 @@ def spelled(text: str, hint: Any) -> str:
         return "True"
     if bool in options and word in ("false", "no", "off", "0"):
         return "False"
+    if text == "False":  # what YAML makes of a bare off or no, where these are choices
+        return next((choice for choice in choices(hint) if choice in ("off", "no")), text)
     return "None" if types.NoneType in options and word in ("none", "null", "") else text
 
 

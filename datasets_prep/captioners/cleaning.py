@@ -65,9 +65,9 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
 
 
 def stripped(text: str, between: str = " ") -> str:
-    """Returns the lines of a text as one, without thoughts, the chat's marks, introductions and quotation marks around it.
+    """Returns the text on one line, without thoughts, the chat's marks, introductions and quotation marks around it.
 
-    What no file can hold is dropped: a server may cut an answer in the middle of a character.
+    `between` stands between its lines. What no file can hold is dropped, e.g. where a server cuts a character in two.
     """
     text = SPECIAL.sub(" ", THOUGHTS.sub(" ", UNWRITABLE.sub("", text))).replace("**", "")
     text = between.join(" ".join(line.split()) for line in text.splitlines() if line.strip())

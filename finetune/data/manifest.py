@@ -184,8 +184,8 @@ def _check_finished(folder: Path) -> None:
         return
     if not state.get("is_done"):
         raise ValueError(
-            f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` command "
-            "again; it goes on from there."
+            f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` "
+            "command again; it goes on from there."
         )
 
 

@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tokenizer = saved["blip"] / "tokenizer.json"
     content = json.loads(tokenizer.read_text())
     vocabulary = content["model"]["vocab"]  # every word becomes a sentence, for only whole ones are used
-    content["model"]["vocab"] = {f"{word}." if word.isalpha() else word: id for word, id in vocabulary.items()}
+    content["model"]["vocab"] = {f"{word}." if word.isalpha() else word: number for word, number in vocabulary.items()}
     tokenizer.write_text(json.dumps(content))
     return {name: str(path) for name, path in saved.items()}
 
@@ -130,6 +130,37 @@ def test_a_new_picture_alone_is_scored_and_an_interrupted_run_goes_on(
     assert seen.of("scoring") == [(1, 1)]
     assert {source: again[source]["scores"] for source in kept} == {source: kept[source]["scores"] for source in kept}
     assert "nsfw" in again["new one"]["scores"]
+
+
+def test_another_model_in_the_same_folder_scores_all_anew(config: PrepConfig, tmp_path: Path) -> None:
+    scores = ScoresConfig(nsfw_model=str(save_classifier(tmp_path / "model", ["normal", "nsfw"])))
+    before, _, _, _ = prepared(config, scores=scores)
+    save_classifier(tmp_path / "model", ["nsfw", "normal"])  # the same weights, the other way round
+    after, _, seen, outcome = prepared(config, scores=scores)
+    assert outcome.is_new and len(seen.of("scoring")) == 6
+    for name in NAMES:
+        assert after[name]["scores"]["nsfw"] == pytest.approx(1 - before[name]["scores"]["nsfw"], abs=1e-4)
+
+
+def test_a_near_copy_that_passes_stays_for_a_better_one_that_does_not(tmp_path: Path, models: dict[str, str]) -> None:
+    large = drawn(3, (300, 260))
+    same, small = encoded(large), encoded(large.resize((150, 130)))
+    source = write(tmp_path / "raw", {"large.png": same, "same.png": same, "small.png": small})
+    config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig(near="drop"))
+    _, left_out, _, _ = prepared(config)
+    assert {name: row["reason"] for name, row in left_out.items()} == {
+        "same": "exact_duplicate",
+        "small": "near_duplicate",
+    }
+    scores = ScoresConfig(watermark_model=models["watermark"])
+    both, _, _, _ = prepared(config, scores=scores, dedup=DedupConfig("off"))
+    of_large, of_small = (both[name]["scores"]["watermark"] for name in ("large", "small"))
+    assert of_small < of_large
+    kept, left_out, _, _ = prepared(config, scores=replace(scores, max_watermark=(of_small + of_large) / 2))
+    assert set(kept) == {"small"}
+    assert {name: (row["reason"], row["score"]) for name, row in left_out.items()} == {
+        name: ("low_score", pytest.approx(of_large, abs=1e-4)) for name in ("large", "same")
+    }
 
 
 def test_pictures_that_do_not_agree_with_their_captions_are_left_out(
@@ -240,9 +271,14 @@ class Server:
 
 
 def colour_of(image: Image.Image) -> str:
-    """The mean colour in steps that a JPEG does not change."""
-    shrunk = np.asarray(image.convert("RGB").resize((1, 1), Image.Resampling.BOX))[0, 0]
-    return "colour " + " ".join(str((int(level) + 8) // 16) for level in shrunk)
+    """The mean colour in words."""
+    mean = image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return f"colour {mean}"
+
+
+def said_of(seed: int) -> str:
+    """What the server says of the picture, which it sees as a JPEG."""
+    return colour_of(Image.open(io.BytesIO(encoded(drawn(seed), "JPEG", quality=90))))
 
 
 @pytest.fixture
@@ -296,21 +332,18 @@ def test_a_server_that_fails_in_the_middle_is_asked_only_for_the_rest(
     waits = HttpCaptioner.__init__.__kwdefaults__
     assert waits is not None
     monkeypatch.setitem(waits, "first_wait", 0.001)  # half a minute a picture otherwise
-    images = {f"picture {number}": drawn(number) for number in range(66)}
-    source = write(tmp_path / "raw", {f"{name}.png": encoded(image) for name, image in images.items()})
+    source = write(tmp_path / "raw", {f"{number}.png": encoded(drawn(number)) for number in range(66)})
     config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig("off"))
     captions = served(server)
     server.num_good = 16  # a batch: eight times the requests in flight
-    with pytest.raises(OSError, match="status 500 .*What is written so far is kept.*run the same command again"):
+    with pytest.raises(OSError, match=r"status 500 .*What is written so far is kept.*run the same command again"):
         prepare(replace(config, captions=captions))
     assert server.most_in_flight == 2 and not (config.output / "metadata.jsonl").exists()
 
     server.num_good, server.num_requests = 10**9, 0
     kept, _, seen, outcome = prepared(config, captions=captions)
     assert server.num_requests == 66 - 16 and seen.of("captioning")[0] == (16, 66)
-    assert {name: row["text"] for name, row in kept.items()} == {
-        name: colour_of(image) for name, image in images.items()
-    }
+    assert {name: row["text"] for name, row in kept.items()} == {str(seed): said_of(seed) for seed in range(66)}
     assert {row["caption_from"] for row in kept.values()} == {"http"} and outcome.notices == ()
     whole = replace(config, output=tmp_path / "at once", captions=captions)
     prepare(whole)
@@ -320,7 +353,7 @@ def test_a_server_that_fails_in_the_middle_is_asked_only_for_the_rest(
 def test_broken_characters_of_a_server_end_no_run(config: PrepConfig, server: Server) -> None:
     server.text = lambda colour: f"{colour}\0 in\ta \x1bframe \ud83d"  # json writes the half character as it is
     kept, _, _, _ = prepared(config, captions=served(server))
-    expected = {name: f"{colour_of(drawn(seed))} in a frame" for seed, name in enumerate(NAMES)}
+    expected = {name: f"{said_of(seed)} in a frame" for seed, name in enumerate(NAMES)}
     assert {name: row["text"] for name, row in kept.items()} == expected
 
 

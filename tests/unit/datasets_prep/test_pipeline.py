@@ -25,7 +25,7 @@ from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
 from datasets_prep.store import Pictures
-from finetune.command_line import parse
+from finetune.command_line import dump, parse
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import drawn, encoded, write
 
@@ -420,6 +420,59 @@ def test_a_source_without_pictures_is_refused_with_the_reasons(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"empty_file 1, not_an_image 1"):
         prepare(PrepConfig((source,), tmp_path / "prepared", workers=1))
     assert os.listdir(tmp_path) == ["raw"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "useful"),
+    [
+        (["--source", ""], "source: got nothing or a blank"),
+        (["--quality.max_aspect", "nan"], "quality.max_aspect"),
+        (["--quality.max_aspect", "0.5"], "expected 1 or more"),
+        (["--captions.kinds", "short", "tags"], "captions.kinds"),
+        (["--captions.template", "no place"], "{caption}"),
+        (["--trigger", "a\0b"], "trigger"),
+        (["--limits.file_mb", "900"], "at most 500"),
+        (["--scores.min_clip", "0.2"], "scores.clip_model"),
+        (["--dedup.level", "embed"], "embed_model"),
+        (["--captions.captioner", "blip"], "captions.model"),
+        (["--background", "nocolour"], "background"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(arguments: list[str], useful: str) -> None:
+    with pytest.raises(ValueError, match=useful):
+        parse(PrepConfig, ["--source", "raw", "--output", "x", *arguments], program="prep")
+
+
+def test_what_yaml_makes_of_off_and_no_is_understood(tmp_path: Path) -> None:
+    preset = tmp_path / "prep.yaml"
+    preset.write_text("source: [raw]\noutput: x\ndedup: {level: off}\nwrite: {reencode: no, txt: no}\n")
+    config = parse(PrepConfig, ["--config", str(preset)], program="prep")
+    assert (config.dedup.level, config.write.reencode, config.write.txt) == ("off", "no", False)
+    assert parse(PrepConfig, ["--config", str(written(tmp_path, config))], program="prep") == config
+
+
+def written(folder: Path, config: PrepConfig) -> Path:
+    (folder / "dumped.yaml").write_text(dump(config))
+    return folder / "dumped.yaml"
+
+
+def test_a_file_of_the_result_that_lost_its_content_is_written_again(config: PrepConfig) -> None:
+    prepare(config)
+    expected = contents(config.output)
+    next((config.output / "images").iterdir()).write_bytes(b"")
+    assert prepare(config).is_new
+    assert contents(config.output) == expected
+
+
+def test_what_is_kept_by_hand_stays_beside_the_better_copy(config: PrepConfig) -> None:
+    write(Path(config.source[0]), {"small_copy.jpg": encoded(drawn(1, (84, 70)), "JPEG", quality=90)})
+    drop = replace(config, dedup=DedupConfig(near="drop"))
+    prepare(drop)
+    copy = next(row for row in rows(config.output, "rejected.jsonl") if row["source"] == "small_copy.jpg")
+    append_decision(config.output / "decisions.jsonl", Decision(copy["sha256"], "", "keep"))
+    prepare(drop)
+    kept = {row["source"]: row for row in rows(config.output, "metadata.jsonl")}
+    assert "test/blue_2.png" in kept and kept["small_copy.jpg"]["near_duplicate_of"] == "test/blue_2.png"
 
 
 def test_mistakes_in_options_are_all_named() -> None:

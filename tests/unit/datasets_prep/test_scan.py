@@ -29,6 +29,8 @@ def test_walking_ends_and_gives_every_file_once(tmp_path: Path) -> None:
     sources, rejected, findings = walked(tmp_path)
     assert sources == ["a.png", "a/c.png", "a/x y\n'.png", "b.png"]
     assert rejected == {
+        "0link": "not_a_file",
+        "a/back": "not_a_file",
         "gone": "unreadable",
         "self": "unreadable",
         "pipe.jpg": "not_a_file",
