@@ -1,5 +1,6 @@
 """The lines of metadata.jsonl and rejected.jsonl, made one at a time: a million of them need not be in memory."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,13 @@ class Kept:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @functools.cached_property
+    def has_sides(self) -> bool:
+        """Whether some pictures are for validation."""
+        if self.is_held_out is not None:
+            return bool(self.is_held_out.any())
+        return any(self.split(place) == "validation" for place in range(len(self)))
+
     def rows(self, names: Callable[[int], str] | None = None) -> Rows:
         """Returns the lines of metadata.jsonl; `names` gives file_name by place where it is not the file's own."""
         return Rows(len(self), lambda place: self.row(place, self.file_name(place) if names is None else names(place)))
@@ -97,9 +105,12 @@ class Kept:
         """Returns the path of a picture in the result.
 
         It is the hash of its content: no name collides, and none holds a word like "test", which load_dataset takes for
-        a split.
+        a split. The folder says the side where there are two, as load_dataset expects.
         """
-        return f"images/{self.stored_name(place)}"
+        folder = "images"
+        if self.has_sides:
+            folder = "validation" if self.split(place) == "validation" else "train"
+        return f"{folder}/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
         """Returns the file's name alone."""

@@ -27,11 +27,13 @@ from datasets_prep.workplace import (
     write_state,
 )
 from datasets_prep.write import (
+    PICTURE_FOLDERS,
     picture_bytes,
     remove_others,
     write_files,
     write_listing,
     write_shards,
+    write_side_listings,
     write_sidecars,
     write_text,
 )
@@ -40,7 +42,7 @@ from finetune.disk import put_in_place, sync, unfinished
 LARGEST_FOLDER = 10_000
 """Pictures; above it the format auto writes shards."""
 CARD = "README.md"
-OWN_PICTURE = re.compile(r"[0-9a-f]{32}\.\w+")
+OWN_FILE = re.compile(r"[0-9a-f]{32}\.\w+|metadata\.jsonl")
 OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
 OWN_TEMPORARY = re.compile(r"tmp-report\.html-\d+")  # names are matched without the dot in front
 
@@ -76,10 +78,12 @@ def publish(
         rows = kept.rows()
         sizes = None if config.write.reencode != "no" else kept.pictures.num_bytes[kept.indices]
         write_files(output, rows, content, sizes)
-        names = {kept.stored_name(place) for place in range(len(kept))}
-        if config.write.txt:
-            names |= {Path(name).name for name in write_sidecars(output, rows)}
-        files = {"images": names}
+        names = [kept.file_name(place) for place in range(len(kept))]
+        names += write_sidecars(output, rows) if config.write.txt else []
+        names += write_side_listings(output, rows) if kept.has_sides else []
+        files: dict[str, set[str]] = {}
+        for folder, _, name in (name.partition("/") for name in names):
+            files.setdefault(folder, set()).add(name)
     listings = {}
     for name, lines, is_ascii in (("metadata.jsonl", rows, False), ("rejected.jsonl", prepared.rejected, True)):
         listings[name] = write_listing(output / name, lines, is_ascii=is_ascii)
@@ -129,15 +133,12 @@ def in_shards(
 
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
     """Removes pictures and shards that an earlier run wrote and this one does not list; other files stay."""
-    for folder, own_name in (("images", OWN_PICTURE), ("data", OWN_SHARD), (".", OWN_TEMPORARY)):
-        remove_others(output / folder, files.get(folder, ()), own_name)
-        if (
-            folder not in files
-            and folder != "."
-            and (output / folder).is_dir()
-            and not any((output / folder).iterdir())
-        ):
-            (output / folder).rmdir()
+    remove_others(output, (), OWN_TEMPORARY)
+    for name, own_name in [*dict.fromkeys(PICTURE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
+        folder = output / name
+        remove_others(folder, files.get(name, ()), own_name)
+        if name not in files and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:

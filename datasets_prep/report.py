@@ -1,6 +1,7 @@
 """report.html: what a preparation found, in one file that needs no network and takes decisions about pictures."""
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from html import escape
@@ -9,12 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from datasets_prep import report_parts as parts
 from datasets_prep import report_texts as texts
 from datasets_prep.records import Prepared
-from datasets_prep.report_copies import clusters
+from datasets_prep.report_bounded import key_of, places_of
+from datasets_prep.report_copies import Copies
+from datasets_prep.report_parts import Flags, LeftOut, stages
 from datasets_prep.report_pieces import MOST_THUMBNAIL_BYTES, Thumbnails, folded, plural, text_html
-from datasets_prep.report_sizes import buckets
+from datasets_prep.report_sizes import Losses, buckets
+from datasets_prep.report_words import Words
+from datasets_prep.report_worst import Worst
 from finetune.evaluation.page import page, write_page
 
 MOST_BYTES = 24_000_000
@@ -28,7 +32,8 @@ def write_report(path: Path, prepared: Prepared, load: Callable[[str], Image.Ima
     """Writes the report of a preparation and returns its path.
 
     `load` gives the picture of a `source`, or None where it cannot be read; it is asked at most once for each, and for
-    no more than the page holds. The same preparation gives the same bytes.
+    no more than the page holds. The same preparation gives the same bytes. The rows of a preparation may be made when
+    they are asked for: they go by once, and a few thousand are asked for again to be shown.
     """
     thumbnails = Thumbnails(load)
     body = _body(prepared, thumbnails)
@@ -39,28 +44,59 @@ def write_report(path: Path, prepared: Prepared, load: Callable[[str], Image.Ima
     return path
 
 
+class _Seen:
+    """What the parts need of the rows, which go by here once; it grows by 12 bytes a picture and 12 a copy."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.copies, self.left_out, self.flags = Copies(prepared), LeftOut(), Flags()
+        self.worst, self.words, self.losses = Worst(len(prepared.kept)), Words(len(prepared.kept)), Losses()
+        self.num_held_out = 0
+        self.caption_sources: Counter[str] = Counter()
+        for place, row in enumerate(prepared.rejected):
+            self.copies.add_rejected(place, row)
+            self.left_out.add(row)
+        digest = hashlib.sha256(prepared.name.encode("utf-8", "surrogatepass"))
+        keys = array("Q")
+        for place, row in enumerate(prepared.kept):
+            self.copies.add_kept(place, row)
+            self.left_out.add_kept(row)
+            self.flags.add(row)
+            self.worst.add(place, row)
+            self.words.add(place, row)
+            self.losses.add(place, row)
+            self.num_held_out += row.get("split") == "validation"
+            self.caption_sources[str(row.get("caption_from", "unknown"))] += 1
+            digest.update(str(row.get("sha256", row.get("source"))).encode("utf-8", "surrogatepass"))
+            keys.append(key_of(row["source"]))
+        self.places = places_of(keys)
+        self.identity = digest.hexdigest()[:16]
+        """What tells this set from others in a browser's storage: its content, not where the page lies."""
+
+
 def _body(prepared: Prepared, thumbnails: Thumbnails) -> str:
+    seen = _Seen(prepared)
+    places = seen.places
+    is_marked = places.having([mark.sources for mark in prepared.lint])
     # The thumbnails go to whom asks first, so that the order here is one of need; the page has another.
-    num_clusters, copies = clusters(prepared, thumbnails)
-    num_flagged, flags = parts.flags(prepared)
-    worst = parts.worst(prepared, thumbnails)
-    sizes = buckets(prepared, thumbnails)
-    lint = texts.lint(prepared, thumbnails)
-    rejected = parts.rejected(prepared, thumbnails)
+    num_clusters, copies = seen.copies.html(places, thumbnails)
+    worst = seen.worst.html(prepared.kept, thumbnails)
+    sizes = buckets(prepared, seen.losses, places, thumbnails)
+    lint = texts.lint(prepared, places, thumbnails)
+    left_out = seen.left_out.html(thumbnails)
     sections = [
-        ("stages", "Stages", None, parts.stages(prepared)),
+        ("stages", "Stages", None, stages(prepared)),
         ("copies", "Copies", num_clusters, copies),
-        ("rejected", "Left out", len(prepared.rejected), rejected),
+        ("rejected", "Left out", len(prepared.rejected), left_out),
         ("worst", "Worst of every score", None, worst),
-        ("flags", "Flags", num_flagged, flags),
+        ("flags", "Flags", seen.flags.num_flagged, seen.flags.html()),
         ("lint", "Captions to mend", len(prepared.lint), lint),
-        ("words", "Words", None, texts.words(prepared)),
+        ("words", "Words", None, seen.words.html()),
         ("list", "Captions", len(prepared.kept), ""),
         ("sizes", "Training sizes", len(prepared.buckets), sizes),
         ("options", "Options", None, _options(prepared.options)),
     ]
     taken = sum(len(content.encode("utf-8", "replace")) for *_, content in sections) + MOST_THUMBNAIL_BYTES
-    captions = texts.captions(prepared, thumbnails, max(MOST_BYTES - taken, LEAST_CAPTION_BYTES))
+    captions = texts.captions(prepared, places, is_marked, thumbnails, max(MOST_BYTES - taken, LEAST_CAPTION_BYTES))
     links = "".join(
         f'<a href="#{name}">{title}{f" <small>{num:,}</small>" if num else ""}</a>' for name, title, num, _ in sections
     )
@@ -72,9 +108,9 @@ def _body(prepared: Prepared, thumbnails: Thumbnails) -> str:
     if thumbnails.is_full:
         room = f"The page has room for {len(thumbnails.sources):,} pictures; others are shown as empty frames."
     return (
-        f'<header data-set="{_identity(prepared)}"><h1>{text_html(prepared.name)}</h1>'
+        f'<header data-set="{seen.identity}"><h1>{text_html(prepared.name)}</h1>'
         f"<p>{_summary(prepared)}</p></header>{_notices([*prepared.notices, *([room] if room else [])])}"
-        f"{_tiles(prepared, num_clusters, num_flagged)}<nav>{links}</nav>\n{filled}{BAR}"
+        f"{_tiles(prepared, seen, num_clusters, int(is_marked.sum()))}<nav>{links}</nav>\n{filled}{BAR}"
     )
 
 
@@ -83,18 +119,15 @@ def _summary(prepared: Prepared) -> str:
     return f"{plural(num, 'file')}, of which {len(prepared.kept):,} are kept and {len(prepared.rejected):,} left out."
 
 
-def _tiles(prepared: Prepared, num_clusters: int, num_flagged: int) -> str:
-    held_out = sum(1 for row in prepared.kept if row.get("split") == "validation")
-    sources = Counter(str(row.get("caption_from", "unknown")) for row in prepared.kept)
-    marked = {source for mark in prepared.lint for source in mark.sources}
+def _tiles(prepared: Prepared, seen: _Seen, num_clusters: int, num_marked: int) -> str:
     tiles = [
-        ("pictures to train on", len(prepared.kept) - held_out),
-        ("held out", held_out),
+        ("pictures to train on", len(prepared.kept) - seen.num_held_out),
+        ("held out", seen.num_held_out),
         ("left out", len(prepared.rejected)),
         ("pictures with copies", num_clusters),
-        ("flagged", num_flagged),
-        ("captions to mend", len(marked)),
-        *((f"captions from {name}", count) for name, count in sources.most_common(3)),
+        ("flagged", seen.flags.num_flagged),
+        ("captions to mend", num_marked),
+        *((f"captions from {name}", count) for name, count in seen.caption_sources.most_common(3)),
     ]
     cells = "".join(f'<div class="tile"><span>{escape(name)}</span><b>{count:,}</b></div>' for name, count in tiles)
     return f'<div class="tiles">{cells}</div>'
@@ -114,14 +147,6 @@ def _options(options: str) -> str:
         return '<p class="note">Not recorded.</p>'
     content = folded("All options", f"<pre>{text_html(options, MOST_OPTION_LETTERS)}</pre>")
     return f'<div class="card folds">{content}</div>'
-
-
-def _identity(prepared: Prepared) -> str:
-    """What tells this set from others in a browser's storage: its content, not where the page lies."""
-    digest = hashlib.sha256(prepared.name.encode("utf-8", "surrogatepass"))
-    for row in prepared.kept:
-        digest.update(str(row.get("sha256", row.get("source"))).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
 
 
 BAR = """

@@ -1,9 +1,6 @@
-"""The report's parts about pictures: stages, what was left out, the worst of every score, flags."""
+"""The report's parts about the stages, flags, and what was left out."""
 
-import heapq
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from html import escape
 
 from datasets_prep.config import FLAGS
@@ -17,7 +14,6 @@ from datasets_prep.report_pieces import (
     folded,
     name_html,
     plural,
-    strip,
     text_html,
     texts_of,
     thumbnail_html,
@@ -25,31 +21,8 @@ from datasets_prep.report_pieces import (
 )
 from finetune.evaluation.page import nothing
 
-MOST_WORST = 24
 MOST_REJECTED_PICTURES = 24
 MOST_REJECTED_ROWS = 100
-
-ENDS = {
-    "brightness": (("Darkest", False), ("Lightest", True)),
-    "deviation": (("Least contrast", False),),
-    "entropy": (("Least content", False),),
-    "saturation": (("Least colour", False),),
-    "detail": (("Least detail", False),),
-    "spectrum": (("Most likely enlarged", False),),
-    "jpeg_quality": (("Lowest JPEG quality", False),),
-    "blocks": (("Strongest blocks", True),),
-    "border": (("Widest borders", True),),
-    "aesthetic": (("Least aesthetic", False),),
-    "nsfw": (("Most likely unsafe", True),),
-    "watermark": (("Most likely with a watermark", True),),
-    "clip": (("Caption agrees least", False),),
-}
-"""Which end of a score is the worse one; True stands for the high one. Other scores show both."""
-
-HARMLESS = {"jpeg_quality": 100.0, "border": 0.0, "blocks": 1.0}
-"""Values that say that there is nothing to see."""
-
-UNSHOWN = ("frames",)
 
 MEANINGS = {
     "small": "a side below quality.flag_side",
@@ -104,82 +77,65 @@ def stages(prepared: Prepared) -> str:
     return f'<div class="card wide"><table class="figures bars">{head}{lines}</table></div>'
 
 
-def worst(prepared: Prepared, thumbnails: Thumbnails) -> str:
-    """Returns the pictures at the worse end of every score."""
-    every = (row.get("scores") for row in prepared.kept)
-    names = sorted({str(name) for scores in every if isinstance(scores, Mapping) for name in scores} - set(UNSHOWN))
-    names.sort(key=lambda name: list(ENDS).index(name) if name in ENDS else len(ENDS))
-    num = min(MOST_WORST, max(4, len(prepared.kept) // 4))
-    parts = []
-    for name in names:
-        for title, is_high in ENDS.get(name, ((f"Lowest {name}", False), (f"Highest {name}", True))):
-            rows = _worst_rows(prepared.kept, name, num, is_high=is_high)
-            if rows:
-                parts.append(_worst_strip(title, name, rows, thumbnails))
-    return "".join(parts) or nothing("No scores.")
+class Flags:
+    """Counts flags while the rows go by."""
+
+    def __init__(self) -> None:
+        self.num_flagged = 0
+        """Pictures with one or more."""
+        self._counts: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        own = texts_of(row, "flags")
+        self._counts.update(own)
+        self.num_flagged += bool(own)
+
+    def html(self) -> str:
+        """Returns the table of the flags."""
+        if not self._counts:
+            return nothing("No picture has a flag.")
+        order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
+        counts = [(flag, self._counts[flag]) for flag in order if self._counts[flag]]
+        rows = [(f'<span class="mark">{escape(flag)}</span>', num, MEANINGS.get(flag, "")) for flag, num in counts]
+        note = "Flagged pictures are kept. quality.reject leaves those with certain flags out."
+        table = bars(rows, ("flag", "pictures", "given for"))
+        return f'<div class="card">{table}<p class="note">{note}</p></div>'
 
 
-def _worst_rows(kept: Sequence[Row], name: str, num: int, *, is_high: bool) -> list[Row]:
-    sign = -1 if is_high else 1
-    values = ((score_of(row, name), index) for index, row in enumerate(kept))
-    telling = ((sign * value, index) for value, index in values if value is not None and value != HARMLESS.get(name))
-    return [kept[index] for _, index in heapq.nsmallest(num, telling)]
+class LeftOut:
+    """Counts what was left out by reason, and holds the first few of each, while the rows go by."""
 
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._firsts: dict[str, list[Row]] = {}
+        self._contents: set[object] = set()
+        self._kept_contents: set[object] = set()
 
-def _worst_strip(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> str:
-    cards = [
-        card(
-            row,
-            thumbnail_html(thumbnails.of(str(row["source"]))),
-            [f"<b>{value_text(score_of(row, name))}</b>", flags_html(row)],
-        )
-        for row in rows
-    ]
-    ends = [value_text(score_of(row, name)) for row in (rows[0], rows[-1])]
-    heading = f"<h3>{escape(title)} <small>{escape(name)} {ends[0]} to {ends[1]}</small></h3>"
-    return f'<div class="card">{heading}{strip(cards)}</div>'
+    def add(self, row: Row) -> None:
+        """Notes a row of rejected.jsonl."""
+        reason = str(row.get("reason"))
+        self._counts[reason] += 1
+        firsts = self._firsts.setdefault(reason, [])
+        if len(firsts) < MOST_REJECTED_ROWS:
+            firsts.append(row)
+            self._contents |= {row.get("sha256")} - {None}
 
+    def add_kept(self, row: Row) -> None:
+        """Notes a row of metadata.jsonl, after all those of rejected.jsonl; it may have the content of one of them."""
+        if row.get("sha256") in self._contents:
+            self._kept_contents.add(row.get("sha256"))
 
-def score_of(row: Row, name: str) -> float | None:
-    """Returns a score of a picture, None where it has no finite one of the name."""
-    scores = row.get("scores")
-    value = scores.get(name) if isinstance(scores, Mapping) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    def html(self, thumbnails: Thumbnails) -> str:
+        """Returns the files by reason, the most frequent first."""
+        if not self._counts:
+            return nothing("Nothing was left out.")
+        order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        content = "".join(self._reason(reason, count, thumbnails) for reason, count in order)
+        return f'<div class="card folds">{content}</div>'
 
-
-def flags_html(row: Row) -> str:
-    """Returns the flags of a picture as marks."""
-    return " ".join(f'<span class="mark">{escape(flag)}</span>' for flag in texts_of(row, "flags"))
-
-
-def flags(prepared: Prepared) -> tuple[int, str]:
-    """Returns how many pictures have a flag, and the table of the flags."""
-    counts = Counter(flag for row in prepared.kept for flag in texts_of(row, "flags"))
-    num_flagged = sum(1 for row in prepared.kept if texts_of(row, "flags"))
-    if not counts:
-        return 0, nothing("No picture has a flag.")
-    order = [*FLAGS, *sorted(set(counts) - set(FLAGS))]
-    rows = [(f'<span class="mark">{escape(flag)}</span>', counts[flag], MEANINGS.get(flag, "")) for flag in order]
-    note = "Flagged pictures are kept. quality.reject leaves those with certain flags out."
-    table = bars([row for row in rows if row[1]], ("flag", "pictures", "given for"))
-    return num_flagged, f'<div class="card">{table}<p class="note">{note}</p></div>'
-
-
-def rejected(prepared: Prepared, thumbnails: Thumbnails) -> str:
-    """Returns what was left out, by reason, the most frequent first."""
-    counts = Counter(str(row.get("reason")) for row in prepared.rejected)
-    if not counts:
-        return nothing("Nothing was left out.")
-    firsts: dict[str, list[Row]] = {reason: [] for reason in counts}
-    for row in prepared.rejected:
-        own = firsts[str(row.get("reason"))]
-        if len(own) < MOST_REJECTED_ROWS:
-            own.append(row)
-    shown = {row["sha256"] for rows in firsts.values() for row in rows if row.get("sha256") is not None}
-    kept_content = {row.get("sha256") for row in prepared.kept if row.get("sha256") in shown}
-    parts = []
-    for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        rows = firsts[reason]
+    def _reason(self, reason: str, count: int, thumbnails: Thumbnails) -> str:
+        rows = self._firsts[reason]
         cards = []
         for index, row in enumerate(rows):
             # One picture that cannot be read is enough to know of a reason such as truncated.
@@ -187,11 +143,10 @@ def rejected(prepared: Prepared, thumbnails: Thumbnails) -> str:
             lines = [text_html(row.get("detail", ""))]
             if row.get("duplicate_of") is not None:
                 lines.append(f"copy of {name_html(row['duplicate_of'])}, score {value_text(row.get('score') or 0)}")
-            can_decide = row.get("sha256") not in kept_content
+            can_decide = row.get("sha256") not in self._kept_contents
             cards.append(card(row, thumbnail_html(thumbnail), lines, "row", can_decide=can_decide))
         more = count - len(rows)
         if more:
             cards.append(nothing(f"{more:,} more are in rejected.jsonl."))
         title = f"<b>{escape(REASONS.get(reason, reason))}</b> {plural(count, 'file')} <code>{escape(reason)}</code>"
-        parts.append(folded(title, f'<div class="rows">{"".join(cards)}</div>'))
-    return f'<div class="card folds">{"".join(parts)}</div>'
+        return folded(title, f'<div class="rows">{"".join(cards)}</div>')

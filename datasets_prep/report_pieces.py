@@ -59,6 +59,11 @@ def texts_of(row: Row, key: str) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
+def flags_html(row: Row) -> str:
+    """Returns the flags of a picture as marks."""
+    return " ".join(f'<span class="mark">{escape(flag)}</span>' for flag in texts_of(row, "flags"))
+
+
 @dataclass(frozen=True)
 class Thumbnail:
     """A small picture that the page holds once, as a rule of its style sheet."""

@@ -1,9 +1,9 @@
 """The report's part about training sizes: how many pictures each takes, and what is cut away from them."""
 
-import heapq
 from collections.abc import Sequence
 
 from datasets_prep.records import BucketRow, Prepared
+from datasets_prep.report_bounded import Least, Places
 from datasets_prep.report_pieces import Row, Thumbnail, Thumbnails, bar, card, number_of, strip, thumbnail_html
 from finetune.data.images import crop_loss
 from finetune.evaluation.page import nothing
@@ -14,26 +14,47 @@ LEAST_LOSS = 0.02
 """Share of a picture from which it is worth a look."""
 
 
-def buckets(prepared: Prepared, thumbnails: Thumbnails) -> str:
+class Losses:
+    """Finds the pictures that lose most to their training size while their rows go by."""
+
+    def __init__(self) -> None:
+        self._least = Least(MOST_LOSSES)
+
+    def add(self, place: int, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        loss = _loss(row)
+        if loss >= LEAST_LOSS:
+            self._least.add(-loss, place)
+
+    def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> str:
+        """Returns them with what is cut away."""
+        cards = []
+        for row in (kept[place] for place in self._least.places()):
+            crop = crop_html(thumbnails.of(str(row["source"])), _bucket_of(row)) or thumbnail_html(None)
+            cards.append(card(row, f'<span class="box">{crop}</span>', [f"<b>{100 * _loss(row):.1f} %</b> cut away"]))
+        return f'<div class="card"><h3>Most cut away</h3>{strip(cards)}</div>' if cards else ""
+
+
+def buckets(prepared: Prepared, losses: Losses, places: Places, thumbnails: Thumbnails) -> str:
     """Returns the training sizes with what each cuts away, and the pictures that lose most."""
     if not prepared.buckets:
         return nothing("No training sizes.")
-    wanted = {source for bucket in prepared.buckets for source in bucket.examples[:MOST_EXAMPLES]}
-    rows = {str(row["source"]): row for row in prepared.kept if row["source"] in wanted}
     most = max(bucket.num_pictures for bucket in prepared.buckets) or 1
     ordered = sorted(prepared.buckets, key=lambda bucket: (bucket.width / bucket.height, bucket.width))
-    lines = "".join(_bucket(bucket, most, rows, thumbnails) for bucket in ordered)
+    lines = "".join(_bucket(bucket, most, places, thumbnails) for bucket in ordered)
     head = '<tr><th>size</th><th class="right">pictures</th><th class="share"></th><th class="right">cut away</th>'
     head += '<th class="right">enlarged</th><th>examples with what stays</th></tr>'
     table = f'<div class="card wide"><table class="figures bars sizes">{head}{lines}</table></div>'
-    return table + _losses(prepared.kept, thumbnails)
+    return table + losses.html(prepared.kept, thumbnails)
 
 
-def _bucket(bucket: BucketRow, most: int, rows: dict[str, Row], thumbnails: Thumbnails) -> str:
+def _bucket(bucket: BucketRow, most: int, places: Places, thumbnails: Thumbnails) -> str:
     scale = 26 / max(bucket.width, bucket.height)
     icon = f'<i class="shape" style="width:{bucket.width * scale:.0f}px;height:{bucket.height * scale:.0f}px"></i>'
     size = (bucket.width, bucket.height)
-    crops = [crop_html(thumbnails.of(source), size) for source in bucket.examples[:MOST_EXAMPLES] if source in rows]
+    examples = bucket.examples[:MOST_EXAMPLES]
+    is_kept = places.of(examples) >= 0
+    crops = [crop_html(thumbnails.of(source), size) for source, kept in zip(examples, is_kept, strict=True) if kept]
     return (
         f'<tr><td class="nowrap">{icon}{bucket.width} × {bucket.height}</td>'
         f'<td class="right">{bucket.num_pictures:,}</td>{bar(bucket.num_pictures / most)}'
@@ -49,18 +70,6 @@ def crop_html(thumbnail: Thumbnail | None, size: tuple[int, int]) -> str:
     wanted, own = size[0] / size[1], thumbnail.width / thumbnail.height
     across, down = max(0.0, 1 - wanted / own) * 50, max(0.0, 1 - own / wanted) * 50
     return thumbnail_html(thumbnail, f'<b style="inset:{down:.1f}% {across:.1f}%"></b>', is_fitted=True)
-
-
-def _losses(kept: Sequence[Row], thumbnails: Thumbnails) -> str:
-    losses = ((-_loss(row), index) for index, row in enumerate(kept))
-    top = [(-loss, kept[index]) for loss, index in heapq.nsmallest(MOST_LOSSES, losses) if -loss >= LEAST_LOSS]
-    if not top:
-        return ""
-    cards = []
-    for loss, row in top:
-        crop = crop_html(thumbnails.of(str(row["source"])), _bucket_of(row)) or thumbnail_html(None)
-        cards.append(card(row, f'<span class="box">{crop}</span>', [f"<b>{100 * loss:.1f} %</b> cut away"]))
-    return f'<div class="card"><h3>Most cut away</h3>{strip(cards)}</div>'
 
 
 def _loss(row: Row) -> float:

@@ -1,19 +1,17 @@
-"""The report's parts about captions: what to mend, words and phrases, and every caption."""
+"""The report's parts about captions: what to mend, and every caption."""
 
-import heapq
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from itertools import pairwise
+
+import numpy as np
 
 from datasets_prep.records import LintMark, Prepared
-from datasets_prep.report_parts import flags_html
+from datasets_prep.report_bounded import Places
 from datasets_prep.report_pieces import (
     Row,
     Thumbnails,
-    bars,
     card,
+    flags_html,
     folded,
     name_html,
     number_of,
@@ -23,36 +21,33 @@ from datasets_prep.report_pieces import (
     texts_of,
     thumbnail_html,
 )
+from datasets_prep.report_words import WORD
 from finetune.evaluation.page import nothing
 
 MOST_CAPTIONS = 5000
 MOST_LETTERS_OF_ONE = 4000
-MOST_COUNTED = 20_000
 MOST_MARKS = 60
 MOST_MARKED = 12
 MOST_DRAWN_AT_ONCE = 500
 """Above it browsers lay out only the captions in view."""
 
-WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
-
-def lint(prepared: Prepared, thumbnails: Thumbnails) -> str:
+def lint(prepared: Prepared, places: Places, thumbnails: Thumbnails) -> str:
     """Returns what may be mended about the captions, each with a few of the pictures it concerns."""
     if not prepared.lint:
         return nothing("Nothing to mend about the captions.")
     marks = prepared.lint[:MOST_MARKS]
-    wanted = {source for mark in marks for source in mark.sources[:MOST_MARKED]}
-    rows = {str(row["source"]): row for row in prepared.kept if row["source"] in wanted}
-    parts = [_mark(mark, rows, thumbnails) for mark in marks]
+    parts = [_mark(mark, prepared.kept, places, thumbnails) for mark in marks]
     more = len(prepared.lint) - len(marks)
     note = nothing(f"{more:,} more marks are not shown.") if more else ""
     return f'<div class="card folds">{"".join(parts)}{note}</div>'
 
 
-def _mark(mark: LintMark, rows: dict[str, Row], thumbnails: Thumbnails) -> str:
+def _mark(mark: LintMark, kept: Sequence[Row], places: Places, thumbnails: Thumbnails) -> str:
     cards = []
-    for source in mark.sources[:MOST_MARKED]:
-        row = rows.get(source, {"source": source})
+    first = mark.sources[:MOST_MARKED]
+    for source, place in zip(first, places.of(first).tolist(), strict=True):
+        row = kept[place] if place >= 0 else {"source": source}
         text = f'<span dir="auto">{text_html(row.get("text", ""), 120)}</span>'
         cards.append(card(row, thumbnail_html(thumbnails.of(source)), [text]))
     more = len(mark.sources) - len(cards)
@@ -63,63 +58,24 @@ def _mark(mark: LintMark, rows: dict[str, Row], thumbnails: Thumbnails) -> str:
     return folded(title, strip(cards))
 
 
-def words(prepared: Prepared) -> str:
-    """Returns how long the captions are, and the words and phrases that most of them share."""
-    step = max(1, -(-len(prepared.kept) // MOST_COUNTED))
-    texts = [str(prepared.kept[index].get("text", "")) for index in range(0, len(prepared.kept), step)]
-    found = [WORD.findall(text.lower()) for text in texts]
-    lengths = Counter(min(len(own) // 5, 20) for own in found)
-    if not any(found):
-        return nothing("No captions.")
-    spans = [
-        (f"{start * 5} to {start * 5 + 4} words" if start < 20 else "100 words or more", count, "")
-        for start, count in sorted(lengths.items())
-    ]
-    singles = Counter(word for own in found for word in set(own) if len(word) > 2)
-    phrases = Counter(phrase for own in found for phrase in {" ".join(three) for three in _threes(own)})
-    counted = f" Counted on {len(texts):,} captions, every {step:,}th." if step > 1 else ""
-    parts = [
-        f"<div><h3>Length</h3>{bars(spans, ('', 'captions', ''))}</div>",
-        f"<div><h3>Words in most captions</h3>{_terms(singles, 40)}</div>",
-        f"<div><h3>Phrases in most captions</h3>{_terms(phrases, 15)}</div>",
-    ]
-    return f'<div class="card three">{"".join(parts)}</div>' + (nothing(counted) if counted else "")
-
-
-def _threes(words_of_one: Sequence[str]) -> list[tuple[str, str, str]]:
-    return [(first, second, third) for (first, second), (_, third) in pairwise(pairwise(words_of_one))]
-
-
-def _terms(counts: Counter[str], most: int) -> str:
-    """The most frequent ones that stand in more than one caption; a click looks for them."""
-    top = heapq.nsmallest(most, ((-count, term) for term, count in counts.items() if count > 1))
-    if not top:
-        return nothing("None stands in more than one.")
-    return (
-        '<p class="terms">'
-        + " ".join(
-            f'<span class="term" data-term="{text_html(term)}">{text_html(term)} <small>{-count:,}</small></span>'
-            for count, term in top
-        )
-        + "</p>"
-    )
-
-
-def captions(prepared: Prepared, thumbnails: Thumbnails, room: int) -> str:
+def captions(prepared: Prepared, places: Places, is_marked: np.ndarray, thumbnails: Thumbnails, room: int) -> str:
     """Returns the captions as a list that can be searched, of about `room` bytes at most.
 
-    Where there are too many, those stay that the report shows elsewhere, and then the marked ones.
+    Where there are too many, those stay that the report shows elsewhere, and then the marked ones: `is_marked` [N] says
+    of which rows something is to be mended.
     """
     kinds = list(dict.fromkeys(mark.kind for mark in prepared.lint))
-    marks: dict[str, list[str]] = {}
+    wanted = _by_need(places, is_marked, thumbnails)
+    rows = {index: prepared.kept[index] for index in wanted}
+    marks: dict[str, list[str]] = {str(row["source"]): [] for row in rows.values()}
     for mark in prepared.lint:
         for source in mark.sources:
-            marks.setdefault(source, []).append(mark.kind)
+            if source in marks:
+                marks[source].append(mark.kind)
     tags = _Tags(kinds)
     lines: dict[int, str] = {}
-    for index in _by_need(prepared.kept, marks, thumbnails.sources):
-        row = prepared.kept[index]
-        own = list(dict.fromkeys(marks.get(str(row["source"]), ())))
+    for index, row in rows.items():
+        own = list(dict.fromkeys(marks[str(row["source"])]))
         lines[index] = _caption(row, own, tags.of(row, own), thumbnails)
         room -= len(lines[index].encode("utf-8", "replace"))
         if room < 0:
@@ -137,14 +93,11 @@ def captions(prepared: Prepared, thumbnails: Thumbnails, room: int) -> str:
     return f'{filters}<div class="rows{many}" id="captions">{listed}</div>{nothing(note) if note else ""}'
 
 
-def _by_need(kept: Sequence[Row], marks: Mapping[str, object], shown: frozenset[str]) -> list[int]:
-    """The indices of the rows to show, those first that matter most."""
-
-    def rank(row: Row) -> int:
-        return 0 if row["source"] in shown else 1 if row["source"] in marks else 2
-
-    ranked = heapq.nsmallest(MOST_CAPTIONS, ((rank(row), index) for index, row in enumerate(kept)))
-    return [index for _, index in ranked]
+def _by_need(places: Places, is_marked: np.ndarray, thumbnails: Thumbnails) -> list[int]:
+    """The places of the rows to show, those first that matter most."""
+    rank = np.where(is_marked, np.uint8(1), np.uint8(2))
+    rank[places.having([list(thumbnails.sources)])] = 0
+    return np.concatenate([np.flatnonzero(rank == each)[:MOST_CAPTIONS] for each in range(3)])[:MOST_CAPTIONS].tolist()
 
 
 class _Tags:

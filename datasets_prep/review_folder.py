@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets_prep.write import PICTURE_FOLDERS
 from finetune.evaluation.page import POLICY
 
 SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
@@ -39,7 +40,6 @@ def known_pictures(folder: Path, page: bytes) -> dict[str, Known]:
     """Returns, by sha256, the pictures that the page shows: a set of millions needs no more memory than its page."""
     shown = {match.decode("ascii") for match in re.findall(rb' data-sha="([0-9a-f]{64})"', page)}
     known: dict[str, Known] = {}
-    images = (folder / "images").resolve()
     for name in ("rejected.jsonl", "metadata.jsonl"):  # the second last, since a kept picture has its bytes here
         if not (folder / name).is_file():
             continue
@@ -54,13 +54,14 @@ def known_pictures(folder: Path, page: bytes) -> dict[str, Known]:
                         "Prepare the folder anew."
                     ) from None
                 if sha256 in shown:
-                    known[sha256] = Known(source, _picture(folder, images, row.get("file_name")))
+                    known[sha256] = Known(source, _picture(folder, row.get("file_name")))
     return known
 
 
-def _picture(folder: Path, images: Path, file_name: object) -> Path | None:
+def _picture(folder: Path, file_name: object) -> Path | None:
     """The file that a row names, where it is one of the prepared pictures."""
     if not isinstance(file_name, str) or "\0" in file_name:
         return None
     path = (folder / file_name).resolve()
-    return path if path.is_relative_to(images) and path.is_file() else None
+    is_picture = any(path.is_relative_to((folder / name).resolve()) for name in PICTURE_FOLDERS)
+    return path if is_picture and path.is_file() else None

@@ -20,7 +20,9 @@ from finetune.disk import put_in_place, sync, unfinished
 Row = Mapping[str, object]
 NUM_THREADS = min(4, os.cpu_count() or 1)
 WRITTEN_AT_ONCE = 256
-IMAGES = "images"
+PICTURE_FOLDERS = ("images", "train", "validation")
+"""The last two where there are sides."""
+SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "caption_from")
 ROW_GROUP = 64
 """Rows that a reader of one picture has to read at most."""
 GROUP_BYTES = 100_000_000
@@ -60,12 +62,11 @@ def write_files(
 
     A file of another size than `sizes` says, where that is known, is written again.
     """
-    folder = output / IMAGES
-    folder.mkdir(exist_ok=True)
 
     def write(place: int) -> None:
         row = rows[place]
         path = output / str(row["file_name"])
+        path.parent.mkdir(exist_ok=True)
         if path.exists() and (sizes is None or path.stat().st_size == sizes[place]):
             return
         temporary = unfinished(path)
@@ -76,7 +77,9 @@ def write_files(
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             list(pool.map(write, range(start, min(start + WRITTEN_AT_ONCE, len(rows)))))
-    sync(folder)
+    for name in PICTURE_FOLDERS:
+        if (output / name).is_dir():
+            sync(output / name)
 
 
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
@@ -87,6 +90,25 @@ def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
         write_text(output / name, "".join(" ".join(caption.split()) + "\n" for caption in captions_of(row)))
         names.append(name)
     return names
+
+
+def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
+    """Writes metadata.jsonl into train/ and validation/, where `load_dataset` looks for it; returns the names.
+
+    They hold the columns that every row has, since the two must have the same; OUTPUT/metadata.jsonl has the rest.
+    """
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        folder, _, name = str(row["file_name"]).partition("/")
+        texts.setdefault(folder, []).extend(
+            lines(
+                [{"file_name": name, "split": folder} | {column: row[column] for column in SIDE_COLUMNS}],
+                is_ascii=False,
+            )
+        )
+    for folder, listed in texts.items():
+        write_text(output / folder / "metadata.jsonl", "".join(listed))
+    return [f"{folder}/metadata.jsonl" for folder in texts]
 
 
 def captions_of(row: Row) -> list[str]:

@@ -258,7 +258,12 @@ def test_shards_hold_the_same_as_a_folder(config: PrepConfig, monkeypatch: pytes
     assert {name: len(rows) for name, rows in loaded.items()} == {"train": 7, "validation": 3}
     assert loaded["train"][0]["image"].mode in ("RGB", "P")
     prepare(replace(config, split=split))
-    assert not (config.output / "data").exists() and len(os.listdir(config.output / "images")) == 10
+    assert not (config.output / "data").exists() and not (config.output / "images").exists()
+    loaded = load_dataset(str(config.output), cache_dir=str(config.output.parent / "cache"))
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 7, "validation": 3}
+    assert {row["split"] for row in loaded["validation"]} == {"validation"} and loaded["train"][0]["text"]
+    prepare(config)
+    assert len(os.listdir(config.output / "images")) == 10 and not (config.output / "validation").exists()
 
 
 def test_text_files_and_lossless_copies_are_written_on_request(config: PrepConfig) -> None:

@@ -1,6 +1,10 @@
 import base64
 import hashlib
+import random
 import re
+import tracemalloc
+from array import array
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_prep import report_texts
+from datasets_prep import report_texts, report_words
+from datasets_prep.kept import Row, Rows
 from datasets_prep.records import BucketRow, LintMark, Prepared
 from datasets_prep.report import write_report
+from datasets_prep.report_bounded import Least, key_of, places_of
 from datasets_prep.report_pieces import Thumbnails, name_html, text_html
+from datasets_prep.report_words import Words
 
 HOSTILE = "\"><script>window.ran=1</script>'&\n\u202egpj\udcff\0.png"
 
@@ -187,5 +194,119 @@ def test_captions_that_have_no_room_are_counted_and_the_marked_ones_stay(
     assert "caption 49;" in text and "caption 30;" not in text
 
 
+def test_captions_to_mend_stay_though_the_report_shows_them_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_texts, "MOST_CAPTIONS", 20)
+    rows = [kept(f"{index:03}.png", f"caption {index};") for index in range(50)]
+    prepared = Prepared("many", rows, [], [], [], [LintMark("empty", "", tuple(f"{i:03}.png" for i in range(31, 50)))])
+    text = Page(report(tmp_path, prepared)).texts["list"]
+    assert {int(number) for number in re.findall(r"caption (\d+);", text)} == {0, *range(31, 50)}
+
+
 def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
     assert report(tmp_path, everything()) == report(tmp_path, everything())
+
+
+def nothing_to_show(source: str) -> None:
+    """Loads no picture."""
+
+
+def many(num: int, asked: Counter[str]) -> Prepared:
+    """A set whose rows are made anew whenever they are asked for."""
+
+    def kept_row(place: int) -> Row:
+        asked["kept"] += 1
+        own = {"near_duplicate_of": f"{place - 1}.png", "near_duplicate_score": 0.9} if place % 5 == 1 else {}
+        scores = {"brightness": place * 7 % 1000 / 10, "detail": place * 11 % 1000 / 10}
+        return kept(f"{place}.png", f"a cat on mat {place}", scores=scores, flags=["dark"], **own)
+
+    def rejected_row(place: int) -> Row:
+        asked["rejected"] += 1
+        return left_out(f"r{place}.png", "exact_duplicate", duplicate_of=f"{place % num}.png", score=1.0)
+
+    sources = tuple(f"{place}.png" for place in range(num))
+    marks = [LintMark("repeated", "a cat", sources), LintMark("short", "", sources[::3])]
+    return Prepared("many", Rows(num, kept_row), Rows(num // 4, rejected_row), [], [], marks)
+
+
+def test_rows_are_made_once_and_those_shown_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_texts, "MOST_CAPTIONS", 20)
+    asked: Counter[str] = Counter()
+    report(tmp_path, many(3000, asked), nothing_to_show)
+    assert 3000 < asked["kept"] < 3500
+    assert 750 < asked["rejected"] < 1250
+
+
+def test_memory_hardly_grows_with_the_number_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_texts, "MOST_CAPTIONS", 20)
+    monkeypatch.setattr(report_words, "MOST_COUNTED", 200)
+
+    def peak(num: int) -> int:
+        prepared = many(num, Counter())
+        tracemalloc.start()
+        report(tmp_path, prepared, nothing_to_show)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(10)  # what is loaded once
+    assert peak(12_000) - peak(4000) < 50 * 8000
+
+
+def test_the_least_of_many_are_found_in_order() -> None:
+    numbers = random.Random(0)
+    values = [float(numbers.randrange(50)) for _ in range(2000)]
+    least = Least(30)
+    for place, value in enumerate(values):
+        least.add(value, place)
+    assert least.places() == sorted(range(2000), key=lambda place: (values[place], place))[:30]
+
+
+def test_rows_are_found_by_the_names_of_their_pictures() -> None:
+    names = [f"{number}.png" for number in range(100)] + [HOSTILE]
+    places = places_of(array("Q", map(key_of, names)))
+    assert places.of([HOSTILE, "gone.png", "7.png", "0.png"]).tolist() == [100, -1, 7, 0]
+    assert np.flatnonzero(places.having([["3.png", "gone.png"], [HOSTILE, "3.png"]])).tolist() == [3, 100]
+    assert places_of(array("Q")).of(["a.png"]).tolist() == [-1]
+
+
+def test_of_many_copies_the_most_doubtful_are_shown_and_all_are_counted(tmp_path: Path) -> None:
+    numbers = random.Random(0)
+    rows = [kept(f"k{number:03}.png") for number in range(600)]
+    rejected = [
+        left_out(
+            f"r{number}.png",
+            numbers.choice(["near_duplicate", "pixel_duplicate"]),
+            duplicate_of=f"k{numbers.randrange(600):03}.png",
+            score=numbers.randrange(50, 100) / 100,
+        )
+        for number in range(3000)
+    ]
+    doubts: dict[str, list[tuple[bool, float]]] = {}
+    for row in rejected:
+        doubt = (row["reason"] != "near_duplicate", float(str(row["score"])))
+        doubts.setdefault(str(row["duplicate_of"]), []).append(doubt)
+    expected = sorted(doubts, key=lambda source: (min(doubts[source]), source))[:100]
+    page = report(tmp_path, Prepared("copies", rows, rejected, []), nothing_to_show)
+    copies = page[page.index('id="copies"') : page.index('id="rejected"')]
+    assert re.findall(r'class="name">(k\d+\.png)', copies) == expected
+    assert f"{len(doubts) - 100} more are in rejected.jsonl" in copies
+    (several,) = re.findall(rf"{expected[0]}.*?(?={expected[1]})", copies)
+    num = len(doubts[expected[0]])
+    assert several.count("left out, score") == min(num, 5)
+    assert (f"and {num - 5} more" in several) == (num > 5)
+
+
+def test_words_and_phrases_are_counted_once_a_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = Words(5)
+    texts = ["A red cat, a red cat", "the red cat sat", "It's a red cat", "one", ""]
+    for place, text in enumerate(texts):
+        words.add(place, {"text": text})
+    terms = re.findall(r'data-term="([^"]*)">[^<]* <small>(\d+)', words.html())
+    assert terms == [("cat", "3"), ("red", "3"), ("a red cat", "2")]
+    monkeypatch.setattr(report_words, "MOST_COUNTED", 2)
+    words = Words(5)
+    for place, text in enumerate(texts):
+        words.add(place, {"text": text})
+    assert "Counted on 2 captions, every 3th" in words.html()

@@ -1,0 +1,75 @@
+"""What the report remembers of rows that it does not keep: where each picture's row is, and the first few of many."""
+
+import hashlib
+import heapq
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_AT_ONCE = 100_000
+
+
+def key_of(source: object) -> int:
+    """Returns a 64-bit hash of a name; among a million names two are equal once in tens of millions of sets."""
+    return int.from_bytes(hashlib.blake2b(str(source).encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of pictures are, at 12 bytes a row."""
+
+    keys: np.ndarray
+    """[N] uint64, sorted."""
+    rows: np.ndarray
+    """[N] uint32, the place of each key's row."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def of(self, sources: Sequence[str]) -> np.ndarray:
+        """Returns the places [len(sources)] of the rows of some pictures; -1 for those that have none."""
+        if not len(self):
+            return np.full(len(sources), -1)
+        keys = np.fromiter((key_of(source) for source in sources), np.uint64, len(sources))
+        at = np.searchsorted(self.keys[1:], keys, side="right")
+        return np.where(self.keys[at] == keys, self.rows[at].astype(np.int64), -1)
+
+    def having(self, lists: Sequence[Sequence[str]]) -> np.ndarray:
+        """Returns which rows [N] are of a picture that is in one of the lists, which may be long."""
+        found = np.zeros(len(self), bool)
+        for sources in lists:
+            for start in range(0, len(sources), MOST_AT_ONCE):
+                places = self.of(sources[start : start + MOST_AT_ONCE])
+                found[places[places >= 0]] = True
+        return found
+
+
+def places_of(keys: "array[int]") -> Places:
+    """Returns where the rows are whose names have these keys, one after the other."""
+    unsorted = np.frombuffer(keys, np.uint64)
+    order = np.argsort(unsorted, kind="stable").astype(np.uint32)
+    return Places(unsorted[order], order)
+
+
+class Least:
+    """The few least of many (value, place), where places only grow, so that the first of equal values stays."""
+
+    def __init__(self, num: int) -> None:
+        self._num = num
+        self._found: list[tuple[float, int]] = []
+        self.bound = float("inf")
+        """Values from here on change nothing."""
+
+    def add(self, value: float, place: int) -> None:
+        """Notes a finite value."""
+        if value < self.bound:
+            self._found.append((value, place))
+            if len(self._found) >= 4 * self._num:
+                self._found = heapq.nsmallest(self._num, self._found)
+                self.bound = self._found[-1][0]
+
+    def places(self) -> list[int]:
+        """Returns the places of the least, the least first."""
+        return [place for _, place in heapq.nsmallest(self._num, self._found)]
