@@ -1,11 +1,14 @@
 """Which edits of photographs and drawings the search for duplicates finds, and what it takes for one wrongly.
 
-    python benchmarks/dedup.py [--data ../shared/data] [--join 1000000]
+    python benchmarks/dedup.py [--data ../shared/data] [--join 1000000]   (about five minutes without the join)
 
-Every photograph stands with all its edits in one set; a copy counts as found if it is given to its own photograph, and
-as false if to another, of which those of the same subject are the hard ones. Two comparisons, each original with each
-other picture: imagehash's 64-bit phash at a distance of at most 8, and at most 10, which imagededup documents as its
-default; imagededup itself is not run, since it brings its own torch.
+Up to 2,048 pictures fast is the same as thorough; "codes only" is what it does with more. Figures of photographs are
+shown for two halves of the subjects too, to see how far they depend on these.
+
+Every photograph stands with all its edits in one set; a copy counts as found if it is given to its own photograph or
+to another copy of it, and as false if to another one, of which those of the same subject are the hard ones. Two
+comparisons, each original with each other picture: imagehash's 64-bit phash at a distance of at most 8, and at most 10,
+which imagededup documents as its default; imagededup itself is not run, since it brings its own torch.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from datasets_prep import dedup
+from datasets_prep import candidates, dedup
 from datasets_prep.dedup import Scores, near_copies
 from finetune.data import similarity
 from finetune.data.similarity import close_pairs, picture_codes
@@ -177,8 +180,11 @@ DRAWN_EDITS: dict[str, Edit] = {
 class Pictures:
     """Originals first, then the edits of each."""
 
-    def __init__(self, originals: Sequence[Image.Image], edits: dict[str, Edit], step: int = 1) -> None:
+    def __init__(
+        self, originals: Sequence[Image.Image], edits: dict[str, Edit], groups: Sequence[str], step: int = 1
+    ) -> None:
         self.num = len(originals)
+        self.groups = groups
         self.edits = ["original"] * self.num
         self.original = list(range(self.num))
         self.images = list(originals)
@@ -197,12 +203,13 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def found_by_us(pictures: Pictures, level: Level) -> list[tuple[int, int]]:
+def found_by_us(pictures: Pictures, level: Level, few: int, seen: Scores) -> list[tuple[int, int]]:
+    candidates.FEW = few
     codes = np.stack([picture_codes(thumb) for thumb in pictures.thumbs])
     num = len(codes)
     nothing, everything = np.zeros(num, bool), np.ones(num, bool)
     order, load = np.arange(num), pictures.images.__getitem__
-    copies = near_copies(codes, order, everything, nothing, load, level, None, Scores(), lambda *_: None)
+    copies = near_copies(codes, order, everything, nothing, load, level, None, seen, lambda *_: None)
     return [(copy.keeper, number) for number, copy in copies.items()]
 
 
@@ -216,29 +223,44 @@ def report(name: str, pictures: Pictures, pairs: Sequence[tuple[int, int]], seco
     is_own = {(one, two): pictures.original[one] == pictures.original[two] for one, two in pairs}
     true = {two for (_, two), own in is_own.items() if own}
     false = [pair for pair, own in is_own.items() if not own]
-    wanted = len(pictures.images) - pictures.num
-    precision, recall = len(true) / max(1, len(true) + len(false)), len(true) / wanted
-    f1 = 2 * precision * recall / max(1e-9, precision + recall)
-    print(f"{name:28s} {precision:9.4f} {recall:7.4f} {f1:7.4f} {len(false):6d} {seconds:8.1f}", flush=True)
+    line(name, len(true), len(false), len(pictures.images) - pictures.num, seconds)
+    for one, two in false[:5]:
+        names = [f"{pictures.original[number]} {pictures.edits[number]}" for number in (one, two)]
+        print(f"  false: {names[0]} and {names[1]}")
+    for group in dict.fromkeys(pictures.groups):
+        ours = [two for two in true if pictures.groups[pictures.original[two]] == group]
+        others = [two for _, two in false if pictures.groups[pictures.original[two]] == group]
+        wanted = sum(pictures.groups[original] == group for original in pictures.original[pictures.num :])
+        if 0 < wanted < len(pictures.images) - pictures.num:
+            line(f"  {group}", len(ours), len(others), wanted, None)
     return Counter(pictures.edits[two] for two in true)
 
 
-def section(title: str, pictures: Pictures, levels: Sequence[Level]) -> None:
+def line(name: str, true: int, false: int, wanted: int, seconds: float | None) -> None:
+    precision, recall = true / max(1, true + false), true / wanted
+    f1 = 2 * precision * recall / max(1e-9, precision + recall)
+    spent = "" if seconds is None else f"{seconds:8.1f}"
+    print(f"{name:28s} {precision:9.4f} {recall:7.4f} {f1:7.4f} {false:6d} {spent}", flush=True)
+
+
+def section(title: str, pictures: Pictures, ways: dict[str, tuple[Level, int]]) -> None:
     wanted = len(pictures.images) - pictures.num
     print(f"\n{title}: {pictures.num} originals, {wanted} edits\n")
     print(f"{'':28s} precision  recall      F1  false  seconds")
     rows: dict[str, Counter[str]] = {}
-    for level in levels:
+    seen = Scores()
+    for name, (level, few) in ways.items():
         start = time.process_time()
-        rows[level] = report(level, pictures, found_by_us(pictures, level), time.process_time() - start)
+        pairs = found_by_us(pictures, level, few, seen)
+        rows[name] = report(name, pictures, pairs, time.process_time() - start)
     for largest in (8, 10):
         start = time.process_time()
         pairs = found_by_phash(pictures, largest)
         name = f"phash 64, at most {largest}"
         rows[f"phash {largest}"] = report(name, pictures, pairs, time.process_time() - start)
-    print(f"\n{'found of each edit, %':28s}" + "".join(f"{name:>10s}" for name in rows))
+    print(f"\n{'found of each edit, %':28s}" + "".join(f"{name:>16s}" for name in rows))
     for edit, num in Counter(pictures.edits[pictures.num :]).items():
-        print(f"{edit:28s}" + "".join(f"{100 * counts[edit] / num:10.0f}" for counts in rows.values()))
+        print(f"{edit:28s}" + "".join(f"{100 * counts[edit] / num:16.0f}" for counts in rows.values()))
 
 
 def join(num: int) -> None:
@@ -264,7 +286,7 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--join", type=int, default=1_000_000)
+    parser.add_argument("--join", type=int, default=0, help="join so many random codes too")
     options = parser.parse_args()
     print(f"OpenCV: {'yes' if dedup.can_verify() else 'no'}")
     if options.join:
@@ -272,13 +294,16 @@ def main() -> None:
     paths = sorted((options.data / "photos").glob("*/*.jpg"))
     paths = [path for path in paths if (path.parent.name, path.stem) != LEFT_OUT]
     photographs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
-    section("Photographs", Pictures(photographs, PHOTO_EDITS), ("fast", "thorough"))
-    drawings = [
-        Image.open(path).convert("RGB") for name in DRAWN for path in sorted((options.data / name).glob("*.png"))
-    ]
-    section("Drawings of 64 pixels", Pictures(drawings, DRAWN_EDITS, DRAWN_EDITED), ("fast",))
+    subjects = sorted({path.parent.name for path in paths})
+    halves = ["one half" if subjects.index(path.parent.name) % 2 else "other half" for path in paths]
+    ways: dict[str, tuple[Level, int]] = {"fast, codes only": ("fast", 0), "thorough": ("thorough", 0)}
+    section("Photographs", Pictures(photographs, PHOTO_EDITS, halves), ways)
+    paths = [path for name in DRAWN for path in sorted((options.data / name).glob("*.png"))]
+    drawings = [Image.open(path).convert("RGB") for path in paths]
+    kinds = [path.parent.name for path in paths]
+    section("Drawings of 64 pixels", Pictures(drawings, DRAWN_EDITS, kinds, DRAWN_EDITED), ways)
     large = [image.resize((256, 256), Image.Resampling.BICUBIC) for image in drawings]
-    section("Drawings enlarged to 256 pixels", Pictures(large, DRAWN_EDITS, DRAWN_EDITED), ("fast",))
+    section("Drawings enlarged to 256 pixels", Pictures(large, DRAWN_EDITS, kinds, 2 * DRAWN_EDITED), ways)
 
 
 if __name__ == "__main__":

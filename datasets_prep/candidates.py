@@ -18,7 +18,7 @@ EMBEDDED_SIMILARITY = 0.6
 FARTHEST = 256
 """Bits; the distance of pairs that no codes brought together."""
 FEW = 2048
-"""Up to so many pictures fast looks for corners in common too, since that takes about a minute at most."""
+"""Up to so many pictures fast looks for corners in common too, since that takes a minute or two."""
 MANY, MANY_DISTANCE = 20_000, 76
 """In larger sets only pairs up to so many bits are looked at.
 
@@ -29,7 +29,7 @@ LARGEST_DISTANCE, of which each would take a hundredth of a second."""
 def candidates(
     codes: np.ndarray,
     ranked: np.ndarray,
-    greys: Iterable[Image.Image],
+    greys: Iterable[Image.Image | None],
     level: Level,
     embeddings: np.ndarray | None,
     similarity: float,

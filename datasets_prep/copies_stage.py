@@ -12,15 +12,13 @@ from datasets_prep.json_cache import JsonLines
 from datasets_prep.loading import Loader
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
-from finetune.data.alike import can_verify
+from finetune.data.alike import VERSION, can_verify
 from finetune.data.entries import Findings
 
 SMALL_SET = 200
 """Below that many pictures near duplicates are only reported: who has ten photographs crops them on purpose."""
 FLAT_DEVIATION = 20.0
 """Levels; pictures that deviate less have codes that say little."""
-VERSION = 1
-"""Raised when the same pair of pictures gives another score."""
 
 
 def check_dedup(config: DedupConfig, findings: Findings) -> str:
@@ -61,16 +59,22 @@ def find_near(
     sorting: Sorting,
     config: DedupConfig,
     has_caption: np.ndarray,
+    has_sides: bool,
     own: Path,
     loader: Loader,
     findings: Findings,
     progress: Progress,
 ) -> None:
-    """Leaves near duplicates out, or only names them, as the options say."""
+    """Leaves near duplicates out, or only names them, as the options say.
+
+    Where these stay and the pictures are to be split, copies of copies are linked too.
+    """
     if config.level == "off":
         return
     pictures = sorting.pictures
-    seen = PairScores(own / "pairs.jsonl", sorting, config.level, findings)
+    drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
+    links: list[tuple[int, int]] | None = [] if has_sides and not drops else None
+    seen = PairScores(own / "pairs.jsonl", sorting, findings)
     try:
         near = near_copies(
             pictures.codes(),
@@ -84,6 +88,7 @@ def find_near(
             lambda done, total: progress("near duplicates", done, total),
             config.embed_similarity,
             loader.whole,
+            links,
         )
     finally:
         seen.close()
@@ -91,7 +96,7 @@ def find_near(
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
     if pixel_equal:
         sorting.merge("pixel duplicates", pixel_equal, "more have the same pixels, saved otherwise")
-    drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
+    sorting.links += links or []
     if drops:
         sorting.merge("near duplicates", near, "show the same as another")
         return
@@ -128,10 +133,10 @@ def embeddings_of(
 class PairScores:
     """How well pairs of pictures agreed when they were looked at, kept by what the pictures hold."""
 
-    def __init__(self, path: Path, sorting: Sorting, level: str, findings: Findings) -> None:
+    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
         self._lines = JsonLines(path, findings)
         self._seen = sorting.pictures.seen
-        self._suffix = f"{VERSION} {level} {can_verify()}"
+        self._suffix = f"{VERSION} {can_verify()}"
 
     def get(self, first: int, second: int) -> float | None:
         """Returns the score of a pair, None where it was not looked at."""

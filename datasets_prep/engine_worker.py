@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _portable(error: Exception) -> Exception:
     """Returns the error, or one that can be pickled instead, with the place where it was raised."""
     place = "".join(traceback.format_exception(error))
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  its own bytes
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:  # noqa: BLE001  any class of exception may refuse in its own way
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(place)

@@ -174,7 +174,7 @@ class Stages:
         has_caption = has_captions(pictures, self.brought)
         find_same(sorting, has_caption, loader)
         learned = score_pictures(sorting, config.scores, *outside)
-        find_near(sorting, config.dedup, has_caption, *outside)
+        find_near(sorting, config.dedup, has_caption, config.split.share > 0, *outside)
         captions = caption_all(sorting, config, self.source.name, self.brought, self.decisions, *outside)
         learned |= score_texts(sorting, config.scores, captions, *outside)
         return captions, learned

@@ -37,8 +37,7 @@ BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
 SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
 CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
-ALL_COMPARED = 4096
-"""Up to so many pictures all are compared, which finds every pair up to any distance."""
+ALL_COMPARED = 4096  # up to so many pictures all are compared, which finds every pair up to any distance
 
 
 def cosine_basis(num: int, side: int) -> np.ndarray:
@@ -123,17 +122,18 @@ class ClosePairs:
         return len(self.first)
 
 
-def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE) -> ClosePairs:
+def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
     """Returns the pairs of pictures with a distance of at most `largest` between their codes [N 12 4].
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
     (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
     them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
-    are only, will do as well.
+    are only, will do as well. Where pictures are `chosen` by number the result counts in that choice, without a copy.
     """
-    search = all_pairs if len(codes) <= ALL_COMPARED else banded_pairs
+    chosen = np.arange(len(codes)) if chosen is None else chosen
+    search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
     best, waiting, num_waiting = np.zeros((0, 5), np.int32), [], 0
-    for rows in search(codes, largest):
+    for rows in search(codes, chosen, largest):
         waiting.append(rows)
         num_waiting += len(rows)
         if num_waiting > ROWS_AT_ONCE:
@@ -149,8 +149,9 @@ def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
             yield first, second
 
 
-def all_pairs(codes: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+def all_pairs(codes: np.ndarray, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
     """Yields rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
+    codes = codes[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
             for start in range(0, len(codes), 256):
@@ -164,13 +165,13 @@ def all_pairs(codes: np.ndarray, largest: int) -> Iterator[np.ndarray]:
                 yield found_rows(first + start, second + start, distance[first, second], one, other)
 
 
-def banded_pairs(codes: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+def banded_pairs(codes: np.ndarray, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
     """Yields such rows of codes that have a band in common but for a bit, maybe several times."""
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
-            stored = [InBand.sorted_by(codes[:, kind], band) for kind in first_kinds]
+            stored = [InBand.sorted_by(codes[chosen, kind], band) for kind in first_kinds]
             for other in second_kinds:
-                probing = InBand.sorted_by(codes[:, other], band)
+                probing = InBand.sorted_by(codes[chosen, other], band)
                 for one, kind in zip(stored, first_kinds, strict=True):
                     for first, second, distance in one.close_to(probing, largest):
                         yield found_rows(first, second, distance, kind, other)
@@ -208,9 +209,8 @@ class InBand:
                 end = max(begin + 1, int(np.searchsorted(total, done + CANDIDATES_AT_ONCE, side="right")))
                 counts = np.diff(total[begin:end], prepend=done)
                 rows = np.repeat(np.arange(begin, end), counts)
-                places = np.repeat(starts[begin:end] - (total[begin:end] - counts - done), counts) + np.arange(
-                    len(rows)
-                )
+                before = total[begin:end] - counts - done
+                places = np.repeat(starts[begin:end] - before, counts) + np.arange(len(rows))
                 kept, distance = within(self.codes, places, probing.codes, rows, largest)
                 yield self.keys[places[kept]] & 0xFFFFFFFF, probing.keys[rows[kept]] & 0xFFFFFFFF, distance
                 begin = end

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from finetune.data.alike import corners_of
+from finetune.data.looks import corners_of
 
 NUM_DESCRIPTORS = 150
 """Of a picture, and again of its mirror image."""
@@ -22,10 +22,17 @@ COMMON = 64
 CANDIDATES_AT_ONCE = 1 << 20
 
 
-def voted_pairs(greys: Iterable[Image.Image], num: int) -> np.ndarray:
-    """Returns the pairs [M 2] of the pictures that share FEWEST_VOTES corners or more, the smaller number first."""
+def voted_pairs(greys: Iterable[Image.Image | None], num: int) -> np.ndarray:
+    """Returns the pairs [M 2] of the pictures that share FEWEST_VOTES corners or more, the smaller number first.
+
+    Of `num` pictures those that are None have no votes.
+    """
     upright, mirrored = [], []
     for grey in greys:
+        if grey is None:
+            upright.append(np.zeros((0, 32), np.uint8))
+            mirrored.append(upright[-1])
+            continue
         upright.append(corners_of(grey, NUM_DESCRIPTORS).descriptors)
         mirrored.append(corners_of(grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT), NUM_DESCRIPTORS).descriptors)
     if not num:

@@ -109,13 +109,13 @@ def test_codes_of_the_pictures_as_they_are_can_be_joined_alone() -> None:
 
 def test_pairs_are_the_same_by_bands_and_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    codes = rng.integers(0, 16, (40, len(KINDS), 4), dtype=np.uint64)
+    codes = rng.integers(0, 16, (24, len(KINDS), 4), dtype=np.uint64)
     whole = close_pairs(codes)
     monkeypatch.setattr("finetune.data.similarity.ALL_COMPARED", 0)
     monkeypatch.setattr("finetune.data.similarity.CANDIDATES_AT_ONCE", 50)
     monkeypatch.setattr("finetune.data.similarity.ROWS_AT_ONCE", 1000)
     parts = close_pairs(codes)
-    assert len(whole) == 40 * 39 / 2
+    assert len(whole) == 24 * 23 / 2
     for name in ("first", "second", "distance", "first_kind", "second_kind"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
 

@@ -6,27 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from datasets_prep.dedup import (
-    Scores,
-    can_verify,
-    exact_copies,
-    keep_order,
-    near_copies,
-    neighbours,
-    pixel_copies,
-)
-from finetune.data.similarity import picture_codes
+from datasets_prep.candidates import FARTHEST, Level, joined, neighbours
+from datasets_prep.dedup import Scores, can_verify, exact_copies, keep_order, near_copies, pixel_copies
+from finetune.data.similarity import ClosePairs, picture_codes
 from tests.unit.data.test_alike import texture
 
 
 def near(
     pictures: Sequence[Image.Image],
-    level: str = "fast",
+    level: Level = "fast",
     order: Sequence[int] | None = None,
     left: Sequence[int] | None = None,
     embeddings: np.ndarray | None = None,
     seen: Scores | None = None,
     whole: bool = False,
+    links: list[tuple[int, int]] | None = None,
 ) -> dict[int, int]:
     """Copy -> keeper."""
     codes = np.stack([picture_codes(image) for image in pictures])
@@ -43,6 +37,7 @@ def near(
         Scores() if seen is None else seen,
         lambda done, total: None,
         load_whole=pictures.__getitem__ if whole else None,
+        links=links,
     )
     return {number: copy.keeper for number, copy in copies.items()}
 
@@ -61,6 +56,22 @@ def test_equal_bytes_are_copies_of_the_best() -> None:
     assert {number: copy.keeper for number, copy in copies.items()} == {0: 2, 4: 2}
     assert {copy.reason for copy in copies.values()} == {"exact_duplicate"}
     assert exact_copies(np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 32), np.arange(5)).keys() == {2, 4}
+
+
+def test_hashes_that_begin_alike_are_told_apart() -> None:
+    hashes = np.array([b"a" * 31 + end for end in (b"1", b"2", b"2", b"1", b"3")], dtype="V32")
+    copies = exact_copies(hashes, np.array([3, 2, 1, 0, 4]))
+    assert {number: copy.keeper for number, copy in copies.items()} == {0: 3, 1: 2}
+
+
+def test_the_order_needs_little_memory_and_agrees_with_sorting_by_all_keys() -> None:
+    rng = np.random.default_rng(0)
+    num = 500
+    pixels, size, captioned = rng.integers(1, 4, num), rng.integers(1, 4, num), rng.random(num) > 0.5
+    sources = [f"{number:03d}" for number in rng.permutation(num)]
+    keys = [(-pixels[row], -size[row] / pixels[row], not captioned[row], sources[row]) for row in range(num)]
+    wanted = sorted(range(num), key=keys.__getitem__)
+    assert keep_order(pixels, size, captioned, sources).tolist() == wanted
 
 
 def test_equal_thumbnails_are_copies_only_if_all_pixels_are_equal() -> None:
@@ -96,8 +107,27 @@ def test_a_copy_of_a_copy_that_is_no_copy_of_the_keeper_stays() -> None:
     assert near([texture(0)] * 3, seen=seen) == {1: 0}
 
 
+def test_pairs_with_copies_are_linked_where_links_are_wanted() -> None:
+    seen = Scores()  # 1 is a copy of 0 and shows what 2 shows; 3 is a copy of 0 and of 2, 4 only of 2
+    agree = {(0, 1), (1, 2), (0, 3), (2, 3), (1, 3), (2, 4)}
+    for one in range(5):
+        for other in range(one + 1, 5):
+            seen.put(one, other, 0.9 if (one, other) in agree else 0.1)
+    links: list[tuple[int, int]] = []
+    assert near([texture(0)] * 5, seen=seen, links=links) == {1: 0, 3: 0, 4: 2}
+    assert links == [(1, 2), (2, 3)]
+    assert near([texture(0)] * 5, seen=seen) == {1: 0, 3: 0, 4: 2}
+
+
+def test_what_is_not_looked_at_is_not_noted_as_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets_prep.dedup.is_worth_a_look", lambda is_simple, is_plain, distance: False)
+    monkeypatch.setattr("datasets_prep.candidates.FEW", 0)
+    seen = Scores()
+    assert near([texture(0), texture(0).resize((200, 160))], seen=seen) == {} and seen.known == {}
+
+
 def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_prep.dedup.FEW", 0)  # corners are found anew
+    monkeypatch.setattr("datasets_prep.candidates.FEW", 0)  # corners are found anew
     pictures = [texture(0), texture(0).resize((200, 160)), texture(1)]
     seen = Scores()
     assert near(pictures, seen=seen) == {1: 0}
@@ -160,6 +190,14 @@ def test_neighbours_are_those_above_the_similarity_whatever_the_block() -> None:
     for num in (7, 1024):
         found = [tuple(row) for block in neighbours(embeddings, 0.6, num) for row in block.tolist()]
         assert set(found) == wanted and len(found) == len(wanted)
+
+
+def test_joined_pairs_keep_their_codes_and_say_which_have_more_in_common() -> None:
+    first, second = np.array([0, 2], np.int32), np.array([3, 4], np.int32)
+    pairs = ClosePairs(first, second, np.array([70, 8]), np.array([0, 1]), np.array([9, 0]))
+    found, has_more = joined(pairs, np.array([[1, 2], [0, 3], [1, 2]]))
+    rows = zip(found.first, found.second, found.distance, found.second_kind, has_more, strict=True)
+    assert [tuple(map(int, row)) for row in rows] == [(0, 3, 70, 9, 1), (1, 2, FARTHEST, 0, 1), (2, 4, 8, 0, 0)]
 
 
 def test_no_pictures_have_no_copies() -> None:

@@ -487,3 +487,22 @@ def test_mistakes_in_options_are_all_named() -> None:
     message = str(caught.value)
     assert "Did you mean output?" in message and "output: missing" in message
     assert "quality.reject: got ugly" in message
+
+
+def test_near_duplicates_that_stay_never_stand_on_both_sides(config: PrepConfig) -> None:
+    source = Path(config.source[0])
+    for seed in range(6):
+        image = drawn(seed + 30, (160, 120))
+        edits = {
+            "": image,
+            "_small": image.resize((120, 90)),
+            "_pale": Image.eval(image, lambda level: 40 + level * 3 // 4),
+        }
+        write(source, {f"set/{seed}{name}.png": encoded(edited) for name, edited in edits.items()})
+    for seed in range(4):
+        prepare(replace(config, split=SplitConfig(0.3, "picture", seed)))
+        sides: dict[str, set[str]] = {}
+        for row in rows(config.output, "metadata.jsonl"):
+            sides.setdefault(row["source"].partition("_")[0].removesuffix(".png"), set()).add(row["split"])
+        assert all(len(found) == 1 for name, found in sides.items() if name.startswith("set/")), sides
+        assert {"train", "validation"} == set().union(*sides.values())
