@@ -91,7 +91,7 @@ def _portable(error: Exception) -> Exception:
     """Returns the error, or one that can be pickled instead, with the place where it was raised."""
     place = "".join(traceback.format_exception(error))
     try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))  # pyright: ignore[reportArgumentType]  wrong in typeshed
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # pyright: ignore[reportAttributeAccessIssue]  wrong in typeshed
     except Exception:  # noqa: BLE001  any class of exception may refuse in its own way
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(place)
