@@ -98,11 +98,11 @@ def all_pictures(
     is_good = places >= 0
     rejected = list(transient.values())
     there = np.flatnonzero(is_good)
-    for rows, table in store.parts(places[there], ["reason", "detail"]):
+    for rows, table in store.parts.rows(places[there], ["reason", "detail"]):
         for row, reason, detail in zip(rows, *table.to_pydict().values(), strict=True):
             if reason is not None:
                 index = int(there[row])
                 rejected.append(Rejected(names[index], reason, detail))
                 is_good[index] = False
     good = np.flatnonzero(is_good)
-    return read_pictures(store, places[good], names.only(good)), good, rejected
+    return read_pictures(store.parts, places[good], names.only(good)), good, rejected

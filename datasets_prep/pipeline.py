@@ -82,13 +82,14 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         found = measure_all(config, source, own, files, findings, progress)
         if isinstance(found, int):
             return Outcome(found, {}, (), is_new=True)
-        pictures, brought, rejected = found
+        inputs, (pictures, brought, rejected) = files.inputs, found
+        del files, found  # a hundred bytes a file
         sorting = new_sorting(pictures, decisions)
         first = ("scan and decode", len(pictures) + len(rejected), len(pictures), f"{len(rejected):,} cannot be read")
         sorting.figures.insert(0, first)
         stages = Stages(config, source, own, brought, decisions, findings, progress)
         captions, learned = stages.run(sorting)
-        return stages.write(output, State(files.inputs, {}), sorting, captions, learned, rejected)
+        return stages.write(output, State(inputs, {}), sorting, captions, learned, rejected)
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,17 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.paths: list[Path] = []
         self.damaged: list[Path] = []
         """Files that cannot be read, whose rows are therefore missing."""
-        keys = [np.empty(0, KEY)]
+        keys, paths = [np.empty(0, KEY)], []
         for path in sorted(folder.glob("*.arrow")):
             try:
                 keys.append(fixed_bytes(opened(path)["key"], KEY_BYTES).view(KEY)[:, 0])
             except (pyarrow.ArrowInvalid, KeyError):
                 self.damaged.append(path)
             else:
-                self.paths.append(path)
-        self.starts = np.cumsum([len(part) for part in keys])
+                paths.append(path)
+        self.parts = Parts(paths, np.cumsum([len(part) for part in keys]))
         self.keys = np.concatenate(keys)
         self.order = np.argsort(self.keys, kind="stable")
 
@@ -82,7 +81,16 @@ class Store:
         rows = self.order[np.minimum(found, len(self.keys) - 1)]
         return np.where(self.keys[rows] == keys, rows, -1)
 
-    def parts(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a store, without the keys."""
+
+    paths: Sequence[Path]
+    starts: np.ndarray
+    """The first row of each file, and behind them their number."""
+
+    def rows(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
         """Yields, file by file, which of the places [N] lie in it, and the columns of those rows."""
         order = np.argsort(places, kind="stable")
         cuts = np.searchsorted(places[order], self.starts)
@@ -157,9 +165,9 @@ class Pictures:
     notes: Mapping[int, tuple[str, ...]]
     captions: Mapping[int, str]
     """What files say of themselves, where they do."""
-    store: Store
+    parts: Parts
     places: np.ndarray
-    """[N] The rows in the store."""
+    """[N] Their rows there."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -179,12 +187,12 @@ class Pictures:
     def codes(self) -> np.ndarray:
         """Reads the codes [N 12 4] (uint64), 384 bytes a picture."""
         codes = np.empty((len(self), CODE_BYTES), np.uint8)
-        for rows, table in self.store.parts(self.places, ["codes"]):
+        for rows, table in self.parts.rows(self.places, ["codes"]):
             codes[rows] = fixed_bytes(table["codes"], CODE_BYTES)
         return codes.view(np.uint64).reshape(-1, 12, 4)
 
 
-def read_pictures(store: Store, places: np.ndarray, sources: Sequence[str]) -> Pictures:
+def read_pictures(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> Pictures:
     """Returns those rows of the store, none of which is a rejection, as columns."""
     num = len(places)
     hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
@@ -196,7 +204,7 @@ def read_pictures(store: Store, places: np.ndarray, sources: Sequence[str]) -> P
     scores, suffix, suffixes = np.empty((num, len(SCORES)), np.float32), np.empty(num, np.uint8), {}
     notes: dict[int, tuple[str, ...]] = {}
     captions: dict[int, str] = {}
-    for rows, table in store.parts(places, [*hashes, *numbers, "scores", "suffix", "notes", "caption"]):
+    for rows, table in parts.rows(places, [*hashes, *numbers, "scores", "suffix", "notes", "caption"]):
         for name, column in hashes.items():
             column[rows] = fixed_bytes(table[name], HASH_BYTES)
         for name, column in numbers.items():
@@ -208,5 +216,5 @@ def read_pictures(store: Store, places: np.ndarray, sources: Sequence[str]) -> P
         captions |= {int(row): each for row, each in zip(rows, texts["caption"], strict=True) if each is not None}
     return Pictures(
         sources, **hashes, **numbers, scores=scores, suffixes=list(suffixes), suffix=suffix, notes=notes,
-        captions=captions, store=store, places=places,
+        captions=captions, parts=parts, places=places,
     )  # fmt: skip

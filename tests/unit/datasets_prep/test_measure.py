@@ -151,7 +151,7 @@ def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
     keys = [bytes([number] * 16) for number in range(len(paths))]
     write_part(tmp_path, list(zip(keys, results, strict=True)))
     store = Store(tmp_path)
-    pictures = read_pictures(store, store.places(as_keys(keys)), [path.name for path in paths])
+    pictures = read_pictures(store.parts, store.places(as_keys(keys)), [path.name for path in paths])
     assert unusable(pictures, QualityConfig()) == {}
     flagged = {name: int(having.sum()) for name, having in all_flags(pictures, QualityConfig()).items() if having.any()}
     assert sum(flagged.values()) <= 1, flagged

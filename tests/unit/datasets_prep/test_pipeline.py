@@ -24,7 +24,7 @@ from datasets_prep.measure import SCORES
 from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
-from datasets_prep.store import Pictures
+from datasets_prep.store import Parts, Pictures
 from finetune.command_line import dump, parse
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import drawn, encoded, write
@@ -369,7 +369,7 @@ def pictures_of(*sources: str) -> Pictures:
         suffix=np.zeros(num, np.uint8),
         notes={},
         captions={},
-        store=None,  # type: ignore[arg-type]
+        parts=Parts([], np.zeros(1, int)),
         places=np.zeros(num, int),
     )
 

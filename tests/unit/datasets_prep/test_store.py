@@ -26,7 +26,7 @@ def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path
     store = Store(tmp_path)
     places = store.places(keys_of("c", "x", "a"))
     assert (places >= 0).tolist() == [True, False, True]
-    pictures = read_pictures(store, places[places >= 0], ["c", "a"])
+    pictures = read_pictures(store.parts, places[places >= 0], ["c", "a"])
     assert pictures.width.tolist() == [22, 20]
     assert pictures.codes()[0, 0].tolist() == [2, 3, 4, 5] and pictures.hex(0) == "0200" * 16
     assert pictures.score("detail").tolist() == [2.0, 0.0]
@@ -46,14 +46,14 @@ def test_reasons_are_kept_and_the_same_rows_make_one_file(tmp_path: Path) -> Non
     write_part(tmp_path, rows)
     write_part(tmp_path, rows)
     assert len(list(tmp_path.iterdir())) == 1
-    [(places, table)] = Store(tmp_path).parts(np.array([0]), ["reason", "detail"])
+    [(places, table)] = Store(tmp_path).parts.rows(np.array([0]), ["reason", "detail"])
     assert places.tolist() == [0] and table.to_pylist() == [{"reason": "truncated", "detail": "cut short"}]
 
 
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.places(keys_of("a")).tolist() == [-1]
-    assert len(read_pictures(store, np.zeros(0, int), [])) == 0
+    assert len(read_pictures(store.parts, np.zeros(0, int), [])) == 0
 
 
 def test_a_key_with_zeros_at_its_end_is_found(tmp_path: Path) -> None:
