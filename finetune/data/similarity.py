@@ -60,8 +60,10 @@ def picture_codes(image: Image.Image) -> np.ndarray:
     low = frequencies(grey)
     flipped = [low, low * ODD[None], low * ODD[:, None], low * ODD[None] * ODD[:, None]]
     turned = [each.T for each in flipped]
+    trimmed = without_border(grey)
+    trimmed_low = low if trimmed.size == grey.size else frequencies(trimmed)
     cropped = [frequencies(middle(grey, share)) for share in CROPS]
-    return packed(np.stack([*flipped, *turned, frequencies(without_border(grey)), *cropped]))
+    return packed(np.stack([*flipped, *turned, trimmed_low, *cropped]))
 
 
 def frequencies(grey: Image.Image) -> np.ndarray:
