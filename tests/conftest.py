@@ -1,6 +1,7 @@
 """Environment and shared tiny models of all tests: no hub, no account, one thread a process."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,9 @@ import pytest  # noqa: E402
 
 from tests.runs import TINY, Options  # noqa: E402
 from tests.tiny import save_pictures, save_pipeline  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts tests in the background has them, and so
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that they start, ignore Ctrl-C
 
 
 @pytest.fixture(scope="session")
