@@ -34,7 +34,7 @@ def start(folder: Path, output: Path, *options: str) -> subprocess.Popen[bytes]:
     "options", [(), ("--write.format", "parquet", "--split.share", "0.2")], ids=["folder", "shards"]
 )
 def test_a_killed_preparation_is_completed_by_the_same_command(tmp_path: Path, options: tuple[str, ...]) -> None:
-    files: dict[str, bytes | str] = {f"{seed:02d}_thing.png": encoded(drawn(seed, (400, 300))) for seed in range(40)}
+    files: dict[str, bytes | str] = {f"{seed:02d}_thing.png": encoded(drawn(seed, (200, 150))) for seed in range(24)}
     files |= {"copy.png": files["03_thing.png"], "copy.txt": "a copy", "torn.png": files["04_thing.png"][:900]}
     write(tmp_path / "raw", files)
     begun = time.monotonic()

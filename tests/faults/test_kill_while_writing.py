@@ -17,8 +17,8 @@ from tests.unit.datasets_prep.test_pipeline import contents
 
 KILLED = 77
 CHANGES = [("folder", "other captions"), ("folder", "shards"), ("shards", "folder"), ("with texts", "folder")]
-STRIDE = 3
-"""Every third point is tried; `STRIDE = 1` takes three times as long."""
+STRIDE = 5
+"""Every fifth point is tried; with 1 all are, in five times the time."""
 
 
 def armed(point: int) -> None:
@@ -91,4 +91,4 @@ def test_any_point(tmp_path: Path, before: str, after: str, monkeypatch: pytest.
         assert contents(folder.output) == wanted[after], point
         assert sorted(os.listdir(folder.output / ".prep")) == sorted(os.listdir(tmp_path / after / ".prep")), point
         point += STRIDE
-    assert point > 20
+    assert point > 20  # there are some
