@@ -15,8 +15,14 @@ import pytest  # noqa: E402
 from tests.runs import TINY, Options  # noqa: E402
 from tests.tiny import save_pictures, save_pipeline  # noqa: E402
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts tests in the background has them, and so
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the commands that they start, ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # for what fixtures of the session start
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> None:
+    """The commands that tests start hear Ctrl-C, also where a shell in the background took it away."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @pytest.fixture(scope="session")

@@ -131,7 +131,7 @@ def test_keys_decide_and_the_served_page_writes_at_once(browser: Browser, folder
     browser.wait(lambda: state(browser) == "No decisions yet")
     browser.press("j", "j", "k", "x")  # the first picture is the keeper of the copy
     browser.wait(lambda: state(browser).startswith("1 decision, saved"))
-    assert decided(folder) == {SHA256["b.png"]: Decided("b.png", "drop", None)}
+    browser.wait(lambda: decided(folder) == {SHA256["b.png"]: Decided("b.png", "drop", None)})
     assert browser.value(f"[...document.querySelectorAll('[data-sha=\"{SHA256['b.png']}\"]')].every("
                          "(card) => card.classList.contains('drop'))")  # fmt: skip
     choose(browser, HOSTILE)
@@ -143,7 +143,7 @@ def test_keys_decide_and_the_served_page_writes_at_once(browser: Browser, folder
     assert decided(folder)[SHA256[HOSTILE]] == Decided(HOSTILE, None, "<script>window.ran=1</script> jxk")
     browser.press("u", "u")
     browser.wait(lambda: state(browser) == "No decisions yet")
-    assert decided(folder) == {}
+    browser.wait(lambda: decided(folder) == {})
     assert [json.loads(line)["action"] for line in (folder / "decisions.jsonl").read_bytes().splitlines()] == [
         "drop", "caption", "undo", "undo",
     ]  # fmt: skip
