@@ -106,6 +106,9 @@ def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str]
 def _child(
     recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
 ) -> None:
+    # The fork server may have been started where Ctrl-C is ignored or blocked, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
