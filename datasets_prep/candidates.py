@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.alike import can_verify
-from finetune.data.similarity import LARGEST_DISTANCE, ClosePairs, close_pairs
+from finetune.data.similarity import LARGEST_DISTANCE, ClosePairs, Codes, close_pairs
 from finetune.data.votes import voted_pairs
 
 Level = Literal["fast", "thorough", "embed"]
@@ -27,7 +27,7 @@ LARGEST_DISTANCE, of which each would take a hundredth of a second."""
 
 
 def candidates(
-    codes: np.ndarray,
+    codes: Codes,
     ranked: np.ndarray,
     greys: Iterable[Image.Image | None],
     level: Level,

@@ -40,7 +40,7 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
 
 
 def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
-    """Returns the numbers of all pictures, those that are kept rather than others first."""
+    """Returns the numbers of all pictures, the best first."""
     pictures = sorting.pictures
     num_pixels = pictures.width.astype(np.int64) * pictures.height
     return keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
@@ -75,9 +75,10 @@ def find_near(
     drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
     links: list[tuple[int, int]] | None = [] if has_sides and not drops else None
     seen = PairScores(own / "pairs.jsonl", sorting, findings)
+    codes = pictures.codes(own)
     try:
         near = near_copies(
-            pictures.codes(),
+            codes,
             ordered(sorting, has_caption),
             sorting.is_in,
             pictures.score("deviation") < FLAT_DEVIATION,
@@ -92,6 +93,7 @@ def find_near(
         )
     finally:
         seen.close()
+        codes.close()
     pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
     if pixel_equal:

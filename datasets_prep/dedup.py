@@ -15,7 +15,7 @@ from PIL import Image
 from datasets_prep.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates
 from datasets_prep.records import Copy
 from finetune.data.alike import CERTAIN, Look, agreement, can_verify, is_worth_a_look, look_at
-from finetune.data.similarity import KINDS, ClosePairs
+from finetune.data.similarity import KINDS, ClosePairs, Codes
 
 __all__ = ["PairScores", "Scores", "can_verify", "exact_copies", "keep_order", "near_copies", "pixel_copies"]
 
@@ -140,7 +140,7 @@ def is_equal(first: Image.Image, second: Image.Image) -> bool:
 
 
 def near_copies(
-    codes: np.ndarray,
+    codes: Codes,
     order: np.ndarray,
     mask: np.ndarray,
     flat: np.ndarray,
@@ -217,7 +217,7 @@ def in_words(pairs: ClosePairs, row: int) -> str:
 class Looks:
     """Pictures as they are compared, in their ranks; those used last stay in memory."""
 
-    def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray, codes: np.ndarray) -> None:
+    def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray, codes: Codes) -> None:
         self.load, self.ranked, self.flat, self.codes = load, ranked, flat, codes
         self.kept: OrderedDict[int, Look] = OrderedDict()
         self.nature: dict[int, tuple[bool, bool]] = {}  # whether simple, whether plain

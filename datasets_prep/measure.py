@@ -85,14 +85,14 @@ def colour(name: str) -> tuple[int, int, int]:
 
 
 def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image) -> Measured:
-    """Returns the measurements of a decoded picture of the upright `size`; `decoded` may be smaller."""
+    """Returns the measurements of a decoded picture of the upright `size`; `decoded` may be smaller, and is used up."""
     header = open_header(data)
-    is_native = decoded.size == size
+    colour_warning = decoded.info.get("colour_warning")
+    native = np.asarray(middle_patch(decoded, 2 * PATCH).convert("L"), np.int16) if decoded.size == size else None
     factor = max(1, min(decoded.size) // FEATURE_SIDE)
-    work = decoded.reduce(factor) if factor > 1 else decoded
-    thumb = work.copy()
+    thumb = decoded.reduce(factor) if factor > 1 else decoded
+    grey = thumb.convert("L")
     thumb.thumbnail((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    grey = work.convert("L")
     channels = [np.asarray(channel) for channel in thumb.split()]
     levels = np.asarray(thumb.convert("L"))
     scores = {
@@ -102,7 +102,7 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
         "saturation": float(np.mean(np.maximum.reduce(channels) - np.minimum.reduce(channels))),
         "detail": detail(middle_patch(grey, 2 * PATCH)),
         "spectrum": spectrum_end(np.asarray(middle_patch(grey, PATCH), dtype=np.float32)),
-        "blocks": blocks(np.asarray(middle_patch(decoded, 2 * PATCH).convert("L"), np.int16)) if is_native else 1.0,
+        "blocks": 1.0 if native is None else blocks(native),
         "jpeg_quality": jpeg_quality(header),
         "border": border(levels),
         "frames": float(num_frames(header)),
@@ -118,7 +118,7 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
         suffix=SUFFIXES.get(kind, f".{kind.lower()}"),
         codes=picture_codes(thumb),
         scores={score: round(value, 4) for score, value in scores.items()},
-        notes=notes(header, scores["frames"], decoded.info.get("colour_warning")),
+        notes=notes(header, scores["frames"], colour_warning),
         caption=embedded_caption(header, data),
     )
 

@@ -5,6 +5,7 @@ so that several machines may add to one folder. A row is found by a key of 16 by
 """
 
 import hashlib
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,14 @@ import pyarrow.ipc
 
 from datasets_prep.measure import SCORES
 from datasets_prep.records import Item, Measured, Rejected
+from finetune.data.similarity import KINDS, NUM_WORDS
 from finetune.disk import sync
 
-KEY_BYTES, HASH_BYTES, CODE_BYTES = 16, 32, 12 * 4 * 8
+KEY_BYTES, HASH_BYTES = 16, 32
+CODES = len(KINDS), NUM_WORDS
+"""Codes of a picture, and words of 64 bits in each."""
+ONE_CODE_BYTES = NUM_WORDS * 8
+CODE_BYTES = len(KINDS) * ONE_CODE_BYTES
 KEY = np.dtype(f"S{KEY_BYTES}")  # drops zeros at the end where a single one is looked at, but not in comparisons
 TRANSIENT = ("timeout", "worker_crashed", "out_of_memory", "unreadable")
 """Reasons that another try may not meet; they are not kept."""
@@ -184,12 +190,56 @@ class Pictures:
         """Returns what stands for the pixels that a model or another look sees, the background's colour included."""
         return hashlib.sha256(self.sha256[index].tobytes() + self.pixels_sha256[index].tobytes()).digest()
 
-    def codes(self) -> np.ndarray:
-        """Reads the codes [N 12 4] (uint64), 384 bytes a picture."""
-        codes = np.empty((len(self), CODE_BYTES), np.uint8)
-        for rows, table in self.parts.rows(self.places, ["codes"]):
-            codes[rows] = fixed_bytes(table["codes"], CODE_BYTES)
-        return codes.view(np.uint64).reshape(-1, 12, 4)
+    def codes(self, folder: Path) -> "StoredCodes":
+        """Returns the codes, laid out by their kinds in a nameless file of a folder; close it in the end."""
+        return StoredCodes(self, folder)
+
+
+class StoredCodes:
+    """Codes [N 12 4] (uint64) on disk, 384 bytes a picture, of which one kind or some pictures are read at a time.
+
+    The file has a block for each of the store's, in which the codes of one kind lie together.
+    """
+
+    def __init__(self, pictures: Pictures, folder: Path) -> None:
+        self.shape = len(pictures), *CODES
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
+        self._blocks: list[np.ndarray] = []
+        """The pictures in each block."""
+        self._block = np.empty(len(pictures), np.int32)
+        self._place = np.empty(len(pictures), np.int32)
+        for rows, table in pictures.parts.rows(pictures.places, ["codes"]):
+            codes = fixed_bytes(table["codes"], CODE_BYTES).view(np.uint64).reshape(-1, *CODES)
+            self._file.write(codes.transpose(1, 0, 2).tobytes())
+            self._block[rows], self._place[rows] = len(self._blocks), np.arange(len(rows))
+            self._blocks.append(rows.astype(np.int32))
+        self._starts = np.cumsum([0, *(len(rows) * CODE_BYTES for rows in self._blocks)])
+
+    def close(self) -> None:
+        """Removes the file."""
+        self._file.close()
+
+    def __getitem__(self, key: int | np.ndarray | tuple[slice, int]) -> np.ndarray:
+        if isinstance(key, tuple):
+            chosen, kind = key
+            return self._of_kind(kind)[chosen]
+        if isinstance(key, np.ndarray):
+            return np.stack([self._of_kind(kind)[key] for kind in range(CODES[0])], axis=1)
+        block = int(self._block[key])
+        size = len(self._blocks[block]) * ONE_CODE_BYTES
+        start = int(self._starts[block]) + int(self._place[key]) * ONE_CODE_BYTES
+        return np.stack([self._read(start + kind * size, ONE_CODE_BYTES)[0] for kind in range(CODES[0])])
+
+    def _of_kind(self, kind: int) -> np.ndarray:
+        codes = np.empty((self.shape[0], CODES[1]), np.uint64)
+        for rows, start in zip(self._blocks, self._starts.tolist(), strict=False):
+            size = len(rows) * ONE_CODE_BYTES
+            codes[rows] = self._read(start + kind * size, size)
+        return codes
+
+    def _read(self, start: int, size: int) -> np.ndarray:
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(size), np.uint64).reshape(-1, CODES[1])
 
 
 def read_pictures(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> Pictures:

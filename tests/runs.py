@@ -5,6 +5,7 @@ A child is a process of its own, so that it can be killed, limited and signalled
 
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import safetensors.torch
 import torch
@@ -20,7 +22,9 @@ from torch import Tensor
 
 CONTEXT = multiprocessing.get_context("forkserver")
 RECIPES = ["recipes.lora", "recipes.full", "recipes.pretrain"]
-CONTEXT.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.runs"])
+SERVER = multiprocessing.forkserver.ForkServer()
+"""A fork server beside the process's usual one, which belongs to datasets_prep.engine and has imported other things."""
+SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.runs"])
 
 TINY = {
     "data.resolution": 64,
@@ -94,7 +98,8 @@ def start(
 ) -> Running:
     """Starts `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
     process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))
-    process.start()
+    with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        process.start()
     return Running(process, log)
 
 
@@ -106,9 +111,6 @@ def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str]
 def _child(
     recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
 ) -> None:
-    # The fork server may have been started where Ctrl-C is ignored or blocked, and its children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

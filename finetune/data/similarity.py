@@ -7,6 +7,7 @@ since both the preparation of data sets and the search for memorised pictures ne
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -124,7 +125,19 @@ class ClosePairs:
         return len(self.first)
 
 
-def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
+class Codes(Protocol):
+    """Codes [N 12 4] (uint64): an array, or what reads them from disk as they are indexed.
+
+    Indexed are a picture, an array of pictures, and one kind of all (codes[:, kind]).
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> np.ndarray: ...
+
+
+def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
     """Returns the pairs of pictures with a distance of at most `largest` between their codes [N 12 4].
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
@@ -132,7 +145,7 @@ def close_pairs(codes: np.ndarray, largest: int = LARGEST_DISTANCE, chosen: np.n
     them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
     are only, will do as well. Where pictures are `chosen` by number the result counts in that choice, without a copy.
     """
-    chosen = np.arange(len(codes)) if chosen is None else chosen
+    chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
     best, waiting, num_waiting = np.zeros((0, 5), np.int32), [], 0
     for rows in search(codes, chosen, largest):
@@ -151,9 +164,9 @@ def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
             yield first, second
 
 
-def all_pairs(codes: np.ndarray, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
     """Yields rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
-    codes = codes[chosen]
+    codes = stored[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
             for start in range(0, len(codes), 256):
@@ -167,16 +180,21 @@ def all_pairs(codes: np.ndarray, chosen: np.ndarray, largest: int) -> Iterator[n
                 yield found_rows(first + start, second + start, distance[first, second], one, other)
 
 
-def banded_pairs(codes: np.ndarray, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yields such rows of codes that have a band in common but for a bit, maybe several times."""
+def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
+    """Yields such rows of codes that have a band in common but for a bit, maybe several times.
+
+    Codes of two kinds are in memory at a time, 120 bytes a picture with all that is made of them.
+    """
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
-            stored = [InBand.sorted_by(codes[chosen, kind], band) for kind in first_kinds]
-            for other in second_kinds:
-                probing = InBand.sorted_by(codes[chosen, other], band)
-                for one, kind in zip(stored, first_kinds, strict=True):
-                    for first, second, distance in one.close_to(probing, largest):
-                        yield found_rows(first, second, distance, kind, other)
+            for one in first_kinds:
+                stored = InBand.sorted_by(codes[:, one], chosen, band)
+                for other in second_kinds:
+                    probing = stored if other == one else InBand.sorted_by(codes[:, other], chosen, band)
+                    for first, second, distance in stored.close_to(probing, largest):
+                        yield found_rows(first, second, distance, one, other)
+                    del probing  # before the next is made
+                del stored
 
 
 @dataclass(frozen=True)
@@ -191,13 +209,15 @@ class InBand:
     """[2^16] Where each value begins."""
 
     @classmethod
-    def sorted_by(cls, codes: np.ndarray, band: int) -> "InBand":
-        """Returns codes [N 4] sorted by their band."""
-        values = np.ascontiguousarray(codes).view(np.uint16)[:, band]
+    def sorted_by(cls, codes: np.ndarray, chosen: np.ndarray, band: int) -> "InBand":
+        """Returns the chosen ones of codes [. 4] sorted by their band."""
+        word, place = divmod(band, 64 // BAND_BITS)
+        values = (codes[chosen, word] >> np.uint64(place * BAND_BITS)).astype(np.uint16)
         order = np.argsort(values, kind="stable")
-        keys = values[order].astype(np.int64) << 32 | order
+        keys = values[order].astype(np.int64) << 32
+        keys |= order
         counts = np.bincount(values, minlength=1 << BAND_BITS)
-        return cls(codes[order], keys, np.cumsum(counts) - counts)
+        return cls(codes[chosen[order]], keys, np.cumsum(counts) - counts)
 
     def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields picture, later picture of `probing` and distance of codes whose band differs by a bit at most."""

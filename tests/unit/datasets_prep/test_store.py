@@ -28,10 +28,26 @@ def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path
     assert (places >= 0).tolist() == [True, False, True]
     pictures = read_pictures(store.parts, places[places >= 0], ["c", "a"])
     assert pictures.width.tolist() == [22, 20]
-    assert pictures.codes()[0, 0].tolist() == [2, 3, 4, 5] and pictures.hex(0) == "0200" * 16
+    assert pictures.hex(0) == "0200" * 16
     assert pictures.score("detail").tolist() == [2.0, 0.0]
     assert pictures.notes == {0: ("a note",), 1: ("a note",)} and pictures.captions == {}
     assert pictures.suffixes[pictures.suffix[0]] == ".png"
+
+
+def test_codes_are_read_from_disk_by_kind_by_picture_and_by_choice(tmp_path: Path) -> None:
+    names = [f"{number:02d}" for number in range(11)]
+    for some in (names[3::2], names[::2], names[1:2]):  # parts in another order than the pictures
+        write_part(tmp_path, [(row_key("1", Item(name, (1, 2))), result(name, int(name))) for name in some])
+    store = Store(tmp_path)
+    codes = read_pictures(store.parts, store.places(keys_of(*names)), names).codes(tmp_path)
+    whole = np.arange(48, dtype=np.uint64).reshape(12, 4) + np.arange(11, dtype=np.uint64)[:, None, None]
+    some = np.array([7, 0, 10])
+    assert codes.shape == whole.shape
+    assert np.array_equal(codes[:, 8], whole[:, 8])
+    assert np.array_equal(codes[some], whole[some])
+    assert all(np.array_equal(codes[number], whole[number]) for number in range(11))
+    codes.close()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".arrow"}
 
 
 def test_another_version_size_or_time_is_not_found(tmp_path: Path) -> None:
