@@ -29,16 +29,15 @@ from finetune.config import (
     CheckpointConfig,
     DataConfig,
     LoopConfig,
-    LoRAConfig,
-    LoRATrainConfig,
     ModelConfig,
-    OptimConfig,
     OutputConfig,
     TrackingConfig,
 )
+from finetune.config_methods import LoRAConfig, LoRATrainConfig
+from finetune.config_optim import OptimConfig
 from finetune.data.manifest import read_manifest
 from finetune.ema import trained_parameters
-from finetune.methods import LoRA
+from finetune.methods.lora import LoRA
 from finetune.models import family_named
 from finetune.models.base import Network
 from finetune.train import train

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"]
-Schedule = Literal["constant", "cosine", "linear"]
+from finetune.config_loss import LossConfig
+from finetune.config_optim import OptimConfig
 
 
 @dataclass(frozen=True)
@@ -117,68 +117,6 @@ class CacheConfig:
 
     def problems(self) -> list[str]:
         return [] if self.shard_size > 0 else [f"cache.shard_size: got {self.shard_size}, expected 1 or more."]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Objective and loss weight."""
-
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """What the network predicts; none reads it from the checkpoint's scheduler, anything else must agree with it."""
-    snr_gamma: float | None = 5.0
-    """Gamma of min-SNR weighting (arXiv 2303.09556); none weighs all timesteps equally."""
-    zero_terminal_snr: bool = False
-    """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
-
-    def problems(self) -> list[str]:
-        if self.snr_gamma is not None and self.snr_gamma <= 0:
-            return [f"loss.snr_gamma: got {self.snr_gamma}, expected a number above 0 or none."]
-        return []
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """Optimizer and learning rate."""
-
-    name: Optimizer = "adamw"
-    """Optimizer; the 8bit ones come from bitsandbytes."""
-    lr: float = 1e-4
-    """Peak learning rate of the denoiser; prodigy wants 1.0."""
-    text_encoder_lr: float | None = None
-    """Peak learning rate of a trained text encoder; none takes lr."""
-    weight_decay: float = 1e-2
-    """Decoupled weight decay."""
-    beta1: float = 0.9
-    """Decay of the gradient average."""
-    beta2: float = 0.999
-    """Decay of the squared-gradient average."""
-    schedule: Schedule = "constant"
-    """Shape of the learning rate after the warm-up."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0 to its peak."""
-    final_lr_ratio: float = 0.0
-    """Learning rate that cosine and linear fall to, over its peak."""
-
-    def problems(self) -> list[str]:
-        found = []
-        if self.lr <= 0:
-            found.append(f"optim.lr: got {self.lr}, expected a number above 0.")
-        if self.text_encoder_lr is not None and self.text_encoder_lr <= 0:
-            found.append(f"optim.text_encoder_lr: got {self.text_encoder_lr}, expected a number above 0 or none.")
-        if self.weight_decay < 0:
-            found.append(f"optim.weight_decay: got {self.weight_decay}, expected 0 or more.")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            found.append(f"optim.beta1, beta2: got {self.beta1}, {self.beta2}, expected numbers from 0 to below 1.")
-        if self.warmup_steps < 0:
-            found.append(f"optim.warmup_steps: got {self.warmup_steps}, expected 0 or more.")
-        if not 0 <= self.final_lr_ratio <= 1:
-            found.append(f"optim.final_lr_ratio: got {self.final_lr_ratio}, expected a share from 0 to 1.")
-        if self.name == "adamw_schedule_free" and self.schedule != "constant":
-            found.append(
-                f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use "
-                "constant."
-            )
-        return found
 
 
 @dataclass(frozen=True)
@@ -390,42 +328,6 @@ class TrainConfig:
         if self.optim.name == "prodigy" and self.optim.lr < 0.1:
             found.append(f"optim.lr: got {self.optim.lr} with prodigy, which finds the rate itself; use 1.0.")
         return found
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
-
-    rank: int = 16
-    """Rank of the update matrices."""
-    alpha: float | None = None
-    """Scale of the update is alpha / rank; none takes the rank, so that the scale is 1."""
-    dropout: float = 0.0
-    """Dropout on the adapters' input."""
-    targets: tuple[str, ...] = ()
-    """Names of the adapted layers (a module's name ends with one of them); none takes the family's choice."""
-
-    def problems(self) -> list[str]:
-        found = []
-        if self.rank < 1:
-            found.append(f"lora.rank: got {self.rank}, expected 1 or more.")
-        if self.alpha is not None and self.alpha <= 0:
-            found.append(f"lora.alpha: got {self.alpha}, expected a number above 0, or none.")
-        if not 0 <= self.dropout < 1:
-            found.append(f"lora.dropout: got {self.dropout}, expected a share from 0 to below 1.")
-        return found
-
-
-@dataclass(frozen=True)
-class LoRATrainConfig(TrainConfig):
-    """Adapt a model with LoRA."""
-
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-
-
-@dataclass(frozen=True)
-class FullTrainConfig(TrainConfig):
-    """Fine-tune all weights of the denoiser."""
 
 
 SECRET_PATTERN = re.compile(

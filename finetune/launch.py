@@ -20,7 +20,7 @@ from finetune.stopping import end_on_signals, end_with_launcher
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods import TuningMethod
+    from finetune.methods.base import TuningMethod
 
 Config = TypeVar("Config", bound=TrainConfig)
 

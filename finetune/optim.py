@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.config import OptimConfig
+from finetune.config_optim import OptimConfig
 
 PACKAGES = {
     "adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),

@@ -26,7 +26,7 @@ from finetune.disk import lock_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
-from finetune.methods import RunFacts, TrainedModel, TuningMethod
+from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
 from finetune.models.base import ModelSource

@@ -9,19 +9,19 @@ MODEL, PICTURES and OUT are as for recipes.lora; OUT/export is a whole pipeline 
 import sys
 from typing import TYPE_CHECKING
 
-from finetune.config import FullTrainConfig
+from finetune.config_methods import FullTrainConfig
 from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods import Full
+    from finetune.methods.full import Full
 
 
 def stages(config: FullTrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
     def method(manifest: "Manifest") -> "Full":
-        from finetune.methods import Full
+        from finetune.methods.full import Full
 
         return Full()
 

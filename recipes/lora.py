@@ -11,19 +11,19 @@ again resumes.
 import sys
 from typing import TYPE_CHECKING
 
-from finetune.config import LoRATrainConfig
+from finetune.config_methods import LoRATrainConfig
 from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods import LoRA
+    from finetune.methods.lora import LoRA
 
 
 def stages(config: LoRATrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
     def method(manifest: "Manifest") -> "LoRA":
-        from finetune.methods import LoRA
+        from finetune.methods.lora import LoRA
 
         return LoRA(config.lora)
 

@@ -23,7 +23,8 @@ from finetune.runfolder import changed_options
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods import Autoencoder, Full
+    from finetune.methods.autoencoder import Autoencoder
+    from finetune.methods.full import Full
 
 
 def stages(config: PretrainConfig) -> list[Stage]:
@@ -83,7 +84,7 @@ def autoencoder(config: PretrainConfig) -> Callable[["Manifest"], "Autoencoder"]
     """Returns what makes the method of the second stage once the pictures are known."""
 
     def method(manifest: "Manifest") -> "Autoencoder":
-        from finetune.methods import Autoencoder
+        from finetune.methods.autoencoder import Autoencoder
 
         return Autoencoder(config.autoencoder, manifest, config.data)
 
@@ -92,7 +93,7 @@ def autoencoder(config: PretrainConfig) -> Callable[["Manifest"], "Autoencoder"]
 
 def denoiser(manifest: "Manifest") -> "Full":
     """Returns the method of the last stage: all weights of U-Net and text encoder."""
-    from finetune.methods import Full
+    from finetune.methods.full import Full
 
     return Full()
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from finetune.config import LossConfig
+from finetune.config_loss import LossConfig
 from finetune.objectives import Objective
 
 Prompts = dict[str, Tensor]

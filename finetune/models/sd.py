@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.config import LossConfig
+from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
 from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line import parse
-from finetune.config import LoRATrainConfig
+from finetune.config_methods import LoRATrainConfig
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import SHARED, drawn, encoded, gradient, write
 

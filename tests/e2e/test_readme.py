@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line import flat_types, read_flags
-from finetune.config import FullTrainConfig, LoRATrainConfig
+from finetune.config_methods import FullTrainConfig, LoRATrainConfig
 from finetune.config_pretrain import PretrainConfig
 from tests.runs import metrics
 from tests.tiny import save_pictures, save_pipeline

@@ -10,12 +10,13 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from finetune.config import CacheConfig, DataConfig, LoRAConfig
+from finetune.config import CacheConfig, DataConfig
+from finetune.config_methods import LoRAConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets
 from finetune.data.dataset import Batch, TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches
 from finetune.data.manifest import Manifest, read_manifest
-from finetune.methods import LoRA
+from finetune.methods.lora import LoRA
 from finetune.models.base import Components, Network
 from finetune.models.sd import StableDiffusion
 from tests.runs import TINY, Ended, Options, differing, final_state, losses, run

@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr as di
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-from finetune.config import LossConfig
+from finetune.config_loss import LossConfig
 from finetune.models.sd import StableDiffusion
 from finetune.objectives import Diffusion, PredictionType, denoising_loss, rescale_zero_terminal_snr
 

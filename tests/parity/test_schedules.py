@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from finetune.config import OptimConfig, Schedule
+from finetune.config_optim import OptimConfig, Schedule
 from finetune.optim import learning_rate_factor
 
 STEPS, WARMUP = 50, 10

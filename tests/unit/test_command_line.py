@@ -9,16 +9,8 @@ import pytest
 import yaml
 
 from finetune.command_line import as_flat, dump, parse
-from finetune.config import (
-    DataConfig,
-    FullTrainConfig,
-    LoRATrainConfig,
-    ModelConfig,
-    OutputConfig,
-    PreviewConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from finetune.config import DataConfig, ModelConfig, OutputConfig, PreviewConfig, TrackingConfig, TrainConfig
+from finetune.config_methods import FullTrainConfig, LoRATrainConfig
 from finetune.config_pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,6 @@
 """Options on their own: what is refused, and that everything refused is named at once."""
 
+import inspect
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,17 @@ from finetune.config import (
     CacheConfig,
     CheckpointConfig,
     DataConfig,
-    FullTrainConfig,
     LoopConfig,
-    LoRAConfig,
-    LoRATrainConfig,
-    LossConfig,
     ModelConfig,
-    OptimConfig,
     OutputConfig,
     PreviewConfig,
     TrackingConfig,
-    TrainConfig,
     ValidationConfig,
     options,
 )
+from finetune.config_loss import LossConfig
+from finetune.config_methods import FullTrainConfig, LoRAConfig, LoRATrainConfig
+from finetune.config_optim import OptimConfig
 
 GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
 
@@ -172,8 +170,8 @@ def test_commits_are_no_tokens() -> None:
 
 def test_every_option_has_a_line_of_help() -> None:
     """A field's docstring is its help text; the names of sections speak for themselves."""
-    source = Path(TrainConfig.__init__.__globals__["__file__"]).read_text(encoding="utf-8")
     for section in [value for item in fields(GOOD) if is_dataclass(value := vars(GOOD)[item.name])]:
+        source = Path(inspect.getfile(type(section))).read_text(encoding="utf-8")
         for item in fields(section):
             after = source.split(f"class {type(section).__name__}", 1)[1].split(f"\n    {item.name}: ", 1)[1]
             assert after.split("\n", 2)[1].startswith('    """'), (type(section).__name__, item.name)

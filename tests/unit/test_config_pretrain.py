@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune.config import CacheConfig, DataConfig, LoopConfig, ModelConfig, OptimConfig, OutputConfig, PreviewConfig
+from finetune.config import CacheConfig, DataConfig, LoopConfig, ModelConfig, OutputConfig, PreviewConfig
+from finetune.config_optim import OptimConfig
 from finetune.config_pretrain import ArchitectureConfig, AutoencoderConfig, PretrainConfig, autoencoder_stage
 
 GOOD = PretrainConfig(DataConfig("pictures"), OutputConfig(Path("out")))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.config import OptimConfig, Optimizer
+from finetune.config_optim import OptimConfig, Optimizer
 from finetune.ema import EMA, load_trained_state, trained_state
 from finetune.models.base import Network
 from finetune.models.sd import StableDiffusion

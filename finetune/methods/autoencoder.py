@@ -1,0 +1,69 @@
+"""The weights of a VAE."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.config import DataConfig
+from finetune.config_pretrain import AutoencoderConfig
+from finetune.data.buckets import assign_buckets
+from finetune.data.dataset import View, record_pixels
+from finetune.data.encode import Encoder
+from finetune.data.manifest import Manifest
+from finetune.ema import load_trained_state
+from finetune.export.pipeline import save_full_pipeline
+from finetune.methods.base import TrainedModel
+from finetune.models.base import AutoencoderNetwork, Components, ModelFamily
+from finetune.objectives import Objective
+from finetune.randomness import generator
+from finetune.tasks import Reconstruction
+
+MEASURED_PICTURES = 256
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """All weights of the VAE."""
+
+    config: AutoencoderConfig
+    manifest: Manifest
+    """The pictures whose latents the scaling factor brings to a standard deviation of 1."""
+    data: DataConfig
+
+    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> AutoencoderNetwork:
+        return AutoencoderNetwork(components.vae)
+
+    def attach(self, network: AutoencoderNetwork, seed: int) -> None:
+        network.requires_grad_(True)
+
+    def task(
+        self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder
+    ) -> Reconstruction:
+        vae = components.vae
+        return Reconstruction(
+            vae.config.latent_channels, family.pixel_multiple(vae), self.config.kl_weight, self.config.edge_weight
+        )
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes `folder` as a whole pipeline in float32, its other parts as they were."""
+        load_trained_state(model.network, model.state)
+        vae = model.components.vae
+        vae.register_to_config(scaling_factor=scaling_factor(model.family, vae, self.manifest, self.data))
+        return {folder: save_full_pipeline(model.family, model.components, dtype="fp32", folder=folder)}
+
+
+@torch.no_grad()
+def scaling_factor(family: ModelFamily, vae: Any, manifest: Manifest, data: DataConfig) -> float:
+    """Returns one over the standard deviation of the latents, over at most MEASURED_PICTURES pictures (arXiv
+    2112.10752, appendix G)."""
+    vae.register_to_config(scaling_factor=1.0)
+    latents = []
+    for bucket in assign_buckets(manifest.records, data):
+        for index in bucket.records[:: math.ceil(len(manifest.records) / MEASURED_PICTURES)]:
+            record = manifest.records[index]
+            pixels = record_pixels(manifest.source, record, View(bucket.width, bucket.height, 0.5, 0.5, False))
+            latents.append(family.encode_images(vae, pixels[None], [generator(0, "scaling", record.sha256)]).flatten())
+    return 1 / torch.cat(latents).std().item()

@@ -1,0 +1,72 @@
+"""What every tuning method answers, and what it is handed for its export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from finetune.config import TrainConfig
+from finetune.data.encode import Encoder
+from finetune.models.base import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
+from finetune.objectives import Objective
+from finetune.tasks import Task
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a file's metadata say of the run it comes from."""
+
+    base_sha256: str
+    steps: int
+    epochs: int
+    global_batch_size: int
+    num_train_images: int
+    dataset_location: str
+    dataset_fingerprint: str
+    tags: dict[str, int]
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    started_at: float
+    finished_at: float
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a finished run hands to its method's export; everything on the CPU."""
+
+    family: ModelFamily
+    source: ModelSource
+    components: Components
+    """With the scheduler that pictures are made with."""
+    network: nn.Module
+    objective: Objective
+    state: dict[str, Tensor]
+    """The trained weights by parameter name of `Network`, averaged where EMA is on."""
+    config: TrainConfig
+    facts: RunFacts
+
+
+class TuningMethod(Protocol):
+    """Makes a network trainable and exports what it learned."""
+
+    def network(
+        self, family: ModelFamily, components: Components, *, text_encoder: bool
+    ) -> Network | AutoencoderNetwork:
+        """Returns the root module around what trains."""
+        ...
+
+    def attach(self, network: Any, seed: int) -> None:
+        """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every
+        process."""
+        ...
+
+    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Task:
+        """Returns what the network is trained to do."""
+        ...
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes every layout, reloads each and compares.
+
+        Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
+        """
+        ...
