@@ -4,13 +4,13 @@ import contextlib
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from finetune.config_optim import OptimConfig
+from finetune.param_groups import ParamGroup
 
 PACKAGES = {
     "adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),
@@ -29,24 +29,9 @@ def check_optimizer(config: OptimConfig) -> None:
             raise ValueError(f"optim.name: {config.name} needs {package}, which is not installed. Run: {command}")
 
 
-def param_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Returns the trainable parameters as optimizer groups with their peak learning rates: what is trained anyway,
-    then `text_encoders`."""
-    rates = {False: config.lr, True: config.text_encoder_lr or config.lr}
-    groups = []
-    for of_text, rate in rates.items():
-        parameters = [
-            p
-            for key, p in network.named_parameters()
-            if p.requires_grad and key.startswith("text_encoders.") is of_text
-        ]
-        if parameters:
-            groups.append({"params": parameters, "lr": rate, "peak_lr": rate})
-    return groups
-
-
-def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Returns the optimizer over `groups`."""
+def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
+    """Returns the optimizer over the groups, each with its name and `peak_lr`."""
+    groups = [as_dict(group) for group in param_groups]
     betas = (config.beta1, config.beta2)
     adam: dict[str, Any] = {"betas": betas, "weight_decay": config.weight_decay}
     match config.name:
@@ -71,6 +56,13 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
             # devices.py has a sentence of our own about paging without a GPU; this one would come at the first step.
             warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
             return kinds[config.name](groups, **adam)
+
+
+def as_dict(group: ParamGroup) -> dict[str, Any]:
+    """Returns a group as torch's optimizers take it."""
+    decay = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
+    rates = {"lr": group.lr, "peak_lr": group.lr}
+    return {"name": group.name, "params": list(group.parameters), **rates, **decay}
 
 
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:

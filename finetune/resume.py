@@ -1,5 +1,6 @@
 """What a run continues from, and whether it may."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from finetune.command_line import read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
+from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
 
@@ -97,14 +99,14 @@ def restore(
     optimizer: torch.optim.Optimizer,
     ema: EMA | None,
     accelerator: Accelerator,
-    groups: list[dict[str, Any]],
+    groups: Sequence[ParamGroup],
 ) -> None:
     """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
     learning rates."""
     load_trained_state(network, checkpoint.trained)
     optimizer.load_state_dict(checkpoint.optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
-        group["peak_lr"] = fresh["peak_lr"]
+        group["peak_lr"] = fresh.lr
     if ema and checkpoint.ema:
         for name, average in ema.average.items():
             average.copy_(checkpoint.ema[name])

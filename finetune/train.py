@@ -30,7 +30,7 @@ from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
 from finetune.models.base import ModelSource
-from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor, param_groups
+from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
@@ -149,7 +149,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
 
     # Optimizer, EMA, and the state of the checkpoint.
     wrapped = accelerator.prepare(network)
-    optimizer = build_optimizer(param_groups(network, config.optim), config.optim)
+    groups = method.param_groups(network, config.optim)
+    optimizer = build_optimizer(groups, config.optim)
     stepper = accelerator.prepare(optimizer)
     parameters = list(trained_parameters(network).values())
     ema = EMA.of(network, config.train.ema_decay) if config.train.ema_decay is not None else None
@@ -159,7 +160,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         state = checkpoint.state
         step, window, pending = state["step"], Window(**state["window"]), state["pending"]
         metrics_bytes, base_loss, elapsed = state["metrics_bytes"], state["base_loss"], state["elapsed_seconds"]
-        restore(checkpoint, network, optimizer, ema, accelerator, param_groups(network, config.optim))
+        restore(checkpoint, network, optimizer, ema, accelerator, groups)
         say(f"Resuming from {path} at step {step} of {steps}.")
         del checkpoint, resumed
 
@@ -295,9 +296,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
 
             row = None
             if due(step, config.train.log_every, steps) or (validates and due(step, config.validation.every, steps)):
-                rates = {"lr": config.optim.lr * factor}
-                if config.train.text_encoder:
-                    rates["lr_text_encoder"] = (config.optim.text_encoder_lr or config.optim.lr) * factor
+                rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups[1:]}
+                rates["lr"] = optimizer.param_groups[0]["lr"]
                 row = {"step": step, **window.take(), **rates, "grad_norm": grad_norm}
                 row |= {"images_seen": step * global_batch_size, "elapsed_seconds": elapsed}
             if stopping or due(step, config.checkpoint.every, steps):

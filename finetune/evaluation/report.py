@@ -1,5 +1,6 @@
 """OUT/report.html: a run at a glance, made from the files the run left in its folder."""
 
+import itertools
 import json
 import math
 import platform
@@ -147,10 +148,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def name_of_rate(key: str) -> str:
+    """Returns what a learning rate's key says: lr_text_encoder is that of the text encoder, lr that of the rest."""
+    return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
+
+
 def charts(rows: Sequence[Row]) -> str:
     """Returns the curves."""
     loss, grad_norm, speed = (series(rows, key) for key in ("loss", "grad_norm", "images_per_second"))
-    base, rates = base_loss(rows), [key for key in ("lr", "lr_text_encoder") if series(rows, key)]
+    base, rates = base_loss(rows), sorted({key for row in rows for key in row if key == "lr" or key.startswith("lr_")})
     validation = series(rows, "validation/loss")
     if base is not None and validation and validation[0][0] > 0:
         validation = ((0.0, base), *validation)
@@ -166,8 +172,8 @@ def charts(rows: Sequence[Row]) -> str:
             "Learning rate",
             "rate",
             tuple(
-                Line(name if len(rates) > 1 else "", series(rows, key), color=color)
-                for key, name, color in zip(rates, ("denoiser", "text encoder"), (1, 3), strict=False)
+                Line(name_of_rate(key) if len(rates) > 1 else "", series(rows, key), color=color)
+                for key, color in zip(rates, itertools.cycle((1, 3, 2)))
             ),
         ),
         Chart("Gradient norm", "norm", raw_and_smooth(grad_norm)),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from finetune.config import DataConfig
+from finetune.config_optim import OptimConfig
 from finetune.config_pretrain import AutoencoderConfig
 from finetune.data.buckets import assign_buckets
 from finetune.data.dataset import View, record_pixels
@@ -18,6 +19,7 @@ from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.base import AutoencoderNetwork, Components, ModelFamily
 from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup, usual_groups
 from finetune.randomness import generator
 from finetune.tasks import Reconstruction
 
@@ -38,6 +40,9 @@ class Autoencoder:
 
     def attach(self, network: AutoencoderNetwork, seed: int) -> None:
         network.requires_grad_(True)
+
+    def param_groups(self, network: AutoencoderNetwork, config: OptimConfig) -> list[ParamGroup]:
+        return usual_groups(network, config)
 
     def task(
         self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder

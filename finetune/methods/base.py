@@ -7,9 +7,11 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from finetune.config import TrainConfig
+from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
 from finetune.models.base import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup
 from finetune.tasks import Task
 
 
@@ -58,6 +60,10 @@ class TuningMethod(Protocol):
     def attach(self, network: Any, seed: int) -> None:
         """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every
         process."""
+        ...
+
+    def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
+        """Returns what trains, with its learning rates; called after `attach`."""
         ...
 
     def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Task:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
 from finetune.ema import load_trained_state
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.base import Components, ModelFamily, Network
 from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup, usual_groups
 from finetune.tasks import Denoising
 
 
@@ -21,6 +23,9 @@ class Full:
 
     def attach(self, network: Network, seed: int) -> None:
         network.requires_grad_(True)
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        return usual_groups(network, config)
 
     def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
         return Denoising(objective, encoder)

@@ -9,6 +9,7 @@ from peft import inject_adapter_in_model
 from torch import nn
 
 from finetune.config_methods import LoRAConfig
+from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
 from finetune.export.lora import save_diffusers_lora, save_kohya_lora
 from finetune.export.metadata import LoRAFacts, lora_metadata
@@ -16,6 +17,7 @@ from finetune.export.verify import lora_differences, require_equal
 from finetune.methods.base import TrainedModel
 from finetune.models.base import Components, ModelFamily, Network
 from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup, usual_groups
 from finetune.tasks import Denoising
 
 
@@ -51,6 +53,9 @@ class LoRA:
             inject_adapter_in_model(config, module)
         except ValueError as error:
             raise ValueError(f"lora.targets: {error}") from error
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        return usual_groups(network, config)
 
     def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
         return Denoising(objective, encoder)

@@ -12,7 +12,8 @@ from finetune.config_optim import OptimConfig, Optimizer
 from finetune.ema import EMA, load_trained_state, trained_state
 from finetune.models.base import Network
 from finetune.models.sd import StableDiffusion
-from finetune.optim import build_optimizer, check_optimizer, evaluation_weights, param_groups
+from finetune.optim import build_optimizer, check_optimizer, evaluation_weights
+from finetune.param_groups import usual_groups
 from tests.runs import Options, final_state, run
 from tests.tiny import build_pipeline
 
@@ -52,7 +53,7 @@ def test_every_optimizer_lowers_a_quadratic(name: Optimizer) -> None:
     check_optimizer(config_of(name))
     model = Quadratic()
     before = model.loss().item()
-    optimizer = build_optimizer(param_groups(model, config_of(name)), config_of(name))
+    optimizer = build_optimizer(usual_groups(model, config_of(name)), config_of(name))
     steps(model, optimizer, 250 if name == "prodigy" else 30)  # prodigy feels its way from a tiny rate
     with evaluation_weights(optimizer, config_of(name)):
         assert model.loss().item() < 0.7 * before
@@ -62,7 +63,7 @@ def test_every_optimizer_lowers_a_quadratic(name: Optimizer) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if "8bit" in name])
 def test_8_bit_optimizers_keep_8_bit_moments(name: Optimizer) -> None:
     model = Quadratic()
-    optimizer = build_optimizer(param_groups(model, config_of(name)), config_of(name))
+    optimizer = build_optimizer(usual_groups(model, config_of(name)), config_of(name))
     steps(model, optimizer, 1)
     assert optimizer.state[model.denoiser.weight]["state1"].dtype == torch.uint8
 
@@ -72,7 +73,7 @@ def test_state_saved_and_loaded_continues_the_same_way(name: Optimizer, tmp_path
     """As a checkpoint does it: through a file that is read with weights_only."""
     config = config_of(name)
     first, second = Quadratic(), Quadratic()
-    optimizers = [build_optimizer(param_groups(model, config), config) for model in (first, second)]
+    optimizers = [build_optimizer(usual_groups(model, config), config) for model in (first, second)]
     steps(first, optimizers[0], 5)
     torch.save(optimizers[0].state_dict(), tmp_path / "state.pt")
     load_trained_state(second, trained_state(first))
@@ -94,18 +95,18 @@ def test_an_optimizer_whose_package_is_missing_is_refused_with_the_command_to_ru
 
 def test_groups_hold_what_trains_with_its_own_rate() -> None:
     model = Quadratic()
-    denoiser, text = param_groups(model, OptimConfig(lr=1e-3, text_encoder_lr=1e-5))
-    assert denoiser["params"] == [model.denoiser.weight] and denoiser["peak_lr"] == denoiser["lr"] == 1e-3
-    assert text["params"] == list(model.text_encoders.parameters()) and text["peak_lr"] == text["lr"] == 1e-5
-    assert param_groups(model, OptimConfig(lr=1e-3))[1]["lr"] == 1e-3
+    denoiser, text = usual_groups(model, OptimConfig(lr=1e-3, text_encoder_lr=1e-5))
+    assert denoiser.parameters == [model.denoiser.weight] and denoiser.lr == 1e-3
+    assert text.parameters == list(model.text_encoders.parameters()) and text.lr == 1e-5
+    assert usual_groups(model, OptimConfig(lr=1e-3))[1].lr == 1e-3
     model.text_encoders.requires_grad_(False)
-    assert len(param_groups(model, OptimConfig())) == 1
+    assert len(usual_groups(model, OptimConfig())) == 1
 
 
 def test_looking_at_schedule_free_weights_restores_the_training_weights_bit_for_bit() -> None:
     config = config_of("adamw_schedule_free")
     looked, alone = Quadratic(), Quadratic()
-    optimizers = [build_optimizer(param_groups(model, config), config) for model in (looked, alone)]
+    optimizers = [build_optimizer(usual_groups(model, config), config) for model in (looked, alone)]
     before: list[Tensor] = []
     averaged: list[Tensor] = []
     for _ in range(10):
@@ -122,7 +123,7 @@ def test_looking_at_schedule_free_weights_restores_the_training_weights_bit_for_
 def test_training_weights_come_back_also_when_looking_fails() -> None:
     config = config_of("adamw_schedule_free")
     model = Quadratic()
-    optimizer = build_optimizer(param_groups(model, config), config)
+    optimizer = build_optimizer(usual_groups(model, config), config)
     steps(model, optimizer, 3)
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(RuntimeError, match="in between"), evaluation_weights(optimizer, config):
@@ -133,7 +134,7 @@ def test_training_weights_come_back_also_when_looking_fails() -> None:
 
 def test_other_optimizers_have_no_second_set_of_weights() -> None:
     model = Quadratic()
-    optimizer = build_optimizer(param_groups(model, OptimConfig()), OptimConfig())
+    optimizer = build_optimizer(usual_groups(model, OptimConfig()), OptimConfig())
     steps(model, optimizer, 2)
     before = [p.detach().clone() for p in model.parameters()]
     with evaluation_weights(optimizer, OptimConfig()):
