@@ -144,8 +144,8 @@ def memory(num: int) -> None:
             raw.mkdir()
             rng = np.random.default_rng(1)
             for number in range(count):
-                patches = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-                Image.fromarray(patches).resize((64, 64), Image.Resampling.NEAREST).save(raw / f"{number:07d}.png")
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(raw / f"{number:07d}.png")
             command = [
                 sys.executable,
                 "-m",

@@ -36,7 +36,7 @@ def candidates(
 ) -> tuple[ClosePairs, np.ndarray]:
     """Returns pairs of the pictures of these numbers, sorted, and which [M] have more in common than their codes."""
     num = len(ranked)
-    pairs = close_pairs(codes, LARGEST_DISTANCE if num <= MANY else MANY_DISTANCE, ranked)
+    pairs = close_pairs(codes, farthest(num), ranked)
     others = np.zeros((0, 2), np.int64)
     if level == "embed":
         if embeddings is None:
@@ -45,6 +45,11 @@ def candidates(
     elif can_verify() and (level == "thorough" or num <= FEW):
         others = voted_pairs(greys, num)
     return joined(pairs, others)
+
+
+def farthest(num: int) -> int:
+    """Returns the bits up to which codes are asked for among so many pictures."""
+    return LARGEST_DISTANCE if num <= MANY else MANY_DISTANCE
 
 
 def neighbours(embeddings: np.ndarray, similarity: float, num_at_once: int = 1024) -> Iterator[np.ndarray]:
@@ -72,4 +77,6 @@ def joined(pairs: ClosePairs, others: np.ndarray) -> tuple[ClosePairs, np.ndarra
         (pairs.first_kind, nothing),
         (pairs.second_kind, nothing),
     )
-    return ClosePairs(*(np.concatenate(column)[order] for column in columns)), np.isin(keys[order], wanted)
+    return ClosePairs(*(np.concatenate(column)[order] for column in columns), largest=pairs.largest), np.isin(
+        keys[order], wanted
+    )

@@ -90,6 +90,7 @@ def find_near(
             config.embed_similarity,
             loader.whole,
             links,
+            lambda said: findings.warn("near duplicates that may be missed", said),
         )
     finally:
         seen.close()

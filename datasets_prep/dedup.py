@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from datasets_prep.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates
+from datasets_prep.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates, farthest
 from datasets_prep.records import Copy
 from finetune.data.alike import CERTAIN, Look, agreement, can_verify, is_worth_a_look, look_at
 from finetune.data.similarity import KINDS, ClosePairs, Codes
@@ -152,6 +152,7 @@ def near_copies(
     similarity: float = EMBEDDED_SIMILARITY,
     load_whole: Load | None = None,
     links: list[tuple[int, int]] | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> dict[int, Copy]:
     """Returns the copies by what they show, of the pictures in `mask` [N].
 
@@ -159,13 +160,16 @@ def near_copies(
     embeddings [N D] have a cosine of `similarity`; fast is thorough up to `candidates.FEW` pictures. Those in `flat`
     [N] are never taken for copies by codes alone. `load` gives pictures at 512 pixels or more; `load_whole`, if given,
     all pixels, to tell equal ones by. Where `links` are wanted, pairs of which one is a copy already are looked at too,
-    and those that agree are added: with the copies they join all that must not stand on both sides of a split.
+    and those that agree are added: with the copies they join all that must not stand on both sides of a split. `notice`
+    is told what was not looked at.
     """
     ranked = still_in(order, mask).astype(np.int64)
     looks = Looks(load, ranked, flat, codes)
     pairs, is_worth = candidates(
         codes, ranked, (looks.grey_of(rank) for rank in range(len(ranked))), level, embeddings, similarity
     )
+    if pairs.largest < farthest(len(ranked)):
+        notice(f"so many have like codes that only those with up to {pairs.largest} of 256 bits apart are looked at")
     starts = np.searchsorted(pairs.first, np.arange(len(ranked) + 1))
     keepers = np.arange(len(ranked))
     copies: dict[int, Copy] = {}

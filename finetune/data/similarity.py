@@ -37,6 +37,7 @@ CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
 SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
 CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
+PAIRS_A_PICTURE, FEWEST_KEPT = 64, 2_000_000
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
 ALL_COMPARED = 4096  # up to so many pictures all are compared, which finds every pair up to any distance
 
@@ -120,6 +121,8 @@ class ClosePairs:
     """[M] Which code of the first picture it was, an index into KINDS."""
     second_kind: np.ndarray
     """[M] Which of the second."""
+    largest: int = LARGEST_DISTANCE
+    """Bits up to which pairs are among these; fewer than were asked for where there were too many."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -144,16 +147,28 @@ def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarra
     (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
     them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
     are only, will do as well. Where pictures are `chosen` by number the result counts in that choice, without a copy.
+    Of more than PAIRS_A_PICTURE pairs a picture, as thousands of icons have, the closest stay.
     """
     chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
+    most = max(FEWEST_KEPT, PAIRS_A_PICTURE * len(chosen))
     best, waiting, num_waiting = np.zeros((0, 5), np.int32), [], 0
     for rows in search(codes, chosen, largest):
-        waiting.append(rows)
-        num_waiting += len(rows)
+        waiting.append(rows[rows[:, 2] <= largest])
+        num_waiting += len(waiting[-1])
         if num_waiting > ROWS_AT_ONCE:
-            best, waiting, num_waiting = best_of_each(np.concatenate([best, *waiting])), [], 0
-    return ClosePairs(*best_of_each(np.concatenate([best, *waiting])).T)
+            best, largest = thinned(best_of_each(np.concatenate([best, *waiting])), most, largest)
+            waiting, num_waiting = [], 0
+    best, largest = thinned(best_of_each(np.concatenate([best, *waiting])), most, largest)
+    return ClosePairs(*best.T, largest=largest)
+
+
+def thinned(rows: np.ndarray, most: int, largest: int) -> tuple[np.ndarray, int]:
+    """Returns the closest of the rows, at most about `most`, and the distance up to which they are."""
+    while len(rows) > most and largest > CERTAIN_DISTANCE:
+        largest -= 1
+        rows = rows[rows[:, 2] <= largest]
+    return rows, largest
 
 
 def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from finetune.data.similarity import (
     CERTAIN_DISTANCE,
     KINDS,
+    LARGEST_DISTANCE,
     MEETINGS,
     close_pairs,
     cosine_basis,
@@ -105,6 +106,18 @@ def test_codes_of_the_pictures_as_they_are_can_be_joined_alone() -> None:
     codes[40] = codes[3]
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
     assert [(int(pairs.first[row]), int(pairs.second[row])) for row in range(len(pairs))] == [(3, 40)]
+
+
+def test_of_too_many_pairs_the_closest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.random.default_rng(3).integers(0, 16, (40, 1, 4), dtype=np.uint64)  # unlike in 16 bits at most
+    codes[:, 0, 1:] |= np.random.default_rng(4).integers(0, 1 << 24, (40, 3), dtype=np.uint64) << np.uint64(8)
+    whole = close_pairs(codes)
+    assert whole.largest == LARGEST_DISTANCE and len(whole) == 40 * 39 / 2
+    monkeypatch.setattr("finetune.data.similarity.FEWEST_KEPT", 300)
+    monkeypatch.setattr("finetune.data.similarity.PAIRS_A_PICTURE", 1)
+    few = close_pairs(codes)
+    assert CERTAIN_DISTANCE <= few.largest < whole.distance.max() and 0 < len(few) <= 300
+    assert np.array_equal(np.sort(whole.distance)[: len(few)], np.sort(few.distance))
 
 
 def test_pairs_are_the_same_by_bands_and_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
