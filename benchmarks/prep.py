@@ -5,8 +5,8 @@
 Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
 
 * decode: pictures a CPU second of `datasets_prep.measure` (read, hash, decode, twelve codes, scores) on photographs
-  (longest side 768) and on a JPEG of 12 megapixels with film grain (quality 90); beside it Pillow alone decoding them
-  at the same draft size, in the same run, since machines differ.
+  (longest side 768) and on JPEGs of 12 megapixels (quality 90), smooth ones and ones with film grain, which have twice
+  the bytes; beside it Pillow alone decoding them at the same draft size, in the same run, since machines differ.
 * join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds,
   peak memory, and the share of the planted pairs that are found.
 * scaling: wall time of the measuring with one and with two processes, one after the other.
@@ -64,10 +64,10 @@ def per_second(work: Callable[[], object], num: int) -> float:
     return best
 
 
-def photograph(path: Path) -> bytes:
-    """Returns a photograph as a JPEG of 12 megapixels with some grain, about 2.5 MB as phones write it."""
+def photograph(path: Path, grain_levels: float) -> bytes:
+    """Returns a photograph as a JPEG of 12 megapixels with grain of that deviation."""
     large = np.asarray(Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS), dtype=np.int16)
-    grain = np.random.default_rng(0).normal(0, 3, (3000, 4000, 1))
+    grain = np.random.default_rng(0).normal(0, grain_levels, (3000, 4000, 1))
     saved = io.BytesIO()
     Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(saved, "JPEG", quality=90)
     return saved.getvalue()
@@ -76,8 +76,13 @@ def photograph(path: Path) -> bytes:
 def decode(data: Path) -> None:
     """Prints the throughput of the pass that decodes and measures."""
     photos = {path.name + path.parent.name: path.read_bytes() for path in sorted(data.glob("*/*.jpg"))}
-    large = {f"large {number}": photograph(path) for number, path in enumerate(sorted(data.glob("*/*.jpg"))[:4])}
-    for name, files, side in (("768 px", photos, FEATURE_SIDE), ("12 MP", large, LARGE_SIDE)):
+    some = sorted(data.glob("*/*.jpg"))[:4]
+    smooth, grainy = ({path.stem: photograph(path, levels) for path in some} for levels in (0, 3))
+    for name, files, side in (
+        ("768 px", photos, FEATURE_SIDE),
+        ("12 MP, smooth", smooth, LARGE_SIDE),
+        ("12 MP, grain", grainy, LARGE_SIDE),
+    ):
 
         def whole(files: dict[str, bytes] = files) -> None:
             source: Any = Held(files)
@@ -92,7 +97,7 @@ def decode(data: Path) -> None:
 
         size = np.mean([len(held) for held in files.values()]) / 1e6
         measured, decoded = per_second(whole, len(files)), per_second(alone, len(files))
-        print(f"decode {name:7s} ({size:.2f} MB) measured {measured:6.1f} a CPU second, Pillow alone {decoded:6.1f}")
+        print(f"decode {name:13s} ({size:.2f} MB) measured {measured:6.1f} a CPU second, Pillow alone {decoded:6.1f}")
 
 
 def join(num: int) -> None:
