@@ -10,14 +10,24 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from finetune.config_loss import LossConfig
+from finetune.noise import Noise, training_noise
+
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+MIN_SNR = 1e-5
+"""Debiased estimation divides by no less than the root of this; schedules of 1000 steps that are trained on epsilon end
+above it, rescaled ones do not."""
 
 
 class Objective(Protocol):
-    """Noise, target and weight of one training objective."""
+    """Noise, target, error and weight of one training objective."""
 
     def sample_timesteps(self, u: Tensor) -> Tensor:
         """Maps uniforms [B] in [0, 1) to timesteps [B]."""
+        ...
+
+    def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the noise that the target is made of and the noise that is in the input, both [B C H W]."""
         ...
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -28,6 +38,10 @@ class Objective(Protocol):
         """Returns what the network should predict, [B C H W]."""
         ...
 
+    def error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Returns the error of each value at timesteps t [B], float32 [B C H W]."""
+        ...
+
     def weight(self, t: Tensor) -> Tensor:
         """Returns the loss weight of each timestep, [B]."""
         ...
@@ -35,19 +49,44 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512), min-SNR (arXiv
-    2303.09556).
+    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512).
 
-    alphas_cumprod: the products alpha_bar_t, [T] float64.
+    alphas_cumprod: the products alpha_bar_t, [T] float64. Raises ValueError where the options ask for timesteps that
+    the schedule does not have.
     """
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType
-    snr_gamma: float | None
+    options: LossConfig
+
+    def __post_init__(self) -> None:
+        last = len(self.alphas_cumprod) - 1
+        for name, value in (("min", self.options.min_timestep), ("max", self.options.max_timestep)):
+            if value is not None and value > last:
+                raise ValueError(
+                    f"loss.{name}_timestep: got {value}, but the last timestep of the checkpoint's scheduler is "
+                    f"{last}. Lower it, or remove it."
+                )
 
     def sample_timesteps(self, u: Tensor) -> Tensor:
-        num_timesteps = len(self.alphas_cumprod)
-        return (u * num_timesteps).long().clamp(max=num_timesteps - 1)
+        """Maps uniforms [B] in [0, 1) to timesteps min_timestep .. max_timestep, the larger the later.
+
+        Of n timesteps in that range, the first m are drawn with probability m / n; with timestep_bias style, which
+        draws more of the clean ones, with probability (m / n)^(1/3) (density s^(-2/3) / 3 at s = m / n); with content,
+        which draws more of the noisy ones, 1 - (1 - m / n)^(1/3) (density (1 - s)^(-2/3) / 3), the cubic sampling of
+        T2I-Adapter (arXiv 2302.08453).
+        """
+        low = self.options.min_timestep or 0
+        high = len(self.alphas_cumprod) - 1 if self.options.max_timestep is None else self.options.max_timestep
+        num = high - low + 1
+        if self.options.timestep_bias == "style":
+            u = u**3
+        elif self.options.timestep_bias == "content":
+            u = 1 - (1 - u) ** 3
+        return low + (u * num).long().clamp(max=num - 1)
+
+    def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:
+        return training_noise(noise, clean, self.options)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(x_t | x_0) of DDPM, eq. 4: sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon."""
@@ -63,21 +102,73 @@ class Diffusion:
         signal, sigma = self._scales(clean, t)
         return signal * noise - sigma * clean
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Min-SNR weight: min(SNR, gamma) in units of x_0, divided by SNR for epsilon and by SNR + 1 for v (arXiv
-        2303.09556, section 3.4). At zero terminal SNR the v weight of the last timestep is therefore 0."""
+    def error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """The squared error, or its pseudo-Huber form with a threshold for each timestep."""
+        squared = (prediction.float() - target.float()).square()
+        if self.options.error == "mse":
+            return squared
+        threshold = self._huber_threshold(t.to(squared.device)).float()
+        return pseudo_huber(squared, threshold.view(-1, *[1] * (squared.dim() - 1)))
+
+    def _huber_threshold(self, t: Tensor) -> Tensor:
+        """Returns the threshold of each timestep, [B]: c; c^(t / T) (Improving Diffusion Models's Data-Corruption
+        Resistance using Scheduled Pseudo-Huber Loss, arXiv 2403.16728); or (1 - c) / (1 + sigma)^2 + c with
+        sigma^2 = 1 / SNR, which falls where the schedule's noise rises (diffusers' scheduled_huber_loss_training)."""
+        c = self.options.huber_c
+        if self.options.huber_schedule == "exponential":
+            return c ** (t.double() / len(self.alphas_cumprod))
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
-        if self.snr_gamma is None:
+        if self.options.huber_schedule == "constant":
+            return torch.full_like(alpha_bar, c)
+        clean_share = alpha_bar / (alpha_bar.sqrt() + (1 - alpha_bar).sqrt()).square()  # 1 / (1 + sigma)^2
+        return (1 - c) * clean_share + c
+
+    def weight(self, t: Tensor) -> Tensor:
+        """The weight for the error in epsilon, times SNR for that in x_0, and times SNR / (SNR + 1) for that in v: a
+        network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in v (arXiv
+        2303.09556, section 3.4). At zero terminal SNR the last timestep of v and x_0 therefore weighs 0."""
+        alpha_bar = self.alphas_cumprod.to(t.device)[t]
+        if self.options.weighting == "none":
             return torch.ones_like(alpha_bar, dtype=torch.float32)
         snr = alpha_bar / (1 - alpha_bar)
+        in_epsilon = epsilon_weight(snr, self.options)
         if self.prediction_type == "epsilon":
-            return (self.snr_gamma / snr).clamp(max=1).float()  # min(SNR, gamma) / SNR, and 1 where SNR is 0
-        clipped = snr.clamp(max=self.snr_gamma)
-        return (clipped / (snr + 1) if self.prediction_type == "v_prediction" else clipped).float()
+            return in_epsilon.float()
+        in_sample = in_epsilon * snr
+        return (in_sample / (snr + 1) if self.prediction_type == "v_prediction" else in_sample).float()
 
     def _scales(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self.alphas_cumprod.to(clean.device)[t].view(-1, *[1] * (clean.dim() - 1))
         return alpha_bar.sqrt().to(clean.dtype), (1 - alpha_bar).sqrt().to(clean.dtype)
+
+
+def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:
+    """Returns the weight of each signal-to-noise ratio [B] for the squared error in epsilon; finite at SNR 0.
+
+    min_snr: min(SNR, gamma) / SNR (Min-SNR weighting, arXiv 2303.09556, section 3.4).
+    soft_min_snr: 1 / (1 / SNR + 1 / gamma) in x_0, here gamma / (SNR + gamma) (Hourglass Diffusion Transformers, arXiv
+    2401.11605, as in k-diffusion with sigma_data^2 = 1 / gamma).
+    debiased: 1 / sqrt(SNR) (Debias the Training of Diffusion Models, arXiv 2310.08442).
+    p2: 1 / (k + SNR)^gamma (Perception Prioritized Training of Diffusion Models, arXiv 2204.00227).
+    """
+    match options.weighting:
+        case "min_snr":
+            return (options.snr_gamma / snr).clamp(max=1)  # 1 where SNR is 0
+        case "soft_min_snr":
+            return options.snr_gamma / (snr + options.snr_gamma)
+        case "debiased":
+            return snr.clamp(min=MIN_SNR).rsqrt()
+        case "p2":
+            return (options.p2_k + snr) ** -options.p2_gamma
+        case "none":
+            return torch.ones_like(snr)
+
+
+def pseudo_huber(squared: Tensor, threshold: Tensor) -> Tensor:
+    """Returns 2 c^2 (sqrt(1 + x^2 / c^2) - 1) for squared errors x^2 and thresholds c: x^2 for small x, 2 c |x| for
+    large. Twice the loss of arXiv 2403.16728, so that small errors count as in the mean squared error; written
+    without a difference of near equals."""
+    return 2 * squared / (1 + (1 + squared / threshold.square()).sqrt())
 
 
 def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
@@ -86,13 +177,35 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
-def denoising_loss(
-    objective: Objective, predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, noise: Tensor, t: Tensor
+def denoising_errors(
+    objective: Objective,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    *,
+    noise_in_input: Tensor | None = None,
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean squared error of predict(noisy, t) to the
-    target."""
-    prediction = predict(objective.add_noise(clean, noise, t), t)
-    return (prediction.float() - objective.target(clean, noise, t).float()).square().flatten(1).mean(1)
+    """Returns the unweighted error of each value, float32 [B C H W]: that of predict(noisy, t) to the target.
+
+    noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
+    """
+    noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
+    return objective.error(predict(noisy, t), objective.target(clean, noise, t), t)
+
+
+def denoising_loss(
+    objective: Objective,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    *,
+    noise_in_input: Tensor | None = None,
+) -> Tensor:
+    """Returns the unweighted loss of each sample, float32 [B]: the mean of its errors."""
+    errors = denoising_errors(objective, predict, clean, noise, t, noise_in_input=noise_in_input)
+    return errors.flatten(1).mean(1)
 
 
 def reconstruction_loss(

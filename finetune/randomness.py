@@ -27,9 +27,10 @@ def uniform(seed: int, purpose: str, *position: int | str) -> float:
     return (stream(seed, purpose, *position) >> 10) / 2**53
 
 
-def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Returns float32 standard normal noise [B *shape], one independent draw a position."""
-    return torch.stack([torch.randn(*shape, generator=generator(seed, "noise", position)) for position in positions])
+def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int], draw: str = "") -> Tensor:
+    """Returns float32 standard normal noise [B *shape], independent for each position and name of a draw."""
+    purpose = f"noise {draw}" if draw else "noise"
+    return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, position)) for position in positions])
 
 
 def uniform_at(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 Axes: B batch, C channels, H W latent height and width; pictures are [B 3 h w] in [-1, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,10 +13,8 @@ from torch import Tensor
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder
 from finetune.models.base import Prompts
+from finetune.noise import Noise
 from finetune.objectives import Objective, denoising_loss, reconstruction_loss
-
-Noise = Callable[[Sequence[int]], Tensor]
-"""Gives standard normal noise [B *shape] for the shape of one sample; what it is a function of, the caller decides."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,10 @@ class Denoising:
     def losses(self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts], u: Tensor, noise: Noise) -> Losses:
         clean, prompts = inputs
         t = self.objective.sample_timesteps(u).to(clean.device)
-        drawn = noise(clean.shape[1:]).to(clean.device)
-        unweighted = denoising_loss(self.objective, lambda noisy, t: network(noisy, t, prompts), clean, drawn, t)
+        drawn, in_input = self.objective.draw_noise(noise, clean)
+        unweighted = denoising_loss(
+            self.objective, lambda noisy, t: network(noisy, t, prompts), clean, drawn, t, noise_in_input=in_input
+        )
         return Losses(unweighted, self.objective.weight(t), t)
 
 

@@ -74,10 +74,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     family = family_named(config.model.family)
     source = ModelSource(config.model.source, config.model.revision, config.model.variant)
     objective = family.objective(family.scheduler(source), config.loss)
-    if config.loss.zero_terminal_snr and config.loss.snr_gamma is not None:
+    if config.loss.zero_terminal_snr and config.loss.weighting != "none":
         warnings.append(
-            "loss.zero_terminal_snr with min-SNR gives the last timestep, where sampling starts, the weight 0; add "
-            "--loss.snr_gamma none to train it."
+            f"loss.zero_terminal_snr with loss.weighting {config.loss.weighting} gives the last timestep, where "
+            "sampling starts, the weight 0; add --loss.weighting none to train it."
         )
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
     components = family.load(source)
@@ -145,6 +145,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         compute_dtype,
     )
     task = method.task(family, components, objective, encoder)
+    plain = family.objective(components.scheduler, config.loss.plain())
+    validation_task = method.task(family, components, plain, encoder)
     dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed)
 
     # Optimizer, EMA, and the state of the checkpoint.
@@ -199,7 +201,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         with averaged_weights():
             loss = validation_loss(
                 network,
-                task,
+                validation_task,
                 dataset,
                 held_out,
                 config.data,

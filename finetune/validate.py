@@ -57,8 +57,9 @@ def validation_loss(
     return loss / count
 
 
-def fixed_noise(records: Sequence[Record], number: int, shape: Sequence[int]) -> Tensor:
-    """Returns noise [B *shape] that is a function of each picture and of `number`."""
+def fixed_noise(records: Sequence[Record], number: int, shape: Sequence[int], draw: str = "") -> Tensor:
+    """Returns noise [B *shape] that is a function of each picture, of `number` and of the draw's name."""
+    purpose = f"validation {draw}" if draw else "validation"
     return torch.stack(
-        [torch.randn(*shape, generator=generator(0, "validation", record.sha256, number)) for record in records]
+        [torch.randn(*shape, generator=generator(0, purpose, record.sha256, number)) for record in records]
     )

@@ -15,6 +15,8 @@ from typing import Literal
 import safetensors.torch
 from torch import Tensor
 
+from finetune.config_loss import LossConfig
+
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in whole sentences would else copy the data set into every file."""
 
@@ -62,8 +64,7 @@ class LoRAFacts:
     max_grad_norm: float
     gradient_checkpointing: bool
     lora_dropout: float
-    snr_gamma: float | None
-    zero_terminal_snr: bool
+    loss: LossConfig
     started_at: float
     """Seconds since 1970 (UTC)."""
     finished_at: float
@@ -112,12 +113,27 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_optimizer": facts.optimizer,
         "ss_max_grad_norm": facts.max_grad_norm,
         "ss_mixed_precision": facts.mixed_precision,
-        "ss_min_snr_gamma": facts.snr_gamma,
-        "ss_zero_terminal_snr": facts.zero_terminal_snr,
+        "ss_zero_terminal_snr": facts.loss.zero_terminal_snr,
+        **loss_fields(facts.loss),
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
     }
     return {key: str(value) for key, value in fields.items()} | dict(facts.model_spec)
+
+
+def loss_fields(loss: LossConfig) -> dict[str, object]:
+    """Returns the fields of loss and noise; None where an option is off, as sd-scripts writes it."""
+    huber = loss.error == "huber"
+    return {
+        "ss_min_snr_gamma": loss.snr_gamma if loss.weighting == "min_snr" else None,
+        "ss_debiased_estimation": loss.weighting == "debiased",
+        "ss_loss_type": "huber" if huber else "l2",
+        "ss_huber_c": loss.huber_c if huber else None,
+        "ss_huber_schedule": loss.huber_schedule if huber else None,
+        "ss_noise_offset": loss.offset_noise or None,
+        "ss_multires_noise_discount": loss.pyramid_noise or None,
+        "ss_ip_noise_gamma": loss.input_perturbation or None,
+    }
 
 
 def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:

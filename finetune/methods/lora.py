@@ -85,8 +85,7 @@ class LoRA:
             max_grad_norm=config.train.max_grad_norm,
             gradient_checkpointing=config.train.gradient_checkpointing,
             lora_dropout=self.config.dropout,
-            snr_gamma=config.loss.snr_gamma,
-            zero_terminal_snr=config.loss.zero_terminal_snr,
+            loss=config.loss,
             **vars(model.facts),
         )
         files = [

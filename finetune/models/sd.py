@@ -78,7 +78,7 @@ class StableDiffusion(ModelFamily):
             )
         if options.zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
             alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
-        return Diffusion(alphas_cumprod, stated, options.snr_gamma)
+        return Diffusion(alphas_cumprod, stated, options)
 
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
         if not options.zero_terminal_snr:

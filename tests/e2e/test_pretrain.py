@@ -40,7 +40,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "autoencoder.steps": 150,
         "autoencoder.lr": 4e-3,
         "train.steps": 150,
-        "loss.snr_gamma": "none",
+        "loss.weighting": "none",
         "preview.prompts": ("a red circle on white paper",),
         "preview.num_inference_steps": 4,
     }

@@ -24,6 +24,23 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
         {"cache.latents": False, "cache.text": False, "data.crop": "random", "data.flip": True, "data.num_workers": 1},
         {},
     ),
+    "shaped_noise_and_errors": (
+        "lora",
+        {
+            "loss.weighting": "soft_min_snr",
+            "loss.error": "huber",
+            "loss.offset_noise": 0.1,
+            "loss.pyramid_noise": 0.5,
+            "loss.input_perturbation": 0.1,
+            "loss.nearest_noise": 3,
+            "loss.min_timestep": 20,
+            "loss.timestep_bias": "content",
+            "train.accumulation": 2,
+            "validation.fraction": 0.3,
+            "validation.every": 3,
+        },
+        {},
+    ),
     "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}, {}),
     "schedule_free": (
         "lora",

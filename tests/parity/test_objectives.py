@@ -1,6 +1,8 @@
 """Noise, targets and loss weights equal diffusers' own and the closed forms of the papers."""
 
-from typing import Any, get_args
+import math
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -11,11 +13,25 @@ from torch import Tensor
 
 from finetune.config_loss import LossConfig
 from finetune.models.sd import StableDiffusion
-from finetune.objectives import Diffusion, PredictionType, denoising_loss, rescale_zero_terminal_snr
+from finetune.objectives import (
+    Diffusion,
+    PredictionType,
+    denoising_errors,
+    denoising_loss,
+    pseudo_huber,
+    rescale_zero_terminal_snr,
+)
 
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
 EVERY_T: Any = torch.arange(1000)
+PLAIN = LossConfig()
+WEIGHTINGS = (
+    PLAIN,
+    LossConfig(weighting="soft_min_snr"),
+    LossConfig(weighting="debiased"),
+    LossConfig(weighting="p2", p2_gamma=0.5, p2_k=2.0),
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +39,8 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(**BETAS)
 
 
-def objective_of(scheduler: DDPMScheduler, prediction_type: PredictionType, snr_gamma: float | None = 5.0) -> Diffusion:
-    return Diffusion(scheduler.alphas_cumprod.double(), prediction_type, snr_gamma)
+def objective_of(scheduler: DDPMScheduler, prediction_type: PredictionType, options: LossConfig = PLAIN) -> Diffusion:
+    return Diffusion(scheduler.alphas_cumprod.double(), prediction_type, options)
 
 
 def latents(num: int, seed: int) -> Tensor:
@@ -72,7 +88,7 @@ def test_diffusers_recovers_the_picture_from_the_target(
     ],
 )
 def test_min_snr_weights_are_those_computed_by_hand(prediction_type: PredictionType, expected: list[float]) -> None:
-    objective = Diffusion(torch.tensor([0.96, 0.8, 0.1], dtype=torch.float64), prediction_type, 5.0)
+    objective = Diffusion(torch.tensor([0.96, 0.8, 0.1], dtype=torch.float64), prediction_type, PLAIN)
     torch.testing.assert_close(objective.weight(torch.tensor([2, 1, 0])), torch.tensor(expected), rtol=1e-6, atol=0)
 
 
@@ -86,19 +102,68 @@ def test_min_snr_weights_follow_from_diffusers_snr(scheduler: DDPMScheduler, pre
     assert ours.dtype == torch.float32
 
 
-def test_the_three_weights_are_one_loss_in_three_parametrisations(scheduler: DDPMScheduler) -> None:
+# At SNR 1/9, 4 and 24 by hand, for epsilon; sample is times SNR, v times SNR / (SNR + 1).
+@pytest.mark.parametrize(
+    ("options", "in_epsilon"),
+    [
+        (LossConfig(weighting="soft_min_snr"), [5 / (46 / 9), 5 / 9, 5 / 29]),  # gamma / (SNR + gamma)
+        (LossConfig(weighting="soft_min_snr", snr_gamma=1.0), [0.9, 0.2, 0.04]),
+        (LossConfig(weighting="debiased"), [3.0, 0.5, 24**-0.5]),  # 1 / sqrt(SNR)
+        (LossConfig(weighting="p2"), [0.9, 0.2, 0.04]),  # 1 / (1 + SNR)
+        (LossConfig(weighting="p2", p2_gamma=0.5, p2_k=12.0), [(12 + 1 / 9) ** -0.5, 0.25, 1 / 6]),
+    ],
+)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_other_weights_are_those_computed_by_hand(
+    options: LossConfig, in_epsilon: list[float], prediction_type: PredictionType
+) -> None:
+    objective = Diffusion(torch.tensor([0.96, 0.8, 0.1], dtype=torch.float64), prediction_type, options)
+    snr = torch.tensor([1 / 9, 4, 24])
+    factor = {"epsilon": torch.ones(3), "v_prediction": snr / (snr + 1), "sample": snr}[prediction_type]
+    weight = objective.weight(torch.tensor([2, 1, 0]))
+    torch.testing.assert_close(weight, torch.tensor(in_epsilon) * factor, rtol=1e-6, atol=0)
+    assert weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("sigma_data", [0.2**0.5, 1.0])
+def test_soft_min_snr_is_the_weight_of_k_diffusion(scheduler: DDPMScheduler, sigma_data: float) -> None:
+    """There the error of the preconditioned output weighs (sigma sigma_data)^2 / (sigma^2 + sigma_data^2)^2, and that
+    of x_0 is c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2) times as large."""
+    variance = 1 / compute_snr(scheduler, EVERY_T).double()
+    of_output = variance * sigma_data**2 / (variance + sigma_data**2) ** 2
+    of_sample = of_output / (variance * sigma_data**2 / (variance + sigma_data**2))
+    options = LossConfig(weighting="soft_min_snr", snr_gamma=sigma_data**-2)
+    ours = objective_of(scheduler, "sample", options).weight(EVERY_T)
+    torch.testing.assert_close(ours.double(), of_sample, rtol=1e-4, atol=0)
+
+
+def test_soft_min_snr_lies_below_min_snr_and_meets_it_at_both_ends(scheduler: DDPMScheduler) -> None:
+    hard = objective_of(scheduler, "epsilon").weight(EVERY_T)
+    soft = objective_of(scheduler, "epsilon", WEIGHTINGS[1]).weight(EVERY_T)
+    ratio = soft / hard
+    assert bool((ratio < 1).all()) and ratio[0] > 0.99 and ratio[-1] > 0.99 and 0.49 < ratio.min() < 0.51
+
+
+@pytest.mark.parametrize("options", WEIGHTINGS, ids=lambda options: options.weighting)
+def test_the_three_weights_are_one_loss_in_three_parametrisations(
+    scheduler: DDPMScheduler, options: LossConfig
+) -> None:
     """A network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in v."""
     snr = compute_snr(scheduler, EVERY_T).double()
-    in_sample = objective_of(scheduler, "sample").weight(EVERY_T)
-    in_epsilon = objective_of(scheduler, "epsilon").weight(EVERY_T) * snr
-    in_v = objective_of(scheduler, "v_prediction").weight(EVERY_T) * (snr + 1)
+    in_sample = objective_of(scheduler, "sample", options).weight(EVERY_T)
+    in_epsilon = objective_of(scheduler, "epsilon", options).weight(EVERY_T) * snr
+    in_v = objective_of(scheduler, "v_prediction", options).weight(EVERY_T) * (snr + 1)
     torch.testing.assert_close(in_epsilon, in_sample.double(), rtol=1e-4, atol=0)
     torch.testing.assert_close(in_v, in_sample.double(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_without_gamma_all_timesteps_weigh_the_same(scheduler: DDPMScheduler, prediction_type: PredictionType) -> None:
-    assert torch.equal(objective_of(scheduler, prediction_type, None).weight(EVERY_T), torch.ones(1000))
+def test_without_weighting_all_timesteps_weigh_the_same(
+    scheduler: DDPMScheduler, prediction_type: PredictionType
+) -> None:
+    assert torch.equal(
+        objective_of(scheduler, prediction_type, LossConfig(weighting="none")).weight(EVERY_T), torch.ones(1000)
+    )
 
 
 def test_rescaling_equals_diffusers_and_ends_at_zero(scheduler: DDPMScheduler) -> None:
@@ -130,16 +195,17 @@ def test_zero_terminal_snr_holds_whatever_the_checkpoints_scheduler_makes_of_its
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("options", WEIGHTINGS, ids=lambda options: options.weighting)
 def test_weights_and_targets_are_finite_at_both_ends(
-    scheduler: DDPMScheduler, prediction_type: PredictionType, rescaled: bool
+    scheduler: DDPMScheduler, prediction_type: PredictionType, rescaled: bool, options: LossConfig
 ) -> None:
     schedule = scheduler.alphas_cumprod.double()
-    objective = Diffusion(
-        rescale_zero_terminal_snr(schedule) if rescaled else schedule, prediction_type=prediction_type, snr_gamma=5.0
-    )
+    objective = Diffusion(rescale_zero_terminal_snr(schedule) if rescaled else schedule, prediction_type, options)
     ends = torch.tensor([0, 999])
     weight = objective.weight(ends)
     assert bool(torch.isfinite(weight).all()) and bool((weight >= 0).all())
+    if rescaled and prediction_type != "epsilon":
+        assert weight[1] == 0
     assert bool(torch.isfinite(objective.target(latents(2, 0), latents(2, 1), ends)).all())
 
 
@@ -150,6 +216,100 @@ def test_uniforms_reach_every_timestep_and_no_other(scheduler: DDPMScheduler) ->
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
     assert objective.sample_timesteps(ends).tolist() == [0, 999]
     assert objective.sample_timesteps(ends.float()).tolist() == [0, 999]  # where float32 rounds to 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, None), (7, 31), (29, 29), (990, None), (None, 0)])
+@pytest.mark.parametrize("bias", ["none", "content", "style"])
+def test_timesteps_stay_in_their_range_with_the_shares_of_the_closed_form(
+    scheduler: DDPMScheduler, low: int | None, high: int | None, bias: Literal["none", "content", "style"]
+) -> None:
+    options = LossConfig(min_timestep=low, max_timestep=high, timestep_bias=bias)
+    num_draws = 200_000
+    u = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
+    t = objective_of(scheduler, "epsilon", options).sample_timesteps(u)
+    first, last = low or 0, 999 if high is None else high
+    num = last - first + 1
+    assert (t.min(), t.max()) == (first, last) and bool((t.diff() >= 0).all())
+    share = torch.bincount(t - first, minlength=num).cumsum(0) / num_draws
+    s = (torch.arange(num, dtype=torch.float64) + 1) / num
+    expected = {"none": s, "style": s ** (1 / 3), "content": 1 - (1 - s) ** (1 / 3)}[bias]
+    torch.testing.assert_close(share.double(), expected, rtol=0, atol=2 / num_draws)
+
+
+@pytest.mark.parametrize("bias", ["none", "content", "style"])
+def test_the_ends_of_the_uniforms_are_the_ends_of_the_range(
+    scheduler: DDPMScheduler, bias: Literal["none", "content", "style"]
+) -> None:
+    objective = objective_of(scheduler, "epsilon", LossConfig(min_timestep=57, max_timestep=580, timestep_bias=bias))
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    assert objective.sample_timesteps(ends).tolist() == [57, 580]
+
+
+@pytest.mark.parametrize("name", ["min_timestep", "max_timestep"])
+def test_a_timestep_that_the_schedule_does_not_have_is_refused(name: str) -> None:
+    options = replace(LossConfig(), **{name: 1000})
+    with pytest.raises(ValueError, match=rf"loss\.{name}: got 1000, .* 999"):
+        StableDiffusion().objective(DDPMScheduler(**BETAS), options)
+
+
+def test_pseudo_huber_is_squared_below_and_straight_above_its_threshold() -> None:
+    x, c = torch.tensor([0.0, 1e-3, 0.3, 4.0, 1e3]), torch.tensor(0.3)
+    ours = pseudo_huber(x.square(), c)
+    closed = 2 * c.double() * ((x.double().square() + c.double().square()).sqrt() - c.double())
+    torch.testing.assert_close(ours.double(), closed, rtol=1e-6, atol=0)
+    assert ours[1].item() == pytest.approx(1e-6, rel=1e-4) and ours[-1].item() == pytest.approx(600, rel=1e-3)
+
+
+def test_the_gradient_of_pseudo_huber_is_finite_where_there_is_no_error() -> None:
+    x = torch.tensor([0.0, 2.0], requires_grad=True)
+    pseudo_huber(x.square(), torch.tensor(0.1)).sum().backward()
+    assert x.grad is not None and x.grad[0] == 0
+    assert x.grad[1].item() == pytest.approx(2 * 2.0 / (1 + (2.0 / 0.1) ** 2) ** 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
+def test_thresholds_of_huber_follow_their_schedule(
+    scheduler: DDPMScheduler, schedule: Literal["constant", "exponential", "snr"]
+) -> None:
+    """Read off errors too large for anything but 2 c |x|, and compared with diffusers' sigmas where they are needed."""
+    objective = objective_of(scheduler, "epsilon", LossConfig(error="huber", huber_c=0.2, huber_schedule=schedule))
+    errors = objective.error(torch.full((1000, 1, 1, 1), 1e5), torch.zeros(1000, 1, 1, 1), EVERY_T)
+    sigma = compute_snr(scheduler, EVERY_T) ** -0.5
+    expected = {
+        "constant": torch.full((1000,), 0.2),
+        "exponential": torch.exp(math.log(0.2) * EVERY_T / 1000),
+        "snr": 0.8 / (1 + sigma) ** 2 + 0.2,
+    }[schedule]
+    torch.testing.assert_close(errors.flatten() / 2e5, expected, rtol=1e-4, atol=0)
+    assert errors.dtype == torch.float32
+
+
+def test_the_threshold_is_huber_c_at_zero_terminal_snr(scheduler: DDPMScheduler) -> None:
+    schedule = rescale_zero_terminal_snr(scheduler.alphas_cumprod.double())
+    objective = Diffusion(schedule, "v_prediction", LossConfig(error="huber", huber_c=0.2))
+    error = objective.error(torch.full((1, 1, 1, 1), 1e5), torch.zeros(1, 1, 1, 1), torch.tensor([999]))
+    assert error.item() == pytest.approx(2 * 0.2 * 1e5, rel=1e-4)
+
+
+def test_a_threshold_above_all_errors_leaves_the_mean_squared_error(scheduler: DDPMScheduler) -> None:
+    options = LossConfig(error="huber", huber_c=1e4, huber_schedule="constant")
+    prediction, target, t = latents(3, 0), latents(3, 1), torch.tensor([0, 500, 999])
+    huber = objective_of(scheduler, "epsilon", options).error(prediction, target, t)
+    torch.testing.assert_close(huber, objective_of(scheduler, "epsilon").error(prediction, target, t))
+
+
+def test_perturbed_input_leaves_the_target_alone(scheduler: DDPMScheduler) -> None:
+    objective, t = objective_of(scheduler, "epsilon"), torch.tensor([10, 600])
+    clean, noise, other = latents(2, 0), latents(2, 1), latents(2, 2)
+    seen = []
+
+    def predict(noisy: Tensor, t: Tensor) -> Tensor:
+        seen.append(noisy)
+        return noise
+
+    errors = denoising_errors(objective, predict, clean, noise, t, noise_in_input=other)
+    assert torch.equal(errors, torch.zeros_like(clean))
+    assert torch.equal(seen[0], objective.add_noise(clean, other, t))
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

@@ -51,7 +51,7 @@ def test_yaml_comes_first_and_flags_win_wherever_they_stand(tmp_path: Path) -> N
 def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
     text = """
     optim: {lr: 1e-4, text_encoder_lr: null}
-    loss: {snr_gamma: none}
+    loss: {weighting: none, max_timestep: none}
     data: {flip: yes, shuffle_tags: "on"}
     preview: {prompts: ["", "- a cat", "--ar 1:2", none, 7], negative_prompt: "no: this"}
     lora: {targets: [to_q]}
@@ -59,7 +59,8 @@ def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
     checkpoint:
     """
     config = parsed("--config", written(tmp_path, text))
-    assert config.optim.lr == 1e-4 and config.optim.text_encoder_lr is None and config.loss.snr_gamma is None
+    assert config.optim.lr == 1e-4 and config.optim.text_encoder_lr is None
+    assert config.loss.weighting == "none" and config.loss.max_timestep is None
     assert config.data.flip and config.data.shuffle_tags
     assert config.preview.prompts == ("", "- a cat", "--ar 1:2", "none", "7")
     assert config.preview.negative_prompt == "no: this"

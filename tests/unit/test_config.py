@@ -51,6 +51,24 @@ WRONG: list[tuple[str, Any, str]] = [
     ("cache", CacheConfig(shard_size=0), "cache.shard_size"),
     ("loss", LossConfig(snr_gamma=0), "loss.snr_gamma"),
     ("loss", LossConfig(snr_gamma=float("nan")), "loss.snr_gamma"),
+    ("loss", LossConfig(weighting="none", snr_gamma=3.0), "loss.snr_gamma"),
+    ("loss", LossConfig(weighting="p2", snr_gamma=3.0), "loss.snr_gamma"),
+    ("loss", LossConfig(p2_gamma=0.5), "loss.p2_gamma"),
+    ("loss", LossConfig(weighting="debiased", p2_k=2.0), "loss.p2_k"),
+    ("loss", LossConfig(weighting="p2", p2_gamma=-1), "loss.p2_gamma"),
+    ("loss", LossConfig(weighting="p2", p2_k=0), "loss.p2_k"),
+    ("loss", LossConfig(huber_c=0.2), "loss.huber_c"),
+    ("loss", LossConfig(huber_schedule="constant"), "loss.huber_schedule"),
+    ("loss", LossConfig(error="huber", huber_c=0), "loss.huber_c"),
+    ("loss", LossConfig(error="huber", huber_c=1.5), "--loss.huber_schedule constant"),
+    ("loss", LossConfig(offset_noise=-0.1), "loss.offset_noise"),
+    ("loss", LossConfig(pyramid_noise=1.0), "loss.pyramid_noise"),
+    ("loss", LossConfig(pyramid_noise=-0.1), "loss.pyramid_noise"),
+    ("loss", LossConfig(input_perturbation=-0.1), "loss.input_perturbation"),
+    ("loss", LossConfig(nearest_noise=0), "loss.nearest_noise"),
+    ("loss", LossConfig(min_timestep=-1), "loss.min_timestep"),
+    ("loss", LossConfig(max_timestep=-1), "loss.max_timestep"),
+    ("loss", LossConfig(min_timestep=600, max_timestep=500), "loss.max_timestep"),
     ("optim", OptimConfig(lr=0), "optim.lr"),
     ("optim", OptimConfig(lr=float("nan")), "optim.lr"),
     ("optim", OptimConfig(lr=float("inf")), "optim.lr"),
@@ -125,6 +143,39 @@ def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any],
 
 def test_a_folder_of_any_name_is_accepted_with_a_name_for_the_model() -> None:
     assert replace(GOOD, output=OutputConfig(Path("runs/ink:2"), name="ink 2")).output.export_name == "ink 2"
+
+
+def test_the_numbers_of_the_chosen_weighting_and_error_are_accepted() -> None:
+    for loss in (
+        LossConfig(snr_gamma=3.0),
+        LossConfig(weighting="soft_min_snr", snr_gamma=3.0),
+        LossConfig(weighting="p2", p2_gamma=0.5, p2_k=2.0),
+        LossConfig(error="huber", huber_c=2.0, huber_schedule="constant"),
+        LossConfig(error="huber", huber_c=0.3, huber_schedule="exponential"),
+        LossConfig(min_timestep=500, max_timestep=500),
+    ):
+        assert replace(GOOD, loss=loss).loss == loss
+
+
+def test_validation_measures_the_same_whatever_training_does_with_errors_noise_and_timesteps() -> None:
+    shaped = LossConfig(
+        prediction_type="v_prediction",
+        zero_terminal_snr=True,
+        weighting="p2",
+        p2_k=2.0,
+        error="huber",
+        huber_c=0.3,
+        huber_schedule="exponential",
+        offset_noise=0.1,
+        pyramid_noise=0.5,
+        input_perturbation=0.1,
+        nearest_noise=4,
+        min_timestep=10,
+        max_timestep=900,
+        timestep_bias="style",
+    )
+    kept = LossConfig(prediction_type="v_prediction", zero_terminal_snr=True, weighting="p2", p2_k=2.0)
+    assert shaped.plain() == kept and shaped.plain().problems() == []
 
 
 def test_all_problems_are_named_at_once_each_on_a_line() -> None:

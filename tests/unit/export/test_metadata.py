@@ -1,12 +1,14 @@
 import dataclasses
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from finetune.config_loss import LossConfig
 from finetune.export.metadata import LoRAFacts, lora_metadata, tag_counts, with_hashes
 
 FACTS = LoRAFacts(
@@ -44,8 +46,7 @@ FACTS = LoRAFacts(
     max_grad_norm=1.0,
     gradient_checkpointing=True,
     lora_dropout=0.05,
-    snr_gamma=5.0,
-    zero_terminal_snr=False,
+    loss=LossConfig(),
     started_at=1_700_000_000.25,
     finished_at=1_700_003_600.75,
 )
@@ -88,6 +89,10 @@ def test_the_fields_that_other_tools_read_say_what_the_run_was() -> None:
         "ss_mixed_precision": "bf16",
         "ss_optimizer": "adamw",
         "ss_min_snr_gamma": "5.0",
+        "ss_debiased_estimation": "False",
+        "ss_loss_type": "l2",
+        "ss_huber_c": "None",
+        "ss_noise_offset": "None",
         "ss_training_started_at": "1700000000.25",
         "ss_training_finished_at": "1700003600.75",
         "ss_dataset_fingerprint": "cd" * 32,
@@ -98,6 +103,24 @@ def test_the_fields_that_other_tools_read_say_what_the_run_was() -> None:
     assert json.loads(metadata["ss_tag_frequency"]) == {"ink": {"ink style": 40, "a fox": 2}}
     assert json.loads(metadata["ss_dataset_dirs"]) == {"ink": {"n_repeats": 1, "img_count": 40}}
     assert datetime.fromisoformat(metadata["modelspec.date"]) == datetime.fromtimestamp(1_700_003_600, UTC)
+
+
+def test_loss_and_noise_stand_under_the_names_of_sd_scripts() -> None:
+    loss = LossConfig(
+        weighting="debiased", error="huber", huber_c=0.2, offset_noise=0.05, pyramid_noise=0.3, input_perturbation=0.1
+    )
+    expected = {
+        "ss_min_snr_gamma": "None",
+        "ss_debiased_estimation": "True",
+        "ss_loss_type": "huber",
+        "ss_huber_c": "0.2",
+        "ss_huber_schedule": "snr",
+        "ss_noise_offset": "0.05",
+        "ss_multires_noise_discount": "0.3",
+        "ss_ip_noise_gamma": "0.1",
+    }
+    metadata = lora_metadata(replace(FACTS, loss=loss))
+    assert {key: metadata[key] for key in expected} == expected
 
 
 def test_all_values_are_texts_without_a_folder_of_the_users_machine() -> None:

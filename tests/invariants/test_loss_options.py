@@ -1,0 +1,62 @@
+"""Runs with other losses and noise: what they share with a plain run, and what they must not depend on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import Options, differing, final_state, losses, metrics, run
+
+SHAPED: Options = {
+    "loss.weighting": "p2",
+    "loss.error": "huber",
+    "loss.huber_schedule": "exponential",
+    "loss.offset_noise": 0.1,
+    "loss.pyramid_noise": 0.5,
+    "loss.input_perturbation": 0.1,
+    "loss.nearest_noise": 3,
+    "loss.max_timestep": 800,
+    "loss.timestep_bias": "style",
+}
+
+
+@pytest.fixture
+def options(tiny_run: Options) -> Options:
+    return tiny_run | {"train.steps": 4, "validation.fraction": 0.3, "validation.every": 2, "train.batch_size": 4}
+
+
+def finished(options: Options, folder: Path) -> Path:
+    ended = run("lora", options | {"output.folder": folder}, folder.with_suffix(".log"))
+    assert ended.exit_code == 0, ended.output
+    return folder
+
+
+def test_validation_losses_of_runs_with_other_losses_and_noise_can_be_compared(
+    options: Options, tmp_path: Path
+) -> None:
+    """The untouched model has the same loss to the last bit, whatever it is then trained with."""
+    plain, shaped = finished(options, tmp_path / "plain"), finished(options | SHAPED, tmp_path / "shaped")
+    assert metrics(plain)[1]["validation/base_loss"] == metrics(shaped)[1]["validation/base_loss"]
+    assert metrics(plain)[0]["loss"] != metrics(shaped)[0]["loss"]
+    assert len(differing(final_state(plain), final_state(shaped))) > 0
+
+
+def test_shaped_noise_does_not_depend_on_the_batch_it_is_drawn_in(options: Options, tmp_path: Path) -> None:
+    whole = finished(options | SHAPED, tmp_path / "whole")
+    parts = finished(options | SHAPED | {"train.batch_size": 2, "train.accumulation": 2}, tmp_path / "parts")
+    for ours, theirs in zip(losses(whole), losses(parts), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_timestep_beyond_the_schedule_is_refused_before_the_model_loads(options: Options, tmp_path: Path) -> None:
+    ended = run("lora", options | {"loss.max_timestep": 1000}, tmp_path / "log")
+    assert ended.exit_code == 1
+    assert "error: loss.max_timestep: got 1000" in ended.output and "Traceback" not in ended.output
+
+
+def test_the_weight_of_the_last_timestep_at_zero_terminal_snr_is_warned_of(
+    options: Options, tiny_v_model: Path, tmp_path: Path
+) -> None:
+    at_zero = options | {"model.source": tiny_v_model, "loss.zero_terminal_snr": True, "train.steps": 1}
+    ended = run("lora", at_zero | {"loss.weighting": "debiased"}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert "loss.weighting debiased" in ended.output and "--loss.weighting none" in ended.output
