@@ -91,8 +91,8 @@ class LossConfig:
         return found
 
     def plain(self) -> Self:
-        """Returns what validation measures with, whatever training does: the mean squared error of plain noise at all
-        timesteps, so that runs with different options can be compared."""
+        """Returns the options of validation, which are the same whatever training does with errors, noise and
+        timesteps, so that runs can be compared."""
         return replace(
             self,
             error=LossConfig.error,

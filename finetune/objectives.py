@@ -4,8 +4,8 @@ Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from finetune.noise import Noise, training_noise
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 MIN_SNR = 1e-5
-"""Debiased estimation divides by no less than the root of this; schedules of 1000 steps that are trained on epsilon end
-above it, rescaled ones do not."""
+"""Debiased estimation divides by no less than the root of this; linear and scaled-linear schedules of 1000 steps end
+above it, those of zero terminal SNR do not."""
 
 
 class Objective(Protocol):
@@ -44,6 +44,10 @@ class Objective(Protocol):
 
     def weight(self, t: Tensor) -> Tensor:
         """Returns the loss weight of each timestep, [B]."""
+        ...
+
+    def plain(self) -> "Objective":
+        """Returns what validation measures with: plain noise and squared errors at all timesteps."""
         ...
 
 
@@ -137,6 +141,9 @@ class Diffusion:
         in_sample = in_epsilon * snr
         return (in_sample / (snr + 1) if self.prediction_type == "v_prediction" else in_sample).float()
 
+    def plain(self) -> Self:
+        return replace(self, options=self.options.plain())
+
     def _scales(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self.alphas_cumprod.to(clean.device)[t].view(-1, *[1] * (clean.dim() - 1))
         return alpha_bar.sqrt().to(clean.dtype), (1 - alpha_bar).sqrt().to(clean.dtype)
@@ -158,10 +165,8 @@ def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:
             return options.snr_gamma / (snr + options.snr_gamma)
         case "debiased":
             return snr.clamp(min=MIN_SNR).rsqrt()
-        case "p2":
-            return (options.p2_k + snr) ** -options.p2_gamma
-        case "none":
-            return torch.ones_like(snr)
+    assert options.weighting == "p2", "without weighting nothing is asked for here"
+    return (options.p2_k + snr) ** -options.p2_gamma
 
 
 def pseudo_huber(squared: Tensor, threshold: Tensor) -> Tensor:
@@ -177,23 +182,6 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
 
-def denoising_errors(
-    objective: Objective,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    clean: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    *,
-    noise_in_input: Tensor | None = None,
-) -> Tensor:
-    """Returns the unweighted error of each value, float32 [B C H W]: that of predict(noisy, t) to the target.
-
-    noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
-    """
-    noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
-    return objective.error(predict(noisy, t), objective.target(clean, noise, t), t)
-
-
 def denoising_loss(
     objective: Objective,
     predict: Callable[[Tensor, Tensor], Tensor],
@@ -203,8 +191,13 @@ def denoising_loss(
     *,
     noise_in_input: Tensor | None = None,
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean of its errors."""
-    errors = denoising_errors(objective, predict, clean, noise, t, noise_in_input=noise_in_input)
+    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target.
+
+    noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
+    """
+    noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
+    prediction = predict(noisy, t)
+    errors = objective.error(prediction, objective.target(clean, noise, t), t)
     return errors.flatten(1).mean(1)
 
 

@@ -4,8 +4,8 @@ Axes: B batch, C channels, H W latent height and width; pictures are [B 3 h w] i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class Task(Protocol):
         """Returns the losses for uniforms u [B] in [0, 1), which choose the timesteps, and for noise."""
         ...
 
+    def plain(self) -> "Task":
+        """Returns the task as validation measures it: plain noise and squared errors at all timesteps."""
+        ...
+
 
 @dataclass(frozen=True)
 class Denoising:
@@ -56,6 +60,9 @@ class Denoising:
             self.objective, lambda noisy, t: network(noisy, t, prompts), clean, drawn, t, noise_in_input=in_input
         )
         return Losses(unweighted, self.objective.weight(t), t)
+
+    def plain(self) -> Self:
+        return replace(self, objective=self.objective.plain())
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,6 @@ class Reconstruction:
             decoded, inputs, mean, logvar, kl_weight=self.kl_weight, edge_weight=self.edge_weight
         )
         return Losses(losses, torch.ones_like(losses), torch.zeros_like(losses, dtype=torch.long))
+
+    def plain(self) -> Self:
+        return self

@@ -145,8 +145,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         compute_dtype,
     )
     task = method.task(family, components, objective, encoder)
-    plain = family.objective(components.scheduler, config.loss.plain())
-    validation_task = method.task(family, components, plain, encoder)
     dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed)
 
     # Optimizer, EMA, and the state of the checkpoint.
@@ -201,7 +199,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         with averaged_weights():
             loss = validation_loss(
                 network,
-                validation_task,
+                task,
                 dataset,
                 held_out,
                 config.data,

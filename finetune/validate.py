@@ -28,7 +28,7 @@ def validation_loss(
     batch_size: int,
     num_timesteps: int,
 ) -> float:
-    """Returns the mean unweighted loss over held-out pictures x timesteps; every process scores a part.
+    """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
 
     Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
     """
@@ -37,6 +37,7 @@ def validation_loss(
         for bucket in held_out
         for start in range(0, len(bucket.records), batch_size)
     ]
+    task = task.plain()
     total = torch.zeros(2, dtype=torch.float64)
     for bucket, indices in groups[accelerator.process_index :: accelerator.num_processes]:
         view = validation_view(bucket)

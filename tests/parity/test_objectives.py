@@ -16,7 +16,6 @@ from finetune.models.sd import StableDiffusion
 from finetune.objectives import (
     Diffusion,
     PredictionType,
-    denoising_errors,
     denoising_loss,
     pseudo_huber,
     rescale_zero_terminal_snr,
@@ -142,6 +141,13 @@ def test_soft_min_snr_lies_below_min_snr_and_meets_it_at_both_ends(scheduler: DD
     soft = objective_of(scheduler, "epsilon", WEIGHTINGS[1]).weight(EVERY_T)
     ratio = soft / hard
     assert bool((ratio < 1).all()) and ratio[0] > 0.99 and ratio[-1] > 0.99 and 0.49 < ratio.min() < 0.51
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_debiased_weights_of_usual_schedules_are_not_cut(schedule: str) -> None:
+    scheduler = DDPMScheduler(beta_schedule=schedule)
+    weight = objective_of(scheduler, "epsilon", LossConfig(weighting="debiased")).weight(EVERY_T)
+    torch.testing.assert_close(weight, compute_snr(scheduler, EVERY_T) ** -0.5, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("options", WEIGHTINGS, ids=lambda options: options.weighting)
@@ -307,8 +313,8 @@ def test_perturbed_input_leaves_the_target_alone(scheduler: DDPMScheduler) -> No
         seen.append(noisy)
         return noise
 
-    errors = denoising_errors(objective, predict, clean, noise, t, noise_in_input=other)
-    assert torch.equal(errors, torch.zeros_like(clean))
+    loss = denoising_loss(objective, predict, clean, noise, t, noise_in_input=other)
+    assert torch.equal(loss, torch.zeros(2))
     assert torch.equal(seen[0], objective.add_noise(clean, other, t))
 
 
