@@ -137,6 +137,8 @@ class LoopConfig:
     """Train the text encoder too."""
     ema_decay: float | None = None
     """Decay of the exponential moving average of the weights, which is then what is validated and exported."""
+    ema_device: Literal["same", "cpu"] = "same"
+    """Where the average lives: beside the weights, or in host memory, followed while the next step is computed."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
 
@@ -155,6 +157,8 @@ class LoopConfig:
             found.append(f"train.max_grad_norm: got {self.max_grad_norm}, expected 0 or more.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             found.append(f"train.ema_decay: got {self.ema_decay}, expected a number between 0 and 1, or none.")
+        if self.ema_device != "same" and self.ema_decay is None:
+            found.append(f"train.ema_device: got {self.ema_device}, but train.ema_decay is none. Remove it.")
         return found
 
 
@@ -320,6 +324,16 @@ class TrainConfig:
             found.append(
                 f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps "
                 f"{self.train.steps}."
+            )
+        if self.optim.in_backward and self.train.accumulation > 1:
+            found.append(
+                f"train.accumulation: got {self.train.accumulation} with optim.in_backward, which keeps no gradient "
+                "to add to. Use 1, with a larger train.batch_size where it fits."
+            )
+        if self.optim.in_backward and self.train.max_grad_norm > 0:
+            found.append(
+                f"train.max_grad_norm: got {self.train.max_grad_norm} with optim.in_backward, which updates weights "
+                "before the norm of all gradients is known. Add --train.max_grad_norm 0."
             )
         if not 0 <= self.seed < 2**63:
             found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")

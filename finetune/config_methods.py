@@ -1,5 +1,6 @@
 """The options of the recipes that adapt a model, each TrainConfig with the section of its method; no torch here."""
 
+import re
 from dataclasses import dataclass, field
 
 from finetune.config import TrainConfig
@@ -37,5 +38,30 @@ class LoRATrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+class FullConfig:
+    """Which of the weights are trained, by regular expressions that are searched for in their names.
+
+    Names begin with denoiser or text_encoders.0, as in checkpoints/step_*/trained.safetensors.
+    """
+
+    train: tuple[str, ...] = ()
+    """Patterns of the weights that train, e.g. attn2; none trains all."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of those among them that stay as they are, e.g. denoiser\\.down_blocks."""
+
+    def problems(self) -> list[str]:
+        found = []
+        for key, patterns in (("train", self.train), ("freeze", self.freeze)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    found.append(f'full.{key}: "{pattern}" is no regular expression: {error}.')
+        return found
+
+
+@dataclass(frozen=True)
 class FullTrainConfig(TrainConfig):
-    """Fine-tune all weights of the denoiser."""
+    """Fine-tune all weights of the denoiser, or some of them."""
+
+    full: FullConfig = field(default_factory=FullConfig)

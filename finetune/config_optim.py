@@ -5,6 +5,10 @@ from typing import Literal
 
 Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"]
 Schedule = Literal["constant", "cosine", "linear"]
+Weights = Literal["fp32", "bf16_stochastic", "bf16_kahan"]
+
+ALL_AT_ONCE = ("prodigy", "adamw_schedule_free")
+"""Optimizers that keep a number for all parameters together, and so cannot step one of them alone."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class OptimConfig:
     """Steps over which the learning rate rises from 0 to its peak."""
     final_lr_ratio: float = 0.0
     """Learning rate that cosine and linear fall to, over its peak."""
+    weights: Weights = "fp32"
+    """Number format of the trained weights and their gradients: bf16 halves their memory; updates are then rounded at
+    random (stochastic) or with a second bfloat16 number a weight (kahan), so that small ones are not lost."""
+    in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free the gradient; one process, no accumulation, no
+    clipping."""
 
     def problems(self) -> list[str]:
         found = []
@@ -49,4 +59,11 @@ class OptimConfig:
                 f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use "
                 "constant."
             )
+        if self.name in ALL_AT_ONCE:
+            for key, given, default in (("weights", self.weights, "fp32"), ("in_backward", self.in_backward, False)):
+                if given != default:
+                    found.append(
+                        f"optim.{key}: got {str(given).lower()} with {self.name}, which cannot update one weight "
+                        "without the others. Use adamw, adamw8bit, paged_adamw8bit, lion8bit or adafactor."
+                    )
         return found

@@ -10,6 +10,8 @@ from finetune.config import TrainConfig
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
 COMPUTE_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TRAINED_DTYPES = {"fp32": torch.float32, "bf16_stochastic": torch.bfloat16, "bf16_kahan": torch.bfloat16}
+"""By optim.weights."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -39,6 +41,28 @@ def make_accelerator() -> Accelerator:
             "supported yet. Use one of accelerate_configs/."
         )
     return accelerator
+
+
+def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
+    """Raises ValueError where the optimizer's options do not go with how the run was launched."""
+    found = []
+    if config.optim.weights != "fp32" and accelerator.mixed_precision != "bf16":
+        found.append(
+            f"optim.weights: got {config.optim.weights} with mixed_precision {accelerator.mixed_precision}, expected "
+            "bf16 in the accelerate config (accelerate launch --mixed_precision bf16). Or use fp32 weights."
+        )
+    if config.optim.in_backward and accelerator.num_processes > 1:
+        found.append(
+            f"optim.in_backward: got true with {accelerator.num_processes} processes, which have to add up their "
+            "gradients before a weight is updated. Launch one process, or set it to false."
+        )
+    if config.optim.in_backward and accelerator.mixed_precision == "fp16":
+        found.append(
+            "optim.in_backward: got true with mixed_precision fp16, whose scaled gradients have to be checked before a "
+            "weight is updated. Use bf16 or no."
+        )
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:

@@ -3,9 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from finetune.host_average import HostAverage
 
 State = dict[str, Tensor]
 
@@ -51,23 +54,40 @@ class EMA:
 
     decay: float
     average: State
+    """Read through `settled` while training."""
+    host: HostAverage | None = None
 
     @staticmethod
-    def of(network: nn.Module, decay: float) -> "EMA":
-        return EMA(decay, {name: value.float().clone() for name, value in trained_state(network).items()})
+    def of(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
+        """Returns the average that starts at the weights, beside them or in host memory."""
+        weights = trained_state(network)
+        if device == "same":
+            return EMA(decay, {name: value.to(torch.float32, copy=True) for name, value in weights.items()})
+        average = {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
+        return EMA(decay, average, HostAverage(average))
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Follows the weights after optimizer step `step` (1, 2, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = trained_state(network)
+        if self.host is not None:
+            self.host.follow(weights, 1 - decay)
+            return
         torch._foreach_lerp_(list(self.average.values()), [weights[name].float() for name in self.average], 1 - decay)
+
+    def settled(self) -> State:
+        """Returns the average after the last update."""
+        if self.host is not None:
+            self.host.wait()
+        return self.average
 
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Iterator[None]:
         """Puts the average into the network; afterwards the trained weights are back bit for bit."""
-        saved = {name: value.clone() for name, value in trained_state(network).items()}
-        load_trained_state(network, self.average)
+        average = self.settled()
+        saved = {name: value.to(average[name].device, copy=True) for name, value in trained_state(network).items()}
+        load_trained_state(network, average)
         try:
             yield
         finally:

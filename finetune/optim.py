@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from finetune.config_optim import OptimConfig
+from finetune.one_by_one import OneByOne
 from finetune.param_groups import ParamGroup
 
 PACKAGES = {
@@ -29,9 +30,17 @@ def check_optimizer(config: OptimConfig) -> None:
             raise ValueError(f"optim.name: {config.name} needs {package}, which is not installed. Run: {command}")
 
 
-def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
-    """Returns the optimizer over the groups, each with its name and `peak_lr`."""
+def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, seed: int = 0) -> torch.optim.Optimizer:
+    """Returns the optimizer over the groups, each with its name and `peak_lr`; `seed` is that of rounding."""
     groups = [as_dict(group) for group in param_groups]
+    optimizer = optimizer_named(groups, config)
+    if config.weights == "fp32" and not config.in_backward:
+        return optimizer
+    return OneByOne(optimizer, config.weights, seed, in_backward=config.in_backward)
+
+
+def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """Returns the optimizer that config.name says."""
     betas = (config.beta1, config.beta2)
     adam: dict[str, Any] = {"betas": betas, "weight_decay": config.weight_decay}
     match config.name:

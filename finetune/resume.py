@@ -16,6 +16,9 @@ from finetune.ema import EMA, load_trained_state
 from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
+REFUSED_CHANGES = ("optim.name ", "optim.weights ", "train.ema_decay ", "model.family ", "full.")
+"""Options, with the space that follows them, whose change makes a checkpoint's state one of something else."""
+
 
 def find_checkpoint(
     config: TrainConfig, manifest: Manifest, accelerator: Accelerator, warnings: list[str]
@@ -54,7 +57,7 @@ def find_checkpoint(
     if step > config.train.steps:
         raise ValueError(f"train.steps: got {config.train.steps}, but {path} is already at step {step}.")
     changed = changed_options(config, path / "config.yaml")
-    refused = [text for text in changed if text.startswith(("optim.name ", "train.ema_decay ", "model.family "))]
+    refused = [text for text in changed if text.startswith(REFUSED_CHANGES)]
     if refused:
         raise ValueError(
             f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder."

@@ -22,6 +22,8 @@ MAY_CHANGE = (
     "resume",
     "data.num_workers",
     "data.allow_change",
+    "train.ema_device",
+    "optim.in_backward",
 )
 """Options that do not alter what is learned."""
 MAY_GROW = ("train.steps",)
@@ -137,7 +139,11 @@ def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> s
 
 
 def data_card(
-    manifest: "Manifest", held_out: set[int], figures: Sequence[dict[str, Any]], warnings: Sequence[str]
+    manifest: "Manifest",
+    held_out: set[int],
+    figures: Sequence[dict[str, Any]],
+    parameters: dict[str, int],
+    warnings: Sequence[str],
 ) -> str:
     """Returns OUT/data_card.json: what the run was trained on."""
     counts = [len(record.captions) for record in manifest.records]
@@ -149,6 +155,7 @@ def data_card(
         "num_validation": len(held_out),
         "captions": {"num": sum(counts), "most_per_picture": max(counts)},
         "buckets": list(figures),
+        "parameters": parameters,
         "warnings": list(warnings),
     }
     return json.dumps(card, indent=1)

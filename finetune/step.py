@@ -4,9 +4,11 @@ number."""
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from finetune.config import TrainConfig
 from finetune.data.dataset import Batch, TrainingDataset
 from finetune.disk import write_atomically
+from finetune.one_by_one import OneByOne
 from finetune.randomness import noise_at, uniform_at
 from finetune.tasks import Task
 
@@ -51,11 +54,23 @@ def forward_backward(
             noise = functools.partial(noise_at, config.seed, part.positions)
             losses = task.losses(network, task.inputs(part), u, noise)
             loss = (losses.unweighted * losses.weight * part.weight).mean()
-            accelerator.backward(loss / num)
+            # Updates made in the backward pass cannot be taken back, so the loss is looked at before it.
+            if not config.optim.in_backward or bool(loss.isfinite()):
+                accelerator.backward(loss / num)
         total += loss.detach() / num
         timesteps.append(losses.timesteps)
         sample_losses.append(losses.unweighted.detach())
     return StepResult(total, torch.cat(timesteps), torch.cat(sample_losses))
+
+
+def gradient_norm(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, config: TrainConfig, accelerator: Accelerator
+) -> float:
+    """Returns the norm of all gradients, scaled down to train.max_grad_norm where they are kept so long."""
+    if isinstance(optimizer, OneByOne) and optimizer.in_backward:
+        return float(optimizer.take_grad_norm())
+    norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+    return float(norm)
 
 
 def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:
@@ -99,8 +114,10 @@ def refuse_non_finite(
     grad_norm: float,
     dataset: TrainingDataset,
     accelerator: Accelerator,
+    *,
+    updated: bool,
 ) -> None:
-    """Saves what is needed to look into the step, and raises ValueError; the weights have not been updated."""
+    """Saves what is needed to look into the step, and raises ValueError; nothing of the step is saved."""
     evidence = {
         "step": step,
         "loss": str(loss),
@@ -115,8 +132,13 @@ def refuse_non_finite(
     path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
     write_atomically(path, json.dumps(evidence, indent=1))
     accelerator.wait_for_everyone()
+    weights = (
+        "Weights were updated in the backward pass before this was known (optim.in_backward), but not saved"
+        if updated
+        else "The weights were not updated"
+    )
     raise ValueError(
-        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. The weights were not updated, and the "
-        f"last checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an "
+        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}, and the last "
+        f"checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an "
         "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
     )

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from finetune.data.cache import fingerprint
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches, on_device
 from finetune.data.manifest import Manifest
-from finetune.devices import COMPUTE_DTYPES, device_warnings, make_accelerator
+from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
 from finetune.disk import lock_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
@@ -36,7 +35,7 @@ from finetune.progress import progress_line
 from finetune.randomness import stream
 from finetune.resume import find_checkpoint, refuse_other_base, restore
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
-from finetune.step import agree, due, forward_backward, naming_out_of_memory, refuse_non_finite
+from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
 from finetune.validate import validation_loss
@@ -63,6 +62,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     out, steps, seed = config.output.folder, config.train.steps, config.seed
     check_output(out)
     accelerator = make_accelerator()
+    refuse_unfit(accelerator, config)
     is_main, say = accelerator.is_main_process, accelerator.print
     lock = lock_folder(out) if is_main else None
     if is_main:
@@ -88,9 +88,14 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
     network = method.network(family, components, text_encoder=config.train.text_encoder)
     method.attach(network, seed)
-    compute_dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
+    compute_dtype, trained_dtype = COMPUTE_DTYPES[accelerator.mixed_precision], TRAINED_DTYPES[config.optim.weights]
     for parameter in network.parameters():
-        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute_dtype)
+        parameter.data = parameter.data.to(trained_dtype if parameter.requires_grad else compute_dtype)
+    counts = {
+        "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "frozen": sum(p.numel() for p in network.parameters() if not p.requires_grad),
+    }
+    say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
 
@@ -126,7 +131,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         )
     if is_main:
         write_atomically(
-            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], warnings)
+            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], counts, warnings)
         )
         write_atomically(out / "config.yaml", dump(config))
     for warning in warnings:
@@ -150,10 +155,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     # Optimizer, EMA, and the state of the checkpoint.
     wrapped = accelerator.prepare(network)
     groups = method.param_groups(network, config.optim)
-    optimizer = build_optimizer(groups, config.optim)
+    optimizer = build_optimizer(groups, config.optim, seed)
     stepper = accelerator.prepare(optimizer)
     parameters = list(trained_parameters(network).values())
-    ema = EMA.of(network, config.train.ema_decay) if config.train.ema_decay is not None else None
+    ema = None
+    if config.train.ema_decay is not None:
+        ema = EMA.of(network, config.train.ema_decay, config.train.ema_device)
     step, window, pending, metrics_bytes, base_loss, elapsed = 0, Window(), None, 0, None, 0.0
     if resumed is not None:
         path, checkpoint = resumed
@@ -256,7 +263,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             "precision": accelerator.mixed_precision,
             "global_batch_size": global_batch_size,
         }
-        saved = Checkpoint(trained_state(network), ema.average if ema else None, optimizer.state_dict(), state)
+        saved = Checkpoint(trained_state(network), ema.settled() if ema else None, optimizer.state_dict(), state)
         save_checkpoint(out / "checkpoints", saved, dump(config), keep=config.checkpoint.keep)
 
     # THE loop.
@@ -275,16 +282,16 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         for batch in itertools.islice(batches, steps - step):
             factor = learning_rate_factor(step, config.optim, steps)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                group["lr"], group["at_step"] = group["peak_lr"] * factor, step
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
             with naming_out_of_memory(step + 1, batch, dataset, config):
                 result = forward_backward(wrapped, task, batch, config, accelerator)
-                norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+                grad_norm = gradient_norm(parameters, optimizer, config, accelerator)
                 loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
                 step += 1
-                grad_norm = float(norm)
                 if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
-                    refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator)
+                    updated = config.optim.in_backward and math.isfinite(loss)
+                    refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator, updated=updated)
                 stepper.step()
                 stepper.zero_grad()
             if ema:
@@ -316,8 +323,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     # What is left behind.
     end_on_signals("the run is trained and saved; the same command exports it.")
     network.eval()
-    with averaged_weights():
-        state = {name: value.cpu().clone() for name, value in trained_state(network).items()}
+    with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):
+        source_of_export = ema.settled() if ema else trained_state(network)
+        state = {name: value.to("cpu", torch.float32, copy=True) for name, value in source_of_export.items()}
     if tracker:
         num_train = len(records) - len(held_out_set)
         facts = RunFacts(
@@ -334,6 +342,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             finished_at=datetime.now(UTC).timestamp(),
         )
         with on_device([network], torch.device("cpu")), closed_on_failure(tracker):
+            for parameter in parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
+                parameter.data = parameter.data.float()
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)
             written = method.export(model, out / "export")
         for path, difference in written.items():

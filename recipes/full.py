@@ -1,4 +1,4 @@
-"""Fine-tune all weights of a Stable Diffusion model's U-Net.
+"""Fine-tune all weights of a Stable Diffusion model's U-Net, or those that full.train and full.freeze choose.
 
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m recipes.full \
         --config recipes/configs/sd15_full.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT
@@ -23,7 +23,7 @@ def stages(config: FullTrainConfig) -> list[Stage]:
     def method(manifest: "Manifest") -> "Full":
         from finetune.methods.full import Full
 
-        return Full()
+        return Full(config.full)
 
     return [training_stage(config, method)]
 

@@ -200,6 +200,8 @@ def data_card(card: dict[str, Any]) -> str:
         ("captions", f"{captions.get('num', '?')}, at most {captions.get('most_per_picture', '?')} a picture"),
         ("fingerprint", card.get("fingerprint", "")),
     ]
+    if parameters := card.get("parameters"):
+        facts.append(("parameters", f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen"))
     warnings = [str(warning) for warning in card.get("warnings") or []]
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
     called = f'<div class="banner"><ul>{items}</ul></div>' if warnings else ""

@@ -1,8 +1,11 @@
-"""All weights."""
+"""All weights, or those that patterns choose."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune.config_methods import FullConfig
 from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
 from finetune.ema import load_trained_state
@@ -16,13 +19,24 @@ from finetune.tasks import Denoising
 
 @dataclass(frozen=True)
 class Full:
-    """All weights of the denoiser, and of the text encoder where it is trained."""
+    """All weights of the denoiser, and of the text encoder where it is trained, or those of them that patterns
+    choose."""
+
+    config: FullConfig = field(default_factory=FullConfig)
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         return Network(family, components.denoiser, components.text_encoders if text_encoder else ())
 
     def attach(self, network: Network, seed: int) -> None:
-        network.requires_grad_(True)
+        names = [name for name, _ in network.named_parameters()]
+        chosen = trained_names(names, self.config)
+        if len(network.text_encoders) and not any(name.startswith("text_encoders.") for name in chosen):
+            raise ValueError(
+                "train.text_encoder: got true, but full.train and full.freeze leave nothing of it to train. Set it to "
+                "false, so that its embeddings can be cached."
+            )
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in chosen)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
         return usual_groups(network, config)
@@ -35,3 +49,20 @@ class Full:
         load_trained_state(model.network, model.state)
         difference = save_full_pipeline(model.family, model.components, dtype=model.config.output.dtype, folder=folder)
         return {folder: difference}
+
+
+def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
+    """Returns the parameters that train; raises ValueError for a pattern without a match, and where nothing is left."""
+    examples = ", ".join(dict.fromkeys(".".join(name.split(".")[:3]) for name in names))
+    for key, patterns in (("train", config.train), ("freeze", config.freeze)):
+        for pattern in patterns:
+            if not any(re.search(pattern, name) for name in names):
+                raise ValueError(f'full.{key}: "{pattern}" matches none of the {len(names)} weights, of {examples}.')
+    chosen = {name for name in names if not config.train or any(re.search(p, name) for p in config.train)}
+    chosen -= {name for name in names if any(re.search(p, name) for p in config.freeze)}
+    if not chosen:
+        raise ValueError(
+            f"full.freeze: {' '.join(config.freeze)} leaves none of the weights of full.train to train. Remove a "
+            "pattern."
+        )
+    return chosen
