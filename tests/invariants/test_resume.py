@@ -42,6 +42,23 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
         {},
     ),
     "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}, {}),
+    "full_bf16_stochastic": (
+        "full",
+        {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "train.ema_decay": 0.9, "optim.lr": 1e-3},
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+    ),
+    "full_bf16_kahan_in_backward": (
+        "full",
+        {"optim.weights": "bf16_kahan", "optim.in_backward": True, "train.max_grad_norm": 0.0, "optim.lr": 1e-3}
+        | {"train.text_encoder": True, "cache.text": False},
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+    ),
+    "full_in_backward_patterns_host_average": (
+        "full",
+        {"optim.name": "adafactor", "optim.in_backward": True, "train.max_grad_norm": 0.0, "full.train": ("attn",)}
+        | {"train.ema_decay": 0.9, "train.ema_device": "cpu"},
+        {},
+    ),
     "schedule_free": (
         "lora",
         {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2},

@@ -73,6 +73,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("optim", OptimConfig(lr=float("nan")), "optim.lr"),
     ("optim", OptimConfig(lr=float("inf")), "optim.lr"),
     ("optim", OptimConfig(text_encoder_lr=-1), "optim.text_encoder_lr"),
+    ("optim", OptimConfig(name="prodigy", lr=1.0, weights="bf16_kahan"), "optim.weights"),
+    ("optim", OptimConfig(name="adamw_schedule_free", in_backward=True), "optim.in_backward"),
+    ("train", LoopConfig(ema_device="cpu"), "train.ema_device"),
     ("optim", OptimConfig(weight_decay=-0.1), "optim.weight_decay"),
     ("optim", OptimConfig(beta1=1.0), "optim.beta1"),
     ("optim", OptimConfig(beta2=-0.1), "beta2"),
@@ -119,6 +122,11 @@ def test_an_unusable_value_is_refused_by_name(section: str, value: Any, word: st
 # Options that contradict each other: what to set, and the option that the message must name.
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"train": LoopConfig(text_encoder=True)}, "cache.text"),
+    ({"train": LoopConfig(max_grad_norm=1.0), "optim": OptimConfig(in_backward=True)}, "train.max_grad_norm"),
+    (
+        {"train": LoopConfig(max_grad_norm=0, accumulation=2), "optim": OptimConfig(in_backward=True)},
+        "train.accumulation",
+    ),
     ({"optim": OptimConfig(text_encoder_lr=1e-5)}, "optim.text_encoder_lr"),
     ({"optim": OptimConfig(warmup_steps=10), "train": LoopConfig(steps=10)}, "optim.warmup_steps"),
     ({"optim": OptimConfig(name="prodigy", lr=1e-4)}, "optim.lr"),

@@ -1,0 +1,162 @@
+"""What saves memory in full fine-tuning does not change what is learned, or says why it cannot be had."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import UNet2DConditionModel
+
+from tests.e2e.test_launch import LAUNCH, command
+from tests.runs import Options, differing, final_state, flags, losses, metrics, run
+
+BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+
+
+@pytest.fixture
+def full_run(tiny_run: Options) -> Options:
+    """Options of a full run of five steps without clipping."""
+    own: Options = {key: value for key, value in tiny_run.items() if not key.startswith("lora.")}
+    return own | {"train.steps": 5, "optim.lr": 1e-3, "train.max_grad_norm": 0.0}
+
+
+def finished(options: Options, folder: Path, environment: dict[str, str] | None = None) -> str:
+    ended = run("full", options | {"output.folder": folder}, folder.with_suffix(".log"), environment=environment)
+    assert ended.exit_code == 0, ended.output
+    return ended.output
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_run: Options, tmp_path: Path) -> None:
+    """With recomputed activations and a trained text encoder, where a weight is needed late in the backward pass."""
+    options = full_run | {"train.gradient_checkpointing": True, "train.text_encoder": True, "cache.text": False}
+    options |= {"optim.text_encoder_lr": 1e-4}
+    environment = {"ACCELERATE_MIXED_PRECISION": precision}
+    finished(options, tmp_path / "usual", environment)
+    finished(options | {"optim.in_backward": True}, tmp_path / "early", environment)
+    assert differing(final_state(tmp_path / "usual"), final_state(tmp_path / "early")) == []
+    assert losses(tmp_path / "usual") == losses(tmp_path / "early")
+    assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "early"))
+
+
+def test_an_average_in_host_memory_gives_the_same_bits(full_run: Options, tmp_path: Path) -> None:
+    options = full_run | {"train.ema_decay": 0.9, "validation.fraction": 0.3, "validation.every": 2}
+    finished(options, tmp_path / "beside")
+    finished(options | {"train.ema_device": "cpu"}, tmp_path / "host")
+    assert differing(final_state(tmp_path / "beside"), final_state(tmp_path / "host")) == []
+    assert losses(tmp_path / "beside") == losses(tmp_path / "host")
+
+
+@pytest.mark.parametrize("weights", ["bf16_stochastic", "bf16_kahan"])
+def test_bfloat16_weights_learn_and_are_exported_as_they_are(weights: str, full_run: Options, tmp_path: Path) -> None:
+    options = full_run | {"optim.weights": weights, "output.dtype": "bf16", "optim.name": "adamw8bit"}
+    options |= {"optim.in_backward": True, "train.steps": 4}
+    finished(options, tmp_path / "out", BF16)
+    state = final_state(tmp_path / "out")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "out" / "export" / "unet", torch_dtype=torch.bfloat16)
+    untouched = UNet2DConditionModel.from_pretrained(Path(str(options["model.source"])) / "unet").bfloat16()
+    moved = 0
+    for name, weight in unet.state_dict().items():
+        assert state[f"trained.denoiser.{name}"].dtype == torch.bfloat16
+        assert torch.equal(weight, state[f"trained.denoiser.{name}"])
+        moved += not torch.equal(weight, untouched.state_dict()[name])
+    assert moved > len(unet.state_dict()) // 2
+
+
+def test_the_average_of_bfloat16_weights_is_kept_and_exported_in_float32(full_run: Options, tmp_path: Path) -> None:
+    options = full_run | {"optim.weights": "bf16_stochastic", "train.ema_decay": 0.9, "train.ema_device": "cpu"}
+    finished(options | {"output.dtype": "fp32", "train.steps": 3}, tmp_path / "out", BF16)
+    state = final_state(tmp_path / "out")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "out" / "export" / "unet")
+    for name, weight in unet.state_dict().items():
+        assert torch.equal(weight, state[f"ema.denoiser.{name}"])
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in unet.state_dict().values())
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_only_what_patterns_choose_moves(precision: str, full_run: Options, tmp_path: Path) -> None:
+    options = full_run | {"full.train": ("attn2", r"text_encoders\.0"), "full.freeze": ("embeddings", "to_k")}
+    options |= {"train.text_encoder": True, "cache.text": False, "train.steps": 2, "output.dtype": "fp32"}
+    output = finished(options, tmp_path / "out", {"ACCELERATE_MIXED_PRECISION": precision})
+    trained = {name for name in final_state(tmp_path / "out") if name.startswith("trained.")}
+    assert trained and not any("embeddings" in name or "to_k" in name for name in trained)
+    base = Path(str(options["model.source"]))
+    for part, prefix, file in (
+        ("unet", "trained.denoiser.", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "trained.text_encoders.0.", "model.safetensors"),
+    ):
+        before = safetensors.torch.load_file(base / part / file)
+        after = safetensors.torch.load_file(tmp_path / "out" / "export" / part / file)
+        for name, weight in after.items():
+            if f"{prefix}{name}" not in trained and precision == "no":
+                assert torch.equal(weight, before[name]), name
+        assert any(not torch.equal(weight, before[name]) for name, weight in after.items())
+    card = json.loads((tmp_path / "out" / "data_card.json").read_text())
+    numbers = sum(value.numel() for name, value in final_state(tmp_path / "out").items() if name in trained)
+    assert card["parameters"]["trained"] == numbers and f"{numbers:,} parameters are trained" in output
+    assert f"{numbers:,} trained" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_loss_that_is_no_number_stops_before_updates_in_the_backward_pass(full_run: Options, tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(Path(str(full_run["model.source"])), model)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    weights["conv_in.weight"][0, 0, 0, 0] = math.nan
+    file.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
+    ended = run("full", full_run | {"model.source": model, "optim.in_backward": True}, tmp_path / "log")
+    assert ended.exit_code == 1 and "not updated" in ended.output and "loss of step 1" in ended.output, ended.output
+    assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        ({"optim.weights": "bf16_kahan"}, {}, ("optim.weights", "mixed_precision bf16")),
+        ({"optim.in_backward": True, "train.accumulation": 2}, {}, ("train.accumulation", "optim.in_backward")),
+        ({"optim.in_backward": True, "train.max_grad_norm": 1.0}, {}, ("--train.max_grad_norm 0",)),
+        ({"full.train": ("attn2", "(")}, {}, ("full.train", "regular expression")),
+        ({"train.ema_device": "cpu"}, {}, ("train.ema_device", "train.ema_decay")),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    options: Options, environment: dict[str, str], words: tuple[str, ...], full_run: Options, tmp_path: Path
+) -> None:
+    no_model = {"model.source": tmp_path / "absent"}  # so nothing was loaded before
+    ended = run("full", full_run | options | no_model, tmp_path / "log", environment=environment)
+    assert ended.exit_code == 1 and "absent" not in ended.output
+    for word in words:
+        assert word in ended.output, ended.output
+
+
+def test_changed_weights_or_patterns_are_not_resumed(full_run: Options, tmp_path: Path) -> None:
+    finished(full_run | {"train.steps": 4}, tmp_path / "out")
+    for changes, environment in (({"optim.weights": "bf16_kahan"}, BF16), ({"full.train": ("attn2",)}, {})):
+        ended = run("full", full_run | changes | {"train.steps": 6}, tmp_path / "log", environment=environment)
+        assert ended.exit_code == 1 and "written with other options" in ended.output, ended.output
+
+
+def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Options, tmp_path: Path) -> None:
+    options = full_run | {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "checkpoint.every": 2}
+    options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0}
+    two = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--mixed_precision", "bf16", "-m", "recipes.full"]
+    ended = command([*two, *flags(options)], ACCELERATE_USE_CPU="true")
+    assert ended.returncode == 0, ended.stderr
+    state, rows = final_state(tmp_path / "out"), losses(tmp_path / "out")
+    for step in ("step_000004", "step_000005"):
+        shutil.rmtree(tmp_path / "out" / "checkpoints" / step)
+    (tmp_path / "out" / "run.json").unlink()
+    ended = command([*two, *flags(options)], ACCELERATE_USE_CPU="true")
+    assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
+    assert differing(state, final_state(tmp_path / "out")) == []
+    assert losses(tmp_path / "out") == rows
+    one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4, "cache.folder": tmp_path / "cache"}
+    finished(one, tmp_path / "one", BF16)
+    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "out"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=2e-2)
+    early = options | {"optim.in_backward": True, "train.max_grad_norm": 0.0, "output.folder": tmp_path / "early"}
+    ended = command([*two, *flags(early)], ACCELERATE_USE_CPU="true")
+    assert ended.returncode != 0 and "2 processes" in ended.stderr
