@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 that loses nothing in the mean (stochastic) or over time (Kahan), and the optimizers around it."""
+"""Rounding to bfloat16 that loses nothing in the mean (stochastic) or over time (Kahan), and its optimizers."""
 
 from pathlib import Path
 
