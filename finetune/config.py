@@ -63,7 +63,8 @@ class DataConfig:
     caption_dropout: float = 0.1
     """Share of samples trained on the empty prompt, which classifier-free guidance needs."""
     template: str = "{caption}"
-    """Text around every caption, e.g. "{caption}, ink style"; {caption} stands for the caption."""
+    """Text around every caption, e.g. "{caption}, ink style"; {caption} stands for the caption, and may be absent where
+    data.captions is none."""
     shuffle_tags: bool = False
     """Shuffle the comma-separated tags of a caption."""
     keep_tags: int = 0
@@ -91,7 +92,7 @@ class DataConfig:
             found.append(f"data.num_crops: got {self.num_crops}, expected 1 or more.")
         if not 0 <= self.caption_dropout <= 1:
             found.append(f"data.caption_dropout: got {self.caption_dropout}, expected a share from 0 to 1.")
-        if "{caption}" not in self.template:
+        if "{caption}" not in self.template and self.captions != "none":
             found.append(f'data.template: got "{self.template}", expected a text that contains {{caption}}.')
         if self.keep_tags < 0 or (self.keep_tags and not self.shuffle_tags):
             found.append(f"data.keep_tags: got {self.keep_tags}; it only acts with data.shuffle_tags true.")

@@ -38,13 +38,21 @@ class Stage:
     run: Callable[["Manifest"], object]
 
 
-def training_stage(config: TrainConfig, method: Callable[["Manifest"], "TuningMethod"]) -> Stage:
-    """Returns the stage that trains with `config` into its output folder."""
+def training_stage(
+    config: TrainConfig,
+    method: Callable[["Manifest"], "TuningMethod"],
+    checked: Callable[["Manifest"], "Manifest"] = lambda manifest: manifest,
+) -> Stage:
+    """Returns the stage that trains with `config` into its output folder.
+
+    `checked` adds warnings of its own to the manifest, or raises ValueError, before torch is imported.
+    """
 
     def run(manifest: "Manifest") -> Path:
+        known = checked(manifest)
         from finetune.train import train
 
-        return train(config, method(manifest), manifest)
+        return train(config, method(known), known)
 
     return Stage(config.output.folder, lambda: finished_message(config), run)
 

@@ -16,7 +16,10 @@ from finetune.ema import EMA, load_trained_state
 from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
-REFUSED_CHANGES = ("optim.name ", "optim.weights ", "train.ema_decay ", "model.family ", "full.")
+REFUSED_CHANGES = (
+    *("optim.name ", "optim.weights ", "train.ema_decay ", "model.family "),
+    *("full.", "tokens.names ", "tokens.num_vectors "),
+)
 """Options, with the space that follows them, whose change makes a checkpoint's state one of something else."""
 
 

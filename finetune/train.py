@@ -28,7 +28,7 @@ from finetune.export.metadata import tag_counts
 from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
-from finetune.models.base import ModelSource
+from finetune.models.base import ModelSource, Network
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
@@ -87,6 +87,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     if resumed is not None:
         refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
     network = method.network(family, components, text_encoder=config.train.text_encoder)
+    encodes_prompts = isinstance(network, Network) and len(network.text_encoders) > 0
     method.attach(network, seed)
     compute_dtype, trained_dtype = COMPUTE_DTYPES[accelerator.mixed_precision], TRAINED_DTYPES[config.optim.weights]
     for parameter in network.parameters():
@@ -136,7 +137,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         write_atomically(out / "config.yaml", dump(config))
     for warning in warnings:
         say(f"warning: {warning}")
-    encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=config.train.text_encoder)
+    encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=encodes_prompts)
+    cache = replace(config.cache, text=config.cache.text and not encodes_prompts)
     encoded = build_caches(
         encoder,
         accelerator,
@@ -145,8 +147,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         held_out,
         manifest.source,
         config.data,
-        config.cache,
-        cache_folder(config.cache),
+        cache,
+        cache_folder(cache),
         compute_dtype,
     )
     task = method.task(family, components, objective, encoder)
@@ -183,7 +185,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         )
     )
     live_on_device = [] if config.cache.latents else [components.vae]
-    live_on_device += [] if config.cache.text or config.train.text_encoder else components.text_encoders
+    live_on_device += [] if cache.text or encodes_prompts else components.text_encoders
     for part in live_on_device:
         part.to(accelerator.device)
     metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None

@@ -5,7 +5,8 @@
 
 MODEL is a folder in diffusers layout or a Hub id; PICTURES a prepared folder, a folder with .txt captions, or a Hub
 dataset id. OUT receives config.yaml, metrics.jsonl, checkpoints/, previews/, report.html and export/. The same command
-again resumes.
+again resumes. With --tokens.names "<NAME>" new tokens are learned in the same run, as in recipes.textual_inversion, and
+OUT/export/embeddings/ receives them.
 """
 
 import sys
@@ -17,17 +18,29 @@ from finetune.launch import Stage, run_recipe, training_stage
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
     from finetune.methods.lora import LoRA
+    from finetune.methods.pivotal import Pivotal
 
 
 def stages(config: LoRATrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
-    def method(manifest: "Manifest") -> "LoRA":
+    def method(manifest: "Manifest") -> "LoRA | Pivotal":
         from finetune.methods.lora import LoRA
 
-        return LoRA(config.lora)
+        lora = LoRA(config.lora)
+        if not config.tokens.names:
+            return lora
+        from finetune.methods.pivotal import Pivotal
+        from finetune.methods.textual_inversion import TextualInversion
 
-    return [training_stage(config, method)]
+        return Pivotal(lora, TextualInversion.of(config.tokens, config.model), config.train.text_encoder)
+
+    def checked(manifest: "Manifest") -> "Manifest":
+        from finetune.data.token_captions import check_token_captions
+
+        return check_token_captions(manifest, config.tokens, config.data, config.preview)
+
+    return [training_stage(config, method, checked) if config.tokens.names else training_stage(config, method)]
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from finetune.objectives import Objective
 
 Prompts = dict[str, Tensor]
 """What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token),
-and what a family adds. Where the text encoder is trained: `tokens` [B N L] and `chunks` [B], encoded inside
-`Network`."""
+and what a family adds. Where a text encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], encoded
+inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class ModelFamily(ABC):
     @abstractmethod
     def load(self, source: ModelSource) -> Components:
         """Loads all parts in float32 on the CPU; refuses a checkpoint of another family."""
+
+    @abstractmethod
+    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        """Loads the tokenizers alone; refuses a checkpoint of another family."""
 
     @abstractmethod
     def scheduler(self, source: ModelSource) -> Any:
@@ -138,7 +142,7 @@ class AutoencoderNetwork(nn.Module):
 
 
 class Network(nn.Module):
-    """The one root that Accelerate wraps: the denoiser, and the text encoders while they are trained."""
+    """The one root that Accelerate wraps: the denoiser, and the text encoders while they or tokens of theirs train."""
 
     def __init__(self, family: ModelFamily, denoiser: nn.Module, text_encoders: Sequence[nn.Module] = ()) -> None:
         super().__init__()

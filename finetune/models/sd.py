@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
+from finetune.models.tokens import with_all_vectors
 from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -33,6 +34,10 @@ class StableDiffusion(ModelFamily):
         _, name = pipeline_index(source)["scheduler"]
         return load_part(scheduler_class(name), source, "scheduler")
 
+    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        pipeline_index(source)
+        return (load_part(CLIPTokenizer, source, "tokenizer"),)
+
     def load(self, source: ModelSource) -> Components:
         scheduler = self.scheduler(source)
         weights = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
@@ -40,7 +45,7 @@ class StableDiffusion(ModelFamily):
             denoiser=load_part(UNet2DConditionModel, source, "unet", weights),
             vae=load_part(AutoencoderKL, source, "vae", weights),
             text_encoders=(load_part(CLIPTextModel, source, "text_encoder", weights),),
-            tokenizers=(load_part(CLIPTokenizer, source, "tokenizer"),),
+            tokenizers=self.tokenizers(source),
             scheduler=scheduler,
         )
         channels, expected = components.denoiser.config.in_channels, components.vae.config.latent_channels
@@ -98,7 +103,8 @@ class StableDiffusion(ModelFamily):
         (tokenizer,) = tokenizers
         length = tokenizer.model_max_length
         rows = []
-        for ids in tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids:
+        texts = [with_all_vectors(tokenizer, caption) for caption in captions]
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids:
             pieces = [ids[start : start + length - 2] for start in range(0, max(len(ids), 1), length - 2)]
             rows.append([self._chunk(tokenizer, piece) for piece in pieces])
         longest = max(map(len, rows))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line import flat_types, read_flags
-from finetune.config_methods import FullTrainConfig, LoRATrainConfig
+from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 from tests.runs import metrics
 from tests.tiny import save_pictures, save_pipeline
@@ -70,7 +70,13 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "config"), [("lora", LoRATrainConfig), ("full", FullTrainConfig), ("pretrain", PretrainConfig)]
+    ("recipe", "config"),
+    [
+        ("lora", LoRATrainConfig),
+        ("full", FullTrainConfig),
+        ("pretrain", PretrainConfig),
+        ("textual_inversion", TextualInversionTrainConfig),
+    ],
 )
 def test_the_command_in_a_recipes_docstring_parses(recipe: str, config: type) -> None:
     module = importlib.import_module(f"recipes.{recipe}")

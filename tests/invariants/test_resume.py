@@ -69,6 +69,24 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
     "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}, {}),
     "adafactor": ("lora", {"optim.name": "adafactor"}, {}),
     "autoencoder": ("pretrain", {"stage": "autoencoder", "autoencoder.steps": STEPS, "autoencoder.batch_size": 2}, {}),
+    "textual_inversion_ema_bf16": (
+        "textual_inversion",
+        {"tokens.names": ("<ink>", "<paper>"), "tokens.num_vectors": 2, "data.template": "{caption} <ink> <paper>"}
+        | {"train.ema_decay": 0.9, "train.gradient_checkpointing": True, "data.caption_dropout": 0.5},
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+    ),
+    "pivotal": (
+        "lora",
+        {"tokens.names": ("<ink>",), "tokens.lr": 1e-3, "data.template": "{caption} <ink>", "lora.dropout": 0.2}
+        | {"validation.fraction": 0.3, "validation.every": 3},
+        {},
+    ),
+    "pivotal_text_encoder": (
+        "lora",
+        {"tokens.names": ("<ink>",), "data.template": "{caption} <ink>", "train.text_encoder": True}
+        | {"cache.text": False, "tokens.init": ("red",)},
+        {},
+    ),
     "denoiser_and_text_encoder_ema": ("pretrain", {"stage": "denoiser", "optim.lr": 1e-3}, {}),
 }
 

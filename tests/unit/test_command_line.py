@@ -10,14 +10,16 @@ import yaml
 
 from finetune.command_line import as_flat, dump, parse
 from finetune.config import DataConfig, ModelConfig, OutputConfig, PreviewConfig, TrackingConfig, TrainConfig
-from finetune.config_methods import FullTrainConfig, LoRATrainConfig
+from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig, "pretrain": PretrainConfig}
+KINDS |= {"textual_inversion": TextualInversionTrainConfig}
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
 REQUIRED_BY = {"full": REQUIRED, "lora": REQUIRED, "pretrain": REQUIRED[2:]}
+REQUIRED_BY |= {"textual_inversion": (*REQUIRED, "--tokens.names", "<ink>")}
 
 
 def parsed(*arguments: str) -> LoRATrainConfig:
@@ -173,7 +175,7 @@ def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
 def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
-    recipe = next((name for name in ("full", "pretrain") if name in preset.stem), "lora")
+    recipe = next((name for name in ("full", "pretrain", "textual_inversion") if name in preset.stem), "lora")
     kind = KINDS[recipe]
     config = parse(kind, ["--config", str(preset), *REQUIRED_BY[recipe]], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
@@ -257,7 +259,7 @@ def test_importing_the_package_and_its_config_loads_nothing_heavy(tmp_path: Path
     script = f"""
 import sys
 import finetune, finetune.command_line, finetune.config_pretrain, finetune.launch, finetune.models
-import recipes.full, recipes.lora, recipes.pretrain
+import recipes.full, recipes.lora, recipes.pretrain, recipes.textual_inversion
 print(*sorted(set(sys.modules) & set({HEAVY})))
 """
     command = [sys.executable, "-c", script]

@@ -20,7 +20,13 @@ from finetune.config import (
     options,
 )
 from finetune.config_loss import LossConfig
-from finetune.config_methods import FullTrainConfig, LoRAConfig, LoRATrainConfig
+from finetune.config_methods import (
+    FullTrainConfig,
+    LoRAConfig,
+    LoRATrainConfig,
+    TextualInversionTrainConfig,
+    TokensConfig,
+)
 from finetune.config_optim import OptimConfig
 
 GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
@@ -107,6 +113,21 @@ WRONG: list[tuple[str, Any, str]] = [
     ("lora", LoRAConfig(rank=0), "lora.rank"),
     ("lora", LoRAConfig(alpha=0), "lora.alpha"),
     ("lora", LoRAConfig(dropout=1.0), "lora.dropout"),
+    ("tokens", TokensConfig(names=("<Ink>",)), "lower-case"),
+    ("tokens", TokensConfig(names=("<ink style>",)), "without spaces"),
+    ("tokens", TokensConfig(names=("<ink,style>",)), "commas"),
+    ("tokens", TokensConfig(names=("<>",)), "letters or digits"),
+    ("tokens", TokensConfig(names=("",)), "tokens.names"),
+    ("tokens", TokensConfig(names=("<ink>", "<ink>")), "is part of"),
+    ("tokens", TokensConfig(names=("<ink>_1", "<ink>")), "is part of"),
+    ("tokens", TokensConfig(names=("<ink>", "[ink]")), "ink.safetensors"),
+    ("tokens", TokensConfig(names=("<ink>",), num_vectors=0), "tokens.num_vectors"),
+    ("tokens", TokensConfig(names=("<ink>",), init=("red", "blue")), "tokens.init"),
+    ("tokens", TokensConfig(names=("<ink>",), init=(" ",)), "tokens.init"),
+    ("tokens", TokensConfig(init=("red",)), "tokens.init"),
+    ("tokens", TokensConfig(names=("<ink>",), lr=0), "tokens.lr"),
+    ("tokens", TokensConfig(lr=1e-3), "without tokens.names"),
+    ("tokens", TokensConfig(num_vectors=2), "without tokens.names"),
 ]
 
 
@@ -138,6 +159,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         },
         "optim.text_encoder_lr",
     ),
+    ({"optim": OptimConfig(name="prodigy", lr=1.0), "tokens": TokensConfig(names=("<ink>",), lr=1e-3)}, "tokens.lr"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**63}, "seed"),
 ]
@@ -147,6 +169,20 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=rf"(?m)^{word}: "):
         replace(GOOD, **changes)
+
+
+def test_textual_inversion_needs_a_token_and_trains_nothing_else() -> None:
+    parts = {"model": GOOD.model, "data": GOOD.data, "output": GOOD.output}
+    with pytest.raises(ValueError, match=r"tokens.names: missing"):
+        TextualInversionTrainConfig(**parts)
+    tokens, train = TokensConfig(names=("<ink>",)), LoopConfig(text_encoder=True)
+    assert TextualInversionTrainConfig(**parts, tokens=tokens).optim.lr == 5e-4
+    with pytest.raises(ValueError, match=r"recipes.lora"):
+        TextualInversionTrainConfig(**parts, tokens=tokens, train=train, cache=CacheConfig(text=False))
+
+
+def test_a_template_without_the_caption_is_for_pictures_without_captions() -> None:
+    assert DataConfig("x", template="a drawing in the style of <ink>", captions="none").problems() == []
 
 
 def test_a_folder_of_any_name_is_accepted_with_a_name_for_the_model() -> None:

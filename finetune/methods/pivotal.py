@@ -1,0 +1,60 @@
+"""New tokens and low-rank adapters in one run (pivotal tuning, after arXiv 2106.05744)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune.config_optim import OptimConfig
+from finetune.data.encode import Encoder
+from finetune.methods.base import TrainedModel
+from finetune.methods.lora import LoRA
+from finetune.methods.textual_inversion import TextualInversion, token_embeddings
+from finetune.models.base import Components, ModelFamily, Network
+from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup
+from finetune.tasks import Task
+
+
+@dataclass(frozen=True)
+class Pivotal:
+    """Tokens that name what is learned, and adapters for what no token can hold; each with its own rate and files.
+
+    The name is that of GAN inversion: first find the point nearest to the picture, then tune the model around it. Here
+    both go on together.
+    """
+
+    lora: LoRA
+    tokens: TextualInversion
+    adapts_text_encoder: bool
+
+    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+        """Returns the network with the text encoder in it, which the tokens' gradient goes through."""
+        assert text_encoder == self.adapts_text_encoder
+        self.tokens.add_to(components)
+        return Network(family, components.denoiser, components.text_encoders)
+
+    def attach(self, network: Network, seed: int) -> None:
+        self.lora.attach(self._adapted(network), seed)
+        self.tokens.attach(network, seed)  # last, since adapters freeze what is not theirs
+
+    def _adapted(self, network: Network) -> Network:
+        """Returns the same modules, without the text encoder where it gets no adapters."""
+        text_encoders = list(network.text_encoders) if self.adapts_text_encoder else []
+        return Network(network.family, network.denoiser, text_encoders)
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        new = self.tokens.param_groups(network, config)
+        own = {id(parameter) for group in new for parameter in group.parameters}
+        adapters = [
+            replace(group, parameters=[parameter for parameter in group.parameters if id(parameter) not in own])
+            for group in self.lora.param_groups(self._adapted(network), config)
+        ]
+        return [group for group in adapters if group.parameters] + new
+
+    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Task:
+        return self.lora.task(family, components, objective, encoder)
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes the adapters' files and the tokens', each of use alone, though made for one another."""
+        new = {f"{name}.rows" for name in token_embeddings(model.network)}
+        adapters = replace(model, state={key: value for key, value in model.state.items() if key not in new})
+        return self.lora.export(adapters, folder) | self.tokens.export(model, folder)

@@ -1,0 +1,118 @@
+"""Textual inversion and pivotal tuning as whole runs: what diffusers makes of the files, what is refused, two
+processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from tests.runs import Options, final_state, flags, metrics, run
+
+ROOT = Path(__file__).parents[2]
+TOKENS: Options = {
+    "tokens.names": ("<ink>", "<wash>"),
+    "tokens.num_vectors": 2,
+    "tokens.init": ("red", "grey paper"),
+    "data.template": "{caption} in <ink> and <wash>",
+    "train.steps": 4,
+    "preview.prompts": ("a circle in <ink>, <wash>",),
+    "preview.num_inference_steps": 2,
+    "output.dtype": "fp32",
+}
+
+
+def options_of(recipe: str, tiny_run: Options) -> Options:
+    return {key: value for key, value in tiny_run.items() if recipe == "lora" or not key.startswith("lora.")} | TOKENS
+
+
+def drawn(pipeline: StableDiffusionPipeline) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    picture = pipeline("a circle in <ink>, <wash>", 64, 64, 2, guidance_scale=7.5, generator=generator).images[0]
+    return np.asarray(picture, dtype=int)
+
+
+@pytest.mark.parametrize("recipe", ["textual_inversion", "lora"])
+def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_files(
+    recipe: str, tiny_run: Options, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Both layouts, by the commands that README names; with adapters too where there are some."""
+    ended = run(recipe, options_of(recipe, tiny_run), tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    previews = [np.asarray(Image.open(path), dtype=int) for path in sorted((tmp_path / "out/previews").glob("*seed0*"))]
+    export = tmp_path / "out" / "export"
+    for layout in ("diffusers", "shared"):
+        pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+        pipeline.set_progress_bar_config(disable=True)
+        for name in ("ink", "wash"):
+            if layout == "diffusers":
+                pipeline.load_textual_inversion(export / "embeddings" / name)
+            else:
+                weight_name = f"{name}.safetensors"
+                pipeline.load_textual_inversion(export / "embeddings", weight_name=weight_name, token=f"<{name}>")
+        if recipe == "lora":
+            pipeline.load_lora_weights(export)
+        assert np.abs(drawn(pipeline) - previews[-1]).max() <= 2
+    assert np.abs(previews[0] - previews[-1]).max() > 2
+    state = final_state(tmp_path / "out")
+    rows = state["trained.text_encoders.0.embeddings.token_embedding.rows"]
+    with safetensors.safe_open(export / "embeddings" / "wash.safetensors", "pt") as file:
+        assert list(file.keys()) == ["emb_params"] and torch.equal(file.get_tensor("emb_params"), rows[2:])
+        metadata = file.metadata()
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert metadata["modelspec.trigger_phrase"] == "<wash>" and metadata["token.init"] == "grey paper"
+    assert str(tmp_path) not in str(metadata)
+    loaded = safetensors.torch.load_file(export / "embeddings" / "ink" / "learned_embeds.safetensors")
+    assert loaded.keys() == {"<ink>"} and torch.equal(loaded["<ink>"], rows[:2])
+    trained = [name for name in state if name.startswith("trained.")]
+    assert len(trained) == 1 or (
+        recipe == "lora" and all(".lora_" in name or name.endswith(".rows") for name in trained)
+    )
+    assert metrics(tmp_path / "out")[-1]["lr_tokens" if recipe == "lora" else "lr"] == 1e-2
+
+
+def test_captions_without_the_token_are_refused_before_a_model_is_looked_for(tiny_run: Options, tmp_path: Path) -> None:
+    options = options_of("textual_inversion", tiny_run) | {"data.template": "{caption}", "model.source": "absent"}
+    ended = run("textual_inversion", options, tmp_path / "log")
+    assert ended.exit_code == 1 and "none of the 14 captions" in ended.output, ended.output
+    assert "model.source" not in ended.output and "Traceback" not in ended.output
+
+
+def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_another(
+    tiny_run: Options, tmp_path: Path
+) -> None:
+    options = options_of("textual_inversion", tiny_run) | {"data.captions": "none", "data.template": "a <ink> <wash>"}
+    options |= {"preview.prompts": (), "train.steps": 1, "cache.folder": tmp_path / "cache"}
+    ended = run("textual_inversion", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert (tmp_path / "cache" / "latents").exists() and not (tmp_path / "cache" / "text").exists()
+    others = options | {"tokens.names": ("<wash>", "<ink>"), "train.steps": 2}
+    ended = run("textual_inversion", others, tmp_path / "log")
+    assert ended.exit_code == 1 and "tokens.names <ink> <wash> -> <wash> <ink>" in ended.output, ended.output
+
+
+def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
+    """Pivotal tuning, with dropped captions, so that a process sees batches without a token."""
+    options = options_of("lora", tiny_run) | {"preview.prompts": (), "data.caption_dropout": 0.5, "train.steps": 3}
+    ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    command = [*launch, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora"]
+    two = options | {"output.folder": tmp_path / "two"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(
+        [*command, *flags(two)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    for name in (name for name in first if name.startswith("trained.")):
+        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
