@@ -54,19 +54,25 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
         "my_pictures": str(pictures),
         "prepared/ink": str(tmp_path / "prepared" / "ink"),
         "runs/ink": str(tmp_path / "runs" / "ink"),
+        "runs/ink-word": str(tmp_path / "runs" / "ink-word"),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
         "accelerate_configs/single_gpu.yaml": "accelerate_configs/cpu.yaml",
     }
+    cached = ["--cache.folder", str(tmp_path / "cache")]
     programs = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
     for command, extra in (
         (command_with("datasets_prep"), []),
-        (command_with("recipes.lora"), [*FAST.split(), "--cache.folder", str(tmp_path / "cache")]),
+        (command_with("recipes.lora"), [*FAST.split(), *cached]),
+        (command_with("recipes.textual_inversion"), [*FAST.split(), *cached, "--tokens.init", "red"]),
     ):
         words = programs[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         assert ended.returncode == 0, ended.stderr
     assert [row["step"] for row in metrics(tmp_path / "runs" / "ink")] == [2, 4]
     assert (tmp_path / "runs" / "ink" / "export" / "ink.safetensors").exists()
+    embeddings = tmp_path / "runs" / "ink-word" / "export" / "embeddings"
+    assert (embeddings / "ink-style.safetensors").exists()
+    assert (embeddings / "ink-style" / "learned_embeds.safetensors").exists()
 
 
 @pytest.mark.parametrize(
