@@ -1,0 +1,81 @@
+"""Files of new tokens, reloaded by diffusers and compared with the vectors that were trained."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from finetune.export.tokens import TokenFacts, save_tokens, token_differences
+from finetune.export.verify import require_equal
+from finetune.models.base import ModelSource
+from finetune.models.sd import StableDiffusion
+
+FAMILY = StableDiffusion()
+FACTS = TokenFacts(
+    base_sha256="0" * 64,
+    model_location="/home/me/models/sd1",
+    model_spec={"modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.prediction_type": "epsilon"},
+    init={},
+    steps=5,
+    lr=1e-3,
+    seed=0,
+    num_train_images=3,
+    dataset_location="/home/me/ink",
+    dataset_fingerprint="1" * 64,
+    resolution=512,
+    median_norm=0.4,
+    finished_at=0.0,
+)
+
+
+def rows_of(num: int, width: int = 32) -> Tensor:
+    return torch.randn(num, width, generator=torch.Generator().manual_seed(num))
+
+
+def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny_model: Path, tmp_path: Path) -> None:
+    """80 vectors fill more than a chunk, which diffusers' own prompt would cut."""
+    vectors = {"<one>": rows_of(1), "<ink>": rows_of(3), "[many]": rows_of(80)}
+    files = save_tokens(vectors, FACTS, tmp_path)
+    names = {"one", "ink", "many"}
+    paths = {f"{name}.safetensors" for name in names} | {f"{name}/learned_embeds.safetensors" for name in names}
+    assert {str(path.relative_to(tmp_path)) for path in files} == paths
+    state = torch.random.get_rng_state()
+    differences = token_differences(FAMILY, ModelSource(str(tiny_model)), vectors, files)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert differences.keys() == files.keys() and set(differences.values()) == {0.0}
+
+
+def test_version_2_too(tiny_v_model: Path, tmp_path: Path) -> None:
+    vectors = {"<ink>": rows_of(2, 1024)}
+    files = save_tokens(vectors, FACTS, tmp_path)
+    assert set(token_differences(FAMILY, ModelSource(str(tiny_v_model)), vectors, files).values()) == {0.0}
+
+
+@pytest.mark.parametrize("name", ["ink.safetensors", "ink/learned_embeds.safetensors"])
+def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    vectors = {"<ink>": rows_of(2)}
+    files = save_tokens(vectors, FACTS, tmp_path)
+    ((key, stored),) = safetensors.torch.load_file(tmp_path / name).items()
+    safetensors.torch.save_file({key: stored.flip(0)}, tmp_path / name)
+    differences = token_differences(FAMILY, ModelSource(str(tiny_model)), vectors, files)
+    wrong = {str(path.relative_to(tmp_path)): value for path, value in differences.items() if value > 0}
+    assert wrong.keys() == {name}
+    with pytest.raises(ValueError, match=name):
+        require_equal(wrong)
+
+
+def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="<ink> holds values that are not finite"):
+        save_tokens({"<ink>": torch.tensor([[1.0, float("nan")]])}, FACTS, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_tells_of_its_token_and_of_no_folder(tmp_path: Path) -> None:
+    save_tokens({"<ink>": torch.tensor([[3.0, 4.0], [0.0, 2.0]])}, FACTS, tmp_path)
+    with safetensors.safe_open(tmp_path / "ink.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["token.norms"] == "5 2" and metadata["token.num_vectors"] == "2"
+    assert metadata["token.base_model"] == "sd1" and metadata["token.dataset"] == "ink"
+    assert "/home/me" not in str(metadata)
