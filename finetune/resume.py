@@ -19,6 +19,7 @@ from finetune.runfolder import changed_options, refuse_changed_data
 REFUSED_CHANGES = (
     *("optim.name ", "optim.weights ", "train.ema_decay ", "model.family "),
     *("full.", "tokens.names ", "tokens.num_vectors "),
+    *(f"lora.{name} " for name in ("kind", "init", "dora", "rslora", "plus_ratio")),
 )
 """Options, with the space that follows them, whose change makes a checkpoint's state one of something else."""
 

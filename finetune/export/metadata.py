@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -33,8 +33,10 @@ class LoRAFacts:
     """What `ModelFamily.model_spec` returns."""
     base_sha256: str
     """`fingerprint` of the base denoiser, before adapters were attached; no other program computes it."""
-    rank: int
-    alpha: float
+    rank: int | None
+    """None where layers differ."""
+    alpha: float | None
+    """None where layers differ, or where the kind has none."""
     steps: int
     epochs: int
     """Passes over the pictures that were begun."""
@@ -69,6 +71,10 @@ class LoRAFacts:
     """Seconds since 1970 (UTC)."""
     finished_at: float
     """Seconds since 1970 (UTC)."""
+    network_module: str = "networks.lora"
+    """The module of sd-scripts or LyCORIS whose layout the file has."""
+    network_args: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """What that module was, or would have been, told beyond rank and alpha."""
 
 
 def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
@@ -80,9 +86,9 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "modelspec.title": facts.name,
         "modelspec.date": datetime.fromtimestamp(int(facts.finished_at), UTC).isoformat(),
         "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": facts.rank,
-        "ss_network_alpha": facts.alpha,
+        "ss_network_module": facts.network_module,
+        "ss_network_dim": "Dynamic" if facts.rank is None else facts.rank,
+        "ss_network_alpha": "Dynamic" if facts.alpha is None else facts.alpha,
         "ss_network_dropout": facts.lora_dropout,
         "ss_output_name": facts.name,
         "ss_sd_model_name": last_part(facts.model_location),
@@ -118,6 +124,8 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
     }
+    if facts.network_args:
+        fields["ss_network_args"] = json.dumps({key: str(value) for key, value in facts.network_args.items()})
     return {key: str(value) for key, value in fields.items()} | dict(facts.model_spec)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.disk import put_in_place, sync_folder, unfinished
-from finetune.export.lora import DTYPES, not_written
+from finetune.export.single_file import DTYPES, not_written
 from finetune.export.verify import prediction, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from torch import Tensor
 
-from finetune.export.lora import lora_layers
+from finetune.export.lycoris import apply_lycoris
+from finetune.export.peft_folder import load_peft_folders
 from finetune.models.base import Components, ModelFamily, ModelSource, Network
 
 TOLERANCE = 1e-3
@@ -25,78 +26,67 @@ LATENT_SIZE = 32
 TIMESTEP = 500
 
 
-def lora_differences(
-    family: ModelFamily,
-    source: ModelSource,
-    state: Mapping[str, Tensor],
-    *,
-    rank: int,
-    alpha: float,
-    files: Sequence[Path],
-) -> dict[str, float]:
-    """Returns ||trained - file|| / ||trained|| of the denoiser's output by file name.
+def reloaded_differences(
+    family: ModelFamily, source: ModelSource, trained: Tensor, expected: set[str], paths: Sequence[Path]
+) -> dict[Path, float]:
+    """Returns ||trained - reloaded|| / ||trained|| of the denoiser's output by path.
 
-    The trained side is the fresh base model with `state` attached directly; each file goes through `load_lora_weights`
-    into another fresh copy. A file of which a layer was left unused, or that adapts others, is a ValueError.
+    `trained` is the `prediction` of the network that was trained, `expected` the names of its adapted layers. Each path
+    is loaded into a fresh base model: diffusers' and sd-scripts' layouts by `load_lora_weights`, LyCORIS' layout by its
+    formulas, a folder by peft. A file of which a layer was left unused, or that adapts others, is a ValueError.
     """
+    found = {}
     with torch.random.fork_rng(devices=[]):
-        trained = trained_prediction(family, source, state, rank=rank, alpha=alpha)
-        expected = {f"{layer.part}.{layer.module}" for layer in lora_layers(state)}
-        return {
-            file.name: relative_difference(trained, file_prediction(family, source, file, expected)) for file in files
-        }
+        for path in paths:
+            gc.collect()
+            components = family.load(source)
+            adapted = load_adapters(family, components, path)
+            refuse_other_layers(path, adapted, expected)
+            found[path] = relative_difference(trained, prediction(family, components))
+    return found
 
 
-def require_equal(differences: Mapping[str, float]) -> None:
+def require_equal(differences: Mapping[Path, float]) -> None:
     """Raises a ValueError that names every file whose difference is above TOLERANCE or not a number."""
     wrong = [
-        f"export: {name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
+        f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
         f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
         "fp32; otherwise do not use the file and report this. The checkpoints hold all that was trained."
-        for name, difference in differences.items()
+        for path, difference in differences.items()
         if not difference <= TOLERANCE
     ]
     if wrong:
         raise ValueError("\n".join(wrong))
 
 
-def trained_prediction(
-    family: ModelFamily, source: ModelSource, state: Mapping[str, Tensor], *, rank: int, alpha: float
-) -> Tensor:
-    """Returns the prediction of the fresh base model with the trained state attached through PEFT."""
-    components = family.load(source)
+def load_adapters(family: ModelFamily, components: Components, path: Path) -> set[str]:
+    """Loads what was exported into the fresh base model as its readers do; returns the names of the layers adapted."""
     network = Network(family, components.denoiser, components.text_encoders)
-    layers = lora_layers(state)
-    for part in dict.fromkeys(layer.part for layer in layers):
-        names = [layer.module for layer in layers if layer.part == part]
-        # PEFT annotates alpha as int but only divides it by the rank.
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)  # pyright: ignore[reportArgumentType]
-        inject_adapter_in_model(config, network.get_submodule(part))
-    keys = network.load_state_dict(dict(state), strict=False)
-    left_out = [key for key in keys.missing_keys if ".lora_" in key]
-    if keys.unexpected_keys or left_out:
-        raise ValueError(
-            f"export: the trained state does not fit the base model: {(keys.unexpected_keys + left_out)[:3]}."
-        )
-    return prediction(family, components)
+    if path.is_dir():
+        load_peft_folders(family, components, path)
+    elif is_lycoris(path):
+        return apply_lycoris(family, network, path)
+    else:
+        with errors_only():
+            family.pipeline(components).load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)
+    # A folder is loaded through a wrapper, after which the layers have the same names as before.
+    return {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def file_prediction(family: ModelFamily, source: ModelSource, file: Path, expected: set[str]) -> Tensor:
-    """Returns the fresh base model's prediction with a file loaded by diffusers into exactly the expected layers."""
-    gc.collect()
-    components = family.load(source)
-    pipeline = family.pipeline(components)
-    with errors_only():
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
-    network = Network(family, components.denoiser, components.text_encoders)
-    adapted = {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+def is_lycoris(path: Path) -> bool:
+    """True where the file's layers are of another kind than LoRA."""
+    with safe_open(path, framework="pt") as file:
+        return any(key.endswith((".diff", ".hada_w1_a", ".lokr_w1")) for key in file.keys())  # noqa: SIM118
+
+
+def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> None:
+    """Raises a ValueError where not exactly the expected layers were adapted."""
     if adapted != expected:
         raise ValueError(
-            f"export: {file.name} adapts {len(adapted & expected)} of {len(expected)} trained layers and "
+            f"export: {path.name} adapts {len(adapted & expected)} of {len(expected)} trained layers and "
             f"{len(adapted - expected)} others, e.g. {min(adapted ^ expected)}. Do not use the file and report this; "
             "the checkpoints hold all that was trained."
         )
-    return prediction(family, components)
 
 
 @torch.no_grad()

@@ -46,6 +46,8 @@ class ModelFamily(ABC):
 
     lora_targets: ClassVar[tuple[str, ...]]
     """Layers of the denoiser that LoRA adapts when the user names none."""
+    lora_conv_targets: ClassVar[tuple[str, ...]]
+    """Convolutions of the denoiser that LoRA adapts too where the user asks for them."""
     text_encoder_lora_targets: ClassVar[tuple[str, ...]]
     kohya_prefixes: ClassVar[dict[str, str]]
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""

@@ -27,6 +27,7 @@ class StableDiffusion(ModelFamily):
     """Latent diffusion (arXiv 2112.10752) as Stable Diffusion 1.x and 2.x ship it."""
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+    lora_conv_targets = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
     text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
 

@@ -41,6 +41,15 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
         },
         {},
     ),
+    "pissa_ema": ("lora", {"lora.init": "pissa", "train.ema_decay": 0.9}, {"ACCELERATE_MIXED_PRECISION": "bf16"}),
+    "dora_plus_convolutions": (
+        "lora",
+        {"lora.dora": True, "lora.conv": True, "lora.plus_ratio": 16, "lora.rank_pattern": ("attn2=2",)},
+        {},
+    ),
+    "loha": ("lora", {"lora.kind": "loha"}, {}),
+    "lokr": ("lora", {"lora.kind": "lokr"}, {}),
+    "oft": ("lora", {"lora.kind": "oft", "lora.rank": 16, "lora.block_size": 4}, {}),
     "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}, {}),
     "full_bf16_stochastic": (
         "full",

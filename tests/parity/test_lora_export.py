@@ -14,8 +14,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
 from torch import Tensor
 
-from finetune.export.lora import save_diffusers_lora, save_kohya_lora
-from finetune.export.verify import TOLERANCE, lora_differences, require_equal
+from finetune.export.lora import LoRALayer, lora_layers, save_diffusers_lora, save_kohya_lora
+from finetune.export.verify import TOLERANCE, prediction, reloaded_differences, require_equal
 from finetune.models.base import Components, ModelSource, Network
 from finetune.models.sd import StableDiffusion
 from tests import tiny
@@ -102,16 +102,25 @@ def full_model(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(tmp_path_factory.mktemp("model"), FAMILY.lora_targets, text_encoder=True)
 
 
+def layers_of(model: Trained, alpha: float = ALPHA) -> list[LoRALayer]:
+    return lora_layers(model.state, {key.split(".lora_")[0]: alpha / RANK for key in model.state})
+
+
+def differences_of(model: Trained, files: Sequence[Path]) -> dict[Path, float]:
+    names = {key.split(".lora_")[0] for key in model.state}
+    return reloaded_differences(FAMILY, model.source, prediction(FAMILY, model.components), names, files)
+
+
 def exported(
     model: Trained, folder: Path, dtype: Literal["fp16", "bf16", "fp32"] = "fp32", alpha: float = ALPHA
 ) -> Path:
     metadata = {"ss_network_dim": str(RANK)}
     path = folder / f"style-{dtype}.safetensors"
-    return save_kohya_lora(FAMILY, model.state, alpha=alpha, metadata=metadata, dtype=dtype, path=path)
+    return save_kohya_lora(FAMILY, layers_of(model, alpha), metadata=metadata, dtype=dtype, path=path)
 
 
 def exported_to_diffusers(model: Trained, folder: Path, alpha: float = ALPHA) -> Path:
-    return save_diffusers_lora(FAMILY, model.components, model.state, rank=RANK, alpha=alpha, folder=folder)
+    return save_diffusers_lora(FAMILY, model.components, layers_of(model, alpha), folder)
 
 
 def test_a_fresh_diffusers_pipeline_gives_the_live_networks_output(model: Trained, tmp_path: Path) -> None:
@@ -131,11 +140,11 @@ def test_rounding_to_bf16_costs_less_than_a_hundredth_of_the_adapters_effect(
 def test_verification_accepts_the_files_and_leaves_the_random_state(full_model: Trained, tmp_path: Path) -> None:
     files = [exported_to_diffusers(full_model, tmp_path), exported(full_model, tmp_path, "fp16")]
     state_before = torch.random.get_rng_state()
-    differences = lora_differences(FAMILY, full_model.source, full_model.state, rank=RANK, alpha=ALPHA, files=files)
+    differences = differences_of(full_model, files)
     assert torch.equal(torch.random.get_rng_state(), state_before)
-    assert list(differences) == ["pytorch_lora_weights.safetensors", "style-fp16.safetensors"]
-    assert differences["pytorch_lora_weights.safetensors"] < 1e-6
-    assert 1e-6 < differences["style-fp16.safetensors"] < TOLERANCE
+    assert list(differences) == files
+    assert differences[files[0]] < 1e-6
+    assert 1e-6 < differences[files[1]] < TOLERANCE
     require_equal(differences)
 
 
@@ -244,11 +253,11 @@ def test_a_folder_with_both_files_loads_without_a_file_name(full_model: Trained,
 @pytest.mark.parametrize("export", [exported, exported_to_diffusers])
 def test_a_file_with_a_wrong_scale_is_refused(full_model: Trained, tmp_path: Path, export: Any) -> None:
     file = export(full_model, tmp_path, alpha=RANK)
-    differences = lora_differences(FAMILY, full_model.source, full_model.state, rank=RANK, alpha=ALPHA, files=[file])
+    differences = differences_of(full_model, [file])
     with pytest.raises(ValueError, match=rf"(?s){file.name}.*--output.dtype fp32"):
         require_equal(differences)
     with pytest.raises(ValueError, match="a file"):
-        require_equal({"a file": float("nan")})
+        require_equal({Path("a file"): float("nan")})
 
 
 def test_a_file_without_one_of_the_layers_is_refused(full_model: Trained, tmp_path: Path) -> None:
@@ -257,4 +266,4 @@ def test_a_file_without_one_of_the_layers_is_refused(full_model: Trained, tmp_pa
     kept = {key: value for key, value in safetensors.torch.load_file(file).items() if not key.startswith(lost)}
     safetensors.torch.save_file(kept, file)
     with pytest.raises(ValueError, match=r"203 of 204.*mid_block.attentions.0.proj_in"):
-        lora_differences(FAMILY, full_model.source, full_model.state, rank=RANK, alpha=ALPHA, files=[file])
+        differences_of(full_model, [file])

@@ -1,4 +1,5 @@
 import resource
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,16 @@ GOOD = {
 }
 
 
+def layers_of(state):
+    return lora_layers(state, defaultdict(lambda: 1.0))
+
+
 def save(state, path: Path, dtype="fp16"):
-    return save_kohya_lora(StableDiffusion(), state, alpha=2.0, metadata={}, dtype=dtype, path=path)
+    return save_kohya_lora(StableDiffusion(), layers_of(state), metadata={}, dtype=dtype, path=path)
 
 
 def test_layers_carry_part_name_and_matrices() -> None:
-    (layer,) = lora_layers(GOOD)
+    (layer,) = layers_of(GOOD)
     assert (layer.part, layer.module) == ("denoiser", "mid_block.attentions.0.proj_in")
     assert layer.down.shape == (2, 16, 1, 1)
     assert layer.up.shape == (16, 2, 1, 1)
@@ -37,7 +42,7 @@ def test_a_state_that_is_no_complete_lora_is_refused_by_the_name_of_the_layer() 
     }
     for word, state in bad.items():
         with pytest.raises(ValueError, match=word):
-            lora_layers(state)
+            layers_of(state)
 
 
 def test_a_weight_too_large_for_half_precision_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
@@ -87,7 +92,7 @@ def test_an_older_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path)
         with pytest.raises(OSError, match=r"style\.safetensors could not be written.*bytes"):
             save(large, folder / "style.safetensors")
         with pytest.raises(OSError, match=r"pytorch_lora_weights\.safetensors could not be written.*bytes"):
-            save_diffusers_lora(family, components, large, rank=200, alpha=2.0, folder=folder)
+            save_diffusers_lora(family, components, layers_of(large), folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert (folder / "style.safetensors").read_bytes() == before

@@ -1,0 +1,73 @@
+"""Adapters as folders that peft itself reads, for the kinds that diffusers' own loader does not know."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+
+from finetune.disk import new_folder
+from finetune.export.lora import pipeline_names
+from finetune.export.single_file import not_written, split_name
+from finetune.models.base import Components, ModelFamily
+
+
+def save_peft_folders(
+    family: ModelFamily,
+    components: Components,
+    configs: Mapping[str, PeftConfig],
+    state: Mapping[str, Tensor],
+    folder: Path,
+) -> Path:
+    """Writes FOLDER/unet (and FOLDER/text_encoder) for `PeftModel.from_pretrained(pipeline.unet, ...)`, in float32;
+    returns FOLDER."""
+    names = pipeline_names(family.pipeline(components), components)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with new_folder(folder) as unfinished:
+            for part, config in configs.items():
+                tensors = {
+                    peft_name(key): value.float().contiguous() for key, value in state.items() if is_of(part, key)
+                }
+                own = unfinished / names[part]
+                own.mkdir()
+                (own / "adapter_config.json").write_text(config_text(config), encoding="utf-8")
+                safetensors.torch.save_file(tensors, own / "adapter_model.safetensors", {"format": "pt"})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise not_written(folder, sum(value.numel() for value in state.values()) * 4, error) from error
+    return folder
+
+
+def load_peft_folders(family: ModelFamily, components: Components, folder: Path) -> None:
+    """Puts the adapters of a folder into the components, as a user would."""
+    parts = {name: part for part, name in pipeline_names(family.pipeline(components), components).items()}
+    for name in sorted(os.listdir(folder)):
+        module = components.denoiser if parts[name] == "denoiser" else components.text_encoders[number_of(parts[name])]
+        PeftModel.from_pretrained(module, str(folder / name))
+
+
+def number_of(part: str) -> int:
+    """Returns the number of text_encoders.0, text_encoders.1, ..."""
+    return int(part.rpartition(".")[2])
+
+
+def is_of(part: str, key: str) -> bool:
+    """True where the weight of that name in `Network` belongs to the part."""
+    return split_name(key)[0] == part
+
+
+def peft_name(key: str) -> str:
+    """Returns a weight's name in peft's files: denoiser.a.oft_R.default.weight -> base_model.model.a.oft_R.weight."""
+    return f"base_model.model.{split_name(key)[1]}".replace(".default", "")
+
+
+def config_text(config: PeftConfig) -> str:
+    """Returns adapter_config.json; sets are written in order, so that the same run writes the same file."""
+    fields = config.to_dict() | {"inference_mode": True}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in fields.items()}
+    return json.dumps(plain, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,87 @@
+"""The single file that ComfyUI, A1111, Forge and sd-scripts read: its names, number formats, and how it is written."""
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from finetune.disk import put_in_place, unfinished
+from finetune.export.metadata import with_hashes
+from finetune.models.base import ModelFamily
+
+Dtype = Literal["fp16", "bf16", "fp32"]
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+"""diffusers takes the file of this name where a folder holds several: `load_lora_weights(FOLDER)` is enough."""
+
+
+def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
+    """Writes the tensors with the metadata and their hashes; the file appears under its name only when it is whole."""
+    if path.name == DIFFUSERS_FILE:
+        raise ValueError(f"output.name: {path.stem} is the name of the diffusers file; choose another one.")
+    data = safetensors.torch.save(dict(tensors), with_hashes(metadata, tensors))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise not_written(path, len(data), error) from error
+    return put_in_place(temporary, path)
+
+
+def single_file_name(family: ModelFamily, part: str, module: str) -> str:
+    """Returns a layer's name in the single file, e.g. lora_unet_mid_block_attentions_0_proj_in."""
+    return f"{family.kohya_prefixes[part]}_{published_name(part, module).replace('.', '_')}"
+
+
+def published_name(part: str, module: str) -> str:
+    """Returns the layer's name as files spell it: CLIP's stand under `text_model`, a level that transformers 5 dropped.
+
+    Other tools look for that level, and diffusers takes it away where the text encoder has none.
+    """
+    inside_clip = part.startswith("text_encoders.") and module.startswith("encoder.layers.")
+    return f"text_model.{module}" if inside_clip else module
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns part and module of a name in `Network`: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> ..., a."""
+    level = 2 if name.startswith("text_encoders.") else 1
+    parts = name.split(".")
+    return ".".join(parts[:level]), ".".join(parts[level:])
+
+
+def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
+    """Returns the weight in the file's dtype; one too large for it is refused."""
+    result = weight.to(DTYPES[dtype]).contiguous()
+    if not bool(result.isfinite().all()):
+        largest = float(weight.abs().max())
+        raise ValueError(
+            f"output.dtype: {name} reaches {largest:.3g}, too large for {dtype}. Use --output.dtype bf16 or fp32."
+        )
+    return result
+
+
+def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
+    """Returns the failure as an OSError that names the path, the bytes needed and the bytes free."""
+    free = shutil.disk_usage(path.parent).free
+    number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EIO
+    if "No space left" in str(error) or free < num_bytes:
+        number = errno.ENOSPC
+    return OSError(
+        number,
+        f"the export {path} could not be written: {os.strerror(number)} ({errno.errorcode[number]}); it needs about "
+        f"{num_bytes:,} bytes and {free:,} are free. The checkpoints are untouched: make room and run the same command "
+        "again.",
+    )

@@ -1,0 +1,65 @@
+"""Where A and B of a LoRA layer start when they are made from the weight, or are orthogonal to each other.
+
+peft has these for linear layers; here a convolution is the matrix [outputs, inputs x kernel], as in its update.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Start = Literal["orthogonal", "pissa", "olora"]
+
+
+@torch.no_grad()
+def set_start(layer: Any, start: Start, name: str) -> None:
+    """Sets A and B of peft's LoRA layer; pissa and olora take their scaled product out of the layer's weight.
+
+    The global random state is used, as by peft's own starts.
+    """
+    weight = layer.get_base_layer().weight
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    rank, scale = down.shape[0], layer.scaling["default"]
+    matrix = weight.float().flatten(1)
+    if start != "orthogonal" and rank > min(matrix.shape):
+        raise ValueError(
+            f"lora.rank: got {rank} with init {start}, but {name} is {matrix.shape[0]} x {matrix.shape[1]}, which has "
+            f"no more than {min(matrix.shape)} directions. Lower lora.rank, or that layer's in lora.rank_pattern."
+        )
+    a, b = orthogonal_factors(matrix, rank, name) if start == "orthogonal" else weight_factors(matrix, rank, start)
+    if start == "pissa":  # the update is multiplied by the scale; OLoRA takes that multiple out of the weight instead
+        a, b = a / scale**0.5, b / scale**0.5
+    if start != "orthogonal":
+        weight.copy_((matrix - scale * (b @ a)).reshape(weight.shape))
+    down.copy_(a.reshape(down.shape))
+    up.copy_(b.reshape(up.shape))
+
+
+def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
+    """Returns A [rank inputs] and B [outputs rank] whose product is a part of the matrix.
+
+    pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
+    and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,
+    section 3).
+    """
+    if start == "pissa":
+        u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+        root = s[:rank].sqrt()
+        return root[:, None] * vt[:rank], u[:, :rank] * root
+    q, r = torch.linalg.qr(matrix)
+    return r[:rank], q[:, :rank]
+
+
+def orthogonal_factors(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
+    """Returns A and B of normal numbers in the odd and the even half of a random basis of the rank's space, so that
+    their product is zero up to rounding.
+
+    https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with peft's factor of 1/10.
+    """
+    if rank % 2:
+        raise ValueError(f"lora.init: orthogonal needs an even rank, but {name} has {rank}. Change lora.rank.")
+    outputs, inputs = matrix.shape
+    basis, _ = torch.linalg.qr(torch.randn(rank, rank))
+    a = (torch.randn(inputs, rank // 2) @ basis[0::2]).T / 10
+    b = (torch.randn(outputs, rank // 2) @ basis[1::2]) / 10
+    return a, b
