@@ -12,6 +12,7 @@ and in host memory.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -43,7 +44,7 @@ VARIANTS = {
 }
 
 
-def num_bytes(tensors: list[torch.Tensor]) -> int:
+def num_bytes(tensors: Sequence[torch.Tensor]) -> int:
     """Returns the bytes of tensors, one that stands there twice counted once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}.values())
 
@@ -53,7 +54,7 @@ def measure(config: OptimConfig, width: int, steps: int) -> tuple[int, dict[str,
     torch.manual_seed(0)
     dtype = TRAINED_DTYPES[config.weights]
     channels = (width, 2 * width, 4 * width, 4 * width)
-    unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768).to(dtype)
+    unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768).to(dtype=dtype)
     parameters = list(unet.parameters())
     most = 0
 

@@ -100,15 +100,27 @@ def test_only_what_patterns_choose_moves(precision: str, full_run: Options, tmp_
     assert f"{numbers:,} trained" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_loss_that_is_no_number_stops_before_updates_in_the_backward_pass(full_run: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"conv_in.weight": math.nan}, "The weights were not updated"),
+        # The prediction is 0, whatever the large weights are, but the gradient goes through them.
+        ({"conv_norm_out.weight": 0.0, "conv_norm_out.bias": 0.0, "conv_out.weight": 1e30}, "Weights were updated"),
+    ],
+)
+def test_numbers_that_are_not_finite_stop_a_run_with_updates_in_the_backward_pass(
+    damage: dict[str, float], words: str, full_run: Options, tmp_path: Path
+) -> None:
+    """A loss before any update, a gradient after it; nothing of either is saved."""
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(Path(str(full_run["model.source"])), model)
     file = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights = safetensors.torch.load_file(file)
-    weights["conv_in.weight"][0, 0, 0, 0] = math.nan
+    for name, value in damage.items():
+        weights[name].fill_(value)
     file.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
     ended = run("full", full_run | {"model.source": model, "optim.in_backward": True}, tmp_path / "log")
-    assert ended.exit_code == 1 and "not updated" in ended.output and "loss of step 1" in ended.output, ended.output
+    assert ended.exit_code == 1 and words in ended.output and "loss of step 1 " in ended.output, ended.output
     assert not (out / "checkpoints").exists()
 
 
