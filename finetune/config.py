@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.config_loss import LossConfig
+from finetune.config_mask import MaskConfig
 from finetune.config_optim import OptimConfig
 
 
@@ -291,6 +292,7 @@ class TrainConfig:
     train: LoopConfig = field(default_factory=LoopConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)

@@ -129,3 +129,12 @@ class FullTrainConfig(TrainConfig):
     """Fine-tune all weights of the denoiser, or some of them."""
 
     full: FullConfig = field(default_factory=FullConfig)
+
+    def _contradictions(self) -> list[str]:
+        found = super()._contradictions()
+        if self.mask.prior_weight > 0:
+            found.append(
+                f"mask.prior_weight: got {self.mask.prior_weight}, but where all weights are trained there is no "
+                "untouched model to compare with. Remove it, or train an adapter."
+            )
+        return found

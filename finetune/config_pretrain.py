@@ -136,6 +136,8 @@ class PretrainConfig(TrainConfig):
 
     def _contradictions(self) -> list[str]:
         found = super()._contradictions()
+        if self.mask.kind != "none":
+            found.append(f"mask.kind: got {self.mask.kind}, but pretraining takes whole pictures. Remove it.")
         is_new = self.model.source == NEW
         if is_new and self.stage in ("autoencoder", "denoiser"):
             found.append(

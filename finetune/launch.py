@@ -84,6 +84,7 @@ def run_recipe(
             image_column=config.data.image_column,
             caption_column=config.data.caption_column,
             captions=config.data.captions,
+            mask=config.mask,
         )
         quiet_libraries()
         from finetune.optim import check_optimizer

@@ -3,7 +3,6 @@
 Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.config_loss import LossConfig
+from finetune.loss_mask import LossMask, Predict
 from finetune.noise import Noise, training_noise
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -184,20 +184,25 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 
 def denoising_loss(
     objective: Objective,
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
     clean: Tensor,
     noise: Tensor,
     t: Tensor,
     *,
     noise_in_input: Tensor | None = None,
+    mask: LossMask | None = None,
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target.
+    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target, as the
+    mask has it.
 
     noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
     """
     noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
+    untouched = mask and mask.untouched(noisy, t)
     prediction = predict(noisy, t)
     errors = objective.error(prediction, objective.target(clean, noise, t), t)
+    if mask is not None:
+        errors = mask.apply(errors, None if untouched is None else objective.error(prediction, untouched, t))
     return errors.flatten(1).mean(1)
 
 

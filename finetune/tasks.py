@@ -4,6 +4,7 @@ Axes: B batch, C channels, H W latent height and width; pictures are [B 3 h w] i
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder
+from finetune.loss_mask import LossMask, Predict
 from finetune.models.base import Prompts
 from finetune.noise import Noise
 from finetune.objectives import Objective, denoising_loss, reconstruction_loss
@@ -43,22 +45,48 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Masking:
+    """How a run trains on parts of its pictures."""
+
+    outside_weight: float
+    prior_weight: float
+    untouched: Callable[[], AbstractContextManager[None]]
+    """Within it, the network predicts what the untouched model does."""
+
+    def of(self, inside: Tensor | None, predict: Predict) -> LossMask:
+        """Returns the mask of a batch, of which `inside` [B 1 H W] is trained on."""
+        assert inside is not None, "a run with masks gives every batch one"
+
+        def predict_untouched(noisy: Tensor, t: Tensor) -> Tensor:
+            with self.untouched():
+                return predict(noisy, t)
+
+        return LossMask(inside, self.outside_weight, self.prior_weight, predict_untouched)
+
+
+@dataclass(frozen=True)
 class Denoising:
     """Predict what the objective asks for from noisy latents and the prompt."""
 
     objective: Objective
     encoder: Encoder
+    masking: Masking | None = None
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Prompts]:
-        return self.encoder.latents(batch), self.encoder.prompts(batch)
+    def inputs(self, batch: Batch) -> tuple[Tensor, Prompts, Tensor | None]:
+        return self.encoder.latents(batch), self.encoder.prompts(batch), batch.mask
 
-    def losses(self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts], u: Tensor, noise: Noise) -> Losses:
-        clean, prompts = inputs
+    def losses(
+        self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts, Tensor | None], u: Tensor, noise: Noise
+    ) -> Losses:
+        clean, prompts, inside = inputs
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return network(noisy, t, prompts)
+
         t = self.objective.sample_timesteps(u).to(clean.device)
         drawn, in_input = self.objective.draw_noise(noise, clean)
-        unweighted = denoising_loss(
-            self.objective, lambda noisy, t: network(noisy, t, prompts), clean, drawn, t, noise_in_input=in_input
-        )
+        mask = self.masking and self.masking.of(inside, predict)
+        unweighted = denoising_loss(self.objective, predict, clean, drawn, t, noise_in_input=in_input, mask=mask)
         return Losses(unweighted, self.objective.weight(t), t)
 
     def plain(self) -> Self:

@@ -19,6 +19,7 @@ from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_fig
 from finetune.data.cache import fingerprint
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches, on_device
+from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest
 from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
 from finetune.disk import lock_folder, write_atomically, writing
@@ -38,6 +39,7 @@ from finetune.runfolder import cache_folder, check_output, data_card, held_out_i
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
+from finetune.untouched import masked
 from finetune.validate import validation_loss
 
 
@@ -139,6 +141,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         say(f"warning: {warning}")
     encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=encodes_prompts)
     cache = replace(config.cache, text=config.cache.text and not encodes_prompts)
+    masks = None
+    if config.mask.kind != "none":
+        assert manifest.masks is not None, "the manifest was read without the mask options"
+        masks = LatentMasks(config.mask.kind, manifest.masks, multiple)
     encoded = build_caches(
         encoder,
         accelerator,
@@ -150,9 +156,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         cache,
         cache_folder(cache),
         compute_dtype,
+        masks,
     )
     task = method.task(family, components, objective, encoder)
-    dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed)
+    if config.mask.kind != "none":
+        task = masked(task, network, config.mask)
+    dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed, masks)
 
     # Optimizer, EMA, and the state of the checkpoint.
     wrapped = accelerator.prepare(network)

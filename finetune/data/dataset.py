@@ -14,20 +14,11 @@ from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
 from finetune.data.entries import first_few
 from finetune.data.images import cover_scale, open_rgb, resize_and_crop
+from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
+from finetune.data.view import View
 from finetune.models.base import Prompts, stack_prompts
 from finetune.randomness import uniform
-
-
-@dataclass(frozen=True)
-class View:
-    """One way to cut a picture to its bucket: offsets in [0, 1] of the free margin, and mirrored or not."""
-
-    width: int
-    height: int
-    left: float
-    top: float
-    flip: bool
 
 
 def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
@@ -88,11 +79,13 @@ class Sample:
     latents: Tensor | None
     pixels: Tensor | None
     prompts: Prompts | None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]."""
+    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]; mask [B 1 H W], 1 where
+    the picture is trained on."""
 
     indices: tuple[int, ...]
     positions: tuple[int, ...]
@@ -102,6 +95,7 @@ class Batch:
     latents: Tensor | None
     pixels: Tensor | None
     prompts: Prompts | None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Returns the batch with its tensors on `device`; Accelerate's data loader calls this."""
@@ -113,7 +107,8 @@ class Batch:
             key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
         }
         weight = self.weight.to(device, non_blocking=non_blocking)
-        return replace(self, weight=weight, latents=moved(self.latents), pixels=moved(self.pixels), prompts=prompts)
+        moved_tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
+        return replace(self, weight=weight, prompts=prompts, **moved_tensors)
 
     def micro_batches(self, num: int) -> list["Batch"]:
         """Returns `num` equal parts in order."""
@@ -130,6 +125,7 @@ class Batch:
                 None if self.latents is None else self.latents[chosen],
                 None if self.pixels is None else self.pixels[chosen],
                 self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
+                None if self.mask is None else self.mask[chosen],
             )
 
         return [part(start) for start in range(0, len(self.indices), size)]
@@ -152,6 +148,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         stacked([sample.latents for sample in samples]),
         stacked([sample.pixels for sample in samples]),
         stack_prompts(rows) if rows else None,
+        stacked([sample.mask for sample in samples]),
     )
 
 
@@ -164,6 +161,7 @@ class Encoded:
     text_dtype: torch.dtype
     latents: ShardStore | None
     text: ShardStore | None
+    masks: ShardStore | None = None
 
 
 class TrainingDataset(torch.utils.data.Dataset[Sample]):
@@ -177,6 +175,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         config: DataConfig,
         encoded: Encoded,
         seed: int,
+        masks: LatentMasks | None = None,
     ) -> None:
         self.records = records
         self.views = {index: views(records[index], bucket, config) for bucket in buckets for index in bucket.records}
@@ -184,6 +183,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         self.captions = caption_options(config)
         self.encoded = encoded
         self.seed = seed
+        self.masks = masks
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         index, position = place
@@ -204,7 +204,15 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
         latents = encoded.latents and encoded.latents.read(key)["latents"]
         pixels = record_pixels(self.source, record, view) if latents is None else None
-        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None)
+        mask = self._mask(record, view)
+        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None, mask)
+
+    def _mask(self, record: Record, view: View) -> Tensor | None:
+        if self.masks is None:
+            return None
+        if self.encoded.masks is None:
+            return self.masks.read(record, view)
+        return self.encoded.masks.read(self.masks.key(record, view))["mask"]
 
 
 def caption_options(config: DataConfig) -> CaptionOptions:

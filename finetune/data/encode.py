@@ -19,6 +19,7 @@ from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
 from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, record_pixels, text_key, views
 from finetune.data.entries import first_few
+from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts
 from finetune.randomness import generator
@@ -175,12 +176,14 @@ def build_caches(
     cache: CacheConfig,
     folder: Path,
     dtype: torch.dtype,
+    masks: LatentMasks | None = None,
 ) -> Encoded:
-    """Returns the filled caches; every process encodes a part, and what is there already is not made again."""
+    """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
+    kept where latents are."""
     components = encoder.components
     vae_fingerprint = cache_key(fingerprint(components.vae), settings_text(dict(components.vae.config)))
     encoder_fingerprint = text_fingerprint(components)
-    latents = text = None
+    latents = text = cut_masks = None
     chosen = [(records[index], view) for b in buckets for index in b.records for view in views(records[index], b, data)]
     chosen += [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
     if cache.latents:
@@ -194,6 +197,17 @@ def build_caches(
                 accelerator,
                 cache,
                 "Encoding pictures",
+            )
+        if masks is not None:
+            of_key = {masks.key(record, view): (record, view) for record, view in chosen}
+            cut_masks = ShardStore(folder / "masks")
+            fill_store(
+                cut_masks,
+                list(of_key),
+                lambda keys: ((key, {"mask": masks.read(*of_key[key])}) for key in keys),
+                accelerator,
+                cache,
+                "Cutting masks",
             )
     else:
         once = list({record.file_name: (record, view) for record, view in chosen}.values())
@@ -222,7 +236,7 @@ def build_caches(
                 cache,
                 "Encoding captions",
             )
-    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text)
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks)
 
 
 def settings_text(settings: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune.config_mask import NO_MASKS, MaskConfig
 from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
 from finetune.data.images import PLUGINS, readable_formats
 
@@ -27,6 +28,8 @@ UNREAD_SUFFIXES = frozenset((
 # fmt: on
 PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
 SIDECAR_SUFFIXES = (".txt", ".caption")
+MASK_SUFFIX = "-masklabel"
+"""NAME-masklabel.png is the mask of NAME.jpg; OneTrainer's name for it."""
 MAX_FILE_BYTES = 500_000_000
 
 
@@ -55,14 +58,21 @@ def read_folder(
     findings: Findings,
     prepare: str,
     captions: Literal["listed", "folder", "none"] = "listed",
+    mask: MaskConfig = NO_MASKS,
 ) -> list[Entry]:
     """Returns what a folder lists; ValueError where it holds no pictures or no captions at all, anything else is noted.
 
     `shown` is the folder as the user wrote it, `prepare` the command that makes a usable one. Captions are listed with
-    the pictures, or are the names of the folders these lie in, or empty.
+    the pictures, or are the names of the folders these lie in, or empty. Masks are no pictures: NAME-masklabel.png
+    beside a NAME.jpg, and what lies in mask.folder.
     """
-    files = _walk(root, findings)
-    pictures = [name for name in files if _is_read(_suffix(name))]
+    files = visible_files(root, findings)
+    pictures = [name for name in files if is_picture_name(name)]
+    masks = _masks_among(pictures, root, mask)
+    if mask.kind != "file":
+        for name in sorted(masks, key=os.fsencode):
+            findings.warn(f"masks that are not used because mask.kind is {mask.kind}", name)
+    pictures = [name for name in pictures if name not in masks]
     sidecars = [name for name in files if _suffix(name) in SIDECAR_SUFFIXES]
     unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES and not _is_read(_suffix(name))]
     for name in unread:
@@ -104,6 +114,20 @@ def read_folder(
     return _read_sidecars(root, pictures, sidecars, findings)
 
 
+def is_picture_name(name: str) -> bool:
+    """True for a name that ends as pictures do whose format is read."""
+    return _is_read(_suffix(name))
+
+
+def _masks_among(names: list[str], root: str, mask: MaskConfig) -> set[str]:
+    stems = {_stem(name) for name in names}
+    found = {name for name in names if _stem(name).endswith(MASK_SUFFIX) and _stem(name)[: -len(MASK_SUFFIX)] in stems}
+    if mask.folder is not None:
+        folder = os.path.relpath(os.path.abspath(mask.folder), root)
+        found |= {name for name in names if folder == posixpath.dirname(name) or name.startswith(f"{folder}/")}
+    return found
+
+
 def _is_read(suffix: str) -> bool:
     if suffix in PLUGIN_SUFFIXES:
         return PLUGIN_SUFFIXES[suffix] in readable_formats()
@@ -132,8 +156,9 @@ def _suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def _walk(root: str, findings: Findings) -> list[str]:
-    """POSIX paths of all visible files, sorted by bytes; each real folder is entered once, so loops of links end."""
+def visible_files(root: str, findings: Findings) -> list[str]:
+    """Returns the POSIX paths of all visible files, sorted by bytes; each real folder is entered once, so that loops of
+    links end."""
     names, entered, pending = [], set(), [""]
     while pending:
         folder = pending.pop()

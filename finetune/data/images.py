@@ -54,12 +54,7 @@ def open_rgb(
         assert width > 0 and height > 0, draft
         image.draft(None, (height, width) if orientation in SIDEWAYS else (width, height))
     profile = image.info.get("icc_profile")
-    try:
-        image.load()
-    except MemoryError:  # says nothing about the picture
-        raise
-    except Exception as error:  # what a decoder raises on hostile bytes is an open set; all of it means this
-        raise ValueError(f"cut short or damaged: {_reason(error)}") from error
+    _load(image)
     try:
         colour, alpha = colour_and_alpha(image)
         del image  # of large pictures no second copy is kept
@@ -77,6 +72,26 @@ def open_rgb(
         picture = picture.transpose(UPRIGHT[orientation])
     picture.info = {} if warning is None else {"colour_warning": warning}
     return picture
+
+
+def open_alpha(data: bytes) -> Image.Image | None:
+    """Returns a picture's alpha channel as L, upright; None where it has none. ValueError as in `open_rgb`."""
+    image = open_header(data)
+    orientation = _orientation(image, data)
+    if image.format == "PNG":
+        _check_png(data)
+    _load(image)
+    alpha = colour_and_alpha(image)[1] if image.has_transparency_data else None
+    return alpha.transpose(UPRIGHT[orientation]) if alpha is not None and orientation in UPRIGHT else alpha
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    try:
+        image.load()
+    except MemoryError:  # says nothing about the picture
+        raise
+    except Exception as error:  # what a decoder raises on hostile bytes is an open set; all of it means this
+        raise ValueError(f"cut short or damaged: {_reason(error)}") from error
 
 
 @functools.cache
@@ -120,6 +135,16 @@ def crop_loss(width: int, height: int, target_width: int, target_height: int) ->
     return max(0.0, 1.0 - (target_width / scale / width) * (target_height / scale / height))
 
 
+def crop_box(
+    width: int, height: int, target_width: int, target_height: int, *, left: float, top: float
+) -> tuple[float, float, float, float]:
+    """Returns left, upper, right and lower edge of the part that fills the target, in the picture's pixels."""
+    scale = cover_scale(width, height, target_width, target_height)
+    box_width, box_height = min(target_width / scale, width), min(target_height / scale, height)
+    x, y = left * (width - box_width), top * (height - box_height)
+    return x, y, min(x + box_width, width), min(y + box_height, height)
+
+
 def resize_and_crop(
     image: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool
 ) -> np.ndarray:  # uint8 [H W 3]
@@ -130,12 +155,7 @@ def resize_and_crop(
     border pixel is missing and nothing larger than the result is made.
     """
     assert image.mode == "RGB" and 0 <= left <= 1 and 0 <= top <= 1, (image.mode, left, top)
-    scale = cover_scale(image.width, image.height, width, height)
-    box_width = min(width / scale, image.width)
-    box_height = min(height / scale, image.height)
-    x = left * (image.width - box_width)
-    y = top * (image.height - box_height)
-    box = (x, y, min(x + box_width, image.width), min(y + box_height, image.height))
+    box = crop_box(image.width, image.height, width, height, left=left, top=top)
     part = image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     pixels = np.array(part)
     return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels

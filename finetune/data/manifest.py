@@ -7,13 +7,15 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from finetune.config_mask import NO_MASKS, MaskConfig
 from finetune.data.entries import Entry, Findings, PictureSource, Split, first_few
 from finetune.data.folder import FolderSource, read_folder
 from finetune.data.images import upright_size
+from finetune.data.masks import MaskFile, checked_masks
 
 PROBED_AT_ONCE = 1024
 
@@ -37,6 +39,8 @@ class Record:
     """Times that the picture stands in one pass."""
     split: Split | None = None
     """None leaves the choice to the run."""
+    mask: MaskFile | None = None
+    """None trains on the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Manifest:
     location: str
     warnings: tuple[str, ...] = ()
     """One line a kind, with counts; nothing of it stops a run."""
+    masks: PictureSource | None = None
+    """Where to read the masks, where there are any."""
 
     @property
     def fingerprint(self) -> str:
@@ -72,8 +78,14 @@ class Manifest:
         return _digest(sorted(self.digests().items()))
 
     def digests(self) -> dict[str, str]:
-        """Returns file name -> SHA-256 in hex of picture, captions, weight, repeats and split, to save with a run."""
-        return {r.file_name: _digest([r.sha256, r.captions, r.weight, r.repeats, r.split]) for r in self.records}
+        """Returns file name -> SHA-256 in hex of picture, captions, weight, repeats, split and mask, to save with a
+        run."""
+        return {
+            r.file_name: _digest(
+                [r.sha256, r.captions, r.weight, r.repeats, r.split, *([r.mask.sha256] if r.mask else [])]
+            )
+            for r in self.records
+        }
 
     def changes(self, saved: dict[str, str]) -> Changes:
         """Returns what was added, removed and changed since `digests` gave `saved`."""
@@ -95,6 +107,7 @@ def read_manifest(
     image_column: str = "image",
     caption_column: str = "text",
     captions: Literal["listed", "folder", "none"] = "listed",
+    mask: MaskConfig = NO_MASKS,
 ) -> Manifest:
     """Returns the checked list of pictures of a folder or a Hub data set.
 
@@ -103,7 +116,8 @@ def read_manifest(
     `Dataset.save_to_disk` wrote, or holds data/*.parquet from preparation, whose columns say what pictures would. What
     is no folder but has the form owner/name is a Hub data set, whose train split is read. The caption column holds a
     text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of the folder
-    that a picture lies in is its caption; with none, all have the empty one.
+    that a picture lies in is its caption; with none, all have the empty one. Masks in files go with a folder of
+    pictures only, those in alpha channels with a Hub data set too.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     No file of the user is written to.
@@ -118,11 +132,12 @@ def read_manifest(
 
         tables = prepared_tables(os.path.abspath(path))
         if tables:
+            _refuse_masks(folder, mask, ("alpha", "file"))
             return _read_tables(folder, tables, caption_column, captions)
     if path.is_dir() and not is_saved:
         root = os.path.abspath(path)
         source: PictureSource = FolderSource(root)
-        entries = read_folder(root, folder, caption_column, findings, prepare, captions)
+        entries = read_folder(root, folder, caption_column, findings, prepare, captions, mask)
         advice = f"Correct these, or let preparation leave such pictures out: {prepare}"
     elif path.exists() and not path.is_dir():
         raise ValueError(
@@ -131,6 +146,7 @@ def read_manifest(
     elif path.is_dir() or _is_hub_id(folder):
         from finetune.data.hub import read_rows
 
+        _refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare}"
     else:
@@ -141,7 +157,22 @@ def read_manifest(
     records = list(_probe_all(entries, source, findings))
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
-    return Manifest(tuple(records), source, folder, findings.warnings)
+    if mask.kind == "none":
+        return Manifest(tuple(records), source, folder, findings.warnings)
+    root = os.path.abspath(path if mask.folder is None else mask.folder)
+    masks = FolderSource(root) if mask.kind == "file" else source
+    found = checked_masks(records, masks, root, mask, findings)
+    findings.raise_errors(f"mask: the masks of {folder} cannot be used as they are:", "Correct or remove them.")
+    records = [replace(record, mask=each) for record, each in zip(records, found, strict=True)]
+    return Manifest(tuple(records), source, folder, findings.warnings, masks)
+
+
+def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
+    if mask.kind in kinds:
+        raise ValueError(
+            f"mask.kind: got {mask.kind}, but the pictures of {folder} lie in tables, for which there are no masks. "
+            "Use a folder of picture files."
+        )
 
 
 def _read_tables(

@@ -20,6 +20,7 @@ from finetune.config import (
     options,
 )
 from finetune.config_loss import LossConfig
+from finetune.config_mask import MaskConfig
 from finetune.config_methods import (
     FullTrainConfig,
     LoRAConfig,
@@ -28,6 +29,7 @@ from finetune.config_methods import (
     TokensConfig,
 )
 from finetune.config_optim import OptimConfig
+from finetune.config_pretrain import PretrainConfig
 
 GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
 
@@ -75,6 +77,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("loss", LossConfig(min_timestep=-1), "loss.min_timestep"),
     ("loss", LossConfig(max_timestep=-1), "loss.max_timestep"),
     ("loss", LossConfig(min_timestep=600, max_timestep=500), "loss.max_timestep"),
+    ("mask", MaskConfig("file", outside_weight=1.5), "mask.outside_weight"),
+    ("mask", MaskConfig("file", outside_weight=float("nan")), "mask.outside_weight"),
+    ("mask", MaskConfig("file", outside_weight=1.0), "a mask does nothing"),
+    ("mask", MaskConfig("file", prior_weight=-1), "mask.prior_weight"),
+    ("mask", MaskConfig("alpha", folder=Path("masks")), "mask.folder"),
+    ("mask", MaskConfig(prior_weight=1), "mask.kind"),
     ("optim", OptimConfig(lr=0), "optim.lr"),
     ("optim", OptimConfig(lr=float("nan")), "optim.lr"),
     ("optim", OptimConfig(lr=float("inf")), "optim.lr"),
@@ -276,3 +284,12 @@ def test_options_walks_all_sections() -> None:
     found = dict(options(GOOD))
     assert found["model.source"] == "model" and found["lora.rank"] == 16 and found["seed"] == 0
     assert "model" not in found
+
+
+def test_a_prior_is_refused_where_all_weights_are_trained_and_masks_in_pretraining() -> None:
+    given = ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out"))
+    with pytest.raises(ValueError, match=r"mask\.prior_weight.*no untouched model"):
+        FullTrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1))
+    with pytest.raises(ValueError, match=r"mask\.kind.*pretraining"):
+        PretrainConfig(*given[1:], mask=MaskConfig("alpha"))
+    assert LoRATrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1)).mask.prior_weight == 1

@@ -1,0 +1,37 @@
+"""The options of the loss's mask; no torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Which parts of each picture are trained on."""
+
+    kind: Literal["none", "alpha", "file"] = "none"
+    """alpha takes each picture's own alpha channel, file a mask picture: NAME-masklabel.png (or another format) beside
+    NAME.jpg, or the file of the same name in mask.folder. White, and opaque, is trained on."""
+    folder: Path | None = None
+    """Folder of the masks, with the subfolders of data.folder; a mask's name is its picture's, but for the ending."""
+    outside_weight: float = 0.1
+    """Loss weight outside the mask, 0 to 1; inside it is 1."""
+    prior_weight: float = 0.0
+    """Weight, outside the mask, of the error to what the untouched model predicts; adapters only."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if not 0 <= self.outside_weight <= 1:
+            found.append(f"mask.outside_weight: got {self.outside_weight}, expected a number from 0 to 1.")
+        if self.prior_weight < 0:
+            found.append(f"mask.prior_weight: got {self.prior_weight}, expected 0 or more.")
+        if self.folder is not None and self.kind != "file":
+            found.append(f"mask.folder: given with mask.kind {self.kind}, which reads no files. Use --mask.kind file.")
+        if self.kind == "none" and (self.outside_weight, self.prior_weight) != (0.1, 0.0):
+            found.append("mask.kind: got none, so that mask.outside_weight and mask.prior_weight do not act.")
+        if self.kind != "none" and self.outside_weight == 1 and self.prior_weight == 0:
+            found.append("mask.outside_weight: got 1, with which a mask does nothing. Lower it or remove mask.kind.")
+        return found
+
+
+NO_MASKS = MaskConfig()

@@ -1,0 +1,137 @@
+"""Masks of pictures, checked before training: from alpha channels, or from mask pictures found by name.
+
+White and opaque is 1, trained on; black and transparent is 0. A mask has the size of its picture, is cut as the picture
+is, and is averaged over the area of each latent.
+"""
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from finetune.config_mask import MaskConfig
+from finetune.data.entries import Findings, PictureSource
+from finetune.data.folder import MASK_SUFFIX, is_picture_name, visible_files
+from finetune.data.images import crop_box, open_alpha, open_rgb
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """Where a picture's mask is read: a file in the masks' source, or with alpha the picture itself."""
+
+    file_name: str
+    sha256: str
+
+
+class Listed(Protocol):
+    """What the check of masks needs to know of a picture; its size is upright."""
+
+    @property
+    def file_name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+
+def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
+    """Returns the mask in a file's bytes as L, upright; None where the picture of an alpha mask has no alpha.
+
+    A mask picture's own transparent parts are black. Raises ValueError as `open_rgb`.
+    """
+    return open_alpha(data) if kind == "alpha" else open_rgb(data, background=(0, 0, 0)).convert("L")
+
+
+def cut_mask(
+    mask: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool, pixel_multiple: int
+) -> np.ndarray:  # float32 [H W]
+    """Returns the mean of the mask over each latent's pixels, 0 to 1, for the part that `resize_and_crop` cuts out of
+    the picture."""
+    assert width % pixel_multiple == 0 and height % pixel_multiple == 0, (width, height, pixel_multiple)
+    box = crop_box(mask.width, mask.height, width, height, left=left, top=top)
+    size = width // pixel_multiple, height // pixel_multiple
+    shares = np.array(mask.convert("F").resize(size, Image.Resampling.BOX, box=box)) / np.float32(255)
+    return np.ascontiguousarray(shares[:, ::-1] if flip else shares)
+
+
+def checked_masks(
+    pictures: Sequence[Listed], source: PictureSource, root: str, config: MaskConfig, findings: Findings
+) -> list[MaskFile | None]:
+    """Returns the mask of each picture, None where it has none and is trained on as a whole, which is warned of.
+
+    `source` reads the masks, which for mask.kind file lie in the folder `root`. Noted as errors: no masks at all, and
+    masks that are of another size than their picture, show nothing, stand twice, or cannot be read.
+    """
+    if config.kind == "none":
+        return [None] * len(pictures)
+    names = dict.fromkeys(picture.file_name for picture in pictures)
+    if config.kind == "file":
+        if config.folder is not None and not config.folder.is_dir():
+            raise FileNotFoundError(f"mask.folder: there is no folder {config.folder}. Check the spelling.")
+        names = _files_by_picture(list(names), root, config, findings)
+    else:
+        names = {name: name for name in names}
+    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+        found = list(pool.map(lambda picture: _check(picture, names.get(picture.file_name), source, config), pictures))
+    is_any = any(result is not None for result in found)
+    for picture, result in zip(pictures, found, strict=True):
+        if isinstance(result, tuple):
+            findings.error(*result)
+        elif result is None and is_any:
+            findings.warn("pictures without a mask, which are trained on as a whole", picture.file_name)
+        elif result is None:
+            findings.error(
+                f"pictures without a mask, and none has one; expected {_expected(config)}", picture.file_name
+            )
+    return [None if isinstance(result, tuple) else result for result in found]
+
+
+def _expected(config: MaskConfig) -> str:
+    if config.kind == "alpha":
+        return "pictures with an alpha channel, which JPEG has not"
+    if config.folder is None:
+        return f"NAME{MASK_SUFFIX}.png beside NAME.jpg"
+    return f"{config.folder}/NAME.png for NAME.jpg"
+
+
+def _files_by_picture(pictures: Sequence[str], root: str, config: MaskConfig, findings: Findings) -> dict[str, str]:
+    suffix = MASK_SUFFIX if config.folder is None else ""
+    by_stem: dict[str, str] = {}
+    for name in visible_files(root, findings):
+        stem = posixpath.splitext(name)[0]
+        if is_picture_name(name) and stem.endswith(suffix):
+            if stem in by_stem:
+                findings.error("masks that stand twice, in two formats", f"{by_stem[stem]} and {name}")
+            by_stem[stem] = name
+    stems = {name: posixpath.splitext(name)[0] + suffix for name in pictures}
+    return {name: by_stem[stem] for name, stem in stems.items() if stem in by_stem}
+
+
+def _check(
+    picture: Listed, name: str | None, source: PictureSource, config: MaskConfig
+) -> MaskFile | tuple[str, str] | None:
+    """Returns the mask, None where there is none, or kind and item of a finding."""
+    if name is None or config.kind == "none":
+        return None
+    try:
+        data = source.read(name)
+        mask = open_mask(data, config.kind)
+    except (OSError, ValueError) as error:
+        return "masks that cannot be read", f"{name} ({error})"
+    if mask is None:
+        return None
+    if mask.size != (picture.width, picture.height):
+        sizes = f"{mask.width}x{mask.height}, expected {picture.width}x{picture.height}"
+        return "masks of another size than their picture", f"{name} ({sizes})"
+    extrema = mask.getextrema()
+    if extrema[1] == 0:
+        return "masks that are black everywhere, so that nothing is trained on", name
+    return MaskFile(name, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,90 @@
+"""Whole runs on parts of pictures: caches, kills and processes make no difference, and a mask does make one."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.runs import Options, differing, final_state, losses, metrics, run, start
+
+STEPS = 7
+MASKED: Options = {
+    "mask.kind": "file",
+    "mask.prior_weight": 0.5,
+    "data.crop": "random",
+    "data.flip": True,
+    "data.num_crops": 2,
+    "validation.fraction": 0.2,
+    "validation.every": 3,
+    "train.steps": STEPS,
+}
+
+
+@pytest.fixture(scope="module")
+def masked_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of other runs, each with a mask of its middle, but for one."""
+    folder = tmp_path_factory.mktemp("masked") / "pictures"
+    shutil.copytree(pictures, folder)
+    for path in sorted(folder.glob("*.png"))[1:]:
+        width, height = Image.open(path).size
+        mask = Image.new("L", (width, height), 0)
+        ImageDraw.Draw(mask).ellipse((width // 5, height // 4, width * 2 // 3, height * 2 // 3), fill=255)
+        mask.save(path.with_name(f"{path.stem}-masklabel.png"))
+    return folder
+
+
+@pytest.fixture
+def options(tiny_run: Options, masked_pictures: Path) -> Options:
+    return tiny_run | MASKED | {"data.folder": masked_pictures}
+
+
+def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
+    straight, uncached, broken = (options | {"output.folder": tmp_path / name} for name in ("a", "b", "c"))
+    ended = run("lora", straight, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert "pictures without a mask, which are trained on as a whole (1): 0000.png" in ended.output
+
+    ended = run("lora", uncached | {"cache.latents": False, "data.num_workers": 1}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+    running = start("lora", broken | {"checkpoint.every": 2}, tmp_path / "log")
+    running.wait_until(lambda: len(metrics(tmp_path / "c")) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    ended = run("lora", broken, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "c")) == []
+    assert losses(tmp_path / "a") == losses(tmp_path / "c")
+
+
+def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:
+    """Also the validation loss, from the first value on."""
+    common = {
+        key: value for key, value in options.items() if not key.startswith("lora.") and key != "mask.prior_weight"
+    }
+    common |= {"train.steps": 2, "optim.lr": 1e-4, "validation.every": 1}
+    for name, own in {"masked": {}, "plain": {"mask.kind": "none"}}.items():
+        ended = run("full", common | own | {"output.folder": tmp_path / name}, tmp_path / "log")
+        assert ended.exit_code == 0, ended.output
+    assert "not used because mask.kind is none" in ended.output
+    assert differing(final_state(tmp_path / "masked"), final_state(tmp_path / "plain")) != []
+    for ours, plain in zip(metrics(tmp_path / "masked"), metrics(tmp_path / "plain"), strict=True):
+        assert ours["loss"] < plain["loss"]
+        assert ours["validation/base_loss"] < plain["validation/base_loss"]
+
+
+def test_a_run_whose_masks_are_changed_is_not_resumed_unasked(
+    options: Options, masked_pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(masked_pictures, folder)
+    options = options | {"data.folder": folder, "train.steps": 2, "output.folder": tmp_path / "out"}
+    assert run("lora", options, tmp_path / "log").exit_code == 0
+    mask = folder / "0003-masklabel.png"
+    Image.new("L", Image.open(mask).size, 255).save(mask)
+    ended = run("lora", options | {"train.steps": 3}, tmp_path / "log")
+    assert ended.exit_code == 1 and "0003.png" in ended.output and "data.allow_change" in ended.output
