@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune.config_inpaint import InpaintConfig
 from finetune.config_loss import LossConfig
 from finetune.config_mask import MaskConfig
 from finetune.config_optim import OptimConfig
@@ -293,6 +294,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    inpaint: InpaintConfig = field(default_factory=InpaintConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)

@@ -77,6 +77,11 @@ class LoRATrainConfig(TrainConfig):
 
     def _contradictions(self) -> list[str]:
         found = super()._contradictions() + token_contradictions(self, self.tokens)
+        if self.mask.prior_weight > 0 and (self.lora.init in ("pissa", "olora") or self.tokens.names):
+            found.append(
+                f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters; "
+                "lora.init pissa and olora alter its weights and tokens.names its text encoder. Remove one of them."
+            )
         if self.lora.plus_ratio != 1 and self.optim.name == "prodigy":
             found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
         return found

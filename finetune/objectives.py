@@ -192,8 +192,8 @@ def denoising_loss(
     noise_in_input: Tensor | None = None,
     mask: LossMask | None = None,
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target, as the
-    mask has it.
+    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target, as
+    the mask has it.
 
     noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
     """

@@ -15,10 +15,12 @@ import torch
 from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
+from finetune.config_inpaint import InpaintConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
 from finetune.data.cache import fingerprint
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches, on_device
+from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest
 from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
@@ -80,6 +82,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         warnings.append(
             f"loss.zero_terminal_snr with loss.weighting {config.loss.weighting} gives the last timestep, where "
             "sampling starts, the weight 0; add --loss.weighting none to train it."
+        )
+    is_inpainting = family.is_inpainting(source)
+    if not is_inpainting and config.inpaint != InpaintConfig():
+        raise ValueError(
+            f"inpaint: {source.location} is no inpainting checkpoint, so that nothing is hidden of the pictures. "
+            "Remove the options of this section."
         )
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
     components = family.load(source)
@@ -145,6 +153,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     if config.mask.kind != "none":
         assert manifest.masks is not None, "the manifest was read without the mask options"
         masks = LatentMasks(config.mask.kind, manifest.masks, multiple)
+    holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if is_inpainting else None
     encoded = build_caches(
         encoder,
         accelerator,
@@ -157,11 +166,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         cache_folder(cache),
         compute_dtype,
         masks,
+        holes,
     )
     task = method.task(family, components, objective, encoder)
     if config.mask.kind != "none":
         task = masked(task, network, config.mask)
-    dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed, masks)
+    dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed, masks, holes)
 
     # Optimizer, EMA, and the state of the checkpoint.
     wrapped = accelerator.prepare(network)

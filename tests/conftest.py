@@ -40,6 +40,12 @@ def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_inpainting_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion 1.x inpainting pipeline (9 channels)."""
+    return save_pipeline(tmp_path_factory.mktemp("models") / "inpainting", size="micro", inpainting=True)
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fourteen captioned pictures of three aspect ratios."""
     folder = tmp_path_factory.mktemp("data") / "pictures"

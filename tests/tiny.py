@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -64,14 +65,16 @@ def save_pipeline(
     sd2: bool = False,
     seed: int = 0,
     size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
+    inpainting: bool = False,
 ) -> Path:
     """Writes a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and returns it.
 
     Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5, or with `sd2` of 2.1:
     linear projections, gelu, "!" as padding, and a text width of 1024, by which version 2 is told apart. `sd2` does not
-    set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v.
+    set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v. With `inpainting` it is a
+    `StableDiffusionInpaintPipeline`, whose U-Net takes 9 channels.
     """
-    pipeline = build_pipeline(prediction_type=prediction_type, sd2=sd2, seed=seed, size=size)
+    pipeline = build_pipeline(prediction_type=prediction_type, sd2=sd2, seed=seed, size=size, inpainting=inpainting)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -82,17 +85,18 @@ def build_pipeline(
     sd2: bool = False,
     seed: int = 0,
     size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
-) -> StableDiffusionPipeline:
+    inpainting: bool = False,
+) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
     """Returns the pipeline that `save_pipeline` writes. The global random state is left as it was."""
     shape = SIZES[size]
     tokenizer = train_tokenizer(padding="!" if sd2 else "<|endoftext|>")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = StableDiffusionPipeline(
+        pipeline = (StableDiffusionInpaintPipeline if inpainting else StableDiffusionPipeline)(
             vae=build_vae(shape),
             text_encoder=build_text_encoder(shape, tokenizer, sd2=sd2),
             tokenizer=tokenizer,
-            unet=build_unet(shape, sd2=sd2),
+            unet=build_unet(shape, sd2=sd2, in_channels=9 if inpainting else 4),
             scheduler=build_scheduler(prediction_type, sd2=sd2),
             safety_checker=None,
             feature_extractor=None,
@@ -102,12 +106,12 @@ def build_pipeline(
     return pipeline
 
 
-def build_unet(shape: Shape, *, sd2: bool) -> UNet2DConditionModel:
+def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DConditionModel:
     """Returns a U-Net whose modules carry the names of the real ones."""
     num_attending = len(shape.unet_channels) - 1
     return UNet2DConditionModel(
         sample_size=32,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=shape.unet_channels,
         down_block_types=("CrossAttnDownBlock2D",) * num_attending + ("DownBlock2D",),

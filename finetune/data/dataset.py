@@ -13,6 +13,7 @@ from finetune.data.buckets import Bucket
 from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
 from finetune.data.entries import first_few
+from finetune.data.holes import Filling, Holes, filling_key, hole, stack_fillings
 from finetune.data.images import cover_scale, open_rgb, resize_and_crop
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
@@ -80,6 +81,7 @@ class Sample:
     pixels: Tensor | None
     prompts: Prompts | None
     mask: Tensor | None = None
+    filling: Filling | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Batch:
     pixels: Tensor | None
     prompts: Prompts | None
     mask: Tensor | None = None
+    filling: Filling | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Returns the batch with its tensors on `device`; Accelerate's data loader calls this."""
@@ -107,8 +110,9 @@ class Batch:
             key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
         }
         weight = self.weight.to(device, non_blocking=non_blocking)
-        moved_tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
-        return replace(self, weight=weight, prompts=prompts, **moved_tensors)
+        tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
+        filling = self.filling and self.filling.to(device, non_blocking)
+        return replace(self, weight=weight, prompts=prompts, filling=filling, **tensors)
 
     def micro_batches(self, num: int) -> list["Batch"]:
         """Returns `num` equal parts in order."""
@@ -126,6 +130,7 @@ class Batch:
                 None if self.pixels is None else self.pixels[chosen],
                 self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
                 None if self.mask is None else self.mask[chosen],
+                self.filling and self.filling.part(chosen),
             )
 
         return [part(start) for start in range(0, len(self.indices), size)]
@@ -149,6 +154,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         stacked([sample.pixels for sample in samples]),
         stack_prompts(rows) if rows else None,
         stacked([sample.mask for sample in samples]),
+        stack_fillings([sample.filling for sample in samples if sample.filling is not None]),
     )
 
 
@@ -176,6 +182,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         encoded: Encoded,
         seed: int,
         masks: LatentMasks | None = None,
+        holes: Holes | None = None,
     ) -> None:
         self.records = records
         self.views = {index: views(records[index], bucket, config) for bucket in buckets for index in bucket.records}
@@ -184,6 +191,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         self.encoded = encoded
         self.seed = seed
         self.masks = masks
+        self.holes = holes
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         index, position = place
@@ -195,17 +203,18 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
             u=uniform(self.seed, "caption", position),
             drop_u=uniform(self.seed, "dropout", position),
         )
-        return self.sample(index, position, view, caption)
+        return self.sample(index, position, view, caption, self.holes.drawn(self.seed, position) if self.holes else 0)
 
-    def sample(self, index: int, position: int, view: View, caption: str) -> Sample:
-        """Returns the sample for a chosen view and caption, read from the caches where there are any."""
+    def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Sample:
+        """Returns the sample for a chosen view, caption and hole, read from the caches where there are any."""
         record, encoded = self.records[index], self.encoded
         key = latent_key(record, view, encoded.vae_fingerprint)
         prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
         latents = encoded.latents and encoded.latents.read(key)["latents"]
         pixels = record_pixels(self.source, record, view) if latents is None else None
         mask = self._mask(record, view)
-        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None, mask)
+        filling = self._filling(record, view, hole_number) if self.holes else None
+        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None, mask, filling)
 
     def _mask(self, record: Record, view: View) -> Tensor | None:
         if self.masks is None:
@@ -213,6 +222,12 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         if self.encoded.masks is None:
             return self.masks.read(record, view)
         return self.encoded.masks.read(self.masks.key(record, view))["mask"]
+
+    def _filling(self, record: Record, view: View, number: int) -> Filling:
+        key = filling_key(record, view, number, self.encoded.vae_fingerprint)
+        if self.encoded.latents is None:
+            return Filling((key,), None, hole(record.sha256, number, view.width, view.height)[None])
+        return Filling((key,), self.encoded.latents.read(key)["filling"][None], None)
 
 
 def caption_options(config: DataConfig) -> CaptionOptions:

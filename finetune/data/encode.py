@@ -19,6 +19,7 @@ from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
 from finetune.data.dataset import Batch, Encoded, View, caption_options, latent_key, record_pixels, text_key, views
 from finetune.data.entries import first_few
+from finetune.data.holes import WHOLE, Filling, Holes, filling_key, hole, latent_hole
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts
@@ -103,6 +104,21 @@ class Encoder:
                         yield key, {"latents": row}
         self.refuse_unreadable()
 
+    @torch.no_grad()
+    def encode_fillings(
+        self, source: PictureSource, items: Sequence[tuple[str, Record, View, int]]
+    ) -> Iterator[tuple[str, Entry]]:
+        """Yields (key, {"filling": [1+C H W]}) for (key, record, view, number of the hole) items, one at a time."""
+        shown, pixels = None, torch.zeros(0)
+        for key, record, view, number in items:
+            if number == WHOLE:
+                shown, pixels = None, torch.zeros(3, view.height, view.width)
+            elif shown != (record.sha256, view):
+                shown, pixels = (record.sha256, view), record_pixels(source, record, view)
+            hidden = hole(record.sha256, number, view.width, view.height)
+            filling = Filling((key,), None, hidden[None].to(self.device))
+            yield key, {"filling": self._filling(pixels[None].to(self.device), filling)[0].cpu()}
+
     def check_pictures(self, source: PictureSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
         """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
         for record, view in items:
@@ -139,7 +155,25 @@ class Encoder:
         return self._latents(batch.pixels, batch.keys)
 
     def prompts(self, batch: Batch) -> Prompts:
-        """Returns the batch's prompts: from the cache, encoded now, or as tokens where `Network` encodes them."""
+        """Returns what the denoiser is conditioned on: from the caches, encoded now, or with tokens where `Network`
+        encodes them."""
+        if batch.filling is None:
+            return self._texts(batch)
+        encoded = batch.filling.encoded
+        if encoded is None:
+            assert batch.pixels is not None
+            with torch.no_grad():
+                encoded = self._filling(batch.pixels, batch.filling)
+        return self._texts(batch) | {"filling": encoded}
+
+    def _filling(self, pixels: Tensor, filling: Filling) -> Tensor:
+        """The masks at the resolution of the latents, and the latents of the pictures with grey holes: [B 1+C H W]."""
+        assert filling.holes is not None
+        latents = self._latents(pixels * (filling.holes < 0.5), filling.keys)
+        multiple = self.family.pixel_multiple(self.components.vae)
+        return torch.cat([latent_hole(filling.holes, multiple).to(latents.dtype), latents], dim=1)
+
+    def _texts(self, batch: Batch) -> Prompts:
         if batch.prompts is not None:
             return batch.prompts
         if self.text_encoder_is_trained:
@@ -177,6 +211,7 @@ def build_caches(
     folder: Path,
     dtype: torch.dtype,
     masks: LatentMasks | None = None,
+    holes: Holes | None = None,
 ) -> Encoded:
     """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
     kept where latents are."""
@@ -198,6 +233,20 @@ def build_caches(
                 cache,
                 "Encoding pictures",
             )
+            if holes is not None:
+                hidden = [(*item, number) for item in chosen for number in holes.numbers]
+                hidden += [(records[i], validation_view(bucket), 0) for bucket in held_out for i in bucket.records]
+                by_hole = {
+                    filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden
+                }
+                fill_store(
+                    latents,
+                    list(by_hole),
+                    lambda keys: encoder.encode_fillings(source, [(key, *by_hole[key]) for key in keys]),
+                    accelerator,
+                    cache,
+                    "Encoding pictures with holes",
+                )
         if masks is not None:
             of_key = {masks.key(record, view): (record, view) for record, view in chosen}
             cut_masks = ShardStore(folder / "masks")

@@ -97,6 +97,10 @@ def prediction(family: ModelFamily, components: Components) -> Tensor:
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))
+    more = components.denoiser.config.in_channels - shape[1]
+    if more > 0:  # an inpainting model
+        filling = torch.randn(1, more, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(2))
+        prompts = prompts | {"filling": filling}
     return family.denoise(components.denoiser, noisy, torch.tensor([TIMESTEP]), prompts)
 
 

@@ -16,8 +16,9 @@ from finetune.objectives import Objective
 
 Prompts = dict[str, Tensor]
 """What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token),
-and what a family adds. Where a text encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], encoded
-inside `Network`."""
+and what a family adds. For an inpainting model `filling` [B 1+C H W]: 1 where the picture is hidden, else 0, then the
+latents of the picture with that part grey. Where a text encoder or its tokens are trained: `tokens` [B N L] and
+`chunks` [B], encoded inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class ModelFamily(ABC):
         """Loads the scheduler alone; refuses a checkpoint of another family."""
 
     @abstractmethod
+    def is_inpainting(self, source: ModelSource) -> bool:
+        """True for a checkpoint whose denoiser is told of a hidden part of the picture, by `Prompts` filling."""
+
+    @abstractmethod
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
         """Returns the scheduler that pictures of the trained model are made with."""
 
@@ -98,8 +103,9 @@ class ModelFamily(ABC):
         """Returns the diffusers pipeline over the given parts, without copying them."""
 
     @abstractmethod
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Tensor]:
-        """Returns the pipeline's prompt arguments for texts of any length."""
+    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
+        """Returns the pipeline's arguments for texts of any length; all of the picture of an inpainting model is
+        hidden."""
 
     @abstractmethod
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
@@ -156,7 +162,8 @@ class Network(nn.Module):
         """Returns the prediction [B C H W] for noisy latents at timesteps t [B]."""
         dtype = next(self.denoiser.parameters()).dtype
         if "tokens" in prompts:
-            prompts = self.family.encode_prompts(list(self.text_encoders), prompts)
+            others = {key: value for key, value in prompts.items() if key not in ("tokens", "chunks")}
+            prompts = others | self.family.encode_prompts(list(self.text_encoders), prompts)
         prompts = {key: value.to(dtype) if value.is_floating_point() else value for key, value in prompts.items()}
         return self.family.denoise(self.denoiser, noisy.to(dtype), t, prompts)
 

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -19,7 +27,8 @@ from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, 
 from finetune.models.tokens import with_all_vectors
 from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+INPAINTING = "StableDiffusionInpaintPipeline"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", INPAINTING)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -39,6 +48,9 @@ class StableDiffusion(ModelFamily):
         pipeline_index(source)
         return (load_part(CLIPTokenizer, source, "tokenizer"),)
 
+    def is_inpainting(self, source: ModelSource) -> bool:
+        return pipeline_index(source)["_class_name"] == INPAINTING
+
     def load(self, source: ModelSource) -> Components:
         scheduler = self.scheduler(source)
         weights = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
@@ -49,12 +61,7 @@ class StableDiffusion(ModelFamily):
             tokenizers=self.tokenizers(source),
             scheduler=scheduler,
         )
-        channels, expected = components.denoiser.config.in_channels, components.vae.config.latent_channels
-        if channels != expected:
-            raise ValueError(
-                f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected}; "
-                "inpainting and depth checkpoints are not supported yet."
-            )
+        check_channels(components, source, is_inpainting=self.is_inpainting(source))
         words, known = len(components.tokenizers[0]), components.text_encoders[0].config.vocab_size
         if not known // 2 < words <= known:
             raise ValueError(
@@ -125,12 +132,15 @@ class StableDiffusion(ModelFamily):
         return {"embeddings": embeddings} | length_mask(chunks * ids.shape[2], embeddings.shape[1])
 
     def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        if "filling" in prompts:  # latents, mask, latents of the picture with the hole: the order of diffusers
+            noisy = torch.cat([noisy, prompts["filling"]], dim=1)
         return denoiser(
             noisy, t, encoder_hidden_states=prompts["embeddings"], encoder_attention_mask=prompts.get("mask")
         ).sample
 
-    def pipeline(self, components: Components) -> StableDiffusionPipeline:
-        pipeline = StableDiffusionPipeline(
+    def pipeline(self, components: Components) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
+        kind = StableDiffusionInpaintPipeline if takes_filling(components) else StableDiffusionPipeline
+        pipeline = kind(
             vae=components.vae,
             text_encoder=components.text_encoders[0],
             tokenizer=components.tokenizers[0],
@@ -143,13 +153,19 @@ class StableDiffusion(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Tensor]:
-        """Both prompts get the same number of chunks, since classifier-free guidance runs them as one batch."""
+    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
+        """Both prompts get the same number of chunks, since classifier-free guidance runs them as one batch.
+
+        An inpainting pipeline gets a picture that is hidden as a whole, whose size it adapts to that of the output.
+        """
         device = components.text_encoders[0].device
         tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
         tokens = {"tokens": tokens["tokens"].to(device), "chunks": tokens["chunks"].to(device)}
         embeddings = self.encode_prompts(components.text_encoders, tokens)["embeddings"]
-        return {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
+        arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
+        if takes_filling(components):
+            arguments |= {"image": Image.new("RGB", (8, 8), "grey"), "mask_image": Image.new("L", (8, 8), 255)}
+        return arguments
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         assert isinstance(objective, Diffusion)
@@ -162,6 +178,30 @@ class StableDiffusion(ModelFamily):
             "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if v_prediction else ""),
             "ss_v2": str(is_v2),
         }
+
+
+def takes_filling(components: Components) -> bool:
+    """True where the U-Net takes a mask and the latents of a picture with a hole beside the noisy latents."""
+    return components.denoiser.config.in_channels == 2 * components.vae.config.latent_channels + 1
+
+
+def check_channels(components: Components, source: ModelSource, *, is_inpainting: bool) -> None:
+    """Raises ValueError where the U-Net's channels are not those that the kind of pipeline feeds it."""
+    channels, latents = components.denoiser.config.in_channels, components.vae.config.latent_channels
+    expected = 2 * latents + 1 if is_inpainting else latents
+    if channels == expected:
+        return
+    advice = "Is this another model's U-Net?"
+    if takes_filling(components):
+        advice = f'It is an inpainting U-Net: write "_class_name": "{INPAINTING}" in model_index.json.'
+    elif channels == latents:
+        advice = 'It is no inpainting U-Net: write "_class_name": "StableDiffusionPipeline" in model_index.json.'
+    elif channels == latents + 1:
+        advice = "Depth checkpoints are not supported: they need a depth map of every picture."
+    raise ValueError(
+        f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected} for "
+        f"{'an inpainting' if is_inpainting else 'its'} pipeline. {advice}"
+    )
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from finetune.config import (
     ValidationConfig,
     options,
 )
+from finetune.config_inpaint import InpaintConfig
 from finetune.config_loss import LossConfig
 from finetune.config_mask import MaskConfig
 from finetune.config_methods import (
@@ -77,6 +78,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("loss", LossConfig(min_timestep=-1), "loss.min_timestep"),
     ("loss", LossConfig(max_timestep=-1), "loss.max_timestep"),
     ("loss", LossConfig(min_timestep=600, max_timestep=500), "loss.max_timestep"),
+    ("inpaint", InpaintConfig(num_masks=0), "inpaint.num_masks"),
+    ("inpaint", InpaintConfig(whole_share=1.5), "inpaint.whole_share"),
     ("mask", MaskConfig("file", outside_weight=1.5), "mask.outside_weight"),
     ("mask", MaskConfig("file", outside_weight=float("nan")), "mask.outside_weight"),
     ("mask", MaskConfig("file", outside_weight=1.0), "a mask does nothing"),

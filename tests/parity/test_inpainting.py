@@ -1,0 +1,109 @@
+"""What training feeds an inpainting U-Net is what diffusers' pipeline feeds it for the same picture, mask and noise."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+from PIL import Image
+from torch import Tensor
+
+from finetune.config_loss import LossConfig
+from finetune.data.dataset import Batch
+from finetune.data.encode import Encoder
+from finetune.data.holes import WHOLE, Filling, hole
+from finetune.models.base import Components, Network
+from finetune.models.sd import StableDiffusion
+from finetune.tasks import Denoising
+from tests.tiny import build_pipeline
+
+FAMILY = StableDiffusion()
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionInpaintPipeline:
+    """With eight pixels a latent; its posterior has next to no width, so that its sample is its mean.
+
+    In float64: normalisation of a grey picture, all of whose values are equal, magnifies what rounding leaves.
+    """
+    built: Any = build_pipeline(size="factor8", inpainting=True).to(torch.float64)
+    built.scheduler = DDIMScheduler.from_config(built.scheduler.config)
+    with torch.no_grad():
+        built.vae.quant_conv.weight[4:] = 0
+        built.vae.quant_conv.bias[4:] = -30
+    return built
+
+
+def components_of(pipeline: Any) -> Components:
+    parts = pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
+    return Components(*parts)
+
+
+@contextmanager
+def calls_of(unet: Any) -> Iterator[list[tuple[Tensor, int]]]:
+    """Gives the latents and timesteps that the U-Net is called with."""
+    calls: list[tuple[Tensor, int]] = []
+    handle = unet.register_forward_pre_hook(lambda _, arguments: calls.append((arguments[0], int(arguments[1]))))
+    yield calls
+    handle.remove()
+
+
+def picture() -> tuple[Image.Image, Tensor]:
+    """A picture, and the same as pixels [1 3 h w] in [-1, 1]."""
+    array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    return Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, WHOLE])
+def test_training_feeds_the_denoiser_what_diffusers_does(pipeline: Any, number: int) -> None:
+    image, pixels = picture()
+    hidden = hole("ab" * 32, number, SIDE, SIDE)
+    mask = Image.fromarray((hidden[0] * 255).byte().numpy())
+    with calls_of(pipeline.unet) as theirs, torch.no_grad():
+        pipeline(
+            "a red circle",
+            image=image,
+            mask_image=mask,
+            width=SIDE,
+            height=SIDE,
+            strength=0.5,
+            num_inference_steps=4,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(7),
+            output_type="latent",
+        )
+    drawn = torch.Generator().manual_seed(7)
+    _, noise = (torch.randn(1, 4, 8, 8, generator=drawn, dtype=torch.float64) for _ in range(2))  # first its posterior
+
+    expected, t = theirs[0]
+    components = components_of(pipeline)
+    encoder = Encoder(FAMILY, components, torch.device("cpu"), text_encoder_is_trained=False)
+    task = Denoising(FAMILY.objective(pipeline.scheduler, LossConfig()), encoder)
+    filling = Filling(("key",), None, hidden[None])
+    batch = Batch((0,), (0,), ("a red circle",), ("key",), torch.ones(1), None, pixels, None, None, filling)
+    with calls_of(pipeline.unet) as ours, torch.no_grad():
+        u = torch.tensor([(t + 0.5) / 1000], dtype=torch.float64)
+        task.losses(Network(FAMILY, components.denoiser), task.inputs(batch), u, lambda shape: noise)
+    ((given, at),) = ours
+    assert given.shape == (1, 9, 8, 8) and at == t
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(given[:, 4], expected[:, 4])
+
+
+def test_previews_hide_everything_so_that_the_prompt_alone_draws(pipeline: Any) -> None:
+    components = components_of(pipeline)
+    arguments = FAMILY.pipeline_prompts(components, "a red circle", "")
+    drawer = FAMILY.pipeline(components)
+    assert isinstance(drawer, StableDiffusionInpaintPipeline)
+    with calls_of(pipeline.unet) as calls, torch.no_grad():
+        made: Any = drawer(**arguments, width=SIDE, height=96, num_inference_steps=2, generator=torch.manual_seed(3))
+    assert made.images[0].size == (SIDE, 96)
+    given, _ = calls[0]
+    grey = FAMILY.encode_images(components.vae, torch.zeros(1, 3, 96, SIDE), [torch.Generator()])
+    noise = torch.randn(1, 4, 12, 8, generator=torch.manual_seed(3), dtype=torch.float64)
+    expected = torch.cat([noise, torch.ones(1, 1, 12, 8), grey], dim=1).expand(2, -1, -1, -1)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
