@@ -87,7 +87,7 @@ def test_training_feeds_the_denoiser_what_diffusers_does(pipeline: Any, number: 
     batch = Batch((0,), (0,), ("a red circle",), ("key",), torch.ones(1), None, pixels, None, None, filling)
     with calls_of(pipeline.unet) as ours, torch.no_grad():
         u = torch.tensor([(t + 0.5) / 1000], dtype=torch.float64)
-        task.losses(Network(FAMILY, components.denoiser), task.inputs(batch), u, lambda shape: noise)
+        task.losses(Network(FAMILY, components.denoiser), task.inputs(batch), u, lambda shape, purpose="noise": noise)
     ((given, at),) = ours
     assert given.shape == (1, 9, 8, 8) and at == t
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
