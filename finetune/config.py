@@ -112,7 +112,8 @@ class CacheConfig:
     latents: bool = True
     """Keep the VAE's latents; off encodes every picture again at every step."""
     text: bool = True
-    """Keep the text encoder's embeddings; cannot be on while the text encoder is trained."""
+    """Keep the text encoder's embeddings; cannot be on while the text encoder is trained, does nothing while tokens
+    are."""
     folder: Path | None = None
     """Where caches live; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
     shard_size: int = 256
