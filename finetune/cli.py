@@ -1,4 +1,4 @@
-"""The `finetune` command: what is not training. So far `finetune demo`."""
+"""The `finetune` command: what is not training. `finetune demo`, `finetune plan`."""
 
 import argparse
 import subprocess
@@ -15,8 +15,30 @@ def main() -> None:
     demo.add_argument(
         "--steps", type=int, help="training steps (the preset's 400); 120 show the style, not yet the content"
     )
+    plan = commands.add_parser("plan", help="show what a recipe's command would do, and why; trains nothing")
+    plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
+    plan.add_argument("recipe", help="module of the recipe, such as recipes.lora")
+    plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     options = parser.parse_args()
+    if options.command == "plan":
+        plan_recipe(options.recipe, options.options, options.processes)
+    else:
+        demonstrate(options)
 
+
+def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
+    """Prints the plan; exits with 1 on a mistake."""
+    from finetune.launch import fail
+    from finetune.plan import print_plan
+
+    try:
+        print_plan(recipe, arguments, num_processes)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def demonstrate(options: argparse.Namespace) -> None:
+    """Runs the demo."""
     from finetune.demo.run import run_demo
 
     try:

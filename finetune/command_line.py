@@ -25,20 +25,17 @@ def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Conf
         ValueError: one sentence a line for every unknown key, unusable value and contradiction.
         SystemExit: after `--help`.
     """
+    return parse_given(kind, arguments, program=program)[0]
+
+
+def parse_given(kind: type[Config], arguments: Sequence[str], *, program: str) -> tuple[Config, frozenset[str]]:
+    """Returns the config as `parse` does, and the dotted names of the options that file or flags gave."""
     import tyro
 
     if any(argument in HELP_FLAGS for argument in arguments):
         tyro.cli(kind, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
     types_by_key, required = flat_types(kind), required_keys(kind)
-    given, found = read_flags(arguments, types_by_key)
-    sources = given.pop("config", None)
-    if sources is not None and len(sources) == 1:
-        from_file, more = read_yaml(Path(sources[0]))
-        sections = {key.rpartition(".")[0] for key in types_by_key}
-        used = {key: texts for key, texts in from_file.items() if key not in sections or texts != ["None"]}
-        given, found = used | given, found + more
-    elif sources is not None:
-        found.append(f"config: got {' '.join(sources) or 'nothing'}, expected one YAML file.")
+    given, found = given_texts(arguments, types_by_key)
     for key in sorted(set(given) - set(types_by_key)):
         del given[key]
         found.append(f"{key}: no such option.{suggestion(key, types_by_key)} Run with --help for all.")
@@ -62,7 +59,44 @@ def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Conf
         raise ValueError("\n".join([*found, str(error)])) from None
     if found:
         raise ValueError("\n".join(found))
-    return config
+    return config, frozenset(given)
+
+
+def given_texts(arguments: Sequence[str], types_by_key: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the options of `--config FILE` and flags as lists of texts by key, known or not, and the problems."""
+    given, found = read_flags(arguments, types_by_key)
+    sources = given.pop("config", None)
+    if sources is not None and len(sources) == 1:
+        from_file, more = read_yaml(Path(sources[0]))
+        sections = {key.rpartition(".")[0] for key in types_by_key}
+        used = {key: texts for key, texts in from_file.items() if key not in sections or texts != ["None"]}
+        given, found = used | given, found + more
+    elif sources is not None:
+        found.append(f"config: got {' '.join(sources) or 'nothing'}, expected one YAML file.")
+    return given, found
+
+
+def with_options(config: Config, values: dict[str, Any]) -> Config:
+    """Returns the config with `values` by dotted key in the place of its own; its rules are checked once."""
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value, prefix = vars(config)[item.name], f"{item.name}."
+        inner = {key.removeprefix(prefix): new for key, new in values.items() if key.startswith(prefix)}
+        if inner:
+            changed[item.name] = with_options(value, inner)
+        elif item.name in values:
+            changed[item.name] = values[item.name]
+    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
+    """Returns those of `keys` that a YAML file which `dump` wrote holds, as values of their types."""
+    texts, types_by_key = read_yaml(path)[0], flat_types(kind)
+    return {
+        key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])
+        for key in keys
+        if key in texts and key in types_by_key
+    }
 
 
 def dump(config: Any) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from finetune.config import TrainConfig
 from finetune.config_lora import LoRAConfig
@@ -69,7 +70,15 @@ def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]
 
 
 @dataclass(frozen=True)
-class LoRATrainConfig(TrainConfig):
+class AdaptConfig(TrainConfig):
+    """What every recipe that adapts a model to pictures has."""
+
+    goal: Literal["style", "subject"] | None = None
+    """What the pictures show; the run then proposes steps, rank and rates that are not given, and says why."""
+
+
+@dataclass(frozen=True)
+class LoRATrainConfig(AdaptConfig):
     """Adapt a model with LoRA; with tokens.names, learn new tokens in the same run (pivotal tuning)."""
 
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -130,7 +139,7 @@ class FullConfig:
 
 
 @dataclass(frozen=True)
-class FullTrainConfig(TrainConfig):
+class FullTrainConfig(AdaptConfig):
     """Fine-tune all weights of the denoiser, or some of them."""
 
     full: FullConfig = field(default_factory=FullConfig)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
 
-from finetune.command_line import parse
+from finetune.command_line import parse_given
 from finetune.config import TrainConfig
 from finetune.disk import lock_folder
+from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.runfolder import check_output, finished_message
 from finetune.stopping import end_on_signals, end_with_launcher
 
@@ -65,7 +66,8 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        config = parse(kind, arguments, program=program)
+        config, given = parse_given(kind, arguments, program=program)
+        config, kept = with_kept_numbers(config, given)
         planned = stages(config)
         for stage in planned:
             check_output(stage.folder)
@@ -74,8 +76,7 @@ def run_recipe(
         messages = [stage.finished() for stage in planned]
         for message in filter(None, messages):
             say(message)
-        unfinished = [stage for stage, message in zip(planned, messages, strict=True) if message is None]
-        if not unfinished:
+        if None not in messages:
             return
         from finetune.data.manifest import read_manifest
 
@@ -86,6 +87,10 @@ def run_recipe(
             captions=config.data.captions,
             mask=config.mask,
         )
+        config, lines = with_proposals(config, given, kept, manifest, launched_processes())
+        for line in lines:
+            say(line)
+        unfinished = [stage for stage, message in zip(stages(config), messages, strict=True) if message is None]
         quiet_libraries()
         from finetune.optim import check_optimizer
         from finetune.tracking import check_trackers

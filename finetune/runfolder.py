@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "cache.",
     "resume",
+    "goal",
     "data.num_workers",
     "data.allow_change",
     "train.ema_device",

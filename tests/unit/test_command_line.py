@@ -258,7 +258,8 @@ def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is
 def test_importing_the_package_and_its_config_loads_nothing_heavy(tmp_path: Path) -> None:
     script = f"""
 import sys
-import finetune, finetune.command_line, finetune.config_pretrain, finetune.launch, finetune.models
+import finetune, finetune.cli, finetune.command_line, finetune.config_pretrain, finetune.launch, finetune.models
+import finetune.plan
 import recipes.full, recipes.lora, recipes.pretrain, recipes.textual_inversion
 print(*sorted(set(sys.modules) & set({HEAVY})))
 """

@@ -1,0 +1,77 @@
+"""`finetune plan`: what a recipe's command would do with its pictures, before anything is trained; no torch here."""
+
+import importlib
+import textwrap
+import typing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from finetune.command_line import dump, flat_types, given_texts, parse_given, required_keys
+from finetune.config import TrainConfig
+from finetune.data.aspect import bucket_sizes, nearest_size
+from finetune.data.manifest import Manifest, read_manifest
+from finetune.proposal import read_facts, with_kept_numbers, with_proposals
+from finetune.runfolder import held_out_indices
+
+STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
+"""What the plan does not need and a command may therefore leave out."""
+
+
+def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> None:
+    """Prints the numbers with their reasons, the buckets, and how far the steps go.
+
+    Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
+    """
+    kind = config_of(recipe)
+    texts, _ = given_texts(arguments, flat_types(kind))
+    missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
+    filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
+    config, given = parse_given(kind, filled, program=recipe)
+    config, kept = with_kept_numbers(config, given)
+    manifest = read_manifest(
+        config.data.folder,
+        image_column=config.data.image_column,
+        caption_column=config.data.caption_column,
+        captions=config.data.captions,
+    )
+    config, lines = with_proposals(config, given, kept, manifest, num_processes)
+    for line in [*lines, *planned(config, manifest, num_processes), "Nothing was trained."]:
+        print(line)
+
+
+def config_of(recipe: str) -> type[TrainConfig]:
+    """Returns the class of options of a recipe's module: what its `stages` takes."""
+    try:
+        module = importlib.import_module(recipe)
+        return typing.get_type_hints(vars(module)["stages"])["config"]
+    except (ModuleNotFoundError, KeyError) as error:
+        raise ValueError(f"plan: got {recipe}, expected the module of a recipe, such as recipes.lora.") from error
+
+
+def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:
+    """Yields the lines that follow from the config and the pictures alone."""
+    facts = read_facts(config, manifest, num_processes)
+    seen = config.train.steps * facts.global_batch_size
+    yield (
+        f"{config.train.steps:,} steps of {facts.global_batch_size:,} pictures (processes {num_processes} x batch "
+        f"{config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,} pictures seen, "
+        f"{seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / facts.global_batch_size:,.1f} steps."
+    )
+    held_out = held_out_indices(manifest.records, config.validation)
+    sizes = bucket_sizes(config.data.resolution, config.data.bucket_step, config.data.max_aspect)
+    buckets: Counter[tuple[int, int]] = Counter(
+        nearest_size(record.width, record.height, sizes)
+        for index, record in enumerate(manifest.records)
+        if index not in held_out
+    )
+    for (width, height), num in sorted(buckets.items()):
+        small = " (fewer than a step takes)" if num < facts.global_batch_size else ""
+        yield f"  bucket {width}x{height}: {num:,} pictures{small}"
+    due = {
+        "checkpoint.every": config.checkpoint.every,
+        "validation.every": config.validation.every if held_out else 0,
+        "preview.every": config.preview.every if config.preview.prompts else 0,
+    }
+    yield "; ".join(f"{key.partition('.')[0]}s every {every:,} steps" for key, every in due.items() if every) + "."
+    yield "All options, as OUT/config.yaml would hold them:"
+    yield textwrap.indent(dump(config), "  ").rstrip()
