@@ -13,7 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune.config_methods import AdaptConfig, LoRATrainConfig
+from finetune.command_line import as_flat
+from finetune.config import TrainConfig
+from finetune.config_methods import AdaptConfig
 
 PROPOSED = ("train.steps", "lora.rank", "lora.alpha", "optim.lr", "optim.text_encoder_lr", "optim.warmup_steps")
 """The options that a goal proposes, in the order in which one rests on another."""
@@ -39,6 +41,8 @@ class Facts:
     """Pictures in one pass: each as often as its repeats say."""
     resolution: int
     global_batch_size: int
+    own_share: float = 1.0
+    """Share of a step's pictures that are those of data.folder; made class pictures take half (DreamBooth)."""
 
     def __str__(self) -> str:
         return (
@@ -106,9 +110,9 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: Facts) -> list[N
     warmup = config.optim.warmup_steps if "optim.warmup_steps" in fixed else 0
     numbers = [steps(VIEWS[config.goal, weights], facts, warmup)]
     num_steps = config.train.steps if "train.steps" in fixed else int(numbers[0].value)
-    if isinstance(config, LoRATrainConfig):
+    if weights == "adapter" and has_rank(config):
         numbers.append(rank(config.goal, facts))
-        used = config.lora.rank if "lora.rank" in fixed else int(numbers[-1].value)
+        used = as_flat(config)["lora.rank"] if "lora.rank" in fixed else numbers[-1].value
         numbers.append(Number("lora.alpha", float(used), "the rank: at scale 1 a rate means the same at every rank"))
     numbers.append(rate(*RATES[config.goal, weights], config.optim.name, facts))
     used_rate = config.optim.lr if "optim.lr" in fixed else numbers[-1].value
@@ -126,15 +130,16 @@ def steps(views: Views, facts: Facts, warmup: int) -> Number:
     of steps moves nothing however large the batch; and at least twice a warm-up that was given.
     """
     seen = views.seen(facts.num_distinct)
-    wanted = seen / facts.global_batch_size
+    own_per_step = facts.global_batch_size * facts.own_share
+    wanted = seen / own_per_step
     rounded = max(round(wanted, -1) if wanted >= 100 else round(wanted), LEAST_STEPS, 2 * warmup)
     num = int(rounded)
-    each = num * facts.global_batch_size / facts.num_distinct
+    own_seen = num * own_per_step
     floor = "" if num <= math.ceil(wanted) + 5 else f"; at least {max(LEAST_STEPS, 2 * warmup)} steps"
     return Number(
         "train.steps",
         num,
-        f"{num * facts.global_batch_size:,} pictures seen, {each:,.3g} views each ({views.source}{floor})",
+        f"{own_seen:,.0f} pictures seen, {own_seen / facts.num_distinct:,.3g} views each ({views.source}{floor})",
     )
 
 
@@ -204,5 +209,18 @@ def doubts(config: AdaptConfig, facts: Facts) -> list[str]:
 
 
 def trains_adapter(config: AdaptConfig) -> bool:
-    """True where the base model's weights stay as they are."""
-    return isinstance(config, LoRATrainConfig)
+    """True where the base model's weights stay as they are: a recipe with a section lora, unless its method is full."""
+    used = as_flat(config)
+    return "lora.rank" in used and ("method" not in used or used["method"] == "lora")
+
+
+def has_rank(config: AdaptConfig) -> bool:
+    """True where the adapter's size is a rank; that of rotations is not."""
+    used = as_flat(config)
+    return "lora.kind" not in used or used["lora.kind"] != "oft"
+
+
+def own_share(config: TrainConfig) -> float:
+    """Returns the share of a step's pictures that are those of data.folder: class pictures take the other half."""
+    used = as_flat(config)
+    return 0.5 if "prior.kind" in used and used["prior.kind"] == "pictures" else 1.0

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.advice import PROPOSED, Facts, Number, doubts, propose
+from finetune.advice import PROPOSED, Facts, Number, doubts, own_share, propose
 from finetune.command_line import as_flat, read_options, with_options
 from finetune.config import TrainConfig
 from finetune.config_methods import AdaptConfig
@@ -64,6 +64,7 @@ def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> F
         entries_per_pass=sum(record.repeats for record in records),
         resolution=config.data.resolution,
         global_batch_size=config.train.batch_size * config.train.accumulation * num_processes,
+        own_share=own_share(config),
     )
 
 
