@@ -1,0 +1,95 @@
+"""The methods that benchmarks/methods.py compares: each is a recipe and its options, nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TOKEN = "<zqx>"
+RARE = "zqx"
+CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj", "conv", "conv_shortcut")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+TARGETS = ("--lora.targets", *ATTENTION, *CONVOLUTIONS)
+LORA = ("--lora.rank", "32", "--lora.alpha", "32", *TARGETS, "--optim.lr", "1e-3")
+TOKENS = ("--tokens.names", TOKEN, "--tokens.num_vectors", "2")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to adapt the model."""
+
+    name: str
+    recipe: str
+    options: tuple[str, ...]
+    part: Literal["style", "subject"]
+    template: str = "{caption}"
+    """Text that training puts around captions and drawing around prompts; {caption} is the concept or the class."""
+    captions: Literal["written", "none", "prompts"] = "written"
+    """How the subject's name gets to the recipe: as the pictures' captions, as data.template alone, or as the prompts
+    of recipes.dreambooth."""
+
+
+STYLE = (
+    Method("lora", "recipes.lora", LORA, "style"),
+    Method("lora-attention", "recipes.lora", (*LORA[:4], "--optim.lr", "1e-3"), "style"),
+    Method("full", "recipes.full", ("--optim.lr", "3e-4"), "style"),
+    Method(
+        "textual-inversion",
+        "recipes.textual_inversion",
+        (*TOKENS, "--optim.lr", "5e-3"),
+        "style",
+        f"{{caption}} {TOKEN}",
+    ),
+    Method("pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "5e-3"), "style", f"{{caption}} {TOKEN}"),
+    Method("dora", "recipes.lora", (*LORA, "--lora.dora", "true"), "style"),
+    Method("lokr", "recipes.lora", (*LORA, "--lora.kind", "lokr"), "style"),
+    Method("loha", "recipes.lora", (*LORA, "--lora.kind", "loha"), "style"),
+    Method("pissa", "recipes.lora", (*LORA, "--lora.init", "pissa"), "style"),
+)
+PRIOR_PICTURES = ("--prior.kind", "pictures", "--prior.num_pictures", "32", "--prior.guidance_scale", "3")
+SUBJECT = (
+    Method("lora", "recipes.lora", LORA, "subject", f"{RARE} {{caption}}"),
+    Method(
+        "dreambooth", "recipes.dreambooth", (*LORA, "--prior.kind", "none"), "subject", f"{RARE} {{caption}}", "prompts"
+    ),
+    Method(
+        "dreambooth-pictures",
+        "recipes.dreambooth",
+        (*LORA, *PRIOR_PICTURES),
+        "subject",
+        f"{RARE} {{caption}}",
+        "prompts",
+    ),
+    Method(
+        "dreambooth-prediction",
+        "recipes.dreambooth",
+        (*LORA, "--prior.kind", "prediction"),
+        "subject",
+        f"{RARE} {{caption}}",
+        "prompts",
+    ),
+    Method(
+        "dreambooth-full",
+        "recipes.dreambooth",
+        ("--method", "full", "--optim.lr", "3e-4", *PRIOR_PICTURES),
+        "subject",
+        f"{RARE} {{caption}}",
+        "prompts",
+    ),
+    Method(
+        "textual-inversion",
+        "recipes.textual_inversion",
+        (*TOKENS, "--optim.lr", "5e-3"),
+        "subject",
+        f"{TOKEN} {{caption}}",
+        "none",
+    ),
+    Method(
+        "pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "5e-3"), "subject", f"{TOKEN} {{caption}}", "none"
+    ),
+)
+SHARED = (
+    "--data.resolution", "64", "--data.bucket_step", "16", "--data.max_aspect", "1", "--data.num_workers", "0",
+    "--train.batch_size", "16", "--train.log_every", "10", "--optim.weight_decay", "0", "--optim.schedule", "cosine",
+    "--optim.warmup_steps", "10", "--loss.snr_gamma", "none", "--validation.every", "0", "--checkpoint.keep", "1",
+    "--checkpoint.every", "100", "--tracking.names", "--output.dtype", "fp32",
+)  # fmt: skip
+"""What all runs have: those of the demo's preset, whose reasons stand there."""
