@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -156,6 +156,41 @@ def test_what_is_usual_is_not_doubted() -> None:
 def test_every_number_has_a_reason() -> None:
     for number in propose(lora("--goal", "style"), (), facts(30)):
         assert isinstance(number, Number) and number.key in PROPOSED and number.reason
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a recipe keeps of a class, for its options' names alone."""
+
+    kind: Literal["pictures", "none"] = "pictures"
+
+    def problems(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class WithClassPictures(LoRATrainConfig):
+    """A recipe that can do both and trains on class pictures too."""
+
+    method: Literal["lora", "full"] = "lora"
+    prior: Prior = field(default_factory=Prior)
+
+
+def test_class_pictures_take_half_of_a_step_and_all_weights_have_no_rank() -> None:
+    arguments = [*REQUIRED, "--goal", "subject"]
+    for more, steps in (((), 2000), (("--prior.kind", "none"), 1000)):
+        config, given = parse_given(WithClassPictures, [*arguments, *more], program="test")
+        assert with_proposals(config, given, (), manifest(5), 1)[0].train.steps == steps
+    config, given = parse_given(WithClassPictures, [*arguments, "--method", "full"], program="test")
+    settled, lines = with_proposals(config, given, (), manifest(5), 1)
+    assert settled.lora == config.lora and settled.optim.lr == 5e-6
+    assert not any("rank" in line for line in lines)
+
+
+def test_the_preset_leaves_to_the_pictures_what_the_goal_proposes() -> None:
+    preset = str(ROOT / "recipes" / "configs" / "sd15_lora_from_pictures.yaml")
+    config, given = parse_given(LoRATrainConfig, ["--config", preset, *REQUIRED], program="test")
+    assert config.goal == "style" and not given & set(PROPOSED)
 
 
 @dataclass(frozen=True)

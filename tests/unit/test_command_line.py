@@ -180,12 +180,13 @@ def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> 
     config = parse(kind, ["--config", str(preset), *REQUIRED_BY[recipe]], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
     stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
-    assert stated >= {"train.steps", "optim.lr"}
+    assert stated >= {"train.steps", "optim.lr"} or as_flat(config)["goal"] is not None
 
 
 def as_flat_yaml(path: Path) -> set[str]:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {f"{section}.{name}" for section, values in content.items() for name in values}
+    sections = {section: values for section, values in content.items() if isinstance(values, dict)}
+    return {f"{section}.{name}" for section, values in sections.items() for name in values}
 
 
 @pytest.mark.parametrize("recipe", KINDS)
