@@ -79,13 +79,15 @@ def known_concepts(data: Path, work: Path, num: int, sampling: Sampling) -> tupl
     return [captions[number] for number in known], pictures[known]
 
 
-def style_table(data: Path, work: Path, methods: Sequence[Method], steps: int, seed: int, sampling: Sampling) -> Table:
+def style_table(
+    data: Path, work: Path, sets: Sequence[str], methods: Sequence[Method], steps: int, seed: int, sampling: Sampling
+) -> Table:
     """Trains what is missing and returns the rows of the style part."""
     concepts, references = known_concepts(data, work, 32, sampling)
     repeated = np.concatenate([references] * sampling.num_seeds)
     before = drawn(work / "untouched-style", concepts, sampling, None)
     rows: Table = [("style", "method", "distance", "ratio", "colours", "edges", "saturation", "nearer", "tenth")]
-    for name in STYLE_SETS:
+    for name in sets:
         own = read_set(data / name)[1]
         base, known = style_distance(before, own), concept_figures(before, repeated)
         rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
@@ -109,14 +111,21 @@ def style_cells(found: dict[str, float], concept: dict[str, float]) -> tuple[str
 
 
 def subject_table(
-    data: Path, work: Path, methods: Sequence[Method], steps: int, seeds: Sequence[int], sampling: Sampling
+    data: Path,
+    work: Path,
+    classes: Sequence[str],
+    methods: Sequence[Method],
+    steps: int,
+    seeds: Sequence[int],
+    sampling: Sampling,
 ) -> Table:
     """Trains what is missing and returns the rows of the subject part."""
     captions, pictures = read_set(data / "emoji_base")
     unit = unit_distance(pictures[:200])
     rows: Table = [("subject", "method", "likeness", "class likeness", "class drift", "drift of others")]
-    for caption, (old, new) in SUBJECTS.items():
-        folder = write_views(work / "subjects" / caption, pictures[captions.index(caption)], caption, old, new)
+    for caption in classes:
+        picture = pictures[captions.index(caption)]
+        folder = write_views(work / "subjects" / caption, picture, caption, *SUBJECTS[caption])
         views = read_set(folder)[1]
         for method in methods:
             prompts = [method.template.format(caption=caption), caption, *OTHERS]
@@ -190,6 +199,8 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the subject's runs; style takes the first"
     )
+    parser.add_argument("--sets", nargs="+", choices=STYLE_SETS, default=STYLE_SETS, help="of the style part")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=tuple(SUBJECTS))
     parser.add_argument("--only", nargs="+", choices=sorted({method.name for method in (*STYLE, *SUBJECT)}))
     parser.add_argument("--num_pictures", type=int, default=4, help="pictures of each prompt (4)")
     parser.add_argument("--sampling_steps", type=int, default=20)
@@ -203,9 +214,9 @@ def main() -> None:
         if options.part not in (None, part) or not chosen:
             continue
         if part == "style":
-            rows = style_table(data, work, chosen, options.steps, options.seeds[0], sampling)
+            rows = style_table(data, work, options.sets, chosen, options.steps, options.seeds[0], sampling)
         else:
-            rows = subject_table(data, work, chosen, options.steps, options.seeds, sampling)
+            rows = subject_table(data, work, options.subjects, chosen, options.steps, options.seeds, sampling)
         print(f"{part}, {options.steps} steps\n{shown(rows)}\n")
 
 

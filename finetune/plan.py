@@ -22,7 +22,8 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 
     Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
     """
-    kind = config_of(recipe)
+    module = recipe_module(recipe)
+    kind: type[TrainConfig] = typing.get_type_hints(module["stages"])["config"]
     texts, _ = given_texts(arguments, flat_types(kind))
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
@@ -32,20 +33,23 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
         config.data.folder,
         image_column=config.data.image_column,
         caption_column=config.data.caption_column,
-        captions=config.data.captions,
+        captions=module["captions"](config) if "captions" in module else config.data.captions,
     )
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     for line in [*lines, *planned(config, manifest, num_processes), "Nothing was trained."]:
         print(line)
 
 
-def config_of(recipe: str) -> type[TrainConfig]:
-    """Returns the class of options of a recipe's module: what its `stages` takes."""
+def recipe_module(recipe: str) -> dict[str, typing.Any]:
+    """Returns what a recipe's module defines: `stages`, whose argument is of the class of its options, and maybe
+    `captions`, which says where those of the pictures come from."""
     try:
-        module = importlib.import_module(recipe)
-        return typing.get_type_hints(vars(module)["stages"])["config"]
-    except (ModuleNotFoundError, KeyError) as error:
-        raise ValueError(f"plan: got {recipe}, expected the module of a recipe, such as recipes.lora.") from error
+        module = vars(importlib.import_module(recipe))
+    except (ModuleNotFoundError, ValueError):
+        module = {}
+    if "stages" not in module:
+        raise ValueError(f"plan: got {recipe}, expected the module of a recipe, such as recipes.lora.")
+    return module
 
 
 def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:
