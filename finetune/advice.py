@@ -82,10 +82,10 @@ class Views:
 
 VIEWS: dict[tuple[str, Weights], Views] = {
     ("style", "adapter"): Views(
-        100, 600, 400, None, "100 epochs of a small set as diffusers and OneTrainer, this project's 6,000 for 100"
+        100, 600, 400, None, "100 epochs of a small set as diffusers and OneTrainer; then by the root, 6,000 for 100"
     ),
     ("style", "all"): Views(
-        40, 3000, 400, None, "40 epochs of a small set as EveryDream2, this project's 160,000 for some thousands"
+        40, 3000, 400, None, "40 epochs of a small set as EveryDream2; then by the root, 160,000 for 3,000"
     ),
     ("subject", "adapter"): Views(
         200, None, 500, 3000, "about 1,000 for 5 as in DreamBooth, 3,000 at most as ai-toolkit"

@@ -59,8 +59,8 @@ def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iter
     seen = config.train.steps * own
     yield (
         f"{config.train.steps:,} steps of {facts.global_batch_size:,} pictures (processes {num_processes} x batch "
-        f"{config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,.0f} pictures of the folder seen, "
-        f"{seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
+        f"{config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,.0f} of the folder's pictures "
+        f"seen, {seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
     )
     held_out = held_out_indices(manifest.records, config.validation)
     sizes = bucket_sizes(config.data.resolution, config.data.bucket_step, config.data.max_aspect)
