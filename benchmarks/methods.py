@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from diffusers import logging
+from diffusers.utils import logging
 from method_list import STYLE, SUBJECT, Method
 from method_runs import Sampling, drawn, train
 from PIL import Image, ImageChops
