@@ -75,7 +75,9 @@ def drawn(folder: Path, prompts: Sequence[str], sampling: Sampling, export: Path
     seeds = [seed for seed in range(sampling.num_seeds) for _ in prompts]
     pictures = (draw(pipeline_with(export), texts, seeds, GUIDANCE, sampling.steps) * 255).round().astype(np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(kept, pictures=pictures, asked=asked)
+    unfinished = kept.with_name("unfinished.npz")
+    np.savez_compressed(unfinished, pictures=pictures, asked=asked)
+    unfinished.replace(kept)
     return pictures / 255.0
 
 
