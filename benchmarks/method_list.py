@@ -89,7 +89,7 @@ SUBJECT = (
 SHARED = (
     "--data.resolution", "64", "--data.bucket_step", "16", "--data.max_aspect", "1", "--data.num_workers", "0",
     "--train.batch_size", "16", "--train.log_every", "10", "--optim.weight_decay", "0", "--optim.schedule", "cosine",
-    "--optim.warmup_steps", "10", "--loss.snr_gamma", "none", "--validation.every", "0", "--checkpoint.keep", "1",
+    "--optim.warmup_steps", "10", "--loss.weighting", "none", "--validation.every", "0", "--checkpoint.keep", "1",
     "--checkpoint.every", "100", "--tracking.names", "--output.dtype", "fp32",
 )  # fmt: skip
 """What all runs have: those of the demo's preset, whose reasons stand there."""
