@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from finetune.config_optim import OptimConfig
 from finetune.devices import TRAINED_DTYPES
@@ -55,8 +54,8 @@ def measure(config: OptimConfig, width: int, steps: int) -> tuple[int, dict[str,
     torch.manual_seed(0)
     dtype = TRAINED_DTYPES[config.weights]
     channels = (width, 2 * width, 4 * width, 4 * width)
-    unet: nn.Module = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768)
-    unet.to(dtype)
+    unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768)
+    torch.nn.Module.to(unet, dtype)
     parameters = list(unet.parameters())
     most = 0
 
