@@ -1,4 +1,4 @@
-"""The `finetune` command: what is not training. `finetune demo`, `finetune plan`."""
+"""The `finetune` command: what is not training. `finetune demo`, `finetune plan`, `finetune doctor`."""
 
 import argparse
 import subprocess
@@ -19,11 +19,32 @@ def main() -> None:
     plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
     plan.add_argument("recipe", help="module of the recipe, such as recipes.lora")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
+    doctor = commands.add_parser("doctor", help="look into a model")
+    checks = doctor.add_subparsers(dest="check", required=True)
+    tokens = checks.add_parser("tokens", help="propose rare words to call a subject by (DreamBooth)")
+    tokens.add_argument(
+        "--model.source", dest="source", required=True, help="folder of a diffusers pipeline, or a Hub id"
+    )
+    tokens.add_argument("--model.family", dest="family", default="sd", help="architecture (sd)")
+    tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     options = parser.parse_args()
-    if options.command == "plan":
-        plan_recipe(options.recipe, options.options, options.processes)
-    else:
-        demonstrate(options)
+    match options.command:
+        case "plan":
+            plan_recipe(options.recipe, options.options, options.processes)
+        case "doctor":
+            propose_tokens(options)
+        case _:
+            demonstrate(options)
+
+
+def propose_tokens(options: argparse.Namespace) -> None:
+    """Prints rare words; exits with 1 on a mistake."""
+    from finetune.launch import fail
+
+    try:
+        print(tokens_text(options.source, options.family, options.num))
+    except (ValueError, OSError) as error:
+        fail(error)
 
 
 def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
@@ -49,6 +70,25 @@ def demonstrate(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last stage that was complete.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def tokens_text(location: str, family_name: str, num: int) -> str:
+    """Returns a line for each rare token of a model, with the reason."""
+    from finetune.models import FAMILIES, family_named
+    from finetune.models.base import ModelSource
+    from finetune.rare_tokens import embedding_lengths, rare_tokens
+
+    if num < 1:
+        raise ValueError(f"num: got {num}, expected 1 or more.")
+    if family_name not in FAMILIES:
+        raise ValueError(f"model.family: got {family_name}, expected one of {', '.join(FAMILIES)}.")
+    tokenizer = family_named(family_name).tokenizers(ModelSource(location))[0]
+    found = rare_tokens(tokenizer, num, embedding_lengths(Path(location)))
+    if not found:
+        return f"The tokenizer of {location} has no rare words of three or four letters without a vowel."
+    lines = [f"  {token.text:<5} {token.reason}" for token in found]
+    advice = "None of this knows what a word looks like: draw it with the untouched model before you choose."
+    return "\n".join(["Rare words to call a subject by:", *lines, advice])
 
 
 if __name__ == "__main__":

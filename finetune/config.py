@@ -139,6 +139,8 @@ class LoopConfig:
     """Gradients are scaled down to this norm; 0 leaves them."""
     text_encoder: bool = False
     """Train the text encoder too."""
+    text_encoder_steps: int | None = None
+    """Steps after which a trained text encoder stays as it is; none trains it to the end."""
     ema_decay: float | None = None
     """Decay of the exponential moving average of the weights, which is then what is validated and exported."""
     ema_device: Literal["same", "cpu"] = "same"
@@ -157,6 +159,11 @@ class LoopConfig:
             )
             if value < 1
         ]
+        if self.text_encoder_steps is not None and self.text_encoder_steps < 1:
+            found.append(
+                f"train.text_encoder_steps: got {self.text_encoder_steps}, expected 1 or more; train.text_encoder "
+                "false never trains it."
+            )
         if self.max_grad_norm < 0:
             found.append(f"train.max_grad_norm: got {self.max_grad_norm}, expected 0 or more.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -325,6 +332,10 @@ class TrainConfig:
         if self.optim.text_encoder_lr is not None and not self.train.text_encoder:
             found.append(
                 "optim.text_encoder_lr: given, but train.text_encoder is false. Remove it or train the encoder."
+            )
+        if self.train.text_encoder_steps is not None and not self.train.text_encoder:
+            found.append(
+                "train.text_encoder_steps: given, but train.text_encoder is false. Remove it or train the encoder."
             )
         if 0 < self.train.steps <= self.optim.warmup_steps:
             found.append(

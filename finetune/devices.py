@@ -15,6 +15,11 @@ TRAINED_DTYPES = {"fp32": torch.float32, "bf16_stochastic": torch.bfloat16, "bf1
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
+def compute_dtype() -> torch.dtype:
+    """Returns the number format that `accelerate launch` configured for frozen weights."""
+    return COMPUTE_DTYPES[os.environ.get(PRECISION_VARIABLE, "no")]
+
+
 def make_accelerator() -> Accelerator:
     """Returns the Accelerator that `accelerate launch` configured; raises ValueError for what this machine cannot
     run."""

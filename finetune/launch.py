@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
 
 from finetune.command_line import parse_given
 from finetune.config import TrainConfig
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finetune.methods.base import TuningMethod
 
 Config = TypeVar("Config", bound=TrainConfig)
+Captions = Literal["listed", "folder", "none"]
 
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
@@ -59,10 +60,15 @@ def training_stage(
 
 
 def run_recipe(
-    kind: type[Config], stages: Callable[[Config], Sequence[Stage]], arguments: Sequence[str], *, program: str
+    kind: type[Config],
+    stages: Callable[[Config], Sequence[Stage]],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    captions: Callable[[Config], Captions] = lambda config: config.data.captions,
 ) -> None:
     """Parses, checks and runs the stages that are not finished; exits with 0 at the end, 1 on a mistake, 75 when
-    stopped by a signal after saving."""
+    stopped by a signal after saving. `captions` says where those of the pictures come from."""
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
@@ -84,7 +90,7 @@ def run_recipe(
             config.data.folder,
             image_column=config.data.image_column,
             caption_column=config.data.caption_column,
-            captions=config.data.captions,
+            captions=captions(config),
             mask=config.mask,
         )
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())

@@ -34,6 +34,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
         image_column=config.data.image_column,
         caption_column=config.data.caption_column,
         captions=module["captions"](config) if "captions" in module else config.data.captions,
+        mask=config.mask,
     )
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     for line in [*lines, *planned(config, manifest, num_processes), "Nothing was trained."]:

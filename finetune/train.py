@@ -33,6 +33,7 @@ from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
 from finetune.models.base import ModelSource, Network
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
+from finetune.param_groups import hold, is_held
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
@@ -303,10 +304,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         for batch in itertools.islice(batches, steps - step):
             factor = learning_rate_factor(step, config.optim, steps)
             for group in optimizer.param_groups:
-                group["lr"], group["at_step"] = group["peak_lr"] * factor, step
+                held = is_held(group["name"], step, config.train.text_encoder_steps)
+                group["lr"], group["at_step"] = 0.0 if held else group["peak_lr"] * factor, step
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
             with naming_out_of_memory(step + 1, batch, dataset, config):
                 result = forward_backward(wrapped, task, batch, config, accelerator)
+                hold(optimizer.param_groups, step, config.train.text_encoder_steps)
                 grad_norm = gradient_norm(parameters, optimizer, config, accelerator)
                 loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
                 step += 1

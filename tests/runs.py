@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 CONTEXT = multiprocessing.get_context("forkserver")
-RECIPES = ["recipes.lora", "recipes.full", "recipes.pretrain", "recipes.textual_inversion"]
+RECIPES = ["recipes.lora", "recipes.full", "recipes.dreambooth", "recipes.pretrain", "recipes.textual_inversion"]
 SERVER = multiprocessing.forkserver.ForkServer()
 """A fork server beside the process's usual one, which belongs to datasets_prep.engine and has imported other things."""
 SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.runs"])

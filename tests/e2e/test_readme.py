@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line import flat_types, read_flags
+from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 from tests.runs import metrics
@@ -78,6 +79,7 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "config"),
     [
+        ("dreambooth", DreamBoothTrainConfig),
         ("lora", LoRATrainConfig),
         ("full", FullTrainConfig),
         ("pretrain", PretrainConfig),

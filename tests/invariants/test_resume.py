@@ -9,6 +9,11 @@ import pytest
 from tests.runs import Options, differing, final_state, losses, metrics, run, start
 
 STEPS = 11
+SUBJECT: Options = {
+    "instance.prompt": "a photo of zkw circle",
+    "prior.prompt": "a photo of a circle",
+    "prior.num_inference_steps": 2,
+}
 
 VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
     "lora": ("lora", {"validation.fraction": 0.3, "validation.every": 3, "lora.dropout": 0.2}, {}),
@@ -96,6 +101,19 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
         | {"cache.text": False, "tokens.init": ("red",)},
         {},
     ),
+    "dreambooth_pictures": ("dreambooth", SUBJECT | {"prior.num_pictures": 5}, {}),
+    "dreambooth_prediction": (
+        "dreambooth",
+        SUBJECT | {"prior.kind": "prediction", "lora.dropout": 0.2, "validation.fraction": 0.3, "validation.every": 3},
+        {},
+    ),
+    "dreambooth_full_prediction_text_encoder_steps": (
+        "dreambooth",
+        SUBJECT
+        | {"method": "full", "prior.kind": "prediction", "train.text_encoder": True, "cache.text": False}
+        | {"train.text_encoder_steps": 5, "optim.lr": 1e-4, "train.ema_decay": 0.9},
+        {},
+    ),
     "denoiser_and_text_encoder_ema": ("pretrain", {"stage": "denoiser", "optim.lr": 1e-3}, {}),
 }
 
@@ -103,7 +121,8 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_resuming_twice_gives_the_same_weights_and_losses(name: str, tiny_run: Options, tmp_path: Path) -> None:
     recipe, options, environment = VARIANTS[name]
-    own = {key: value for key, value in tiny_run.items() if recipe == "lora" or not key.startswith("lora.")}
+    has_adapters = recipe == "lora" or (recipe == "dreambooth" and "method" not in options)
+    own = {key: value for key, value in tiny_run.items() if has_adapters or not key.startswith("lora.")}
     options = own | options | {"train.steps": STEPS, "optim.warmup_steps": 2}
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     ended = run(recipe, options | {"output.folder": straight}, tmp_path / "log", environment=environment)

@@ -10,16 +10,18 @@ import yaml
 
 from finetune.command_line import as_flat, dump, parse
 from finetune.config import DataConfig, ModelConfig, OutputConfig, PreviewConfig, TrackingConfig, TrainConfig
+from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig, "pretrain": PretrainConfig}
-KINDS |= {"textual_inversion": TextualInversionTrainConfig}
+KINDS |= {"dreambooth": DreamBoothTrainConfig, "textual_inversion": TextualInversionTrainConfig}
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
 REQUIRED_BY = {"full": REQUIRED, "lora": REQUIRED, "pretrain": REQUIRED[2:]}
-REQUIRED_BY |= {"textual_inversion": (*REQUIRED, "--tokens.names", "<ink>")}
+PROMPTS = ("--instance.prompt", "a photo of sks dog", "--prior.prompt", "a photo of a dog")
+REQUIRED_BY |= {"dreambooth": REQUIRED + PROMPTS, "textual_inversion": (*REQUIRED, "--tokens.names", "<ink>")}
 
 
 def parsed(*arguments: str) -> LoRATrainConfig:
@@ -175,7 +177,9 @@ def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
 def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
-    recipe = next((name for name in ("full", "pretrain", "textual_inversion") if name in preset.stem), "lora")
+    recipe = next(
+        (name for name in ("dreambooth", "full", "pretrain", "textual_inversion") if name in preset.stem), "lora"
+    )
     kind = KINDS[recipe]
     config = parse(kind, ["--config", str(preset), *REQUIRED_BY[recipe]], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
@@ -185,8 +189,8 @@ def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> 
 
 def as_flat_yaml(path: Path) -> set[str]:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sections = {section: values for section, values in content.items() if isinstance(values, dict)}
-    return {f"{section}.{name}" for section, values in sections.items() for name in values}
+    keys = [[f"{key}.{name}" for name in value] if isinstance(value, dict) else [key] for key, value in content.items()]
+    return {key for group in keys for key in group}
 
 
 @pytest.mark.parametrize("recipe", KINDS)

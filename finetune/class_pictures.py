@@ -1,0 +1,163 @@
+"""Class pictures of the untouched model, made once and kept (DreamBooth's prior preservation, arXiv 2208.12242).
+
+A picture is a function of the model's weights, the prompt, its number and the sampling options. Pictures are made in
+fixed groups of prior.batch_size, each as a whole by one process: whatever the number of processes, and whatever was
+there before, picture N is computed beside the same others, so that it is the same file.
+"""
+
+import json
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+
+from finetune.config_dreambooth import PriorConfig
+from finetune.data.cache import cache_key, fingerprint
+from finetune.data.encode import on_device, progress_bar, settings_text, text_fingerprint
+from finetune.devices import COMPUTE_DTYPES
+from finetune.disk import not_written, put_in_place, sync, write_atomically
+from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.randomness import generator
+
+VERSION = 1
+"""Raised whenever the same options give other pictures."""
+LEFT_BEHIND_SECONDS = 3600.0
+"""A picture is written in far less; what is older was left by a kill."""
+
+
+def make_class_pictures(
+    family: ModelFamily, source: ModelSource, config: PriorConfig, folder: Path, size: int, accelerator: Accelerator
+) -> Path:
+    """Returns the folder below `folder` that holds prior.num_pictures pictures of `size` pixels, and no others of use.
+
+    All processes make a part, so that none waits long; pictures that are there are not made again.
+    """
+    components = family.load(source)
+    if size % family.pixel_multiple(components.vae):
+        raise ValueError(
+            f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
+        )
+    assert config.prompt is not None
+    settings = {
+        "prompt": config.prompt,
+        "size": size,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "precision": accelerator.mixed_precision,
+        "model": model_fingerprint(components),
+    }
+    target = folder / "class_pictures" / cache_key(VERSION, json.dumps(settings, sort_keys=True))
+    if accelerator.is_main_process:
+        target.mkdir(parents=True, exist_ok=True)
+        remove_left_behind(target)
+        write_atomically(target / "made_with.json", json.dumps({"source": source.location} | settings, indent=1))
+        refuse_full_disk(target, config.num_pictures - sum(1 for _ in target.glob("*.png")), size)
+    accelerator.wait_for_everyone()
+    # One list for all: another run may be filling the same folder, and each process would see it at another moment.
+    (missing,) = broadcast_object_list([missing_groups(target, config)])
+    if missing:
+        accelerator.print(f'Making class pictures of "{config.prompt}" in {target}')
+        with progress_bar("Making class pictures", len(missing) * config.batch_size, accelerator) as advance:
+            pipeline = family.pipeline(components)
+            pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
+            components.denoiser.to(COMPUTE_DTYPES[accelerator.mixed_precision])
+            with on_device(pipeline_parts, accelerator.device), accelerator.autocast():
+                prompts = family.pipeline_prompts(components, config.prompt, "")
+                for group in missing[accelerator.process_index :: accelerator.num_processes]:
+                    for number, picture in drawn_group(pipeline, prompts, group, config, size):
+                        if number < config.num_pictures:
+                            save_picture(picture, picture_path(target, number))
+                    advance(config.batch_size * accelerator.num_processes)
+            del pipeline
+        accelerator.wait_for_everyone()
+        absent = missing_groups(target, config)
+        if absent:
+            raise ValueError(f"cache.folder: class pictures are missing in {target}; is it on a disk that all share?")
+    del components
+    accelerator.free_memory()
+    return target
+
+
+def model_fingerprint(components: Components) -> str:
+    """Returns a hash over all of the model that decides a picture."""
+    weights = [
+        text
+        for part in (components.denoiser, components.vae)
+        for text in (fingerprint(part), settings_text(dict(part.config)))
+    ]
+    scheduler = type(components.scheduler).__name__, settings_text(dict(components.scheduler.config))
+    return cache_key(*weights, text_fingerprint(components), *scheduler)
+
+
+def picture_path(folder: Path, number: int) -> Path:
+    """Returns the file of a picture."""
+    return folder / f"{number:06d}.png"
+
+
+def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
+    """Returns the groups of which a picture is missing."""
+    there = {path.name for path in folder.glob("*.png")}
+    absent = [n for n in range(config.num_pictures) if picture_path(folder, n).name not in there]
+    return sorted({number // config.batch_size for number in absent})
+
+
+@torch.no_grad()
+def drawn_group(
+    pipeline: Any, prompts: dict[str, torch.Tensor], group: int, config: PriorConfig, size: int
+) -> list[tuple[int, Image.Image]]:
+    """Returns the pictures of one group, with their numbers; the last group is whole, too."""
+    numbers = range(group * config.batch_size, (group + 1) * config.batch_size)
+    drawn = pipeline(
+        **{name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},
+        width=size,
+        height=size,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        generator=[generator(config.seed, "class picture", number) for number in numbers],
+        output_type="np",
+    ).images  # [B h w 3] in 0 .. 1
+    if not np.isfinite(drawn).all():
+        raise ValueError(
+            "prior.kind: the model drew class pictures that are no numbers. Use bf16 or no mixed precision, or another "
+            "model."
+        )
+    return [(n, Image.fromarray((row * 255).round().astype(np.uint8))) for n, row in zip(numbers, drawn, strict=True)]
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a picture that is complete or absent."""
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")  # another run may write the same picture
+    try:
+        picture.save(temporary, format="PNG")
+        sync(temporary)
+        put_in_place(temporary, path)
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Removes what a killed process was writing."""
+    for path in folder.glob(".tmp-*"):
+        if time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS:
+            path.unlink(missing_ok=True)
+
+
+def refuse_full_disk(folder: Path, num_pictures: int, size: int) -> None:
+    """Raises OSError where the pictures, taken as not compressed, do not fit on the disk."""
+    needed, free = max(num_pictures, 0) * size * size * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"prior.num_pictures: {num_pictures:,} class pictures take up to {needed:,} bytes, and {free:,} are "
+            f"free in {folder}. Make room, lower prior.num_pictures, or put the cache elsewhere with --cache.folder."
+        )

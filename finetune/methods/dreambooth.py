@@ -1,0 +1,46 @@
+"""A method with the class kept by the untouched model's own predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.config_optim import OptimConfig
+from finetune.data.encode import Encoder
+from finetune.devices import compute_dtype
+from finetune.methods.base import TrainedModel
+from finetune.methods.full import Full
+from finetune.methods.lora import LoRA
+from finetune.models.base import Components, ModelFamily, Network
+from finetune.objectives import Objective
+from finetune.param_groups import ParamGroup
+from finetune.preservation import AdaptersOff, Preserving, frozen_copy, preserving
+
+
+@dataclass(frozen=True)
+class PredictionPreserving:
+    """LoRA or Full, with the prior of DreamBooth as `prior.kind` prediction describes it."""
+
+    method: LoRA | Full
+    prompt: str
+    weight: float
+
+    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+        return self.method.network(family, components, text_encoder=text_encoder)
+
+    def attach(self, network: Network, seed: int) -> None:
+        self.method.attach(network, seed)
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        return self.method.param_groups(network, config)
+
+    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Preserving:
+        """The weights are still those of the model here: a checkpoint's are put in place later."""
+        if isinstance(self.method, LoRA):
+            untouched = AdaptersOff()
+        else:
+            trains_text = encoder.text_encoder_is_trained
+            untouched = frozen_copy(family, components, encoder, text_encoder=trains_text, dtype=compute_dtype())
+        denoising = self.method.task(family, components, objective, encoder)
+        return preserving(denoising, components, untouched, prompt=self.prompt, weight=self.weight)
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        return self.method.export(model, folder)

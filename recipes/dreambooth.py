@@ -1,0 +1,100 @@
+"""Teach a Stable Diffusion model your subject from a few pictures with DreamBooth (arXiv 2208.12242).
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.dreambooth \
+        --config recipes/configs/sd15_dreambooth_lora.yaml --model.source MODEL --data.folder PICTURES \
+        --instance.prompt "a photo of sks dog" --prior.prompt "a photo of a dog" --output.folder OUT
+
+PICTURES holds three to thirty pictures of the subject; captions are not needed. `finetune doctor tokens --model.source
+MODEL` proposes rare words for the place of sks. Before training, all processes together make class pictures with the
+untouched model, once: they stay in the cache. --prior.kind prediction needs none, --method full tunes all weights. The
+same command again goes on, with the class pictures too.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.config_dreambooth import DreamBoothTrainConfig
+from finetune.launch import Captions, Stage, run_recipe, say
+from finetune.runfolder import cache_folder, finished_message, held_out_indices
+
+if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
+    from finetune.methods.base import TuningMethod
+
+
+def stages(config: DreamBoothTrainConfig) -> list[Stage]:
+    """Returns the one stage that the config describes; making class pictures is part of it."""
+
+    def run(manifest: "Manifest") -> Path:
+        from finetune.train import train
+
+        return train(config, method(config), training_pictures(config, manifest))
+
+    return [Stage(config.output.folder, lambda: finished_message(config), run)]
+
+
+def method(config: DreamBoothTrainConfig) -> "TuningMethod":
+    """Returns what is tuned, with the class kept by predictions where the config says so."""
+    from finetune.methods.dreambooth import PredictionPreserving
+    from finetune.methods.full import Full
+    from finetune.methods.lora import LoRA
+
+    tuned = LoRA(config.lora) if config.method == "lora" else Full()
+    if config.prior.kind != "prediction" or config.prior.prompt is None:
+        return tuned
+    return PredictionPreserving(tuned, config.prior.prompt, config.prior.weight)
+
+
+def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
+    """Returns the subject's pictures with their prompt, and the class pictures with theirs where the config asks for
+    some."""
+    from finetune.data.manifest import read_manifest
+    from finetune.data.prior import balance_text, captioned, with_class_pictures
+    from finetune.models import family_named
+    from finetune.models.base import ModelSource
+    from finetune.rare_tokens import common_words_warning
+
+    family = family_named(config.model.family)
+    source = ModelSource(config.model.source, config.model.revision, config.model.variant)
+    if config.instance.prompt is not None:
+        warning = common_words_warning(family.tokenizers(source), config.instance.prompt, config.model.source)
+        warnings = manifest.warnings + ((warning,) if warning else ())
+        manifest = replace(captioned(manifest, config.instance.prompt), warnings=warnings)
+    if config.prior.kind != "pictures" or config.prior.prompt is None:
+        return manifest
+    folder = config.prior.folder
+    if folder is None:
+        from finetune.class_pictures import make_class_pictures
+        from finetune.devices import make_accelerator
+
+        size = config.data.resolution
+        made = make_class_pictures(family, source, config.prior, cache_folder(config.cache), size, make_accelerator())
+        folder = str(made)
+    of_class = read_manifest(folder, captions="none")
+    if config.prior.folder is None:
+        of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
+    both = with_class_pictures(
+        manifest,
+        of_class,
+        prompt=config.prior.prompt,
+        weight=config.prior.weight,
+        held_out=held_out_indices(manifest.records, config.validation),
+    )
+    say(balance_text(both.records))
+    return both
+
+
+def captions(config: DreamBoothTrainConfig) -> Captions:
+    """Returns where the captions of the subject's pictures come from: none are read where all get the same prompt."""
+    return config.data.captions if config.instance.captions else "none"
+
+
+def main() -> None:
+    """Runs the recipe with the command line's options."""
+    run_recipe(DreamBoothTrainConfig, stages, sys.argv[1:], program="recipes.dreambooth", captions=captions)
+
+
+if __name__ == "__main__":
+    main()
