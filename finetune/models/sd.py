@@ -29,6 +29,7 @@ from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 
 INPAINTING = "StableDiffusionInpaintPipeline"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", INPAINTING)
+NUM_BYTE_TOKENS = 512
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -46,7 +47,13 @@ class StableDiffusion(ModelFamily):
 
     def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
         pipeline_index(source)
-        return (load_part(CLIPTokenizer, source, "tokenizer"),)
+        tokenizer = load_part(CLIPTokenizer, source, "tokenizer")
+        if len(tokenizer) < NUM_BYTE_TOKENS:  # transformers 5 makes an empty one where there are no files
+            raise ValueError(
+                f"model.source: the tokenizer of {source.location} knows {len(tokenizer)} tokens, expected more than "
+                f"the {NUM_BYTE_TOKENS} of single bytes; is tokenizer/vocab.json there and complete?"
+            )
+        return (tokenizer,)
 
     def is_inpainting(self, source: ModelSource) -> bool:
         return pipeline_index(source)["_class_name"] == INPAINTING

@@ -76,6 +76,28 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
     assert (embeddings / "ink-style" / "learned_embeds.safetensors").exists()
 
 
+def test_dreambooth_as_readme_says(tmp_path: Path) -> None:
+    pictures = save_pictures(tmp_path / "my_dog", count=3, size=64)
+    (pictures / "metadata.jsonl").unlink()
+    stand_ins = {
+        "my_dog": str(pictures),
+        "runs/dog": str(tmp_path / "runs" / "dog"),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
+        "accelerate_configs/single_gpu.yaml": "accelerate_configs/cpu.yaml",
+    }
+    programs = {
+        "finetune": [sys.executable, "-m", "finetune.cli"],
+        "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    }
+    small = f"--prior.num_pictures 3 --prior.num_inference_steps 1 --cache.folder {tmp_path / 'cache'} {FAST}".split()
+    for command, extra in ((command_with("doctor"), []), (command_with("recipes.dreambooth"), small)):
+        words = programs[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "cache").glob("class_pictures/*/*.png"))) == 3
+    assert (tmp_path / "runs" / "dog" / "export" / "dog.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("recipe", "config"),
     [

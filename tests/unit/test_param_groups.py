@@ -1,7 +1,6 @@
 """The text encoder stands still after its steps, exactly, and everything else goes on."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,8 @@ def test_without_the_option_nothing_is_held() -> None:
 
 
 @pytest.fixture
-def encoder_run(tiny_run: Options) -> Iterator[Options]:
-    yield tiny_run | {"train.text_encoder": True, "cache.text": False, "checkpoint.every": 100, "lora.rank": 2}
+def encoder_run(tiny_run: Options) -> Options:
+    return tiny_run | {"train.text_encoder": True, "cache.text": False, "checkpoint.every": 100, "lora.rank": 2}
 
 
 def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options, tmp_path: Path) -> None:
