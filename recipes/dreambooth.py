@@ -64,16 +64,18 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
         manifest = replace(captioned(manifest, config.instance.prompt), warnings=warnings)
     if config.prior.kind != "pictures" or config.prior.prompt is None:
         return manifest
-    folder = config.prior.folder
-    if folder is None:
+    if config.prior.folder is not None:
+        try:
+            of_class = read_manifest(config.prior.folder, captions="none")
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace("data.folder", "prior.folder")) from error
+    else:
         from finetune.class_pictures import make_class_pictures
         from finetune.devices import make_accelerator
 
-        size = config.data.resolution
-        made = make_class_pictures(family, source, config.prior, cache_folder(config.cache), size, make_accelerator())
-        folder = str(made)
-    of_class = read_manifest(folder, captions="none")
-    if config.prior.folder is None:
+        cache, size = cache_folder(config.cache), config.data.resolution
+        made = make_class_pictures(family, source, config.prior, cache, size, make_accelerator())
+        of_class = read_manifest(str(made), captions="none")
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
     both = with_class_pictures(
         manifest,

@@ -113,6 +113,12 @@ def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert card["num_pictures"] == 28
     assert class_pictures(tmp_path / "cache") == {}
+    ended = run(
+        "dreambooth",
+        options | {"prior.folder": tmp_path / "absent", "output.folder": tmp_path / "no"},
+        tmp_path / "log",
+    )
+    assert ended.exit_code == 1 and "prior.folder: there is no folder" in ended.output
 
 
 def test_a_full_run_with_pictures_exports_a_pipeline(options: Options, tmp_path: Path) -> None:
