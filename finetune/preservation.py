@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder, on_device
 from finetune.models.base import Components, ModelFamily, Network, Prompts, stack_prompts
-from finetune.tasks import Denoising, Losses, Noise
+from finetune.noise import Noise
+from finetune.tasks import Denoising, Losses
 
 
 class Untouched(Protocol):
@@ -134,6 +135,10 @@ class Preserving:
         losses = self.denoising.losses(predict, own, u, noise)
         (distance,) = distances
         return replace(losses, unweighted=losses.unweighted + self.weight * distance)
+
+    def plain(self) -> Denoising:
+        """Validation measures the subject alone, as it does without a prior."""
+        return self.denoising.plain()
 
 
 def preserving(
