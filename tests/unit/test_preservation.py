@@ -82,7 +82,7 @@ def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: b
     if cached:
         prompts = encoded(parts, CAPTIONS)
         batch = replace(batch, prompts=prompts)
-    losses = task.losses(network, task.inputs(batch), u, lambda shape: noise)
+    losses = task.losses(network, task.inputs(batch), u, lambda shape, draw="": noise)
 
     untouched, family = components(), StableDiffusion()
     alphas = parts.scheduler.alphas_cumprod.double()
@@ -130,8 +130,8 @@ def test_at_the_start_the_class_costs_nothing() -> None:
     preserving, parts, network = attached(LoRA(LoRAConfig(rank=4)), text_encoder=False)
     task = task_of(preserving, parts, text_encoder=False)
     u, noise, batch = example()
-    losses = task.losses(network, task.inputs(batch), u, lambda shape: noise)
-    own = task.denoising.losses(network, task.denoising.inputs(batch), u, lambda shape: noise)
+    losses = task.losses(network, task.inputs(batch), u, lambda shape, draw="": noise)
+    own = task.denoising.losses(network, task.denoising.inputs(batch), u, lambda shape, draw="": noise)
     torch.testing.assert_close(losses.unweighted, own.unweighted, rtol=1e-5, atol=0)
 
 
