@@ -352,6 +352,11 @@ class TrainConfig:
                 f"train.max_grad_norm: got {self.train.max_grad_norm} with optim.in_backward, which updates weights "
                 "before the norm of all gradients is known. Add --train.max_grad_norm 0."
             )
+        if self.optim.in_backward and self.train.text_encoder_steps is not None:
+            found.append(
+                "train.text_encoder_steps: given with optim.in_backward, which updates weights before a gradient can be "
+                "taken away. Remove one of the two."
+            )
         if not 0 <= self.seed < 2**63:
             found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")
         if self.optim.name == "prodigy" and self.optim.text_encoder_lr not in (None, self.optim.lr):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune.config import DataConfig, TrainConfig
-from finetune.config_methods import LoRAConfig
+from finetune.config_lora import LoRAConfig
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ class DreamBoothTrainConfig(TrainConfig):
         found = super()._contradictions()
         if self.method == "full" and self.lora != LoRAConfig():
             found.append("lora: given with method full, which has no adapters. Remove the section or the method.")
+        if self.method == "lora" and self.prior.kind == "prediction" and self.lora.init in ("pissa", "olora"):
+            found.append(
+                f"prior.kind: got prediction with lora.init {self.lora.init}, which moves a part of the weights into "
+                "the adapters: without them the model is not the untouched one. Use prior.kind pictures."
+            )
         if self.data.template != "{caption}":
             found.append(
                 f'data.template: got "{self.data.template}", but the prompts of subject and class are written out. Put '

@@ -45,6 +45,7 @@ def test_two_prompts_are_all_it_needs() -> None:
         ((*INSTANCE, *PRIOR, "--data.captions", "folder"), "every picture gets instance.prompt"),
         (("--instance.captions", "true", *PRIOR, "--data.captions", "none"), "which reads none"),
         ((*INSTANCE, *PRIOR, "--data.template", "{caption}, ink"), "Put its words into instance.prompt"),
+        ((*INSTANCE, *PRIOR, "--prior.kind", "prediction", "--lora.init", "pissa"), "is not the untouched one"),
         ((*INSTANCE, *PRIOR, "--train.text_encoder_steps", "5"), "train.text_encoder is false"),
     ],
 )
