@@ -354,8 +354,8 @@ class TrainConfig:
             )
         if self.optim.in_backward and self.train.text_encoder_steps is not None:
             found.append(
-                "train.text_encoder_steps: given with optim.in_backward, which updates weights before a gradient can be "
-                "taken away. Remove one of the two."
+                "train.text_encoder_steps: given with optim.in_backward, which updates weights before a gradient can "
+                "be taken away. Remove one of the two."
             )
         if not 0 <= self.seed < 2**63:
             found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
 from finetune.config_lora import LoRAConfig
+from finetune.config_loss import LossConfig
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder
 from finetune.methods.dreambooth import PredictionPreserving
