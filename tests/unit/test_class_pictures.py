@@ -2,7 +2,9 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +30,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
-def changed(**options: object) -> PriorConfig:
-    return PriorConfig(**(vars(OPTIONS) | options))
+def changed(**options: Any) -> PriorConfig:
+    return replace(OPTIONS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_other_options_and_other_weights_have_another_folder(tiny_model: Path, c
 
 def test_a_picture_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Path) -> None:
     family = StableDiffusion()
-    pipeline = family.pipeline(family.load(ModelSource(str(tiny_model))))
+    pipeline: Any = family.pipeline(family.load(ModelSource(str(tiny_model))))
     drawn = pipeline("a circle", 32, 32, 2, guidance_scale=7.5, generator=generator(0, "class picture", 1)).images[0]
     picture = Image.open(made(tiny_model, cache) / "000001.png")
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int)).max() <= 1
