@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.config import DataConfig, TrainConfig
+from finetune.config import DataConfig
 from finetune.config_lora import LoRAConfig
+from finetune.config_methods import AdaptConfig
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class PriorConfig:
 
 
 @dataclass(frozen=True)
-class DreamBoothTrainConfig(TrainConfig):
+class DreamBoothTrainConfig(AdaptConfig):
     """Teach a model a subject from a few pictures (DreamBooth, arXiv 2208.12242)."""
 
     data: DreamBoothDataConfig
