@@ -39,8 +39,9 @@ def main() -> None:
 
 def propose_tokens(options: argparse.Namespace) -> None:
     """Prints rare words; exits with 1 on a mistake."""
-    from finetune.launch import fail
+    from finetune.launch import fail, quiet_libraries
 
+    quiet_libraries()
     try:
         print(tokens_text(options.source, options.family, options.num))
     except (ValueError, OSError) as error:
