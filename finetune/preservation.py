@@ -3,23 +3,22 @@
 Axes: B batch, C channels, H W latent height and width.
 """
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import extract_model_from_parallel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder, on_device
 from finetune.models.base import Components, ModelFamily, Network, Prompts, stack_prompts
 from finetune.noise import Noise
 from finetune.tasks import Denoising, Losses
+from finetune.untouched import adapters_off
 
 
 class Untouched(Protocol):
@@ -40,28 +39,6 @@ class AdaptersOff:
         unwrapped = extract_model_from_parallel(network)
         with adapters_off(unwrapped):
             return unwrapped(noisy, t, prompts)
-
-
-@contextlib.contextmanager
-def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Lets only the base layers answer, in evaluation mode; afterwards everything is as before.
-
-    peft's switch alters requires_grad of every adapter weight, also of those that a method froze.
-    """
-    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-    before = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
-    was_training = network.training
-    network.eval()
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, requires_grad in before:
-            parameter.requires_grad_(requires_grad)
-        network.train(was_training)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,14 @@ from finetune.tasks import Denoising, Masking, Task
 
 @contextlib.contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Turns all adapters of the network off, and on again at the end."""
+    """Lets only the base layers answer, in evaluation mode; afterwards everything is as before.
+
+    peft's switch alters requires_grad of every adapter weight, also of those that a method froze.
+    """
     layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-    trained = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
+    before = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
+    was_training = network.training
+    network.eval()
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -24,8 +29,9 @@ def adapters_off(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for parameter, requires_grad in trained:  # PEFT sets this flag too, on all adapters alike
+        for parameter, requires_grad in before:
             parameter.requires_grad_(requires_grad)
+        network.train(was_training)
 
 
 def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:

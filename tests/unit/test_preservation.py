@@ -16,7 +16,8 @@ from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.models.base import Components, Network, Prompts
 from finetune.models.sd import StableDiffusion
-from finetune.preservation import AdaptersOff, Preserving, adapters_off, prompt_rows
+from finetune.preservation import AdaptersOff, Preserving, prompt_rows
+from finetune.untouched import adapters_off
 from tests.tiny import build_pipeline
 
 CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
