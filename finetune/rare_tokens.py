@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from finetune.config_dreambooth import words
+from finetune.models.tokens import token_ids
 
 WORD_END = "</w>"
 RARE_SHARE = 1 / 3
@@ -56,7 +57,7 @@ def rare_tokens(tokenizer: Any, num: int, lengths: Tensor | None) -> list[RareTo
         text = token.removesuffix(WORD_END)
         if not (token.endswith(WORD_END) and is_rare(number, size) and re.fullmatch("[b-df-hj-np-tv-xz]{3,4}", text)):
             continue
-        if text in vocabulary or text in begins or len(set(text)) == 1 or token_numbers(tokenizer, text) != [number]:
+        if text in vocabulary or text in begins or len(set(text)) == 1 or token_ids(tokenizer, text) != [number]:
             continue
         reason = f"token {number:,} of {size:,} by frequency, whole, no vowel, begins no longer token"
         if lengths is not None:
@@ -71,11 +72,6 @@ def is_rare(number: int, size: int) -> bool:
     return number >= size * (1 - RARE_SHARE)
 
 
-def token_numbers(tokenizer: Any, text: str) -> list[int]:
-    """Returns the numbers of a text's tokens without start and end."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-
-
 def common_words_warning(tokenizers: Sequence[Any], prompt: str, location: str) -> str | None:
     """Returns the sentence for an instance prompt whose words are all common tokens, None where one is rare.
 
@@ -84,7 +80,7 @@ def common_words_warning(tokenizers: Sequence[Any], prompt: str, location: str) 
     tokenizer = tokenizers[0]
     size = len(tokenizer.get_vocab())
     for word in words(prompt):
-        numbers = token_numbers(tokenizer, word)
+        numbers = token_ids(tokenizer, word)
         if len(numbers) > 1 or is_rare(numbers[0], size):
             return None
     return (

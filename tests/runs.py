@@ -123,6 +123,29 @@ def _child(
     module.main()
 
 
+def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:
+    """Runs LoRA straight, without caches, and killed and resumed; all three must leave the same bits.
+
+    Returns what the first printed.
+    """
+    straight, other, broken = (options | {"output.folder": folder / name} for name in ("a", "b", "c"))
+    first = run("lora", straight, folder / "log")
+    assert first.exit_code == 0, first.output
+    ended = run("lora", other | uncached, folder / "log")
+    assert ended.exit_code == 0, ended.output
+
+    running = start("lora", broken | {"checkpoint.every": 2}, folder / "log")
+    running.wait_until(lambda: len(metrics(folder / "c")) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    ended = run("lora", broken, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    for name in ("b", "c"):
+        assert differing(final_state(folder / "a"), final_state(folder / name)) == []
+        assert losses(folder / "a") == losses(folder / name)
+    return first.output
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     """Returns the lines of a run's metrics.jsonl."""
     path = folder / "metrics.jsonl"

@@ -219,8 +219,11 @@ def build_caches(
     vae_fingerprint = cache_key(fingerprint(components.vae), settings_text(dict(components.vae.config)))
     encoder_fingerprint = text_fingerprint(components)
     latents = text = cut_masks = None
-    chosen = [(records[index], view) for b in buckets for index in b.records for view in views(records[index], b, data)]
-    chosen += [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
+    to_train = [
+        (records[i], view) for bucket in buckets for i in bucket.records for view in views(records[i], bucket, data)
+    ]
+    to_score = [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
+    chosen = to_train + to_score
     if cache.latents:
         items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
         latents = ShardStore(folder / "latents")
@@ -234,8 +237,8 @@ def build_caches(
                 "Encoding pictures",
             )
             if holes is not None:
-                hidden = [(*item, number) for item in chosen for number in holes.numbers]
-                hidden += [(records[i], validation_view(bucket), 0) for bucket in held_out for i in bucket.records]
+                hidden = [(*item, number) for item in to_train for number in holes.numbers]
+                hidden += [(*item, 0) for item in to_score]
                 by_hole = {
                     filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden
                 }

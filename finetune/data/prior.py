@@ -66,7 +66,8 @@ def with_class_pictures(
     ]
     records.sort(key=lambda record: os.fsencode(record.file_name))
     source = InstanceAndClass(instance.source, of_class.source)
-    return Manifest(tuple(records), source, instance.location, instance.warnings + of_class.warnings)
+    warnings = instance.warnings + of_class.warnings
+    return replace(instance, records=tuple(records), source=source, warnings=warnings)
 
 
 def balance(num_instance: int, num_class: int) -> tuple[int, int]:

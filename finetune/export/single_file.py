@@ -27,7 +27,12 @@ def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """Writes the tensors with the metadata and their hashes; the file appears under its name only when it is whole."""
     if path.name == DIFFUSERS_FILE:
         raise ValueError(f"output.name: {path.stem} is the name of the diffusers file; choose another one.")
-    data = safetensors.torch.save(dict(tensors), with_hashes(metadata, tensors))
+    return write_tensors(tensors, with_hashes(metadata, tensors), path)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
+    """Writes a safetensors file, which appears under its name only when it is whole, and returns its path."""
+    data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, dict(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:

@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from finetune.config_methods import token_file_name, vector_words
-from finetune.disk import put_in_place, unfinished
-from finetune.export.lora import not_written
 from finetune.export.metadata import last_part
-from finetune.export.verify import LATENT_SIZE, TIMESTEP, errors_only, relative_difference
+from finetune.export.single_file import write_tensors
+from finetune.export.verify import errors_only, prediction_for, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.tokens import add_tokens
 
@@ -89,14 +87,7 @@ def save_tokens(vectors: Mapping[str, Tensor], facts: TokenFacts, folder: Path) 
         metadata = token_metadata(name, rows, facts)
         stem = token_file_name(name)
         for path, key in ((folder / stem / DIFFUSERS_FILE, name), (folder / f"{stem}.safetensors", SHARED_KEY)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = unfinished(path)
-            try:
-                safetensors.torch.save_file({key: rows.contiguous()}, temporary, metadata)
-            except (safetensors.SafetensorError, OSError) as error:
-                temporary.unlink(missing_ok=True)
-                raise not_written(path, rows.numel() * 4, error) from error
-            written[put_in_place(temporary, path)] = name
+            written[write_tensors({key: rows}, metadata, path)] = name
     return written
 
 
@@ -127,7 +118,7 @@ def token_differences(
                 if trained[name][0].shape[1] <= components.tokenizers[0].model_max_length:
                     with torch.no_grad():
                         embeddings, _ = pipeline.encode_prompt(prompt_with(name), torch.device("cpu"), 1, False)
-                    loaded = embeddings, predicted(family, components, embeddings)
+                    loaded = embeddings, prediction_for(family, components, {"embeddings": embeddings})
                 differences[path] = max(map(relative_difference, trained[name], loaded))
     return differences
 
@@ -154,12 +145,4 @@ def outputs(family: ModelFamily, components: Components, name: str) -> tuple[Ten
         text_encoder.eval()
     tokens = family.tokenize(components.tokenizers, [prompt_with(name)])
     embeddings = family.encode_prompts(components.text_encoders, tokens)["embeddings"]
-    return embeddings, predicted(family, components, embeddings)
-
-
-@torch.no_grad()
-def predicted(family: ModelFamily, components: Components, embeddings: Tensor) -> Tensor:
-    """Returns the denoiser's output for a fixed latent and timestep; parts are float32 on the CPU."""
-    shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
-    noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return family.denoise(components.denoiser.eval(), noisy, torch.tensor([TIMESTEP]), {"embeddings": embeddings})
+    return embeddings, prediction_for(family, components, {"embeddings": embeddings})

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
-from finetune.models.base import Components, ModelFamily, ModelSource, Network
+from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts
 
 TOLERANCE = 1e-3
 """Largest relative difference of the denoiser's output between a file and the trained weights."""
@@ -92,16 +92,22 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 @torch.no_grad()
 def prediction(family: ModelFamily, components: Components) -> Tensor:
     """Returns the denoiser's output [1 C H W] for a fixed latent, timestep and prompt; parts are float32 on the CPU."""
-    for part in (components.denoiser, *components.text_encoders):
-        part.eval()
+    for text_encoder in components.text_encoders:
+        text_encoder.eval()
+    prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))
+    return prediction_for(family, components, prompts)
+
+
+@torch.no_grad()
+def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
+    """Returns the denoiser's output [1 C H W] for a fixed latent and timestep; parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))
     more = components.denoiser.config.in_channels - shape[1]
     if more > 0:  # an inpainting model
         filling = torch.randn(1, more, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(2))
         prompts = prompts | {"filling": filling}
-    return family.denoise(components.denoiser, noisy, torch.tensor([TIMESTEP]), prompts)
+    return family.denoise(components.denoiser.eval(), noisy, torch.tensor([TIMESTEP]), prompts)
 
 
 def relative_difference(reference: Tensor, other: Tensor) -> float:

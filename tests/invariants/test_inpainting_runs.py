@@ -1,6 +1,5 @@
 """Whole runs on an inpainting checkpoint: caches and kills change no bit, and the exports are inpainting models."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
-from tests.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.runs import Options, run, same_uncached_and_killed
 
 OWN: Options = {
     "inpaint.num_masks": 2,
@@ -25,22 +24,7 @@ def options(tiny_run: Options, tiny_inpainting_model: Path) -> Options:
 
 
 def test_a_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
-    straight, uncached, broken = (options | {"output.folder": tmp_path / name} for name in ("a", "b", "c"))
-    ended = run("lora", straight, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    ended = run("lora", uncached | {"cache.latents": False, "cache.text": False}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-
-    running = start("lora", broken | {"checkpoint.every": 2}, tmp_path / "log")
-    running.wait_until(lambda: len(metrics(tmp_path / "c")) >= 3)
-    running.signal(signal.SIGKILL)
-    running.wait()
-    ended = run("lora", broken, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "c")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "c")
+    same_uncached_and_killed(options, {"cache.latents": False, "cache.text": False}, tmp_path)
 
 
 def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(options: Options, tmp_path: Path) -> None:

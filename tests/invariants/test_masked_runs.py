@@ -1,13 +1,12 @@
 """Whole runs on parts of pictures: caches, kills and processes make no difference, and a mask does make one."""
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.runs import Options, differing, final_state, metrics, run, same_uncached_and_killed
 
 STEPS = 7
 MASKED: Options = {
@@ -41,24 +40,8 @@ def options(tiny_run: Options, masked_pictures: Path) -> Options:
 
 
 def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
-    straight, uncached, broken = (options | {"output.folder": tmp_path / name} for name in ("a", "b", "c"))
-    ended = run("lora", straight, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert "pictures without a mask, which are trained on as a whole (1): 0000.png" in ended.output
-
-    ended = run("lora", uncached | {"cache.latents": False, "data.num_workers": 1}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-
-    running = start("lora", broken | {"checkpoint.every": 2}, tmp_path / "log")
-    running.wait_until(lambda: len(metrics(tmp_path / "c")) >= 3)
-    running.signal(signal.SIGKILL)
-    running.wait()
-    ended = run("lora", broken, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "c")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "c")
+    output = same_uncached_and_killed(options, {"cache.latents": False, "data.num_workers": 1}, tmp_path)
+    assert "pictures without a mask, which are trained on as a whole (1): 0000.png" in output
 
 
 def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:

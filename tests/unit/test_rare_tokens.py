@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 from transformers import CLIPTokenizer
 
-from finetune.rare_tokens import common_words_warning, embedding_lengths, rare_tokens, token_numbers
+from finetune.models.tokens import token_ids
+from finetune.rare_tokens import common_words_warning, embedding_lengths, rare_tokens
 from tests.tiny import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def test_only_whole_late_words_without_a_vowel_are_proposed(tokenizer: CLIPToken
     assert not {"dog", "gggg", "trkzz"} & set(words)
     assert [token.number for token in found] == sorted((token.number for token in found), reverse=True)
     for token in found:
-        assert token_numbers(tokenizer, token.text) == [token.number]
+        assert token_ids(tokenizer, token.text) == [token.number]
         assert token.number >= 2 / 3 * len(tokenizer.get_vocab())
         assert f"token {token.number:,} of" in token.reason
     assert len(rare_tokens(tokenizer, 2, None)) == 2

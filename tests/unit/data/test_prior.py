@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -79,3 +79,10 @@ def test_held_out_pictures_are_of_the_instance_and_do_not_count() -> None:
     assert all(split == "train" for name, split in splits.items() if name != "0000.png")
     samples = Counter(r.file_name.startswith(CLASS_PREFIX) for r in both.records for _ in range(r.repeats) if r.split)
     assert samples == {False: 10, True: 8}  # five instance records of two repeats, one of them held out
+
+
+def test_masks_of_the_subject_stay() -> None:
+    masks = Named("masks")
+    instance = replace(manifest("instance", 2), masks=masks)
+    both = with_class_pictures(instance, manifest("class", 2), prompt="a dog", weight=1.0, held_out=set())
+    assert both.masks is masks and both.location == "instance"
