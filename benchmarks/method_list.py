@@ -9,7 +9,7 @@ CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj", "conv", "conv_shortcut")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 TARGETS = ("--lora.targets", *ATTENTION, *CONVOLUTIONS)
 LORA = ("--lora.rank", "32", "--lora.alpha", "32", *TARGETS, "--optim.lr", "1e-3")
-TOKENS = ("--tokens.names", TOKEN, "--tokens.num_vectors", "2")
+TOKENS = ("--tokens.names", TOKEN)
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ STYLE = (
     Method(
         "textual-inversion",
         "recipes.textual_inversion",
-        (*TOKENS, "--optim.lr", "5e-3"),
+        (*TOKENS, "--optim.lr", "1e-2"),
         "style",
         f"{{caption}} {TOKEN}",
     ),
-    Method("pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "5e-3"), "style", f"{{caption}} {TOKEN}"),
+    Method("pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "1e-3"), "style", f"{{caption}} {TOKEN}"),
     Method("dora", "recipes.lora", (*LORA, "--lora.dora", "true"), "style"),
     Method("lokr", "recipes.lora", (*LORA, "--lora.kind", "lokr"), "style"),
     Method("loha", "recipes.lora", (*LORA, "--lora.kind", "loha"), "style"),
@@ -77,13 +77,13 @@ SUBJECT = (
     Method(
         "textual-inversion",
         "recipes.textual_inversion",
-        (*TOKENS, "--optim.lr", "5e-3"),
+        (*TOKENS, "--optim.lr", "1e-2"),
         "subject",
         f"{TOKEN} {{caption}}",
         "none",
     ),
     Method(
-        "pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "5e-3"), "subject", f"{TOKEN} {{caption}}", "none"
+        "pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "1e-3"), "subject", f"{TOKEN} {{caption}}", "none"
     ),
 )
 SHARED = (

@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 ACTS_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "snr_gamma": ("weighting", ("min_snr", "soft_min_snr")),
+    "snr_gamma": ("weighting", ("auto", "min_snr", "soft_min_snr")),
     "p2_gamma": ("weighting", ("p2",)),
     "p2_k": ("weighting", ("p2",)),
     "huber_c": ("error", ("huber",)),
     "huber_schedule": ("error", ("huber",)),
+    "logit_mean": ("timestep_density", ("auto", "logit_normal")),
+    "logit_std": ("timestep_density", ("auto", "logit_normal")),
 }
 """Options that act with some values of another one: its name and those values."""
 
@@ -17,13 +19,14 @@ ACTS_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 class LossConfig:
     """Objective, loss and noise; validation always takes the mean squared error of plain noise at all timesteps."""
 
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] | None = None
     """What the network predicts; none reads it from the checkpoint's scheduler, anything else must agree with it."""
     zero_terminal_snr: bool = False
     """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
-    weighting: Literal["min_snr", "soft_min_snr", "debiased", "p2", "none"] = "min_snr"
+    weighting: Literal["auto", "min_snr", "soft_min_snr", "debiased", "p2", "none"] = "auto"
     """Weight of each timestep: min-SNR (arXiv 2303.09556), its smooth variant (arXiv 2401.11605), debiased estimation
-    (arXiv 2310.08442), P2 (arXiv 2204.00227); none weighs all timesteps equally."""
+    (arXiv 2310.08442), P2 (arXiv 2204.00227); none weighs all timesteps equally; auto is min_snr, and none for flow
+    matching, which knows no other."""
     snr_gamma: float = 5.0
     """Gamma of min_snr and soft_min_snr: the signal-to-noise ratio from which on timesteps stop to weigh more."""
     p2_gamma: float = 1.0
@@ -56,6 +59,15 @@ class LossConfig:
     """Noisiest timestep that is trained; none is the last."""
     timestep_bias: Literal["none", "content", "style"] = "none"
     """Draw noisy timesteps more often, which set what is where (content), or clean ones, which set textures (style)."""
+    timestep_density: Literal["auto", "uniform", "logit_normal"] = "auto"
+    """How timesteps of flow matching are drawn before they are shifted: auto is logit_normal (arXiv 2403.03206)."""
+    logit_mean: float = 0.0
+    """Mean of the logit; above 0 draws noisy timesteps more often."""
+    logit_std: float = 1.0
+    """Standard deviation of the logit; larger draws the ends more often."""
+    timestep_shift: float | None = None
+    """Shift of flow matching's timesteps towards noise; 1 shifts nothing, none is what the checkpoint's scheduler
+    says."""
 
     def problems(self) -> list[str]:
         found = []
@@ -66,9 +78,10 @@ class LossConfig:
                     f"loss.{name}: got {given} with loss.{option} {chosen}, but only {' and '.join(values)} "
                     f"{'knows' if len(values) == 1 else 'know'} it. Remove it, or change loss.{option}."
                 )
-        for name in ("snr_gamma", "p2_k", "huber_c"):
-            if getattr(self, name) <= 0:
-                found.append(f"loss.{name}: got {getattr(self, name)}, expected a number above 0.")
+        for name in ("snr_gamma", "p2_k", "huber_c", "logit_std", "timestep_shift"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                found.append(f"loss.{name}: got {value}, expected a number above 0.")
         if self.huber_schedule != "constant" and self.huber_c > 1:
             found.append(
                 f"loss.huber_c: got {self.huber_c} with huber_schedule {self.huber_schedule}, which falls from 1 to "
@@ -105,4 +118,8 @@ class LossConfig:
             min_timestep=None,
             max_timestep=None,
             timestep_bias="none",
+            timestep_density="auto",
+            logit_mean=0.0,
+            logit_std=1.0,
+            timestep_shift=None,
         )

@@ -1,6 +1,7 @@
 """What the network learns: noising, target and loss weight, independent of model family and tuning method.
 
-Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1.
+Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1 of
+diffusion; those of flow matching are any number up to num_train_timesteps.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +23,13 @@ above it, those of zero terminal SNR do not."""
 class Objective(Protocol):
     """Noise, target, error and weight of one training objective."""
 
-    def sample_timesteps(self, u: Tensor) -> Tensor:
-        """Maps uniforms [B] in [0, 1) to timesteps [B]."""
+    @property
+    def options(self) -> LossConfig:
+        """What it was made with; nothing is left to be chosen by itself."""
+        ...
+
+    def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps uniforms [B] in [0, 1) to timesteps [B] for latents of that height and width."""
         ...
 
     def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,6 +70,14 @@ class Diffusion:
     options: LossConfig
 
     def __post_init__(self) -> None:
+        if self.options.weighting == "auto":
+            object.__setattr__(self, "options", replace(self.options, weighting="min_snr"))
+        refuse_options(
+            self.options,
+            ("timestep_density", "logit_mean", "logit_std", "timestep_shift"),
+            f"a model that predicts {self.prediction_type}",
+            "flow matching",
+        )
         last = len(self.alphas_cumprod) - 1
         for name, value in (("min", self.options.min_timestep), ("max", self.options.max_timestep)):
             if value is not None and value > last:
@@ -72,7 +86,7 @@ class Diffusion:
                     f"{last}. Lower it, or remove it."
                 )
 
-    def sample_timesteps(self, u: Tensor) -> Tensor:
+    def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps uniforms [B] in [0, 1) to timesteps min_timestep .. max_timestep, the larger the later.
 
         Of n timesteps in that range, the first m are drawn with probability m / n; with timestep_bias style, which
@@ -147,6 +161,13 @@ class Diffusion:
     def _scales(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self.alphas_cumprod.to(clean.device)[t].view(-1, *[1] * (clean.dim() - 1))
         return alpha_bar.sqrt().to(clean.dtype), (1 - alpha_bar).sqrt().to(clean.dtype)
+
+
+def refuse_options(options: LossConfig, names: tuple[str, ...], this: str, those: str) -> None:
+    """Raises ValueError for the first of the options that is given, since only `those` know it."""
+    for name in names:
+        if getattr(options, name) != getattr(LossConfig, name):
+            raise ValueError(f"loss.{name}: got {getattr(options, name)} for {this}; only {those} know it. Remove it.")
 
 
 def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:

@@ -90,12 +90,13 @@ class Preserving:
     def inputs(self, batch: Batch) -> tuple[Any, Prompts]:
         """Returns the denoising's inputs, and the prompts of both losses [2B ...]: the captions, then `prompt`."""
         num, encoder = len(batch.captions), self.denoising.encoder
+        given = {key: torch.cat([value, value]) for key, value in encoder.given(batch).items()}
         if batch.prompts is None or self.prompt_row is None:
-            return self.denoising.inputs(batch), encoder.prompts(
-                replace(batch, captions=batch.captions + (self.prompt,) * num)
-            )
-        kept = {key: value.to(batch.prompts[key]) for key, value in self.prompt_row.items()}
-        return self.denoising.inputs(batch), stack_prompts(prompt_rows(batch.prompts) + [kept] * num)
+            texts = encoder.texts(replace(batch, captions=batch.captions + (self.prompt,) * num))
+        else:
+            kept = {key: value.to(batch.prompts[key]) for key, value in self.prompt_row.items()}
+            texts = stack_prompts(prompt_rows(batch.prompts) + [kept] * num)
+        return self.denoising.inputs(batch), texts | given
 
     def losses(self, network: Callable[..., Any], inputs: tuple[Any, Prompts], u: Tensor, noise: Noise) -> Losses:
         own, prompts = inputs

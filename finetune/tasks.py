@@ -83,7 +83,7 @@ class Denoising:
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             return network(noisy, t, prompts)
 
-        t = self.objective.sample_timesteps(u).to(clean.device)
+        t = self.objective.sample_timesteps(u, (clean.shape[2], clean.shape[3])).to(clean.device)
         drawn, in_input = self.objective.draw_noise(noise, clean)
         mask = self.masking and self.masking.of(inside, predict)
         unweighted = denoising_loss(self.objective, predict, clean, drawn, t, noise_in_input=in_input, mask=mask)

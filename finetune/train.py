@@ -79,9 +79,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     family = family_named(config.model.family)
     source = ModelSource(config.model.source, config.model.revision, config.model.variant)
     objective = family.objective(family.scheduler(source), config.loss)
-    if config.loss.zero_terminal_snr and config.loss.weighting != "none":
+    if config.loss.zero_terminal_snr and objective.options.weighting != "none":
         warnings.append(
-            f"loss.zero_terminal_snr with loss.weighting {config.loss.weighting} gives the last timestep, where "
+            f"loss.zero_terminal_snr with loss.weighting {objective.options.weighting} gives the last timestep, where "
             "sampling starts, the weight 0; add --loss.weighting none to train it."
         )
     is_inpainting = family.is_inpainting(source)
@@ -153,7 +153,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     masks = None
     if config.mask.kind != "none":
         assert manifest.masks is not None, "the manifest was read without the mask options"
-        masks = LatentMasks(config.mask.kind, manifest.masks, multiple)
+        masks = LatentMasks(config.mask.kind, manifest.masks, family.pixels_per_latent(components.vae))
     holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if is_inpainting else None
     encoded = build_caches(
         encoder,

@@ -14,7 +14,7 @@ from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
 from finetune.data.entries import first_few
 from finetune.data.holes import Filling, Holes, filling_key, hole, stack_fillings
-from finetune.data.images import cover_scale, open_rgb, resize_and_crop
+from finetune.data.images import cover_scale, crop_box, open_rgb, resize_and_crop
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.data.view import View
@@ -58,6 +58,15 @@ def record_pixels(
     return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def view_sizes(record: Record, view: View) -> tuple[int, int, int, int, int, int]:
+    """Returns `Prompts` sizes of a view; the crop's left edge is that in the mirrored picture where the view is
+    mirrored."""
+    scale = cover_scale(record.width, record.height, view.width, view.height)
+    x, y, right, _ = crop_box(record.width, record.height, view.width, view.height, left=view.left, top=view.top)
+    left = record.width - right if view.flip else x
+    return record.height, record.width, round(y * scale), round(left * scale), view.height, view.width
+
+
 def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
     """Returns the cache key of a view's latents."""
     return cache_key("latents", record.sha256, view, vae_fingerprint)
@@ -75,6 +84,7 @@ class Sample:
     index: int
     position: int
     weight: float
+    sizes: tuple[int, int, int, int, int, int]
     caption: str
     key: str
     latents: Tensor | None
@@ -86,14 +96,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]; mask [B 1 H W], 1 where
-    the picture is trained on."""
+    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]; sizes [B 6] as in
+    `Prompts`; mask [B 1 H W], 1 where the picture is trained on."""
 
     indices: tuple[int, ...]
     positions: tuple[int, ...]
     captions: tuple[str, ...]
     keys: tuple[str, ...]
     weight: Tensor
+    sizes: Tensor
     latents: Tensor | None
     pixels: Tensor | None
     prompts: Prompts | None
@@ -109,10 +120,10 @@ class Batch:
         prompts = self.prompts and {
             key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
         }
-        weight = self.weight.to(device, non_blocking=non_blocking)
+        weight, sizes = (value.to(device, non_blocking=non_blocking) for value in (self.weight, self.sizes))
         tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
         filling = self.filling and self.filling.to(device, non_blocking)
-        return replace(self, weight=weight, prompts=prompts, filling=filling, **tensors)
+        return replace(self, weight=weight, sizes=sizes, prompts=prompts, filling=filling, **tensors)
 
     def micro_batches(self, num: int) -> list["Batch"]:
         """Returns `num` equal parts in order."""
@@ -126,6 +137,7 @@ class Batch:
                 self.captions[chosen],
                 self.keys[chosen],
                 self.weight[chosen],
+                self.sizes[chosen],
                 None if self.latents is None else self.latents[chosen],
                 None if self.pixels is None else self.pixels[chosen],
                 self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
@@ -150,6 +162,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         tuple(sample.caption for sample in samples),
         tuple(sample.key for sample in samples),
         torch.tensor([sample.weight for sample in samples]),
+        torch.tensor([sample.sizes for sample in samples]),
         stacked([sample.latents for sample in samples]),
         stacked([sample.pixels for sample in samples]),
         stack_prompts(rows) if rows else None,
@@ -214,7 +227,9 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         pixels = record_pixels(self.source, record, view) if latents is None else None
         mask = self._mask(record, view)
         filling = self._filling(record, view, hole_number) if self.holes else None
-        return Sample(index, position, record.weight, caption, key, latents, pixels, prompts or None, mask, filling)
+        sizes = view_sizes(record, view)
+        prompts = prompts or None
+        return Sample(index, position, record.weight, sizes, caption, key, latents, pixels, prompts, mask, filling)
 
     def _mask(self, record: Record, view: View) -> Tensor | None:
         if self.masks is None:

@@ -157,23 +157,28 @@ class Encoder:
     def prompts(self, batch: Batch) -> Prompts:
         """Returns what the denoiser is conditioned on: from the caches, encoded now, or with tokens where `Network`
         encodes them."""
+        return self.texts(batch) | self.given(batch)
+
+    @torch.no_grad()
+    def given(self, batch: Batch) -> Prompts:
+        """Returns the part of the prompts that is no text: sizes, and filling of an inpainting model."""
         if batch.filling is None:
-            return self._texts(batch)
+            return {"sizes": batch.sizes}
         encoded = batch.filling.encoded
         if encoded is None:
             assert batch.pixels is not None
-            with torch.no_grad():
-                encoded = self._filling(batch.pixels, batch.filling)
-        return self._texts(batch) | {"filling": encoded}
+            encoded = self._filling(batch.pixels, batch.filling)
+        return {"sizes": batch.sizes, "filling": encoded}
 
     def _filling(self, pixels: Tensor, filling: Filling) -> Tensor:
         """The masks at the resolution of the latents, and the latents of the pictures with grey holes: [B 1+C H W]."""
         assert filling.holes is not None
         latents = self._latents(pixels * (filling.holes < 0.5), filling.keys)
-        multiple = self.family.pixel_multiple(self.components.vae)
+        multiple = self.family.pixels_per_latent(self.components.vae)
         return torch.cat([latent_hole(filling.holes, multiple).to(latents.dtype), latents], dim=1)
 
-    def _texts(self, batch: Batch) -> Prompts:
+    def texts(self, batch: Batch) -> Prompts:
+        """Returns the part of the prompts that is text: from the cache, encoded now, or tokens."""
         if batch.prompts is not None:
             return batch.prompts
         if self.text_encoder_is_trained:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
-from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts
+from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
 
 TOLERANCE = 1e-3
 """Largest relative difference of the denoiser's output between a file and the trained weights."""
@@ -107,6 +107,8 @@ def prediction_for(family: ModelFamily, components: Components, prompts: Prompts
     if more > 0:  # an inpainting model
         filling = torch.randn(1, more, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(2))
         prompts = prompts | {"filling": filling}
+    pixels = LATENT_SIZE * family.pixels_per_latent(components.vae)
+    prompts = prompts | {"sizes": whole_sizes(1, pixels, pixels)}
     return family.denoise(components.denoiser.eval(), noisy, torch.tensor([TIMESTEP]), prompts)
 
 

@@ -49,7 +49,7 @@ class Autoencoder:
     ) -> Reconstruction:
         vae = components.vae
         return Reconstruction(
-            vae.config.latent_channels, family.pixel_multiple(vae), self.config.kl_weight, self.config.edge_weight
+            vae.config.latent_channels, family.pixels_per_latent(vae), self.config.kl_weight, self.config.edge_weight
         )
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:

@@ -112,7 +112,7 @@ def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) 
         max_grad_norm=options.train.max_grad_norm,
         gradient_checkpointing=options.train.gradient_checkpointing,
         lora_dropout=config.dropout,
-        loss=options.loss,
+        loss=model.objective.options,
         network_module=network_module(config),
         network_args=network_args(config, rank, alpha),
         **vars(model.facts),

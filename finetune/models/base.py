@@ -16,9 +16,11 @@ from finetune.objectives import Objective
 
 Prompts = dict[str, Tensor]
 """What the denoiser is conditioned on: `embeddings` [B N*L D], `mask` [B N*L] where lengths differ (1 keeps a token),
-and what a family adds. For an inpainting model `filling` [B 1+C H W]: 1 where the picture is hidden, else 0, then the
-latents of the picture with that part grey. Where a text encoder or its tokens are trained: `tokens` [B N L] and
-`chunks` [B], encoded inside `Network`."""
+`pooled` [B P] where the family has it, and `sizes` [B 6], whole pixels: height and width of the picture, top and left
+of the crop in the picture scaled to cover the bucket, height and width of the bucket. For an inpainting model `filling`
+[B 1+C H W]: 1 where the picture is hidden, else 0, then the latents of the picture with that part grey. Where a text
+encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ..., encoded
+inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,27 @@ class Components:
     scheduler: Any
 
 
+@dataclass(frozen=True)
+class SingleFileLayer:
+    """Where the single-file layout of adapters has a layer of the denoiser."""
+
+    name: str
+    """Name of the layer, with dots."""
+    place: int = 0
+    """Its number among the layers that the file holds as one."""
+    sizes: tuple[int, ...] = ()
+    """How many outputs each of those has; empty where the file has the layer to itself."""
+
+
 class ModelFamily(ABC):
     """One architecture: how to load it, encode for it, call its denoiser, and build its pipeline."""
 
+    title: ClassVar[str]
+    """The models' public name."""
+    pipelines: ClassVar[tuple[str, ...]]
+    """Names of diffusers' pipelines whose checkpoints it reads."""
+    scheduler_option: ClassVar[str]
+    """What tells its schedulers from others: an option that they are made with."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Layers of the denoiser that LoRA adapts when the user names none."""
     lora_conv_targets: ClassVar[tuple[str, ...]]
@@ -53,9 +73,31 @@ class ModelFamily(ABC):
     kohya_prefixes: ClassVar[dict[str, str]]
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
 
-    @abstractmethod
     def load(self, source: ModelSource) -> Components:
-        """Loads all parts in float32 on the CPU; refuses a checkpoint of another family."""
+        """Loads all parts in float32 on the CPU; refuses a checkpoint of another family, and parts that do not belong
+        together."""
+        scheduler, tokenizers = self.scheduler(source), self.tokenizers(source)
+        components = Components(
+            self.denoiser(source), self.vae(source), self.text_encoders(source), tokenizers, scheduler
+        )
+        self.check(components, source)
+        return components
+
+    @abstractmethod
+    def denoiser(self, source: ModelSource) -> Any:
+        """Loads the denoiser alone, in float32 on the CPU."""
+
+    @abstractmethod
+    def vae(self, source: ModelSource) -> Any:
+        """Loads the autoencoder alone, in float32 on the CPU."""
+
+    @abstractmethod
+    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+        """Loads the text encoders alone, in float32 on the CPU."""
+
+    @abstractmethod
+    def check(self, components: Components, source: ModelSource) -> None:
+        """Raises ValueError where the parts do not belong together."""
 
     @abstractmethod
     def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
@@ -81,6 +123,10 @@ class ModelFamily(ABC):
     def pixel_multiple(self, vae: Any) -> int:
         """Returns the number that picture sides must be a multiple of."""
 
+    def pixels_per_latent(self, vae: Any) -> int:
+        """Returns how many pixels a latent stands for along each side."""
+        return 2 ** (len(vae.config.block_out_channels) - 1)
+
     @abstractmethod
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Returns scaled latents [B C H W] sampled from the posterior of pixels [B 3 h w] in [-1, 1], one generator a
@@ -88,7 +134,12 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
-        """Returns `tokens` [B N L] and `chunks` [B]: long captions fill several chunks, none is cut."""
+        """Returns `tokens` [B N L] and `chunks` [B]: long captions fill several chunks, or are cut where `cut_captions`
+        says so."""
+
+    def cut_captions(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
+        """Returns the captions of which the denoiser is told only the beginning, however they are encoded."""
+        return []
 
     @abstractmethod
     def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
@@ -107,9 +158,23 @@ class ModelFamily(ABC):
         """Returns the pipeline's arguments for texts of any length; all of the picture of an inpainting model is
         hidden."""
 
+    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+        """Returns where the single-file layout has that layer of the denoiser; by default under its own name."""
+        return SingleFileLayer(module)
+
     @abstractmethod
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         """Returns the ModelSpec and `ss_` fields that tell other tools which base model an adapter fits."""
+
+
+def is_token_key(key: str) -> bool:
+    """True for the parts of `Prompts` that a text encoder reads: tokens, tokens.1, ..., chunks."""
+    return key.partition(".")[0] in ("tokens", "chunks")
+
+
+def whole_sizes(num: int, height: int, width: int) -> Tensor:
+    """Returns `Prompts` sizes [num 6] of pictures that are neither scaled nor cropped."""
+    return torch.tensor([[height, width, 0, 0, height, width]]).expand(num, -1)
 
 
 def stack_prompts(rows: Sequence[Prompts]) -> Prompts:
@@ -162,7 +227,7 @@ class Network(nn.Module):
         """Returns the prediction [B C H W] for noisy latents at timesteps t [B]."""
         dtype = next(self.denoiser.parameters()).dtype
         if "tokens" in prompts:
-            others = {key: value for key, value in prompts.items() if key not in ("tokens", "chunks")}
+            others = {key: value for key, value in prompts.items() if not is_token_key(key)}
             prompts = others | self.family.encode_prompts(list(self.text_encoders), prompts)
         prompts = {key: value.to(dtype) if value.is_floating_point() else value for key, value in prompts.items()}
         return self.family.denoise(self.denoiser, noisy.to(dtype), t, prompts)

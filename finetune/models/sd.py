@@ -1,81 +1,63 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, epsilon or v-prediction."""
 
-import inspect
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    DiffusionPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers import schedulers as diffusers_schedulers
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
-from finetune.models.tokens import with_all_vectors
+from finetune.models.clip import clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.loading import index_for, load_scheduler, load_weights
 from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
 
 INPAINTING = "StableDiffusionInpaintPipeline"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", INPAINTING)
-NUM_BYTE_TOKENS = 512
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 class StableDiffusion(ModelFamily):
     """Latent diffusion (arXiv 2112.10752) as Stable Diffusion 1.x and 2.x ship it."""
 
+    title = "Stable Diffusion 1.x and 2.x"
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", INPAINTING)
+    scheduler_option = "beta_schedule"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
     lora_conv_targets = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
     text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
 
     def scheduler(self, source: ModelSource) -> Any:
-        _, name = pipeline_index(source)["scheduler"]
-        return load_part(scheduler_class(name), source, "scheduler")
+        return load_scheduler(self, source)
 
     def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
-        pipeline_index(source)
-        tokenizer = load_part(CLIPTokenizer, source, "tokenizer")
-        if len(tokenizer) < NUM_BYTE_TOKENS:  # transformers 5 makes an empty one where there are no files
-            raise ValueError(
-                f"model.source: the tokenizer of {source.location} knows {len(tokenizer)} tokens, expected more than "
-                f"the {NUM_BYTE_TOKENS} of single bytes; is tokenizer/vocab.json there and complete?"
-            )
-        return (tokenizer,)
+        index_for(self, source)
+        return (load_clip_tokenizer(source, "tokenizer"),)
 
     def is_inpainting(self, source: ModelSource) -> bool:
-        return pipeline_index(source)["_class_name"] == INPAINTING
+        return index_for(self, source)["_class_name"] == INPAINTING
 
-    def load(self, source: ModelSource) -> Components:
-        scheduler = self.scheduler(source)
-        weights = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
-        components = Components(
-            denoiser=load_part(UNet2DConditionModel, source, "unet", weights),
-            vae=load_part(AutoencoderKL, source, "vae", weights),
-            text_encoders=(load_part(CLIPTextModel, source, "text_encoder", weights),),
-            tokenizers=self.tokenizers(source),
-            scheduler=scheduler,
-        )
+    def denoiser(self, source: ModelSource) -> Any:
+        return load_weights(UNet2DConditionModel, source, "unet")
+
+    def vae(self, source: ModelSource) -> Any:
+        return load_weights(AutoencoderKL, source, "vae")
+
+    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+        return (load_weights(CLIPTextModel, source, "text_encoder"),)
+
+    def check(self, components: Components, source: ModelSource) -> None:
         check_channels(components, source, is_inpainting=self.is_inpainting(source))
-        words, known = len(components.tokenizers[0]), components.text_encoders[0].config.vocab_size
-        if not known // 2 < words <= known:
-            raise ValueError(
-                f"model.source: the tokenizer of {source.location} knows {words} tokens, its text encoder {known}; is "
-                "tokenizer/vocab.json complete?"
-            )
-        return components
+        refuse_other_vocabulary(source, "tokenizer", components.tokenizers[0], components.text_encoders[0])
 
     def objective(self, scheduler: Any, options: LossConfig) -> Objective:
         config = scheduler.config
@@ -115,21 +97,8 @@ class StableDiffusion(ModelFamily):
         return posterior.sample(list(generators)) * vae.config.scaling_factor
 
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
-        (tokenizer,) = tokenizers
-        length = tokenizer.model_max_length
-        rows = []
-        texts = [with_all_vectors(tokenizer, caption) for caption in captions]
-        for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids:
-            pieces = [ids[start : start + length - 2] for start in range(0, max(len(ids), 1), length - 2)]
-            rows.append([self._chunk(tokenizer, piece) for piece in pieces])
-        longest = max(map(len, rows))
-        empty = self._chunk(tokenizer, [])
-        tokens = torch.tensor([row + [empty] * (longest - len(row)) for row in rows])
-        return {"tokens": tokens, "chunks": torch.tensor([len(row) for row in rows])}
-
-    def _chunk(self, tokenizer: Any, ids: list[int]) -> list[int]:
-        padding = tokenizer.model_max_length - 2 - len(ids)
-        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+        tokens, chunks = clip_chunks(tokenizers[0], captions)
+        return {"tokens": tokens, "chunks": chunks}
 
     def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
         (text_encoder,) = text_encoders
@@ -209,75 +178,3 @@ def check_channels(components: Components, source: ModelSource, *, is_inpainting
         f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected} for "
         f"{'an inpainting' if is_inpainting else 'its'} pipeline. {advice}"
     )
-
-
-def pipeline_index(source: ModelSource) -> dict[str, Any]:
-    """Returns model_index.json; raises one clear sentence for a missing source, a single file, another family's
-    pipeline, or an index that names what no Stable Diffusion pipeline has."""
-    path = Path(source.location)
-    if path.is_file():
-        raise ValueError(
-            f"model.source: {path} is a single file, expected a folder in diffusers layout. Convert it with diffusers' "
-            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
-        )
-    index: Any
-    if path.is_dir():
-        index_file = path / "model_index.json"
-        if not index_file.is_file():
-            raise FileNotFoundError(
-                f"model.source: {path} has no model_index.json; expected a folder in diffusers layout."
-            )
-        try:
-            index = json.loads(index_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"model.source: {index_file} is no JSON: {error}.") from error
-    elif len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
-        raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
-    else:
-        try:
-            index = DiffusionPipeline.load_config(source.location, revision=source.revision)
-        except OSError as error:
-            raise ValueError(
-                f"model.source: {source.location} is no folder here and does not come from the Hub: "
-                f"{first_line(error)} Check the name, log in with `hf auth login` if the model is gated, or give a "
-                "local folder."
-            ) from error
-    name = index.get("_class_name") if isinstance(index, dict) else None
-    if name not in PIPELINES:
-        raise ValueError(
-            f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
-            f"{', '.join(PIPELINES)} (model.family sd: Stable Diffusion 1.x and 2.x)."
-        )
-    match index.get("scheduler"):
-        case ["diffusers", str(scheduler)] if scheduler_class(scheduler) is not None:
-            return index
-        case other:
-            raise ValueError(
-                f"model.source: model_index.json of {source.location} names the scheduler {other}, expected "
-                '["diffusers", "..."] with a scheduler of diffusers that has a beta schedule, such as DDIMScheduler.'
-            )
-
-
-def scheduler_class(name: str) -> Any:
-    """Returns diffusers' scheduler class of that name, None where there is none or it is made without betas."""
-    # The module imports its parts when they are asked for, and lists all of them before.
-    value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
-    if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
-        return None
-    return value if "beta_schedule" in inspect.signature(value).parameters else None
-
-
-def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:
-    """Returns one part of the pipeline; raises ValueError that names it where it does not load."""
-    try:
-        return kind.from_pretrained(source.location, subfolder=part, revision=source.revision, **(options or {}))
-    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"model.source: {part} of {source.location} does not load: {first_line(error)} Expected safetensors "
-            "weights and their config.json in diffusers layout."
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

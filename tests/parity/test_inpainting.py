@@ -15,7 +15,7 @@ from finetune.config_loss import LossConfig
 from finetune.data.dataset import Batch
 from finetune.data.encode import Encoder
 from finetune.data.holes import WHOLE, Filling, hole
-from finetune.models.base import Components, Network
+from finetune.models.base import Components, Network, whole_sizes
 from finetune.models.sd import StableDiffusion
 from finetune.tasks import Denoising
 from tests.tiny import build_pipeline
@@ -84,7 +84,19 @@ def test_training_feeds_the_denoiser_what_diffusers_does(pipeline: Any, number: 
     encoder = Encoder(FAMILY, components, torch.device("cpu"), text_encoder_is_trained=False)
     task = Denoising(FAMILY.objective(pipeline.scheduler, LossConfig()), encoder)
     filling = Filling(("key",), None, hidden[None])
-    batch = Batch((0,), (0,), ("a red circle",), ("key",), torch.ones(1), None, pixels, None, None, filling)
+    batch = Batch(
+        (0,),
+        (0,),
+        ("a red circle",),
+        ("key",),
+        torch.ones(1),
+        whole_sizes(1, *pixels.shape[2:]),
+        None,
+        pixels,
+        None,
+        None,
+        filling,
+    )
     with calls_of(pipeline.unet) as ours, torch.no_grad():
         u = torch.tensor([(t + 0.5) / 1000], dtype=torch.float64)
         task.losses(Network(FAMILY, components.denoiser), task.inputs(batch), u, lambda shape, purpose="noise": noise)

@@ -218,10 +218,10 @@ def test_weights_and_targets_are_finite_at_both_ends(
 def test_uniforms_reach_every_timestep_and_no_other(scheduler: DDPMScheduler) -> None:
     objective = objective_of(scheduler, "epsilon")
     middles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert torch.equal(objective.sample_timesteps(middles), EVERY_T)
+    assert torch.equal(objective.sample_timesteps(middles, (8, 8)), EVERY_T)
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    assert objective.sample_timesteps(ends).tolist() == [0, 999]
-    assert objective.sample_timesteps(ends.float()).tolist() == [0, 999]  # where float32 rounds to 1
+    assert objective.sample_timesteps(ends, (8, 8)).tolist() == [0, 999]
+    assert objective.sample_timesteps(ends.float(), (8, 8)).tolist() == [0, 999]  # where float32 rounds to 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(None, None), (7, 31), (29, 29), (990, None), (None, 0)])
@@ -232,7 +232,7 @@ def test_timesteps_stay_in_their_range_with_the_shares_of_the_closed_form(
     options = LossConfig(min_timestep=low, max_timestep=high, timestep_bias=bias)
     num_draws = 200_000
     u = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
-    t = objective_of(scheduler, "epsilon", options).sample_timesteps(u)
+    t = objective_of(scheduler, "epsilon", options).sample_timesteps(u, (8, 8))
     first, last = low or 0, 999 if high is None else high
     num = last - first + 1
     assert (t.min(), t.max()) == (first, last) and bool((t.diff() >= 0).all())
@@ -248,7 +248,7 @@ def test_the_ends_of_the_uniforms_are_the_ends_of_the_range(
 ) -> None:
     objective = objective_of(scheduler, "epsilon", LossConfig(min_timestep=57, max_timestep=580, timestep_bias=bias))
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    assert objective.sample_timesteps(ends).tolist() == [57, 580]
+    assert objective.sample_timesteps(ends, (8, 8)).tolist() == [57, 580]
 
 
 @pytest.mark.parametrize("name", ["min_timestep", "max_timestep"])

@@ -14,7 +14,7 @@ from finetune.data.encode import Encoder
 from finetune.methods.dreambooth import PredictionPreserving
 from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
-from finetune.models.base import Components, Network, Prompts
+from finetune.models.base import Components, Network, Prompts, whole_sizes
 from finetune.models.sd import StableDiffusion
 from finetune.preservation import AdaptersOff, Preserving, prompt_rows
 from finetune.untouched import adapters_off
@@ -53,7 +53,11 @@ def example() -> tuple[Tensor, Tensor, Batch]:
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     u = torch.tensor([0.3, 0.8], dtype=torch.float64)
     noise = torch.randn(2, 4, 8, 8, generator=generator)
-    return u, noise, Batch((0, 1), (0, 1), CAPTIONS, ("a", "b"), torch.ones(2), latents, None, None)
+    return (
+        u,
+        noise,
+        Batch((0, 1), (0, 1), CAPTIONS, ("a", "b"), torch.ones(2), whole_sizes(2, 16, 16), latents, None, None),
+    )
 
 
 def task_of(preserving: PredictionPreserving, parts: Components, *, text_encoder: bool) -> Preserving:

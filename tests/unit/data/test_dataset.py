@@ -3,13 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from finetune.config import DataConfig
 from finetune.data.buckets import Bucket
-from finetune.data.dataset import View, latent_key, record_pixels, text_key, views
+from finetune.data.dataset import View, latent_key, record_pixels, text_key, view_sizes, views
 from finetune.data.folder import FolderSource
+from finetune.data.images import resize_and_crop
 from finetune.data.manifest import Record, read_manifest
 from tests.tiny import save_pictures
 
@@ -33,6 +36,21 @@ def test_the_key_of_latents_changes_with_picture_size_crop_flip_and_autoencoder(
 def test_the_key_of_latents_ignores_what_does_not_alter_them() -> None:
     renamed = replace(RECORD, file_name="b.png", captions=("x",), weight=0.5, repeats=3, split="train")
     assert latent_key(renamed, VIEW, "vae") == latent_key(RECORD, VIEW, "vae")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_sizes_are_those_of_the_crop_that_was_cut(flip: bool) -> None:
+    """The picture scaled to cover the view is cut again at the place that the sizes name."""
+    record, view = Record("a.png", ("a",), 160, 80, "ab" * 32), View(48, 64, 0.25, 0.5, flip)
+    height, width, top, left, *target = view_sizes(record, view)
+    assert (height, width, target) == (80, 160, [64, 48])
+    ramp = np.repeat(np.arange(160, dtype=np.uint8)[None, :, None], 80, 0).repeat(3, 2)
+    image = Image.fromarray(ramp)
+    cut = resize_and_crop(image, 48, 64, left=0.25, top=0.5, flip=flip).astype(int)
+    mirrored = ImageOps.mirror(image) if flip else image
+    scaled = np.asarray(mirrored.resize((128, 64), Image.Resampling.LANCZOS)).astype(int)
+    assert top == 0
+    assert np.abs(cut[:, 4:-4] - scaled[top : top + 64, left : left + 48][:, 4:-4]).max() <= 1
 
 
 def test_the_key_of_a_text_changes_with_text_encoder_and_number_format() -> None:

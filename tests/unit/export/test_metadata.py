@@ -46,7 +46,7 @@ FACTS = LoRAFacts(
     max_grad_norm=1.0,
     gradient_checkpointing=True,
     lora_dropout=0.05,
-    loss=LossConfig(),
+    loss=LossConfig(weighting="min_snr"),
     started_at=1_700_000_000.25,
     finished_at=1_700_003_600.75,
 )

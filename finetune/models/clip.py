@@ -1,0 +1,54 @@
+"""Prompts for CLIP text encoders: their tokenizers, and captions of any length as chunks of what one call takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from finetune.models.base import ModelSource
+from finetune.models.loading import load_part
+from finetune.models.tokens import with_all_vectors
+
+NUM_BYTE_TOKENS = 512
+
+
+def load_clip_tokenizer(source: ModelSource, part: str) -> Any:
+    """Returns the tokenizer of that part; refuses one without vocabulary."""
+    tokenizer = load_part(CLIPTokenizer, source, part)
+    if len(tokenizer) < NUM_BYTE_TOKENS:  # transformers 5 makes an empty one where there are no files
+        raise ValueError(
+            f"model.source: the tokenizer of {source.location} knows {len(tokenizer)} tokens, expected more than "
+            f"the {NUM_BYTE_TOKENS} of single bytes; is {part}/vocab.json there and complete?"
+        )
+    return tokenizer
+
+
+def refuse_other_vocabulary(source: ModelSource, part: str, tokenizer: Any, text_encoder: Any) -> None:
+    """Raises ValueError where the text encoder was made for another tokenizer."""
+    words, known = len(tokenizer), text_encoder.config.vocab_size
+    if not known // 2 < words <= known:
+        raise ValueError(
+            f"model.source: the tokenizer of {source.location} knows {words} tokens, its text encoder {known}; is "
+            f"{part}/vocab.json complete?"
+        )
+
+
+def clip_chunks(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Returns tokens [B N L] and the number of chunks [B] that each caption fills; none is cut."""
+    length = tokenizer.model_max_length
+    rows = []
+    texts = [with_all_vectors(tokenizer, caption) for caption in captions]
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids:
+        pieces = [ids[start : start + length - 2] for start in range(0, max(len(ids), 1), length - 2)]
+        rows.append([_chunk(tokenizer, piece) for piece in pieces])
+    longest = max(map(len, rows))
+    empty = _chunk(tokenizer, [])
+    tokens = torch.tensor([row + [empty] * (longest - len(row)) for row in rows])
+    return tokens, torch.tensor([len(row) for row in rows])
+
+
+def _chunk(tokenizer: Any, ids: list[int]) -> list[int]:
+    padding = tokenizer.model_max_length - 2 - len(ids)
+    return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
