@@ -11,7 +11,9 @@ the untouched model draws so that their shape is nearest to their own reference 
 caption of the three sets.
 
 * distance: of the pictures to the style set in fixed statistics, as the untouched model's -> the adapted one's, and
-  the ratio of the two; at most half is wanted.
+  the ratio of the two; at most half is wanted. Below the untouched model stands how far two random halves of the set
+  itself are from each other: where that is hardly less than the untouched model's distance, these statistics see no
+  style that could be learned, only which things the set shows.
 * nearer, tenth: share of pictures nearer in shape to their concept than the median reference, and of those whose
   concept is among the nearest tenth; 0.5 and 0.1 by chance.
 
@@ -38,7 +40,16 @@ from diffusers.utils import logging
 from method_list import STYLE, SUBJECT, Method
 from method_runs import Sampling, drawn, train
 from PIL import Image, ImageChops
-from style_statistics import concept_figures, distances, drift, likeness, shapes, style_distance, unit_distance
+from style_statistics import (
+    concept_figures,
+    distances,
+    drift,
+    halves_distance,
+    likeness,
+    shapes,
+    style_distance,
+    unit_distance,
+)
 
 from datasets_prep.pictograms import recoloured
 from finetune.disk import new_folder
@@ -91,6 +102,8 @@ def style_table(
         own = read_set(data / name)[1]
         base, known = style_distance(before, own), concept_figures(before, repeated)
         rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
+        halves = halves_distance(own)
+        rows.append((name, "halves of the set", f"{halves:.3f}", f"{halves / base['total']:.2f}"))
         for method in methods:
             folder = trained(work, method, data / name, "", steps, seed)
             if folder is None:

@@ -48,6 +48,16 @@ def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
     return parts | {"total": sum(parts.values())}
 
 
+def halves_distance(style: np.ndarray) -> float:
+    """Returns the mean distance of two random halves of a set, over twenty splits."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        order = random.permutation(len(style))
+        found.append(style_distance(style[order[::2]], style[order[1::2]])["total"])
+    return float(np.mean(found))
+
+
 def shapes(pictures: np.ndarray) -> np.ndarray:
     """Returns the shape [N 256] of each picture."""
     down, across = grey_differences(pictures)
