@@ -58,10 +58,10 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
 
     family = family_named(config.model.family)
     source = ModelSource(config.model.source, config.model.revision, config.model.variant)
-    if family.is_inpainting(source) and config.prior.kind != "none" and config.prior.folder is None:
+    if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
         raise ValueError(
             f"prior.kind: got {config.prior.kind}, but {config.model.source} fills holes in pictures and is not asked "
-            "for whole ones. Give class pictures of your own with --prior.folder, or use --prior.kind none."
+            "for whole ones. Give class pictures of your own with --prior.folder, or use --prior.kind prediction."
         )
     if config.instance.prompt is not None:
         warning = common_words_warning(family.tokenizers(source), config.instance.prompt, config.model.source)

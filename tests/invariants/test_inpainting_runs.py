@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
-from tests.runs import Options, run, same_uncached_and_killed
+from tests.runs import Options, differing, final_state, run, same_uncached_and_killed
 
 OWN: Options = {
     "inpaint.num_masks": 2,
@@ -45,6 +45,19 @@ def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(optio
     picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
     drawn = pipeline("a cross", image=picture, mask_image=mask, width=64, height=64, num_inference_steps=2).images[0]
     assert drawn.size == (64, 64)
+
+
+def test_new_tokens_and_priors_are_learned_on_an_inpainting_checkpoint(options: Options, tmp_path: Path) -> None:
+    shared = {key: value for key, value in options.items() if not key.startswith("lora.")} | {"train.steps": 2}
+    tokens = {"tokens.names": ("<ink>",), "data.template": "{caption} <ink>", "optim.lr": 1e-3}
+    subject = {"instance.prompt": "a zkw circle", "prior.prompt": "a circle", "prior.kind": "prediction"}
+    for recipe, own in (("textual_inversion", tokens), ("dreambooth", subject)):
+        for cached in (True, False):
+            out = tmp_path / f"{recipe}-{cached}"
+            own = own | {"cache.latents": cached, "cache.text": cached, "output.folder": out}
+            ended = run(recipe, shared | own, tmp_path / "log")
+            assert ended.exit_code == 0, ended.output
+        assert differing(final_state(tmp_path / f"{recipe}-True"), final_state(tmp_path / f"{recipe}-False")) == []
 
 
 def test_options_of_inpainting_are_refused_for_other_checkpoints(tiny_run: Options, tmp_path: Path) -> None:

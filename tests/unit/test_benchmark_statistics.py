@@ -8,7 +8,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from style_statistics import concept_figures, drift, likeness, statistics, style_distance, unit_distance
+from style_statistics import (
+    concept_figures,
+    drift,
+    halves_distance,
+    likeness,
+    statistics,
+    style_distance,
+    unit_distance,
+)
 
 
 def blocks(seed: int, count: int = 20) -> np.ndarray:
@@ -33,6 +41,7 @@ def test_statistics_of_a_red_picture_with_one_line_are_those_worked_out_by_hand(
 def test_a_style_is_no_distance_from_itself_and_all_of_it_from_its_opposite() -> None:
     black, white = np.zeros((2, 64, 64, 3)), np.ones((3, 64, 64, 3))
     assert style_distance(white, white)["total"] == 0
+    assert halves_distance(white) == 0 and 0 < halves_distance(np.concatenate([black, white])) < 1
     assert style_distance(black, white) == {"colours": 1.0, "edges": 0.0, "saturation": 0.0, "total": 1.0}
 
 

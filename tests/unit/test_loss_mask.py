@@ -88,20 +88,29 @@ def network_and_parts() -> tuple[Network, Components]:
     return Network(StableDiffusion(), components.denoiser, components.text_encoders), components
 
 
-def test_with_adapters_off_the_prediction_is_bit_for_bit_that_from_before_them() -> None:
+ADAPTERS = {
+    "lora": LoRAConfig(rank=4, dropout=0.5),
+    "dora": LoRAConfig(rank=4, dora=True),
+    "loha": LoRAConfig(rank=4, kind="loha"),
+    "lokr": LoRAConfig(rank=4, kind="lokr"),
+    "oft": LoRAConfig(rank=16, kind="oft", block_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_with_adapters_off_the_prediction_is_bit_for_bit_that_from_before_them(kind: str) -> None:
     network, components = network_and_parts()
     family = StableDiffusion()
     noisy, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 800])
     tokens = family.tokenize(components.tokenizers, ["a red circle", "a cross on pink paper"])
     with torch.no_grad():
         before = network(noisy, t, tokens)
-    LoRA(LoRAConfig(rank=4, dropout=0.5)).attach(network, seed=0)
+    LoRA(ADAPTERS[kind]).attach(network, seed=0)
+    adapters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.1)
-    frozen = next(parameter for name, parameter in network.named_parameters() if "lora_A" in name)
-    frozen.requires_grad_(False)
+        for parameter in adapters:
+            parameter += 0.1
+    adapters[0].requires_grad_(False)
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     network.train()
     with torch.no_grad(), adapters_off(network):
