@@ -157,7 +157,13 @@ def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
 
 
 def save_kohya_lora(
-    family: ModelFamily, layers: Sequence[LoRALayer], *, metadata: Mapping[str, str], dtype: Dtype, path: Path
+    family: ModelFamily,
+    denoiser: Any,
+    layers: Sequence[LoRALayer],
+    *,
+    metadata: Mapping[str, str],
+    dtype: Dtype,
+    path: Path,
 ) -> Path:
     """Writes one file with `lora_unet_....lora_down.weight`, `.lora_up.weight`, `.alpha` per layer; returns its path.
 
@@ -171,7 +177,7 @@ def save_kohya_lora(
     alpha = single_alpha(layers)
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        name = single_file_name(family, layer.part, layer.module)
+        name = single_file_name(family, denoiser, layer.part, layer.module)
         if f"{name}.alpha" in tensors:
             raise ValueError(
                 f"export: two adapted layers are both called {name} in the single-file layout; see lora.targets."

@@ -6,6 +6,7 @@ ComfyUI, A1111 and Forge read all three. Reading uses nothing of the code that t
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,6 +20,7 @@ KEY = re.compile(r"(.+)\.((?:hada_w|lokr_w)[12](?:_[ab])?)\.default")
 
 def save_lycoris(
     family: ModelFamily,
+    denoiser: Any,
     state: Mapping[str, Tensor],
     scales: Mapping[str, float],
     *,
@@ -38,7 +40,7 @@ def save_lycoris(
         if not bool(weight.isfinite().all()):
             raise ValueError(f"export: {key} holds values that are not finite. Export an earlier checkpoint.")
         layer, kind = match.groups()
-        name = single_file_name(family, *split_name(layer))
+        name = single_file_name(family, denoiser, *split_name(layer))
         if f"{name}.{kind}" in tensors:
             raise ValueError(f"export: two adapted layers are both called {name} in the file; see lora.targets.")
         tensors[f"{name}.{kind}"] = narrowed(weight * scales[layer] if kind == "lokr_w1" else weight, dtype, name)
@@ -51,6 +53,7 @@ def save_lycoris(
 
 def save_differences(
     family: ModelFamily,
+    denoiser: Any,
     differences: Mapping[str, Tensor],
     *,
     metadata: Mapping[str, str],
@@ -60,7 +63,7 @@ def save_differences(
     """Writes by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
     tensors: dict[str, Tensor] = {}
     for layer, difference in differences.items():
-        name = single_file_name(family, *split_name(layer))
+        name = single_file_name(family, denoiser, *split_name(layer))
         if f"{name}.diff" in tensors:
             raise ValueError(f"export: two adapted layers are both called {name} in the file; see lora.targets.")
         tensors[f"{name}.diff"] = narrowed(difference, dtype, name)
@@ -71,7 +74,7 @@ def save_differences(
 def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]:
     """Adds what the file says to the network's weights; returns the names of the layers."""
     layers = {
-        single_file_name(family, *split_name(name)): (name, layer)
+        single_file_name(family, network.denoiser, *split_name(name)): (name, layer)
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     }

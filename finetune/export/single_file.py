@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -46,9 +46,10 @@ def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pa
     return put_in_place(temporary, path)
 
 
-def single_file_name(family: ModelFamily, part: str, module: str) -> str:
+def single_file_name(family: ModelFamily, denoiser: Any, part: str, module: str) -> str:
     """Returns a layer's name in the single file, e.g. lora_unet_mid_block_attentions_0_proj_in."""
-    return f"{family.kohya_prefixes[part]}_{published_name(part, module).replace('.', '_')}"
+    name = family.single_file_layer(denoiser, module).name if part == "denoiser" else published_name(part, module)
+    return f"{family.kohya_prefixes[part]}_{name.replace('.', '_')}"
 
 
 def published_name(part: str, module: str) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune.config_lora import LoRAConfig, parsed_patterns
 from finetune.methods.lora_start import set_start
-from finetune.models.base import Network
+from finetune.models.base import Network, is_inside
 
 BLOCK_SIZE = 32
 
@@ -31,7 +31,15 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
         "denoiser": (*(config.targets or family.lora_targets), *(family.lora_conv_targets if config.conv else ()))
     }
     targets |= {f"text_encoders.{i}": family.text_encoder_lora_targets for i, _ in enumerate(network.text_encoders)}
-    names = {part: adapted_layers(network.get_submodule(part), part, chosen) for part, chosen in targets.items()}
+    unread = family.unread_layers(list(network.text_encoders))
+    names = {
+        part: [
+            name
+            for name in adapted_layers(network.get_submodule(part), part, chosen)
+            if not is_inside(f"{part}.{name}", unread)
+        ]
+        for part, chosen in targets.items()
+    }
     refuse_unmatched(config.targets, "lora.targets", names["denoiser"])
     ranks, alphas = layer_sizes(config, [f"{part}.{name}" for part in names for name in names[part]])
     configs = {}

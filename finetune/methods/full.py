@@ -11,7 +11,7 @@ from finetune.data.encode import Encoder
 from finetune.ema import load_trained_state
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
-from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.base import Components, ModelFamily, Network, is_inside
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup, usual_groups
 from finetune.tasks import Denoising
@@ -28,7 +28,8 @@ class Full:
         return Network(family, components.denoiser, components.text_encoders if text_encoder else ())
 
     def attach(self, network: Network, seed: int) -> None:
-        names = [name for name, _ in network.named_parameters()]
+        unread = network.family.unread_layers(list(network.text_encoders))
+        names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)
         if len(network.text_encoders) and not any(name.startswith("text_encoders.") for name in chosen):
             raise ValueError(

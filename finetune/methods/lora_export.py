@@ -60,7 +60,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         paths = [save_diffusers_lora(family, model.components, layers, folder)]
         metadata = lora_metadata(facts(config, model, layers))
         if not config.dora:
-            paths.append(save_kohya_lora(family, layers, metadata=metadata, dtype=dtype, path=path))
+            paths.append(save_kohya_lora(family, network.denoiser, layers, metadata=metadata, dtype=dtype, path=path))
     else:
         logger.warning(
             "export: diffusers' load_lora_weights reads no %s on this model; load export/%s with peft.",
@@ -71,10 +71,10 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         metadata = lora_metadata(facts(config, model, []))
         if config.kind != "oft":
             scales = layer_scales(network)
-            paths.append(save_lycoris(family, model.state, scales, metadata=metadata, dtype=dtype, path=path))
+            paths.append(save_lycoris(family, network.denoiser, model.state, scales, metadata=metadata, dtype=dtype, path=path))
     if config.dora or config.kind == "oft":
         differences = merged_differences(network)
-        paths.append(save_differences(family, differences, metadata=metadata, dtype=dtype, path=path))
+        paths.append(save_differences(family, network.denoiser, differences, metadata=metadata, dtype=dtype, path=path))
     del network, components
     found = reloaded_differences(family, source, trained, expected, paths)
     require_equal(found)

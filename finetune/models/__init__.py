@@ -6,7 +6,10 @@ import typing
 if typing.TYPE_CHECKING:
     from finetune.models.base import ModelFamily
 
-FAMILIES = {"sd": "finetune.models.sd:StableDiffusion"}
+FAMILIES = {
+    "sd": "finetune.models.sd:StableDiffusion",
+    "sdxl": "finetune.models.sdxl:StableDiffusionXL",
+}
 
 
 def family_named(name: str) -> "ModelFamily":

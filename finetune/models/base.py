@@ -19,8 +19,8 @@ Prompts = dict[str, Tensor]
 `pooled` [B P] where the family has it, and `sizes` [B 6], whole pixels: height and width of the picture, top and left
 of the crop in the picture scaled to cover the bucket, height and width of the bucket. For an inpainting model `filling`
 [B 1+C H W]: 1 where the picture is hidden, else 0, then the latents of the picture with that part grey. Where a text
-encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ..., encoded
-inside `Network`."""
+encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ..., and
+`empty` [B], true for captions without a word, where the family asks; encoded inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class ModelFamily(ABC):
     text_encoder_lora_targets: ClassVar[tuple[str, ...]]
     kohya_prefixes: ClassVar[dict[str, str]]
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
+    token_keys: ClassVar[tuple[str, ...]] = ("emb_params",)
+    """Name of each text encoder's vectors in the file of a new token that programs other than diffusers read."""
 
     def load(self, source: ModelSource) -> Components:
         """Loads all parts in float32 on the CPU; refuses a checkpoint of another family, and parts that do not belong
@@ -145,6 +147,11 @@ class ModelFamily(ABC):
     def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
         """Returns what the denoiser is conditioned on for tokens from `tokenize`."""
 
+    def unread_layers(self, text_encoders: Sequence[Any]) -> tuple[str, ...]:
+        """Returns the layers of the text encoders that no prediction depends on, by their names in `Network`; they do not
+        train."""
+        return ()
+
     @abstractmethod
     def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
         """Returns the network's prediction [B C H W]."""
@@ -158,6 +165,13 @@ class ModelFamily(ABC):
         """Returns the pipeline's arguments for texts of any length; all of the picture of an inpainting model is
         hidden."""
 
+    def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
+        """Returns what the pipeline itself makes of a prompt that is short enough for it, on the CPU."""
+        embeddings, _ = pipeline.encode_prompt(
+            prompt=prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {"embeddings": embeddings}
+
     def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
         """Returns where the single-file layout has that layer of the denoiser; by default under its own name."""
         return SingleFileLayer(module)
@@ -168,8 +182,13 @@ class ModelFamily(ABC):
 
 
 def is_token_key(key: str) -> bool:
-    """True for the parts of `Prompts` that a text encoder reads: tokens, tokens.1, ..., chunks."""
-    return key.partition(".")[0] in ("tokens", "chunks")
+    """True for the parts of `Prompts` that a text encoder reads: tokens, tokens.1, ..., chunks, empty."""
+    return key.partition(".")[0] in ("tokens", "chunks", "empty")
+
+
+def is_inside(name: str, layers: Sequence[str]) -> bool:
+    """True for the name of one of the layers, or of something in it."""
+    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
 def whole_sizes(num: int, height: int, width: int) -> Tensor:

@@ -35,6 +35,15 @@ def refuse_other_vocabulary(source: ModelSource, part: str, tokenizer: Any, text
         )
 
 
+def pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
+    """Makes a text encoder whose config has CLIP's old, wrong number of the end token (2) find the real one.
+
+    transformers then takes the highest number for the end, which it is until new tokens have higher ones.
+    """
+    if text_encoder.text_model.eos_token_id == 2:
+        text_encoder.text_model.eos_token_id = tokenizer.eos_token_id
+
+
 def clip_chunks(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Returns tokens [B N L] and the number of chunks [B] that each caption fills; none is cut."""
     length = tokenizer.model_max_length

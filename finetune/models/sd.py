@@ -4,36 +4,40 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from PIL import Image
+from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
 from finetune.models.clip import clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.diffusion_unet import (
+    LORA_CONV_TARGETS,
+    LORA_TARGETS,
+    TEXT_ENCODER_LORA_TARGETS,
+    all_hidden,
+    check_channels,
+    diffusion_objective,
+    sampling_scheduler,
+    scaled_latents,
+    takes_filling,
+    unet_input,
+)
 from finetune.models.loading import index_for, load_scheduler, load_weights
-from finetune.objectives import Diffusion, Objective, rescale_zero_terminal_snr
+from finetune.objectives import Diffusion, Objective
 
-INPAINTING = "StableDiffusionInpaintPipeline"
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PLAIN, INPAINTING = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
 
 
 class StableDiffusion(ModelFamily):
     """Latent diffusion (arXiv 2112.10752) as Stable Diffusion 1.x and 2.x ship it."""
 
     title = "Stable Diffusion 1.x and 2.x"
-    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", INPAINTING)
+    pipelines = (PLAIN, "StableDiffusionImg2ImgPipeline", INPAINTING)
     scheduler_option = "beta_schedule"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-    lora_conv_targets = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
-    text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    lora_targets = LORA_TARGETS
+    lora_conv_targets = LORA_CONV_TARGETS
+    text_encoder_lora_targets = TEXT_ENCODER_LORA_TARGETS
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
 
     def scheduler(self, source: ModelSource) -> Any:
@@ -56,45 +60,20 @@ class StableDiffusion(ModelFamily):
         return (load_weights(CLIPTextModel, source, "text_encoder"),)
 
     def check(self, components: Components, source: ModelSource) -> None:
-        check_channels(components, source, is_inpainting=self.is_inpainting(source))
+        check_channels(components, source, PLAIN, INPAINTING, is_inpainting=self.is_inpainting(source))
         refuse_other_vocabulary(source, "tokenizer", components.tokenizers[0], components.text_encoders[0])
 
     def objective(self, scheduler: Any, options: LossConfig) -> Objective:
-        config = scheduler.config
-        stated = config.get("prediction_type", "epsilon")
-        if options.prediction_type not in (None, stated):
-            raise ValueError(
-                f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. "
-                "Remove the option."
-            )
-        if stated not in PREDICTION_TYPES:
-            raise ValueError(
-                f"model.source: the scheduler's prediction_type is {stated}, expected one of "
-                f"{', '.join(PREDICTION_TYPES)}."
-            )
-        alphas_cumprod = scheduler.alphas_cumprod.double()
-        if options.zero_terminal_snr and stated == "epsilon":
-            raise ValueError(
-                "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
-                "signal to learn. It needs a v-prediction checkpoint."
-            )
-        if options.zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
-            alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
-        return Diffusion(alphas_cumprod, stated, options)
+        return diffusion_objective(scheduler, options)
 
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
-        if not options.zero_terminal_snr:
-            return scheduler
-        return DDIMScheduler.from_config(
-            scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
-        )
+        return sampling_scheduler(scheduler, options)
 
     def pixel_multiple(self, vae: Any) -> int:
         return 2 ** (len(vae.config.block_out_channels) - 1)
 
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        return posterior.sample(list(generators)) * vae.config.scaling_factor
+        return scaled_latents(vae, pixels, generators)
 
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
         tokens, chunks = clip_chunks(tokenizers[0], captions)
@@ -108,10 +87,11 @@ class StableDiffusion(ModelFamily):
         return {"embeddings": embeddings} | length_mask(chunks * ids.shape[2], embeddings.shape[1])
 
     def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
-        if "filling" in prompts:  # latents, mask, latents of the picture with the hole: the order of diffusers
-            noisy = torch.cat([noisy, prompts["filling"]], dim=1)
         return denoiser(
-            noisy, t, encoder_hidden_states=prompts["embeddings"], encoder_attention_mask=prompts.get("mask")
+            unet_input(noisy, prompts),
+            t,
+            encoder_hidden_states=prompts["embeddings"],
+            encoder_attention_mask=prompts.get("mask"),
         ).sample
 
     def pipeline(self, components: Components) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
@@ -140,7 +120,7 @@ class StableDiffusion(ModelFamily):
         embeddings = self.encode_prompts(components.text_encoders, tokens)["embeddings"]
         arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
         if takes_filling(components):
-            arguments |= {"image": Image.new("RGB", (8, 8), "grey"), "mask_image": Image.new("L", (8, 8), 255)}
+            arguments |= all_hidden()
         return arguments
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
@@ -154,27 +134,3 @@ class StableDiffusion(ModelFamily):
             "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if v_prediction else ""),
             "ss_v2": str(is_v2),
         }
-
-
-def takes_filling(components: Components) -> bool:
-    """True where the U-Net takes a mask and the latents of a picture with a hole beside the noisy latents."""
-    return components.denoiser.config.in_channels == 2 * components.vae.config.latent_channels + 1
-
-
-def check_channels(components: Components, source: ModelSource, *, is_inpainting: bool) -> None:
-    """Raises ValueError where the U-Net's channels are not those that the kind of pipeline feeds it."""
-    channels, latents = components.denoiser.config.in_channels, components.vae.config.latent_channels
-    expected = 2 * latents + 1 if is_inpainting else latents
-    if channels == expected:
-        return
-    advice = "Is this another model's U-Net?"
-    if takes_filling(components):
-        advice = f'It is an inpainting U-Net: write "_class_name": "{INPAINTING}" in model_index.json.'
-    elif channels == latents:
-        advice = 'It is no inpainting U-Net: write "_class_name": "StableDiffusionPipeline" in model_index.json.'
-    elif channels == latents + 1:
-        advice = "Depth checkpoints are not supported: they need a depth map of every picture."
-    raise ValueError(
-        f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected} for "
-        f"{'an inpainting' if is_inpainting else 'its'} pipeline. {advice}"
-    )

@@ -22,7 +22,7 @@ def layers_of(state):
 
 
 def save(state, path: Path, dtype="fp16"):
-    return save_kohya_lora(StableDiffusion(), layers_of(state), metadata={}, dtype=dtype, path=path)
+    return save_kohya_lora(StableDiffusion(), None, layers_of(state), metadata={}, dtype=dtype, path=path)
 
 
 def test_layers_carry_part_name_and_matrices() -> None:
