@@ -25,8 +25,8 @@ class ModelConfig:
 
     source: str
     """Folder of a diffusers pipeline, or a Hub id."""
-    family: Literal["sd", "sdxl"] = "sd"
-    """Architecture: sd is Stable Diffusion 1.x and 2.x, sdxl is Stable Diffusion XL."""
+    family: str = "sd"
+    """Architecture: sd is Stable Diffusion 1.x and 2.x; a name that is not known is refused with those that are."""
     revision: str | None = None
     """Branch, tag or commit of the Hub id."""
     variant: str | None = None

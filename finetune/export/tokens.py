@@ -1,15 +1,16 @@
 """New tokens as files: for diffusers, and for A1111, Forge and ComfyUI; reloaded and compared.
 
-Both hold the vectors [V D] of one token in float32. diffusers takes the token's name from the file; the others call it
-what the file is called.
+All hold the vectors [V D] of one token in float32; a model of several text encoders has some for each. diffusers takes
+the token's name from the file, and a file a text encoder; the others call it what the file is called.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -17,13 +18,13 @@ from finetune.config_methods import token_file_name, vector_words
 from finetune.export.metadata import last_part
 from finetune.export.single_file import write_tensors
 from finetune.export.verify import errors_only, prediction_for, relative_difference
-from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.models.base import Components, ModelFamily, ModelSource, Prompts
 from finetune.models.tokens import add_tokens
 
-DIFFUSERS_FILE = "learned_embeds.safetensors"
-"""What `load_textual_inversion(FOLDER)` looks for."""
-SHARED_KEY = "emb_params"
-"""The tensor that A1111, Forge, ComfyUI and sd-scripts read."""
+DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
+"""A text encoder's vectors each; the first is what `load_textual_inversion(FOLDER)` looks for."""
+Vectors = Mapping[str, Sequence[Tensor]]
+"""The vectors [V D] of each token, by its name: a tensor for each text encoder."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class TokenFacts:
     dataset_location: str
     dataset_fingerprint: str
     resolution: int
-    median_norm: float
-    """Median length of the vectors that the model came with."""
+    median_norms: tuple[float, ...]
+    """Median length of the vectors that each text encoder came with."""
     finished_at: float
     """Seconds since 1970 (UTC)."""
 
 
-def token_metadata(name: str, vectors: Tensor, facts: TokenFacts) -> dict[str, str]:
-    """Returns what a token's file says of itself: ModelSpec 1.0.1 and fields of ours, which no loader needs."""
-    norms = " ".join(f"{norm:.4g}" for norm in vectors.norm(dim=1).tolist())
+def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
+    """Returns what a token's files say of it: ModelSpec 1.0.1 and fields of ours, which no loader needs."""
+    norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": facts.model_spec["modelspec.architecture"].rpartition("/")[0] + "/textual-inversion",
@@ -61,10 +62,10 @@ def token_metadata(name: str, vectors: Tensor, facts: TokenFacts) -> dict[str, s
         "modelspec.trigger_phrase": name,
         "modelspec.prediction_type": facts.model_spec["modelspec.prediction_type"],
         "token.name": name,
-        "token.num_vectors": len(vectors),
+        "token.num_vectors": len(vectors[0]),
         "token.init": facts.init.get(name, ""),
-        "token.norms": norms,
-        "token.median_norm_of_model": f"{facts.median_norm:.4g}",
+        "token.norms": " / ".join(norms),
+        "token.median_norm_of_model": " / ".join(f"{norm:.4g}" for norm in facts.median_norms),
         "token.steps": facts.steps,
         "token.learning_rate": facts.lr,
         "token.seed": facts.seed,
@@ -77,58 +78,82 @@ def token_metadata(name: str, vectors: Tensor, facts: TokenFacts) -> dict[str, s
     return {key: str(value) for key, value in fields.items()}
 
 
-def save_tokens(vectors: Mapping[str, Tensor], facts: TokenFacts, folder: Path) -> dict[Path, str]:
-    """Writes FOLDER/TOKEN.safetensors and FOLDER/TOKEN/learned_embeds.safetensors for each token; returns the token of
-    each path."""
+def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder: Path) -> dict[Path, str]:
+    """Writes FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder, for each
+    token; returns the token of each path."""
     written = {}
-    for name, rows in vectors.items():
-        if not bool(rows.isfinite().all()):
+    for name, parts in vectors.items():
+        if not all(bool(rows.isfinite().all()) for rows in parts):
             raise ValueError(f"export: {name} holds values that are not finite. Export an earlier checkpoint.")
-        metadata = token_metadata(name, rows, facts)
+        metadata = token_metadata(name, parts, facts)
         stem = token_file_name(name)
-        for path, key in ((folder / stem / DIFFUSERS_FILE, name), (folder / f"{stem}.safetensors", SHARED_KEY)):
-            written[write_tensors({key: rows}, metadata, path)] = name
+        for file, rows in zip(DIFFUSERS_FILES, parts, strict=False):
+            written[write_tensors({name: rows}, metadata, folder / stem / file)] = name
+        shared = dict(zip(family.token_keys, parts, strict=True))
+        written[write_tensors(shared, metadata, folder / f"{stem}.safetensors")] = name
     return written
 
 
 def token_differences(
-    family: ModelFamily, source: ModelSource, vectors: Mapping[str, Tensor], files: Mapping[Path, str]
+    family: ModelFamily, source: ModelSource, vectors: Vectors, files: Mapping[Path, str]
 ) -> dict[Path, float]:
-    """Returns ||trained - file|| / ||trained|| by path: the larger one of the text encoder's and the denoiser's output
+    """Returns ||trained - file|| / ||trained|| by path: the largest one of the text encoders' and the denoiser's output
     for a prompt with the file's token.
 
-    The trained side is the fresh base model with the vectors beside its table, as they were trained. The files of each
+    The trained side is the fresh base model with the vectors beside its tables, as they were trained. The files of each
     layout go through `load_textual_inversion` into another fresh copy, whose own `encode_prompt` reads the prompt where
     it is not too long for that.
     """
     with torch.random.fork_rng(devices=[]):
         components = with_vectors(family, source, vectors)
-        trained = {name: outputs(family, components, name) for name in vectors}
+        trained = {name: outputs(family, components, encoded(family, components, name)) for name in vectors}
         differences = {}
         for is_shared in (False, True):
-            chosen = {path: name for path, name in files.items() if is_shared == (path.name != DIFFUSERS_FILE)}
+            chosen = {path: name for path, name in files.items() if is_shared == (path.name not in DIFFUSERS_FILES)}
             components = family.load(source)
             pipeline = family.pipeline(components)
             for path, name in chosen.items():
-                token: dict[str, Any] = {"token": name, "weight_name": path.name} if is_shared else {}
                 with errors_only():
-                    pipeline.load_textual_inversion(str(path.parent), use_safetensors=True, **token)
+                    load_token(family, components, pipeline, path, name)
             for path, name in chosen.items():
-                loaded = outputs(family, components, name)
+                prompts = encoded(family, components, name)
                 if trained[name][0].shape[1] <= components.tokenizers[0].model_max_length:
                     with torch.no_grad():
-                        embeddings, _ = pipeline.encode_prompt(prompt_with(name), torch.device("cpu"), 1, False)
-                    loaded = embeddings, prediction_for(family, components, {"embeddings": embeddings})
-                differences[path] = max(map(relative_difference, trained[name], loaded))
+                        prompts = family.prompts_by(pipeline, prompt_with(name))
+                found = outputs(family, components, prompts)
+                differences[path] = max(map(relative_difference, trained[name], found))
     return differences
 
 
-def with_vectors(family: ModelFamily, source: ModelSource, vectors: Mapping[str, Tensor]) -> Components:
+def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
+    """Loads one file into the pipeline as a user would: the text encoder of a diffusers file by its name, all of them
+    from the others' keys where there are several."""
+    encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
+    if path.name in DIFFUSERS_FILES:
+        text_encoder, tokenizer = encoders[DIFFUSERS_FILES.index(path.name)]
+        pipeline.load_textual_inversion(
+            str(path.parent),
+            weight_name=path.name,
+            use_safetensors=True,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        return
+    if len(encoders) == 1:
+        pipeline.load_textual_inversion(str(path.parent), token=name, weight_name=path.name, use_safetensors=True)
+        return
+    tensors = safetensors.torch.load_file(path)
+    for key, (text_encoder, tokenizer) in zip(family.token_keys, encoders, strict=True):
+        pipeline.load_textual_inversion(tensors[key], token=name, text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> Components:
     """Returns the fresh base model with the tokens as training has them."""
     components = family.load(source)
-    words = [word for name, rows in vectors.items() for word in vector_words(name, len(rows))]
-    embedding = add_tokens(components.tokenizers[0], components.text_encoders[0], words)
-    embedding.rows.data.copy_(torch.cat(list(vectors.values())))
+    words = [word for name, parts in vectors.items() for word in vector_words(name, len(parts[0]))]
+    for number, tokenizer in enumerate(components.tokenizers):
+        embedding = add_tokens(tokenizer, components.text_encoders[number], words)
+        embedding.rows.data.copy_(torch.cat([parts[number] for parts in vectors.values()]))
     return components
 
 
@@ -138,11 +163,15 @@ def prompt_with(name: str) -> str:
 
 
 @torch.no_grad()
-def outputs(family: ModelFamily, components: Components, name: str) -> tuple[Tensor, Tensor]:
-    """Returns the text encoder's and the denoiser's output for a prompt with the token; parts are float32 on the
-    CPU."""
+def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
+    """Returns what the denoiser is told by a prompt with the token; parts are float32 on the CPU."""
     for text_encoder in components.text_encoders:
         text_encoder.eval()
     tokens = family.tokenize(components.tokenizers, [prompt_with(name)])
-    embeddings = family.encode_prompts(components.text_encoders, tokens)["embeddings"]
-    return embeddings, prediction_for(family, components, {"embeddings": embeddings})
+    return family.encode_prompts(components.text_encoders, tokens)
+
+
+def outputs(family: ModelFamily, components: Components, prompts: Prompts) -> list[Tensor]:
+    """Returns the text encoders' outputs, embeddings first, and what the denoiser makes of them."""
+    told = [prompts[key] for key in ("embeddings", "pooled") if key in prompts]
+    return [*told, prediction_for(family, components, prompts)]

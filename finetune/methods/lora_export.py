@@ -71,7 +71,9 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         metadata = lora_metadata(facts(config, model, []))
         if config.kind != "oft":
             scales = layer_scales(network)
-            paths.append(save_lycoris(family, network.denoiser, model.state, scales, metadata=metadata, dtype=dtype, path=path))
+            paths.append(
+                save_lycoris(family, network.denoiser, model.state, scales, metadata=metadata, dtype=dtype, path=path)
+            )
     if config.dora or config.kind == "oft":
         differences = merged_differences(network)
         paths.append(save_differences(family, network.denoiser, differences, metadata=metadata, dtype=dtype, path=path))

@@ -27,47 +27,53 @@ class TextualInversion:
     """Vectors for new words of the prompt, found by the very loss that the model was trained with (equation 2)."""
 
     config: TokensConfig
-    starts: tuple[tuple[int, ...], ...]
-    """For each token the numbers of the tokens that it starts from; empty draws at random."""
+    starts: tuple[tuple[tuple[int, ...], ...], ...]
+    """For each text encoder and each token the numbers of the tokens that it starts from; empty draws at random."""
 
     @staticmethod
     def of(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
-        """Returns the method for a model's tokenizer; raises ValueError where it knows a name already or does not know
-        a word to start from, before any weights are read."""
+        """Returns the method for a model's tokenizers; raises ValueError where one knows a name already or does not
+        know a word to start from, before any weights are read."""
         family = family_named(model.family)
         tokenizers = family.tokenizers(ModelSource(model.source, model.revision, model.variant))
-        if len(tokenizers) != 1:
+        if len(tokenizers) != len(family.token_keys):
             raise ValueError(
-                f"tokens.names: model.family {model.family} has {len(tokenizers)} text encoders, expected one."
+                f"tokens.names: model.family {model.family} has {len(tokenizers)} text encoders, expected "
+                f"{len(family.token_keys)}; new tokens are not learned for it."
             )
-        refuse_known_names(config, tokenizers[0])
-        refuse_unknown_words(config, tokenizers[0])
         texts = config.init or ("",) * len(config.names)
-        return TextualInversion(config, tuple(tuple(token_ids(tokenizers[0], text)) for text in texts))
+        for tokenizer in tokenizers:
+            refuse_known_names(config, tokenizer)
+            refuse_unknown_words(config, tokenizer)
+        starts = (tuple(tuple(token_ids(tokenizer, text)) for text in texts) for tokenizer in tokenizers)
+        return TextualInversion(config, tuple(starts))
 
     @property
     def words(self) -> list[str]:
-        """The tokenizer's new words, token by token."""
+        """The tokenizers' new words, token by token."""
         return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
-        """Gives the components' tokenizer and text encoder the new tokens."""
+        """Gives the components' tokenizers and text encoders the new tokens."""
         assert not text_encoder, "the options were checked"
         self.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 
-    def add_to(self, components: Components) -> TokenEmbedding:
-        """Gives the components' tokenizer and text encoder the new tokens, with vectors of zeros; returns these."""
-        return add_tokens(components.tokenizers[0], components.text_encoders[0], self.words)
+    def add_to(self, components: Components) -> None:
+        """Gives the components' tokenizers and text encoders the new tokens, with vectors of zeros."""
+        for tokenizer, text_encoder in zip(components.tokenizers, components.text_encoders, strict=True):
+            add_tokens(tokenizer, text_encoder, self.words)
 
     @torch.no_grad()
     def attach(self, network: Network, seed: int) -> None:
-        (embedding,) = token_embeddings(network).values()
-        num, table = self.config.num_vectors, embedding.table.weight
-        for place, (name, start) in enumerate(zip(self.config.names, self.starts, strict=True)):
-            vectors = spread(table[list(start)], num) if start else drawn_like(table, num, seed, name)
-            embedding.rows[place * num : (place + 1) * num] = vectors
-        embedding.rows.requires_grad_(True)
+        num = self.config.num_vectors
+        for number, embedding in enumerate(token_embeddings(network).values()):
+            table = embedding.table.weight
+            for place, (name, start) in enumerate(zip(self.config.names, self.starts[number], strict=True)):
+                of_encoder = f"{name} {number}" if number else name  # no name has a space
+                vectors = spread(table[list(start)], num) if start else drawn_like(table, num, seed, of_encoder)
+                embedding.rows[place * num : (place + 1) * num] = vectors
+            embedding.rows.requires_grad_(True)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
         """Returns the one group; decay would pull the vectors to the origin, where no word is."""
@@ -79,11 +85,12 @@ class TextualInversion:
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and
-        `embeddings/TOKEN/learned_embeds.safetensors` for diffusers, for each token."""
-        ((name, embedding),) = token_embeddings(model.network).items()
-        rows = model.state[f"{name}.rows"].float()
-        vectors = dict(zip(self.config.names, rows.split(self.config.num_vectors), strict=True))
-        table_norm = float(embedding.table.weight.float().norm(dim=1).median())
+        `embeddings/TOKEN/learned_embeds.safetensors` for diffusers (learned_embeds_2 for a second text encoder), for
+        each token."""
+        embeddings = token_embeddings(model.network)
+        tables = [model.state[f"{name}.rows"].float().split(self.config.num_vectors) for name in embeddings]
+        vectors = dict(zip(self.config.names, zip(*tables, strict=True), strict=True))
+        norms = [float(part.table.weight.float().norm(dim=1).median()) for part in embeddings.values()]
         facts = TokenFacts(
             base_sha256=model.facts.base_sha256,
             model_location=model.config.model.source,
@@ -96,10 +103,10 @@ class TextualInversion:
             dataset_location=model.facts.dataset_location,
             dataset_fingerprint=model.facts.dataset_fingerprint,
             resolution=model.config.data.resolution,
-            median_norm=table_norm,
+            median_norms=tuple(norms),
             finished_at=model.facts.finished_at,
         )
-        files = save_tokens(vectors, facts, folder / "embeddings")
+        files = save_tokens(model.family, vectors, facts, folder / "embeddings")
         differences = token_differences(model.family, model.source, vectors, files)
         require_equal(differences)
         return differences

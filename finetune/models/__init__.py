@@ -13,6 +13,8 @@ FAMILIES = {
 
 
 def family_named(name: str) -> "ModelFamily":
-    """Returns the family of that name."""
+    """Returns the family of that name; raises ValueError for one that is not known."""
+    if name not in FAMILIES:
+        raise ValueError(f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.")
     module, _, attribute = FAMILIES[name].partition(":")
     return vars(importlib.import_module(module))[attribute]()

@@ -148,8 +148,8 @@ class ModelFamily(ABC):
         """Returns what the denoiser is conditioned on for tokens from `tokenize`."""
 
     def unread_layers(self, text_encoders: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the layers of the text encoders that no prediction depends on, by their names in `Network`; they do not
-        train."""
+        """Returns the layers of the text encoders that no prediction depends on, by their names in `Network`; they do
+        not train."""
         return ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What Stable Diffusion's families share: their objective, the layers of their U-Nets, latents, and inpainting's channels.
+"""What the families with a U-Net share: objective, adapted layers, latents, and the channels of inpainting.
 
 Axes: B batch, C channels, H W latent height and width.
 """
@@ -32,8 +32,7 @@ def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:
         )
     if stated not in PREDICTION_TYPES:
         raise ValueError(
-            f"model.source: the scheduler's prediction_type is {stated}, expected one of "
-            f"{', '.join(PREDICTION_TYPES)}."
+            f"model.source: the scheduler's prediction_type is {stated}, expected one of {', '.join(PREDICTION_TYPES)}."
         )
     alphas_cumprod = scheduler.alphas_cumprod.double()
     if options.zero_terminal_snr and stated == "epsilon":
@@ -62,8 +61,8 @@ def scaled_latents(vae: Any, pixels: Tensor, generators: Sequence[torch.Generato
 
 
 def unet_input(noisy: Tensor, prompts: Prompts) -> Tensor:
-    """Returns what the U-Net takes, [B C H W], or with `filling` [B 1+2C H W]: latents, mask, latents of the picture with
-    the hole, in diffusers' order."""
+    """Returns what the U-Net takes, [B C H W], or with `filling` [B 1+2C H W]: latents, mask, latents of the picture
+    with the hole, in diffusers' order."""
     return torch.cat([noisy, prompts["filling"]], dim=1) if "filling" in prompts else noisy
 
 

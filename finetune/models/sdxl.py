@@ -220,7 +220,9 @@ class StableDiffusionXL(ModelFamily):
         assert isinstance(objective, Diffusion)
         return {
             "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-            "modelspec.prediction_type": "v" if objective.prediction_type == "v_prediction" else objective.prediction_type,
+            "modelspec.prediction_type": "v"
+            if objective.prediction_type == "v_prediction"
+            else objective.prediction_type,
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_v2": "False",
         }

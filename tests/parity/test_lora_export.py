@@ -116,7 +116,9 @@ def exported(
 ) -> Path:
     metadata = {"ss_network_dim": str(RANK)}
     path = folder / f"style-{dtype}.safetensors"
-    return save_kohya_lora(FAMILY, model.components.denoiser, layers_of(model, alpha), metadata=metadata, dtype=dtype, path=path)
+    return save_kohya_lora(
+        FAMILY, model.components.denoiser, layers_of(model, alpha), metadata=metadata, dtype=dtype, path=path
+    )
 
 
 def exported_to_diffusers(model: Trained, folder: Path, alpha: float = ALPHA) -> Path:

@@ -25,19 +25,19 @@ FACTS = TokenFacts(
     dataset_location="/home/me/ink",
     dataset_fingerprint="1" * 64,
     resolution=512,
-    median_norm=0.4,
+    median_norms=(0.4,),
     finished_at=0.0,
 )
 
 
-def rows_of(num: int, width: int = 32) -> Tensor:
-    return torch.randn(num, width, generator=torch.Generator().manual_seed(num))
+def rows_of(num: int, width: int = 32) -> tuple[Tensor]:
+    return (torch.randn(num, width, generator=torch.Generator().manual_seed(num)),)
 
 
 def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny_model: Path, tmp_path: Path) -> None:
     """80 vectors fill more than a chunk, which diffusers' own prompt would cut."""
     vectors = {"<one>": rows_of(1), "<ink>": rows_of(3), "[many]": rows_of(80)}
-    files = save_tokens(vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
     names = {"one", "ink", "many"}
     paths = {f"{name}.safetensors" for name in names} | {f"{name}/learned_embeds.safetensors" for name in names}
     assert {str(path.relative_to(tmp_path)) for path in files} == paths
@@ -49,14 +49,14 @@ def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny
 
 def test_version_2_too(tiny_v_model: Path, tmp_path: Path) -> None:
     vectors = {"<ink>": rows_of(2, 1024)}
-    files = save_tokens(vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
     assert set(token_differences(FAMILY, ModelSource(str(tiny_v_model)), vectors, files).values()) == {0.0}
 
 
 @pytest.mark.parametrize("name", ["ink.safetensors", "ink/learned_embeds.safetensors"])
 def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tmp_path: Path) -> None:
     vectors = {"<ink>": rows_of(2)}
-    files = save_tokens(vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
     ((key, stored),) = safetensors.torch.load_file(tmp_path / name).items()
     safetensors.torch.save_file({key: stored.flip(0)}, tmp_path / name)
     differences = token_differences(FAMILY, ModelSource(str(tiny_model)), vectors, files)
@@ -67,12 +67,12 @@ def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tm
 
 def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="<ink> holds values that are not finite"):
-        save_tokens({"<ink>": torch.tensor([[1.0, float("nan")]])}, FACTS, tmp_path)
+        save_tokens(FAMILY, {"<ink>": (torch.tensor([[1.0, float("nan")]]),)}, FACTS, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_tells_of_its_token_and_of_no_folder(tmp_path: Path) -> None:
-    save_tokens({"<ink>": torch.tensor([[3.0, 4.0], [0.0, 2.0]])}, FACTS, tmp_path)
+    save_tokens(FAMILY, {"<ink>": (torch.tensor([[3.0, 4.0], [0.0, 2.0]]),)}, FACTS, tmp_path)
     with safetensors.safe_open(tmp_path / "ink.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["token.norms"] == "5 2" and metadata["token.num_vectors"] == "2"
