@@ -22,7 +22,7 @@ from finetune.data.entries import first_few
 from finetune.data.holes import WHOLE, Filling, Holes, filling_key, hole, latent_hole
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
-from finetune.models.base import Components, ModelFamily, Prompts
+from finetune.models.base import Components, ModelFamily, Prompts, stack_prompts
 from finetune.randomness import generator
 
 
@@ -199,6 +199,9 @@ class Encoder:
         return torch.cat(parts).float()
 
     def _prompts(self, captions: Sequence[str]) -> Prompts:
+        if self.batch_size == 1 and len(captions) > 1:
+            rows = [self._prompts([caption]) for caption in captions]
+            return stack_prompts([{name: value[0] for name, value in row.items()} for row in rows])
         tokens = self.family.tokenize(self.components.tokenizers, captions)
         on_device = {name: value.to(self.device) for name, value in tokens.items()}
         return self.family.encode_prompts(self.components.text_encoders, on_device)
