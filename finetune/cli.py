@@ -4,6 +4,10 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.config import ModelConfig
 
 
 def main() -> None:
@@ -23,9 +27,10 @@ def main() -> None:
     checks = doctor.add_subparsers(dest="check", required=True)
     tokens = checks.add_parser("tokens", help="propose rare words to call a subject by (DreamBooth)")
     tokens.add_argument(
-        "--model.source", dest="source", required=True, help="folder of a diffusers pipeline, or a Hub id"
+        "--model.source", dest="source", required=True, help="folder of a diffusers pipeline, Hub id, or single file"
     )
-    tokens.add_argument("--model.family", dest="family", default="sd", help="architecture (sd)")
+    tokens.add_argument("--model.family", dest="family", help="architecture (found in the checkpoint)")
+    tokens.add_argument("--model.config", dest="config", type=Path, help="folder with the configs of a single file")
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     options = parser.parse_args()
     match options.command:
@@ -39,11 +44,12 @@ def main() -> None:
 
 def propose_tokens(options: argparse.Namespace) -> None:
     """Prints rare words; exits with 1 on a mistake."""
+    from finetune.config import ModelConfig
     from finetune.launch import fail, quiet_libraries
 
     quiet_libraries()
     try:
-        print(tokens_text(options.source, options.family, options.num))
+        print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -73,20 +79,23 @@ def demonstrate(options: argparse.Namespace) -> None:
         raise SystemExit(130) from None
 
 
-def tokens_text(location: str, family_name: str, num: int) -> str:
+def tokens_text(model: "ModelConfig", num: int) -> str:
     """Returns a line for each rare token of a model, with the reason."""
-    from finetune.models import FAMILIES, family_named
+    from finetune.models import family_named, refuse_unknown_family
+
+    problems = [*model.problems(), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
+    if problems:
+        raise ValueError("\n".join(problems))
+    refuse_unknown_family(model.family)
     from finetune.models.base import ModelSource
+    from finetune.models.loading import find_family
     from finetune.rare_tokens import embedding_lengths, rare_tokens
 
-    if num < 1:
-        raise ValueError(f"num: got {num}, expected 1 or more.")
-    if family_name not in FAMILIES:
-        raise ValueError(f"model.family: got {family_name}, expected one of {', '.join(FAMILIES)}.")
-    tokenizer = family_named(family_name).tokenizers(ModelSource(location))[0]
-    found = rare_tokens(tokenizer, num, embedding_lengths(Path(location)))
+    source = ModelSource.of(model)
+    tokenizer = family_named(find_family(source, model.family)).tokenizers(source)[0]
+    found = rare_tokens(tokenizer, num, embedding_lengths(Path(model.source)))
     if not found:
-        return f"The tokenizer of {location} has no rare words of three or four letters without a vowel."
+        return f"The tokenizer of {model.source} has no rare words of three or four letters without a vowel."
     lines = [f"  {token.text:<5} {token.reason}" for token in found]
     advice = "None of this knows what a word looks like: draw it with the untouched model before you choose."
     return "\n".join(["Rare words to call a subject by:", *lines, advice])

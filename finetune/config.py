@@ -18,22 +18,45 @@ from finetune.config_loss import LossConfig
 from finetune.config_mask import MaskConfig
 from finetune.config_optim import OptimConfig
 
+SINGLE_FILE = ".safetensors"
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The model that is adapted."""
 
     source: str
-    """Folder of a diffusers pipeline, or a Hub id."""
-    family: str = "sd"
-    """Architecture: sd is Stable Diffusion 1.x and 2.x; a name that is not known is refused with those that are."""
+    """Folder of a diffusers pipeline, a Hub id, or a single .safetensors file with all parts."""
+    family: str | None = None
+    """Architecture; none finds it in the checkpoint, and one that is not the checkpoint's is refused."""
     revision: str | None = None
     """Branch, tag or commit of the Hub id."""
     variant: str | None = None
     """Weight variant of the pipeline, e.g. fp16."""
+    config: Path | None = None
+    """For a single file: folder in diffusers layout of the same base model, whose configs, tokenizer and scheduler are
+    used; it needs no weights."""
 
     def problems(self) -> list[str]:
-        return [] if self.source else ["model.source: got an empty text, expected a folder or a Hub id."]
+        if not self.source:
+            return ["model.source: got an empty text, expected a folder, a Hub id or a single file."]
+        name = Path(self.source).name
+        if self.source.endswith(PICKLED):
+            return [
+                f"model.source: {name} is a pickle, which runs whatever code it holds when it is read; expected "
+                f'safetensors. Where you trust it: save_file(torch.load("{name}", weights_only=True)["state_dict"], '
+                '"model.safetensors"), with save_file from safetensors.torch, and give that file.'
+            ]
+        is_file = self.source.endswith(SINGLE_FILE)
+        found = [
+            f"model.{key}: got {value} for the single file {name}, which has none. Remove it."
+            for key, value in (("revision", self.revision), ("variant", self.variant))
+            if is_file and value is not None
+        ]
+        if self.config is not None and not is_file:
+            found.append(f"model.config: got {self.config}, but model.source is no {SINGLE_FILE} file. Remove it.")
+        return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from finetune.command_line import dump, flat_types, given_texts, parse_given, re
 from finetune.config import TrainConfig
 from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.manifest import Manifest, read_manifest
+from finetune.models import refuse_unknown_family
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
 from finetune.runfolder import held_out_indices
 
@@ -28,6 +29,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
     config, given = parse_given(kind, filled, program=recipe)
+    refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
     manifest = read_manifest(
         config.data.folder,

@@ -28,6 +28,8 @@ MAY_CHANGE = (
 )
 """Options that do not alter what is learned."""
 MAY_GROW = ("train.steps",)
+FOUND = ("model.family",)
+"""Options that, where none is given, are found while the run is assembled and then stand in its config."""
 
 
 def check_output(folder: Path) -> None:
@@ -96,7 +98,7 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
     changed = []
     for key, value in as_flat(config).items():
         now = [str(part) for part in (value if isinstance(value, list) else [value])]
-        free = key.startswith(MAY_CHANGE) or key in MAY_GROW
+        free = key.startswith(MAY_CHANGE) or key in MAY_GROW or (key in FOUND and value is None)
         if key in before and before[key] != now and not free:
             changed.append(f"{key} {' '.join(before[key])} -> {' '.join(now)}")
     return changed

@@ -32,6 +32,7 @@ from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
 from finetune.models.base import ModelSource, Network
+from finetune.models.loading import find_family
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
@@ -76,8 +77,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     warnings = list(manifest.warnings) + device_warnings(accelerator, config)
 
     # The model: what contradicts its scheduler is refused before weights are read.
-    family = family_named(config.model.family)
-    source = ModelSource(config.model.source, config.model.revision, config.model.variant)
+    source = ModelSource.of(config.model)
+    name = find_family(source, config.model.family)
+    family = family_named(name)
+    if config.model.family is None:
+        say(f"model.family: {name} ({family.title}), as {source.location} says.")
+        config = replace(config, model=replace(config.model, family=name))
     objective = family.objective(family.scheduler(source), config.loss)
     if config.loss.zero_terminal_snr and objective.options.weighting != "none":
         warnings.append(

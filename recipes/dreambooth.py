@@ -54,10 +54,11 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     from finetune.data.prior import balance_text, captioned, with_class_pictures
     from finetune.models import family_named
     from finetune.models.base import ModelSource
+    from finetune.models.loading import find_family
     from finetune.rare_tokens import common_words_warning
 
-    family = family_named(config.model.family)
-    source = ModelSource(config.model.source, config.model.revision, config.model.variant)
+    source = ModelSource.of(config.model)
+    family = family_named(find_family(source, config.model.family))
     if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
         raise ValueError(
             f"prior.kind: got {config.prior.kind}, but {config.model.source} fills holes in pictures and is not asked "

@@ -16,6 +16,7 @@ from finetune.export.verify import require_equal
 from finetune.methods.base import TrainedModel
 from finetune.models import family_named
 from finetune.models.base import Components, ModelFamily, ModelSource, Network
+from finetune.models.loading import find_family
 from finetune.models.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup
@@ -34,12 +35,13 @@ class TextualInversion:
     def of(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
         """Returns the method for a model's tokenizers; raises ValueError where one knows a name already or does not
         know a word to start from, before any weights are read."""
-        family = family_named(model.family)
-        tokenizers = family.tokenizers(ModelSource(model.source, model.revision, model.variant))
+        source = ModelSource.of(model)
+        family = family_named(find_family(source, model.family))
+        tokenizers = family.tokenizers(source)
         if len(tokenizers) != len(family.token_keys):
             raise ValueError(
-                f"tokens.names: model.family {model.family} has {len(tokenizers)} text encoders, expected "
-                f"{len(family.token_keys)}; new tokens are not learned for it."
+                f"tokens.names: {family.title} has {len(tokenizers)} text encoders, expected {len(family.token_keys)}; "
+                "new tokens are not learned for it."
             )
         texts = config.init or ("",) * len(config.names)
         for tokenizer in tokenizers:

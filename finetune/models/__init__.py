@@ -3,6 +3,8 @@
 import importlib
 import typing
 
+from finetune.command_line import suggestion
+
 if typing.TYPE_CHECKING:
     from finetune.models.base import ModelFamily
 
@@ -18,3 +20,12 @@ def family_named(name: str) -> "ModelFamily":
         raise ValueError(f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.")
     module, _, attribute = FAMILIES[name].partition(":")
     return vars(importlib.import_module(module))[attribute]()
+
+
+def refuse_unknown_family(name: str | None) -> None:
+    """Raises ValueError for a name that no family has; none is to be found in the checkpoint."""
+    if name is not None and name not in FAMILIES:
+        raise ValueError(
+            f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.{suggestion(name, FAMILIES)} Leave it "
+            "away to have it found in the checkpoint."
+        )

@@ -6,11 +6,13 @@ Axes: B batch, C channels, H W latent height and width, L tokens, N chunks of a 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from finetune.config import SINGLE_FILE, ModelConfig
 from finetune.config_loss import LossConfig
 from finetune.objectives import Objective
 
@@ -25,11 +27,28 @@ encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for furthe
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the weights come from: a folder in diffusers layout or a Hub id."""
+    """Where the weights come from: a folder in diffusers layout, a Hub id, or a single file."""
 
     location: str
     revision: str | None = None
     variant: str | None = None
+    config: Path | None = None
+    """For a single file: folder whose configs, tokenizer and scheduler go with its weights."""
+
+    @staticmethod
+    def of(model: ModelConfig) -> "ModelSource":
+        """Returns the source that the options name."""
+        return ModelSource(model.source, model.revision, model.variant, model.config)
+
+    @property
+    def is_single_file(self) -> bool:
+        """True where one file holds the weights of all parts."""
+        return self.location.endswith(SINGLE_FILE) or Path(self.location).is_file()
+
+    @property
+    def configs(self) -> str:
+        """Where configs, tokenizers and the scheduler are."""
+        return str(self.config) if self.is_single_file else self.location
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,9 @@ class ModelFamily(ABC):
     """The models' public name."""
     pipelines: ClassVar[tuple[str, ...]]
     """Names of diffusers' pipelines whose checkpoints it reads."""
+    single_files: ClassVar[dict[str, str]] = {}
+    """Kinds of single files that it reads, as diffusers' `infer_diffusers_model_type` names them, and the pipeline of
+    each; none has to be converted to a folder first."""
     scheduler_option: ClassVar[str]
     """What tells its schedulers from others: an option that they are made with."""
     lora_targets: ClassVar[tuple[str, ...]]

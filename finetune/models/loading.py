@@ -1,56 +1,95 @@
-"""Reads the parts of a pipeline from a folder or the Hub, for all families; every refusal is one sentence.
+"""Reads the parts of a pipeline from a folder, the Hub or a single file, for all families; a refusal is one sentence.
 
 Weights come from safetensors alone, and no code of a checkpoint is run.
 """
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError
 
+from finetune.config import PICKLED
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
+from finetune.models.hub import hub_advice, hub_file
+from finetune.models.single_file import published_folder, single_file_kind, weights_from_single_file
+
+
+def find_family(source: ModelSource, given: str | None = None) -> str:
+    """Returns the name of the family that trains the checkpoint; ValueError where it is not the one given, or none."""
+    if given is not None:
+        index_for(family_named(given), source)
+        return given
+    pipeline = pipeline_index(source).get("_class_name")
+    for name in FAMILIES:
+        if pipeline in family_named(name).pipelines:
+            return name
+    raise ValueError(f"model.source: {stated(source)} the pipeline {pipeline}. {other_family(pipeline)}")
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:
-    """Returns model_index.json; raises one clear sentence for a missing source, a single file or a damaged index."""
+    """Returns model_index.json, for a single file that of its configs with the file's own pipeline; raises one clear
+    sentence for a missing source or a damaged index."""
     path = Path(source.location)
-    if path.is_file():
-        raise ValueError(
-            f"model.source: {path} is a single file, expected a folder in diffusers layout. Convert it with diffusers' "
-            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
-        )
-    index: Any
+    if source.is_single_file:
+        return single_file_index(source)
     if path.is_dir():
-        index_file = path / "model_index.json"
-        if not index_file.is_file():
-            raise FileNotFoundError(
-                f"model.source: {path} has no model_index.json; expected a folder in diffusers layout."
-            )
-        try:
-            index = json.loads(index_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"model.source: {index_file} is no JSON: {error}.") from error
-    elif len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
+        return read_index(path / "model_index.json", "model.source")
+    if len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
         raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
-    else:
-        try:
-            index = DiffusionPipeline.load_config(source.location, revision=source.revision)
-        except OSError as error:
-            raise ValueError(
-                f"model.source: {source.location} is no folder here and does not come from the Hub: "
-                f"{first_line(error)} Check the name, log in with `hf auth login` if the model is gated, or give a "
-                "local folder."
-            ) from error
+    return read_index(hub_file(source, "model_index.json"), "model.source")
+
+
+def read_index(file: Path, option: str) -> dict[str, Any]:
+    """Returns what a model_index.json holds; the error names the option that led there."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout."
+        )
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option}: {file} is no JSON: {error}.") from error
     if not isinstance(index, dict):
-        raise ValueError(f"model.source: model_index.json of {source.location} is no JSON object.")
+        raise ValueError(f"{option}: {file} is no JSON object.")
     return index
+
+
+def single_file_index(source: ModelSource) -> dict[str, Any]:
+    """Returns the model_index.json that goes with a single file; ValueError where no family reads such files, or the
+    configs are missing or another model's."""
+    kind, name = single_file_kind(source), Path(source.location).name
+    families = [family_named(known) for known in FAMILIES]
+    family = next((family for family in families if kind in family.single_files), None)
+    if family is None:
+        readable = "; ".join(
+            f"{other.title}: {', '.join(other.single_files)}" for other in families if other.single_files
+        )
+        raise ValueError(
+            f"model.source: {name} is a single file of the kind {kind}, expected a folder, or one of those that are "
+            f"read ({readable}). Convert it with diffusers: from_single_file(...) of its pipeline, then "
+            "save_pretrained(...)."
+        )
+    repository = published_folder(kind)
+    if source.config is None:
+        raise ValueError(
+            f"model.config: missing for {name}, a single file of the kind {kind}, which holds no configs and no "
+            f"tokenizer. Give a folder with those of the same base model, such as `hf download {repository} --include "
+            "'*.json' --include '*.txt' --local-dir FOLDER` makes: --model.config FOLDER."
+        )
+    index = read_index(source.config / "model_index.json", "model.config")
+    if index.get("_class_name") not in family.pipelines:
+        raise ValueError(
+            f"model.config: {source.config} is of the pipeline {index.get('_class_name')}, but {name} is of "
+            f"{family.single_files[kind]} ({family.title}). Give a folder such as that of {repository}."
+        )
+    return index | {"_class_name": family.single_files[kind]}
 
 
 def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
@@ -60,25 +99,33 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
     name = index.get("_class_name")
     if name not in family.pipelines:
         raise ValueError(
-            f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
-            f"{', '.join(family.pipelines)} ({family.title}). {other_family(name)}"
+            f"model.source: {stated(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "
+            f"({family.title}). {other_family(name)}"
         )
     match index.get("scheduler"):
         case ["diffusers", str(scheduler)] if scheduler_class(scheduler, family.scheduler_option) is not None:
             return index
         case other:
             raise ValueError(
-                f"model.source: model_index.json of {source.location} names the scheduler {other}, expected "
+                f"model.source: model_index.json of {source.configs} names the scheduler {other}, expected "
                 f'["diffusers", "..."] with a scheduler of diffusers that has the option {family.scheduler_option}.'
             )
+
+
+def stated(source: ModelSource) -> str:
+    """Returns how the source says what it is, as the beginning of a sentence."""
+    if source.is_single_file:
+        return f"the single file {Path(source.location).name} belongs to"
+    return f"model_index.json of {source.location} names"
 
 
 def other_family(pipeline: Any) -> str:
     """Returns what to do with a checkpoint of that pipeline instead."""
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
-            return f"Give --model.family {name}."
-    return f"No family trains it; these are known: {', '.join(FAMILIES)}."
+            return f"Give --model.family {name}, or leave it away."
+    titles = ", ".join(f"{name} ({family_named(name).title})" for name in FAMILIES)
+    return f"No family trains it; these are known: {titles}."
 
 
 def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
@@ -98,20 +145,50 @@ def scheduler_class(name: str, option: str) -> Any:
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
     """Returns one part of the pipeline with its weights, in float32 on the CPU."""
-    return load_part(
-        kind, source, part, {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
-    )
+    options = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+    if source.is_single_file:
+        return loaded(lambda: weights_from_single_file(kind, source, part), source, part)
+    return load_part(kind, source, part, options)
 
 
 def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:
     """Returns one part of the pipeline; raises ValueError that names it where it does not load."""
+    return loaded(
+        lambda: kind.from_pretrained(source.configs, subfolder=part, revision=source.revision, **(options or {})),
+        source,
+        part,
+    )
+
+
+def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
+    """Returns what `load` returns; raises ValueError that names the part and says what to do where it fails."""
     try:
-        return kind.from_pretrained(source.location, subfolder=part, revision=source.revision, **(options or {}))
-    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"model.source: {part} of {source.location} does not load: {first_line(error)} Expected safetensors "
-            "weights and their config.json in diffusers layout."
-        ) from error
+        return load()
+    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        missing = f"{part} with safetensors weights{f' of the variant {source.variant}' if source.variant else ''}"
+        text = hub_advice(error, source, f"{missing}. Choose another model or variant, or convert it to a local folder")
+        reason = f"{part} of {source.location} does not load: {first_line(error)}"
+        raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error
+
+
+def part_advice(source: ModelSource, part: str) -> str:
+    """Returns what to do where a part of a folder does not load."""
+    if source.is_single_file:
+        return f"Expected the weights that {Path(source.configs) / part} describes: is it of the same base model?"
+    files = [path.name for path in Path(source.location, part).glob("*")]
+    safe = [name for name in files if name.endswith(".safetensors")]
+    if not safe and any(name.endswith(PICKLED) for name in files):
+        return (
+            "It holds pickled weights alone, which can run code when they are read, expected safetensors. Where you "
+            "trust them: DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)."
+        )
+    variants = sorted({name.split(".")[1].partition("-")[0] for name in safe if name.count(".") > 1})
+    if safe and source.variant is not None and source.variant not in variants:
+        known = f"Give --model.variant {variants[0]}" if variants else "Remove model.variant"
+        return f"It has no weights of the variant {source.variant}. {known}."
+    if variants and source.variant is None and all(name.count(".") > 1 for name in safe):
+        return f"It has weights of a variant alone: give --model.variant {variants[0]}."
+    return "Expected safetensors weights and their config.json in diffusers layout."
 
 
 def first_line(error: BaseException) -> str:

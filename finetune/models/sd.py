@@ -34,6 +34,12 @@ class StableDiffusion(ModelFamily):
 
     title = "Stable Diffusion 1.x and 2.x"
     pipelines = (PLAIN, "StableDiffusionImg2ImgPipeline", INPAINTING)
+    single_files: ClassVar[dict[str, str]] = {
+        "v1": PLAIN,
+        "v2": PLAIN,
+        "inpainting": INPAINTING,
+        "inpainting_v2": INPAINTING,
+    }
     scheduler_option = "beta_schedule"
     lora_targets = LORA_TARGETS
     lora_conv_targets = LORA_CONV_TARGETS
