@@ -41,6 +41,7 @@ class StableDiffusionXL(ModelFamily):
 
     title = "Stable Diffusion XL"
     pipelines = (PLAIN, "StableDiffusionXLImg2ImgPipeline", INPAINTING)
+    single_files: ClassVar[dict[str, str]] = {"xl_base": PLAIN, "xl_inpaint": INPAINTING}
     scheduler_option = "beta_schedule"
     lora_targets = LORA_TARGETS
     lora_conv_targets = LORA_CONV_TARGETS
