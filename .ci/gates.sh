@@ -27,6 +27,12 @@ refuse 'yaml\.(unsafe_|full_)?load(_all)? *\(' 'use yaml.safe_load' < <(python_f
 refuse '(pickle|dill|joblib)\.loads? *\(|\.Unpickler *\(' 'unpickling runs code from the file' < <(product_files)
 # The name stands alone and has an argument: not model.eval(), not "its own eval()" in a sentence.
 refuse '(^|[^[:alnum:]_.])(eval|exec) *\(([^)]|$)' 'never evaluate text' < <(python_files)
-refuse '(^|[^a-z])(sdxl|sd3|flux)' 'no family name outside finetune/models/' < <(shared_files)
+
+# Family names: what a family needs beyond the interface becomes part of the interface (docs/add_a_family.md). Refused are
+# the registered names as a text or a module ("sd", models.sd:), and the models' own names wherever they stand (SDXL,
+# sd15, SD 2.1, StableDiffusionXLPipeline, FluxTransformer2DModel). sd-scripts, sd-finetune and ss_sd_... are other words.
+families=$(grep -oE '"[a-z0-9_]+": *"finetune\.models\.' finetune/models/__init__.py | cut -d'"' -f2 | paste -sd'|')
+refuse "[\"'.]($families)([\"':.]|\$| import)" 'no registered family outside finetune/models/' < <(shared_files)
+refuse '(^|[^a-z])(stable[ _-]?diffusion|sd[ _.-]?(xl|[0-9])|flux)' 'no family name outside finetune/models/' < <(shared_files)
 
 exit "$failed"

@@ -91,12 +91,12 @@ def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) ->
 def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
     """Writes a sheet with a column a prompt; rows: untouched model, with the LoRA, and pictures of the style set."""
     import torch
-    from diffusers import StableDiffusionPipeline, logging
+    from diffusers import DiffusionPipeline, logging
 
     from finetune.demo.glyphs import file_stem
 
     logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(BASE_MODEL, safety_checker=None)
+    pipeline = DiffusionPipeline.from_pretrained(BASE_MODEL)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(prompts: list[str]) -> list[Image.Image]:

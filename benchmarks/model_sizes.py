@@ -1,0 +1,304 @@
+"""Parameters and memory of the published models at their exact size, part by part, without their weights.
+
+    python benchmarks/model_sizes.py [--rank 16] [--only "SD 1.5" ...]
+
+The models are built from their published configs on PyTorch's meta device, as diffusers' and transformers' own classes,
+and the script fails where a number of parameters is more than 1 % from the published one. Memory is that of the weights
+alone, with the buffers that are saved beside them: 8-bit and NF4 hold the weights of linear layers as bitsandbytes does
+(one float32 scale a row; one for every 64 weights) and the rest in bfloat16. Adapters are those of the project's own
+code on the family's default layers; beside their float32 weights stand gradients and AdamW's two moments. Activations
+and what the device's libraries take are not in it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from finetune.config_lora import LoRAConfig
+from finetune.methods.adapters import attach_adapters
+from finetune.models import FAMILIES, family_named
+from finetune.models.base import Network
+
+TOLERANCE = 0.01
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    published: float
+    """Parameters in millions: model cards, papers, or the size of the published file over the bytes a value takes."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published model; its first part is the denoiser."""
+
+    name: str
+    family: str
+    parts: tuple[Part, ...]
+
+
+def unet(**options: Any) -> UNet2DConditionModel:
+    """Returns a U-Net; those of version 1 and 2 have diffusers' default blocks."""
+    return UNet2DConditionModel(**options)
+
+
+def sdxl_unet() -> UNet2DConditionModel:
+    return unet(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def sd3_transformer(layers: int, **options: Any) -> SD3Transformer2DModel:
+    """Returns a transformer of SD3 or 3.5, whose larger one is as wide as it is deep."""
+    heads = layers
+    return SD3Transformer2DModel(
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=layers,
+        attention_head_dim=64,
+        num_attention_heads=heads,
+        joint_attention_dim=4096,
+        caption_projection_dim=64 * heads,
+        pooled_projection_dim=2048,
+        **options,
+    )
+
+
+def flux_transformer() -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=19,
+        num_single_layers=38,
+        attention_head_dim=128,
+        num_attention_heads=24,
+        joint_attention_dim=4096,
+        pooled_projection_dim=768,
+        guidance_embeds=True,
+        axes_dims_rope=(16, 56, 56),
+    )
+
+
+def vae(latent_channels: int, *, quant_conv: bool) -> AutoencoderKL:
+    """Returns the autoencoder that all of these models share but for its latents."""
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=latent_channels,
+        use_quant_conv=quant_conv,
+        use_post_quant_conv=quant_conv,
+    )
+
+
+def clip_config(width: int, layers: int, heads: int, projection: int) -> CLIPTextConfig:
+    """Returns the config of a CLIP text encoder."""
+    return CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=projection,
+    )
+
+
+def t5() -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32128,
+            d_model=4096,
+            d_kv=64,
+            d_ff=10240,
+            num_layers=24,
+            num_heads=64,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+
+
+CLIP_L = Part("CLIP ViT-L/14", lambda: CLIPTextModel(clip_config(768, 12, 12, 768)), 123.1)
+CLIP_L_POOLED = Part("CLIP ViT-L/14", lambda: CLIPTextModelWithProjection(clip_config(768, 12, 12, 768)), 123.7)
+CLIP_H = Part("OpenCLIP ViT-H/14", lambda: CLIPTextModel(clip_config(1024, 23, 16, 512)), 340.4)
+CLIP_G = Part("OpenCLIP bigG/14", lambda: CLIPTextModelWithProjection(clip_config(1280, 32, 20, 1280)), 694.7)
+T5_XXL = Part("T5 XXL encoder", t5, 4762.0)
+VAE4 = Part("VAE, 4 channels", lambda: vae(4, quant_conv=True), 83.65)
+VAE16 = Part("VAE, 16 channels", lambda: vae(16, quant_conv=False), 83.82)
+
+MODELS = (
+    Model(
+        "SD 1.5",
+        "sd",
+        (Part("U-Net", lambda: unet(cross_attention_dim=768, attention_head_dim=8), 860.0), CLIP_L, VAE4),
+    ),
+    Model(
+        "SD 2.1",
+        "sd",
+        (
+            Part(
+                "U-Net",
+                lambda: unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
+                866.0,
+            ),
+            CLIP_H,
+            VAE4,
+        ),
+    ),
+    Model("SDXL", "sdxl", (Part("U-Net", sdxl_unet, 2567.0), CLIP_L, CLIP_G, VAE4)),
+    Model(
+        "SD3 medium",
+        "sd3",
+        (
+            Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), 2030.0),
+            CLIP_L_POOLED,
+            CLIP_G,
+            T5_XXL,
+            VAE16,
+        ),
+    ),
+    Model(
+        "SD3.5 medium",
+        "sd3",
+        (
+            Part(
+                "transformer",
+                lambda: sd3_transformer(
+                    24, pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))
+                ),
+                2240.0,
+            ),
+            CLIP_L_POOLED,
+            CLIP_G,
+            T5_XXL,
+            VAE16,
+        ),
+    ),
+    Model(
+        "SD3.5 large",
+        "sd3",
+        (
+            Part("transformer", lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"), 8060.0),
+            CLIP_L_POOLED,
+            CLIP_G,
+            T5_XXL,
+            VAE16,
+        ),
+    ),
+    Model("FLUX.1 dev", "flux", (Part("transformer", flux_transformer, 11900.0), CLIP_L, T5_XXL, VAE16)),
+)
+
+
+def on_meta(part: Part) -> nn.Module:
+    """Returns the part without memory for its weights."""
+    with torch.device("meta"):
+        return part.build()
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Returns the number of parameters, one that is used twice counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def num_values(module: nn.Module) -> int:
+    """Returns how many numbers the part's file holds: parameters, and the buffers that are saved."""
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    saved = [value.numel() for name, value in module.state_dict().items() if name not in names]
+    return num_parameters(module) + sum(saved)
+
+
+def memory(module: nn.Module) -> dict[str, float]:
+    """Returns the bytes that the part takes in each number format."""
+    total = num_values(module)
+    linear = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+    inside, rows = sum(weight.numel() for weight in linear), sum(len(weight) for weight in linear)
+    rest = 2 * (total - inside)
+    return {
+        "fp32": 4 * total,
+        "bf16": 2 * total,
+        "8-bit": rest + inside + 4 * rows,
+        "NF4": rest + inside * (1 / 2 + 4 / 64),
+    }
+
+
+def adapter_parameters(family: str, denoiser: nn.Module, rank: int) -> int:
+    """Returns the parameters of the family's default adapters."""
+    network = Network(family_named(family), denoiser)
+    with torch.device("meta"):
+        attach_adapters(network, LoRAConfig(rank=rank), seed=0)
+    return sum(parameter.numel() for name, parameter in network.named_parameters() if ".lora_" in name)
+
+
+def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
+    """Returns the table as text, and the parts whose number of parameters is not the published one."""
+    head = f"{'':21} {'parameters':>15} {'published':>10} {'off by':>7}"
+    head += "".join(f"{name + ' GB':>9}" for name in ("fp32", "bf16", "8-bit", "NF4"))
+    lines, wrong = [], []
+    for model in models:
+        lines += ["", model.name, head]
+        sums = dict.fromkeys(("fp32", "bf16", "8-bit", "NF4"), 0.0)
+        for part in model.parts:
+            module = on_meta(part)
+            count = num_parameters(module)
+            off = count / (part.published * 1e6) - 1
+            found = memory(module)
+            sums = {name: value + found[name] for name, value in sums.items()}
+            row = f"  {part.name:19} {count:>15,} {part.published:>8.6g} M {off:>7.2%}"
+            lines.append(row + "".join(f"{value / GB:9.2f}" for value in found.values()))
+            if abs(off) > TOLERANCE:
+                wrong.append(f"{model.name}, {part.name}: {count:,} parameters, published {part.published:g} million")
+        lines.append(f"  {'all parts':54}" + "".join(f"{value / GB:9.2f}" for value in sums.values()))
+        if model.family not in FAMILIES:
+            lines.append("  LoRA: the family is not there yet")
+            continue
+        trained = adapter_parameters(model.family, on_meta(model.parts[0]), rank)
+        lines.append(
+            f"  LoRA of rank {rank}: {trained:,} parameters ({trained / num_parameters(on_meta(model.parts[0])):.2%}), "
+            f"{4 * trained / GB:.3f} GB, with gradients and AdamW's moments {16 * trained / GB:.3f} GB"
+        )
+    return "\n".join(lines), wrong
+
+
+def main() -> None:
+    """Prints the table; exits with 1 where a number is not the published one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rank", type=int, default=16, help="rank of the adapters (16)")
+    parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models (all)")
+    options = parser.parse_args()
+    chosen = [model for model in MODELS if options.only is None or model.name in options.only]
+    text, wrong = table(chosen, options.rank)
+    print(text)
+    if wrong:
+        print("\nNot the published number:", *wrong, sep="\n  ")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What a family's own pipeline gives its denoiser and gets back, whatever the pipeline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.models.base import Components, ModelFamily, Prompts, whole_sizes
+
+HEIGHT, WIDTH = 32, 48
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the denoiser; latents are [1 C H W] also where the pipeline packs them."""
+
+    noisy: Tensor
+    t: Tensor
+    embeddings: Tensor
+    pooled: Tensor | None
+    output: Tensor
+
+
+@torch.no_grad()
+def denoiser_calls(pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2) -> list[Call]:
+    """Returns the calls of a picture that is made without guidance; the timesteps are the scheduler's."""
+    found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
+    timesteps: list[Tensor] = []
+
+    def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        noisy = args[0] if args else kwargs["hidden_states"]
+        found.append((noisy.clone(), kwargs, output[0].clone()))
+
+    def note_timestep(pipeline: Any, number: int, t: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        timesteps.append(torch.as_tensor(t))
+        return {}
+
+    handle = denoiser.register_forward_hook(note, with_kwargs=True)
+    try:
+        drawn(pipeline, prompt, steps=steps, callback_on_step_end=note_timestep)
+    finally:
+        handle.remove()
+    assert len(found) == len(timesteps) >= steps, "one call a step, as long as guidance is off"
+    return [
+        Call(unpacked(pipeline, noisy), t, kwargs["encoder_hidden_states"], pooled(kwargs), unpacked(pipeline, output))
+        for (noisy, kwargs, output), t in zip(found, timesteps, strict=True)
+    ]
+
+
+@torch.no_grad()
+def drawn(pipeline: Any, prompt: str, *, steps: int = 2, output_type: str = "latent", **more: Any) -> Tensor:
+    """Returns what the pipeline draws for the prompt from a fixed seed, without guidance."""
+    return pipeline(
+        prompt,
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type=output_type,
+        **more,
+    ).images
+
+
+def pooled(kwargs: dict[str, Any]) -> Tensor | None:
+    """The one vector of the prompt among the denoiser's arguments, under either of diffusers' names for it."""
+    return kwargs.get("pooled_projections", (kwargs.get("added_cond_kwargs") or {}).get("text_embeds"))
+
+
+def unpacked(pipeline: Any, latents: Tensor) -> Tensor:
+    """The latents [B C H W], from rows of patches [B L 4C] where the pipeline has them so."""
+    if latents.dim() == 4:
+        return latents
+    return pipeline._unpack_latents(latents, HEIGHT, WIDTH, pipeline.vae_scale_factor)
+
+
+def packed(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
+    """The latents [B C H W] in the form that the pipeline has them in."""
+    return latents if like.dim() == 4 else pipeline._pack_latents(latents, *latents.shape)
+
+
+@torch.no_grad()
+def prompts_of(family: ModelFamily, components: Components, *captions: str) -> Prompts:
+    """What the denoiser is conditioned on for whole pictures of the size above."""
+    tokens = family.tokenize(components.tokenizers, captions)
+    sizes = {"sizes": whole_sizes(len(captions), HEIGHT, WIDTH)}
+    return family.encode_prompts(components.text_encoders, tokens) | sizes

@@ -1,0 +1,81 @@
+"""Each test of this folder runs once for every registered family, on a tiny pipeline of its real classes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from finetune.models import FAMILIES, family_named
+from finetune.models.base import Components, ModelFamily, ModelSource
+from tests.families import save_tiny_pipeline
+from tests.runs import TINY, Options, run
+
+RESUMED: Options = {"train.steps": 5, "data.caption_dropout": 0.3, "data.flip": True, "optim.lr": 2e-3}
+PROMPT = "a red circle on white paper"
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def family(name: str) -> ModelFamily:
+    return family_named(name)
+
+
+@pytest.fixture(scope="session")
+def model(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(name, tmp_path_factory.mktemp("contract") / name)
+
+
+@pytest.fixture(scope="session")
+def source(model: Path) -> ModelSource:
+    return ModelSource(str(model))
+
+
+@pytest.fixture
+def components(family: ModelFamily, source: ModelSource) -> Components:
+    """A fresh copy, frozen; tests put adapters into it."""
+    loaded = family.load(source)
+    for part in (loaded.denoiser, loaded.vae, *loaded.text_encoders):
+        part.requires_grad_(False).eval()
+    return loaded
+
+
+@pytest.fixture
+def pipeline(model: Path) -> Any:
+    """The pipeline as diffusers itself loads it."""
+    return reloaded_pipeline(model)
+
+
+def reloaded_pipeline(model: Path) -> Any:
+    """A fresh pipeline, loaded as a user would."""
+    found = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def options(name: str, model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """Options of a LoRA run; a test adds its own, and an output folder."""
+    return TINY | {
+        "model.source": model,
+        "model.family": name,
+        "data.folder": pictures,
+        "cache.folder": tmp_path_factory.mktemp("cache"),
+        "output.name": "style",
+        "output.dtype": "fp32",
+    }
+
+
+@pytest.fixture(scope="session")
+def lora_run(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a LoRA run of a few steps, with previews and a validation."""
+    folder = tmp_path_factory.mktemp("lora")
+    shown = {"preview.prompts": (PROMPT,), "preview.num_inference_steps": 1}
+    ended = run("lora", options | RESUMED | shown | {"output.folder": folder / "a"}, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    assert len(list((folder / "a" / "previews").glob("step_*_prompt00_seed0.png"))) == 2
+    return folder / "a"

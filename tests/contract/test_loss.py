@@ -1,0 +1,92 @@
+"""The loss is the papers', written out here once more, and training lowers it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetune.config_loss import LossConfig
+from finetune.config_methods import LoRAConfig
+from finetune.methods.full import Full
+from finetune.methods.lora import LoRA
+from finetune.models.base import Components, ModelFamily, Network
+from finetune.objectives import denoising_loss
+from tests.contract.calls import HEIGHT, WIDTH, prompts_of
+
+CAPTIONS = ("a red circle on white paper", "a blue cross")
+TIMESTEPS = torch.tensor([210, 805])
+Formula = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def latents_for(family: ModelFamily, components: Components, seed: int) -> Tensor:
+    factor = family.pixels_per_latent(components.vae)
+    shape = (len(CAPTIONS), components.vae.config.latent_channels, HEIGHT // factor, WIDTH // factor)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents and target of DDPM (arXiv 2006.11239, equation 4) for betas whose roots are evenly spaced, and of
+    v-prediction (arXiv 2202.00512, appendix D)."""
+    assert config.beta_schedule == "scaled_linear"
+    betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps).double() ** 2
+    alpha_bar = torch.cumprod(1 - betas, 0)[t].view(-1, 1, 1, 1)
+    noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+    target = {
+        "epsilon": noise.double(),
+        "sample": clean.double(),
+        "v_prediction": alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean,
+    }[config.prediction_type]
+    return noisy, target
+
+
+def straight_line(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy latents and target of rectified flow (arXiv 2209.03003, equation 1, with time from picture to noise)."""
+    s = (t.double() / config.num_train_timesteps).view(-1, 1, 1, 1)
+    return clean + s * (noise - clean), (noise - clean).double()
+
+
+FORMULAS: dict[str, Formula] = {"beta_schedule": diffusion, "shift": straight_line}
+"""By the option that tells the family's schedulers from others."""
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_the_paper(family: ModelFamily, components: Components) -> None:
+    clean, noise = latents_for(family, components, 0), latents_for(family, components, 1)
+    prompts = prompts_of(family, components, *CAPTIONS)
+    objective = family.objective(components.scheduler, LossConfig(weighting="none"))
+    network = Network(family, components.denoiser)
+    ours = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, TIMESTEPS)
+    formula = FORMULAS[family.scheduler_option]
+    noisy, target = formula(components.scheduler.config, clean, noise, TIMESTEPS)
+    prediction = family.denoise(components.denoiser, noisy.float(), TIMESTEPS, prompts)
+    torch.testing.assert_close(ours.double(), (prediction - target).square().mean((1, 2, 3)), rtol=1e-4, atol=0)
+    assert objective.weight(TIMESTEPS).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("method", "lr"), [(LoRA(LoRAConfig(rank=4)), 1e-2), (Full(), 1e-3)], ids=["lora", "full"])
+@pytest.mark.parametrize("text_encoder", [False, True], ids=["denoiser", "and text encoders"])
+def test_two_steps_lower_the_loss(
+    family: ModelFamily, components: Components, method: LoRA | Full, lr: float, text_encoder: bool
+) -> None:
+    clean, noise = latents_for(family, components, 0), latents_for(family, components, 1)
+    objective = family.objective(components.scheduler, LossConfig(weighting="none"))
+    network = method.network(family, components, text_encoder=text_encoder)
+    method.attach(network, seed=0)
+    prompts = prompts_of(family, components, *CAPTIONS)
+    if text_encoder:
+        prompts = {"sizes": prompts["sizes"]} | family.tokenize(components.tokenizers, CAPTIONS)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
+    found = []
+    for _ in range(3):
+        loss = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, TIMESTEPS).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[2] < 0.999 * found[0]
+    parts = {name.split(".lora_")[0] for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    expected = ["denoiser.", *(f"text_encoders.{number}." for number, _ in enumerate(network.text_encoders))]
+    assert all(any(name.startswith(part) for name in parts) for part in expected), "each part learns"

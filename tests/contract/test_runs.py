@@ -1,0 +1,91 @@
+"""Whole runs: exact resume, exports that the family's pipeline loads, and every recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from finetune.config_methods import LoRAConfig
+from finetune.ema import load_trained_state
+from finetune.export.verify import relative_difference
+from finetune.methods.lora import LoRA
+from finetune.models.base import Components, ModelFamily
+from tests.contract.calls import drawn
+from tests.contract.conftest import PROMPT, RESUMED, reloaded_pipeline
+from tests.families import tiny_family
+from tests.runs import Options, final_state, metrics, refuse_other_bits, run
+
+
+def test_a_run_is_the_same_uncached_and_killed_and_resumed(lora_run: Path, options: Options, tmp_path: Path) -> None:
+    uncached: Options = {"cache.latents": False, "cache.text": False}
+    refuse_other_bits(lora_run, options | RESUMED, uncached, tmp_path)
+
+
+@torch.no_grad()
+def test_both_lora_files_draw_in_a_plain_pipeline_what_the_trained_model_draws(
+    lora_run: Path, family: ModelFamily, components: Components, model: Path
+) -> None:
+    untouched = drawn(reloaded_pipeline(model), PROMPT)
+    method = LoRA(LoRAConfig(rank=4))
+    network = method.network(family, components, text_encoder=False)
+    method.attach(network, seed=0)
+    state = final_state(lora_run)
+    trained = {key.removeprefix("trained."): value for key, value in state.items() if key.startswith("trained.")}
+    load_trained_state(network, trained)
+    live = drawn(family.pipeline(components), PROMPT)
+    assert relative_difference(live, untouched) > 1e-3
+    for file in ("pytorch_lora_weights.safetensors", "style.safetensors"):
+        pipeline = reloaded_pipeline(model)
+        pipeline.load_lora_weights(str(lora_run / "export"), weight_name=file)
+        assert relative_difference(live, drawn(pipeline, PROMPT)) < 1e-4
+
+
+def without_lora(options: Options) -> Options:
+    return {key: value for key, value in options.items() if not key.startswith("lora.")}
+
+
+def finished(recipe: str, options: Options, folder: Path) -> Path:
+    ended = run(recipe, options | {"train.steps": 2, "output.folder": folder / "out"}, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    assert [row["step"] for row in metrics(folder / "out")] == [1, 2]
+    return folder / "out" / "export"
+
+
+def test_full_fine_tuning_with_the_text_encoders_exports_a_pipeline(
+    options: Options, model: Path, tmp_path: Path
+) -> None:
+    own: Options = {"train.text_encoder": True, "cache.text": False, "optim.lr": 1e-4}
+    export = finished("full", without_lora(options) | own, tmp_path)
+    trained, untouched = reloaded_pipeline(export), reloaded_pipeline(model)
+    assert type(trained) is type(untouched)
+    assert relative_difference(drawn(untouched, PROMPT), drawn(trained, PROMPT)) > 1e-5
+
+
+def test_adapters_on_the_text_encoders_too_are_exported(options: Options, tmp_path: Path) -> None:
+    finished("lora", options | {"train.text_encoder": True, "cache.text": False}, tmp_path)
+
+
+def test_dreambooth_makes_class_pictures_and_trains_with_them(options: Options, tmp_path: Path) -> None:
+    own: Options = {
+        "instance.prompt": "a photo of zkw circle",
+        "prior.prompt": "a photo of a circle",
+        "prior.num_pictures": 2,
+        "prior.num_inference_steps": 1,
+    }
+    finished("dreambooth", options | own, tmp_path)
+
+
+def test_a_word_is_learned_or_refused_with_the_reason(name: str, options: Options, model: Path, tmp_path: Path) -> None:
+    own = without_lora(options) | {"tokens.names": ("<ink>",), "data.template": "{caption} in <ink>"}
+    if not tiny_family(name).learns_tokens:
+        ended = run("textual_inversion", own | {"train.steps": 2, "output.folder": tmp_path / "out"}, tmp_path / "log")
+        assert ended.exit_code == 1 and "error: tokens.names" in ended.output, ended.output
+        assert "Traceback" not in ended.output
+        return
+    export = finished("textual_inversion", own, tmp_path)
+    assert {path.name for path in (export / "embeddings").iterdir()} == {"ink", "ink.safetensors"}
+    pipeline: Any = DiffusionPipeline.from_pretrained(model)
+    if sum(name.startswith("text_encoder") for name in pipeline.components) == 1:
+        pipeline.load_textual_inversion(export / "embeddings" / "ink")
+        assert len(pipeline.tokenizer.tokenize("<ink>")) == 1
