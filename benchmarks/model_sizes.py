@@ -4,10 +4,11 @@
 
 The models are built from their published configs on PyTorch's meta device, as diffusers' and transformers' own classes,
 and the script fails where a number of parameters is more than 1 % from the published one. Memory is that of the weights
-alone, with the buffers that are saved beside them: 8-bit and NF4 hold the weights of linear layers as bitsandbytes does
-(one float32 scale a row; one for every 64 weights) and the rest in bfloat16. Adapters are those of the project's own
-code on the family's default layers; beside their float32 weights stand gradients and AdamW's two moments. Activations
-and what the device's libraries take are not in it.
+alone, with the buffers that are saved beside them: in 8 bits the weights of linear layers have a float32 scale a row
+(LLM.int8(), arXiv 2208.07339), in NF4 an 8-bit scale for every 64 weights and a float32 one for every 256 of those
+(QLoRA, arXiv 2305.14314, section 3), and the rest is in bfloat16. Adapters are those of the project's own code on the
+family's default layers; beside their float32 weights stand gradients and AdamW's two moments. Activations and what the
+device's libraries take are not in it.
 """
 
 import argparse
@@ -49,6 +50,8 @@ class Model:
 
     name: str
     family: str
+    resolution: int
+    """The side of the pictures that it was trained on last."""
     parts: tuple[Part, ...]
 
 
@@ -157,11 +160,13 @@ MODELS = (
     Model(
         "SD 1.5",
         "sd",
+        512,
         (Part("U-Net", lambda: unet(cross_attention_dim=768, attention_head_dim=8), 860.0), CLIP_L, VAE4),
     ),
     Model(
         "SD 2.1",
         "sd",
+        768,
         (
             Part(
                 "U-Net",
@@ -172,10 +177,11 @@ MODELS = (
             VAE4,
         ),
     ),
-    Model("SDXL", "sdxl", (Part("U-Net", sdxl_unet, 2567.0), CLIP_L, CLIP_G, VAE4)),
+    Model("SDXL", "sdxl", 1024, (Part("U-Net", sdxl_unet, 2567.0), CLIP_L, CLIP_G, VAE4)),
     Model(
         "SD3 medium",
         "sd3",
+        1024,
         (
             Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), 2030.0),
             CLIP_L_POOLED,
@@ -187,6 +193,7 @@ MODELS = (
     Model(
         "SD3.5 medium",
         "sd3",
+        1024,
         (
             Part(
                 "transformer",
@@ -204,6 +211,7 @@ MODELS = (
     Model(
         "SD3.5 large",
         "sd3",
+        1024,
         (
             Part("transformer", lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"), 8060.0),
             CLIP_L_POOLED,
@@ -212,7 +220,7 @@ MODELS = (
             VAE16,
         ),
     ),
-    Model("FLUX.1 dev", "flux", (Part("transformer", flux_transformer, 11900.0), CLIP_L, T5_XXL, VAE16)),
+    Model("FLUX.1 dev", "flux", 1024, (Part("transformer", flux_transformer, 11900.0), CLIP_L, T5_XXL, VAE16)),
 )
 
 
@@ -244,7 +252,7 @@ def memory(module: nn.Module) -> dict[str, float]:
         "fp32": 4 * total,
         "bf16": 2 * total,
         "8-bit": rest + inside + 4 * rows,
-        "NF4": rest + inside * (1 / 2 + 4 / 64),
+        "NF4": rest + inside * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
     }
 
 

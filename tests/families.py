@@ -16,9 +16,18 @@ class Tiny:
     """Further arguments that make it as small as the tests allow."""
     learns_tokens: bool = True
     """True where textual inversion can teach it a word; otherwise it has to be refused."""
+    loads_single_file: bool = True
+    """True where diffusers' pipeline reads the single file of the tiny model; its layers are compared in any case."""
 
 
-TINY_FAMILIES = {"sd": Tiny("tests.tiny", {"size": "micro"})}
+TINY_FAMILIES = {
+    "sd": Tiny("tests.tiny", {"size": "micro"}),
+    "sdxl": Tiny("tests.tiny_sdxl"),
+    "sd3": Tiny("tests.tiny_sd3", learns_tokens=False),
+    "flux": Tiny(
+        "tests.tiny_flux", learns_tokens=False, loads_single_file=False
+    ),  # diffusers takes 3072 wide ones only
+}
 
 
 def tiny_family(name: str) -> Tiny:

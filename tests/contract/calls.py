@@ -23,8 +23,11 @@ class Call:
 
 
 @torch.no_grad()
-def denoiser_calls(pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2) -> list[Call]:
-    """Returns the calls of a picture that is made without guidance; the timesteps are the scheduler's."""
+def denoiser_calls(
+    pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
+) -> list[Call]:
+    """Returns the calls for a picture, by default one that is made without guidance; the timesteps are the
+    scheduler's."""
     found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
     timesteps: list[Tensor] = []
 
@@ -38,10 +41,10 @@ def denoiser_calls(pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, ste
 
     handle = denoiser.register_forward_hook(note, with_kwargs=True)
     try:
-        drawn(pipeline, prompt, steps=steps, callback_on_step_end=note_timestep)
+        drawn(pipeline, prompt, steps=steps, guidance_scale=guidance_scale, callback_on_step_end=note_timestep)
     finally:
         handle.remove()
-    assert len(found) == len(timesteps) >= steps, "one call a step, as long as guidance is off"
+    assert len(found) == len(timesteps) >= steps, "one call a step"
     return [
         Call(unpacked(pipeline, noisy), t, kwargs["encoder_hidden_states"], pooled(kwargs), unpacked(pipeline, output))
         for (noisy, kwargs, output), t in zip(found, timesteps, strict=True)
@@ -49,14 +52,22 @@ def denoiser_calls(pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, ste
 
 
 @torch.no_grad()
-def drawn(pipeline: Any, prompt: str, *, steps: int = 2, output_type: str = "latent", **more: Any) -> Tensor:
-    """Returns what the pipeline draws for the prompt from a fixed seed, without guidance."""
+def drawn(
+    pipeline: Any,
+    prompt: str,
+    *,
+    steps: int = 2,
+    guidance_scale: float = 1.0,
+    output_type: str = "latent",
+    **more: Any,
+) -> Tensor:
+    """Returns what the pipeline draws for the prompt from a fixed seed, by default without guidance."""
     return pipeline(
         prompt,
         height=HEIGHT,
         width=WIDTH,
         num_inference_steps=steps,
-        guidance_scale=1.0,
+        guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(0),
         output_type=output_type,
         **more,

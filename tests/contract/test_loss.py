@@ -1,6 +1,5 @@
 """The loss is the papers', written out here once more, and training lowers it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,21 +8,37 @@ from torch import Tensor
 
 from finetune.config_loss import LossConfig
 from finetune.config_methods import LoRAConfig
+from finetune.data.dataset import Batch
+from finetune.data.encode import Encoder
 from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.base import Components, ModelFamily, Network, whole_sizes
 from finetune.objectives import denoising_loss
 from tests.contract.calls import HEIGHT, WIDTH, prompts_of
 
 CAPTIONS = ("a red circle on white paper", "a blue cross")
 TIMESTEPS = torch.tensor([210, 805])
-Formula = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def latents_for(family: ModelFamily, components: Components, seed: int) -> Tensor:
     factor = family.pixels_per_latent(components.vae)
     shape = (len(CAPTIONS), components.vae.config.latent_channels, HEIGHT // factor, WIDTH // factor)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(captions: tuple[str, ...]) -> Batch:
+    """A batch of whole pictures with captions, of which only the prompts are asked for."""
+    return Batch(
+        indices=tuple(range(len(captions))),
+        positions=tuple(range(len(captions))),
+        captions=captions,
+        keys=captions,
+        weight=torch.ones(len(captions)),
+        sizes=whole_sizes(len(captions), HEIGHT, WIDTH),
+        latents=None,
+        pixels=None,
+        prompts=None,
+    )
 
 
 def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,10 +62,6 @@ def straight_line(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple
     return clean + s * (noise - clean), (noise - clean).double()
 
 
-FORMULAS: dict[str, Formula] = {"beta_schedule": diffusion, "shift": straight_line}
-"""By the option that tells the family's schedulers from others."""
-
-
 @torch.no_grad()
 def test_the_loss_is_that_of_the_paper(family: ModelFamily, components: Components) -> None:
     clean, noise = latents_for(family, components, 0), latents_for(family, components, 1)
@@ -58,7 +69,7 @@ def test_the_loss_is_that_of_the_paper(family: ModelFamily, components: Componen
     objective = family.objective(components.scheduler, LossConfig(weighting="none"))
     network = Network(family, components.denoiser)
     ours = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, TIMESTEPS)
-    formula = FORMULAS[family.scheduler_option]
+    formula = diffusion if family.scheduler_option == "beta_schedule" else straight_line
     noisy, target = formula(components.scheduler.config, clean, noise, TIMESTEPS)
     prediction = family.denoise(components.denoiser, noisy.float(), TIMESTEPS, prompts)
     torch.testing.assert_close(ours.double(), (prediction - target).square().mean((1, 2, 3)), rtol=1e-4, atol=0)
@@ -74,9 +85,8 @@ def test_two_steps_lower_the_loss(
     objective = family.objective(components.scheduler, LossConfig(weighting="none"))
     network = method.network(family, components, text_encoder=text_encoder)
     method.attach(network, seed=0)
-    prompts = prompts_of(family, components, *CAPTIONS)
-    if text_encoder:
-        prompts = {"sizes": prompts["sizes"]} | family.tokenize(components.tokenizers, CAPTIONS)
+    encoder = Encoder(family, components, torch.device("cpu"), text_encoder_is_trained=text_encoder)
+    prompts = encoder.prompts(batch_of(CAPTIONS))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     found = []

@@ -21,7 +21,7 @@ def test_denoisers_have_the_published_sizes() -> None:
 
 
 def test_a_number_that_is_not_the_published_one_is_named() -> None:
-    text, wrong = table([Model("none", "none", (CLIP_L, replace(CLIP_L, name="other", published=125.0)))], rank=4)
+    text, wrong = table([Model("none", "none", 512, (CLIP_L, replace(CLIP_L, name="other", published=125.0)))], rank=4)
     assert len(wrong) == 1 and "other" in wrong[0] and "123,060,480" in text
 
 
@@ -31,4 +31,4 @@ def test_memory_counts_a_shared_table_once_and_scales_of_rounded_weights() -> No
     found = memory(encoder)
     assert found["fp32"] == 2 * found["bf16"] == 4 * num_parameters(encoder)
     linear = num_parameters(encoder) - 32128 * 4096 - 32 * 64 - (2 * 24 + 1) * 4096  # table, positions, norms
-    assert found["NF4"] == pytest.approx(linear * 4.5 / 8 + 2 * (num_parameters(encoder) - linear))
+    assert found["NF4"] == pytest.approx(linear * (1 / 2 + 1 / 64 + 1 / 4096) + 2 * (num_parameters(encoder) - linear))
