@@ -37,6 +37,9 @@ class ModelConfig:
     config: Path | None = None
     """For a single file: folder in diffusers layout of the same base model, whose configs, tokenizer and scheduler are
     used; it needs no weights."""
+    without: tuple[str, ...] = ()
+    """Parts of the checkpoint to leave out for the memory they take, where the family can do without them, e.g.
+    text_encoder_3; full exports lack them too."""
 
     def problems(self) -> list[str]:
         if not self.source:

@@ -58,7 +58,8 @@ def frozen_copy(
     family: ModelFamily, components: Components, encoder: Encoder, *, text_encoder: bool, dtype: torch.dtype
 ) -> FrozenCopy:
     """Returns a copy in `dtype` on the encoder's device, and says how much memory it takes."""
-    parts = [components.denoiser, *(components.text_encoders if text_encoder else ())]
+    text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
+    parts = [components.denoiser, *text_encoders]
     copies = [copy.deepcopy(part).requires_grad_(False).eval().to(encoder.device, dtype) for part in parts]
     size = sum(value.numel() * value.element_size() for part in copies for value in part.parameters())
     PartialState().print(

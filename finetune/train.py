@@ -18,6 +18,7 @@ from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
 from finetune.data.cache import fingerprint
+from finetune.data.cut_captions import cut_warnings, used_captions
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, build_caches, on_device
 from finetune.data.holes import Holes
@@ -84,6 +85,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         say(f"model.family: {name} ({family.title}), as {source.location} says.")
         config = replace(config, model=replace(config.model, family=name))
     objective = family.objective(family.scheduler(source), config.loss)
+    warnings += family.warnings(source)
     if config.loss.zero_terminal_snr and objective.options.weighting != "none":
         warnings.append(
             f"loss.zero_terminal_snr with loss.weighting {objective.options.weighting} gives the last timestep, where "
@@ -146,6 +148,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             f"{len(small)} buckets hold fewer pictures than a global batch of {global_batch_size}, so a picture can "
             "stand in it more than once; a smaller data.max_aspect or batch avoids this."
         )
+    warnings += cut_warnings(
+        family, components.tokenizers, used_captions(records, buckets, held_out, config.data), config.preview
+    )
     if is_main:
         write_atomically(
             out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], counts, warnings)
@@ -210,7 +215,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         )
     )
     live_on_device = [] if config.cache.latents else [components.vae]
-    live_on_device += [] if cache.text or encodes_prompts else components.text_encoders
+    live_on_device += [] if cache.text else components.text_encoders
     for part in live_on_device:
         part.to(accelerator.device)
     metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None

@@ -183,7 +183,9 @@ class Encoder:
             return batch.prompts
         if self.text_encoder_is_trained:
             tokens = self.family.tokenize(self.components.tokenizers, batch.captions)
-            return {name: value.to(self.device) for name, value in tokens.items()}
+            tokens = {name: value.to(self.device) for name, value in tokens.items()}
+            with torch.no_grad():
+                return self.family.encode_frozen(self.components.text_encoders, tokens)
         with torch.no_grad():
             return self._prompts(batch.captions)
 

@@ -27,6 +27,8 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
 
 def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
     family = network.family
+    if config.conv and not family.lora_conv_targets:
+        raise ValueError(f"lora.conv: got true, but the denoiser of {family.title} has no convolutions. Remove it.")
     targets = {
         "denoiser": (*(config.targets or family.lora_targets), *(family.lora_conv_targets if config.conv else ()))
     }

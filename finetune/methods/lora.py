@@ -24,7 +24,8 @@ class LoRA:
     config: LoRAConfig
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
-        return Network(family, components.denoiser, components.text_encoders if text_encoder else ())
+        text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
+        return Network(family, components.denoiser, text_encoders)
 
     def attach(self, network: Network, seed: int) -> None:
         attach_adapters(network, self.config, seed)

@@ -42,8 +42,8 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         components = family.load(source)
     for part in (components.denoiser, *components.text_encoders):
         part.requires_grad_(False)
-    trained_encoders = components.text_encoders if model.config.train.text_encoder else ()
-    network = Network(family, components.denoiser, trained_encoders)
+    text_encoders = family.trained_text_encoders(components.text_encoders) if model.config.train.text_encoder else ()
+    network = Network(family, components.denoiser, text_encoders)
     configs = attach_adapters(network, config, model.config.seed)
     start = {name: value.clone() for name, value in trained_state(network).items()}
     load_trained_state(network, model.state)

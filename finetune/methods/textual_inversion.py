@@ -37,6 +37,10 @@ class TextualInversion:
         know a word to start from, before any weights are read."""
         source = ModelSource.of(model)
         family = family_named(find_family(source, model.family))
+        if family.no_new_tokens is not None:
+            raise ValueError(
+                f"tokens.names: {family.title} learns no new tokens: {family.no_new_tokens}. Use recipes.lora."
+            )
         tokenizers = family.tokenizers(source)
         if len(tokenizers) != len(family.token_keys):
             raise ValueError(

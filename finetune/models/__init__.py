@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:
 FAMILIES = {
     "sd": "finetune.models.sd:StableDiffusion",
     "sdxl": "finetune.models.sdxl:StableDiffusionXL",
+    "sd3": "finetune.models.sd3:StableDiffusion3",
 }
 
 

@@ -21,8 +21,9 @@ Prompts = dict[str, Tensor]
 `pooled` [B P] where the family has it, and `sizes` [B 6], whole pixels: height and width of the picture, top and left
 of the crop in the picture scaled to cover the bucket, height and width of the bucket. For an inpainting model `filling`
 [B 1+C H W]: 1 where the picture is hidden, else 0, then the latents of the picture with that part grey. Where a text
-encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ..., and
-`empty` [B], true for captions without a word, where the family asks; encoded inside `Network`."""
+encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ...,
+`encoded.1`, ... [B L D], what text encoders that never train made of theirs, and `empty` [B], true for captions without
+a word, where the family asks; encoded inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class ModelSource:
     variant: str | None = None
     config: Path | None = None
     """For a single file: folder whose configs, tokenizer and scheduler go with its weights."""
+    without: tuple[str, ...] = ()
+    """Parts that are left out, of those that the family can do without."""
 
     @staticmethod
     def of(model: ModelConfig) -> "ModelSource":
         """Returns the source that the options name."""
-        return ModelSource(model.source, model.revision, model.variant, model.config)
+        return ModelSource(model.source, model.revision, model.variant, model.config, model.without)
 
     @property
     def is_single_file(self) -> bool:
@@ -73,6 +76,8 @@ class SingleFileLayer:
     """Its number among the layers that the file holds as one."""
     sizes: tuple[int, ...] = ()
     """How many outputs each of those has; empty where the file has the layer to itself."""
+    swapped: bool = False
+    """The file has the second half of the outputs first."""
 
 
 class ModelFamily(ABC):
@@ -87,6 +92,10 @@ class ModelFamily(ABC):
     each; none has to be converted to a folder first."""
     scheduler_option: ClassVar[str]
     """What tells its schedulers from others: an option that they are made with."""
+    optional_parts: ClassVar[tuple[str, ...]] = ()
+    """Parts of a checkpoint, as its index names them, that `model.without` may leave out."""
+    no_new_tokens: ClassVar[str | None] = None
+    """Why its tokenizers take no new tokens; None where they do."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Layers of the denoiser that LoRA adapts when the user names none."""
     lora_conv_targets: ClassVar[tuple[str, ...]]
@@ -131,6 +140,10 @@ class ModelFamily(ABC):
     def scheduler(self, source: ModelSource) -> Any:
         """Loads the scheduler alone; refuses a checkpoint of another family."""
 
+    def warnings(self, source: ModelSource) -> list[str]:
+        """Returns what the user should know of the checkpoint."""
+        return []
+
     @abstractmethod
     def is_inpainting(self, source: ModelSource) -> bool:
         """True for a checkpoint whose denoiser is told of a hidden part of the picture, by `Prompts` filling."""
@@ -165,9 +178,22 @@ class ModelFamily(ABC):
         """Returns the captions of which the denoiser is told only the beginning, however they are encoded."""
         return []
 
+    def prompt_length(self, tokenizers: Sequence[Any]) -> int | None:
+        """Returns how many tokens of a caption the denoiser is told of at most; None where it is told all."""
+        return None
+
+    def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
+        """Returns those that `train.text_encoder` trains, which stand before the others; by default all."""
+        return tuple(text_encoders)
+
+    def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        """Returns the tokens with `encoded.N` in the place of those whose text encoder N never trains."""
+        return tokens
+
     @abstractmethod
     def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
-        """Returns what the denoiser is conditioned on for tokens from `tokenize`."""
+        """Returns what the denoiser is conditioned on for tokens from `tokenize`, or from `encode_frozen`, after which
+        the trained text encoders are enough."""
 
     def unread_layers(self, text_encoders: Sequence[Any]) -> tuple[str, ...]:
         """Returns the layers of the text encoders that no prediction depends on, by their names in `Network`; they do
@@ -204,8 +230,9 @@ class ModelFamily(ABC):
 
 
 def is_token_key(key: str) -> bool:
-    """True for the parts of `Prompts` that a text encoder reads: tokens, tokens.1, ..., chunks, empty."""
-    return key.partition(".")[0] in ("tokens", "chunks", "empty")
+    """True for the parts of `Prompts` that `encode_prompts` reads: tokens, tokens.1, ..., chunks, encoded.1, ...,
+    empty."""
+    return key.partition(".")[0] in ("tokens", "chunks", "encoded", "empty")
 
 
 def is_inside(name: str, layers: Sequence[str]) -> bool:

@@ -102,6 +102,14 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
             f"model.source: {stated(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "
             f"({family.title}). {other_family(name)}"
         )
+    for part in source.without:
+        if part not in family.optional_parts:
+            can = (
+                f"can do without {', '.join(family.optional_parts)} alone"
+                if family.optional_parts
+                else "needs all parts"
+            )
+            raise ValueError(f"model.without: got {part}, but {family.title} {can}. Remove it.")
     match index.get("scheduler"):
         case ["diffusers", str(scheduler)] if scheduler_class(scheduler, family.scheduler_option) is not None:
             return index

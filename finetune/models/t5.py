@@ -1,0 +1,47 @@
+"""Prompts for T5 text encoders: their tokenizer; and prompts of a fixed length for any tokenizer, cut where longer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import T5Tokenizer
+
+from finetune.models.base import ModelSource
+from finetune.models.loading import load_part
+
+
+def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
+    """Returns the tokenizer of that part; refuses one without vocabulary."""
+    tokenizer = load_part(T5Tokenizer, source, part)
+    if tokenizer.unk_token_id in tokenizer("a").input_ids:  # transformers 5 makes an empty one where there are no files
+        raise ValueError(
+            f"model.source: {part} of {source.location} does not know the letter a; is {part}/tokenizer.json or "
+            "spiece.model there and complete?"
+        )
+    return tokenizer
+
+
+def refuse_other_t5_vocabulary(source: ModelSource, part: str, tokenizer: Any, text_encoder: Any) -> None:
+    """Raises ValueError where the text encoder was made for another tokenizer."""
+    words, known = len(tokenizer), text_encoder.config.vocab_size
+    if not known // 2 < words <= known:
+        raise ValueError(
+            f"model.source: {part} of {source.location} knows {words} tokens, its text encoder {known}; is "
+            f"{part}/tokenizer.json complete?"
+        )
+
+
+def cut_tokens(tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
+    """Returns tokens [B 1 length], start and end included; what does not fit is cut, shorter captions are padded."""
+    found = tokenizer(
+        list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt", verbose=False
+    )
+    return found.input_ids[:, None]
+
+
+def longer_than(tokenizer: Any, captions: Sequence[str], length: int) -> list[str]:
+    """Returns the captions of which `cut_tokens` cuts something."""
+    if not captions:
+        return []
+    rows = tokenizer(list(captions), padding=False, truncation=False, verbose=False).input_ids
+    return [caption for caption, row in zip(captions, rows, strict=True) if len(row) > length]

@@ -1,0 +1,298 @@
+"""Stable Diffusion 3 and 3.5: prompts, latents, predictions and losses are those of the pipeline; files load again."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from finetune.config import ModelConfig
+from finetune.config_loss import LossConfig
+from finetune.config_methods import TokensConfig
+from finetune.export.lora import lora_layers, save_diffusers_lora
+from finetune.export.pipeline import save_full_pipeline
+from finetune.export.verify import prediction, reloaded_differences
+from finetune.flow_matching import FlowMatching
+from finetune.methods.textual_inversion import TextualInversion
+from finetune.models.base import Components, ModelSource, Network, Prompts
+from finetune.models.sd3 import StableDiffusion3, with_zeros_for_t5
+from finetune.objectives import denoising_loss
+from tests.runs import Options, metrics, run, same_uncached_and_killed
+from tests.tiny_sd3 import T5_WIDTH, build_pipeline, save_pipeline
+
+FAMILY = StableDiffusion3()
+PROMPTS = ("", "a red circle on white paper", "a red circle, a blue cross, " * 8, "a red circle on white paper, " * 80)
+KINDS = {"3": (True, False), "3 without T5": (False, False), "3.5": (True, True)}
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=KINDS)
+def pipeline(request: pytest.FixtureRequest) -> StableDiffusion3Pipeline:
+    t5, version35 = KINDS[request.param]
+    return build_pipeline(t5=t5, version35=version35)
+
+
+def components_of(pipeline: StableDiffusion3Pipeline) -> Components:
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3]
+    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3]
+    return Components(
+        pipeline.transformer,
+        pipeline.vae,
+        tuple(encoder for encoder in encoders if encoder is not None),
+        tuple(tokenizer for tokenizer in tokenizers if tokenizer is not None),
+        pipeline.scheduler,
+    )
+
+
+@torch.no_grad()
+def encoded(components: Components, *captions: str) -> Prompts:
+    return FAMILY.encode_prompts(components.text_encoders, FAMILY.tokenize(components.tokenizers, captions))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=("empty", "short", "long for CLIP", "long for T5"))
+def test_a_prompt_is_encoded_as_the_pipeline_does(pipeline: StableDiffusion3Pipeline, prompt: str) -> None:
+    with torch.no_grad():
+        embeddings, empty, pooled, pooled_empty = pipeline.encode_prompt(prompt, prompt, prompt, negative_prompt="")
+    ours = encoded(components_of(pipeline), prompt)
+    assert ours.keys() == {"embeddings", "pooled"}
+    assert torch.equal(with_zeros_for_t5(ours["embeddings"], T5_WIDTH), embeddings)
+    assert torch.equal(ours["pooled"], pooled)
+    with torch.no_grad():
+        given = FAMILY.pipeline_prompts(components_of(pipeline), prompt, "")
+    assert torch.allclose(given["prompt_embeds"], embeddings, atol=1e-6)
+    assert torch.allclose(given["negative_prompt_embeds"], empty, atol=1e-6)
+    assert torch.allclose(given["pooled_prompt_embeds"], pooled, atol=1e-6)
+    assert torch.allclose(given["negative_pooled_prompt_embeds"], pooled_empty, atol=1e-6)
+
+
+def test_what_t5_made_of_its_tokens_is_enough_for_the_encoders_that_train(pipeline: StableDiffusion3Pipeline) -> None:
+    components = components_of(pipeline)
+    tokens = FAMILY.tokenize(components.tokenizers, PROMPTS[:2])
+    with torch.no_grad():
+        frozen = FAMILY.encode_frozen(components.text_encoders, tokens)
+        trained = FAMILY.trained_text_encoders(components.text_encoders)
+        found = FAMILY.encode_prompts(trained, frozen)
+    assert trained == (pipeline.text_encoder, pipeline.text_encoder_2)
+    assert "tokens.2" not in frozen and ("encoded.2" in frozen) == (pipeline.text_encoder_3 is not None)
+    expected = encoded(components, *PROMPTS[:2])
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_a_prediction_is_that_of_the_pipelines_call(pipeline: StableDiffusion3Pipeline) -> None:
+    calls: list[tuple[dict[str, Any], Tensor]] = []
+    hook = pipeline.transformer.register_forward_hook(
+        lambda module, args, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
+    )
+    generator = torch.Generator().manual_seed(3)
+    pipeline(prompt=PROMPTS[1], width=64, height=48, num_inference_steps=2, guidance_scale=1.0, generator=generator)
+    hook.remove()
+    components = components_of(pipeline)
+    assert [float(kwargs["timestep"]) for kwargs, _ in calls] == pipeline.scheduler.timesteps.tolist()
+    for kwargs, output in calls:
+        with torch.no_grad():
+            ours = Network(FAMILY, components.denoiser)(
+                kwargs["hidden_states"], kwargs["timestep"], encoded(components, PROMPTS[1])
+            )
+        assert torch.equal(ours, output)
+
+
+def test_latents_are_what_the_pipeline_decodes(pipeline: StableDiffusion3Pipeline) -> None:
+    vae = pipeline.vae
+    pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = FAMILY.encode_images(vae, pixels, [torch.Generator().manual_seed(1)])
+        sampled = vae.encode(pixels).latent_dist.sample(torch.Generator().manual_seed(1))
+    assert latents.shape == (1, 16, 16, 24)
+    assert torch.allclose(latents / vae.config.scaling_factor + vae.config.shift_factor, sampled, atol=1e-6)
+    assert FAMILY.pixel_multiple(vae) == pipeline.vae_scale_factor * pipeline.patch_size
+
+
+def test_the_loss_is_the_squared_distance_to_the_way_from_picture_to_noise(pipeline: StableDiffusion3Pipeline) -> None:
+    """Equation 2 and the conditional flow matching of equation 8 in arXiv 2403.03206, without a weight."""
+    components = components_of(pipeline)
+    network = Network(FAMILY, components.denoiser)
+    clean, noise = torch.randn(2, 2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompts = encoded(components, *PROMPTS[:2])
+    objective = FAMILY.objective(components.scheduler, LossConfig())
+    assert isinstance(objective, FlowMatching) and objective.shift == 3.0
+    t = objective.sample_timesteps(torch.tensor([0.2, 0.7]), (8, 8))
+    with torch.no_grad():
+        losses = denoising_loss(objective, lambda noisy, t: network(noisy, t, prompts), clean, noise, t)
+        for row, loss in enumerate(losses):
+            s = float(t[row]) / 1000
+            own = {key: value[row : row + 1] for key, value in prompts.items()}
+            noisy = (1 - s) * clean[row : row + 1] + s * noise[row : row + 1]
+            error = network(noisy, t[row : row + 1], own) - (noise - clean)[row : row + 1]
+            assert float(loss) == pytest.approx(float((error**2).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("version35", [False, True])
+def test_single_file_names_are_those_of_the_original_checkpoint(version35: bool) -> None:
+    """diffusers' own conversion of a checkpoint made by the names gives all of the transformer's weights back."""
+    transformer = build_pipeline(version35=version35).transformer
+    state = transformer.state_dict()
+    original: dict[str, Tensor] = {"pos_embed": state["pos_embed.pos_embed"]}
+    pieces: dict[str, dict[int, Tensor]] = {}
+    for module, layer in transformer.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            place = FAMILY.single_file_layer(transformer, module)
+            assert sum(place.sizes[:1]) in (0, len(layer.weight))
+            for kind, value in layer.named_parameters():
+                value = torch.cat(value.chunk(2)[::-1]) if place.swapped else value
+                pieces.setdefault(f"{place.name}.{kind}", {})[place.place] = value.detach()
+    for name, parts in pieces.items():
+        assert sorted(parts) == list(range(3 if "qkv" in name else 1))
+        original[name] = torch.cat([parts[number] for number in sorted(parts)])
+    for name, value in state.items():
+        if match := re.fullmatch(r"transformer_blocks\.(\d+)\.(attn2?)\.norm_(added_)?([qk])\.weight", name):
+            number, attention, added, letter = match.groups()
+            side = "context_block" if added else "x_block"
+            original[f"joint_blocks.{number}.{side}.{attention}.ln_{letter}.weight"] = value
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(original)
+    assert original == {}
+    assert converted.keys() == state.keys()
+    assert all(torch.equal(converted[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("version35", "architecture"),
+    [(False, "stable-diffusion-v3-medium/lora"), (True, "stable-diffusion-v3.5-medium/lora")],
+)
+def test_a_file_says_which_model_it_fits(version35: bool, architecture: str) -> None:
+    components = components_of(build_pipeline(version35=version35))
+    found = FAMILY.model_spec(components, FAMILY.objective(components.scheduler, LossConfig()))
+    assert found["modelspec.architecture"] == architecture
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd3")
+
+
+@pytest.fixture(scope="module")
+def model35(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("models") / "sd35", version35=True)
+
+
+def test_without_t5_zeros_stand_in_its_place_and_one_warning_says_so(model: Path, tmp_path: Path) -> None:
+    absent = ModelSource(str(save_pipeline(tmp_path / "without", t5=False)))
+    left_out, whole = ModelSource(str(model), without=("text_encoder_3",)), ModelSource(str(model))
+    assert FAMILY.warnings(left_out) == [] == FAMILY.warnings(whole)
+    (warning,) = FAMILY.warnings(absent)
+    assert "text_encoder_3" in warning
+    for source in (absent, left_out):
+        components = FAMILY.load(source)
+        assert len(components.text_encoders) == len(components.tokenizers) == 2
+    ours, with_t5 = FAMILY.load(left_out), FAMILY.load(whole)
+    assert torch.equal(prediction(FAMILY, ours), prediction(FAMILY, FAMILY.load(absent)))
+    assert not torch.equal(prediction(FAMILY, ours), prediction(FAMILY, with_t5))
+
+
+def test_parts_that_do_not_belong_together_are_refused(model: Path, tmp_path: Path) -> None:
+    source = ModelSource(str(model))
+    components = FAMILY.load(source)
+    swapped = replace(components, text_encoders=(components.text_encoders[0],) * 2 + components.text_encoders[2:])
+    with pytest.raises(ValueError, match="pooled prompts"):
+        FAMILY.check(swapped, source)
+    with pytest.raises(ValueError, match=r"text_encoder_2, but .* can do without text_encoder_3 alone"):
+        FAMILY.tokenizers(ModelSource(str(model), without=("text_encoder_2",)))
+    empty = save_pipeline(tmp_path / "model")
+    for file in (empty / "tokenizer_3").glob("*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="tokenizer_3"):
+        FAMILY.load(ModelSource(str(empty)))
+
+
+def test_objectives_of_diffusion_and_new_tokens_are_refused(model: Path) -> None:
+    scheduler = FAMILY.scheduler(ModelSource(str(model)))
+    for options in (LossConfig(prediction_type="epsilon"), LossConfig(weighting="min_snr")):
+        with pytest.raises(ValueError, match="flow"):
+            FAMILY.objective(scheduler, options)
+    with pytest.raises(ValueError, match="no new tokens"):
+        TextualInversion.of(TokensConfig(names=("<new>",)), ModelConfig(str(model), "sd3"))
+
+
+def test_a_lora_in_diffusers_layout_loads_again(model35: Path, tmp_path: Path) -> None:
+    source = ModelSource(str(model35))
+    components = FAMILY.load(source)
+    inject_adapter_in_model(
+        LoraConfig(r=4, lora_alpha=6, target_modules=list(FAMILY.lora_targets)), components.denoiser
+    )
+    trained = FAMILY.trained_text_encoders(components.text_encoders)
+    for encoder in trained:
+        inject_adapter_in_model(
+            LoraConfig(r=4, lora_alpha=6, target_modules=list(FAMILY.text_encoder_lora_targets)), encoder
+        )
+    untouched = prediction(FAMILY, components)
+    state = {}
+    for number, (name, parameter) in enumerate(Network(FAMILY, components.denoiser, trained).named_parameters()):
+        if ".lora_" in name:
+            generator = torch.Generator().manual_seed(number)
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            state[name] = parameter.detach().clone()
+    names = {key.split(".lora_")[0] for key in state}
+    assert {name.partition(".transformer_blocks.0.")[2] for name in names} >= {"attn2.to_q", "attn.to_add_out"}
+    adapted = prediction(FAMILY, components)
+    assert not torch.allclose(adapted, untouched, rtol=1e-2)
+    layers = lora_layers(state, dict.fromkeys(names, 1.5))
+    path = save_diffusers_lora(FAMILY, FAMILY.load(source), layers, tmp_path)
+    (difference,) = reloaded_differences(FAMILY, source, adapted, names, [path]).values()
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("without", [(), ("text_encoder_3",)])
+def test_a_full_export_loads_again(model: Path, tmp_path: Path, without: tuple[str, ...]) -> None:
+    components = FAMILY.load(ModelSource(str(model), without=without))
+    with torch.no_grad():
+        for number, weight in enumerate(components.denoiser.parameters()):
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+    assert save_full_pipeline(FAMILY, components, dtype="fp32", folder=tmp_path / "export") == 0
+    absent: Any = {"text_encoder_3": None, "tokenizer_3": None} if without else {}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "export", use_safetensors=True, **absent)
+    trained = components.denoiser.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in pipeline.transformer.state_dict().items())
+    assert (pipeline.text_encoder_3 is None) == bool(without)
+
+
+@pytest.fixture
+def options(tiny_run: Options, model35: Path) -> Options:
+    return tiny_run | {"model.source": model35, "model.family": "sd3", "train.steps": 2}
+
+
+def test_a_lora_trains_the_same_straight_uncached_and_resumed(options: Options, tmp_path: Path) -> None:
+    uncached = {"cache.latents": False, "cache.text": False}
+    same_uncached_and_killed(
+        options | {"train.steps": 5, "lora.kind": "loha", "validation.fraction": 0.3}, uncached, tmp_path
+    )
+
+
+def test_all_weights_and_the_text_encoders_of_clip_train(options: Options, pictures: Path, tmp_path: Path) -> None:
+    own = {key: value for key, value in options.items() if not key.startswith("lora.")}
+    own |= {"train.text_encoder": True, "cache.text": False, "optim.lr": 1e-4, "output.dtype": "fp32"}
+    own |= {"data.template": "{caption} " * 60}
+    own |= {"preview.prompts": ("a red circle " * 100, "a red circle"), "preview.num_inference_steps": 1}
+    ended = run("full", own, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert "The ends of" in ended.output and "and 1 prompts of previews are not read" in ended.output
+    card = json.loads((tmp_path / "out" / "data_card.json").read_text())
+    assert sum("reads 255 tokens of a caption" in warning for warning in card["warnings"]) == 1
+    assert {"lr", "lr_text_encoder"} <= metrics(tmp_path / "out")[-1].keys()
+    before = StableDiffusion3Pipeline.from_pretrained(str(options["model.source"]))
+    after = StableDiffusion3Pipeline.from_pretrained(tmp_path / "out" / "export")
+    for part, trains in (("text_encoder", True), ("text_encoder_2", True), ("text_encoder_3", False)):
+        first, second = before.components[part].state_dict(), after.components[part].state_dict()
+        assert all(torch.equal(value, second[name]) for name, value in first.items()) != trains
+
+
+def test_a_subject_is_learned_with_the_class_kept_by_predictions(options: Options, tmp_path: Path) -> None:
+    own = {key: value for key, value in options.items() if not key.startswith("lora.")}
+    own |= {"method": "full", "instance.prompt": "a photo of zkw circle", "prior.prompt": "a photo of a circle"}
+    own |= {"prior.kind": "prediction", "model.without": "text_encoder_3", "optim.lr": 1e-4, "train.steps": 1}
+    ended = run("dreambooth", own, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
