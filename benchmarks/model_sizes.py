@@ -11,6 +11,9 @@ family's default layers; beside their float32 weights stand gradients and AdamW'
 device's libraries take are not in it.
 """
 
+# diffusers annotates tuples of several as tuples of one.
+# pyright: reportArgumentType=false
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -143,7 +146,6 @@ def t5() -> T5EncoderModel:
             num_layers=24,
             num_heads=64,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
         )
     )
 

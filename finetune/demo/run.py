@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
@@ -96,7 +97,7 @@ def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
     from finetune.demo.glyphs import file_stem
 
     logging.disable_progress_bar()
-    pipeline = DiffusionPipeline.from_pretrained(BASE_MODEL)
+    pipeline: Any = DiffusionPipeline.from_pretrained(BASE_MODEL)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(prompts: list[str]) -> list[Image.Image]:
