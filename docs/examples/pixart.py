@@ -28,6 +28,7 @@ class PixArtSigma(ModelFamily):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     lora_conv_targets = ()
     text_encoder_lora_targets = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
+    reads_lora = False  # its pipeline has no load_lora_weights
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te1"}
 
     def scheduler(self, source: ModelSource) -> Any:

@@ -24,6 +24,11 @@ class LoRA:
     config: LoRAConfig
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+        if self.config.kind == "lora" and not family.reads_lora:
+            raise ValueError(
+                f"lora.kind: got lora, but diffusers' pipeline of {family.title} reads no such files, expected another "
+                "kind. Use --lora.kind loha or lokr."
+            )
         text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
         return Network(family, components.denoiser, text_encoders)
 

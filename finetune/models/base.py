@@ -101,6 +101,8 @@ class ModelFamily(ABC):
     lora_conv_targets: ClassVar[tuple[str, ...]]
     """Convolutions of the denoiser that LoRA adapts too where the user asks for them."""
     text_encoder_lora_targets: ClassVar[tuple[str, ...]]
+    reads_lora: ClassVar[bool] = True
+    """Whether diffusers' pipeline has `load_lora_weights`; without, adapters of other kinds are trained."""
     kohya_prefixes: ClassVar[dict[str, str]]
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
     token_keys: ClassVar[tuple[str, ...]] = ("emb_params",)

@@ -58,9 +58,19 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
         )
     if is_a(DisabledRepoError):
         return f"model.source: {location} has been disabled on the Hub. Choose another model."
+    answers = [cause.response.status_code for cause in causes(error) if isinstance(cause, HfHubHTTPError)]
+    if 401 in answers or 403 in answers:
+        return (
+            f"model.source: the Hub does not let you read {location} ({answers[0]}). Log in with `hf auth login` and a "
+            "token that may read it."
+        )
     if is_a(LocalEntryNotFoundError, OfflineModeIsEnabled):
         offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-        why = "HF_HUB_OFFLINE is set" if offline else "the Hub cannot be reached"
+        why = (
+            "HF_HUB_OFFLINE is set"
+            if offline
+            else f"the Hub {f'answers {answers[0]}' if answers else 'is not reached'}"
+        )
         revision = f" --revision {source.revision}" if source.revision else ""
         return (
             f"model.source: no folder {location} is here, the cache does not hold all of the model of that name, and "
@@ -70,12 +80,6 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
         return f"model.source: {location} has no {missing}."
     if is_a(HFValidationError):
         return f"model.source: no folder {location}, and a Hub id has the form owner/name. Check the name."
-    for cause in causes(error):
-        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
-            return (
-                f"model.source: the Hub does not let you read {location} ({cause.response.status_code}). Log in with "
-                "`hf auth login` and a token that may read it."
-            )
     return None
 
 

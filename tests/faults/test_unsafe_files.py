@@ -4,6 +4,7 @@ What a checkpoint may hold is tried in test_damaged_checkpoints.py.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -122,3 +123,9 @@ def test_a_scheduler_of_diffusers_is_taken_where_it_has_betas(
     options = small_run | {"model.source": model, "output.folder": tmp_path / "out", "data.bucket_step": 1}
     ended = run("lora", options, tmp_path / "log")
     assert_refused(ended.exit_code, ended.output, word)
+
+
+def test_no_code_asks_for_what_comes_with_a_model() -> None:
+    files = [file for package in ("finetune", "recipes", "datasets_prep") for file in Path(package).rglob("*.py")]
+    assert len(files) > 100
+    assert [str(file) for file in files if re.search(r"trust_remote_code\s*=", file.read_text(encoding="utf-8"))] == []

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.config_lora import LoRAConfig
 from finetune.config_loss import LossConfig
+from finetune.methods.lora import LoRA
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import Components, ModelFamily, ModelSource, stack_prompts
 from finetune.models.loading import find_family
@@ -44,13 +46,17 @@ def components(family: ModelFamily, model: Path) -> Components:
     return family.load(ModelSource(str(model)))
 
 
+def bare_lines(code: str) -> str:
+    """Returns the lines without indentation and empty ones: ruff formats the blocks of a page as code of their own."""
+    return "\n".join(filter(None, map(str.strip, code.splitlines()))) + "\n"
+
+
 def test_the_code_of_the_page_is_the_examples() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    example = EXAMPLE.read_text(encoding="utf-8")
+    example = bare_lines(EXAMPLE.read_text(encoding="utf-8"))
     assert len(blocks) > 5
     for block in blocks:
-        lines = block.strip("\n")
-        assert lines in example or lines == LINE, f"not in {EXAMPLE.name}:\n{block}"
+        assert bare_lines(block) in example or block.strip() == LINE, f"not in {EXAMPLE.name}:\n{block}"
 
 
 def test_the_page_names_all_that_a_family_answers() -> None:
@@ -136,6 +142,11 @@ def test_it_trains_resumes_and_exports(recipe: str, model: Path, pictures: Path,
     assert ended.exit_code == 0 and "model.family: pixart (PixArt-Sigma)" in ended.output, ended.output
     ended = start(recipe, options | {"train.steps": 3}, tmp_path / "log", prepare=register).wait()
     assert ended.exit_code == 0 and "at step 2 of 3" in ended.output, ended.output
+
+
+def test_adapters_that_its_pipeline_cannot_load_are_refused_early(family: ModelFamily, components: Components) -> None:
+    with pytest.raises(ValueError, match=r"lora\.kind: got lora.*--lora\.kind loha"):
+        LoRA(LoRAConfig()).network(family, components, text_encoder=False)
 
 
 def test_without_its_line_it_is_refused(model: Path, tiny_run: Options, tmp_path: Path) -> None:
