@@ -66,11 +66,8 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
         )
     if is_a(LocalEntryNotFoundError, OfflineModeIsEnabled):
         offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-        why = (
-            "HF_HUB_OFFLINE is set"
-            if offline
-            else f"the Hub {f'answers {answers[0]}' if answers else 'is not reached'}"
-        )
+        why = "HF_HUB_OFFLINE is set" if offline else "the Hub is not reached"
+        why = f"the Hub answers {answers[0]}" if answers else why
         revision = f" --revision {source.revision}" if source.revision else ""
         return (
             f"model.source: no folder {location} is here, the cache does not hold all of the model of that name, and "
