@@ -58,6 +58,18 @@ def clip_chunks(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor
     return tokens, torch.tensor([len(row) for row in rows])
 
 
+def paired_chunks(tokenizers: Sequence[Any], captions: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+    """As `clip_chunks`, with the same number of chunks for each tokenizer: where "!" is the padding it is always a
+    token of its own, elsewhere "!!" is one."""
+    found = [clip_chunks(tokenizer, captions) for tokenizer in tokenizers]
+    chunks = torch.stack([num for _, num in found]).amax(0)
+    longest, same = int(chunks.max()), []
+    for tokenizer, (tokens, _) in zip(tokenizers, found, strict=True):
+        empty = torch.tensor(_chunk(tokenizer, []))
+        same.append(torch.cat([tokens, empty.expand(len(tokens), longest - tokens.shape[1], -1)], dim=1))
+    return same, chunks
+
+
 def _chunk(tokenizer: Any, ids: list[int]) -> list[int]:
     padding = tokenizer.model_max_length - 2 - len(ids)
     return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]

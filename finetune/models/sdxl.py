@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer, length_mask
-from finetune.models.clip import clip_chunks, load_clip_tokenizer, pool_at_end, refuse_other_vocabulary
+from finetune.models.clip import load_clip_tokenizer, paired_chunks, pool_at_end, refuse_other_vocabulary
 from finetune.models.diffusion_unet import (
     LORA_CONV_TARGETS,
     LORA_TARGETS,
@@ -102,8 +102,8 @@ class StableDiffusionXL(ModelFamily):
         first, second = components.tokenizers
         if first.get_vocab() != second.get_vocab():
             raise ValueError(
-                f"model.source: tokenizer and tokenizer_2 of {source.location} know other words, expected the same; a "
-                "caption's tokens must be equally many for both text encoders."
+                f"model.source: tokenizer and tokenizer_2 of {source.location} know other words, expected the same. Is "
+                "tokenizer_2/vocab.json complete?"
             )
         config, widths = components.denoiser.config, [part.config.hidden_size for part in components.text_encoders]
         told = 6 * (config.addition_time_embed_dim or 0) + components.text_encoders[1].config.projection_dim
@@ -133,8 +133,7 @@ class StableDiffusionXL(ModelFamily):
         return scaled_latents(vae, pixels, generators)
 
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
-        tokens, chunks = clip_chunks(tokenizers[0], captions)
-        others, _ = clip_chunks(tokenizers[1], captions)
+        (tokens, others), chunks = paired_chunks(tokenizers, captions)
         pieces = tokenizers[0](list(captions), add_special_tokens=False, verbose=False).input_ids
         return {"tokens": tokens, "tokens.1": others, "chunks": chunks, "empty": torch.tensor([not p for p in pieces])}
 

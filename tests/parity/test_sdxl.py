@@ -25,6 +25,7 @@ from finetune.methods.lora import LoRA
 from finetune.models.base import Components, ModelSource, Network, Prompts, whole_sizes
 from finetune.models.sdxl import StableDiffusionXL
 from tests.adapter_models import moved
+from tests.tiny import train_tokenizer
 from tests.tiny_sdxl import WIDTHS, save_pipeline
 
 FAMILY = StableDiffusionXL()
@@ -115,6 +116,16 @@ def test_each_chunk_of_a_long_prompt_is_encoded_as_the_pipeline_does_alone(
     torch.testing.assert_close(whole["pooled"], alone[0][2], rtol=1e-5, atol=1e-6)
     short = FAMILY.pipeline_prompts(components, "a", "".join(PIECES))
     assert short["prompt_embeds"].shape == short["negative_prompt_embeds"].shape == (1, 231, sum(WIDTHS))
+
+
+def test_both_encoders_get_equally_many_chunks_where_one_tokenizer_needs_more() -> None:
+    """As with "!!", one token of the real first tokenizer and two of the second."""
+    first, second = train_tokenizer(), train_tokenizer(padding="!")
+    first.add_tokens(["red!"])
+    tokens = FAMILY.tokenize([first, second], ["a " * 73 + "red!" + " a", "a"])
+    assert tokens["chunks"].tolist() == [2, 1] and tokens["tokens"].shape == tokens["tokens.1"].shape == (2, 2, 77)
+    assert tokens["tokens"][0, 1].tolist() == [first.bos_token_id] + [first.eos_token_id] * 76
+    assert tokens["empty"].tolist() == [False, False]
 
 
 def test_in_a_batch_of_mixed_lengths_each_sample_gets_the_prediction_it_has_alone(components: Components) -> None:

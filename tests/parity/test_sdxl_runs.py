@@ -1,6 +1,9 @@
 """Whole runs on SDXL: resumed, with new tokens, with all weights; what is left behind loads in diffusers."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,11 @@ from PIL import Image
 from finetune.export.tokens import save_tokens, token_differences
 from finetune.models.base import ModelSource
 from finetune.models.sdxl import StableDiffusionXL
-from tests.runs import Options, final_state, run, same_uncached_and_killed
+from tests.runs import Options, final_state, flags, metrics, run, same_uncached_and_killed
 from tests.tiny_sdxl import WIDTHS, save_pipeline
 from tests.unit.export.test_tokens import FACTS
 
+ROOT = Path(__file__).parents[2]
 FAMILY = StableDiffusionXL()
 EMBEDDING = "embeddings.token_embedding.rows"
 
@@ -51,6 +55,23 @@ def test_text_encoders_get_adapters_too(options: Options, tmp_path: Path) -> Non
         up = [f"trained.text_encoders.{number}.{prefix}.layers.1.mlp.fc1.lora_B.default.weight"]
         assert all(bool(state[key].any()) for key in up)
     assert not any("text_encoders.0.encoder.layers.2." in key for key in state)
+
+
+def test_two_processes_equal_one(options: Options, tmp_path: Path) -> None:
+    """DistributedDataParallel fails where a trained weight gets no gradient."""
+    options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "data.caption_dropout": 0.5}
+    ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    command = [*launch, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora"]
+    two = flags(options | {"output.folder": tmp_path / "two"})
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(
+        [*command, *two], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_all_weights_train_and_the_folder_keeps_what_it_need_not_change(
