@@ -57,6 +57,7 @@ class StableDiffusion3(ModelFamily):
         return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if self.has_t5(source) else clip
 
     def is_inpainting(self, source: ModelSource) -> bool:
+        index_for(self, source)
         return False
 
     def denoiser(self, source: ModelSource) -> Any:
