@@ -3,9 +3,10 @@
 import functools
 import string
 
-from tests.tiny import CAPTIONS
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from tests.tiny import CAPTIONS
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 """In this order, by which T5 knows them."""

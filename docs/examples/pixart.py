@@ -25,6 +25,7 @@ class PixArtSigma(ModelFamily):
     title = "PixArt-Sigma"
     pipelines = ("PixArtSigmaPipeline",)
     scheduler_option = "beta_schedule"
+    no_new_tokens = "diffusers' pipeline of it loads none"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     lora_conv_targets = ()
     text_encoder_lora_targets = ("q", "k", "v", "o", "wi_0", "wi_1", "wo")
@@ -83,6 +84,9 @@ class PixArtSigma(ModelFamily):
             texts, padding="max_length", max_length=NUM_TOKENS, truncation=True, return_tensors="pt"
         ).input_ids
         return {"tokens": tokens[:, None], "chunks": torch.ones(len(texts), dtype=torch.long)}
+
+    def prompt_length(self, tokenizers: Sequence[Any]) -> int | None:
+        return NUM_TOKENS - 1  # and the end
 
     def cut_captions(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
         texts = [caption.lower().strip() for caption in captions]

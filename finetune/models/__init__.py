@@ -17,8 +17,7 @@ FAMILIES = {
 
 def family_named(name: str) -> "ModelFamily":
     """Returns the family of that name; raises ValueError for one that is not known."""
-    if name not in FAMILIES:
-        raise ValueError(f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.")
+    refuse_unknown_family(name)
     module, _, attribute = FAMILIES[name].partition(":")
     return vars(importlib.import_module(module))[attribute]()
 
