@@ -13,8 +13,8 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
-    """Returns a T5 encoder of two layers, with the gated feed-forward layers of version 1.1, without dropout as a loaded
-    one."""
+    """Returns a T5 encoder of two layers, with the gated feed-forward layers of version 1.1; it drops nothing out, as a
+    loaded one."""
     encoder = T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),

@@ -42,6 +42,8 @@ class StableDiffusion3(ModelFamily):
     )
     lora_conv_targets = ()
     text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    guidance_scale = 5.0
+    """Between what the cards of 3 (7) and of 3.5 (4.5 and 3.5) draw with."""
     kohya_prefixes: ClassVar[dict[str, str]] = {
         "denoiser": "lora_unet",
         "text_encoders.0": "lora_te1",
@@ -192,6 +194,10 @@ class StableDiffusion3(ModelFamily):
 
     def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
         return single_file_layer(denoiser, module)
+
+    def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
+        """diffusers 0.42 reads its own layout alone."""
+        return False
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         config = components.denoiser.config

@@ -24,7 +24,7 @@ from finetune.methods.textual_inversion import TextualInversion
 from finetune.models.base import Components, ModelSource, Network, Prompts
 from finetune.models.sd3 import StableDiffusion3, with_zeros_for_t5
 from finetune.objectives import denoising_loss
-from tests.runs import Options, metrics, run, same_uncached_and_killed
+from tests.runs import Options, metrics, run
 from tests.tiny_sd3 import T5_WIDTH, build_pipeline, save_pipeline
 
 FAMILY = StableDiffusion3()
@@ -263,13 +263,6 @@ def test_a_full_export_loads_again(model: Path, tmp_path: Path, without: tuple[s
 @pytest.fixture
 def options(tiny_run: Options, model35: Path) -> Options:
     return tiny_run | {"model.source": model35, "model.family": "sd3", "train.steps": 2}
-
-
-def test_a_lora_trains_the_same_straight_uncached_and_resumed(options: Options, tmp_path: Path) -> None:
-    uncached = {"cache.latents": False, "cache.text": False}
-    same_uncached_and_killed(
-        options | {"train.steps": 5, "lora.kind": "loha", "validation.fraction": 0.3}, uncached, tmp_path
-    )
 
 
 def test_all_weights_and_the_text_encoders_of_clip_train(options: Options, pictures: Path, tmp_path: Path) -> None:
