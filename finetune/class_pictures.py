@@ -9,6 +9,7 @@ import json
 import secrets
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def make_class_pictures(
             f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
         )
     assert config.prompt is not None
+    prompt = config.prompt
+    if config.guidance_scale is None:
+        config = replace(config, guidance_scale=family.guidance_scale)
     settings = {
         "prompt": config.prompt,
         "size": size,
@@ -71,7 +75,7 @@ def make_class_pictures(
             pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
             components.denoiser.to(COMPUTE_DTYPES[accelerator.mixed_precision])
             with on_device(pipeline_parts, accelerator.device), accelerator.autocast():
-                prompts = family.pipeline_prompts(components, config.prompt, "")
+                prompts = family.pipeline_prompts(components, prompt, "")
                 for group in missing[accelerator.process_index :: accelerator.num_processes]:
                     for number, picture in drawn_group(pipeline, prompts, group, config, size):
                         if number < config.num_pictures:

@@ -235,8 +235,8 @@ class PreviewConfig:
     """Steps between two previews; also at the start and the end."""
     num_inference_steps: int = 30
     """Denoising steps."""
-    guidance_scale: float = 7.5
-    """Classifier-free guidance."""
+    guidance_scale: float | None = None
+    """Guidance, classifier-free or distilled; none is what the architecture's pictures are usually made with."""
     size: int | None = None
     """Side of the square pictures in pixels; none takes data.resolution."""
 

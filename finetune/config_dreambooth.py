@@ -58,8 +58,8 @@ class PriorConfig:
     """Your own class pictures, as data.folder would take them, instead of made ones."""
     num_inference_steps: int = 50
     """Denoising steps of a class picture."""
-    guidance_scale: float = 7.5
-    """Classifier-free guidance of class pictures."""
+    guidance_scale: float | None = None
+    """Guidance of class pictures; none is what the architecture's pictures are usually made with."""
     batch_size: int = 4
     """Class pictures that a process makes at a time."""
     seed: int = 0
@@ -85,7 +85,7 @@ class PriorConfig:
             )
         if self.weight <= 0:
             found.append(f"prior.weight: got {self.weight}, expected a number above 0; prior.kind none turns it off.")
-        if self.guidance_scale < 0:
+        if self.guidance_scale is not None and self.guidance_scale < 0:
             found.append(f"prior.guidance_scale: got {self.guidance_scale}, expected 0 or more.")
         if not 0 <= self.seed < 2**63:
             found.append(f"prior.seed: got {self.seed}, expected 0 to 2^63 - 1.")

@@ -27,7 +27,8 @@ class LoRAConfig:
     dropout: float = 0.0
     """Dropout on the adapters' input (kind lora)."""
     targets: tuple[str, ...] = ()
-    """Names of the adapted layers (a module's name ends with one of them); none takes the family's choice."""
+    """Names of the adapted layers (a module's name ends with one of them, in which * is any one part of it); none takes
+    the family's choice."""
     conv: bool = False
     """Adapt the convolutions of the denoiser's residual blocks and samplers too (LoCon, arXiv 2309.14859)."""
     rslora: bool = False

@@ -54,6 +54,7 @@ def make_previews(
 ) -> None:
     """Writes the pictures, each process a part; the denoiser in `components` is the one being trained."""
     pipeline = family.pipeline(components)
+    guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
     mine = previews[accelerator.process_index :: accelerator.num_processes]
     with on_device([components.vae, *components.text_encoders], accelerator.device), accelerator.autocast():
         for preview in mine:
@@ -63,7 +64,7 @@ def make_previews(
                 width=size,
                 height=size,
                 num_inference_steps=config.num_inference_steps,
-                guidance_scale=config.guidance_scale,
+                guidance_scale=guidance_scale,
                 generator=torch.Generator().manual_seed(preview.seed),
             ).images[0]
             temporary = preview.path.with_name(f".tmp-{preview.path.name}")

@@ -97,6 +97,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             f"inpaint: {source.location} is no inpainting checkpoint, so that nothing is hidden of the pictures. "
             "Remove the options of this section."
         )
+    if config.preview.negative_prompt and not family.knows_negative_prompts:
+        raise ValueError(f"preview.negative_prompt: got one, but {family.title} is guided without. Remove it.")
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
     components = family.load(source)
     for part in (components.denoiser, components.vae, *components.text_encoders):

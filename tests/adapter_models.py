@@ -14,7 +14,7 @@ from finetune.config_methods import LoRATrainConfig
 from finetune.ema import load_trained_state, trained_state
 from finetune.methods.base import RunFacts, TrainedModel
 from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelSource, Network
+from finetune.models.base import Components, ModelFamily, ModelSource, Network
 from finetune.models.sd import StableDiffusion
 
 FAMILY = StableDiffusion()
@@ -38,17 +38,24 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def fresh(source: ModelSource) -> Components:
+def fresh(source: ModelSource, family: ModelFamily = FAMILY) -> Components:
     """The untouched model, frozen."""
-    components = FAMILY.load(source)
+    components = family.load(source)
     for part in (components.denoiser, *components.text_encoders):
         part.requires_grad_(False)
     return components
 
 
-def attached(components: Components, config: LoRAConfig, *, seed: int = 0, text_encoder: bool = True) -> Network:
+def attached(
+    components: Components,
+    config: LoRAConfig,
+    *,
+    seed: int = 0,
+    text_encoder: bool = True,
+    family: ModelFamily = FAMILY,
+) -> Network:
     """The network with adapters at their start."""
-    network = LoRA(config).network(FAMILY, components, text_encoder=text_encoder)
+    network = LoRA(config).network(family, components, text_encoder=text_encoder)
     LoRA(config).attach(network, seed)
     return network
 
@@ -59,10 +66,12 @@ def moved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value + torch.randn(value.shape, generator=generator) * 0.05 for name, value in state.items()}
 
 
-def trained_model(source: ModelSource, config: LoRAConfig, dtype: Any = "fp32") -> TrainedModel:
-    """What `train` hands to the export, with adapters on the U-Net and the text encoder."""
-    components = fresh(source)
-    network = attached(components, config)
+def trained_model(
+    source: ModelSource, config: LoRAConfig, dtype: Any = "fp32", family: ModelFamily = FAMILY
+) -> TrainedModel:
+    """What `train` hands to the export, with adapters on the denoiser and the text encoder."""
+    components = fresh(source, family)
+    network = attached(components, config, family=family)
     state = moved(trained_state(network))
     load_trained_state(network, state)
     options = LoRATrainConfig(
@@ -74,5 +83,5 @@ def trained_model(source: ModelSource, config: LoRAConfig, dtype: Any = "fp32") 
         lora=config,
     )
     facts = RunFacts("ab" * 32, 3, 1, 2, 6, "pictures", "cd" * 32, {}, "no", 1.0, 2.0)
-    objective = FAMILY.objective(components.scheduler, LossConfig())
-    return TrainedModel(FAMILY, source, components, network, objective, state, options, facts)
+    objective = family.objective(components.scheduler, LossConfig())
+    return TrainedModel(family, source, components, network, objective, state, options, facts)

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,18 @@ import torch
 from torch import Tensor
 
 from finetune.disk import put_in_place, unfinished
+from finetune.export.fused import block_diagonal, file_layers, stand_alone
 from finetune.export.single_file import (
     DIFFUSERS_FILE,
     Dtype,
     narrowed,
     not_written,
     published_name,
-    single_file_name,
     write_single_file,
 )
 from finetune.models.base import Components, ModelFamily
 
 logger = logging.getLogger(__name__)
-
-SD_SCRIPTS_BLOCKS = {"attentions", "resnets", "downsamplers", "upsamplers"}
-"""Where sd-scripts looks for adapters in a U-Net (LoRANetwork in its networks/lora.py); it ignores those elsewhere."""
 
 MAGNITUDE_KEYS = {"denoiser": "lora_magnitude_vector", "text_encoders": "lora_magnitude_vector.weight"}
 """peft's loader adds the end of the name; that of transformers 5, which loads text encoders, takes it as it stands."""
@@ -168,24 +165,19 @@ def save_kohya_lora(
     """Writes one file with `lora_unet_....lora_down.weight`, `.lora_up.weight`, `.alpha` per layer; returns its path.
 
     All layers have one alpha, the most frequent, with what others differ by multiplied into `lora_up`: diffusers 0.42
-    overlooks the alphas of single attention layers. Alpha stays float32 whatever `dtype`, since rounding it would scale
-    the whole adapter. The hashes of the tensors are added to the metadata. ComfyUI, A1111 and Forge take the file as it
-    is; in diffusers it is `load_lora_weights(FOLDER, weight_name=NAME)`. Layers that sd-scripts itself does not read
-    are named in a warning.
+    overlooks the alphas of single attention layers. Layers that the file has as one are joined. Alpha stays float32
+    whatever `dtype`, since rounding it would scale the whole adapter. The hashes of the tensors are added to the
+    metadata. ComfyUI, A1111 and Forge take the file as it is; in diffusers it is `load_lora_weights(FOLDER,
+    weight_name=NAME)`. Layers that sd-scripts itself does not read are named in a warning.
     """
     assert all(layer.magnitude is None for layer in layers), "programs disagree on dora_scale"
     alpha = single_alpha(layers)
     tensors: dict[str, Tensor] = {}
-    for layer in layers:
-        name = single_file_name(family, denoiser, layer.part, layer.module)
-        if f"{name}.alpha" in tensors:
-            raise ValueError(
-                f"export: two adapted layers are both called {name} in the single-file layout; see lora.targets."
-            )
+    for name, layer in joined(family, denoiser, layers).items():
         tensors[f"{name}.lora_down.weight"] = narrowed(layer.down, dtype, name)
         tensors[f"{name}.lora_up.weight"] = narrowed(layer.up * (layer.alpha / alpha), dtype, name)
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
-    if ignored := ignored_by_sd_scripts(layers):
+    if ignored := ignored_by_sd_scripts(family, layers):
         logger.warning(
             "export: sd-scripts reads all of %s but %s; the other programs read these too.",
             path.name,
@@ -194,15 +186,30 @@ def save_kohya_lora(
     return write_single_file(tensors, metadata, path)
 
 
+def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
+    """Returns the layers of the single file by name; one that holds several has all their ranks, and the scale 1."""
+    by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
+    found = {}
+    for file_name, places in file_layers(family, denoiser, by_name).items():
+        own = [by_name[name] for name in places]
+        found[file_name] = own[0]
+        if not stand_alone(places):
+            down = torch.cat([layer.down for layer in own])
+            up = block_diagonal(places, [layer.up * layer.scale for layer in own])
+            found[file_name] = replace(own[0], down=down, up=up, scale=1.0)
+    return found
+
+
 def single_alpha(layers: Sequence[LoRALayer]) -> float:
     """Returns the most frequent alpha."""
     return Counter(layer.alpha for layer in layers).most_common(1)[0][0]
 
 
-def ignored_by_sd_scripts(layers: Sequence[LoRALayer]) -> list[str]:
-    """Returns the denoiser's layers outside SD_SCRIPTS_BLOCKS, e.g. conv_in and time_embedding.linear_1."""
+def ignored_by_sd_scripts(family: ModelFamily, layers: Sequence[LoRALayer]) -> list[str]:
+    """Returns the denoiser's layers outside `sd_scripts_blocks`, e.g. conv_in and time_embedding.linear_1."""
+    blocks = set(family.sd_scripts_blocks)
     names = [layer.module for layer in layers if layer.part == "denoiser"]
-    return sorted(name for name in names if SD_SCRIPTS_BLOCKS.isdisjoint(name.split(".")))
+    return sorted(name for name in names if blocks and blocks.isdisjoint(name.split(".")))
 
 
 def pipeline_names(pipeline: Any, components: Components) -> dict[str, str]:

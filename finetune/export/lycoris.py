@@ -1,10 +1,11 @@
-"""LyCORIS' single-file layout of LoHa, LoKr and whole weight differences: written, and read by its published formulas.
+"""LyCORIS' single-file layout of LoHa, LoKr and whole weight differences: written, and read by its published formulas,
+as LoRA is where diffusers does not read all of the file.
 
 ComfyUI, A1111 and Forge read all three. Reading uses nothing of the code that trained.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.export.single_file import Dtype, narrowed, single_file_name, split_name, write_single_file
+from finetune.export.fused import Places, block_diagonal, file_layers, share, stacked, stand_alone
+from finetune.export.single_file import Dtype, narrowed, write_single_file
 from finetune.models.base import ModelFamily, Network
 
 KEY = re.compile(r"(.+)\.((?:hada_w|lokr_w)[12](?:_[ab])?)\.default")
@@ -31,8 +33,10 @@ def save_lycoris(
     """Writes a trained state of LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, ... and `NAME.alpha`.
 
     LoKr's scale is multiplied into w1 and alpha is the rank: readers leave alpha aside where both factors are whole.
+    Layers that the file has as one are joined: LoHa's factors as those of LoRA are, LoKr as whole differences, since
+    Kronecker products one below the other are none.
     """
-    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
         if match is None:
@@ -40,15 +44,34 @@ def save_lycoris(
         if not bool(weight.isfinite().all()):
             raise ValueError(f"export: {key} holds values that are not finite. Export an earlier checkpoint.")
         layer, kind = match.groups()
-        name = single_file_name(family, denoiser, *split_name(layer))
-        if f"{name}.{kind}" in tensors:
-            raise ValueError(f"export: two adapted layers are both called {name} in the file; see lora.targets.")
-        tensors[f"{name}.{kind}"] = narrowed(weight * scales[layer] if kind == "lokr_w1" else weight, dtype, name)
+        own = layers.setdefault(layer, {})
+        own[kind] = weight * scales[layer] if kind == "lokr_w1" else weight
         if kind == "hada_w1_b":
-            tensors[f"{name}.alpha"] = torch.tensor(float(scales[layer] * weight.shape[0]))
+            own["alpha"] = torch.tensor(float(scales[layer] * weight.shape[0]))
         elif kind in ("lokr_w2", "lokr_w2_b"):
-            tensors[f"{name}.alpha"] = torch.tensor(float(weight.shape[0]) if kind == "lokr_w2_b" else 1.0)
+            own["alpha"] = torch.tensor(float(weight.shape[0]) if kind == "lokr_w2_b" else 1.0)
+    tensors: dict[str, Tensor] = {}
+    for name, places in file_layers(family, denoiser, layers).items():
+        chosen = [layers[layer] for layer in places]
+        for kind, weight in (chosen[0] if stand_alone(places) else joined(places, chosen)).items():
+            tensors[f"{name}.{kind}"] = weight if kind == "alpha" else narrowed(weight, dtype, name)
     return write_single_file(tensors, metadata, path)
+
+
+def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the tensors of the one layer that the file has for several; the stacked products of LoHa are multiplied
+    row by row, as each was."""
+    if any("hada_w1_a" not in layer for layer in layers):
+        return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
+    scales = [layer["alpha"] / layer["hada_w1_b"].shape[0] for layer in layers]
+    right = {f"hada_w{n}_b": torch.cat([layer[f"hada_w{n}_b"] for layer in layers]) for n in (1, 2)}
+    return right | {
+        "hada_w1_a": block_diagonal(
+            places, [layer["hada_w1_a"] * scale for layer, scale in zip(layers, scales, strict=True)]
+        ),
+        "hada_w2_a": block_diagonal(places, [layer["hada_w2_a"] for layer in layers]),
+        "alpha": torch.tensor(float(len(right["hada_w1_b"]))),
+    }
 
 
 def save_differences(
@@ -62,30 +85,28 @@ def save_differences(
 ) -> Path:
     """Writes by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
     tensors: dict[str, Tensor] = {}
-    for layer, difference in differences.items():
-        name = single_file_name(family, denoiser, *split_name(layer))
-        if f"{name}.diff" in tensors:
-            raise ValueError(f"export: two adapted layers are both called {name} in the file; see lora.targets.")
-        tensors[f"{name}.diff"] = narrowed(difference, dtype, name)
+    for name, places in file_layers(family, denoiser, differences).items():
+        tensors[f"{name}.diff"] = narrowed(stacked(places, differences), dtype, name)
     return write_single_file(tensors, metadata, path)
 
 
 @torch.no_grad()
 def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]:
     """Adds what the file says to the network's weights; returns the names of the layers."""
-    layers = {
-        single_file_name(family, network.denoiser, *split_name(name)): (name, layer)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+    layers: dict[str, Any] = {
+        name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     }
+    places = file_layers(family, network.denoiser, layers)
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in safetensors.torch.load_file(path).items():
         name, _, kind = key.partition(".")
         found.setdefault(name, {})[kind] = value.float()
     for name, tensors in found.items():
-        weight = layers[name][1].weight
-        weight += weight_change(tensors).reshape(weight.shape)
-    return {layers[name][0] for name in found}
+        change = weight_change(tensors)
+        for layer, place in places[name].items():
+            weight = layers[layer].weight
+            weight += share(place, change).reshape(weight.shape)
+    return {layer for name in found for layer in places[name]}
 
 
 def weight_change(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -93,11 +114,13 @@ def weight_change(tensors: Mapping[str, Tensor]) -> Tensor:
 
     LoHa: alpha / r (w1_a w1_b) * (w2_a w2_b), elementwise (FedPara, arXiv 2108.06098, proposition 1; LyCORIS, arXiv
     2309.14859, section 3.2). LoKr: w1 (x) w2, the Kronecker product, with w2 = alpha / r w2_a w2_b where it is split
-    (section 3.2 there). Whole differences are the change itself.
+    (section 3.2 there). Whole differences are the change itself. LoRA: alpha / r up down.
     """
     match tensors:
         case {"diff": difference}:
             return difference
+        case {"lora_down.weight": down, "lora_up.weight": up, "alpha": alpha}:
+            return alpha / down.shape[0] * (up.flatten(1) @ down.flatten(1))
         case {"hada_w1_a": w1_a, "hada_w1_b": w1_b, "hada_w2_a": w2_a, "hada_w2_b": w2_b, "alpha": alpha}:
             return alpha / w1_b.shape[0] * (w1_a @ w1_b) * (w2_a @ w2_b)
         case {"lokr_w1": w1, "lokr_w2": w2}:

@@ -12,10 +12,12 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from finetune.export.fused import file_layers
 from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
+from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
 
 TOLERANCE = 1e-3
@@ -33,15 +35,17 @@ def reloaded_differences(
 
     `trained` is the `prediction` of the network that was trained, `expected` the names of its adapted layers. Each path
     is loaded into a fresh base model: diffusers' and sd-scripts' layouts by `load_lora_weights`, LyCORIS' layout by its
-    formulas, a folder by peft. A file of which a layer was left unused, or that adapts others, is a ValueError.
+    formulas, and sd-scripts' too where diffusers does not read all of it, a folder by peft. A file of which a layer was
+    left unused, or that adapts others, is a ValueError.
     """
     found = {}
     with torch.random.fork_rng(devices=[]):
         for path in paths:
             gc.collect()
             components = family.load(source)
-            adapted = load_adapters(family, components, path)
-            refuse_other_layers(path, adapted, expected)
+            beside = held_with(family, components, expected)
+            adapted = load_adapters(family, components, path, expected)
+            refuse_other_layers(path, adapted if path.is_dir() or is_diffusers(path) else adapted - beside, expected)
             found[path] = relative_difference(trained, prediction(family, components))
     return found
 
@@ -59,18 +63,36 @@ def require_equal(differences: Mapping[Path, float]) -> None:
         raise ValueError("\n".join(wrong))
 
 
-def load_adapters(family: ModelFamily, components: Components, path: Path) -> set[str]:
+def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
     """Loads what was exported into the fresh base model as its readers do; returns the names of the layers adapted."""
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():
         load_peft_folders(family, components, path)
-    elif is_lycoris(path):
+    elif is_lycoris(path) or not (is_diffusers(path) or diffusers_reads_single_file(family, components, expected)):
         return apply_lycoris(family, network, path)
     else:
         with errors_only():
             family.pipeline(components).load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)
     # A folder is loaded through a wrapper, after which the layers have the same names as before.
     return {name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def diffusers_reads_single_file(family: ModelFamily, components: Components, layers: set[str]) -> bool:
+    """True where diffusers takes all of a single file with adapters of these layers of `Network`."""
+    names = [name.partition(".")[2] for name in sorted(layers) if name.startswith("denoiser.")]
+    return family.diffusers_reads_single_file(components.denoiser, names)
+
+
+def held_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
+    """Returns the other layers that the single file holds as one with these; they are read, with a change of zero."""
+    linear = [f"denoiser.{n}" for n, layer in components.denoiser.named_modules() if isinstance(layer, nn.Linear)]
+    held = file_layers(family, components.denoiser, linear).values()
+    return {name for places in held if not layers.isdisjoint(places) for name in places} - layers
+
+
+def is_diffusers(path: Path) -> bool:
+    """True for the file in diffusers' layout."""
+    return path.name == DIFFUSERS_FILE
 
 
 def is_lycoris(path: Path) -> bool:
@@ -103,8 +125,8 @@ def prediction_for(family: ModelFamily, components: Components, prompts: Prompts
     """Returns the denoiser's output [1 C H W] for a fixed latent and timestep; parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    more = components.denoiser.config.in_channels - shape[1]
-    if more > 0:  # an inpainting model
+    more = family.filling_channels(components)
+    if more > 0:
         filling = torch.randn(1, more, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(2))
         prompts = prompts | {"filling": filling}
     pixels = LATENT_SIZE * family.pixels_per_latent(components.vae)

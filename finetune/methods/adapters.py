@@ -126,7 +126,7 @@ def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list
     refused."""
     found = []
     for name, layer in module.named_modules():
-        if any(f".{name}".endswith(f".{target}") for target in targets):
+        if any(ends_with(name, target) for target in targets):
             if not isinstance(layer, nn.Linear | nn.Conv2d):
                 raise ValueError(
                     f"lora.targets: {part}.{name} is a {type(layer).__name__}, expected names of linear layers or "
@@ -138,9 +138,16 @@ def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list
     return found
 
 
+def ends_with(name: str, target: str) -> bool:
+    """True where the last parts of a layer's name are those of the target, in which * stands for any one part."""
+    given, wanted = name.split("."), target.split(".")
+    ending = given[-len(wanted) :]
+    return len(ending) == len(wanted) and all(w in ("*", g) for g, w in zip(ending, wanted, strict=True))
+
+
 def refuse_unmatched(targets: Sequence[str], option: str, names: Sequence[str]) -> None:
     """Raises ValueError for a target that no layer's name ends with."""
-    lost = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    lost = [target for target in targets if not any(ends_with(name, target) for name in names)]
     if lost:
         raise ValueError(f"{option}: no layer of the denoiser ends with {', '.join(lost)}. Correct or remove it.")
 

@@ -20,7 +20,8 @@ from finetune.export.lora import (
 from finetune.export.lycoris import save_differences, save_lycoris
 from finetune.export.metadata import LoRAFacts, lora_metadata
 from finetune.export.peft_folder import save_peft_folders
-from finetune.export.verify import prediction, reloaded_differences, require_equal
+from finetune.export.single_file import DIFFUSERS_FILE
+from finetune.export.verify import diffusers_reads_single_file, prediction, reloaded_differences, require_equal
 from finetune.methods.adapters import adapter_layers, attach_adapters, block_size, layer_scales, merged_differences
 from finetune.methods.base import TrainedModel
 from finetune.models.base import Network
@@ -61,6 +62,12 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         metadata = lora_metadata(facts(config, model, layers))
         if not config.dora:
             paths.append(save_kohya_lora(family, network.denoiser, layers, metadata=metadata, dtype=dtype, path=path))
+            if not diffusers_reads_single_file(family, components, expected):
+                logger.warning(
+                    "export: diffusers reads not all of %s; load %s there. The other programs read both or the first.",
+                    path.name,
+                    DIFFUSERS_FILE,
+                )
     else:
         logger.warning(
             "export: diffusers' load_lora_weights reads no %s on this model; load export/%s with peft.",

@@ -12,6 +12,7 @@ FAMILIES = {
     "sd": "finetune.models.sd:StableDiffusion",
     "sdxl": "finetune.models.sdxl:StableDiffusionXL",
     "sd3": "finetune.models.sd3:StableDiffusion3",
+    "flux": "finetune.models.flux:Flux",
 }
 
 

@@ -90,6 +90,8 @@ class ModelFamily(ABC):
     single_files: ClassVar[dict[str, str]] = {}
     """Kinds of single files that it reads, as diffusers' `infer_diffusers_model_type` names them, and the pipeline of
     each; none has to be converted to a folder first."""
+    refused_pipelines: ClassVar[dict[str, str]] = {}
+    """Those of its kin that it does not read, and what to say of them."""
     scheduler_option: ClassVar[str]
     """What tells its schedulers from others: an option that they are made with."""
     optional_parts: ClassVar[tuple[str, ...]] = ()
@@ -107,6 +109,12 @@ class ModelFamily(ABC):
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
     token_keys: ClassVar[tuple[str, ...]] = ("emb_params",)
     """Name of each text encoder's vectors in the file of a new token that programs other than diffusers read."""
+    sd_scripts_blocks: ClassVar[tuple[str, ...]] = ()
+    """Where sd-scripts looks for adapters in the denoiser, as parts of layers' names; empty where it takes all."""
+    guidance_scale: ClassVar[float] = 7.5
+    """What pictures are made with where the user does not say."""
+    knows_negative_prompts: ClassVar[bool] = True
+    """False where guidance is distilled into the denoiser, which then runs on the prompt alone."""
 
     def load(self, source: ModelSource) -> Components:
         """Loads all parts in float32 on the CPU; refuses a checkpoint of another family, and parts that do not belong
@@ -149,6 +157,10 @@ class ModelFamily(ABC):
     @abstractmethod
     def is_inpainting(self, source: ModelSource) -> bool:
         """True for a checkpoint whose denoiser is told of a hidden part of the picture, by `Prompts` filling."""
+
+    def filling_channels(self, components: Components) -> int:
+        """Returns the channels of `Prompts` filling; 0 for a model without."""
+        return components.denoiser.config.in_channels - components.vae.config.latent_channels
 
     @abstractmethod
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
@@ -225,6 +237,11 @@ class ModelFamily(ABC):
     def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
         """Returns where the single-file layout has that layer of the denoiser; by default under its own name."""
         return SingleFileLayer(module)
+
+    def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
+        """True where diffusers' `load_lora_weights` takes all of a single file that adapts these layers of the
+        denoiser."""
+        return True
 
     @abstractmethod
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:

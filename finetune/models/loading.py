@@ -97,6 +97,11 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
     does not train with."""
     index = pipeline_index(source)
     name = index.get("_class_name")
+    if name in family.refused_pipelines:
+        raise ValueError(
+            f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
+            f"{', '.join(family.pipelines)}. {family.refused_pipelines[name]}"
+        )
     if name not in family.pipelines:
         raise ValueError(
             f"model.source: {stated(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "

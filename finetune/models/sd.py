@@ -45,6 +45,7 @@ class StableDiffusion(ModelFamily):
     lora_conv_targets = LORA_CONV_TARGETS
     text_encoder_lora_targets = TEXT_ENCODER_LORA_TARGETS
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
+    sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
 
     def scheduler(self, source: ModelSource) -> Any:
         return load_scheduler(self, source)

@@ -51,6 +51,7 @@ class StableDiffusionXL(ModelFamily):
         "text_encoders.0": "lora_te1",
         "text_encoders.1": "lora_te2",
     }
+    sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
     token_keys = ("clip_l", "clip_g")
 
     def scheduler(self, source: ModelSource) -> Any:

@@ -1,0 +1,74 @@
+"""Layers of the denoiser that the single file holds as one: their adapters joined, and their shares of a change.
+
+Query, key and value of diffusers' attention are three layers, and one in the files of other programs. Its outputs are
+theirs one after the other, so that their changes are stacked: exactly so for a product B_i A_i of low rank, since
+
+    [B_1 A_1]   [B_1  0 ] [A_1]
+    [B_2 A_2] = [ 0  B_2] [A_2],
+
+with the sum of the ranks.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.export.single_file import single_file_name, split_name
+from finetune.models.base import ModelFamily, SingleFileLayer
+
+Places = dict[str, SingleFileLayer]
+"""Names of layers in `Network`, each with its place in one layer of the file, in the order of the places."""
+
+
+def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
+    """Returns the layers of the file that hold the layers of these names; refuses two at the same place."""
+    found: dict[str, Places] = {}
+    for name in names:
+        part, module = split_name(name)
+        place = family.single_file_layer(denoiser, module) if part == "denoiser" else SingleFileLayer(module)
+        file_name = single_file_name(family, denoiser, part, module)
+        own = found.setdefault(file_name, {})
+        if any(other.place == place.place for other in own.values()):
+            raise ValueError(
+                f"export: {' and '.join((*own, name))} are both called {file_name} in the single file; see "
+                "lora.targets."
+            )
+        own[name] = place
+    return {key: dict(sorted(own.items(), key=lambda item: item[1].place)) for key, own in found.items()}
+
+
+def stand_alone(places: Places) -> bool:
+    """True for a layer that the file has as it is here."""
+    return all(not place.sizes and not place.swapped for place in places.values())
+
+
+def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
+    """Returns the changes [outputs inputs] of the layers by name as that of the one layer; those that are missing are
+    zero."""
+    rows = {place.place: in_other_order(place, changes[name]) for name, place in places.items()}
+    first = next(iter(places.values()))
+    other = next(iter(rows.values()))
+    pieces = [rows.get(number, other.new_zeros(size, *other.shape[1:])) for number, size in enumerate(first.sizes)]
+    return torch.cat(pieces) if pieces else other
+
+
+def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
+    """Returns the left factors [outputs rank] of the layers, in their order, as the one layer's: [sum of outputs, sum
+    of ranks]."""
+    columns = [
+        stacked({name: place}, {name: factor}) for (name, place), factor in zip(places.items(), factors, strict=True)
+    ]
+    return torch.cat(columns, dim=1)
+
+
+def share(place: SingleFileLayer, change: Tensor) -> Tensor:
+    """Returns the layer's part of a change of the one layer of the file, as `stacked` put it there."""
+    own = change.split(place.sizes)[place.place] if place.sizes else change
+    return in_other_order(place, own)
+
+
+def in_other_order(place: SingleFileLayer, rows: Tensor) -> Tensor:
+    """Returns the outputs in the order of the file for those in the order of diffusers, and back."""
+    return torch.cat(rows.chunk(2)[::-1]) if place.swapped else rows
