@@ -9,6 +9,7 @@ import json
 import secrets
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from finetune.data.encode import on_device, progress_bar, settings_text, text_fi
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.models.parts import PARTS, Part, one_by_one
 from finetune.randomness import generator
 
 VERSION = 1
@@ -40,7 +42,13 @@ def make_class_pictures(
 
     All processes make a part, so that none waits long; pictures that are there are not made again.
     """
-    components = family.load(source)
+    weights: dict[Part, list[str]] = {}
+
+    def look(part: Part, modules: Sequence[Any]) -> None:
+        weights[part] = [fingerprint(module) for module in modules]
+
+    parts = one_by_one(family, source, look)
+    components = parts.components
     if size % family.pixel_multiple(components.vae):
         raise ValueError(
             f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
@@ -57,7 +65,7 @@ def make_class_pictures(
         "batch_size": config.batch_size,
         "seed": config.seed,
         "precision": accelerator.mixed_precision,
-        "model": model_fingerprint(components),
+        "model": model_fingerprint(components, weights),
     }
     target = folder / "class_pictures" / cache_key(VERSION, json.dumps(settings, sort_keys=True))
     if accelerator.is_main_process:
@@ -71,6 +79,7 @@ def make_class_pictures(
     if missing:
         accelerator.print(f'Making class pictures of "{config.prompt}" in {target}')
         with progress_bar("Making class pictures", len(missing) * config.batch_size, accelerator) as advance:
+            parts.load(*PARTS)
             pipeline = family.pipeline(components)
             pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
             components.denoiser.to(COMPUTE_DTYPES[accelerator.mixed_precision])
@@ -86,20 +95,18 @@ def make_class_pictures(
         absent = missing_groups(target, config)
         if absent:
             raise ValueError(f"cache.folder: class pictures are missing in {target}; is it on a disk that all share?")
-    del components
+    parts.drop(*PARTS)
     accelerator.free_memory()
     return target
 
 
-def model_fingerprint(components: Components) -> str:
-    """Returns a hash over all of the model that decides a picture."""
-    weights = [
-        text
-        for part in (components.denoiser, components.vae)
-        for text in (fingerprint(part), settings_text(dict(part.config)))
-    ]
+def model_fingerprint(components: Components, weights: Mapping[Part, list[str]]) -> str:
+    """Returns a hash over all of the model that decides a picture; `weights` has the fingerprints of its modules."""
+    denoiser = *weights["denoiser"], settings_text(dict(components.denoiser.config))
+    vae = *weights["vae"], settings_text(dict(components.vae.config))
+    texts = text_fingerprint(components, weights["text_encoders"])
     scheduler = type(components.scheduler).__name__, settings_text(dict(components.scheduler.config))
-    return cache_key(*weights, text_fingerprint(components), *scheduler)
+    return cache_key(*denoiser, *vae, texts, *scheduler)
 
 
 def picture_path(folder: Path, number: int) -> Path:

@@ -41,6 +41,12 @@ class ModelConfig:
     """Parts of the checkpoint to leave out for the memory they take, where the family can do without them, e.g.
     text_encoder_3; full exports lack them too."""
 
+    quantization: Literal["none", "int8", "nf4", "fp8"] = "none"
+    """Keep the frozen linear layers of the denoiser's blocks in 8 bits (int8, arXiv 2208.07339; fp8 e4m3, arXiv
+    2209.05433) or 4 (nf4, QLoRA, arXiv 2305.14314) while adapters or tokens train beside them."""
+    double_quantization: bool = True
+    """Keep the scales of nf4's blocks in 8 bits, too: 4.13 instead of 4.5 bits a weight."""
+
     def problems(self) -> list[str]:
         if not self.source:
             return ["model.source: got an empty text, expected a folder, a Hub id or a single file."]
@@ -59,7 +65,22 @@ class ModelConfig:
         ]
         if self.config is not None and not is_file:
             found.append(f"model.config: got {self.config}, but model.source is no {SINGLE_FILE} file. Remove it.")
+        if not self.double_quantization and self.quantization != "nf4":
+            found.append(
+                f"model.double_quantization: got false with model.quantization {self.quantization}; it is an option of "
+                "nf4. Remove it."
+            )
         return found
+
+
+def quantized_full(model: ModelConfig) -> list[str]:
+    """Returns what a run that trains the model's own weights says to quantised ones."""
+    if model.quantization == "none":
+        return []
+    return [
+        f"model.quantization: got {model.quantization}, but quantised weights cannot be trained, and here all weights "
+        "are. Remove it, or train adapters (recipes.lora)."
+    ]
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def preserving(
     """Returns the task, with its prompt encoded where the text encoder stays as it is."""
     encoder, row = denoising.encoder, None
     if not encoder.text_encoder_is_trained:
-        with on_device(components.text_encoders, encoder.device):
+        with encoder.lent("text_encoders"), on_device(components.text_encoders, encoder.device):
             row = dict(encoder.encode_texts({"": prompt}, torch.float32))[""]
     return Preserving(denoising, untouched, prompt, weight, row)
 

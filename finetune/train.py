@@ -5,12 +5,13 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
@@ -32,8 +33,10 @@ from finetune.export.metadata import tag_counts
 from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
-from finetune.models.base import ModelSource, Network
+from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
+from finetune.models.parts import PARTS, Part, is_dropped, one_by_one
+from finetune.models.quantized import num_frozen, quantize
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
@@ -100,25 +103,20 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     if config.preview.negative_prompt and not family.knows_negative_prompts:
         raise ValueError(f"preview.negative_prompt: got one, but {family.title} is guided without. Remove it.")
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
-    components = family.load(source)
-    for part in (components.denoiser, components.vae, *components.text_encoders):
-        part.requires_grad_(False).eval()
-    base_sha256 = fingerprint(components.denoiser)
+    hashes: dict[Part, str] = {}
+
+    def look(part: Part, modules: Sequence[nn.Module]) -> None:
+        if part == "denoiser":
+            hashes[part] = fingerprint(modules[0])
+
+    parts = one_by_one(family, source, look)  # every part is there and fits; none has weights now
+    components, base_sha256 = parts.components, hashes["denoiser"]
     if resumed is not None:
         refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
-    network = method.network(family, components, text_encoder=config.train.text_encoder)
-    encodes_prompts = isinstance(network, Network) and len(network.text_encoders) > 0
-    method.attach(network, seed)
+    method.check(family, components, text_encoder=config.train.text_encoder)
+    in_network = method.parts(text_encoder=config.train.text_encoder)
+    encodes_prompts = "text_encoders" in in_network
     compute_dtype, trained_dtype = COMPUTE_DTYPES[accelerator.mixed_precision], TRAINED_DTYPES[config.optim.weights]
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(trained_dtype if parameter.requires_grad else compute_dtype)
-    counts = {
-        "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "frozen": sum(p.numel() for p in network.parameters() if not p.requires_grad),
-    }
-    say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
-    if config.train.gradient_checkpointing:
-        network.checkpoint_gradients()
 
     # The data: held-out pictures, buckets, caches.
     records = manifest.records
@@ -154,13 +152,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         family, components.tokenizers, used_captions(records, buckets, held_out, config.data), config.preview
     )
     if is_main:
-        write_atomically(
-            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], counts, warnings)
-        )
         write_atomically(out / "config.yaml", dump(config))
     for warning in warnings:
         say(f"warning: {warning}")
-    encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=encodes_prompts)
+    encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=encodes_prompts, parts=parts)
     cache = replace(config.cache, text=config.cache.text and not encodes_prompts)
     masks = None
     if config.mask.kind != "none":
@@ -181,6 +176,37 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         masks,
         holes,
     )
+
+    # The network: the denoiser alone, and what else the run trains or asks at every step.
+    parts.load(*in_network)
+    if config.model.quantization != "none":
+        saving = quantize(
+            components.denoiser,
+            config.model.quantization,
+            double=config.model.double_quantization,
+            device=accelerator.device,
+            dtype=compute_dtype,
+        )
+        say(
+            f"{saving.num_layers} frozen layers are kept in {config.model.quantization}: "
+            f"{saving.bytes_now / 1e9:.2f} GB instead of {saving.bytes_before / 1e9:.2f}."
+        )
+    network = method.network(family, components, text_encoder=config.train.text_encoder)
+    method.attach(network, seed)
+    for parameter in network.parameters():
+        if parameter.is_floating_point():  # quantised weights are bytes
+            parameter.data = parameter.data.to(trained_dtype if parameter.requires_grad else compute_dtype)
+    counts = {
+        "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "frozen": num_frozen(network),
+    }
+    say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
+    if config.train.gradient_checkpointing:
+        network.checkpoint_gradients()
+    if is_main:
+        write_atomically(
+            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], counts, warnings)
+        )
     task = method.task(family, components, objective, encoder)
     if config.mask.kind != "none":
         task = masked(task, network, config.mask)
@@ -216,10 +242,14 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             worker_init_fn=outlive_signals,
         )
     )
-    live_on_device = [] if config.cache.latents else [components.vae]
-    live_on_device += [] if cache.text else components.text_encoders
-    for part in live_on_device:
-        part.to(accelerator.device)
+    live: list[Part] = []
+    if not config.cache.latents:
+        live.append("vae")
+    if not cache.text and "denoiser" in in_network:
+        live.append("text_encoders")
+    parts.load(*live)
+    for module in itertools.chain.from_iterable(map(parts.modules, live)):
+        module.to(accelerator.device)
     metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None
     run_config = as_plain(config) | {
         "num_processes": accelerator.num_processes,
@@ -256,7 +286,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         folder.mkdir(exist_ok=True)
         planned = planned_previews(folder, config.preview, step)
         network.eval()
-        with averaged_weights(), writing(folder):
+        with averaged_weights(), writing(folder), parts.lent("vae", "text_encoders"):
             size = config.preview.size or config.data.resolution
             make_previews(family, for_sampling, planned, config.preview, accelerator, size=size)
         network.train()
@@ -377,7 +407,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             started_at=started_at.timestamp(),
             finished_at=datetime.now(UTC).timestamp(),
         )
-        with on_device([network], torch.device("cpu")), closed_on_failure(tracker):
+        if method.exports_all:
+            parts.load(*PARTS)
+        else:
+            parts.drop("denoiser")
+        kept = [module for part in in_network for module in parts.modules(part) if not is_dropped(module)]
+        with on_device(kept, torch.device("cpu")), closed_on_failure(tracker):
             for parameter in parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
                 parameter.data = parameter.data.float()
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)

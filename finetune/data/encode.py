@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from finetune.data.holes import WHOLE, Filling, Holes, filling_key, hole, latent
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts, stack_prompts
+from finetune.models.parts import Part, Parts
 from finetune.randomness import generator
 
 
@@ -69,17 +70,29 @@ class Encoder:
     """The VAE and text encoders of a run, with what was cached of them."""
 
     def __init__(
-        self, family: ModelFamily, components: Components, device: torch.device, *, text_encoder_is_trained: bool
+        self,
+        family: ModelFamily,
+        components: Components,
+        device: torch.device,
+        *,
+        text_encoder_is_trained: bool,
+        parts: Parts | None = None,
     ) -> None:
+        """Parts bring back weights that were dropped; none where all are there."""
         self.family = family
         self.components = components
         self.device = device
         self.text_encoder_is_trained = text_encoder_is_trained
+        self.parts = parts
         # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
         # from batches, and is not promised bitwise repeatability.
         self.batch_size = 1 if device.type == "cpu" else 8
         self.unreadable: list[str] = []
         self.colour_warnings: list[str] = []
+
+    def lent(self, *parts: Part) -> AbstractContextManager[None]:
+        """Within it the parts have their weights."""
+        return nullcontext() if self.parts is None else self.parts.lent(*parts)
 
     @torch.no_grad()
     def encode_views(
@@ -225,19 +238,62 @@ def build_caches(
 ) -> Encoded:
     """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
     kept where latents are."""
-    components = encoder.components
-    vae_fingerprint = cache_key(fingerprint(components.vae), settings_text(dict(components.vae.config)))
-    encoder_fingerprint = text_fingerprint(components)
-    latents = text = cut_masks = None
     to_train = [
         (records[i], view) for bucket in buckets for i in bucket.records for view in views(records[i], bucket, data)
     ]
     to_score = [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
-    chosen = to_train + to_score
+    with encoder.lent("vae"):
+        vae_fingerprint, latents, cut_masks = cache_pictures(
+            encoder, accelerator, to_train, to_score, source, cache, folder, masks, holes
+        )
+    odd = sorted(set(gather_object(encoder.colour_warnings)))
+    if odd:
+        accelerator.print(f"warning: pictures whose colour profile cannot be used ({len(odd):,}): {first_few(odd)}")
+    with encoder.lent("text_encoders"):
+        encoder_fingerprint = text_fingerprint(encoder.components)
+        text = None
+        if cache.text:
+            trained = [index for bucket in buckets for index in bucket.records]
+            captions = {""}
+            captions.update(
+                text for index in trained for text in caption_variants(records[index].captions, caption_options(data))
+            )
+            captions.update(validation_caption(records[index], data) for bucket in held_out for index in bucket.records)
+            by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
+            text = ShardStore(folder / "text")
+            with on_device(encoder.components.text_encoders, encoder.device):
+                fill_store(
+                    text,
+                    list(by_key),
+                    lambda keys: encoder.encode_texts({key: by_key[key] for key in keys}, dtype),
+                    accelerator,
+                    cache,
+                    "Encoding captions",
+                )
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks)
+
+
+def cache_pictures(
+    encoder: Encoder,
+    accelerator: Accelerator,
+    to_train: Sequence[tuple[Record, View]],
+    to_score: Sequence[tuple[Record, View]],
+    source: PictureSource,
+    cache: CacheConfig,
+    folder: Path,
+    masks: LatentMasks | None,
+    holes: Holes | None,
+) -> tuple[str, ShardStore | None, ShardStore | None]:
+    """Returns the VAE's fingerprint and the filled stores of latents and masks; without a cache pictures are only
+    checked."""
+    vae = encoder.components.vae
+    vae_fingerprint = cache_key(fingerprint(vae), settings_text(dict(vae.config)))
+    latents = cut_masks = None
+    chosen = [*to_train, *to_score]
     if cache.latents:
         items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
         latents = ShardStore(folder / "latents")
-        with on_device([components.vae], encoder.device):
+        with on_device([vae], encoder.device):
             fill_store(
                 latents,
                 list(items),
@@ -277,28 +333,7 @@ def build_caches(
         with progress_bar("Checking pictures", len(share), accelerator) as advance:
             for done in encoder.check_pictures(source, share):
                 advance(done)
-    odd = sorted(set(gather_object(encoder.colour_warnings)))
-    if odd:
-        accelerator.print(f"warning: pictures whose colour profile cannot be used ({len(odd):,}): {first_few(odd)}")
-    if cache.text:
-        trained = [index for bucket in buckets for index in bucket.records]
-        captions = {""}
-        captions.update(
-            text for index in trained for text in caption_variants(records[index].captions, caption_options(data))
-        )
-        captions.update(validation_caption(records[index], data) for bucket in held_out for index in bucket.records)
-        by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
-        text = ShardStore(folder / "text")
-        with on_device(components.text_encoders, encoder.device):
-            fill_store(
-                text,
-                list(by_key),
-                lambda keys: encoder.encode_texts({key: by_key[key] for key in keys}, dtype),
-                accelerator,
-                cache,
-                "Encoding captions",
-            )
-    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks)
+    return vae_fingerprint, latents, cut_masks
 
 
 def settings_text(settings: dict[str, Any]) -> str:
@@ -308,16 +343,18 @@ def settings_text(settings: dict[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def text_fingerprint(components: Components) -> str:
-    """Returns a hash over all that decides a text's embeddings: tokenizers, encoders' weights and their settings."""
+def text_fingerprint(components: Components, weights: Sequence[str] | None = None) -> str:
+    """Returns a hash over all that decides a text's embeddings: tokenizers, encoders' weights and their settings;
+    `weights` are the fingerprints of encoders whose weights were dropped."""
     parts = []
+    weights = weights or [fingerprint(text_encoder) for text_encoder in components.text_encoders]
     for tokenizer in components.tokenizers:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         rules |= {"padding": None, "truncation": None}  # left behind by whoever called it last
         special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length
         parts += [json.dumps(rules, sort_keys=True), special]
-    for text_encoder in components.text_encoders:
-        parts += [fingerprint(text_encoder), settings_text(text_encoder.config.to_dict())]
+    for text_encoder, sha256 in zip(components.text_encoders, weights, strict=True):
+        parts += [sha256, settings_text(text_encoder.config.to_dict())]
     return cache_key(*parts)
 
 

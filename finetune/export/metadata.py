@@ -71,6 +71,8 @@ class LoRAFacts:
     """Seconds since 1970 (UTC)."""
     finished_at: float
     """Seconds since 1970 (UTC)."""
+    quantization: str = "none"
+    """How the base weights were kept while adapters trained beside them; the file is for the unquantised ones."""
     network_module: str = "networks.lora"
     """The module of sd-scripts or LyCORIS whose layout the file has."""
     network_args: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -93,6 +95,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_output_name": facts.name,
         "ss_sd_model_name": last_part(facts.model_location),
         "ss_base_weights_sha256": facts.base_sha256,  # ss_sd_model_hash is that of a file, which a folder is not
+        **({} if facts.quantization == "none" else {"ss_base_weights_quantization": facts.quantization}),
         "ss_num_train_images": facts.num_train_images,
         "ss_num_reg_images": 0,
         "ss_total_batch_size": facts.global_batch_size,

@@ -7,6 +7,7 @@ import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -19,6 +20,7 @@ from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
+from finetune.models.parts import Part, one_by_one
 
 TOLERANCE = 1e-3
 """Largest relative difference of the denoiser's output between a file and the trained weights."""
@@ -29,25 +31,48 @@ TIMESTEP = 500
 
 
 def reloaded_differences(
-    family: ModelFamily, source: ModelSource, trained: Tensor, expected: set[str], paths: Sequence[Path]
+    family: ModelFamily,
+    source: ModelSource,
+    trained: Tensor,
+    expected: set[str],
+    paths: Sequence[Path],
+    *,
+    text_encoders: bool = True,
 ) -> dict[Path, float]:
     """Returns ||trained - reloaded|| / ||trained|| of the denoiser's output by path.
 
     `trained` is the `prediction` of the network that was trained, `expected` the names of its adapted layers. Each path
     is loaded into a fresh base model: diffusers' and sd-scripts' layouts by `load_lora_weights`, LyCORIS' layout by its
     formulas, and sd-scripts' too where diffusers does not read all of it, a folder by peft. A file of which a layer was
-    left unused, or that adapts others, is a ValueError.
+    left unused, or that adapts others, is a ValueError. Without `text_encoders` the files adapt none, and these are
+    dropped before the denoiser is loaded.
     """
     found = {}
     with torch.random.fork_rng(devices=[]):
         for path in paths:
             gc.collect()
-            components = family.load(source)
+            components, prompts = base_model(family, source, text_encoders=text_encoders)
             beside = held_with(family, components, expected)
             adapted = load_adapters(family, components, path, expected)
             refuse_other_layers(path, adapted if path.is_dir() or is_diffusers(path) else adapted - beside, expected)
-            found[path] = relative_difference(trained, prediction(family, components))
+            found[path] = relative_difference(trained, prediction(family, components, prompts))
+            del components
     return found
+
+
+def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
+    """Returns the untouched model as it is needed to predict: the denoiser, and the text encoders or else what they
+    make of PROMPT; other parts have no weights."""
+    prompts: list[Prompts] = []
+    tokenizers = family.tokenizers(source)
+
+    def look(part: Part, modules: Sequence[Any]) -> None:
+        if part == "text_encoders" and not text_encoders:
+            with torch.no_grad():
+                prompts.append(family.encode_prompts(modules, family.tokenize(tokenizers, [PROMPT])))
+
+    parts = one_by_one(family, source, look, keep=("denoiser", "text_encoders") if text_encoders else ("denoiser",))
+    return parts.components, prompts[0] if prompts else None
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
@@ -112,8 +137,11 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 
 
 @torch.no_grad()
-def prediction(family: ModelFamily, components: Components) -> Tensor:
-    """Returns the denoiser's output [1 C H W] for a fixed latent, timestep and prompt; parts are float32 on the CPU."""
+def prediction(family: ModelFamily, components: Components, prompts: Prompts | None = None) -> Tensor:
+    """Returns the denoiser's output [1 C H W] for a fixed latent, timestep and prompt, of which `prompts` is what the
+    text encoders made; parts are float32 on the CPU."""
+    if prompts is not None:
+        return prediction_for(family, components, prompts)
     for text_encoder in components.text_encoders:
         text_encoder.eval()
     prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))

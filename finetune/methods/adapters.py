@@ -16,6 +16,9 @@ from finetune.models.base import Network, is_inside
 
 BLOCK_SIZE = 32
 
+Sizes = tuple[dict[str, int], dict[str, float]]
+"""Rank and alpha of each layer."""
+
 
 def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str, PeftConfig]:
     """Adds adapters to the parts of the network and returns each part's peft config; the same seed gives the same
@@ -25,7 +28,9 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
         return _attach(network, config)
 
 
-def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
+def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list[str]], Sizes]:
+    """Returns the names of the layers to adapt by part, and rank and alpha of each; refuses names and patterns that fit
+    none."""
     family = network.family
     if config.conv and not family.lora_conv_targets:
         raise ValueError(f"lora.conv: got true, but the denoiser of {family.title} has no convolutions. Remove it.")
@@ -43,12 +48,17 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
         for part, chosen in targets.items()
     }
     refuse_unmatched(config.targets, "lora.targets", names["denoiser"])
-    ranks, alphas = layer_sizes(config, [f"{part}.{name}" for part in names for name in names[part]])
+    if config.kind == "oft":
+        for part, chosen in names.items():
+            refuse_other_widths(network.get_submodule(part), part, chosen, block_size(config))
+    return names, layer_sizes(config, [f"{part}.{name}" for part in names for name in names[part]])
+
+
+def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
+    names, (ranks, alphas) = planned_layers(network, config)
     configs = {}
     for part, chosen in names.items():
         module = network.get_submodule(part)
-        if config.kind == "oft":
-            refuse_other_widths(module, part, chosen, block_size(config))
         configs[part] = peft_config(
             config,
             chosen,
@@ -96,7 +106,7 @@ def block_size(config: LoRAConfig) -> int:
     return config.block_size or BLOCK_SIZE
 
 
-def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> tuple[dict[str, int], dict[str, float]]:
+def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> Sizes:
     """Returns rank and alpha of each layer; a pattern that no name contains a match of is a ValueError."""
     ranks = dict.fromkeys(names, config.rank) | {
         name: int(rank) for name, rank in matched(config.rank_pattern, "lora.rank_pattern", names).items()

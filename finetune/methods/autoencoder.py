@@ -18,6 +18,7 @@ from finetune.ema import load_trained_state
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.base import AutoencoderNetwork, Components, ModelFamily
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup, usual_groups
 from finetune.randomness import generator
@@ -34,6 +35,16 @@ class Autoencoder:
     manifest: Manifest
     """The pictures whose latents the scaling factor brings to a standard deviation of 1."""
     data: DataConfig
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("vae",)
+
+    @property
+    def exports_all(self) -> bool:
+        return True
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        """Any VAE can be trained."""
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> AutoencoderNetwork:
         return AutoencoderNetwork(components.vae)

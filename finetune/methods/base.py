@@ -10,6 +10,7 @@ from finetune.config import TrainConfig
 from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
 from finetune.models.base import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup
 from finetune.tasks import Task
@@ -39,7 +40,8 @@ class TrainedModel:
     family: ModelFamily
     source: ModelSource
     components: Components
-    """With the scheduler that pictures are made with."""
+    """With the scheduler that pictures are made with. Without weights, but for text encoders of the network, where the
+    method does not export all."""
     network: nn.Module
     objective: Objective
     state: dict[str, Tensor]
@@ -50,6 +52,19 @@ class TrainedModel:
 
 class TuningMethod(Protocol):
     """Makes a network trainable and exports what it learned."""
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        """Returns the parts that its network holds."""
+        ...
+
+    @property
+    def exports_all(self) -> bool:
+        """True where the export is a whole model, whose parts then have their weights."""
+        ...
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        """Raises ValueError where its options do not fit the model; the parts have no weights yet."""
+        ...
 
     def network(
         self, family: ModelFamily, components: Components, *, text_encoder: bool

@@ -10,6 +10,7 @@ from finetune.methods.base import TrainedModel
 from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup
 from finetune.preservation import AdaptersOff, Preserving, frozen_copy, preserving
@@ -22,6 +23,16 @@ class PredictionPreserving:
     method: LoRA | Full
     prompt: str
     weight: float
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return self.method.parts(text_encoder=text_encoder)
+
+    @property
+    def exports_all(self) -> bool:
+        return self.method.exports_all
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        self.method.check(family, components, text_encoder=text_encoder)
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         return self.method.network(family, components, text_encoder=text_encoder)

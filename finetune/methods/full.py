@@ -12,6 +12,7 @@ from finetune.ema import load_trained_state
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.base import Components, ModelFamily, Network, is_inside
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup, usual_groups
 from finetune.tasks import Denoising
@@ -24,11 +25,22 @@ class Full:
 
     config: FullConfig = field(default_factory=FullConfig)
 
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
+
+    @property
+    def exports_all(self) -> bool:
+        return True
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        self.chosen(self.network(family, components, text_encoder=text_encoder))
+
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
         return Network(family, components.denoiser, text_encoders)
 
-    def attach(self, network: Network, seed: int) -> None:
+    def chosen(self, network: Network) -> set[str]:
+        """Returns the names of the weights that train."""
         unread = network.family.unread_layers(list(network.text_encoders))
         names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)
@@ -37,6 +49,10 @@ class Full:
                 "train.text_encoder: got true, but full.train and full.freeze leave nothing of it to train. Set it to "
                 "false, so that its embeddings can be cached."
             )
+        return chosen
+
+    def attach(self, network: Network, seed: int) -> None:
+        chosen = self.chosen(network)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in chosen)
 

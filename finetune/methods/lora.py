@@ -8,10 +8,11 @@ from torch import nn
 from finetune.config_lora import LoRAConfig
 from finetune.config_optim import OptimConfig
 from finetune.data.encode import Encoder
-from finetune.methods.adapters import attach_adapters
+from finetune.methods.adapters import attach_adapters, planned_layers
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora_export import export_adapters
 from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup, usual_groups
 from finetune.tasks import Denoising
@@ -22,6 +23,16 @@ class LoRA:
     """Adapters of one kind on the denoiser, and on the text encoder where it is trained."""
 
     config: LoRAConfig
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
+
+    @property
+    def exports_all(self) -> bool:
+        return False
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        planned_layers(self.network(family, components, text_encoder=text_encoder), self.config)
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         if self.config.kind == "lora" and not family.reads_lora:

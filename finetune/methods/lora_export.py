@@ -21,7 +21,13 @@ from finetune.export.lycoris import save_differences, save_lycoris
 from finetune.export.metadata import LoRAFacts, lora_metadata
 from finetune.export.peft_folder import save_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
-from finetune.export.verify import diffusers_reads_single_file, prediction, reloaded_differences, require_equal
+from finetune.export.verify import (
+    base_model,
+    diffusers_reads_single_file,
+    prediction,
+    reloaded_differences,
+    require_equal,
+)
 from finetune.methods.adapters import adapter_layers, attach_adapters, block_size, layer_scales, merged_differences
 from finetune.methods.base import TrainedModel
 from finetune.models.base import Network
@@ -39,16 +45,15 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
     and whole differences, since the `oft_blocks` of other programs turn a layer's outputs and peft's its inputs.
     """
     family, source = model.family, model.source
+    trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):
-        components = family.load(source)
-    for part in (components.denoiser, *components.text_encoders):
-        part.requires_grad_(False)
-    text_encoders = family.trained_text_encoders(components.text_encoders) if model.config.train.text_encoder else ()
+        components, prompts = base_model(family, source, text_encoders=trains_text)
+    text_encoders = family.trained_text_encoders(components.text_encoders) if trains_text else ()
     network = Network(family, components.denoiser, text_encoders)
     configs = attach_adapters(network, config, model.config.seed)
     start = {name: value.clone() for name, value in trained_state(network).items()}
     load_trained_state(network, model.state)
-    trained = prediction(family, components)
+    trained = prediction(family, components, prompts)
     expected = {name for name, _ in adapter_layers(network)}
 
     path = folder / f"{model.config.output.export_name}.safetensors"
@@ -85,7 +90,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         differences = merged_differences(network)
         paths.append(save_differences(family, network.denoiser, differences, metadata=metadata, dtype=dtype, path=path))
     del network, components
-    found = reloaded_differences(family, source, trained, expected, paths)
+    found = reloaded_differences(family, source, trained, expected, paths, text_encoders=trains_text)
     require_equal(found)
     return found
 
@@ -122,6 +127,7 @@ def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) 
         gradient_checkpointing=options.train.gradient_checkpointing,
         lora_dropout=config.dropout,
         loss=model.objective.options,
+        quantization=options.model.quantization,
         network_module=network_module(config),
         network_args=network_args(config, rank, alpha),
         **vars(model.facts),

@@ -9,6 +9,7 @@ from finetune.methods.base import TrainedModel
 from finetune.methods.lora import LoRA
 from finetune.methods.textual_inversion import TextualInversion, token_embeddings
 from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.parts import Part
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup
 from finetune.tasks import Task
@@ -25,6 +26,16 @@ class Pivotal:
     lora: LoRA
     tokens: TextualInversion
     adapts_text_encoder: bool
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders")
+
+    @property
+    def exports_all(self) -> bool:
+        return False
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        self.lora.check(family, components, text_encoder=self.adapts_text_encoder)
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         """Returns the network with the text encoder in it, which the tokens' gradient goes through."""

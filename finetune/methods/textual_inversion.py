@@ -17,6 +17,7 @@ from finetune.methods.base import TrainedModel
 from finetune.models import family_named
 from finetune.models.base import Components, ModelFamily, ModelSource, Network
 from finetune.models.loading import find_family
+from finetune.models.parts import Part
 from finetune.models.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
 from finetune.objectives import Objective
 from finetune.param_groups import ParamGroup
@@ -58,6 +59,16 @@ class TextualInversion:
     def words(self) -> list[str]:
         """The tokenizers' new words, token by token."""
         return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders")
+
+    @property
+    def exports_all(self) -> bool:
+        return False
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        """Names and words were checked with the tokenizer."""
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
         """Gives the components' tokenizers and text encoders the new tokens."""
