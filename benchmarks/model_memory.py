@@ -1,0 +1,102 @@
+"""Memory of a LoRA step on a U-Net whose frozen linear layers are kept in 8 or 4 bits, and what it does to the step.
+
+    python benchmarks/model_memory.py [--width 96] [--size 16]
+
+The model has SD 1.5's U-Net topology at a fraction of its width (320), random weights and recomputed activations. Each
+kind runs in a process of its own and takes the same step, in float32. Counted are the bytes of the weights, of all of
+the U-Net and of the linear layers in its blocks, and the largest growth of the process's resident memory while it
+steps. The error is that of the loss and of all LoRA gradients together, relative to those of unquantised weights. The
+last columns apply the bytes a weight to denoisers of linear layers alone, of two and of twelve thousand million
+weights.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+KINDS = {"none": ("none", True), "int8": ("int8", True), "fp8": ("fp8", True)}
+KINDS |= {"nf4": ("nf4", False), "nf4, double": ("nf4", True)}
+
+
+def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
+    """Returns the figures of one kind; runs alone in a process."""
+    from diffusers import UNet2DConditionModel
+    from torch import nn
+
+    from finetune.config_lora import LoRAConfig
+    from finetune.methods.adapters import attach_adapters
+    from finetune.models.base import Network
+    from finetune.models.quantized import QuantizedLinear, quantize
+    from finetune.models.sd import StableDiffusion
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    channels = (width, 2 * width, 4 * width, 4 * width)
+    unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768).requires_grad_(False)
+    noisy, prompt = torch.randn(1, 4, size, size), torch.randn(1, 77, 768)
+    names = [name for name, layer in unet.named_modules() if type(layer) is nn.Linear]
+    names = [name for name in names if any(piece.isdigit() for piece in name.split("."))]
+    num_linear = sum(unet.get_submodule(name).weight.numel() for name in names)
+    if kind != "none":
+        quantize(unet, kind, double=double, device=torch.device("cpu"), dtype=torch.float32)
+    layers: list[Any] = [unet.get_submodule(name) for name in names]
+    weights = [v for x in layers for v in (x.packed.values() if isinstance(x, QuantizedLinear) else [x.weight])]
+    linear = sum(value.numel() * value.element_size() for value in weights)
+    whole = sum(value.numel() * value.element_size() for value in unet.parameters())
+    network = Network(StableDiffusion(), unet).train()
+    attach_adapters(network, LoRAConfig(rank=8), 0)
+    for name, parameter in network.named_parameters():
+        if ".lora_B." in name:
+            nn.init.normal_(parameter, std=0.02)
+    network.checkpoint_gradients()
+
+    def step() -> float:
+        prediction = network(noisy, torch.tensor([500]), {"embeddings": prompt})
+        loss = (prediction - noisy).square().mean()
+        loss.backward()
+        return loss.item()
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loss = step()
+    gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    start = time.perf_counter()
+    step()
+    found = {"whole": whole, "linear": linear, "num_linear": num_linear, "growth": growth, "loss": loss}
+    return found | {"gradients": gradients.numpy(), "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--size", type=int, default=16)
+    options = parser.parse_args()
+    print(f"# {date.today()}, torch {torch.__version__}, one CPU thread, {vars(options)}")
+    print("kind          U-Net MB  linear MB  bits/weight  step MB  step s  loss error  gradient error   2e9 GB  12e9 GB")
+    usual: dict[str, Any] = {}
+    for name, (kind, double) in KINDS.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(measure, (kind, double, options.width, options.size))
+        usual = usual or found
+        gradients, expected = (torch.from_numpy(figures["gradients"]) for figures in (found, usual))
+        error = float((gradients - expected).norm() / expected.norm())
+        bits = 8 * found["linear"] / found["num_linear"]
+        print(
+            f"{name:12} {found['whole'] / 1e6:9.1f} {found['linear'] / 1e6:10.1f} {bits:12.2f} "
+            f"{found['growth'] / 1e6:8.1f} {found['seconds']:7.2f} {abs(found['loss'] / usual['loss'] - 1):11.1e} "
+            f"{error:15.1e} {bits * 2e9 / 8e9:8.1f} {bits * 12e9 / 8e9:8.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Runs on quantised weights: exact resume, what they leave behind, and what they refuse."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.runs import Options, differing, final_state, losses, metrics, run, start
+
+
+def options_of(tiny_run: Options, kind: str, folder: Path) -> Options:
+    own: Options = {"model.quantization": kind, "train.steps": 6, "train.gradient_checkpointing": True}
+    return tiny_run | own | {"output.folder": folder, "lora.dropout": 0.1}
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("nf4", "bf16"), ("int8", "no")])
+def test_a_killed_run_on_quantised_weights_goes_on_bit_for_bit(
+    kind: str, precision: str, tiny_run: Options, tmp_path: Path
+) -> None:
+    environment = {"ACCELERATE_MIXED_PRECISION": precision}
+    ended = run("lora", options_of(tiny_run, kind, tmp_path / "a"), tmp_path / "log", environment=environment)
+    assert ended.exit_code == 0, ended.output
+    assert f"are kept in {kind}" in ended.output
+
+    broken = options_of(tiny_run, kind, tmp_path / "b")
+    running = start("lora", broken | {"checkpoint.every": 2}, tmp_path / "log", environment=environment)
+    running.wait_until(lambda: len(metrics(tmp_path / "b")) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    ended = run("lora", broken, tmp_path / "log", environment=environment)
+    assert ended.exit_code == 0, ended.output
+    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "a"))
+
+    with safe_open(tmp_path / "a" / "export" / "a.safetensors", framework="pt") as file:
+        assert file.metadata()["ss_base_weights_quantization"] == kind
+
+
+@pytest.mark.parametrize("kind", ["lokr", "oft"])
+def test_relatives_of_lora_train_on_quantised_weights_with_previews(
+    kind: str, tiny_run: Options, tmp_path: Path
+) -> None:
+    options = options_of(tiny_run, "nf4", tmp_path / "out") | {"train.steps": 1, "lora.kind": kind, "lora.dropout": 0.0}
+    options |= {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1, "preview.size": 32}
+    if kind == "oft":
+        options = {key: value for key, value in options.items() if key != "lora.rank"} | {"lora.block_size": 2}
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert len(list((tmp_path / "out" / "previews").glob("step_*_prompt00_seed0.png"))) == 2
+
+
+def test_an_option_that_does_not_fit_the_model_is_refused_before_pictures_are_encoded(
+    tiny_run: Options, tmp_path: Path
+) -> None:
+    options = tiny_run | {"lora.targets": ("to_q", "nowhere"), "cache.folder": tmp_path / "cache"}
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 1 and "lora.targets" in ended.output and "nowhere" in ended.output
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
