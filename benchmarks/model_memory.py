@@ -41,7 +41,8 @@ def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     channels = (width, 2 * width, 4 * width, 4 * width)
-    unet = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768).requires_grad_(False)
+    unet: Any = UNet2DConditionModel(block_out_channels=channels, cross_attention_dim=768)
+    unet.requires_grad_(False)
     noisy, prompt = torch.randn(1, 4, size, size), torch.randn(1, 77, 768)
     names = [name for name, layer in unet.named_modules() if type(layer) is nn.Linear]
     names = [name for name in names if any(piece.isdigit() for piece in name.split("."))]
@@ -81,7 +82,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16)
     options = parser.parse_args()
     print(f"# {date.today()}, torch {torch.__version__}, one CPU thread, {vars(options)}")
-    print("kind          U-Net MB  linear MB  bits/weight  step MB  step s  loss error  gradient error   2e9 GB  12e9 GB")
+    print(
+        "kind          U-Net MB  linear MB  bits/weight  step MB  step s  loss error  gradient error  2e9 GB  12e9 GB"
+    )
     usual: dict[str, Any] = {}
     for name, (kind, double) in KINDS.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -93,7 +96,7 @@ def main() -> None:
         print(
             f"{name:12} {found['whole'] / 1e6:9.1f} {found['linear'] / 1e6:10.1f} {bits:12.2f} "
             f"{found['growth'] / 1e6:8.1f} {found['seconds']:7.2f} {abs(found['loss'] / usual['loss'] - 1):11.1e} "
-            f"{error:15.1e} {bits * 2e9 / 8e9:8.1f} {bits * 12e9 / 8e9:8.1f}",
+            f"{error:15.1e} {bits * 2e9 / 8e9:7.1f} {bits * 12e9 / 8e9:8.1f}",
             flush=True,
         )
 
