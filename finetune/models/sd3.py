@@ -55,8 +55,9 @@ class StableDiffusion3(ModelFamily):
         return load_scheduler(self, source)
 
     def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        has_t5 = self.has_t5(source)  # first of all, since it refuses other families' checkpoints
         clip = tuple(load_clip_tokenizer(source, part) for part in ("tokenizer", "tokenizer_2"))
-        return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if self.has_t5(source) else clip
+        return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if has_t5 else clip
 
     def is_inpainting(self, source: ModelSource) -> bool:
         index_for(self, source)
