@@ -129,5 +129,5 @@ def test_no_code_asks_for_what_comes_with_a_model() -> None:
     files = [file for package in ("finetune", "recipes", "datasets_prep") for file in Path(package).rglob("*.py")]
     assert len(files) > 100
     assert [
-        str(file) for file in files if re.search(r"trust_remote_code\s*=\s*(?!False)", file.read_text(encoding="utf-8"))
+        str(file) for file in files if re.search(r"trust_remote_code\s*=(?!\s*False)", file.read_text(encoding="utf-8"))
     ] == []
