@@ -19,9 +19,9 @@ from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
 from finetune.data.cache import fingerprint
-from finetune.data.cut_captions import cut_warnings, used_captions
+from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate
-from finetune.data.encode import Encoder, build_caches, on_device
+from finetune.data.encode import Encoder, build_caches, on_device, used_captions
 from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest

@@ -138,6 +138,22 @@ def build_vae(shape: Shape) -> AutoencoderKL:
     )
 
 
+def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> AutoencoderKL:
+    """Returns an autoencoder with 16 latent channels that are shifted and scaled; it halves the picture once."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=16,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
     """Returns a CLIP text model of two layers; that of version 2 has one, whose width makes it the largest part."""
     return CLIPTextModel(

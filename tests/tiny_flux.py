@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from tests.tiny import SIZES, build_text_encoder, train_tokenizer
+from tests.tiny import SIZES, build_shifted_vae, build_text_encoder, train_tokenizer
 from tests.tiny_t5 import build_t5, train_t5_tokenizer
 
 T5_WIDTH = 24
@@ -26,7 +26,7 @@ def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
         pipeline = FluxPipeline(
             transformer=build_transformer(guidance=guidance),
             scheduler=build_scheduler(dynamic=guidance),
-            vae=build_vae(),
+            vae=build_shifted_vae(scaling_factor=0.3611, shift_factor=0.1159),
             text_encoder=build_text_encoder(SIZES["micro"], tokenizer, sd2=False),
             tokenizer=tokenizer,
             text_encoder_2=build_t5(t5_tokenizer, width=T5_WIDTH),
@@ -61,20 +61,4 @@ def build_scheduler(*, dynamic: bool) -> FlowMatchEulerDiscreteScheduler:
         max_shift=1.15,
         shift=3.0 if dynamic else 1.0,
         use_dynamic_shifting=dynamic,
-    )
-
-
-def build_vae() -> AutoencoderKL:
-    """Returns an autoencoder with 16 latent channels that are shifted and scaled; it halves the picture once."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
     )

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny import train_tokenizer
+from tests.tiny import build_shifted_vae, train_tokenizer
 from tests.tiny_t5 import build_t5, train_t5_tokenizer
 
 CLIP_WIDTHS = (16, 24)
@@ -32,7 +32,10 @@ def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -
             build_clip(width, tokenizer, act)
             for width, tokenizer, act in zip(CLIP_WIDTHS, tokenizers, ("quick_gelu", "gelu"), strict=True)
         ]
-        transformer, vae = build_transformer(version35=version35), build_vae()
+        transformer, vae = (
+            build_transformer(version35=version35),
+            build_shifted_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        )
         # Loaded models are in evaluation mode, built ones are not, and T5 has dropout.
         encoder_3 = build_t5(t5_tokenizer, width=T5_WIDTH).eval() if t5_tokenizer else None
     pipeline = StableDiffusion3Pipeline(
@@ -66,22 +69,6 @@ def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
         pos_embed_max_size=32,
         dual_attention_layers=(0,) if version35 else (),
         qk_norm="rms_norm" if version35 else None,
-    )
-
-
-def build_vae() -> AutoencoderKL:
-    """Returns an autoencoder with 16 latent channels that are shifted and scaled; it halves the picture once."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
     )
 
 

@@ -3,24 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from finetune.config import DataConfig, PreviewConfig
-from finetune.data.buckets import Bucket
-from finetune.data.captions import caption_variants
-from finetune.data.dataset import caption_options
-from finetune.data.encode import validation_caption
+from finetune.config import PreviewConfig
 from finetune.data.entries import first_few
-from finetune.data.manifest import Record
 from finetune.models.base import ModelFamily
-
-
-def used_captions(
-    records: Sequence[Record], buckets: Sequence[Bucket], held_out: Sequence[Bucket], data: DataConfig
-) -> set[str]:
-    """Returns all captions that a run trains on and scores, in all their orders."""
-    trained = [index for bucket in buckets for index in bucket.records]
-    options = caption_options(data)
-    captions = {text for index in trained for text in caption_variants(records[index].captions, options)}
-    return captions | {validation_caption(records[index], data) for bucket in held_out for index in bucket.records}
 
 
 def cut_warnings(
@@ -30,7 +15,7 @@ def cut_warnings(
     limit = family.prompt_length(tokenizers)
     if limit is None:
         return []
-    cut = family.cut_captions(tokenizers, sorted(captions))
+    cut = family.cut_captions(tokenizers, sorted(set(captions)))
     prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))
     if not cut and not prompts:
         return []

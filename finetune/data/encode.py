@@ -37,6 +37,19 @@ def validation_caption(record: Record, config: DataConfig) -> str:
     return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]
 
 
+def used_captions(
+    records: Sequence[Record], buckets: Sequence[Bucket], held_out: Sequence[Bucket], data: DataConfig
+) -> Iterator[str]:
+    """Yields all captions that a run trains on and scores, in all their orders, some more than once."""
+    options = caption_options(data)
+    for bucket in buckets:
+        for index in bucket.records:
+            yield from caption_variants(records[index].captions, options)
+    for bucket in held_out:
+        for index in bucket.records:
+            yield validation_caption(records[index], data)
+
+
 def posterior_noise(keys: Sequence[str]) -> list[torch.Generator]:
     """Returns the generators that latents are sampled with: a function of the cache key, so that caching changes
     nothing."""
@@ -253,12 +266,7 @@ def build_caches(
         encoder_fingerprint = text_fingerprint(encoder.components)
         text = None
         if cache.text:
-            trained = [index for bucket in buckets for index in bucket.records]
-            captions = {""}
-            captions.update(
-                text for index in trained for text in caption_variants(records[index].captions, caption_options(data))
-            )
-            captions.update(validation_caption(records[index], data) for bucket in held_out for index in bucket.records)
+            captions = {"", *used_captions(records, buckets, held_out, data)}
             by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
             text = ShardStore(folder / "text")
             with on_device(encoder.components.text_encoders, encoder.device):

@@ -36,8 +36,7 @@ class Full:
         self.chosen(self.network(family, components, text_encoder=text_encoder))
 
     def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
-        text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
-        return Network(family, components.denoiser, text_encoders)
+        return Network.of(family, components, text_encoder=text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
         """Returns the names of the weights that train."""

@@ -40,8 +40,7 @@ class LoRA:
                 f"lora.kind: got lora, but diffusers' pipeline of {family.title} reads no such files, expected another "
                 "kind. Use --lora.kind loha or lokr."
             )
-        text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
-        return Network(family, components.denoiser, text_encoders)
+        return Network.of(family, components, text_encoder=text_encoder)
 
     def attach(self, network: Network, seed: int) -> None:
         attach_adapters(network, self.config, seed)

@@ -48,8 +48,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
     trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):
         components, prompts = base_model(family, source, text_encoders=trains_text)
-    text_encoders = family.trained_text_encoders(components.text_encoders) if trains_text else ()
-    network = Network(family, components.denoiser, text_encoders)
+    network = Network.of(family, components, text_encoder=trains_text)
     configs = attach_adapters(network, config, model.config.seed)
     start = {name: value.clone() for name, value in trained_state(network).items()}
     load_trained_state(network, model.state)

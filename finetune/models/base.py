@@ -310,6 +310,12 @@ class Network(nn.Module):
         self.denoiser = denoiser
         self.text_encoders = nn.ModuleList(text_encoders)
 
+    @staticmethod
+    def of(family: ModelFamily, components: Components, *, text_encoder: bool) -> "Network":
+        """Returns the denoiser, and where they train too, those text encoders that do."""
+        text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
+        return Network(family, components.denoiser, text_encoders)
+
     def forward(self, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
         """Returns the prediction [B C H W] for noisy latents at timesteps t [B]."""
         dtype = next(self.denoiser.parameters()).dtype

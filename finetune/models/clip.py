@@ -12,6 +12,7 @@ from finetune.models.loading import load_part
 from finetune.models.tokens import with_all_vectors
 
 NUM_BYTE_TOKENS = 512
+CLIP_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def load_clip_tokenizer(source: ModelSource, part: str) -> Any:
@@ -25,13 +26,15 @@ def load_clip_tokenizer(source: ModelSource, part: str) -> Any:
     return tokenizer
 
 
-def refuse_other_vocabulary(source: ModelSource, part: str, tokenizer: Any, text_encoder: Any) -> None:
-    """Raises ValueError where the text encoder was made for another tokenizer."""
+def refuse_other_vocabulary(
+    source: ModelSource, part: str, tokenizer: Any, text_encoder: Any, file: str = "vocab.json"
+) -> None:
+    """Raises ValueError where the text encoder was made for another tokenizer, whose words are in that file."""
     words, known = len(tokenizer), text_encoder.config.vocab_size
     if not known // 2 < words <= known:
         raise ValueError(
             f"model.source: the tokenizer of {source.location} knows {words} tokens, its text encoder {known}; is "
-            f"{part}/vocab.json complete?"
+            f"{part}/{file} complete?"
         )
 
 

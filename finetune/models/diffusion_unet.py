@@ -18,7 +18,6 @@ from finetune.objectives import Diffusion, rescale_zero_terminal_snr
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 LORA_CONV_TARGETS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
-TEXT_ENCODER_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:

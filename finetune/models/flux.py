@@ -9,18 +9,16 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from finetune.config_loss import LossConfig
-from finetune.flow_matching import FlowMatching
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
-from finetune.models.clip import load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.flow_transformer import PATCH, flow_objective, shifted_latents
 from finetune.models.flux_layers import published_layer
 from finetune.models.loading import index_for, load_scheduler, load_weights
-from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than, refuse_other_t5_vocabulary
+from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than
 from finetune.objectives import Objective
 
 MAX_TOKENS = 512
 """Of T5; a longer caption is cut, as the pipeline does by default."""
-PATCH = 2
-"""Latents along each side of a patch, of which the transformer sees one token each."""
 TRAINING_GUIDANCE = 1.0
 """What a guidance-distilled model is told while it trains: no guidance, which is what the target of flow matching has.
 The strength that pictures are made with later is still the model's own; sd-scripts and ai-toolkit train at 1 too."""
@@ -50,7 +48,7 @@ class Flux(ModelFamily):
     )
     no_new_tokens = "its CLIP gives one summary of the whole prompt, and T5 would have to learn them"
     lora_conv_targets = ()
-    text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
     kohya_prefixes: ClassVar[dict[str, str]] = {
         "denoiser": "lora_unet",
         "text_encoders.0": "lora_te1",
@@ -98,7 +96,7 @@ class Flux(ModelFamily):
                     f"for {self.title}. Is this another model's transformer, such as one for inpainting or control?"
                 )
         refuse_other_vocabulary(source, "tokenizer", components.tokenizers[0], clip)
-        refuse_other_t5_vocabulary(source, "tokenizer_2", components.tokenizers[1], t5)
+        refuse_other_vocabulary(source, "tokenizer_2", components.tokenizers[1], t5, "tokenizer.json")
 
     def warnings(self, source: ModelSource) -> list[str]:
         if self.scheduler(source).config.use_dynamic_shifting:
@@ -110,12 +108,7 @@ class Flux(ModelFamily):
         ]
 
     def objective(self, scheduler: Any, options: LossConfig) -> Objective:
-        if options.prediction_type not in (None, "flow_prediction"):
-            raise ValueError(
-                f"loss.prediction_type: got {options.prediction_type}, but {self.title} is trained by flow matching. "
-                "Remove the option."
-            )
-        return FlowMatching.of(scheduler.config, options, patch=PATCH)
+        return flow_objective(scheduler, options, self.title)
 
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
         return scheduler
@@ -127,8 +120,7 @@ class Flux(ModelFamily):
         return 0
 
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.sample(list(generators))
-        return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return shifted_latents(vae, pixels, generators)
 
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
         """CLIP reads one chunk alone, for its summary; T5 reads MAX_TOKENS, and its padding is not hidden from the

@@ -10,11 +10,10 @@ from transformers import CLIPTextModel
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, length_mask
-from finetune.models.clip import clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.clip import CLIP_LORA_TARGETS, clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.diffusion_unet import (
     LORA_CONV_TARGETS,
     LORA_TARGETS,
-    TEXT_ENCODER_LORA_TARGETS,
     all_hidden,
     check_channels,
     diffusion_objective,
@@ -43,7 +42,7 @@ class StableDiffusion(ModelFamily):
     scheduler_option = "beta_schedule"
     lora_targets = LORA_TARGETS
     lora_conv_targets = LORA_CONV_TARGETS
-    text_encoder_lora_targets = TEXT_ENCODER_LORA_TARGETS
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
     sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
 

@@ -9,19 +9,17 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from finetune.config_loss import LossConfig
-from finetune.flow_matching import FlowMatching
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
-from finetune.models.clip import load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.flow_transformer import PATCH, flow_objective, shifted_latents
 from finetune.models.loading import index_for, load_scheduler, load_weights
 from finetune.models.sd3_names import single_file_layer
-from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than, refuse_other_t5_vocabulary
+from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than
 from finetune.objectives import Objective
 
 T5 = "text_encoder_3"
 T5_LENGTH = 256
 """The pipeline's `max_sequence_length`."""
-PATCH = 2
-"""Latents along each side of a patch."""
 
 
 class StableDiffusion3(ModelFamily):
@@ -41,7 +39,7 @@ class StableDiffusion3(ModelFamily):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
     lora_conv_targets = ()
-    text_encoder_lora_targets = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
     guidance_scale = 5.0
     """Between what the cards of 3 (7) and of 3.5 (4.5 and 3.5) draw with."""
     kohya_prefixes: ClassVar[dict[str, str]] = {
@@ -94,15 +92,12 @@ class StableDiffusion3(ModelFamily):
         for part, tokenizer, text_encoder in clip:
             refuse_other_vocabulary(source, part, tokenizer, text_encoder)
         if len(components.text_encoders) > len(parts):
-            refuse_other_t5_vocabulary(source, "tokenizer_3", components.tokenizers[2], components.text_encoders[2])
+            refuse_other_vocabulary(
+                source, "tokenizer_3", components.tokenizers[2], components.text_encoders[2], "tokenizer.json"
+            )
 
     def objective(self, scheduler: Any, options: LossConfig) -> Objective:
-        if options.prediction_type not in (None, "flow_prediction"):
-            raise ValueError(
-                f"loss.prediction_type: got {options.prediction_type}, but {self.title} predicts a flow. Remove the "
-                "option."
-            )
-        return FlowMatching.of(scheduler.config, options, patch=PATCH)
+        return flow_objective(scheduler, options, self.title)
 
     def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
         return scheduler
@@ -111,8 +106,7 @@ class StableDiffusion3(ModelFamily):
         return self.pixels_per_latent(vae) * PATCH
 
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        return (posterior.sample(list(generators)) - vae.config.shift_factor) * vae.config.scaling_factor
+        return shifted_latents(vae, pixels, generators)
 
     def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
         tokens = {

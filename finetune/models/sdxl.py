@@ -13,11 +13,16 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer, length_mask
-from finetune.models.clip import load_clip_tokenizer, paired_chunks, pool_at_end, refuse_other_vocabulary
+from finetune.models.clip import (
+    CLIP_LORA_TARGETS,
+    load_clip_tokenizer,
+    paired_chunks,
+    pool_at_end,
+    refuse_other_vocabulary,
+)
 from finetune.models.diffusion_unet import (
     LORA_CONV_TARGETS,
     LORA_TARGETS,
-    TEXT_ENCODER_LORA_TARGETS,
     all_hidden,
     check_channels,
     diffusion_objective,
@@ -45,7 +50,7 @@ class StableDiffusionXL(ModelFamily):
     scheduler_option = "beta_schedule"
     lora_targets = LORA_TARGETS
     lora_conv_targets = LORA_CONV_TARGETS
-    text_encoder_lora_targets = TEXT_ENCODER_LORA_TARGETS
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
     kohya_prefixes: ClassVar[dict[str, str]] = {
         "denoiser": "lora_unet",
         "text_encoders.0": "lora_te1",

@@ -21,16 +21,6 @@ def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
     return tokenizer
 
 
-def refuse_other_t5_vocabulary(source: ModelSource, part: str, tokenizer: Any, text_encoder: Any) -> None:
-    """Raises ValueError where the text encoder was made for another tokenizer."""
-    words, known = len(tokenizer), text_encoder.config.vocab_size
-    if not known // 2 < words <= known:
-        raise ValueError(
-            f"model.source: {part} of {source.location} knows {words} tokens, its text encoder {known}; is "
-            f"{part}/tokenizer.json complete?"
-        )
-
-
 def cut_tokens(tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
     """Returns tokens [B 1 length], start and end included; what does not fit is cut, shorter captions are padded."""
     found = tokenizer(
