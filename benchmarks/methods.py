@@ -11,8 +11,9 @@ the untouched model draws so that their shape is nearest to their own reference 
 caption of the three sets.
 
 * distance: of the pictures to the style set in fixed statistics, as the untouched model's -> the adapted one's, and
-  the ratio of the two; at most half is wanted. Below the untouched model stands how far two random halves of the set
-  itself are from each other: where that is hardly less than the untouched model's distance, these statistics see no
+  the ratio of the two; at most half is wanted. Below the untouched model stand how far
+  two random halves of the set are from each other, which is chance, and how far pictures that the base was trained on
+  are from those of the same things in the set, which is the style. Where the two are alike, these statistics see no
   style that could be learned, only which things the set shows.
 * nearer, tenth: share of pictures nearer in shape to their concept than the median reference, and of those whose
   concept is among the nearest tenth; 0.5 and 0.1 by chance.
@@ -99,11 +100,13 @@ def style_table(
     before = drawn(work / "untouched-style", concepts, sampling, None)
     rows: Table = [("style", "method", "distance", "ratio", "colours", "edges", "saturation", "nearer", "tenth")]
     for name in sets:
-        own = read_set(data / name)[1]
+        captions, own = read_set(data / name)
         base, known = style_distance(before, own), concept_figures(before, repeated)
         rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
         halves = halves_distance(own)
         rows.append((name, "halves of the set", f"{halves:.3f}", f"{halves / base['total']:.2f}"))
+        num, same = same_things(read_set(data / "emoji_base"), (captions, own))
+        rows.append((name, f"{num} same things", f"{same:.3f}", f"{same / base['total']:.2f}"))
         for method in methods:
             folder = trained(work, method, data / name, "", steps, seed)
             if folder is None:
@@ -116,6 +119,13 @@ def style_table(
             cells = style_cells(found, concept_figures(after, repeated))
             rows.append((name, method.name, f"{base['total']:.3f} -> {found['total']:.3f}", f"{ratio:.2f}", *cells))
     return rows
+
+
+def same_things(first: tuple[list[str], np.ndarray], second: tuple[list[str], np.ndarray]) -> tuple[int, float]:
+    """Returns how many captions two sets share, and how far their pictures of these are from each other."""
+    shared = sorted(set(first[0]) & set(second[0]))
+    one, other = (pictures[[captions.index(caption) for caption in shared]] for captions, pictures in (first, second))
+    return len(shared), style_distance(one, other)["total"]
 
 
 def style_cells(found: dict[str, float], concept: dict[str, float]) -> tuple[str, ...]:
