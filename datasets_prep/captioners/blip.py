@@ -1,52 +1,32 @@
 """BLIP and BLIP-2: one short sentence, which captions.prompt may begin."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, model_of
-from datasets_prep.captioners.generation import (
-    checked_model,
-    generate,
-    ids_of,
-    load_model,
-    load_part,
-    local_identity,
-    results,
-)
-from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt
+from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
 
 NO_TAGS = "Their captions are a short sentence whatever is asked for; for tags take wd_tagger, florence2 or qwen_vl."
 
 
-class BlipCaptioner:
+class BlipCaptioner(LocalCaptioner):
     """`BlipForConditionalGeneration`; captions.prompt is the beginning of every caption, e.g. "a drawing of"."""
+
+    types = ("blip",)
 
     def __init__(self, config: CaptionsConfig) -> None:
         check_kinds(config, ["short", "long"], NO_TAGS)
         check_prompt(config, is_followed=True)
-        self.config = config
-        self.name = f"blip {model_of(config)}"
-        self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
-        self._model: Any = None
-        self._processor: Any = None
-
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = checked_model(self.config, ["blip"])
-        return self._files
-
-    def identity(self) -> str:
-        return local_identity(self.config, self._found())
+        super().__init__(config)
 
     def load(self) -> None:
         from transformers import AutoProcessor, BlipForConditionalGeneration
 
-        self._processor = load_part(AutoProcessor.from_pretrained, self._found())
-        self._model = load_model(BlipForConditionalGeneration, self._found(), self.config)
+        self._processor = load_part(AutoProcessor.from_pretrained, self.files)
+        self._model = load_model(BlipForConditionalGeneration, self.files, self.config)
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
         beginning = (self.config.prompt or "").strip()
@@ -59,32 +39,21 @@ class BlipCaptioner:
         return results(self._processor.tokenizer, rows, f"{beginning} " if beginning else "")
 
 
-class Blip2Captioner:
+class Blip2Captioner(LocalCaptioner):
     """`Blip2ForConditionalGeneration`; captions.prompt is what the language model goes on from."""
+
+    types = ("blip-2",)
 
     def __init__(self, config: CaptionsConfig) -> None:
         check_kinds(config, ["short", "long"], NO_TAGS)
         check_prompt(config, is_followed=True)
-        self.config = config
-        self.name = f"blip2 {model_of(config)}"
-        self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
-        self._model: Any = None
-        self._processor: Any = None
-
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = checked_model(self.config, ["blip-2"])
-        return self._files
-
-    def identity(self) -> str:
-        return local_identity(self.config, self._found())
+        super().__init__(config)
 
     def load(self) -> None:
         from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
-        self._processor = load_part(AutoProcessor.from_pretrained, self._found())
-        self._model = load_model(Blip2ForConditionalGeneration, self._found(), self.config)
+        self._processor = load_part(AutoProcessor.from_pretrained, self.files)
+        self._model = load_model(Blip2ForConditionalGeneration, self.files, self.config)
         # Checkpoints from before the processor put the picture's places into the text do not say how many there are.
         self._processor.num_query_tokens = self._model.config.num_query_tokens
 

@@ -2,45 +2,33 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_prompt, model_of
-from datasets_prep.captioners.generation import checked_model, generate, ids_of, load_model, load_part, local_identity
-from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.captioners.base import Kind, Result, check_prompt
+from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part
+from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
 
 TASKS: dict[Kind, str] = {"short": "<CAPTION>", "long": "<MORE_DETAILED_CAPTION>", "tags": "<OD>"}
 LOCATIONS = re.compile(r"(?:<loc_\d+>)+")
 
 
-class Florence2Captioner:
+class Florence2Captioner(LocalCaptioner):
     """`Florence2ForConditionalGeneration`; captions.prompt may name another task, e.g. <DETAILED_CAPTION>."""
+
+    types = ("florence2",)
 
     def __init__(self, config: CaptionsConfig) -> None:
         check_prompt(config, is_followed=True)
-        self.config = config
-        self.name = f"florence2 {model_of(config)}"
-        self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
-        self._model: Any = None
-        self._processor: Any = None
-
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = checked_model(self.config, ["florence2"])
-        return self._files
-
-    def identity(self) -> str:
-        return local_identity(self.config, self._found())
+        super().__init__(config)
 
     def load(self) -> None:
         from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
         try:
-            self._processor = load_part(AutoProcessor.from_pretrained, self._found())
-            self._model = load_model(Florence2ForConditionalGeneration, self._found(), self.config)
+            self._processor = load_part(AutoProcessor.from_pretrained, self.files)
+            self._model = load_model(Florence2ForConditionalGeneration, self.files, self.config)
         except ValueError as error:
             raise ValueError(
                 f"{error} The first releases of Florence-2 carry code of their own, which is never run; those of "

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from datasets_prep.captioners.base import Result, digest, model_of
-from datasets_prep.captioners.model_files import ModelFiles, check_type, find_model
+from datasets_prep.captioners.base import Result
+from datasets_prep.captioners.model_files import ModelFiles
 from datasets_prep.config import CaptionsConfig
 
 GREEDY: dict[str, Any] = {
@@ -16,29 +16,6 @@ GREEDY: dict[str, Any] = {
     "top_k": None,
 }
 """The likeliest token each time, so that the same picture gets the same caption; models' own settings often sample."""
-
-
-def checked_model(config: CaptionsConfig, types: Sequence[str]) -> ModelFiles:
-    """Returns the model that the options name, of one of the types."""
-    files = find_model(model_of(config))
-    check_type(files, config.captioner, types)
-    return files
-
-
-def local_identity(config: CaptionsConfig, files: ModelFiles) -> str:
-    """Returns a name of what the captions of a local model depend on.
-
-    Not the batch size, though another one can change a caption, above all in float16 and bfloat16: sums are then taken
-    in another order, and of two tokens that are nearly equally likely the other one may win.
-    """
-    return digest(
-        config.captioner,
-        model=files.identity(),
-        prompt=config.prompt,
-        max_new_tokens=config.max_new_tokens,
-        max_side=config.max_side,
-        dtype=dtype_name(config),
-    )
 
 
 def dtype_name(config: CaptionsConfig) -> str:

@@ -1,51 +1,27 @@
 """Models of the LLaVA class, such as LLaVA 1.5 and JoyCaption."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.captioners.chat import Message, chat_prompt
-from datasets_prep.captioners.generation import (
-    checked_model,
-    generate,
-    ids_of,
-    load_model,
-    load_part,
-    local_identity,
-    results,
-)
-from datasets_prep.captioners.model_files import ModelFiles
-from datasets_prep.config import CaptionsConfig
+from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.local import LocalCaptioner
 
 SYSTEM = "You are a helpful image captioner."
 
 
-class LlavaCaptioner:
+class LlavaCaptioner(LocalCaptioner):
     """`LlavaForConditionalGeneration` with its processor and chat template."""
 
-    def __init__(self, config: CaptionsConfig) -> None:
-        self.config = config
-        self.name = f"llava {model_of(config)}"
-        self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
-        self._model: Any = None
-        self._processor: Any = None
-
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = checked_model(self.config, ["llava"])
-        return self._files
-
-    def identity(self) -> str:
-        return local_identity(self.config, self._found())
+    types = ("llava",)
 
     def load(self) -> None:
         from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-        self._processor = load_part(AutoProcessor.from_pretrained, self._found())
-        self._model = load_model(LlavaForConditionalGeneration, self._found(), self.config)
+        self._processor = load_part(AutoProcessor.from_pretrained, self.files)
+        self._model = load_model(LlavaForConditionalGeneration, self.files, self.config)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:

@@ -9,56 +9,37 @@ from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.captioners.chat import Message, chat_prompt, expanded
-from datasets_prep.captioners.generation import (
-    checked_model,
-    generate,
-    ids_of,
-    load_model,
-    load_part,
-    local_identity,
-    results,
-)
-from datasets_prep.captioners.model_files import ModelFiles
+from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
 
-TYPES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
 IMAGE_TOKEN = "<|image_pad|>"
 
 
-class QwenVLCaptioner:
+class QwenVLCaptioner(LocalCaptioner):
     """`AutoModelForImageTextToText` with the model's image processor and tokenizer.
 
     The processor class that joins those two also wants a video processor, which takes torchvision. What it does for
     pictures is to repeat a token as often as the picture has patches, so that is done here instead.
     """
 
+    types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
     def __init__(self, config: CaptionsConfig) -> None:
-        self.config = config
-        self.name = f"qwen_vl {model_of(config)}"
-        self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
-        self._model: Any = None
+        super().__init__(config)
         self._image_processor: Any = None
         self._tokenizer: Any = None
-
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = checked_model(self.config, TYPES)
-        return self._files
-
-    def identity(self) -> str:
-        return local_identity(self.config, self._found())
 
     def load(self) -> None:
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-        self._image_processor = load_part(AutoImageProcessor.from_pretrained, self._found())
-        self._tokenizer = load_part(AutoTokenizer.from_pretrained, self._found())
+        self._image_processor = load_part(AutoImageProcessor.from_pretrained, self.files)
+        self._tokenizer = load_part(AutoTokenizer.from_pretrained, self.files)
         self._tokenizer.padding_side = "left"
         if self._tokenizer.chat_template is None:
-            path = self._found().file("chat_template.json")
+            path = self.files.file("chat_template.json")
             self._tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
-        self._model = load_model(AutoModelForImageTextToText, self._found(), self.config)
+        self._model = load_model(AutoModelForImageTextToText, self.files, self.config)
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
         pictures = self._image_processor(images=list(images), return_tensors="pt")

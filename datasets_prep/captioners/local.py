@@ -1,0 +1,46 @@
+"""What captioners share whose transformers model is loaded here."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from datasets_prep.captioners.base import digest, model_of
+from datasets_prep.captioners.generation import dtype_name
+from datasets_prep.captioners.model_files import ModelFiles, check_type, find_model
+from datasets_prep.config import CaptionsConfig
+
+
+class LocalCaptioner:
+    """A captioner with a model from a folder or the Hub; what writes the captions is added to it."""
+
+    types: ClassVar[Sequence[str]]
+    """Of the models that it takes, as their config.json names them."""
+
+    def __init__(self, config: CaptionsConfig) -> None:
+        self.config = config
+        self.name = f"{config.captioner} {model_of(config)}"
+        self.batch_size = config.batch_size
+        self._model: Any = None
+        self._processor: Any = None
+
+    @functools.cached_property
+    def files(self) -> ModelFiles:
+        """The model that the options name; ValueError where it is of another type."""
+        files = find_model(model_of(self.config))
+        check_type(files, self.config.captioner, self.types)
+        return files
+
+    def identity(self) -> str:
+        """Returns a name of what the captions depend on.
+
+        Not the batch size, though another one can change a caption, above all in float16 and bfloat16: sums are then
+        taken in another order, and of two tokens that are nearly equally likely the other one may win.
+        """
+        return digest(
+            self.config.captioner,
+            model=self.files.identity(),
+            prompt=self.config.prompt,
+            max_new_tokens=self.config.max_new_tokens,
+            max_side=self.config.max_side,
+            dtype=dtype_name(self.config),
+        )
