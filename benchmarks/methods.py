@@ -11,10 +11,10 @@ the untouched model draws so that their shape is nearest to their own reference 
 caption of the three sets.
 
 * distance: of the pictures to the style set in fixed statistics, as the untouched model's -> the adapted one's, and
-  the ratio of the two; at most half is wanted. Below the untouched model stand how far
-  two random halves of the set are from each other, which is chance, and how far pictures that the base was trained on
-  are from those of the same things in the set, which is the style. Where the two are alike, these statistics see no
-  style that could be learned, only which things the set shows.
+  the ratio of the two; at most half is wanted. Below the untouched model stand distances without any model: of two
+  random halves of the set (chance); of pictures of the same things in the base's set and in this one (style alone);
+  and, both in the base's set, of pictures of the prompts' things and of this set's (things alone). Where the last is
+  as large as the others, these statistics see which things a set shows, and little of its style.
 * nearer, tenth: share of pictures nearer in shape to their concept than the median reference, and of those whose
   concept is among the nearest tenth; 0.5 and 0.1 by chance.
 
@@ -69,10 +69,12 @@ VIEWS = (
 """Shift in pixels to the right and down, turn in degrees, paper."""
 OTHERS = ("red apple", "alarm clock", "sailboat", "rocket", "guitar", "tropical fish")
 Table = list[tuple[str, ...]]
+Pictures = tuple[list[str], np.ndarray]
+"""Captions, and the picture [N H W 3] in [0, 1] of each."""
 
 
-def read_set(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Returns captions and pictures [N H W 3] in [0, 1]."""
+def read_set(folder: Path) -> Pictures:
+    """Returns the set in a folder with its metadata.jsonl."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     pictures = [np.asarray(Image.open(folder / row["file_name"]).convert("RGB").resize((64, 64))) for row in rows]
     return [row["text"] for row in rows], np.stack(pictures) / 255.0
@@ -103,10 +105,8 @@ def style_table(
         captions, own = read_set(data / name)
         base, known = style_distance(before, own), concept_figures(before, repeated)
         rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
-        halves = halves_distance(own)
-        rows.append((name, "halves of the set", f"{halves:.3f}", f"{halves / base['total']:.2f}"))
-        num, same = same_things(read_set(data / "emoji_base"), (captions, own))
-        rows.append((name, f"{num} same things", f"{same:.3f}", f"{same / base['total']:.2f}"))
+        for label, value in yardsticks(read_set(data / "emoji_base"), (captions, own), references):
+            rows.append((name, label, f"{value:.3f}", f"{value / base['total']:.2f}"))
         for method in methods:
             folder = trained(work, method, data / name, "", steps, seed)
             if folder is None:
@@ -121,11 +121,18 @@ def style_table(
     return rows
 
 
-def same_things(first: tuple[list[str], np.ndarray], second: tuple[list[str], np.ndarray]) -> tuple[int, float]:
-    """Returns how many captions two sets share, and how far their pictures of these are from each other."""
-    shared = sorted(set(first[0]) & set(second[0]))
-    one, other = (pictures[[captions.index(caption) for caption in shared]] for captions, pictures in (first, second))
-    return len(shared), style_distance(one, other)["total"]
+def yardsticks(base: Pictures, style: Pictures, references: np.ndarray) -> list[tuple[str, float]]:
+    """Returns what distances to a style set there are without any model: by chance, by the style alone, and by the
+    things alone, as the base set shows those of the prompts, `references` [N H W 3], and those of the style set."""
+    shared = sorted(set(base[0]) & set(style[0]))
+    in_base, in_style = (
+        pictures[[captions.index(caption) for caption in shared]] for captions, pictures in (base, style)
+    )
+    return [
+        ("halves of the set", halves_distance(style[1])),
+        ("style alone", style_distance(in_base, in_style)["total"]),
+        ("things alone", style_distance(references, in_base)["total"]),
+    ]
 
 
 def style_cells(found: dict[str, float], concept: dict[str, float]) -> tuple[str, ...]:
