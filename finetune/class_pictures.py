@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 
 from finetune.config_dreambooth import PriorConfig
+from finetune.data.buckets import refuse_longer_sides
 from finetune.data.cache import cache_key, fingerprint
 from finetune.data.encode import on_device, progress_bar, settings_text, text_fingerprint
 from finetune.devices import COMPUTE_DTYPES
@@ -53,6 +54,7 @@ def make_class_pictures(
         raise ValueError(
             f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
         )
+    refuse_longer_sides([(size, size)], family.longest_side(components))
     assert config.prompt is not None
     prompt = config.prompt
     if config.guidance_scale is None:

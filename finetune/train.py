@@ -17,7 +17,7 @@ from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
-from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures
+from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
 from finetune.data.cache import fingerprint
 from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate
@@ -127,6 +127,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             f"data.bucket_step: got {config.data.bucket_step}, expected a multiple of {multiple} for this VAE."
         )
     all_buckets = assign_buckets(records, config.data)
+    refuse_longer_sides([(bucket.width, bucket.height) for bucket in all_buckets], family.longest_side(components))
     buckets = [part for bucket in all_buckets if (part := bucket.without(held_out_set)).records]
     held_out = [part for bucket in all_buckets if (part := bucket.only(held_out_set)).records]
     if not buckets:

@@ -47,6 +47,16 @@ def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket
     return [Bucket(width, height, tuple(indices)) for (width, height), indices in held.items() if indices]
 
 
+def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -> None:
+    """Raises ValueError for pictures with a side of more pixels than the denoiser has positions for."""
+    for width, height in sizes:
+        if longest is not None and max(width, height) > longest:
+            raise ValueError(
+                f"data.resolution, data.max_aspect: pictures of {width}x{height}, but this denoiser has positions for "
+                f"{longest} pixels along each side, expected no more. Lower one of the two."
+            )
+
+
 @dataclass(frozen=True)
 class BucketFigures:
     """What a bucket does to its pictures."""

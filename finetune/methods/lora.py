@@ -40,6 +40,11 @@ class LoRA:
                 f"lora.kind: got lora, but diffusers' pipeline of {family.title} reads no such files, expected another "
                 "kind. Use --lora.kind loha or lokr."
             )
+        if self.config.kind == "lora" and text_encoder and not family.reads_text_encoder_lora:
+            raise ValueError(
+                f"train.text_encoder: got true, but diffusers' pipeline of {family.title} reads LoRA of the denoiser "
+                "alone. Set it to false, or use --lora.kind loha or lokr."
+            )
         return Network.of(family, components, text_encoder=text_encoder)
 
     def attach(self, network: Network, seed: int) -> None:

@@ -22,8 +22,9 @@ Prompts = dict[str, Tensor]
 of the crop in the picture scaled to cover the bucket, height and width of the bucket. For an inpainting model `filling`
 [B 1+C H W]: 1 where the picture is hidden, else 0, then the latents of the picture with that part grey. Where a text
 encoder or its tokens are trained: `tokens` [B N L] and `chunks` [B], for further tokenizers `tokens.1`, ...,
-`encoded.1`, ... [B L D], what text encoders that never train made of theirs, and `empty` [B], true for captions without
-a word, where the family asks; encoded inside `Network`."""
+`tokens.mask` [B N L], which of them are no padding, where their numbers do not say so, `encoded.1`, ... [B L D], what
+text encoders that never train made of theirs, and `empty` [B], true for captions without a word, where the family asks;
+encoded inside `Network`."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class ModelFamily(ABC):
     text_encoder_lora_targets: ClassVar[tuple[str, ...]]
     reads_lora: ClassVar[bool] = True
     """Whether diffusers' pipeline has `load_lora_weights`; without, adapters of other kinds are trained."""
+    reads_text_encoder_lora: ClassVar[bool] = True
+    """Whether `load_lora_weights` takes adapters of the text encoders too; without, LoRA trains none of them."""
     kohya_prefixes: ClassVar[dict[str, str]]
     """Prefix of each component's keys in the single-file LoRA layout: {"denoiser": ..., "text_encoders.0": ...}."""
     token_keys: ClassVar[tuple[str, ...]] = ("emb_params",)
@@ -178,6 +181,11 @@ class ModelFamily(ABC):
         """Returns how many pixels a latent stands for along each side."""
         return 2 ** (len(vae.config.block_out_channels) - 1)
 
+    def longest_side(self, components: Components) -> int | None:
+        """Returns how many pixels a side may have at most, where the denoiser's positions are a table that ends; None
+        where they go on."""
+        return None
+
     @abstractmethod
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Returns scaled latents [B C H W] sampled from the posterior of pixels [B 3 h w] in [-1, 1], one generator a
@@ -249,8 +257,8 @@ class ModelFamily(ABC):
 
 
 def is_token_key(key: str) -> bool:
-    """True for the parts of `Prompts` that `encode_prompts` reads: tokens, tokens.1, ..., chunks, encoded.1, ...,
-    empty."""
+    """True for the parts of `Prompts` that `encode_prompts` reads: tokens, tokens.1, ..., tokens.mask, chunks,
+    encoded.1, ..., empty."""
     return key.partition(".")[0] in ("tokens", "chunks", "encoded", "empty")
 
 

@@ -105,6 +105,9 @@ class StableDiffusion3(ModelFamily):
     def pixel_multiple(self, vae: Any) -> int:
         return self.pixels_per_latent(vae) * PATCH
 
+    def longest_side(self, components: Components) -> int | None:
+        return components.denoiser.config.pos_embed_max_size * self.pixel_multiple(components.vae)
+
     def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return shifted_latents(vae, pixels, generators)
 

@@ -83,6 +83,10 @@ def test_two_steps_lower_the_loss(
 ) -> None:
     clean, noise = latents_for(family, components, 0), latents_for(family, components, 1)
     objective = family.objective(components.scheduler, LossConfig(weighting="none"))
+    if text_encoder and isinstance(method, LoRA) and not family.reads_text_encoder_lora:
+        with pytest.raises(ValueError, match=r"train\.text_encoder: .*--lora\.kind"):
+            method.network(family, components, text_encoder=True)
+        method = LoRA(LoRAConfig(kind="loha", rank=4))
     network = method.network(family, components, text_encoder=text_encoder)
     method.attach(network, seed=0)
     encoder = Encoder(family, components, torch.device("cpu"), text_encoder_is_trained=text_encoder)

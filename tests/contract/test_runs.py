@@ -66,8 +66,35 @@ def test_full_fine_tuning_with_the_text_encoders_exports_a_pipeline(
     assert relative_difference(drawn(untouched, PROMPT), drawn(trained, PROMPT)) > 1e-5
 
 
-def test_adapters_on_the_text_encoders_too_are_exported(options: Options, tmp_path: Path) -> None:
-    finished("lora", options | {"train.text_encoder": True, "cache.text": False}, tmp_path)
+def test_adapters_on_the_text_encoders_too_are_exported_or_refused(
+    family: ModelFamily, options: Options, pipeline: Any, tmp_path: Path
+) -> None:
+    assert family.reads_text_encoder_lora == ("text_encoder" in type(pipeline)._lora_loadable_modules)
+    own = options | {"train.text_encoder": True, "cache.text": False}
+    if not family.reads_text_encoder_lora:
+        ended = run("lora", own | {"train.steps": 2, "output.folder": tmp_path / "refused"}, tmp_path / "log")
+        assert ended.exit_code == 1 and "error: train.text_encoder" in ended.output, ended.output
+        own["lora.kind"] = "loha"
+    finished("lora", own, tmp_path)
+
+
+@torch.no_grad()
+def test_pictures_beyond_the_denoisers_positions_are_refused(
+    family: ModelFamily, components: Components, options: Options, tmp_path: Path
+) -> None:
+    """The longest side that the family states is drawn, and one more patch is not."""
+    longest, step = family.longest_side(components), family.pixel_multiple(components.vae)
+    if longest is None:
+        return
+    pipeline: Any = family.pipeline(components)
+    given = family.pipeline_prompts(components, PROMPT, "")
+    pipeline(**given, height=step, width=longest, num_inference_steps=1, output_type="latent")
+    own: Options = {"data.resolution": longest + step, "data.bucket_step": step, "data.max_aspect": 1}
+    subject: Options = {"instance.prompt": "a photo of zkw circle", "prior.prompt": "a photo of a circle"}
+    # dreambooth makes class pictures before it looks at the data.
+    for recipe, more in (("lora", {}), ("dreambooth", subject)):
+        ended = run(recipe, options | own | more | {"output.folder": tmp_path / "out"}, tmp_path / "log")
+        assert ended.exit_code == 1 and "error: data.resolution, data.max_aspect" in ended.output, ended.output
 
 
 def test_dreambooth_makes_class_pictures_and_trains_with_them(options: Options, tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from finetune.config import DataConfig
 from finetune.data.aspect import bucket_sizes
-from finetune.data.buckets import Bucket, BucketBatchSampler, Sample, assign_buckets, bucket_figures
+from finetune.data.buckets import (
+    Bucket,
+    BucketBatchSampler,
+    Sample,
+    assign_buckets,
+    bucket_figures,
+    refuse_longer_sides,
+)
 from finetune.data.manifest import Record
 
 SETTINGS = (
@@ -204,3 +211,11 @@ def test_the_order_differs_between_seeds_buckets_and_passes() -> None:
 def test_the_position_in_the_stream_does_not_depend_on_the_batch_size() -> None:
     """One bucket: the same pictures come in the same order, however they are cut into batches."""
     assert order(sampler_of([10], 2), 10) == order(sampler_of([10], 4), 5)
+
+
+def test_a_side_may_be_as_long_as_the_denoisers_positions_and_no_longer() -> None:
+    sizes = [(64, 64), (48, 80)]
+    refuse_longer_sides(sizes, None)
+    refuse_longer_sides(sizes, 80)
+    with pytest.raises(ValueError, match=r"data\.resolution.* 48x80"):
+        refuse_longer_sides(sizes, 79)

@@ -42,6 +42,20 @@ def test_adapters_start_from_the_untouched_model_and_are_a_function_of_the_seed(
         assert torch.equal(value, other), name
 
 
+class DenoiserAlone(type(FAMILY)):
+    """A family whose pipeline loads LoRA of the denoiser and of nothing else."""
+
+    reads_text_encoder_lora = False
+
+
+def test_lora_of_text_encoders_that_the_pipeline_cannot_load_is_refused(source: ModelSource) -> None:
+    components = fresh(source)
+    with pytest.raises(ValueError, match=r"train\.text_encoder: got true.*--lora\.kind loha"):
+        LoRA(LoRAConfig()).check(DenoiserAlone(), components, text_encoder=True)
+    LoRA(LoRAConfig()).check(DenoiserAlone(), components, text_encoder=False)
+    LoRA(LoRAConfig(kind="loha")).check(DenoiserAlone(), components, text_encoder=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_text_encoder_has_its_own_rate_whatever_the_kind(kind: str, source: ModelSource) -> None:
     config = LoRAConfig(**KINDS[kind])
