@@ -3,12 +3,13 @@
     python benchmarks/model_sizes.py [--rank 16] [--only "SD 1.5" ...]
 
 The models are built from their published configs on PyTorch's meta device, as diffusers' and transformers' own classes,
-and the script fails where a number of parameters is more than 1 % from the published one. Memory is that of the weights
-alone, with the buffers that are saved beside them: in 8 bits the weights of linear layers have a float32 scale a row
-(LLM.int8(), arXiv 2208.07339), in NF4 an 8-bit scale for every 64 weights and a float32 one for every 256 of those
-(QLoRA, arXiv 2305.14314, section 3), and the rest is in bfloat16. Adapters are those of the project's own code on the
-family's default layers; beside their float32 weights stand gradients and AdamW's two moments. Activations and what the
-device's libraries take are not in it.
+and the script fails where a number of parameters is not the public one, to the digits that it has. Public figures stand
+with their sources: papers and announcements, and what others counted in the published weights. Memory is that of the
+weights alone, with the buffers that are saved beside them: in 8 bits the weights of linear layers have a float32 scale
+a row (LLM.int8(), arXiv 2208.07339), in NF4 an 8-bit scale for every 64 weights and a float32 one for every 256 of
+those (QLoRA, arXiv 2305.14314, section 3), and the rest is in bfloat16. Adapters are those of the project's own code on
+the family's default layers; beside their float32 weights stand gradients and AdamW's two moments. Activations and
+what the device's libraries take are not in it.
 """
 
 # diffusers annotates tuples of several as tuples of one.
@@ -33,8 +34,8 @@ from finetune.methods.adapters import attach_adapters
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import Network
 
-TOLERANCE = 0.01
 GB = 1e9
+UNITS = {"": 1, "M": 1_000_000, "B": 1_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,20 @@ class Part:
 
     name: str
     build: Callable[[], nn.Module]
-    published: float
-    """Parameters in millions: model cards, papers, or the size of the published file over the bytes a value takes."""
+    published: str
+    """The number of parameters as its source writes it, with M for millions and B for billions."""
+    source: str
+    with_buffers: bool = False
+    """The source counts what is saved and never trained, SD3's table of positions, too."""
+
+    @property
+    def published_range(self) -> tuple[float, float]:
+        """The smallest and the largest number that the published one may be rounded from."""
+        digits, _, unit = self.published.partition(" ")
+        decimals = len(digits.partition(".")[2])
+        half = UNITS[unit] * 10.0**-decimals / 2 if unit else 0.0
+        number = float(digits.replace(",", "")) * UNITS[unit]
+        return number - half, number + half
 
 
 @dataclass(frozen=True)
@@ -150,20 +163,37 @@ def t5() -> T5EncoderModel:
     )
 
 
-CLIP_L = Part("CLIP ViT-L/14", lambda: CLIPTextModel(clip_config(768, 12, 12, 768)), 123.1)
-CLIP_L_POOLED = Part("CLIP ViT-L/14", lambda: CLIPTextModelWithProjection(clip_config(768, 12, 12, 768)), 123.7)
-CLIP_H = Part("OpenCLIP ViT-H/14", lambda: CLIPTextModel(clip_config(1024, 23, 16, 512)), 340.4)
-CLIP_G = Part("OpenCLIP bigG/14", lambda: CLIPTextModelWithProjection(clip_config(1280, 32, 20, 1280)), 694.7)
-T5_XXL = Part("T5 XXL encoder", t5, 4762.0)
-VAE4 = Part("VAE, 4 channels", lambda: vae(4, quant_conv=True), 83.65)
-VAE16 = Part("VAE, 16 channels", lambda: vae(16, quant_conv=False), 83.82)
+MII = "microsoft/DeepSpeed-MII, README.md"
+AITUNE = "ai-dynamo/aitune, docs/guides/aot_inspect.md"
+ANNOUNCED = "Stability AI, announcement of Stable Diffusion 3.5"
+BUDDY = "buddy-compiler/buddy-mlir, examples/BuddyStableDiffusion"
+
+CLIP_L = Part("CLIP ViT-L/14", lambda: CLIPTextModel(clip_config(768, 12, 12, 768)), "123,060,480", MII)
+CLIP_L_POOLED = Part(
+    "CLIP ViT-L/14", lambda: CLIPTextModelWithProjection(clip_config(768, 12, 12, 768)), "123,650,304", AITUNE
+)
+CLIP_H = Part("OpenCLIP ViT-H/14", lambda: CLIPTextModel(clip_config(1024, 23, 16, 512)), "340,387,840", BUDDY)
+CLIP_G = Part(
+    "OpenCLIP bigG/14",
+    lambda: CLIPTextModelWithProjection(clip_config(1280, 32, 20, 1280)),
+    "694.66 M",
+    "mlfoundations/open_clip, docs/model_profile.csv",
+)
+T5_XXL = Part("T5 XXL encoder", t5, "4,762,310,656", AITUNE)
+VAE4 = Part("VAE, 4 channels", lambda: vae(4, quant_conv=True), "83,653,863", MII)
+VAE16 = Part(
+    "VAE, 16 channels",
+    lambda: vae(16, quant_conv=False),
+    "84 M",
+    "168 MB in bfloat16: stable-diffusion-3.5-medium, vae",
+)
 
 MODELS = (
     Model(
         "SD 1.5",
         "sd",
         512,
-        (Part("U-Net", lambda: unet(cross_attention_dim=768, attention_head_dim=8), 860.0), CLIP_L, VAE4),
+        (Part("U-Net", lambda: unet(cross_attention_dim=768, attention_head_dim=8), "859,520,964", MII), CLIP_L, VAE4),
     ),
     Model(
         "SD 2.1",
@@ -173,19 +203,25 @@ MODELS = (
             Part(
                 "U-Net",
                 lambda: unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
-                866.0,
+                "865,910,724",
+                BUDDY,
             ),
             CLIP_H,
             VAE4,
         ),
     ),
-    Model("SDXL", "sdxl", 1024, (Part("U-Net", sdxl_unet, 2567.0), CLIP_L, CLIP_G, VAE4)),
+    Model(
+        "SDXL",
+        "sdxl",
+        1024,
+        (Part("U-Net", sdxl_unet, "2.6 B", "SDXL, arXiv 2307.01952, table 1"), CLIP_L, CLIP_G, VAE4),
+    ),
     Model(
         "SD3 medium",
         "sd3",
         1024,
         (
-            Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), 2030.0),
+            Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), "2,028,328,000", AITUNE),
             CLIP_L_POOLED,
             CLIP_G,
             T5_XXL,
@@ -202,7 +238,9 @@ MODELS = (
                 lambda: sd3_transformer(
                     24, pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))
                 ),
-                2240.0,
+                "2.5 B",
+                ANNOUNCED,
+                with_buffers=True,
             ),
             CLIP_L_POOLED,
             CLIP_G,
@@ -215,14 +253,30 @@ MODELS = (
         "sd3",
         1024,
         (
-            Part("transformer", lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"), 8060.0),
+            Part(
+                "transformer",
+                lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"),
+                "8.1 B",
+                ANNOUNCED,
+                with_buffers=True,
+            ),
             CLIP_L_POOLED,
             CLIP_G,
             T5_XXL,
             VAE16,
         ),
     ),
-    Model("FLUX.1 dev", "flux", 1024, (Part("transformer", flux_transformer, 11900.0), CLIP_L, T5_XXL, VAE16)),
+    Model(
+        "FLUX.1 dev",
+        "flux",
+        1024,
+        (
+            Part("transformer", flux_transformer, "11,901,408,320", "kohya-ss/sd-scripts, log in pull request 1374"),
+            CLIP_L,
+            T5_XXL,
+            VAE16,
+        ),
+    ),
 )
 
 
@@ -268,23 +322,23 @@ def adapter_parameters(family: str, denoiser: nn.Module, rank: int) -> int:
 
 def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
     """Returns the table as text, and the parts whose number of parameters is not the published one."""
-    head = f"{'':21} {'parameters':>15} {'published':>10} {'off by':>7}"
-    head += "".join(f"{name + ' GB':>9}" for name in ("fp32", "bf16", "8-bit", "NF4"))
+    head = f"{'':21} {'parameters':>15} {'published':>15}"
+    head += "".join(f"{name + ' GB':>9}" for name in ("fp32", "bf16", "8-bit", "NF4")) + "  published by"
     lines, wrong = [], []
     for model in models:
         lines += ["", model.name, head]
         sums = dict.fromkeys(("fp32", "bf16", "8-bit", "NF4"), 0.0)
         for part in model.parts:
             module = on_meta(part)
-            count = num_parameters(module)
-            off = count / (part.published * 1e6) - 1
-            found = memory(module)
+            count, found = num_parameters(module), memory(module)
             sums = {name: value + found[name] for name, value in sums.items()}
-            row = f"  {part.name:19} {count:>15,} {part.published:>8.6g} M {off:>7.2%}"
-            lines.append(row + "".join(f"{value / GB:9.2f}" for value in found.values()))
-            if abs(off) > TOLERANCE:
-                wrong.append(f"{model.name}, {part.name}: {count:,} parameters, published {part.published:g} million")
-        lines.append(f"  {'all parts':54}" + "".join(f"{value / GB:9.2f}" for value in sums.values()))
+            row = f"  {part.name:19} {count:>15,} {part.published:>15}"
+            note = f" ({num_values(module) - count:,} positions too)" if part.with_buffers else ""
+            lines.append(row + "".join(f"{value / GB:9.2f}" for value in found.values()) + f"  {part.source}{note}")
+            least, most = part.published_range
+            if not least <= (num_values(module) if part.with_buffers else count) <= most:
+                wrong.append(f"{model.name}, {part.name}: {count:,} parameters, published {part.published}")
+        lines.append(f"  {'all parts':51}" + "".join(f"{value / GB:9.2f}" for value in sums.values()))
         if model.family not in FAMILIES:
             lines.append("  LoRA: the family is not there yet")
             continue

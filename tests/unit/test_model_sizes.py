@@ -21,8 +21,16 @@ def test_denoisers_have_the_published_sizes() -> None:
 
 
 def test_a_number_that_is_not_the_published_one_is_named() -> None:
-    text, wrong = table([Model("none", "none", 512, (CLIP_L, replace(CLIP_L, name="other", published=125.0)))], rank=4)
+    text, wrong = table(
+        [Model("none", "none", 512, (CLIP_L, replace(CLIP_L, name="other", published="124 M")))], rank=4
+    )
     assert len(wrong) == 1 and "other" in wrong[0] and "123,060,480" in text
+
+
+def test_a_public_figure_stands_for_what_is_rounded_to_it() -> None:
+    assert replace(CLIP_L, published="2.6 B").published_range == pytest.approx((2.55e9, 2.65e9))
+    assert replace(CLIP_L, published="1,234").published_range == (1234, 1234)
+    assert all(part.source for model in MODELS for part in model.parts)
 
 
 def test_memory_counts_a_shared_table_once_and_scales_of_rounded_weights() -> None:
