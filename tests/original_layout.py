@@ -1,6 +1,7 @@
-"""Tiny pipelines in the single-file layout that Stable Diffusion 1.x and 2.x were published in.
+"""Tiny pipelines in the single-file layout that Stable Diffusion 1.x, 2.x and XL were published in.
 
-Names are those of CompVis' latent diffusion, of transformers' CLIP (1.x) and of open_clip (2.x).
+Names are those of CompVis' latent diffusion, of transformers' CLIP (1.x and XL's first text encoder) and of open_clip
+(2.x and XL's second).
 """
 
 import re
@@ -14,6 +15,8 @@ from torch import Tensor
 UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -40,8 +43,7 @@ def save_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float
     """Writes all weights of a pipeline to one file and returns it."""
     weights = {f"model.diffusion_model.{unet_name(k, pipeline.unet)}": v for k, v in pipeline.unet.state_dict().items()}
     weights |= {f"first_stage_model.{k}": v for k, v in vae_weights(pipeline.vae).items()}
-    is_open_clip = pipeline.unet.config.cross_attention_dim == 1024
-    weights |= (open_clip_weights if is_open_clip else clip_weights)(pipeline.text_encoder)
+    weights |= text_weights(pipeline)
     weights = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().clone() for k, v in weights.items()}
     safetensors.torch.save_file(weights, path)
     return path
@@ -93,22 +95,34 @@ def vae_weights(vae: Any) -> dict[str, Tensor]:
     return found
 
 
-def clip_weights(text_encoder: Any) -> dict[str, Tensor]:
+def text_weights(pipeline: Any) -> dict[str, Tensor]:
+    """Returns the weights of the one text encoder of 1.x and 2.x, or of both of XL."""
+    if "text_encoder_2" in pipeline.components:
+        first = clip_weights(pipeline.text_encoder, "conditioner.embedders.0")
+        return first | open_clip_weights(pipeline.text_encoder_2, "conditioner.embedders.1")
+    if pipeline.unet.config.cross_attention_dim == 1024:
+        return open_clip_weights(pipeline.text_encoder, "cond_stage_model")
+    return clip_weights(pipeline.text_encoder, "cond_stage_model")
+
+
+def clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
     """Returns the text encoder's weights as 1.x has them, with the positions that old files hold too."""
-    start = "cond_stage_model.transformer.text_model."
+    start = f"{place}.transformer.text_model."
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     return {f"{start}{k}": v for k, v in weights.items()} | {f"{start}embeddings.position_ids": torch.arange(77)[None]}
 
 
-def open_clip_weights(text_encoder: Any) -> dict[str, Tensor]:
-    """Returns the text encoder's weights as 2.x has them: query, key and value are one matrix."""
+def open_clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
+    """Returns the text encoder's weights as 2.x has them: query, key and value are one matrix, and the projection is
+    transposed, which 2.x does not read."""
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
+    projection = weights.get("text_projection.weight", torch.eye(text_encoder.config.hidden_size))
     found = {
         "positional_embedding": weights["embeddings.position_embedding.weight"],
         "token_embedding.weight": weights["embeddings.token_embedding.weight"],
         "ln_final.weight": weights["final_layer_norm.weight"],
         "ln_final.bias": weights["final_layer_norm.bias"],
-        "text_projection": torch.eye(text_encoder.config.hidden_size),
+        "text_projection": projection.T,
         "logit_scale": torch.tensor(1.0),
     }
     for number in range(text_encoder.config.num_hidden_layers):
@@ -117,4 +131,4 @@ def open_clip_weights(text_encoder: Any) -> dict[str, Tensor]:
             rows = [weights[f"{old}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
             found[f"{new}.attn.in_proj_{kind}"] = torch.cat(rows)
             found |= {f"{new}.{there}.{kind}": weights[f"{old}.{here}.{kind}"] for here, there in OPEN_CLIP.items()}
-    return {f"cond_stage_model.model.{name}": weight for name, weight in found.items()}
+    return {f"{place}.model.{name}": weight for name, weight in found.items()}

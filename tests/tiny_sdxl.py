@@ -44,8 +44,10 @@ def build_pipeline(
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
     force_zeros: bool = True,
     inpainting: bool = False,
+    num_layers: int = 3,
 ) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
-    """Returns the pipeline that `save_pipeline` writes. The global random state is left as it was."""
+    """Returns the pipeline that `save_pipeline` writes, or one with more layers in its second text encoder. The global
+    random state is left as it was."""
     first, second = train_tokenizer(), train_tokenizer(padding="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,7 +56,7 @@ def build_pipeline(
         pipeline = (StableDiffusionXLInpaintPipeline if inpainting else StableDiffusionXLPipeline)(
             vae=vae,
             text_encoder=CLIPTextModel(text_config(WIDTHS[0], first, "quick_gelu")),
-            text_encoder_2=CLIPTextModelWithProjection(text_config(WIDTHS[1], second, "gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(WIDTHS[1], second, "gelu", num_layers=num_layers)),
             tokenizer=first,
             tokenizer_2=second,
             unet=build_unet(in_channels=9 if inpainting else 4),
@@ -73,14 +75,14 @@ def build_pipeline(
     return pipeline
 
 
-def text_config(width: int, tokenizer: CLIPTokenizer, activation: str) -> CLIPTextConfig:
-    """Returns the config of a text encoder of three layers; beside the weights, what the real ones have."""
+def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
+    """Returns the config of a text encoder; beside the weights, what the real ones have."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
         projection_dim=PROJECTION,
-        num_hidden_layers=3,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
         max_position_embeddings=77,
         hidden_act=activation,

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from transformers import PreTrainedConfig
 
+from finetune.data.encode import settings_text
+from finetune.models import family_named
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
+from finetune.models.parts import PARTS, one_by_one
 from finetune.models.sd import StableDiffusion
 from tests.original_layout import save_single_file
 from tests.runs import Options, differing, final_state, losses, run
 from tests.tiny import build_pipeline
+from tests.tiny_sdxl import build_pipeline as build_sdxl_pipeline
 
 FAMILY = StableDiffusion()
 
@@ -50,23 +55,46 @@ def test_a_single_file_is_the_folder_of_the_same_weights(kind: str, dtype: torch
         prediction_type="v_prediction" if kind == "2.x" else "epsilon",
         inpainting=kind == "inpainting",
     )
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.to(dtype)
+    same_as_folder(pipeline, "sd", dtype, tmp_path, is_inpainting=kind == "inpainting")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("inpainting", [False, True], ids=["base", "inpainting"])
+def test_a_single_file_of_sdxl_is_the_folder_of_the_same_weights(
+    inpainting: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Ten layers are what diffusers knows the second text encoder by."""
+    pipeline: Any = build_sdxl_pipeline(inpainting=inpainting, num_layers=10)
+    same_as_folder(pipeline, "sdxl", dtype, tmp_path, is_inpainting=inpainting)
+
+
+def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path, *, is_inpainting: bool) -> None:
+    """Writes the pipeline as a folder and as a single file; the family finds and loads the same in both."""
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(dtype)
     pipeline.save_pretrained(tmp_path / "folder")
     file = save_single_file(pipeline, tmp_path / "model.safetensors", dtype)
     single = ModelSource(str(file), config=without_weights(pipeline, tmp_path / "configs"))
     folder = ModelSource(str(tmp_path / "folder"))
-    assert find_family(single) == find_family(folder) == "sd"
-    assert FAMILY.is_inpainting(single) == FAMILY.is_inpainting(folder) == (kind == "inpainting")
-    one, other = FAMILY.load(single), FAMILY.load(folder)
-    for part in ("denoiser", "vae", "text_encoders"):
-        first, second = vars(one)[part], vars(other)[part]
-        first, second = (first[0], second[0]) if part == "text_encoders" else (first, second)
+    assert find_family(single) == find_family(folder) == name
+    family = family_named(name)
+    assert family.is_inpainting(single) == family.is_inpainting(folder) == is_inpainting
+    one, other = (one_by_one(family, source, keep=PARTS).components for source in (single, folder))
+    for first, second in zip(
+        (one.denoiser, one.vae, *one.text_encoders), (other.denoiser, other.vae, *other.text_encoders), strict=True
+    ):
         assert differing(first.state_dict(), second.state_dict()) == []
         assert {value.dtype for value in first.parameters()} == {torch.float32}
         assert type(first) is type(second)
+        assert settings_text(as_dict(first.config)) == settings_text(as_dict(second.config))
     assert one.scheduler.config == other.scheduler.config
-    assert one.tokenizers[0].get_vocab() == other.tokenizers[0].get_vocab()
+    assert [tokenizer.get_vocab() for tokenizer in one.tokenizers] == [t.get_vocab() for t in other.tokenizers]
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Settings of a model, of diffusers or of transformers."""
+    return config.to_dict() if isinstance(config, PreTrainedConfig) else dict(config)
 
 
 def change(source: ModelSource, added: dict[str, torch.Tensor], *removed: str) -> None:
