@@ -28,9 +28,10 @@ from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.parts import PARTS, Part, one_by_one
+from finetune.models.upcast import kept_from_overflow
 from finetune.randomness import generator
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options give other pictures."""
 LEFT_BEHIND_SECONDS = 3600.0
 """A picture is written in far less; what is older was left by a kill."""
@@ -85,7 +86,11 @@ def make_class_pictures(
             pipeline = family.pipeline(components)
             pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
             components.denoiser.to(COMPUTE_DTYPES[accelerator.mixed_precision])
-            with on_device(pipeline_parts, accelerator.device), accelerator.autocast():
+            with (
+                on_device(pipeline_parts, accelerator.device),
+                accelerator.autocast(),
+                kept_from_overflow(components.vae),
+            ):
                 prompts = family.pipeline_prompts(components, prompt, "")
                 for group in missing[accelerator.process_index :: accelerator.num_processes]:
                     for number, picture in drawn_group(pipeline, prompts, group, config, size):

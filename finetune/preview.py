@@ -14,6 +14,7 @@ from finetune.config import PreviewConfig
 from finetune.data.encode import on_device
 from finetune.disk import write_atomically
 from finetune.models.base import Components, ModelFamily
+from finetune.models.upcast import kept_from_overflow
 
 BASE_STEP = 0
 LABEL_HEIGHT = 22
@@ -56,7 +57,8 @@ def make_previews(
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
     mine = previews[accelerator.process_index :: accelerator.num_processes]
-    with on_device([components.vae, *components.text_encoders], accelerator.device), accelerator.autocast():
+    parts = [components.vae, *components.text_encoders]
+    with on_device(parts, accelerator.device), accelerator.autocast(), kept_from_overflow(components.vae):
         for preview in mine:
             prompts = family.pipeline_prompts(components, preview.prompt, config.negative_prompt)
             picture = pipeline(

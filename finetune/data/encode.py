@@ -120,13 +120,15 @@ class Encoder:
                 decoded = []
                 for key, record, view in group[start : start + self.batch_size]:
                     try:
-                        decoded.append((key, record_pixels(source, record, view, self.colour_warnings.append)))
+                        pixels = record_pixels(source, record, view, self.colour_warnings.append)
+                        decoded.append((key, record.file_name, pixels))
                     except ValueError as error:
                         self.unreadable.append(str(error))
                 if decoded:
-                    keys = [key for key, _ in decoded]
-                    latents = self._latents(torch.stack([pixels for _, pixels in decoded]).to(self.device), keys)
-                    for key, row in zip(keys, latents.cpu(), strict=True):
+                    keys, names, pictures = zip(*decoded, strict=True)
+                    latents = self._latents(torch.stack(pictures).to(self.device), keys)
+                    for key, name, row in zip(keys, names, latents.cpu(), strict=True):
+                        refuse_non_finite(row, f"latents of the picture {name}")
                         yield key, {"latents": row}
         self.refuse_unreadable()
 
@@ -142,8 +144,9 @@ class Encoder:
             elif shown != (record.sha256, view):
                 shown, pixels = (record.sha256, view), record_pixels(source, record, view)
             hidden = hole(record.sha256, number, view.width, view.height)
-            filling = Filling((key,), None, hidden[None].to(self.device))
-            yield key, {"filling": self._filling(pixels[None].to(self.device), filling)[0].cpu()}
+            filling = self._filling(pixels[None].to(self.device), Filling((key,), None, hidden[None].to(self.device)))
+            refuse_non_finite(filling, f"latents of the picture {record.file_name} with a hole")
+            yield key, {"filling": filling[0].cpu()}
 
     def check_pictures(self, source: PictureSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
         """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
@@ -170,7 +173,12 @@ class Encoder:
         """Yields (key, {"embeddings": [N*L D], ...}) for {key: text}."""
         for key, text in texts.items():
             rows = {name: value[0].cpu() for name, value in self._prompts([text]).items()}
-            yield key, {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
+            rows = {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
+            advice = f"They are kept in {str(dtype).removeprefix('torch.')}. Give another checkpoint or variant"
+            advice += ", or launch with mixed_precision bf16." if dtype == torch.float16 else "."
+            for row in rows.values():
+                refuse_non_finite(row, f'embeddings of the caption "{text}"', advice)
+            yield key, rows
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Tensor:
@@ -233,6 +241,15 @@ class Encoder:
         tokens = self.family.tokenize(self.components.tokenizers, captions)
         on_device = {name: value.to(self.device) for name, value in tokens.items()}
         return self.family.encode_prompts(self.components.text_encoders, on_device)
+
+
+BROKEN_VAE = "The VAE computes in float32, so that its weights must be damaged. Give another checkpoint or variant."
+
+
+def refuse_non_finite(values: Tensor, what: str, advice: str = BROKEN_VAE) -> None:
+    """Raises ValueError where what is to be cached holds NaN or infinity, which whatever trains on it catches."""
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"model.source: the {what} are no numbers (NaN or infinity). {advice}")
 
 
 def build_caches(

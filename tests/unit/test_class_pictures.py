@@ -17,7 +17,7 @@ from finetune.config_dreambooth import PriorConfig
 from finetune.models.base import ModelSource
 from finetune.models.sd import StableDiffusion
 from finetune.randomness import generator
-from tests.tiny import save_pipeline
+from tests.tiny import build_pipeline, save_pipeline
 
 OPTIONS = PriorConfig(prompt="a circle", num_pictures=3, num_inference_steps=2, batch_size=2)
 
@@ -110,3 +110,19 @@ def test_a_model_that_draws_no_numbers_is_refused(tiny_model: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="no numbers"):
         made(tmp_path / "model", tmp_path)
     assert list(tmp_path.rglob("0*.png")) == []
+
+
+def test_a_vae_that_overflows_in_fp16_draws_in_float32(tmp_path: Path) -> None:
+    """What a GPU run in fp16 enters through its Accelerator, which refuses it on a CPU, is entered by hand."""
+    model = tmp_path / "model"
+    pipeline: Any = build_pipeline(size="micro")
+    with torch.no_grad():
+        for parameter in pipeline.vae.decoder.conv_in.parameters():
+            parameter.mul_(1e7)  # norms behind it make its outputs small again
+    pipeline.save_pretrained(model)
+    with torch.autocast("cpu", torch.float16):
+        assert len(contents(made(model, tmp_path))) == 3
+    pipeline.vae.register_to_config(force_upcast=False)
+    pipeline.save_pretrained(model)
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="no numbers"):
+        made(model, tmp_path)

@@ -140,3 +140,32 @@ def test_pictures_with_an_unusable_colour_profile_are_counted(
         image.save(folder / name, icc_profile=b"no profile")
     cached(components, folder, tmp_path / "cache")
     assert "colour profile cannot be used (2): 0000.png" in capsys.readouterr().out
+
+
+def test_a_vae_that_overflows_in_fp16_encodes_in_float32(folder: Path, tmp_path: Path) -> None:
+    """As SDXL's published one; norms behind the layer make its outputs small again."""
+    large = new_components()
+    with torch.no_grad():
+        for parameter in large.vae.encoder.conv_in.parameters():
+            parameter.mul_(1e7)
+    encoded = cached(large, folder, tmp_path, torch.float16)
+    record = read_manifest(str(folder)).records[0]
+    assert encoded.latents
+    key = latent_key(record, View(32, 32, 0.5, 0.5, False), encoded.vae_fingerprint)
+    latents = encoded.latents.read(key)["latents"]
+    assert latents.dtype == torch.float32 and latents.isfinite().all()
+
+
+def test_what_is_no_number_is_not_cached_and_named(folder: Path, tmp_path: Path) -> None:
+    broken = new_components()
+    with torch.no_grad():
+        broken.vae.encoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"the latents of the picture \S+\.png are no numbers .*another checkpoint"):
+        cached(broken, folder, tmp_path)
+    assert not shards(tmp_path)
+    large = new_components()
+    with torch.no_grad():
+        large.text_encoders[0].final_layer_norm.bias.fill_(1e6)  # too large for what captions are kept in
+    with pytest.raises(ValueError, match=r'embeddings of the caption ".*" are no numbers .*mixed_precision bf16'):
+        cached(large, folder, tmp_path, torch.float16)
+    cached(large, folder, tmp_path, torch.bfloat16)

@@ -1,0 +1,38 @@
+"""Autoencoders that overflow in fp16 stay out of it while pictures are drawn; encoding for training never uses it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def kept_from_overflow(vae: Any) -> Iterator[None]:
+    """Within it, a VAE whose config has `force_upcast` runs in the dtype of its weights where autocast is to fp16.
+
+    Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and pictures come out black. diffusers'
+    pipelines upcast weights in fp16; here weights are float32 and autocast alone would round. bf16 reaches as far as
+    float32.
+    """
+    kind = vae.device.type
+    rounds = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    if not (rounds and vae.config.get("force_upcast")):
+        yield
+        return
+    plain_encode, plain_decode = vae.encode, vae.decode
+
+    def encode(x: Tensor, return_dict: bool = True) -> Any:
+        with torch.autocast(kind, enabled=False):
+            return plain_encode(x.to(vae.dtype), return_dict=return_dict)
+
+    def decode(z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        with torch.autocast(kind, enabled=False):
+            return plain_decode(z.to(vae.dtype), return_dict=return_dict, generator=generator)
+
+    vae.encode, vae.decode = encode, decode
+    try:
+        yield
+    finally:
+        del vae.encode, vae.decode

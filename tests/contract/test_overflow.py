@@ -1,0 +1,48 @@
+"""A VAE that overflows in fp16, as SDXL's published one, draws no black pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from finetune.config import PreviewConfig
+from finetune.models.base import Components, ModelFamily
+from finetune.preview import make_previews, planned_previews
+
+FP16_MAX = 65504
+
+
+@torch.no_grad()
+def enlarge(layer: nn.Module) -> None:
+    """Makes the layer's outputs larger than fp16 can hold; norms behind it make them small again."""
+    for parameter in layer.parameters():
+        parameter.mul_(100 * FP16_MAX)
+
+
+def preview(family: ModelFamily, components: Components, folder: Path) -> np.ndarray:
+    """A preview as a GPU run in fp16 makes it; what the CPU's Accelerator refuses is entered by hand."""
+    folder.mkdir()
+    config = PreviewConfig(prompts=("a red circle",), num_inference_steps=1)
+    planned = planned_previews(folder, config, 0)
+    with torch.autocast("cpu", torch.float16):
+        make_previews(family, components, planned, config, Accelerator(cpu=True), size=32)
+    return np.asarray(Image.open(planned[0].path)).astype(float)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # what a black picture is made of
+def test_previews_are_drawn_by_a_vae_that_asks_for_more_than_fp16(
+    family: ModelFamily, components: Components, tmp_path: Path
+) -> None:
+    vae = components.vae
+    expected = preview(family, components, tmp_path / "plain")
+    enlarge(vae.decoder.conv_in)
+    large = preview(family, components, tmp_path / "large")
+    assert expected.std() > 1
+    assert large.std() > 1
+    vae.register_to_config(force_upcast=False)
+    assert preview(family, components, tmp_path / "overflown").max() == 0
+    assert "decode" not in vars(vae) and "encode" not in vars(vae)
