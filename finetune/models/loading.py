@@ -137,6 +137,8 @@ def other_family(pipeline: Any) -> str:
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
             return f"Give --model.family {name}, or leave it away."
+        if pipeline in family_named(name).refused_pipelines:
+            return family_named(name).refused_pipelines[pipeline]
     titles = ", ".join(f"{name} ({family_named(name).title})" for name in FAMILIES)
     return f"No family trains it; these are known: {titles}."
 

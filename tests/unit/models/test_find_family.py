@@ -53,6 +53,22 @@ def test_every_pipeline_belongs_to_one_family(tiny_model: Path, tmp_path: Path) 
             assert find_family(with_pipeline(tiny_model, tmp_path / pipeline, pipeline)) == name
 
 
+@pytest.mark.parametrize("given", [None, "sd", "flux"])
+def test_a_pipeline_that_a_family_knows_and_refuses_is_refused_with_its_reason(
+    given: str | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    source = with_pipeline(tiny_model, tmp_path / "fill", "FluxFillPipeline")
+    with pytest.raises(ValueError, match=r"names the pipeline FluxFillPipeline.* Inpainting models of FLUX") as caught:
+        find_family(source, given)
+    assert "No family trains it" not in str(caught.value)
+
+
+def test_no_pipeline_is_both_read_and_refused() -> None:
+    read = {pipeline for name in FAMILIES for pipeline in family_named(name).pipelines}
+    refused = [pipeline for name in FAMILIES for pipeline in family_named(name).refused_pipelines]
+    assert len(refused) == len(set(refused)) and not read & set(refused)
+
+
 def test_another_familys_checkpoint_is_refused_with_the_right_name(
     tiny_model: Path, tmp_path: Path, other: ModelFamily
 ) -> None:
