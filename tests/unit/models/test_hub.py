@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import Options, run
+
 COMMIT = "1" * 40
 
 LOAD = """
@@ -161,3 +163,25 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(tiny_model: Path
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
     (answer,) = load(tmp_path / "cache", {"location": "a/b"}, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     assert "the Hub is not reached" in answer
+
+
+@pytest.mark.parametrize("recipe", ["lora", "full", "dreambooth", "textual_inversion"])
+def test_a_run_of_a_model_that_is_not_cached_ends_with_one_sentence(
+    recipe: str, tiny_run: Options, tmp_path: Path
+) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as a user sets it, before the libraries are imported
+    shared = ("data.resolution", "data.bucket_step", "data.folder", "cache.folder", "output.folder", "tracking.names")
+    options: Options = {name: tiny_run[name] for name in shared} | {"model.source": "owner/not-cached"}
+    options |= {"cache.folder": tmp_path / "cache", "train.steps": 1}
+    options |= {
+        "dreambooth": {"instance.prompt": "a photo of sks dog", "prior.prompt": "a photo of a dog"},
+        "textual_inversion": {"tokens.names": "<ink>", "data.captions": "none", "data.template": "in <ink>"},
+    }.get(recipe, {})
+    ended = run(recipe, options, tmp_path / "log")
+    assert ended.exit_code == 1, ended.output
+    errors = ended.output[ended.output.index("error: ") :].strip()
+    assert errors.startswith("error: model.source: no folder owner/not-cached is here") and "\n" not in errors
+    assert "HF_HUB_OFFLINE is set" in errors and "hf download owner/not-cached" in errors
+    assert "Traceback" not in ended.output and "Loading" not in ended.output and "Encoding" not in ended.output
+    assert not (tmp_path / "cache").exists()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
