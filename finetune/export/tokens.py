@@ -47,6 +47,8 @@ class TokenFacts:
     """Median length of the vectors that each text encoder came with."""
     finished_at: float
     """Seconds since 1970 (UTC)."""
+    quantization: str = "none"
+    """How the base weights were kept while tokens trained; the file is for the unquantised ones."""
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
@@ -74,6 +76,7 @@ def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> d
         "token.dataset_fingerprint": facts.dataset_fingerprint,
         "token.base_model": last_part(facts.model_location),
         "token.base_weights_sha256": facts.base_sha256,
+        **({} if facts.quantization == "none" else {"token.base_weights_quantization": facts.quantization}),
     }
     return {key: str(value) for key, value in fields.items()}
 

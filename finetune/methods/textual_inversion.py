@@ -122,6 +122,7 @@ class TextualInversion:
             resolution=model.config.data.resolution,
             median_norms=tuple(norms),
             finished_at=model.facts.finished_at,
+            quantization=model.config.model.quantization,
         )
         files = save_tokens(model.family, vectors, facts, folder / "embeddings")
         differences = token_differences(model.family, model.source, vectors, files)

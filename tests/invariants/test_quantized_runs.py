@@ -51,6 +51,18 @@ def test_relatives_of_lora_train_on_quantised_weights_with_previews(
     assert len(list((tmp_path / "out" / "previews").glob("step_*_prompt00_seed0.png"))) == 2
 
 
+def test_files_of_tokens_say_that_the_base_was_quantised(tiny_run: Options, tmp_path: Path) -> None:
+    options = options_of(tiny_run, "int8", tmp_path / "out") | {"train.steps": 1, "tokens.names": "<ink>"}
+    options |= {"data.captions": "none", "data.template": "a picture in the style of <ink>"}
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    found = list((tmp_path / "out" / "export" / "embeddings").rglob("*.safetensors"))
+    assert len(found) == 2
+    for path in found:
+        with safe_open(path, framework="pt") as file:
+            assert file.metadata()["token.base_weights_quantization"] == "int8"
+
+
 def test_an_option_that_does_not_fit_the_model_is_refused_before_pictures_are_encoded(
     tiny_run: Options, tmp_path: Path
 ) -> None:

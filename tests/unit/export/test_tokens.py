@@ -1,5 +1,6 @@
 """Files of new tokens, reloaded by diffusers and compared with the vectors that were trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.export.tokens import TokenFacts, save_tokens, token_differences
+from finetune.export.tokens import TokenFacts, save_tokens, token_differences, token_metadata
 from finetune.export.verify import require_equal
 from finetune.models.base import ModelSource
 from finetune.models.sd import StableDiffusion
@@ -63,6 +64,12 @@ def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tm
     assert [path for path, value in differences.items() if value > 0] == [tmp_path / name]
     with pytest.raises(ValueError, match=Path(name).name):
         require_equal(differences)
+
+
+def test_quantised_base_weights_are_told_of_alone_where_they_were() -> None:
+    key = "token.base_weights_quantization"
+    assert key not in token_metadata("<ink>", rows_of(2), FACTS)
+    assert token_metadata("<ink>", rows_of(2), replace(FACTS, quantization="nf4"))[key] == "nf4"
 
 
 def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
