@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.config_loss import LossConfig
 from finetune.noise import Noise, training_noise
-from finetune.objectives import pseudo_huber, refuse_options
+from finetune.objectives import pseudo_huber, refuse_options, refuse_timesteps_after
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,7 @@ class FlowMatching:
             "flow matching",
             "models that predict noise, v or the picture",
         )
-        for name, value in (("min", given.min_timestep), ("max", given.max_timestep)):
-            if value is not None and value > self.num_train_timesteps:
-                raise ValueError(
-                    f"loss.{name}_timestep: got {value}, but flow matching's timesteps end at "
-                    f"{self.num_train_timesteps}. Lower it, or remove it."
-                )
+        refuse_timesteps_after(self.num_train_timesteps, given)
 
     @staticmethod
     def of(scheduler: Mapping[str, Any], options: LossConfig, *, patch: int) -> "FlowMatching":

@@ -78,13 +78,7 @@ class Diffusion:
             f"a model that predicts {self.prediction_type}",
             "flow matching",
         )
-        last = len(self.alphas_cumprod) - 1
-        for name, value in (("min", self.options.min_timestep), ("max", self.options.max_timestep)):
-            if value is not None and value > last:
-                raise ValueError(
-                    f"loss.{name}_timestep: got {value}, but the last timestep of the checkpoint's scheduler is "
-                    f"{last}. Lower it, or remove it."
-                )
+        refuse_timesteps_after(len(self.alphas_cumprod) - 1, self.options)
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps uniforms [B] in [0, 1) to timesteps min_timestep .. max_timestep, the larger the later.
@@ -168,6 +162,16 @@ def refuse_options(options: LossConfig, names: tuple[str, ...], this: str, those
     for name in names:
         if getattr(options, name) != getattr(LossConfig, name):
             raise ValueError(f"loss.{name}: got {getattr(options, name)} for {this}; only {those} know it. Remove it.")
+
+
+def refuse_timesteps_after(last: int, options: LossConfig) -> None:
+    """Raises ValueError where the trained range reaches beyond the last timestep."""
+    for name, value in (("min", options.min_timestep), ("max", options.max_timestep)):
+        if value is not None and value > last:
+            raise ValueError(
+                f"loss.{name}_timestep: got {value}, but the last timestep of the checkpoint's scheduler is {last}. "
+                "Lower it, or remove it."
+            )
 
 
 def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:
