@@ -13,6 +13,7 @@ from finetune.config import DataConfig, ModelConfig, OutputConfig, PreviewConfig
 from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
+from finetune.models import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -185,6 +186,13 @@ def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> 
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
     stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
     assert stated >= {"train.steps", "optim.lr"} or as_flat(config)["goal"] is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_preset_for_a_style_a_subject_and_all_weights(family: str) -> None:
+    own = [preset.stem for preset in PRESETS if f"\n  family: {family}\n" in preset.read_text(encoding="utf-8")]
+    for goal in ("_lora_style", "_dreambooth_lora", "_full"):
+        assert any(stem.endswith(goal) for stem in own), (family, goal)
 
 
 def as_flat_yaml(path: Path) -> set[str]:
