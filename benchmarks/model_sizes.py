@@ -165,7 +165,7 @@ def t5() -> T5EncoderModel:
 
 MII = "microsoft/DeepSpeed-MII, README.md"
 AITUNE = "ai-dynamo/aitune, docs/guides/aot_inspect.md"
-ANNOUNCED = "Stability AI, announcement of Stable Diffusion 3.5"
+ANNOUNCED = "Stability AI announcing 3.5, as others quote it"
 BUDDY = "buddy-compiler/buddy-mlir, examples/BuddyStableDiffusion"
 
 CLIP_L = Part("CLIP ViT-L/14", lambda: CLIPTextModel(clip_config(768, 12, 12, 768)), "123,060,480", MII)
