@@ -49,7 +49,7 @@ def make_class_pictures(
     def look(part: Part, modules: Sequence[Any]) -> None:
         weights[part] = [fingerprint(module) for module in modules]
 
-    parts = one_by_one(family, source, look)
+    parts = one_by_one(family, replace(source, as_stored=True), look)
     components = parts.components
     if size % family.pixel_multiple(components.vae):
         raise ValueError(

@@ -37,6 +37,7 @@ from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
 from finetune.models.parts import PARTS, Part, is_dropped, one_by_one
 from finetune.models.quantized import num_frozen, quantize
+from finetune.models.stored import narrowed
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
@@ -109,7 +110,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         if part == "denoiser":
             hashes[part] = fingerprint(modules[0])
 
-    parts = one_by_one(family, source, look)  # every part is there and fits; none has weights now
+    read = source if method.alters_weights else replace(source, as_stored=True)
+    parts = one_by_one(family, read, look)  # every part is there and fits; none has weights now
     components, base_sha256 = parts.components, hashes["denoiser"]
     if resumed is not None:
         refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
@@ -196,7 +198,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     method.attach(network, seed)
     for parameter in network.parameters():
         if parameter.is_floating_point():  # quantised weights are bytes
-            parameter.data = parameter.data.to(trained_dtype if parameter.requires_grad else compute_dtype)
+            dtype = trained_dtype if parameter.requires_grad else compute_dtype
+            parameter.data = narrowed(parameter.data, dtype, accelerator.device)
     counts = {
         "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "frozen": num_frozen(network),

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from finetune.models.stored import is_narrow
+
 Entry = dict[str, Tensor]
 
 VERSION = 1
@@ -34,9 +36,10 @@ def cache_key(*parts: object) -> str:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Returns a hash over the names, types, shapes and values of all weights."""
+    """Returns a hash over the names, types, shapes and values of all weights, those of 16 bits as if in float32."""
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        value = value.float() if is_narrow(value) else value
         total.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         total.update(raw_bytes(value))
     return total.hexdigest()

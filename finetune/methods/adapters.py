@@ -13,6 +13,7 @@ from torch import nn
 from finetune.config_lora import LoRAConfig, parsed_patterns
 from finetune.methods.lora_start import set_start
 from finetune.models.base import Network, is_inside
+from finetune.models.stored import seen_in_float32
 
 BLOCK_SIZE = 32
 
@@ -25,7 +26,8 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
     start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _attach(network, config)
+        with seen_in_float32(network):
+            return _attach(network, config)
 
 
 def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list[str]], Sizes]:

@@ -40,6 +40,10 @@ class Autoencoder:
         return ("vae",)
 
     @property
+    def alters_weights(self) -> bool:
+        return True
+
+    @property
     def exports_all(self) -> bool:
         return True
 

@@ -58,6 +58,11 @@ class TuningMethod(Protocol):
         ...
 
     @property
+    def alters_weights(self) -> bool:
+        """True where weights of the model itself change, which takes float32; others may stay as they are stored."""
+        ...
+
+    @property
     def exports_all(self) -> bool:
         """True where the export is a whole model, whose parts then have their weights."""
         ...

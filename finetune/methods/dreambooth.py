@@ -28,6 +28,10 @@ class PredictionPreserving:
         return self.method.parts(text_encoder=text_encoder)
 
     @property
+    def alters_weights(self) -> bool:
+        return self.method.alters_weights
+
+    @property
     def exports_all(self) -> bool:
         return self.method.exports_all
 

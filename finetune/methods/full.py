@@ -29,6 +29,10 @@ class Full:
         return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
 
     @property
+    def alters_weights(self) -> bool:
+        return True
+
+    @property
     def exports_all(self) -> bool:
         return True
 

@@ -28,6 +28,10 @@ class LoRA:
         return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
 
     @property
+    def alters_weights(self) -> bool:
+        return self.config.init in ("pissa", "olora")
+
+    @property
     def exports_all(self) -> bool:
         return False
 

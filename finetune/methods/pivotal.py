@@ -31,6 +31,10 @@ class Pivotal:
         return ("denoiser", "text_encoders")
 
     @property
+    def alters_weights(self) -> bool:
+        return self.lora.alters_weights
+
+    @property
     def exports_all(self) -> bool:
         return False
 

@@ -64,6 +64,10 @@ class TextualInversion:
         return ("denoiser", "text_encoders")
 
     @property
+    def alters_weights(self) -> bool:
+        return False
+
+    @property
     def exports_all(self) -> bool:
         return False
 

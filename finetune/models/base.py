@@ -38,6 +38,8 @@ class ModelSource:
     """For a single file: folder whose configs, tokenizer and scheduler go with its weights."""
     without: tuple[str, ...] = ()
     """Parts that are left out, of those that the family can do without."""
+    as_stored: bool = False
+    """Weights that are all bfloat16 or float16 stay so; else they become float32, whatever they are stored in."""
 
     @staticmethod
     def of(model: ModelConfig) -> "ModelSource":
@@ -131,7 +133,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def denoiser(self, source: ModelSource) -> Any:
-        """Loads the denoiser alone, in float32 on the CPU."""
+        """Loads the denoiser alone on the CPU, in float32 or as the source says."""
 
     @abstractmethod
     def vae(self, source: ModelSource) -> Any:

@@ -19,6 +19,7 @@ from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_advice, hub_file
 from finetune.models.single_file import published_folder, single_file_kind, weights_from_single_file
+from finetune.models.stored import stored_dtype, variant_of, with_float32_buffers
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
@@ -159,11 +160,14 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part of the pipeline with its weights, in float32 on the CPU."""
+    """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says."""
     options = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.is_single_file:
         return loaded(lambda: weights_from_single_file(kind, source, part), source, part)
-    return load_part(kind, source, part, options)
+    if source.as_stored:
+        options["torch_dtype"] = loaded(lambda: stored_dtype(source, part), source, part)
+    model = load_part(kind, source, part, options)
+    return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)
 
 
 def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:
@@ -197,11 +201,11 @@ def part_advice(source: ModelSource, part: str) -> str:
             "It holds pickled weights alone, which can run code when they are read, expected safetensors. Where you "
             "trust them: DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)."
         )
-    variants = sorted({name.split(".")[1].partition("-")[0] for name in safe if name.count(".") > 1})
+    variants = sorted({variant for name in safe if (variant := variant_of(name)) is not None})
     if safe and source.variant is not None and source.variant not in variants:
         known = f"Give --model.variant {variants[0]}" if variants else "Remove model.variant"
         return f"It has no weights of the variant {source.variant}. {known}."
-    if variants and source.variant is None and all(name.count(".") > 1 for name in safe):
+    if variants and source.variant is None and all(map(variant_of, safe)):
         return f"It has weights of a variant alone: give --model.variant {variants[0]}."
     return "Expected safetensors weights and their config.json in diffusers layout."
 

@@ -6,7 +6,7 @@ and whatever computes with it fails. So memory holds one part at a time until th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -27,7 +27,7 @@ class Parts:
     components: Components
 
     def load(self, *parts: Part) -> None:
-        """Gives parts their weights, in float32 on the CPU, where they were dropped."""
+        """Gives parts their weights on the CPU where they were dropped."""
         for part in parts:
             modules = self.modules(part)
             if any(is_dropped(module) for module in modules):
@@ -84,14 +84,14 @@ def one_by_one(
 
 
 def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:
-    """Returns the modules of one part, frozen and in evaluation mode."""
+    """Returns the modules of one part, frozen and in evaluation mode; the denoiser alone may stay as it is stored."""
     match part:
         case "denoiser":
             modules = (family.denoiser(source),)
         case "vae":
-            modules = (family.vae(source),)
+            modules = (family.vae(replace(source, as_stored=False)),)
         case "text_encoders":
-            modules = family.text_encoders(source)
+            modules = family.text_encoders(replace(source, as_stored=False))
     return [module.requires_grad_(False).eval() for module in modules]
 
 

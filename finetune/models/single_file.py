@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune.models.base import ModelSource
+from finetune.models.stored import common_dtype, with_float32_buffers
 
 PARTS = {
     "denoiser": ("model.diffusion_model.",),
@@ -21,6 +22,7 @@ PARTS = {
     "text encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
 }
 """How the names of a part's weights begin, in all layouts that hold a whole model."""
+DENOISERS = ("unet", "transformer")
 
 
 def single_file_kind(source: ModelSource) -> str:
@@ -61,9 +63,14 @@ def published_folder(kind: str) -> str:
 
 
 def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part in float32 on the CPU; ValueError where the file lacks a weight of it, or has more."""
+    """Returns one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
+    has more."""
     weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
     options: dict[str, Any] = {"config": source.configs, "subfolder": part, "local_files_only": True}
+    dtype = torch.float32
+    if source.as_stored and part in DENOISERS:
+        dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
+        options["torch_dtype"] = dtype
     if issubclass(kind, PreTrainedModel):
         model = single_file_utils.create_diffusers_clip_model_from_ldm(kind, weights, **options)
     else:
@@ -72,7 +79,7 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
         except NotImplementedError as error:  # diffusers leaves on the meta device what it has no weight for
             raise ValueError(f"the file lacks weights that {part}/config.json asks for.") from error
     refuse_other_weights(model, weights, part)
-    return model.to(torch.float32)
+    return model.to(torch.float32) if dtype == torch.float32 else with_float32_buffers(model)
 
 
 def refuse_other_weights(model: nn.Module, weights: Mapping[str, Tensor], part: str) -> None:
@@ -82,5 +89,5 @@ def refuse_other_weights(model: nn.Module, weights: Mapping[str, Tensor], part: 
         raise ValueError(f"the file has no {lacking[0]}, nor {len(lacking) - 1} other weights that {part} has there.")
     held = [value for key, value in weights.items() if key.startswith(PARTS["denoiser"])]
     numbers, used = sum(value.numel() for value in held), sum(value.numel() for value in model.parameters())
-    if part in ("unet", "transformer") and numbers != used:
+    if part in DENOISERS and numbers != used:
         raise ValueError(f"the file holds {numbers:,} numbers for it, the model of that config has {used:,}.")

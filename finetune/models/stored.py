@@ -1,0 +1,115 @@
+"""The number format that weights are stored in, and weights of 16 bits that stay in it until they are needed wider.
+
+Read as they are stored, weights stay mapped to their file, and the system may take their memory back. float32 holds all
+numbers of bfloat16 and float16, so that whoever widens them later computes with the same numbers.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from finetune.models.base import ModelSource
+
+SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def is_narrow(value: Tensor) -> bool:
+    """True for floating-point numbers of fewer bits than float32."""
+    return value.is_floating_point() and value.itemsize < torch.float32.itemsize
+
+
+def stored_dtype(source: ModelSource, part: str) -> torch.dtype:
+    """Returns bfloat16 or float16 where all weights of a part of a folder are stored so, else float32."""
+    return common_dtype((file, "") for file in weight_files(source, part))
+
+
+def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
+    """Returns bfloat16 or float16 where all weights of the files are so whose names begin as given, else float32."""
+    formats = set()
+    for path, beginning in places:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(beginning)]  # noqa: SIM118 (not a dict)
+            formats |= {file.get_slice(name).get_dtype() for name in names}
+    return SIXTEEN_BITS.get(formats.pop(), torch.float32) if len(formats) == 1 else torch.float32
+
+
+def weight_files(source: ModelSource, part: str) -> list[Path]:
+    """Returns the safetensors files of a part, those of the Hub downloaded; more than are read where a folder has
+    more."""
+    folder = Path(source.location)
+    if not folder.is_dir():
+        end = f"*.{source.variant}*.safetensors" if source.variant else "*.safetensors"
+        snapshot = snapshot_download(
+            source.location,
+            revision=source.revision,
+            allow_patterns=f"{part}/{end}",
+            ignore_patterns=None if source.variant else f"{part}/*.*.safetensors",
+        )
+        folder = Path(snapshot)
+    files = (folder / part).glob("*.safetensors")
+    return [path for path in files if variant_of(path.name) == source.variant]
+
+
+def variant_of(file_name: str) -> str | None:
+    """Returns fp16 for NAME.fp16.safetensors and NAME.fp16-00001-of-00002.safetensors, None for no variant."""
+    pieces = file_name.split(".")
+    return pieces[1].partition("-")[0] if len(pieces) > 2 else None
+
+
+def with_float32_buffers(model: Any) -> Any:
+    """Returns the model of diffusers with the same weights, and all else as a model in float32 has it.
+
+    diffusers builds a model under the number format that it is loaded in, which rounds what is computed then.
+    """
+    with init_empty_weights():
+        fresh = type(model).from_config(model.config)
+    fresh.load_state_dict(model.state_dict(), assign=True)
+    for layer in fresh.modules():
+        for name, buffer in layer.named_buffers(recurse=False):
+            if is_narrow(buffer):
+                setattr(layer, name, buffer.float())
+    return fresh.eval()
+
+
+def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has.
+
+    There, sums of products depend on where the numbers begin in memory, which in a file depends on its header.
+    """
+    return value.to(dtype, copy=device.type == "cpu" and is_narrow(value))
+
+
+class Widened(nn.Module):
+    """Shows a weight in float32."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.float()
+
+
+@contextmanager
+def seen_in_float32(module: nn.Module) -> Iterator[None]:
+    """Within it, whoever reads the weights of linear layers and convolutions gets a copy in float32.
+
+    peft rounds what adapters start from to the number format of the layer that they are for.
+    """
+    layers = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and "weight" in dict(layer.named_parameters(recurse=False))
+    ]
+    layers = [layer for layer in layers if is_narrow(layer.weight)]
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", Widened(), unsafe=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
