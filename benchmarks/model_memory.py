@@ -35,7 +35,7 @@ def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
     from finetune.config_lora import LoRAConfig
     from finetune.methods.adapters import attach_adapters
     from finetune.models.base import Network
-    from finetune.models.quantized import QuantizedLinear, quantize
+    from finetune.models.packed import PackedLinear, pack_layers
     from finetune.models.sd import StableDiffusion
 
     torch.set_num_threads(1)
@@ -48,9 +48,9 @@ def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
     names = [name for name in names if any(piece.isdigit() for piece in name.split("."))]
     num_linear = sum(unet.get_submodule(name).weight.numel() for name in names)
     if kind != "none":
-        quantize(unet, kind, double=double, device=torch.device("cpu"), dtype=torch.float32)
+        pack_layers(unet, kind, double=double, device=torch.device("cpu"), dtype=torch.float32)
     layers: list[Any] = [unet.get_submodule(name) for name in names]
-    weights = [v for x in layers for v in (x.packed.values() if isinstance(x, QuantizedLinear) else [x.weight])]
+    weights = [v for x in layers for v in (x.packed.values() if isinstance(x, PackedLinear) else [x.weight])]
     linear = sum(value.numel() * value.element_size() for value in weights)
     whole = sum(value.numel() * value.element_size() for value in unet.parameters())
     network = Network(StableDiffusion(), unet).train()

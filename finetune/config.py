@@ -46,6 +46,9 @@ class ModelConfig:
     2209.05433) or 4 (nf4, QLoRA, arXiv 2305.14314) while adapters or tokens train beside them."""
     double_quantization: bool = True
     """Keep the scales of nf4's blocks in 8 bits, too: 4.13 instead of 4.5 bits a weight."""
+    offload: bool = False
+    """Keep the frozen linear layers of the denoiser's blocks, quantised or not, in host memory. Each is on the device
+    while it is multiplied with, in the forward and in the backward pass: slower, in the memory of one at a time."""
 
     def problems(self) -> list[str]:
         if not self.source:
@@ -73,14 +76,20 @@ class ModelConfig:
         return found
 
 
-def quantized_full(model: ModelConfig) -> list[str]:
-    """Returns what a run that trains the model's own weights says to quantised ones."""
-    if model.quantization == "none":
-        return []
-    return [
-        f"model.quantization: got {model.quantization}, but quantised weights cannot be trained, and here all weights "
-        "are. Remove it, or train adapters (recipes.lora)."
-    ]
+def packed_full(model: ModelConfig) -> list[str]:
+    """Returns what a run that trains the model's own weights says to quantised ones, and to those in host memory."""
+    found = []
+    if model.quantization != "none":
+        found.append(
+            f"model.quantization: got {model.quantization}, but quantised weights cannot be trained, and here all "
+            "weights are. Remove it, or train adapters (recipes.lora)."
+        )
+    if model.offload:
+        found.append(
+            "model.offload: got true, but weights in host memory cannot be trained, and here all weights are. Remove "
+            "it, or train adapters (recipes.lora)."
+        )
+    return found
 
 
 @dataclass(frozen=True)

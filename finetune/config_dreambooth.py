@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.config import DataConfig, quantized_full
+from finetune.config import DataConfig, packed_full
 from finetune.config_lora import LoRAConfig
-from finetune.config_methods import AdaptConfig, quantized_starts
+from finetune.config_methods import AdaptConfig, packed_starts
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class DreamBoothTrainConfig(AdaptConfig):
 
     def _contradictions(self) -> list[str]:
         found = super()._contradictions()
-        found += quantized_full(self.model) if self.method == "full" else quantized_starts(self, self.lora)
+        found += packed_full(self.model) if self.method == "full" else packed_starts(self, self.lora)
         if self.method == "full" and self.lora != LoRAConfig():
             found.append("lora: given with method full, which has no adapters. Remove the section or the method.")
         if self.method == "lora" and self.prior.kind == "prediction" and self.lora.init in ("pissa", "olora"):

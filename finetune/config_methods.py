@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.config import TrainConfig, quantized_full
+from finetune.config import TrainConfig, packed_full
 from finetune.config_lora import LoRAConfig
 from finetune.config_optim import OptimConfig
 
@@ -69,14 +69,23 @@ def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]
     return []
 
 
-def quantized_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
-    """Returns what adapters that take a part of the weights say to quantised ones."""
-    if config.model.quantization == "none" or lora.init not in ("pissa", "olora"):
+def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
+    """Returns what adapters that take a part of the weights say to quantised ones, and to those in host memory."""
+    if lora.init not in ("pissa", "olora"):
         return []
-    return [
-        f"lora.init: got {lora.init} with model.quantization {config.model.quantization}; it takes a part out of the "
-        "weights, which quantised ones cannot give exactly. Use another lora.init, or remove model.quantization."
-    ]
+    found = []
+    if config.model.quantization != "none":
+        found.append(
+            f"lora.init: got {lora.init} with model.quantization {config.model.quantization}; it takes a part out of "
+            "the weights, which quantised ones cannot give exactly. Use another lora.init, or remove "
+            "model.quantization."
+        )
+    if config.model.offload:
+        found.append(
+            f"lora.init: got {lora.init} with model.offload true; it takes a part out of the weights, and those in "
+            "host memory stay as they are. Use another lora.init, or remove model.offload."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class LoRATrainConfig(AdaptConfig):
                 f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters; "
                 "lora.init pissa and olora alter its weights and tokens.names its text encoder. Remove one of them."
             )
-        found += quantized_starts(self, self.lora)
+        found += packed_starts(self, self.lora)
         if self.lora.plus_ratio != 1 and self.optim.name == "prodigy":
             found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
         return found
@@ -156,7 +165,7 @@ class FullTrainConfig(AdaptConfig):
     full: FullConfig = field(default_factory=FullConfig)
 
     def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + quantized_full(self.model)
+        found = super()._contradictions() + packed_full(self.model)
         if self.mask.prior_weight > 0:
             found.append(
                 f"mask.prior_weight: got {self.mask.prior_weight}, but where all weights are trained there is no "

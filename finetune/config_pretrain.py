@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from finetune.config import CacheConfig, LoopConfig, ModelConfig, TrainConfig, quantized_full
+from finetune.config import CacheConfig, LoopConfig, ModelConfig, TrainConfig, packed_full
 
 NEW = "new"
 
@@ -135,7 +135,7 @@ class PretrainConfig(TrainConfig):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
     def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + quantized_full(self.model)
+        found = super()._contradictions() + packed_full(self.model)
         if self.mask.kind != "none":
             found.append(f"mask.kind: got {self.mask.kind}, but pretraining takes whole pictures. Remove it.")
         is_new = self.model.source == NEW

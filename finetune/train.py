@@ -35,8 +35,8 @@ from finetune.metrics import MetricsFile, Row, Window
 from finetune.models import family_named
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
+from finetune.models.packed import num_frozen, pack_layers
 from finetune.models.parts import PARTS, Part, is_dropped, one_by_one
-from finetune.models.quantized import num_frozen, quantize
 from finetune.models.stored import narrowed
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
@@ -182,18 +182,16 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
 
     # The network: the denoiser alone, and what else the run trains or asks at every step.
     parts.load(*in_network)
-    if config.model.quantization != "none":
-        saving = quantize(
+    if config.model.quantization != "none" or config.model.offload:
+        saving = pack_layers(
             components.denoiser,
             config.model.quantization,
             double=config.model.double_quantization,
             device=accelerator.device,
             dtype=compute_dtype,
+            offload=config.model.offload,
         )
-        say(
-            f"{saving.num_layers} frozen layers are kept in {config.model.quantization}: "
-            f"{saving.bytes_now / 1e9:.2f} GB instead of {saving.bytes_before / 1e9:.2f}."
-        )
+        say(saving.told(config.model.quantization, offload=config.model.offload))
     network = method.network(family, components, text_encoder=config.train.text_encoder)
     method.attach(network, seed)
     for parameter in network.parameters():

@@ -39,7 +39,7 @@ class ModelSource:
     without: tuple[str, ...] = ()
     """Parts that are left out, of those that the family can do without."""
     as_stored: bool = False
-    """Weights that are all bfloat16 or float16 stay so; else they become float32, whatever they are stored in."""
+    """The denoiser's weights stay bfloat16 or float16 where all are stored so; else all parts become float32."""
 
     @staticmethod
     def of(model: ModelConfig) -> "ModelSource":

@@ -18,7 +18,7 @@ from finetune.config import PICKLED
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_advice, hub_file
-from finetune.models.single_file import published_folder, single_file_kind, weights_from_single_file
+from finetune.models.single_file import DENOISERS, published_folder, single_file_kind, weights_from_single_file
 from finetune.models.stored import stored_dtype, variant_of, with_float32_buffers
 
 
@@ -164,7 +164,7 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
     options = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.is_single_file:
         return loaded(lambda: weights_from_single_file(kind, source, part), source, part)
-    if source.as_stored:
+    if source.as_stored and part in DENOISERS:
         options["torch_dtype"] = loaded(lambda: stored_dtype(source, part), source, part)
     model = load_part(kind, source, part, options)
     return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)

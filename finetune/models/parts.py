@@ -6,12 +6,13 @@ and whatever computes with it fails. So memory holds one part at a time until th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.models.packed import packed_layers
 
 Part = Literal["denoiser", "vae", "text_encoders"]
 PARTS: tuple[Part, ...] = ("vae", "text_encoders", "denoiser")
@@ -84,14 +85,14 @@ def one_by_one(
 
 
 def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:
-    """Returns the modules of one part, frozen and in evaluation mode; the denoiser alone may stay as it is stored."""
+    """Returns the modules of one part, frozen and in evaluation mode."""
     match part:
         case "denoiser":
             modules = (family.denoiser(source),)
         case "vae":
-            modules = (family.vae(replace(source, as_stored=False)),)
+            modules = (family.vae(source),)
         case "text_encoders":
-            modules = family.text_encoders(replace(source, as_stored=False))
+            modules = family.text_encoders(source)
     return [module.requires_grad_(False).eval() for module in modules]
 
 
@@ -103,6 +104,8 @@ def is_dropped(module: nn.Module) -> bool:
 def drop_weights(module: nn.Module) -> None:
     """Leaves the module without its weights."""
     module.to("meta")
+    for layer in packed_layers(module):
+        layer.waiting.clear()
 
 
 def take_weights(module: nn.Module, fresh: nn.Module) -> None:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from tests.runs import Options, run
 
@@ -35,7 +36,7 @@ print("ANSWERS" + json.dumps(answers))
 """
 
 
-def load(cache: Path, *sources: dict[str, str], **environment: str) -> list[str]:
+def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> list[str]:
     """Loads every source in one fresh process, since the libraries read these variables when they are imported."""
     settings = {"HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
     ended = subprocess.run(
@@ -158,6 +159,21 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(tiny_model: Path
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
     assert "owner/model" in variant and "HF_HUB_OFFLINE is set" in variant
     assert "no folder owner/absent is here" in absent and "hf download owner/absent" in absent
+
+
+def test_a_cached_model_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(tiny_model, tmp_path / "both")
+    for file in both.rglob("*.safetensors"):
+        weights = {name: value.half() for name, value in safetensors.torch.load_file(file).items()}
+        safetensors.torch.save_file(weights, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+    cached(both, tmp_path / "cache", "model")
+    wide, narrow = load(
+        tmp_path / "cache",
+        {"location": "owner/model", "as_stored": True},
+        {"location": "owner/model", "variant": "fp16", "as_stored": True},
+        HF_HUB_OFFLINE="1",
+    )
+    assert (wide, narrow) == ("UNet2DConditionModel torch.float32", "UNet2DConditionModel torch.float16")
 
 
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from finetune.config_lora import LoRAConfig
 from finetune.methods.adapters import attach_adapters
 from finetune.models.base import Network
-from finetune.models.quantized import Kind, QuantizedLinear, num_frozen, quantize, quantized_layers
+from finetune.models.number_formats import Kind
+from finetune.models.packed import PackedLinear, num_frozen, pack_layers, packed_layers
 from finetune.models.sd import StableDiffusion
 from tests.tiny import SIZES, build_unet
 
@@ -27,8 +28,8 @@ def linear(inputs: int = 96, outputs: int = 160, *, bias: bool = True) -> nn.Lin
     return layer.requires_grad_(False)
 
 
-def packed(layer: nn.Linear, kind: Kind, *, double: bool = True) -> QuantizedLinear:
-    return QuantizedLinear(layer, kind, double=double, device=CPU)
+def packed(layer: nn.Linear, kind: Kind, *, double: bool = True) -> PackedLinear:
+    return PackedLinear(layer, kind, double=double, device=CPU, dtype=torch.float32)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -117,7 +118,7 @@ def adapted(kind: Kind | None, *, checkpointing: bool = False) -> tuple[Network,
         unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)
         noisy, prompts = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 64)
         if kind:
-            quantize(unet, kind, double=True, device=CPU, dtype=torch.float32)
+            pack_layers(unet, kind, double=True, device=CPU, dtype=torch.float32)
         network = Network(StableDiffusion(), unet)
         attach_adapters(network, LoRAConfig(rank=4), 0)
         for name, parameter in network.named_parameters():
@@ -166,10 +167,10 @@ def test_recomputed_activations_give_the_same_gradients(kind: Kind) -> None:
 def test_the_linear_layers_of_blocks_are_packed_and_counted_as_before() -> None:
     unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)
     total = sum(parameter.numel() for parameter in unet.parameters())
-    saving = quantize(unet, "nf4", double=True, device=CPU, dtype=torch.bfloat16)
+    saving = pack_layers(unet, "nf4", double=True, device=CPU, dtype=torch.bfloat16)
     assert isinstance(unet.time_embedding.linear_1, nn.Linear) and not isinstance(
-        unet.time_embedding.linear_1, QuantizedLinear
+        unet.time_embedding.linear_1, PackedLinear
     )
-    assert saving.num_layers == len(list(quantized_layers(unet))) > 50
+    assert saving.num_layers == len(list(packed_layers(unet))) > 50
     assert 3.7 < saving.bytes_before / saving.bytes_now < 3.9  # 16 / (4 + 8 / 64 + a little)
     assert num_frozen(Network(StableDiffusion(), unet)) == total
