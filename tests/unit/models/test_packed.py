@@ -9,8 +9,10 @@ from torch import nn
 from finetune.config_lora import LoRAConfig
 from finetune.methods.adapters import attach_adapters
 from finetune.models.base import Network
+from finetune.models.host_memory import PinnedBlocks
 from finetune.models.number_formats import Kind
 from finetune.models.packed import PackedLinear, num_frozen, pack_layers, packed_layers
+from finetune.models.parts import drop_weights
 from finetune.models.sd import StableDiffusion
 from tests.tiny import SIZES, build_unet
 
@@ -111,14 +113,14 @@ def test_casting_a_module_leaves_packed_weights_alone(kind: Kind) -> None:
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
-def adapted(kind: Kind | None, *, checkpointing: bool = False) -> tuple[Network, float]:
+def adapted(kind: Kind | None, *, checkpointing: bool = False, offload: bool = False) -> tuple[Network, float]:
     """A tiny U-Net with LoRA whose B is not zero, and its loss after a backward pass."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)
         noisy, prompts = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 64)
         if kind:
-            pack_layers(unet, kind, double=True, device=CPU, dtype=torch.float32)
+            pack_layers(unet, kind, double=True, device=CPU, dtype=torch.float32, offload=offload)
         network = Network(StableDiffusion(), unet)
         attach_adapters(network, LoRAConfig(rank=4), 0)
         for name, parameter in network.named_parameters():
@@ -174,3 +176,51 @@ def test_the_linear_layers_of_blocks_are_packed_and_counted_as_before() -> None:
     assert saving.num_layers == len(list(packed_layers(unet))) > 50
     assert 3.7 < saving.bytes_before / saving.bytes_now < 3.9  # 16 / (4 + 8 / 64 + a little)
     assert num_frozen(Network(StableDiffusion(), unet)) == total
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_weights_in_host_memory_give_the_same_loss_and_gradients(kind: Kind | None, checkpointing: bool) -> None:
+    usual, loss = adapted(kind, checkpointing=checkpointing)
+    network, offloaded_loss = adapted(kind or "none", checkpointing=checkpointing, offload=True)
+    assert loss == offloaded_loss
+    expected, found = gradients(usual), gradients(network)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
+
+
+@pytest.mark.parametrize("kind", ["none", "int8", "nf4"])
+def test_nothing_of_a_network_holds_a_weight_that_waits_in_host_memory(kind: Kind) -> None:
+    unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)
+    total = sum(parameter.numel() for parameter in unet.parameters())
+    once = ("time_embedding.linear_1", "time_embedding.linear_2")
+    blocks = [name for name, layer in unet.named_modules() if type(layer) is nn.Linear and name not in once]
+    saving = pack_layers(unet, kind, double=True, device=CPU, dtype=torch.bfloat16, offload=True)
+    network = Network(StableDiffusion(), unet)
+    assert [name for name, layer in unet.named_modules() if isinstance(layer, PackedLinear)] == blocks
+    tensors = {**network.state_dict(), **dict(network.named_parameters()), **dict(network.named_buffers())}
+    inside = tuple(f"denoiser.{name}." for name in blocks)
+    assert {name.rpartition(".")[2] for name in tensors if name.startswith(inside)} == {"bias"}
+    assert num_frozen(network) == total
+    sizes = {"none": 16, "int8": 8, "nf4": 4}
+    assert saving.bytes_before / saving.bytes_now == pytest.approx(16 / sizes[kind], rel=0.1)
+    assert saving.bytes_now == sum(layer.num_bytes() for layer in packed_layers(unet))
+    drop_weights(unet)
+    assert not sum(layer.num_bytes() for layer in packed_layers(unet))
+
+
+def test_adapters_are_made_where_weights_are_needed_not_where_they_wait() -> None:
+    meta = torch.device("meta")  # stands for a device that is not the host
+    layer = PackedLinear(linear(), "none", double=True, device=meta, dtype=torch.bfloat16, keep=torch.Tensor.cpu)
+    assert layer.weight.device == meta and layer.weight.dtype == torch.float32
+    assert layer.to(meta).waiting["weight"].device == CPU
+
+
+def test_pinned_blocks_keep_what_they_are_given() -> None:
+    blocks = PinnedBlocks(pinned=False, block=1024)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 100), (7,), (2000,), (5, 100), (1,)]
+    values = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
+    kept = [blocks.keep(value) for value in values]
+    assert all(torch.equal(one, other) for one, other in zip(kept, values, strict=True))
+    assert len({value.untyped_storage().data_ptr() for value in kept}) == 3

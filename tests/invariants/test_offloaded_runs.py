@@ -1,0 +1,66 @@
+"""Frozen weights that wait in host memory leave the very run that the same weights on the device leave."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.families import save_tiny_pipeline
+from tests.runs import Options, differing, final_state, losses, metrics, run, start
+
+EVERYTHING: Options = {
+    "train.gradient_checkpointing": True,
+    "lora.dropout": 0.1,
+    "validation.fraction": 0.2,
+    "validation.every": 2,
+    "preview.prompts": ("a red circle",),
+    "preview.num_inference_steps": 1,
+    "preview.size": 32,
+}
+SUBJECT: Options = {
+    "instance.prompt": "a photo of sks circle",
+    "prior.kind": "prediction",
+    "prior.prompt": "a photo of a circle",
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "kind"),
+    [("sd", "no", "none"), ("flux", "bf16", "none"), ("sd", "bf16", "int8"), ("flux", "no", "nf4")],
+)
+def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
+    family: str, precision: str, kind: str, tiny_run: Options, tmp_path: Path
+) -> None:
+    environment = {"ACCELERATE_MIXED_PRECISION": precision}
+    model = save_tiny_pipeline(family, tmp_path / "model")
+    options = tiny_run | EVERYTHING | {"model.source": model, "model.quantization": kind, "train.steps": 4}
+    usual = run("lora", options | {"output.folder": tmp_path / "a"}, tmp_path / "log", environment=environment)
+    assert usual.exit_code == 0, usual.output
+
+    offloaded = options | {"output.folder": tmp_path / "b", "model.offload": True, "checkpoint.every": 2}
+    running = start("lora", offloaded, tmp_path / "log", environment=environment)
+    running.wait_until(lambda: len(metrics(tmp_path / "b")) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    ended = run("lora", offloaded, tmp_path / "log", environment=environment)
+    assert ended.exit_code == 0, ended.output
+    assert "in host memory, one at a time on the device" in ended.output
+
+    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    pictures = [sorted((tmp_path / name / "previews").glob("step_*_seed0.png")) for name in ("a", "b")]
+    assert [path.read_bytes() for path in pictures[0]] == [path.read_bytes() for path in pictures[1]] != []
+    (counts,) = {line for line in ended.output.splitlines() if "parameters are trained" in line}
+    assert counts in usual.output
+
+
+@pytest.mark.parametrize("kind", ["dora", "lokr", "prediction"])
+def test_what_asks_the_base_weights_is_the_same_too(kind: str, tiny_run: Options, tmp_path: Path) -> None:
+    own: dict[str, Options] = {"dora": {"lora.dora": True}, "lokr": {"lora.kind": "lokr"}, "prediction": SUBJECT}
+    recipe = "dreambooth" if kind == "prediction" else "lora"
+    for name, offload in (("a", False), ("b", True)):
+        more: Options = {"train.steps": 2, "output.folder": tmp_path / name, "model.offload": offload}
+        ended = run(recipe, tiny_run | own[kind] | more, tmp_path / "log")
+        assert ended.exit_code == 0, ended.output
+    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
