@@ -1,13 +1,14 @@
-"""Memory of a LoRA step on a U-Net whose frozen linear layers are kept in 8 or 4 bits, and what it does to the step.
+"""Memory of a LoRA step on a U-Net whose frozen linear layers are kept in 8 or 4 bits or in host memory, and what it
+does to the step.
 
     python benchmarks/model_memory.py [--width 96] [--size 16]
 
 The model has SD 1.5's U-Net topology at a fraction of its width (320), random weights and recomputed activations. Each
 kind runs in a process of its own and takes the same step, in float32. Counted are the bytes of the weights, of all of
-the U-Net and of the linear layers in its blocks, and the growth of the process's largest resident memory while it
-steps, beyond the peak that loading had reached. The error is that of the loss and of all LoRA gradients together,
-relative to those of unquantised weights. The last columns apply the bytes a weight to denoisers of linear layers alone,
-of two and of twelve thousand million weights.
+the U-Net that the device holds and of the linear layers in its blocks wherever they are, and the growth of the
+process's largest resident memory while it steps, beyond the peak that loading had reached. The error is that of the
+loss and of all LoRA gradients together, relative to those of unquantised weights. The last columns apply the bytes a
+weight to denoisers of linear layers alone, of two and of twelve thousand million weights.
 """
 
 import argparse
@@ -23,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-KINDS = {"none": ("none", True), "int8": ("int8", True), "fp8": ("fp8", True)}
-KINDS |= {"nf4": ("nf4", False), "nf4, double": ("nf4", True)}
+KINDS = {"none": ("none", True, False), "int8": ("int8", True, False), "fp8": ("fp8", True, False)}
+KINDS |= {"nf4": ("nf4", False, False), "nf4, double": ("nf4", True, False)}
+KINDS |= {"none, host": ("none", True, True), "int8, host": ("int8", True, True)}
 
 
-def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
+def measure(kind: Any, double: bool, offload: bool, width: int, size: int) -> dict[str, Any]:
     """Returns the figures of one kind; runs alone in a process."""
     from diffusers import UNet2DConditionModel
     from torch import nn
@@ -47,11 +49,10 @@ def measure(kind: Any, double: bool, width: int, size: int) -> dict[str, Any]:
     names = [name for name, layer in unet.named_modules() if type(layer) is nn.Linear]
     names = [name for name in names if any(piece.isdigit() for piece in name.split("."))]
     num_linear = sum(unet.get_submodule(name).weight.numel() for name in names)
-    if kind != "none":
-        pack_layers(unet, kind, double=double, device=torch.device("cpu"), dtype=torch.float32)
+    if kind != "none" or offload:
+        pack_layers(unet, kind, double=double, device=torch.device("cpu"), dtype=torch.float32, offload=offload)
     layers: list[Any] = [unet.get_submodule(name) for name in names]
-    weights = [v for x in layers for v in (x.packed.values() if isinstance(x, PackedLinear) else [x.weight])]
-    linear = sum(value.numel() * value.element_size() for value in weights)
+    linear = sum(x.num_bytes() if isinstance(x, PackedLinear) else x.weight.numel() * 4 for x in layers)
     whole = sum(value.numel() * value.element_size() for value in unet.parameters())
     network = Network(StableDiffusion(), unet).train()
     attach_adapters(network, LoRAConfig(rank=8), 0)
@@ -83,12 +84,12 @@ def main() -> None:
     options = parser.parse_args()
     print(f"# {date.today()}, torch {torch.__version__}, one CPU thread, {vars(options)}")
     print(
-        "kind          U-Net MB  linear MB  bits/weight  step MB  step s  loss error  gradient error  2e9 GB  12e9 GB"
+        "kind         device MB  linear MB  bits/weight  step MB  step s  loss error  gradient error  2e9 GB  12e9 GB"
     )
     usual: dict[str, Any] = {}
-    for name, (kind, double) in KINDS.items():
+    for name, (kind, double, offload) in KINDS.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(measure, (kind, double, options.width, options.size))
+            found = pool.apply(measure, (kind, double, offload, options.width, options.size))
         usual = usual or found
         gradients, expected = (torch.from_numpy(figures["gradients"]) for figures in (found, usual))
         error = float((gradients - expected).norm() / expected.norm())

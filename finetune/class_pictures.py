@@ -27,7 +27,9 @@ from finetune.data.encode import on_device, progress_bar, settings_text, text_fi
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.models.packed import pack_layers
 from finetune.models.parts import PARTS, Part, one_by_one
+from finetune.models.stored import narrowed
 from finetune.models.upcast import kept_from_overflow
 from finetune.randomness import generator
 
@@ -38,11 +40,19 @@ LEFT_BEHIND_SECONDS = 3600.0
 
 
 def make_class_pictures(
-    family: ModelFamily, source: ModelSource, config: PriorConfig, folder: Path, size: int, accelerator: Accelerator
+    family: ModelFamily,
+    source: ModelSource,
+    config: PriorConfig,
+    folder: Path,
+    size: int,
+    accelerator: Accelerator,
+    *,
+    offload: bool = False,
 ) -> Path:
     """Returns the folder below `folder` that holds prior.num_pictures pictures of `size` pixels, and no others of use.
 
-    All processes make a part, so that none waits long; pictures that are there are not made again.
+    All processes make a part, so that none waits long; pictures that are there are not made again. With `offload` the
+    denoiser's blocks wait in host memory, which changes no picture.
     """
     weights: dict[Part, list[str]] = {}
 
@@ -85,7 +95,15 @@ def make_class_pictures(
             parts.load(*PARTS)
             pipeline = family.pipeline(components)
             pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
-            components.denoiser.to(COMPUTE_DTYPES[accelerator.mixed_precision])
+            dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
+            if offload:
+                pack_layers(
+                    components.denoiser, "none", double=False, device=accelerator.device, dtype=dtype, offload=True
+                )
+            for parameter in components.denoiser.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = narrowed(parameter.data, dtype, accelerator.device)
+            components.denoiser.to(dtype)
             with (
                 on_device(pipeline_parts, accelerator.device),
                 accelerator.autocast(),

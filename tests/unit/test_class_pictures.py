@@ -84,6 +84,12 @@ def test_a_picture_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Pat
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int)).max() <= 1
 
 
+def test_a_denoiser_in_host_memory_draws_the_same_pictures(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    family, source, accelerator = StableDiffusion(), ModelSource(str(tiny_model)), Accelerator(cpu=True)
+    folder = make_class_pictures(family, source, OPTIONS, tmp_path, 32, accelerator, offload=True)
+    assert contents(folder) == contents(made(tiny_model, cache))
+
+
 def test_a_full_disk_is_said_before_a_picture_is_made(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="class pictures take up to"):
         made(tiny_model, tmp_path, changed(num_pictures=10**12))

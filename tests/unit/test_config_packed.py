@@ -1,4 +1,4 @@
-"""Quantised weights that cannot be had are refused by the options alone."""
+"""Quantised and offloaded weights that cannot be had are refused by the options alone."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInv
 from finetune.config_pretrain import PretrainConfig
 
 QUANTIZED = ModelConfig("m", quantization="nf4")
+OFFLOADED = {"model": ModelConfig("m", offload=True)}
 BASE: dict[str, Any] = {"model": QUANTIZED, "data": DataConfig("d"), "output": OutputConfig(Path("o"))}
 SUBJECT: dict[str, Any] = BASE | {
     "data": DreamBoothDataConfig("d"),
@@ -53,3 +54,25 @@ def test_double_quantisation_is_an_option_of_nf4(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"model\.double_quantization"):
         LoRATrainConfig(**(BASE | {"model": ModelConfig("m", quantization=kind, double_quantization=False)}))
     ModelConfig("m", quantization="nf4", double_quantization=False)
+
+
+def test_adapters_and_tokens_train_beside_weights_in_host_memory() -> None:
+    LoRATrainConfig(**(BASE | OFFLOADED), lora=LoRAConfig(dora=True))
+    LoRATrainConfig(**(BASE | {"model": ModelConfig("m", quantization="int8", offload=True)}))
+    TextualInversionTrainConfig(**(BASE | OFFLOADED), tokens=TokensConfig(("<new>",)))
+    DreamBoothTrainConfig(**(SUBJECT | OFFLOADED))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FullTrainConfig(**(BASE | OFFLOADED)),
+        lambda: DreamBoothTrainConfig(**(SUBJECT | OFFLOADED), method="full"),
+        lambda: PretrainConfig(**(BASE | {"model": ModelConfig("new", offload=True)})),
+        lambda: LoRATrainConfig(**(BASE | OFFLOADED), lora=LoRAConfig(init="pissa")),
+        lambda: DreamBoothTrainConfig(**(SUBJECT | OFFLOADED), lora=LoRAConfig(init="olora")),
+    ],
+)
+def test_runs_that_change_the_weights_refuse_those_in_host_memory(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"model\.offload"):
+        make()
