@@ -22,8 +22,9 @@ from PIL import Image
 
 from finetune.config_dreambooth import PriorConfig
 from finetune.data.buckets import refuse_longer_sides
+from finetune.data.build_caches import progress_bar, settings_text, text_fingerprint
 from finetune.data.cache import cache_key, fingerprint
-from finetune.data.encode import on_device, progress_bar, settings_text, text_fingerprint
+from finetune.data.encode import on_device
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource

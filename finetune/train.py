@@ -18,10 +18,11 @@ from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
+from finetune.data.build_caches import build_caches, used_captions
 from finetune.data.cache import fingerprint
 from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate
-from finetune.data.encode import Encoder, build_caches, on_device, used_captions
+from finetune.data.encode import Encoder, on_device
 from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest

@@ -13,8 +13,9 @@ from torch import Tensor
 from finetune.config import CacheConfig, DataConfig
 from finetune.config_methods import LoRAConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets
+from finetune.data.build_caches import build_caches
 from finetune.data.dataset import Batch, TrainingDataset, collate
-from finetune.data.encode import Encoder, build_caches
+from finetune.data.encode import Encoder
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.methods.lora import LoRA
 from finetune.models.base import Components, Network

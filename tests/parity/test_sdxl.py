@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.config_lora import LoRAConfig
 from finetune.config_loss import LossConfig
-from finetune.data.encode import text_fingerprint
+from finetune.data.build_caches import text_fingerprint
 from finetune.ema import load_trained_state, trained_state
 from finetune.export.lora import lora_layers, save_diffusers_lora, save_kohya_lora
 from finetune.export.lycoris import save_lycoris

@@ -9,9 +9,10 @@ from PIL import Image
 
 from finetune.config import CacheConfig, DataConfig
 from finetune.data.buckets import Bucket
+from finetune.data.build_caches import build_caches, text_fingerprint
 from finetune.data.cache import fingerprint
 from finetune.data.dataset import Encoded, View, latent_key, text_key
-from finetune.data.encode import Encoder, build_caches, text_fingerprint
+from finetune.data.encode import Encoder
 from finetune.data.manifest import read_manifest
 from finetune.models.base import Components
 from finetune.models.sd import StableDiffusion

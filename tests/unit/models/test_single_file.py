@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from transformers import PreTrainedConfig
 
-from finetune.data.encode import settings_text
+from finetune.data.build_caches import settings_text
 from finetune.models import family_named
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
