@@ -59,6 +59,8 @@ def read_index(file: Path, option: str) -> dict[str, Any]:
         raise ValueError(f"{option}: {file} is no JSON: {error}.") from error
     if not isinstance(index, dict):
         raise ValueError(f"{option}: {file} is no JSON object.")
+    if not isinstance(index.get("_class_name"), str | None):
+        raise ValueError(f"{option}: {file} names the pipeline {index['_class_name']}, expected the name of a class.")
     return index
 
 

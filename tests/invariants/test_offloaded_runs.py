@@ -24,10 +24,7 @@ SUBJECT: Options = {
 }
 
 
-@pytest.mark.parametrize(
-    ("family", "precision", "kind"),
-    [("sd", "no", "none"), ("flux", "bf16", "none"), ("sd", "bf16", "int8"), ("flux", "no", "nf4")],
-)
+@pytest.mark.parametrize(("family", "precision", "kind"), [("sd", "no", "int8"), ("flux", "bf16", "none")])
 def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
     family: str, precision: str, kind: str, tiny_run: Options, tmp_path: Path
 ) -> None:
