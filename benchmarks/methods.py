@@ -80,9 +80,11 @@ def read_set(folder: Path) -> Pictures:
     return [row["text"] for row in rows], np.stack(pictures) / 255.0
 
 
-def known_concepts(data: Path, work: Path, num: int, sampling: Sampling) -> tuple[list[str], np.ndarray]:
+def known_concepts(
+    data: Path, base: Pictures, work: Path, num: int, sampling: Sampling
+) -> tuple[list[str], np.ndarray]:
     """Returns `num` captions, fewer where the model knows fewer, and the references [num H W 3] they name."""
-    captions, pictures = read_set(data / "emoji_base")
+    captions, pictures = base
     taken = {word for name in STYLE_SETS for caption in read_set(data / name)[0] for word in caption.split()}
     free = [number for number, caption in enumerate(captions) if taken.isdisjoint(caption.split())]
     chosen = random.Random(0).sample(free, min(2 * num, len(free)))
@@ -97,7 +99,8 @@ def style_table(
     data: Path, work: Path, sets: Sequence[str], methods: Sequence[Method], steps: int, seed: int, sampling: Sampling
 ) -> Table:
     """Trains what is missing and returns the rows of the style part."""
-    concepts, references = known_concepts(data, work, 32, sampling)
+    base_set = read_set(data / "emoji_base")
+    concepts, references = known_concepts(data, base_set, work, 32, sampling)
     repeated = np.concatenate([references] * sampling.num_seeds)
     before = drawn(work / "untouched-style", concepts, sampling, None)
     rows: Table = [("style", "method", "distance", "ratio", "colours", "edges", "saturation", "nearer", "tenth")]
@@ -105,7 +108,7 @@ def style_table(
         captions, own = read_set(data / name)
         base, known = style_distance(before, own), concept_figures(before, repeated)
         rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
-        for label, value in yardsticks(read_set(data / "emoji_base"), (captions, own), references):
+        for label, value in yardsticks(base_set, (captions, own), references):
             rows.append((name, label, f"{value:.3f}", f"{value / base['total']:.2f}"))
         for method in methods:
             folder = trained(work, method, data / name, "", steps, seed)
