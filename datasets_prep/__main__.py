@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import Outcome, prepare
+from datasets_prep.plurals import plural
 from datasets_prep.sorting import counts_in_words
 from finetune.command_line import parse
 
@@ -74,20 +75,17 @@ def review(arguments: list[str]) -> None:
     serve(options.prepared, options.port)
 
 
-def words(count: int, thing: str) -> str:
-    """Returns "1 file" or "1,234 files"."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     """Returns what is printed at the end, the next command behind a line "Next:"."""
     output = config.output
     if config.shard is not None and outcome.is_new:
         again = "Run the same command without --shard once all parts are through."
-        return [f"Part {config.shard}: {outcome.num_pictures:,} files are measured. {again}"]
+        return [f"Part {config.shard}: {plural(outcome.num_pictures, 'file is', 'files are')} measured. {again}"]
     left_out = sum(outcome.rejected.values())
     lines = [] if outcome.is_new else ["Nothing to do: the same files were prepared with the same options before."]
-    lines.append(f"{output}: {words(outcome.num_pictures, 'picture')} to train on, {words(left_out, 'file')} left out.")
+    lines.append(
+        f"{output}: {plural(outcome.num_pictures, 'picture')} to train on, {plural(left_out, 'file')} left out."
+    )
     if left_out:
         reasons = counts_in_words(outcome.rejected)
         lines.append(f"Left out: {reasons}; each with its detail in {output / 'rejected.jsonl'}.")

@@ -117,7 +117,7 @@ def written_captions(
         cache.close()
     if num_failed == len(pictures):
         raise OSError(
-            f"captions: {captioner.name} failed on all {num_failed:,} pictures: {findings.warnings[-1]}. Mend that and "
-            "run the same command again, or do without: captions.captioner file_name."
+            f"captions: {captioner.name} failed on every picture ({num_failed:,}): {findings.warnings[-1]}. Mend that "
+            "and run the same command again, or do without: captions.captioner file_name."
         )
     return {index: [each.text for each in texts] for index, texts in written.items()}, not num_failed

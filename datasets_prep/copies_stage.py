@@ -50,9 +50,9 @@ def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None
     """Leaves out what has the same bytes or pixels as another."""
     pictures, order = sorting.pictures, ordered(sorting, has_caption)
     exact = exact_copies(pictures.sha256, order[sorting.is_in[order]])
-    sorting.merge("exact duplicates", exact, "have the same bytes as another")
+    sorting.merge("exact duplicates", exact, "with the same bytes as another")
     same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
-    sorting.merge("pixel duplicates", same, "have the same pixels as another")
+    sorting.merge("pixel duplicates", same, "with the same pixels as another")
 
 
 def find_near(
@@ -98,12 +98,12 @@ def find_near(
     pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
     if pixel_equal:
-        sorting.merge("pixel duplicates", pixel_equal, "more have the same pixels, saved otherwise")
+        sorting.merge("pixel duplicates", pixel_equal, "more with the same pixels, in another file format")
     sorting.links += links or []
     if drops:
-        sorting.merge("near duplicates", near, "show the same as another")
+        sorting.merge("near duplicates", near, "like another")
         return
-    sorting.report("near duplicates", near, "show the same as another, and are kept")
+    sorting.report("near duplicates", near, "like another, kept")
     why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
     for index in sorted(near):
         findings.warn(

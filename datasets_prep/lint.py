@@ -11,6 +11,7 @@ from datasets_prep.captions import with_trigger
 from datasets_prep.config import LintConfig
 from datasets_prep.lint_phrases import shared_phrases
 from datasets_prep.lint_words import contradictions, style_words, tags_of
+from datasets_prep.plurals import plural
 from datasets_prep.records import LintMark
 
 MOST_DETAILS = 30
@@ -177,7 +178,7 @@ def _grouped(kind: str, by_detail: dict[str, set[str]]) -> list[LintMark]:
     rest = order[MOST_DETAILS:]
     if rest:
         sources = sorted(set().union(*(by_detail[detail] for detail in rest)))
-        marks.append(LintMark(kind, f"{len(rest):,} others, e.g. {', '.join(rest[:3])}", tuple(sources)))
+        marks.append(LintMark(kind, f"{plural(len(rest), 'other')}, e.g. {', '.join(rest[:3])}", tuple(sources)))
     return marks
 
 
@@ -189,7 +190,7 @@ def _too_long(
     if not over:
         return []
     estimated = ", estimated: name lint.tokenizer to count" if count_tokens is estimated_tokens else ""
-    detail = f"up to {max(count for _, count in over):,} tokens{estimated}"
+    detail = f"up to {plural(max(count for _, count in over), 'token')}{estimated}"
     return [LintMark(f"longer than {config.max_tokens} tokens", detail, tuple(source for source, _ in over))]
 
 

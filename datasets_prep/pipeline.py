@@ -171,7 +171,7 @@ class Stages:
         loader = Loader(self.source, pictures.sources, config.background)
         outside = (self.own, loader, self.findings, self.progress)
         gate = unusable(pictures, config.quality)
-        sorting.leave_out("quality gate", gate, "show nothing, are too small or too long, or have a flag to reject")
+        sorting.leave_out("quality gate", gate, "without content, too small, too long, or with a flag to reject")
         has_caption = has_captions(pictures, self.brought)
         find_same(sorting, has_caption, loader)
         learned = score_pictures(sorting, config.scores, *outside)

@@ -14,6 +14,7 @@ from PIL import Image
 from datasets_prep.config import PrepConfig
 from datasets_prep.kept import Kept, Rows
 from datasets_prep.measure import colour
+from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
 from datasets_prep.workplace import (
@@ -151,7 +152,12 @@ def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
     else:
         head.append("configs: " + json.dumps([{"config_name": "default", "data_dir": "."}]))
     head.append("---")
-    lines = [f"# {prepared.name}", "", f"{len(prepared.kept):,} pictures, prepared with `python -m datasets_prep`.", ""]
+    lines = [
+        f"# {prepared.name}",
+        "",
+        f"{plural(len(prepared.kept), 'picture')}, prepared with `python -m datasets_prep`.",
+        "",
+    ]
     lines += ["| stage | in | out | |", "| --- | ---: | ---: | --- |"]
     lines += [f"| {stage} | {before:,} | {after:,} | {said} |" for stage, before, after, said in prepared.figures]
     lines += [

@@ -11,11 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from datasets_prep import report_texts as texts
+from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_bounded import key_of, places_of
 from datasets_prep.report_copies import Copies
 from datasets_prep.report_parts import Flags, LeftOut, stages
-from datasets_prep.report_pieces import MOST_THUMBNAIL_BYTES, Thumbnails, folded, plural, text_html
+from datasets_prep.report_pieces import MOST_THUMBNAIL_BYTES, Thumbnails, folded, text_html
 from datasets_prep.report_sizes import Losses, buckets
 from datasets_prep.report_words import Words
 from datasets_prep.report_worst import Worst
@@ -106,7 +107,7 @@ def _body(prepared: Prepared, thumbnails: Thumbnails) -> str:
     )
     room = ""
     if thumbnails.is_full:
-        room = f"The page has room for {len(thumbnails.sources):,} pictures; others are shown as empty frames."
+        room = f"The page has room for {plural(len(thumbnails.sources), 'picture')}; others are shown as empty frames."
     return (
         f'<header data-set="{seen.identity}"><h1>{text_html(prepared.name)}</h1>'
         f"<p>{_summary(prepared)}</p></header>{_notices([*prepared.notices, *([room] if room else [])])}"
@@ -116,7 +117,7 @@ def _body(prepared: Prepared, thumbnails: Thumbnails) -> str:
 
 def _summary(prepared: Prepared) -> str:
     num = len(prepared.kept) + len(prepared.rejected)
-    return f"{plural(num, 'file')}, of which {len(prepared.kept):,} are kept and {len(prepared.rejected):,} left out."
+    return f"{plural(num, 'file')}: {len(prepared.kept):,} kept, {len(prepared.rejected):,} left out."
 
 
 def _tiles(prepared: Prepared, seen: _Seen, num_clusters: int, num_marked: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_bounded import Places, key_of
 from datasets_prep.report_pieces import Row, Thumbnails, card, number_of, text_html, thumbnail_html, value_text
@@ -61,10 +62,21 @@ class Copies:
             rows = (self._row(int(number)) for number in copies)
             first = heapq.nsmallest(MOST_COPIES, rows, key=lambda row: (_score(row), str(row["source"])))
             content += _cluster(row, first, len(copies), thumbnails)
-        more = num - len(shown)
         note = "The kept picture stands on the left. Point at a copy, or hold it, to see the kept one in its place."
-        note += f" The {len(shown)} most doubtful are shown, {more:,} more are in rejected.jsonl." if more else ""
+        note += self._said_of_others(keys, shown)
         return num, nothing(note) + f'<div class="clusters">{content}</div>'
+
+    def _said_of_others(self, keys: np.ndarray, shown: Sequence[str]) -> str:
+        """Returns in which listings the duplicates are that are not shown, "" where all are."""
+        is_other = ~np.isin(keys, np.array([key_of(keeper) for keeper in shown], np.uint64))
+        others = np.frombuffer(self._numbers, np.uint32)[is_other]
+        if not len(others):
+            return ""
+        num_left_out = int((others < len(self._rejected)).sum())
+        places = {"left out in rejected.jsonl": num_left_out, "kept in metadata.jsonl": len(others) - num_left_out}
+        listed = " and ".join(f"{num:,} {place}" for place, num in places.items() if num)
+        groups = plural(len(np.unique(keys[is_other])), "more group")
+        return f" The {len(shown)} most doubtful groups are shown; of {groups} the duplicates are listed: {listed}."
 
     def _row(self, number: int) -> Row:
         num = len(self._rejected)

@@ -4,6 +4,7 @@ from collections import Counter
 from html import escape
 
 from datasets_prep.config import FLAGS
+from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_pieces import (
     Row,
@@ -13,7 +14,6 @@ from datasets_prep.report_pieces import (
     card,
     folded,
     name_html,
-    plural,
     text_html,
     texts_of,
     thumbnail_html,
@@ -147,6 +147,6 @@ class LeftOut:
             cards.append(card(row, thumbnail_html(thumbnail), lines, "row", can_decide=can_decide))
         more = count - len(rows)
         if more:
-            cards.append(nothing(f"{more:,} more are in rejected.jsonl."))
+            cards.append(nothing(f"{plural(more, 'more is', 'more are')} in rejected.jsonl."))
         title = f"<b>{escape(REASONS.get(reason, reason))}</b> {plural(count, 'file')} <code>{escape(reason)}</code>"
         return folded(title, f'<div class="rows">{"".join(cards)}</div>')

@@ -37,11 +37,6 @@ def _cut(letters: str, most: int) -> str:
     return escape(letters) if len(letters) <= most else escape(letters[:most]) + "…"
 
 
-def plural(num: int, one: str, more: str = "") -> str:
-    """Returns "1 picture", "2,000 pictures"."""
-    return f"{num:,} {one if num == 1 else more or one + 's'}"
-
-
 def value_text(value: object) -> str:
     """Returns a score as a short text."""
     return number(float(value), 3) if isinstance(value, int | float) else str(value)

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from datasets_prep.plurals import plural
 from datasets_prep.records import LintMark, Prepared
 from datasets_prep.report_bounded import Places
 from datasets_prep.report_pieces import (
@@ -15,7 +16,6 @@ from datasets_prep.report_pieces import (
     folded,
     name_html,
     number_of,
-    plural,
     strip,
     text_html,
     texts_of,
@@ -39,7 +39,7 @@ def lint(prepared: Prepared, places: Places, thumbnails: Thumbnails) -> str:
     marks = prepared.lint[:MOST_MARKS]
     parts = [_mark(mark, prepared.kept, places, thumbnails) for mark in marks]
     more = len(prepared.lint) - len(marks)
-    note = nothing(f"{more:,} more marks are not shown.") if more else ""
+    note = nothing(f"{plural(more, 'more mark is', 'more marks are')} not shown.") if more else ""
     return f'<div class="card folds">{"".join(parts)}{note}</div>'
 
 
@@ -87,7 +87,8 @@ def captions(prepared: Prepared, places: Places, is_marked: np.ndarray, thumbnai
         '<option value="edited">edited</option></select> <span id="found" class="note"></span></div>'
     )
     more = len(prepared.kept) - len(lines)
-    note = f"{more:,} more captions are in metadata.jsonl; the marked ones are shown first." if more else ""
+    are_more = plural(more, "more caption is", "more captions are")
+    note = f"{are_more} in metadata.jsonl; the marked ones are shown first." if more else ""
     many = " many" if len(lines) > MOST_DRAWN_AT_ONCE else ""
     listed = "".join(line for _, line in sorted(lines.items()))
     return f'{filters}<div class="rows{many}" id="captions">{listed}</div>{nothing(note) if note else ""}'

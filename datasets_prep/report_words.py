@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from datasets_prep.plurals import plural
 from datasets_prep.report_pieces import Row, bars, text_html
 from finetune.evaluation.page import nothing
 
@@ -50,7 +51,11 @@ class Words:
             f"<div><h3>Words in most captions</h3>{_terms(long, 40)}</div>",
             f"<div><h3>Phrases in most captions</h3>{_terms(self._phrases.counts(), 15)}</div>",
         ]
-        counted = f" Counted on {self._lengths.total():,} captions, every {self._step:,}th." if self._step > 1 else ""
+        counted = (
+            f" Counted on {plural(self._lengths.total(), 'caption')}, one in every {self._step:,}."
+            if self._step > 1
+            else ""
+        )
         return f'<div class="card three">{"".join(parts)}</div>' + (nothing(counted) if counted else "")
 
 

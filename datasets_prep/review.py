@@ -15,6 +15,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from datasets_prep.decisions import append_decision, checked, read_lines
+from datasets_prep.plurals import plural
 from datasets_prep.review_folder import known_pictures, served_page
 from finetune.data.entries import Findings
 
@@ -49,7 +50,7 @@ def serve(prepared_folder: Path, port: int = 0, open_browser: bool = False) -> N
         server.server_close()
     num = server.num_written
     print(
-        f"\n{num:,} decision{'' if num == 1 else 's'} written to {prepared_folder / 'decisions.jsonl'}. To apply "
+        f"\n{plural(num, 'decision')} written to {prepared_folder / 'decisions.jsonl'}. To apply "
         f"{'it' if num == 1 else 'them'}, prepare again: python -m datasets_prep --source SOURCE --output "
         f"{prepared_folder}"
     )

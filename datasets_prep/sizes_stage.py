@@ -8,6 +8,7 @@ from datasets_prep.brought import Brought
 from datasets_prep.config import BucketsConfig, SplitConfig
 from datasets_prep.held_out import folders_of, groups_of, held_out
 from datasets_prep.kept import Kept
+from datasets_prep.plurals import plural
 from datasets_prep.records import BucketRow
 from datasets_prep.sorting import Sorting
 from datasets_prep.store import Pictures
@@ -78,6 +79,6 @@ def sides(
             result[groups == groups[place]] = entry.split == "validation"
     if not result.any():
         findings.warn(
-            "split.share: nothing could be held out, for all pictures belong together", f"{len(sources)} pictures"
+            "split.share: nothing could be held out, for all pictures belong together", plural(len(sources), "picture")
         )
     return result

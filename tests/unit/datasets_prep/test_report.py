@@ -14,6 +14,7 @@ from PIL import Image
 
 from datasets_prep import report_texts, report_words
 from datasets_prep.kept import Row, Rows
+from datasets_prep.publish import card
 from datasets_prep.records import BucketRow, LintMark, Prepared
 from datasets_prep.report import write_report
 from datasets_prep.report_bounded import Least, key_of, places_of
@@ -291,11 +292,34 @@ def test_of_many_copies_the_most_doubtful_are_shown_and_all_are_counted(tmp_path
     page = report(tmp_path, Prepared("copies", rows, rejected, []), nothing_to_show)
     copies = page[page.index('id="copies"') : page.index('id="rejected"')]
     assert re.findall(r'class="name">(k\d+\.png)', copies) == expected
-    assert f"{len(doubts) - 100} more are in rejected.jsonl" in copies
+    others = sum(len(doubts[source]) for source in doubts if source not in expected)
+    assert f"of {len(doubts) - 100} more groups the duplicates are listed: {others:,} left out in" in copies
     (several,) = re.findall(rf"{expected[0]}.*?(?={expected[1]})", copies)
     num = len(doubts[expected[0]])
     assert several.count("left out, score") == min(num, 5)
     assert (f"and {num - 5} more" in several) == (num > 5)
+
+
+def test_duplicates_that_are_not_shown_are_named_in_the_listing_that_has_them(tmp_path: Path) -> None:
+    rows = [kept(f"k{number:03}.png") for number in range(202)]
+    for number in range(101):
+        rows[2 * number] |= {"near_duplicate_of": f"k{2 * number + 1:03}.png", "near_duplicate_score": 0.9}
+    rejected = [left_out("r.png", "near_duplicate", duplicate_of="k003.png", score=0.8)]
+    copies = Page(report(tmp_path, Prepared("copies", rows, rejected, []), nothing_to_show)).texts["copies"]
+    assert "of 1 more group the duplicates are listed: 1 kept in metadata.jsonl." in copies
+    assert "rejected.jsonl" not in copies
+
+
+def test_one_of_a_thing_is_not_called_many(tmp_path: Path) -> None:
+    prepared = Prepared("one", [kept("a.png")], [left_out("b.png", "truncated")], [])
+    page = Page(report(tmp_path, prepared))
+    assert "2 files: 1 kept, 1 left out." in page.texts[""]
+    many = Prepared("many", [kept("a.png")], [left_out(f"{number}.png", "truncated") for number in range(101)], [])
+    assert "1 more is in rejected.jsonl." in Page(report(tmp_path, many)).texts["rejected"]
+    marks = [LintMark(f"kind {number}", "", ("a.png",)) for number in range(61)]
+    lint = Page(report(tmp_path, Prepared("lint", [kept("a.png")], [], [], (), marks))).texts["lint"]
+    assert "1 more mark is not shown." in lint
+    assert "\n1 picture, prepared" in card(prepared, {})
 
 
 def test_words_and_phrases_are_counted_once_a_caption(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,4 +333,4 @@ def test_words_and_phrases_are_counted_once_a_caption(monkeypatch: pytest.Monkey
     words = Words(5)
     for place, text in enumerate(texts):
         words.add(place, {"text": text})
-    assert "Counted on 2 captions, every 3th" in words.html()
+    assert "Counted on 2 captions, one in every 3." in words.html()

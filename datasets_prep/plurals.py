@@ -1,0 +1,6 @@
+"""Counts with their nouns, so no message says "1 pictures"."""
+
+
+def plural(num: int, one: str, more: str = "") -> str:
+    """Returns "1 picture", "2,000 pictures"."""
+    return f"{num:,} {one if num == 1 else more or one + 's'}"
