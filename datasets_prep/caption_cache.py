@@ -34,7 +34,7 @@ class JsonLinesCache:
     def __init__(self, path: Path, findings: Findings) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
         self._places: dict[bytes, tuple[int, int]] = {}
         self._end = 0
         self._index(findings)
@@ -66,7 +66,9 @@ class JsonLinesCache:
         place = self._places.get(_key(picture, identity, kind))
         if place is None:
             return None
-        return _result(json.loads(os.pread(self._descriptor, place[1], place[0])))
+        with self.path.open("rb") as file:
+            file.seek(place[0])
+            return _result(json.loads(file.read(place[1])))
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
         lines = [_line(picture, identity, kind, result) for picture, identity, result in results]
@@ -79,13 +81,13 @@ class JsonLinesCache:
     def _append(self, data: bytes) -> None:
         written = 0
         while written < len(data):
-            written += os.write(self._descriptor, data[written:])
+            written += self._file.write(data[written:])
         self._end += len(data)
 
     def close(self) -> None:
         """Forces all to disk and lets go of the file."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def _key(picture: bytes, identity: str, kind: str) -> bytes:

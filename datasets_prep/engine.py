@@ -1,5 +1,6 @@
 """Runs work on many files in other processes, so that one that hangs or kills its process costs only itself."""
 
+import os
 import signal
 import sys
 import time
@@ -33,6 +34,11 @@ class Failure:
 
     kind: Literal["timeout", "worker_crashed", "out_of_memory"]
     detail: str
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use; all where the system does not say, which only Linux does."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Engine(Protocol):

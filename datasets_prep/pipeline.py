@@ -6,7 +6,6 @@ pictures, repeats only what is cheap, and always comes to the same bytes.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from datasets_prep.caption_stage import caption_all, check_captioner
 from datasets_prep.config import PrepConfig
 from datasets_prep.copies_stage import check_dedup, find_near, find_same
 from datasets_prep.decisions import Decided, read_decisions
-from datasets_prep.engine import Engine, PoolEngine
+from datasets_prep.engine import Engine, PoolEngine, usable_cores
 from datasets_prep.gather import Progress, all_pictures, look_of, measure_missing, salt_of
 from datasets_prep.kept import Kept, Rows
 from datasets_prep.lint import token_counter
@@ -142,8 +141,7 @@ def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
         from datasets_prep.engine_ray import RayEngine
 
         return RayEngine(None, config.limits.seconds, config.limits.memory_gb)
-    workers = config.workers or len(os.sched_getaffinity(0))
-    return PoolEngine(workers, config.limits.seconds, config.limits.memory_gb)
+    return PoolEngine(config.workers or usable_cores(), config.limits.seconds, config.limits.memory_gb)
 
 
 def shard_of(places: np.ndarray, shard: str) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The output folder: who may write it, what an earlier run left there, and whether somebody edited it since."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from datasets_prep.write import write_text
 from finetune.data.entries import first_few
+from finetune.disk import try_lock
 
 OWN_FOLDER = ".prep"
 """Holds the lock, the state, and what was measured."""
@@ -50,10 +50,8 @@ def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
     own.mkdir(parents=True, exist_ok=True)
     lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT)  # the lock ends with the process, however that ends
     try:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if is_shard else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"output: another preparation is writing {output}. Wait until it has ended.") from None
+        if not try_lock(lock, belongs_to="open file", is_shared=is_shard):
+            raise ValueError(f"output: another preparation is writing {output}. Wait until it has ended.")
         yield own
     except NothingUsable:
         if is_new:

@@ -2,18 +2,25 @@
 
 import contextlib
 import errno
-import fcntl
+import importlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
+
+LOCK_START, MOST_SHARES = 2**30, 1024
+"""The bytes that locks take on Windows."""
 
 
 def sync(path: Path) -> None:
-    """Forces a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Forces a file or folder to disk; Windows flushes only files that are open for writing, and no folders."""
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -108,21 +115,51 @@ def errno_of(error: BaseException | None) -> int:
 def lock_folder(folder: Path) -> TextIO:
     """Returns an open file that holds the run's lock until it is closed or this process ends.
 
-    Raises ValueError where another process holds it. The lock is the process's (lockf), not the open file's (flock),
-    which the workers of a data loader would inherit and hold on to for seconds after their parent was killed.
+    Raises ValueError where another process holds it. The lock is the process's, not the open file's, which the workers
+    of a data loader would inherit and hold on to for seconds after their parent was killed.
     """
     file = (folder / ".lock").open("a+")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
+    if not try_lock(file.fileno(), belongs_to="process"):
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
         raise ValueError(
             f"output.folder: {folder} is in use by {owner}. Wait for that run to end, stop it, or choose another "
             "folder."
-        ) from error
+        )
     file.truncate(0)
     file.write(f"process {os.getpid()}")
     file.flush()
     return file
+
+
+def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is_shared: bool = False) -> bool:
+    """Locks an open file without waiting; False where others hold a lock that excludes it.
+
+    The lock ends with the process, however that ends. Shared locks exclude only those that are not shared.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return _try_lock_on_windows(descriptor, is_shared)
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+    try:
+        (fcntl.lockf if belongs_to == "process" else fcntl.flock)(descriptor, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
+    """Locks bytes far behind the end of the file, so that its text can be read meanwhile.
+
+    Windows' own lock of bytes is never shared: each that shares takes one byte, and one that does not takes all.
+    """
+    msvcrt = importlib.import_module("msvcrt")
+    places = range(LOCK_START, LOCK_START + MOST_SHARES) if is_shared else [LOCK_START]
+    for place in places:
+        os.lseek(descriptor, place, os.SEEK_SET)
+        with contextlib.suppress(PermissionError):
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1 if is_shared else MOST_SHARES)
+            return True
+    return False

@@ -12,7 +12,8 @@ from types import FrameType
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: not finished, run the same command again."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK"))
+"""Those of them that this system has: Windows lacks SIGUSR1, and its own Ctrl-Break is SIGBREAK."""
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = "\x1b[?25h"
 PARENT_CHECK_SECONDS = 2.0

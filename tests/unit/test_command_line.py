@@ -279,3 +279,22 @@ print(*sorted(set(sys.modules) & set({HEAVY})))
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.split() == []
+
+
+def test_every_command_starts_on_a_system_without_the_modules_and_signals_of_unix(tmp_path: Path) -> None:
+    script = f"""
+import runpy, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules |= dict.fromkeys(["fcntl", "resource", "pwd", "grp", "termios"])  # as if they were not installed
+del signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.pthread_sigmask
+import datasets_prep.caption_stage, datasets_prep.engine_worker, datasets_prep.pipeline, finetune.stopping
+for module in ["datasets_prep", "finetune.cli", *{[f"recipes.{recipe}" for recipe in KINDS]}]:
+    try:
+        sys.argv = [module, "--help"]
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        print("ENDED", module, end.code)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("ENDED")]
+    assert len(lines) == len(KINDS) + 2 and all(line.endswith(" 0") for line in lines), (lines, ended.stderr)
