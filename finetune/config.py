@@ -306,12 +306,12 @@ class TrackingConfig:
 
     names: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ("wandb",)
     """Trackers; write names with nothing behind it for none."""
-    project: str = "sd-finetune"
-    """Project the run appears under."""
+    project: str | None = None
+    """Project of the run; none takes sd-finetune, in W&B the variable WANDB_PROJECT first."""
     run_name: str | None = None
-    """Name of the run; none takes the output folder's name."""
+    """Name of the run; none takes the output folder's name, in W&B the variable WANDB_NAME first."""
     tags: tuple[str, ...] = ()
-    """Labels of the run."""
+    """Labels of the run; where none are given, W&B takes those of the variable WANDB_TAGS."""
     mode: Literal["auto", "online", "offline"] = "auto"
     """W&B mode; auto is online when you are logged in, else offline."""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import TrackingConfig
-from finetune.tracking_backends import Backend, PreviewRow, TensorBoard, TrackedRun, Trackio
+from finetune.tracking_backends import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
 from finetune.tracking_wandb import WeightsAndBiases
+from finetune.wandb_environment import RUN_ID, identified, unused_variables, wanted_run_id
 
 __all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
 
@@ -31,12 +32,14 @@ START_SECONDS = 10.0
 FINISH_SECONDS = 5.0
 UPLOAD_SECONDS = 300.0
 COPIED_BYTES_PER_SECOND = 50e6
+DEFAULT_PROJECT = "sd-finetune"
 
 logger = logging.getLogger(__name__)
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ValueError for trackers whose package is not installed; imports none of them."""
+    """Raises ValueError for trackers whose package is not installed, and for a W&B run id that W&B refuses; imports
+    none of them."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         parts = " ".join("wandb" if name == "wandb" else f"'sd-finetune[{name}]'" for name in missing)
@@ -44,6 +47,8 @@ def check_trackers(names: Sequence[str]) -> None:
             f"tracking.names: {', '.join(missing)} not installed. Run: pip install {parts}, or choose other trackers "
             "(OUT/metrics.jsonl and OUT/report.html are written without any)."
         )
+    if "wandb" in names:
+        wanted_run_id()
 
 
 class _Lane:
@@ -110,8 +115,9 @@ class _Lane:
 class Tracker:
     """The open trackers of a run, on the main process only; every call returns at once."""
 
-    def __init__(self, lanes: Sequence[_Lane], data_fingerprint: str) -> None:
+    def __init__(self, lanes: Sequence[_Lane], run_id: str, data_fingerprint: str) -> None:
         self._lanes = lanes
+        self._run_id = run_id
         self._data_fingerprint = data_fingerprint
         self._copy_seconds = 0.0
 
@@ -126,14 +132,20 @@ class Tracker:
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
-    def log_file(self, path: Path, *, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
-        """Records a file or folder, such as the exported model, with the fingerprint of the data it was trained on."""
-        safe_name = re.sub(r"[^\w.-]", "-", name)
+    def log_files(
+        self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
+    ) -> None:
+        """Records files and folders inside `folder`, such as the exported model, as one artifact of this run.
+
+        The run's id is part of the artifact's name: two runs that share a name have an artifact each.
+        """
+        safe_name = re.sub(r"[^\w.-]", "-", f"{name[:64]}-{self._run_id[:63]}")  # W&B takes 128 characters
         described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
-        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         self._copy_seconds += sum(file.stat().st_size for file in files) / COPIED_BYTES_PER_SECOND
+        artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described)
         for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_file(path, safe_name, kind, described))
+            lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
         """Closes every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner.
@@ -162,10 +174,11 @@ def start_tracking(
     config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], *, data_fingerprint: str
 ) -> Tracker:
     """Opens the trackers in turn, waiting at most `START_SECONDS` for all; what opens later still gets every call."""
+    tracks_wandb = "wandb" in config.names
     run = TrackedRun(
         folder=folder,
-        id=run_id(folder / "tracking.json"),
-        project=config.project,
+        id=run_id(folder / "tracking.json", wanted_run_id() if tracks_wandb else None),
+        project=config.project or DEFAULT_PROJECT,
         name=config.run_name or folder.absolute().name,
         tags=config.tags,
         mode=config.mode,
@@ -173,26 +186,41 @@ def start_tracking(
     )
     # WANDB_MODE=disabled is how its users switch W&B off for a whole machine.
     unwanted = {"wandb"} if config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled" else set()
+    if tracks_wandb and not unwanted:
+        for note in unused_variables(config, folder):
+            logger.warning(note)
     deadline = time.monotonic() + START_SECONDS
     lanes = []
     for name in config.names:
         if name not in unwanted:
-            lanes.append(_Lane(name, run))
+            lanes.append(_Lane(name, identified(run, config) if name == "wandb" else run))
             lanes[-1].opened.wait(max(deadline - time.monotonic(), 0.0))
-    return Tracker(lanes, data_fingerprint)
+    return Tracker(lanes, run.id, data_fingerprint)
 
 
-def run_id(file: Path) -> str:
-    """Returns the run's id, made once and kept in `file`, so that a resumed run goes on under it."""
+def run_id(file: Path, wanted: str | None = None) -> str:
+    """Returns the run's id, chosen once and kept in `file`, so a resumed run continues under it.
+
+    `wanted` is the id that the user asks for; a run that already has another keeps its own, with a warning.
+    """
     if file.exists():
         try:
             known = json.loads(file.read_text())["run_id"]
         except (ValueError, KeyError, TypeError):
             known = None
-        if isinstance(known, str) and re.fullmatch(r"[a-z0-9]{8}", known):
+        if isinstance(known, str) and RUN_ID.fullmatch(known):
+            if wanted not in (None, known):
+                logger.warning(
+                    "WANDB_RUN_ID: got %s, but the run in %s continues under its id %s. Unset the variable, or delete "
+                    "%s to start a new W&B run.",
+                    wanted,
+                    file.parent,
+                    known,
+                    file,
+                )
             return known
-        logger.warning("%s holds no run id; the trackers show the rest of this run as a new one.", file)
-    made = secrets.token_hex(4)
+        logger.warning("%s has no run id; the trackers show the rest of this run as a new one.", file)
+    made = wanted or secrets.token_hex(4)
     temporary = file.with_name(f".tmp-{file.name}")
     temporary.write_text(json.dumps({"run_id": made}) + "\n")
     temporary.replace(file)

@@ -19,6 +19,22 @@ class PreviewRow:
 
 
 @dataclass(frozen=True)
+class LoggedFiles:
+    """Files and folders of a run that belong together; `paths` are inside `folder`, or `folder` itself."""
+
+    name: str
+    """Letters, digits, `_`, `.` and `-`; no other run has it."""
+    kind: str
+    folder: Path
+    paths: tuple[Path, ...]
+    metadata: Mapping[str, Any]
+
+    def named(self) -> list[tuple[Path, str]]:
+        """Returns each path with its name relative to `folder`, empty for `folder` itself."""
+        return [(path, path.relative_to(self.folder).as_posix().removeprefix(".")) for path in self.paths]
+
+
+@dataclass(frozen=True)
 class TrackedRun:
     """What every tracker knows about a run; `id` stays the same when the run is resumed."""
 
@@ -42,8 +58,8 @@ class Backend(Protocol):
         """Records the preview pictures of a step."""
         ...
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
-        """Records a file or folder that the run made; `name` holds letters, digits, `_`, `.` and `-`."""
+    def log_files(self, files: LoggedFiles) -> None:
+        """Records files and folders that the run made."""
         ...
 
     def finish(self, exit_code: int) -> None:
@@ -90,9 +106,10 @@ class TensorBoard:
             self._writer.add_text(tag, as_code({"prompt": row.prompt, "seed": row.seed}), step)
         self._writer.flush()
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
-        """Writes where the file lies; TensorBoard keeps no files."""
-        self._writer.add_text(f"files/{name}", as_code({"path": str(path), "kind": kind, **metadata}))
+    def log_files(self, files: LoggedFiles) -> None:
+        """Writes where the files are; TensorBoard keeps no files."""
+        paths = [str(path) for path in files.paths]
+        self._writer.add_text(f"files/{files.name}", as_code({"paths": paths, "kind": files.kind, **files.metadata}))
 
     def finish(self, exit_code: int) -> None:
         """Closes the event file."""
@@ -141,15 +158,16 @@ class Trackio:
         }
         self._run.log(pictures, step=step)
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
-        """Copies the file or folder into the project."""
+    def log_files(self, files: LoggedFiles) -> None:
+        """Copies the files and folders into the project."""
         import trackio
 
-        artifact = trackio.Artifact(name, type=kind, metadata=dict(metadata))
-        if path.is_dir():
-            artifact.add_dir(str(path))
-        else:
-            artifact.add_file(str(path))
+        artifact = trackio.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
+        for path, name in files.named():
+            if path.is_dir():
+                artifact.add_dir(str(path), name or None)
+            else:
+                artifact.add_file(str(path), name)
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:

@@ -6,10 +6,12 @@ disk, crashed on an answer it did not expect. An offline run has neither; `wandb
 records from outside, and what it could not send is complete for `wandb sync`.
 """
 
+import glob
 import json
 import logging
 import os
 import queue
+import shlex
 import ssl
 import subprocess
 import sys
@@ -20,9 +22,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
-from finetune.tracking_backends import PreviewRow, TrackedRun
+from finetune.tracking_backends import LoggedFiles, PreviewRow, TrackedRun
 
 PROBE_SECONDS = 2.5
 CHECK_SECONDS = 2.0
@@ -67,6 +68,7 @@ class WeightsAndBiases:
             reinit="create_new",
             settings=settings,
         )
+        self._id = run.id
         self.folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("step")
         for prefix in ("train", "validation", "previews"):
@@ -107,8 +109,12 @@ class WeightsAndBiases:
                 start_new_session=True,
             )
 
+    def _sync_command(self) -> str:
+        # A resumed run has a folder for each time it was started; wandb sync takes them in order and skips sent ones.
+        return f"wandb sync {shlex.quote(str(self.folder.parent))}/offline-run-*-{shlex.quote(self._id)}"
+
     def _kept(self) -> str:
-        return f"The run is kept in {self.folder}; upload it any time with: wandb sync {self.folder}"
+        return f"The run is kept in {self.folder.parent}. Upload it any time with: {self._sync_command()}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs a row."""
@@ -128,16 +134,17 @@ class WeightsAndBiases:
         pictures = [picture(row.path, row) for row in rows]
         self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+    def log_files(self, files: LoggedFiles) -> None:
         """Logs an artifact."""
         import wandb
 
-        artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
-        if path.is_dir():
-            # A whole pipeline has gigabytes: it is uploaded from where it lies.
-            artifact.add_dir(str(path), policy="immutable", skip_cache=True)
-        else:
-            artifact.add_file(str(path), skip_cache=True)
+        artifact = wandb.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
+        for path, name in files.named():
+            if path.is_dir():
+                # A whole pipeline has gigabytes: it is uploaded from where it is.
+                artifact.add_dir(str(path), name or None, policy="immutable", skip_cache=True)
+            else:
+                artifact.add_file(str(path), name, skip_cache=True)
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
@@ -195,9 +202,12 @@ class WeightsAndBiases:
     def notes(self) -> list[str]:
         """Says how to look at the run, and whether it is uploaded."""
         shown = f"W&B: wandb leet {self.folder.parent} shows the run in the terminal"
-        if self._is_uploaded():
+        if not self._is_uploaded():
+            return [f"{shown}; {self._sync_command()} uploads it."]
+        parts = self.folder.parent.glob(f"offline-run-*-{glob.escape(self._id)}")
+        if all(any(part.glob("*.wandb.synced")) for part in parts):
             return [f"{shown}; it is uploaded to {self._server}."]
-        return [f"{shown}; wandb sync {self.folder} uploads it."]
+        return [f"{shown}; its last part is uploaded to {self._server}, {self._sync_command()} uploads the others."]
 
 
 def answers(server: str) -> bool:

@@ -422,12 +422,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             written = method.export(model, out / "export")
         for path, difference in written.items():
             say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
-            tracker.log_file(
-                path,
-                name=config.output.export_name,
-                kind="model",
-                metadata={"dataset_fingerprint": manifest.fingerprint, "base_sha256": base_sha256, "steps": step},
-            )
+        tracker.log_files(
+            out / "export",
+            name=config.output.export_name,
+            kind="model",
+            paths=list(written),
+            metadata={"dataset_fingerprint": manifest.fingerprint, "base_sha256": base_sha256, "steps": step},
+        )
         with writing(out / "report.html"):
             report = write_report(out)
         tracker.finish(0)

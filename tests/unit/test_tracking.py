@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from finetune import tracking
 from finetune.config import TrackingConfig
 from finetune.tracking import PreviewRow, Tracker, check_trackers, start_tracking
-from finetune.tracking_backends import TrackedRun
+from finetune.tracking_backends import LoggedFiles, TrackedRun
 from tests.wandb_file import history, read_records
 from tests.wandb_server import WandbServer
 
@@ -65,7 +66,8 @@ def told() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody is logged in to W&B, and what the backends set in the environment is undone."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "NAME", "TAGS", "RUN_ID", "DIR", "RESUME"):
+        name = f"WANDB_{name}"
         monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "TRACKIO_DIR"):
         monkeypatch.setenv(name, "")
@@ -97,13 +99,16 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
         tracker.log(row, int(row["step"]))
     for name, color in (("base.png", "white"), ("tuned.png", "black")):
         Image.new("RGB", (48, 32), color).save(folder / name)
-    (folder / "style.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "export" / "embeddings").mkdir(parents=True)
+    (folder / "export" / "style.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "export" / "embeddings" / "word.safetensors").write_bytes(b"word")
     rows = [
         PreviewRow("a cat", 0, folder / "base.png", None),
         PreviewRow("a cat", 1, folder / "tuned.png", folder / "base.png"),
     ]
     tracker.log_previews(rows, 5)
-    tracker.log_file(folder / "style.safetensors", name="ink style", kind="model", metadata={"steps": 5})
+    paths = [folder / "export" / name for name in ("style.safetensors", "embeddings")]
+    tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
 
 
 def wandb_files(folder: Path) -> list[Path]:
@@ -175,14 +180,17 @@ def test_previews_are_a_table_of_prompt_seed_step_with_the_base_beside(finished:
     assert [cells[3] is None for cells in stored["data"]] == [True, False]
 
 
-def test_the_model_file_is_an_artifact_kept_under_the_run_folder(finished: Finished) -> None:
+def test_the_exported_files_are_one_artifact_of_this_run_alone(finished: Finished) -> None:
     (model,) = [artifact for artifact in finished.of("artifact") if artifact.type == "model"]
-    assert model.name == "ink-style"
+    known = json.loads((finished.folder / "tracking.json").read_text())["run_id"]
+    assert model.name == f"ink-style-{known}"
     assert json.loads(model.metadata) == {"dataset_fingerprint": "f1e2", "steps": 5}
-    (content,) = model.manifest.contents
-    copy = Path(content.local_path)
-    assert copy.is_relative_to(finished.folder)
-    assert copy.read_bytes() == b"weights" * 1000
+    copies = {content.path: Path(content.local_path) for content in model.manifest.contents}
+    assert all(copy.is_relative_to(finished.folder) for copy in copies.values())
+    assert {name: copy.read_bytes() for name, copy in copies.items()} == {
+        "style.safetensors": b"weights" * 1000,
+        "embeddings/word.safetensors": b"word",
+    }
 
 
 def test_a_refusing_server_costs_little_and_is_told_once_with_the_way_to_upload_later(finished: Finished) -> None:
@@ -221,6 +229,63 @@ def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *(str(file.parent) for file in files)]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
     assert "Would sync 2 run(s)" in answer.stderr + answer.stdout
+
+
+def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    for row in ROWS[:2]:
+        tracker = start(folder)
+        tracker.log(row, int(row["step"]))
+        tracker.finish(0)
+    (note,) = tracker.notes()
+    command = re.findall(r"wandb sync .*(?= uploads)", note)[0]
+    shown = subprocess.run(
+        ["bash", "-c", command.replace("wandb sync", "printf '%s\\n'")], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines() == [str(file.parent) for file in wandb_files(folder)]
+    assert len(wandb_files(folder)) == 2
+
+
+def test_wandbs_own_variables_name_the_run_where_no_option_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    wanted = {"PROJECT": "p", "NAME": "n", "TAGS": "a, b", "RUN_ID": "night-1", "RUN_GROUP": "g", "NOTES": "why"}
+    for name, value in wanted.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracker = start_tracking(TrackingConfig(), tmp_path, {}, data_fingerprint="f")
+    tracker.finish(0)
+    (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
+    assert (run.project, run.display_name, run.run_id, run.run_group, run.notes) == ("p", "n", "night-1", "g", "why")
+    assert sorted(run.tags) == ["a", "b"]
+    assert told == []
+
+
+def test_an_option_wins_over_wandbs_variable_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    for name, value in {"PROJECT": "theirs", "TAGS": "ink", "DIR": "/elsewhere", "RESUME": "must"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = TrackingConfig(names=("wandb",), project="ours", tags=("ink",))
+    start_tracking(config, tmp_path, {}, data_fingerprint="f").finish(0)
+    (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
+    assert run.project == "ours"
+    assert [text.split(maxsplit=1)[0].rstrip(":") for text in told] == ["WANDB_PROJECT", "WANDB_DIR", "WANDB_RESUME"]
+
+
+def test_a_run_keeps_its_id_whatever_wandb_run_id_says_later(tmp_path: Path, told: list[str]) -> None:
+    assert tracking.run_id(tmp_path / "tracking.json", "first") == "first"
+    assert tracking.run_id(tmp_path / "tracking.json", "first") == "first" and told == []
+    assert tracking.run_id(tmp_path / "tracking.json", "second") == "first"
+    assert "second" in told[0] and "first" in told[0]
+
+
+@pytest.mark.parametrize("wanted", ["a/b", " a", "a:b", "x" * 129])
+def test_a_run_id_that_wandb_refuses_is_refused_before_the_run(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", wanted)
+    with pytest.raises(ValueError, match="WANDB_RUN_ID"):
+        check_trackers(["wandb"])
+    check_trackers(["tensorboard"])
 
 
 def test_a_run_id_file_without_an_id_gives_a_new_id_and_a_warning(tmp_path: Path, told: list[str]) -> None:
@@ -329,7 +394,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     ]
     assert "validation/loss" in events.Tags()["scalars"]
     assert events.Tags()["images"] == ["previews/00", "previews/01"]
-    assert "files/ink-style/text_summary" in events.Tags()["tensors"]
+    assert any(tag.startswith("files/ink-style-") for tag in events.Tags()["tensors"])
 
 
 def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) -> None:
@@ -391,7 +456,7 @@ class Scripted:
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
         self._act()
 
-    def log_file(self, path: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> None:
+    def log_files(self, files: LoggedFiles) -> None:
         self._act()
 
     def finish(self, exit_code: int) -> None:

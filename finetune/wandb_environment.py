@@ -1,0 +1,57 @@
+"""W&B's own environment variables beside the options of `tracking`: which are used, and which are not and why."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.config import TrackingConfig
+from finetune.tracking_backends import TrackedRun
+
+RUN_ID = re.compile(r"(?!\s)[^:;,#?/\\'\n]{1,128}(?<!\s)")
+"""What W&B takes as a run's id (wandb 0.31, `Settings.validate_run_id`) and a folder can be called."""
+
+
+def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
+    """Returns the run as W&B shows it: project, name and tags from the options, else from W&B's variables.
+
+    The rest that wandb reads by itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...) is left to it.
+    """
+    environment = os.environ
+    tags = tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
+    return replace(
+        run,
+        project=config.project or environment.get("WANDB_PROJECT") or run.project,
+        name=config.run_name or environment.get("WANDB_NAME") or run.name,
+        tags=config.tags or tags,
+    )
+
+
+def wanted_run_id() -> str | None:
+    """Returns WANDB_RUN_ID, None where it is not set; raises ValueError where W&B would refuse it."""
+    wanted = os.environ.get("WANDB_RUN_ID") or None
+    if wanted is not None and not RUN_ID.fullmatch(wanted):
+        raise ValueError(
+            f"WANDB_RUN_ID: got {wanted!r}, expected at most 128 characters without spaces at its ends and without "
+            ": ; , # ? / \\ '. Set another id or unset the variable."
+        )
+    return wanted
+
+
+def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
+    """Returns one sentence for each of W&B's variables that is set but not used, with what is used in its place."""
+    options = {
+        "WANDB_PROJECT": ("tracking.project", config.project),
+        "WANDB_NAME": ("tracking.run_name", config.run_name),
+        "WANDB_TAGS": ("tracking.tags", ",".join(config.tags) or None),
+    }
+    texts = [
+        f"{name}: got {os.environ[name]}, but {option} {value} is used. Omit the option to use the variable."
+        for name, (option, value) in options.items()
+        if value is not None and os.environ.get(name) not in (None, "", value)
+    ]
+    if os.environ.get("WANDB_DIR"):
+        texts.append(f"WANDB_DIR: got {os.environ['WANDB_DIR']}, but the record of this run is in {folder / 'wandb'}.")
+    if os.environ.get("WANDB_RESUME"):
+        texts.append("WANDB_RESUME is not used: the same command resumes the W&B run of its output folder.")
+    return texts
