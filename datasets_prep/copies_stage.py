@@ -14,6 +14,7 @@ from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
 from finetune.data.alike import VERSION, can_verify
 from finetune.data.entries import Findings
+from finetune.extras import install_command
 
 SMALL_SET = 200
 """Below that many pictures near duplicates are only reported: who has ten photographs crops them on purpose."""
@@ -33,9 +34,9 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
     if config.level != "fast":
         raise ValueError(
             f"dedup.level: {config.level} compares pictures with OpenCV, which is not installed. "
-            "Run: pip install 'sd-finetune[dedup]', or set dedup.level to fast."
+            f"Run: {install_command('dedup')}, or set dedup.level to fast."
         )
-    findings.warn("near duplicates are found by codes alone, for OpenCV is missing", "pip install 'sd-finetune[dedup]'")
+    findings.warn("near duplicates are found by codes alone, for OpenCV is missing", install_command("dedup"))
     return identity
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from datasets_prep.engine import Failure, PoolEngine, Result, Task
+from finetune.extras import install_command
 
 CHUNK = 64
 """Tasks that a node gets at a time; a second of work, against a few milliseconds that handing it out takes."""
@@ -35,7 +36,9 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise ValueError("engine=ray needs Ray: pip install 'sd-finetune[ray]'. Or set engine to pool.") from error
+            raise ValueError(
+                f"engine: ray needs Ray, which is not installed. Run: {install_command('ray')}, or set engine to pool."
+            ) from error
         if not ray.is_initialized():
             ray.init(self._address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             self._is_ours = True

@@ -10,24 +10,27 @@ from typing import Any
 import torch
 
 from finetune.config_optim import OptimConfig
+from finetune.extras import install_command
 from finetune.one_by_one import OneByOne
 from finetune.param_groups import ParamGroup
 
 PACKAGES = {
-    "adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),
-    "paged_adamw8bit": ("bitsandbytes", "pip install bitsandbytes"),
-    "lion8bit": ("bitsandbytes", "pip install bitsandbytes"),
-    "prodigy": ("prodigyopt", "pip install 'sd-finetune[optimizers]'"),
-    "adamw_schedule_free": ("schedulefree", "pip install 'sd-finetune[optimizers]'"),
+    "adamw8bit": "bitsandbytes",
+    "paged_adamw8bit": "bitsandbytes",
+    "lion8bit": "bitsandbytes",
+    "prodigy": "prodigyopt",
+    "adamw_schedule_free": "schedulefree",
 }
 
 
 def check_optimizer(config: OptimConfig) -> None:
     """Raises ValueError where the optimizer's package is missing."""
     if config.name in PACKAGES:
-        package, command = PACKAGES[config.name]
+        package = PACKAGES[config.name]
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f"optim.name: {config.name} needs {package}, which is not installed. Run: {command}")
+            raise ValueError(
+                f"optim.name: {config.name} needs {package}, which is not installed. Run: {install_command(package)}"
+            )
 
 
 def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, seed: int = 0) -> torch.optim.Optimizer:

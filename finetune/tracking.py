@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import TrackingConfig
+from finetune.extras import install_command
 from finetune.tracking_backends import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
 from finetune.tracking_wandb import WeightsAndBiases
 from finetune.wandb_environment import RUN_ID, identified, unused_variables, wanted_run_id
@@ -42,9 +43,8 @@ def check_trackers(names: Sequence[str]) -> None:
     none of them."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        parts = " ".join("wandb" if name == "wandb" else f"'sd-finetune[{name}]'" for name in missing)
         raise ValueError(
-            f"tracking.names: {', '.join(missing)} not installed. Run: pip install {parts}, or choose other trackers "
+            f"tracking.names: {', '.join(missing)} not installed. Run: {install_command(*missing)}, or choose others "
             "(OUT/metrics.jsonl and OUT/report.html are written without any)."
         )
     if "wandb" in names:

@@ -6,7 +6,6 @@ disk, crashed on an answer it did not expect. An offline run has neither; `wandb
 records from outside, and what it could not send is complete for `wandb sync`.
 """
 
-import glob
 import json
 import logging
 import os
@@ -68,7 +67,6 @@ class WeightsAndBiases:
             reinit="create_new",
             settings=settings,
         )
-        self._id = run.id
         self.folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("step")
         for prefix in ("train", "validation", "previews"):
@@ -111,7 +109,7 @@ class WeightsAndBiases:
 
     def _sync_command(self) -> str:
         # A resumed run has a folder for each time it was started; wandb sync takes them in order and skips sent ones.
-        return f"wandb sync {shlex.quote(str(self.folder.parent))}/offline-run-*-{shlex.quote(self._id)}"
+        return f"wandb sync {shlex.quote(str(self.folder.parent))}/offline-run-*"
 
     def _kept(self) -> str:
         return f"The run is kept in {self.folder.parent}. Upload it any time with: {self._sync_command()}"
@@ -204,8 +202,7 @@ class WeightsAndBiases:
         shown = f"W&B: wandb leet {self.folder.parent} shows the run in the terminal"
         if not self._is_uploaded():
             return [f"{shown}; {self._sync_command()} uploads it."]
-        parts = self.folder.parent.glob(f"offline-run-*-{glob.escape(self._id)}")
-        if all(any(part.glob("*.wandb.synced")) for part in parts):
+        if all(any(part.glob("*.wandb.synced")) for part in self.folder.parent.glob("offline-run-*")):
             return [f"{shown}; it is uploaded to {self._server}."]
         return [f"{shown}; its last part is uploaded to {self._server}, {self._sync_command()} uploads the others."]
 

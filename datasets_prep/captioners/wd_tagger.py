@@ -11,6 +11,7 @@ from PIL import Image
 from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, digest, model_of
 from datasets_prep.captioners.model_files import ModelFiles, find_model
 from datasets_prep.config import CaptionsConfig
+from finetune.extras import install_command
 
 MODEL, TAGS = "model.onnx", "selected_tags.csv"
 GENERAL, CHARACTER = "0", "4"
@@ -46,7 +47,8 @@ class WDTagger:
             import onnxruntime
         except ImportError as error:
             raise ValueError(
-                "captions.captioner=wd_tagger needs onnxruntime: pip install 'sd-finetune[tagger]'"
+                "captions.captioner: wd_tagger needs onnxruntime, which is not installed. Run: "
+                f"{install_command('tagger')}"
             ) from error
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 

@@ -15,6 +15,7 @@ from typing import Literal
 from finetune.config_mask import NO_MASKS, MaskConfig
 from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
 from finetune.data.images import PLUGINS, readable_formats
+from finetune.extras import install_command
 
 # fmt: off
 PICTURE_SUFFIXES = frozenset((
@@ -137,8 +138,8 @@ def _is_read(suffix: str) -> bool:
 def _why_unread(suffix: str) -> str:
     if suffix not in PLUGIN_SUFFIXES:
         return "pictures in a format that is not read; save them as PNG or JPEG to use them"
-    extra = PLUGINS[PLUGIN_SUFFIXES[suffix]][1]
-    return f"pictures whose format is not read; pip install 'sd-finetune[{extra}]', or save them as PNG or JPEG"
+    command = install_command(PLUGINS[PLUGIN_SUFFIXES[suffix]][1])
+    return f"images whose format is not read. Run: {command}, or save them as PNG or JPEG"
 
 
 def _named_by_folder(name: str, findings: Findings) -> Entry:

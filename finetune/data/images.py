@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from finetune.data.colour import colour_and_alpha, to_srgb
 from finetune.data.jpeg_xl import is_jpeg_xl, read_jpeg_xl_header
+from finetune.extras import install_command
 
 # Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
 # Pillow's own limit, which holds for the whole process, is left alone: it warns above 89 million pixels.
@@ -214,8 +215,8 @@ def _what_it_is(data: bytes) -> str:
         if is_such and _plugin_is_there(kind):
             return "cut short or damaged: its header cannot be read"
         if is_such:
-            extra = PLUGINS[kind][1]
-            return f"{name} is read by a plugin that is missing: pip install 'sd-finetune[{extra}]', or save it as PNG"
+            command = install_command(PLUGINS[kind][1])
+            return f"{name} is read by a plugin that is missing. Run: {command}, or save it as PNG"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
         return "the file holds HTML, XML or SVG text, not pixels"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")) or data[4:12] == b"ftypavif":

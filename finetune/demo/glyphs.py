@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from finetune.disk import new_folder
+from finetune.extras import install_command
 
 PICTURE_SIZE = 64
 SUPERSAMPLING = 4  # drawn this much larger, then averaged down: smooth edges
@@ -69,7 +70,7 @@ def font_file() -> str:
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:
         raise FileNotFoundError(
-            "matplotlib is not installed; the demo draws with the DejaVu font in it. Run make setup, or "
-            "pip install 'sd-finetune[demo]'."
+            "matplotlib is not installed; the demo draws with the DejaVu font in it. Run: make setup, or "
+            f"{install_command('demo')}"
         )
     return str(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")

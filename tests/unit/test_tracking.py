@@ -429,7 +429,7 @@ def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) ->
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install() -> None:
     check_trackers(("wandb", "tensorboard", "trackio"))
-    with pytest.raises(ValueError, match=r"no_such_tracker.*pip install 'sd-finetune\[no_such_tracker\]'"):
+    with pytest.raises(ValueError, match=r"no_such_tracker.*pip install no_such_tracker"):
         check_trackers(("wandb", "no_such_tracker"))
 
 

@@ -152,10 +152,10 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_plugins")
-@pytest.mark.parametrize(("data", "extra"), [(HEIC_START, "HEIC.*heic"), (JXL_START, "JPEG XL.*jxl")])
+@pytest.mark.parametrize(("data", "extra"), [(HEIC_START, "HEIC.*pillow-heif"), (JXL_START, "JPEG XL.*pillow-jxl")])
 def test_without_the_plugin_the_reason_says_what_to_install(data: bytes, extra: str) -> None:
     for read in (open_rgb, upright_size):
-        with pytest.raises(ValueError, match=rf"{extra}\]"):
+        with pytest.raises(ValueError, match=extra):
             read(data)
 
 
@@ -163,7 +163,7 @@ def test_without_the_plugin_the_reason_says_what_to_install(data: bytes, extra: 
 def test_without_the_plugin_a_folder_says_what_to_install(tmp_path: Path) -> None:
     files = {"a.png": encoded(gradient()), "a.txt": "x", "b.heic": HEIC_START, "c.jxl": JXL_START, "d.psd": b"x"}
     warnings = "\n".join(read_manifest(write(tmp_path, files)).warnings)
-    assert "sd-finetune[heic]" in warnings and "sd-finetune[jxl]" in warnings and "d.psd" in warnings
+    assert "pip install 'pillow-heif" in warnings and "pip install 'pillow-jxl" in warnings and "d.psd" in warnings
 
 
 def test_no_plugin_is_loaded_for_other_formats() -> None:
