@@ -9,7 +9,6 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,17 @@ from PIL import Image
 from finetune.config_dreambooth import PriorConfig
 from finetune.data.buckets import refuse_longer_sides
 from finetune.data.build_caches import progress_bar, settings_text, text_fingerprint
-from finetune.data.cache import cache_key, fingerprint
+from finetune.data.cache import cache_key
 from finetune.data.encode import on_device
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.packed import pack_layers
-from finetune.models.parts import PARTS, Part, one_by_one
+from finetune.models.parts import PARTS
 from finetune.models.stored import narrowed
 from finetune.models.upcast import kept_from_overflow
 from finetune.randomness import generator
+from finetune.weight_hashes import Hashes, hashed_parts
 
 VERSION = 2
 """Raised whenever the same options give other pictures."""
@@ -55,12 +55,7 @@ def make_class_pictures(
     All processes make a part, so that none waits long; pictures that are there are not made again. With `offload` the
     denoiser's blocks wait in host memory, which changes no picture.
     """
-    weights: dict[Part, list[str]] = {}
-
-    def look(part: Part, modules: Sequence[Any]) -> None:
-        weights[part] = [fingerprint(module) for module in modules]
-
-    parts = one_by_one(family, replace(source, as_stored=True), look)
+    parts, weights = hashed_parts(family, replace(source, as_stored=True), folder)
     components = parts.components
     if size % family.pixel_multiple(components.vae):
         raise ValueError(
@@ -126,7 +121,7 @@ def make_class_pictures(
     return target
 
 
-def model_fingerprint(components: Components, weights: Mapping[Part, list[str]]) -> str:
+def model_fingerprint(components: Components, weights: Hashes) -> str:
     """Returns a hash over all of the model that decides a picture; `weights` has the fingerprints of its modules."""
     denoiser = *weights["denoiser"], settings_text(dict(components.denoiser.config))
     vae = *weights["vae"], settings_text(dict(components.vae.config))

@@ -13,6 +13,7 @@ from finetune.command_line import read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
+from finetune.model_identity import OBJECTIVE, Identity, differences
 from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
@@ -91,13 +92,30 @@ def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[st
     return [f"{name} {before} -> {now}" for name, (before, now) in changes.items() if before != now]
 
 
-def refuse_other_base(base_sha256: str, path: Path, state: dict[str, Any], location: str) -> None:
-    """Raises ValueError where the model's own weights are not those that the checkpoint was trained on."""
+def refuse_other_model(
+    identity: Identity, base_sha256: str, path: Path, state: dict[str, Any], config: TrainConfig
+) -> list[str]:
+    """Raises ValueError that names the parts of the model which are not those that the checkpoint was trained with;
+    returns a warning where a checkpoint of version 0.1 does not say."""
+    found: dict[str, list[str]] = {}
     if base_sha256 != state["base_sha256"]:
+        found = {"denoiser": ["other content"]}
+    if "model" in state:
+        found = differences(state["model"], identity)
+        if any(text.startswith("loss.") for text in changed_options(config, path / "config.yaml")):
+            found.pop(OBJECTIVE, None)  # it follows from these options too, and they are named as changed
+    if found:
+        texts = [f"{part} ({', '.join(changes[:5])})" for part, changes in found.items()]
         raise ValueError(
-            f"model.source: the weights in {location} are not those that {path} was trained on. Put those back, or "
-            "choose another output.folder."
+            f"model.source: the model in {config.model.source} is not the one that {path} was trained with. Changed: "
+            f"{'; '.join(texts)}. Restore what the model was, or choose another output.folder."
         )
+    if "model" in state:
+        return []
+    return [
+        f"{path} is of version 0.1, which recorded the denoiser's weights alone: those are the same, but VAE, text "
+        "encoders, tokenizers and scheduler could not be compared. The next checkpoint records them all."
+    ]
 
 
 def restore(

@@ -5,13 +5,12 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
@@ -19,7 +18,6 @@ from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
 from finetune.data.build_caches import build_caches, used_captions
-from finetune.data.cache import fingerprint
 from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import Encoder, on_device
@@ -33,24 +31,26 @@ from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
 from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
+from finetune.model_identity import model_identity
 from finetune.models import family_named
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
 from finetune.models.packed import num_frozen, pack_layers
-from finetune.models.parts import PARTS, Part, is_dropped, one_by_one
+from finetune.models.parts import PARTS, Part, is_dropped
 from finetune.models.stored import narrowed
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
-from finetune.resume import find_checkpoint, refuse_other_base, restore
+from finetune.resume import find_checkpoint, refuse_other_model, restore
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
 from finetune.untouched import masked
 from finetune.validate import validation_loss
+from finetune.weight_hashes import file_stamps, hashed_parts, refuse_changed_files
 
 
 @contextlib.contextmanager
@@ -105,17 +105,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     if config.preview.negative_prompt and not family.knows_negative_prompts:
         raise ValueError(f"preview.negative_prompt: got one, but {family.title} is guided without. Remove it.")
     resumed = find_checkpoint(config, manifest, accelerator, warnings)
-    hashes: dict[Part, str] = {}
-
-    def look(part: Part, modules: Sequence[nn.Module]) -> None:
-        if part == "denoiser":
-            hashes[part] = fingerprint(modules[0])
-
     read = source if method.alters_weights else replace(source, as_stored=True)
-    parts = one_by_one(family, read, look)  # every part is there and fits; none has weights now
-    components, base_sha256 = parts.components, hashes["denoiser"]
+    # Every part is there and fits; none has weights now.
+    parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
+    components, base_sha256, stamps = parts.components, hashes["denoiser"][0], file_stamps(read)
+    identity = model_identity(components, hashes, objective)
     if resumed is not None:
-        refuse_other_base(base_sha256, resumed[0], resumed[1].state, source.location)
+        warnings += refuse_other_model(identity, base_sha256, resumed[0], resumed[1].state, config)
     method.check(family, components, text_encoder=config.train.text_encoder)
     in_network = method.parts(text_encoder=config.train.text_encoder)
     encodes_prompts = "text_encoders" in in_network
@@ -327,6 +323,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
             "dataset": manifest.digests(),
             "base_sha256": base_sha256,
+            "model": identity,
             "precision": accelerator.mixed_precision,
             "global_batch_size": global_batch_size,
         }
@@ -391,6 +388,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
 
     # What is left behind.
     end_on_signals("the run is trained and saved; the same command exports it.")
+    refuse_changed_files(read, stamps)
     network.eval()
     with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):
         source_of_export = ema.settled() if ema else trained_state(network)

@@ -133,11 +133,15 @@ def cache_pictures(
     return vae_fingerprint, latents, cut_masks
 
 
-def settings_text(settings: dict[str, Any]) -> str:
-    """Returns the settings of a model that can alter its output, such as a scaling factor, as stable text."""
+def described_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a model that can alter its output, such as a scaling factor."""
     origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
-    kept = {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
-    return json.dumps(kept, sort_keys=True, default=str)
+    return {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
+
+
+def settings_text(settings: dict[str, Any]) -> str:
+    """Returns the settings of a model that can alter its output as stable text."""
+    return json.dumps(described_settings(settings), sort_keys=True, default=str)
 
 
 def text_fingerprint(components: Components, weights: Sequence[str] | None = None) -> str:

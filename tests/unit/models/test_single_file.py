@@ -10,12 +10,15 @@ import safetensors.torch
 import torch
 from transformers import PreTrainedConfig
 
+from finetune.config_loss import LossConfig
 from finetune.data.build_caches import settings_text
+from finetune.model_identity import differences, model_identity
 from finetune.models import family_named
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
 from finetune.models.parts import PARTS, one_by_one
 from finetune.models.sd import StableDiffusion
+from finetune.weight_hashes import Hashes
 from tests.original_layout import save_single_file
 from tests.runs import Options, differing, final_state, losses, run
 from tests.tiny import build_pipeline
@@ -89,6 +92,9 @@ def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path,
         assert type(first) is type(second)
         assert settings_text(as_dict(first.config)) == settings_text(as_dict(second.config))
     assert one.scheduler.config == other.scheduler.config
+    hashes: Hashes = {"denoiser": [""], "vae": [""], "text_encoders": [""] * len(one.text_encoders)}
+    objective = family.objective(one.scheduler, LossConfig())
+    assert differences(model_identity(one, hashes, objective), model_identity(other, hashes, objective)) == {}
     assert [tokenizer.get_vocab() for tokenizer in one.tokenizers] == [t.get_vocab() for t in other.tokenizers]
 
 
