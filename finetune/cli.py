@@ -21,7 +21,7 @@ def main() -> None:
     )
     plan = commands.add_parser("plan", help="show what a recipe's command would do, and why; trains nothing")
     plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
-    plan.add_argument("recipe", help="module of the recipe, such as recipes.lora")
+    plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     doctor = commands.add_parser("doctor", help="look into a model")
     checks = doctor.add_subparsers(dest="check", required=True)
@@ -32,8 +32,14 @@ def main() -> None:
     tokens.add_argument("--model.family", dest="family", help="architecture (found in the checkpoint)")
     tokens.add_argument("--model.config", dest="config", type=Path, help="folder with the configs of a single file")
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
+    accelerate = commands.add_parser(
+        "accelerate-config", help="print the path of a config for accelerate launch --config_file"
+    )
+    accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
     options = parser.parse_args()
     match options.command:
+        case "accelerate-config":
+            print_accelerate_config(options.name)
         case "plan":
             plan_recipe(options.recipe, options.options, options.processes)
         case "doctor":
@@ -51,6 +57,17 @@ def propose_tokens(options: argparse.Namespace) -> None:
     try:
         print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))
     except (ValueError, OSError) as error:
+        fail(error)
+
+
+def print_accelerate_config(name: str) -> None:
+    """Prints the path of a config of Accelerate that the package carries; exits with 1 on a mistake."""
+    from finetune.launch import fail
+    from finetune.presets import find_accelerate_config
+
+    try:
+        print(find_accelerate_config(name))
+    except ValueError as error:
         fail(error)
 
 

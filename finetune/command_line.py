@@ -7,38 +7,51 @@ import io
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import yaml
+
+from finetune.other_trainers import counterpart
 
 Config = TypeVar("Config")
 
 HELP_FLAGS = ("-h", "--help")
 
 
-def parse(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+def plain_file(given: str) -> Path:
+    """Returns the file that `--config` names; raises ValueError where there is none."""
+    if not Path(given).is_file():
+        raise ValueError(f"config: no file {given}. Expected a YAML file.")
+    return Path(given)
+
+
+def parse(
+    kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
+) -> Config:
     """Returns the config that `--config FILE` and flags describe; flags win over the file.
+
+    `find_file` returns the path of what `--config` names, such as a preset's name.
 
     Raises:
         ValueError: one sentence a line for every unknown key, unusable value and contradiction.
         SystemExit: after `--help`.
     """
-    return parse_given(kind, arguments, program=program)[0]
+    return parse_given(kind, arguments, program=program, find_file=find_file)[0]
 
 
-def parse_given(kind: type[Config], arguments: Sequence[str], *, program: str) -> tuple[Config, frozenset[str]]:
+def parse_given(
+    kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
+) -> tuple[Config, frozenset[str]]:
     """Returns the config as `parse` does, and the dotted names of the options that file or flags gave."""
-    import tyro
-
     if any(argument in HELP_FLAGS for argument in arguments):
-        tyro.cli(kind, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+        print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
-    given, found = given_texts(arguments, types_by_key)
+    given, found = given_texts(arguments, types_by_key, find_file)
     for key in sorted(set(given) - set(types_by_key)):
         del given[key]
-        found.append(f"{key}: no such option.{suggestion(key, types_by_key)} Run with --help for all.")
+        found.append(f"{key}: no such option.{meant_option(key, types_by_key)} Run with --help for all.")
     values: dict[str, Any] = {}
     for key, texts in given.items():
         try:
@@ -62,12 +75,29 @@ def parse_given(kind: type[Config], arguments: Sequence[str], *, program: str) -
     return config, frozenset(given)
 
 
-def given_texts(arguments: Sequence[str], types_by_key: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+def print_help(kind: type, program: str) -> NoReturn:
+    """Prints all options with their help, `--config` among them, and exits."""
+    import tyro
+
+    file = Annotated[Path | None, tyro.conf.arg(help="YAML file or name of a preset; flags win over what it says.")]
+    field = ("config", file, dataclasses.field(default=None, kw_only=True))
+    shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
+    shown.__doc__ = kind.__doc__
+    tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    raise SystemExit(0)
+
+
+def given_texts(
+    arguments: Sequence[str], types_by_key: dict[str, Any], find_file: Callable[[str], Path] = plain_file
+) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the options of `--config FILE` and flags as lists of texts by key, known or not, and the problems."""
     given, found = read_flags(arguments, types_by_key)
     sources = given.pop("config", None)
     if sources is not None and len(sources) == 1:
-        from_file, more = read_yaml(Path(sources[0]))
+        try:
+            from_file, more = read_yaml(find_file(sources[0]))
+        except ValueError as error:
+            from_file, more = {}, [str(error)]
         sections = {key.rpartition(".")[0] for key in types_by_key}
         used = {key: texts for key, texts in from_file.items() if key not in sections or texts != ["None"]}
         given, found = used | given, found + more
@@ -161,6 +191,8 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
             given[key] = [value] if equals else []
+        elif argument.partition("=")[0] in known and ("=" in argument or key is None):
+            found.append(f"{argument}: options begin with two hyphens. Write --{argument}.")
         elif key is None:
             found.append(f"{argument}: expected an option that begins with --.")
         else:
@@ -275,6 +307,13 @@ def described(hint: Any) -> str:
 def placeholder(hint: Any) -> Any:
     """Returns a harmless value, so that the rules can still look at the other options."""
     return Path("missing") if hint is Path else "missing"
+
+
+def meant_option(key: str, known: dict[str, Any]) -> str:
+    """Returns a sentence about what an unknown option may mean, or nothing."""
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        return f" It is a section with options such as --{inside[0]}."
+    return counterpart(key, known) or suggestion(key, known)
 
 
 def suggestion(word: str, known: Any) -> str:

@@ -16,6 +16,7 @@ from finetune.command_line import parse_given
 from finetune.config import TrainConfig
 from finetune.disk import lock_folder
 from finetune.models import refuse_unknown_family
+from finetune.presets import find_preset
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.runfolder import check_output, finished_message
 from finetune.stopping import end_on_signals, end_with_launcher
@@ -73,7 +74,7 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        config, given = parse_given(kind, arguments, program=program)
+        config, given = parse_given(kind, arguments, program=program, find_file=find_preset)
         refuse_unknown_family(config.model.family)
         config, kept = with_kept_numbers(config, given)
         planned = stages(config)

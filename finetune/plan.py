@@ -1,6 +1,8 @@
 """`finetune plan`: what a recipe's command would do with its pictures, before anything is trained; no torch here."""
 
 import importlib
+import importlib.util
+import pkgutil
 import textwrap
 import typing
 from collections import Counter
@@ -11,6 +13,7 @@ from finetune.config import TrainConfig
 from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.models import refuse_unknown_family
+from finetune.presets import find_preset
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
 from finetune.runfolder import held_out_indices
 
@@ -25,10 +28,10 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     """
     module = recipe_module(recipe)
     kind: type[TrainConfig] = typing.get_type_hints(module["stages"])["config"]
-    texts, _ = given_texts(arguments, flat_types(kind))
+    texts, _ = given_texts(arguments, flat_types(kind), find_preset)
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
-    config, given = parse_given(kind, filled, program=recipe)
+    config, given = parse_given(kind, filled, program=recipe, find_file=find_preset)
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
     manifest = read_manifest(
@@ -45,14 +48,21 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 
 def recipe_module(recipe: str) -> dict[str, typing.Any]:
     """Returns what a recipe's module defines: `stages`, whose argument is of the class of its options, and maybe
-    `captions`, which says where those of the pictures come from."""
-    try:
-        module = vars(importlib.import_module(recipe))
-    except (ModuleNotFoundError, ValueError):
-        module = {}
-    if "stages" not in module:
-        raise ValueError(f"plan: got {recipe}, expected the module of a recipe, such as recipes.lora.")
-    return module
+    `captions`, which says where those of the images come from.
+
+    `recipe` is the module or, for those that the package carries, its last part: recipes.lora or lora.
+    """
+    for name in (f"recipes.{recipe}", recipe):
+        try:
+            module = vars(importlib.import_module(name))
+        except (ModuleNotFoundError, ValueError):
+            continue
+        if "stages" in module:
+            return module
+    package = importlib.util.find_spec("recipes")
+    folders = (package.submodule_search_locations or []) if package else []
+    known = ", ".join(sorted(f"recipes.{module.name}" for module in pkgutil.iter_modules(folders) if not module.ispkg))
+    raise ValueError(f"plan: got {recipe}, expected the module of a recipe: {known}.")
 
 
 def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:

@@ -234,7 +234,7 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
         "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
         "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
     )
-    arguments = ["plan", "--processes", "2", "recipes.lora", *flags(options), "--train.batch_size", "3"]
+    arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
     command = [sys.executable, "-c", script, *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr

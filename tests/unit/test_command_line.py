@@ -136,12 +136,17 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--optim.lr", "1e-4", "2e-4"), ["optim.lr: got 1e-4 2e-4"]),
         (("--data.flip", "maybe"), ["data.flip: got maybe, expected true or false"]),
         (("--optim.schedule", "cosin"), ["Did you mean cosine?"]),
-        (("--learning_rate", "1"), ["learning_rate: no such option"]),
+        (("--learning_rate", "1"), ["learning_rate: no such option", "optim.lr"]),
+        (("--mixed_precision", "fp16"), ["mixed_precision: no such option", "before -m"]),
+        (("--instance_prompt", "a dog"), ["instance_prompt: no such option. Run"]),  # of a recipe that has none
+        (("--model", "x"), ["model: no such option", "--model.source"]),
+        (("--seed", "1", "train.steps=3"), ["train.steps=3: ", "Write --train.steps=3"]),
+        (("--preview.prompts", "a cat", "train.steps=3"), ["train.steps=3: ", "Write --train.steps=3"]),
         (("--rank", "4"), ["rank: no such option", "Did you mean lora.rank?"]),
         (("--lora", "4"), ["lora: no such option"]),
         (("--config",), ["config: got nothing"]),
         (("--config", "a.yaml", "b.yaml"), ["config: got a.yaml b.yaml"]),
-        (("--config", "absent.yaml"), ["config: no file absent.yaml", "recipes/configs"]),
+        (("--config", "absent.yaml"), ["config: no file absent.yaml", "YAML file"]),
         (("--config", "."), ["config: no file ."]),
         (("--",), ["no such option"]),
         (("--tracking.project", "hf_" + "x" * 34), ["tracking.project: holds an access token"]),
@@ -162,6 +167,7 @@ def test_a_mistake_is_told_with_what_was_given_and_expected(arguments: tuple[str
         ((*REQUIRED[:2], "--data.folder=", *REQUIRED[4:]), "data.folder: got an empty text"),
         (REQUIRED[:4], "output.folder: missing"),
         (("stray", *REQUIRED), "stray: expected an option"),
+        (("train.steps=3", *REQUIRED), "Write --train.steps=3"),
     ],
 )
 def test_required_options_are_refused_as_sentences_too(required: tuple[str, ...], word: str) -> None:
