@@ -34,7 +34,7 @@ from finetune.metrics import MetricsFile, Row, Window
 from finetune.model_identity import model_identity
 from finetune.models import family_named
 from finetune.models.base import ModelSource
-from finetune.models.loading import find_family
+from finetune.models.loading import find_family, parts_warnings
 from finetune.models.packed import num_frozen, pack_layers
 from finetune.models.parts import PARTS, Part, is_dropped
 from finetune.models.stored import narrowed
@@ -90,7 +90,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         say(f"model.family: {name} ({family.title}), as {source.location} says.")
         config = replace(config, model=replace(config.model, family=name))
     objective = family.objective(family.scheduler(source), config.loss)
-    warnings += family.warnings(source)
+    warnings += [*parts_warnings(source), *family.warnings(source)]
     if config.loss.zero_terminal_snr and objective.options.weighting != "none":
         warnings.append(
             f"loss.zero_terminal_snr with loss.weighting {objective.options.weighting} gives the last timestep, where "

@@ -1,9 +1,12 @@
 """Models of the Hub: where their files are, and what to do where one does not come."""
 
+import functools
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -18,19 +21,59 @@ from huggingface_hub.errors import (
 
 from finetune.models.base import ModelSource
 
+NOT_ANSWERED = (OSError, *(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)))
+"""Errors of a request, with those of the HTTP library, which is another one from version to version of
+huggingface_hub."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a model."""
+
+    names: frozenset[str]
+    """Relative to the model, with /."""
+    folder: Path | None = None
+    """Where they are; None where they can be downloaded."""
+    is_cached: bool = False
+    """True where the Hub did not answer, and the cache may hold a part of the model."""
+
+
+@functools.cache
+def listed(location: str, revision: str | None) -> Listing:
+    """Lists a model of the Hub; where that does not answer, what the cache holds of it."""
+    try:
+        return Listing(frozenset(HfApi().list_repo_files(location, revision=revision)))
+    except NOT_ANSWERED as error:
+        try:
+            cached = Path(snapshot_download(location, revision=revision, allow_patterns=[], local_files_only=True))
+        except LocalEntryNotFoundError as absent:
+            raise absent from error
+    files = (path for path in cached.rglob("*") if path.is_file())
+    return Listing(frozenset(path.relative_to(cached).as_posix() for path in files), cached, is_cached=True)
+
+
+def downloaded(location: str, revision: str | None, names: Iterable[str]) -> Path:
+    """Downloads these files where the cache has not got them; returns the folder that has them all."""
+    return Path(snapshot_download(location, revision=revision, allow_patterns=sorted(names)))
+
 
 def hub_file(source: ModelSource, name: str) -> Path:
     """Returns where a file of the model is, from the cache or the Hub; raises ValueError with one sentence."""
     try:
         return Path(hf_hub_download(source.location, name, revision=source.revision))
     except (OSError, ValueError) as error:
-        text = hub_advice(error, source, f"file {name}, expected a model in diffusers layout. Choose another model")
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            text
-            or f"model.source: {source.location} is no folder here and does not come from the Hub ({reason}). Try "
-            "again, or give a local folder."
-        ) from error
+        missing = f"file {name}, expected a model in diffusers layout. Choose another model"
+        raise hub_refusal(error, source, missing) from error
+
+
+def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> ValueError:
+    """Returns the refusal of a model that does not come from the Hub; `missing` as in `hub_advice`."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        hub_advice(error, source, missing)
+        or f"model.source: {source.location} is no folder here and does not come from the Hub ({reason}). Try again, "
+        "or give a local folder."
+    )
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:

@@ -14,12 +14,13 @@ from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError
 
-from finetune.config import PICKLED
+from finetune.config import PICKLED, SINGLE_FILE
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_advice, hub_file
+from finetune.models.part_files import ADVICE, part_files, variant_warnings, with_weights
 from finetune.models.single_file import DENOISERS, published_folder, single_file_kind, weights_from_single_file
-from finetune.models.stored import stored_dtype, variant_of, with_float32_buffers
+from finetune.models.stored import stored_dtype, with_float32_buffers
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
@@ -163,22 +164,28 @@ def scheduler_class(name: str, option: str) -> Any:
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
     """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says."""
-    options = {"variant": source.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.is_single_file:
         return loaded(lambda: weights_from_single_file(kind, source, part), source, part)
+    files = part_files(source, part, has_weights=True)
+    options = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.as_stored and part in DENOISERS:
-        options["torch_dtype"] = loaded(lambda: stored_dtype(source, part), source, part)
-    model = load_part(kind, source, part, options)
+        options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)
+    model = loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part, **options), source, part)
     return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)
 
 
-def load_part(kind: Any, source: ModelSource, part: str, options: dict[str, Any] | None = None) -> Any:
-    """Returns one part of the pipeline; raises ValueError that names it where it does not load."""
-    return loaded(
-        lambda: kind.from_pretrained(source.configs, subfolder=part, revision=source.revision, **(options or {})),
-        source,
-        part,
-    )
+def load_part(kind: Any, source: ModelSource, part: str) -> Any:
+    """Returns one part of the pipeline that has no weights; raises ValueError that names it where it does not load."""
+    files = part_files(source, part, has_weights=False)
+    return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
+
+
+def parts_warnings(source: ModelSource) -> list[str]:
+    """Returns what the user should know of how the parts are read that the index names."""
+    entries = pipeline_index(source).items()
+    loaded_by = ("diffusers", "transformers")
+    parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
+    return variant_warnings(source, [part for part in parts if part not in source.without])
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
@@ -186,8 +193,7 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
     try:
         return load()
     except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-        missing = f"{part} with safetensors weights{f' of the variant {source.variant}' if source.variant else ''}"
-        text = hub_advice(error, source, f"{missing}. Choose another model or variant, or convert it to a local folder")
+        text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
         reason = f"{part} of {source.location} does not load: {first_line(error)}"
         raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error
 
@@ -197,18 +203,11 @@ def part_advice(source: ModelSource, part: str) -> str:
     if source.is_single_file:
         return f"Expected the weights that {Path(source.configs) / part} describes: is it of the same base model?"
     files = [path.name for path in Path(source.location, part).glob("*")]
-    safe = [name for name in files if name.endswith(".safetensors")]
-    if not safe and any(name.endswith(PICKLED) for name in files):
+    if not any(name.endswith(SINGLE_FILE) for name in files) and any(name.endswith(PICKLED) for name in files):
         return (
             "It holds pickled weights alone, which can run code when they are read, expected safetensors. Where you "
             "trust them: DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)."
         )
-    variants = sorted({variant for name in safe if (variant := variant_of(name)) is not None})
-    if safe and source.variant is not None and source.variant not in variants:
-        known = f"Give --model.variant {variants[0]}" if variants else "Remove model.variant"
-        return f"It has no weights of the variant {source.variant}. {known}."
-    if variants and source.variant is None and all(map(variant_of, safe)):
-        return f"It has weights of a variant alone: give --model.variant {variants[0]}."
     return "Expected safetensors weights and their config.json in diffusers layout."
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from finetune.models.base import ModelSource
+from finetune.models.part_files import PartFiles, variant_of
 
 SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -26,9 +25,10 @@ def is_narrow(value: Tensor) -> bool:
     return value.is_floating_point() and value.itemsize < torch.float32.itemsize
 
 
-def stored_dtype(source: ModelSource, part: str) -> torch.dtype:
-    """Returns bfloat16 or float16 where all weights of a part of a folder are stored so, else float32."""
-    return common_dtype((file, "") for file in weight_files(source, part))
+def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
+    """Returns bfloat16 or float16 where all weights of a part are stored so, else float32."""
+    paths = (files.root / part).glob("*.safetensors")
+    return common_dtype((path, "") for path in paths if variant_of(path.name) == files.variant)
 
 
 def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
@@ -39,29 +39,6 @@ def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
             names = [name for name in file.keys() if name.startswith(beginning)]  # noqa: SIM118 (not a dict)
             formats |= {file.get_slice(name).get_dtype() for name in names}
     return SIXTEEN_BITS.get(formats.pop(), torch.float32) if len(formats) == 1 else torch.float32
-
-
-def weight_files(source: ModelSource, part: str) -> list[Path]:
-    """Returns the safetensors files of a part, those of the Hub downloaded; more than are read where a folder has
-    more."""
-    folder = Path(source.location)
-    if not folder.is_dir():
-        end = f"*.{source.variant}*.safetensors" if source.variant else "*.safetensors"
-        snapshot = snapshot_download(
-            source.location,
-            revision=source.revision,
-            allow_patterns=f"{part}/{end}",
-            ignore_patterns=None if source.variant else f"{part}/*.*.safetensors",
-        )
-        folder = Path(snapshot)
-    files = (folder / part).glob("*.safetensors")
-    return [path for path in files if variant_of(path.name) == source.variant]
-
-
-def variant_of(file_name: str) -> str | None:
-    """Returns fp16 for NAME.fp16.safetensors and NAME.fp16-00001-of-00002.safetensors, None for no variant."""
-    pieces = file_name.split(".")
-    return pieces[1].partition("-")[0] if len(pieces) > 2 else None
 
 
 def with_float32_buffers(model: Any) -> Any:

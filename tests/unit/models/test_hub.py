@@ -1,12 +1,15 @@
 """Models of the Hub: a server that answers with the Hub's headers, and a cache in its layout; no network."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 import safetensors.torch
 
 from tests.runs import Options, run
+from tests.tiny import build_pipeline
 
 COMMIT = "1" * 40
 
@@ -51,31 +55,58 @@ def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> li
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as huggingface.co does: status and X-Error-Code."""
+    """Answers as huggingface.co does: status, headers and X-Error-Code; models are the subfolders of `folder`."""
 
     refusals = {  # noqa: RUF012
         "gated": (403, "GatedRepo"),
         "unseen": (401, "RepoNotFound"),  # what a private and an absent model look like from outside
         "forbidden": (403, ""),
     }
+    folder = Path()
+    sent: list[str] = []  # noqa: RUF012
+    """The files that were downloaded, as owner/NAME would have them."""
 
-    def do_HEAD(self) -> None:
-        name, _, rest = self.path.removeprefix("/owner/").partition("/resolve/")
-        revision = rest.partition("/")[0]
-        if "/tree/" in self.path:  # asked by transformers for the list of a folder's files
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b"[]")
-        elif name in self.refusals:
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].removeprefix("/api/models").removeprefix("/owner/")
+        name, question, revision, *rest = path.split("/", 3)
+        model = self.folder / name
+        if name in self.refusals:
             self.refuse(*self.refusals[name])
         elif revision not in ("main", COMMIT):
             self.refuse(404, "RevisionNotFound")
+        elif question == "revision":
+            self.answer({"id": f"owner/{name}", "sha": COMMIT})
+        elif question == "tree":
+            files = sorted(path for path in model.rglob("*") if path.is_file())
+            self.answer(
+                [
+                    {"type": "file", "oid": "0" * 40, "size": file.stat().st_size, "path": str(file.relative_to(model))}
+                    for file in files
+                ]
+            )
+        elif (file := model / "".join(rest)).is_file():
+            self.give(file)
         else:
             self.refuse(404, "EntryNotFound", {"X-Repo-Commit": COMMIT})
 
-    do_GET = do_HEAD
+    do_HEAD = do_GET
+
+    def answer(self, value: object) -> None:
+        self.reply(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def give(self, file: Path) -> None:
+        name = str(file.relative_to(self.folder))
+        if self.command == "GET":
+            self.sent.append(name)
+        self.reply(file.read_bytes(), {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(name.encode()).hexdigest()})
+
+    def reply(self, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -88,11 +119,22 @@ class Hub(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """A Hub under way; what is put into its folder is there at once."""
+
+    address: str
+    folder: Path
+    sent: list[str]
+
+
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+def hub(tmp_path: Path) -> Iterator[Served]:
+    folder, sent = tmp_path / "hub", []
+    kind = type("OwnHub", (Hub,), {"folder": folder, "sent": sent})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield Served(f"http://127.0.0.1:{server.server_port}", folder, sent)
     server.shutdown()
     server.server_close()
 
@@ -114,59 +156,118 @@ def cached(model: Path, cache: Path, name: str) -> Path:
     return snapshot
 
 
-def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(
-    endpoint: str, tiny_model: Path, tmp_path: Path
-) -> None:
-    snapshot = cached(tiny_model, tmp_path / "cache", "half")
-    shutil.rmtree(snapshot / "unet")
-    gated, unseen, revision, no_index, part, forbidden = load(
+def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
+    """Adds a variant fp16 of the weights of some parts, in as many shards."""
+    for part in parts:
+        for file in folder.glob(f"{part}/*.safetensors"):
+            stem, *rest = file.name.removesuffix(".safetensors").partition("-")
+            weights = {name: value.half() for name, value in safetensors.torch.load_file(file).items()}
+            safetensors.torch.save_file(
+                weights, file.with_name(f"{stem}.fp16{''.join(rest)}.safetensors"), metadata={"format": "pt"}
+            )
+        for file in folder.glob(f"{part}/*.index.json"):
+            index = json.loads(file.read_text())
+            index["weight_map"] = {
+                key: re.sub("-", ".fp16-", name, count=1) for key, name in index["weight_map"].items()
+            }
+            file.with_name(f"{file.name.removesuffix('.json')}.fp16.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of which each part has two shards, as FLUX.1 and SD3.5 large have them."""
+    folder = tmp_path_factory.mktemp("shards") / "model"
+    build_pipeline(size="micro").save_pretrained(folder, max_shard_size="40KB")
+    assert all(len(list((folder / part).glob("*-of-*.safetensors"))) > 1 for part in ("unet", "vae", "text_encoder"))
+    return folder
+
+
+def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub: Served, shards: Path, tmp_path: Path) -> None:
+    half = with_half(shutil.copytree(shards, hub.folder / "half"))
+    shutil.rmtree(half / "unet")
+    shutil.copytree(shards, hub.folder / "pickled")
+    for file in (hub.folder / "pickled" / "vae").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    gated, unseen, revision, no_index, part, variant, pickled, forbidden = load(
         tmp_path / "cache",
         {"location": "owner/gated"},
         {"location": "owner/unseen"},
-        {"location": "owner/open", "revision": "v9"},
+        {"location": "owner/half", "revision": "v9"},
         {"location": "owner/open"},
         {"location": "owner/half", "revision": COMMIT, "variant": "fp16"},
+        {"location": "owner/half", "variant": "bf16"},
+        {"location": "owner/pickled"},
         {"location": "owner/forbidden"},
-        HF_ENDPOINT=endpoint,
+        HF_ENDPOINT=hub.address,
         HF_HUB_OFFLINE="0",
     )
     assert "owner/gated is gated. Accept its terms" in gated and "hf auth login" in gated
     assert "the Hub has no model owner/unseen, or it is private" in unseen and "hf auth login" in unseen
-    assert "model.revision: owner/open has no revision v9" in revision
+    assert "model.revision: owner/half has no revision v9" in revision
     assert "owner/open has no file model_index.json" in no_index
     assert "owner/half has no unet with safetensors weights of the variant fp16" in part
+    assert "owner/half has no weights of the variant bf16. Give one that it has (fp16)" in variant
+    assert "owner/pickled has no vae with safetensors weights." in pickled
     assert "does not let you read owner/forbidden (403)" in forbidden
-    for text in (gated, unseen, revision, no_index, part, forbidden):
+    for text in (gated, unseen, revision, no_index, part, variant, pickled, forbidden):
         assert "\n" not in text
+    assert not [name for name in hub.sent if name.startswith(("half/unet", "pickled/vae"))]
 
 
-def test_a_cached_model_loads_offline_with_revision_and_variant(tiny_model: Path, tmp_path: Path) -> None:
-    both = shutil.copytree(tiny_model, tmp_path / "both")
-    for file in both.rglob("*.safetensors"):
-        shutil.copyfile(file, file.with_suffix(".fp16.safetensors"))
-    cached(both, tmp_path / "cache", "model")
-    *loaded, revision, variant, absent = load(
+def test_of_a_model_on_the_hub_only_what_is_read_is_downloaded_and_then_read_offline(
+    hub: Served, shards: Path, tmp_path: Path
+) -> None:
+    """Not the other variant, nor weights of other libraries, nor the files of parts that are not read."""
+    unread = ["whole.safetensors", "unet/diffusion_pytorch_model.bin", "text_encoder/model.onnx", "unet/flax.msgpack"]
+    unread += ["safety_checker/model.safetensors", "vae/own.safetensors", "vae_1_0/diffusion_pytorch_model.safetensors"]
+    for name in ("plain", "half"):
+        model = with_half(shutil.copytree(shards, hub.folder / name), parts=("unet", "text_encoder"))
+        for file in map(model.joinpath, unread):
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"x" * 64)
+    sources: list[dict[str, str | bool]] = [{"location": "owner/plain"}, {"location": "owner/half", "variant": "fp16"}]
+    online = load(tmp_path / "cache", *sources, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
+    assert online == ["UNet2DConditionModel torch.float32"] * 2
+    assert len(hub.sent) == len(set(hub.sent)) and not {*unread} & {name.partition("/")[2] for name in hub.sent}
+    weights = [name for name in hub.sent if "safetensors" in name and "/vae/" not in name]
+    assert {(name.partition("/")[0], ".fp16" in name) for name in weights} == {("plain", False), ("half", True)}
+    sent = len(hub.sent)
+    assert load(tmp_path / "cache", *sources, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1") == online
+    assert len(hub.sent) == sent
+
+
+def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tmp_path: Path) -> None:
+    with_half(shutil.copytree(shards, tmp_path / "both"))
+    cached(tmp_path / "both", tmp_path / "cache", "model")
+    half = with_half(shutil.copytree(shards, tmp_path / "half"))
+    for file in [*half.rglob("*.safetensors"), *half.rglob("*.index.json")]:
+        if ".fp16" not in file.name:
+            file.unlink()
+    cached(half, tmp_path / "cache", "half")
+    torn = cached(shards, tmp_path / "cache", "torn")
+    next((torn / "vae").glob("*-00002-of-*")).unlink()
+    *loaded, gap, revision, variant, absent = load(
         tmp_path / "cache",
         {"location": "owner/model"},
         {"location": "owner/model", "revision": "v1"},
         {"location": "owner/model", "revision": COMMIT, "variant": "fp16"},
+        {"location": "owner/half"},
+        {"location": "owner/torn"},
         {"location": "owner/model", "revision": "v9"},
         {"location": "owner/model", "variant": "bf16"},
         {"location": "owner/absent"},
         HF_HUB_OFFLINE="1",
     )
-    assert loaded == ["UNet2DConditionModel torch.float32"] * 3
+    assert loaded == ["UNet2DConditionModel torch.float32"] * 4
+    assert "HF_HUB_OFFLINE is set" in gap and "missing: vae/diffusion_pytorch_model-00002-of-" in gap
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
     assert "owner/model" in variant and "HF_HUB_OFFLINE is set" in variant
     assert "no folder owner/absent is here" in absent and "hf download owner/absent" in absent
 
 
 def test_a_cached_model_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> None:
-    both = shutil.copytree(tiny_model, tmp_path / "both")
-    for file in both.rglob("*.safetensors"):
-        weights = {name: value.half() for name, value in safetensors.torch.load_file(file).items()}
-        safetensors.torch.save_file(weights, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
-    cached(both, tmp_path / "cache", "model")
+    cached(with_half(shutil.copytree(tiny_model, tmp_path / "both")), tmp_path / "cache", "model")
     wide, narrow = load(
         tmp_path / "cache",
         {"location": "owner/model", "as_stored": True},

@@ -16,6 +16,7 @@ from finetune.data.cache import fingerprint
 from finetune.methods.lora import LoRA
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelSource, Network
+from finetune.models.part_files import part_files
 from finetune.models.parts import PARTS, Part, loaded
 from finetune.models.sd import StableDiffusion
 from finetune.models.stored import seen_in_float32, stored_dtype
@@ -77,15 +78,18 @@ def test_the_number_format_is_that_of_the_variant_and_of_all_shards(tmp_path: Pa
     pipeline: Any = build_pipeline(size="micro")
     source = saved(pipeline, tmp_path, torch.float32)
     saved(pipeline, tmp_path, torch.float16, variant="fp16", max_shard_size="20KB")
-    assert stored_dtype(source, "unet") == torch.float32
+    assert stored_dtype(part_files(source, "unet", has_weights=True), "unet") == torch.float32
     fp16 = replace(source, variant="fp16")
-    assert stored_dtype(fp16, "unet") == torch.float16 and FAMILY.denoiser(fp16).dtype == torch.float16
+    assert (
+        stored_dtype(part_files(fp16, "unet", has_weights=True), "unet") == torch.float16
+        and FAMILY.denoiser(fp16).dtype == torch.float16
+    )
     shards = sorted((tmp_path / "unet").glob("*.fp16-*.safetensors"))
     assert len(shards) > 1
     weights = safetensors.torch.load_file(shards[0])
     name = next(iter(weights))
     safetensors.torch.save_file(weights | {name: weights[name].float()}, shards[0])
-    assert stored_dtype(fp16, "unet") == torch.float32
+    assert stored_dtype(part_files(fp16, "unet", has_weights=True), "unet") == torch.float32
 
 
 def test_a_part_without_weights_is_refused_as_ever(half: ModelSource, tmp_path: Path) -> None:
