@@ -19,7 +19,7 @@ from finetune.data.folder import UNREAD_SUFFIXES
 from finetune.data.images import open_header, open_rgb, readable_formats, upright_size
 from finetune.data.similarity import picture_codes
 
-VERSION = 1
+VERSION = 2
 """Raised when the same file gives other figures."""
 SCORES = (
     "brightness",  # mean of the grey picture, 0 to 255
@@ -44,6 +44,9 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}  # other formats 
 def plugins() -> tuple[str, ...]:
     """Returns the formats that can be read; those of optional packages come and go with them."""
     return tuple(sorted(readable_formats()))
+
+
+TRANSPARENT = "pictures with transparency, whose hidden pixels are not seen in training"
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def notes(header: Image.Image, num_frames: float, colour_warning: str | None) ->
     if num_frames > 1:
         found.append("animations, of which the first frame is measured and trained on")
     if header.has_transparency_data:
-        found.append("pictures with transparency, whose hidden pixels are not seen in training")
+        found.append(TRANSPARENT)
     if colour_warning is not None:
         found.append("colour profiles that cannot be used and are ignored")
     return tuple(found)
@@ -159,6 +162,5 @@ def reason(message: str, data: bytes, suffix: str) -> Reason:
         is_short_webp = data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
         is_short = message.startswith("cut short:") or "truncated" in message.lower() or is_short_webp
         return "truncated" if is_short else "decode_error"
-    return (
-        "unsupported_format" if message.startswith(("HEIC", "JPEG XL")) or suffix in UNREAD_SUFFIXES else "not_an_image"
-    )
+    is_unsupported = message.startswith(("HEIC", "JPEG XL", "unsupported")) or suffix in UNREAD_SUFFIXES
+    return "unsupported_format" if is_unsupported else "not_an_image"

@@ -24,6 +24,7 @@ from datasets_prep.kept import Kept, Rows
 from datasets_prep.lint import token_counter
 from datasets_prep.lint_stage import lint_marks
 from datasets_prep.loading import Loader
+from datasets_prep.measure import TRANSPARENT, colour
 from datasets_prep.publish import publish
 from datasets_prep.quality import all_flags, unusable
 from datasets_prep.records import Prepared, PrepSource, Rejected
@@ -178,6 +179,20 @@ class Stages:
         learned |= score_texts(sorting, config.scores, captions, *outside)
         return captions, learned
 
+    def _tell_notes(self, sorting: Sorting) -> None:
+        """Tells what was noted of the images that are kept."""
+        config, pictures = self.config, sorting.pictures
+        is_lost = config.write.reencode == "no" and colour(config.background) != (255, 255, 255)
+        for index in (index for index in sorted(pictures.notes) if sorting.is_in[index]):
+            for note in pictures.notes[index]:
+                self.findings.warn(note, pictures.sources[index])
+                if note == TRANSPARENT and is_lost:
+                    self.findings.warn(
+                        f"images judged on {config.background} that training will see on white; use --write.reencode "
+                        "png to keep the background",
+                        pictures.sources[index],
+                    )
+
     def write(
         self,
         output: Path,
@@ -199,9 +214,7 @@ class Stages:
                 f"source: {', '.join(config.source)} holds no usable picture ({counts or 'no files'}). Expected "
                 "pictures such as JPEG, PNG or WebP. Check the path" + (f" and these files: {these}" if left else ".")
             )
-        for index in sorted(pictures.notes):
-            for note in pictures.notes[index] if sorting.is_in[index] else ():
-                findings.warn(note, pictures.sources[index])
+        self._tell_notes(sorting)
         kept = Kept(
             pictures=pictures,
             indices=indices,

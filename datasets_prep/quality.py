@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from datasets_prep.config import QualityConfig
+from datasets_prep.measure import TRANSPARENT
 from datasets_prep.records import Why
 from datasets_prep.store import Pictures
 
@@ -16,6 +17,8 @@ def unusable(pictures: Pictures, config: QualityConfig) -> dict[int, Why]:
     for index in np.flatnonzero(pictures.score("deviation") < config.min_deviation):
         deviation = pictures.score("deviation")[index]
         detail = f"one tone: levels deviate by {deviation:.2f} of 255, expected {config.min_deviation:g} or more"
+        if TRANSPARENT in pictures.notes.get(int(index), ()):
+            detail += "; it is partly transparent: use another --background, and --write.reencode png to keep it"
         found[int(index)] = ("low_information", detail, float(pictures.score("deviation")[index]))
     for index in np.flatnonzero(long > config.max_aspect * short):
         size = f"{pictures.width[index]} x {pictures.height[index]}"

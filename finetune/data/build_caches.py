@@ -19,6 +19,7 @@ from finetune.data.dataset import Encoded, View, caption_options, latent_key, te
 from finetune.data.encode import Encoder, on_device, validation_caption, validation_view
 from finetune.data.entries import first_few
 from finetune.data.holes import Holes, filling_key
+from finetune.data.images import BLANK
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components
@@ -48,9 +49,8 @@ def build_caches(
         vae_fingerprint, latents, cut_masks = cache_pictures(
             encoder, accelerator, to_train, to_score, source, cache, folder, masks, holes
         )
-    odd = sorted(set(gather_object(encoder.colour_warnings)))
-    if odd:
-        accelerator.print(f"warning: pictures whose colour profile cannot be used ({len(odd):,}): {first_few(odd)}")
+    for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
+        accelerator.print(f"warning: {warning}")
     with encoder.lent("text_encoders"):
         encoder_fingerprint = text_fingerprint(encoder.components)
         text = None
@@ -68,6 +68,18 @@ def build_caches(
                     "Encoding captions",
                 )
     return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks)
+
+
+def image_warnings(odd: set[str]) -> Iterator[str]:
+    """Yields a sentence for each kind of what was odd about images, counted."""
+    blank = sorted(text for text in odd if BLANK in text)
+    if others := sorted(odd - set(blank)):
+        yield f"images whose colour profile cannot be used ({len(others):,}): {first_few(others)}"
+    if blank:
+        yield (
+            f"images that are one colour where transparency is white ({len(blank):,}): {first_few(blank)}. Prepare "
+            "them on another: python -m datasets_prep --background black --write.reencode png"
+        )
 
 
 def cache_pictures(

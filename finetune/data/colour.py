@@ -6,13 +6,30 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+from finetune.data.png import SRGB_PRIMARIES, Encoding
+
 STRIP_ROWS = 256
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+HIGH_RANGE = 16.0
+"""Floats that go beyond 1, but no further than this, are taken for light of a high dynamic range."""
 
 
-def colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Splits a picture of any mode into 8-bit L, RGB or CMYK, and alpha as L where there is some."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bits(image)
+class UnsupportedSamples(ValueError):
+    """An intact image whose numbers cannot be told the colours of."""
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether Pillow holds an image in one channel of more than 8 bits."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tuple[Image.Image, Image.Image | None]:
+    """Splits an image of any mode into 8-bit L, RGB or CMYK, and alpha as L where there is some.
+
+    An encoding is followed here only where `is_deep`.
+    """
+    if is_deep(image):
+        return _eight_bits(image, encoding)
     if image.has_transparency_data:  # in palettes and single colours too
         with_alpha = "LA" if image.mode in ("L", "LA") else "RGBA"
         image = image if image.mode == with_alpha else image.convert(with_alpha)
@@ -24,7 +41,7 @@ def colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     return image.convert("L" if image.mode == "1" else "RGB"), None
 
 
-def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Image, Image.Image | None]:
     """Scales 16-bit, 32-bit and float samples to L; a transparent level becomes alpha.
 
     The first range that holds all samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats;
@@ -35,6 +52,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if not np.isfinite(extremes).all():
         raise ValueError("some of its pixels are not finite numbers")
     low, high = min(pair[0] for pair in extremes), max(pair[1] for pair in extremes)
+    if image.mode == "F" and low >= 0 and 1 < high <= HIGH_RANGE:
+        raise UnsupportedSamples(
+            f"unsupported samples: floats from {low:g} to {high:g}, expected 0 to 1 or 0 to 255. Save it as PNG"
+        )
     tops = [top for top in ((1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)) if low >= 0 and high <= top]
     floor, span = (0.0, tops[0]) if tops else (low, (high - low) or 1.0)
 
@@ -43,8 +64,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     alpha = None if key is None else Image.new("L", image.size)
     for box in boxes:
         strip = np.asarray(image.crop(box))
-        levels = np.rint((strip - np.float64(floor)) * (255.0 / span)).astype(np.uint8)
-        colour.paste(Image.fromarray(levels), box)
+        levels = (strip - np.float64(floor)) * (255.0 / span)
+        if encoding is not None and encoding.gamma is not None:
+            levels = 255 * srgb_samples((levels / 255) ** encoding.gamma)
+        colour.paste(Image.fromarray(np.rint(levels).astype(np.uint8)), box)
         if alpha is not None:
             alpha.paste(Image.fromarray(np.where(strip == key, 0, 255).astype(np.uint8)), box)
     return colour, alpha
@@ -63,6 +86,51 @@ def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             warning = f"colour profile ignored: {error}"
     return (colour if colour.mode == "RGB" else colour.convert("RGB")), warning
+
+
+def decoded(colour: Image.Image, encoding: Encoding) -> tuple[Image.Image, str | None]:
+    """Returns L or RGB of an encoding as RGB in sRGB, and what of the encoding could not be followed."""
+    samples = np.arange(256) / 255
+    light = srgb_light(samples) if encoding.gamma is None else samples**encoding.gamma
+    if encoding.primaries is None or colour.mode == "L":  # grey is grey whatever the primaries
+        if encoding.gamma is not None:
+            table = np.rint(255 * srgb_samples(light)).astype(int).tolist()
+            colour = colour.point(table * len(colour.getbands()))
+        return colour.convert("RGB"), encoding.warning
+    matrix = primaries_to_srgb(encoding.primaries).T
+    result = Image.new("RGB", colour.size)
+    for top in range(0, colour.height, STRIP_ROWS):
+        box = (0, top, colour.width, min(top + STRIP_ROWS, colour.height))
+        strip = srgb_samples(light[np.asarray(colour.crop(box))] @ matrix)
+        result.paste(Image.fromarray(np.rint(255 * strip).astype(np.uint8)), box)
+    return result, encoding.warning
+
+
+def srgb_samples(light: np.ndarray) -> np.ndarray:
+    """Returns samples 0 to 1 for light 0 to 1, what is beyond cut off: IEC 61966-2-1, section 5.2."""
+    light = np.clip(light, 0, 1)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def srgb_light(samples: np.ndarray) -> np.ndarray:
+    """Returns light 0 to 1 for samples 0 to 1; the inverse of `srgb_samples`."""
+    return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
+
+
+def primaries_to_srgb(primaries: tuple[float, ...]) -> np.ndarray:
+    """Returns the matrix [3 3] from light of given primaries to that of sRGB, white adapted by Bradford's method."""
+    from_white, to_white = (BRADFORD @ _xyz(*each[:2]) for each in (primaries, SRGB_PRIMARIES))
+    adapt = np.linalg.inv(BRADFORD) @ np.diag(to_white / from_white) @ BRADFORD
+    return np.linalg.inv(_light_to_xyz(SRGB_PRIMARIES)) @ adapt @ _light_to_xyz(primaries)
+
+
+def _light_to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
+    columns = np.stack([_xyz(*primaries[start : start + 2]) for start in (2, 4, 6)], axis=1)
+    return columns * np.linalg.solve(columns, _xyz(*primaries[:2]))
+
+
+def _xyz(x: float, y: float) -> np.ndarray:
+    return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
 def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:

@@ -52,8 +52,8 @@ def record_pixels(
         image = open_rgb(data, draft=(view.width, view.height))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    if "colour_warning" in image.info:
-        warn(f"{name} ({image.info['colour_warning']})")
+    for text in image.info.values():
+        warn(f"{name} ({text})")
     array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
     return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
 

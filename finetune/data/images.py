@@ -4,14 +4,15 @@ import functools
 import importlib
 import io
 import struct
-import zlib
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from finetune.data.colour import colour_and_alpha, to_srgb
+from finetune.data.colour import UnsupportedSamples, colour_and_alpha, decoded, is_deep, to_srgb
 from finetune.data.jpeg_xl import is_jpeg_xl, read_jpeg_xl_header
+from finetune.data.png import Encoding, check_png, png_blocks, png_encoding
+from finetune.data.tiff import STARTS as TIFF_STARTS
+from finetune.data.tiff import refuse_unsupported_tiff
 from finetune.extras import install_command
 
 # Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
@@ -33,6 +34,7 @@ UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BLANK = "one colour on the background"
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
@@ -44,34 +46,44 @@ def open_rgb(
     With `draft` a JPEG may be decoded at a half, quarter or eighth, but never below that (width, height), both upright.
     Raises ValueError when the bytes are no picture, are cut short or damaged, or hold more than `MAX_PIXELS`. Damage
     inside a JPEG's or WebP's compressed data that still decodes cannot be seen. A colour profile that cannot be used is
-    ignored; the result's `info["colour_warning"]` then says why, for the caller to count.
+    ignored; the result's `info["colour_warning"]` then says why, for the caller to count. `info["blank_warning"]` says
+    where transparency leaves one colour, as of white lines on white.
     """
     image = open_header(data)
     orientation = _orientation(image, data)
     if image.format == "PNG":
-        _check_png(data)
+        check_png(data)
     if draft is not None and image.format in ("JPEG", "MPO"):  # a HEIC's draft would be its thumbnail
         width, height = draft
         assert width > 0 and height > 0, draft
         image.draft(None, (height, width) if orientation in SIDEWAYS else (width, height))
-    profile = image.info.get("icc_profile")
+    encoding = png_encoding(data) if image.format == "PNG" else None
+    profile = image.info.get("icc_profile") if encoding is None else None
     _load(image)
     try:
-        colour, alpha = colour_and_alpha(image)
+        colour, alpha = colour_and_alpha(image, encoding)
+        if is_deep(image):  # its encoding was followed where there were more than 8 bits
+            encoding = encoding and Encoding(warning=encoding.warning)
         del image  # of large pictures no second copy is kept
-        picture, warning = to_srgb(colour, profile)
+        picture, warning = to_srgb(colour, profile) if encoding is None else decoded(colour, encoding)
         del colour
     except MemoryError:  # says nothing about the picture
         raise
+    except UnsupportedSamples:
+        raise
     except Exception as error:
         raise ValueError(f"its pixels cannot be turned into RGB: {_reason(error)}") from error
+    blank = None
     if alpha is not None:
         canvas = Image.new("RGB", picture.size, background)
         canvas.paste(picture, (0, 0), alpha)
         picture = canvas
+        if is_one_colour(picture) and not is_one_colour(alpha):
+            blank = BLANK
     if orientation in UPRIGHT:
         picture = picture.transpose(UPRIGHT[orientation])
-    picture.info = {} if warning is None else {"colour_warning": warning}
+    notes = {"colour_warning": warning, "blank_warning": blank}
+    picture.info = {name: text for name, text in notes.items() if text is not None}
     return picture
 
 
@@ -80,10 +92,15 @@ def open_alpha(data: bytes) -> Image.Image | None:
     image = open_header(data)
     orientation = _orientation(image, data)
     if image.format == "PNG":
-        _check_png(data)
+        check_png(data)
     _load(image)
     alpha = colour_and_alpha(image)[1] if image.has_transparency_data else None
     return alpha.transpose(UPRIGHT[orientation]) if alpha is not None and orientation in UPRIGHT else alpha
+
+
+def is_one_colour(image: Image.Image) -> bool:
+    """Whether all pixels of an 8-bit image are the same."""
+    return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
 
 
 def _load(image: ImageFile.ImageFile) -> None:
@@ -169,6 +186,7 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(data), formats=readable_formats() if _needs_plugin(data) else FORMATS)
     except UnidentifiedImageError:
+        refuse_unsupported_tiff(data, is_open=False)
         raise ValueError(_what_it_is(data)) from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"too many pixels, the limit is {MAX_PIXELS:,}: {error}") from error
@@ -177,6 +195,7 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
     except Exception as error:  # see open_rgb
         raise ValueError(f"cut short or damaged: {_reason(error)}") from error
     _check_size(*image.size)
+    refuse_unsupported_tiff(data, is_open=True)
     return image
 
 
@@ -219,7 +238,7 @@ def _what_it_is(data: bytes) -> str:
             return f"{name} is read by a plugin that is missing. Run: {command}, or save it as PNG"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
         return "the file holds HTML, XML or SVG text, not pixels"
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")) or data[4:12] == b"ftypavif":
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", *TIFF_STARTS, b"GIF8")) or data[4:12] == b"ftypavif":
         return "cut short or damaged: its header cannot be read"
     return f"not a picture in one of the formats {', '.join(FORMATS)}"
 
@@ -234,35 +253,10 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     try:
         exif = Image.Image.getexif(image)  # the base class: PNG's own override decodes the pixels
         if image.format == "PNG" and ORIENTATION_TAG not in exif:
-            for kind, body, _ in _png_blocks(data):  # the block may stand behind the pixels
+            for kind, body, _ in png_blocks(data):  # the block may stand behind the pixels
                 if kind == b"eXIf":
                     exif.load(b"Exif\0\0" + bytes(body))
         orientation = exif.get(ORIENTATION_TAG)
     except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-
-
-def _png_blocks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Kind, content and stored checksum of each whole block."""
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
-        if end + 4 > len(data):
-            return
-        yield (
-            bytes(view[position + 4 : position + 8]),
-            view[position + 8 : end],
-            int.from_bytes(view[end : end + 4], "big"),
-        )
-        position = end + 4
-
-
-def _check_png(data: bytes) -> None:
-    """Raises ValueError where a block is damaged or missing; Pillow passes over the checksums of the pixel blocks."""
-    for kind, body, checksum in _png_blocks(data):
-        if zlib.crc32(body, zlib.crc32(kind)) != checksum:
-            raise ValueError(f"damaged: the checksum of its {kind.decode('latin-1')} block is wrong")
-        if kind == b"IEND":
-            return
-    raise ValueError("cut short: the PNG's end block is missing")

@@ -1,6 +1,7 @@
 """Every mode, alpha and colour profile becomes the sRGB pixels that a viewer shows."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -43,6 +44,89 @@ def srgb_curve(linear: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, section 5.2."""
     linear = np.clip(linear, 0, 1)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def in_srgb_of(light: np.ndarray, primaries: list[tuple[float, float, float]]) -> np.ndarray:
+    """Light of an ICC profile's primaries as samples of sRGB."""
+    return srgb_curve(light @ np.array(primaries) @ np.linalg.inv(np.array(SRGB)))
+
+
+def chromaticities(*values: float) -> bytes:
+    return png_block(b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values)))
+
+
+GAMMA_1 = png_block(b"gAMA", struct.pack(">I", 100_000))
+GAMMA_22 = png_block(b"gAMA", struct.pack(">I", 45_455))
+ADOBE_XY = chromaticities(0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)  # those of ADOBE
+SRGB_XY = chromaticities(0.3127, 0.329, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+IS_SRGB = png_block(b"sRGB", b"\0")
+P3 = [(0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)]  # Display P3 under D50
+SAMPLES = np.array([[200, 100, 50], [30, 120, 200], [128, 128, 128]])
+LIGHT = (SAMPLES / 255) ** 1.0
+DECODED = np.where(SAMPLES / 255 <= 0.04045, SAMPLES / 255 / 12.92, ((SAMPLES / 255 + 0.055) / 1.055) ** 2.4)
+
+
+def profiled(primaries: list[tuple[float, float, float]], gamma: float) -> bytes:
+    return png_block(b"iCCP", b"p\0\0" + zlib.compress(icc_profile(b"RGB ", gamma, primaries)))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        (GAMMA_1, srgb_curve(LIGHT)),
+        (png_block(b"gAMA", struct.pack(">I", 55_556)), srgb_curve((SAMPLES / 255) ** 1.8)),
+        (GAMMA_22 + SRGB_XY, SAMPLES),
+        (GAMMA_1 + ADOBE_XY, in_srgb_of(LIGHT, ADOBE)),
+        (ADOBE_XY, in_srgb_of(DECODED, ADOBE)),
+        (IS_SRGB + GAMMA_1 + ADOBE_XY, SAMPLES),
+        (profiled(ADOBE, 1.0) + GAMMA_22, in_srgb_of(LIGHT, ADOBE)),
+        (png_block(b"cICP", bytes([12, 13, 0, 1])) + profiled(ADOBE, 1.0) + GAMMA_1, in_srgb_of(DECODED, P3)),
+        (png_block(b"cICP", bytes([1, 8, 0, 1])) + IS_SRGB, srgb_curve(LIGHT)),
+    ],
+    ids=["gamma", "gamma 1.8", "almost sRGB", "both", "primaries", "sRGB wins", "profile wins", "P3 wins", "linear"],
+)
+def test_a_png_is_read_as_its_highest_ranking_block_says(blocks: bytes, expected: np.ndarray) -> None:
+    found = pixels(png(3, 1, 8, 2, b"\0" + SAMPLES.astype(np.uint8).tobytes(), before=blocks))
+    assert np.abs(found[0] - expected).max() <= 2
+
+
+def test_gamma_holds_for_grey_of_16_bits_for_palettes_and_beside_alpha() -> None:
+    expected = srgb_curve(np.array([0.01, 0.5, 1.0]))
+    grey = png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 655, 32768, 65535), before=GAMMA_1)
+    assert np.abs(pixels(grey)[0, :, 0] - expected).max() <= 1  # 8 bits would leave 0.01 at 0.008 or 0.012
+    palette = GAMMA_1 + png_block(b"PLTE", bytes([128, 128, 128]))
+    assert np.abs(pixels(png(1, 1, 8, 3, b"\0\0", before=palette)) - 188).max() <= 1
+    with_alpha = png(1, 1, 8, 6, b"\0" + bytes([128, 128, 128, 128]), before=GAMMA_1)
+    assert np.abs(pixels(with_alpha, background=(0, 0, 0)) - 188 * 128 / 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        png_block(b"gAMA", bytes(4)),
+        chromaticities(0.3127, 0.329, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3),
+        chromaticities(0, 0, 0, 0, 0, 0, 0, 0),
+        png_block(b"cICP", bytes([9, 16, 0, 1])),
+    ],
+    ids=["gamma 0", "one point", "zeros", "PQ"],
+)
+def test_a_pngs_colours_that_cannot_be_followed_are_reported(block: bytes) -> None:
+    found = open_rgb(png(3, 1, 8, 2, b"\0" + SAMPLES.astype(np.uint8).tobytes(), before=block))
+    assert np.array_equal(np.asarray(found)[0], SAMPLES)
+    assert "read as sRGB" in found.info["colour_warning"]
+
+
+def test_floats_that_reach_a_little_beyond_1_are_not_taken_for_8_bits() -> None:
+    data = encoded(Image.fromarray(np.array([[0.0, 0.5, 3.7]], dtype=np.float32)), "TIFF")
+    with pytest.raises(ValueError, match=r"^unsupported.*3\.7.*Save it as PNG"):
+        open_rgb(data)
+
+
+def test_what_transparency_leaves_of_one_colour_is_reported() -> None:
+    lines = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    lines.paste((255, 255, 255, 255), (2, 0, 3, 8))
+    assert "blank_warning" in open_rgb(encoded(lines)).info
+    assert open_rgb(encoded(lines), background=(0, 0, 0)).info == {}
 
 
 def test_sixteen_bit_grey_keeps_its_gradient() -> None:

@@ -131,7 +131,7 @@ def test_a_torn_shard_is_removed_and_made_again_under_whatever_grouping(
     assert "warning" not in capsys.readouterr().out
 
 
-def test_pictures_with_an_unusable_colour_profile_are_counted(
+def test_images_with_an_unusable_profile_and_blank_ones_are_counted(
     components: Components, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_pictures(tmp_path / "pictures", count=3, size=32)
@@ -139,8 +139,13 @@ def test_pictures_with_an_unusable_colour_profile_are_counted(
         with Image.open(folder / name) as image:
             image.load()
         image.save(folder / name, icc_profile=b"no profile")
+    lines = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+    lines.paste((255, 255, 255, 255), (8, 0, 10, 32))
+    lines.save(folder / "0001.png")
     cached(components, folder, tmp_path / "cache")
-    assert "colour profile cannot be used (2): 0000.png" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert any("colour profile cannot be used (2): 0000.png" in line for line in said)
+    assert any("one colour" in line and "(1): 0001.png" in line and "--background" in line for line in said)
 
 
 def test_a_vae_that_overflows_in_fp16_encodes_in_float32(folder: Path, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from datasets_prep.config import QualityConfig
+from datasets_prep.config import PrepConfig, QualityConfig, WriteConfig
 from datasets_prep.figures import border, jpeg_quality
 from datasets_prep.measure import SCORES, Look, measure
+from datasets_prep.pipeline import prepare
 from datasets_prep.quality import all_flags, unusable
 from datasets_prep.records import Measured, Rejected
 from datasets_prep.store import Store, as_keys, read_pictures, write_part
 from finetune.data.images import open_rgb
-from tests.unit.data.files import SHARED, drawn, encoded
+from tests.unit.data.files import SHARED, drawn, encoded, write
+from tests.unit.data.test_tiff import ramp, tiff
 
 LOOK = Look(max_pixels=10**8, max_side=32768, max_bytes=10**9, background="white")
 
@@ -155,3 +157,22 @@ def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
     assert unusable(pictures, QualityConfig()) == {}
     flagged = {name: int(having.sum()) for name, having in all_flags(pictures, QualityConfig()).items() if having.any()}
     assert sum(flagged.values()) <= 1, flagged
+
+
+def test_white_lines_on_transparency_are_told_of_the_background(tmp_path: Path) -> None:
+    lines = Image.new("RGBA", (200, 200), (255, 255, 255, 0))
+    for left in range(20, 200, 40):
+        lines.paste((255, 255, 255, 255), (left, 0, left + 10, 200))
+    config = PrepConfig((write(tmp_path / "raw", {"lines.png": encoded(lines)}),), tmp_path / "out", workers=1)
+    with pytest.raises(ValueError, match=r"low_information 1.*--background"):
+        prepare(config)
+    notices = prepare(replace(config, background="black")).notices
+    assert any("--write.reencode" in notice for notice in notices)
+    kept = prepare(replace(config, background="black", write=WriteConfig(reencode="png")))
+    assert kept.num_pictures == 1 and not any("--write.reencode" in notice for notice in kept.notices)
+
+
+def test_an_intact_tiff_that_is_not_read_is_called_unsupported() -> None:
+    data = tiff(ramp(3, "f4")[0], 2)
+    result = measure(Files(a=data), LOOK, "a")  # type: ignore[arg-type]
+    assert isinstance(result, Rejected) and result.reason == "unsupported_format" and "Save it" in result.detail
