@@ -49,11 +49,12 @@ def test_readme_names_only_files_that_exist() -> None:
 
 
 def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
-    pictures = tmp_path / "my_pictures"
+    pictures = tmp_path / "my_images"
     save_pictures(pictures, count=8, size=64)
     stand_ins = {
-        "my_pictures": str(pictures),
+        "my_images": str(pictures),
         "prepared/ink": str(tmp_path / "prepared" / "ink"),
+        "runs/ink-small": str(tmp_path / "runs" / "ink-small"),
         "runs/ink": str(tmp_path / "runs" / "ink"),
         "runs/ink-word": str(tmp_path / "runs" / "ink-word"),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
@@ -63,7 +64,8 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
     programs = {"python": [sys.executable], "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
     for command, extra in (
         (command_with("datasets_prep"), []),
-        (command_with("recipes.lora"), [*FAST.split(), *cached]),
+        (command_with("finetune/assets/pictograms"), [*FAST.split(), *cached]),
+        (command_with("recipes/configs/sd15_lora_style.yaml"), [*FAST.split(), *cached]),
         (command_with("recipes.textual_inversion"), [*FAST.split(), *cached, "--tokens.init", "red"]),
     ):
         words = programs[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
