@@ -9,6 +9,7 @@ import json
 import secrets
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from finetune.config_dreambooth import PriorConfig
 from finetune.data.buckets import refuse_longer_sides
 from finetune.data.build_caches import progress_bar, settings_text, text_fingerprint
 from finetune.data.cache import cache_key
+from finetune.data.drawing_prompts import drawing_arguments, kept_prompt
 from finetune.data.encode import on_device
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.packed import pack_layers
-from finetune.models.parts import PARTS
+from finetune.models.parts import PARTS, Parts, for_drawing
 from finetune.models.stored import narrowed
 from finetune.models.upcast import kept_from_overflow
 from finetune.randomness import generator
@@ -62,8 +64,6 @@ def make_class_pictures(
             f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
         )
     refuse_longer_sides([(size, size)], family.longest_side(components))
-    assert config.prompt is not None
-    prompt = config.prompt
     if config.guidance_scale is None:
         config = replace(config, guidance_scale=family.guidance_scale)
     settings = {
@@ -88,30 +88,9 @@ def make_class_pictures(
     if missing:
         accelerator.print(f'Making class pictures of "{config.prompt}" in {target}')
         with progress_bar("Making class pictures", len(missing) * config.batch_size, accelerator) as advance:
-            parts.load(*PARTS)
-            pipeline = family.pipeline(components)
-            pipeline_parts = [components.denoiser, components.vae, *components.text_encoders]
-            dtype = COMPUTE_DTYPES[accelerator.mixed_precision]
-            if offload:
-                pack_layers(
-                    components.denoiser, "none", double=False, device=accelerator.device, dtype=dtype, offload=True
-                )
-            for parameter in components.denoiser.parameters():
-                if parameter.is_floating_point():
-                    parameter.data = narrowed(parameter.data, dtype, accelerator.device)
-            components.denoiser.to(dtype)
-            with (
-                on_device(pipeline_parts, accelerator.device),
-                accelerator.autocast(),
-                kept_from_overflow(components.vae),
-            ):
-                prompts = family.pipeline_prompts(components, prompt, "")
-                for group in missing[accelerator.process_index :: accelerator.num_processes]:
-                    for number, picture in drawn_group(pipeline, prompts, group, config, size):
-                        if number < config.num_pictures:
-                            save_picture(picture, picture_path(target, number))
-                    advance(config.batch_size * accelerator.num_processes)
-            del pipeline
+            mine = missing[accelerator.process_index :: accelerator.num_processes]
+            if mine:
+                draw_groups(parts, mine, config, target, size, accelerator, advance, offload=offload)
         accelerator.wait_for_everyone()
         absent = missing_groups(target, config)
         if absent:
@@ -119,6 +98,40 @@ def make_class_pictures(
     parts.drop(*PARTS)
     accelerator.free_memory()
     return target
+
+
+def draw_groups(
+    parts: Parts,
+    groups: Sequence[int],
+    config: PriorConfig,
+    folder: Path,
+    size: int,
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+    *,
+    offload: bool,
+) -> None:
+    """Writes the images of the groups; the text encoders are gone before the denoiser is loaded."""
+    family, device = parts.family, accelerator.device
+    assert config.prompt is not None
+    with parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
+        kept = kept_prompt(family, parts.components, config.prompt, "", accelerator, text_encoder_is_trained=False)
+    parts.load("vae", "denoiser")
+    components, dtype = for_drawing(parts.components, device), COMPUTE_DTYPES[accelerator.mixed_precision]
+    if offload:
+        pack_layers(components.denoiser, "none", double=False, device=device, dtype=dtype, offload=True)
+    for parameter in components.denoiser.parameters():
+        if parameter.is_floating_point():
+            parameter.data = narrowed(parameter.data, dtype, device)
+    components.denoiser.to(dtype)
+    pipeline, drawn_by = family.pipeline(components), [components.denoiser, components.vae]
+    with on_device(drawn_by, device), accelerator.autocast(), kept_from_overflow(components.vae):
+        arguments = drawing_arguments(family, components, kept, device)
+        for group in groups:
+            for number, image in drawn_group(pipeline, arguments, group, config, size):
+                if number < config.num_pictures:
+                    save_picture(image, picture_path(folder, number))
+            advance(config.batch_size * accelerator.num_processes)
 
 
 def model_fingerprint(components: Components, weights: Hashes) -> str:

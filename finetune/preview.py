@@ -1,6 +1,7 @@
 """Pictures from fixed prompts and seeds through the family's own diffusers pipeline, with the untouched model beside
 them."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw, ImageFont
 
 from finetune.config import PreviewConfig
+from finetune.data.drawing_prompts import DrawingPrompts, drawing_arguments
 from finetune.data.encode import on_device
 from finetune.disk import write_atomically
 from finetune.models.base import Components, ModelFamily
+from finetune.models.parts import for_drawing
 from finetune.models.upcast import kept_from_overflow
 
 BASE_STEP = 0
@@ -48,31 +51,32 @@ def make_previews(
     family: ModelFamily,
     components: Components,
     previews: Sequence[Preview],
+    prompts: DrawingPrompts,
     config: PreviewConfig,
     accelerator: Accelerator,
     *,
     size: int,
 ) -> None:
-    """Writes the pictures, each process a part; the denoiser in `components` is the one being trained."""
+    """Writes the images of this process; the denoiser in `components` is the one being trained, and text encoders that
+    do not train have no weights."""
+    components = for_drawing(components, accelerator.device)
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    mine = previews[accelerator.process_index :: accelerator.num_processes]
-    parts = [components.vae, *components.text_encoders]
-    with on_device(parts, accelerator.device), accelerator.autocast(), kept_from_overflow(components.vae):
-        for preview in mine:
-            prompts = family.pipeline_prompts(components, preview.prompt, config.negative_prompt)
-            picture = pipeline(
-                **prompts,
-                width=size,
-                height=size,
-                num_inference_steps=config.num_inference_steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator().manual_seed(preview.seed),
-            ).images[0]
-            temporary = preview.path.with_name(f".tmp-{preview.path.name}")
-            picture.save(temporary, format="PNG")
-            temporary.replace(preview.path)
-    accelerator.wait_for_everyone()
+    with on_device([components.vae], accelerator.device), accelerator.autocast(), kept_from_overflow(components.vae):
+        for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
+            arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
+            for preview in of_prompt:
+                image = pipeline(
+                    **arguments,
+                    width=size,
+                    height=size,
+                    num_inference_steps=config.num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    generator=torch.Generator().manual_seed(preview.seed),
+                ).images[0]
+                temporary = preview.path.with_name(f".tmp-{preview.path.name}")
+                image.save(temporary, format="PNG")
+                temporary.replace(preview.path)
 
 
 def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:

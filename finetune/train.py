@@ -20,6 +20,7 @@ from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_fig
 from finetune.data.build_caches import build_caches, used_captions
 from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate
+from finetune.data.drawing_prompts import kept_prompts
 from finetune.data.encode import Encoder, on_device
 from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
@@ -175,6 +176,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         compute_dtype,
         masks,
         holes,
+        config.preview,
     )
 
     # The network: the denoiser alone, and what else the run trains or asks at every step.
@@ -249,6 +251,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     parts.load(*live)
     for module in itertools.chain.from_iterable(map(parts.modules, live)):
         module.to(accelerator.device)
+    drawing = encoded.drawing
+    if encodes_prompts:
+        drawing = kept_prompts(family, components, config.preview, accelerator, text_encoder_is_trained=True)
     metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None
     run_config = as_plain(config) | {
         "num_processes": accelerator.num_processes,
@@ -284,11 +289,14 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         folder = out / "previews"
         folder.mkdir(exist_ok=True)
         planned = planned_previews(folder, config.preview, step)
-        network.eval()
-        with averaged_weights(), writing(folder), parts.lent("vae", "text_encoders"):
+        mine = planned[accelerator.process_index :: accelerator.num_processes]
+        if mine:
             size = config.preview.size or config.data.resolution
-            make_previews(family, for_sampling, planned, config.preview, accelerator, size=size)
-        network.train()
+            network.eval()
+            with averaged_weights(), writing(folder), parts.lent("vae"):
+                make_previews(family, for_sampling, mine, drawing, config.preview, accelerator, size=size)
+            network.train()
+        accelerator.wait_for_everyone()
         if tracker:
             with writing(folder):
                 grid = save_grid(folder, planned, config.preview, step)

@@ -120,10 +120,7 @@ class PixArtSigma(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
-        tokens = {key: value.to(components.text_encoders[0].device) for key, value in tokens.items()}
-        encoded = self.encode_prompts(components.text_encoders, tokens)
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         return {
             "prompt_embeds": encoded["embeddings"][:1],
             "prompt_attention_mask": encoded["mask"][:1],

@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from finetune.config import CacheConfig, DataConfig
+from finetune.config import CacheConfig, DataConfig, PreviewConfig
 from finetune.data.buckets import Bucket
 from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
 from finetune.data.dataset import Encoded, View, caption_options, latent_key, text_key, views
+from finetune.data.drawing_prompts import kept_prompts
 from finetune.data.encode import Encoder, on_device, validation_caption, validation_view
 from finetune.data.entries import first_few
 from finetune.data.holes import Holes, filling_key
@@ -38,9 +39,10 @@ def build_caches(
     dtype: torch.dtype,
     masks: LatentMasks | None = None,
     holes: Holes | None = None,
+    previews: PreviewConfig | None = None,
 ) -> Encoded:
     """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
-    kept where latents are."""
+    kept where latents are. Prompts of previews are encoded while the text encoders are there, unless these train."""
     to_train = [
         (records[i], view) for bucket in buckets for i in bucket.records for view in views(records[i], bucket, data)
     ]
@@ -51,14 +53,15 @@ def build_caches(
         )
     for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
         accelerator.print(f"warning: {warning}")
+    text = None
+    previews = PreviewConfig() if previews is None or encoder.text_encoder_is_trained else previews
     with encoder.lent("text_encoders"):
         encoder_fingerprint = text_fingerprint(encoder.components)
-        text = None
-        if cache.text:
-            captions = {"", *used_captions(records, buckets, held_out, data)}
-            by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
-            text = ShardStore(folder / "text")
-            with on_device(encoder.components.text_encoders, encoder.device):
+        with on_device(encoder.components.text_encoders if cache.text or previews.prompts else (), encoder.device):
+            if cache.text:
+                captions = {"", *used_captions(records, buckets, held_out, data)}
+                by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
+                text = ShardStore(folder / "text")
                 fill_store(
                     text,
                     list(by_key),
@@ -67,7 +70,10 @@ def build_caches(
                     cache,
                     "Encoding captions",
                 )
-    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks)
+            drawing = kept_prompts(
+                encoder.family, encoder.components, previews, accelerator, text_encoder_is_trained=False
+            )
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks, drawing)
 
 
 def image_warnings(odd: set[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from finetune.config import DataConfig
 from finetune.data.buckets import Bucket
 from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
+from finetune.data.drawing_prompts import DrawingPrompts
 from finetune.data.entries import first_few
 from finetune.data.holes import Filling, Holes, filling_key, hole, stack_fillings
 from finetune.data.images import cover_scale, crop_box, open_rgb, resize_and_crop
@@ -181,6 +182,8 @@ class Encoded:
     latents: ShardStore | None
     text: ShardStore | None
     masks: ShardStore | None = None
+    drawing: DrawingPrompts = field(default_factory=dict)
+    """Those of the previews that this process draws, where no text encoder trains."""
 
 
 class TrainingDataset(torch.utils.data.Dataset[Sample]):

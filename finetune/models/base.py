@@ -232,10 +232,25 @@ class ModelFamily(ABC):
     def pipeline(self, components: Components) -> Any:
         """Returns the diffusers pipeline over the given parts, without copying them."""
 
+    def pipeline_tokens(self, tokenizers: Sequence[Any], prompt: str, negative_prompt: str) -> Prompts:
+        """Returns the tokens of a prompt of any length and, where the family knows one, of its negative prompt, as one
+        batch: classifier-free guidance runs both together, so they have the same number of chunks."""
+        assert self.knows_negative_prompts or not negative_prompt, "the options were checked"
+        return self.tokenize(tokenizers, [prompt, negative_prompt] if self.knows_negative_prompts else [prompt])
+
     @abstractmethod
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        """Returns the pipeline's arguments for what `encode_prompts` makes of `pipeline_tokens`; all of the image of an
+        inpainting model is hidden."""
+
     def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        """Returns the pipeline's arguments for texts of any length; all of the picture of an inpainting model is
-        hidden."""
+        """Returns the pipeline's arguments for texts of any length, encoded now."""
+        tokens = self.pipeline_tokens(components.tokenizers, prompt, negative_prompt)
+        device = components.text_encoders[0].device
+        encoded = self.encode_prompts(
+            components.text_encoders, {key: value.to(device) for key, value in tokens.items()}
+        )
+        return self.pipeline_arguments(components, encoded)
 
     def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
         """Returns what the pipeline itself makes of a prompt that is short enough for it, on the CPU."""

@@ -183,11 +183,7 @@ class Flux(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        assert not negative_prompt, "the options were checked"
-        device = components.text_encoders[0].device
-        tokens = {key: value.to(device) for key, value in self.tokenize(components.tokenizers, [prompt]).items()}
-        encoded = self.encode_prompts(components.text_encoders, tokens)
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         return {"prompt_embeds": encoded["embeddings"], "pooled_prompt_embeds": encoded["pooled"]}
 
     def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:

@@ -4,11 +4,13 @@ A part whose weights were dropped stays the same object, on torch's meta device:
 and whatever computes with it fails. So memory holds one part at a time until the denoiser, which stays, is loaded.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from finetune.models.base import Components, ModelFamily, ModelSource
@@ -99,6 +101,25 @@ def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any
 def is_dropped(module: nn.Module) -> bool:
     """True where the weights are not there."""
     return any(parameter.is_meta for parameter in module.parameters())
+
+
+def for_drawing(components: Components, device: torch.device) -> Components:
+    """Returns the components as a pipeline draws with them: text encoders whose weights were dropped are on the device
+    without any."""
+    text_encoders = [without_weights(part, device) if is_dropped(part) else part for part in components.text_encoders]
+    return replace(components, text_encoders=tuple(text_encoders))
+
+
+def without_weights(module: Any, device: torch.device) -> Any:
+    """Returns a text encoder without layers, with the settings and the number format of the given one, on the device.
+
+    diffusers' pipelines ask their text encoders for these also where they are given embeddings.
+    """
+    empty = copy.copy(module)
+    weight = torch.empty(0, dtype=next(module.parameters()).dtype, device=device)
+    empty._modules, empty._buffers = {}, {}
+    empty._parameters = {"none": nn.Parameter(weight, requires_grad=False)}
+    return empty
 
 
 def drop_weights(module: nn.Module) -> None:

@@ -115,15 +115,10 @@ class StableDiffusion(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        """Both prompts get the same number of chunks, since classifier-free guidance runs them as one batch.
-
-        An inpainting pipeline gets a picture that is hidden as a whole, whose size it adapts to that of the output.
-        """
-        device = components.text_encoders[0].device
-        tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
-        tokens = {"tokens": tokens["tokens"].to(device), "chunks": tokens["chunks"].to(device)}
-        embeddings = self.encode_prompts(components.text_encoders, tokens)["embeddings"]
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        """An inpainting pipeline gets an image that is hidden as a whole, whose size it adapts to that of the
+        output."""
+        embeddings = encoded["embeddings"]
         arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
         if takes_filling(components):
             arguments |= all_hidden()

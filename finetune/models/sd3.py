@@ -176,13 +176,9 @@ class StableDiffusion3(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        device = components.text_encoders[0].device
-        tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
-        tokens = {key: value.to(device) for key, value in tokens.items()}
-        prompts = self.encode_prompts(components.text_encoders, tokens)
-        embeddings = with_zeros_for_t5(prompts["embeddings"], components.denoiser.config.joint_attention_dim)
-        pooled = prompts["pooled"]
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        embeddings = with_zeros_for_t5(encoded["embeddings"], components.denoiser.config.joint_attention_dim)
+        pooled = encoded["pooled"]
         return {
             "prompt_embeds": embeddings[:1],
             "negative_prompt_embeds": embeddings[1:],

@@ -196,13 +196,7 @@ class StableDiffusionXL(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
-        """Both prompts get the same number of chunks, since classifier-free guidance runs them as one batch."""
-        device = components.text_encoders[0].device
-        tokens = self.tokenize(components.tokenizers, [prompt, negative_prompt])
-        encoded = self.encode_prompts(
-            components.text_encoders, {name: value.to(device) for name, value in tokens.items()}
-        )
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "prompt_embeds": encoded["embeddings"][:1],
             "negative_prompt_embeds": encoded["embeddings"][1:],

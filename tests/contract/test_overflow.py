@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from finetune.config import PreviewConfig
+from finetune.data.drawing_prompts import kept_prompts
 from finetune.models.base import Components, ModelFamily
 from finetune.preview import make_previews, planned_previews
 
@@ -28,8 +29,10 @@ def preview(family: ModelFamily, components: Components, folder: Path) -> np.nda
     folder.mkdir()
     config = PreviewConfig(prompts=("a red circle",), num_inference_steps=1)
     planned = planned_previews(folder, config, 0)
+    accelerator = Accelerator(cpu=True)
     with torch.autocast("cpu", torch.float16):
-        make_previews(family, components, planned, config, Accelerator(cpu=True), size=32)
+        prompts = kept_prompts(family, components, config, accelerator, text_encoder_is_trained=False)
+        make_previews(family, components, planned, prompts, config, accelerator, size=32)
     return np.asarray(Image.open(planned[0].path)).astype(float)
 
 

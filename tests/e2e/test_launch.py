@@ -116,6 +116,7 @@ def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
 def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_path: Path) -> None:
     options = tiny_run | {"train.steps": 5, "data.flip": True, "validation.fraction": 0.3, "validation.every": 2}
     options |= {"checkpoint.every": 2, "checkpoint.keep": 5}
+    options |= {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1}  # nothing for the second one
     one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4}
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache"}
     ended = command(["-m", "recipes.lora", *flags(one)])
@@ -126,6 +127,8 @@ def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_p
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm", "validation/loss"):
             assert row.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=1e-4)
+    before = [tmp_path / name / "previews" / "step_000000_prompt00_seed0.png" for name in ("one", "two")]
+    assert before[0].read_bytes() == before[1].read_bytes()
     first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     trained = [name for name in first if name.startswith("trained.")]
     assert trained

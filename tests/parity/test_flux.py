@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from finetune.flow_matching import FlowMatching, ResolutionShift
 from finetune.models.base import Components, ModelSource, Network
 from finetune.models.flux import MAX_TOKENS, SAMPLING_GUIDANCE, TRAINING_GUIDANCE, Flux, packed, unpacked
 from finetune.objectives import denoising_loss
-from tests.runs import Options, differing, final_state, losses, run
+from tests.faults.injection import WhenOpened
+from tests.runs import Options, differing, final_state, losses, run, start
 from tests.tiny_flux import build_pipeline, save_pipeline
 
 FAMILY = Flux()
@@ -185,6 +187,26 @@ def flux_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pipeline(tmp_path_factory.mktemp("models") / "flux")
 
 
+@dataclass(frozen=True)
+class HideWhileOpened:
+    """Moves folders of the model away when metrics.jsonl is opened, and back when the last preview is shown."""
+
+    model: Path
+    names: tuple[str, ...]
+
+    def __call__(self) -> None:
+        WhenOpened("metrics.jsonl", self.hide)()
+        WhenOpened("step_000001_grid.png", self.show)()
+
+    def hide(self) -> None:
+        for name in self.names:
+            (self.model / name).rename(self.model / f"hidden_{name}")
+
+    def show(self) -> None:
+        for name in self.names:
+            (self.model / f"hidden_{name}").rename(self.model / name)
+
+
 @pytest.fixture
 def flux_run(flux_model: Path, tiny_run: Options) -> Options:
     return tiny_run | {"model.source": flux_model, "model.family": "flux", "output.dtype": "fp32"}
@@ -220,6 +242,19 @@ def test_a_lora_run_resumes_exactly_and_both_layouts_reload(flux_run: Options, t
     trained = safetensors.torch.load_file(out / "export" / "out.safetensors")
     assert any(key.startswith("lora_te1_") for key in trained)
     assert not any(key.startswith("lora_te3_") for key in trained)
+
+
+def test_text_encoders_are_read_before_training_and_never_again_for_a_preview(
+    flux_run: Options, flux_model: Path, tmp_path: Path
+) -> None:
+    """They are hidden from the first step until the last preview is there; the export reads them."""
+    model = shutil.copytree(flux_model, tmp_path / "model")
+    out, hidden = tmp_path / "out", HideWhileOpened(model, ("text_encoder", "text_encoder_2"))
+    shown = {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1, "preview.size": 32}
+    options = flux_run | {"model.source": model, "train.steps": 1} | shown
+    ended = start("lora", options, tmp_path / "log", prepare=hidden).wait()
+    assert ended.exit_code == 0, ended.output
+    assert {path.name[:11] for path in (out / "previews").glob("*_seed0.png")} == {"step_000000", "step_000001"}
 
 
 def test_full_training_exports_a_pipeline(flux_run: Options, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Images are drawn by the denoiser and the VAE alone, from prompts encoded while the text encoders were there."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
+
+from finetune.class_pictures import make_class_pictures
+from finetune.config import PreviewConfig
+from finetune.config_dreambooth import PriorConfig
+from finetune.data.drawing_prompts import kept_prompts
+from finetune.models.base import ModelFamily, ModelSource
+from finetune.models.parts import PARTS, is_dropped, one_by_one
+from finetune.preview import make_previews, planned_previews
+from tests.contract.conftest import PROMPT
+
+SIZE = 32
+
+
+@contextmanager
+def bytes_of_text_encoders(kind: type) -> Iterator[list[int]]:
+    """Gives for each call of a denoiser of that class the bytes that text encoders called before it still hold."""
+    weights: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def note(module: nn.Module, arguments: Any) -> None:
+        if isinstance(module, PreTrainedModel):
+            weights.extend(weakref.ref(parameter) for parameter in module.parameters())
+        elif isinstance(module, kind):
+            alive = [value for weight in weights if (value := weight()) is not None and not value.is_meta]
+            held.append(sum(value.numel() * value.element_size() for value in alive))
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        yield held
+    finally:
+        handle.remove()
+    assert weights and held
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@torch.no_grad()
+def test_previews_hold_no_text_encoder_and_are_what_the_whole_model_draws(
+    family: ModelFamily, source: ModelSource, tmp_path: Path, rounded: bool
+) -> None:
+    """As in a run in bf16 where `rounded`; what the Accelerator of such a run enters is entered by hand."""
+    negative = "blurry" if family.knows_negative_prompts else ""
+    config = PreviewConfig((PROMPT, "one, " * 100), negative, num_seeds=2, num_inference_steps=2, guidance_scale=4.0)
+    planned, accelerator = planned_previews(tmp_path, config, 0), Accelerator(cpu=True)
+    parts = one_by_one(family, source)
+    components = parts.components
+    parts.load(*PARTS)
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+        pipeline, expected = family.pipeline(components), []
+        for preview in planned:
+            given = family.pipeline_prompts(components, preview.prompt, negative)
+            settings: dict[str, Any] = {"guidance_scale": 4.0, "num_inference_steps": 2, "width": SIZE, "height": SIZE}
+            generator = torch.Generator().manual_seed(preview.seed)
+            expected.append(pipeline(**given, generator=generator, **settings).images[0])
+        with bytes_of_text_encoders(type(components.denoiser)) as held:
+            kept = kept_prompts(family, components, config, accelerator, text_encoder_is_trained=False)
+            parts.drop("text_encoders")
+            make_previews(family, components, planned, kept, config, accelerator, size=SIZE)
+    assert all(map(is_dropped, components.text_encoders)) and set(held) == {0}
+    for preview, image in zip(planned, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(preview.path)), np.asarray(image))
+
+
+def test_class_images_hold_no_text_encoder(family: ModelFamily, source: ModelSource, tmp_path: Path) -> None:
+    config = PriorConfig(prompt=PROMPT, num_pictures=1, num_inference_steps=1, batch_size=1)
+    with bytes_of_text_encoders(type(family.denoiser(source))) as held:
+        folder = make_class_pictures(family, source, config, tmp_path, SIZE, Accelerator(cpu=True))
+    assert set(held) == {0} and len(list(folder.glob("*.png"))) == 1
