@@ -20,7 +20,8 @@ class LossConfig:
     """Objective, loss and noise; validation always takes the mean squared error of plain noise at all timesteps."""
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] | None = None
-    """What the network predicts; none reads it from the checkpoint's scheduler, anything else must agree with it."""
+    """What the network predicts; none reads it from the checkpoint: from its scheduler, or from what the weights of a
+    single file say. Anything else must agree with those, or tells of a single file whose weights say nothing."""
     zero_terminal_snr: bool = False
     """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
     weighting: Literal["auto", "min_snr", "soft_min_snr", "debiased", "p2", "none"] = "auto"

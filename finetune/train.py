@@ -35,7 +35,7 @@ from finetune.metrics import MetricsFile, Row, Window
 from finetune.model_identity import model_identity
 from finetune.models import family_named
 from finetune.models.base import ModelSource
-from finetune.models.loading import find_family, parts_warnings
+from finetune.models.loading import find_family, parts_warnings, scheduler_warnings
 from finetune.models.packed import num_frozen, pack_layers
 from finetune.models.parts import PARTS, Part, is_dropped
 from finetune.models.stored import narrowed
@@ -84,17 +84,17 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     warnings = list(manifest.warnings) + device_warnings(accelerator, config)
 
     # The model: what contradicts its scheduler is refused before weights are read.
-    source = ModelSource.of(config.model)
+    source = ModelSource.of(config.model, config.loss.prediction_type)
     name = find_family(source, config.model.family)
     family = family_named(name)
     if config.model.family is None:
         say(f"model.family: {name} ({family.title}), as {source.location} says.")
         config = replace(config, model=replace(config.model, family=name))
     objective = family.objective(family.scheduler(source), config.loss)
-    warnings += [*parts_warnings(source), *family.warnings(source)]
-    if config.loss.zero_terminal_snr and objective.options.weighting != "none":
+    warnings += [*parts_warnings(source), *family.warnings(source), *scheduler_warnings(family, source)]
+    if objective.options.zero_terminal_snr and objective.options.weighting != "none":
         warnings.append(
-            f"loss.zero_terminal_snr with loss.weighting {objective.options.weighting} gives the last timestep, where "
+            f"zero terminal SNR with loss.weighting {objective.options.weighting} gives the last timestep, where "
             "sampling starts, the weight 0; add --loss.weighting none to train it."
         )
     is_inpainting = family.is_inpainting(source)
@@ -264,7 +264,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             start_tracking(config.tracking, out, run_config, data_fingerprint=manifest.fingerprint) if is_main else None
         )
 
-    for_sampling = replace(components, scheduler=family.sampling_scheduler(components.scheduler, config.loss))
+    for_sampling = replace(components, scheduler=family.sampling_scheduler(components.scheduler, objective.options))
 
     def averaged_weights() -> contextlib.AbstractContextManager[None]:
         return ema.in_place_of(network) if ema else evaluation_weights(optimizer, config.optim)

@@ -57,7 +57,7 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     from finetune.models.loading import find_family
     from finetune.rare_tokens import common_words_warning
 
-    source = ModelSource.of(config.model)
+    source = ModelSource.of(config.model, config.loss.prediction_type)
     family = family_named(find_family(source, config.model.family))
     if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
         raise ValueError(

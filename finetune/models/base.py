@@ -40,11 +40,20 @@ class ModelSource:
     """Parts that are left out, of those that the family can do without."""
     as_stored: bool = False
     """The denoiser's weights stay bfloat16 or float16 where all are stored so; else all parts become float32."""
+    prediction_type: str | None = None
+    """For a single file: what it predicts, where the user says so and its weights do not."""
 
     @staticmethod
-    def of(model: ModelConfig) -> "ModelSource":
+    def of(model: ModelConfig, prediction_type: str | None = None) -> "ModelSource":
         """Returns the source that the options name."""
-        return ModelSource(model.source, model.revision, model.variant, model.config, model.without)
+        return ModelSource(
+            model.source,
+            model.revision,
+            model.variant,
+            model.config,
+            model.without,
+            prediction_type=prediction_type,
+        )
 
     @property
     def is_single_file(self) -> bool:

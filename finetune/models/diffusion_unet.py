@@ -3,7 +3,9 @@
 Axes: B batch, C channels, H W latent height and width.
 """
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from finetune.models.base import Components, ModelSource, Prompts
 from finetune.objectives import Diffusion, rescale_zero_terminal_snr
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+EULER_LAST = 2**-24
+"""What diffusers' Euler schedulers have in the place of 0 at the end of a schedule of zero terminal SNR."""
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 LORA_CONV_TARGETS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 
@@ -27,26 +31,53 @@ def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:
     if options.prediction_type not in (None, stated):
         raise ValueError(
             f"loss.prediction_type: got {options.prediction_type}, but the checkpoint's scheduler says {stated}. "
-            "Remove the option."
+            "Remove the option, or correct prediction_type in scheduler/scheduler_config.json if that is wrong."
         )
     if stated not in PREDICTION_TYPES:
         raise ValueError(
             f"model.source: the scheduler's prediction_type is {stated}, expected one of {', '.join(PREDICTION_TYPES)}."
         )
-    alphas_cumprod = scheduler.alphas_cumprod.double()
-    if options.zero_terminal_snr and stated == "epsilon":
+    zero_terminal_snr = options.zero_terminal_snr or has_zero_terminal_snr(scheduler)
+    if zero_terminal_snr and stated == "epsilon":
+        given = "loss.zero_terminal_snr: got true"
+        if not options.zero_terminal_snr:
+            given = "model.source: the scheduler says rescale_betas_zero_snr true"
         raise ValueError(
-            "loss.zero_terminal_snr: got true for an epsilon model, whose last timestep would then carry no "
-            "signal to learn. It needs a v-prediction checkpoint."
+            f"{given} for an epsilon model, whose last timestep would then carry no signal to learn. It needs a "
+            "v-prediction checkpoint: if this is one, say so with --loss.prediction_type v_prediction for a single "
+            "file, or with prediction_type in scheduler/scheduler_config.json."
         )
-    if options.zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
+    alphas_cumprod = scheduler.alphas_cumprod.double()
+    refuse_other_than_falling(alphas_cumprod)
+    if zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
+        if alphas_cumprod[-1] <= EULER_LAST:
+            alphas_cumprod[-1] = 0
         alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
-    return Diffusion(alphas_cumprod, stated, options)
+    return Diffusion(
+        alphas_cumprod, stated, replace(options, prediction_type=stated, zero_terminal_snr=zero_terminal_snr)
+    )
+
+
+def has_zero_terminal_snr(scheduler: Any) -> bool:
+    """True where the scheduler's config asks for a schedule that ends in noise alone."""
+    return bool(scheduler.config.get("rescale_betas_zero_snr", False))
+
+
+def refuse_other_than_falling(alphas_cumprod: Tensor) -> None:
+    """Raises ValueError for a noise schedule whose signal does not fall at every timestep."""
+    if not (bool((alphas_cumprod.diff() < 0).all()) and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
+        raise ValueError(
+            "model.source: the scheduler's betas do not make a noise schedule, in which the signal falls from timestep "
+            "to timestep. Put back the scheduler/scheduler_config.json that was published with the model."
+        )
 
 
 def sampling_scheduler(scheduler: Any, options: LossConfig) -> Any:
     """Returns the checkpoint's own scheduler, or one that starts at the zero signal that the model was trained with."""
-    if not options.zero_terminal_snr:
+    own = has_zero_terminal_snr(scheduler)
+    if own and "rescale_betas_zero_snr" in inspect.signature(type(scheduler)).parameters:
+        return scheduler
+    if not (own or options.zero_terminal_snr):
         return scheduler
     return DDIMScheduler.from_config(
         scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False

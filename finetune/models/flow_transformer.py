@@ -8,6 +8,7 @@ from torch import Tensor
 
 from finetune.config_loss import LossConfig
 from finetune.flow_matching import FlowMatching
+from finetune.models.base import ModelSource
 
 PATCH = 2
 """Latents along each side of a patch, of which the transformer sees one token each."""
@@ -21,6 +22,15 @@ def flow_objective(scheduler: Any, options: LossConfig, title: str) -> FlowMatch
             "option."
         )
     return FlowMatching.of(scheduler.config, options, patch=PATCH)
+
+
+def refuse_unshifted(vae: Any, source: ModelSource) -> None:
+    """Raises ValueError where the autoencoder does not say how its latents are shifted."""
+    if vae.config.shift_factor is None:
+        raise ValueError(
+            f"model.source: vae/config.json of {source.configs} has no shift_factor, expected a number. Put back what "
+            "was published with the model."
+        )
 
 
 def shifted_latents(vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
 from finetune.models.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
-from finetune.models.flow_transformer import PATCH, flow_objective, shifted_latents
+from finetune.models.flow_transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
 from finetune.models.flux_layers import published_layer
 from finetune.models.loading import index_for, load_scheduler, load_weights
 from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than
@@ -84,6 +84,7 @@ class Flux(ModelFamily):
         )
 
     def check(self, components: Components, source: ModelSource) -> None:
+        refuse_unshifted(components.vae, source)
         config, (clip, t5) = components.denoiser.config, components.text_encoders
         for names, found, expected in (
             ("channels", config.in_channels, components.vae.config.latent_channels * PATCH**2),

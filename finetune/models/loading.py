@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from finetune.config import PICKLED, SINGLE_FILE
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
+from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
-from finetune.models.part_files import ADVICE, part_files, variant_warnings, with_weights
+from finetune.models.marks import settled
+from finetune.models.part_files import ADVICE, PartFiles, part_files, variant_warnings, with_weights
 from finetune.models.single_file import DENOISERS, published_folder, single_file_kind, weights_from_single_file
 from finetune.models.stored import stored_dtype, with_float32_buffers
+from finetune.models.weight_keys import refuse_gaps
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
@@ -148,9 +153,27 @@ def other_family(pipeline: Any) -> str:
 
 
 def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
-    """Returns the scheduler that the index names."""
+    """Returns the scheduler that the index names, with the objective that the weights of a single file state."""
+    kind, settings, _ = scheduler_settings(family, source)
+    return loaded(lambda: kind.from_config(settings), source, "scheduler")
+
+
+def scheduler_warnings(family: ModelFamily, source: ModelSource) -> list[str]:
+    """Returns what the user should know of the scheduler of a single file."""
+    return scheduler_settings(family, source)[2]
+
+
+def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, dict[str, Any], list[str]]:
+    """Returns the scheduler's class, its settings, and what the user should know of them."""
     _, name = index_for(family, source)["scheduler"]
-    return load_part(scheduler_class(name, family.scheduler_option), source, "scheduler")
+    kind = scheduler_class(name, family.scheduler_option)
+    root = part_files(source, "scheduler", has_weights=False).root
+    settings = loaded(lambda: kind.load_config(str(root), subfolder="scheduler"), source, "scheduler")
+    refuse_scheduler_settings(settings, source)
+    warnings: list[str] = []
+    if source.is_single_file:
+        settings, warnings = settled(settings, source)
+    return kind, settings, warnings
 
 
 def scheduler_class(name: str, option: str) -> Any:
@@ -163,14 +186,28 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says."""
+    """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
+    where the file does not hold the weights of its model, all of them and no others."""
     if source.is_single_file:
-        return loaded(lambda: weights_from_single_file(kind, source, part), source, part)
-    files = part_files(source, part, has_weights=True)
-    options = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+        model = loaded(lambda: weights_from_single_file(kind, source, part), source, part)
+    else:
+        model = weights_from_folder(kind, source, part, part_files(source, part, has_weights=True))
+    if issubclass(kind, AutoencoderKL):
+        refuse_vae_settings(model.config, source)
+    return model
+
+
+def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
+    """Returns one part of a folder in diffusers layout."""
+    options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.as_stored and part in DENOISERS:
         options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)
-    model = loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part, **options), source, part)
+    if issubclass(kind, PreTrainedModel):
+        options["ignore_mismatched_sizes"] = True  # they are named by `refuse_gaps`; diffusers names them itself
+    model, info = loaded(
+        lambda: kind.from_pretrained(str(files.root), subfolder=part, output_loading_info=True, **options), source, part
+    )
+    refuse_gaps(kind, info, files, source.location, part)
     return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)
 
 
@@ -192,7 +229,16 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
     """Returns what `load` returns; raises ValueError that names the part and says what to do where it fails."""
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
         text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
         reason = f"{part} of {source.location} does not load: {first_line(error)}"
         raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error
@@ -212,5 +258,5 @@ def part_advice(source: ModelSource, part: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Returns the first line of an error's text, without diffusers' advice to overwrite weights."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]

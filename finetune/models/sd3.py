@@ -11,7 +11,7 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from finetune.config_loss import LossConfig
 from finetune.models.base import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
 from finetune.models.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
-from finetune.models.flow_transformer import PATCH, flow_objective, shifted_latents
+from finetune.models.flow_transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
 from finetune.models.loading import index_for, load_scheduler, load_weights
 from finetune.models.sd3_names import single_file_layer
 from finetune.models.t5 import cut_tokens, load_t5_tokenizer, longer_than
@@ -86,6 +86,7 @@ class StableDiffusion3(ModelFamily):
         ]
 
     def check(self, components: Components, source: ModelSource) -> None:
+        refuse_unshifted(components.vae, source)
         check_widths(components, source)
         parts = ("tokenizer", "tokenizer_2")
         clip = zip(parts, components.tokenizers, components.text_encoders, strict=False)

@@ -3,18 +3,22 @@
 Nothing is asked of the Hub: configs come from a local folder of the same base model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune.models.base import ModelSource
-from finetune.models.stored import common_dtype, with_float32_buffers
+from finetune.models.marks import refuse_edm
+from finetune.models.stored import common_dtype
+from finetune.models.weight_keys import gaps, harmless
 
 PARTS = {
     "denoiser": ("model.diffusion_model.",),
@@ -22,6 +26,7 @@ PARTS = {
     "text encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
 }
 """How the names of a part's weights begin, in all layouts that hold a whole model."""
+SDXL_STARTS = ("model.diffusion_model.label_emb.", "conditioner.embedders.0.transformer.")
 DENOISERS = ("unet", "transformer")
 
 
@@ -40,7 +45,27 @@ def single_file_kind(source: ModelSource) -> str:
             f"model.source: the single file {path.name} holds no {' and no '.join(missing)}. {what}; give the file or "
             "folder of the base model with all of its parts."
         )
-    return single_file_utils.infer_diffusers_model_type(shapes)
+    refuse_edm(shapes, path.name)
+    kind = single_file_utils.infer_diffusers_model_type(shapes)
+    if kind == "v1":  # what diffusers calls all that it does not know
+        refuse_unknown(shapes, path.name)
+    return kind
+
+
+def refuse_unknown(keys: Iterable[str], name: str) -> None:
+    """Raises ValueError where the names of the weights are not those of Stable Diffusion 1.x."""
+    names = tuple(keys)
+    if any(key.startswith(SDXL_STARTS) for key in names):
+        raise ValueError(
+            f"model.source: the single file {name} is of Stable Diffusion XL, but lacks its second text encoder "
+            "(conditioner.embedders.1.model.*) or a part of it. Give a file with all parts, or convert it to a folder "
+            "with the text_encoder_2 of its base model."
+        )
+    if not any(key.startswith("cond_stage_model.transformer.") for key in names):
+        raise ValueError(
+            f"model.source: the weights of the single file {name} have names of no model that is known here. Give a "
+            "folder in diffusers layout."
+        )
 
 
 def weight_shapes(path: Path) -> dict[str, Tensor]:
@@ -66,28 +91,89 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
     """Returns one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
     has more."""
     weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
-    options: dict[str, Any] = {"config": source.configs, "subfolder": part, "local_files_only": True}
     dtype = torch.float32
     if source.as_stored and part in DENOISERS:
         dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
-        options["torch_dtype"] = dtype
-    if issubclass(kind, PreTrainedModel):
-        model = single_file_utils.create_diffusers_clip_model_from_ldm(kind, weights, **options)
+    model = model_without_weights(kind, source.configs, part)
+    starts = part_starts(part)
+    try:
+        converted = renamed(model, {key: value for key, value in weights.items() if key.startswith(starts)}, starts)
+    except KeyError as error:
+        raise ValueError(f"the file lacks {error.args[0]}.") from error
+    refuse_other_weights(model, weights, converted, starts)
+    own = model.state_dict()
+    model.load_state_dict(
+        {
+            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for name, value in converted.items()
+            if name in own
+        },
+        strict=False,
+        assign=True,
+    )
+    return model.eval()
+
+
+def model_without_weights(kind: Any, configs: str, part: str) -> Any:
+    """Returns the model that the part's config.json describes, on the meta device but for its buffers."""
+    with init_empty_weights():
+        if issubclass(kind, PreTrainedModel):
+            settings: Any = kind.config_class
+            return kind(settings.from_pretrained(configs, subfolder=part, local_files_only=True))
+        return kind.from_config(kind.load_config(configs, subfolder=part, local_files_only=True))
+
+
+def part_starts(part: str) -> tuple[str, ...]:
+    """Returns how the names of the part's own weights begin in the file."""
+    if part in DENOISERS:
+        return PARTS["denoiser"]
+    if part == "vae":
+        return PARTS["autoencoder"]
+    if part == "text_encoder_2":
+        return ("conditioner.embedders.1.",)
+    return ("cond_stage_model.", "conditioner.embedders.0.")
+
+
+def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Returns the weights of one part under the names of its model; KeyError where the conversion misses one."""
+    if not isinstance(model, PreTrainedModel):
+        convert = SINGLE_FILE_LOADABLE_CLASSES[type(model).__name__]["checkpoint_mapping_fn"]
+        return convert(checkpoint=dict(weights), config=dict(model.config))
+    open_clip = next(
+        (f"{start}model." for start in starts if any(k.startswith(f"{start}model.") for k in weights)), None
+    )
+    if open_clip is None:
+        found = single_file_utils.convert_ldm_clip_checkpoint(weights)
     else:
-        try:
-            model = kind.from_single_file(weights, **options)
-        except NotImplementedError as error:  # diffusers leaves on the meta device what it has no weight for
-            raise ValueError(f"the file lacks weights that {part}/config.json asks for.") from error
-    refuse_other_weights(model, weights, part)
-    return model.to(torch.float32) if dtype == torch.float32 else with_float32_buffers(model)
+        found = single_file_utils.convert_open_clip_checkpoint(model, weights, prefix=open_clip)
+    if any(name.startswith("text_model.") for name in model.state_dict()):
+        return found
+    return {name.removeprefix("text_model."): value for name, value in found.items()}
 
 
-def refuse_other_weights(model: nn.Module, weights: Mapping[str, Tensor], part: str) -> None:
-    """Raises ValueError where the model has weights that the file lacks; or the denoiser fewer than the file."""
-    lacking = [name for name, value in model.state_dict().items() if value.is_meta]
-    if lacking:
-        raise ValueError(f"the file has no {lacking[0]}, nor {len(lacking) - 1} other weights that {part} has there.")
-    held = [value for key, value in weights.items() if key.startswith(PARTS["denoiser"])]
-    numbers, used = sum(value.numel() for value in held), sum(value.numel() for value in model.parameters())
-    if part in DENOISERS and numbers != used:
-        raise ValueError(f"the file holds {numbers:,} numbers for it, the model of that config has {used:,}.")
+def refuse_other_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], converted: Mapping[str, Tensor], starts: tuple[str, ...]
+) -> None:
+    """Raises ValueError that names weights which the model has and the file lacks, or the other way round, or of
+    another shape."""
+    kind, own = type(model), model.state_dict()
+    used = {value.data_ptr() for value in converted.values()}
+    is_harmless = harmless(kind)
+    unread = [
+        key
+        for key, value in weights.items()
+        if key.startswith(starts)
+        and value.numel() > 0
+        and value.data_ptr() not in used
+        and ".in_proj_" not in key  # three layers are copied out of it
+        and key not in single_file_utils.SD_2_TEXT_ENCODER_KEYS_TO_IGNORE
+        and not is_harmless(key)
+    ]
+    mismatched = [
+        (name, value.shape, own[name].shape)
+        for name, value in converted.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    text = gaps(kind, own.keys() - converted.keys(), [*unread, *(converted.keys() - own.keys())], mismatched)
+    if text is not None:
+        raise ValueError(f"the file {text}.")

@@ -127,6 +127,17 @@ def test_a_file_of_another_kind_is_named(whole: ModelSource) -> None:
         find_family(whole)
 
 
+def test_sdxl_without_its_second_text_encoder_and_files_of_no_known_model_are_not_called_1_x(tmp_path: Path) -> None:
+    parts = ("model.diffusion_model.out.0.bias", "vae.decoder.conv_in.bias")
+    for last, words in (
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "of Stable Diffusion XL, but lacks"),
+        ("text_encoders.qwen3.model.norm.weight", "no model that is known here"),
+    ):
+        safetensors.torch.save_file({key: torch.zeros(1) for key in (*parts, last)}, tmp_path / "x.safetensors")
+        with pytest.raises(ValueError, match=words):
+            find_family(ModelSource(str(tmp_path / "x.safetensors"), config=tmp_path))
+
+
 @pytest.mark.parametrize(
     ("removed", "word"),
     [
@@ -160,8 +171,12 @@ def test_a_damaged_file_and_none_are_refused(whole: ModelSource, tmp_path: Path)
 @pytest.mark.parametrize(
     ("removed", "word"),
     [
-        ("model.diffusion_model.middle_block.0.in_layers.2.weight", "unet of .* does not load: the file lacks weights"),
-        ("first_stage_model.encoder.conv_in.bias", "vae of .* does not load: the file lacks weights"),
+        (
+            "model.diffusion_model.middle_block.0.in_layers.2.weight",
+            "unet of .* lacks mid_block.resnets.0.conv1.weight",
+        ),
+        ("model.diffusion_model.time_embed.0.bias", r"unet of .* lacks time_embedding\.linear_1\.bias"),
+        ("first_stage_model.encoder.conv_in.bias", r"vae of .* lacks encoder\.conv_in\.bias"),
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_encoder of .* final_layer_norm.bias"),
     ],
 )
@@ -181,10 +196,25 @@ def test_configs_of_another_model_are_refused(whole: ModelSource) -> None:
         FAMILY.load(whole)
 
 
-def test_a_file_with_more_layers_than_the_config_is_refused(whole: ModelSource) -> None:
-    change(whole, {"model.diffusion_model.output_blocks.9.0.in_layers.2.weight": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"the file holds [\d,]+ numbers for it"):
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "model.diffusion_model.output_blocks.9.0.in_layers.2.weight",
+        "model.diffusion_model.unheard_of",
+        "first_stage_model.decoder.unheard_of",
+        "cond_stage_model.transformer.text_model.encoder.layers.9.mlp.fc1.bias",
+    ],
+)
+def test_a_file_with_more_weights_than_the_config_is_refused(extra: str, whole: ModelSource) -> None:
+    change(whole, {extra: torch.zeros(3)})
+    with pytest.raises(ValueError, match=rf"holds .*{extra.split('.')[-1]}.*, which the model of its config does not"):
         FAMILY.load(whole)
+
+
+def test_what_published_files_hold_beside_the_model_is_no_weight_of_it(whole: ModelSource) -> None:
+    names = ("model_ema.decay", "alphas_cumprod", "first_stage_model.loss.logvar", "cond_stage_model.logit_scale")
+    change(whole, {name: torch.ones(1) for name in names})
+    FAMILY.load(whole)
 
 
 def test_a_run_from_a_single_file_is_the_run_from_its_folder(

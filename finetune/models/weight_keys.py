@@ -1,0 +1,72 @@
+"""The weights of a file are those of its model, name by name; what may be left over is listed here."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from diffusers import AutoencoderKL
+from transformers import PreTrainedModel
+
+from finetune.models.part_files import PartFiles, is_weights, variant_of
+
+TEXT_EXTRAS = (
+    r"position_ids$",  # the numbers 0, 1, 2, ..., which older versions stored
+    r"logit_scale$",  # of CLIP's contrastive loss
+    r"attn_mask$",  # causal, and built by the model itself
+    r"(^|\.)text_projection(\.weight)?$",  # where the model reads hidden states alone
+    r"^vision_model\.|^visual_projection\.",  # the other half of a whole CLIP
+    r"^decoder\.|^lm_head\.",  # the other half of a whole T5
+)
+VAE_EXTRAS = (r"^(first_stage_model\.|vae\.)?(loss|model_ema)\.",)  # its discriminator, and the average it was made of
+SHOWN = 3
+"""How many names a message lists."""
+
+
+def harmless(kind: type) -> Callable[[str], bool]:
+    """Returns a test for names that a file may hold beyond the weights of such a model."""
+    patterns = ()
+    if issubclass(kind, PreTrainedModel):
+        patterns = TEXT_EXTRAS
+    elif issubclass(kind, AutoencoderKL):
+        patterns = VAE_EXTRAS
+    return lambda name: any(re.search(pattern, name) for pattern in patterns)
+
+
+def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
+    """Returns in what the weights of a file differ from those of their model; None where they are the same."""
+    is_harmless = harmless(kind)
+    lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
+    found = []
+    if lacking:
+        found.append(f"lacks {first_names(lacking)}")
+    if extra:
+        found.append(f"holds {first_names(extra)}, which the model of its config does not have")
+    found += [
+        f"holds {name} of the shape {tuple(stored)}, expected {tuple(expected)}"
+        for name, stored, expected in sorted(mismatched)[:SHOWN]
+    ]
+    return " and ".join(found) or None
+
+
+def first_names(names: list[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
+    """Raises ValueError where the loading information of diffusers or transformers tells of other weights."""
+    text = gaps(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+    if text is not None:
+        raise ValueError(
+            f"model.source: {weights_name(files, part)} of {location} {text}. Download the model again, or convert it "
+            f"again with the {part}/config.json that belongs to it."
+        )
+
+
+def weights_name(files: PartFiles, part: str) -> str:
+    """Returns the file with a part's weights, its index where there are several."""
+    found = [path.name for path in (files.root / part).iterdir() if is_weights(path.name)]
+    read = sorted(name for name in found if variant_of(name) == files.variant)
+    index = [name for name in read if name.endswith(".json")]
+    return f"{part}/{(index or read)[0]}"
