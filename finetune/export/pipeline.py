@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.disk import put_in_place, sync_folder, unfinished
 from finetune.export.single_file import DTYPES, not_written
+from finetune.export.tokenizer_files import SENTENCEPIECE, add_files_for_transformers_4
 from finetune.export.verify import prediction, relative_difference
 from finetune.models.base import Components, ModelFamily, ModelSource
 
@@ -27,14 +28,20 @@ One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value. Small U-Nets
 
 
 def save_full_pipeline(
-    family: ModelFamily, components: Components, *, dtype: Literal["fp16", "bf16", "fp32"], folder: Path
+    family: ModelFamily,
+    components: Components,
+    *,
+    dtype: Literal["fp16", "bf16", "fp32"],
+    folder: Path,
+    source: ModelSource | None = None,
 ) -> float:
     """Writes FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
 
     `components` are left as they are; their scheduler is the one that is written. The folder appears under its name
     only when it has been reloaded and the outputs of its denoiser and its decoder compared; one that was there before
     is replaced. Where the written weights differ from the given ones beyond rounding, or rounding costs more than
-    ROUNDING allows, nothing is replaced and a ValueError says so.
+    ROUNDING allows, nothing is replaced and a ValueError says so. Files that can only be copied come from `source`, the
+    model that was trained.
     """
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -43,6 +50,7 @@ def save_full_pipeline(
     try:
         family.pipeline(rounded).save_pretrained(temporary, safe_serialization=True)
         tidy_configs(temporary)
+        incomplete = add_files_for_transformers_4(temporary, source)
     except (safetensors.SafetensorError, OSError) as error:
         shutil.rmtree(temporary)
         raise not_written(folder, num_bytes(rounded), error) from error
@@ -66,6 +74,11 @@ def save_full_pipeline(
         folder.replace(replaced)
     put_in_place(temporary, folder)
     shutil.rmtree(replaced, ignore_errors=True)
+    if incomplete:
+        print(
+            f"warning: export: {', '.join(incomplete)} of {folder}: no {SENTENCEPIECE}, since the base model has none. "
+            "Programs that read tokenizer.json are not affected."
+        )
     return rounding
 
 

@@ -72,7 +72,9 @@ class Autoencoder:
         load_trained_state(model.network, model.state)
         vae = model.components.vae
         vae.register_to_config(scaling_factor=scaling_factor(model.family, vae, self.manifest, self.data))
-        return {folder: save_full_pipeline(model.family, model.components, dtype="fp32", folder=folder)}
+        return {
+            folder: save_full_pipeline(model.family, model.components, dtype="fp32", folder=folder, source=model.source)
+        }
 
 
 @torch.no_grad()

@@ -68,7 +68,8 @@ class Full:
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes `folder` as a whole pipeline in diffusers layout."""
         load_trained_state(model.network, model.state)
-        difference = save_full_pipeline(model.family, model.components, dtype=model.config.output.dtype, folder=folder)
+        dtype = model.config.output.dtype
+        difference = save_full_pipeline(model.family, model.components, dtype=dtype, folder=folder, source=model.source)
         return {folder: difference}
 
 

@@ -1,0 +1,69 @@
+"""Tokenizers of a pipeline's folder in the files that transformers 4 reads, beside the one that transformers 5 writes.
+
+transformers 5 saves `tokenizer.json` alone, and writes settings and class names that transformers 4 does not load.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune.models.base import ModelSource
+from finetune.models.part_files import part_files
+
+SENTENCEPIECE = "spiece.model"
+
+
+def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None) -> list[str]:
+    """Completes the tokenizers of a pipeline's folder; returns those whose `spiece.model` the source does not have.
+
+    Without that file transformers 4 reads them as the pipeline names them, but not as `T5Tokenizer`.
+    """
+    index_file, incomplete = folder / "model_index.json", []
+    index = json.loads(index_file.read_text(encoding="utf-8"))
+    for path in sorted(folder.glob("*/tokenizer.json")):
+        part, rules = path.parent.name, json.loads(path.read_text(encoding="utf-8"))
+        keep_special_tokens_readable(path.with_name("tokenizer_config.json"))
+        if rules["model"]["type"] == "BPE":
+            write_byte_pairs(path.parent, rules)
+        else:
+            index[part] = [index[part][0], index[part][1].removesuffix("Fast") + "Fast"]
+            if not copied_sentencepiece(path.parent, source, part):
+                incomplete.append(part)
+    write_json(index_file, index, indent=2)
+    return incomplete
+
+
+def write_byte_pairs(folder: Path, rules: dict[str, Any]) -> None:
+    """Writes vocab.json and merges.txt, and added_tokens.json where a token is in neither."""
+    model = rules["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    write_json(folder / "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    added = {token["content"]: token["id"] for token in rules["added_tokens"] if token["content"] not in model["vocab"]}
+    if added:
+        write_json(folder / "added_tokens.json", added, indent=2)
+
+
+def keep_special_tokens_readable(config_file: Path) -> None:
+    """Gives a list of further special tokens the name that both read; transformers 4 takes the new one for a dict."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+        write_json(config_file, config, indent=2)
+
+
+def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
+    """Copies the file that a T5 tokenizer was made from, which cannot be made again; False where there is none."""
+    if source is None:
+        return False
+    file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE
+    if not file.is_file():
+        return False
+    shutil.copyfile(file, folder / SENTENCEPIECE)
+    return True
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON file as transformers and diffusers do."""
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
