@@ -19,9 +19,9 @@ from rich.progress import Progress
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import Outcome, prepare
-from datasets_prep.plurals import plural
 from datasets_prep.sorting import counts_in_words
 from finetune.command_line import parse
+from finetune.plurals import plural
 
 PROGRAM = "python -m datasets_prep"
 

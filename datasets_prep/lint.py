@@ -11,8 +11,8 @@ from datasets_prep.captions import with_trigger
 from datasets_prep.config import LintConfig
 from datasets_prep.lint_phrases import shared_phrases
 from datasets_prep.lint_words import contradictions, style_words, tags_of
-from datasets_prep.plurals import plural
 from datasets_prep.records import LintMark
+from finetune.plurals import plural
 
 MOST_DETAILS = 30
 """Marks of one kind; the rest of them is told in one."""

@@ -14,7 +14,6 @@ from PIL import Image
 from datasets_prep.config import PrepConfig
 from datasets_prep.kept import Kept, Rows
 from datasets_prep.measure import colour
-from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
 from datasets_prep.workplace import (
@@ -39,6 +38,7 @@ from datasets_prep.write import (
     write_text,
 )
 from finetune.disk import put_in_place, sync, unfinished
+from finetune.plurals import plural
 
 LARGEST_FOLDER = 10_000
 """Pictures; above it the format auto writes shards."""

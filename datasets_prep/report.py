@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image
 
 from datasets_prep import report_texts as texts
-from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_bounded import key_of, places_of
 from datasets_prep.report_copies import Copies
@@ -21,6 +20,7 @@ from datasets_prep.report_sizes import Losses, buckets
 from datasets_prep.report_words import Words
 from datasets_prep.report_worst import Worst
 from finetune.evaluation.page import page, write_page
+from finetune.plurals import plural
 
 MOST_BYTES = 24_000_000
 """Size of the page, of which the captions get what the other parts leave."""

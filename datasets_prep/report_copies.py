@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_bounded import Places, key_of
 from datasets_prep.report_pieces import Row, Thumbnails, card, number_of, text_html, thumbnail_html, value_text
 from finetune.evaluation.page import nothing
+from finetune.plurals import plural
 
 MOST_CLUSTERS = 100
 MOST_COPIES = 5

@@ -4,7 +4,6 @@ from collections import Counter
 from html import escape
 
 from datasets_prep.config import FLAGS
-from datasets_prep.plurals import plural
 from datasets_prep.records import Prepared
 from datasets_prep.report_pieces import (
     Row,
@@ -20,6 +19,7 @@ from datasets_prep.report_pieces import (
     value_text,
 )
 from finetune.evaluation.page import nothing
+from finetune.plurals import plural
 
 MOST_REJECTED_PICTURES = 24
 MOST_REJECTED_ROWS = 100

@@ -5,7 +5,6 @@ from html import escape
 
 import numpy as np
 
-from datasets_prep.plurals import plural
 from datasets_prep.records import LintMark, Prepared
 from datasets_prep.report_bounded import Places
 from datasets_prep.report_pieces import (
@@ -23,6 +22,7 @@ from datasets_prep.report_pieces import (
 )
 from datasets_prep.report_words import WORD
 from finetune.evaluation.page import nothing
+from finetune.plurals import plural
 
 MOST_CAPTIONS = 5000
 MOST_LETTERS_OF_ONE = 4000

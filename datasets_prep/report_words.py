@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from datasets_prep.plurals import plural
 from datasets_prep.report_pieces import Row, bars, text_html
 from finetune.evaluation.page import nothing
+from finetune.plurals import plural
 
 MOST_COUNTED = 20_000
 

@@ -15,9 +15,9 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from datasets_prep.decisions import append_decision, checked, read_lines
-from datasets_prep.plurals import plural
 from datasets_prep.review_folder import known_pictures, served_page
 from finetune.data.entries import Findings
+from finetune.plurals import plural
 
 ADDRESS = "127.0.0.1"
 MOST_BODY_BYTES = 200_000

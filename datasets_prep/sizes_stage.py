@@ -8,13 +8,13 @@ from datasets_prep.brought import Brought
 from datasets_prep.config import BucketsConfig, SplitConfig
 from datasets_prep.held_out import folders_of, groups_of, held_out
 from datasets_prep.kept import Kept
-from datasets_prep.plurals import plural
 from datasets_prep.records import BucketRow
 from datasets_prep.sorting import Sorting
 from datasets_prep.store import Pictures
 from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.entries import Findings
 from finetune.data.images import cover_scale, crop_loss
+from finetune.plurals import plural
 
 NUM_EXAMPLES = 6
 

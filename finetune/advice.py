@@ -16,6 +16,7 @@ from typing import Literal
 from finetune.command_line import as_flat
 from finetune.config import TrainConfig
 from finetune.config_methods import AdaptConfig
+from finetune.plurals import plural
 
 PROPOSED = ("train.steps", "lora.rank", "lora.alpha", "optim.lr", "optim.text_encoder_lr", "optim.warmup_steps")
 """The options that a goal proposes, in the order in which one rests on another."""
@@ -188,8 +189,8 @@ def doubts(config: AdaptConfig, facts: Facts) -> list[str]:
     num, found = facts.num_distinct, []
     if config.goal == "subject" and num > USUAL_SUBJECT:
         found.append(
-            f"goal: subject with {num:,} pictures; usual are 3 to 30 of one subject (DreamBooth: 3 to 5). Choose the "
-            f"best, or take goal style; {VIEWS['subject', 'adapter'].most:,} pictures seen stay the most that is "
+            f"goal: subject with {plural(num, 'image')}; usual are 3 to 30 of one subject (DreamBooth: 3 to 5). Choose "
+            f"the best, or take goal style; {VIEWS['subject', 'adapter'].most:,} pictures seen stay the most that is "
             "proposed."
         )
     if config.goal == "style" and num < USUAL_STYLE:
@@ -201,7 +202,7 @@ def doubts(config: AdaptConfig, facts: Facts) -> list[str]:
         found.append("goal: subject with 1 picture; usual are 3 to 30. Its pose and background will be learned too.")
     if config.goal == "style" and not trains_adapter(config) and num < 500:
         found.append(
-            f"goal: style with {num:,} pictures for all weights; usual are thousands. An adapter forgets less."
+            f"goal: style with {plural(num, 'image')} for all weights; usual are thousands. An adapter forgets less."
         )
     if facts.global_batch_size > facts.num_distinct:
         found.append(f"train.batch_size: {facts.global_batch_size:,} pictures a step, but {num:,} distinct pictures.")

@@ -42,7 +42,9 @@ class TokensConfig:
         if self.num_vectors < 1:
             found.append(f"tokens.num_vectors: got {self.num_vectors}, expected 1 or more.")
         if self.init and len(self.init) != len(self.names):
-            found.append(f"tokens.init: got {len(self.init)} texts for {len(self.names)} tokens, expected one a token.")
+            found.append(
+                f"tokens.init: got {len(self.init)} for tokens.names {len(self.names)}, expected one per token."
+            )
         if any(not text.strip() for text in self.init):
             found.append("tokens.init: got an empty text, expected words that the model knows.")
         if self.lr is not None and self.lr <= 0:

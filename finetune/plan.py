@@ -13,6 +13,7 @@ from finetune.config import TrainConfig
 from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.models import refuse_unknown_family
+from finetune.plurals import plural
 from finetune.presets import find_preset
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
 from finetune.runfolder import held_out_indices
@@ -71,9 +72,9 @@ def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iter
     own = facts.global_batch_size * facts.own_share
     seen = config.train.steps * own
     yield (
-        f"{config.train.steps:,} steps of {facts.global_batch_size:,} pictures (processes {num_processes} x batch "
-        f"{config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,.0f} of the folder's pictures "
-        f"seen, {seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
+        f"{plural(config.train.steps, 'step')} of {plural(facts.global_batch_size, 'image')} (processes {num_processes}"
+        f" x batch {config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,.0f} of the folder's "
+        f"images seen, {seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
     )
     held_out = held_out_indices(manifest.records, config.validation)
     sizes = bucket_sizes(config.data.resolution, config.data.bucket_step, config.data.max_aspect)
@@ -84,12 +85,15 @@ def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iter
     )
     for (width, height), num in sorted(buckets.items()):
         small = " (fewer than a step takes)" if num < facts.global_batch_size else ""
-        yield f"  bucket {width}x{height}: {num:,} pictures{small}"
+        yield f"  bucket {width}x{height}: {plural(num, 'image')}{small}"
     due = {
         "checkpoint.every": config.checkpoint.every,
         "validation.every": config.validation.every if held_out else 0,
         "preview.every": config.preview.every if config.preview.prompts else 0,
     }
-    yield "; ".join(f"{key.partition('.')[0]}s every {every:,} steps" for key, every in due.items() if every) + "."
+    yield (
+        "; ".join(f"{key.partition('.')[0]}s every {plural(every, 'step')}" for key, every in due.items() if every)
+        + "."
+    )
     yield "All options, as OUT/config.yaml would hold them:"
     yield textwrap.indent(dump(config), "  ").rstrip()

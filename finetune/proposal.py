@@ -54,7 +54,7 @@ def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> F
     records = [record for index, record in enumerate(manifest.records) if index not in held_out]
     if not records:
         raise ValueError(
-            f"data.folder: all {len(manifest.records)} pictures are held out for validation; lower validation.fraction."
+            f"data.folder: all images ({len(manifest.records)}) are held out for validation. Lower validation.fraction."
         )
     return Facts(
         num_distinct=len({record.sha256 for record in records}),

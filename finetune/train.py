@@ -41,6 +41,7 @@ from finetune.models.parts import PARTS, Part, is_dropped
 from finetune.models.stored import narrowed
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
+from finetune.plurals import plural
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
@@ -132,22 +133,23 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     held_out = [part for bucket in all_buckets if (part := bucket.only(held_out_set)).records]
     if not buckets:
         raise ValueError(
-            f"data.folder: all {len(records)} pictures are held out for validation; lower validation.fraction."
+            f"data.folder: all images ({len(records)}) are held out for validation. Lower validation.fraction."
         )
     validates = bool(held_out) and config.validation.every > 0
     global_batch_size = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     figures = [bucket_figures(bucket, records) for bucket in buckets]
-    say(f"{len(records)} pictures, {len(held_out_set)} of them held out; global batch size {global_batch_size}.")
+    say(f"{plural(len(records), 'image')}, {len(held_out_set)} held out; global batch size {global_batch_size}.")
     for figure in figures:
         say(
-            f"  bucket {figure.width}x{figure.height}: {figure.num_pictures} pictures, {figure.crop_loss_mean:.1%} of "
-            f"their area cropped, {figure.num_upscaled} upscaled"
+            f"  bucket {figure.width}x{figure.height}: {plural(figure.num_pictures, 'image')}, "
+            f"{figure.crop_loss_mean:.1%} of the area cropped, {figure.num_upscaled} upscaled"
         )
     small = [figure for figure in figures if figure.num_pictures < global_batch_size]
     if small:
         warnings.append(
-            f"{len(small)} buckets hold fewer pictures than a global batch of {global_batch_size}, so a picture can "
-            "stand in it more than once; a smaller data.max_aspect or batch avoids this."
+            f"{plural(len(small), 'bucket has', 'buckets have')} fewer images than a global batch of "
+            f"{global_batch_size}, so an image can be in it more than once; a smaller data.max_aspect or batch avoids "
+            "this."
         )
     warnings += cut_warnings(
         family, components.tokenizers, used_captions(records, buckets, held_out, config.data), config.preview

@@ -6,6 +6,7 @@ from typing import Any
 from finetune.config import PreviewConfig
 from finetune.data.entries import first_few
 from finetune.models.base import ModelFamily
+from finetune.plurals import plural
 
 
 def cut_warnings(
@@ -19,8 +20,8 @@ def cut_warnings(
     prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))
     if not cut and not prompts:
         return []
-    counts = [f"{len(cut):,} captions"] if cut else []
-    counts += [f"{len(prompts):,} prompts of previews"] if prompts else []
+    counts = [plural(len(cut), "caption")] if cut else []
+    counts += [plural(len(prompts), "preview prompt")] if prompts else []
     return [
         f"{family.title} reads {limit} tokens of a caption, about {limit * 3 // 4} words. The ends of "
         f"{' and '.join(counts)} are not read: {first_few([shortened(text) for text in cut + prompts])}. Shorten them, "

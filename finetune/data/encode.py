@@ -16,6 +16,7 @@ from finetune.data.holes import WHOLE, Filling, hole, latent_hole
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts, stack_prompts
 from finetune.models.parts import Part, Parts
+from finetune.plurals import plural
 from finetune.randomness import generator
 
 
@@ -133,7 +134,7 @@ class Encoder:
             listed = sorted(set(self.unreadable))
             shown = "\n".join(listed[:10] + ([f"... and {len(listed) - 10} more"] if len(listed) > 10 else []))
             raise ValueError(
-                f"data.folder: {len(listed)} pictures cannot be used. Repair or remove them, or let "
+                f"data.folder: {plural(len(listed), 'image')} cannot be used. Repair or remove them, or let "
                 f"`python -m datasets_prep` sort them out:\n{shown}"
             )
 

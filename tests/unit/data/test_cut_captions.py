@@ -16,7 +16,7 @@ PREVIEW = PreviewConfig(prompts=(SHORT, LONGER))
 
 @pytest.mark.parametrize(
     ("without", "limit", "counted"),
-    [((), 255, "1 captions and 1 prompts of previews"), (("text_encoder_3",), 75, "2 captions and 1 prompts")],
+    [((), 255, "1 caption and 1 preview prompt"), (("text_encoder_3",), 75, "2 captions and 1 preview prompt")],
 )
 def test_one_warning_counts_captions_and_prompts_of_which_nothing_reads_the_end(
     tmp_path: Path, without: tuple[str, ...], limit: int, counted: str

@@ -2,5 +2,5 @@
 
 
 def plural(num: int, one: str, more: str = "") -> str:
-    """Returns "1 picture", "2,000 pictures"."""
+    """Returns "1 image", "2,000 images"."""
     return f"{num:,} {one if num == 1 else more or one + 's'}"
