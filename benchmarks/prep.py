@@ -34,6 +34,7 @@ from datasets_prep.measure import FEATURE_SIDE, LARGE_SIDE, Look, measure
 from datasets_prep.records import Item
 from datasets_prep.sources import open_source
 from datasets_prep.store import as_keys, row_key
+from finetune.data.caption_files import Reading
 from finetune.data.entries import Findings
 from finetune.data.similarity import close_pairs
 
@@ -124,7 +125,7 @@ def join(num: int) -> None:
 
 def scaling(data: Path) -> None:
     """Prints the wall time of the measuring with one process and with two."""
-    source = open_source((str(data),), caption_column="text", image_column="image", output=Path("nowhere"))
+    source = open_source((str(data),), reading=Reading(is_training=False), image_column="image", output=Path("nowhere"))
     names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*.jpg"))]
     seconds = {}
     for workers in (1, 2):

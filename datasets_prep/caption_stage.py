@@ -9,11 +9,12 @@ from datasets_prep.brought import Brought, Captions
 from datasets_prep.caption_cache import JsonLinesCache
 from datasets_prep.captioners import make_captioner
 from datasets_prep.captioning import Picture, final_captions, unwritten, write_captions
-from datasets_prep.captions import made_caption, name_in_words, with_trigger
+from datasets_prep.captions import made_caption, with_trigger
 from datasets_prep.config import CaptionsConfig, PrepConfig
 from datasets_prep.decisions import Decided
 from datasets_prep.gather import Progress
 from datasets_prep.loading import Loader
+from datasets_prep.name_words import name_in_words
 from datasets_prep.sorting import Sorting
 from finetune.data.entries import Findings
 
@@ -26,7 +27,6 @@ def check_captioner(config: CaptionsConfig) -> str:
 def caption_all(
     sorting: Sorting,
     config: PrepConfig,
-    source_name: str,
     brought: Brought,
     decisions: Mapping[str, Decided],
     own: Path,
@@ -60,17 +60,19 @@ def caption_all(
             texts, origin = existing(index)
             if origin != "decision":
                 texts, origin = chosen(index, texts, origin)
-            yield tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts)), origin
+            yield tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts if text) or ("",)), origin
 
     def chosen(index: int, texts: tuple[str, ...], origin: str) -> tuple[tuple[str, ...], str]:
         new = written.get(index, [])
         needs_name = not new and (not texts or (options.captioner == "file_name" and options.mode != "fill"))
         if needs_name:
-            name = made_caption(sorting.pictures.sources[index], source_name, config.trigger, findings)
-            new = [options.prefix + options.template.replace("{caption}", name)]
-        finals = final_captions(texts, new, options.mode, lambda: new[0])
+            name = made_caption(sorting.pictures.sources[index], config.trigger, findings)
+            new = [options.prefix + options.template.replace("{caption}", name)] if name else []
+        finals = final_captions(texts, new, options.mode)
         if texts and finals[0] == texts[0]:
             return finals, origin
+        if not finals[0]:
+            return finals, "nothing"
         return finals, "file name" if needs_name else options.captioner
 
     return Captions(kept, final(), is_complete=is_complete)

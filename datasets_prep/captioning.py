@@ -85,23 +85,19 @@ def unwritten(
 
 
 def final_captions(
-    existing: Sequence[str],
-    written: Sequence[str],
-    mode: Literal["fill", "replace", "add"],
-    made: Callable[[], str],
+    existing: Sequence[str], written: Sequence[str], mode: Literal["fill", "replace", "add"]
 ) -> tuple[str, ...]:
-    """Returns the captions of a picture: those it brings, those that were written, or else the one made from its name.
+    """Returns the captions of a picture: those it brings, and those that were written or made from its name.
 
     With replace the written ones stand alone; what they replace remains in the source. Where nothing was written, the
-    picture keeps what it has in every mode. For the captioner file_name, `written` is empty with fill, else it
-    holds the made one.
+    picture keeps what it has in every mode. Without any caption at all it has the empty one.
     """
     chosen = {
         "fill": list(existing) or list(written),
         "replace": list(written) or list(existing),
         "add": [*existing, *written],
     }[mode]
-    return tuple(dict.fromkeys(text for text in chosen if text.strip())) or (made(),)
+    return tuple(dict.fromkeys(text for text in chosen if text.strip())) or ("",)
 
 
 class _Host:

@@ -1,74 +1,54 @@
 """Finds the captions that pictures bring along, makes one where there is none, and adds the trigger."""
 
-import json
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from datasets_prep.name_words import name_in_words
+from finetune.data.caption_files import LISTINGS, Read, Reading, read_caption_files, refuse_puzzling, split_name
 from finetune.data.entries import Entry, Findings
-from finetune.data.folder import SIDECAR_SUFFIXES, decode_text, read_listing
-
-LISTINGS = ("metadata.jsonl", "metadata.csv")
-JSON_FIELDS = ("caption", "text", "captions", "tags")
-TEXT_SUFFIXES = (*SIDECAR_SUFFIXES, ".json", ".cls")
-CAMERA_WORDS = frozenset(("img", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "gopr"))
-
-Read = Callable[[str], bytes]
-"""Gives a file's bytes by its name."""
+from finetune.data.folder import MASK_SUFFIX, PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_listing
+from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 
 
 def read_sidecars(
-    read: Read, sources: Sequence[str], column: str, findings: Findings, *, is_keyed: bool = False
+    read: Read, sources: Sequence[str], reading: Reading, findings: Findings, *, is_keyed: bool = False
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """Returns source -> captions from the text files of the same name, and the text files that are such.
+    """Returns source -> captions from the files among the sources that hold some, and these files.
 
-    Those are .txt and .caption, a caption a line, and .json with a text, or with an object that holds `column`,
-    caption, text, captions or tags; a .json with none of these is no caption file. `is_keyed` is how WebDataset names
-    files: .cls counts too, and where no file has the same name, all up to the first dot decides.
+    Files that seem to hold captions and are not understood are an error where an image is left without one.
     """
-    suffixes = TEXT_SUFFIXES if is_keyed else TEXT_SUFFIXES[:-1]
-    owners: dict[str, list[str]] = {}
-    keyed: dict[str, list[str]] = {}
-    for name in sources:
-        if _split(name)[1] not in suffixes and posixpath.basename(name) not in LISTINGS:
-            owners.setdefault(_split(name)[0], []).append(name)
-            keyed.setdefault(_key(name), []).append(name)
-    captions: dict[str, list[str]] = {}
-    used = set()
-    sidecars = [name for name in sources if _split(name)[1] in suffixes]
-    for name in sorted(sidecars, key=lambda name: suffixes.index(_split(name)[1])):  # stable
-        stem, suffix = _split(name)
-        pictures = owners.get(stem) or (keyed.get(_key(name), []) if is_keyed else [])
-        if not pictures:
-            if suffix in SIDECAR_SUFFIXES:
-                findings.warn("text files without a picture of the same name", name)
-            continue
-        lines = _read_sidecar(read, name, column, findings)
-        if lines is None:
-            continue
-        used.add(name)
-        if len(pictures) > 1:
-            findings.warn("text files that give several pictures of the same name their captions", name)
-        for picture in pictures:
-            captions.setdefault(picture, []).extend(lines)
-    return captions, used
+    found = read_caption_files(read, sources, is_image_name, reading, findings, is_keyed=is_keyed)
+    images = [name for name in sources if is_image_name(name) and not is_mask_name(name)]
+    refuse_puzzling(found, images, reading, findings)
+    return found.captions, found.used
+
+
+def is_image_name(name: str) -> bool:
+    """True for a name that ends as images do, also in formats that are not read."""
+    return split_name(name)[1] in PICTURE_SUFFIXES | UNREAD_SUFFIXES
+
+
+def is_mask_name(name: str) -> bool:
+    """True for the name that masks of images have."""
+    return split_name(name)[0].endswith(MASK_SUFFIX)
 
 
 def read_folder_entries(
-    root: str, read: Read, sources: Sequence[str], column: str, findings: Findings
+    root: str, read: Read, sources: Sequence[str], reading: Reading, findings: Findings
 ) -> dict[str, Entry]:
     """Returns an entry for every file that does not itself hold captions, with all its captions; it may have none.
 
     They come from metadata.jsonl or metadata.csv at the top of the folder or in folders below, each of which lists what
-    lies in its folder, and then from text files beside the pictures. Weight, repeats and split are those of the listing
-    nearest to the picture.
+    lies in its folder, and then from files beside the images and lists in other forms. Weight, repeats and split are
+    those of the listing nearest to the image.
     """
     listed: dict[str, Entry] = {}
     used = set()
     for listing in _listings(sources):
-        entries = _read_listing(root, listing, column, findings)
+        entries = _read_listing(root, listing, sources, reading, findings)
         if entries is None:
             continue
         used.add(listing)
@@ -79,8 +59,28 @@ def read_folder_entries(
             )
     for name in sorted(set(listed).difference(sources)):
         findings.warn("pictures that a listing mentions but that are not there", name)
-    texts, sidecars = read_sidecars(read, [name for name in sources if name not in used], column, findings)
-    return joined_entries([name for name in sources if name not in used | sidecars], listed, texts)
+    found = read_caption_files(read, [name for name in sources if name not in used], is_image_name, reading, findings)
+    entries = joined_entries([name for name in sources if name not in used | found.used], listed, found.captions)
+    bare = [name for name, entry in entries.items() if not entry.captions and is_image_name(name)]
+    refuse_puzzling(found, [name for name in bare if not is_mask_name(name)], reading, findings)
+    for name in sorted(listed.keys() & found.captions.keys()):
+        if set(found.captions[name]) - set(listed[name].captions):
+            findings.warn("images with other captions beside them than in the listing; each is drawn from", name)
+    return entries
+
+
+def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, findings: Findings) -> Mapping[str, Entry]:
+    """Returns the entries with the repeats of folders such as 10_NAME, where a listing gives none of its own."""
+    images = [name for name in entries if is_image_name(name) and not is_mask_name(name)]
+    named = folder_repeats(images, choice, "folder_repeats", findings)
+    if not named:
+        return entries
+    return {
+        name: replace(entry, repeats=named[posixpath.dirname(name)][0])
+        if entry.repeats == 1 and posixpath.dirname(name) in named
+        else entry
+        for name, entry in entries.items()
+    }
 
 
 def joined_entries(
@@ -94,31 +94,6 @@ def joined_entries(
     }
 
 
-def usable_texts(values: Iterable[object], where: str, findings: Findings) -> list[str]:
-    """Returns the captions among values from a table or JSON: texts and lists of them, stripped, without blank ones."""
-    flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
-    texts = []
-    for item in flat:
-        if item is None:
-            continue
-        if not isinstance(item, str):
-            findings.warn("captions that are not text, which are not used", f"{where} ({type(item).__name__})")
-        elif "\0" in item or not is_unicode(item):
-            findings.warn("captions with NUL or broken Unicode, which are not used", where)
-        elif item.strip():
-            texts.append(item.strip())
-    return list(dict.fromkeys(texts))
-
-
-def is_unicode(text: str) -> bool:
-    """Returns whether a text can be written as UTF-8; names that are none hold surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def warn_of_errors(found: Findings, place: str, findings: Findings) -> None:
     """Notes as warnings what would be errors in training: a single line or row that is wrong stops no preparation."""
     try:
@@ -126,16 +101,6 @@ def warn_of_errors(found: Findings, place: str, findings: Findings) -> None:
     except ValueError as error:
         for line in str(error).split("\n  ")[1:]:
             findings.warn(f"problems in {place}", line.strip())
-
-
-def _split(name: str) -> tuple[str, str]:
-    stem, suffix = posixpath.splitext(name)
-    return stem, suffix.lower()
-
-
-def _key(name: str) -> str:
-    folder, base = posixpath.split(name)
-    return posixpath.join(folder, base.partition(".")[0])
 
 
 def _listings(sources: Iterable[str]) -> list[str]:
@@ -146,84 +111,47 @@ def _listings(sources: Iterable[str]) -> list[str]:
     return sorted(by_folder.values(), key=lambda name: (name.count("/"), os.fsencode(name)))
 
 
-def _read_listing(root: str, listing: str, column: str, findings: Findings) -> list[Entry] | None:
+def _read_listing(
+    root: str, listing: str, sources: Sequence[str], reading: Reading, findings: Findings
+) -> list[Entry] | None:
     """None where a file below the top, which only happens to have that name, lists no pictures."""
     folder, name = posixpath.split(listing)
     found = Findings()  # its warnings speak of what training would do with the folder
+    start = f"{folder}/" if folder else ""
+    names = [source.removeprefix(start) for source in sources if source.startswith(start)]
     try:
-        entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, column, found)
+        entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, reading, found, names)
     except ValueError as error:
         if folder and "file_name" not in str(error):
             findings.warn("listings below the top that list no pictures", listing)
             return None
-        text = str(error).replace("data.caption_column", "caption_column").replace("data.folder", "source")
+        text = str(error).replace("data.folder", "source")
         raise ValueError(f"{text}\nOr move {listing} away to do without its captions.") from error
     warn_of_errors(found, listing, findings)
     return [replace(entry, file_name=posixpath.join(folder, entry.file_name)) for entry in entries]
 
 
-def _read_sidecar(read: Read, name: str, column: str, findings: Findings) -> list[str] | None:
-    """The captions in a text file, maybe none; None where it is a .json about something else."""
-    try:
-        text, is_guess = decode_text(read(name))
-    except (OSError, ValueError) as error:
-        findings.warn("text files that cannot be read", f"{name} ({error})")
-        return []
-    suffix = _split(name)[1]
-    if suffix == ".json":
-        return _json_captions(text, name, column, findings)
-    if is_guess:
-        findings.warn("text files in neither UTF-8 nor UTF-16, read as Latin-1", name)
-    if "\0" in text:
-        findings.warn("text files with NUL characters, which are not used", name)
-        return []
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
-    if suffix == ".cls" and all(line.isdecimal() for line in lines):
-        findings.warn("numbers of classes, which are no captions", name)
-        return []
-    return lines
+def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
+    """Returns a caption for an image that has none: file name, folder or trigger, the first that says something.
 
-
-def _json_captions(text: str, name: str, column: str, findings: Findings) -> list[str] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, str):
-        return usable_texts([value], name, findings)
-    if not isinstance(value, dict):
-        return None
-    fields = [field for field in dict.fromkeys((column, *JSON_FIELDS)) if field in value]
-    if not fields:
-        return None
-    parts = []
-    for field in fields:
-        content = value[field]
-        if field == "tags" and isinstance(content, list):
-            content = ", ".join(usable_texts(content, name, findings))
-        parts.append(content)
-    return usable_texts(parts, name, findings)
-
-
-def made_caption(source: str, root_name: str, trigger: str | None, findings: Findings) -> str:
-    """Returns a caption for a picture that has none: the first of file name, folder, trigger and source with words."""
+    Empty where none does: a name that says nothing of the image would be learned as its caption.
+    """
     folder, file_name = posixpath.split(source)
     named = {
         "the file name": name_in_words(posixpath.splitext(file_name)[0]),
         "the folder's name, because the file name says nothing": name_in_words(posixpath.basename(folder)),
         "the trigger alone, because no name says anything": trigger,
-        "the source's name, because no other says anything": name_in_words(root_name),
     }
-    origin, text = next(((origin, text) for origin, text in named.items() if text), ("nothing", "picture"))
-    findings.warn(f"pictures without a caption, which got one made from {origin}", source)
-    return text
-
-
-def name_in_words(name: str) -> str:
-    """Returns the words of a name, without numbers, the hashes of downloads and what cameras write; may be empty."""
-    parts = [part for part in re.split(r"[^\w'’]+|_+", name) if not re.fullmatch(r"(?=.*\d)[0-9a-fA-F]{8,}", part)]
-    words = [part.strip("'’").rstrip("0123456789") for part in parts]
-    return " ".join(word for word in words if word and word.lower() not in CAMERA_WORDS)
+    for origin, text in named.items():
+        if text:
+            findings.warn(f"pictures without a caption, which got one made from {origin}", source)
+            return text
+    findings.warn(
+        "pictures without a caption, which stay without one because neither their names nor their folders' say "
+        "anything; add caption files, name a --trigger, or have them described with --captions.captioner",
+        source,
+    )
+    return ""
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:

@@ -161,6 +161,9 @@ class CaptionsConfig:
     """fill writes where there is none; replace writes all anew; add puts new ones behind those that are there."""
     model: str | None = None
     """Folder or Hub id of the captioner's model, or its name on the server."""
+    lines: Literal["alternatives", "joined", "first"] | None = None
+    """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
+    none is alternatives, but refuses paragraphs and wrapped sentences."""
     kinds: tuple[Literal["short", "long", "tags"], ...] = ("long",)
     """Captions to write for each picture, the first of which becomes its text."""
     prompt: str | None = None
@@ -308,6 +311,9 @@ class PrepConfig:
     """Column of the captions in a listing, a table or a .json file beside a picture."""
     image_column: str = "image"
     """Column of the pictures in a table."""
+    folder_repeats: Literal["auto", "on", "off"] = "auto"
+    """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
+    and asks where they leave it open."""
     background: str = "white"
     """Colour behind transparent pixels."""
     workers: int = 0

@@ -13,6 +13,7 @@ from datasets_prep.lint_phrases import shared_phrases
 from datasets_prep.lint_words import contradictions, style_words, tags_of
 from datasets_prep.records import LintMark
 from finetune.plurals import plural
+from finetune.prompt_syntax import syntax_in
 
 MOST_DETAILS = 30
 """Marks of one kind; the rest of them is told in one."""
@@ -120,6 +121,7 @@ KINDS = (
     "file name as caption",
     "web address",
     "markup",
+    "syntax of other programs",
     "contradictory tags",
     "tag twice in a caption",
     "style words in a style set",
@@ -146,6 +148,8 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
             yield "file name as caption", ""
         elif ADDRESS.search(text):
             yield "web address", ""
+        for name, piece in syntax_in(text):
+            yield "syntax of other programs", f"{name}: {piece[:60]}"
         if MARKUP.search(text) or SPECIAL.search(text):
             yield "markup", ""
         if opening := OPENING.match(text) or INTRODUCTION.match(text):

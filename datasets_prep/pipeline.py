@@ -15,6 +15,7 @@ import numpy as np
 
 from datasets_prep.brought import Brought, Captions, brought_along
 from datasets_prep.caption_stage import caption_all, check_captioner
+from datasets_prep.captions import with_folder_repeats
 from datasets_prep.config import PrepConfig
 from datasets_prep.copies_stage import check_dedup, find_near, find_same
 from datasets_prep.decisions import Decided, read_decisions
@@ -36,9 +37,10 @@ from datasets_prep.store import Pictures, as_keys, remove_unfinished, row_key
 from datasets_prep.texts import Texts
 from datasets_prep.workplace import NothingUsable, State, check_unedited, is_whole, read_state, workplace
 from finetune.command_line import dump
+from finetune.data.caption_files import Reading
 from finetune.data.entries import Findings, first_few
 
-VERSION = 2
+VERSION = 3
 """Raised when the same input gives another result."""
 
 
@@ -66,8 +68,8 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     """
     findings = Findings()
     output = config.output.expanduser().resolve()
-    columns = {"caption_column": config.caption_column, "image_column": config.image_column}
-    source = open_source(config.source, **columns, output=output)
+    reading = Reading(config.caption_column, config.captions.lines, is_training=False)
+    source = open_source(config.source, reading=reading, image_column=config.image_column, output=output)
     token_counter(config.lint)
     models = [check_captioner(config.captions), check_dedup(config.dedup, findings), *check_scores(config.scores)]
     with workplace(output, is_shard=config.shard is not None) as own:
@@ -121,7 +123,9 @@ def measure_all(
     config: PrepConfig, source: PrepSource, own: Path, files: Files, findings: Findings, progress: Progress
 ) -> tuple[Pictures, Brought, list[Rejected]] | int:
     """Returns what decodes, what the source says of it, and what cannot be read; of a shard how many files it has."""
-    entries = source.entries(files.names, findings)
+    entries = with_folder_repeats(source.entries(files.names, findings), config.folder_repeats, findings)
+    advice = "Or leave these files out of the source. Nothing was prepared."
+    findings.raise_errors(f"source: {', '.join(config.source)} cannot be prepared as it is:", advice)
     chosen = np.flatnonzero([name in entries for name in files.names])
     chosen = chosen if config.shard is None else shard_of(chosen, config.shard)
     names, keys = files.names.only(chosen), files.keys[chosen]
@@ -175,7 +179,7 @@ class Stages:
         find_same(sorting, has_caption, loader)
         learned = score_pictures(sorting, config.scores, *outside)
         find_near(sorting, config.dedup, has_caption, config.split.share > 0, *outside)
-        captions = caption_all(sorting, config, self.source.name, self.brought, self.decisions, *outside)
+        captions = caption_all(sorting, config, self.brought, self.decisions, *outside)
         learned |= score_texts(sorting, config.scores, captions, *outside)
         return captions, learned
 

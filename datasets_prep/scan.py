@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets_prep.captions import is_unicode
 from datasets_prep.records import Item, Rejected
+from finetune.data.caption_files import is_unicode
 from finetune.data.entries import Findings
 
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets_prep.captions import is_unicode, joined_entries, read_folder_entries, read_sidecars
+from datasets_prep.captions import joined_entries, read_folder_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.scan import stamp_of, walk
+from finetune.data.caption_files import JSON_SUFFIX, TEXT_SUFFIXES, Reading, is_unicode
+from finetune.data.caption_text import decode_text
 from finetune.data.entries import Entry, Findings
-from finetune.data.folder import FolderSource, decode_text
+from finetune.data.folder import FolderSource
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class FoldersSource:
     name: str
     skipped: tuple[str, ...]
     """Folders that are not entered."""
-    caption_column: str
+    reading: Reading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []
@@ -41,7 +43,7 @@ class FoldersSource:
         entries: dict[str, Entry] = {}
         for prefix, root in self.folders.items():
             names = [source.removeprefix(prefix) for source in sources if source.startswith(prefix)]
-            found = read_folder_entries(root, FolderSource(root).read, names, self.caption_column, findings)
+            found = read_folder_entries(root, FolderSource(root).read, names, self.reading, findings)
             for name, entry in found.items():
                 entries[prefix + name] = Entry(prefix + name, entry.captions, entry.weight, entry.repeats, entry.split)
         return entries
@@ -58,7 +60,7 @@ class FilesSource:
     paths: Mapping[str, str]
     """Name -> absolute path."""
     name: str
-    caption_column: str
+    reading: Reading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []
@@ -84,7 +86,7 @@ class FilesSource:
         texts, used = read_sidecars(
             lambda name: FolderSource("/").read(paths[name]),
             [*sources, *(name for name in beside if name not in self.paths)],
-            self.caption_column,
+            self.reading,
             findings,
         )
         return joined_entries([name for name in sources if name not in used], {}, texts)
@@ -95,7 +97,8 @@ class FilesSource:
     def _beside(self, name: str) -> dict[str, str]:
         stem, suffix = posixpath.splitext(name)
         path = os.path.splitext(self.paths[name])[0]
-        texts = {stem + text: path + text for text in (".txt", ".caption", ".json") if text != suffix}
+        endings = [end + text for end in ("", suffix) for text in (*TEXT_SUFFIXES, JSON_SUFFIX) if text != suffix]
+        texts = {stem + end: path + end for end in endings}
         return {text: path for text, path in texts.items() if os.path.isfile(path)}
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets_prep.captions import is_unicode
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.scan import stamp_of
 from datasets_prep.source_folder import sorted_listing
 from datasets_prep.source_tables import captioned_columns, row_entry
+from finetune.data.caption_files import is_unicode
 from finetune.data.entries import Entry, Findings, PictureSource
 
 if TYPE_CHECKING:

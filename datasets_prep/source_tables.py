@@ -3,14 +3,15 @@
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_prep.captions import is_unicode, usable_texts, warn_of_errors
+from datasets_prep.captions import warn_of_errors
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.scan import stamp_of
 from datasets_prep.source_folder import sorted_listing
+from finetune.data.caption_files import is_unicode, usable_texts
 from finetune.data.entries import Entry, Findings, read_repeats, read_split, read_weight
 
 EXTRA_COLUMNS = ("captions_alt", "weight", "repeats", "split")
@@ -113,6 +114,7 @@ def row_entry(
     labels: Mapping[str, Sequence[str]],
 ) -> Entry:
     """Returns what a row says of its picture; values that are no good are noted, and the picture does without."""
+    caption_column = caption_column_of(row, caption_column)
     caption = row.get(caption_column)
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):
         caption = labels[caption_column][caption]
@@ -133,6 +135,9 @@ def _row_of(source: str, stems: Iterable[str]) -> tuple[str, int]:
 
 def captioned_columns(names: Sequence[str], caption_column: str, place: str, findings: Findings) -> list[str]:
     """Returns which columns say something of pictures; ValueError where the one that was named is missing."""
+    wanted, caption_column = caption_column, caption_column_of(names, caption_column)
+    if caption_column != wanted:
+        findings.warn(f"tables without the column {wanted}, of which another is read", f"{place} ({caption_column})")
     if caption_column not in names:
         if caption_column != "text":
             raise ValueError(
@@ -144,6 +149,13 @@ def captioned_columns(names: Sequence[str], caption_column: str, place: str, fin
             f"{place} ({', '.join(names)})",
         )
     return [name for name in (caption_column, *EXTRA_COLUMNS) if name in names]
+
+
+def caption_column_of(there: Container[str], wanted: str) -> str:
+    """Returns the column with the captions: caption or captions where the usual text is absent."""
+    if wanted == "text" and "text" not in there:
+        return next((column for column in ("caption", "captions") if column in there), wanted)
+    return wanted
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

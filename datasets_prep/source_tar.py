@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from datasets_prep.captions import is_unicode, joined_entries, read_sidecars
+from datasets_prep.captions import joined_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Reason, Rejected
 from datasets_prep.scan import stamp_of
 from datasets_prep.source_folder import sorted_listing
+from finetune.data.caption_files import Reading, is_unicode
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import MAX_FILE_BYTES
 
@@ -44,7 +45,7 @@ class TarSource:
     files: Mapping[str, str]
     """Name without suffix -> path."""
     name: str
-    caption_column: str
+    reading: Reading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []
@@ -66,7 +67,7 @@ class TarSource:
             index = _index(path, stamp_of(os.stat(path)))
             names = [f"{stem}/{name}" for name in index.members]  # in the archive's order, which is quick to read
             names = [name for name in names if name in wanted]
-            texts, used = read_sidecars(self.read, names, self.caption_column, findings, is_keyed=True)
+            texts, used = read_sidecars(self.read, names, self.reading, findings, is_keyed=True)
             found |= joined_entries([name for name in names if name not in used], {}, texts)
         return {name: found[name] for name in sources if name in found}
 

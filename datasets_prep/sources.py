@@ -11,6 +11,7 @@ from datasets_prep.source_folder import FilesSource, FoldersSource, named_files
 from datasets_prep.source_rows import saved_rows
 from datasets_prep.source_tables import parquet_tables
 from datasets_prep.source_tar import TarSource
+from finetune.data.caption_files import Reading
 
 Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]
 
@@ -22,7 +23,7 @@ HUB_ID = r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?"
 Value = TypeVar("Value")
 
 
-def open_source(given: tuple[str, ...], *, caption_column: str, image_column: str, output: Path) -> PrepSource:
+def open_source(given: tuple[str, ...], *, reading: Reading, image_column: str, output: Path) -> PrepSource:
     """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
 
     - A folder of files, all that stand in it and below. Several are told apart by their own names.
@@ -46,22 +47,22 @@ def open_source(given: tuple[str, ...], *, caption_column: str, image_column: st
     name = _short_name(paths)
     if kind == "folders":
         skipped = (str(output.expanduser().resolve()), str(_partial(output)))
-        return FoldersSource(_prefixes(paths), name, skipped, caption_column)
+        return FoldersSource(_prefixes(paths), name, skipped, reading)
     if kind == "files":
         named = named_files(paths)
         if not named:
             raise ValueError(f"source: {', '.join(given)} names no file, expected a path a line. Check the list.")
         for path in named.values():
             _check_output(path, output)
-        return FilesSource(named, name, caption_column)
+        return FilesSource(named, name, reading)
     if kind == "Parquet":
         paths = [_tables_folder(path) or path for path in paths]
-        return parquet_tables(_stems(paths, ".parquet"), name, image_column, caption_column)
+        return parquet_tables(_stems(paths, ".parquet"), name, image_column, reading.column)
     if kind == "WebDataset archives":
-        return TarSource(_stems(paths, ".tar"), name, caption_column)
+        return TarSource(_stems(paths, ".tar"), name, reading)
     locations = [_location(path) for path in paths]
     prefixes = _distinct(locations, lambda location: os.path.basename(os.path.normpath(location[0])))
-    return saved_rows(prefixes, name, image_column, caption_column)
+    return saved_rows(prefixes, name, image_column, reading.column)
 
 
 def _kind(given: str) -> Kind:

@@ -17,6 +17,7 @@ from finetune.config_inpaint import InpaintConfig
 from finetune.config_loss import LossConfig
 from finetune.config_mask import MaskConfig
 from finetune.config_optim import OptimConfig
+from finetune.prompt_syntax import path_problems
 
 SINGLE_FILE = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
@@ -106,6 +107,12 @@ class DataConfig:
     captions: Literal["listed", "folder", "none"] = "listed"
     """Where captions come from: listed with the pictures, the name of the folder a picture lies in (its class), or none
     at all, for a model without prompts."""
+    caption_lines: Literal["alternatives", "joined", "first"] | None = None
+    """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
+    none is alternatives, but refuses paragraphs and wrapped sentences."""
+    folder_repeats: Literal["auto", "on", "off"] = "auto"
+    """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
+    and asks where they leave it open."""
     resolution: int = 512
     """Side of the square whose area every bucket stays within, in pixels."""
     bucket_step: int = 64
@@ -150,6 +157,11 @@ class DataConfig:
             found.append(f"data.num_crops: got {self.num_crops}, expected 1 or more.")
         if not 0 <= self.caption_dropout <= 1:
             found.append(f"data.caption_dropout: got {self.caption_dropout}, expected a share from 0 to 1.")
+        if self.caption_lines is not None and self.captions != "listed":
+            found.append(
+                f"data.caption_lines: got {self.caption_lines}, but data.captions {self.captions} reads no caption "
+                "files. Remove one of the two."
+            )
         if "{caption}" not in self.template and self.captions != "none":
             found.append(f'data.template: got "{self.template}", expected a text that contains {{caption}}.')
         if self.keep_tags < 0 or (self.keep_tags and not self.shuffle_tags):
@@ -375,6 +387,7 @@ class TrainConfig:
         sections: list[Any] = [value for value in vars(self).values() if is_dataclass(value)]
         found = [problem for section in sections for problem in section.problems()]
         found += self._contradictions() + not_finite(self) + secrets_in(self)
+        found += [problem for option, texts in prompts_of(self).items() for problem in path_problems(option, texts)]
         if found:
             raise ValueError("\n".join(found))
 
@@ -443,6 +456,15 @@ def not_finite(config: Any) -> list[str]:
     """Names every number that is nan or infinite; comparisons alone let nan pass."""
     numbers = [(key, value) for key, value in options(config) if isinstance(value, float)]
     return [f"{key}: got {value}, expected a finite number." for key, value in numbers if not math.isfinite(value)]
+
+
+def prompts_of(config: Any) -> dict[str, list[str]]:
+    """Returns the options that hold prompts, and the template of captions, with their texts."""
+    found: dict[str, list[str]] = {}
+    for key, value in options(config):
+        if key.rpartition(".")[2] in ("prompt", "prompts", "negative_prompt", "template"):
+            found[key] = [str(part) for part in (value if isinstance(value, tuple) else (value,)) if part]
+    return found
 
 
 def secrets_in(config: Any) -> list[str]:

@@ -8,15 +8,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
 
 from finetune.command_line import parse_given
-from finetune.config import TrainConfig
+from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.presets import find_preset
+from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.runfolder import check_output, finished_message
 from finetune.stopping import end_on_signals, end_with_launcher
@@ -94,8 +95,12 @@ def run_recipe(
             image_column=config.data.image_column,
             caption_column=config.data.caption_column,
             captions=captions(config),
+            caption_lines=config.data.caption_lines,
+            folder_repeats=config.data.folder_repeats,
             mask=config.mask,
         )
+        notes = prompt_warnings(prompts_of(config))
+        manifest = replace(manifest, warnings=(*manifest.warnings, *notes))
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:
             say(line)

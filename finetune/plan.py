@@ -40,6 +40,8 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
         image_column=config.data.image_column,
         caption_column=config.data.caption_column,
         captions=module["captions"](config) if "captions" in module else config.data.captions,
+        caption_lines=config.data.caption_lines,
+        folder_repeats=config.data.folder_repeats,
         mask=config.mask,
     )
     config, lines = with_proposals(config, given, kept, manifest, num_processes)

@@ -23,6 +23,8 @@ MAY_CHANGE = (
     "goal",
     "data.num_workers",
     "data.allow_change",
+    "data.caption_lines",  # what it changes shows in the manifest, which is compared
+    "data.folder_repeats",
     "train.ema_device",
     "optim.in_backward",
 )

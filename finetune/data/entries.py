@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from finetune.data.caption_text import has_words
+
 Split = Literal["train", "validation"]
 
 NUM_SHOWN = 5
@@ -96,7 +98,9 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
         if "\0" in item or not _is_unicode(item):
             findings.error("captions with NUL or broken Unicode", where)
             return ()
-        if item.strip():
+        if item.strip() and not has_words(item):
+            findings.warn("captions without a word, such as .,, which are not used", where)
+        elif item.strip():
             captions[item.strip()] = None
     if not captions:
         findings.error("pictures without a caption", where)

@@ -1,6 +1,5 @@
 """Lists the pictures and captions of a folder: metadata.jsonl, metadata.csv, or text files beside the pictures."""
 
-import codecs
 import csv
 import io
 import json
@@ -8,12 +7,25 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune.config_mask import NO_MASKS, MaskConfig
+from finetune.data.caption_files import (
+    LISTINGS,
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    Reading,
+    folded,
+    read_caption_files,
+    read_text,
+    refuse_puzzling,
+)
+from finetune.data.caption_tables import NAME_FIELDS, delimiter_of
+from finetune.data.caption_text import in_lines
 from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
+from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.images import PLUGINS, readable_formats
 from finetune.extras import install_command
 
@@ -28,7 +40,6 @@ UNREAD_SUFFIXES = frozenset((
 ))
 # fmt: on
 PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
-SIDECAR_SUFFIXES = (".txt", ".caption")
 MASK_SUFFIX = "-masklabel"
 """NAME-masklabel.png is the mask of NAME.jpg; OneTrainer's name for it."""
 MAX_FILE_BYTES = 500_000_000
@@ -55,11 +66,12 @@ class FolderSource:
 def read_folder(
     root: str,
     shown: str,
-    caption_column: str,
+    reading: Reading,
     findings: Findings,
     prepare: str,
     captions: Literal["listed", "folder", "none"] = "listed",
     mask: MaskConfig = NO_MASKS,
+    repeats: FolderRepeats = "auto",
 ) -> list[Entry]:
     """Returns what a folder lists; ValueError where it holds no pictures or no captions at all, anything else is noted.
 
@@ -68,31 +80,17 @@ def read_folder(
     beside a NAME.jpg, and what lies in mask.folder.
     """
     files = visible_files(root, findings)
-    pictures = [name for name in files if is_picture_name(name)]
-    masks = _masks_among(pictures, root, mask)
-    if mask.kind != "file":
-        for name in sorted(masks, key=os.fsencode):
-            findings.warn(f"masks that are not used because mask.kind is {mask.kind}", name)
-    pictures = [name for name in pictures if name not in masks]
-    sidecars = [name for name in files if _suffix(name) in SIDECAR_SUFFIXES]
+    pictures = _without_masks([name for name in files if is_picture_name(name)], root, mask, findings)
     unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES and not _is_read(_suffix(name))]
     for name in unread:
         findings.warn(_why_unread(_suffix(name)), name)
-    listings = [name for name in ("metadata.jsonl", "metadata.csv") if name in files]
+    sidecars = [name for name in files if _suffix(name) in TEXT_SUFFIXES]
+    listings = [name for name in LISTINGS if name in files]
     if captions != "listed":
         for name in [*listings, *sidecars]:
             findings.warn(f"captions that are not read because data.captions is {captions}", name)
     elif listings:
-        if len(listings) > 1:
-            findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
-        for name in sidecars:
-            findings.warn(f"text files that are not read because {listings[0]} is there", name)
-        entries = read_listing(root, shown, listings[0], caption_column, findings)
-        listed = {entry.file_name for entry in entries}
-        for name in pictures:
-            if name not in listed:
-                findings.warn(f"pictures that {listings[0]} does not mention, which are not used", name)
-        return entries
+        return _read_listed(root, shown, (listings, sidecars, pictures), reading, findings)
     if not pictures:
         findings.raise_errors(f"data.folder: {shown} cannot be read:", "Check the permissions.")
         raise ValueError(
@@ -100,24 +98,67 @@ def read_folder(
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
+    named = folder_repeats(pictures, repeats, "data.folder_repeats", findings)
     if captions == "none":
-        return [Entry(name, ("",)) for name in pictures]
-    if captions == "folder":
-        return [_named_by_folder(name, findings) for name in pictures]
-    stems = {_stem(name) for name in pictures}
-    if not any(_stem(name) in stems for name in sidecars):
-        below = [name for name in files if posixpath.basename(name) in ("metadata.jsonl", "metadata.csv")]
-        raise ValueError(
-            f"data.folder: {shown} holds {len(pictures):,} pictures but no captions: no metadata.jsonl, and no .txt or "
-            f".caption file beside a picture. Run: {prepare}"
-            + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
-        )
-    return _read_sidecars(root, pictures, sidecars, findings)
+        entries = [Entry(name, ("",)) for name in pictures]
+    elif captions == "folder":
+        entries = [_named_by_folder(name, named, findings) for name in pictures]
+    else:
+        texts = _read_sidecars(root, files, pictures, reading, findings)
+        if not texts:
+            findings.raise_errors(f"data.folder: {shown} cannot be trained on as it is:", "Correct these.")
+            raise ValueError(_no_captions(shown, len(pictures), files, prepare))
+        entries = [Entry(name, read_captions([*texts.get(name, [])], name, findings)) for name in pictures]
+    return [_repeated(entry, named) for entry in entries]
+
+
+def _read_listed(
+    root: str,
+    shown: str,
+    files: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    reading: Reading,
+    findings: Findings,
+) -> list[Entry]:
+    """What metadata.jsonl or metadata.csv lists; `files` are the listings, text files and pictures that there are."""
+    listings, sidecars, pictures = files
+    if len(listings) > 1:
+        findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
+    for name in sidecars:
+        findings.warn(f"text files that are not read because {listings[0]} is there", name)
+    entries = read_listing(root, shown, listings[0], reading, findings, pictures)
+    listed = {entry.file_name for entry in entries}
+    for name in pictures:
+        if name not in listed:
+            findings.warn(f"pictures that {listings[0]} does not mention, which are not used", name)
+    return entries
+
+
+def _no_captions(shown: str, num_pictures: int, files: Sequence[str], prepare: str) -> str:
+    below = [name for name in files if posixpath.basename(name) in LISTINGS]
+    return (
+        f"data.folder: {shown} holds {num_pictures:,} pictures but no captions: no metadata.jsonl, and no .txt or "
+        f".caption file beside a picture. Run: {prepare}"
+        + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
+    )
+
+
+def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
+    folder = posixpath.dirname(entry.file_name)
+    return replace(entry, repeats=named[folder][0]) if folder in named else entry
 
 
 def is_picture_name(name: str) -> bool:
     """True for a name that ends as pictures do whose format is read."""
     return _is_read(_suffix(name))
+
+
+def _without_masks(names: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
+    """The pictures among them; notes masks that are not used."""
+    masks = _masks_among(names, root, mask)
+    if mask.kind != "file":
+        for name in sorted(masks, key=os.fsencode):
+            findings.warn(f"masks that are not used because mask.kind is {mask.kind}", name)
+    return [name for name in names if name not in masks]
 
 
 def _masks_among(names: list[str], root: str, mask: MaskConfig) -> set[str]:
@@ -142,8 +183,9 @@ def _why_unread(suffix: str) -> str:
     return f"images whose format is not read. Run: {command}, or save them as PNG or JPEG"
 
 
-def _named_by_folder(name: str, findings: Findings) -> Entry:
-    folder = posixpath.basename(posixpath.dirname(name)).replace("_", " ").strip()
+def _named_by_folder(name: str, named: Mapping[str, tuple[int, str]], findings: Findings) -> Entry:
+    path = posixpath.dirname(name)
+    folder = (named[path][1] if path in named else posixpath.basename(path)).replace("_", " ").strip()
     if not folder:
         findings.error("pictures that lie in no class's folder", name)
     return Entry(name, (folder,))
@@ -186,91 +228,98 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def decode_text(data: bytes) -> tuple[str, bool]:
-    """Returns the text of UTF-8 or UTF-16 bytes, and whether neither fitted and Latin-1 was taken."""
-    encoding = "utf-8-sig"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif data.count(0) * 4 > len(data):  # UTF-16 without its mark: every other byte of plain text is zero
-        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
-    try:
-        return data.decode(encoding), False
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), True
+def _read_sidecars(
+    root: str, files: Sequence[str], images: Sequence[str], reading: Reading, findings: Findings
+) -> dict[str, list[str]]:
+    """The captions of the images from the files among `files`; notes those that are not understood."""
+    chosen = [name for name in files if _suffix(name) in (*TEXT_SUFFIXES, *TABLE_SUFFIXES)]
+    found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_picture_name, reading, findings)
+    refuse_puzzling(found, images, reading, findings)
+    return found.captions
 
 
-def _read_text(root: str, name: str, findings: Findings) -> str | None:
-    try:
-        text, is_guess = decode_text(FolderSource(root).read(name))
-    except OSError as error:
-        findings.error("text files that cannot be read", f"{name} ({error.strerror})")
-        return None
-    except ValueError as error:
-        findings.error("text files that cannot be read", f"{name} ({error})")
-        return None
-    if is_guess:
-        findings.warn("text files in neither UTF-8 nor UTF-16, read as Latin-1", name)
-    return text
-
-
-def _lines(text: str) -> list[str]:
-    return re.split(r"\r\n|\n|\r", text)  # not splitlines(), which also splits at characters that JSON strings may hold
-
-
-def _read_sidecars(root: str, pictures: list[str], sidecars: list[str], findings: Findings) -> list[Entry]:
-    texts: dict[str, list[str]] = {}
-    stems = {_stem(name) for name in pictures}
-    for name in sorted(sidecars, key=lambda name: SIDECAR_SUFFIXES.index(_suffix(name))):
-        stem = _stem(name)
-        if stem not in stems:
-            findings.warn("text files without a picture of the same name", name)
-        else:
-            text = _read_text(root, name, findings)
-            if text is not None:
-                texts.setdefault(stem, []).extend(line for line in _lines(text) if line.strip())
-    return [Entry(name, read_captions([*texts.get(_stem(name), [])], name, findings)) for name in pictures]
-
-
-def read_listing(root: str, shown: str, listing: str, caption_column: str, findings: Findings) -> list[Entry]:
+def read_listing(
+    root: str, shown: str, listing: str, reading: Reading, findings: Findings, names: Sequence[str] = ()
+) -> list[Entry]:
     """Returns the pictures that metadata.jsonl or metadata.csv in the folder `root` lists, relative to it.
 
-    Notes what is wrong with single lines; ValueError where there is no usable one, or no column of that name.
+    `names` are the files that there are; one of them is meant where a listed name differs only in how Unicode composes
+    it or in capitals. Notes what is wrong with single lines; ValueError where there is no usable one, or no column of
+    that name.
     """
-    text = _read_text(root, listing, findings)
+    text = read_text(FolderSource(root).read, listing, reading, findings)
     rows = _json_rows(text or "", findings) if listing.endswith(".jsonl") else _csv_rows(text or "", findings)
     entries: dict[str, Entry] = {}
     columns: dict[str, None] = {}
+    actual = _ActualNames(names)
     for line, row in rows:
         columns |= dict.fromkeys(row)
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            findings.error("lines without a file_name", f"line {line}")
+        name = _listed_name(row, line, findings)
+        if name is None:
             continue
-        if _escapes(name):
-            findings.error(
-                "file names that lead out of the folder (absolute, .. or an address)", f"line {line}: {name}"
-            )
-            continue
-        where = name = posixpath.normpath(name)
+        where = name = actual.of(posixpath.normpath(name))
         if name in entries:
             findings.error("file names that stand twice", f"{name} (again in line {line})")
             continue
         captions = ()
-        if caption_column in row or "captions_alt" in row:
-            captions = read_captions([row.get(caption_column), row.get("captions_alt")], where, findings)
+        column = _caption_column(row, reading.column)
+        if column in row or "captions_alt" in row:
+            captions = read_captions([row.get(column), row.get("captions_alt")], where, findings)
         else:
             findings.error("pictures without a caption", where)
         weight, repeats = read_weight(row, where, findings), read_repeats(row, where, findings)
         entries[name] = Entry(name, captions, weight, repeats, read_split(row, where, findings))
-    if columns and caption_column not in columns and "captions_alt" not in columns:
+    column = _caption_column(columns, reading.column)
+    if columns and column not in columns and "captions_alt" not in columns:
         raise ValueError(
-            f"data.caption_column: {caption_column!r} is no column of {shown}/{listing}, whose columns are "
-            f"{', '.join(columns)}. Set data.caption_column to the one with the captions."
+            f"{reading.column_option}: {column!r} is no column of {shown}/{listing}, whose columns are "
+            f"{', '.join(columns)}. Set {reading.column_option} to the one with the captions."
+        )
+    if column != reading.column:
+        findings.warn(
+            f"listings without the column {reading.column}, of which another is read", f"{listing} ({column})"
         )
     if not entries:
         findings.raise_errors(f"data.folder: {shown}/{listing} lists no usable picture:", "Correct it and run again.")
         raise ValueError(f"data.folder: {shown}/{listing} is empty, expected one picture a line. Write it again.")
     return list(entries.values())
+
+
+class _ActualNames:
+    """Finds the file that a listed name means."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = set(names)
+        self._folded: dict[str, list[str]] = {}
+
+    def of(self, name: str) -> str:
+        """Returns the name of the one file that differs from `name` only in composition or capitals, else `name`."""
+        if name in self._names or not self._names:
+            return name
+        if not self._folded:
+            for each in self._names:
+                self._folded.setdefault(folded(each), []).append(each)
+        found = self._folded.get(folded(name), [])
+        return found[0] if len(found) == 1 else name
+
+
+def _listed_name(row: Mapping[str, object], line: int, findings: Findings) -> str | None:
+    field = "file_name" if "file_name" in row else next((each for each in NAME_FIELDS[:-1] if each in row), "file_name")
+    name = row.get(field)
+    if not isinstance(name, str) or not name:
+        findings.error("lines without a file_name", f"line {line}")
+        return None
+    if _escapes(name):
+        findings.error("file names that lead out of the folder (absolute, .. or an address)", f"line {line}: {name}")
+        return None
+    return name
+
+
+def _caption_column(there: Container[str], wanted: str) -> str:
+    """The column with the captions: caption or captions where the usual text is absent."""
+    if wanted == "text" and "text" not in there:
+        return next((column for column in ("caption", "captions") if column in there), wanted)
+    return wanted
 
 
 def _escapes(name: str) -> bool:
@@ -279,7 +328,7 @@ def _escapes(name: str) -> bool:
 
 
 def _json_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(_lines(text), 1):
+    for number, line in enumerate(in_lines(text), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -293,7 +342,7 @@ def _json_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, o
 
 
 def _csv_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", delimiter=delimiter_of(text))
     try:
         for row in reader:
             values: dict[str, object] = {column: value or None for column, value in row.items()}

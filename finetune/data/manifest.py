@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.config_mask import NO_MASKS, MaskConfig
+from finetune.data.caption_files import Reading
+from finetune.data.caption_text import CaptionLines
 from finetune.data.entries import Entry, Findings, PictureSource, Split, first_few
 from finetune.data.folder import FolderSource, read_folder
+from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images import upright_size
 from finetune.data.masks import MaskFile, checked_masks
+from finetune.prompt_syntax import syntax_in
 
 PROBED_AT_ONCE = 1024
 
@@ -107,16 +111,20 @@ def read_manifest(
     image_column: str = "image",
     caption_column: str = "text",
     captions: Literal["listed", "folder", "none"] = "listed",
+    caption_lines: CaptionLines | None = None,
+    folder_repeats: FolderRepeats = "auto",
     mask: MaskConfig = NO_MASKS,
 ) -> Manifest:
     """Returns the checked list of pictures of a folder or a Hub data set.
 
     A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
-    repeats, split), or pictures with .txt or .caption files beside them, each line a caption, or is one that
+    repeats, split), or pictures with text or JSON files beside them or in lists of other trainers (see
+    `finetune.data.caption_files`), of which `caption_lines` says what several lines are, or is one that
     `Dataset.save_to_disk` wrote, or holds data/*.parquet from preparation, whose columns say what pictures would. What
     is no folder but has the form owner/name is a Hub data set, whose train split is read. The caption column holds a
     text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of the folder
-    that a picture lies in is its caption; with none, all have the empty one. Masks in files go with a folder of
+    that a picture lies in is its caption; with none, all have the empty one. `folder_repeats` says whether 10_NAME is a
+    folder whose images count ten times. Masks in files go with a folder of
     pictures only, those in alpha channels with a Hub data set too.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
@@ -137,7 +145,8 @@ def read_manifest(
     if path.is_dir() and not is_saved:
         root = os.path.abspath(path)
         source: PictureSource = FolderSource(root)
-        entries = read_folder(root, folder, caption_column, findings, prepare, captions, mask)
+        reading = Reading(caption_column, caption_lines)
+        entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
         advice = f"Correct these, or let preparation leave such pictures out: {prepare}"
     elif path.exists() and not path.is_dir():
         raise ValueError(
@@ -155,6 +164,7 @@ def read_manifest(
             "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
         )
     records = list(_probe_all(entries, source, findings))
+    _note_syntax(records, findings)
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
     if mask.kind == "none":
@@ -165,6 +175,14 @@ def read_manifest(
     findings.raise_errors(f"mask: the masks of {folder} cannot be used as they are:", "Correct or remove them.")
     records = [replace(record, mask=each) for record, each in zip(records, found, strict=True)]
     return Manifest(tuple(records), source, folder, findings.warnings, masks)
+
+
+def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
+    for record in records:
+        found = {name: piece for caption in record.captions for name, piece in syntax_in(caption)}
+        for name, piece in found.items():
+            kind = f"images whose caption holds {name}, which is not interpreted but trained on as it stands"
+            findings.warn(kind, f"{record.file_name} ({piece})")
 
 
 def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
@@ -199,6 +217,7 @@ def _read_tables(
         )
         for listed in read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed")
     ]
+    _note_syntax(records, findings)
     advice = "Prepare the pictures anew: python -m datasets_prep --source FOLDER --output PREPARED"
     if not records:
         findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)

@@ -86,7 +86,7 @@ def test_what_a_user_should_know_is_said_with_counts(prepared) -> None:
         "transparency",
         "colour profiles",
         "hidden files",
-        "Latin-1",
+        "Windows-1252",
         "without a picture",
         "NUL",
     ):

@@ -101,13 +101,13 @@ def test_a_leading_tilde_is_the_home_folder_in_yaml_and_after_an_equals_sign(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    path = written(tmp_path, "model: {source: ~/model}\ncache: {folder: ~/cache}\npreview: {prompts: [~/a]}\n")
+    path = written(tmp_path, "model: {source: ~/model}\ncache: {folder: ~/cache}\npreview: {prompts: [~/a b]}\n")
     config = parse(
         LoRATrainConfig, ["--config", path, "--data.folder", "a~/b", "--output.folder=~/out"], program="test"
     )
     assert (config.model.source, config.data.folder) == ("/home/someone/model", "a~/b")
     assert (config.cache.folder, config.output.folder) == (Path("/home/someone/cache"), Path("/home/someone/out"))
-    assert config.preview.prompts == ("~/a",)
+    assert config.preview.prompts == ("~/a b",)
 
 
 def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:

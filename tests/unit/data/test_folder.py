@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune.data.folder import decode_text
+from finetune.data.caption_text import decode_text
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import A, B, C, Row, captions, listed, listing, mistakes, picture, write
 
@@ -148,13 +148,15 @@ def test_an_empty_listing_is_named(tmp_path: Path) -> None:
 def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
     files = {
         "b.JPG": picture(kind="JPEG"),
-        "b.txt": "one\r\n\r\n two \rthree\n",
+        "b.txt": "one\r\n two \rthree\n",
         "d/a.png": picture(),
         "d/a.caption": "four",
     }
     manifest = read_manifest(write(tmp_path, {**files}))
     assert captions(manifest) == {"b.JPG": ("one", "two", "three"), "d/a.png": ("four",)}
-    assert manifest.warnings == ()
+    (warning,) = manifest.warnings
+    assert "(1): b.txt" in warning and "--data.caption_lines" in warning
+    assert read_manifest(str(tmp_path), caption_lines="alternatives").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -174,10 +176,10 @@ def test_text_is_decoded_whatever_its_encoding(data: bytes, text: str, is_guess:
     assert decode_text(data) == (text, is_guess)
 
 
-def test_a_latin_1_file_is_read_and_counted(tmp_path: Path) -> None:
+def test_a_windows_1252_file_is_read_and_counted(tmp_path: Path) -> None:
     manifest = read_manifest(write(tmp_path, {"a.png": picture(), "a.txt": b"\xe9t\xe9"}))
     assert captions(manifest) == {"a.png": ("\u00e9t\u00e9",)}
-    assert "Latin-1 (1): a.txt" in manifest.warnings[0]
+    assert "Windows-1252 (1): a.txt" in manifest.warnings[0]
 
 
 def test_two_pictures_of_one_stem_share_the_text_and_other_folders_do_not(tmp_path: Path) -> None:

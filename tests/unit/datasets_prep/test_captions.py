@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from datasets_prep.captions import made_caption, name_in_words, read_folder_entries, with_trigger
+from datasets_prep.captions import made_caption, read_folder_entries, with_trigger
+from datasets_prep.name_words import name_in_words
+from finetune.data.caption_files import Reading
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import FolderSource
 from tests.unit.data.files import A, listing, write
 
 
 def read_entries(folder: Path, names: list[str], column: str, findings: Findings) -> dict[str, Entry]:
-    return read_folder_entries(str(folder), FolderSource(str(folder)).read, names, column, findings)
+    reading = Reading(column, is_training=False)
+    return read_folder_entries(str(folder), FolderSource(str(folder)).read, names, reading, findings)
 
 
 def entries(folder: Path, files: dict[str, bytes | str], column: str = "text") -> tuple[dict[str, tuple], str]:
@@ -123,7 +126,17 @@ def test_a_file_below_the_top_that_only_has_a_listings_name_is_no_caption_file(t
         ("cat01 (2)", "cat"),
         ("IMG_20240101_123456", ""),
         ("0001", ""),
-        ("photo-1494200483035-db7bc6aa5739", "photo"),
+        ("photo-1494200483035-db7bc6aa5739", ""),
+        ("photo of a cat", "photo of a cat"),
+        ("p0", ""),
+        ("picture (2)", ""),
+        ("train-00001-of-00099", ""),
+        ("77aa-4b0e-9d1c", ""),
+        ("9e107d9d-beef-372b-b682-6bd81d3542a4", ""),
+        ("dQw4w9WgXcQ", ""),
+        ("WhatsApp Image 2023-01-01 at 12.33.11", ""),
+        ("P1010001", ""),
+        ("midnight_cafe_77aa4b0e", "midnight cafe"),
         ("3d_print of dog's bowl", "3d print of dog's bowl"),
         ("zwei  Äpfel", "zwei Äpfel"),
         ("猫_12", "猫"),
@@ -134,20 +147,19 @@ def test_a_file_name_becomes_words(name: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "root", "trigger", "caption"),
+    ("source", "trigger", "caption"),
     [
-        ("dogs/red_cat_1.png", "raw", "sks", "red cat"),
-        ("red dogs/001.png", "raw", "sks", "red dogs"),
-        ("2024/001.png", "raw", "sks", "sks"),
-        ("001.png", "raw", None, "raw"),
-        ("001.png", "2024", None, "picture"),
+        ("dogs/red_cat_1.png", "sks", "red cat"),
+        ("red dogs/001.png", "sks", "red dogs"),
+        ("10_sks star/001.png", None, "sks star"),
+        ("2024/001.png", "sks", "sks"),
+        ("images/001.png", None, ""),
+        ("001.png", None, ""),
     ],
 )
-def test_the_first_name_that_says_something_is_the_caption(
-    source: str, root: str, trigger: str | None, caption: str
-) -> None:
+def test_the_first_name_that_says_something_is_the_caption(source: str, trigger: str | None, caption: str) -> None:
     findings = Findings()
-    assert made_caption(source, root, trigger, findings) == caption
+    assert made_caption(source, trigger, findings) == caption
     assert "without a caption" in findings.warnings[0] and "(1)" in findings.warnings[0]
 
 

@@ -208,7 +208,7 @@ def test_written_captions_fill_replace_or_are_added_and_are_written_once(
     config: PrepConfig, models: dict[str, str], spoken: dict[str, str]
 ) -> None:
     assert all(spoken.values()) and len(set(spoken.values())) > 2
-    write(Path(config.source[0]), {"red boat.txt": "a boat by hand", "old house.txt": "mine\nand the second"})
+    write(Path(config.source[0]), {"red boat.txt": "a boat by hand", "old house.txt": "mine\nthe second"})
     found, origins, totals = {}, {}, {}
     for mode in ("fill", "add", "replace"):
         captions = blip_options(models, mode=mode, prefix="ink: ", template="{caption} On paper.")
@@ -217,7 +217,7 @@ def test_written_captions_fill_replace_or_are_added_and_are_written_once(
         origins[mode] = {name: row["caption_from"] for name, row in kept.items()}
         totals[mode] = seen.of("captioning")[0]
     new = {name: f"ink: {text} On paper., ink style" for name, text in spoken.items()}
-    hand = {"red boat": ["a boat by hand, ink style"], "old house": ["mine, ink style", "and the second, ink style"]}
+    hand = {"red boat": ["a boat by hand, ink style"], "old house": ["mine, ink style", "the second, ink style"]}
     assert found["replace"] == {name: [text] for name, text in new.items()}
     assert found["fill"] == {name: hand.get(name, [new[name]]) for name in NAMES}
     assert found["add"] == {name: [*hand.get(name, []), new[name]] for name in NAMES}

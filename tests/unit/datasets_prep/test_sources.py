@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from datasets_prep.records import PrepSource
 from datasets_prep.sources import open_source
+from finetune.data.caption_files import Reading
 from finetune.data.entries import Findings
 from tests.unit.data.files import listing, picture, write
 
@@ -24,7 +25,8 @@ IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]
 
 
 def opened(*given: Path | str, column: str = "text", image: str = "image", output: str = "/nowhere/out") -> PrepSource:
-    source = open_source(tuple(map(str, given)), caption_column=column, image_column=image, output=Path(output))
+    reading = Reading(column, "alternatives", is_training=False)
+    source = open_source(tuple(map(str, given)), reading=reading, image_column=image, output=Path(output))
     return pickle.loads(pickle.dumps(source))
 
 

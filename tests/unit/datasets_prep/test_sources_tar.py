@@ -38,7 +38,7 @@ def test_all_files_of_a_key_belong_together(tmp_path: Path) -> None:
     found, notes = read_all(opened(archive(tmp_path / "s.tar", files)))
     assert {name.removeprefix("s/"): captions for name, (_, captions) in found.items()} == {
         "001.seg.png": (),
-        "001.jpg": ("one", "two"),
+        "001.jpg": ("one",),
         "002.jpg": (),
         "003.left.jpg": ("both",),
         "003.right.jpg": ("both",),

@@ -1,0 +1,52 @@
+"""Finds the words in the name of a file or folder that say something of an image."""
+
+import re
+
+CAMERA_WORDS = frozenset(
+    ("img", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "gopr", "cimg", "sam", "pict", "hpim", "dji", "mvi", "vid")
+)
+"""What cameras write before a number."""
+EMPTY_WORDS = frozenset(
+    word
+    for line in (
+        "a an the of at in on to by from for and or with is it this my our your new old no nr num number copy final",
+        "image images img imgs picture pictures pic pics photo photos photograph photographs photography edited edit",
+        "file files untitled unnamed unknown default download downloads downloaded screenshot screenshots screen shot",
+        "scan scans scanned capture frame frames video clip snapshot camera whatsapp telegram facebook instagram",
+        "twitter reddit pinterest tumblr imgur flickr wallpaper comfyui output outputs result results grid generated",
+        "sample samples upscaled resized cropped train training test testing val valid validation eval dev set dataset",
+        "datasets data raw input inputs batch part index item page class label mask masks temp tmp misc other others",
+        "jpg jpeg png gif webp bmp tiff heic am pm jan feb mar apr jun jul aug sep oct nov dec uuid id thumb thumbnail",
+        "original orig small medium large full source src",
+    )
+    for word in line.split()
+)
+"""Words that say nothing of what an image shows, unless another word beside them does."""
+
+
+def name_in_words(name: str) -> str:
+    """Returns the words of a name, without numbers, hashes, and what cameras and programs write.
+
+    Empty where no word is left that says something of an image, e.g. of p, picture (2), or 00001-of-00099.
+    """
+    parts = [part for part in re.split(r"[^\w'’]+|_+", name) if part]
+    kept = [part for part in parts if not _is_code(part)]
+    words = [part.strip("'’").rstrip("0123456789") for part in kept]
+    words = [word for word in words if word and word.lower() not in CAMERA_WORDS]
+    if len(kept) < len(parts) and all(re.fullmatch("[a-f]+", word, re.IGNORECASE) for word in words):
+        return ""  # further pieces of the hash
+    return " ".join(words) if any(_says_something(word) for word in words) else ""
+
+
+def _is_code(part: str) -> bool:
+    """Whether a part of a name is a hash, a piece of one, or another mixture of letters and digits; not 3d or cat01."""
+    if re.fullmatch(r"(?=.*\d)(?=.*[a-fA-F])[0-9a-fA-F]{4,}|\d[0-9a-fA-F]{7,}", part):
+        return True
+    return part.isascii() and len(re.findall(r"\d(?=[A-Za-z])|[A-Za-z](?=\d)", part)) > 1
+
+
+def _says_something(word: str) -> bool:
+    if not word.isascii():
+        return any(character.isalpha() for character in word)
+    letters = re.sub(r"[^a-z]", "", word.lower())
+    return len(letters) > 1 and re.search("[aeiouy]", letters) is not None and letters not in EMPTY_WORDS

@@ -1,0 +1,134 @@
+"""What a caption file's bytes say: their encoding, and which of their lines are captions; torch-free."""
+
+import codecs
+import itertools
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+CaptionLines = Literal["alternatives", "joined", "first"]
+"""What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it."""
+
+LINE_END = re.compile(r"\r\n|\n|\r")
+"""Unlike str.splitlines(), which also splits at characters that JSON strings may hold."""
+BLOCKS = re.compile(r"\S[^\S\n]*\n[^\S\n]*\n\s*\S")
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+NEXT_SENTENCE = re.compile(r"[.!?…][\"'”’)\]]*\s+[\"'“‘(]?[^\W\d_a-z]")
+OPEN_END = re.compile(
+    r"(?:[,;:]|\b(?:an?|the|and|or|but|of|in|on|at|to|with|from|for|by|as|into|under|over|near|behind|is|are|was|were|"
+    r"his|her|their|its|that|which|while|who))$",
+    re.IGNORECASE,
+)
+CONTINUATION = re.compile(r"(?:and|or|but|of|to|while|which|that|who|whose|as|because|than)\b")
+BACK_REFERENCE = re.compile(r"(?:It|He|She|They|Its|His|Their)\b")
+"""What a caption of its own does not begin with."""
+LONG_LINE_WORDS = 25
+TAG_WORDS = 3
+PARAMETERS = re.compile(r"^(?:Negative prompt:|Steps: \d+, )", re.MULTILINE)
+"""With these the lines begin that image generators write below a prompt."""
+BOXES = re.compile(r"(?:[-+]?[\d.]+(?:e[-+]?\d+)?\s+){4,}[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
+
+WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
+"""What it has where Latin-1 has control characters."""
+
+
+def decode_text(data: bytes) -> tuple[str, bool]:
+    """Returns the text of UTF-8, UTF-16 or UTF-32 bytes, and whether none fitted and Windows-1252 was taken.
+
+    Bytes that Windows-1252 leaves undefined are read as in Latin-1.
+    """
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif data.count(0) * 4 > len(data):  # UTF-16 without its mark: every other byte of plain text is zero
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    try:
+        return data.decode(encoding), False
+    except UnicodeDecodeError:
+        return data.decode("latin-1").translate(WINDOWS_1252), True
+
+
+def has_words(text: str) -> bool:
+    """True where a text holds a letter, a digit or a pictogram, rather than punctuation alone."""
+    return any(
+        unicodedata.category(character)[0] in "LN" or unicodedata.category(character) == "So" for character in text
+    )
+
+
+def in_lines(text: str) -> list[str]:
+    """Returns the lines of a text, whatever ends them."""
+    return LINE_END.split(text)
+
+
+@dataclass(frozen=True)
+class CaptionText:
+    """The lines of a caption file that are captions, and what is notable about the file."""
+
+    lines: tuple[str, ...]
+    """Stripped, none of them blank."""
+    looks_wrapped: bool = False
+    """Whether the lines seem to be paragraphs or one sentence rather than captions of their own."""
+    has_parameters: bool = False
+    """Whether an image generator's parameters stood below the prompt; they are not among the lines."""
+    has_wordless: bool = False
+    """Whether there were lines such as ".,", which are not among the lines."""
+    is_boxes: bool = False
+    """Whether the file holds numbers of an object detector's labels, of which none is a caption."""
+
+    def captions(self, lines: CaptionLines | None) -> list[str]:
+        """Returns the captions; None is alternatives."""
+        if lines == "first":
+            return list(self.lines[:1])
+        if lines == "joined" and self.lines:
+            return [joined(self.lines)]
+        return list(self.lines)
+
+
+def caption_text(text: str) -> CaptionText:
+    """Returns what a text file beside an image says."""
+    prompt = text
+    parameters = PARAMETERS.search(text)
+    if parameters is not None:
+        prompt = text[: parameters.start()]
+    stripped = [line.strip() for line in in_lines(prompt) if line.strip()]
+    if stripped and all(BOXES.fullmatch(line) for line in stripped):
+        return CaptionText((), is_boxes=True)
+    lines = tuple(line for line in stripped if has_words(line))
+    return CaptionText(
+        lines,
+        looks_wrapped=len(lines) > 1 and looks_wrapped(prompt, lines),
+        has_parameters=parameters is not None,
+        has_wordless=len(lines) < len(stripped),
+    )
+
+
+def looks_wrapped(text: str, lines: tuple[str, ...]) -> bool:
+    """Returns whether lines seem to be paragraphs or a wrapped sentence rather than captions of their own.
+
+    So they are with a blank line between two blocks, with several sentences in a long line, where a line begins with
+    "It" or the like, and where one line breaks off before its sentence ends and the next continues it in lower case.
+    """
+    if BLOCKS.search(LINE_END.sub("\n", text)):
+        return True
+    if any(len(line.split()) >= LONG_LINE_WORDS and NEXT_SENTENCE.search(line) for line in lines):
+        return True
+    has_sentences = any(SENTENCE_END.search(line) for line in lines)
+    if has_sentences and any(BACK_REFERENCE.match(line) for line in lines[1:]):
+        return True
+    return any(_continues(line, following, has_sentences) for line, following in itertools.pairwise(lines))
+
+
+def _continues(line: str, following: str, has_sentences: bool) -> bool:
+    if SENTENCE_END.search(line) or not following[:1].islower():
+        return False
+    begins_sentence = line[:1].isupper() and has_sentences
+    return begins_sentence or OPEN_END.search(line) is not None or CONTINUATION.match(following) is not None
+
+
+def joined(lines: tuple[str, ...]) -> str:
+    """Returns lines as one caption: tags with commas between them, anything else with spaces."""
+    are_tags = all(len(line.split()) <= TAG_WORDS and not SENTENCE_END.search(line) for line in lines)
+    return ", ".join(line.rstrip(" ,;") for line in lines) if are_tags else " ".join(lines)

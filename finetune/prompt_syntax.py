@@ -1,0 +1,65 @@
+"""Finds what other programs would interpret in a prompt or caption and this one takes as text; torch-free."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+SYNTAX: Mapping[str, re.Pattern[str]] = {
+    "a wildcard such as {red|blue}": re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*?__(?!\w)"),
+    "a placeholder such as [trigger]": re.compile(
+        r"\[(?:trigger(?: ?word)?|name|filewords|subject|token|concept|instance|class|caption|prompt|style)\]"
+        r"|\{(?:trigger|name|token|subject|prompt|instance_token|class_token)\}",
+        re.IGNORECASE,
+    ),
+    "a weighted word such as (word:1.2)": re.compile(r"\([^()]*[^\W\d][)\]]*\s*:\s*\d*\.?\d+\)|\(\([^()]+\)\)"),
+    "a network such as <lora:name:1>": re.compile(
+        r"<(?:lora|lyco|lycoris|loha|hypernet|embedding):[^<>]*>", re.IGNORECASE
+    ),
+    "an option such as --w 32": re.compile(r"(?:^|\s)--[a-z][\w-]*(?=\s|=|$)", re.IGNORECASE),
+    "the separator BREAK": re.compile(r"(?<!\S)BREAK(?![^\s,.])"),
+    "generation parameters": re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d+, )"),
+}
+"""What it is, with an example -> how it is found."""
+SIGNS = re.compile(r"[{\[(<_-]|BREAK|Negative|Steps:")
+"""Without one of these there is nothing to find."""
+PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
+
+
+def syntax_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yields what other programs would interpret in a text: what it is, and the piece of the text."""
+    if SIGNS.search(text):
+        for name, pattern in SYNTAX.items():
+            found = pattern.search(text)
+            if found is not None:
+                yield name, found.group().strip()
+
+
+def is_path(text: str) -> bool:
+    """True for a prompt that is the path of a file rather than words."""
+    return PATH.fullmatch(text.strip()) is not None or (os.sep in text and os.path.isfile(text))
+
+
+def path_problems(option: str, prompts: Sequence[str | None]) -> list[str]:
+    """Returns a sentence for each prompt that is a path."""
+    return [
+        f"{option}: got the path {prompt}, expected a prompt: files of prompts are not read. Write the prompts out, "
+        f'--{option} "one" "two", or as a list in the YAML of --config.'
+        if option.endswith("prompts")
+        else f"{option}: got the path {prompt}, expected a prompt. Write the prompt out."
+        for prompt in prompts
+        if prompt is not None and is_path(prompt)
+    ]
+
+
+def prompt_warnings(prompts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns one sentence for each option whose prompts hold what other programs would interpret."""
+    warnings = []
+    for option, texts in prompts.items():
+        found = list(dict.fromkeys(name for text in texts for name, _ in syntax_in(text)))
+        if found:
+            first = next(text for text in texts if any(syntax_in(text)))
+            warnings.append(
+                f'{option}: "{first[:80]}" holds {" and ".join(found)}, which is not interpreted but given to the '
+                "model as it stands. Write what you mean in words."
+            )
+    return warnings
