@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
 from finetune.command_line import parse_given
 from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
+from finetune.finished_run import finished_message
 from finetune.models import refuse_unknown_family
 from finetune.presets import find_preset
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
-from finetune.runfolder import check_output, finished_message
+from finetune.runfolder import check_output
 from finetune.stopping import end_on_signals, end_with_launcher
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def training_stage(
 
         return train(config, method(known), known)
 
-    return Stage(config.output.folder, lambda: finished_message(config), run)
+    return Stage(config.output.folder, lambda: finished_message(config, say), run)
 
 
 def run_recipe(

@@ -1,4 +1,4 @@
-"""What stands in a run's folder beside checkpoints: status, data card, and whether a run there may be continued;
+"""What is in a run's folder beside checkpoints: the data card, and which options a run there may be continued with;
 torch-free."""
 
 import json
@@ -49,59 +49,23 @@ def check_output(folder: Path) -> None:
         ) from error
 
 
-def finished_message(config: TrainConfig) -> str | None:
-    """Returns the sentence for a run that is complete, None where there is work to do.
-
-    Raises ValueError where the folder holds a complete run that was made with other options.
-    """
-    folder = config.output.folder
-    has_checkpoints = any((folder / "checkpoints").glob("step_*"))
-    if config.resume == "never" and has_checkpoints:
-        raise ValueError(
-            f"resume: got never, but {folder} holds a run. Choose another output.folder, or leave --resume away to "
-            "continue it."
-        )
-    steps = finished_steps(folder / "run.json")
-    if steps is None or (steps < config.train.steps and has_checkpoints):
-        return None
-    if steps < config.train.steps:
-        raise ValueError(
-            f"output.folder: {folder} holds a finished run of {steps} steps whose checkpoints are gone, so that it "
-            f"cannot be continued to {config.train.steps}. Choose another output.folder."
-        )
-    changed = changed_options(config, folder / "config.yaml")
-    if changed or steps > config.train.steps:
-        listed = ", ".join(changed) or f"train.steps {steps} -> {config.train.steps}"
-        raise ValueError(
-            f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose "
-            "another output.folder, or raise train.steps to continue it."
-        )
-    model, report = folder / "export", folder / "report.html"
-    return f"The run in {folder} is finished ({steps} steps). Its model: {model}. Its report: {report}."
-
-
-def finished_steps(status_file: Path) -> int | None:
-    """Returns the steps of the complete run that run.json tells of, None where there is none."""
-    if not status_file.exists():
-        return None
-    try:
-        return int(json.loads(status_file.read_text())["steps"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"output.folder: {status_file} is damaged. Delete that file; the same command then exports the run anew "
-            "from its last checkpoint."
-        ) from error
-
-
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:
     """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved
     config."""
-    before, _ = read_yaml(saved) if saved.exists() else ({}, [])
+    values = as_flat(config)
+    free = [key for key in values if key.startswith(MAY_CHANGE) or key in MAY_GROW]
+    free += [key for key in FOUND if values[key] is None]
+    return different_values(config, saved, [key for key in values if key not in free])
+
+
+def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
+    """Returns "output.dtype fp16 -> fp32" for each of the options that differs from the saved config, where there is
+    one."""
+    before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
     changed = []
-    for key, value in as_flat(config).items():
-        now = [str(part) for part in (value if isinstance(value, list) else [value])]
-        free = key.startswith(MAY_CHANGE) or key in MAY_GROW or (key in FOUND and value is None)
-        if key in before and before[key] != now and not free:
+    for key in keys:
+        now = [str(part) for part in (values[key] if isinstance(values[key], list) else [values[key]])]
+        if key in before and before[key] != now:
             changed.append(f"{key} {' '.join(before[key])} -> {' '.join(now)}")
     return changed
 

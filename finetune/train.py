@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from finetune.disk import lock_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
+from finetune.finished_run import write_status
 from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.model_identity import model_identity
@@ -442,7 +442,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         tracker.finish(0)
         for note in tracker.notes():
             say(note)
-        write_atomically(out / "run.json", json.dumps({"status": "finished", "steps": steps}))
+        write_status(out, steps, written)
         say(f"Report: {report}")
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config_dreambooth import DreamBoothTrainConfig
+from finetune.finished_run import finished_message
 from finetune.launch import Captions, Stage, run_recipe, say
-from finetune.runfolder import cache_folder, finished_message, held_out_indices
+from finetune.runfolder import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
@@ -32,7 +33,7 @@ def stages(config: DreamBoothTrainConfig) -> list[Stage]:
 
         return train(config, method(config), training_pictures(config, manifest))
 
-    return [Stage(config.output.folder, lambda: finished_message(config), run)]
+    return [Stage(config.output.folder, lambda: finished_message(config, say), run)]
 
 
 def method(config: DreamBoothTrainConfig) -> "TuningMethod":

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from finetune.command_line import dump
 from finetune.config_pretrain import PretrainConfig, autoencoder_stage
+from finetune.data.entries import first_few
 from finetune.disk import write_atomically
+from finetune.finished_run import STATUS_FILE, export_damage, read_status, write_status
 from finetune.launch import Stage, run_recipe, say, training_stage
 from finetune.runfolder import changed_options
 
@@ -63,6 +65,12 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
                 f"output.folder: {folder} holds a model that was made with other options ({', '.join(changed)}). "
                 "Choose another output.folder."
             )
+        damage = export_damage(folder, (read_status(folder / STATUS_FILE) or {}).get("files", {}))
+        if damage:
+            raise ValueError(
+                f"output.folder: the new model in {target} is not what was written ({first_few(damage)}). Delete "
+                f"{target}; the same command makes the same model again."
+            )
         return f"The tokenizer and the untrained model are in {target}."
 
     def run(manifest: "Manifest") -> None:
@@ -74,6 +82,7 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
             captions = [caption for record in manifest.records for caption in record.captions]
             write_atomically(written, dump(config))
             pipeline = save_new_pipeline(config.architecture, captions, config.data.resolution, config.seed, target)
+            write_status(folder, 0, [target])
             say(f"New model in {target}: {pipeline}")
         accelerator.wait_for_everyone()
 

@@ -11,7 +11,7 @@ import safetensors.torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 
-from finetune.disk import new_folder
+from finetune.disk import replace_folder, unfinished
 from finetune.export.lora import pipeline_names
 from finetune.export.single_file import not_written, split_name
 from finetune.models.base import Components, ModelFamily
@@ -27,18 +27,18 @@ def save_peft_folders(
     """Writes FOLDER/unet (and FOLDER/text_encoder) for `PeftModel.from_pretrained(pipeline.unet, ...)`, in float32;
     returns FOLDER."""
     names = pipeline_names(family.pipeline(components), components)
-    shutil.rmtree(folder, ignore_errors=True)
+    temporary = unfinished(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with new_folder(folder) as unfinished:
-            for part, config in configs.items():
-                tensors = {
-                    peft_name(key): value.float().contiguous() for key, value in state.items() if is_of(part, key)
-                }
-                own = unfinished / names[part]
-                own.mkdir()
-                (own / "adapter_config.json").write_text(config_text(config), encoding="utf-8")
-                safetensors.torch.save_file(tensors, own / "adapter_model.safetensors", {"format": "pt"})
+        for part, config in configs.items():
+            tensors = {peft_name(key): value.float().contiguous() for key, value in state.items() if is_of(part, key)}
+            own = temporary / names[part]
+            own.mkdir(parents=True)
+            (own / "adapter_config.json").write_text(config_text(config), encoding="utf-8")
+            safetensors.torch.save_file(tensors, own / "adapter_model.safetensors", {"format": "pt"})
+        replace_folder(temporary, folder)
     except (safetensors.SafetensorError, OSError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise not_written(folder, sum(value.numel() for value in state.values()) * 4, error) from error
     return folder
 
@@ -46,7 +46,7 @@ def save_peft_folders(
 def load_peft_folders(family: ModelFamily, components: Components, folder: Path) -> None:
     """Puts the adapters of a folder into the components, as a user would."""
     parts = {name: part for part, name in pipeline_names(family.pipeline(components), components).items()}
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(name for name in os.listdir(folder) if name in parts):
         module = components.denoiser if parts[name] == "denoiser" else components.text_encoders[number_of(parts[name])]
         PeftModel.from_pretrained(module, str(folder / name))
 

@@ -11,7 +11,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from finetune.disk import put_in_place, sync_folder, unfinished
+from finetune.disk import replace_folder, unfinished
 from finetune.export.single_file import DTYPES, not_written
 from finetune.export.tokenizer_files import SENTENCEPIECE, add_files_for_transformers_4
 from finetune.export.verify import prediction, relative_difference
@@ -67,13 +67,7 @@ def save_full_pipeline(
             f"trained weights' (expected at most {ROUNDING[dtype]:g}). Run the same command with --output.dtype fp32; "
             "the checkpoints hold all that was trained."
         )
-    sync_folder(temporary)
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        folder.replace(replaced)
-    put_in_place(temporary, folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace_folder(temporary, folder)
     if incomplete:
         print(
             f"warning: export: {', '.join(incomplete)} of {folder}: no {SENTENCEPIECE}, since the base model has none. "

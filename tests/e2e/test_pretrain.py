@@ -92,7 +92,8 @@ def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> 
     assert ended.exit_code == 0 and "is finished (150 steps)" in ended.output
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     stage = json.loads((out / "autoencoder" / "run.json").read_text())
-    assert stage == {"status": "finished", "steps": 150}
+    assert (stage["status"], stage["steps"]) == ("finished", 150)
+    assert "export/vae/diffusion_pytorch_model.safetensors" in stage["files"]
 
 
 def test_another_architecture_is_refused_where_a_model_was_made_already(pretrained: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from finetune.checkpoint import complete_steps
 from tests.faults.conftest import STEPS, assert_refused, assert_same_end
@@ -110,6 +111,23 @@ def test_a_finished_run_is_not_overwritten(
     for path, data in before.items():
         if any(name in path.parts for name in kept):
             assert after[path] == data, path
+
+
+def test_a_damaged_export_is_made_again_and_what_is_beside_it_is_left(
+    finished: Options, straight: Path, tmp_path: Path
+) -> None:
+    export = tmp_path / "out" / "export"
+    (export / "notes.txt").write_text("mine")
+    (export / "out.safetensors").write_bytes((export / "out.safetensors").read_bytes()[:-3])
+    (export / "pytorch_lora_weights.safetensors").unlink()
+    ended = run("lora", finished, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.count("made again from the last checkpoint") == 1
+    for name in ("out.safetensors", "pytorch_lora_weights.safetensors"):
+        assert differing(load_file(export / name), load_file(straight / "export" / name)) == []
+    assert (export / "notes.txt").read_text() == "mine"
+    assert_same_end(tmp_path / "out", straight)
+    assert "is finished" in run("lora", finished, tmp_path / "log").output
 
 
 def test_more_steps_continue_a_finished_run(finished: Options, small_run: Options, tmp_path: Path) -> None:

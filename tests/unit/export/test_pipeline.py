@@ -53,11 +53,13 @@ def test_weights_are_rounded_in_the_files_only(
         assert dtypes == {expected}
 
 
-def test_an_older_export_is_replaced_as_a_whole(components: Components, tmp_path: Path) -> None:
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "old.txt").write_text("old")
+def test_an_older_export_is_replaced_and_files_of_others_are_kept(components: Components, tmp_path: Path) -> None:
+    (tmp_path / "export" / "unet").mkdir(parents=True)
+    for name in ("mine.txt", "unet/old-00001-of-00002.safetensors"):
+        (tmp_path / "export" / name).write_text("old")
     save_full_pipeline(FAMILY, components, dtype="fp32", folder=tmp_path / "export")
-    assert not (tmp_path / "export" / "old.txt").exists()
+    assert (tmp_path / "export" / "mine.txt").exists()
+    assert not (tmp_path / "export" / "unet" / "old-00001-of-00002.safetensors").exists()
     assert (tmp_path / "export" / "model_index.json").is_file()
 
 
