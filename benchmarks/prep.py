@@ -1,6 +1,6 @@
 """How fast preparation is: the pass that decodes and measures, the join of codes, two processes against one, memory.
 
-    python benchmarks/prep.py [--data ../shared/data/photos] [--only decode join scaling memory] [--num 1000000]
+    python benchmarks/prep.py [--data ../shared/data/photos] [--only decode join scaling rerun memory] [--num 1000000]
 
 Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
 
@@ -10,6 +10,8 @@ Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREA
 * join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds,
   peak memory, and the share of the planted pairs that are found.
 * scaling: wall time of the measuring with one and with two processes, one after the other.
+* rerun: wall time of the command with one worker on so many images, half of them icons and half of them textures, and
+  again with 100 more, the measuring, the search for duplicates (fast and thorough) and the report included.
 * memory: peak memory of the command on so many small pictures, and what each more costs.
 """
 
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from datasets_prep.engine import PoolEngine
 from datasets_prep.gather import measure_missing
@@ -141,6 +143,44 @@ def scaling(data: Path) -> None:
     print(f"{seconds[1] / seconds[2]:.2f} times as fast")
 
 
+def drawn(number: int) -> Image.Image:
+    """Returns a texture of 512 pixels, or an icon of 64 where the number is odd."""
+    rng = np.random.default_rng(number)
+    if number % 2:
+        icon = Image.new("RGB", (64, 64), "white")
+        for _ in range(3):
+            place = [*rng.integers(4, 30, 2).tolist(), *rng.integers(32, 60, 2).tolist()]
+            ImageDraw.Draw(icon).rectangle(place, fill=tuple(rng.integers(0, 200, 3).tolist()))
+        return icon
+    layers = [
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
+            (512, 512), Image.Resampling.BICUBIC
+        )
+        for side in (5, 24, 110)
+    ]
+    return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.25)
+
+
+def rerun(num: int, num_new: int = 100) -> None:
+    """Prints what preparing costs, and what it costs again with some more images."""
+    for level in ("fast", "thorough"):
+        with tempfile.TemporaryDirectory() as folder:
+            raw, seconds, done = Path(folder) / "raw", [], 0
+            raw.mkdir()
+            command = [sys.executable, "-m", "datasets_prep", "--source", raw, "--output", Path(folder) / "out"]
+            command += ["--workers", "1", "--dedup.level", level]
+            for until in (num, num + num_new):
+                for number in range(done, until):
+                    drawn(number).save(raw / f"{number:06d}.{'png' if number % 2 else 'jpg'}", quality=92)
+                start = time.monotonic()
+                environment = os.environ | {"PYTHONPATH": str(ROOT)}
+                subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, check=True)
+                seconds.append(time.monotonic() - start)
+                done = until
+        share = seconds[1] / seconds[0]
+        print(f"rerun {level}: {num:,} images {seconds[0]:.1f} s, {num_new} more {seconds[1]:.1f} s, {share:.1%} of it")
+
+
 def memory(num: int) -> None:
     """Prints the peak memory of the command for two numbers of small pictures."""
     peaks = {}
@@ -176,9 +216,10 @@ def memory(num: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
-    parser.add_argument("--only", nargs="+", default=["decode", "join", "scaling", "memory"])
+    parser.add_argument("--only", nargs="+", default=["decode", "join", "scaling", "rerun", "memory"])
     parser.add_argument("--num", type=int, default=1_000_000, help="codes to join")
     parser.add_argument("--pictures", type=int, default=20_000, help="pictures to prepare for the memory figure")
+    parser.add_argument("--rerun", type=int, default=3_000, help="images to prepare before 100 more are added")
     options = parser.parse_args()
     if len(options.only) > 1:  # each in a process of its own, for the peaks of memory
         for part in options.only:
@@ -190,6 +231,8 @@ def main() -> None:
         join(options.num)
     if "scaling" in options.only:
         scaling(options.data)
+    if "rerun" in options.only:
+        rerun(options.rerun)
     if "memory" in options.only:
         memory(options.pictures)
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from finetune.data.alike import can_verify
 from finetune.data.similarity import LARGEST_DISTANCE, ClosePairs, Codes, close_pairs
-from finetune.data.votes import voted_pairs
+from finetune.data.votes import Descriptors, voted_pairs
 
 Level = Literal["fast", "thorough", "embed"]
 EMBEDDED_SIMILARITY = 0.6
@@ -29,7 +28,7 @@ LARGEST_DISTANCE, of which each would take a hundredth of a second."""
 def candidates(
     codes: Codes,
     ranked: np.ndarray,
-    greys: Iterable[Image.Image | None],
+    descriptors: Iterable[Descriptors | None],
     level: Level,
     embeddings: np.ndarray | None,
     similarity: float,
@@ -43,7 +42,7 @@ def candidates(
             raise ValueError("dedup.level: got embed without embeddings. Set dedup.embed_model to a vision model.")
         others = np.concatenate([others, *neighbours(embeddings[ranked], similarity)])
     elif can_verify() and (level == "thorough" or num <= FEW):
-        others = voted_pairs(greys, num)
+        others = voted_pairs(descriptors)
     return joined(pairs, others)
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from datasets_prep.config import DedupConfig
+from datasets_prep.content_cache import ContentCache
 from datasets_prep.dedup import exact_copies, keep_order, near_copies, pixel_copies
 from datasets_prep.gather import Progress
 from datasets_prep.json_cache import JsonLines
@@ -76,6 +78,7 @@ def find_near(
     drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
     links: list[tuple[int, int]] | None = [] if has_sides and not drops else None
     seen = PairScores(own / "pairs.jsonl", sorting, findings)
+    kept = KeptAppearances(own / "appearances.sqlite", sorting, findings)
     codes = pictures.codes(own)
     try:
         near = near_copies(
@@ -92,9 +95,11 @@ def find_near(
             loader.whole,
             links,
             lambda said: findings.warn("near duplicates that may be missed", said),
+            kept,
         )
     finally:
         seen.close()
+        kept.close()
         codes.close()
     pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
@@ -132,6 +137,30 @@ def embeddings_of(
     result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
     result[inside] = found
     return result
+
+
+class KeptAppearances:
+    """What is slow to find of an image, kept by its content, across runs."""
+
+    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
+        self._cache = ContentCache(path, findings)
+        self._seen = sorting.pictures.seen
+        self._suffix = f"{VERSION} {can_verify()} {PIL.__version__}"
+
+    def get(self, number: int, what: str) -> bytes | None:
+        """Returns the bytes, None where there are none."""
+        return self._cache.get(self._key(number, what))
+
+    def put(self, number: int, what: str, value: bytes) -> None:
+        """Keeps them."""
+        self._cache.put(self._key(number, what), value)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._cache.close()
+
+    def _key(self, number: int, what: str) -> str:
+        return f"{self._seen(number).hex()[:32]} {what} {self._suffix}"
 
 
 class PairScores:

@@ -5,25 +5,22 @@ worst; one that repeats none so far is a keeper, and repeats of it are its copie
 the keeper stays.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from datasets_prep.appearances import Appearances, InMemory, KeptBytes, Load
 from datasets_prep.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates, farthest
 from datasets_prep.records import Copy
-from finetune.data.alike import CERTAIN, Look, agreement, can_verify, is_worth_a_look, look_at
+from finetune.data.alike import CERTAIN, agreement, can_verify
 from finetune.data.similarity import KINDS, ClosePairs, Codes
 
 __all__ = ["PairScores", "Scores", "can_verify", "exact_copies", "keep_order", "near_copies", "pixel_copies"]
 
-LOOKS_KEPT = 256
-"""Pictures whose looks stay in memory, about 1 MB each."""
 SAME_PIXELS_DISTANCE = 16
 """Bits; only pairs so close are looked at in full for equal pixels."""
-Load = Callable[[int], Image.Image]
 
 
 class PairScores(Protocol):
@@ -153,6 +150,7 @@ def near_copies(
     load_whole: Load | None = None,
     links: list[tuple[int, int]] | None = None,
     notice: Callable[[str], None] = lambda _: None,
+    kept: KeptBytes | None = None,
 ) -> dict[int, Copy]:
     """Returns the copies by what they show, of the pictures in `mask` [N].
 
@@ -162,12 +160,11 @@ def near_copies(
     all pixels, to tell equal ones by. Where `links` are wanted, pairs of which one is a copy already are looked at too,
     and those that agree are added: with the copies they join all that must not stand on both sides of a split. `notice`
     is told what was not looked at.
+    What is slow to find of an image is `kept`.
     """
     ranked = still_in(order, mask).astype(np.int64)
-    looks = Looks(load, ranked, flat, codes)
-    pairs, is_worth = candidates(
-        codes, ranked, (looks.grey_of(rank) for rank in range(len(ranked))), level, embeddings, similarity
-    )
+    looks = Appearances(load, ranked, flat, codes, InMemory() if kept is None else kept)
+    pairs, is_worth = candidates(codes, ranked, looks.descriptors(), level, embeddings, similarity)
     if pairs.largest < farthest(len(ranked)):
         notice(f"so many have like codes that only those with up to {pairs.largest} of 256 bits apart are looked at")
     starts = np.searchsorted(pairs.first, np.arange(len(ranked) + 1))
@@ -198,7 +195,7 @@ def near_copies(
     return copies
 
 
-def looked_at(looks: "Looks", first: int, second: int, seen: PairScores) -> float:
+def looked_at(looks: Appearances, first: int, second: int, seen: PairScores) -> float:
     """Returns the agreement of two ranks, as it was noted or anew."""
     one, two = int(looks.ranked[first]), int(looks.ranked[second])
     score = seen.get(one, two)
@@ -216,39 +213,3 @@ def in_words(pairs: ClosePairs, row: int) -> str:
     kinds = [int(pairs.first_kind[row]), int(pairs.second_kind[row])]
     names = [KINDS[kind] for kind in dict.fromkeys(kinds) if kind]
     return f"{' and '.join(names) or KINDS[0]}, {distance} of 256 bits differ"
-
-
-class Looks:
-    """Pictures as they are compared, in their ranks; those used last stay in memory."""
-
-    def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray, codes: Codes) -> None:
-        self.load, self.ranked, self.flat, self.codes = load, ranked, flat, codes
-        self.kept: OrderedDict[int, Look] = OrderedDict()
-        self.nature: dict[int, tuple[bool, bool]] = {}  # whether simple, whether plain
-
-    def __getitem__(self, rank: int) -> Look:
-        if rank in self.kept:
-            self.kept.move_to_end(rank)
-            return self.kept[rank]
-        number = int(self.ranked[rank])
-        look = look_at(self.load(number), self.codes[number], is_simple=bool(self.flat[number]))
-        self.kept[rank] = look
-        self.nature[rank] = look.is_simple, look.is_plain
-        if len(self.kept) > LOOKS_KEPT:
-            self.kept.popitem(last=False)
-        return look
-
-    def grey_of(self, rank: int) -> Image.Image | None:
-        """Returns a picture in grey, None for a simple one, whose corners say nothing."""
-        look = self[rank]
-        return None if look.is_simple else look.grey
-
-    def are_worth_it(self, first: int, second: int, distance: int) -> bool:
-        """Returns whether codes at a distance may be those of copies, given what the two pictures are like."""
-        if is_worth_a_look(True, True, distance):
-            return True
-        for rank in (first, second):
-            if rank not in self.nature:
-                self[rank]
-        one, other = self.nature[first], self.nature[second]
-        return is_worth_a_look(one[0] or other[0], one[1] and other[1], distance)

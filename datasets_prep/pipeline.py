@@ -17,6 +17,7 @@ from datasets_prep.brought import Brought, Captions, brought_along
 from datasets_prep.caption_stage import caption_all, check_captioner
 from datasets_prep.captions import with_folder_repeats
 from datasets_prep.config import PrepConfig
+from datasets_prep.content_cache import ContentCache
 from datasets_prep.copies_stage import check_dedup, find_near, find_same
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.engine import Engine, PoolEngine, usable_cores
@@ -35,6 +36,7 @@ from datasets_prep.sorting import Sorting, counted, counts_in_words, new_sorting
 from datasets_prep.sources import open_source
 from datasets_prep.store import Pictures, as_keys, remove_unfinished, row_key
 from datasets_prep.texts import Texts
+from datasets_prep.thumbnails import SmallImage, cached_small_image
 from datasets_prep.workplace import NothingUsable, State, check_unedited, is_whole, read_state, workplace
 from finetune.command_line import dump
 from finetune.data.caption_files import Reading
@@ -242,7 +244,15 @@ class Stages:
             options=shown_options(config),
         )
         state = replace(state, num_pictures=len(kept), rejected=counted(left), is_complete=captions.is_complete)
-        publish(config, output, self.own, state, prepared, kept, self.source.read, loader.by_name)
+        cache = ContentCache(self.own / "thumbnails.sqlite", findings)
+
+        def thumbnail(name: str) -> SmallImage | None:
+            return cached_small_image(name, self.source.read, loader.by_name, config.background, cache)
+
+        try:
+            publish(config, output, self.own, state, prepared, kept, self.source.read, thumbnail)
+        finally:
+            cache.close()
         return Outcome(len(kept), state.rejected, findings.warnings, is_new=True)
 
 

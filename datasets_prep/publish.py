@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.kept import Kept, Rows
 from datasets_prep.measure import colour
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
+from datasets_prep.thumbnails import SmallImage
 from datasets_prep.workplace import (
     LISTINGS,
     State,
@@ -56,7 +56,7 @@ def publish(
     prepared: Prepared,
     kept: Kept,
     read: Callable[[str], bytes],
-    load: Callable[[str], Image.Image | None],
+    load: Callable[[str], SmallImage | None],
 ) -> None:
     """Writes pictures, listings, card and report, and at last the state that says so.
 

@@ -8,8 +8,6 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from PIL import Image
-
 from datasets_prep import report_texts as texts
 from datasets_prep.records import Prepared
 from datasets_prep.report_bounded import key_of, places_of
@@ -19,6 +17,7 @@ from datasets_prep.report_pieces import MOST_THUMBNAIL_BYTES, Thumbnails, folded
 from datasets_prep.report_sizes import Losses, buckets
 from datasets_prep.report_words import Words
 from datasets_prep.report_worst import Worst
+from datasets_prep.thumbnails import SmallImage
 from finetune.evaluation.page import page, write_page
 from finetune.plurals import plural
 
@@ -29,12 +28,12 @@ MOST_NOTICES = 50
 MOST_OPTION_LETTERS = 20_000
 
 
-def write_report(path: Path, prepared: Prepared, load: Callable[[str], Image.Image | None]) -> Path:
+def write_report(path: Path, prepared: Prepared, load: Callable[[str], SmallImage | None]) -> Path:
     """Writes the report of a preparation and returns its path.
 
-    `load` gives the picture of a `source`, or None where it cannot be read; it is asked at most once for each, and for
-    no more than the page holds. The same preparation gives the same bytes. The rows of a preparation may be made when
-    they are asked for: they go by once, and a few thousand are asked for again to be shown.
+    `load` gives the thumbnail of a `source`, or None where it cannot be read; it is asked at most once for each, and
+    for no more than the page holds. The same preparation gives the same bytes. The rows of a preparation may be made
+    when they are asked for: they go by once, and a few thousand are asked for again to be shown.
     """
     thumbnails = Thumbnails(load)
     body = _body(prepared, thumbnails)

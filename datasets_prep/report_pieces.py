@@ -1,19 +1,16 @@
 """The pieces that the report is put together from: texts made safe to show, thumbnails, cards and bars."""
 
 import base64
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from PIL import Image
-
+from datasets_prep.thumbnails import SmallImage
 from finetune.evaluation.charts import number
 
 Row = Mapping[str, object]
 """A line of metadata.jsonl or of rejected.jsonl."""
 
-THUMBNAIL_SIDE = 192
 MOST_THUMBNAILS = 1500
 MOST_THUMBNAIL_BYTES = 14_000_000
 MOST_LETTERS = 240
@@ -75,7 +72,7 @@ class Thumbnails:
 
     def __init__(
         self,
-        load: Callable[[str], Image.Image | None],
+        load: Callable[[str], SmallImage | None],
         most: int = MOST_THUMBNAILS,
         most_bytes: int = MOST_THUMBNAIL_BYTES,
     ) -> None:
@@ -92,20 +89,16 @@ class Thumbnails:
             if len(self._rules) >= self._most or self._num_bytes >= self._most_bytes:
                 self.is_full = True
                 return None
-            image = self._load(source)
-            self._made[source] = None if image is None else self._added(image)
+            small = self._load(source)
+            self._made[source] = None if small is None else self._added(small)
         return self._made[source]
 
-    def _added(self, image: Image.Image) -> Thumbnail:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        buffer = io.BytesIO()
-        small.save(buffer, "WEBP", quality=70, method=4)
+    def _added(self, small: SmallImage) -> Thumbnail:
         css = f"p{len(self._rules)}"
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        data = base64.b64encode(small.webp).decode("ascii")
         self._rules.append(f".{css}{{background-image:url(data:image/webp;base64,{data})}}\n")
         self._num_bytes += len(self._rules[-1])
-        return Thumbnail(css, image.width, image.height)
+        return Thumbnail(css, small.width, small.height)
 
     @property
     def sources(self) -> frozenset[str]:

@@ -39,6 +39,7 @@ SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
 CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
 PAIRS_A_PICTURE, FEWEST_KEPT = 64, 2_000_000
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
+COMPARED_AT_ONCE = 64  # rows, so that the counts stay in the processor's cache
 ALL_COMPARED = 4096  # up to so many pictures all are compared, which finds every pair up to any distance
 
 
@@ -184,15 +185,17 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
     codes = stored[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
-            for start in range(0, len(codes), 256):
-                later = codes[start:, other]
-                distance = np.zeros((len(codes[start : start + 256]), len(later)), np.int16)
-                for word in range(NUM_WORDS):
-                    distance += np.bitwise_count(codes[start : start + 256, one, None, word] ^ later[None, :, word])
-                first, second = np.nonzero(distance <= largest)
+            ones, others = (np.ascontiguousarray(codes[:, kind].T) for kind in (one, other))
+            for start in range(0, len(codes), COMPARED_AT_ONCE):
+                rows, later = ones[:, start : start + COMPARED_AT_ONCE, None], others[:, None, start:]
+                bits = np.bitwise_count(rows[0] ^ later[0])
+                for word in range(1, NUM_WORDS):
+                    bits += np.bitwise_count(rows[word] ^ later[word])
+                first, second = np.nonzero(bits <= largest)  # 256 bits, a negative, count as 0 here
                 ordered = first < second
-                first, second = first[ordered], second[ordered]
-                yield found_rows(first + start, second + start, distance[first, second], one, other)
+                first, second = first[ordered] + start, second[ordered] + start
+                distance = np.bitwise_count(codes[first, one] ^ codes[second, other]).sum(-1, dtype=np.int32)
+                yield found_rows(first, second, distance, one, other)
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:

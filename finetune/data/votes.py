@@ -10,6 +10,8 @@ from PIL import Image
 
 from finetune.data.looks import corners_of
 
+Descriptors = tuple[np.ndarray, np.ndarray]
+"""[M 32] uint8 of an image, and of its mirror image."""
 NUM_DESCRIPTORS = 150
 """Of a picture, and again of its mirror image."""
 FEWEST_VOTES = 6
@@ -22,20 +24,21 @@ COMMON = 64
 CANDIDATES_AT_ONCE = 1 << 20
 
 
-def voted_pairs(greys: Iterable[Image.Image | None], num: int) -> np.ndarray:
-    """Returns the pairs [M 2] of the pictures that share FEWEST_VOTES corners or more, the smaller number first.
+def descriptors_of(grey: Image.Image) -> Descriptors:
+    """Returns the descriptors of the corners of a grey image and of its mirror image."""
+    mirrored = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return corners_of(grey, NUM_DESCRIPTORS).descriptors, corners_of(mirrored, NUM_DESCRIPTORS).descriptors
 
-    Of `num` pictures those that are None have no votes.
+
+def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
+    """Returns the pairs [M 2] of the images that share FEWEST_VOTES corners or more, the smaller number first.
+
+    Images that are None have no votes.
     """
-    upright, mirrored = [], []
-    for grey in greys:
-        if grey is None:
-            upright.append(np.zeros((0, 32), np.uint8))
-            mirrored.append(upright[-1])
-            continue
-        upright.append(corners_of(grey, NUM_DESCRIPTORS).descriptors)
-        mirrored.append(corners_of(grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT), NUM_DESCRIPTORS).descriptors)
-    if not num:
+    nothing = np.zeros((0, 32), np.uint8)
+    both = [(nothing, nothing) if each is None else each for each in descriptors]
+    upright, mirrored = [one for one, _ in both], [other for _, other in both]
+    if not both:
         return np.zeros((0, 2), np.int64)
     owners, codes = gathered(upright)
     found = [np.zeros((0, 2), np.int64)]

@@ -15,6 +15,7 @@ from PIL import Image
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.records import LintMark, Prepared
 from datasets_prep.report import write_report
+from datasets_prep.thumbnails import small_image
 from finetune.data.entries import Findings
 from tests.e2e.browser import Browser
 from tests.unit.data.files import encoded, gradient, listing
@@ -48,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     prepared = Prepared(
         HOSTILE, kept, rejected, [("scan", 4, 4, HOSTILE)], [HOSTILE], [LintMark("odd", HOSTILE, NAMES)]
     )
-    write_report(folder / "report.html", prepared, lambda source: gradient(300, 200))
+    write_report(folder / "report.html", prepared, lambda source: small_image(gradient(300, 200)))
     (folder / "metadata.jsonl").write_text(listing(*kept))
     (folder / "rejected.jsonl").write_text(listing(*rejected))
     return folder

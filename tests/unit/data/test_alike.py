@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from finetune.data.alike import CERTAIN, agreement, can_verify, look_at, motion_of, overlaid_correlations
 from finetune.data.looks import closest_codes
 from finetune.data.similarity import KINDS
-from finetune.data.votes import voted_pairs
+from finetune.data.votes import descriptors_of, voted_pairs
 
 needs_opencv = pytest.mark.skipif(not can_verify(), reason="needs opencv-python-headless")
 
@@ -92,17 +92,18 @@ def test_corners_find_what_codes_do_not(edit) -> None:
 def test_pictures_with_corners_in_common_are_voted_for() -> None:
     pictures = [texture(seed) for seed in range(6)]
     pictures.append(ImageOps.mirror(pictures[2].crop((80, 64, 400, 320))).rotate(10, Image.Resampling.BICUBIC))
-    pairs = voted_pairs((look_at(image).grey for image in pictures), len(pictures))
+    found = [descriptors_of(look_at(image).grey) for image in pictures]
+    pairs = voted_pairs(found)
     assert pairs.tolist() == [[2, 6]]
-    without = [None if number == 2 else look_at(image).grey for number, image in enumerate(pictures)]
-    assert voted_pairs(without, len(pictures)).tolist() == []
+    without = [None if number == 2 else each for number, each in enumerate(found)]
+    assert voted_pairs(without).tolist() == []
 
 
 def test_nothing_and_flat_pictures_get_no_votes() -> None:
-    assert voted_pairs(iter(()), 0).shape == (0, 2)
+    assert voted_pairs(iter(())).shape == (0, 2)
     if can_verify():
         flat = Image.new("L", (100, 80), 128)
-        assert voted_pairs([flat, flat], 2).shape == (0, 2)
+        assert voted_pairs([descriptors_of(flat)] * 2).shape == (0, 2)
 
 
 @pytest.mark.parametrize(

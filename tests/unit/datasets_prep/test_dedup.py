@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from datasets_prep.appearances import InMemory
 from datasets_prep.candidates import FARTHEST, Level, joined, neighbours
 from datasets_prep.dedup import Scores, can_verify, exact_copies, keep_order, near_copies, pixel_copies
 from finetune.data.similarity import ClosePairs, picture_codes
@@ -21,6 +22,7 @@ def near(
     seen: Scores | None = None,
     whole: bool = False,
     links: list[tuple[int, int]] | None = None,
+    kept: InMemory | None = None,
 ) -> dict[int, int]:
     """Copy -> keeper."""
     codes = np.stack([picture_codes(image) for image in pictures])
@@ -38,6 +40,7 @@ def near(
         lambda done, total: None,
         load_whole=pictures.__getitem__ if whole else None,
         links=links,
+        kept=kept,
     )
     return {number: copy.keeper for number, copy in copies.items()}
 
@@ -120,24 +123,24 @@ def test_pairs_with_copies_are_linked_where_links_are_wanted() -> None:
 
 
 def test_what_is_not_looked_at_is_not_noted_as_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_prep.dedup.is_worth_a_look", lambda is_simple, is_plain, distance: False)
+    monkeypatch.setattr("datasets_prep.appearances.is_worth_a_look", lambda is_simple, is_plain, distance: False)
     monkeypatch.setattr("datasets_prep.candidates.FEW", 0)
     seen = Scores()
     assert near([texture(0), texture(0).resize((200, 160))], seen=seen) == {} and seen.known == {}
 
 
-def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_prep.candidates.FEW", 0)  # corners are found anew
+def test_what_was_looked_at_is_not_looked_at_again() -> None:
     pictures = [texture(0), texture(0).resize((200, 160)), texture(1)]
-    seen = Scores()
-    assert near(pictures, seen=seen) == {1: 0}
+    seen, kept = Scores(), InMemory()
+    assert near(pictures, seen=seen, kept=kept) == {1: 0}
+    assert {what for _, what in kept.known} == ({"nature", "corners"} if can_verify() else {"nature"})
 
     def load(number: int) -> Image.Image:
         raise AssertionError(f"{number} was loaded again")
 
     codes = np.stack([picture_codes(image) for image in pictures])
     everything, nothing = np.ones(3, bool), np.zeros(3, bool)
-    again = near_copies(codes, np.arange(3), everything, nothing, load, "fast", None, seen, lambda *_: None)
+    again = near_copies(codes, np.arange(3), everything, nothing, load, "fast", None, seen, lambda *_: None, kept=kept)
     assert again.keys() == {1}
 
 

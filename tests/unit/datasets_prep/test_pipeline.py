@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_prep import appearances, thumbnails
 from datasets_prep.config import (
     CaptionsConfig,
     DedupConfig,
@@ -25,7 +26,9 @@ from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
 from datasets_prep.store import Parts, Pictures
+from datasets_prep.thumbnails import small_image
 from finetune.command_line import dump, parse
+from finetune.data.alike import look_at
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import drawn, encoded, write
 
@@ -140,14 +143,18 @@ def test_the_same_again_does_nothing_and_a_change_makes_it_anew(config: PrepConf
     assert len(os.listdir(config.output / "images")) == 2
 
 
-def test_only_what_is_new_is_measured(config: PrepConfig) -> None:
+def test_only_what_is_new_is_measured_looked_at_and_drawn(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int, int]] = []
     prepare(config, lambda *what: seen.append(what))
     assert [total for what, _, total in seen if what == "measuring"] == [7] * 7
     (Path(config.source[0]) / "new_one.png").write_bytes(GREEN)
     seen.clear()
+    made: list[int] = []
+    monkeypatch.setattr(thumbnails, "small_image", lambda image: made.append(1) or small_image(image))
+    monkeypatch.setattr(appearances, "look_at", lambda *given, **more: made.append(2) or look_at(*given, **more))
     prepare(config, lambda *what: seen.append(what))
     assert [total for what, _, total in seen if what == "measuring"] == [1]
+    assert sorted(made) == [1, 2]
 
 
 def test_parts_of_a_job_array_measure_everything_once(config: PrepConfig, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from datasets_prep.report import write_report
 from datasets_prep.report_bounded import Least, key_of, places_of
 from datasets_prep.report_pieces import Thumbnails, name_html, text_html
 from datasets_prep.report_words import Words
+from datasets_prep.thumbnails import SmallImage, small_image
 
 HOSTILE = "\"><script>window.ran=1</script>'&\n\u202egpj\udcff\0.png"
 
@@ -37,9 +38,9 @@ def left_out(source: str, reason: str, **more: object) -> dict[str, object]:
     return {"source": source, "reason": reason, "detail": "why", "duplicate_of": None, "score": None, **more}
 
 
-def noise(source: str, size: tuple[int, int] = (80, 40)) -> Image.Image:
+def noise(source: str, size: tuple[int, int] = (80, 40)) -> SmallImage:
     seed = int.from_bytes(hashlib.sha256(source.encode("utf-8", "surrogatepass")).digest()[:4], "big")
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    return small_image(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)))
 
 
 M = sha256("m")
@@ -150,7 +151,7 @@ def test_a_name_shows_what_cannot_be_seen() -> None:
 def test_a_picture_is_held_once_and_the_worst_come_first(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def load(source: str) -> Image.Image | None:
+    def load(source: str) -> SmallImage | None:
         asked.append(source)
         return None if source == "cut.jpg" else noise(source)
 

@@ -12,6 +12,7 @@ from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.records import Prepared
 from datasets_prep.report import write_report
 from datasets_prep.review import ReviewServer, serve
+from datasets_prep.thumbnails import small_image
 from finetune.data.entries import Findings
 from tests.unit.data.files import listing, picture
 
@@ -33,7 +34,11 @@ def folder(tmp_path: Path) -> Path:
     rejected = [{"source": "c.png", "reason": "flagged", "detail": "", "sha256": REJECTED}]
     (folder / "metadata.jsonl").write_text(listing(*kept))
     (folder / "rejected.jsonl").write_text(listing(*rejected))
-    write_report(folder / "report.html", Prepared("set", kept, rejected, []), lambda source: Image.new("RGB", (9, 9)))
+    write_report(
+        folder / "report.html",
+        Prepared("set", kept, rejected, []),
+        lambda source: small_image(Image.new("RGB", (9, 9))),
+    )
     return folder
 
 
