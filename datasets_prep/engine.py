@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Returns every task with its result, in any order.
 
         Tasks are taken as they are needed, so there may be millions. `work` is a function of a module, perhaps in a
-        functools.partial; it is pickled, as are its results. What it prints is lost. An exception of it ends the run.
+        functools.partial; it is pickled, as are its results. What it prints is lost. An exception of it costs its task.
         """
         ...
 
@@ -191,8 +191,7 @@ class _Crew(Generic[Task, Result]):
             elif kind == "memory":
                 yield from self._failed(worker, "out_of_memory", f"needs more than {self._memory_gb:g} GB of memory")
             else:
-                value.add_note(f"This happened with {worker.queue[0].task!r}.")
-                raise value
+                yield worker.finished().task, Failure("worker_crashed", value)
         now = time.monotonic()
         for worker in [worker for worker in self._workers if worker.queue and self._limit(worker) <= now]:
             if not worker.connection.poll():  # where the caller was slow, the result may lie there

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
+
+MOST_CHARACTERS = 300
+"""Of the text of an error, which may quote what a hostile file holds."""
 
 
 def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess, Connection]:
@@ -79,23 +81,21 @@ def _serve(connection: Connection, work: Callable[[Any], object], memory_gb: flo
         except MemoryError:
             connection.send(("memory", None))
             return  # libraries may be in disorder now
-        except Exception as error:  # noqa: BLE001  the other side raises it
-            answer = "raised", _portable(error)
+        except SystemExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  costs this task, whatever it is
+            answer = "raised", _in_words(error)
         try:
             connection.send(answer)
         except BrokenPipeError:
             return
 
 
-def _portable(error: Exception) -> Exception:
-    """Returns the error, or one that can be pickled instead, with the place where it was raised."""
-    place = "".join(traceback.format_exception(error))
-    try:
-        ForkingPickler.loads(ForkingPickler.dumps(error))  # pyright: ignore[reportAttributeAccessIssue]  wrong in typeshed
-    except Exception:  # noqa: BLE001  any class of exception may refuse in its own way
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(place)
-    return error
+def _in_words(error: BaseException) -> str:
+    """Returns class and text of an error, and the line that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:MOST_CHARACTERS]
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _isolate(memory_gb: float) -> None:

@@ -76,9 +76,9 @@ def measure(source: PrepSource, look: Look, name: str) -> Measured | Rejected:
             return Rejected(name, "too_many_pixels", f"{width} x {height}, {limit}")
         side = FEATURE_SIDE if width * height <= LARGE_PIXELS else LARGE_SIDE
         decoded = open_rgb(data, background=colour(look.background), draft=(side, side))
+        return measured(name, data, (width, height), decoded)
     except ValueError as error:
         return Rejected(name, reason(str(error), data, posixpath.splitext(name)[1].lower()), str(error))
-    return measured(name, data, (width, height), decoded)
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -127,13 +127,21 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
 
 
 def num_frames(header: Image.Image) -> int:
-    """Returns the pictures of an animation or the pages of a file; 1 for what phones save as MPO."""
+    """Returns the images of an animation or the pages of a file; 1 for what phones save as MPO, or where the second
+    is damaged.
+
+    Raises ValueError where a later one is too large.
+    """
     frames = 1
     if header.format != "MPO":
         try:
             header.seek(1)
             frames = int(header.n_frames)  # type: ignore[attr-defined]
-        except (EOFError, ValueError, OSError, SyntaxError):
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"too many pixels in a later frame: {error}") from error
+        except MemoryError:  # says nothing about the file
+            raise
+        except Exception:  # noqa: BLE001  what damaged frames raise is an open set
             return 1
     return frames
 

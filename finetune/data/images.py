@@ -1,9 +1,10 @@
 """Opens a picture the way training sees it (upright, sRGB, opaque, 8 bits a channel) and cuts it to a given size."""
 
+import contextlib
 import functools
 import importlib
 import io
-import struct
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -60,19 +61,13 @@ def open_rgb(
     encoding = png_encoding(data) if image.format == "PNG" else None
     profile = image.info.get("icc_profile") if encoding is None else None
     _load(image)
-    try:
+    with _blamed_on_the_file("its pixels cannot be turned into RGB"):
         colour, alpha = colour_and_alpha(image, encoding)
         if is_deep(image):  # its encoding was followed where there were more than 8 bits
             encoding = encoding and Encoding(warning=encoding.warning)
         del image  # of large pictures no second copy is kept
         picture, warning = to_srgb(colour, profile) if encoding is None else decoded(colour, encoding)
         del colour
-    except MemoryError:  # says nothing about the picture
-        raise
-    except UnsupportedSamples:
-        raise
-    except Exception as error:
-        raise ValueError(f"its pixels cannot be turned into RGB: {_reason(error)}") from error
     blank = None
     if alpha is not None:
         canvas = Image.new("RGB", picture.size, background)
@@ -104,12 +99,22 @@ def is_one_colour(image: Image.Image) -> bool:
 
 
 def _load(image: ImageFile.ImageFile) -> None:
-    try:
+    with _blamed_on_the_file("cut short or damaged"):
         image.load()
-    except MemoryError:  # says nothing about the picture
+
+
+@contextlib.contextmanager
+def _blamed_on_the_file(fault: str) -> Iterator[None]:
+    """Turns what a decoder raises on hostile bytes, which is an open set, into a ValueError that says so.
+
+    Decoders written in Rust panic with a BaseException. What says nothing about the file passes.
+    """
+    try:
+        yield
+    except (UnsupportedSamples, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:  # what a decoder raises on hostile bytes is an open set; all of it means this
-        raise ValueError(f"cut short or damaged: {_reason(error)}") from error
+    except BaseException as error:
+        raise ValueError(f"{fault}: {_reason(error)}") from error
 
 
 @functools.cache
@@ -184,16 +189,15 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):
         _jpeg_xl_size(data)  # its plugin decodes all pixels at once, so their number is checked before
     try:
-        image = Image.open(io.BytesIO(data), formats=readable_formats() if _needs_plugin(data) else FORMATS)
-    except UnidentifiedImageError:
-        refuse_unsupported_tiff(data, is_open=False)
-        raise ValueError(_what_it_is(data)) from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"too many pixels, the limit is {MAX_PIXELS:,}: {error}") from error
-    except MemoryError:  # says nothing about the picture
+        with _blamed_on_the_file("cut short or damaged"):
+            image = Image.open(io.BytesIO(data), formats=readable_formats() if _needs_plugin(data) else FORMATS)
+    except ValueError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            refuse_unsupported_tiff(data, is_open=False)
+            raise ValueError(_what_it_is(data)) from None
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ValueError(f"too many pixels, the limit is {MAX_PIXELS:,}: {error.__cause__}") from error
         raise
-    except Exception as error:  # see open_rgb
-        raise ValueError(f"cut short or damaged: {_reason(error)}") from error
     _check_size(*image.size)
     refuse_unsupported_tiff(data, is_open=True)
     return image
@@ -220,7 +224,7 @@ def _needs_plugin(data: bytes) -> bool:
     return _is_heif(data) or is_jpeg_xl(data)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
@@ -257,6 +261,8 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
                 if kind == b"eXIf":
                     exif.load(b"Exif\0\0" + bytes(body))
         orientation = exif.get(ORIENTATION_TAG)
-    except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
+    except MemoryError:  # says nothing about the file
+        raise
+    except Exception:  # noqa: BLE001  damaged blocks raise an open set
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.odd_images import gif_with_huge_second_frame
 from tests.unit.data.files import drawn, encoded, png, png_block
 
 KEPT = "kept"
@@ -163,6 +164,7 @@ def size_cases(image: Callable[..., Image.Image]) -> list[Case]:
     wide = encoded(Image.new("L", (40000, 2)))
     return [
         Case("sizes/bomb.png", "too_many_pixels", bomb),
+        Case("sizes/second_frame.gif", "too_many_pixels", gif_with_huge_second_frame()),
         Case("sizes/line.png", "too_many_pixels", wide),
         Case("sizes/dot.png", "too_small|low_information", encoded(Image.new("RGB", (1, 1), "red"))),
         Case("sizes/nothing.png", "too_small|decode_error|truncated|not_an_image", png(0, 10, 8, 2, b"")),

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from finetune.data import images
 from finetune.data.images import cover_scale, crop_loss, open_rgb, resize_and_crop, upright_size
+from tests.odd_images import read_all
 from tests.unit.data.files import SHARED, encoded, gradient, png, png_block
 
 STORED = {  # EXIF orientation -> how an upright picture is stored
@@ -136,6 +137,25 @@ def test_random_damage_gives_a_picture_or_a_value_error(kind: str) -> None:
             except ValueError as error:
                 messages.append(str(error))
     assert all(messages)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_odd_images_of_every_format_are_read_or_refused_with_a_value_error() -> None:
+    ends, escaped = read_all(300, seed=3)
+    assert not escaped
+    assert ends["pixels: read"] > 100 and ends["pixels: refused"] > 50
+
+
+def test_a_decoder_that_panics_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicError(BaseException):
+        """As decoders written in Rust raise."""
+
+    def panic(image: Image.Image) -> None:
+        raise PanicError("index out of bounds")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", panic)
+    with pytest.raises(ValueError, match="index out of bounds"):
+        open_rgb(encoded(gradient()))
 
 
 @pytest.mark.parametrize(
