@@ -22,12 +22,14 @@ from datasets_prep.pipeline import Outcome, prepare
 from datasets_prep.sorting import counts_in_words
 from finetune.command_line import parse
 from finetune.plurals import plural
+from finetune.standard_streams import outlive_lost_output
 
 PROGRAM = "python -m datasets_prep"
 
 
 def main() -> None:
     """Prepares, or serves the review; mistakes are sentences and end with 1."""
+    outlive_lost_output()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about single files, which it does not name
     try:
         if sys.argv[1:2] == ["review"]:

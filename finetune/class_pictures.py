@@ -34,6 +34,7 @@ from finetune.models.parts import PARTS, Parts, for_drawing
 from finetune.models.stored import narrowed
 from finetune.models.upcast import kept_from_overflow
 from finetune.randomness import generator
+from finetune.ranks import ranks
 from finetune.weight_hashes import Hashes, hashed_parts
 
 VERSION = 2
@@ -82,7 +83,7 @@ def make_class_pictures(
         remove_left_behind(target)
         write_atomically(target / "made_with.json", json.dumps({"source": source.location} | settings, indent=1))
         refuse_full_disk(target, config.num_pictures - sum(1 for _ in target.glob("*.png")), size)
-    accelerator.wait_for_everyone()
+    ranks().exchange()  # not a collective: another process may take long to read the model
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
     (missing,) = broadcast_object_list([missing_groups(target, config)])
     if missing:
@@ -91,7 +92,7 @@ def make_class_pictures(
             mine = missing[accelerator.process_index :: accelerator.num_processes]
             if mine:
                 draw_groups(parts, mine, config, target, size, accelerator, advance, offload=offload)
-        accelerator.wait_for_everyone()
+        ranks().exchange()
         absent = missing_groups(target, config)
         if absent:
             raise ValueError(f"cache.folder: class pictures are missing in {target}; is it on a disk that all share?")

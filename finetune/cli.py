@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.standard_streams import outlive_lost_output
+
 if TYPE_CHECKING:
     from finetune.config import ModelConfig
 
 
 def main() -> None:
     """Runs the subcommand that the command line names."""
+    outlive_lost_output()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="adapt the shipped model to a style, show before and after")

@@ -215,6 +215,9 @@ class LoopConfig:
     """Where the average lives: beside the weights, or in host memory, followed while the next step is computed."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    timeout_seconds: int = 600
+    """Seconds after which a process of the job that does not answer, or an exchange in a step that does not end, ends
+    the run; a process that works alone, as in an export, may take longer."""
 
     def problems(self) -> list[str]:
         found = [
@@ -224,6 +227,7 @@ class LoopConfig:
                 ("batch_size", self.batch_size),
                 ("accumulation", self.accumulation),
                 ("log_every", self.log_every),
+                ("timeout_seconds", self.timeout_seconds),
             )
             if value < 1
         ]

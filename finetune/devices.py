@@ -1,17 +1,25 @@
 """The Accelerator of a run, and what the machine cannot do."""
 
 import os
+from datetime import timedelta
+from importlib import metadata
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch.distributed.distributed_c10d import _get_default_store
 
+from finetune import __version__
+from finetune.command_line import as_flat
 from finetune.config import TrainConfig
+from finetune.ranks import LostProcess, is_lost_connection, join, refuse_differences
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
 COMPUTE_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRAINED_DTYPES = {"fp32": torch.float32, "bf16_stochastic": torch.bfloat16, "bf16_kahan": torch.bfloat16}
 """By optim.weights."""
+PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "peft")
+"""Of which all processes of a job need the same versions."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -20,9 +28,12 @@ def compute_dtype() -> torch.dtype:
     return COMPUTE_DTYPES[os.environ.get(PRECISION_VARIABLE, "no")]
 
 
-def make_accelerator() -> Accelerator:
-    """Returns the Accelerator that `accelerate launch` configured; raises ValueError for what this machine cannot
-    run."""
+def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
+    """The Accelerator that `accelerate launch` configured, in contact with the other processes.
+
+    Raises ValueError for what this machine cannot run, and where the processes were started with different options,
+    data or versions.
+    """
     precision = os.environ.get(PRECISION_VARIABLE, "no")
     if precision not in COMPUTE_DTYPES:
         raise ValueError(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
@@ -32,8 +43,20 @@ def make_accelerator() -> Accelerator:
         )
     # split_batches: the sampler's batches are global, each process takes its part.
     loading = DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=True)
-    # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), dataloader_config=loading)
+    seconds = config.train.timeout_seconds
+    # With NCCL a watchdog thread ends a process whose collective takes longer: TORCH_NCCL_ASYNC_ERROR_HANDLING is on by
+    # default (read in torch 2.13, not run on a GPU).
+    group = InitProcessGroupKwargs(timeout=timedelta(seconds=seconds))
+    try:
+        # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
+        accelerator = Accelerator(cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group])
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise LostProcess(
+            f"the processes of this job did not find each other within {seconds} s (train.timeout_seconds). Look at "
+            "the output of the others, and at the address and port of the first process."
+        ) from error
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
@@ -45,6 +68,11 @@ def make_accelerator() -> Accelerator:
             f"distributed_type: got {accelerator.distributed_type.value} in the accelerate config, which is not "
             "supported yet. Use one of accelerate_configs/."
         )
+    if accelerator.num_processes > 1:
+        join(_get_default_store(), accelerator.process_index, accelerator.num_processes, seconds)
+    versions = {f"version of {name}": metadata.version(name) for name in PACKAGES}
+    setup = {"version of sd-finetune": __version__, "mixed_precision": accelerator.mixed_precision}
+    refuse_differences(as_flat(config) | versions | setup | {"data": data_fingerprint})
     return accelerator
 
 

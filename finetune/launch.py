@@ -20,7 +20,9 @@ from finetune.models import refuse_unknown_family
 from finetune.presets import find_preset
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
+from finetune.ranks import LostProcess, is_lost_connection, ranks
 from finetune.runfolder import check_output
+from finetune.standard_streams import outlive_lost_output
 from finetune.stopping import end_on_signals, end_with_launcher
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def run_recipe(
 ) -> None:
     """Parses, checks and runs the stages that are not finished; exits with 0 at the end, 1 on a mistake, 75 when
     stopped by a signal after saving. `captions` says where those of the pictures come from."""
+    outlive_lost_output()
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
@@ -116,6 +119,12 @@ def run_recipe(
             stage.run(manifest)
     except (ValueError, OSError) as error:
         fail(error)
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        fail_without(error)
+    else:
+        ranks().leave()
 
 
 def quiet_libraries() -> None:
@@ -124,6 +133,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that ends leaves stack traces as warnings
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
@@ -144,6 +154,7 @@ def fail(error: Exception) -> NoReturn:
     A mistake that all processes meet is printed by the first, whose end makes the launcher stop the others while they
     wait here; one that a single process meets, such as its disk or its memory being full, it prints itself.
     """
+    ranks().close()
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     text = str(error) if not isinstance(error, OSError) or error.strerror is None else os_error_text(error)
@@ -154,6 +165,19 @@ def fail(error: Exception) -> NoReturn:
         process = f" in process {os.environ['RANK']}"
     print(f"error{process}: " + text.replace("\n", "\n       "), file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+def fail_without(error: RuntimeError) -> NoReturn:
+    """Print why this process cannot continue without another one, and exit with 1.
+
+    Every process says so, before the launcher ends it. The usual exit would wait for the others once more.
+    """
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    text = str(error) if isinstance(error, LostProcess) else ranks().explanation()
+    print(f"error in process {ranks().rank}: {text}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def os_error_text(error: OSError) -> str:

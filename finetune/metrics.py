@@ -64,8 +64,11 @@ class MetricsFile:
             while rest:
                 rest = rest[self._file.write(rest) :]
 
-    def synced_bytes(self) -> int:
-        """Returns the file's size once it is on disk."""
+    def num_bytes(self) -> int:
+        """The file's size."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def sync(self) -> None:
+        """Force the file to disk."""
         with writing(self._path):
             os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size

@@ -3,7 +3,7 @@ them."""
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,12 @@ def make_previews(
     accelerator: Accelerator,
     *,
     size: int,
-) -> None:
-    """Writes the images of this process; the denoiser in `components` is the one being trained, and text encoders that
-    do not train have no weights."""
+    stop: Callable[[], bool],
+) -> bool:
+    """Write the images of this process; False where `stop` was true before the last of them.
+
+    The denoiser in `components` is the one being trained, and text encoders that do not train have no weights.
+    """
     components = for_drawing(components, accelerator.device)
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
@@ -66,6 +69,8 @@ def make_previews(
         for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
             arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
             for preview in of_prompt:
+                if stop():
+                    return False
                 image = pipeline(
                     **arguments,
                     width=size,
@@ -77,6 +82,7 @@ def make_previews(
                 temporary = preview.path.with_name(f".tmp-{preview.path.name}")
                 image.save(temporary, format="PNG")
                 temporary.replace(preview.path)
+    return True
 
 
 def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:

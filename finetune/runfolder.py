@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "data.caption_lines",  # what it changes shows in the manifest, which is compared
     "data.folder_repeats",
     "train.ema_device",
+    "train.timeout_seconds",
     "optim.in_backward",
 )
 """Options that do not alter what is learned."""

@@ -19,6 +19,7 @@ from finetune.data.dataset import Batch, TrainingDataset
 from finetune.disk import write_atomically
 from finetune.one_by_one import OneByOne
 from finetune.randomness import noise_at, uniform_at
+from finetune.ranks import ranks
 from finetune.tasks import Task
 
 
@@ -131,7 +132,7 @@ def refuse_non_finite(
     }
     path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
     write_atomically(path, json.dumps(evidence, indent=1))
-    accelerator.wait_for_everyone()
+    ranks().exchange()
     weights = (
         "Weights were updated in the backward pass before this was known (optim.in_backward), but not saved"
         if updated

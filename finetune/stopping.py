@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and end: SIGTERM, SIGINT and SIGUSR1."""
+"""Signals that ask a run to save and end: SIGTERM, SIGINT, SIGHUP and SIGUSR1."""
 
 import contextlib
 import ctypes
@@ -7,37 +7,72 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from types import FrameType
+
+from finetune.ranks import ranks
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: not finished, run the same command again."""
 
-SIGNALS = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK"))
-"""Those of them that this system has: Windows lacks SIGUSR1, and its own Ctrl-Break is SIGBREAK."""
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")
+SIGNALS = tuple(number for number in signal.Signals if number.name in NAMES)
+"""Those of them that this system has: Windows lacks SIGHUP and SIGUSR1, and its own Ctrl-Break is SIGBREAK."""
+SECONDS_OF_ONE_REQUEST = 3.0
+"""A terminal and a launcher may both send what the user sent once."""
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = "\x1b[?25h"
 PARENT_CHECK_SECONDS = 2.0
 
 
+def caught_signals() -> list[signal.Signals]:
+    """The signals to catch. SIGHUP that is ignored at the start, as under nohup, stays ignored.
+
+    torchrun and `accelerate launch` with several processes catch SIGHUP themselves, also under nohup, and end their
+    processes; those do not inherit that it was ignored, so they save.
+    """
+    return [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
+
+
 class StopRequest:
-    """Remembers the first such signal; the loop looks at it between two steps. A second SIGINT ends the process at
-    once."""
+    """Remembers the first such signal; the loop asks for it between steps and images.
+
+    A SIGINT that comes more than `SECONDS_OF_ONE_REQUEST` later, and not while the run saves, ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._since = 0.0
+        self._is_saving = False
 
     def install(self) -> None:
-        """Catches the signals from now on."""
-        for number in SIGNALS:
+        """Catch the signals from now on."""
+        for number in caught_signals():
             signal.signal(number, self._remember)
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within it no second SIGINT ends the process."""
+        self._is_saving = True
+        try:
+            yield
+        finally:
+            self._is_saving = False
+
+    def requested(self) -> bool:
+        """True once this process, or about a second ago another of the job, was asked to stop."""
+        return self.signal is not None or ranks().others_ask_to_stop
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), now
+            ranks().asks_to_stop = True
+            tell(f"\n{self.signal.name}: saving after this step or image, then stopping.\n")
+        elif number == signal.SIGINT and now - self._since > SECONDS_OF_ONE_REQUEST and not self._is_saving:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-            tell(f"\n{self.signal.name}: saving after this step, then stopping.\n")
 
 
 def end_on_signals(meaning: str) -> None:
@@ -51,7 +86,7 @@ def end_on_signals(meaning: str) -> None:
         tell(f"{show_cursor}\n{signal.Signals(number).name}: {meaning}\n")
         os._exit(EXIT_CODE)
 
-    for number in SIGNALS:
+    for number in caught_signals():
         signal.signal(number, end)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -45,8 +46,10 @@ from finetune.plurals import plural
 from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
 from finetune.progress import progress_line
 from finetune.randomness import stream
+from finetune.ranks import ranks, refuse_differences
 from finetune.resume import find_checkpoint, refuse_other_model, restore
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
+from finetune.standard_streams import lost_output
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
@@ -75,7 +78,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     started_at = datetime.now(UTC)
     out, steps, seed = config.output.folder, config.train.steps, config.seed
     check_output(out)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(config, manifest.fingerprint)
     refuse_unfit(accelerator, config)
     is_main, say = accelerator.is_main_process, accelerator.print
     lock = lock_folder(out) if is_main else None
@@ -114,6 +117,8 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     identity = model_identity(components, hashes, objective)
     if resumed is not None:
         warnings += refuse_other_model(identity, base_sha256, resumed[0], resumed[1].state, config)
+    start = 0 if resumed is None else resumed[1].state["step"]
+    refuse_differences({"first step": start, **{f"model's {part}": facts for part, facts in identity.items()}})
     method.check(family, components, text_encoder=config.train.text_encoder)
     in_network = method.parts(text_encoder=config.train.text_encoder)
     encodes_prompts = "text_encoders" in in_network
@@ -216,6 +221,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     dataset = TrainingDataset(records, buckets, manifest.source, config.data, encoded, seed, masks, holes)
 
     # Optimizer, EMA, and the state of the checkpoint.
+    ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
     wrapped = accelerator.prepare(network)
     groups = method.param_groups(network, config.optim)
     optimizer = build_optimizer(groups, config.optim, seed)
@@ -271,7 +277,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     def averaged_weights() -> contextlib.AbstractContextManager[None]:
         return ema.in_place_of(network) if ema else evaluation_weights(optimizer, config.optim)
 
-    def validate() -> float:
+    def validate() -> float | None:
         network.eval()
         with averaged_weights():
             loss = validation_loss(
@@ -283,23 +289,26 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 accelerator,
                 batch_size=config.train.batch_size,
                 num_timesteps=config.validation.num_timesteps,
+                stop=stop.requested,
             )
         network.train()
         return loss
 
-    def preview(step: int) -> None:
+    def preview(step: int) -> bool:
         folder = out / "previews"
         folder.mkdir(exist_ok=True)
         planned = planned_previews(folder, config.preview, step)
-        mine = planned[accelerator.process_index :: accelerator.num_processes]
+        mine, is_complete = planned[accelerator.process_index :: accelerator.num_processes], True
         if mine:
             size = config.preview.size or config.data.resolution
             network.eval()
             with averaged_weights(), writing(folder), parts.lent("vae"):
-                make_previews(family, for_sampling, mine, drawing, config.preview, accelerator, size=size)
+                is_complete = make_previews(
+                    family, for_sampling, mine, drawing, config.preview, accelerator, size=size, stop=stop.requested
+                )
             network.train()
-        accelerator.wait_for_everyone()
-        if tracker:
+        is_complete = not ranks().any(not is_complete)
+        if tracker and is_complete:
             with writing(folder):
                 grid = save_grid(folder, planned, config.preview, step)
             say(f"Previews of step {step}: {grid}")
@@ -307,27 +316,37 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             tracker.log_previews(
                 [PreviewRow(p.prompt, p.seed, p.path, b) for p, b in zip(planned, base, strict=True)], step
             )
+        ranks().exchange()  # one made the grid
+        return is_complete
 
-    def finish_step(step: int, row: Row | None) -> None:
-        """What follows a checkpoint at `step`, so that a run resumed from it does this again."""
+    def finish_step(step: int, row: Row | None) -> bool:
+        """What follows a checkpoint at `step`, so that a run resumed from it does this again; False where it was
+        stopped."""
         if row is not None:
             if validates and due(step, config.validation.every, steps):
-                row = row | {"validation/loss": validate(), "validation/base_loss": base_loss or math.nan}
+                loss = validate()
+                if loss is None:
+                    return False
+                row = row | {"validation/loss": loss, "validation/base_loss": base_loss or math.nan}
             if metrics and tracker:
                 metrics.write(row)
                 tracker.log(row, step)
                 bar.log(row)
-        if config.preview.prompts and due(step, config.preview.every, steps):
-            preview(step)
+        return not config.preview.prompts or not due(step, config.preview.every, steps) or preview(step)
 
-    def save(step: int, row: Row | None) -> None:
-        if metrics is None:
-            return
+    def save(step: int, row: Row | None, metrics_bytes: int) -> None:
+        with stop.saving():
+            if metrics is not None:
+                metrics.sync()
+                write_checkpoint(step, row, metrics_bytes)
+            ranks().exchange()  # a large checkpoint takes longer than the next step's collectives would wait
+
+    def write_checkpoint(step: int, row: Row | None, metrics_bytes: int) -> None:
         state = {
             "step": step,
             "window": window.as_dict(),
             "pending": row,
-            "metrics_bytes": metrics.synced_bytes(),
+            "metrics_bytes": metrics_bytes,
             "base_loss": base_loss,
             "elapsed_seconds": elapsed,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
@@ -340,17 +359,30 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         saved = Checkpoint(trained_state(network), ema.settled() if ema else None, optimizer.state_dict(), state)
         save_checkpoint(out / "checkpoints", saved, dump(config), keep=config.checkpoint.keep)
 
+    def end_stopped(step: int) -> NoReturn:
+        """Ends the run, whose newest checkpoint is that of `step`."""
+        where = f"after step {step} of {steps}" if step else "before the first step"
+        say(f"Stopped {where}; the same command continues from there.")
+        if tracker:
+            with writing(out / "report.html"):
+                write_report(out, message=" ".join([f"Stopped {where}.", *lost_output()]))
+            tracker.finish(EXIT_CODE)
+        ranks().exchange()  # a launcher kills those that still save once one has ended
+        ranks().leave()
+        raise SystemExit(EXIT_CODE)
+
     # THE loop.
     stop = StopRequest()
     stop.install()
     network.train()
+    ranks().exchange()  # one opened the trackers
     if step == 0:
         base_loss = validate() if validates else None
-        if config.preview.prompts:
-            preview(BASE_STEP)
+        if (validates and base_loss is None) or (config.preview.prompts and not preview(BASE_STEP)):
+            end_stopped(0)
     with progress_line(steps, step, shown=is_main) as bar, closed_on_failure(tracker):
-        if step > 0:
-            finish_step(step, pending)
+        if step > 0 and not finish_step(step, pending):
+            end_stopped(step)
         batches = iter(loader) if step < steps else iter(())
         clock = time.perf_counter()
         for batch in itertools.islice(batches, steps - step):
@@ -359,11 +391,11 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 held = is_held(group["name"], step, config.train.text_encoder_steps)
                 group["lr"], group["at_step"] = 0.0 if held else group["peak_lr"] * factor, step
             torch.manual_seed(stream(seed, "dropout", step, accelerator.process_index))
-            with naming_out_of_memory(step + 1, batch, dataset, config):
+            with naming_out_of_memory(step + 1, batch, dataset, config), ranks().in_step():
                 result = forward_backward(wrapped, task, batch, config, accelerator)
                 hold(optimizer.param_groups, step, config.train.text_encoder_steps)
                 grad_norm = gradient_norm(parameters, optimizer, config, accelerator)
-                loss, stopping = agree(result.loss, stop.signal is not None, accelerator)
+                loss, stopping = agree(result.loss, stop.requested(), accelerator)
                 step += 1
                 if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
                     updated = config.optim.in_backward and math.isfinite(loss)
@@ -383,21 +415,22 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
                 rates["lr"] = optimizer.param_groups[0]["lr"]
                 row = {"step": step, **window.take(), **rates, "grad_norm": grad_norm}
                 row |= {"images_seen": step * global_batch_size, "elapsed_seconds": elapsed}
-            if stopping or due(step, config.checkpoint.every, steps):
-                save(step, row)
-            if stopping and step < steps:
-                say(f"Stopped after step {step} of {steps}; the same command continues from there.")
-                if tracker:
-                    with writing(out / "report.html"):
-                        write_report(out, message=f"Stopped after step {step} of {steps}.")
-                    tracker.finish(EXIT_CODE)
-                accelerator.wait_for_everyone()  # a launcher kills those that still save once one has ended
-                raise SystemExit(EXIT_CODE)
-            finish_step(step, row)
+            logged = metrics.num_bytes() if metrics else 0  # the row belongs to what a resumed run does again
+            is_saved = stopping or due(step, config.checkpoint.every, steps)
+            if is_saved:
+                save(step, row, logged)
+            if stopping or not finish_step(step, row):
+                if not is_saved:
+                    save(step, row, logged)
+                end_stopped(step)
+            if row is not None:
+                ranks().exchange()  # one wrote and printed it
             clock = time.perf_counter()
 
     # What is left behind.
     end_on_signals("the run is trained and saved; the same command exports it.")
+    if ranks().any(stop.requested()):
+        end_stopped(step)
     refuse_changed_files(read, stamps)
     network.eval()
     with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):
@@ -438,13 +471,13 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
             metadata={"dataset_fingerprint": manifest.fingerprint, "base_sha256": base_sha256, "steps": step},
         )
         with writing(out / "report.html"):
-            report = write_report(out)
+            report = write_report(out, message=" ".join(lost_output()) or None)
         tracker.finish(0)
         for note in tracker.notes():
             say(note)
         write_status(out, steps, written)
         say(f"Report: {report}")
-    accelerator.wait_for_everyone()
+    ranks().exchange()
     accelerator.end_training()
     if lock:
         lock.close()

@@ -1,7 +1,7 @@
 """Loss on held-out pictures at fixed noise and fixed timesteps, so that two values differ only by the weights."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +13,7 @@ from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import validation_caption, validation_view
 from finetune.data.manifest import Record
 from finetune.randomness import generator
+from finetune.ranks import ranks
 from finetune.tasks import Task
 
 
@@ -27,8 +28,11 @@ def validation_loss(
     *,
     batch_size: int,
     num_timesteps: int,
-) -> float:
+    stop: Callable[[], bool],
+) -> float | None:
     """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
+
+    None where `stop` was true before the last batch, on any process.
 
     Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
     """
@@ -39,7 +43,11 @@ def validation_loss(
     ]
     task = task.plain()
     total = torch.zeros(2, dtype=torch.float64)
+    is_cut = False
     for bucket, indices in groups[accelerator.process_index :: accelerator.num_processes]:
+        is_cut = stop()
+        if is_cut:
+            break
         view = validation_view(bucket)
         records = [dataset.records[index] for index in indices]
         batch = collate(
@@ -53,6 +61,8 @@ def validation_loss(
             u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
             losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
             total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
+    if ranks().any(is_cut):
+        return None
     summed: Tensor = accelerator.reduce(total.to(accelerator.device), "sum")  # pyright: ignore[reportAssignmentType]
     loss, count = summed.tolist()
     return loss / count

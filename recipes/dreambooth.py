@@ -81,9 +81,8 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
         from finetune.devices import make_accelerator
 
         cache, size = cache_folder(config.cache), config.data.resolution
-        made = make_class_pictures(
-            family, source, config.prior, cache, size, make_accelerator(), offload=config.model.offload
-        )
+        accelerator = make_accelerator(config, manifest.fingerprint)
+        made = make_class_pictures(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
         of_class = read_manifest(str(made), captions="none")
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
     both = with_class_pictures(

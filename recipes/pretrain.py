@@ -21,6 +21,7 @@ from finetune.data.entries import first_few
 from finetune.disk import write_atomically
 from finetune.finished_run import STATUS_FILE, export_damage, read_status, write_status
 from finetune.launch import Stage, run_recipe, say, training_stage
+from finetune.ranks import ranks
 from finetune.runfolder import changed_options
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
         from finetune.devices import make_accelerator
         from finetune.models.scratch import save_new_pipeline
 
-        accelerator = make_accelerator()
+        accelerator = make_accelerator(config, manifest.fingerprint)
         if accelerator.is_main_process:
             captions = [caption for record in manifest.records for caption in record.captions]
             write_atomically(written, dump(config))
             pipeline = save_new_pipeline(config.architecture, captions, config.data.resolution, config.seed, target)
             write_status(folder, 0, [target])
             say(f"New model in {target}: {pipeline}")
-        accelerator.wait_for_everyone()
+        ranks().exchange()
 
     return Stage(folder, finished, run)
 

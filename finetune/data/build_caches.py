@@ -24,6 +24,7 @@ from finetune.data.images import BLANK
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components
+from finetune.ranks import ranks
 
 
 def build_caches(
@@ -51,6 +52,7 @@ def build_caches(
         vae_fingerprint, latents, cut_masks = cache_pictures(
             encoder, accelerator, to_train, to_score, source, cache, folder, masks, holes
         )
+    ranks().exchange()  # shares may take very different times, which a collective would not wait for
     for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
         accelerator.print(f"warning: {warning}")
     text = None
@@ -188,6 +190,7 @@ def fill_store(
     """Makes the missing entries with all processes, then waits until all are there."""
     if accelerator.is_main_process:
         store.remove_torn()
+    ranks().exchange()
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
     (missing,) = broadcast_object_list([store.missing(keys)])
     if missing:
@@ -201,7 +204,7 @@ def fill_store(
                 num_processes=accelerator.num_processes,
                 progress=lambda done: advance(done * accelerator.num_processes),
             )
-        accelerator.wait_for_everyone()
+        ranks().exchange()
         store.refresh()
     for warning in store.warnings:
         accelerator.print(f"warning: {warning}")

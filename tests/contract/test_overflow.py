@@ -32,7 +32,7 @@ def preview(family: ModelFamily, components: Components, folder: Path) -> np.nda
     accelerator = Accelerator(cpu=True)
     with torch.autocast("cpu", torch.float16):
         prompts = kept_prompts(family, components, config, accelerator, text_encoder_is_trained=False)
-        make_previews(family, components, planned, prompts, config, accelerator, size=32)
+        make_previews(family, components, planned, prompts, config, accelerator, size=32, stop=lambda: False)
     return np.asarray(Image.open(planned[0].path)).astype(float)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune import stopping
+
 CHANGES = {"open", "shutil.rmtree"} | {
     f"os.{name}" for name in ("rename", "remove", "mkdir", "rmdir", "truncate", "listdir", "scandir")
 }
@@ -66,6 +68,11 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def ask_to_stop() -> None:
+    """Asks this process to save and end, as a scheduler does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class FileSizeLimit:
     """Lets no file of the process grow beyond so many bytes: writing fails in the middle of a file."""
@@ -112,6 +119,11 @@ class LimitMemoryWhenOpened:
     def limit(self) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + self.num_bytes, resource.RLIM_INFINITY))
+
+
+def every_interrupt_counts() -> None:
+    """Makes the second Ctrl-C a later one, however soon it comes."""
+    stopping.SECONDS_OF_ONE_REQUEST = 0.0
 
 
 def without_privileges() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from finetune.checkpoint import complete_steps
 from tests.faults.conftest import assert_same_end
-from tests.faults.injection import fork_workers, lead_a_group
+from tests.faults.injection import WhenOpened, ask_to_stop, every_interrupt_counts, fork_workers, lead_a_group
 from tests.runs import Options, Running, flags, losses, metrics, run, start
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def at_step(number: int, out: Path, running: Running) -> None:
     running.wait_until(lambda: len(metrics(out)) >= number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "checkpoint.every": 100}
@@ -31,6 +31,7 @@ def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, stra
     at_step(2, out, running)
     sent = time.monotonic()
     running.signal(number)
+    running.signal(number)  # a launcher passes on what the terminal has sent already
     ended = running.wait()
     assert ended.exit_code == 75, ended.output
     assert time.monotonic() - sent < 10
@@ -47,9 +48,10 @@ def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, stra
     assert_same_end(out, straight)
 
 
-def test_a_second_interrupt_ends_the_run_at_once(small_run: Options, tmp_path: Path) -> None:
+def test_a_later_interrupt_ends_the_run_at_once(small_run: Options, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    running = start("lora", small_run | {"output.folder": out, "train.accumulation": 20}, tmp_path / "log")
+    options = small_run | {"output.folder": out, "train.accumulation": 20}
+    running = start("lora", options, tmp_path / "log", prepare=every_interrupt_counts)
     at_step(1, out, running)
     running.signal(signal.SIGINT)
     running.wait_until(lambda: "SIGINT" in (tmp_path / "log").read_text())
@@ -140,3 +142,22 @@ def test_the_end_of_accelerate_launch_leaves_no_orphan_and_a_run_that_goes_on(
     ended = run("lora", options | {"train.steps": step + 1}, tmp_path / "log2")
     assert ended.exit_code == 0, ended.output
     assert losses(out)[: step - 1] == before
+
+
+@pytest.mark.parametrize("stopped_at", [0, 2])
+def test_a_signal_between_two_previews_is_heard_after_one_image_at_most(
+    stopped_at: int, small_run: Options, straight: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = small_run | {"output.folder": out, "checkpoint.every": 100, "preview.every": 2, "preview.num_seeds": 4}
+    options |= {"preview.prompts": ("a circle", "a square"), "preview.num_inference_steps": 1}
+    first, of_step = f".tmp-step_00000{stopped_at}_prompt00_seed0.png", f"step_00000{stopped_at}_prompt*"
+    ended = start("lora", options, tmp_path / "log", prepare=WhenOpened(first, ask_to_stop)).wait()
+    assert ended.exit_code == 75, ended.output
+    assert len(list((out / "previews").glob(of_step))) == 1
+    steps = [step for step, _ in complete_steps(out / "checkpoints")]
+    assert steps == ([stopped_at] if stopped_at else [])
+    ended = run("lora", options, tmp_path / "log")
+    assert ended.exit_code == 0, ended.output
+    assert_same_end(out, straight)
+    assert len(list((out / "previews").glob(of_step))) == 8

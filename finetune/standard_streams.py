@@ -1,0 +1,89 @@
+"""Standard output and error that may be closed or full: what cannot be written is lost, and the program continues."""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+LATER = (errno.ENOSPC, errno.EDQUOT)
+"""Errors after which a later write may succeed."""
+
+_losses: list[str] = []
+
+
+def outlive_lost_output() -> None:
+    """Replace sys.stdout and sys.stderr by streams that never raise because a reader is gone or a disk is full.
+
+    Everything that prints goes through them: print, rich, logging, warnings. Without this, `| head` would end a run
+    before it has saved, and an exit code would become Python's 120.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a closed descriptor would go to the next file that is opened, and prints with it
+    os.close(descriptor)
+    sys.stdout = lasting(sys.stdout, sys.__stdout__, "standard output")
+    sys.stderr = lasting(sys.stderr, sys.__stderr__, "standard error")
+
+
+def lost_output() -> list[str]:
+    """One sentence for each standard stream that could not be written."""
+    return list(_losses)
+
+
+def lasting(stream: TextIO | None, original: TextIO | None, name: str) -> TextIO:
+    """A stream that writes where `stream` does; one that somebody else put in place stays."""
+    if stream is None:  # closed before Python started
+        return open(os.devnull, "w", encoding="utf-8")
+    if stream is not original or not isinstance(stream, io.TextIOWrapper):
+        return stream
+    with contextlib.suppress(OSError):
+        stream.flush()
+    buffer = stream.buffer
+    raw = buffer.raw if isinstance(buffer, io.BufferedWriter) else buffer  # python -u has no buffer
+    return io.TextIOWrapper(
+        io.BufferedWriter(LastingFile(raw, name)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class LastingFile(io.RawIOBase):
+    """A raw file that accepts everything, also what it cannot write."""
+
+    def __init__(self, raw: io.RawIOBase, name: str) -> None:
+        self._raw = raw
+        self._name = name
+        self._has_lost = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: Any, /) -> int:
+        size = memoryview(data).nbytes
+        try:
+            written = self._raw.write(data)
+        except OSError as error:
+            self._lose(error)
+            return size
+        return size if written is None else written  # None: not blocking, and nobody reads at the moment
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno not in LATER:
+            with contextlib.suppress(OSError):  # for child processes and libraries, which end or complain
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._raw.fileno())
+                os.close(nowhere)
+        if not self._has_lost:
+            self._has_lost = True
+            _losses.append(f"The {self._name} could not be written ({error.strerror}); some of it is lost.")
+            with contextlib.suppress(OSError, ValueError):
+                os.write(2, f"warning: {_losses[-1]}\n".encode())

@@ -1,0 +1,89 @@
+"""Several processes of one job: what becomes of the others when one is frozen, killed, or started differently."""
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from finetune.checkpoint import complete_steps
+from tests.faults.injection import WhenOpened
+from tests.runs import Ended, Options, Running, metrics, start
+
+
+def two(options: Options, folder: Path, *, second: Options | None = None, prepare: object = None) -> list[Running]:
+    """Starts a job of two processes as a launcher does, the second with other options where some are given."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(
+            "lora",
+            options | ((second or {}) if rank else {}),
+            folder / f"log{rank}",
+            environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            prepare=prepare if rank == 0 else None,  # pyright: ignore[reportArgumentType]
+        )
+        for rank in range(2)
+    ]
+
+
+def ends(running: list[Running], seconds: float) -> list[Ended]:
+    return [process.wait(seconds) for process in running]
+
+
+@pytest.fixture
+def job(small_run: Options, tmp_path: Path) -> Options:
+    return small_run | {"output.folder": tmp_path / "out", "train.timeout_seconds": 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_frozen_or_killed_process_ends_the_job_with_a_sentence(
+    number: signal.Signals, job: Options, tmp_path: Path
+) -> None:
+    running = two(job | {"train.steps": 100_000, "checkpoint.every": 2}, tmp_path)
+    running[0].wait_until(lambda: len(metrics(tmp_path / "out")) >= 3)
+    running[1].signal(number)
+    first, second = ends(running, 30)
+    assert first.exit_code == 1, first.output
+    assert second.exit_code == -signal.SIGKILL  # a frozen process hears nothing else
+    assert "Traceback" not in first.output
+    assert "error in process 0: process 1 of this job has " in first.output
+    assert ("train.timeout_seconds" in first.output) is (number == signal.SIGSTOP)
+    assert complete_steps(tmp_path / "out" / "checkpoints")
+
+
+def test_another_seed_on_one_process_is_refused_by_all_before_the_first_step(job: Options, tmp_path: Path) -> None:
+    for ended in ends(two(job, tmp_path, second={"seed": 7}), 60):
+        assert ended.exit_code == 1, ended.output
+        assert "process 1 was started with another setup than process 0: seed 7 instead of 0." in ended.output
+    assert metrics(tmp_path / "out") == []
+
+
+@dataclass(frozen=True)
+class Sleep:
+    seconds: float
+
+    def __call__(self) -> None:
+        time.sleep(self.seconds)
+
+
+def test_a_process_that_works_alone_for_longer_than_the_timeout_is_waited_for(job: Options, tmp_path: Path) -> None:
+    running = two(job | {"train.timeout_seconds": 2}, tmp_path, prepare=WhenOpened("optimizer.pt", Sleep(4)))
+    for ended in ends(running, 60):
+        assert ended.exit_code == 0, ended.output
+
+
+def test_a_signal_to_one_process_stops_all_after_a_save(job: Options, tmp_path: Path) -> None:
+    running = two(job | {"train.steps": 100_000, "checkpoint.every": 100_000}, tmp_path)
+    running[0].wait_until(lambda: len(metrics(tmp_path / "out")) >= 2)
+    assert running[1].process.pid is not None
+    os.kill(running[1].process.pid, signal.SIGINT)
+    for ended in ends(running, 30):
+        assert ended.exit_code == 75, ended.output
+        assert "Traceback" not in ended.output
+    assert complete_steps(tmp_path / "out" / "checkpoints")[0][0] == metrics(tmp_path / "out")[-1]["step"] + 1
