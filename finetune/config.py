@@ -38,6 +38,10 @@ class ModelConfig:
     config: Path | None = None
     """For a single file: folder in diffusers layout of the same base model, whose configs, tokenizer and scheduler are
     used; it needs no weights."""
+    vae: str | None = None
+    """Another VAE: folder in diffusers layout (or of a pipeline with one), Hub id, or a single .safetensors file, which
+    takes the config of the base model's VAE. Previews and full exports have it, too; a single file without a VAE needs
+    one."""
     without: tuple[str, ...] = ()
     """Parts of the checkpoint to leave out for the memory they take, where the family can do without them, e.g.
     text_encoder_3; full exports lack them too."""
@@ -60,6 +64,11 @@ class ModelConfig:
                 f"model.source: {name} is a pickle, which runs whatever code it holds when it is read; expected "
                 f'safetensors. Where you trust it: save_file(torch.load("{name}", weights_only=True)["state_dict"], '
                 '"model.safetensors"), with save_file from safetensors.torch, and give that file.'
+            ]
+        if self.vae is not None and (not self.vae or self.vae.endswith(PICKLED)):
+            return [
+                f'model.vae: got "{self.vae}", expected a folder, a Hub id or a {SINGLE_FILE} file. A pickle runs '
+                "whatever code it holds; where you trust it, save its weights as safetensors."
             ]
         is_file = self.source.endswith(SINGLE_FILE)
         found = [

@@ -17,6 +17,7 @@ from typing import Any
 from finetune.data.cache import fingerprint
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_file
+from finetune.models.other_vae import vae_paths
 from finetune.models.parts import PARTS, Part, Parts, one_by_one
 
 Hashes = dict[Part, list[str]]
@@ -67,6 +68,7 @@ def file_stamps(source: ModelSource) -> Stamps:
         folder = Path(source.location)
         folder = folder if folder.is_dir() else hub_file(source, "model_index.json").parent
         paths = [path for ending in ("safetensors", "json") for path in folder.glob(f"*/*.{ending}")]
+    paths += vae_paths(source)
     stats = [(str(path), path.stat()) for path in sorted(paths) if path.is_file()]
     return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 

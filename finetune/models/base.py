@@ -40,6 +40,8 @@ class ModelSource:
     """Parts that are left out, of those that the family can do without."""
     as_stored: bool = False
     """The denoiser's weights stay bfloat16 or float16 where all are stored so; else all parts become float32."""
+    vae: str | None = None
+    """A folder, Hub id or single file with another VAE; none for the model's own."""
     prediction_type: str | None = None
     """For a single file: what it predicts, where the user says so and its weights do not."""
 
@@ -52,6 +54,7 @@ class ModelSource:
             model.variant,
             model.config,
             model.without,
+            vae=model.vae,
             prediction_type=prediction_type,
         )
 

@@ -22,6 +22,14 @@ from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
 from finetune.models.marks import settled
+from finetune.models.other_vae import (
+    SCALES,
+    base_config,
+    in_original_layout,
+    placed,
+    refuse_other_latents,
+    vae_warnings,
+)
 from finetune.models.part_files import ADVICE, PartFiles, part_files, variant_warnings, with_weights
 from finetune.models.single_file import DENOISERS, published_folder, single_file_kind, weights_from_single_file
 from finetune.models.stored import stored_dtype, with_float32_buffers
@@ -188,12 +196,36 @@ def scheduler_class(name: str, option: str) -> Any:
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
     """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
     where the file does not hold the weights of its model, all of them and no others."""
-    if source.is_single_file:
+    if part == "vae" and source.vae is not None:
+        model = load_other_vae(kind, source)
+    elif source.is_single_file:
         model = loaded(lambda: weights_from_single_file(kind, source, part), source, part)
     else:
         model = weights_from_folder(kind, source, part, part_files(source, part, has_weights=True))
     if issubclass(kind, AutoencoderKL):
-        refuse_vae_settings(model.config, source)
+        refuse_vae_settings(model.config, source if source.vae is None else ModelSource(source.vae))
+    return model
+
+
+def load_other_vae(kind: Any, source: ModelSource) -> Any:
+    """Returns the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
+    try:
+        if in_original_layout(source):
+            configs = part_files(source, "vae", has_weights=False).root
+            alone = ModelSource(str(source.vae), config=configs)
+            return loaded(lambda: weights_from_single_file(kind, alone, "vae"), alone, "vae")
+        with placed(source) as place:
+            settings = loaded(lambda: kind.load_config(str(place.folder)), place.source, "vae")
+            if settings.get("_class_name", kind.__name__) != kind.__name__:
+                raise ValueError(
+                    f"model.vae: {source.vae} is a {settings['_class_name']}, expected an {kind.__name__}."
+                )
+            refuse_other_latents(settings, source)
+            model = weights_from_folder(kind, place.source, place.part, place.files)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model.source:", "model.vae:", 1)) from error
+    base = base_config(source)
+    model.register_to_config(**{name: base[name] for name in SCALES if name in base and name not in settings})
     return model
 
 
@@ -222,7 +254,8 @@ def parts_warnings(source: ModelSource) -> list[str]:
     entries = pipeline_index(source).items()
     loaded_by = ("diffusers", "transformers")
     parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
-    return variant_warnings(source, [part for part in parts if part not in source.without])
+    left_out = (*source.without, *(() if source.vae is None else ("vae",)))
+    return [*variant_warnings(source, [part for part in parts if part not in left_out]), *vae_warnings(source)]
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:

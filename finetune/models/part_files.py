@@ -50,7 +50,7 @@ def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFil
     names = needed_files(listing.names, part, variant)
     missing = f"{part}{with_weights(source.variant) if has_weights else ''}. {ADVICE}"
     if has_weights and listing.is_cached:
-        names |= {f"{part}/config.json"}
+        names |= {str(PurePosixPath(part, "config.json"))}
     if not names or (has_weights and not variants(names, part)):
         absent = LocalEntryNotFoundError("") if listing.is_cached else EntryNotFoundError("")
         raise hub_refusal(absent, source, missing)
@@ -128,7 +128,7 @@ def part_variant(source: ModelSource, part: str, listing: Listing) -> str | None
 
 def refuse_unknown_variant(source: ModelSource, listing: Listing) -> None:
     """Raises ValueError for a variant that no part of the model has."""
-    known = {variant_of(name) for name in listing.names if "/" in name and is_weights(name)}
+    known = {variant_of(name) for name in listing.names if is_weights(name)}
     if source.variant is None or source.variant in known:
         return
     missing = f"weights of the variant {source.variant}"
@@ -155,7 +155,7 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
     wanted = {*names}
     for name in [name for name in names if ".index." in name and (root / name).is_file()]:
         shards = json.loads((root / name).read_text(encoding="utf-8")).get("weight_map", {}).values()
-        wanted |= {f"{part}/{shard}" for shard in shards}
+        wanted |= {str(PurePosixPath(part, shard)) for shard in shards}
     return sorted(name for name in wanted if not (root / name).is_file())
 
 

@@ -37,6 +37,13 @@ def single_file_kind(source: ModelSource) -> str:
         raise FileNotFoundError(f"model.source: no file {path}. Give a .safetensors file, a folder, or a Hub id.")
     shapes = weight_shapes(path)
     missing = [part for part, starts in PARTS.items() if not any(key.startswith(starts) for key in shapes)]
+    if missing == ["autoencoder"]:
+        if source.vae is None:
+            raise ValueError(
+                f"model.source: the single file {path.name} holds no autoencoder (VAE). Give that of its base model "
+                "with --model.vae: a file, a folder, or a Hub id."
+            )
+        missing = []
     if missing:
         what = (
             "It looks like an adapter (LoRA)" if any(".lora_" in key for key in shapes) else "It is not a whole model"
@@ -96,6 +103,8 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
         dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
     model = model_without_weights(kind, source.configs, part)
     starts = part_starts(part)
+    if part == "vae" and not any(key.startswith(starts) for key in weights):  # a file of the VAE alone
+        weights = {f"{starts[0]}{key}": value for key, value in weights.items()}
     try:
         converted = renamed(model, {key: value for key, value in weights.items() if key.startswith(starts)}, starts)
     except KeyError as error:

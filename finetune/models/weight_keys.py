@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 from diffusers import AutoencoderKL
@@ -60,7 +61,7 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
     if text is not None:
         raise ValueError(
             f"model.source: {weights_name(files, part)} of {location} {text}. Download the model again, or convert it "
-            f"again with the {part}/config.json that belongs to it."
+            f"again with the {PurePosixPath(part, 'config.json')} that belongs to it."
         )
 
 
@@ -69,4 +70,4 @@ def weights_name(files: PartFiles, part: str) -> str:
     found = [path.name for path in (files.root / part).iterdir() if is_weights(path.name)]
     read = sorted(name for name in found if variant_of(name) == files.variant)
     index = [name for name in read if name.endswith(".json")]
-    return f"{part}/{(index or read)[0]}"
+    return str(PurePosixPath(part, (index or read)[0]))

@@ -247,19 +247,24 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
     cached(half, tmp_path / "cache", "half")
     torn = cached(shards, tmp_path / "cache", "torn")
     next((torn / "vae").glob("*-00002-of-*")).unlink()
-    *loaded, gap, revision, variant, absent = load(
+    shutil.copytree(shards / "vae", tmp_path / "vae")
+    cached(tmp_path / "vae", tmp_path / "cache", "vae")
+    *loaded, gap, revision, variant, absent, no_vae = load(
         tmp_path / "cache",
         {"location": "owner/model"},
         {"location": "owner/model", "revision": "v1"},
         {"location": "owner/model", "revision": COMMIT, "variant": "fp16"},
         {"location": "owner/half"},
+        {"location": "owner/torn", "vae": "owner/vae"},
         {"location": "owner/torn"},
         {"location": "owner/model", "revision": "v9"},
         {"location": "owner/model", "variant": "bf16"},
         {"location": "owner/absent"},
+        {"location": "owner/model", "vae": "owner/absent"},
         HF_HUB_OFFLINE="1",
     )
-    assert loaded == ["UNet2DConditionModel torch.float32"] * 4
+    assert loaded == ["UNet2DConditionModel torch.float32"] * 5
+    assert no_vae.startswith("model.vae: ") and "owner/absent" in no_vae and "HF_HUB_OFFLINE is set" in no_vae
     assert "HF_HUB_OFFLINE is set" in gap and "missing: vae/diffusion_pytorch_model-00002-of-" in gap
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
     assert "owner/model" in variant and "HF_HUB_OFFLINE is set" in variant
