@@ -67,7 +67,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
         writers["ema.safetensors"] = lambda path: safetensors.torch.save_file(contiguous(ema), path)
     try:
         if not folder.is_dir():
-            folder.mkdir(parents=True)
+            folder.mkdir()  # not its parents: a run's folder that was deleted is not made again in silence
             sync(folder.parent)
         remove_leftovers(folder)
         temporary.mkdir()

@@ -193,3 +193,19 @@ def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1 if is_shared else MOST_SHARES)
             return True
     return False
+
+
+def refuse_lost_folder(lock: TextIO | None, folder: Path) -> None:
+    """Raises ValueError where the folder that `lock` was taken in is gone, or another one has its name."""
+    if lock is None:
+        return
+    try:
+        is_same = os.path.samestat(os.fstat(lock.fileno()), (folder / ".lock").stat())
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"output.folder: {folder} was deleted, moved or replaced while the run was going, so nothing can be saved "
+            "there. Move it back and run the same command again: it continues from the last checkpoint in it. Where it "
+            "is gone, the same command starts again."
+        )

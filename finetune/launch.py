@@ -17,6 +17,7 @@ from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
 from finetune.finished_run import finished_message
 from finetune.models import refuse_unknown_family
+from finetune.places import refuse_nested_folders
 from finetune.presets import find_preset
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
@@ -81,6 +82,7 @@ def run_recipe(
     try:
         config, given = parse_given(kind, arguments, program=program, find_file=find_preset)
         refuse_unknown_family(config.model.family)
+        refuse_nested_folders(config)
         config, kept = with_kept_numbers(config, given)
         planned = stages(config)
         for stage in planned:

@@ -26,7 +26,7 @@ from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest
 from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
-from finetune.disk import lock_folder, write_atomically, writing
+from finetune.disk import lock_folder, refuse_lost_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
@@ -159,8 +159,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     warnings += cut_warnings(
         family, components.tokenizers, used_captions(records, buckets, held_out, config.data), config.preview
     )
-    if is_main:
-        write_atomically(out / "config.yaml", dump(config))
     for warning in warnings:
         say(f"warning: {warning}")
     encoder = Encoder(family, components, accelerator.device, text_encoder_is_trained=encodes_prompts, parts=parts)
@@ -211,10 +209,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
-    if is_main:
-        write_atomically(
-            out / "data_card.json", data_card(manifest, held_out_set, [asdict(f) for f in figures], counts, warnings)
-        )
     task = method.task(family, components, objective, encoder)
     if config.mask.kind != "none":
         task = masked(task, network, config.mask)
@@ -239,6 +233,11 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         restore(checkpoint, network, optimizer, ema, accelerator, groups)
         say(f"Resuming from {path} at step {step} of {steps}.")
         del checkpoint, resumed
+    if is_main:  # now that nothing can be refused
+        refuse_lost_folder(lock, out)
+        card = data_card(manifest, held_out_set, [asdict(figure) for figure in figures], counts, warnings)
+        write_atomically(out / "config.yaml", dump(config))
+        write_atomically(out / "data_card.json", card)
 
     sampler = BucketBatchSampler(buckets, [r.repeats for r in records], global_batch_size, seed=seed, start=step)
     loader = accelerator.prepare(
@@ -262,7 +261,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     drawing = encoded.drawing
     if encodes_prompts:
         drawing = kept_prompts(family, components, config.preview, accelerator, text_encoder_is_trained=True)
-    metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes) if is_main else None
+    metrics = None
+    if is_main:
+        metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes, step, lambda text: say(f"warning: {text}"))
     run_config = as_plain(config) | {
         "num_processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
@@ -322,6 +323,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     def finish_step(step: int, row: Row | None) -> bool:
         """What follows a checkpoint at `step`, so that a run resumed from it does this again; False where it was
         stopped."""
+        refuse_lost_folder(lock, out)
         if row is not None:
             if validates and due(step, config.validation.every, steps):
                 loss = validate()
@@ -337,6 +339,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     def save(step: int, row: Row | None, metrics_bytes: int) -> None:
         with stop.saving():
             if metrics is not None:
+                refuse_lost_folder(lock, out)
                 metrics.sync()
                 write_checkpoint(step, row, metrics_bytes)
             ranks().exchange()  # a large checkpoint takes longer than the next step's collectives would wait
@@ -431,6 +434,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     end_on_signals("the run is trained and saved; the same command exports it.")
     if ranks().any(stop.requested()):
         end_stopped(step)
+    refuse_lost_folder(lock, out)
     refuse_changed_files(read, stamps)
     network.eval()
     with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):

@@ -103,7 +103,7 @@ def test_a_finished_run_says_so_without_torch_and_changes_nothing(finished: Opti
 def test_a_finished_run_is_not_overwritten(
     change: Options, words: tuple[str, ...], finished: Options, tmp_path: Path
 ) -> None:
-    kept = ("metrics.jsonl", "run.json", "checkpoints", "export")
+    kept = ("metrics.jsonl", "run.json", "checkpoints", "export", "config.yaml", "data_card.json", "report.html")
     before = contents(tmp_path / "out")
     ended = run("lora", finished | change, tmp_path / "log")
     assert_refused(ended.exit_code, ended.output, "output.folder", *words)
@@ -157,11 +157,35 @@ def test_a_finished_run_without_checkpoints_is_not_started_over(finished: Option
     assert losses(out) == before
 
 
-def test_cut_metrics_are_refused(interrupted: Options, tmp_path: Path) -> None:
+def test_cut_metrics_are_counted_and_the_run_continues(interrupted: Options, straight: Path, tmp_path: Path) -> None:
     file = tmp_path / "out" / "metrics.jsonl"
-    file.write_bytes(file.read_bytes()[:50])
+    file.write_bytes(file.read_bytes()[:-1000])
+    left = len(file.read_bytes().splitlines()) - 1
     ended = run("lora", interrupted, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, "metrics.jsonl", "50 bytes")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.count("metrics.jsonl was altered") == 1
+    assert differing(final_state(straight), final_state(tmp_path / "out")) == []
+    assert losses(tmp_path / "out") == losses(straight)[:left] + losses(straight)[3:]
+
+
+def test_a_folder_that_is_deleted_while_the_run_is_going_is_not_made_again(small_run: Options, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    running = start("lora", small_run | {"output.folder": out, "train.steps": 500}, tmp_path / "log")
+    running.wait_until(lambda: len(metrics(out)) >= 1)
+    running.signal(signal.SIGSTOP)
+    out.rename(tmp_path / "moved")
+    running.signal(signal.SIGCONT)
+    ended = running.wait()
+    assert_refused(ended.exit_code, ended.output, "output.folder", "deleted, moved or replaced")
+    assert not out.exists()
+
+
+def test_output_in_the_images_is_refused_before_anything_is_written(small_run: Options, tmp_path: Path) -> None:
+    images = shutil.copytree(Path(str(small_run["data.folder"])), tmp_path / "images")
+    before = contents(images)
+    ended = run_fresh(small_run | {"data.folder": images, "output.folder": images / "out"})
+    assert_refused(ended.exit_code, ended.output, "output.folder", "is in data.folder", "no torch")
+    assert contents(images) == before and not (images / "out").exists()
 
 
 def test_resuming_from_a_path_branches_off_and_the_same_command_goes_on(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.disk import try_lock
+from finetune.disk import lock_folder, refuse_lost_folder, try_lock
 
 
 def lock_bytes(descriptor: int, mode: int, num_bytes: int) -> None:
@@ -49,3 +49,16 @@ def test_only_shared_locks_are_held_side_by_side(
         assert second.read() == "process 1"
         first.close()
         assert try_lock(second.fileno(), belongs_to="open file", is_shared=second_is_shared)
+
+
+def test_a_folder_that_another_took_the_place_of_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with lock_folder(folder) as lock:
+        refuse_lost_folder(lock, folder)
+        folder.rename(tmp_path / "moved")
+        for _ in range(2):
+            with pytest.raises(ValueError, match="deleted, moved or replaced"):
+                refuse_lost_folder(lock, folder)
+            folder.mkdir(exist_ok=True)
+            (folder / ".lock").touch()
