@@ -6,6 +6,8 @@ from typing import Literal
 
 from PIL import ImageColor
 
+from finetune.config import secrets_in
+
 CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "llava", "wd_tagger", "http"]
 
 
@@ -336,6 +338,8 @@ class PrepConfig:
         if not self.source or not all(given.strip() for given in self.source):
             raise ValueError("source: got nothing or a blank, expected a folder of pictures or another source.")
         _check_texts("", trigger=self.trigger)
+        if secret := secrets_in(self):
+            raise ValueError("\n".join(secret))
         for name in ("caption_column", "image_column"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name}: got a blank, expected the name of a column.")

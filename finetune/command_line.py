@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import yaml
 
 from finetune.other_trainers import counterpart
+from finetune.strict_yaml import StrictYamlError, load_yaml
 
 Config = TypeVar("Config")
 
@@ -92,6 +93,8 @@ def given_texts(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Returns the options of `--config FILE` and flags as lists of texts by key, known or not, and the problems."""
     given, found = read_flags(arguments, types_by_key)
+    for key in [key for key, texts in given.items() if not all(map(_is_utf8, [key, *texts]))]:
+        found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. Rename it.")
     sources = given.pop("config", None)
     if sources is not None and len(sources) == 1:
         try:
@@ -104,6 +107,10 @@ def given_texts(
     elif sources is not None:
         found.append(f"config: got {' '.join(sources) or 'nothing'}, expected one YAML file.")
     return given, found
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode("utf-8", "ignore").decode()
 
 
 def with_options(config: Config, values: dict[str, Any]) -> Config:
@@ -208,23 +215,31 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     if not path.is_file():
         return {}, [f"config: no file {path}. Presets of recipes lie in recipes/configs."]
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, [f"config: {path} is no YAML: {' '.join(str(error).split())}."]
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        return {}, [f"config: {path} is not a text in UTF-8: {error}. Save it as UTF-8."]
+    except StrictYamlError as error:
+        return {}, [f"config: {path} {error}."]
+    except OSError as error:
+        return {}, [f"config: {path} cannot be read: {error.strerror}."]
     if not isinstance(content, dict):
         return {}, [f"config: {path} holds {type(content).__name__}, expected sections such as `model:`."]
     given: dict[str, list[str]] = {}
+    found: list[str] = []
 
     def walk(section: dict[Any, Any], prefix: str) -> None:
         for name, value in section.items():
+            key = f"{prefix}{name}"
             if isinstance(value, dict):
-                walk(value, f"{prefix}{name}.")
-            else:
-                parts = value if isinstance(value, list) else [value]
-                given[f"{prefix}{name}"] = [str(part) for part in parts]
+                walk(value, f"{key}.")
+                continue
+            if key in given:
+                found.append(f"{key}: given twice in {path}. Keep one.")
+            parts = value if isinstance(value, list) else [value]
+            given[key] = [str(part) for part in parts]
 
     walk(content, "")
-    return given, []
+    return given, found
 
 
 def convert(hint: Any, texts: list[str]) -> Any:

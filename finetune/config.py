@@ -449,10 +449,15 @@ class TrainConfig:
 
 
 SECRET_PATTERN = re.compile(
-    r"hf_[A-Za-z0-9]{20,}|(?<!/)\b[0-9a-f]{40}\b|sk-[A-Za-z0-9-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}"
+    r"hf_[A-Za-z0-9]{20,}|(?<!/)\b[0-9a-f]{40}\b|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}"  # GitHub, GitLab
+    r"|\b(AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"  # AWS, Google, Slack
+    r"|r8_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY"  # Replicate, keys
+    r"|\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:[^\s/@]+@"  # user:password@ in a URL
 )
 """Forty hex digits are a W&B key, but behind a slash the commit in a Hub cache path such as .../snapshots/451f..."""
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
+SECRET_VARIABLES += ("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
 
 
 def options(section: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -489,6 +494,7 @@ def secrets_in(config: Any) -> list[str]:
         looks_secret = key != "model.revision" and any(SECRET_PATTERN.search(text) for text in texts)
         if looks_secret or any(secret in text for secret in known for text in texts):
             found.append(
-                f"{key}: holds an access token, which would be written to files. Use `hf auth login` or `wandb login`."
+                f"{key}: holds an access token or password, which would be written to files. Remove it; use "
+                "`hf auth login`, `wandb login` or an environment variable."
             )
     return found

@@ -18,6 +18,7 @@ from finetune.data.caption_files import (
     TEXT_SUFFIXES,
     Reading,
     folded,
+    is_unicode,
     read_caption_files,
     read_text,
     refuse_puzzling,
@@ -218,6 +219,9 @@ def visible_files(root: str, findings: Findings) -> list[str]:
                         (pending if _is_folder(child) else names).append(name)
         except OSError as error:
             findings.error("folders that cannot be read", f"{folder or '.'} ({error.strerror})")
+    for name in names:
+        if not is_unicode(name):
+            findings.error("files whose names are not UTF-8; rename them", ascii(name)[1:-1])
     return sorted(names, key=os.fsencode)
 
 

@@ -12,12 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finetune import __version__
 from finetune.evaluation.charts import Chart, Level, Line, Point, line_chart, number, smoothed
 from finetune.evaluation.page import banner, facts_table, nothing, page, section, write_page
 from finetune.evaluation.preview_table import find_previews, preview_table
+from finetune.strict_yaml import StrictYamlError, load_yaml
 
 Row = dict[str, float | None]
 
@@ -104,9 +103,9 @@ def base_loss(rows: Sequence[Row]) -> float | None:
 def subtitle(config: str) -> str:
     """Returns the model and data of the run in a line."""
     try:
-        options = yaml.safe_load(config)
+        options = load_yaml(config)
         return f"{options['model']['source']} tuned on {options['data']['folder']}"
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (StrictYamlError, KeyError, TypeError):
         return "training report"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from datasets_prep.config import PrepConfig
 from finetune.config import (
     CacheConfig,
     CheckpointConfig,
@@ -296,3 +297,33 @@ def test_a_prior_is_refused_where_all_weights_are_trained_and_masks_in_pretraini
     with pytest.raises(ValueError, match=r"mask\.kind.*pretraining"):
         PretrainConfig(*given[1:], mask=MaskConfig("alpha"))
     assert LoRATrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1)).mask.prior_weight == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ghp_" + "a1B2c3D4e5" * 3 + "f6G7h8",
+        "github_pat_" + "a1B2c3D4e5_" * 4,
+        "glpat-" + "a1B2c3D4e5" * 2,
+        "AKIA" + "ABCDEFGH23456789",
+        "xoxb-" + "1234567890-abcdef",
+        "hf_" + "a1B2c3D4e5" * 3,
+        "sk-proj-" + "a1B2_c3D4e5" * 3,
+        "https://user:a-password@host/model",
+        "s3://:secret@bucket/model",
+    ],
+)
+def test_tokens_and_passwords_of_many_kinds_are_refused_without_being_repeated(text: str) -> None:
+    source = f"before/{text}"
+    with pytest.raises(ValueError, match="access token or password") as caught:
+        replace(GOOD, model=ModelConfig(source))
+    assert text not in str(caught.value)
+    with pytest.raises(ValueError, match="access token or password") as caught:
+        PrepConfig((source,), Path("out"))
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["https://host:8000/v1", "sks@home: 3:1", "ask-a-question-about-a-dog", "C:/x"])
+def test_what_only_resembles_a_token_is_kept(text: str) -> None:
+    assert replace(GOOD, model=ModelConfig(text)).model.source == text
+    assert PrepConfig((text,), Path("out")).source == (text,)

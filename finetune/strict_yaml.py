@@ -1,0 +1,81 @@
+"""Reads YAML from strangers: no alias bombs, no circles, no endless nesting, no key given twice; torch-free."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_CHARACTERS = 200_000
+MAX_VALUES = 5_000
+"""More takes PyYAML over a second; the longest preset has 60."""
+MAX_DEPTH = 20
+MAX_ALIASES = 16
+"""Few enough that what they stand for, each holding others, stays small."""
+MERGE = "<<"
+
+
+class StrictYamlError(ValueError):
+    """YAML that is not read, and why, in words that follow "config: FILE"."""
+
+
+@dataclass
+class _Open:
+    """A mapping or list whose end has not come yet."""
+
+    anchor: str | None
+    is_mapping: bool
+    keys: set[str] = field(default_factory=set)
+    expects_key: bool = True
+
+
+def load_yaml(text: str) -> Any:
+    """Returns what YAML text holds, in plain types.
+
+    Raises:
+        StrictYamlError: for text that is not YAML, or YAML that nobody writes by hand.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise StrictYamlError(f"holds {len(text):,} characters, expected options, at most {MAX_CHARACTERS:,}")
+    try:
+        _check(text)
+        return yaml.safe_load(text)
+    except StrictYamlError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates and numbers raise the others
+        raise StrictYamlError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _check(text: str) -> None:
+    """Looks at the text event by event, which takes neither recursion nor the memory that aliases stand for."""
+    levels: list[_Open] = []
+    num_aliases = 0
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if number > MAX_VALUES:
+            raise StrictYamlError(f"holds more than {MAX_VALUES:,} values, expected options")
+        line = f"line {event.start_mark.line + 1}"
+        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            levels.pop()
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            num_aliases += 1
+            if any(level.anchor == event.anchor for level in levels):
+                raise StrictYamlError(f"holds itself: *{event.anchor} in {line} is inside &{event.anchor}")
+            if num_aliases > MAX_ALIASES:
+                raise StrictYamlError(f"holds more than {MAX_ALIASES} aliases (*{event.anchor} in {line})")
+        if isinstance(event, (yaml.AliasEvent, yaml.ScalarEvent, yaml.CollectionStartEvent)) and levels:
+            _take(levels[-1], event, line)
+        if isinstance(event, yaml.CollectionStartEvent):
+            levels.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
+            if len(levels) > MAX_DEPTH:
+                raise StrictYamlError(f"is nested more than {MAX_DEPTH} levels deep in {line}")
+
+
+def _take(level: _Open, event: yaml.Event, line: str) -> None:
+    """Notes that a key, a value or an item of a list begins."""
+    if not level.is_mapping:
+        return
+    if level.expects_key and isinstance(event, yaml.ScalarEvent):
+        if event.value in level.keys and event.value != MERGE:
+            raise StrictYamlError(f"gives {event.value} twice, again in {line}; keep one")
+        level.keys.add(event.value)
+    level.expects_key = not level.expects_key
