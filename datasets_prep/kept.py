@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from datasets_prep.brought import Brought, Captions
 from datasets_prep.measure import SCORES
 from datasets_prep.records import Copy
 from datasets_prep.store import Pictures
+from finetune.data.folder import MASK_SUFFIX
 
 Row = Mapping[str, object]
 
@@ -58,6 +59,8 @@ class Kept:
     """[K] The training size of each."""
     is_held_out: np.ndarray | None
     """[K] None where no split was asked for."""
+    masks: Mapping[int, int] = field(default_factory=dict)
+    """Index of an image -> index of its mask, where it has one."""
     saved_as: tuple[str, str] | None = None
     """Format and background, where all pictures are saved anew."""
 
@@ -84,6 +87,7 @@ class Kept:
         row |= {"width": int(self.pictures.width[index]), "height": int(self.pictures.height[index])}
         row |= {"bucket": list(self.sizes[place]), "sha256": self.pictures.hex(index)}
         row |= {"source": self.pictures.sources[index], "caption_from": self.captions.origin(index)}
+        row |= {"mask": self.pictures.sources[self.masks[index]]} if index in self.masks else {}
         flags = [name for name, having in self.flags.items() if having[index]]
         row |= {"flags": flags} if flags else {}
         if index in self.reported:
@@ -120,6 +124,19 @@ class Kept:
             return digest[:32] + self.pictures.suffixes[int(self.pictures.suffix[index])]
         name = " ".join([digest, *self.saved_as])
         return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
+
+    def mask_rows(self) -> Rows:
+        """Returns path, source and sha256 of the masks, which stand beside their images under their names."""
+        places = [place for place, index in enumerate(map(int, self.indices)) if index in self.masks]
+
+        def row(number: int) -> Row:
+            mask = self.masks[int(self.indices[places[number]])]
+            stem = self.file_name(places[number]).rpartition(".")[0]
+            suffix = self.pictures.suffixes[int(self.pictures.suffix[mask])]
+            name = f"{stem}{MASK_SUFFIX}{suffix}"
+            return {"file_name": name, "source": self.pictures.sources[mask], "sha256": self.pictures.hex(mask)}
+
+        return Rows(len(places), row)
 
     def split(self, place: int) -> str | None:
         """Returns the side of a picture, None where the source says nothing and none was asked for."""

@@ -26,6 +26,7 @@ from datasets_prep.kept import Kept, Rows
 from datasets_prep.lint import token_counter
 from datasets_prep.lint_stage import lint_marks
 from datasets_prep.loading import Loader
+from datasets_prep.masks import Masks, find_masks, masks_of_kept, take_out_masks, unused_masks
 from datasets_prep.measure import TRANSPARENT, colour
 from datasets_prep.publish import publish
 from datasets_prep.quality import all_flags, unusable
@@ -91,7 +92,9 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         sorting = new_sorting(pictures, decisions)
         first = ("scan and decode", len(pictures) + len(rejected), len(pictures), f"{len(rejected):,} cannot be read")
         sorting.figures.insert(0, first)
-        stages = Stages(config, source, own, brought, decisions, findings, progress)
+        masks = find_masks(pictures, rejected, Loader(source, pictures.sources, config.background), findings)
+        take_out_masks(sorting, masks)
+        stages = Stages(config, source, own, brought, decisions, masks, findings, progress)
         captions, learned = stages.run(sorting)
         return stages.write(output, State(inputs, {}), sorting, captions, learned, rejected)
 
@@ -167,6 +170,7 @@ class Stages:
     own: Path
     brought: Brought
     decisions: Mapping[str, Decided]
+    masks: Masks
     findings: Findings
     progress: Progress
 
@@ -211,7 +215,8 @@ class Stages:
         """Writes the result."""
         config, pictures, findings = self.config, sorting.pictures, self.findings
         loader = Loader(self.source, pictures.sources, config.background)
-        left = sorted_rejections(rejected, sorting)
+        masks = masks_of_kept(sorting, self.masks)
+        left = sorted_rejections([*rejected, *unused_masks(sorting, self.masks, masks)], sorting)
         indices = np.flatnonzero(sorting.is_in)
         if not len(indices):
             counts = counts_in_words(counted(left))
@@ -231,6 +236,7 @@ class Stages:
             reported={index: copy for index, copy in sorting.reported.items() if sorting.is_in[copy.keeper]},
             sizes=sizes_of(pictures, indices, config.buckets),
             is_held_out=sides(sorting, self.brought, indices, config.split, findings),
+            masks=masks,
             saved_as=None if config.write.reencode == "no" else (config.write.reencode, config.background),
         )
         prepared = Prepared(

@@ -32,18 +32,20 @@ from datasets_prep.write import (
     remove_others,
     write_files,
     write_listing,
+    write_masks,
     write_shards,
     write_side_listings,
     write_sidecars,
     write_text,
 )
+from finetune.data.folder import MASK_SUFFIX
 from finetune.disk import put_in_place, sync, unfinished
 from finetune.plurals import plural
 
 LARGEST_FOLDER = 10_000
 """Pictures; above it the format auto writes shards."""
 CARD = "README.md"
-OWN_FILE = re.compile(r"[0-9a-f]{32}\.\w+|metadata\.jsonl")
+OWN_FILE = re.compile(rf"[0-9a-f]{{32}}({MASK_SUFFIX})?\.\w+|metadata\.jsonl")
 OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
 OWN_TEMPORARY = re.compile(r"tmp-report\.html-\d+")  # names are matched without the dot in front
 
@@ -74,12 +76,18 @@ def publish(
     earlier = {name: file_sha256(output / name) for name in replaced if (output / name).exists()}
     write_state(own, replace(state, earlier=earlier))
     if is_parquet(config, len(kept)):
-        rows, files = in_shards(config, output, own, kept, content)
+        mask_rows = {str(row["source"]): row for row in kept.mask_rows()}
+
+        def mask_content(row: Mapping[str, object]) -> bytes:
+            return picture_bytes(read, mask_rows[str(row["mask"])], "no", background)
+
+        rows, files = in_shards(config, output, own, kept, content, mask_content if mask_rows else None)
     else:
         rows = kept.rows()
         sizes = None if config.write.reencode != "no" else kept.pictures.num_bytes[kept.indices]
         write_files(output, rows, content, sizes)
         names = [kept.file_name(place) for place in range(len(kept))]
+        names += write_masks(output, kept.mask_rows(), lambda row: picture_bytes(read, row, "no", background))
         names += write_sidecars(output, rows) if config.write.txt else []
         names += write_side_listings(output, rows) if kept.has_sides else []
         files: dict[str, set[str]] = {}
@@ -107,7 +115,12 @@ def is_parquet(config: PrepConfig, num_pictures: int) -> bool:
 
 
 def in_shards(
-    config: PrepConfig, output: Path, own: Path, kept: Kept, content: Callable[[Mapping[str, object]], bytes]
+    config: PrepConfig,
+    output: Path,
+    own: Path,
+    kept: Kept,
+    content: Callable[[Mapping[str, object]], bytes],
+    mask_content: Callable[[Mapping[str, object]], bytes] | None,
 ) -> tuple[Rows, dict[str, set[str]]]:
     """Writes OUTPUT/data/*.parquet, sorted by training size; returns the rows with their places in there."""
     folder = own / "shards"
@@ -119,7 +132,9 @@ def in_shards(
     names: dict[str, int] = {}
     num_bytes = kept.pictures.num_bytes[kept.indices]
     for side, places in sides.items():
-        shards = write_shards(folder, side, places, num_bytes, kept.rows(), content, config.write.shard_mb)
+        shards = write_shards(
+            folder, side, places, num_bytes, kept.rows(), content, config.write.shard_mb, mask_content
+        )
         for name, row, place in shards:
             shard_of[place], row_of[place] = names.setdefault(name, len(names)), row
     data = output / "data"

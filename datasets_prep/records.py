@@ -30,6 +30,7 @@ Reason = Literal[
     "near_duplicate",
     "low_score",
     "dropped_by_user",
+    "unused_mask",
 ]
 """The closed list of why something is left out."""
 Why = tuple[Reason, str, float | None]

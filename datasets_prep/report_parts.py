@@ -59,6 +59,7 @@ REASONS = {
     "near_duplicate": "Near copies of another",
     "low_score": "Left out for a learned score",
     "dropped_by_user": "Dropped in review",
+    "unused_mask": "Masks without an image",
 }
 
 

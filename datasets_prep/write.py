@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from finetune.data.folder import MASK_SUFFIX
 from finetune.data.images import open_rgb
+from finetune.data.parquet import MASK_COLUMN
 from finetune.disk import put_in_place, sync, unfinished
 
 Row = Mapping[str, object]
@@ -82,6 +84,18 @@ def write_files(
             sync(output / name)
 
 
+def write_masks(output: Path, rows: Sequence[Row], content: Callable[[Row], bytes]) -> list[str]:
+    """Writes the masks that are not there yet with the same content; returns their names, which are the images'."""
+    for row in rows:
+        path = output / str(row["file_name"])
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            temporary = unfinished(path)
+            temporary.write_bytes(content(row))
+            sync(temporary)
+            temporary.replace(path)
+    return [str(row["file_name"]) for row in rows]
+
+
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
     """Writes a .txt with a caption a line beside every picture; returns their names."""
     names = []
@@ -147,7 +161,17 @@ DATASETS_FEATURES = {
     "weight": {"dtype": "float64", "_type": "Value"},
     "repeats": {"dtype": "int64", "_type": "Value"},
 }
-SCHEMA = pyarrow.schema(FEATURES, {"huggingface": json.dumps({"info": {"features": DATASETS_FEATURES}})})
+MASK_FEATURES: dict[str, pyarrow.DataType] = {"mask": pyarrow.string(), MASK_COLUMN: FEATURES["image"]}
+"""Only where there are masks."""
+MASK_DATASETS_FEATURES = {"mask": {"dtype": "string", "_type": "Value"}, MASK_COLUMN: {"_type": "Image"}}
+
+
+def schema_of(*, has_masks: bool) -> pyarrow.Schema:
+    """Returns the columns of a shard."""
+    features = DATASETS_FEATURES | (MASK_DATASETS_FEATURES if has_masks else {})
+    return pyarrow.schema(
+        FEATURES | (MASK_FEATURES if has_masks else {}), {"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def write_shards(
@@ -158,20 +182,23 @@ def write_shards(
     rows: Sequence[Row],
     content: Callable[[Row], bytes],
     shard_mb: float,
+    mask_content: Callable[[Row], bytes] | None = None,
 ) -> Iterator[tuple[str, int, int]]:
     """Writes those of the rows into FOLDER/<side>-00000.parquet and so on; yields shard, row in it and place in `rows`.
 
     A shard ends with the row group that reaches `shard_mb`, and a row group with the picture that makes it large, by
-    `num_bytes`, which has a figure a row. Bytes are the same for the same rows.
+    `num_bytes`, which has a figure a row. Bytes are the same for the same rows. `mask_content` gives the bytes of the
+    mask of a row that has one; None where no row has.
     """
+    schema = schema_of(has_masks=mask_content is not None)
     folder.mkdir(parents=True, exist_ok=True)
     used, number = 0, 0
     while used < len(places):
         name, size, start = f"{side}-{number:05d}.parquet", 0, used
-        with pyarrow.parquet.ParquetWriter(folder / name, SCHEMA, compression="none", use_dictionary=False) as writer:
+        with pyarrow.parquet.ParquetWriter(folder / name, schema, compression="none", use_dictionary=False) as writer:
             while used < len(places) and size < shard_mb * 1e6:
                 group = next_group(places[used : used + ROW_GROUP], num_bytes)
-                table = as_table([rows[place] for place in group], content)
+                table = as_table([rows[place] for place in group], content, mask_content)
                 writer.write_table(table, row_group_size=ROW_GROUP)
                 yield from ((name, used - start + row, place) for row, place in enumerate(group))
                 size, used = size + table.nbytes, used + len(group)
@@ -189,8 +216,10 @@ def next_group(places: Sequence[int], num_bytes: Sequence[int] | np.ndarray) -> 
     return places
 
 
-def as_table(rows: Sequence[Row], content: Callable[[Row], bytes]) -> pyarrow.Table:
-    """Returns the rows with their pictures as a table."""
+def as_table(
+    rows: Sequence[Row], content: Callable[[Row], bytes], mask_content: Callable[[Row], bytes] | None = None
+) -> pyarrow.Table:
+    """Returns the rows with their pictures, and masks where there are any, as a table."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         pictures = list(pool.map(content, rows))
     columns = [
@@ -198,7 +227,16 @@ def as_table(rows: Sequence[Row], content: Callable[[Row], bytes]) -> pyarrow.Ta
         | {"image": {"bytes": data, "path": name_in_shard(row)}, "sha256": hashlib.sha256(data).hexdigest()}
         for row, data in zip(rows, pictures, strict=True)
     ]
-    return pyarrow.Table.from_pylist(columns, SCHEMA)
+    if mask_content is None:
+        return pyarrow.Table.from_pylist(columns, schema_of(has_masks=False))
+    for row, values in zip(rows, columns, strict=True):
+        if "mask" in row:
+            stem = name_in_shard(row).rpartition(".")[0]
+            values |= {
+                "mask": row["mask"],
+                MASK_COLUMN: {"bytes": mask_content(row), "path": f"{stem}{MASK_SUFFIX}.png"},
+            }
+    return pyarrow.Table.from_pylist(columns, schema_of(has_masks=True))
 
 
 def name_in_shard(row: Row) -> str:

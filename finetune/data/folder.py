@@ -43,6 +43,8 @@ UNREAD_SUFFIXES = frozenset((
 PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
 MASK_SUFFIX = "-masklabel"
 """NAME-masklabel.png is the mask of NAME.jpg; OneTrainer's name for it."""
+LIKELY_MASK = re.compile(r"[-_. ]mask$", re.IGNORECASE)
+"""x_mask.png may be the mask of x.png, which preparation finds out from the pixels."""
 MAX_FILE_BYTES = 500_000_000
 
 
@@ -81,7 +83,7 @@ def read_folder(
     beside a NAME.jpg, and what lies in mask.folder.
     """
     files = visible_files(root, findings)
-    pictures = _without_masks([name for name in files if is_picture_name(name)], root, mask, findings)
+    pictures = _without_masks(files, root, mask, findings)
     unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES and not _is_read(_suffix(name))]
     for name in unread:
         findings.warn(_why_unread(_suffix(name)), name)
@@ -153,18 +155,31 @@ def is_picture_name(name: str) -> bool:
     return _is_read(_suffix(name))
 
 
-def _without_masks(names: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
+def _without_masks(files: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
     """The pictures among them; notes masks that are not used."""
-    masks = _masks_among(names, root, mask)
-    if mask.kind != "file":
-        for name in sorted(masks, key=os.fsencode):
+    names = [name for name in files if is_picture_name(name)]
+    masks = _masks_among(names, {_stem(name) for name in files if _suffix(name) in TEXT_SUFFIXES}, root, mask)
+    stems = {_stem(name) for name in names if name not in masks}
+    for name in names:
+        stem = _stem(name)
+        if name in masks and mask.kind != "file":
             findings.warn(f"masks that are not used because mask.kind is {mask.kind}", name)
+        elif name in masks and stem.endswith(MASK_SUFFIX) and stem.removesuffix(MASK_SUFFIX) not in stems:
+            findings.warn("masks without an image of their name", name)
+        elif name not in masks and LIKELY_MASK.search(stem) and LIKELY_MASK.sub("", stem) in stems:
+            kind = f"images that are named as the mask of another; rename them to NAME{MASK_SUFFIX} if they are"
+            findings.warn(kind, name)
     return [name for name in names if name not in masks]
 
 
-def _masks_among(names: list[str], root: str, mask: MaskConfig) -> set[str]:
+def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskConfig) -> set[str]:
+    """The masks by their names; one without its image that is `captioned`, a stem of a text file, is an image."""
     stems = {_stem(name) for name in names}
-    found = {name for name in names if _stem(name).endswith(MASK_SUFFIX) and _stem(name)[: -len(MASK_SUFFIX)] in stems}
+    found = {
+        name
+        for name in names
+        if (stem := _stem(name)).endswith(MASK_SUFFIX) and (stem[: -len(MASK_SUFFIX)] in stems or stem not in captioned)
+    }
     if mask.folder is not None:
         folder = os.path.relpath(os.path.abspath(mask.folder), root)
         found |= {name for name in names if folder == posixpath.dirname(name) or name.startswith(f"{folder}/")}

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,8 +140,7 @@ def read_manifest(
 
         tables = prepared_tables(os.path.abspath(path))
         if tables:
-            _refuse_masks(folder, mask, ("alpha", "file"))
-            return _read_tables(folder, tables, caption_column, captions)
+            return _read_tables(folder, tables, caption_column, captions, mask)
     if path.is_dir() and not is_saved:
         root = os.path.abspath(path)
         source: PictureSource = FolderSource(root)
@@ -171,10 +170,25 @@ def read_manifest(
         return Manifest(tuple(records), source, folder, findings.warnings)
     root = os.path.abspath(path if mask.folder is None else mask.folder)
     masks = FolderSource(root) if mask.kind == "file" else source
-    found = checked_masks(records, masks, root, mask, findings)
-    findings.raise_errors(f"mask: the masks of {folder} cannot be used as they are:", "Correct or remove them.")
-    records = [replace(record, mask=each) for record, each in zip(records, found, strict=True)]
-    return Manifest(tuple(records), source, folder, findings.warnings, masks)
+    return Manifest(_masked(records, masks, root, mask, findings), source, folder, findings.warnings, masks)
+
+
+def _masked(
+    records: Sequence[Record],
+    masks: PictureSource,
+    root: str,
+    mask: MaskConfig,
+    findings: Findings,
+    known: Mapping[str, str] | None = None,
+) -> tuple[Record, ...]:
+    """The records with their masks; ValueError with all that is wrong with these."""
+    found = checked_masks(records, masks, root, mask, findings, known)
+    findings.raise_errors("mask: the masks cannot be used as they are:", "Correct or remove them.")
+    return tuple(replace(record, mask=each) for record, each in zip(records, found, strict=True))
+
+
+def _record(entry: Entry, size: tuple[int, int], sha256: str) -> Record:
+    return Record(entry.file_name, entry.captions, *size, sha256, entry.weight, entry.repeats, entry.split)
 
 
 def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
@@ -188,15 +202,24 @@ def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
 def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
     if mask.kind in kinds:
         raise ValueError(
-            f"mask.kind: got {mask.kind}, but the pictures of {folder} lie in tables, for which there are no masks. "
-            "Use a folder of picture files."
+            f"mask.kind: got {mask.kind}, but the pictures of {folder} are in tables, in which there are none. "
+            "Use a folder of image files, or prepare images and masks together."
         )
 
 
 def _read_tables(
-    folder: str, tables: Sequence[str], caption_column: str, captions: Literal["listed", "folder", "none"]
+    folder: str,
+    tables: Sequence[str],
+    caption_column: str,
+    captions: Literal["listed", "folder", "none"],
+    mask: MaskConfig,
 ) -> Manifest:
-    from finetune.data.parquet import ParquetSource, read_prepared
+    from finetune.data.parquet import MASK_COLUMN, ParquetSource, read_prepared, read_schema
+
+    has_masks = all(MASK_COLUMN in read_schema(os.path.join(folder, table)).names for table in tables)
+    if mask.folder is not None or not has_masks:
+        _refuse_masks(folder, mask, ("file",))
+    _refuse_masks(folder, mask, ("alpha",))
 
     if captions == "folder":
         raise ValueError(
@@ -204,26 +227,21 @@ def _read_tables(
         )
     findings = Findings()
     root = os.path.abspath(folder)
-    records = [
-        Record(
-            listed.entry.file_name,
-            listed.entry.captions,
-            listed.width,
-            listed.height,
-            listed.sha256,
-            listed.entry.weight,
-            listed.entry.repeats,
-            listed.entry.split,
-        )
-        for listed in read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed")
-    ]
+    listed = list(read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed"))
+    records = [_record(each.entry, (each.width, each.height), each.sha256) for each in listed]
     _note_syntax(records, findings)
     advice = "Prepare the pictures anew: python -m datasets_prep --source FOLDER --output PREPARED"
     if not records:
         findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
         raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected pictures. {advice}")
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
-    return Manifest(tuple(records), ParquetSource(root, "image"), folder, findings.warnings)
+    source = ParquetSource(root, "image")
+    if mask.kind == "none":
+        return Manifest(tuple(records), source, folder, findings.warnings)
+    masks = ParquetSource(root, MASK_COLUMN)
+    known = {each.entry.file_name: each.entry.file_name for each in listed if each.has_mask}
+    records = _masked(records, masks, root, mask, findings, known)
+    return Manifest(records, source, folder, findings.warnings, masks)
 
 
 def _check_finished(folder: Path) -> None:
@@ -250,10 +268,7 @@ def _probe_all(entries: Sequence[Entry], source: PictureSource, findings: Findin
             part = entries[start : start + PROBED_AT_ONCE]
             for entry, found in zip(part, pool.map(lambda entry: _probe(source, entry.file_name), part), strict=True):
                 if isinstance(found, _Picture):
-                    size = found.width, found.height
-                    yield Record(
-                        entry.file_name, entry.captions, *size, found.sha256, entry.weight, entry.repeats, entry.split
-                    )
+                    yield _record(entry, (found.width, found.height), found.sha256)
                 else:
                     findings.error(found.kind, found.item)
 

@@ -7,7 +7,7 @@ is, and is averaged over the area of each latent.
 import hashlib
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -63,22 +63,28 @@ def cut_mask(
 
 
 def checked_masks(
-    pictures: Sequence[Listed], source: PictureSource, root: str, config: MaskConfig, findings: Findings
+    pictures: Sequence[Listed],
+    source: PictureSource,
+    root: str,
+    config: MaskConfig,
+    findings: Findings,
+    known: Mapping[str, str] | None = None,
 ) -> list[MaskFile | None]:
     """Returns the mask of each picture, None where it has none and is trained on as a whole, which is warned of.
 
-    `source` reads the masks, which for mask.kind file lie in the folder `root`. Noted as errors: no masks at all, and
+    `source` reads the masks, which for mask.kind file lie in the folder `root`; `known` gives their names by those of
+    the pictures where no folder has to be searched. Noted as errors: no masks at all, and
     masks that are of another size than their picture, show nothing, stand twice, or cannot be read.
     """
     if config.kind == "none":
         return [None] * len(pictures)
-    names = dict.fromkeys(picture.file_name for picture in pictures)
-    if config.kind == "file":
+    names: Mapping[str, str] = {picture.file_name: picture.file_name for picture in pictures}
+    if known is not None:
+        names = known
+    elif config.kind == "file":
         if config.folder is not None and not config.folder.is_dir():
             raise FileNotFoundError(f"mask.folder: there is no folder {config.folder}. Check the spelling.")
         names = _files_by_picture(list(names), root, config, findings)
-    else:
-        names = {name: name for name in names}
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         found = list(pool.map(lambda picture: _check(picture, names.get(picture.file_name), source, config), pictures))
     is_any = any(result is not None for result in found)

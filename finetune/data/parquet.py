@@ -23,6 +23,9 @@ ROWS_AT_ONCE = 4096
 PREPARED_COLUMNS = ("image", "text", "width", "height", "sha256", "source")
 """Columns that every table of `python -m datasets_prep` has."""
 
+MASK_COLUMN = "mask_image"
+"""Column of the masks, where there are any; the column mask then says where each is from."""
+
 
 @dataclass(frozen=True)
 class ParquetSource:
@@ -45,6 +48,7 @@ class ListedPicture:
     width: int
     height: int
     sha256: str
+    has_mask: bool = False
 
 
 def read_picture(path: str, column: str, row: int) -> bytes:
@@ -220,7 +224,7 @@ def read_prepared(
                 f"data.folder: {path} has no column {', '.join(missing)}, expected a table that preparation wrote. "
                 f"Prepare the pictures anew, or set data.caption_column to one of {', '.join(there)}."
             )
-        beside = ("captions_alt", "width", "height", "sha256", "weight", "repeats", "split")
+        beside = ("captions_alt", "width", "height", "sha256", "weight", "repeats", "split", "mask")
         for first, columns in read_columns(path, [caption_column, *(name for name in beside if name in there)]):
             for row, values in enumerate(zip(*columns.values(), strict=True), first):
                 listed = _listed(
@@ -241,10 +245,10 @@ def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Fi
     captions = read_captions([row[caption_column], row.get("captions_alt")], name, findings)
     weight, repeats = read_weight(row, name, findings), read_repeats(row, name, findings)
     entry = Entry(name, captions, weight, repeats, read_split(row, name, findings))
-    return ListedPicture(entry, width, height, sha256)
+    return ListedPicture(entry, width, height, sha256, row.get("mask") is not None)
 
 
 def _without_captions(listed: ListedPicture) -> ListedPicture:
     entry = listed.entry
     bare = Entry(entry.file_name, ("",), entry.weight, entry.repeats, entry.split)
-    return ListedPicture(bare, listed.width, listed.height, listed.sha256)
+    return ListedPicture(bare, listed.width, listed.height, listed.sha256, listed.has_mask)

@@ -55,6 +55,14 @@ def test_a_picture_whose_name_only_looks_like_a_masks_is_a_picture(tmp_path: Pat
     assert captions(read_manifest(folder)) == {"a-masklabel.png": ("x",)}
 
 
+def test_a_mask_without_an_image_is_never_trained_on_and_likely_masks_are_named(tmp_path: Path) -> None:
+    files = {"a.png": picture(), "a_mask.png": white(), "b-masklabel.png": white()}
+    manifest = read_manifest(write(tmp_path, files), captions="none")
+    assert [record.file_name for record in manifest.records] == ["a.png", "a_mask.png"]
+    assert "(1): b-masklabel.png" in manifest.warnings[0] + manifest.warnings[1]
+    assert any("(1): a_mask.png" in line and "-masklabel" in line for line in manifest.warnings)
+
+
 def test_a_picture_without_a_mask_among_others_is_counted_and_trained_on_as_a_whole(tmp_path: Path) -> None:
     files = {"metadata.jsonl": listing(A, B), "a.png": picture(), "b.png": picture("blue"), "a-masklabel.png": white()}
     manifest = read_manifest(write(tmp_path, files), mask=FILE)

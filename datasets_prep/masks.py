@@ -1,0 +1,196 @@
+"""Tells masks from images, by their names and their pixels, and lets each follow its image to the output."""
+
+import posixpath
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datasets_prep.loading import Loader
+from datasets_prep.records import Rejected
+from datasets_prep.sorting import Sorting
+from datasets_prep.store import Pictures
+from finetune.data.caption_files import split_name
+from finetune.data.entries import Findings
+from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
+
+MASK_FOLDERS = ("mask", "masks")
+MOST_SATURATION = 2.0
+"""Of a grey image, in levels of 255; JPEG leaves a little."""
+TWO_TONE_SHARE = 0.8
+"""Share of a mask's pixels that are nearly black or nearly white, at least; the rest are soft edges."""
+MARGIN = 32
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which of the pictures are masks."""
+
+    of_image: Mapping[int, int] = field(default_factory=dict)
+    """Index of an image -> index of its mask."""
+    unused: Mapping[int, str] = field(default_factory=dict)
+    """Index of a mask that no image can use -> why."""
+
+    @property
+    def indices(self) -> list[int]:
+        """All masks, in rising order."""
+        return sorted({*self.of_image.values(), *self.unused})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that is named as masks are."""
+
+    index: int
+    stems: tuple[str, ...]
+    """What its image may be called, without ending; the first that there is counts."""
+    beside: tuple[str, str] | None
+    """For a mask in a folder of masks: the folder above that, and the stem below it, in whichever folder it is."""
+    is_certain: bool
+    """Whether the name alone decides."""
+
+
+def find_masks(pictures: Pictures, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
+    """Returns the masks among the pictures; `rejected` is what does not decode, whose masks are masks all the same.
+
+    NAME-masklabel is one by its name. NAME_mask beside NAME, and the image of the same name in a folder called masks,
+    are masks where they have the size of that image and are black and white; else they stay images, which is noted.
+    """
+    candidates = [found for index, name in enumerate(pictures.sources) if (found := candidate(index, name)) is not None]
+    if not candidates:
+        return Masks()
+    owners = owners_of(candidates, pictures.sources)
+    lost = {split_name(each.source)[0] for each in rejected}
+    sure = [each for each in candidates if is_mask(each, owners.get(each.index), lost, pictures, loader)]
+    masks = {each.index for each in sure}
+    folders = {each.beside[0] for each in sure if each.beside is not None}
+    for each in candidates:
+        if each.index in masks:
+            continue
+        if each.index in owners:
+            kind = "images that are named as masks but are not black and white of their image's size, and stay images"
+            findings.warn(kind, pictures.sources[each.index])
+        elif each.beside is not None and each.beside[0] in folders and is_two_tone(each.index, pictures, loader):
+            masks.add(each.index)  # among masks in a folder of masks, what looks like one is one
+    return assigned(sorted(masks), owners, pictures, findings)
+
+
+def assigned(masks: Sequence[int], owners: Mapping[int, int], pictures: Pictures, findings: Findings) -> Masks:
+    """Returns which image each mask belongs to, and why others cannot be used; notes both."""
+    of_image: dict[int, int] = {}
+    unused: dict[int, str] = {}
+    for mask in masks:
+        name, owner = pictures.sources[mask], owners.get(mask)
+        fault = "there is no usable image of its name" if owner is None else fault_of(mask, owner, pictures)
+        if owner is not None and not fault and owner in of_image:
+            fault = f"{pictures.sources[owner]} has another mask, {pictures.sources[of_image[owner]]}"
+        if owner is None or fault:
+            unused[mask] = fault
+            findings.warn("masks that cannot be used", f"{name} ({fault})")
+        else:
+            of_image[owner] = mask
+            findings.warn("masks, which go with their images; train with --mask.kind file to use them", name)
+    return Masks(of_image, unused)
+
+
+def candidate(index: int, name: str) -> Candidate | None:
+    """Returns what a file's name says of a mask; None where it is not named as one."""
+    stem = split_name(name)[0]
+    plain = stem.removesuffix(MASK_SUFFIX)
+    is_certain = plain != stem
+    plain = plain if is_certain else LIKELY_MASK.sub("", stem)
+    folders = posixpath.dirname(name).split("/")
+    place = next((place for place, folder in enumerate(folders) if folder.lower() in MASK_FOLDERS), None)
+    if place is not None:
+        above, below = "/".join(folders[:place]), "/".join([*folders[place + 1 :], posixpath.basename(plain)])
+        stems = (posixpath.join(above, below), *((plain,) if plain != stem else ()))
+        return Candidate(index, stems, (above, below), is_certain)
+    return Candidate(index, (plain,), None, is_certain) if plain != stem else None
+
+
+def owners_of(candidates: Sequence[Candidate], sources: Iterable[str]) -> dict[int, int]:
+    """Returns mask -> image, both by their numbers, for the candidates that fit an image by their names."""
+    wanted = {stem for each in candidates for stem in each.stems}
+    beside = {each.beside for each in candidates if each.beside is not None}
+    masks = {each.index for each in candidates}
+    by_stem: dict[str, int] = {}
+    by_place: dict[tuple[str, str], list[int]] = {}
+    for index, name in enumerate(sources):
+        if index in masks:
+            continue
+        stem = split_name(name)[0]
+        if stem in wanted:
+            by_stem.setdefault(stem, index)
+        parts = stem.split("/")
+        for place in range(len(parts) - 1) if beside else ():
+            key = "/".join(parts[:place]), "/".join(parts[place + 1 :])
+            if key in beside:
+                by_place.setdefault(key, []).append(index)
+    found: dict[int, int] = {}
+    for each in candidates:
+        near = [by_stem[stem] for stem in each.stems if stem in by_stem]
+        near = near or (by_place.get(each.beside, []) if each.beside is not None else [])
+        if near and (each.beside is None or len(set(near)) == 1):
+            found[each.index] = near[0]
+    return found
+
+
+def is_mask(each: Candidate, owner: int | None, lost: Container[str], pictures: Pictures, loader: Loader) -> bool:
+    """Returns whether a candidate is a mask; `lost` are the names, without endings, of images that do not decode."""
+    if each.is_certain:
+        return True
+    if owner is None:
+        return any(stem in lost for stem in each.stems) and is_two_tone(each.index, pictures, loader)
+    return size_of(each.index, pictures) == size_of(owner, pictures) and is_two_tone(each.index, pictures, loader)
+
+
+def is_two_tone(index: int, pictures: Pictures, loader: Loader) -> bool:
+    """Returns whether a picture is black and white, as masks are."""
+    if pictures.score("saturation")[index] > MOST_SATURATION:
+        return False
+    levels = np.asarray(loader.small(index).convert("L"))
+    return float(np.mean((levels < MARGIN) | (levels > 255 - MARGIN))) >= TWO_TONE_SHARE
+
+
+def size_of(index: int, pictures: Pictures) -> tuple[int, int]:
+    """Returns width and height of a picture."""
+    return int(pictures.width[index]), int(pictures.height[index])
+
+
+def fault_of(mask: int, image: int, pictures: Pictures) -> str:
+    """Returns why a mask cannot be used for an image, empty where it can."""
+    size, expected = size_of(mask, pictures), size_of(image, pictures)
+    if size != expected:
+        return f"{size[0]}x{size[1]} pixels, expected the {expected[0]}x{expected[1]} of {pictures.sources[image]}"
+    if pictures.score("brightness")[mask] == 0:
+        return "black everywhere, with which nothing of the image would be trained on"
+    return ""
+
+
+def take_out_masks(sorting: Sorting, masks: Masks) -> None:
+    """Takes the masks out of the pictures that the stages sort; what becomes of them depends on their images."""
+    if masks.indices:
+        before = int(sorting.is_in.sum())
+        sorting.is_in[masks.indices] = False
+        sorting.note("masks", before, f"{before - int(sorting.is_in.sum()):,} are masks of images")
+
+
+def masks_of_kept(sorting: Sorting, masks: Masks) -> dict[int, int]:
+    """Returns image -> mask for the images that are kept: their own, else that of a duplicate with the same pixels."""
+    found = {image: mask for image, mask in masks.of_image.items() if sorting.is_in[image]}
+    for image in sorted(set(masks.of_image) & set(sorting.copies)):
+        copy = sorting.in_full(image)
+        if copy.reason != "near_duplicate" and sorting.is_in[copy.keeper]:
+            found.setdefault(copy.keeper, masks.of_image[image])
+    return found
+
+
+def unused_masks(sorting: Sorting, masks: Masks, used: Mapping[int, int]) -> list[Rejected]:
+    """Returns a line for every mask that follows no image to the output."""
+    sources, images = sorting.pictures.sources, {mask: image for image, mask in masks.of_image.items()}
+    taken, lines = set(used.values()), []
+    for mask in masks.indices:
+        if mask not in taken:
+            detail = masks.unused.get(mask) or f"its image {sources[images[mask]]} is left out"
+            lines.append(Rejected(sources[mask], "unused_mask", detail, sha256=sorting.pictures.hex(mask)))
+    return lines

@@ -1,0 +1,165 @@
+"""Masks are told from images, follow them to the output, and stand in one list like every other file."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_prep.config import PrepConfig, SplitConfig, WriteConfig
+from datasets_prep.pipeline import prepare
+from finetune.config_mask import MaskConfig
+from finetune.data.manifest import read_manifest
+from tests.unit.data.files import drawn, encoded, write
+
+SIZE = (96, 80)
+
+
+def mask_of(seed: int, size: tuple[int, int] = SIZE) -> bytes:
+    """A white box at another place for each seed."""
+    levels = np.zeros(size[::-1], np.uint8)
+    levels[8 + seed : 40 + seed, 10:60] = 255
+    return encoded(Image.fromarray(levels))
+
+
+IMAGES = [encoded(drawn(seed, SIZE)) for seed in range(8)]
+
+
+def prepared(tmp_path: Path, files: dict[str, bytes | str], **options: object) -> tuple[dict, dict, PrepConfig, str]:
+    config = PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1, trigger="ink")
+    config = replace(config, **options)
+    outcome = prepare(config)
+    kept, left_out = (
+        {row["source"]: row for row in map(json.loads, (config.output / name).read_text().splitlines())}
+        for name in ("metadata.jsonl", "rejected.jsonl")
+    )
+    masks = {row["mask"] for row in kept.values() if "mask" in row}
+    assert sorted([*kept, *left_out, *masks]) == sorted(files), "every file is listed once"
+    return kept, left_out, config, "\n".join(outcome.notices)
+
+
+def test_masks_follow_their_images_and_recipes_find_them(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        "p0.png": IMAGES[0],
+        "p0-masklabel.png": mask_of(0),
+        "d/p1.png": IMAGES[1],
+        "d/p1_mask.png": mask_of(1),
+        "images/p2.png": IMAGES[2],
+        "masks/p2.png": mask_of(2),
+        "p3.png": IMAGES[3],
+        "man with-mask.png": IMAGES[4],
+    }
+    kept, left_out, config, notices = prepared(tmp_path, files)
+    assert {name: row.get("mask") for name, row in kept.items()} == {
+        "p0.png": "p0-masklabel.png",
+        "d/p1.png": "d/p1_mask.png",
+        "images/p2.png": "masks/p2.png",
+        "p3.png": None,
+        "man with-mask.png": None,
+    }
+    assert left_out == {} and "(3): d/p1_mask.png, masks/p2.png, p0-masklabel.png" in notices
+    manifest = read_manifest(str(config.output), mask=MaskConfig("file"))
+    assert manifest.masks is not None
+    found = {record.file_name: record.mask for record in manifest.records}
+    for source, row in kept.items():
+        mask = found[row["file_name"]]
+        assert (mask is None) == ("mask" not in row)
+        if mask is not None:
+            assert manifest.masks.read(mask.file_name) == files[row["mask"]], source
+
+
+def test_datasets_loads_images_beside_masks_and_a_rerun_follows_a_changed_mask(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    files: dict[str, bytes | str] = {"a.png": IMAGES[0], "b.png": IMAGES[1], "a-masklabel.png": mask_of(0)}
+    kept, _, config, _ = prepared(tmp_path, files)
+    rows = load_dataset("imagefolder", data_dir=str(config.output), cache_dir=str(tmp_path / "cache"))["train"]
+    assert sorted(rows["source"]) == ["a.png", "b.png"] and sorted(map(str, rows["mask"])) == [
+        "None",
+        "a-masklabel.png",
+    ]
+    path = (config.output / kept["a.png"]["file_name"]).with_suffix("")
+    path = path.with_name(f"{path.name}-masklabel.png")
+    assert path.read_bytes() == files["a-masklabel.png"]
+    prepared(tmp_path, files | {"a-masklabel.png": mask_of(5)})
+    assert path.read_bytes() == mask_of(5)
+    (tmp_path / "raw" / "a-masklabel.png").unlink()
+    prepared(tmp_path, {name: data for name, data in files.items() if name != "a-masklabel.png"})
+    assert not path.exists()
+
+
+def test_masks_are_a_column_of_tables(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    files: dict[str, bytes | str] = {"a.png": IMAGES[0], "b.png": IMAGES[1], "a-masklabel.png": mask_of(0)}
+    kept, _, config, _ = prepared(tmp_path, files, write=WriteConfig("parquet"))
+    manifest = read_manifest(str(config.output), mask=MaskConfig("file"))
+    masks = {record.file_name: record.mask for record in manifest.records}
+    mask = masks[kept["a.png"]["file_name"]]
+    assert manifest.masks is not None and mask is not None and masks[kept["b.png"]["file_name"]] is None
+    assert manifest.masks.read(mask.file_name) == files["a-masklabel.png"]
+    assert mask.sha256 == hashlib.sha256(mask_of(0)).hexdigest()
+    rows = load_dataset(str(config.output), cache_dir=str(tmp_path / "cache"))["train"]
+    found = {row["source"]: (row["mask"], row["mask_image"] and row["mask_image"].size) for row in rows}
+    assert found == {"a.png": ("a-masklabel.png", SIZE), "b.png": (None, None)}
+
+
+def test_masks_without_a_kept_image_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        "a.png": IMAGES[0],
+        "copy/a.png": IMAGES[0],
+        "copy/a-masklabel.png": mask_of(0),
+        "broken.png": IMAGES[1][:-40],
+        "broken-masklabel.png": mask_of(1),
+        "broken_mask.png": mask_of(2),
+        "orphan-masklabel.png": mask_of(3),
+        "small.png": IMAGES[2],
+        "small-masklabel.png": mask_of(4, (48, 40)),
+        "blank.png": encoded(Image.new("RGB", SIZE, "white")),
+        "blank-masklabel.png": mask_of(5),
+        "black.png": IMAGES[3],
+        "black-masklabel.png": encoded(Image.new("L", SIZE)),
+    }
+    kept, left_out, _, notices = prepared(tmp_path, files)
+    assert {name: row.get("mask") for name, row in kept.items()} == {
+        "a.png": "copy/a-masklabel.png",
+        "small.png": None,
+        "black.png": None,
+    }
+    details = {name: row["detail"] for name, row in left_out.items() if row["reason"] == "unused_mask"}
+    assert details == {
+        "broken-masklabel.png": "there is no usable image of its name",
+        "broken_mask.png": "there is no usable image of its name",
+        "orphan-masklabel.png": "there is no usable image of its name",
+        "small-masklabel.png": "48x40 pixels, expected the 96x80 of small.png",
+        "blank-masklabel.png": "its image blank.png is left out",
+        "black-masklabel.png": "black everywhere, with which nothing of the image would be trained on",
+    }
+    assert "masks that cannot be used (5)" in notices
+
+
+def test_images_that_only_have_names_of_masks_stay_images(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {
+        "face.png": IMAGES[0],
+        "face_mask.png": IMAGES[1],
+        "hats/1.png": IMAGES[2],
+        "masks/1.png": IMAGES[3],
+        "masks/2.png": mask_of(6),
+    }
+    kept, left_out, _, notices = prepared(tmp_path, files)
+    assert len(kept) == 5 and left_out == {}
+    assert "stay images (2): face_mask.png, masks/1.png" in notices
+
+
+@pytest.mark.parametrize(
+    "options", [{"split": SplitConfig(share=0.4, group="picture")}, {"write": WriteConfig(reencode="png")}]
+)
+def test_masks_follow_to_sides_and_saved_images(tmp_path: Path, options: dict[str, object]) -> None:
+    files: dict[str, bytes | str] = {f"{n}.png": data for n, data in enumerate(IMAGES)}
+    files |= {f"{n}-masklabel.png": mask_of(n) for n in range(len(IMAGES))}
+    kept, _, config, _ = prepared(tmp_path, files, **options)
+    manifest = read_manifest(str(config.output), mask=MaskConfig("file"))
+    assert len(kept) == 8 and all(record.mask is not None for record in manifest.records)
