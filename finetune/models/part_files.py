@@ -47,7 +47,7 @@ def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFil
     """Finds a part of a model of the Hub, once in a process: runs read their parts again at any time."""
     listing = files_of(source)
     variant = part_variant(source, part, listing) if has_weights else None
-    names = needed_files(listing.names, part, variant)
+    names = small_files(listing.names, part) | (weight_files(listing.names, part, variant) if has_weights else set())
     missing = f"{part}{with_weights(source.variant) if has_weights else ''}. {ADVICE}"
     if has_weights and listing.is_cached:
         names |= {str(PurePosixPath(part, "config.json"))}
@@ -139,15 +139,18 @@ def refuse_unknown_variant(source: ModelSource, listing: Listing) -> None:
     raise ValueError(f"model.variant: {source.location} has no {missing}. {advice}")
 
 
-def needed_files(names: Iterable[str], part: str, variant: str | None) -> frozenset[str]:
-    """Returns the names of what a part is read from: configs, vocabularies, and its weights in one variant."""
-    of_part = inside(names, part)
-    small = {name for name in of_part if name.endswith(SMALL) and not is_weights(name)}
-    weights = {name for name in of_part if is_weights(name) and variant_of(name) == variant}
+def small_files(names: Iterable[str], part: str) -> set[str]:
+    """Returns the names of a part's configs and vocabularies."""
+    return {name for name in inside(names, part) if name.endswith(SMALL) and not is_weights(name)}
+
+
+def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[str]:
+    """Returns the names of the files that a part's weights are read from in one variant, with the index of several."""
+    weights = {name for name in inside(names, part) if is_weights(name) and variant_of(name) == variant}
     shards = {name for name in weights if "-of-" in name or ".index." in name}
     # Where both are there, diffusers reads the shards and transformers the one file.
     whole = set() if any(PurePosixPath(name).name.startswith(DIFFUSERS_STEM) for name in shards) else weights - shards
-    return frozenset(small | (whole or shards or weights))
+    return whole or shards
 
 
 def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.models.base import ModelSource
 from finetune.models.loading import parts_warnings
-from finetune.models.part_files import needed_files, variant_of
+from finetune.models.part_files import small_files, variant_of, weight_files
 from finetune.models.sd import StableDiffusion
 from tests.tiny import save_pipeline
 
@@ -48,10 +48,11 @@ def test_a_part_needs_its_weights_once() -> None:
     half = ["t5/model.fp16-00001-of-00002.safetensors", "t5/model.safetensors.index.fp16.json"]
     other = ["t5/pytorch_model.bin", "t5/flax_model.msgpack", "t5/lora.safetensors", "t5/x/config.json", "config.json"]
     files = [*names, *half, *other]
-    assert needed_files(files, "t5", None) == {"t5/config.json", "t5/model.safetensors"}
-    assert needed_files(files, "t5", "fp16") == {"t5/config.json", *half}
+    assert small_files(files, "t5") == {"t5/config.json"}
+    assert weight_files(files, "t5", None) == {"t5/model.safetensors"}
+    assert weight_files(files, "t5", "fp16") == {*half}
     unet = [name.replace("model", "diffusion_pytorch_model") for name in names]
-    assert needed_files(unet, "t5", None) == {*unet} - {"t5/diffusion_pytorch_model.safetensors"}
+    assert weight_files(unet, "t5", None) == {*unet[2:]}
 
 
 def test_a_part_without_the_variant_is_read_as_it_is_and_that_is_said_once(source: ModelSource) -> None:
