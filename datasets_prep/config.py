@@ -316,6 +316,8 @@ class PrepConfig:
     folder_repeats: Literal["auto", "on", "off"] = "auto"
     """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
     and asks where they leave it open."""
+    follow_links: bool = False
+    """Read what links lead to outside the source's folder; else they are refused."""
     background: str = "white"
     """Colour behind transparent pixels."""
     workers: int = 0

@@ -72,7 +72,10 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     findings = Findings()
     output = config.output.expanduser().resolve()
     reading = Reading(config.caption_column, config.captions.lines, is_training=False)
-    source = open_source(config.source, reading=reading, image_column=config.image_column, output=output)
+    given = config.source
+    source = open_source(
+        given, reading=reading, image_column=config.image_column, output=output, follow_links=config.follow_links
+    )
     token_counter(config.lint)
     models = [check_captioner(config.captions), check_dedup(config.dedup, findings), *check_scores(config.scores)]
     with workplace(output, is_shard=config.shard is not None) as own:

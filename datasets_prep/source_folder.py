@@ -14,6 +14,7 @@ from finetune.data.caption_files import JSON_SUFFIX, TEXT_SUFFIXES, Reading, is_
 from finetune.data.caption_text import decode_text
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import FolderSource
+from finetune.data.links import leads_out, links_refused
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ class FilesSource:
 
     def read(self, source: str) -> bytes:
         return FolderSource("/").read(self.paths[source])
+
+    def refuse_links_out(self) -> None:
+        """Raises ValueError where a text file beside an image is a link that leads out of its folder."""
+        texts = [path for name in self.paths for path in self._beside(name).values() if os.path.islink(path)]
+        found = [path for path in texts if leads_out(path, os.path.dirname(path))]
+        if found:
+            raise links_refused(os.path.dirname(found[0]), found, "follow_links")
 
     def _beside(self, name: str) -> dict[str, str]:
         stem, suffix = posixpath.splitext(name)

@@ -12,6 +12,7 @@ from datasets_prep.source_rows import saved_rows
 from datasets_prep.source_tables import parquet_tables
 from datasets_prep.source_tar import TarSource
 from finetune.data.caption_files import Reading
+from finetune.data.links import refuse_links_out
 
 Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]
 
@@ -23,7 +24,9 @@ HUB_ID = r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?"
 Value = TypeVar("Value")
 
 
-def open_source(given: tuple[str, ...], *, reading: Reading, image_column: str, output: Path) -> PrepSource:
+def open_source(
+    given: tuple[str, ...], *, reading: Reading, image_column: str, output: Path, follow_links: bool = False
+) -> PrepSource:
     """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
 
     - A folder of files, all that stand in it and below. Several are told apart by their own names.
@@ -33,7 +36,7 @@ def open_source(given: tuple[str, ...], *, reading: Reading, image_column: str, 
     - A folder from Dataset.save_to_disk, or the id of a Hub data set, each maybe with ":" and the split behind it.
 
     Raises FileNotFoundError or ValueError where there is nothing of the kind, kinds are mixed, or the output and the
-    source lie in each other.
+    source lie in each other, or where links lead out of a folder and `follow_links` does not allow it.
     """
     assert given
     kinds = {name: _kind(name) for name in given}
@@ -45,6 +48,9 @@ def open_source(given: tuple[str, ...], *, reading: Reading, image_column: str, 
     for path in paths:
         _check_output(path, output)
     name = _short_name(paths)
+    for path in paths:
+        if os.path.isdir(path) and not follow_links:
+            refuse_links_out(path, "follow_links")
     if kind == "folders":
         skipped = (str(output.expanduser().resolve()), str(_partial(output)))
         return FoldersSource(_prefixes(paths), name, skipped, reading)
@@ -54,7 +60,10 @@ def open_source(given: tuple[str, ...], *, reading: Reading, image_column: str, 
             raise ValueError(f"source: {', '.join(given)} names no file, expected a path a line. Check the list.")
         for path in named.values():
             _check_output(path, output)
-        return FilesSource(named, name, reading)
+        source = FilesSource(named, name, reading)
+        if not follow_links:
+            source.refuse_links_out()
+        return source
     if kind == "Parquet":
         paths = [_tables_folder(path) or path for path in paths]
         return parquet_tables(_stems(paths, ".parquet"), name, image_column, reading.column)

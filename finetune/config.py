@@ -147,6 +147,8 @@ class DataConfig:
     """Orders that shuffle_tags draws from, per caption; fixed, so that caches keep them."""
     num_workers: int = 0
     """Processes that read pictures or cached latents ahead; 0 reads in the training process."""
+    follow_links: bool = False
+    """Read what links lead to outside the folder; else they are refused, since their captions end up in the export."""
     allow_change: bool = False
     """Resume although pictures or captions changed since the checkpoint was written."""
 

@@ -104,6 +104,7 @@ def run_recipe(
             caption_lines=config.data.caption_lines,
             folder_repeats=config.data.folder_repeats,
             mask=config.mask,
+            follow_links=config.data.follow_links,
         )
         notes = prompt_warnings(prompts_of(config))
         manifest = replace(manifest, warnings=(*manifest.warnings, *notes))

@@ -43,6 +43,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
         caption_lines=config.data.caption_lines,
         folder_repeats=config.data.folder_repeats,
         mask=config.mask,
+        follow_links=config.data.follow_links,
     )
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     for line in [*lines, *planned(config, manifest, num_processes), "Nothing was trained."]:

@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "goal",
     "data.num_workers",
     "data.allow_change",
+    "data.follow_links",
     "data.caption_lines",  # what it changes shows in the manifest, which is compared
     "data.folder_repeats",
     "train.ema_device",

@@ -73,7 +73,7 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
         return manifest
     if config.prior.folder is not None:
         try:
-            of_class = read_manifest(config.prior.folder, captions="none")
+            of_class = read_manifest(config.prior.folder, captions="none", follow_links=config.data.follow_links)
         except (ValueError, OSError) as error:
             raise ValueError(str(error).replace("data.folder", "prior.folder")) from error
     else:

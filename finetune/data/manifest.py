@@ -18,6 +18,7 @@ from finetune.data.entries import Entry, Findings, PictureSource, Split, first_f
 from finetune.data.folder import FolderSource, read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images import upright_size
+from finetune.data.links import refuse_links_out
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.prompt_syntax import syntax_in
 
@@ -114,6 +115,7 @@ def read_manifest(
     caption_lines: CaptionLines | None = None,
     folder_repeats: FolderRepeats = "auto",
     mask: MaskConfig = NO_MASKS,
+    follow_links: bool = False,
 ) -> Manifest:
     """Returns the checked list of pictures of a folder or a Hub data set.
 
@@ -128,12 +130,15 @@ def read_manifest(
     pictures only, those in alpha channels with a Hub data set too.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
-    No file of the user is written to.
+    Links that lead out of a folder are refused unless `follow_links`. No file of the user is written to.
     """
     findings = Findings()
     path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
     _check_finished(path)
+    for place in (folder, mask.folder):
+        if place is not None and os.path.isdir(place) and not follow_links:
+            refuse_links_out(str(place), "data.follow_links")
     is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
     if path.is_dir() and not is_saved and any((path / "data").glob("*.parquet")):
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from datasets_prep.config import PrepConfig
+from datasets_prep.pipeline import prepare
 from finetune.data.caption_text import decode_text
 from finetune.data.manifest import read_manifest
 from tests.unit.data.files import A, B, C, Row, captions, listed, listing, mistakes, picture, write
@@ -230,11 +233,47 @@ def test_links_are_followed_but_loops_end_and_dangling_ones_are_reported(tmp_pat
     (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "self").symlink_to("self")
     (tmp_path / "data" / "z").symlink_to(tmp_path / "elsewhere")
-    manifest = read_manifest(str(tmp_path / "data"))
+    manifest = read_manifest(str(tmp_path / "data"), follow_links=True)
     assert captions(manifest) == {"a.png": ("x",), "z/b.png": ("y",)}
     (tmp_path / "data" / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "data" / "gone.txt").write_text("x")
+    (tmp_path / "data" / "z").unlink()
     assert "do not exist (1): gone.png" in mistakes(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.png", "d", "metadata.jsonl"])
+def test_links_that_lead_out_of_the_folder_are_refused_unless_they_are_allowed(name: str, tmp_path: Path) -> None:
+    write(tmp_path, {"data/a.png": picture(), "data/a.txt": "x", "d/b.png": picture(), "d/b.txt": "y"})
+    write(tmp_path, {"a.png": picture("blue"), "a.txt": "of another", "metadata.jsonl": listing(A)})
+    link = tmp_path / "data" / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / name)
+    assert re.search(rf"data.follow_links: links .*\(1\): {name}\. ", mistakes(str(tmp_path / "data")))
+    assert read_manifest(str(tmp_path / "data"), follow_links=True).records
+    with pytest.raises(ValueError, match="follow_links: links"):
+        prepare(PrepConfig((str(tmp_path / "data"),), tmp_path / "prepared"))
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_links_within_the_folder_to_it_and_within_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    snapshot = tmp_path / "datasets--a--b" / "snapshots" / "451f"
+    write(tmp_path / "datasets--a--b" / "blobs", {"1": picture(), "2": "x"})
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.png").symlink_to("../../blobs/1")
+    (snapshot / "a.txt").symlink_to("../../blobs/2")
+    (tmp_path / "way").symlink_to(snapshot)
+    assert captions(read_manifest(str(tmp_path / "way"))) == {"a.png": ("x",)}
+    (snapshot / "b.txt").symlink_to(tmp_path / "way")
+    write(tmp_path, {"secret.txt": "s"})
+    (snapshot / "c.txt").symlink_to(tmp_path / "secret.txt")
+    assert "(1): c.txt" in mistakes(str(snapshot))
+
+
+def test_a_linked_caption_beside_a_listed_image_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"secret.txt": "s", "data/a.png": picture(), "all.lst": "data/a.png"})
+    (tmp_path / "data" / "a.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ValueError, match=r"follow_links: links.*a\.txt"):
+        prepare(PrepConfig((str(tmp_path / "all.lst"),), tmp_path / "prepared"))
 
 
 @pytest.mark.parametrize(

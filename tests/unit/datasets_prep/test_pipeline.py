@@ -412,6 +412,7 @@ def test_source_and_output_in_each_other_are_refused(config: PrepConfig, source:
 
 def test_an_output_that_a_link_leads_to_is_no_input(config: PrepConfig) -> None:
     (Path(config.source[0]) / "link").symlink_to(config.output.parent)
+    config = replace(config, follow_links=True)
     first = prepare(config)
     assert not prepare(config).is_new and first.num_pictures == 2
 

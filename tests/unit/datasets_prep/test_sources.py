@@ -24,9 +24,16 @@ FILES: dict[str, bytes | str] = {**PICTURES, **{f"{c}.txt": f"a {c} one\n{c} aga
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
 
-def opened(*given: Path | str, column: str = "text", image: str = "image", output: str = "/nowhere/out") -> PrepSource:
+def opened(
+    *given: Path | str,
+    column: str = "text",
+    image: str = "image",
+    output: str = "/nowhere/out",
+    follow_links: bool = False,
+) -> PrepSource:
     reading = Reading(column, "alternatives", is_training=False)
-    source = open_source(tuple(map(str, given)), reading=reading, image_column=image, output=Path(output))
+    options = {"reading": reading, "image_column": image, "follow_links": follow_links}
+    source = open_source(tuple(map(str, given)), output=Path(output), **options)
     return pickle.loads(pickle.dumps(source))
 
 
@@ -174,7 +181,7 @@ def test_source_and_output_in_each_other_are_refused(
 def test_the_output_is_not_entered_where_a_link_leads_to_it(tmp_path: Path) -> None:
     write(tmp_path, {"raw/a.png": "x", "out/images/b.png": "x"})
     (tmp_path / "raw" / "link").symlink_to(tmp_path)
-    found, _ = read_all(opened(tmp_path / "raw", output=str(tmp_path / "out")))
+    found, _ = read_all(opened(tmp_path / "raw", output=str(tmp_path / "out"), follow_links=True))
     assert list(found) == ["a.png"]
 
 
