@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from finetune.run_log import PrintedLines, log_lines
+
 LATER = (errno.ENOSPC, errno.EDQUOT)
 """Errors after which a later write may succeed."""
 
@@ -57,6 +59,7 @@ class LastingFile(io.RawIOBase):
         self._raw = raw
         self._name = name
         self._has_lost = False
+        self._lines = PrintedLines()
 
     def writable(self) -> bool:
         return True
@@ -68,13 +71,15 @@ class LastingFile(io.RawIOBase):
         return self._raw.isatty()
 
     def write(self, data: Any, /) -> int:
-        size = memoryview(data).nbytes
+        content = bytes(data)
         try:
             written = self._raw.write(data)
         except OSError as error:
             self._lose(error)
-            return size
-        return size if written is None else written  # None: not blocking, and nobody reads at the moment
+            written = None
+        taken = len(content) if written is None else written  # None too: not blocking, and nobody reads at the moment
+        log_lines(self._lines.add(content[:taken]))
+        return taken
 
     def _lose(self, error: OSError) -> None:
         if error.errno not in LATER:

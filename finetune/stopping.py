@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from finetune.ranks import ranks
+from finetune.run_log import log_lines
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: not finished, run the same command again."""
@@ -124,3 +125,4 @@ def tell(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), text.encode())
+        log_lines([text.strip().removeprefix(SHOW_CURSOR).strip()])

@@ -48,6 +48,7 @@ from finetune.progress import progress_line
 from finetune.randomness import stream
 from finetune.ranks import ranks, refuse_differences
 from finetune.resume import find_checkpoint, refuse_other_model, restore
+from finetune.run_log import open_run_log
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
 from finetune.standard_streams import lost_output
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
@@ -237,6 +238,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         refuse_lost_folder(lock, out)
         card = data_card(manifest, held_out_set, [asdict(figure) for figure in figures], counts, warnings)
         write_atomically(out / "config.yaml", dump(config))
+        open_run_log(out / "run.log")
         write_atomically(out / "data_card.json", card)
 
     sampler = BucketBatchSampler(buckets, [r.repeats for r in records], global_batch_size, seed=seed, start=step)

@@ -68,6 +68,9 @@ def test_a_run_leaves_everything_the_contract_names(lora_run: Path) -> None:
     assert {path.name for path in (out / "checkpoints").iterdir()} == {"step_000003", "step_000006"}
     assert {path.name for path in (out / "export").iterdir()} == {"pytorch_lora_weights.safetensors", "out.safetensors"}
     assert json.loads((out / "data_card.json").read_text())["num_validation"] == 3
+    log = (out / "run.log").read_text()
+    assert log.startswith("=== ") and "--train.steps 6" in log.splitlines()[0]
+    assert "step 6/6: loss" in log and f"Report: {out / 'report.html'}" in log
     assert (out / "report.html").stat().st_size > 1000
     assert list((out / "wandb").glob("offline-run-*/*.wandb"))
     previews = {path.name for path in (out / "previews").glob("*.png")}
