@@ -12,6 +12,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 from finetune import __version__
 from finetune.command_line import as_flat
 from finetune.config import TrainConfig
+from finetune.cpu_threads import share_cores
+from finetune.launch_request import refuse_launch
 from finetune.ranks import LostProcess, is_lost_connection, join, refuse_differences
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
@@ -34,10 +36,9 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     Raises ValueError for what this machine cannot run, and where the processes were started with different options,
     data or versions.
     """
-    precision = os.environ.get(PRECISION_VARIABLE, "no")
-    if precision not in COMPUTE_DTYPES:
-        raise ValueError(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
-    if precision == "fp16" and not torch.cuda.is_available():
+    refuse_launch(os.environ)
+    share_cores()
+    if os.environ.get(PRECISION_VARIABLE) == "fp16" and not torch.cuda.is_available():
         raise ValueError(
             "mixed_precision: got fp16 in the accelerate config, but no GPU is there. Use bf16 or no on a CPU."
         )

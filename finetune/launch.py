@@ -16,6 +16,7 @@ from finetune.command_line import parse_given
 from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
 from finetune.finished_run import finished_message
+from finetune.launch_request import refuse_launch
 from finetune.models import refuse_unknown_family
 from finetune.places import refuse_nested_folders
 from finetune.presets import find_preset
@@ -80,6 +81,7 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
+        refuse_launch(os.environ)
         config, given = parse_given(kind, arguments, program=program, find_file=find_preset)
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)

@@ -3,12 +3,15 @@ torch-free."""
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.command_line import as_flat, read_yaml
 from finetune.config import CacheConfig, TrainConfig, ValidationConfig
+from finetune.ranks import ranks
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest, Record
@@ -31,6 +34,7 @@ MAY_CHANGE = (
     "optim.in_backward",
 )
 """Options that do not alter what is learned."""
+SECONDS_TO_APPEAR = 5.0
 MAY_GROW = ("train.steps",)
 FOUND = ("model.family",)
 """Options that, where none is given, are found while the run is assembled and then stand in its config."""
@@ -49,6 +53,38 @@ def check_output(folder: Path) -> None:
             f"output.folder: {folder} cannot be written to ({error.strerror}). Choose a folder you may write to, on a "
             "disk with room."
         ) from error
+
+
+def refuse_separate_folders(folder: Path) -> None:
+    """Raise ValueError on every process where the folder of one is not that of the first.
+
+    Two machines that each have a folder of that name would both train, and only the first would save.
+    """
+    token = ranks().exchange(secrets.token_hex(8))[0]
+    mark = folder / f".tmp-job-{token}"
+    if ranks().rank == 0:
+        mark.touch()
+    ranks().exchange()
+    seen = ranks().exchange("yes" if appears(mark) else "no")
+    if ranks().rank == 0:
+        mark.unlink(missing_ok=True)
+    apart = [str(rank) for rank, text in enumerate(seen) if text == "no"]
+    if apart:
+        ranks().leave()
+        raise ValueError(
+            f"output.folder: {folder} is not the same folder for process {', '.join(apart)} as for process 0. Use a "
+            "folder on a disk that all machines of the job share."
+        )
+
+
+def appears(path: Path) -> bool:
+    """True once the file is there; a network disk may show it some seconds later."""
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:

@@ -16,6 +16,7 @@ from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
+from finetune.cpu_threads import all_cores
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
 from finetune.data.build_caches import build_caches, used_captions
 from finetune.data.cut_captions import cut_warnings
@@ -49,7 +50,7 @@ from finetune.randomness import stream
 from finetune.ranks import ranks, refuse_differences
 from finetune.resume import find_checkpoint, refuse_other_model, restore
 from finetune.run_log import open_run_log
-from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices
+from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
 from finetune.standard_streams import lost_output
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
@@ -83,6 +84,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     refuse_unfit(accelerator, config)
     is_main, say = accelerator.is_main_process, accelerator.print
     lock = lock_folder(out) if is_main else None
+    refuse_separate_folders(out)
     if is_main:
         remove_leftovers(out)
         remove_leftovers(out / "checkpoints")
@@ -462,7 +464,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         else:
             parts.drop("denoiser")
         kept = [module for part in in_network for module in parts.modules(part) if not is_dropped(module)]
-        with on_device(kept, torch.device("cpu")), closed_on_failure(tracker):
+        with on_device(kept, torch.device("cpu")), closed_on_failure(tracker), all_cores():
             for parameter in parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
                 parameter.data = parameter.data.float()
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)

@@ -4,17 +4,22 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from finetune import runfolder
 from finetune.checkpoint import complete_steps
+from tests.faults.conftest import assert_refused
 from tests.faults.injection import WhenOpened
-from tests.runs import Ended, Options, Running, metrics, start
+from tests.runs import Ended, Options, Running, metrics, run, start
 
 
-def two(options: Options, folder: Path, *, second: Options | None = None, prepare: object = None) -> list[Running]:
+def two(
+    options: Options, folder: Path, *, second: Options | None = None, prepare: Sequence[Callable[[], None] | None] = ()
+) -> list[Running]:
     """Starts a job of two processes as a launcher does, the second with other options where some are given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -26,7 +31,7 @@ def two(options: Options, folder: Path, *, second: Options | None = None, prepar
             options | ((second or {}) if rank else {}),
             folder / f"log{rank}",
             environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            prepare=prepare if rank == 0 else None,  # pyright: ignore[reportArgumentType]
+            prepare=prepare[rank] if prepare else None,
         )
         for rank in range(2)
     ]
@@ -73,7 +78,7 @@ class Sleep:
 
 
 def test_a_process_that_works_alone_for_longer_than_the_timeout_is_waited_for(job: Options, tmp_path: Path) -> None:
-    running = two(job | {"train.timeout_seconds": 2}, tmp_path, prepare=WhenOpened("optimizer.pt", Sleep(4)))
+    running = two(job | {"train.timeout_seconds": 2}, tmp_path, prepare=[WhenOpened("optimizer.pt", Sleep(3)), None])
     for ended in ends(running, 60):
         assert ended.exit_code == 0, ended.output
 
@@ -87,3 +92,31 @@ def test_a_signal_to_one_process_stops_all_after_a_save(job: Options, tmp_path: 
         assert ended.exit_code == 75, ended.output
         assert "Traceback" not in ended.output
     assert complete_steps(tmp_path / "out" / "checkpoints")[0][0] == metrics(tmp_path / "out")[-1]["step"] + 1
+
+
+@dataclass(frozen=True)
+class ChangeFolder:
+    """Starts in another folder, where relative paths lead elsewhere, as on a machine of its own."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        os.chdir(self.folder)
+        runfolder.SECONDS_TO_APPEAR = 0.5
+
+
+def test_an_output_folder_of_each_machines_own_is_refused(job: Options, tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    running = two(job | {"output.folder": "out"}, tmp_path, prepare=[ChangeFolder(folder) for folder in folders])
+    for ended in ends(running, 60):
+        assert ended.exit_code == 1, ended.output
+        assert "output.folder: out is not the same folder for process 1 as for process 0" in ended.output
+
+
+def test_a_request_of_the_launcher_that_would_be_dropped_is_refused(small_run: Options, tmp_path: Path) -> None:
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    ended = run("lora", small_run | {"output.folder": tmp_path / "out"}, tmp_path / "log", environment=environment)
+    assert_refused(ended.exit_code, ended.output, "FSDP", "--train.accumulation 4")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,49 @@
+"""What the launcher was asked for and training does not do; torch-free, so that it is refused at once.
+
+Accelerate passes a request on in environment variables. Some it then drops in silence: an FSDP config on a CPU trains
+with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
+"""
+
+from collections.abc import Mapping
+
+PRECISIONS = ("no", "bf16", "fp16")
+NOT_SUPPORTED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism (parallelism_config)",
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker",
+}
+
+
+def refuse_launch(environment: Mapping[str, str]) -> None:
+    """Raise ValueError that names every request of the launcher which would be ignored or change what is trained."""
+    found = [
+        f"accelerate config: got a request for {name} ({variable}), which is not supported yet: every process would "
+        "hold the whole model. Use one of accelerate_configs/."
+        for variable, name in NOT_SUPPORTED.items()
+        if environment.get(variable, "false").lower() in ("true", "1", "yes")
+    ]
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps not in ("1", "auto"):
+        found.append(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS: got {steps}, which would divide every gradient by it. Unset the "
+            f"variable, and use --train.accumulation {steps}."
+        )
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        found.append(
+            f"dynamo_backend: got {backend} in the accelerate config, but compiled models are not supported yet. Use "
+            "no, or omit it."
+        )
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in PRECISIONS:
+        found.append(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
+    device = environment.get("ACCELERATE_TORCH_DEVICE")
+    if device is not None and environment.get("WORLD_SIZE", "1") != "1":
+        found.append(
+            f"ACCELERATE_TORCH_DEVICE: got {device}, which would put all {environment['WORLD_SIZE']} processes on one "
+            "device. Unset it; CUDA_VISIBLE_DEVICES or --gpu_ids choose GPUs."
+        )
+    if found:
+        raise ValueError("\n".join(found))
