@@ -111,16 +111,24 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
         offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
         why = "HF_HUB_OFFLINE is set" if offline else "the Hub is not reached"
         why = f"the Hub answers {answers[0]}" if answers else why
-        revision = f" --revision {source.revision}" if source.revision else ""
         return (
             f"model.source: no folder {location} is here, the cache does not hold all of the model of that name, and "
-            f"{why}. Where there is a network: `hf download {location}{revision}`; or give a local folder."
+            f"{why}. Where there is a network: `{download_command(source)}`; or give a local folder."
         )
     if is_a(EntryNotFoundError):
         return f"model.source: {location} has no {missing}."
     if is_a(HFValidationError):
         return f"model.source: no folder {location}, and a Hub id has the form owner/name. Check the name."
     return None
+
+
+def download_command(source: ModelSource) -> str:
+    """Returns what fetches the parts of a model in one variant: whole repositories hold them several times over."""
+    weights = f"*/*.{source.variant}*.safetensors" if source.variant else "*/*.safetensors"
+    others = "" if source.variant else " --exclude '*/*.*.safetensors'"
+    revision = f" --revision {source.revision}" if source.revision else ""
+    patterns = " ".join(f"--include '{pattern}'" for pattern in ("*.json", "*.txt", "*.model", weights))
+    return f"hf download {source.location}{revision} {patterns}{others} --exclude 'safety_checker/*'"
 
 
 def causes(error: BaseException | None) -> list[BaseException]:

@@ -31,7 +31,13 @@ from finetune.models.other_vae import (
     vae_warnings,
 )
 from finetune.models.part_files import ADVICE, PartFiles, part_files, variant_warnings, with_weights
-from finetune.models.single_file import DENOISERS, published_folder, single_file_kind, weights_from_single_file
+from finetune.models.single_file import (
+    CONFIG_NOTES,
+    DENOISERS,
+    published_folder,
+    single_file_kind,
+    weights_from_single_file,
+)
 from finetune.models.stored import stored_dtype, with_float32_buffers
 from finetune.models.weight_keys import refuse_gaps
 
@@ -98,7 +104,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
         raise ValueError(
             f"model.config: missing for {name}, a single file of the kind {kind}, which holds no configs and no "
             f"tokenizer. Give a folder with those of the same base model, such as `hf download {repository} --include "
-            "'*.json' --include '*.txt' --local-dir FOLDER` makes: --model.config FOLDER."
+            f"'*.json' --include '*.txt' --local-dir FOLDER` makes: --model.config FOLDER.{CONFIG_NOTES.get(kind, '')}"
         )
     index = read_index(source.config / "model_index.json", "model.config")
     if index.get("_class_name") not in family.pipelines:

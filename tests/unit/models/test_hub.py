@@ -269,6 +269,8 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
     assert "owner/model" in variant and "HF_HUB_OFFLINE is set" in variant
     assert "no folder owner/absent is here" in absent and "hf download owner/absent" in absent
+    assert "--include '*/*.bf16*.safetensors' --exclude 'safety_checker/*'" in variant
+    assert "--include '*/*.safetensors' --exclude '*/*.*.safetensors'" in absent
 
 
 def test_a_cached_model_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> None:
