@@ -5,7 +5,6 @@ then runs without an error and ruins it.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +21,7 @@ WORST_SHARE = 0.9
 
 
 @torch.no_grad()
-def base_losses(
-    network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device
-) -> tuple[float, float]:
+def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> tuple[float, float]:
     """Returns the mean plain loss of the network, and of predicting zero, on the same images, noise and timesteps.
 
     A function of weights and dataset alone, which every process computes for itself: it draws nothing from the global
@@ -51,9 +48,7 @@ def predicted_zero(noisy: Tensor, *conditions: Any) -> Tensor:
     return torch.zeros_like(noisy)
 
 
-def base_loss_warnings(
-    network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device
-) -> list[str]:
+def base_loss_warnings(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> list[str]:
     """Returns what the user should know where the base model does not predict what it is asked for."""
     if not isinstance(task.plain(), Denoising):
         return []
@@ -63,6 +58,6 @@ def base_loss_warnings(
     return [
         f"the base model's own loss on these images is {base:.3g}, and that of predicting zero {zero:.3g}; expected at "
         f"most {WORST_SHARE} of it. Either the model was not trained to predict this, or its parts do not belong "
-        "together. Check prediction_type in scheduler/scheduler_config.json (for a single file --loss.prediction_type), "
+        "together. Check prediction_type in scheduler/scheduler_config.json (of a single file --loss.prediction_type) "
         "and that denoiser, VAE and text encoders are of one model."
     ]

@@ -52,17 +52,20 @@ def training_stage(
     config: TrainConfig,
     method: Callable[["Manifest"], "TuningMethod"],
     checked: Callable[["Manifest"], "Manifest"] = lambda manifest: manifest,
+    *,
+    from_scratch: bool = False,
 ) -> Stage:
     """Returns the stage that trains with `config` into its output folder.
 
-    `checked` adds warnings of its own to the manifest, or raises ValueError, before torch is imported.
+    `checked` adds warnings of its own to the manifest, or raises ValueError, before torch is imported. `from_scratch`
+    says that the model has learned nothing yet.
     """
 
     def run(manifest: "Manifest") -> Path:
         known = checked(manifest)
         from finetune.train import train
 
-        return train(config, method(known), known)
+        return train(config, method(known), known, from_scratch=from_scratch)
 
     return Stage(config.output.folder, lambda: finished_message(config, say), run)
 

@@ -1,6 +1,7 @@
 """`train()`: assemble the run, then the one training loop of all recipes, readable from top to bottom."""
 
 import contextlib
+import functools
 import itertools
 import math
 import time
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 import torch
 
+from finetune.base_loss import base_loss_warnings
 from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
@@ -26,6 +28,7 @@ from finetune.data.encode import Encoder, on_device
 from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest
+from finetune.data.prior import trained, trained_captions
 from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
 from finetune.disk import lock_folder, refuse_lost_folder, write_atomically, writing
 from finetune.ema import EMA, trained_parameters, trained_state
@@ -71,8 +74,9 @@ def closed_on_failure(tracker: Tracker | None) -> Iterator[None]:
         raise
 
 
-def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path:
-    """Trains, saves, exports and reports; returns the run's folder.
+def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from_scratch: bool = False) -> Path:
+    """Trains, saves, exports and reports; returns the run's folder. A model that is trained `from_scratch` is not asked
+    whether it fits its objective.
 
     Raises ValueError or OSError for what a user can mend, SystemExit(75) where a signal stopped the run after a
     checkpoint.
@@ -236,12 +240,12 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         restore(checkpoint, network, optimizer, ema, accelerator, groups)
         say(f"Resuming from {path} at step {step} of {steps}.")
         del checkpoint, resumed
+    card = functools.partial(data_card, manifest, held_out_set, [asdict(figure) for figure in figures], counts)
     if is_main:  # now that nothing can be refused
         refuse_lost_folder(lock, out)
-        card = data_card(manifest, held_out_set, [asdict(figure) for figure in figures], counts, warnings)
         write_atomically(out / "config.yaml", dump(config))
         open_run_log(out / "run.log")
-        write_atomically(out / "data_card.json", card)
+        write_atomically(out / "data_card.json", card(warnings))
 
     sampler = BucketBatchSampler(buckets, [r.repeats for r in records], global_batch_size, seed=seed, start=step)
     loader = accelerator.prepare(
@@ -384,6 +388,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
     network.train()
     ranks().exchange()  # one opened the trackers
     if step == 0:
+        found = [] if from_scratch else base_loss_warnings(network, task, dataset, accelerator.device)
+        if found and is_main:
+            say(f"warning: {found[0]}")
+            write_atomically(out / "data_card.json", card([*warnings, *found]))
         base_loss = validate() if validates else None
         if (validates and base_loss is None) or (config.preview.prompts and not preview(BASE_STEP)):
             end_stopped(0)
@@ -445,16 +453,19 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest) -> Path
         source_of_export = ema.settled() if ema else trained_state(network)
         state = {name: value.to("cpu", torch.float32, copy=True) for name, value in source_of_export.items()}
     if tracker:
-        num_train = len(records) - len(held_out_set)
+        counted = trained(records, held_out_set)
         facts = RunFacts(
             base_sha256=base_sha256,
             steps=step,
-            epochs=math.ceil(step * global_batch_size / num_train),
+            epochs=math.ceil(step * global_batch_size / counted.num_samples),
             global_batch_size=global_batch_size,
-            num_train_images=num_train,
+            num_train_images=sum(counted.instance.values()),
+            num_reg_images=sum(counted.of_class.values()),
+            image_repeats=counted.instance,
+            reg_image_repeats=counted.of_class,
             dataset_location=manifest.location,
             dataset_fingerprint=manifest.fingerprint,
-            tags=tag_counts(caption for record in records for caption in record.captions),
+            tags=tag_counts(trained_captions(records, held_out_set)),
             mixed_precision=accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (devices.py checked it)
             started_at=started_at.timestamp(),
             finished_at=datetime.now(UTC).timestamp(),

@@ -35,9 +35,9 @@ def stages(config: PretrainConfig) -> list[Stage]:
     if config.stage == "tokenizer":
         return [new_model_stage(config, config.output.folder)]
     if config.stage == "autoencoder":
-        return [training_stage(autoencoder_stage(config), autoencoder(config))]
+        return [training_stage(autoencoder_stage(config), autoencoder(config), from_scratch=True)]
     if config.stage == "denoiser":
-        return [training_stage(config, denoiser)]
+        return [training_stage(config, denoiser, from_scratch=True)]
     out = config.output.folder
     first = replace(
         config,
@@ -48,8 +48,8 @@ def stages(config: PretrainConfig) -> list[Stage]:
     second = replace(config, stage="denoiser", model=replace(config.model, source=str(out / "autoencoder" / "export")))
     return [
         new_model_stage(config, out / "tokenizer"),
-        training_stage(autoencoder_stage(first), autoencoder(first)),
-        training_stage(second, denoiser),
+        training_stage(autoencoder_stage(first), autoencoder(first), from_scratch=True),
+        training_stage(second, denoiser, from_scratch=True),
     ]
 
 

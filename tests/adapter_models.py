@@ -82,6 +82,6 @@ def trained_model(
         cache=CacheConfig(text=False),
         lora=config,
     )
-    facts = RunFacts("ab" * 32, 3, 1, 2, 6, "pictures", "cd" * 32, {}, "no", 1.0, 2.0)
+    facts = RunFacts("ab" * 32, 3, 1, 2, 6, 0, {1: 6}, {}, "pictures", "cd" * 32, {}, "no", 1.0, 2.0)
     objective = family.objective(components.scheduler, LossConfig())
     return TrainedModel(family, source, components, network, objective, state, options, facts)

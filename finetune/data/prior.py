@@ -1,6 +1,7 @@
 """Pictures of a subject and of its class in one list, balanced (DreamBooth, arXiv 2208.12242); torch-free."""
 
 import os
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
@@ -88,12 +89,43 @@ def balance(num_instance: int, num_class: int) -> tuple[int, int]:
     raise AssertionError("num_instance class passes are as many as num_class instance passes")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a run trains on: by repeats in a pass, how many images of the dataset, and how many of the class."""
+
+    instance: dict[int, int]
+    of_class: dict[int, int]
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples a pass has."""
+        return sum(repeats * num for counts in (self.instance, self.of_class) for repeats, num in counts.items())
+
+
+def trained(records: Sequence[Record], held_out: Container[int]) -> Trained:
+    """Counts the records that are not held out."""
+    kept = [record for number, record in enumerate(records) if number not in held_out]
+    of_class = Counter(record.repeats for record in kept if is_class_image(record))
+    return Trained(dict(Counter(record.repeats for record in kept) - of_class), dict(of_class))
+
+
+def trained_captions(records: Sequence[Record], held_out: Container[int]) -> list[str]:
+    """Returns the captions of the dataset's own images that are not held out."""
+    kept = [record for number, record in enumerate(records) if number not in held_out]
+    return [caption for record in kept if not is_class_image(record) for caption in record.captions]
+
+
+def is_class_image(record: Record) -> bool:
+    """True for an image of the class, which only keeps what the model knows."""
+    return record.file_name.startswith(CLASS_PREFIX)
+
+
 def balance_text(records: Sequence[Record]) -> str:
     """Returns the counts of both kinds and their share of the samples, for the user."""
     trained = [record for record in records if record.split != "validation"]
     counts, samples = [0, 0], [0, 0]
     for record in trained:
-        is_class = record.file_name.startswith(CLASS_PREFIX)
+        is_class = is_class_image(record)
         counts[is_class] += 1
         samples[is_class] += record.repeats
     share = samples[0] / max(sum(samples), 1)

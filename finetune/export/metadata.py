@@ -42,6 +42,13 @@ class LoRAFacts:
     """Passes over the pictures that were begun."""
     seed: int
     num_train_images: int
+    """Images of the dataset, without those that are held out."""
+    num_reg_images: int
+    """Class images of DreamBooth."""
+    image_repeats: Mapping[int, int]
+    """How many of the dataset's images come up so often in a pass."""
+    reg_image_repeats: Mapping[int, int]
+    """The same of class images."""
     global_batch_size: int
     """Pictures per optimizer step, over all processes and accumulation."""
     batch_size: int
@@ -97,7 +104,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_base_weights_sha256": facts.base_sha256,  # ss_sd_model_hash is that of a file, which a folder is not
         **({} if facts.quantization == "none" else {"ss_base_weights_quantization": facts.quantization}),
         "ss_num_train_images": facts.num_train_images,
-        "ss_num_reg_images": 0,
+        "ss_num_reg_images": facts.num_reg_images,
         "ss_total_batch_size": facts.global_batch_size,
         "ss_batch_size_per_device": facts.batch_size,
         "ss_gradient_accumulation_steps": facts.accumulation,
@@ -107,7 +114,12 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_epoch": facts.epochs,
         "ss_num_epochs": facts.epochs,
         "ss_seed": facts.seed,
-        "ss_dataset_dirs": json.dumps({dataset: {"n_repeats": 1, "img_count": facts.num_train_images}}),
+        "ss_dataset_dirs": json.dumps(dataset_folders(dataset, facts.image_repeats)),
+        **(
+            {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}
+            if facts.num_reg_images
+            else {}
+        ),
         "ss_dataset_fingerprint": facts.dataset_fingerprint,
         "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
         "ss_resolution": f"({facts.resolution}, {facts.resolution})",
@@ -123,6 +135,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         "ss_max_grad_norm": facts.max_grad_norm,
         "ss_mixed_precision": facts.mixed_precision,
         "ss_zero_terminal_snr": facts.loss.zero_terminal_snr,
+        **timestep_fields(facts.loss),
         **loss_fields(facts.loss),
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
@@ -130,6 +143,14 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
     if facts.network_args:
         fields["ss_network_args"] = json.dumps({key: str(value) for key, value in facts.network_args.items()})
     return {key: str(value) for key, value in fields.items()} | dict(facts.model_spec)
+
+
+def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str, int]]:
+    """Returns folders as sd-scripts describes them, one for each number of repeats; it writes that before the name."""
+    return {
+        name if len(repeats) == 1 else f"{times}_{name}": {"n_repeats": times, "img_count": num}
+        for times, num in sorted(repeats.items())
+    }
 
 
 def loss_fields(loss: LossConfig) -> dict[str, object]:
@@ -145,6 +166,13 @@ def loss_fields(loss: LossConfig) -> dict[str, object]:
         "ss_multires_noise_discount": loss.pyramid_noise or None,
         "ss_ip_noise_gamma": loss.input_perturbation or None,
     }
+
+
+def timestep_fields(loss: LossConfig) -> dict[str, object]:
+    """Returns the range of the trained timesteps where it is not all of them."""
+    if loss.min_timestep is None and loss.max_timestep is None:
+        return {}
+    return {"ss_min_timestep": loss.min_timestep, "ss_max_timestep": loss.max_timestep}
 
 
 def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -25,6 +25,9 @@ class RunFacts:
     epochs: int
     global_batch_size: int
     num_train_images: int
+    num_reg_images: int
+    image_repeats: dict[int, int]
+    reg_image_repeats: dict[int, int]
     dataset_location: str
     dataset_fingerprint: str
     tags: dict[str, int]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors
 from PIL import Image
 
 from tests.runs import Options, final_state, flags, metrics, run, start
@@ -112,6 +113,9 @@ def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures
     assert "14 instance and 14 class pictures" in ended.output
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert card["num_pictures"] == 28
+    with safetensors.safe_open(tmp_path / "out" / "export" / "out.safetensors", framework="pt") as exported:
+        metadata = exported.metadata()
+    assert (metadata["ss_num_train_images"], metadata["ss_num_reg_images"]) == ("14", "14")
     assert class_pictures(tmp_path / "cache") == {}
     ended = run(
         "dreambooth",

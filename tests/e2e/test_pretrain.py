@@ -46,6 +46,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     ended = run("pretrain", options, folder / "log")
     assert ended.exit_code == 0, ended.output
+    assert "own loss" not in ended.output
     return folder
 
 

@@ -9,7 +9,15 @@ import pytest
 from finetune.config import DataConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets
 from finetune.data.manifest import Manifest, Record
-from finetune.data.prior import CLASS_PREFIX, balance, balance_text, captioned, with_class_pictures
+from finetune.data.prior import (
+    CLASS_PREFIX,
+    balance,
+    balance_text,
+    captioned,
+    trained,
+    trained_captions,
+    with_class_pictures,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,15 @@ def test_held_out_pictures_are_of_the_instance_and_do_not_count() -> None:
     assert all(split == "train" for name, split in splits.items() if name != "0000.png")
     samples = Counter(r.file_name.startswith(CLASS_PREFIX) for r in both.records for _ in range(r.repeats) if r.split)
     assert samples == {False: 10, True: 8}  # five instance records of two repeats, one of them held out
+
+
+def test_what_is_trained_is_counted_by_repeats_apart_for_class_images_and_without_what_is_held_out() -> None:
+    both = with_class_pictures(manifest("instance", 3), manifest("class", 5), prompt="a dog", weight=1, held_out=())
+    counted = trained(both.records, held_out=())
+    assert (counted.instance, counted.of_class, counted.num_samples) == ({5: 3}, {3: 5}, 30)
+    assert trained_captions(both.records, held_out=()) == ["own"] * 3
+    plain = manifest("instance", 4, repeats=10).records
+    assert trained(plain, held_out={3}).instance == {10: 1, 1: 2}
 
 
 def test_masks_of_the_subject_stay() -> None:

@@ -27,6 +27,9 @@ FACTS = LoRAFacts(
     epochs=30,
     seed=7,
     num_train_images=40,
+    num_reg_images=0,
+    image_repeats={1: 40},
+    reg_image_repeats={},
     global_batch_size=4,
     batch_size=2,
     accumulation=1,
@@ -158,3 +161,20 @@ def test_the_legacy_hash_is_that_of_the_file_with_its_training_fields_alone() ->
 def test_tags_are_counted_in_lower_case_and_the_rarest_are_left_out() -> None:
     assert tag_counts(["A fox, ink", "ink ,a dog", "", "ink"]) == {"ink": 3, "a fox": 1, "a dog": 1}
     assert len(tag_counts(f"tag {number}" for number in range(5000))) == 1000
+
+
+def test_class_images_and_repeats_are_told_apart_from_the_images_of_the_dataset() -> None:
+    facts = replace(FACTS, num_train_images=3, num_reg_images=5, image_repeats={5: 3}, reg_image_repeats={3: 5})
+    found = lora_metadata(facts)
+    assert (found["ss_num_train_images"], found["ss_num_reg_images"]) == ("3", "5")
+    assert json.loads(found["ss_dataset_dirs"]) == {"ink": {"n_repeats": 5, "img_count": 3}}
+    assert json.loads(found["ss_reg_dataset_dirs"]) == {"class": {"n_repeats": 3, "img_count": 5}}
+    mixed = lora_metadata(replace(FACTS, image_repeats={10: 2, 1: 38}))
+    folders = {"1_ink": {"n_repeats": 1, "img_count": 38}, "10_ink": {"n_repeats": 10, "img_count": 2}}
+    assert json.loads(mixed["ss_dataset_dirs"]) == folders and "ss_reg_dataset_dirs" not in mixed
+
+
+def test_the_range_of_trained_timesteps_is_told_where_it_is_not_all_of_them() -> None:
+    assert not any("timestep" in name for name in lora_metadata(FACTS))
+    found = lora_metadata(replace(FACTS, loss=LossConfig(weighting="none", min_timestep=200)))
+    assert (found["ss_min_timestep"], found["ss_max_timestep"]) == ("200", "None")
