@@ -23,6 +23,7 @@ FAULTS: dict[Fault, str] = {
     "loop": "captions in which the model repeated itself, cut before that or not used",
     "no end": "captions that did not end within captions.max_new_tokens, cut after the last whole sentence or not used",
     "nothing": "pictures for which the model wrote nothing",
+    "data": "captions not used because the model wrote JSON or code",
 }
 
 

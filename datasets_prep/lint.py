@@ -113,6 +113,7 @@ def lint(
     return marks
 
 
+SYNTAX_KIND = "syntax of other programs"
 KINDS = (
     "empty caption",
     "refusal of a captioner",
@@ -121,7 +122,7 @@ KINDS = (
     "file name as caption",
     "web address",
     "markup",
-    "syntax of other programs",
+    SYNTAX_KIND,
     "contradictory tags",
     "tag twice in a caption",
     "style words in a style set",
@@ -149,7 +150,7 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
         elif ADDRESS.search(text):
             yield "web address", ""
         for name, piece in syntax_in(text):
-            yield "syntax of other programs", f"{name}: {piece[:60]}"
+            yield SYNTAX_KIND, f"{name}: {piece[:60]}"
         if MARKUP.search(text) or SPECIAL.search(text):
             yield "markup", ""
         if opening := OPENING.match(text) or INTRODUCTION.match(text):

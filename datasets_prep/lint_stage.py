@@ -2,11 +2,16 @@
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.kept import Kept
-from datasets_prep.lint import lint, token_counter
+from datasets_prep.lint import SYNTAX_KIND, lint, token_counter
 from datasets_prep.records import LintMark
+from finetune.data.entries import Findings
 
 
-def lint_marks(kept: Kept, config: PrepConfig) -> list[LintMark]:
-    """Returns what is to be said of the captions."""
+def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintMark]:
+    """Returns what is to be said of the captions; notes what other programs would interpret and training would not."""
     captions = ((kept.pictures.sources[index], kept.captions.of(index)) for index in map(int, kept.indices))
-    return lint(captions, config.lint, config.trigger, token_counter(config.lint))
+    marks = lint(captions, config.lint, config.trigger, token_counter(config.lint))
+    for mark in marks:
+        for source in mark.sources if mark.kind == SYNTAX_KIND else ():
+            findings.warn("images whose caption holds what other programs interpret and this one does not", source)
+    return marks

@@ -242,13 +242,14 @@ class Stages:
             masks=masks,
             saved_as=None if config.write.reencode == "no" else (config.write.reencode, config.background),
         )
+        marks = lint_marks(kept, config, findings)
         prepared = Prepared(
             name=self.source.name,
             kept=kept.rows(),
             rejected=Rows(len(left), lambda place: asdict(left[place])),
             figures=sorting.figures,
             notices=findings.warnings,
-            lint=lint_marks(kept, config),
+            lint=marks,
             buckets=bucket_rows(kept),
             options=shown_options(config),
         )

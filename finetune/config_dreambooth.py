@@ -56,6 +56,8 @@ class PriorConfig:
     """Class pictures to make; without effect where prior.folder holds them."""
     folder: str | None = None
     """Your own class pictures, as data.folder would take them, instead of made ones."""
+    captions: bool = False
+    """The class pictures in prior.folder keep captions of their own instead of prior.prompt."""
     num_inference_steps: int = 50
     """Denoising steps of a class picture."""
     guidance_scale: float | None = None
@@ -73,10 +75,17 @@ class PriorConfig:
                 f'prior.prompt: got "{self.prompt}" with prior.kind none, which keeps nothing of the class. Remove it, '
                 "or choose pictures or prediction."
             )
-        if self.kind != "none" and not has_prompt:
+        if self.captions and self.prompt is not None:
+            found.append(
+                f'prior.prompt: got "{self.prompt}" with prior.captions true, where class images keep their own '
+                "captions. Remove one of the two."
+            )
+        if self.captions and self.folder is None:
+            found.append("prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder.")
+        if self.kind != "none" and not has_prompt and not self.captions:
             found.append(
                 f'prior.prompt: missing, expected the class for prior.kind {self.kind}, such as "a photo of a dog". '
-                "Add it, or --prior.kind none."
+                "Add it, --prior.captions true where the images in prior.folder have captions, or --prior.kind none."
             )
         if self.folder is not None and self.kind != "pictures":
             found.append(

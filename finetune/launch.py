@@ -111,8 +111,7 @@ def run_recipe(
             mask=config.mask,
             follow_links=config.data.follow_links,
         )
-        notes = prompt_warnings(prompts_of(config))
-        manifest = replace(manifest, warnings=(*manifest.warnings, *notes))
+        manifest = with_prompt_warnings(manifest, config)
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:
             say(line)
@@ -133,6 +132,11 @@ def run_recipe(
         fail_without(error)
     else:
         ranks().leave()
+
+
+def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":
+    """Returns the manifest with a warning for each option whose prompts hold what other programs interpret."""
+    return replace(manifest, warnings=(*manifest.warnings, *prompt_warnings(prompts_of(config))))
 
 
 def quiet_libraries() -> None:

@@ -51,7 +51,6 @@ def method(config: DreamBoothTrainConfig) -> "TuningMethod":
 def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
     """Returns the subject's pictures with their prompt, and the class pictures with theirs where the config asks for
     some."""
-    from finetune.data.manifest import read_manifest
     from finetune.data.prior import balance_text, captioned, with_class_pictures
     from finetune.models import family_named
     from finetune.models.base import ModelSource
@@ -67,17 +66,15 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
         )
     if config.instance.prompt is not None:
         warning = common_words_warning(family.tokenizers(source), config.instance.prompt, config.model.source)
-        warnings = manifest.warnings + ((warning,) if warning else ())
+        warnings = _with_reason(manifest.warnings, "instance.captions") + ((warning,) if warning else ())
         manifest = replace(captioned(manifest, config.instance.prompt), warnings=warnings)
-    if config.prior.kind != "pictures" or config.prior.prompt is None:
+    if config.prior.kind != "pictures":
         return manifest
     if config.prior.folder is not None:
-        try:
-            of_class = read_manifest(config.prior.folder, captions="none", follow_links=config.data.follow_links)
-        except (ValueError, OSError) as error:
-            raise ValueError(str(error).replace("data.folder", "prior.folder")) from error
+        of_class = class_pictures_in(config.prior.folder, config)
     else:
         from finetune.class_pictures import make_class_pictures
+        from finetune.data.manifest import read_manifest
         from finetune.devices import make_accelerator
 
         cache, size = cache_folder(config.cache), config.data.resolution
@@ -94,6 +91,30 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     )
     say(balance_text(both.records))
     return both
+
+
+def class_pictures_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
+    """Returns the class pictures of prior.folder, with their own captions where prior.captions asks for these."""
+    from finetune.data.manifest import read_manifest
+
+    try:
+        found = read_manifest(
+            folder,
+            image_column=config.data.image_column,
+            caption_column=config.data.caption_column,
+            captions="listed" if config.prior.captions else "none",
+            caption_lines=config.data.caption_lines,
+            folder_repeats=config.data.folder_repeats,
+            follow_links=config.data.follow_links,
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace("data.folder:", "prior.folder:")) from error
+    return replace(found, warnings=_with_reason(found.warnings, "prior.captions"))
+
+
+def _with_reason(warnings: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """The warnings with the option that decides here whether captions are read, which is not data.captions."""
+    return tuple(line.replace("because data.captions is none", f"because {option} is false") for line in warnings)
 
 
 def captions(config: DreamBoothTrainConfig) -> Captions:

@@ -34,7 +34,13 @@ LEAST_REPEATED = 9
 NUM_RECURRENCES = 4
 """In a caption that never ended, four words that come back this often are a loop even with others in between."""
 
-Fault = Literal["refusal", "loop", "no end", "nothing"]
+DATA = re.compile(r"```|[\[{]\s*[\"'{\[]|\{.*\}\W*$", re.DOTALL)
+"""How JSON and fenced code begin."""
+WORD = re.compile(r"[^\W_]+")
+LEAST_WORDS = 3
+"""One word this often and nothing else is a loop."""
+
+Fault = Literal["refusal", "loop", "no end", "nothing", "data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,20 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
         return Cleaned("", "no end" if result.finish == "length" else "nothing")
     if is_refusal(text):
         return Cleaned("", "refusal")
+    if DATA.match(text):
+        return Cleaned("", "data")
+    words = WORD.findall(text.casefold())
+    if not words:  # such as "!!!!"
+        return Cleaned("", "nothing")
+    if len(words) >= LEAST_WORDS and len(set(words)) == 1:
+        return Cleaned("", "loop")
     is_whole = result.finish == "stop"
     if kind == "tags":
         return _clean_tags(text, is_whole)
     loop = loop_start(text, is_whole=is_whole)
     if loop is not None:
-        return Cleaned(whole_sentences(text[:loop]), "loop")
+        start = whole_sentences(text[:loop])
+        return Cleaned(start if WORD.search(start) else "", "loop")
     return Cleaned(text) if is_whole else Cleaned(whole_sentences(text), "no end")
 
 

@@ -151,7 +151,11 @@ def read_manifest(
         source: PictureSource = FolderSource(root)
         reading = Reading(caption_column, caption_lines)
         entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
-        advice = f"Correct these, or let preparation leave such pictures out: {prepare}"
+        advice = (
+            f"Correct these, or let preparation leave such pictures out: {prepare}\n"
+            "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train "
+            "without (--data.captions none)."
+        )
     elif path.exists() and not path.is_dir():
         raise ValueError(
             f"data.folder: {folder} is a file, expected a folder. Give the folder it stands in: {path.parent}"

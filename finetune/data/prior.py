@@ -33,12 +33,13 @@ def captioned(manifest: Manifest, prompt: str) -> Manifest:
 
 
 def with_class_pictures(
-    instance: Manifest, of_class: Manifest, *, prompt: str, weight: float, held_out: Container[int]
+    instance: Manifest, of_class: Manifest, *, prompt: str | None, weight: float, held_out: Container[int]
 ) -> Manifest:
     """Returns both lists as one, in which instance and class samples come up equally often to within 1 %.
 
-    Class pictures have the caption `prompt` and `weight` on their loss. `held_out` are the instance records kept for
-    validation; class pictures are never held out, since a split of both would leave the balance to chance.
+    Class pictures have the caption `prompt`, with None their own, and `weight` on their loss. `held_out` are the
+    instance records kept for validation; class pictures are never held out, since a split of both would leave the
+    balance to chance.
 
     The loss of a global batch is then half of equation 2 of arXiv 2208.12242 in the mean, with lambda = `weight`: half
     of the samples are of the instance, half of the class. Adam's step does not change with such a factor.
@@ -58,7 +59,7 @@ def with_class_pictures(
         replace(
             record,
             file_name=CLASS_PREFIX + record.file_name,
-            captions=(prompt,),
+            captions=record.captions if prompt is None else (prompt,),
             weight=record.weight * weight,
             repeats=record.repeats * times_class,
             split="train" if splits else None,

@@ -23,6 +23,7 @@ def test_two_prompts_are_all_it_needs() -> None:
         0.0,
     )
     assert config(*INSTANCE, "--prior.kind", "none").prior.prompt is None
+    assert config(*INSTANCE, "--prior.folder", "dogs", "--prior.captions", "true").prior.prompt is None
     assert config("--instance.captions", "true", *PRIOR, "--data.captions", "folder").instance.prompt is None
 
 
@@ -39,6 +40,9 @@ def test_two_prompts_are_all_it_needs() -> None:
         ((*INSTANCE, "--prior.prompt", "A photo of sks dog."), "expected a word for the subject"),
         (("--instance.prompt", "a photo of a dog", "--prior.prompt", "a dog in a photo of it"), "word for the subject"),
         ((*INSTANCE, *PRIOR, "--prior.kind", "prediction", "--prior.folder", "dogs"), "reads no class pictures"),
+        ((*INSTANCE, *PRIOR, "--prior.folder", "dogs", "--prior.captions", "true"), "class images keep their own"),
+        ((*INSTANCE, "--prior.captions", "true"), "prior.captions: got true without prior.folder"),
+        ((*INSTANCE, "--prior.folder", "dogs"), "--prior.captions true"),
         ((*INSTANCE, *PRIOR, "--prior.weight", "0"), "prior.kind none turns it off"),
         ((*INSTANCE, *PRIOR, "--prior.num_pictures", "0"), "prior.num_pictures: got 0"),
         ((*INSTANCE, *PRIOR, "--method", "full", "--lora.rank", "2"), "method full, which has no adapters"),

@@ -1,8 +1,15 @@
 """What other programs would interpret in a prompt is found and named; a path is no prompt."""
 
+from pathlib import Path
+
 import pytest
 
+from finetune.command_line import parse
+from finetune.config_dreambooth import DreamBoothTrainConfig
+from finetune.data.manifest import read_manifest
+from finetune.launch import with_prompt_warnings
 from finetune.prompt_syntax import is_path, path_problems, prompt_warnings, syntax_in
+from tests.unit.data.files import A, listed
 
 
 @pytest.mark.parametrize(
@@ -34,3 +41,31 @@ def test_a_path_is_no_prompt() -> None:
 def test_one_warning_an_option_names_what_it_holds() -> None:
     (warning,) = prompt_warnings({"preview.prompts": ["a cat", "cat --w 32", "{a|b}"], "prior.prompt": ["a dog"]})
     assert warning.startswith('preview.prompts: "cat --w 32"') and "--w 32 and a wildcard" in warning
+
+
+OPTIONS = ("--data.folder", "own", "--output.folder", "out", "--model.source", "model")
+
+
+def test_prompts_of_every_option_are_looked_at(tmp_path: Path) -> None:
+    given = ["--instance.prompt", "a [name] dog", "--prior.prompt", "a (dog:1.2)", "--preview.prompts", "cat --w 32"]
+    config = parse(DreamBoothTrainConfig, [*OPTIONS, *given], program="test")
+    lines = with_prompt_warnings(read_manifest(listed(tmp_path, A)), config).warnings[-3:]
+    assert sorted(line.partition(":")[0] for line in lines) == ["instance.prompt", "preview.prompts", "prior.prompt"]
+
+
+def test_a_path_given_as_a_prompt_is_refused_with_the_options(tmp_path: Path) -> None:
+    given = [
+        "--instance.prompt",
+        "prompt.txt",
+        "--prior.kind",
+        "none",
+        "--preview.prompts",
+        "a cat",
+        "data/prompts.txt",
+    ]
+    with pytest.raises(ValueError) as caught:
+        parse(DreamBoothTrainConfig, [*OPTIONS, *given], program="test")
+    text = str(caught.value)
+    assert (
+        "instance.prompt: got the path prompt.txt" in text and "preview.prompts: got the path data/prompts.txt" in text
+    )

@@ -3,10 +3,13 @@
 import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from finetune.command_line import parse
 from finetune.config import DataConfig
+from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.data.buckets import BucketBatchSampler, assign_buckets
 from finetune.data.manifest import Manifest, Record
 from finetune.data.prior import (
@@ -18,6 +21,8 @@ from finetune.data.prior import (
     trained_captions,
     with_class_pictures,
 )
+from recipes.dreambooth import class_pictures_in
+from tests.unit.data.files import picture, write
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,28 @@ def test_masks_of_the_subject_stay() -> None:
     instance = replace(manifest("instance", 2), masks=masks)
     both = with_class_pictures(instance, manifest("class", 2), prompt="a dog", weight=1.0, held_out=set())
     assert both.masks is masks and both.location == "instance"
+
+
+def test_class_pictures_may_keep_their_own_captions() -> None:
+    both = with_class_pictures(manifest("instance", 2), manifest("class", 2), prompt=None, weight=1.0, held_out=())
+    assert {record.captions for record in both.records} == {("own",)}
+
+
+def test_the_options_of_the_class_decide_and_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"a.png": picture(), "a.txt": "a brown dog", "b.png": picture("blue"), "b.txt": "a puppy"})
+    base = [
+        "--data.folder",
+        "own",
+        "--output.folder",
+        "out",
+        "--model.source",
+        "model",
+        "--instance.prompt",
+        "a sks dog",
+    ]
+    base += ["--prior.folder", folder]
+    own = parse(DreamBoothTrainConfig, [*base, "--prior.captions", "true"], program="test")
+    assert [record.captions for record in class_pictures_in(folder, own).records] == [("a brown dog",), ("a puppy",)]
+    prompted = parse(DreamBoothTrainConfig, [*base, "--prior.prompt", "a dog"], program="test")
+    (warning,) = class_pictures_in(folder, prompted).warnings
+    assert "because prior.captions is false (2)" in warning and "data.captions" not in warning

@@ -320,6 +320,25 @@ def test_nothing_but_what_no_file_can_hold_is_no_caption() -> None:
     assert (cleaned.text, cleaned.fault) == ("", "nothing")
 
 
+@pytest.mark.parametrize("kind", ["long", "tags"])
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("!!!!", "nothing"),
+        ("!" * 40, "nothing"),
+        (" ., ", "nothing"),
+        ("dog dog dog", "loop"),
+        ('{"caption": "a dog", "score": 1}', "data"),
+        ('```json\n{"caption": "a dog"}\n```', "data"),
+        ('["a dog", "a cat"]', "data"),
+        ('Here is the caption: {"text": "a dog"}', "data"),
+    ],
+)
+def test_noise_and_json_are_no_captions(answer: str, fault: str, kind: Any) -> None:
+    cleaned = clean_result(Result(answer, 9, "stop"), kind)
+    assert (cleaned.text, cleaned.fault) == ("", fault)
+
+
 def test_a_tag_on_each_line_is_no_loop() -> None:
     tags = [f"tag{letter}" for letter in "abcdefghij"]
     cleaned = clean_result(Result(",\n".join(tags), 40, "stop"), "tags")

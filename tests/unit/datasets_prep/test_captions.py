@@ -1,15 +1,19 @@
 """Captions come from listing and text files, else from names; the trigger is added once."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from datasets_prep.captions import made_caption, read_folder_entries, with_trigger
+from datasets_prep.config import PrepConfig
 from datasets_prep.name_words import name_in_words
+from datasets_prep.pipeline import prepare
 from finetune.data.caption_files import Reading
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import FolderSource
-from tests.unit.data.files import A, listing, write
+from finetune.data.manifest import read_manifest
+from tests.unit.data.files import A, drawn, encoded, listing, write
 
 
 def read_entries(folder: Path, names: list[str], column: str, findings: Findings) -> dict[str, Entry]:
@@ -168,3 +172,32 @@ def test_the_trigger_is_added_once() -> None:
     assert with_trigger("a boat", "ink") == "a boat, ink"
     assert with_trigger("Ink drawing of a boat", "ink") == "Ink drawing of a boat"
     assert with_trigger("a pink boat", "ink") == "a pink boat, ink"
+
+
+def test_folders_give_repeats_that_recipes_read_and_junk_names_no_caption(tmp_path: Path) -> None:
+    images = [encoded(drawn(seed)) for seed in range(4)]
+    names = ["10_sks star/IMG_1.png", "10_sks star/p0.png", "1_apple/77aa-4b0e-9d1c.png", "1_apple/red apple.png"]
+    files: dict[str, bytes | str] = {**dict(zip(names, images, strict=True)), "10_sks star/p0.txt": "a {red|blue} star"}
+    config = PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1)
+    notices = "\n".join(prepare(config).notices)
+    rows = [json.loads(line) for line in (config.output / "metadata.jsonl").read_text().splitlines()]
+    assert {row["source"]: (row["text"], row.get("repeats", 1)) for row in rows} == {
+        "10_sks star/IMG_1.png": ("sks star", 10),
+        "10_sks star/p0.png": ("a {red|blue} star", 10),
+        "1_apple/77aa-4b0e-9d1c.png": ("apple", 1),
+        "1_apple/red apple.png": ("red apple", 1),
+    }
+    assert "10_sks star (10 times), 1_apple (1 times)" in notices and "(1): 10_sks star/p0.png" in notices
+    assert sorted(record.repeats for record in read_manifest(str(config.output)).records) == [1, 1, 10, 10]
+    own = read_manifest(str(tmp_path / "raw"), captions="folder")
+    assert {(record.captions, record.repeats) for record in own.records} == {(("sks star",), 10), (("apple",), 1)}
+
+
+def test_an_image_without_any_words_stays_without_a_caption_and_it_is_said(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"images/p0.png": encoded(drawn(1)), "images/picture.png": encoded(drawn(2))}
+    config = PrepConfig((write(tmp_path / "downloads", files),), tmp_path / "prepared", workers=1)
+    (notice,) = prepare(config).notices
+    assert "stay without one" in notice and "(2): images/p0.png, images/picture.png" in notice
+    with pytest.raises(ValueError, match=r"without a caption \(2\)"):
+        read_manifest(str(config.output))
+    assert len(read_manifest(str(config.output), captions="none").records) == 2
