@@ -185,17 +185,23 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
     """Returns the newest checkpoint that passes verification, None where there is none at all; warns of each one passed
     over.
 
-    Raises ValueError where checkpoints exist and none is usable: starting anew would throw the run away.
+    Raises ValueError where checkpoints exist and none is usable: starting again would throw the run away.
     """
-    steps = complete_steps(folder)
+    steps, reasons = complete_steps(folder), []
     for _, path in steps:
         try:
-            return path, load_checkpoint(path)
+            found = path, load_checkpoint(path)
         except ValueError as error:
-            warn(f"{error}; falling back to the checkpoint before it.")
+            reasons.append(str(error))
+            continue
+        for reason in reasons:
+            warn(f"{reason}; falling back to the checkpoint before it.")
+        return found
     if steps:
+        listed = "".join(f"\n{reason}." for reason in reasons)
         raise ValueError(
-            f"resume: none of the {len(steps)} checkpoints in {folder} is intact. Use another output.folder."
+            f"resume: none of the {len(steps)} checkpoints in {folder} is intact. Restore one of these files, or use "
+            f"another output.folder to start again.{listed}"
         )
     return None
 

@@ -43,16 +43,25 @@ def parse(
 
 
 def parse_given(
-    kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
+    kind: type[Config],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    find_file: Callable[[str], Path] = plain_file,
+    elsewhere: Callable[[str], str] = lambda key: "",
 ) -> tuple[Config, frozenset[str]]:
-    """Returns the config as `parse` does, and the dotted names of the options that file or flags gave."""
+    """Returns the config as `parse` does, and the dotted names of the options that file or flags gave.
+
+    `elsewhere` returns a sentence about an unknown option that another program has, or nothing.
+    """
     if any(argument in HELP_FLAGS for argument in arguments):
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)
     for key in sorted(set(given) - set(types_by_key)):
         del given[key]
-        found.append(f"{key}: no such option.{meant_option(key, types_by_key)} Run with --help for all.")
+        meant = elsewhere(key) or meant_option(key, types_by_key)
+        found.append(f"{key}: no such option.{meant} Run with --help for all.")
     values: dict[str, Any] = {}
     for key, texts in given.items():
         try:

@@ -19,10 +19,11 @@ from finetune.finished_run import finished_message
 from finetune.launch_request import refuse_launch
 from finetune.models import refuse_unknown_family
 from finetune.places import refuse_nested_folders
-from finetune.presets import find_preset
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.ranks import LostProcess, is_lost_connection, ranks
+from finetune.recipe_options import other_recipes_option, preset_of
+from finetune.resume_source import refuse_no_checkpoint
 from finetune.runfolder import check_output
 from finetune.standard_streams import outlive_lost_output
 from finetune.stopping import end_on_signals, end_with_launcher
@@ -85,9 +86,16 @@ def run_recipe(
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
         refuse_launch(os.environ)
-        config, given = parse_given(kind, arguments, program=program, find_file=find_preset)
+        config, given = parse_given(
+            kind,
+            arguments,
+            program=program,
+            find_file=preset_of(kind, program, say),
+            elsewhere=lambda key: other_recipes_option(key, program),
+        )
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)
+        refuse_no_checkpoint(config.resume)
         config, kept = with_kept_numbers(config, given)
         planned = stages(config)
         for stage in planned:

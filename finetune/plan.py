@@ -16,6 +16,7 @@ from finetune.models import refuse_unknown_family
 from finetune.plurals import plural
 from finetune.presets import find_preset
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
+from finetune.recipe_options import other_recipes_option, preset_of
 from finetune.runfolder import held_out_indices
 
 STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
@@ -32,7 +33,13 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     texts, _ = given_texts(arguments, flat_types(kind), find_preset)
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
-    config, given = parse_given(kind, filled, program=recipe, find_file=find_preset)
+    config, given = parse_given(
+        kind,
+        filled,
+        program=recipe,
+        find_file=preset_of(kind, recipe, print),
+        elsewhere=lambda key: other_recipes_option(key, recipe),
+    )
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
     manifest = read_manifest(

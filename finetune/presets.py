@@ -3,6 +3,8 @@
 import difflib
 from pathlib import Path
 
+from finetune.command_line import read_yaml
+
 PACKAGES = Path(__file__).parents[1]
 """Where the packages are installed side by side, or the checkout."""
 PRESETS = PACKAGES / "recipes" / "configs"
@@ -30,6 +32,11 @@ def find_accelerate_config(name: str) -> Path:
     if stem not in known:
         raise ValueError(f"accelerate-config: got {name}, expected one of {', '.join(known)}.")
     return known[stem]
+
+
+def presets_of_family(family: str) -> list[str]:
+    """Returns the names of the presets for models of a family."""
+    return [name for name, path in carried(PRESETS).items() if read_yaml(path)[0].get("model.family") == [family]]
 
 
 def carried(folder: Path) -> dict[str, Path]:

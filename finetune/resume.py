@@ -9,11 +9,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.checkpoint import Checkpoint, complete_steps, load_checkpoint, newest_checkpoint
-from finetune.command_line import read_yaml
+from finetune.command_line import read_options, read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
 from finetune.model_identity import OBJECTIVE, Identity, differences
+from finetune.optim import learning_rate_factor
 from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
@@ -67,6 +68,7 @@ def find_checkpoint(
         raise ValueError(
             f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder."
         )
+    warnings += rising_rate(config, path / "config.yaml", step)
     changed += changed_launch(config, accelerator, checkpoint.state)
     if changed:
         warnings.append(f"resuming with {len(changed)} changed options: {', '.join(changed)}.")
@@ -80,6 +82,22 @@ def is_same_branch(config: TrainConfig) -> bool:
     """True where output.folder's run began at the very checkpoint that config.resume names: the same command again."""
     saved = config.output.folder / "config.yaml"
     return saved.is_file() and read_yaml(saved)[0].get("resume") == [config.resume]
+
+
+def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
+    """Returns a warning where more steps make a schedule go up again, for the rate after `step`."""
+    before = read_options(saved, type(config), ("train.steps",)).get("train.steps", config.train.steps)
+    schedule, now = config.optim.schedule, config.train.steps
+    if schedule == "constant" or not config.optim.warmup_steps < step <= before < now:
+        return []
+    old, new = (learning_rate_factor(at, config.optim, steps) for at, steps in ((step - 1, before), (step, now)))
+    if new <= old:
+        return []
+    return [
+        f"optim.schedule: {schedule} was laid out for {before:,} steps and is now for {now:,}, so the learning rate "
+        f"goes up again: step {step:,} had {config.optim.lr * old:.3g}, the next one has {config.optim.lr * new:.3g}. "
+        "Omit --train.steps to end as planned, or use --optim.schedule constant with a rate of your own."
+    ]
 
 
 def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[str, Any]) -> list[str]:

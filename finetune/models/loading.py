@@ -40,6 +40,7 @@ from finetune.models.single_file import (
 )
 from finetune.models.stored import stored_dtype, with_float32_buffers
 from finetune.models.weight_keys import refuse_gaps
+from finetune.presets import presets_of_family
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
@@ -159,7 +160,9 @@ def other_family(pipeline: Any) -> str:
     """Returns what to do with a checkpoint of that pipeline instead."""
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
-            return f"Give --model.family {name}, or leave it away."
+            presets = presets_of_family(name)
+            listed = f"use a preset for it ({', '.join(presets)}), or " if presets else ""
+            return f"Its family is {name}: {listed}give --model.family {name} with numbers that suit it."
         if pipeline in family_named(name).refused_pipelines:
             return family_named(name).refused_pipelines[pipeline]
     titles = ", ".join(f"{name} ({family_named(name).title})" for name in FAMILIES)

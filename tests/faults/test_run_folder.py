@@ -210,7 +210,7 @@ def test_resuming_from_a_path_branches_off_and_the_same_command_goes_on(
     [
         ("out/checkpoints/step_000002", ("step_000002", "step_000004")),
         ("out/checkpoints/step_000099", ("step_000099", "missing")),
-        ("out/checkpoints", ("manifest.json", "missing")),
+        ("out/checkpoints", ("not a checkpoint itself", "step_000004")),
         ("damaged", ("optimizer.pt", "damaged")),
         ("other", ("other", "step_000004")),
     ],

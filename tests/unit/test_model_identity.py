@@ -24,8 +24,8 @@ VERSION_0_1 = Path(__file__).parents[1] / "assets" / "checkpoint_v0_1"
 """Written by version 0.1."""
 
 
-def identity_of(model: Path, cache: Path, **loss: Any) -> Identity:
-    parts, hashes = hashed_parts(FAMILY, ModelSource(str(model)), cache)
+def identity_of(model: Path, cache: Path, vae: Path | None = None, **loss: Any) -> Identity:
+    parts, hashes = hashed_parts(FAMILY, ModelSource(str(model), vae=None if vae is None else str(vae)), cache)
     return model_identity(parts.components, hashes, FAMILY.objective(parts.components.scheduler, LossConfig(**loss)))
 
 
@@ -92,6 +92,14 @@ def test_a_changed_part_is_named_with_what_changed(name: str, tiny_model: Path, 
 def test_the_same_model_elsewhere_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
     assert differences(identity_of(tiny_model, tmp_path), identity_of(moved, tmp_path)) == {}
+
+
+def test_another_vae_by_option_is_another_vae(tiny_model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_model / "vae", tmp_path / "vae")
+    before = identity_of(tiny_model, tmp_path)
+    assert differences(before, identity_of(tiny_model, tmp_path, other)) == {}
+    scaled(".", "encoder.conv_in.weight")(other)
+    assert list(differences(before, identity_of(tiny_model, tmp_path, other))) == ["VAE"]
 
 
 def test_a_setting_that_a_library_assumes_by_itself_is_no_change(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Which recipe an option or a preset is for, so that one given to another recipe is told so; torch-free."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from finetune.command_line import flat_types, read_yaml
+from finetune.config import TrainConfig
+from finetune.config_dreambooth import DreamBoothTrainConfig
+from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
+from finetune.config_pretrain import PretrainConfig
+from finetune.data.entries import first_few
+from finetune.presets import PRESETS, carried, find_preset
+
+RECIPES: dict[str, type[TrainConfig]] = {
+    "recipes.lora": LoRATrainConfig,
+    "recipes.full": FullTrainConfig,
+    "recipes.dreambooth": DreamBoothTrainConfig,
+    "recipes.textual_inversion": TextualInversionTrainConfig,
+    "recipes.pretrain": PretrainConfig,
+}
+
+
+def recipes_with(keys: Iterable[str]) -> list[str]:
+    """Returns the recipes that have all of these options, or sections of these names."""
+    wanted = set(keys)
+    return [recipe for recipe, kind in RECIPES.items() if wanted <= known_options(kind)]
+
+
+def known_options(kind: type) -> set[str]:
+    """Returns the names of all options and sections."""
+    options = flat_types(kind)
+    return {*options, *(key.rpartition(".")[0] for key in options)}
+
+
+def other_recipes_option(key: str, program: str) -> str:
+    """Returns which recipes have an option that `program` has not, as a sentence; nothing where none has."""
+    found = recipes_with([key])
+    return f" {program} does not have it, {' and '.join(found)} {'does' if len(found) == 1 else 'do'}." if found else ""
+
+
+def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[[str], Path]:
+    """Returns what finds the file that `--config` names.
+
+    It raises ValueError for a file with options of another recipe; one of our presets whose options fit all the same,
+    but which was made for another recipe, it tells `say` of.
+    """
+
+    def find(given: str) -> Path:
+        path = find_preset(given)
+        unknown = sorted(set(read_yaml(path)[0]) - known_options(kind))
+        others = recipes_with(unknown)
+        own = [name for name, file in carried(PRESETS).items() if made_for(file) == program]
+        fitting = f"for {program} use a preset of its own ({', '.join(own)})" if own else f"{program} has no preset"
+        recipe = made_for(path)
+        if unknown and others:
+            recipe = recipe or others[0]
+            raise ValueError(
+                f"config: {path.name} is for {recipe}, not for {program}: it has {first_few(unknown)}. Run it with -m "
+                f"{recipe}; {fitting}."
+            )
+        if not unknown and recipe not in (None, program):
+            say(f"warning: config: {path.stem} is a preset of {recipe}, with numbers for that; {fitting}.")
+        return path
+
+    return find
+
+
+def made_for(path: Path) -> str | None:
+    """Returns the recipe whose preset a file of ours is, by the first recipe in its name; None for other files."""
+    if path.resolve().parent != PRESETS.resolve():
+        return None
+    places = {recipe: path.stem.find(recipe.rpartition(".")[2]) for recipe in RECIPES}
+    named = {recipe: place for recipe, place in places.items() if place >= 0}
+    return min(named, key=lambda recipe: named[recipe]) if named else None

@@ -1,0 +1,62 @@
+"""An option or preset of another recipe is told so."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.command_line import parse_given
+from finetune.models.base import ModelSource
+from finetune.models.loading import find_family
+from finetune.presets import PRESETS, carried
+from finetune.recipe_options import RECIPES, made_for, other_recipes_option, preset_of
+
+
+def find(given: str, program: str) -> list[str]:
+    said: list[str] = []
+    preset_of(RECIPES[program], program, said.append)(given)
+    return said
+
+
+@pytest.mark.parametrize("name", carried(PRESETS))
+def test_every_preset_fits_its_own_recipe(name: str) -> None:
+    recipe = made_for(carried(PRESETS)[name]) or "recipes.lora"
+    assert find(name, recipe) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "recipe"),
+    [
+        ("sd15_lora_style", "recipes.full", "recipes.lora"),
+        ("sd15_dreambooth_full", "recipes.lora", "recipes.dreambooth"),
+        ("sd15_textual_inversion", "recipes.full", "recipes.textual_inversion"),
+        ("pretrain_pictograms", "recipes.full", "recipes.pretrain"),
+    ],
+)
+def test_a_preset_with_options_of_another_recipe_is_refused(name: str, program: str, recipe: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.yaml is for {recipe}, not for {program}.*-m {recipe}"):
+        find(name, program)
+
+
+def test_a_preset_of_another_recipe_that_fits_all_the_same_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = find("sd15_full", "recipes.lora")
+    assert "sd15_full is a preset of recipes.full" in warning and "sd15_lora_style" in warning
+    (tmp_path / "sd15_full.yaml").write_text("seed: 1")
+    assert find(str(tmp_path / "sd15_full.yaml"), "recipes.lora") == []
+    (tmp_path / "run.yaml").write_text("lora:\n  rank: 4\n")  # the config.yaml of a run
+    with pytest.raises(ValueError, match=r"is for recipes\.lora"):
+        find(str(tmp_path / "run.yaml"), "recipes.full")
+
+
+def test_an_option_of_another_recipe_is_not_taken_for_a_mistyped_one() -> None:
+    with pytest.raises(ValueError, match=r"recipes\.full does not .*recipes\.lora and recipes\.dreambooth do"):
+        parse_given(
+            RECIPES["recipes.full"],
+            ["--lora.rank", "8"],
+            program="recipes.full",
+            elsewhere=lambda key: other_recipes_option(key, "recipes.full"),
+        )
+
+
+def test_the_family_of_a_preset_that_is_not_the_models_leads_to_presets_that_are(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match=r"family is sd: use a preset .*sd15_lora_style.*--model.family sd"):
+        find_family(ModelSource(str(tiny_model)), "sdxl")
