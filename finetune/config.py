@@ -59,11 +59,21 @@ class ModelConfig:
         if not self.source:
             return ["model.source: got an empty text, expected a folder, a Hub id or a single file."]
         name = Path(self.source).name
-        if self.source.endswith(PICKLED):
+        if self.source.lower().endswith(PICKLED):
             return [
                 f"model.source: {name} is a pickle, which runs whatever code it holds when it is read; expected "
                 f'safetensors. Where you trust it: save_file(torch.load("{name}", weights_only=True)["state_dict"], '
                 '"model.safetensors"), with save_file from safetensors.torch, and give that file.'
+            ]
+        if self.source.lower().endswith(".gguf"):
+            return [
+                f"model.source: {name} is a GGUF file, whose weights are quantised for drawing alone. Give the "
+                "original model in fp16, bf16 or fp32; --model.quantization nf4 holds it in 4 bits."
+            ]
+        if Path(self.source).is_file() and not self.source.endswith(SINGLE_FILE):
+            return [
+                f"model.source: {name} is a file of another kind, expected a folder in diffusers layout, a Hub id, or "
+                f"a {SINGLE_FILE} file with all parts of a base model."
             ]
         if self.vae is not None and (not self.vae or self.vae.endswith(PICKLED)):
             return [

@@ -22,6 +22,7 @@ from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
 from finetune.models.marks import settled
+from finetune.models.other_sources import folder_contents
 from finetune.models.other_vae import (
     SCALES,
     base_config,
@@ -30,7 +31,7 @@ from finetune.models.other_vae import (
     refuse_other_latents,
     vae_warnings,
 )
-from finetune.models.part_files import ADVICE, PartFiles, part_files, variant_warnings, with_weights
+from finetune.models.part_files import ADVICE, PartFiles, files_of, part_files, variant_warnings, with_weights
 from finetune.models.single_file import (
     CONFIG_NOTES,
     DENOISERS,
@@ -62,17 +63,32 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
     if source.is_single_file:
         return single_file_index(source)
     if path.is_dir():
-        return read_index(path / "model_index.json", "model.source")
+        return read_index(path / "model_index.json", "model.source", other=local_contents(path))
     if len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
         raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
+    listing = files_of(source)
+    if not listing.is_cached and "model_index.json" not in listing.names:
+        raise ValueError(
+            f"model.source: {source.location} has no file model_index.json, expected a model in diffusers layout."
+            f"{folder_contents(listing.names, source.location, is_local=False) or ' Choose another model.'}"
+        )
     return read_index(hub_file(source, "model_index.json"), "model.source")
 
 
-def read_index(file: Path, option: str) -> dict[str, Any]:
-    """Returns what a model_index.json holds; the error names the option that led there."""
+def local_contents(folder: Path) -> str:
+    """Returns what a folder without model_index.json is instead, as the end of a sentence."""
+    if (folder / "model_index.json").is_file():
+        return ""
+    snapshots = folder.glob("snapshots/*/model_index.json")  # of the Hub's cache
+    names = {*files_of(ModelSource(str(folder))).names, *(path.relative_to(folder).as_posix() for path in snapshots)}
+    return folder_contents(names, str(folder), is_local=True)
+
+
+def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
+    """Returns what a model_index.json holds; the error names the option that led there, and ends with `other`."""
     if not file.is_file():
         raise FileNotFoundError(
-            f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout."
+            f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout.{other}"
         )
     try:
         index = json.loads(file.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from finetune.models.base import ModelSource
 from finetune.models.marks import refuse_edm
+from finetune.models.other_sources import file_contents, refuse_scaled
 from finetune.models.stored import common_dtype
 from finetune.models.weight_keys import gaps, harmless
 
@@ -55,13 +56,10 @@ def single_file_kind(source: ModelSource) -> str:
             )
         missing = []
     if missing:
-        what = (
-            "It looks like an adapter (LoRA)" if any(".lora_" in key for key in shapes) else "It is not a whole model"
-        )
         raise ValueError(
-            f"model.source: the single file {path.name} holds no {' and no '.join(missing)}. {what}; give the file or "
-            "folder of the base model with all of its parts."
+            f"model.source: the single file {path.name} holds no {' and no '.join(missing)}. {file_contents(shapes)}"
         )
+    refuse_scaled(shapes, path.name)
     refuse_edm(shapes, path.name)
     kind = single_file_utils.infer_diffusers_model_type(shapes)
     if kind == "v1":  # what diffusers calls all that it does not know

@@ -139,6 +139,9 @@ def test_rare_words_need_no_family(tiny_model: Path) -> None:
     [
         ({"source": "models/old.ckpt"}, ("is a pickle", "weights_only=True", "old.ckpt")),
         ({"source": "pytorch_model.bin"}, ("is a pickle",)),
+        ({"source": "old.CKPT"}, ("is a pickle",)),
+        ({"source": "dev-Q4_K_S.gguf"}, ("is a GGUF file", "original model", "--model.quantization nf4")),
+        ({"source": __file__}, ("test_find_family.py is a file of another kind", "expected a folder")),
         ({"source": "m.safetensors", "revision": "main"}, ("model.revision", "Remove it")),
         ({"source": "m.safetensors", "variant": "fp16"}, ("model.variant", "Remove it")),
         ({"source": "owner/name", "config": Path("configs")}, ("model.config", "no .safetensors file")),

@@ -1,0 +1,106 @@
+"""What a file or folder is that is not a whole model, and what to give in its place."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+ADAPTER_WORDS = (".lora_", "_lora.", ".hada_w", ".lokr_w", ".oft_blocks", ".dora_scale")
+"""What the names of an adapter's weights contain, in all of its layouts."""
+SCALES = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale")
+"""How keys end that hold the scales of weights in 8 bits."""
+OWN_STARTS = ("denoiser.", "text_encoders.")
+"""How the names in a run's own checkpoints begin."""
+DENOISER_STARTS = (
+    *("model.diffusion_model.", "double_blocks.", "single_blocks.", "joint_blocks.", "diffusion_model."),
+    *("transformer_blocks.", "single_transformer_blocks.", "down_blocks.", "input_blocks."),
+)
+TEXT_STARTS = (
+    *("text_model.", "transformer.text_model.", "transformer.resblocks.", "embeddings.token_embedding."),
+    *("encoder.block.", "shared.weight"),
+    *("cond_stage_model.", "conditioner.", "text_encoders."),
+)
+VAE_STARTS = ("first_stage_model.", "vae.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down")
+VECTORS = ({"emb_params"}, {"clip_l", "clip_g"}, {"string_to_param"})
+"""Keys of files with new tokens."""
+
+
+def refuse_scaled(keys: Iterable[str], name: str) -> None:
+    """Raises ValueError for weights in 8 bits whose scales are keys of their own, which no model here applies."""
+    scaled = next((key for key in keys if key.endswith(SCALES)), None)
+    if scaled is not None:
+        raise ValueError(
+            f"model.source: the single file {name} holds weights in 8 bits (fp8) with scales ({scaled}), made for "
+            "drawing alone. Give the same model in fp16, bf16 or fp32; --model.quantization fp8 saves the same memory."
+        )
+
+
+def file_contents(keys: Collection[str]) -> str:
+    """Returns what a single file without some of a model's parts is, and what to give in its place."""
+    if any(word in key for key in keys for word in ADAPTER_WORDS):
+        return (
+            "It looks like an adapter (LoRA). Give the base model that it is for; a run starts from a base model, or "
+            "continues its own checkpoints."
+        )
+    if any(set(keys) >= known for known in VECTORS):
+        return "It holds the vectors of a new token (textual inversion). Give the base model that it is for."
+    if any(key.startswith(OWN_STARTS) for key in keys):
+        return "It looks like the weights in a run's checkpoint. Give the base model, and the checkpoint to --resume."
+    if any(key.startswith(("control_model.", "controlnet_", "ip_adapter.")) for key in keys):
+        return "It looks like a ControlNet or an IP-Adapter. Give the base model that it is for."
+    found = [
+        (what, advice)
+        for what, advice, starts in (
+            ("denoiser (U-Net or transformer)", DENOISER_ADVICE, DENOISER_STARTS),
+            ("text encoder", "Give a file or folder with all parts of the base model.", TEXT_STARTS),
+            ("VAE", "Give the base model, and this file with --model.vae.", VAE_STARTS),
+        )
+        if any(key.startswith(starts) for key in keys)
+    ]
+    if len(found) == 1:
+        what, advice = found[0]
+        return f"It holds a {what} alone. {advice}"
+    return "It is not a whole model. Give the file or folder of the base model with all of its parts."
+
+
+DENOISER_ADVICE = (
+    "Give the whole model: a Hub id or folder. Where this file is a fine-tuned one, make a folder of its base model "
+    "and replace its denoiser (diffusers: CLASS.from_single_file(FILE).save_pretrained(FOLDER/transformer))."
+)
+
+
+def folder_contents(names: Collection[str], location: str, *, is_local: bool) -> str:
+    """Returns what a folder or repository without model_index.json is, by the names of its files, and what to give in
+    its place; empty where that is not known."""
+    root = {name for name in names if "/" not in name}
+    safe = sorted(name for name in root if name.endswith(".safetensors"))
+    below = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/model_index.json"))
+    if below:
+        return f" Give a folder inside it: {first(str(PurePosixPath(location, name)) for name in below)}."
+    if {"manifest.json", "trained.safetensors"} <= root:
+        return " It is a run's checkpoint. Give the base model here, and this folder to --resume."
+    if "config.yaml" in root and any(name.startswith(("checkpoints/", "export/")) for name in names):
+        return " It is a run's folder with an adapter. Give the base model here; the same command continues the run."
+    if "adapter_config.json" in root or "pytorch_lora_weights.safetensors" in root:
+        return " It holds an adapter (LoRA). Give the base model that it is for."
+    if "config.json" in root:
+        above = f": {Path(location).resolve().parent}" if is_local else ""
+        return f" It holds one part of a model alone. Give the folder of the whole model{above}."
+    if safe:
+        way = f"{first(str(Path(location, name)) for name in safe)}"
+        if not is_local:
+            way = f"{first(safe)}, after `hf download {location} {safe[0]} --local-dir .`"
+        return f" It holds single files. Give one of them: {way}."
+    if any(name.endswith(".gguf") for name in root):
+        return " It holds GGUF files, quantised for drawing alone. Give the original model."
+    if any(name.endswith(PICKLES) for name in root):
+        return " It holds pickles, which can run code when they are read. Give safetensors."
+    if any(name.lower().endswith(IMAGES) for name in names):
+        return " It holds images, which belong into --data.folder."
+    return ""
+
+
+def first(names: Iterable[str]) -> str:
+    """Returns up to three names, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
