@@ -77,6 +77,12 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     return accelerator
 
 
+def end_group() -> None:
+    """End the process group, which the stages of a recipe share; does nothing for one process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
     """Raises ValueError where the optimizer's options do not go with how the run was launched."""
     found = []

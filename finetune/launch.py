@@ -139,7 +139,10 @@ def run_recipe(
             raise
         fail_without(error)
     else:
+        from finetune.devices import end_group
+
         ranks().leave()
+        end_group()
 
 
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":

@@ -36,7 +36,8 @@ def lost_output() -> list[str]:
 def lasting(stream: TextIO | None, original: TextIO | None, name: str) -> TextIO:
     """A stream that writes where `stream` does; one that somebody else put in place stays."""
     if stream is None:  # closed before Python started
-        return open(os.devnull, "w", encoding="utf-8")
+        nowhere = LastingFile(io.FileIO(os.devnull, "w"), name)
+        return io.TextIOWrapper(io.BufferedWriter(nowhere), encoding="utf-8", line_buffering=True)
     if stream is not original or not isinstance(stream, io.TextIOWrapper):
         return stream
     with contextlib.suppress(OSError):

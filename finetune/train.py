@@ -497,7 +497,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         write_status(out, steps, written)
         say(f"Report: {report}")
     ranks().exchange()
-    accelerator.end_training()
     if lock:
         lock.close()
     return out

@@ -1,0 +1,57 @@
+"""Which signals are caught, and what is asked whether to stop."""
+
+import signal
+from typing import Any, cast
+
+import pytest
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.config import DataConfig
+from finetune.data.buckets import Bucket
+from finetune.stopping import StopRequest, caught_signals
+from finetune.tasks import Reconstruction
+from finetune.validate import validation_loss
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
+    assert signal.SIGHUP in caught_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert signal.SIGHUP not in caught_signals() and signal.SIGTERM in caught_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_interrupts_while_saving_and_soon_after_the_first_are_one_request() -> None:
+    before = {number: signal.getsignal(number) for number in caught_signals()}
+    stop = StopRequest()
+    stop.install()
+    try:
+        assert not stop.requested()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested() and stop.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+        stop._since -= 100
+        with stop.saving():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == stop._remember  # where it ended the process, this were SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_validation_that_is_asked_to_stop_gives_no_loss() -> None:
+    loss = validation_loss(
+        nn.Identity(),
+        Reconstruction(4, 8, 0.0, 0.0),
+        cast(Any, None),  # no image is read
+        [Bucket(64, 64, (0, 1, 2))],
+        DataConfig(folder="images"),
+        Accelerator(cpu=True),
+        batch_size=2,
+        num_timesteps=4,
+        stop=lambda: True,
+    )
+    assert loss is None
