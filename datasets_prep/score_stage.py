@@ -86,6 +86,8 @@ def scored(
     scorer = make_scorer(name, model)
     cache = JsonLines(own / "scores.jsonl", findings)
     texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
+    if captions is not None:
+        inside = [index for index in inside if texts[index]]  # nothing agrees or disagrees with no caption
     keys = {
         index: f"{name} {scorer.identity()} {sorting.pictures.seen(index).hex()[:32]} {texts[index]}"
         for index in inside

@@ -63,11 +63,8 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
         return Cleaned("", "refusal")
     if DATA.match(text):
         return Cleaned("", "data")
-    words = WORD.findall(text.casefold())
-    if not words:  # such as "!!!!"
+    if not WORD.search(text):  # such as "!!!!"
         return Cleaned("", "nothing")
-    if len(words) >= LEAST_WORDS and len(set(words)) == 1:
-        return Cleaned("", "loop")
     is_whole = result.finish == "stop"
     if kind == "tags":
         return _clean_tags(text, is_whole)
@@ -75,6 +72,8 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
     if loop is not None:
         start = whole_sentences(text[:loop])
         return Cleaned(start if WORD.search(start) else "", "loop")
+    if is_one_word(text):
+        return Cleaned("", "loop")
     return Cleaned(text) if is_whole else Cleaned(whole_sentences(text), "no end")
 
 
@@ -116,6 +115,12 @@ def loop_start(text: str, *, is_whole: bool) -> int | None:
     return start + 1 if word in END_SIGNS else start
 
 
+def is_one_word(text: str) -> bool:
+    """Returns whether a text is one word over and over."""
+    words = WORD.findall(text.casefold())
+    return len(words) >= LEAST_WORDS and len(set(words)) == 1
+
+
 def _repetition(words: list[str], period: int) -> int | None:
     """Returns where the second of several equal stretches of so many words begins."""
     run = 0
@@ -148,5 +153,7 @@ def _clean_tags(text: str, is_whole: bool) -> Cleaned:
     tags = list(dict.fromkeys(listed))
     # Models that loop give the same tags over and over; which of them is right is not for the list to say.
     has_loop = len(listed) >= 2 * len(tags) and len(listed) >= LEAST_REPEATED
+    if len(tags) == 1 and is_one_word(tags[0]):
+        return Cleaned("", "loop")
     fault: Fault | None = "loop" if has_loop else "no end" if not is_whole else None
     return Cleaned(", ".join(tags), fault)

@@ -65,8 +65,8 @@ class FoundCaptions:
 
     captions: dict[str, list[str]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    puzzling: dict[str, str] = field(default_factory=dict)
-    """Files that seem to hold captions, and why they are not understood."""
+    puzzling: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    """Files that seem to hold captions, why they are not understood, and the images they are beside, if any."""
 
 
 def folded(name: str) -> str:
@@ -85,14 +85,14 @@ class ImageNames:
 
     def __init__(self, images: Iterable[str], is_image: Callable[[str], bool], *, is_keyed: bool) -> None:
         self._is_image = is_image
-        self._names: dict[str, list[str]] = {}
+        self._names: set[str] = set()
         self._stems: dict[str, list[str]] = {}
         self._keys: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] | None = None
         self._bases: dict[str, list[str]] | None = None
         self._folders: set[str] | None = None
         for name in images:
-            self._names.setdefault(name, []).append(name)
+            self._names.add(name)
             self._stems.setdefault(split_name(name)[0], []).append(name)
             if is_keyed:
                 self._keys.setdefault(_key(name), []).append(name)
@@ -106,7 +106,7 @@ class ImageNames:
         Names that differ in capitals or in how Unicode composes them fit where no other does.
         """
         stem = split_name(text)[0]
-        found = self._stems.get(stem) or self._names.get(stem) or self._keys.get(_key(text))
+        found = self._stems.get(stem) or self._exactly(stem) or self._keys.get(_key(text))
         if found is None:
             by_fold = self._by_fold()
             found = by_fold.get(folded(stem), [])
@@ -119,7 +119,7 @@ class ImageNames:
         """Returns the images that a list in `folder` may mean by a name: one, or several where it does not decide."""
         path = posixpath.normpath(name.replace("\\", "/"))
         inside = posixpath.normpath(posixpath.join(folder, path))
-        found = self._names.get(inside) or self._stems.get(inside) or self._by_fold().get(folded(inside))
+        found = self._exactly(inside) or self._stems.get(inside) or self._by_fold().get(folded(inside))
         if found:
             return found
         start = f"{folder}/" if folder else ""
@@ -127,6 +127,9 @@ class ImageNames:
         whole = "/" + folded(path)
         ends = [name for name in found if whole.endswith(("/" + folded(name), "/" + folded(split_name(name)[0])))]
         return ends or found
+
+    def _exactly(self, name: str) -> list[str]:
+        return [name] if name in self._names else []
 
     def called(self, base: str) -> list[str]:
         """Returns the images whose file names are this one, with or without their endings."""
@@ -205,8 +208,9 @@ def read_caption_files(
 
 def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Reading, findings: Findings) -> None:
     """Notes as an error the files that seem to hold captions where one of the `images` has none."""
-    if found.puzzling and any(not found.captions.get(name) for name in images):
-        for name, why in found.puzzling.items():
+    bare = {name for name in images if not found.captions.get(name)} if found.puzzling else set()
+    for name, (why, owners) in found.puzzling.items():
+        if bare and (not owners or bare.intersection(owners)):
             findings.error(
                 f"files that seem to hold captions but are not understood, while images are left without one; name the "
                 f"field with --{reading.column_option}, write .txt files, or move these away",
@@ -237,7 +241,7 @@ def _read_beside(
     from_text: set[str] = set()
     for name, owners in beside.items():
         if split_name(name)[1] == JSON_SUFFIX:
-            texts = _json_texts(read, name, reading, findings, found)
+            texts = _json_texts(read, name, owners, reading, findings, found)
         else:
             texts = _texts(read, name, reading, findings)
             from_text.update(owners if texts else ())
@@ -313,13 +317,15 @@ def read_text(read: Read, name: str, reading: Reading, findings: Findings) -> st
     return text
 
 
-def _json_texts(read: Read, name: str, reading: Reading, findings: Findings, found: FoundCaptions) -> list[str] | None:
+def _json_texts(
+    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+) -> list[str] | None:
     """The captions in a .json beside an image, maybe none; None where it is about something else."""
     text = read_text(read, name, reading, findings)
     try:
         values = None if text is None else caption_values(parsed_json(text), reading.column)
     except NotUnderstood as error:
-        found.puzzling[name] = str(error)
+        found.puzzling[name] = str(error), owners
         return None
     except ValueError:
         return None
@@ -341,7 +347,7 @@ def _read_table(
         rows = _rows(text, split_name(name)[1], reading.column, images)
     except NotUnderstood as error:
         if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images):
-            found.puzzling[name] = str(error)
+            found.puzzling[name] = str(error), ()
         return
     except ValueError:
         return
@@ -349,7 +355,7 @@ def _read_table(
     matches = [(row, images.listed(row.name, folder)) for row in rows]
     if not any(owners for _, owners in matches):
         if rows and split_name(name)[1] != ".txt" and TELLING_NAME.search(posixpath.basename(name)):
-            found.puzzling[name] = f"it names no image that there is, e.g. {rows[0].name}"
+            found.puzzling[name] = f"it names no image that there is, e.g. {rows[0].name}", ()
         return
     if not any(row.values for row, _ in matches):
         return

@@ -101,6 +101,13 @@ def test_a_file_about_something_else_stops_nothing_where_all_have_captions(tmp_p
     assert both(tmp_path, files) == {"x.png": ("a cat",)}
 
 
+def test_only_files_of_images_without_a_caption_are_named(tmp_path: Path) -> None:
+    odd = '{"description": "another text here"}'
+    files: Files = {"x.png": P, "x.txt": "a cat", "x.json": odd, "y.png": Q}
+    message = mistakes(write(tmp_path, files))
+    assert "without a caption (1): y.png" in message and "x.json" not in message
+
+
 def test_a_text_file_counts_before_json_and_lists_and_the_difference_is_counted(tmp_path: Path) -> None:
     files: Files = {"x.png": P, "y.png": Q, "x.txt": "a cat", "x.json": '{"caption": "a dog"}'}
     files["captions.json"] = '{"x.png": "a bird", "y.png": "a fish"}'
