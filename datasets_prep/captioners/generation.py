@@ -31,11 +31,18 @@ def device_name() -> str:
 
 
 def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> Any:
-    """Returns the model of a transformers class, ready to generate, on its device."""
+    """Returns the model of a transformers class, ready to generate, on its device; ValueError where its files lack
+    weights, which would be random."""
     import torch
 
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype_name(config)]
-    model = load_part(model_class.from_pretrained, files, dtype=dtype)
+    model, report = load_part(model_class.from_pretrained, files, dtype=dtype, output_loading_info=True)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"captions.model: {files.model} lacks {len(missing)} weights of a {type(model).__name__}, e.g. "
+            f"{missing[0]}. Download it again, or name another model."
+        )
     return model.to(device_name()).eval()
 
 

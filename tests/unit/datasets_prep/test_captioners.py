@@ -4,6 +4,7 @@ import email.utils
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 
 from datasets_prep.captioners import CAPTIONERS, Captioner, make_captioner
@@ -117,6 +119,16 @@ def test_another_model_has_another_identity(models: dict[str, Path], tmp_path: P
     data[-1] ^= 1
     weights.write_bytes(data)
     assert identity(copy) != identity(models["blip"])
+
+
+def test_a_model_that_lacks_a_weight_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["blip"], tmp_path / "blip")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    name = sorted(name for name in weights if name.endswith("bias"))[0]
+    del weights[name]
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"captions\.model: .*lacks 1 weights .*{name}"):
+        loaded("blip", {"blip": folder})
 
 
 def test_large_files_are_told_apart_by_samples(tmp_path: Path) -> None:
