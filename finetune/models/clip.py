@@ -12,6 +12,8 @@ from finetune.models.loading import load_part
 from finetune.models.tokens import with_all_vectors
 
 NUM_BYTE_TOKENS = 512
+OLD_END = 2
+"""The number of the end token in CLIP's own, old configs, which is wrong."""
 CLIP_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
@@ -36,6 +38,12 @@ def refuse_other_vocabulary(
             f"model.source: the tokenizer of {source.location} knows {words} tokens, its text encoder {known}; is "
             f"{part}/{file} complete?"
         )
+    end = text_encoder.config.eos_token_id
+    if end not in (OLD_END, tokenizer.eos_token_id):
+        raise ValueError(
+            f"model.source: a text encoder of {source.location} takes token {end} for the end of a prompt, its "
+            f"{part} {tokenizer.eos_token_id}. Put back the eos_token_id that was published with the model."
+        )
 
 
 def pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
@@ -43,7 +51,7 @@ def pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
 
     transformers then takes the highest number for the end, which it is until new tokens have higher ones.
     """
-    if text_encoder.text_model.eos_token_id == 2:
+    if text_encoder.text_model.eos_token_id == OLD_END:
         text_encoder.text_model.eos_token_id = tokenizer.eos_token_id
 
 

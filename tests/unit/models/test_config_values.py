@@ -42,6 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("sd", VAE, {"scaling_factor": math.nan}),
         ("sd", VAE, {"scaling_factor": None}),
         ("sd", VAE, {"latents_mean": [0.0] * 4}),
+        ("sd", "text_encoder/config.json", {"eos_token_id": 5}),
         ("sd3", SCHEDULER, {"num_train_timesteps": 0}),
         ("sd3", SCHEDULER, {"shift": 0}),
         ("sd3", SCHEDULER, {"base_image_seq_len": 4096}),
@@ -57,7 +58,7 @@ def test_a_setting_that_no_model_can_have_is_refused(
     (folder / file).write_text(json.dumps(config))
     family, source = family_named(name), ModelSource(str(folder))
     load = family.scheduler if file == SCHEDULER else family.load
-    with pytest.raises(ValueError, match=rf"^model\.source: .*config\.json of .* has .*{next(iter(settings))}"):
+    with pytest.raises(ValueError, match=rf"^model\.source: .*{next(iter(settings))}"):
         load(source)
 
 
