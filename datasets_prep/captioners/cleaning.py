@@ -72,9 +72,10 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
     if loop is not None:
         start = whole_sentences(text[:loop])
         return Cleaned(start if WORD.search(start) else "", "loop")
-    if is_one_word(text):
-        return Cleaned("", "loop")
-    return Cleaned(text) if is_whole else Cleaned(whole_sentences(text), "no end")
+    if is_whole:
+        return Cleaned("", "loop") if is_one_word(text) else Cleaned(text)
+    start = whole_sentences(text)
+    return Cleaned("" if is_one_word(start) else start, "no end")
 
 
 def stripped(text: str, between: str = " ") -> str:
