@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from finetune.disk import not_written, sync
+from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
 
 Content = TypeVar("Content")
 
@@ -84,8 +85,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
             discard(target)
         temporary.rename(target)
         sync(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_out_of_memory(error):
+            raise
         raise not_written(target, error, size_of(checkpoint)) from error
     steps = complete_steps(folder)
     beyond = [path for at, path in steps if at > step]
@@ -128,12 +131,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Returns the verified checkpoint; raises ValueError that names the damaged file."""
     files = verify(folder)
     ema = folder / "ema.safetensors"
-    return Checkpoint(
-        trained=read(folder / "trained.safetensors", safetensors.torch.load_file),
-        ema=read(ema, safetensors.torch.load_file) if ema.name in files else None,
-        optimizer=read(folder / "optimizer.pt", read_optimizer),
-        state=read(folder / "state.json", read_state),
-    )
+    with explaining_out_of_memory(
+        f"while {folder} was read",
+        "Nothing is wrong with it. Launch fewer processes or use a machine with more memory, and run the same command "
+        "again.",
+    ):
+        return Checkpoint(
+            trained=read(folder / "trained.safetensors", safetensors.torch.load_file),
+            ema=read(ema, safetensors.torch.load_file) if ema.name in files else None,
+            optimizer=read(folder / "optimizer.pt", read_optimizer),
+            state=read(folder / "state.json", read_state),
+        )
 
 
 def verify(folder: Path) -> set[str]:
@@ -159,6 +167,8 @@ def read(path: Path, reader: Callable[[Path], Content]) -> Content:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
     except UNREADABLE as error:
+        if is_out_of_memory(error):  # says nothing about the file, which must not be passed over
+            raise
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(f"{path} does not read ({type(error).__name__}: {reason})") from error
 

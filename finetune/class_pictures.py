@@ -25,7 +25,7 @@ from finetune.data.buckets import refuse_longer_sides
 from finetune.data.build_caches import progress_bar, settings_text, text_fingerprint
 from finetune.data.cache import cache_key
 from finetune.data.drawing_prompts import drawing_arguments, kept_prompt
-from finetune.data.encode import on_device
+from finetune.data.encode import explaining_encoding, on_device
 from finetune.devices import COMPUTE_DTYPES
 from finetune.disk import not_written, put_in_place, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
@@ -33,6 +33,7 @@ from finetune.models.packed import pack_layers
 from finetune.models.parts import PARTS, Parts, for_drawing
 from finetune.models.stored import narrowed
 from finetune.models.upcast import kept_from_overflow
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.randomness import generator
 from finetune.ranks import ranks
 from finetune.weight_hashes import Hashes, hashed_parts
@@ -115,7 +116,7 @@ def draw_groups(
     """Writes the images of the groups; the text encoders are gone before the denoiser is loaded."""
     family, device = parts.family, accelerator.device
     assert config.prompt is not None
-    with parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
+    with explaining_encoding(), parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
         kept = kept_prompt(family, parts.components, config.prompt, "", accelerator, text_encoder_is_trained=False)
     parts.load("vae", "denoiser")
     components, dtype = for_drawing(parts.components, device), COMPUTE_DTYPES[accelerator.mixed_precision]
@@ -126,7 +127,11 @@ def draw_groups(
             parameter.data = narrowed(parameter.data, dtype, device)
     components.denoiser.to(dtype)
     pipeline, drawn_by = family.pipeline(components), [components.denoiser, components.vae]
-    with on_device(drawn_by, device), accelerator.autocast(), kept_from_overflow(components.vae):
+    explained = explaining_out_of_memory(
+        f"while {config.batch_size} class images of {size}x{size} were drawn",
+        "Lower prior.batch_size or data.resolution, set model.offload true, or draw none with prior.kind prediction.",
+    )
+    with explained, on_device(drawn_by, device), accelerator.autocast(), kept_from_overflow(components.vae):
         arguments = drawing_arguments(family, components, kept, device)
         for group in groups:
             for number, image in drawn_group(pipeline, arguments, group, config, size):

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.host_average import HostAverage
+from finetune.out_of_memory import explaining_out_of_memory
 
 State = dict[str, Tensor]
+
+NEEDED_TWICE = "and the weights a second time while it is looked at"
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -61,10 +64,12 @@ class EMA:
     def of(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
         """Returns the average that starts at the weights, beside them or in host memory."""
         weights = trained_state(network)
-        if device == "same":
-            return EMA(decay, {name: value.to(torch.float32, copy=True) for name, value in weights.items()})
-        average = {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
-        return EMA(decay, average, HostAverage(average))
+        with explaining_average(weights, device):
+            average = {
+                name: value.to(value.device if device == "same" else "cpu", torch.float32, copy=True)
+                for name, value in weights.items()
+            }
+        return EMA(decay, average, None if device == "same" else HostAverage(average))
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -85,10 +90,23 @@ class EMA:
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Iterator[None]:
         """Puts the average into the network; afterwards the trained weights are back bit for bit."""
-        average = self.settled()
-        saved = {name: value.to(average[name].device, copy=True) for name, value in trained_state(network).items()}
+        average, weights = self.settled(), trained_state(network)
+        with explaining_average(weights, "same" if self.host is None else "cpu"):
+            saved = {name: value.to(average[name].device, copy=True) for name, value in weights.items()}
         load_trained_state(network, average)
         try:
             yield
         finally:
             load_trained_state(network, saved)
+
+
+def explaining_average(weights: State, device: Literal["same", "cpu"]) -> contextlib.AbstractContextManager[None]:
+    """Within it, running out of memory names the average of these weights."""
+
+    def doing() -> str:
+        num = sum(value.numel() for value in weights.values())
+        place = "beside the weights" if device == "same" else "in host memory"
+        return f"for the average of {num:,} trained weights {place} ({4 * num / 1e9:.1f} GB, {NEEDED_TWICE})"
+
+    lower = "Set train.ema_device cpu" if device == "same" else "Launch fewer processes"
+    return explaining_out_of_memory(doing, f"{lower}, or train.ema_decay none.")

@@ -18,6 +18,7 @@ from finetune.disk import lock_folder
 from finetune.finished_run import finished_message
 from finetune.launch_request import refuse_launch
 from finetune.models import refuse_unknown_family
+from finetune.out_of_memory import is_out_of_memory
 from finetune.places import refuse_nested_folders
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
@@ -37,6 +38,10 @@ Captions = Literal["listed", "folder", "none"]
 
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
+LOWER = (
+    "What was saved stands. Lower data.resolution, train.batch_size or preview.size, keep frozen weights in fewer bits "
+    "(model.quantization) or in host memory (model.offload), launch fewer processes, or use a machine with more memory."
+)
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,11 @@ def run_recipe(
         check_trackers(config.tracking.names)
         for stage in unfinished:
             stage.run(manifest)
-    except (ValueError, OSError) as error:
-        fail(error)
+    except (ValueError, OSError, MemoryError) as error:
+        fail(explained(error))
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            fail(explained(error))
         if not is_lost_connection(error):
             raise
         fail_without(error)
@@ -148,6 +155,13 @@ def run_recipe(
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":
     """Returns the manifest with a warning for each option whose prompts hold what other programs interpret."""
     return replace(manifest, warnings=(*manifest.warnings, *prompt_warnings(prompts_of(config))))
+
+
+def explained(error: Exception) -> Exception:
+    """Returns the error, or one that says what to do about memory that ran out where nothing else says it."""
+    if not is_out_of_memory(error):
+        return error
+    return ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}")
 
 
 def quiet_libraries() -> None:

@@ -18,6 +18,7 @@ from finetune.disk import write_atomically
 from finetune.models.base import Components, ModelFamily
 from finetune.models.parts import for_drawing
 from finetune.models.upcast import kept_from_overflow
+from finetune.out_of_memory import explaining_out_of_memory
 
 BASE_STEP = 0
 LABEL_HEIGHT = 22
@@ -65,7 +66,12 @@ def make_previews(
     components = for_drawing(components, accelerator.device)
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
-    with on_device([components.vae], accelerator.device), accelerator.autocast(), kept_from_overflow(components.vae):
+    explained = explaining_out_of_memory(
+        f"while a preview of {size}x{size} was drawn",
+        f"Lower preview.size (now {size}), or remove preview.prompts.",
+    )
+    on_its_device = on_device([components.vae], accelerator.device)
+    with explained, on_its_device, accelerator.autocast(), kept_from_overflow(components.vae):
         for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
             arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
             for preview in of_prompt:

@@ -18,6 +18,7 @@ from finetune.config import TrainConfig
 from finetune.data.dataset import Batch, TrainingDataset
 from finetune.disk import write_atomically
 from finetune.one_by_one import OneByOne
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.randomness import noise_at, uniform_at
 from finetune.ranks import ranks
 from finetune.tasks import Task
@@ -88,22 +89,34 @@ def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float
 
 @contextlib.contextmanager
 def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, config: TrainConfig) -> Iterator[None]:
-    """Turns running out of memory in a step into a ValueError that says for which pictures and what to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
+    """Turns running out of memory in a step into a ValueError that says for which images and what to lower."""
+
+    def doing() -> str:
         sizes = {(views[0].width, views[0].height) for views in dataset.views.values()}
         view = dataset.views[batch.indices[0]][0]
         width, height = max(sizes, key=lambda size: size[0] * size[1])
-        raise ValueError(
-            f"out of memory in step {step}: {len(batch.indices)} pictures of {view.width}x{view.height} in "
-            f"{config.train.accumulation} passes (the largest bucket is {width}x{height}). The last checkpoint stands. "
-            "Lower train.batch_size and raise train.accumulation instead, set train.gradient_checkpointing true, or "
-            "lower data.resolution."
-        ) from error
+        return (
+            f"in step {step}: {len(batch.indices)} images of {view.width}x{view.height} in {config.train.accumulation} "
+            f"passes (the largest bucket is {width}x{height})"
+        )
+
+    advice = (
+        "The last checkpoint stands. Lower train.batch_size and raise train.accumulation instead, set "
+        "train.gradient_checkpointing true, or lower data.resolution."
+    )
+    with explaining_out_of_memory(doing, advice):
+        yield
+
+
+def update(stepper: torch.optim.Optimizer, step: int) -> None:
+    """Makes the optimizer's update of a step, and takes the gradients away."""
+    with explaining_out_of_memory(
+        f"in the update of step {step}, where the optimizer's state is made",
+        "Choose an optimizer with a smaller state (optim.name adamw8bit or adafactor), set optim.in_backward true, or "
+        "train fewer weights.",
+    ):
+        stepper.step()
+    stepper.zero_grad()
 
 
 def refuse_non_finite(

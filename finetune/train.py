@@ -35,7 +35,7 @@ from finetune.ema import EMA, trained_parameters, trained_state
 from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
 from finetune.finished_run import write_status
-from finetune.methods.base import RunFacts, TrainedModel, TuningMethod
+from finetune.methods.base import RunFacts, TrainedModel, TuningMethod, explaining_export
 from finetune.metrics import MetricsFile, Row, Window
 from finetune.model_identity import model_identity
 from finetune.models import family_named
@@ -43,7 +43,7 @@ from finetune.models.base import ModelSource
 from finetune.models.loading import find_family, parts_warnings, scheduler_warnings
 from finetune.models.packed import num_frozen, pack_layers
 from finetune.models.parts import PARTS, Part, is_dropped
-from finetune.models.stored import narrowed
+from finetune.models.stored import place
 from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
 from finetune.param_groups import hold, is_held
 from finetune.plurals import plural
@@ -55,7 +55,7 @@ from finetune.resume import find_checkpoint, refuse_other_model, restore
 from finetune.run_log import open_run_log
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
 from finetune.standard_streams import lost_output
-from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite
+from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite, update
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
 from finetune.tracking import PreviewRow, Tracker, start_tracking
 from finetune.untouched import masked
@@ -205,10 +205,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         say(saving.told(config.model.quantization, offload=config.model.offload))
     network = method.network(family, components, text_encoder=config.train.text_encoder)
     method.attach(network, seed)
-    for parameter in network.parameters():
-        if parameter.is_floating_point():  # quantised weights are bytes
-            dtype = trained_dtype if parameter.requires_grad else compute_dtype
-            parameter.data = narrowed(parameter.data, dtype, accelerator.device)
+    place(network, trained=trained_dtype, frozen=compute_dtype, device=accelerator.device)
     counts = {
         "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "frozen": num_frozen(network),
@@ -415,8 +412,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
                 if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(grad_norm)):
                     updated = config.optim.in_backward and math.isfinite(loss)
                     refuse_non_finite(out, step, batch, result, loss, grad_norm, dataset, accelerator, updated=updated)
-                stepper.step()
-                stepper.zero_grad()
+                update(stepper, step)
             if ema:
                 ema.update(network, step)
             seconds = time.perf_counter() - clock  # the wait for the batch is part of it
@@ -475,7 +471,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         else:
             parts.drop("denoiser")
         kept = [module for part in in_network for module in parts.modules(part) if not is_dropped(module)]
-        with on_device(kept, torch.device("cpu")), closed_on_failure(tracker), all_cores():
+        with explaining_export(), on_device(kept, torch.device("cpu")), closed_on_failure(tracker), all_cores():
             for parameter in parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
                 parameter.data = parameter.data.float()
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)

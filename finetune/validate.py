@@ -12,6 +12,7 @@ from finetune.data.buckets import Bucket
 from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import validation_caption, validation_view
 from finetune.data.manifest import Record
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.randomness import generator
 from finetune.ranks import ranks
 from finetune.tasks import Task
@@ -50,17 +51,22 @@ def validation_loss(
             break
         view = validation_view(bucket)
         records = [dataset.records[index] for index in indices]
-        batch = collate(
-            [
-                dataset.sample(index, 0, view, validation_caption(record, data))
-                for index, record in zip(indices, records, strict=True)
-            ]
-        ).to(accelerator.device)
-        inputs = task.inputs(batch)
-        for number in range(num_timesteps):
-            u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
-            losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
-            total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
+        with explaining_out_of_memory(
+            f"in a validation: {len(indices)} images of {view.width}x{view.height}",
+            "Lower train.batch_size and raise train.accumulation instead, lower data.resolution, or set "
+            "validation.every 0.",
+        ):
+            batch = collate(
+                [
+                    dataset.sample(index, 0, view, validation_caption(record, data))
+                    for index, record in zip(indices, records, strict=True)
+                ]
+            ).to(accelerator.device)
+            inputs = task.inputs(batch)
+            for number in range(num_timesteps):
+                u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
+                losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
+                total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
     if ranks().any(is_cut):
         return None
     summed: Tensor = accelerator.reduce(total.to(accelerator.device), "sum")  # pyright: ignore[reportAssignmentType]

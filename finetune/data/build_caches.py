@@ -17,7 +17,7 @@ from finetune.data.cache import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.data.captions import caption_variants
 from finetune.data.dataset import Encoded, View, caption_options, latent_key, text_key, views
 from finetune.data.drawing_prompts import kept_prompts
-from finetune.data.encode import Encoder, on_device, validation_caption, validation_view
+from finetune.data.encode import Encoder, explaining_encoding, on_device, validation_caption, validation_view
 from finetune.data.entries import first_few
 from finetune.data.holes import Holes, filling_key
 from finetune.data.images import BLANK
@@ -59,7 +59,8 @@ def build_caches(
     previews = PreviewConfig() if previews is None or encoder.text_encoder_is_trained else previews
     with encoder.lent("text_encoders"):
         encoder_fingerprint = text_fingerprint(encoder.components)
-        with on_device(encoder.components.text_encoders if cache.text or previews.prompts else (), encoder.device):
+        needed = encoder.components.text_encoders if cache.text or previews.prompts else ()
+        with explaining_encoding("captions and prompts of previews"), on_device(needed, encoder.device):
             if cache.text:
                 captions = {"", *used_captions(records, buckets, held_out, data)}
                 by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}

@@ -16,6 +16,7 @@ from finetune.data.holes import WHOLE, Filling, hole, latent_hole
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components, ModelFamily, Prompts, stack_prompts
 from finetune.models.parts import Part, Parts
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.randomness import generator
 
@@ -47,6 +48,15 @@ def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[No
     finally:
         for module, home in zip(modules, homes, strict=True):
             module.to(home)
+
+
+def explaining_encoding(what: str = "prompts") -> AbstractContextManager[None]:
+    """Within it, running out of memory names the text encoders, which are on the device as a whole for a while."""
+    return explaining_out_of_memory(
+        f"while {what} were encoded",
+        "The text encoders are on the device in float32 for it, alone. Use a device that holds them, or leave a large "
+        "one out where the model can do without (model.without).",
+    )
 
 
 class Encoder:
@@ -85,7 +95,7 @@ class Encoder:
         by_size: dict[tuple[int, int], list[tuple[str, Record, View]]] = {}
         for item in items:
             by_size.setdefault((item[2].width, item[2].height), []).append(item)
-        for group in by_size.values():
+        for (width, height), group in by_size.items():
             for start in range(0, len(group), self.batch_size):
                 decoded = []
                 for key, record, view in group[start : start + self.batch_size]:
@@ -96,7 +106,11 @@ class Encoder:
                         self.unreadable.append(str(error))
                 if decoded:
                     keys, names, pictures = zip(*decoded, strict=True)
-                    latents = self._latents(torch.stack(pictures).to(self.device), keys)
+                    with explaining_out_of_memory(
+                        f"while {len(pictures)} images of {width}x{height} were encoded to latents",
+                        "Lower data.resolution or data.max_aspect.",
+                    ):
+                        latents = self._latents(torch.stack(pictures).to(self.device), keys)
                     for key, name, row in zip(keys, names, latents.cpu(), strict=True):
                         refuse_non_finite(row, f"latents of the picture {name}")
                         yield key, {"latents": row}
@@ -114,7 +128,13 @@ class Encoder:
             elif shown != (record.sha256, view):
                 shown, pixels = (record.sha256, view), record_pixels(source, record, view)
             hidden = hole(record.sha256, number, view.width, view.height)
-            filling = self._filling(pixels[None].to(self.device), Filling((key,), None, hidden[None].to(self.device)))
+            with explaining_out_of_memory(
+                f"while an image of {view.width}x{view.height} with a hole was encoded to latents",
+                "Lower data.resolution or data.max_aspect.",
+            ):
+                filling = self._filling(
+                    pixels[None].to(self.device), Filling((key,), None, hidden[None].to(self.device))
+                )
             refuse_non_finite(filling, f"latents of the picture {record.file_name} with a hole")
             yield key, {"filling": filling[0].cpu()}
 

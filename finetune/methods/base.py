@@ -1,5 +1,6 @@
 """What every tuning method answers, and what it is handed for its export."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +13,7 @@ from finetune.data.encode import Encoder
 from finetune.models.base import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import Part
 from finetune.objectives import Objective
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.param_groups import ParamGroup
 from finetune.tasks import Task
 
@@ -51,6 +53,15 @@ class TrainedModel:
     """The trained weights by parameter name of `Network`, averaged where EMA is on."""
     config: TrainConfig
     facts: RunFacts
+
+
+def explaining_export() -> AbstractContextManager[None]:
+    """Within it, running out of memory names the export, which holds a base model in float32 beside what was
+    trained."""
+    return explaining_out_of_memory(
+        "while the model was exported, for which the CPU computes in float32",
+        "The last checkpoint holds all that was trained: the same command on a machine with more memory exports it.",
+    )
 
 
 class TuningMethod(Protocol):

@@ -41,6 +41,7 @@ from finetune.models.single_file import (
 )
 from finetune.models.stored import stored_dtype, with_float32_buffers
 from finetune.models.weight_keys import refuse_gaps
+from finetune.out_of_memory import is_out_of_memory
 from finetune.presets import presets_of_family
 
 
@@ -297,6 +298,8 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
         TypeError,
         AttributeError,
     ) as error:
+        if is_out_of_memory(error):  # says nothing about the part
+            raise
         text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
         reason = f"{part} of {source.location} does not load: {first_line(error)}"
         raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error

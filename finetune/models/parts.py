@@ -15,6 +15,7 @@ from torch import nn
 
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.packed import packed_layers
+from finetune.out_of_memory import explaining_out_of_memory
 
 Part = Literal["denoiser", "vae", "text_encoders"]
 PARTS: tuple[Part, ...] = ("vae", "text_encoders", "denoiser")
@@ -88,13 +89,18 @@ def one_by_one(
 
 def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:
     """Returns the modules of one part, frozen and in evaluation mode."""
-    match part:
-        case "denoiser":
-            modules = (family.denoiser(source),)
-        case "vae":
-            modules = (family.vae(source),)
-        case "text_encoders":
-            modules = family.text_encoders(source)
+    with explaining_out_of_memory(
+        f"while weights of {source.location} were read ({part.replace('_', ' ')})",
+        "Every process holds one part of the model in host memory at a time. Launch fewer processes, give weights in "
+        "16 bits (model.variant), or use a machine with more memory.",
+    ):
+        match part:
+            case "denoiser":
+                modules = (family.denoiser(source),)
+            case "vae":
+                modules = (family.vae(source),)
+            case "text_encoders":
+                modules = family.text_encoders(source)
     return [module.requires_grad_(False).eval() for module in modules]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from finetune.models.part_files import PartFiles, variant_of
+from finetune.out_of_memory import explaining_out_of_memory
 
 SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -62,6 +63,21 @@ def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     There, sums of products depend on where the numbers begin in memory, which in a file depends on its header.
     """
     return value.to(dtype, copy=device.type == "cpu" and is_narrow(value))
+
+
+def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
+    """Gives trained and frozen weights their number formats, and says what to do where the device does not hold
+    them."""
+    with explaining_out_of_memory(
+        "while the network was put in its number format",
+        "Keep frozen weights in fewer bits (model.quantization) or in host memory (model.offload), launch with "
+        "mixed_precision bf16, or train fewer weights.",
+    ):
+        for parameter in network.parameters():
+            if parameter.is_floating_point():  # quantised weights are bytes
+                dtype = trained if parameter.requires_grad else frozen
+                parameter.data = narrowed(parameter.data, dtype, device)
+        network.to(device)
 
 
 class Widened(nn.Module):

@@ -65,7 +65,7 @@ def test_running_out_of_memory_names_the_batch_and_loses_nothing(
     large = {"train.batch_size": 256, "cache.latents": False}
     prepare = LimitMemoryWhenOpened("metrics.jsonl", 100_000_000)
     ended = start("lora", interrupted | large, tmp_path / "log", prepare=prepare).wait()
-    words = ("out of memory in step 5", "256 pictures", "largest bucket", "train.batch_size", "checkpoint stands")
+    words = ("out of memory in step 5", "256 images", "largest bucket", "train.batch_size", "checkpoint stands")
     assert_refused(ended.exit_code, ended.output, *words)
     ended = run("lora", interrupted, tmp_path / "log")
     assert ended.exit_code == 0, ended.output

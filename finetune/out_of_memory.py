@@ -1,0 +1,27 @@
+"""Running out of memory as one sentence: what was being done, how large it was, and what to lower; torch-free."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+"""What torch and the libraries below it say where they raise a plain RuntimeError, as torch does on a CPU."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where the device or the host had no memory left."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    says_so = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)
+    return isinstance(error, MemoryError) or says_so
+
+
+@contextmanager
+def explaining_out_of_memory(doing: str | Callable[[], str], advice: str) -> Iterator[None]:
+    """Turns running out of memory into a ValueError: "out of memory DOING. ADVICE". A callable is asked only then."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"out of memory {doing if isinstance(doing, str) else doing()}. {advice}") from error

@@ -1,0 +1,174 @@
+"""Running out of memory ends in a sentence that says of what, wherever it happens; real allocations fail here.
+
+No machine has the addresses that these allocations ask for, so nothing of them is ever touched.
+"""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.checkpoint import read
+from finetune.class_pictures import draw_groups
+from finetune.config import CacheConfig, DataConfig, PreviewConfig, TrainConfig
+from finetune.config_dreambooth import PriorConfig
+from finetune.config_loss import LossConfig
+from finetune.data.buckets import Bucket
+from finetune.data.build_caches import build_caches
+from finetune.data.dataset import TrainingDataset
+from finetune.data.drawing_prompts import kept_prompts
+from finetune.data.encode import Encoder, validation_view
+from finetune.data.manifest import read_manifest
+from finetune.ema import EMA
+from finetune.launch import Stage, run_recipe
+from finetune.models.base import ModelSource, Network
+from finetune.models.loading import loaded
+from finetune.models.parts import PARTS, one_by_one
+from finetune.models.sd import StableDiffusion
+from finetune.models.stored import place
+from finetune.out_of_memory import explaining_out_of_memory
+from finetune.preview import make_previews, planned_previews
+from finetune.stopping import SIGNALS
+from finetune.tasks import Denoising
+from finetune.validate import validation_loss
+from tests.tiny import save_pictures
+
+FAMILY = StableDiffusion()
+HUGE = 2**50
+SIDE = 2**25
+
+
+def never() -> bool:
+    return False
+
+
+def allocate(*_: object) -> torch.Tensor:
+    return torch.empty(HUGE)
+
+
+def full_device() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def full_library() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def full_map() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+@pytest.mark.parametrize("fail", [allocate, full_device, full_library, full_map, lambda: bytearray(HUGE)])
+def test_whatever_raises_it_becomes_one_sentence(fail: Callable[[], object]) -> None:
+    with (
+        pytest.raises(ValueError, match=r"^out of memory in a test\. Lower it\.$"),
+        explaining_out_of_memory("in a test", "Lower it."),
+    ):
+        fail()
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    for error in (
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        OSError(errno.ENOSPC, "full"),
+        KeyError(1),
+    ):
+        with pytest.raises(type(error)) as raised, explaining_out_of_memory("in a test", ""):
+            raise error
+        assert raised.value is error
+
+
+class Wide(nn.Module):
+    """A weight that one number stands for until it is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16).expand(HUGE))
+
+
+def placed() -> None:
+    place(Wide(), trained=torch.float32, frozen=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: EMA.of(Wide(), 0.9), f"average of {HUGE:,} trained weights.*train.ema_device cpu"),
+        (lambda: EMA.of(Wide(), 0.9, "cpu"), "average of .* in host memory.*train.ema_decay none"),
+        (placed, "network.*model.quantization"),
+    ],
+)
+def test_weights_and_their_average_are_named(act: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^out of memory .*{words}"):
+        act()
+
+
+def test_images_that_are_drawn_are_named_with_their_size(tiny_model: Path, tmp_path: Path) -> None:
+    parts, accelerator = one_by_one(FAMILY, ModelSource(str(tiny_model)), keep=PARTS), Accelerator(cpu=True)
+    config = PreviewConfig(("a red circle",), num_inference_steps=1)
+    planned = planned_previews(tmp_path, config, 0)
+    kept = kept_prompts(FAMILY, parts.components, config, accelerator, text_encoder_is_trained=False)
+    with pytest.raises(ValueError, match=f"out of memory while a preview of {SIDE}x{SIDE}.* preview.size"):
+        make_previews(FAMILY, parts.components, planned, kept, config, accelerator, size=SIDE, stop=never)
+    prior = PriorConfig(prompt="a circle", num_inference_steps=1, guidance_scale=2.0, batch_size=3)
+    with pytest.raises(ValueError, match=f"out of memory while 3 class images of {SIDE}x{SIDE}.* prior.batch_size"):
+        draw_groups(parts, [0], prior, tmp_path, SIDE, accelerator, lambda done: None, offload=False)
+
+
+class Widening(nn.Conv2d):
+    """A first layer whose output has more channels than anything can hold."""
+
+    def __init__(self, like: nn.Conv2d) -> None:
+        super().__init__(like.in_channels, 1, 3, padding=1)
+        self.weight = nn.Parameter(self.weight.detach().expand(2**40, -1, -1, -1))
+        self.bias = nn.Parameter(torch.zeros(1).expand(2**40))
+
+
+def test_images_that_are_encoded_and_validated_are_named_with_their_size(tiny_model: Path, tmp_path: Path) -> None:
+    components, accelerator = FAMILY.load(ModelSource(str(tiny_model))), Accelerator(cpu=True)
+    manifest = read_manifest(str(save_pictures(tmp_path / "images", count=2, size=32)))
+    encoder = Encoder(FAMILY, components, accelerator.device, text_encoder_is_trained=False)
+    buckets, data = [Bucket(32, 16, (0, 1))], DataConfig(str(tmp_path / "images"), resolution=32, bucket_step=16)
+    caches: Any = (accelerator, manifest.records, buckets, buckets, manifest.source, data, CacheConfig())
+    encoded = build_caches(encoder, *caches, tmp_path / "cache", torch.float32)
+
+    components.denoiser.conv_in = Widening(components.denoiser.conv_in)
+    task = Denoising(FAMILY.objective(components.scheduler, LossConfig()), encoder)
+    dataset = TrainingDataset(manifest.records, buckets, manifest.source, data, encoded, 0)
+    network = Network(FAMILY, components.denoiser)
+    with pytest.raises(ValueError, match=r"out of memory in a validation: 2 images of 32x16.* train\.batch_size"):
+        validation_loss(network, task, dataset, buckets, data, accelerator, batch_size=4, num_timesteps=1, stop=never)
+    components.vae.encoder.conv_in = Widening(components.vae.encoder.conv_in)
+    with pytest.raises(ValueError, match=r"out of memory while 1 images of 32x16 were encoded.* data\.resolution"):
+        list(encoder.encode_views(manifest.source, [("key", manifest.records[0], validation_view(buckets[0]))]))
+
+
+def test_weights_that_do_not_fit_into_memory_are_not_called_damaged(tiny_model: Path) -> None:
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        loaded(allocate, ModelSource(str(tiny_model)), "unet")
+
+
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        read(tmp_path, allocate)
+
+
+def test_what_nobody_explained_is_a_sentence_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model.source", "MODEL", "--data.folder", str(save_pictures(tmp_path / "images", count=1, size=16))]
+    options += ["--output.folder", str(tmp_path / "out"), "--model.family", "sd"]
+    stages, handlers = [Stage(tmp_path / "out", lambda: None, allocate)], {n: signal.getsignal(n) for n in SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_recipe(TrainConfig, lambda config: stages, options, program="test")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.startswith("error: out of memory: ") and "train.batch_size" in said
