@@ -105,7 +105,7 @@ def test_python_tags_in_yaml_are_refused_and_not_run(text: str, small_run: Optio
     preset.write_text(text.replace("CANARY", str(tmp_path / "canary")))
     ended = run("lora", {"config": preset} | small_run | {"output.folder": tmp_path / "out"}, tmp_path / "log")
     assert not (tmp_path / "canary").exists()
-    assert_refused(ended.exit_code, ended.output, "preset.yaml", "no YAML")
+    assert_refused(ended.exit_code, ended.output, "preset.yaml", "not valid YAML")
     assert not (tmp_path / "out").exists()
 
 
