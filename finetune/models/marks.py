@@ -29,6 +29,7 @@ PREDICTIONS = {
     "vpred": "v_prediction",
     "sample": "sample",
 }
+NOTHING_SAID = ("", "none", "unknown", "n/a")
 ARCHITECTURES = {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion-v2-512": "epsilon"}
 """Names of ModelSpec that tell the objective, without what may follow a slash."""
 
@@ -97,7 +98,7 @@ def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, 
         value = metadata.get(field, "").strip()
         if value.lower() in PREDICTIONS:
             said[f"{field} {value}"] = PREDICTIONS[value.lower()]
-        elif value:
+        elif value.lower() not in NOTHING_SAID:
             unknown = f"{field} {value}"
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     if architecture in ARCHITECTURES:
@@ -121,7 +122,7 @@ def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str,
     if marks.prediction_type is not None and option not in (None, marks.prediction_type):
         raise ValueError(
             f"loss.prediction_type: got {option}, but the weights of {name} say {marks.prediction_type} "
-            f"({marks.prediction_mark}). Remove the option."
+            f"({marks.prediction_mark}). Remove the option; if the mark is wrong, save a copy of the file without it."
         )
     chosen = option or marks.prediction_type or stated
     zero = bool(marks.zero_snr_mark) or (rescaled and chosen != "epsilon")

@@ -68,6 +68,7 @@ def with_settings(configs: Path, folder: Path, **settings: Any) -> Path:
         ((), {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "v_prediction", False),
         (("v_pred", "ztsnr"), V, "v_prediction", True),
         ((), EPSILON, "epsilon", False),
+        ((), {"modelspec.prediction_type": "None"}, "epsilon", False),
         ((), None, "epsilon", False),
     ],
 )
