@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.bf16_weights import compensated, random_bits, round_compensated, round_stochastically
+from finetune.paged_state import load_beside, place_state
 
 COMPENSATION = "compensation"
 """Key of Kahan's buffer in a parameter's optimizer state."""
@@ -112,7 +113,7 @@ class OneByOne(torch.optim.Optimizer):
         for group, stand_ins in zip(self.inner.param_groups, shown, strict=True):
             group["params"] = stand_ins
         try:
-            self.inner.load_state_dict(state_dict)
+            load_beside(self.inner, state_dict)
         finally:
             for group, parameters, stand_ins in zip(self.inner.param_groups, whole, shown, strict=True):
                 group["params"] = parameters
@@ -122,4 +123,5 @@ class OneByOne(torch.optim.Optimizer):
         for state in self.inner.state.values():
             if COMPENSATION in state:
                 state[COMPENSATION] = state[COMPENSATION].bfloat16()
+        place_state(self.inner)
         self._share()

@@ -15,6 +15,7 @@ from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
 from finetune.model_identity import OBJECTIVE, Identity, differences
 from finetune.optim import learning_rate_factor
+from finetune.paged_state import load_state
 from finetune.param_groups import ParamGroup
 from finetune.runfolder import changed_options, refuse_changed_data
 
@@ -147,7 +148,7 @@ def restore(
     """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
     learning rates."""
     load_trained_state(network, checkpoint.trained)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    load_state(optimizer, checkpoint.optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
         group["peak_lr"] = fresh.lr
     if ema and checkpoint.ema:

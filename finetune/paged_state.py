@@ -1,0 +1,54 @@
+"""The state of bitsandbytes' optimizers on resume: back in paged memory where it was.
+
+bitsandbytes' own `load_state_dict` (0.46 to 0.49) moves all of it to the device as plain tensors. A paged optimizer is
+chosen because that does not fit.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTS = ("state1", "state2")
+"""What bitsandbytes pages."""
+
+
+def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Loads what `state_dict` gave into any optimizer."""
+    load_beside(optimizer, state_dict)
+    place_state(optimizer)
+
+
+def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Loads the state; that of a paged optimizer stays in host memory until `place_state`."""
+    paged: Any = optimizer
+    if is_from_bitsandbytes(optimizer) and paged.is_paged:
+        paged.load_state_dict(state_dict, move_to_device=False)
+    else:
+        optimizer.load_state_dict(state_dict)
+
+
+@torch.no_grad()
+def place_state(optimizer: torch.optim.Optimizer) -> None:
+    """Puts the loaded state of bitsandbytes' optimizers where they would have made it: moments of large weights in
+    paged memory, all else on the weight's device."""
+    if not is_from_bitsandbytes(optimizer):
+        return
+    from bitsandbytes.utils import sync_gpu
+
+    maker: Any = optimizer
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if name in MOMENTS and maker.is_paged:
+                state[name] = maker.get_state_buffer(parameter, dtype=value.dtype)
+                sync_gpu(parameter)  # the buffer is filled with zeros by then, and is written to from the host
+                state[name].copy_(value)
+            elif isinstance(value, Tensor):
+                state[name] = value.to(parameter.device)
+
+
+def is_from_bitsandbytes(optimizer: torch.optim.Optimizer) -> bool:
+    """True for an optimizer of bitsandbytes, which is not imported for this."""
+    module = sys.modules.get("bitsandbytes.optim.optimizer")
+    return module is not None and isinstance(optimizer, module.Optimizer8bit)
