@@ -19,10 +19,11 @@ from finetune.command_line import as_plain, dump
 from finetune.config import TrainConfig
 from finetune.config_inpaint import InpaintConfig
 from finetune.cpu_threads import all_cores
+from finetune.data.batch_errors import with_plain_errors
 from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
 from finetune.data.build_caches import build_caches, used_captions
 from finetune.data.cut_captions import cut_warnings
-from finetune.data.dataset import TrainingDataset, collate
+from finetune.data.dataset import TrainingDataset, collate_by_name
 from finetune.data.drawing_prompts import kept_prompts
 from finetune.data.encode import Encoder, on_device
 from finetune.data.holes import Holes
@@ -249,7 +250,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         torch.utils.data.DataLoader(
             dataset,
             batch_sampler=sampler,
-            collate_fn=collate,
+            collate_fn=functools.partial(collate_by_name, records),
             num_workers=config.data.num_workers,
             pin_memory=accelerator.device.type == "cuda",
             worker_init_fn=outlive_signals,
@@ -395,7 +396,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     with progress_line(steps, step, shown=is_main) as bar, closed_on_failure(tracker):
         if step > 0 and not finish_step(step, pending):
             end_stopped(step)
-        batches = iter(loader) if step < steps else iter(())
+        batches = with_plain_errors(iter(loader)) if step < steps else iter(())
         clock = time.perf_counter()
         for batch in itertools.islice(batches, steps - step):
             factor = learning_rate_factor(step, config.optim, steps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import DataConfig
+from finetune.data.batch_errors import naming_images
 from finetune.data.buckets import Bucket
 from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
@@ -172,6 +173,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def collate_by_name(records: Sequence[Record], samples: Sequence[Sample]) -> Batch:
+    """Returns samples of one bucket as a batch."""
+    with naming_images("put together in a batch", lambda: [records[sample.index].file_name for sample in samples]):
+        return collate(samples)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """What was encoded beforehand and the keys to find it; a store that is None means: encode at every step."""
@@ -219,7 +226,9 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
             u=uniform(self.seed, "caption", position),
             drop_u=uniform(self.seed, "dropout", position),
         )
-        return self.sample(index, position, view, caption, self.holes.drawn(self.seed, position) if self.holes else 0)
+        hole_number = self.holes.drawn(self.seed, position) if self.holes else 0
+        with naming_images("read", lambda: [self.records[index].file_name]):
+            return self.sample(index, position, view, caption, hole_number)
 
     def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Sample:
         """Returns the sample for a chosen view, caption and hole, read from the caches where there are any."""
