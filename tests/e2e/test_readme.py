@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.command_line import flat_types, read_flags
+from finetune.command_line import flat_types, parse, read_flags
 from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
+from finetune.models.single_file import published_folder
+from finetune.presets import find_preset
 from tests.runs import metrics
 from tests.tiny import save_pictures, save_pipeline
 
@@ -76,6 +78,28 @@ def test_preparing_and_training_as_readme_says(tmp_path: Path) -> None:
     embeddings = tmp_path / "runs" / "ink-word" / "export" / "embeddings"
     assert (embeddings / "ink-style.safetensors").exists()
     assert (embeddings / "ink-style" / "learned_embeds.safetensors").exists()
+
+
+def test_the_base_models_of_readme_are_known_by_id_preset_and_family() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Base models") : text.index("## Memory")]
+    rows = [line for line in section.splitlines() if line.startswith("|") and "--model.source" in line]
+    typed = [shlex.split(row.split("`")[1]) for row in rows]
+    typed += [command for command in commands(section) if command[0] == "python"]
+    assert len(rows) >= 7 and all(re.search(r"about \d+(\.\d)? GB", row) for row in rows)
+    for words in typed:
+        given, found = read_flags(words[words.index("recipes.lora") + 1 :], flat_types(LoRATrainConfig))
+        assert found == [], words
+        preset = find_preset(given.pop("config")[0])
+        options = words[words.index("recipes.lora") + 3 :]
+        if "--data.folder" not in options:
+            options += ["--data.folder", "prepared/ink", "--output.folder", "runs/ink"]
+        config = parse(LoRATrainConfig, ["--config", str(preset), *options], program="t")
+        assert config.model.family is not None and (ROOT / "recipes" / "configs").samefile(preset.parent)
+        if not config.model.source.endswith(".safetensors"):
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", config.model.source)
+    fetched = [command[2] for command in commands(section) if command[:2] == ["hf", "download"]]
+    assert fetched == [published_folder("xl_base"), published_folder("xl_base", "v_prediction")]
 
 
 def test_dreambooth_as_readme_says(tmp_path: Path) -> None:

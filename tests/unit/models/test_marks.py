@@ -1,6 +1,7 @@
 """What the weights of a single file say of their objective goes before the scheduler config that is borrowed for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = {"_class_name": type(pipeline).__name__, "scheduler": ["diffusers", "EulerDiscreteScheduler"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def test_configs_are_proposed_that_say_what_the_file_predicts(tmp_path: Path, configs: Path) -> None:
+    for keys, words in (((), "stabilityai/stable-diffusion-xl-base-1.0"), (("v_pred",), "Emanon14/NONAMEmix-Vpred")):
+        source = replace(single_file(tmp_path, configs, *keys), config=None)
+        with pytest.raises(ValueError, match=r"model\.config: missing") as caught:
+            find_family(source)
+        _, fetch, give = str(caught.value).splitlines()
+        assert fetch.startswith(f"hf download {words} --include '*.json' --include '*.txt' --local-dir configs/")
+        assert give == f"--model.source {source.location} --model.config {fetch.rpartition(' ')[2]}"
 
 
 def single_file(

