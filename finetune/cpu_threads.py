@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import psutil
 import torch
 
+from finetune.launch_request import launcher
+
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 """Variables that tell of a launcher."""
 FLAGS = ("--num_cpu_threads_per_process", "--num-cpu-threads-per-process")
@@ -46,20 +48,16 @@ def num_cores() -> int:
 
 def is_chosen() -> bool:
     """True where OMP_NUM_THREADS is what the user set, not what a launcher put there."""
-    try:
-        launcher = psutil.Process(os.getppid())
-        return is_users_choice(os.environ, launcher.environ(), launcher.cmdline())
-    except psutil.Error:
-        return "OMP_NUM_THREADS" in os.environ
+    return is_users_choice(os.environ, *launcher())
 
 
-def is_users_choice(own: Mapping[str, str], launcher: Mapping[str, str], arguments: Sequence[str]) -> bool:
+def is_users_choice(own: Mapping[str, str], of_launcher: Mapping[str, str], arguments: Sequence[str]) -> bool:
     """True where the number of threads in this process's environment is the user's.
 
-    `launcher` is the environment that the parent process was started with, `arguments` its command line.
+    `of_launcher` is the environment that the parent process was started with, `arguments` its command line.
     """
     if "OMP_NUM_THREADS" not in own:
         return False
     if own["OMP_NUM_THREADS"] != "1" or not any(name in own for name in LAUNCHERS):
         return True
-    return "OMP_NUM_THREADS" in launcher or any(argument.startswith(FLAGS) for argument in arguments)
+    return "OMP_NUM_THREADS" in of_launcher or any(argument.startswith(FLAGS) for argument in arguments)

@@ -13,7 +13,7 @@ from finetune import __version__
 from finetune.command_line import as_flat
 from finetune.config import TrainConfig
 from finetune.cpu_threads import share_cores
-from finetune.launch_request import refuse_launch
+from finetune.launch_request import launcher, refuse_launch
 from finetune.ranks import LostProcess, is_lost_connection, join, refuse_differences
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
@@ -36,7 +36,7 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     Raises ValueError for what this machine cannot run, and where the processes were started with different options,
     data or versions.
     """
-    refuse_launch(os.environ)
+    refuse_launch(os.environ, launcher()[0])
     share_cores()
     if os.environ.get(PRECISION_VARIABLE) == "fp16" and not torch.cuda.is_available():
         raise ValueError(

@@ -16,7 +16,7 @@ from finetune.command_line import parse_given
 from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
 from finetune.finished_run import finished_message
-from finetune.launch_request import refuse_launch
+from finetune.launch_request import launcher, refuse_launch
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory
 from finetune.places import refuse_nested_folders
@@ -90,7 +90,7 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        refuse_launch(os.environ)
+        refuse_launch(os.environ, launcher()[0])
         config, given = parse_given(
             kind,
             arguments,

@@ -4,8 +4,15 @@ Accelerate passes a request on in environment variables. Some it then drops in s
 with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
 """
 
+import os
 from collections.abc import Mapping
 
+import psutil
+
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""Set by accelerate's launcher, always."""
+MANY = "MASTER_ADDR"
+"""Set by it for several processes, also where it then starts one (accelerate 1.15, without --multi_gpu)."""
 PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -16,8 +23,20 @@ NOT_SUPPORTED = {
 }
 
 
-def refuse_launch(environment: Mapping[str, str]) -> None:
-    """Raise ValueError that names every request of the launcher which would be ignored or change what is trained."""
+def launcher() -> tuple[Mapping[str, str], list[str]]:
+    """The environment that the parent process was started with, and its command line; empty where neither is known."""
+    try:
+        parent = psutil.Process(os.getppid())
+        return parent.environ(), parent.cmdline()
+    except psutil.Error:
+        return os.environ, []
+
+
+def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]) -> None:
+    """Raise ValueError that names every request of the launcher which would be ignored or change what is trained.
+
+    `of_launcher` is the environment that the launcher was started with.
+    """
     found = [
         f"accelerate config: got a request for {name} ({variable}), which is not supported yet: every process would "
         "hold the whole model. Use one of accelerate_configs/."
@@ -36,7 +55,7 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
             f"dynamo_backend: got {backend} in the accelerate config, but compiled models are not supported yet. Use "
             "no, or omit it."
         )
-    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = environment.get(PRECISION, "no")
     if precision not in PRECISIONS:
         found.append(f"mixed_precision: got {precision} in the accelerate config, expected no, bf16 or fp16.")
     device = environment.get("ACCELERATE_TORCH_DEVICE")
@@ -44,6 +63,11 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
         found.append(
             f"ACCELERATE_TORCH_DEVICE: got {device}, which would put all {environment['WORLD_SIZE']} processes on one "
             "device. Unset it; CUDA_VISIBLE_DEVICES or --gpu_ids choose GPUs."
+        )
+    if PRECISION in environment and "WORLD_SIZE" not in environment and MANY in environment.keys() - of_launcher.keys():
+        found.append(
+            "num_processes: several were asked for, but accelerate started one. Add --multi_gpu, and on CPUs the "
+            "variable ACCELERATE_USE_CPU=true, as accelerate_configs/cpu.yaml says."
         )
     if found:
         raise ValueError("\n".join(found))
