@@ -55,10 +55,11 @@ class Ranks:
         self._period = min(LONGEST_PERIOD, timeout_seconds / 10)
         self._others = [other for other in range(size) if other != rank]
         self._local: dict[int, psutil.Process] = {}
-        self._closed, self._in_step = threading.Event(), False
-        self._count = 0
+        self._closed, self._waits = threading.Event(), False
+        self._count = self._rounds = 0
         if store is not None and size > 1:
-            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+            for work in (self._watch, self._guard):
+                threading.Thread(target=work, name="ranks", daemon=True).start()
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
@@ -71,19 +72,28 @@ class Ranks:
         self._count += 1
         keys = [f"exchange/{self._count}/{rank}" for rank in range(self.size)]
         try:
-            self._store.set(keys[self.rank], text)
-            pause = 0.001
-            while not self._store.check(keys):
-                if self.lost is not None:
-                    raise LostProcess(self.lost)
-                time.sleep(pause)
-                pause = min(2 * pause, 0.1)
-            texts = [self._store.get(key).decode() for key in keys]
-            # All have begun this exchange, so all have read the one before.
-            self._store.delete_key(f"exchange/{self._count - 1}/{self.rank}")
+            with self._waiting():
+                self._store.set(keys[self.rank], text)
+                pause = 0.001
+                while not self._store.check(keys):
+                    if self.lost is not None:
+                        raise LostProcess(self.lost)
+                    time.sleep(pause)
+                    pause = min(2 * pause, 0.1)
+                texts = [self._store.get(key).decode() for key in keys]
+                # All have begun this exchange, so all have read the one before.
+                self._store.delete_key(f"exchange/{self._count - 1}/{self.rank}")
         except RuntimeError as error:
             raise LostProcess(self.lost or self._store_is_gone()) from error
         return texts
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        before, self._waits = self._waits, True
+        try:
+            yield
+        finally:
+            self._waits = before
 
     def any(self, claim: bool) -> bool:
         """True on every process where it is true on one."""
@@ -98,11 +108,8 @@ class Ranks:
         """
         if self.lost is not None:
             raise LostProcess(self.lost)
-        self._in_step = True
-        try:
+        with self._waiting():
             yield
-        finally:
-            self._in_step = False
 
     def explanation(self) -> str:
         """Why a collective failed, as a sentence; waits a moment for the cause to be found."""
@@ -148,40 +155,56 @@ class Ranks:
     def _watch(self) -> None:
         """The thread: counts, and looks whether the others do."""
         assert self._store is not None
-        seen: dict[int, tuple[str, float]] = {rank: ("", time.monotonic()) for rank in self._others}
-        number = 0
+        seen: dict[int, tuple[str, int]] = dict.fromkeys(self._others, ("", 0))
         while not self._closed.wait(self._period) and self.lost is None:
-            number += 1
             try:
-                self._store.set(f"beat/{self.rank}", f"{number} {'stop' if self.asks_to_stop else ''}")
+                self._store.set(f"beat/{self.rank}", f"{self._rounds} {'stop' if self.asks_to_stop else ''}")
                 for rank in self._others:
                     self._look(rank, seen)
             except RuntimeError:
-                self.lost = self._store_is_gone()
-        if not self._closed.wait(SECONDS_TO_RAISE) and self._in_step:
-            with contextlib.suppress(OSError):
-                os.write(2, f"error in process {self.rank}: {self.lost}\n".encode())
-            os._exit(1)  # the main thread waits in a collective that does not end
+                self.lost = self.lost or self._store_is_gone()
+            self._rounds += 1
+        self._end_if_stuck()
 
-    def _look(self, rank: int, seen: dict[int, tuple[str, float]]) -> None:
+    def _look(self, rank: int, seen: dict[int, tuple[str, int]]) -> None:
         assert self._store is not None
-        key, now = f"beat/{rank}", time.monotonic()
+        key = f"beat/{rank}"
         if self._store.check([f"left/{rank}"]):
             return
         beat = self._store.get(key).decode() if self._store.check([key]) else ""
-        before, since = seen[rank]
-        if beat != before:
-            seen[rank] = beat, now
-            self.others_ask_to_stop |= beat.endswith("stop")
+        before, num_silent = seen[rank]
+        # Rounds, not seconds: a scheduler may suspend all processes of a job for hours.
+        num_silent = num_silent + 1 if beat == before else 0
+        seen[rank] = beat, num_silent
+        self.others_ask_to_stop |= beat.endswith("stop")
         if rank in self._local and has_ended(self._local[rank]):
             self.lost = f"process {rank} of this job has ended. If it was not killed, it printed why. {CONTINUES}"
-        elif beat == before and now - since > self._timeout_seconds:
-            self.lost = (
-                f"process {rank} of this job has not answered for {self._timeout_seconds:g} s (train.timeout_seconds): "
-                f"it is frozen, or its machine cannot be reached. {CONTINUES}"
-            )
-            if rank in self._local:
-                end(self._local[rank])  # the launcher would wait 30 s for it
+        elif num_silent * self._period > self._timeout_seconds:
+            self._lose_frozen(rank)
+
+    def _guard(self) -> None:
+        """The thread that notices when the store does not answer: the first process may hold it and be frozen."""
+        rounds, num_stale = -1, 0
+        while not self._closed.wait(self._period) and self.lost is None:
+            num_stale = num_stale + 1 if self._rounds == rounds else 0
+            rounds = self._rounds
+            if num_stale * self._period > self._timeout_seconds:
+                self._lose_frozen(0)
+        self._end_if_stuck()
+
+    def _lose_frozen(self, rank: int) -> None:
+        self.lost = (
+            f"process {rank} of this job has not answered for {self._timeout_seconds:g} s (train.timeout_seconds): "
+            f"it is frozen, or its machine cannot be reached. {CONTINUES}"
+        )
+        if rank in self._local:
+            end(self._local[rank])  # the launcher would wait 30 s for it
+
+    def _end_if_stuck(self) -> None:
+        if not self._closed.wait(SECONDS_TO_RAISE) and self._waits:
+            with contextlib.suppress(OSError):
+                os.write(2, f"error in process {self.rank}: {self.lost}\n".encode())
+            os._exit(1)  # the main thread waits for something that does not end
 
     def _store_is_gone(self) -> str:
         return f"the process or launcher that connects the processes of this job is gone. {CONTINUES}"

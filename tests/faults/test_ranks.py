@@ -46,19 +46,23 @@ def job(small_run: Options, tmp_path: Path) -> Options:
     return small_run | {"output.folder": tmp_path / "out", "train.timeout_seconds": 3}
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "rank"),
+    [(signal.SIGSTOP, 1), (signal.SIGKILL, 1), (signal.SIGSTOP, 0)],  # the first holds the store of both here
+)
 def test_a_frozen_or_killed_process_ends_the_job_with_a_sentence(
-    number: signal.Signals, job: Options, tmp_path: Path
+    number: signal.Signals, rank: int, job: Options, tmp_path: Path
 ) -> None:
     running = two(job | {"train.steps": 100_000, "checkpoint.every": 2}, tmp_path)
     running[0].wait_until(lambda: len(metrics(tmp_path / "out")) >= 3)
-    running[1].signal(number)
-    first, second = ends(running, 30)
-    assert first.exit_code == 1, first.output
-    assert second.exit_code == -signal.SIGKILL  # a frozen process hears nothing else
-    assert "Traceback" not in first.output
-    assert "error in process 0: process 1 of this job has " in first.output
-    assert ("train.timeout_seconds" in first.output) is (number == signal.SIGSTOP)
+    running[rank].signal(number)
+    ended = ends(running, 30)
+    lost, left = ended[rank], ended[1 - rank]
+    assert left.exit_code == 1, left.output
+    assert lost.exit_code == -signal.SIGKILL  # a frozen process hears nothing else
+    assert "Traceback" not in left.output
+    assert f"error in process {1 - rank}: process {rank} of this job has " in left.output
+    assert ("train.timeout_seconds" in left.output) is (number == signal.SIGSTOP)
     assert complete_steps(tmp_path / "out" / "checkpoints")
 
 
