@@ -18,6 +18,7 @@ import safetensors.torch
 
 from tests.runs import Options, run
 from tests.tiny import build_pipeline
+from tests.tiny_flux import save_pipeline as save_flux_pipeline
 
 COMMIT = "1" * 40
 
@@ -249,8 +250,10 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
     next((torn / "vae").glob("*-00002-of-*")).unlink()
     shutil.copytree(shards / "vae", tmp_path / "vae")
     cached(tmp_path / "vae", tmp_path / "cache", "vae")
-    *loaded, gap, revision, variant, absent, no_vae = load(
+    cached(save_flux_pipeline(tmp_path / "flux"), tmp_path / "cache", "flux")
+    flux, *loaded, gap, revision, variant, absent, no_vae = load(
         tmp_path / "cache",
+        {"location": "owner/flux"},
         {"location": "owner/model"},
         {"location": "owner/model", "revision": "v1"},
         {"location": "owner/model", "revision": COMMIT, "variant": "fp16"},
@@ -263,7 +266,7 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
         {"location": "owner/model", "vae": "owner/absent"},
         HF_HUB_OFFLINE="1",
     )
-    assert loaded == ["UNet2DConditionModel torch.float32"] * 5
+    assert flux == "FluxTransformer2DModel torch.float32" and loaded == ["UNet2DConditionModel torch.float32"] * 5
     assert no_vae.startswith("model.vae: ") and "owner/absent" in no_vae and "HF_HUB_OFFLINE is set" in no_vae
     assert "HF_HUB_OFFLINE is set" in gap and "missing: vae/diffusion_pytorch_model-00002-of-" in gap
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
