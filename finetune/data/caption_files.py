@@ -18,6 +18,7 @@ from finetune.data.caption_tables import (
     csv_rows,
     json_lines_rows,
     json_rows,
+    named_lines,
     parsed_json,
 )
 from finetune.data.caption_text import CaptionLines, caption_text, decode_text, has_words
@@ -28,6 +29,8 @@ JSON_SUFFIX = ".json"
 CLASS_SUFFIX = ".cls"
 """A class's name in WebDataset archives."""
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
+UNREAD_TEXT_SUFFIXES = (".yaml", ".yml", ".toml", ".md", ".rtf", ".docx", ".cap", ".desc", ".description", ".tag")
+"""Files beside an image that may hold its caption in a form that is not read."""
 LISTINGS = ("metadata.jsonl", "metadata.csv")
 LARGEST_TABLE = 200_000_000
 """Bytes; larger files are not looked into for a list of images."""
@@ -194,6 +197,9 @@ def read_caption_files(
         else:
             orphans.append(name)
     _read_beside(read, beside, reading, findings, found)
+    for name in names:
+        if split_name(name)[1] in UNREAD_TEXT_SUFFIXES and (owners := [*filter(is_image, images.beside(name))]):
+            found.puzzling[name] = f"a {split_name(name)[1]} beside an image is not read", owners
     for name in orphans:
         _read_table(read, name, images, reading, findings, found)
     apart = texts_apart([name for name in orphans if name not in found.used], images, found)
@@ -351,6 +357,10 @@ def _read_table(
         return
     except ValueError:
         return
+    if not rows and split_name(name)[1] in TEXT_SUFFIXES:
+        rows = named_lines(text, images)
+        if not rows and TELLING_NAME.search(split_name(posixpath.basename(name))[0]) and has_words(text):
+            found.puzzling[name] = "its lines name no images", ()
     folder = posixpath.dirname(name)
     matches = [(row, images.listed(row.name, folder)) for row in rows]
     if not any(owners for _, owners in matches):

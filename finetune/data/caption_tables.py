@@ -184,6 +184,17 @@ def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
     return object_rows((dict(zip(fields, line, strict=False)) for line in lines[1:]), column)
 
 
+def named_lines(text: str, images: Container[str]) -> list[Row]:
+    """Returns the images of lines such as "x.png: a cat"; none unless every line begins with one of the `images`."""
+    rows = []
+    for line in in_lines(text):
+        match = re.fullmatch(r"\s*(.+?\.\w+)(?:\s*[:|=]\s*|\s+)(\S.*)", line)
+        if line.strip() and (match is None or match[1] not in images):
+            return []
+        rows += [Row(match[1], (match[2].strip(),))] if match is not None else []
+    return rows
+
+
 def delimiter_of(text: str) -> str:
     """Returns what parts the columns of a table: of comma, semicolon and tab the one that its first line has most."""
     head = next((line for line in in_lines(text) if line.strip()), "")

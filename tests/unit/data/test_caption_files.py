@@ -52,6 +52,8 @@ def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[st
         ("prompts.tsv", "image\tprompt\nx.png\ta cat\n", "a cat"),
         ("captions.txt", "image,caption\nx.png,a cat\n", "a cat"),
         ("captions.csv", "x.png,a cat\n", "a cat"),
+        ("captions.txt", "x.png: a cat\n\n", "a cat"),
+        ("list.txt", "x.png a cat", "a cat"),
         ("captions.jsonl", '{"file_name": "x.png", "text": "a cat"}\n', "a cat"),
         ("captions/x.txt", "a cat", "a cat"),
         ("metadata.csv", "file_name;text\nx.png;a cat\n", "a cat"),
@@ -78,6 +80,8 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("x.json", '{"description": "a red cat on a mat"}', ["x.json (it has description", "data.caption_column"]),
         ("x.json", '{"caption": "a red', ["x.json (not JSON"]),
         ("captions.csv", "file_name,description\nx.png,a red cat\n", ["captions.csv (it has description"]),
+        ("x.yaml", "caption: a cat", ["x.yaml (a .yaml beside an image is not read)"]),
+        ("prompts.txt", "a red cat\na blue dog\n", ["prompts.txt (its lines name no images)"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
     ],
 )
@@ -98,6 +102,7 @@ def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:
 
 def test_a_file_about_something_else_stops_nothing_where_all_have_captions(tmp_path: Path) -> None:
     files: Files = {"x.png": P, "x.txt": "a cat", "x.json": '{"description": "another text here"}', "train.json": "{"}
+    files |= {"x.md": "about x", "prompts.txt": "a red cat\n"}
     assert both(tmp_path, files) == {"x.png": ("a cat",)}
 
 
