@@ -48,7 +48,7 @@ def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
         raise ValueError(f"output: {output} exists and was not written by this command. Give the name of a new folder.")
     own, is_new = output / OWN_FOLDER, not output.exists()
     own.mkdir(parents=True, exist_ok=True)
-    lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT)  # the lock ends with the process, however that ends
+    lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT, 0o666)  # the lock ends with the process, however that ends
     try:
         if not try_lock(lock, belongs_to="open file", is_shared=is_shard):
             raise ValueError(f"output: another preparation is writing {output}. Wait until it has ended.")

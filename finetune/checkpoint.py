@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from finetune.disk import not_written, sync
+from finetune.disk import give_usual_modes, not_permitted, not_written, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
 
 Content = TypeVar("Content")
@@ -81,6 +81,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
         for path in temporary.iterdir():
             sync(path)
         sync(temporary)
+        give_usual_modes(temporary)
         if target.exists():
             discard(target)
         temporary.rename(target)
@@ -166,6 +167,8 @@ def read(path: Path, reader: Callable[[Path], Content]) -> Content:
         return reader(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
+    except PermissionError as error:  # says nothing about the file, so an older checkpoint is no way out
+        raise not_permitted(path) from error
     except UNREADABLE as error:
         if is_out_of_memory(error):  # says nothing about the file, which must not be passed over
             raise

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Literal, TextIO
 
 LOCK_START, MOST_SHARES = 2**30, 1024
 """The bytes that locks take on Windows."""
+UMASK = os.umask(0o077)
+OWNER_ONLY = 0o600
+os.umask(UMASK)  # to read it is to set it, so this is done once, while there are no threads
 
 
 def sync(path: Path) -> None:
@@ -34,6 +38,42 @@ def sync_folder(folder: Path) -> None:
             sync(path)
 
 
+def give_usual_modes(place: Path) -> None:
+    """Gives a file, or the files in a folder, the mode that the umask leaves.
+
+    safetensors writes its files for their owner alone. Other modes are left alone, as are those of folders, which may
+    pass on a group.
+    """
+    for path in place.rglob("*") if place.is_dir() else [place]:
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == OWNER_ONLY:
+            path.chmod(0o666 & ~UMASK)
+
+
+def is_anothers(path: Path) -> bool:
+    """Whether a file is there and belongs to another user, whose it stays."""
+    return sys.platform != "win32" and path.exists() and path.stat().st_uid != os.geteuid()
+
+
+def may_read(path: Path) -> bool:
+    """Whether nothing forbids this user to read a file; safetensors says that such a file does not exist."""
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def not_permitted(path: Path) -> PermissionError:
+    """Returns the error for a file that is there and that this user may not read; nothing is wrong with the file."""
+    return PermissionError(
+        errno.EACCES,
+        f"{path} may not be read by this user (permission denied). Run as its owner, or let the owner run: chmod a+rX",
+    )
+
+
 def unfinished(path: Path) -> Path:
     """Returns the name that something has until it is complete; without .safetensors at its end no tool loads it."""
     return path.with_name(f".{path.name}.unfinished")
@@ -41,6 +81,8 @@ def unfinished(path: Path) -> Path:
 
 def put_in_place(temporary: Path, path: Path) -> Path:
     """Renames a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
+    if temporary.is_file():
+        give_usual_modes(temporary)
     temporary.replace(path)
     sync(path.parent)
     return path
@@ -54,7 +96,8 @@ def replace_folder(temporary: Path, path: Path) -> None:
     replaced = path.with_name(f".{path.name}.replaced")
     if not path.exists() and replaced.exists():
         replaced.replace(path)
-    copy_others(path, temporary)
+    give_usual_modes(temporary)
+    copy_others(path, temporary)  # with the modes that they have
     sync_folder(temporary)
     shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
@@ -86,6 +129,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        give_usual_modes(temporary)
         sync_folder(temporary)
         put_in_place(temporary, path)
     finally:
@@ -119,6 +163,12 @@ def not_written(path: Path, error: BaseException, num_bytes: int | None = None) 
     """Returns a failure to write as one OSError that names the path, the reason, and the bytes needed and free."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     number = errno_of(error)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OSError(
+            number,
+            f"{path} could not be written: {os.strerror(number)} ({errno.errorcode[number]}). What was saved before is "
+            "untouched: use a folder that this user may write to, or let its owner change the permissions.",
+        )
     needed = "" if num_bytes is None else f" it needs about {num_bytes:,} bytes and"
     return OSError(
         number,
@@ -148,7 +198,8 @@ def lock_folder(folder: Path) -> TextIO:
     Raises ValueError where another process holds it. The lock is the process's, not the open file's, which the workers
     of a data loader would inherit and hold on to for seconds after their parent was killed.
     """
-    file = (folder / ".lock").open("a+")
+    with writing(folder / ".lock"):
+        file = (folder / ".lock").open("a+")
     if not try_lock(file.fileno(), belongs_to="process"):
         file.seek(0)
         owner = file.read().strip() or "another process"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.cache import fingerprint
+from finetune.disk import is_anothers
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_file
 from finetune.models.other_vae import vae_paths
@@ -102,7 +103,9 @@ def valid_hash(text: str) -> str:
 
 
 def write_record(path: Path, hashes: Hashes) -> None:
-    """Writes a record that is complete or absent."""
+    """Writes a record that is complete or absent; one of another user, which could not be read, stays."""
+    if is_anothers(path):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
     try:

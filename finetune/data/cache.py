@@ -7,6 +7,7 @@ is checked against its digest when read.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import secrets
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from finetune.disk import errno_of, give_usual_modes, is_anothers, may_read, not_permitted
 from finetune.models.stored import is_narrow
 
 Entry = dict[str, Tensor]
@@ -65,14 +67,17 @@ class ShardStore:
                 with safe_open(path, framework="pt") as shard:
                     self._paths |= {name.partition("/")[0]: path for name in shard.keys()}  # noqa: SIM118 (not a dict)
             except (SafetensorError, OSError) as error:
-                text = f"cache: {path.name} is not readable ({error}); its entries are made again."
+                is_allowed = may_read(path)
+                reason = str(error) if is_allowed else "permission denied; its owner can change that"
+                text = f"cache: {path.name} is not readable ({reason}); its entries are made again."
                 self.warnings += [text] if text not in self.warnings else []
-                self.torn |= {path} if isinstance(error, SafetensorError) else set()
+                self.torn |= {path} if isinstance(error, SafetensorError) and is_allowed else set()
 
     def remove_torn(self) -> None:
         """Removes shards that are no safetensors; nobody can be writing them, since shards are renamed when whole."""
         for path in self.torn:
-            path.unlink(missing_ok=True)
+            if not is_anothers(path):
+                path.unlink(missing_ok=True)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Returns the keys that no shard holds, in the given order, each once."""
@@ -84,8 +89,12 @@ class ShardStore:
         try:
             shard, digests = open_shard(path)
             entry = {name: shard.get_tensor(f"{key}/{name}") for name in digests.get(key, {})}
-        except SafetensorError as error:
-            raise damaged(path) from error
+        except (SafetensorError, OSError) as error:
+            if not may_read(path):
+                raise not_permitted(path) from error
+            if isinstance(error, SafetensorError):
+                raise damaged(path) from error
+            raise
         if not entry or any(tensor_digest(value) != digests[key][name] for name, value in entry.items()):
             raise damaged(path)
         return entry
@@ -96,18 +105,22 @@ class ShardStore:
             f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()
         }
         path = self.folder / f"{cache_key(*sorted(entries))}.safetensors"
+        if is_anothers(path):  # and cannot be read, or these entries would not be made again
+            path = path.with_stem(f"{path.stem}-{secrets.token_hex(4)}")
         temporary = self.folder / f".tmp-{path.name}-{secrets.token_hex(8)}"  # process ids repeat in containers
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             digests = {name: tensor_digest(value) for name, value in tensors.items()}
             safetensors.torch.save_file(tensors, temporary, metadata=digests)
+            give_usual_modes(temporary)
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            is_permission = errno_of(error) in (errno.EACCES, errno.EPERM, errno.EROFS)
+            advice = "Put the cache" if is_permission else "Make room, or put the cache"
             raise OSError(
-                f"cache: {path} could not be written: {error}. Make room, or put the cache elsewhere with "
-                "--cache.folder."
+                f"cache: {path} could not be written: {error}. {advice} elsewhere with --cache.folder."
             ) from error
         return path
 

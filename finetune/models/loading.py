@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from finetune.config import PICKLED, SINGLE_FILE
+from finetune.disk import may_read
 from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
@@ -310,6 +311,9 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
 
 def part_advice(source: ModelSource, part: str) -> str:
     """Returns what to do where a part of a folder does not load."""
+    places = [Path(source.location)] if source.is_single_file else sorted(Path(source.location, part).glob("*"))
+    if closed := [path.name for path in places if not may_read(path)]:
+        return f"This user may not read {closed[0]} (permission denied). Run as its owner, or change the permissions."
     if source.is_single_file:
         return f"Expected the weights that {Path(source.configs) / part} describes: is it of the same base model?"
     files = [path.name for path in Path(source.location, part).glob("*")]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from finetune.disk import may_read, not_permitted
 from finetune.models.base import ModelSource
 from finetune.models.marks import refuse_edm
 from finetune.models.other_sources import file_contents, refuse_scaled
@@ -90,6 +91,8 @@ def refuse_unknown(keys: Iterable[str], name: str) -> None:
 
 def weight_shapes(path: Path) -> dict[str, Tensor]:
     """Returns every weight of the file without its values."""
+    if not may_read(path):
+        raise not_permitted(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {

@@ -1,15 +1,32 @@
-"""Locks: who excludes whom, with the system's own locks and with those of Windows."""
+"""Locks: who excludes whom, with the system's own and those of Windows; modes and permissions of files."""
 
 import fcntl
 import os
+import stat
 import struct
 import sys
 import types
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
-from finetune.disk import lock_folder, refuse_lost_folder, try_lock
+from finetune.checkpoint import STATE_KEYS, Checkpoint, newest_checkpoint, save_checkpoint
+from finetune.data.cache import ShardStore, open_shard
+from finetune.disk import (
+    UMASK,
+    lock_folder,
+    new_folder,
+    put_in_place,
+    refuse_lost_folder,
+    replace_folder,
+    try_lock,
+    write_atomically,
+)
+from tests.other_user import NOBODY, as_another_user, open_folder
+
+__all__ = ["open_folder"]
 
 
 def lock_bytes(descriptor: int, mode: int, num_bytes: int) -> None:
@@ -62,3 +79,87 @@ def test_a_folder_that_another_took_the_place_of_is_lost(tmp_path: Path) -> None
                 refuse_lost_folder(lock, folder)
             folder.mkdir(exist_ok=True)
             (folder / ".lock").touch()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def entries(*keys: str) -> dict[str, dict[str, torch.Tensor]]:
+    return {key: {"latents": torch.full((2, 2), float(len(key)))} for key in keys}
+
+
+def saved_checkpoint(folder: Path, step: int) -> Path:
+    state = dict.fromkeys(STATE_KEYS, 0) | {"step": step}
+    return save_checkpoint(folder, Checkpoint({"w": torch.ones(2)}, None, {}, state), "", keep=3)
+
+
+def test_files_have_the_mode_of_the_umask_and_others_keep_theirs(tmp_path: Path) -> None:
+    """safetensors writes files that only their owner can read."""
+    ours = tmp_path / "ours"
+    own = tmp_path / "export" / "mine.sh"
+    own.parent.mkdir()
+    own.write_text("a user's")
+    own.chmod(0o750)
+    (tmp_path / "aside" / "unet").mkdir(parents=True)
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / "aside" / "unet" / "w.safetensors")
+    replace_folder(tmp_path / "aside", tmp_path / "export")
+    with new_folder(ours) as folder:
+        safetensors.torch.save_file({"w": torch.ones(1)}, folder / "w.safetensors")
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / "aside")
+    put_in_place(tmp_path / "aside", ours / "x.safetensors")
+    write_atomically(ours / "text", "text")
+    ShardStore(ours / "cache").write(entries("a"))
+    saved_checkpoint(ours, 1)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != tmp_path / "export" / "mine.sh"]
+    assert len(files) >= 9
+    assert {path.name: mode(path) for path in files} == {path.name: 0o666 & ~UMASK for path in files}
+    assert mode(tmp_path / "export" / "mine.sh") == 0o750
+
+
+def test_shards_of_another_user_are_used_and_never_replaced(open_folder: Path) -> None:
+    with as_another_user():
+        first = ShardStore(open_folder / "cache")
+        path = first.write(entries("a", "b"))
+    (open_folder / "cache").chmod(0o777)
+    path.chmod(0o600)
+    before = path.stat()
+    os.chown(path, 0, 0)
+    with as_another_user():
+        store = ShardStore(open_folder / "cache")
+        assert store.missing(["a", "b"]) == ["a", "b"] and "permission denied" in store.warnings[0]
+        store.remove_torn()
+        other = store.write(entries("a", "b"))
+        store.refresh()
+        assert other != path and other.stat().st_uid == NOBODY
+        assert store.read("a")["latents"].tolist() == [[1.0, 1.0]] * 2
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    path.write_bytes(b"torn")
+    path.chmod(0o644)
+    with as_another_user():
+        ShardStore(open_folder / "cache").remove_torn()
+    assert path.read_bytes() == b"torn"
+
+
+def test_a_cache_that_may_be_read_but_not_written_is_used_and_told_where_it_does_not_suffice(open_folder: Path) -> None:
+    path = ShardStore(open_folder / "cache").write(entries("a"))
+    with as_another_user():
+        store = ShardStore(open_folder / "cache")
+        assert store.read("a") and not store.warnings
+        with pytest.raises(OSError, match=r"Permission denied.*Put the cache elsewhere with --cache\.folder"):
+            store.write(entries("b"))
+    path.chmod(0o600)
+    open_shard.cache_clear()
+    with as_another_user(), pytest.raises(PermissionError, match="may not be read by this user"):
+        store.read("a")
+
+
+@pytest.mark.parametrize("closed", ["trained.safetensors", "manifest.json", "."])
+def test_a_checkpoint_that_may_not_be_read_is_neither_damaged_nor_passed_over(closed: str, open_folder: Path) -> None:
+    saved_checkpoint(open_folder, 1)
+    newest = saved_checkpoint(open_folder, 2)
+    (newest / closed).chmod(0)
+    said: list[str] = []
+    with as_another_user(), pytest.raises(PermissionError, match="may not be read by this user"):
+        newest_checkpoint(open_folder, said.append)
+    assert said == []
