@@ -23,7 +23,7 @@ from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
 from finetune.models.marks import read_marks, settled
-from finetune.models.other_sources import folder_contents
+from finetune.models.other_sources import folder_contents, refuse_quantised
 from finetune.models.other_vae import (
     SCALES,
     base_config,
@@ -261,6 +261,7 @@ def load_other_vae(kind: Any, source: ModelSource) -> Any:
 
 def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
     """Returns one part of a folder in diffusers layout."""
+    refuse_quantised(files.root / part / "config.json", source.location)
     options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.as_stored and part in DENOISERS:
         options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)

@@ -35,6 +35,15 @@ def refuse_scaled(keys: Iterable[str], name: str) -> None:
         )
 
 
+def refuse_quantised(config_file: Path, location: str) -> None:
+    """Raises ValueError for a part whose weights are stored quantised, by bitsandbytes or another library."""
+    if config_file.is_file() and '"quantization_config"' in config_file.read_text(encoding="utf-8"):
+        raise ValueError(
+            f"model.source: {config_file.parent.name} of {location} is stored quantised (quantization_config in its "
+            "config.json), made for drawing alone. Give the original model; --model.quantization saves the memory here."
+        )
+
+
 def file_contents(keys: Collection[str]) -> str:
     """Returns what a single file without some of a model's parts is, and what to give in its place."""
     if any(word in key for key in keys for word in ADAPTER_WORDS):

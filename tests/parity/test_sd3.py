@@ -272,7 +272,7 @@ def test_all_weights_and_the_text_encoders_of_clip_train(options: Options, pictu
     own |= {"preview.prompts": ("a red circle " * 100, "a red circle"), "preview.num_inference_steps": 1}
     ended = run("full", own, tmp_path / "log")
     assert ended.exit_code == 0, ended.output
-    assert "The ends of" in ended.output and "and 1 prompts of previews are not read" in ended.output
+    assert "The ends of" in ended.output and "and 1 preview prompt are not read" in ended.output
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert sum("reads 255 tokens of a caption" in warning for warning in card["warnings"]) == 1
     assert {"lr", "lr_text_encoder"} <= metrics(tmp_path / "out")[-1].keys()

@@ -11,6 +11,7 @@ import torch
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
 from finetune.models.other_sources import folder_contents
+from finetune.models.sd import StableDiffusion
 from tests.original_layout import save_single_file, vae_weights
 from tests.tiny import build_pipeline, save_pictures, save_pipeline
 from tests.tiny_flux import build_transformer
@@ -66,6 +67,15 @@ def test_weights_with_scales_are_refused_before_they_are_read_as_numbers(tmp_pat
     for added in ({"scaled_fp8": torch.zeros(0)}, {"model.diffusion_model.out.2.scale_weight": torch.ones(1)}):
         safetensors.torch.save_file(weights | added, file)
         assert "in 8 bits (fp8) with scales" in refusal(file)
+
+
+def test_a_part_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
+    model = save_pipeline(tmp_path / "model", size="micro")
+    file = model / "unet" / "config.json"
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | quantised))
+    with pytest.raises(ValueError, match=r"^model\.source: unet of .* is stored quantised .*--model\.quantization"):
+        StableDiffusion().denoiser(ModelSource(str(model)))
 
 
 def test_a_folder_of_something_else_is_called_what_it_is(tmp_path: Path) -> None:
