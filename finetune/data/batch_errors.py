@@ -1,12 +1,11 @@
 """What goes wrong while batches are read and put together, as one sentence that names the images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
-import torch
-
 from finetune.data.entries import first_few
+from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 
 Item = TypeVar("Item")
@@ -19,20 +18,15 @@ IN_A_WORKER = " in DataLoader worker process "
 """What torch writes into the text of an error of a worker, before the whole traceback."""
 
 
-@contextmanager
-def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> Iterator[None]:
+def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractContextManager[None]:
     """Turns running out of memory into a ValueError that says for which images; other errors pass."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
+
+    def text() -> str:
         images = names()
-        raise ValueError(
-            f"out of memory while {plural(len(images), 'image')} {'was' if len(images) == 1 else 'were'} {doing}: "
-            f"{first_few(images)}. {ADVICE}"
-        ) from error
+        verb = "was" if len(images) == 1 else "were"
+        return f"while {plural(len(images), 'image')} {verb} {doing}: {first_few(images)}"
+
+    return explaining_out_of_memory(text, ADVICE)
 
 
 def with_plain_errors(batches: Iterator[Item]) -> Iterator[Item]:
