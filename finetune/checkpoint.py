@@ -182,8 +182,9 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
-    """Returns an optimizer's state; anything but tensors and plain values is refused, and nothing of it is run."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Returns an optimizer's state, mapped to its file until it is copied; anything but tensors and plain values is
+    refused, and nothing of it is run."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -79,7 +79,12 @@ class EMA:
         if self.host is not None:
             self.host.follow(weights, 1 - decay)
             return
-        torch._foreach_lerp_(list(self.average.values()), [weights[name].float() for name in self.average], 1 - decay)
+        wide = [name for name in self.average if weights[name].dtype == torch.float32]
+        if wide:
+            torch._foreach_lerp_([self.average[name] for name in wide], [weights[name] for name in wide], 1 - decay)
+        for name, average in self.average.items():
+            if weights[name].dtype != torch.float32:  # one at a time, so one alone is there in float32
+                average.lerp_(weights[name].float(), 1 - decay)
 
     def settled(self) -> State:
         """Returns the average after the last update."""

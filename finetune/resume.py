@@ -137,6 +137,20 @@ def refuse_other_model(
     ]
 
 
+def leave_file(optimizer: torch.optim.Optimizer) -> None:
+    """Copies what an optimizer's state has on the CPU, tensor by tensor: as loaded, it is mapped to a checkpoint's
+    file, which may be gone later. State of weights on another device was copied there, or to paged memory."""
+    copies: dict[int, torch.Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
+                continue
+            if parameter.device.type == "cpu" or value.numel() == 1:  # a count of steps stays on the CPU
+                if id(value) not in copies:  # parameters may share a table
+                    copies[id(value)] = value.clone()
+                state[key] = copies[id(value)]
+
+
 def restore(
     checkpoint: Checkpoint,
     network: nn.Module,
@@ -149,6 +163,7 @@ def restore(
     learning rates."""
     load_trained_state(network, checkpoint.trained)
     load_state(optimizer, checkpoint.optimizer)
+    leave_file(optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
         group["peak_lr"] = fresh.lr
     if ema and checkpoint.ema:

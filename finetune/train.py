@@ -25,7 +25,7 @@ from finetune.data.build_caches import build_caches, used_captions
 from finetune.data.cut_captions import cut_warnings
 from finetune.data.dataset import TrainingDataset, collate_by_name
 from finetune.data.drawing_prompts import kept_prompts
-from finetune.data.encode import Encoder, on_device
+from finetune.data.encode import Encoder
 from finetune.data.holes import Holes
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import Manifest
@@ -446,10 +446,10 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     refuse_lost_folder(lock, out)
     refuse_changed_files(read, stamps)
     network.eval()
-    with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):
-        source_of_export = ema.settled() if ema else trained_state(network)
-        state = {name: value.to("cpu", torch.float32, copy=True) for name, value in source_of_export.items()}
     if tracker:
+        with contextlib.nullcontext() if ema else evaluation_weights(optimizer, config.optim):
+            source_of_export = ema.settled() if ema else trained_state(network)
+            state = {name: value.to("cpu", torch.float32, copy=True) for name, value in source_of_export.items()}
         counted = trained(records, held_out_set)
         facts = RunFacts(
             base_sha256=base_sha256,
@@ -472,7 +472,9 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         else:
             parts.drop("denoiser")
         kept = [module for part in in_network for module in parts.modules(part) if not is_dropped(module)]
-        with explaining_export(), on_device(kept, torch.device("cpu")), closed_on_failure(tracker), all_cores():
+        with explaining_export(), closed_on_failure(tracker), all_cores():
+            for module in kept:
+                module.to("cpu")
             for parameter in parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
                 parameter.data = parameter.data.float()
             model = TrainedModel(family, source, for_sampling, network, objective, state, config, facts)

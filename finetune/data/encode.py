@@ -20,6 +20,10 @@ from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.randomness import generator
 
+MOST_PIXELS = 8 * 512 * 512
+"""That an autoencoder encodes at once."""
+MOST_IMAGES = 8
+
 
 def validation_view(bucket: Bucket) -> View:
     """Returns the one view that a held-out picture is scored in: the centre, not mirrored."""
@@ -29,6 +33,12 @@ def validation_view(bucket: Bucket) -> View:
 def validation_caption(record: Record, config: DataConfig) -> str:
     """Returns the one caption that a held-out picture is scored with: its first, in its own order."""
     return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]
+
+
+def images_together(width: int, height: int) -> int:
+    """Returns how many images of a size an autoencoder on a GPU encodes at once: at most MOST_IMAGES, and for
+    more than one at most MOST_PIXELS, so activations take no more memory at a higher resolution."""
+    return min(MOST_IMAGES, max(1, MOST_PIXELS // (width * height)))
 
 
 def posterior_noise(keys: Sequence[str]) -> list[torch.Generator]:
@@ -77,9 +87,9 @@ class Encoder:
         self.device = device
         self.text_encoder_is_trained = text_encoder_is_trained
         self.parts = parts
-        # One picture or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
+        # One image or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
         # from batches, and is not promised bitwise repeatability.
-        self.batch_size = 1 if device.type == "cpu" else 8
+        self.one_at_a_time = device.type == "cpu"
         self.unreadable: list[str] = []
         self.colour_warnings: list[str] = []
 
@@ -96,9 +106,10 @@ class Encoder:
         for item in items:
             by_size.setdefault((item[2].width, item[2].height), []).append(item)
         for (width, height), group in by_size.items():
-            for start in range(0, len(group), self.batch_size):
+            together = self._together(width, height)
+            for start in range(0, len(group), together):
                 decoded = []
-                for key, record, view in group[start : start + self.batch_size]:
+                for key, record, view in group[start : start + together]:
                     try:
                         pixels = record_pixels(source, record, view, self.colour_warnings.append)
                         decoded.append((key, record.file_name, pixels))
@@ -213,19 +224,21 @@ class Encoder:
         with torch.no_grad():
             return self._prompts(batch.captions)
 
+    def _together(self, width: int, height: int) -> int:
+        return 1 if self.one_at_a_time else images_together(width, height)
+
     def _latents(self, pixels: Tensor, keys: Sequence[str]) -> Tensor:
+        together = self._together(pixels.shape[3], pixels.shape[2])
         parts = [
             self.family.encode_images(
-                self.components.vae,
-                pixels[start : start + self.batch_size],
-                posterior_noise(keys[start : start + self.batch_size]),
+                self.components.vae, pixels[start : start + together], posterior_noise(keys[start : start + together])
             )
-            for start in range(0, len(pixels), self.batch_size)
+            for start in range(0, len(pixels), together)
         ]
         return torch.cat(parts).float()
 
     def _prompts(self, captions: Sequence[str]) -> Prompts:
-        if self.batch_size == 1 and len(captions) > 1:
+        if self.one_at_a_time and len(captions) > 1:
             rows = [self._prompts([caption]) for caption in captions]
             return stack_prompts([{name: value[0] for name, value in row.items()} for row in rows])
         tokens = self.family.tokenize(self.components.tokenizers, captions)

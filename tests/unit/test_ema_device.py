@@ -1,7 +1,12 @@
 """The average in host memory is that beside the weights, bit for bit."""
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.ema import EMA, trained_state
 from tests.unit.test_optim import Quadratic
@@ -41,3 +46,30 @@ def test_what_fails_in_the_thread_is_raised() -> None:
     ema.update(model, 1)
     with pytest.raises(RuntimeError, match="size"):
         ema.settled()
+
+
+class MostBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations made and that are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and func is torch.ops.aten._to_copy.default:
+            self.held += made.nbytes
+            self.most = max(self.most, self.held)
+            weakref.finalize(made, self.release, made.nbytes)
+        return made
+
+    def release(self, num_bytes: int) -> None:
+        self.held -= num_bytes
+
+
+def test_an_update_holds_one_weight_in_float32_at_a_time() -> None:
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(8))).bfloat16()
+    ema = EMA.of(model, 0.9)
+    with MostBytes() as counted:
+        ema.update(model, 1)
+    assert 0 < counted.most <= 64 * 64 * 4

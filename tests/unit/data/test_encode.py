@@ -12,7 +12,7 @@ from finetune.data.buckets import Bucket
 from finetune.data.build_caches import build_caches, text_fingerprint
 from finetune.data.cache import fingerprint
 from finetune.data.dataset import Encoded, View, latent_key, text_key
-from finetune.data.encode import Encoder
+from finetune.data.encode import Encoder, images_together
 from finetune.data.manifest import read_manifest
 from finetune.models.base import Components
 from finetune.models.sd import StableDiffusion
@@ -175,3 +175,8 @@ def test_what_is_no_number_is_not_cached_and_named(folder: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r'embeddings of the caption ".*" are no numbers .*mixed_precision bf16'):
         cached(large, folder, tmp_path, torch.float16)
     cached(large, folder, tmp_path, torch.bfloat16)
+
+
+def test_a_gpu_encodes_fewer_images_together_the_larger_they_are() -> None:
+    sizes = {(256, 256): 8, (512, 512): 8, (768, 512): 5, (1024, 1024): 2, (2048, 1024): 1, (4096, 4096): 1}
+    assert {size: images_together(*size) for size in sizes} == sizes
