@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import torch
 
+from finetune.advice import own_share
 from finetune.base_loss import base_loss_warnings
 from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
 from finetune.command_line import as_plain, dump
@@ -55,6 +56,7 @@ from finetune.ranks import ranks, refuse_differences
 from finetune.resume import find_checkpoint, refuse_other_model, restore
 from finetune.run_log import open_run_log
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
+from finetune.scale_warnings import scale_warnings
 from finetune.standard_streams import lost_output
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite, update
 from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
@@ -166,6 +168,15 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         )
     warnings += cut_warnings(
         family, components.tokenizers, used_captions(records, buckets, held_out, config.data), config.preview
+    )
+    learned_from = [record for index, record in enumerate(records) if index not in held_out_set]
+    seen = config.train.steps * global_batch_size * own_share(config)
+    warnings += scale_warnings(
+        components.denoiser.config,
+        family.pixels_per_latent(components.vae),
+        config.data.resolution,
+        len(learned_from),
+        seen / sum(record.repeats for record in learned_from),
     )
     for warning in warnings:
         say(f"warning: {warning}")
