@@ -249,13 +249,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
         restore(checkpoint, network, optimizer, ema, accelerator, groups)
         say(f"Resuming from {path} at step {step} of {steps}.")
         del checkpoint, resumed
-    card = functools.partial(data_card, manifest, held_out_set, [asdict(figure) for figure in figures], counts)
-    if is_main:  # now that nothing can be refused
-        refuse_lost_folder(lock, out)
-        write_atomically(out / "config.yaml", dump(config))
-        open_run_log(out / "run.log")
-        write_atomically(out / "data_card.json", card(warnings))
-
     sampler = BucketBatchSampler(buckets, [r.repeats for r in records], global_batch_size, seed=seed, start=step)
     loader = accelerator.prepare(
         torch.utils.data.DataLoader(
@@ -278,8 +271,18 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     drawing = encoded.drawing
     if encodes_prompts:
         drawing = kept_prompts(family, components, config.preview, accelerator, text_encoder_is_trained=True)
+    if step == 0 and not from_scratch:
+        found = base_loss_warnings(network, task, dataset, accelerator.device)
+        warnings += found
+        for warning in found:
+            say(f"warning: {warning}")
     metrics = None
-    if is_main:
+    if is_main:  # nothing can be refused any more
+        refuse_lost_folder(lock, out)
+        write_atomically(out / "config.yaml", dump(config))
+        open_run_log(out / "run.log")
+        card = data_card(manifest, held_out_set, [asdict(figure) for figure in figures], counts, warnings)
+        write_atomically(out / "data_card.json", card)
         metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes, step, lambda text: say(f"warning: {text}"))
     run_config = as_plain(config) | {
         "num_processes": accelerator.num_processes,
@@ -397,10 +400,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     network.train()
     ranks().exchange()  # one opened the trackers
     if step == 0:
-        found = [] if from_scratch else base_loss_warnings(network, task, dataset, accelerator.device)
-        if found and is_main:
-            say(f"warning: {found[0]}")
-            write_atomically(out / "data_card.json", card([*warnings, *found]))
         base_loss = validate() if validates else None
         if (validates and base_loss is None) or (config.preview.prompts and not preview(BASE_STEP)):
             end_stopped(0)
