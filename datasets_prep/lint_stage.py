@@ -5,6 +5,7 @@ from datasets_prep.kept import Kept
 from datasets_prep.lint import SYNTAX_KIND, lint, token_counter
 from datasets_prep.records import LintMark
 from finetune.data.entries import Findings
+from finetune.prompt_syntax import caption_warning
 
 
 def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintMark]:
@@ -12,6 +13,7 @@ def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintM
     captions = ((kept.pictures.sources[index], kept.captions.of(index)) for index in map(int, kept.indices))
     marks = lint(captions, config.lint, config.trigger, token_counter(config.lint))
     for mark in marks:
+        name, _, piece = mark.detail.partition(": ")
         for source in mark.sources if mark.kind == SYNTAX_KIND else ():
-            findings.warn("images whose caption holds what other programs interpret and this one does not", source)
+            findings.warn(caption_warning(name), f"{source} ({piece})")
     return marks

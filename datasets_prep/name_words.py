@@ -1,6 +1,7 @@
 """Finds the words in the name of a file or folder that say something of an image."""
 
 import re
+import unicodedata
 
 CAMERA_WORDS = frozenset(
     ("img", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "gopr", "cimg", "sam", "pict", "hpim", "dji", "mvi", "vid")
@@ -17,11 +18,16 @@ EMPTY_WORDS = frozenset(
         "sample samples upscaled resized cropped train training test testing val valid validation eval dev set dataset",
         "datasets data raw input inputs batch part index item page class label mask masks temp tmp misc other others",
         "jpg jpeg png gif webp bmp tiff heic am pm jan feb mar apr jun jul aug sep oct nov dec uuid id thumb thumbnail",
-        "original orig small medium large full source src",
+        "original orig small medium large full source src folder new roll camera untitled design chrome firefox safari",
+        "signal snapchat received sent dall oip maxresdefault hqdefault ezgif com webp pexels unsplash pixabay crop wa",
+        "bild bilder foto fotos bildschirmfoto unbenannt neuer neue ordner kopie von datei",
+        "capture écran image copie de sans titre nouveau dossier numérisation",
+        "imagen imágenes captura pantalla copia sin título nueva carpeta archivo",
+        "immagine immagini senza titolo nuova cartella schermata imagem imagens sem nova pasta",
     )
     for word in line.split()
 )
-"""Words that say nothing of what an image shows, unless another word beside them does."""
+"""Words that say nothing of what an image shows, unless another word beside them does; of several languages."""
 
 
 def name_in_words(name: str) -> str:
@@ -46,7 +52,11 @@ def _is_code(part: str) -> bool:
 
 
 def _says_something(word: str) -> bool:
+    word = unicodedata.normalize("NFC", word).lower()
+    word = word.removeprefix("d'").removeprefix("d’")
+    if word in EMPTY_WORDS:
+        return False
     if not word.isascii():
         return any(character.isalpha() for character in word)
-    letters = re.sub(r"[^a-z]", "", word.lower())
+    letters = re.sub(r"[^a-z]", "", word)
     return len(letters) > 1 and re.search("[aeiouy]", letters) is not None and letters not in EMPTY_WORDS

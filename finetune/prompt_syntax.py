@@ -34,6 +34,11 @@ def syntax_in(text: str) -> Iterator[tuple[str, str]]:
                 yield name, found.group().strip()
 
 
+def caption_warning(name: str) -> str:
+    """Returns what is said of images whose caption holds something that `syntax_in` names so."""
+    return f"images whose caption holds {name}, which is not interpreted but trained on as it stands"
+
+
 def is_path(text: str) -> bool:
     """True for a prompt that is the path of a file rather than words."""
     return PATH.fullmatch(text.strip()) is not None or (os.sep in text and os.path.isfile(text))

@@ -20,7 +20,7 @@ from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images import upright_size
 from finetune.data.links import refuse_links_out
 from finetune.data.masks import MaskFile, checked_masks
-from finetune.prompt_syntax import syntax_in
+from finetune.prompt_syntax import caption_warning, syntax_in
 
 PROBED_AT_ONCE = 1024
 
@@ -204,8 +204,7 @@ def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
     for record in records:
         found = {name: piece for caption in record.captions for name, piece in syntax_in(caption)}
         for name, piece in found.items():
-            kind = f"images whose caption holds {name}, which is not interpreted but trained on as it stands"
-            findings.warn(kind, f"{record.file_name} ({piece})")
+            findings.warn(caption_warning(name), f"{record.file_name} ({piece})")
 
 
 def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:

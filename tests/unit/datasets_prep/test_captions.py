@@ -144,6 +144,16 @@ def test_a_file_below_the_top_that_only_has_a_listings_name_is_no_caption_file(t
         ("3d_print of dog's bowl", "3d print of dog's bowl"),
         ("zwei  Äpfel", "zwei Äpfel"),
         ("猫_12", "猫"),
+        ("Neuer Ordner", ""),
+        ("New folder (2)", ""),
+        ("Camera Roll", ""),
+        ("Foto", ""),
+        ("Unbenannt-2", ""),
+        ("capture d’écran 2024", ""),
+        ("sin título", ""),
+        ("IMG-20240101-WA0001", ""),
+        ("Screenshot_20240101-101112_Chrome", ""),
+        ("foto de un perro", "foto de un perro"),
     ],
 )
 def test_a_file_name_becomes_words(name: str, words: str) -> None:

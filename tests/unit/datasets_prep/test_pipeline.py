@@ -111,6 +111,13 @@ def test_training_reads_the_result(config: PrepConfig) -> None:
     assert manifest.warnings == ()
 
 
+def test_a_caption_with_syntax_of_other_programs_is_named_with_each_kind_once(config: PrepConfig) -> None:
+    write(Path(config.source[0]), {"copies/b.txt": "a cat <lora:ink:0.8> --w 32"})
+    warnings = [line for line in prepare(config).notices if "interpret" in line]
+    assert len(warnings) == 2 and all("(1): copies/b.png" in line for line in warnings)
+    assert any("<lora:ink:0.8>" in line for line in warnings) and any("--w" in line for line in warnings)
+
+
 def test_the_bytes_do_not_depend_on_the_order_of_listing_nor_the_workers(
     config: PrepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
