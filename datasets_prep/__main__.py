@@ -8,7 +8,6 @@ only what is new: more pictures, other captions, other options, decisions made i
 """
 
 import argparse
-import os
 import shlex
 import sys
 import warnings
@@ -22,7 +21,7 @@ from datasets_prep.pipeline import Outcome, prepare
 from datasets_prep.sorting import counts_in_words
 from finetune.command_line import parse
 from finetune.plurals import plural
-from finetune.standard_streams import outlive_lost_output
+from finetune.standard_streams import let_readers_leave, outlive_lost_output
 
 PROGRAM = "python -m datasets_prep"
 
@@ -48,10 +47,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. What was measured is kept; the same command goes on from there.", file=sys.stderr)
         raise SystemExit(130) from None
-    try:
-        print("\n".join(report(config, outcome)), flush=True)
-    except BrokenPipeError:  # whoever read it has heard enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    let_readers_leave()
+    print("\n".join(report(config, outcome)), flush=True)
 
 
 def shown_on(bar: Progress):

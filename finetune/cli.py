@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.standard_streams import outlive_lost_output
+from finetune.standard_streams import let_readers_leave, outlive_lost_output
 
 if TYPE_CHECKING:
     from finetune.config import ModelConfig
@@ -79,6 +79,7 @@ def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
     from finetune.launch import fail
     from finetune.plan import print_plan
 
+    let_readers_leave()
     try:
         print_plan(recipe, arguments, num_processes)
     except (ValueError, OSError) as error:

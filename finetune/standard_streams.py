@@ -13,6 +13,7 @@ LATER = (errno.ENOSPC, errno.EDQUOT)
 """Errors after which a later write may succeed."""
 
 _losses: list[str] = []
+_may_be_read_in_part = False
 
 
 def outlive_lost_output() -> None:
@@ -26,6 +27,12 @@ def outlive_lost_output() -> None:
     os.close(descriptor)
     sys.stdout = lasting(sys.stdout, sys.__stdout__, "standard output")
     sys.stderr = lasting(sys.stderr, sys.__stderr__, "standard error")
+
+
+def let_readers_leave() -> None:
+    """From now on, say nothing where a reader has seen enough, as in `--help | head`: printing is all that is done."""
+    global _may_be_read_in_part
+    _may_be_read_in_part = True
 
 
 def lost_output() -> list[str]:
@@ -88,6 +95,8 @@ class LastingFile(io.RawIOBase):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._raw.fileno())
                 os.close(nowhere)
+        if error.errno == errno.EPIPE and _may_be_read_in_part:
+            return
         if not self._has_lost:
             self._has_lost = True
             _losses.append(f"The {self._name} could not be written ({error.strerror}); some of it is lost.")

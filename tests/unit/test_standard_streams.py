@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from finetune.standard_streams import LastingFile, lasting, lost_output
+from finetune import standard_streams
+from finetune.standard_streams import LastingFile, lasting, let_readers_leave, lost_output
 
 
 def text_stream(descriptor: int) -> io.TextIOWrapper:
@@ -53,3 +54,17 @@ def test_without_a_buffer_as_under_python_u_writing_lasts_too() -> None:
     original = io.TextIOWrapper(raw, write_through=True)
     print("lost", file=lasting(original, original, "output without a buffer"), flush=True)
     assert LastingFile(raw, "output").write(memoryview(b"12345")) == 5  # where it went is /dev/null now
+
+
+def test_a_reader_of_help_may_leave_without_a_remark(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard_streams, "_may_be_read_in_part", False)  # and what it was afterwards
+    reader, writer = os.pipe()
+    original = text_stream(writer)
+    stream = lasting(original, original, "help pipe")
+    os.close(reader)
+    let_readers_leave()
+    print("lost", file=stream, flush=True)
+    assert capfd.readouterr().err == "" and not any("help pipe" in sentence for sentence in lost_output())
+    stream.close()
