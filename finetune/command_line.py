@@ -14,11 +14,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import yaml
 
 from finetune.other_trainers import counterpart
+from finetune.standard_streams import let_readers_leave
 from finetune.strict_yaml import StrictYamlError, load_yaml
 
 Config = TypeVar("Config")
 
 HELP_FLAGS = ("-h", "--help")
+DASHES = "-\N{EN DASH}\N{EM DASH}"
+"""A word processor makes one dash of two hyphens."""
 
 
 def plain_file(given: str) -> Path:
@@ -89,6 +92,7 @@ def print_help(kind: type, program: str) -> NoReturn:
     """Prints all options with their help, `--config` among them, and exits."""
     import tyro
 
+    let_readers_leave()
     file = Annotated[Path | None, tyro.conf.arg(help="YAML file or name of a preset; flags win over what it says.")]
     field = ("config", file, dataclasses.field(default=None, kw_only=True))
     shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
@@ -203,12 +207,16 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
     found: list[str] = []
     key = None
     for argument in arguments:
+        name, assigned, text = argument.lstrip(DASHES).partition("=")
+        has_dash = not argument.startswith(name)
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
             given[key] = [value] if equals else []
-        elif argument.partition("=")[0] in known and ("=" in argument or key is None):
-            found.append(f"{argument}: options begin with two hyphens. Write --{argument}.")
+        elif name in known and (assigned or has_dash or key is None):
+            found.append(f"{argument}: options begin with two hyphens. Write --{argument.lstrip(DASHES)}.")
+            key = name
+            given[key] = [text] if assigned else []
         elif key is None:
             found.append(f"{argument}: expected an option that begins with --.")
         else:

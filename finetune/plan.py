@@ -29,6 +29,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
     """
     module = recipe_module(recipe)
+    program = module["__name__"]
     kind: type[TrainConfig] = typing.get_type_hints(module["stages"])["config"]
     texts, _ = given_texts(arguments, flat_types(kind), find_preset)
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
@@ -36,9 +37,9 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     config, given = parse_given(
         kind,
         filled,
-        program=recipe,
-        find_file=preset_of(kind, recipe, print),
-        elsewhere=lambda key: other_recipes_option(key, recipe),
+        program=program,
+        find_file=preset_of(kind, program, print),
+        elsewhere=lambda key: other_recipes_option(key, program),
     )
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)

@@ -9,6 +9,7 @@ PACKAGES = Path(__file__).parents[1]
 """Where the packages are installed side by side, or the checkout."""
 PRESETS = PACKAGES / "recipes" / "configs"
 ACCELERATE_CONFIGS = PACKAGES / "accelerate_configs"
+OF_ACCELERATE = "a config of Accelerate, not of a recipe. Use: accelerate launch --config_file FILE -m RECIPE OPTIONS"
 
 
 def find_preset(given: str) -> Path:
@@ -22,6 +23,12 @@ def find_preset(given: str) -> Path:
     known = carried(PRESETS)
     if path.stem in known and given in (path.stem, path.name):
         return known[path.stem]
+    if given in carried(ACCELERATE_CONFIGS):
+        raise ValueError(f"config: {given} is {OF_ACCELERATE}")
+    if given and (path / "config.yaml").is_file():
+        raise ValueError(f"config: {given} is a folder. For the options of that run: --config {path / 'config.yaml'}")
+    if not given or path.is_dir():
+        raise ValueError(f"config: got {'a folder, ' + given if given else 'nothing'}.{hint(path, known)}")
     raise ValueError(f"config: no file {given}.{hint(path, known)}")
 
 

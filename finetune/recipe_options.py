@@ -9,7 +9,7 @@ from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 from finetune.data.entries import first_few
-from finetune.presets import PRESETS, carried, find_preset
+from finetune.presets import OF_ACCELERATE, PRESETS, carried, find_preset
 
 RECIPES: dict[str, type[TrainConfig]] = {
     "recipes.lora": LoRATrainConfig,
@@ -48,6 +48,8 @@ def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[
     def find(given: str) -> Path:
         path = find_preset(given)
         unknown = sorted(set(read_yaml(path)[0]) - known_options(kind))
+        if "compute_environment" in unknown:
+            raise ValueError(f"config: {path} is {OF_ACCELERATE}")
         others = recipes_with(unknown)
         own = [name for name, file in carried(PRESETS).items() if made_for(file) == program]
         fitting = f"for {program} use a preset of its own ({', '.join(own)})" if own else f"{program} has no preset"

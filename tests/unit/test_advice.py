@@ -235,10 +235,12 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
         "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
     )
     arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
+    arguments += ["--config", "sd15_lora_from_pictures", "--validation.fraction", "0"]
     command = [sys.executable, "-c", script, *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "200 steps of 6 images" in ended.stdout and "100.0 passes of 2.0 steps" in ended.stdout
+    assert "warning" not in ended.stdout
     assert "bucket 64x64: 6 images" in ended.stdout and "rank: 16" in ended.stdout
     assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
 

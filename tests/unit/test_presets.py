@@ -7,6 +7,7 @@ from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.other_trainers import COUNTERPARTS, ELSEWHERE
 from finetune.presets import ACCELERATE_CONFIGS, PRESETS, carried, find_accelerate_config, find_preset
+from finetune.recipe_options import preset_of
 
 REQUIRED = ("--model.source", "model", "--data.folder", "images", "--output.folder", "out")
 
@@ -40,6 +41,19 @@ def test_another_name_is_refused_with_what_there_is(
     with pytest.raises(ValueError, match="config: no file") as caught:
         find_preset(given)
     assert word in str(caught.value)
+
+
+def test_what_is_not_a_preset_is_called_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for given, words in (("cpu", "--config_file"), ("run", "got a folder, run"), ("", "got nothing")):
+        with pytest.raises(ValueError, match=words):
+            find_preset(given)
+    (tmp_path / "run" / "config.yaml").write_text("seed: 5")
+    with pytest.raises(ValueError, match=r"--config run/config\.yaml"):
+        find_preset("run")
+    with pytest.raises(ValueError, match=r"cpu\.yaml is a config of Accelerate.*--config_file"):
+        preset_of(LoRATrainConfig, "recipes.lora", print)(str(find_accelerate_config("cpu")))
 
 
 def test_configs_of_accelerate_are_found_by_name() -> None:
