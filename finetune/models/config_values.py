@@ -35,6 +35,7 @@ BETA = Expected("a number between 0 and 1", lambda value: is_number(value) and 0
 COUNT = Expected("a whole number of at least 1", is_count)
 FLAG = Expected("true or false", lambda value: isinstance(value, bool))
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp")
+SPACINGS = ("leading", "trailing", "linspace")
 SCHEDULER = {
     "beta_schedule": Expected(f"one of {', '.join(BETA_SCHEDULES)}", lambda value: value in BETA_SCHEDULES),
     "trained_betas": Expected(
@@ -47,6 +48,11 @@ SCHEDULER = {
     "beta_start": BETA,
     "beta_end": BETA,
     "rescale_betas_zero_snr": FLAG,
+    "timestep_spacing": Expected(f"one of {', '.join(SPACINGS)}", lambda value: value in SPACINGS),
+    "steps_offset": Expected("a whole number of at least 0", lambda value: value == 0 or is_count(value)),
+    "clip_sample": FLAG,
+    "set_alpha_to_one": FLAG,
+    "use_dynamic_shifting": FLAG,
     "shift": POSITIVE,
     "base_shift": NUMBER,
     "max_shift": NUMBER,
@@ -61,9 +67,11 @@ VAE = {
 }
 
 
-def refuse_scheduler_settings(settings: Mapping[str, Any], source: ModelSource) -> None:
+def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
     """Raises ValueError for a scheduler_config.json that no model can have been trained with."""
     file = f"scheduler/scheduler_config.json of {source.configs}"
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"model.source: {file} is not a JSON object. Put back what was published with the model.")
     refuse_values(settings, SCHEDULER, file)
     for low, high in (("beta_start", "beta_end"), ("base_image_seq_len", "max_image_seq_len")):
         if low in settings and high in settings and not settings[low] < settings[high]:

@@ -5,6 +5,7 @@ Weights come from safetensors alone, and no code of a checkpoint is run.
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from finetune.models.other_vae import (
     SCALES,
     base_config,
     in_original_layout,
+    naming_option,
     placed,
     refuse_other_latents,
     vae_warnings,
@@ -41,7 +43,7 @@ from finetune.models.single_file import (
     weights_from_single_file,
 )
 from finetune.models.stored import stored_dtype, with_float32_buffers
-from finetune.models.weight_keys import refuse_gaps
+from finetune.models.weight_keys import refuse_gaps, refuse_other_shards
 from finetune.out_of_memory import is_out_of_memory
 from finetune.presets import presets_of_family
 
@@ -95,9 +97,9 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{option}: {file} is no JSON: {error}.") from error
+        raise ValueError(f"{option}: {file} is not valid JSON ({error}).") from error
     if not isinstance(index, dict):
-        raise ValueError(f"{option}: {file} is no JSON object.")
+        raise ValueError(f"{option}: {file} is not a JSON object.")
     if not isinstance(index.get("_class_name"), str | None):
         raise ValueError(f"{option}: {file} names the pipeline {index['_class_name']}, expected the name of a class.")
     return index
@@ -239,21 +241,17 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
 
 def load_other_vae(kind: Any, source: ModelSource) -> Any:
     """Returns the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
-    try:
+    with naming_option():
         if in_original_layout(source):
             configs = part_files(source, "vae", has_weights=False).root
             alone = ModelSource(str(source.vae), config=configs)
             return loaded(lambda: weights_from_single_file(kind, alone, "vae"), alone, "vae")
-        with placed(source) as place:
-            settings = loaded(lambda: kind.load_config(str(place.folder)), place.source, "vae")
-            if settings.get("_class_name", kind.__name__) != kind.__name__:
-                raise ValueError(
-                    f"model.vae: {source.vae} is a {settings['_class_name']}, expected an {kind.__name__}."
-                )
-            refuse_other_latents(settings, source)
-            model = weights_from_folder(kind, place.source, place.part, place.files)
-    except ValueError as error:
-        raise ValueError(str(error).replace("model.source:", "model.vae:", 1)) from error
+    with placed(source) as place:
+        settings = loaded(lambda: kind.load_config(str(place.folder)), place.source, "vae")
+        if settings.get("_class_name", kind.__name__) != kind.__name__:
+            raise ValueError(f"model.vae: {source.vae} is a {settings['_class_name']}, expected an {kind.__name__}.")
+        refuse_other_latents(settings, source)
+        model = weights_from_folder(kind, place.source, place.part, place.files)
     base = base_config(source)
     model.register_to_config(**{name: base[name] for name in SCALES if name in base and name not in settings})
     return model
@@ -262,6 +260,7 @@ def load_other_vae(kind: Any, source: ModelSource) -> Any:
 def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
     """Returns one part of a folder in diffusers layout."""
     refuse_quantised(files.root / part / "config.json", source.location)
+    refuse_other_shards(files, source.location, part)
     options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.as_stored and part in DENOISERS:
         options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)
@@ -306,7 +305,8 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
         if is_out_of_memory(error):  # says nothing about the part
             raise
         text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
-        reason = f"{part} of {source.location} does not load: {first_line(error)}"
+        # A VAE of its own may be in no subfolder.
+        reason = f"{part or 'vae'} of {source.location} does not load: {first_line(error)}."
         raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error
 
 
@@ -327,5 +327,7 @@ def part_advice(source: ModelSource, part: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, without diffusers' advice to overwrite weights."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
+    """Returns the first line of an error's text, without its full stop and what diffusers adds where shapes differ:
+    the subfolder, and advice to overwrite weights."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
+    return re.sub(r"^Cannot load \S* because ", "", line).rstrip(".")

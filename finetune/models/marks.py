@@ -56,7 +56,7 @@ def read_marks(source: ModelSource) -> Marks:
             keys, metadata = set(file.keys()), file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"model.source: the single file {name} is no intact safetensors file ({error}). Download it again."
+            f"model.source: the single file {name} is not an intact safetensors file ({error}). Download it again."
         ) from error
     said, unknown = predictions(keys, metadata)
     if len(set(said.values())) > 1:
@@ -126,6 +126,13 @@ def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str,
         )
     chosen = option or marks.prediction_type or stated
     zero = bool(marks.zero_snr_mark) or (rescaled and chosen != "epsilon")
+    if marks.zero_snr_mark and chosen == "epsilon":
+        raise ValueError(
+            f"model.source: the weights of {name} say zero terminal SNR ({marks.zero_snr_mark}), but not what they "
+            "predict, and it cannot be epsilon: the last timestep would carry no signal to learn. Give what they "
+            "predict with --loss.prediction_type v_prediction; if the mark is wrong, save a copy of the file without "
+            "it."
+        )
     said = " and ".join(filter(None, (marks.prediction_mark, marks.zero_snr_mark)))
     if (chosen, zero) == (stated, rescaled):
         return dict(settings), []

@@ -54,8 +54,24 @@ def is_file(source: ModelSource) -> bool:
 
 
 @contextmanager
+def naming_option() -> Iterator[None]:
+    """Within it, what reads any model and refuses one names `model.vae` as the option."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("model.source:", "model.vae:", 1)) from error
+
+
+@contextmanager
 def placed(source: ModelSource) -> Iterator[Place]:
     """Finds a VAE in diffusers layout; within it, a single file is in a folder, with the config of the base's VAE."""
+    with naming_option(), found(source) as place:
+        yield place
+
+
+@contextmanager
+def found(source: ModelSource) -> Iterator[Place]:
+    """Finds a VAE as `placed` does; errors name `model.source`."""
     assert source.vae is not None
     if is_file(source):
         configs = part_files(source, "vae", has_weights=False).root

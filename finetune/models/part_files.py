@@ -157,9 +157,22 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
     """Returns the names of those files that a part needs and that are not in the folder, shards of its index too."""
     wanted = {*names}
     for name in [name for name in names if ".index." in name and (root / name).is_file()]:
-        shards = json.loads((root / name).read_text(encoding="utf-8")).get("weight_map", {}).values()
-        wanted |= {str(PurePosixPath(part, shard)) for shard in shards}
+        wanted |= {str(PurePosixPath(part, shard)) for shard in weight_map(root / name).values()}
     return sorted(name for name in wanted if not (root / name).is_file())
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Returns the file that each weight is in, as an index of several files says; ValueError for no valid index."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not (files and all(isinstance(file, str) for file in files.values())):
+            raise ValueError("weight_map is not the files of all weights")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"model.source: {index} is not a valid index of weights ({type(error).__name__}: {error}). Download it "
+            "again."
+        ) from error
+    return files
 
 
 def variant_warnings(source: ModelSource, parts: Iterable[str]) -> list[str]:

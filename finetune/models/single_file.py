@@ -101,7 +101,7 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
             }
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"model.source: the single file {path.name} is no intact safetensors file ({error}). Download it again."
+            f"model.source: the single file {path.name} is not an intact safetensors file ({error}). Download it again."
         ) from error
 
 

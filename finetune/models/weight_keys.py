@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from finetune.models.part_files import PartFiles, is_weights, variant_of
+from finetune.disk import may_read, not_permitted
+from finetune.models.part_files import PartFiles, weight_files, weight_map
 
 TEXT_EXTRAS = (
     r"position_ids$",  # the numbers 0, 1, 2, ..., which older versions stored
@@ -65,9 +67,43 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
         )
 
 
+def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
+    """Raises ValueError where the files of a part are not those that its index tells of, weight by weight.
+
+    diffusers believes the index, and fills what the files lack at random.
+    """
+    index = weights_name(files, part)
+    if not index.endswith(".json"):
+        return
+    listed = weight_map(files.root / index)
+    for shard in sorted(set(listed.values())):
+        name, path = PurePosixPath(part, shard), files.root / part / shard
+        if not path.is_file():
+            raise ValueError(f"model.source: {location} has no file {name}, which {index} names. Download it again.")
+        lacking = sorted({weight for weight in listed if listed[weight] == shard} - stored_names(path))
+        if lacking:
+            raise ValueError(
+                f"model.source: {name} of {location} lacks {first_names(lacking)}, which {index} says it holds. "
+                "Download both again, or convert the model again."
+            )
+
+
+def stored_names(path: Path) -> set[str]:
+    """Returns the names of the weights in a safetensors file; ValueError where it is damaged."""
+    if not may_read(path):
+        raise not_permitted(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {*file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"model.source: {path} is not an intact safetensors file ({error}). Download it again."
+        ) from error
+
+
 def weights_name(files: PartFiles, part: str) -> str:
-    """Returns the file with a part's weights, its index where there are several."""
-    found = [path.name for path in (files.root / part).iterdir() if is_weights(path.name)]
-    read = sorted(name for name in found if variant_of(name) == files.variant)
+    """Returns the file with a part's weights, its index where there are several; empty where there is none."""
+    found = [str(PurePosixPath(part, path.name)) for path in (files.root / part).glob("*")]
+    read = sorted(weight_files(found, part, files.variant))
     index = [name for name in read if name.endswith(".json")]
-    return str(PurePosixPath(part, (index or read)[0]))
+    return next(iter(index or read), "")

@@ -37,6 +37,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("sd", SCHEDULER, {"beta_schedule": "unheard_of"}),
         ("sd", SCHEDULER, {"trained_betas": [0.1, 0.0, 0.2]}),
         ("sd", SCHEDULER, {"rescale_betas_zero_snr": "yes"}),
+        ("sd", SCHEDULER, {"timestep_spacing": "unheard_of"}),
+        ("sd", SCHEDULER, {"steps_offset": "1"}),
+        ("sd3", SCHEDULER, {"use_dynamic_shifting": "no"}),
         ("sd", VAE, {"scaling_factor": 0}),
         ("sd", VAE, {"scaling_factor": -0.18}),
         ("sd", VAE, {"scaling_factor": math.nan}),
@@ -60,6 +63,15 @@ def test_a_setting_that_no_model_can_have_is_refused(
     load = family.scheduler if file == SCHEDULER else family.load
     with pytest.raises(ValueError, match=rf"^model\.source: .*{next(iter(settings))}"):
         load(source)
+
+
+def test_a_scheduler_config_that_is_a_list_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "model")
+    (folder / SCHEDULER).write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"^model\.source: scheduler/scheduler_config\.json of .* is not a JSON object"
+    ):
+        family_named("sd").scheduler(ModelSource(str(folder)))
 
 
 def test_betas_whose_signal_does_not_fall_are_refused() -> None:

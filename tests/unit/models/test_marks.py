@@ -142,7 +142,7 @@ def test_an_option_settles_what_the_file_leaves_open_and_nothing_else(configs: P
     assert FAMILY.sampling_scheduler(scheduler, objective.options).config.prediction_type == "v_prediction"
 
     zero_alone = single_file(tmp_path, configs, "ztsnr")
-    with pytest.raises(ValueError, match=r"rescale_betas_zero_snr true for an epsilon model.*--loss\.prediction_type"):
+    with pytest.raises(ValueError, match=r"\(the key ztsnr\), but not what they predict.*--loss\.prediction_type v"):
         FAMILY.objective(FAMILY.scheduler(zero_alone), LossConfig())
     settled = FAMILY.scheduler(single_file(tmp_path, configs, "ztsnr", option="v_prediction"))
     assert FAMILY.objective(settled, LossConfig()).options.zero_terminal_snr

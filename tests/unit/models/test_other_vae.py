@@ -88,6 +88,10 @@ def test_a_vae_that_is_not_of_the_base_model_is_refused(source: ModelSource, tmp
 
     build_shifted_vae(scaling_factor=1.5, shift_factor=0.1).save_pretrained(tmp_path / "wide")
     refused(tmp_path / "wide", "has 16 latent channels, expected 4")
+    refused(tmp_path / "wide" / "diffusion_pytorch_model.safetensors", "vae of .* does not load: decoder.* shape")
+    refused("someone/vae", "HF_HUB_OFFLINE")
+    with pytest.raises(ValueError, match=r"^model\.vae: .*HF_HUB_OFFLINE"):
+        parts_warnings(replace(source, vae="someone/vae"))
     AutoencoderTiny(encoder_block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4).save_pretrained(
         tmp_path / "taesd"
     )

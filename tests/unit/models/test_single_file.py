@@ -166,7 +166,7 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
 def test_a_damaged_file_and_none_are_refused(whole: ModelSource, tmp_path: Path) -> None:
     file = Path(whole.location)
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"model\.safetensors is no intact safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not an intact safetensors file"):
         find_family(whole)
     with pytest.raises(FileNotFoundError, match="no file"):
         find_family(ModelSource(str(tmp_path / "other.safetensors")))

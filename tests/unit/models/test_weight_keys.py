@@ -9,11 +9,13 @@ import safetensors.torch
 import torch
 
 from finetune.models.base import ModelSource
+from finetune.models.flux import Flux
 from finetune.models.sd import StableDiffusion
 from finetune.models.sd3 import StableDiffusion3
-from tests.tiny_sd3 import save_pipeline as save_sd3
+from tests.tiny_flux import save_pipeline as save_flux
+from tests.tiny_sd3 import build_pipeline as build_sd3
 
-FAMILY = StableDiffusion()
+FAMILY, FLUX = StableDiffusion(), Flux()
 WEIGHTS = {
     "unet": "mid_block.resnets.0.conv1.bias",
     "vae": "decoder.conv_in.bias",
@@ -40,7 +42,8 @@ def test_weights_that_are_missing_renamed_added_or_of_another_shape_are_named(pa
         rf"{part}/{file.name} of .* lacks .*{key}\.": rest,
         rf"lacks {key} and holds .*{key}_old, which": rest | {f"{key}_old": weights[key]},
         r"holds .*unheard_of, which": weights | {"unheard_of": torch.ones(2)},
-        rf"{part} of .* does not load: .*{key}|holds {key} of the shape \(3,\), expected": rest | {key: torch.ones(3)},
+        rf"{part} of .* does not load: {key} expected shape .*\. Exp|holds {key} of the shape \(3,\), expected": rest
+        | {key: torch.ones(3)},
     }
     for words, changed in wrong.items():
         safetensors.torch.save_file(changed, file, {"format": "pt"})
@@ -62,6 +65,30 @@ def test_a_shard_that_lacks_a_weight_is_named_by_its_index(source: ModelSource) 
         FAMILY.text_encoders(source)
 
 
+@pytest.mark.parametrize("part", ["transformer", "text_encoder_2"])
+def test_files_that_are_not_what_their_index_says_are_named(part: str, tmp_path: Path) -> None:
+    """diffusers believes the index of a transformer, and would fill what its files lack at random."""
+    source = ModelSource(str(save_flux(tmp_path / "model")))
+    (index,) = Path(source.location, part).glob("*.index.json")
+    shard, *_ = sorted(Path(source.location, part).glob("*.safetensors"))
+    whole, weights = shard.read_bytes(), safetensors.torch.load_file(shard)
+    key = min(weights)
+    safetensors.torch.save_file({f"{key}_old" if k == key else k: v for k, v in weights.items()}, shard)
+    load = FLUX.denoiser if part == "transformer" else FLUX.text_encoders
+    with pytest.raises(ValueError, match=rf"{part}/{shard.name} of .* lacks {key}, which {part}/{index.name} says"):
+        load(source)
+    shard.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match=rf"{shard.name} is not an intact safetensors file .*\. Download it again"):
+        load(source)
+    shard.unlink()
+    with pytest.raises(ValueError, match=rf"has no file {part}/{shard.name}, which {part}/{index.name} names"):
+        load(source)
+    for text in ("{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=rf"{index.name} is not a valid index of weights"):
+            load(source)
+
+
 def test_what_older_versions_stored_beside_a_text_encoder_is_harmless(source: ModelSource) -> None:
     file = file_of(source, "text_encoder")
     weights = safetensors.torch.load_file(file)
@@ -71,7 +98,8 @@ def test_what_older_versions_stored_beside_a_text_encoder_is_harmless(source: Mo
 
 
 def test_a_t5_whose_weight_is_renamed_is_refused(tmp_path: Path) -> None:
-    source = ModelSource(str(save_sd3(tmp_path / "model")))
+    build_sd3().save_pretrained(tmp_path / "model")  # T5 is one file then
+    source = ModelSource(str(tmp_path / "model"))
     file = file_of(source, "text_encoder_3")
     weights = safetensors.torch.load_file(file)
     key = "encoder.final_layer_norm.weight"
