@@ -134,7 +134,7 @@ def run_recipe(
         from finetune.tracking import check_trackers
 
         check_optimizer(config.optim)
-        check_trackers(config.tracking.names)
+        check_trackers(config.tracking)
         for stage in unfinished:
             stage.run(manifest)
     except (ValueError, OSError, MemoryError) as error:

@@ -18,7 +18,7 @@ from finetune.config import TrackingConfig
 from finetune.extras import install_command
 from finetune.tracking_backends import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
 from finetune.tracking_wandb import WeightsAndBiases
-from finetune.wandb_environment import RUN_ID, identified, unused_variables, wanted_run_id
+from finetune.wandb_environment import RUN_ID, identified, refuse_invalid, unused_variables, wanted_run_id
 
 __all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
 
@@ -38,17 +38,17 @@ DEFAULT_PROJECT = "sd-finetune"
 logger = logging.getLogger(__name__)
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raises ValueError for trackers whose package is not installed, and for a W&B run id that W&B refuses; imports
-    none of them."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+def check_trackers(config: TrackingConfig) -> None:
+    """Raises ValueError for trackers whose package is not installed, and for a project, tags or a run id that W&B
+    refuses; imports none of them."""
+    missing = [name for name in config.names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"tracking.names: {', '.join(missing)} not installed. Run: {install_command(*missing)}, or choose others "
             "(OUT/metrics.jsonl and OUT/report.html are written without any)."
         )
-    if "wandb" in names:
-        wanted_run_id()
+    if "wandb" in config.names:
+        refuse_invalid(config)
 
 
 class _Lane:

@@ -23,6 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from finetune.tracking_backends import LoggedFiles, PreviewRow, TrackedRun
+from finetune.wandb_environment import tags_of
 
 PROBE_SECONDS = 2.5
 CHECK_SECONDS = 2.0
@@ -40,6 +41,11 @@ class WeightsAndBiases:
         os.environ["WANDB_DATA_DIR"] = str(run.folder.absolute() / "wandb")
         # wandb reports its own errors to the server, also from offline runs; a silent one held up our exit by 10 s.
         os.environ["WANDB_ERROR_REPORTING"] = "false"
+        # It reads its variable beside the tags that it is given, and refuses the run for an empty one, as in "ink,".
+        if tags := tags_of(os.environ):
+            os.environ["WANDB_TAGS"] = ",".join(tags)
+        else:
+            os.environ.pop("WANDB_TAGS", None)
         import wandb
 
         settings = wandb.Settings(
@@ -199,7 +205,7 @@ class WeightsAndBiases:
 
     def notes(self) -> list[str]:
         """Says how to look at the run, and whether it is uploaded."""
-        shown = f"W&B: wandb leet {self.folder.parent} shows the run in the terminal"
+        shown = f"W&B: wandb leet {shlex.quote(str(self.folder.parent))} shows the run in the terminal"
         if not self._is_uploaded():
             return [f"{shown}; {self._sync_command()} uploads it."]
         if all(any(part.glob("*.wandb.synced")) for part in self.folder.parent.glob("offline-run-*")):

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from finetune.tracking_backends import TrackedRun
 RUN_ID = re.compile(r"(?!\s)[^:;,#?/\\'\n]{1,128}(?<!\s)")
 """What W&B takes as a run's id (wandb 0.31, `Settings.validate_run_id`) and a folder can be called."""
 
+NOT_IN_PROJECTS = "/\\#?%:"
+"""What W&B refuses in the name of a project (wandb 0.31, `Settings.validate_project`)."""
+LONGEST_PROJECT, LONGEST_TAG = 128, 64
+
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
     """Returns the run as W&B shows it: project, name and tags from the options, else from W&B's variables.
@@ -18,13 +23,38 @@ def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
     The rest that wandb reads by itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...) is left to it.
     """
     environment = os.environ
-    tags = tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
     return replace(
         run,
         project=config.project or environment.get("WANDB_PROJECT") or run.project,
         name=config.run_name or environment.get("WANDB_NAME") or run.name,
-        tags=config.tags or tags,
+        tags=config.tags or tags_of(environment),
     )
+
+
+def tags_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The tags in WANDB_TAGS, without the empty ones, for which wandb would refuse the run."""
+    return tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
+
+
+def refuse_invalid(config: TrackingConfig) -> None:
+    """Raise ValueError for a project, tags or a run id that W&B would refuse, so the run would not be tracked."""
+    option = "tracking.project" if config.project else "WANDB_PROJECT"
+    project = config.project or os.environ.get("WANDB_PROJECT") or ""
+    found = []
+    if len(project) > LONGEST_PROJECT or any(letter in NOT_IN_PROJECTS for letter in project):
+        found.append(
+            f"{option}: got {project}, expected at most {LONGEST_PROJECT} characters without "
+            f"{' '.join(NOT_IN_PROJECTS)}. Use another name; the team or user of a project is set by WANDB_ENTITY."
+        )
+    for option, tags in (("tracking.tags", config.tags), ("WANDB_TAGS", tags_of(os.environ))):
+        found += [
+            f"{option}: got {tag or 'an empty tag'}, expected 1 to {LONGEST_TAG} characters. Shorten or omit it."
+            for tag in tags
+            if not 1 <= len(tag) <= LONGEST_TAG
+        ]
+    if found:
+        raise ValueError("\n".join(found))
+    wanted_run_id()
 
 
 def wanted_run_id() -> str | None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -
 def test_wandbs_own_variables_name_the_run_where_no_option_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    wanted = {"PROJECT": "p", "NAME": "n", "TAGS": "a, b", "RUN_ID": "night-1", "RUN_GROUP": "g", "NOTES": "why"}
+    wanted = {"PROJECT": "p", "NAME": "n", "TAGS": "a, b,,", "RUN_ID": "night-1", "RUN_GROUP": "g", "NOTES": "why"}
     for name, value in wanted.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     tracker = start_tracking(TrackingConfig(), tmp_path, {}, data_fingerprint="f")
@@ -284,8 +284,27 @@ def test_a_run_keeps_its_id_whatever_wandb_run_id_says_later(tmp_path: Path, tol
 def test_a_run_id_that_wandb_refuses_is_refused_before_the_run(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", wanted)
     with pytest.raises(ValueError, match="WANDB_RUN_ID"):
-        check_trackers(["wandb"])
-    check_trackers(["tensorboard"])
+        check_trackers(TrackingConfig(names=("wandb",)))
+    check_trackers(TrackingConfig(names=("tensorboard",)))
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "word"),
+    [
+        ({"PROJECT": "team/ink"}, {}, "WANDB_PROJECT: got team/ink"),
+        ({"PROJECT": "team/ink"}, {"project": "x" * 129}, "tracking.project: got xxx"),
+        ({"TAGS": "ink," + "x" * 65}, {}, "WANDB_TAGS: got xxx"),
+        ({}, {"tags": ("ink", "")}, "tracking.tags: got an empty tag"),
+    ],
+)
+def test_a_project_or_tag_that_wandb_refuses_is_refused_before_the_run(
+    variables: dict[str, str], options: dict[str, Any], word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(ValueError, match=word):
+        check_trackers(replace(TrackingConfig(), **options))
+    check_trackers(TrackingConfig(names=("tensorboard",)))
 
 
 def test_a_run_id_file_without_an_id_gives_a_new_id_and_a_warning(tmp_path: Path, told: list[str]) -> None:
@@ -428,9 +447,10 @@ def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) ->
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install() -> None:
-    check_trackers(("wandb", "tensorboard", "trackio"))
+    check_trackers(TrackingConfig(names=("wandb", "tensorboard", "trackio")))
+    absent: Any = ("wandb", "no_such_tracker")
     with pytest.raises(ValueError, match=r"no_such_tracker.*pip install no_such_tracker"):
-        check_trackers(("wandb", "no_such_tracker"))
+        check_trackers(TrackingConfig(names=absent))
 
 
 def test_wandb_mode_disabled_switches_wandb_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
