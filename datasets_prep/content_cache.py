@@ -23,6 +23,8 @@ class ContentCache:
             self._database = self._made_again()
 
     def _opened(self) -> sqlite3.Connection:
+        if not self._path.exists():
+            self._path.touch()  # with the umask's mode; SQLite alone takes away the group's right to write
         database = sqlite3.connect(self._path)
         try:
             database.execute("PRAGMA synchronous = OFF")  # a power cut may damage the file, which is then made again

@@ -73,12 +73,13 @@ def parse_given(
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
             found.append(f"{key}: got {got}, expected {described(hint)}.{suggestion(got, choices(hint))}")
             values[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
+    told = {problem.partition(":")[0] for problem in found}
     for key in required:
-        if key not in values:
+        if key not in values and not told & {key, "config"}:  # a file that does not read may have given it
             found.append(
                 f"{key}: missing, expected {described(types_by_key[key])}. Give --{key} or set it in the YAML file."
             )
-            values[key] = placeholder(types_by_key[key])
+        values.setdefault(key, placeholder(types_by_key[key]))
     try:
         config = build(kind, values)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Bytes that are kept by content outlive the process; a damaged file costs only what it held."""
 
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,16 @@ def test_what_is_kept_is_there_for_the_next_run(tmp_path: Path) -> None:
     again = ContentCache(tmp_path / "own" / "kept.sqlite", findings)
     assert again.get("a") == b"\0two" and again.get("b") is None and findings.warnings == ()
     again.close()
+
+
+def test_the_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    for mask in (0o002, 0o077):
+        before = os.umask(mask)
+        try:
+            ContentCache(tmp_path / f"{mask}.sqlite", Findings()).close()
+        finally:
+            os.umask(before)
+        assert (tmp_path / f"{mask}.sqlite").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_damaged_file_is_counted_and_made_again(tmp_path: Path) -> None:
