@@ -90,7 +90,6 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        refuse_launch(os.environ, launcher()[0])
         config, given = parse_given(
             kind,
             arguments,
@@ -98,6 +97,7 @@ def run_recipe(
             find_file=preset_of(kind, program, say),
             elsewhere=lambda key: other_recipes_option(key, program),
         )
+        refuse_launch(os.environ, launcher()[0])
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)
         refuse_no_checkpoint(config.resume)

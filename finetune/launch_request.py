@@ -7,8 +7,6 @@ with a whole copy of the model in each process, and gradient accumulation of its
 import os
 from collections.abc import Mapping
 
-import psutil
-
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Set by accelerate's launcher, always."""
 MANY = "MASTER_ADDR"
@@ -25,6 +23,8 @@ NOT_SUPPORTED = {
 
 def launcher() -> tuple[Mapping[str, str], list[str]]:
     """The environment that the parent process was started with, and its command line; empty where neither is known."""
+    import psutil  # not for --help, which is shown without what psutil needs of the system
+
     try:
         parent = psutil.Process(os.getppid())
         return parent.environ(), parent.cmdline()
