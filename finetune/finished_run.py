@@ -17,8 +17,8 @@ from finetune.disk import write_atomically
 from finetune.runfolder import changed_options, different_values
 
 STATUS_FILE = "run.json"
-SMALL_FILES = (".json", ".txt", ".model")
-"""Endings of configs and vocabularies."""
+SMALL_FILES = (".json", "merges.txt", ".model")
+"""Endings of configs and vocabularies; other text files are notes of the user."""
 EXPORT_OPTIONS = ("output.name", "output.dtype")
 """Options that alter what is exported, and nothing that is learned."""
 

@@ -67,7 +67,13 @@ def single_file_kind(source: ModelSource) -> str:
         )
     refuse_scaled(shapes, path.name)
     refuse_edm(shapes, path.name)
-    kind = single_file_utils.infer_diffusers_model_type(shapes)
+    try:
+        kind = single_file_utils.infer_diffusers_model_type(shapes)
+    except (KeyError, IndexError) as error:  # it looks at the shapes of weights that its kinds have
+        raise ValueError(
+            f"model.source: the single file {path.name} is not a whole model of a known kind ({type(error).__name__}: "
+            f"{error}). Give a file or folder with all parts of the base model."
+        ) from error
     if kind == "v1":  # what diffusers calls all that it does not know
         refuse_unknown(shapes, path.name)
     return kind

@@ -65,10 +65,12 @@ def test_a_damaged_export_is_named_and_made_again(name: str, damage: Callable[[P
 
 
 def test_files_of_others_are_not_looked_at(out: Path) -> None:
-    note = out / "export" / "notes.txt"
-    note.write_text("mine")
+    notes = [out / "export" / "notes.txt", out / "export" / "unet" / "notes.txt"]
+    for note in notes:
+        note.write_text("mine")
     write_status(out, 6, [out / "export" / "run.safetensors", out / "export"])
-    note.write_text("changed")
+    for note in notes:
+        note.write_text("changed")
     (out / "export" / "other.safetensors").write_bytes(b"not even weights")
     said: list[str] = []
     assert finished_message(config_of(out), said.append) is not None

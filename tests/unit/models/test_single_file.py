@@ -142,6 +142,15 @@ def test_sdxl_without_its_second_text_encoder_and_files_of_no_known_model_are_no
             find_family(ModelSource(str(tmp_path / "x.safetensors"), config=tmp_path))
 
 
+def test_a_file_that_lacks_what_its_kind_is_told_by_is_refused(tmp_path: Path) -> None:
+    keys = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
+    tensors = {f"model.diffusion_model.{key}": torch.zeros(1) for key in keys}
+    tensors |= {"vae.decoder.conv_in.bias": torch.zeros(1), "text_encoders.clip_l.norm.bias": torch.zeros(1)}
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x\.safetensors is not a whole model of a known kind \(.*img_in\.weight"):
+        find_family(ModelSource(str(tmp_path / "x.safetensors")))
+
+
 @pytest.mark.parametrize(
     ("removed", "word"),
     [
