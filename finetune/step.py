@@ -19,6 +19,7 @@ from finetune.data.dataset import Batch, TrainingDataset
 from finetune.disk import write_atomically
 from finetune.one_by_one import OneByOne
 from finetune.out_of_memory import explaining_out_of_memory
+from finetune.plurals import plural
 from finetune.randomness import noise_at, uniform_at
 from finetune.ranks import ranks
 from finetune.tasks import Task
@@ -96,8 +97,8 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
         view = dataset.views[batch.indices[0]][0]
         width, height = max(sizes, key=lambda size: size[0] * size[1])
         return (
-            f"in step {step}: {len(batch.indices)} images of {view.width}x{view.height} in {config.train.accumulation} "
-            f"passes (the largest bucket is {width}x{height})"
+            f"in step {step}: {plural(len(batch.indices), 'image')} of {view.width}x{view.height} in "
+            f"{plural(config.train.accumulation, 'pass', 'passes')} (the largest bucket is {width}x{height})"
         )
 
     advice = (

@@ -13,6 +13,7 @@ from finetune.data.dataset import TrainingDataset, collate
 from finetune.data.encode import validation_caption, validation_view
 from finetune.data.manifest import Record
 from finetune.out_of_memory import explaining_out_of_memory
+from finetune.plurals import plural
 from finetune.randomness import generator
 from finetune.ranks import ranks
 from finetune.tasks import Task
@@ -33,7 +34,7 @@ def validation_loss(
 ) -> float | None:
     """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
 
-    None where `stop` was true before the last batch, on any process.
+    None where `stop` was true before the last batch and timestep, on any process.
 
     Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
     """
@@ -52,7 +53,7 @@ def validation_loss(
         view = validation_view(bucket)
         records = [dataset.records[index] for index in indices]
         with explaining_out_of_memory(
-            f"in a validation: {len(indices)} images of {view.width}x{view.height}",
+            f"in a validation: {plural(len(indices), 'image')} of {view.width}x{view.height}",
             "Lower train.batch_size and raise train.accumulation instead, lower data.resolution, or set "
             "validation.every 0.",
         ):
@@ -64,9 +65,14 @@ def validation_loss(
             ).to(accelerator.device)
             inputs = task.inputs(batch)
             for number in range(num_timesteps):
+                is_cut = stop()
+                if is_cut:
+                    break
                 u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
                 losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
                 total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
+        if is_cut:
+            break
     if ranks().any(is_cut):
         return None
     summed: Tensor = accelerator.reduce(total.to(accelerator.device), "sum")  # pyright: ignore[reportAssignmentType]

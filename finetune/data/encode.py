@@ -118,7 +118,7 @@ class Encoder:
                 if decoded:
                     keys, names, pictures = zip(*decoded, strict=True)
                     with explaining_out_of_memory(
-                        f"while {len(pictures)} images of {width}x{height} were encoded to latents",
+                        f"while {plural(len(pictures), 'image')} of {width}x{height} were encoded to latents",
                         "Lower data.resolution or data.max_aspect.",
                     ):
                         latents = self._latents(torch.stack(pictures).to(self.device), keys)

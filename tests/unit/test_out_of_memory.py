@@ -146,7 +146,7 @@ def test_images_that_are_encoded_and_validated_are_named_with_their_size(tiny_mo
     with pytest.raises(ValueError, match=r"out of memory in a validation: 2 images of 32x16.* train\.batch_size"):
         validation_loss(network, task, dataset, buckets, data, accelerator, batch_size=4, num_timesteps=1, stop=never)
     components.vae.encoder.conv_in = Widening(components.vae.encoder.conv_in)
-    with pytest.raises(ValueError, match=r"out of memory while 1 images of 32x16 were encoded.* data\.resolution"):
+    with pytest.raises(ValueError, match=r"out of memory while 1 image of 32x16 were encoded.* data\.resolution"):
         list(encoder.encode_views(manifest.source, [("key", manifest.records[0], validation_view(buckets[0]))]))
 
 

@@ -1,17 +1,28 @@
 """Which signals are caught, and what is asked whether to stop."""
 
 import signal
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 from finetune.config import DataConfig
+from finetune.config_loss import LossConfig
 from finetune.data.buckets import Bucket
+from finetune.data.dataset import Encoded, TrainingDataset
+from finetune.data.encode import Encoder
+from finetune.data.manifest import read_manifest
+from finetune.models.base import ModelSource, Network
+from finetune.models.sd import StableDiffusion
 from finetune.stopping import StopRequest, caught_signals
-from finetune.tasks import Reconstruction
+from finetune.tasks import Denoising, Reconstruction
 from finetune.validate import validation_loss
+from tests.tiny import save_pictures
+
+FAMILY = StableDiffusion()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
@@ -40,6 +51,30 @@ def test_interrupts_while_saving_and_soon_after_the_first_are_one_request() -> N
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_validation_hears_a_request_between_two_timesteps(tiny_model: Path, tmp_path: Path) -> None:
+    components, accelerator = FAMILY.load(ModelSource(str(tiny_model))), Accelerator(cpu=True)
+    manifest = read_manifest(str(save_pictures(tmp_path, count=3, size=32)))
+    encoder = Encoder(FAMILY, components, accelerator.device, text_encoder_is_trained=False)
+    buckets, data = [Bucket(32, 32, (0, 1, 2))], DataConfig(str(tmp_path), resolution=32, bucket_step=16)
+    uncached = Encoded("", "", torch.float32, None, None)
+    task = Denoising(FAMILY.objective(components.scheduler, LossConfig()), encoder)
+    dataset = TrainingDataset(manifest.records, buckets, manifest.source, data, uncached, 0)
+    network, passes = Network(FAMILY, components.denoiser), []
+    network.register_forward_hook(lambda *_: passes.append(1))
+    loss = validation_loss(
+        network,
+        task,
+        dataset,
+        buckets,
+        data,
+        accelerator,
+        batch_size=2,
+        num_timesteps=50,
+        stop=lambda: len(passes) == 2,
+    )
+    assert loss is None and len(passes) == 2
 
 
 def test_a_validation_that_is_asked_to_stop_gives_no_loss() -> None:
