@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from finetune.command_line import dump, flat_types, given_texts, parse_given, required_keys
-from finetune.config import TrainConfig
+from finetune.config import TrainConfig, prompts_of
 from finetune.data.aspect import bucket_sizes, nearest_size
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.models import refuse_unknown_family
 from finetune.plurals import plural
 from finetune.presets import find_preset
+from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
 from finetune.recipe_options import other_recipes_option, preset_of
 from finetune.runfolder import held_out_indices
@@ -54,7 +55,8 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
         follow_links=config.data.follow_links,
     )
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
-    for line in [*lines, *planned(config, manifest, num_processes), "Nothing was trained."]:
+    warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
+    for line in [*lines, *warnings, *planned(config, manifest, num_processes), "Nothing was trained."]:
         print(line)
 
 

@@ -229,18 +229,28 @@ def test_a_run_keeps_its_numbers_when_pictures_are_added(tiny_run: Options, tmp_
 
 def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) -> None:
     folder = save_pictures(tmp_path / "pictures", count=12, aspects=(1.0, 1.5))
+    listing = folder / "metadata.jsonl"
+    listing.write_text(listing.read_text().replace('"text": "', '"text": "[trigger] ', 1))
     options = {"goal": "style", "data.folder": folder, "data.resolution": 64, "data.bucket_step": 16}
     script = (
         "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
         "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
     )
     arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
-    arguments += ["--config", "sd15_lora_from_pictures", "--validation.fraction", "0"]
+    arguments += [
+        "--config",
+        "sd15_lora_from_pictures",
+        "--validation.fraction",
+        "0",
+        "--preview.prompts",
+        "cat --w 32",
+    ]
     command = [sys.executable, "-c", script, *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "200 steps of 6 images" in ended.stdout and "100.0 passes of 2.0 steps" in ended.stdout
-    assert "warning" not in ended.stdout
+    of_caption, of_prompt = [line for line in ended.stdout.splitlines() if line.startswith("warning")]
+    assert "0000.png ([trigger])" in of_caption and "preview.prompts" in of_prompt
     assert "bucket 64x64: 6 images" in ended.stdout and "rank: 16" in ended.stdout
     assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
 
