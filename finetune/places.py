@@ -10,6 +10,8 @@ from finetune.runfolder import cache_folder
 
 READ = ("data.folder", "mask.folder", "prior.folder")
 """Options that name what is only read: folders, or for data the id of a dataset."""
+MODELS = ("model.source", "model.config", "model.vae")
+"""Options that may name the folder of a model."""
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
@@ -36,8 +38,15 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
         yield (
             f"output.folder: {output} {relation} cache.folder {cache}, which other runs share. Use a folder beside it."
         )
-    if os.path.isdir(config.model.source) and related(output, Path(config.model.source)) == "is":
-        yield f"output.folder: {output} is model.source, which is never written to. Use another folder."
+    for key, model in ((key, Path(options[key])) for key in MODELS if options.get(key) and os.path.isdir(options[key])):
+        for written, place in (("output.folder", output), ("cache.folder", cache)):
+            if (relation := related(place, model)) in ("is", "is in"):
+                yield f"{written}: {place} {relation} {key} {model}, which is never written to. Use a folder beside it."
+        if related(model, output / "export") in ("is", "is in"):
+            yield (
+                f"output.folder: {key} {model} is the export of the run in {output}, which this run would replace. Use "
+                "another folder."
+            )
 
 
 def related(one: Path, other: Path) -> str | None:

@@ -21,7 +21,7 @@ def config_of(root: Path, kind: type[TrainConfig] = LoRATrainConfig, **folders: 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name in ("images/inner", "model", "masks/inner", "classes/inner", "real"):
+    for name in ("images/inner", "model", "masks/inner", "classes/inner", "real", "out/export"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "link").symlink_to("images")
     return tmp_path
@@ -40,7 +40,11 @@ def root(tmp_path: Path) -> Path:
         ({"output_folder": "cache/run"}, "output.folder.* is in cache.folder"),
         ({"cache_folder": "out/cache"}, "output.folder.* contains cache.folder"),
         ({"mask_folder": "masks", "mask_kind": "file", "output_folder": "masks/run"}, "is in mask.folder"),
-        ({"output_folder": "model"}, "is model.source"),
+        ({"output_folder": "model"}, "output.folder.* is model.source"),
+        ({"output_folder": "model/unet/run"}, "output.folder.* is in model.source"),
+        ({"cache_folder": "model/cache"}, "cache.folder.* is in model.source"),
+        ({"model_vae": "real", "output_folder": "real/run"}, "output.folder.* is in model.vae"),
+        ({"model_source": "out/export"}, "model.source .* is the export of the run in .*out, which this run would"),
     ],
 )
 def test_a_folder_within_another_is_refused(folders: dict[str, str], words: str, root: Path) -> None:
@@ -64,4 +68,4 @@ def test_class_images_are_not_written_to(root: Path) -> None:
 
 def test_folders_side_by_side_are_fine(root: Path) -> None:
     refuse_nested_folders(config_of(root, output_folder="images2", cache_folder="images.cache"))
-    refuse_nested_folders(config_of(root, output_folder="model/run"))
+    refuse_nested_folders(config_of(root, model_source="out/export", output_folder="out/further"))
