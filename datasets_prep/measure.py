@@ -7,6 +7,7 @@ megapixels is sharp at its full size stays unknown, and does not matter to train
 
 import hashlib
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from finetune.data.folder import UNREAD_SUFFIXES
 from finetune.data.images import open_header, open_rgb, readable_formats, upright_size
 from finetune.data.similarity import picture_codes
 
-VERSION = 2
+VERSION = 3
 """Raised when the same file gives other figures."""
 SCORES = (
     "brightness",  # mean of the grey picture, 0 to 255
@@ -90,7 +91,7 @@ def colour(name: str) -> tuple[int, int, int]:
 def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image) -> Measured:
     """Returns the measurements of a decoded picture of the upright `size`; `decoded` may be smaller, and is used up."""
     header = open_header(data)
-    colour_warning = decoded.info.get("colour_warning")
+    told = decoded.info
     native = np.asarray(middle_patch(decoded, 2 * PATCH).convert("L"), np.int16) if decoded.size == size else None
     factor = max(1, min(decoded.size) // FEATURE_SIDE)
     thumb = decoded.reduce(factor) if factor > 1 else decoded
@@ -121,7 +122,7 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
         suffix=SUFFIXES.get(kind, f".{kind.lower()}"),
         codes=picture_codes(thumb),
         scores={score: round(value, 4) for score, value in scores.items()},
-        notes=notes(header, scores["frames"], colour_warning),
+        notes=notes(told, scores["frames"]),
         caption=embedded_caption(header, data),
     )
 
@@ -146,14 +147,14 @@ def num_frames(header: Image.Image) -> int:
     return frames
 
 
-def notes(header: Image.Image, num_frames: float, colour_warning: str | None) -> tuple[str, ...]:
-    """Returns what a user should hear of a picture that is kept."""
+def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tuple[str, ...]:
+    """Returns what a user should hear of a picture that is kept; `told` is what `open_rgb` says of it."""
     found = []
     if num_frames > 1:
         found.append("animations, of which the first frame is measured and trained on")
-    if header.has_transparency_data:
+    if "is_transparent" in told:
         found.append(TRANSPARENT)
-    if colour_warning is not None:
+    if "colour_warning" in told:
         found.append("colour profiles that cannot be used and are ignored")
     return tuple(found)
 

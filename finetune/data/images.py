@@ -48,7 +48,8 @@ def open_rgb(
     Raises ValueError when the bytes are no picture, are cut short or damaged, or hold more than `MAX_PIXELS`. Damage
     inside a JPEG's or WebP's compressed data that still decodes cannot be seen. A colour profile that cannot be used is
     ignored; the result's `info["colour_warning"]` then says why, for the caller to count. `info["blank_warning"]` says
-    where transparency leaves one colour, as of white lines on white.
+    where transparency leaves one colour, as of white lines on white. `info["is_transparent"]` is there where a pixel is
+    transparent, which an alpha channel alone does not mean.
     """
     image = open_header(data)
     orientation = _orientation(image, data)
@@ -79,6 +80,8 @@ def open_rgb(
         picture = picture.transpose(UPRIGHT[orientation])
     notes = {"colour_warning": warning, "blank_warning": blank}
     picture.info = {name: text for name, text in notes.items() if text is not None}
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        picture.info["is_transparent"] = True
     return picture
 
 

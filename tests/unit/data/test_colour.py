@@ -126,7 +126,7 @@ def test_what_transparency_leaves_of_one_colour_is_reported() -> None:
     lines = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     lines.paste((255, 255, 255, 255), (2, 0, 3, 8))
     assert "blank_warning" in open_rgb(encoded(lines)).info
-    assert open_rgb(encoded(lines), background=(0, 0, 0)).info == {}
+    assert open_rgb(encoded(lines), background=(0, 0, 0)).info == {"is_transparent": True}
 
 
 def test_sixteen_bit_grey_keeps_its_gradient() -> None:

@@ -114,6 +114,8 @@ def test_animations_transparency_and_bad_profiles_are_noted() -> None:
     assert "transparency" in look_at(encoded(clear)).notes[0]
     assert "profiles" in look_at(encoded(frames[0], "JPEG", icc_profile=b"nonsense")).notes[0]
     assert look_at(encoded(frames[0])).notes == ()
+    for mode in ("RGBA", "LA"):  # an alpha channel that hides nothing
+        assert look_at(encoded(frames[0].convert(mode))).notes == ()
 
 
 def test_the_background_shows_through_and_changes_the_pixels() -> None:
