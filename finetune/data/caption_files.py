@@ -283,6 +283,10 @@ def _texts(read: Read, name: str, reading: Reading, findings: Findings) -> list[
     if "\0" in text:
         reading.fault("text files with NUL characters, which are not used", name, findings)
         return []
+    if text.lstrip().startswith("{") and (values := _json_in_text(text, reading.column)) is not None:
+        told = "of which the captions are used" if values else "in which no caption is known, and which are not used"
+        findings.warn(f"text files that hold JSON, {told}", name)
+        return usable_texts(values, name, findings)
     content = caption_text(text)
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
         findings.warn("numbers of classes, which are no captions", name)
@@ -306,6 +310,18 @@ def _texts(read: Read, name: str, reading: Reading, findings: Findings) -> list[
             name,
         )
     return content.captions(reading.lines)
+
+
+def _json_in_text(text: str, column: str) -> list[object] | None:
+    """The captions in a text that is a JSON object, as captioners answer, maybe none; None where it is no JSON."""
+    try:
+        value = parsed_json(text)
+    except ValueError:
+        return None
+    try:
+        return caption_values(value, column) or []
+    except NotUnderstood:
+        return []
 
 
 def read_text(read: Read, name: str, reading: Reading, findings: Findings) -> str | None:
@@ -351,11 +367,9 @@ def _read_table(
     text, is_guess = decode_text(data)
     try:
         rows = _rows(text, split_name(name)[1], reading.column, images)
-    except NotUnderstood as error:
+    except ValueError as error:
         if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images):
             found.puzzling[name] = str(error), ()
-        return
-    except ValueError:
         return
     if not rows and split_name(name)[1] in TEXT_SUFFIXES:
         rows = named_lines(text, images)

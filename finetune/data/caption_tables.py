@@ -58,6 +58,8 @@ def caption_values(value: object, column: str) -> list[object] | None:
     """
     if isinstance(value, str):
         return [value]
+    if isinstance(value, list) and any(isinstance(item, str) for item in value):
+        raise NotUnderstood("it is a list of texts, which may be captions or the tags of one")
     if not isinstance(value, Mapping):
         return None
     fields = [field for field in dict.fromkeys((column, *TEXT_FIELDS)) if field in value and field not in TAG_FIELDS]

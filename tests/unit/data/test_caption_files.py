@@ -35,6 +35,7 @@ def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[st
         ("x.png.txt", "a cat", "a cat"),
         ("x.jpg.txt", "a cat", "a cat"),
         ("x.caption", "a cat", "a cat"),
+        ("x.txt", '{"caption": "a cat", "score": 3}', "a cat"),
         ("X.TXT", "a cat", "a cat"),
         ("x.json", '{"tag_string": "1girl long_hair ^_^"}', "1girl, long hair, ^_^"),
         ("x.png.json", '{"tag_string": "1girl, solo"}', "1girl, solo"),
@@ -82,6 +83,9 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("captions.csv", "file_name,description\nx.png,a red cat\n", ["captions.csv (it has description"]),
         ("x.yaml", "caption: a cat", ["x.yaml (a .yaml beside an image is not read)"]),
         ("prompts.txt", "a red cat\na blue dog\n", ["prompts.txt (its lines name no images)"]),
+        ("captions.json", '{"x.png": "a ', ["captions.json (not JSON"]),
+        ("list.json", '{"x.png": "a ', ["list.json (not JSON"]),
+        ("x.png.json", '["a cat", "sofa"]', ["x.png.json (it is a list of texts"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
     ],
 )
@@ -142,6 +146,12 @@ def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: P
     assert captions(read_manifest(folder, caption_lines="joined")) == {"x.png": ("A dog. It sits. A window.",)}
     manifest = read_manifest(folder, caption_lines="alternatives")
     assert captions(manifest) == {"x.png": ("A dog.", "It sits.", "A window.")} and manifest.warnings == ()
+
+
+def test_json_without_a_caption_in_a_text_file_is_no_caption(tmp_path: Path) -> None:
+    findings, root = Findings(), write(tmp_path, {"x.png": P, "x.txt": '{"score": 3}'})
+    found = read_folder_entries(root, FolderSource(root).read, ["x.png", "x.txt"], Reading(is_training=False), findings)
+    assert found["x.png"].captions == () and "x.txt" in findings.warnings[0]
 
 
 def test_syntax_of_other_programs_in_captions_is_named(tmp_path: Path) -> None:
