@@ -20,6 +20,7 @@ from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_file
 from finetune.models.other_vae import vae_paths
 from finetune.models.parts import PARTS, Part, Parts, one_by_one
+from finetune.plurals import plural
 
 Hashes = dict[Part, list[str]]
 """One hash for each module of a part."""
@@ -80,9 +81,9 @@ def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
     changed = sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}})
     if changed:
         raise ValueError(
-            f"model.source: {len(changed)} files of {source.location} were changed while the run was going (first: "
-            f"{changed[0]}), so nothing was exported. Restore them and run the same command again: it exports the last "
-            "checkpoint."
+            f"model.source: {plural(len(changed), 'file')} of {source.location} changed while the run was going "
+            f"(first: {changed[0]}), so nothing was exported. Restore them and run the same command again: it exports "
+            "the last checkpoint."
         )
 
 

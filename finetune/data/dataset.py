@@ -1,6 +1,5 @@
 """From a record and a position in the sample stream to what one training sample needs."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from finetune.data.buckets import Bucket
 from finetune.data.cache import ShardStore, cache_key
 from finetune.data.captions import CaptionOptions, draw_caption
 from finetune.data.drawing_prompts import DrawingPrompts
-from finetune.data.entries import first_few
+from finetune.data.entries import first_few, listed_bytes
 from finetune.data.holes import Filling, Holes, filling_key, hole, stack_fillings
 from finetune.data.images import cover_scale, crop_box, open_rgb, resize_and_crop
 from finetune.data.latent_masks import LatentMasks
@@ -47,9 +46,7 @@ def record_pixels(
     what is cached under a picture's hash must have been made from that picture.
     """
     name = first_few((record.file_name,))
-    data = source.read(record.file_name)
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise ValueError(f"{name} was changed while the run was going; run the same command again")
+    data = listed_bytes(source, record.file_name, record.sha256)
     try:
         image = open_rgb(data, draft=(view.width, view.height))
     except ValueError as error:

@@ -1,5 +1,6 @@
 """What a data set says about each of its pictures before one is opened, and how its mistakes are gathered."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -150,3 +151,17 @@ def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Spl
         return "validation"
     findings.error('splits that are neither "train" nor "validation"', f"{where} ({value!r})")
     return None
+
+
+def listed_bytes(source: PictureSource, file_name: str, sha256: str) -> bytes:
+    """Returns a file's bytes; ValueError where the file is gone, or is no longer the one that was listed."""
+    name = first_few((file_name,))
+    try:
+        data = source.read(file_name)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{name} was removed while the run was going. Put it back and run the same command again."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{name} was changed while the run was going; run the same command again")
+    return data

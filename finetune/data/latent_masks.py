@@ -1,6 +1,5 @@
 """Masks as training takes them: cut like the view of the picture, at the resolution of its latents."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.cache import cache_key
-from finetune.data.entries import PictureSource, first_few
+from finetune.data.entries import PictureSource, listed_bytes
 from finetune.data.manifest import Record
 from finetune.data.masks import cut_mask, open_mask
 from finetune.data.view import View
@@ -34,12 +33,8 @@ class LatentMasks:
         """
         if record.mask is None:
             return torch.ones(1, view.height // self.pixel_multiple, view.width // self.pixel_multiple)
-        name = first_few((record.mask.file_name,))
-        data = self.source.read(record.mask.file_name)
-        if hashlib.sha256(data).hexdigest() != record.mask.sha256:
-            raise ValueError(f"{name} was changed while the run was going; run the same command again")
-        mask = open_mask(data, self.kind)
-        assert mask is not None, name
+        mask = open_mask(listed_bytes(self.source, record.mask.file_name, record.mask.sha256), self.kind)
+        assert mask is not None, record.mask.file_name
         place = {"left": view.left, "top": view.top, "flip": view.flip}
         shares = cut_mask(mask, view.width, view.height, **place, pixel_multiple=self.pixel_multiple)
         return torch.from_numpy(shares)[None]

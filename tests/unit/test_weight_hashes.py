@@ -86,5 +86,5 @@ def test_a_file_that_is_replaced_while_the_run_is_going_is_named(model: Path) ->
     file.chmod(0o600)  # the same content
     refuse_changed_files(source, stamps)
     file.write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match=f"1 files .*{file.name}.*Restore"):
+    with pytest.raises(ValueError, match=f"1 file .*{file.name}.*Restore"):
         refuse_changed_files(source, stamps)

@@ -113,8 +113,15 @@ def test_a_changed_mask_is_a_changed_picture_and_no_mask_leaves_the_digest_as_it
     assert manifest.changes(before).changed == ("a.png",)
     write(tmp_path, {"a-masklabel.png": white()})
     assert manifest.masks is not None
+    masks, view = LatentMasks("file", manifest.masks, 2), View(12, 8, 0.5, 0.5, False)
     with pytest.raises(ValueError, match="was changed while the run was going"):
-        LatentMasks("file", manifest.masks, 2).read(manifest.records[0], View(12, 8, 0.5, 0.5, False))
+        masks.read(manifest.records[0], view)
+    (tmp_path / "a-masklabel.png").unlink()
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"a-masklabel\.png was removed while the run was going\. Put it back"):
+        masks.read(manifest.records[0], view)
+    with pytest.raises(ValueError, match=r"a\.png was removed while the run was going\. Put it back"):
+        record_pixels(manifest.source, manifest.records[0], view)
 
 
 def test_transparent_parts_of_a_mask_picture_are_black(tmp_path: Path) -> None:
