@@ -74,10 +74,19 @@ def open_source(
     return saved_rows(prefixes, name, image_column, reading.column)
 
 
+def _is_saved_dataset(folder: Path) -> bool:
+    try:
+        return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    except PermissionError as error:
+        raise ValueError(
+            f"source: {folder} cannot be read ({error.strerror}). Run as a user who may, or change its permissions."
+        ) from error
+
+
 def _kind(given: str) -> Kind:
     path = Path(given).expanduser()
     if path.is_dir():
-        if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        if _is_saved_dataset(path):
             return "data sets"
         if _tables_folder(str(path)) is not None:
             return "Parquet"

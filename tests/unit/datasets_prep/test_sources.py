@@ -15,7 +15,10 @@ from datasets_prep.records import PrepSource
 from datasets_prep.sources import open_source
 from finetune.data.caption_files import Reading
 from finetune.data.entries import Findings
+from tests.other_user import as_another_user, open_folder
 from tests.unit.data.files import listing, picture, write
+
+__all__ = ["open_folder"]
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 PICTURES = {f"{colour}.png": picture(colour) for colour in COLOURS}
@@ -213,3 +216,10 @@ def test_a_listing_in_a_folder_of_several_counts_for_its_own(tmp_path: Path) -> 
         ("cats/x.png", ("a cat",), 2.0, "validation"),
         ("dogs/x.png", (), 1.0, None),
     ]
+
+
+def test_a_closed_folder_is_told_by_its_own_name(open_folder: Path) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0)
+    with as_another_user(), pytest.raises(ValueError, match=r"closed cannot be read \(Permission denied\)"):
+        opened(closed)
