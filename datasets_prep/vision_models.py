@@ -8,6 +8,7 @@ from PIL import Image
 
 from datasets_prep.captioners.generation import device_name, load_part
 from datasets_prep.captioners.model_files import ModelFiles, find_model
+from finetune.plurals import plural
 
 PICTURE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
 """Types of models that put pictures and texts into one space."""
@@ -53,8 +54,8 @@ class VisionModel:
         others = [name for name in missing if may_lack is None or may_lack not in name.split(".")]
         if others:
             raise ValueError(
-                f"{self._option}: {self._files.model} lacks {len(others)} weights of a {type(model).__name__}, e.g. "
-                f"{others[0]}. Name a model that was trained for this."
+                f"{self._option}: {self._files.model} lacks {plural(len(others), 'weight')} of a "
+                f"{type(model).__name__}, e.g. {others[0]}. Name a model that was trained for this."
             )
         return model.to(device_name()).eval(), bool(missing)
 

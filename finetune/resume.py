@@ -1,6 +1,7 @@
 """What a run continues from, and whether it may."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune.model_identity import OBJECTIVE, Identity, differences
 from finetune.optim import learning_rate_factor
 from finetune.paged_state import load_state
 from finetune.param_groups import ParamGroup
+from finetune.plurals import plural
 from finetune.runfolder import changed_options, refuse_changed_data
 
 REFUSED_CHANGES = (
@@ -72,7 +74,7 @@ def find_checkpoint(
     warnings += rising_rate(config, path / "config.yaml", step)
     changed += changed_launch(config, accelerator, checkpoint.state)
     if changed:
-        warnings.append(f"resuming with {len(changed)} changed options: {', '.join(changed)}.")
+        warnings.append(f"resuming with {plural(len(changed), 'changed option')}: {', '.join(changed)}.")
     data_warning = refuse_changed_data(manifest, checkpoint.state["dataset"], config.data.allow_change)
     if data_warning:
         warnings.append(data_warning)
@@ -87,16 +89,19 @@ def is_same_branch(config: TrainConfig) -> bool:
 
 def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
     """Returns a warning where more steps make a schedule go up again, for the rate after `step`."""
-    before = read_options(saved, type(config), ("train.steps",)).get("train.steps", config.train.steps)
+    options = read_options(saved, type(config), ("train.steps", "optim.schedule"))
     schedule, now = config.optim.schedule, config.train.steps
+    planned, before = options.get("optim.schedule", schedule), options.get("train.steps", now)
     if schedule == "constant" or not config.optim.warmup_steps < step <= before < now:
         return []
-    old, new = (learning_rate_factor(at, config.optim, steps) for at, steps in ((step - 1, before), (step, now)))
+    old = learning_rate_factor(step - 1, replace(config.optim, schedule=planned), before)
+    new = learning_rate_factor(step, config.optim, now)
     if new <= old:
         return []
     return [
-        f"optim.schedule: {schedule} was laid out for {before:,} steps and is now for {now:,}, so the learning rate "
-        f"goes up again: step {step:,} had {config.optim.lr * old:.3g}, the next one has {config.optim.lr * new:.3g}. "
+        f"optim.schedule: {planned} was laid out for {before:,} steps and is now "
+        f"{'' if planned == schedule else f'{schedule} '}for {now:,}, so the learning rate goes up again: step "
+        f"{step:,} had {config.optim.lr * old:.3g}, the next one has {config.optim.lr * new:.3g}. "
         "Omit --train.steps to end as planned, or use --optim.schedule constant with a rate of your own."
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 from datasets_prep.captioners.base import Result
 from datasets_prep.captioners.model_files import ModelFiles
 from datasets_prep.config import CaptionsConfig
+from finetune.plurals import plural
 
 GREEDY: dict[str, Any] = {
     "do_sample": False,
@@ -40,7 +41,7 @@ def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> A
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"captions.model: {files.model} lacks {len(missing)} weights of a {type(model).__name__}, e.g. "
+            f"captions.model: {files.model} lacks {plural(len(missing), 'weight')} of a {type(model).__name__}, e.g. "
             f"{missing[0]}. Download it again, or name another model."
         )
     return model.to(device_name()).eval()

@@ -76,3 +76,11 @@ def test_a_rate_that_goes_up_again_is_said(schedule: str, steps: int, step: int,
     assert len(found) == is_said
     if schedule == "cosine" and is_said:
         assert "step 4 had 0.00146, the next one has 0.005" in found[0]
+
+
+def test_a_schedule_that_was_exchanged_is_named_with_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train:\n  steps: 4\noptim:\n  schedule: cosine\n")
+    given = ["--model.source", "m", "--data.folder", "d", "--output.folder", "o", "--optim.schedule", "linear"]
+    config = parse(LoRATrainConfig, [*given, "--train.steps", "8", "--optim.lr", "0.01"], program="r")
+    (found,) = rising_rate(config, tmp_path / "config.yaml", 4)
+    assert "cosine was laid out for 4 steps and is now linear for 8" in found and "step 4 had 0.00146" in found

@@ -127,7 +127,7 @@ def test_a_model_that_lacks_a_weight_is_refused(models: dict[str, Path], tmp_pat
     name = sorted(name for name in weights if name.endswith("bias"))[0]
     del weights[name]
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"captions\.model: .*lacks 1 weights .*{name}"):
+    with pytest.raises(ValueError, match=rf"captions\.model: .*lacks 1 weight .*{name}"):
         loaded("blip", {"blip": folder})
 
 
