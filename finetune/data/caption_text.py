@@ -109,7 +109,8 @@ def looks_wrapped(text: str, lines: tuple[str, ...]) -> bool:
     """Returns whether lines seem to be paragraphs or a wrapped sentence rather than captions of their own.
 
     So they are with a blank line between two blocks, with several sentences in a long line, where a line begins with
-    "It" or the like, and where one line breaks off before its sentence ends and the next continues it in lower case.
+    "It" or the like, and where one line breaks off before its sentence ends and the next continues it in lower case, or
+    in a script that has none.
     """
     if BLOCKS.search(LINE_END.sub("\n", text)):
         return True
@@ -122,7 +123,11 @@ def looks_wrapped(text: str, lines: tuple[str, ...]) -> bool:
 
 
 def _continues(line: str, following: str, has_sentences: bool) -> bool:
-    if SENTENCE_END.search(line) or not following[:1].islower():
+    if SENTENCE_END.search(line):
+        return False
+    if has_sentences and all(unicodedata.category(text[0]) == "Lo" for text in (line, following)):
+        return True
+    if not following[:1].islower():
         return False
     begins_sentence = line[:1].isupper() and has_sentences
     return begins_sentence or OPEN_END.search(line) is not None or CONTINUATION.match(following) is not None

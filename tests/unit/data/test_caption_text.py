@@ -18,6 +18,7 @@ WRAPPED = "A red car stands in front of a house and\nthe sun is shining on it."
         "1girl, solo, smile,\nlong hair",
         "a boat on the sea\nwhile the sun sets",
         "A dog sits there.\nIt looks to the left.",
+        "窓辺に座っている\n白い猫。",
         ("A long line of words about a dog. " * 5 + "\nAnother line."),
     ],
 )
@@ -31,6 +32,8 @@ def test_paragraphs_and_wrapped_sentences_are_noticed(text: str) -> None:
         "a boat\r\nein Boot\r\n",
         "a red car\na car in the rain",
         "A car.\nA red car.\n\n",
+        "白い猫\n黒い犬",
+        "白い猫。\n黒い犬。",
         "one\n",
         WRAPPED.replace("\n", " "),
     ],
