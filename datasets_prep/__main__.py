@@ -92,8 +92,10 @@ def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     lines.append(
         f"Look at {output / 'report.html'}, or decide picture by picture: {PROGRAM} review {shlex.quote(str(output))}"
     )
-    command = ["accelerate", "launch", "--config_file", "accelerate_configs/single_gpu.yaml", "-m", "recipes.lora"]
-    command += ["--config", "recipes/configs/sd15_lora_style.yaml"]
+    where = Path("accelerate_configs", "single_gpu.yaml")
+    where = where if where.is_file() else Path(__file__).parents[1] / where  # outside the checkout
+    command = ["accelerate", "launch", "--config_file", str(where), "-m", "recipes.lora"]
+    command += ["--config", "sd15_lora_style"]
     command += ["--model.source", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
     command += ["--data.folder", str(output), "--output.folder", f"runs/{output.name}"]
     return [*lines, "Next:", shlex.join(command)]

@@ -11,14 +11,15 @@ import pytest
 from finetune.command_line import parse
 from finetune.config_methods import LoRATrainConfig
 from finetune.data.manifest import read_manifest
+from finetune.presets import find_preset
 from tests.unit.data.files import SHARED, drawn, encoded, gradient, write
 
 ROOT = Path(__file__).parents[2]
 
 
-def prepared(*arguments: object) -> subprocess.CompletedProcess[str]:
+def prepared(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "datasets_prep", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_folder_becomes_a_data_set_that_everything_reads(tmp_path: Path) -> None:
@@ -49,12 +50,15 @@ def test_a_folder_becomes_a_data_set_that_everything_reads(tmp_path: Path) -> No
         assert row["image"].size == (row["width"], row["height"])
     assert len(read_manifest(str(output)).records) == 4
 
-    again = prepared("--source", tmp_path / "raw", "--output", output, "--trigger", "ink style")
+    again = prepared("--source", tmp_path / "raw", "--output", output, "--trigger", "ink style", folder=tmp_path)
     assert again.returncode == 0 and "Nothing to do" in again.stdout
 
     words = shlex.split(ended.stdout.splitlines()[-1])
     assert words[:2] == ["accelerate", "launch"] and (ROOT / words[3]).is_file()
-    config = parse(LoRATrainConfig, words[words.index("recipes.lora") + 1 :], program="recipes.lora")
+    elsewhere = shlex.split(again.stdout.splitlines()[-1])
+    assert Path(elsewhere[3]).is_absolute() and Path(elsewhere[3]).is_file() and elsewhere[4:] == words[4:]
+    options = words[words.index("recipes.lora") + 1 :]
+    config = parse(LoRATrainConfig, options, program="recipes.lora", find_file=find_preset)
     assert config.data.folder == str(output)
 
 
