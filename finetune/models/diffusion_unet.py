@@ -35,7 +35,9 @@ def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:
         )
     if stated not in PREDICTION_TYPES:
         raise ValueError(
-            f"model.source: the scheduler's prediction_type is {stated}, expected one of {', '.join(PREDICTION_TYPES)}."
+            f"model.source: the scheduler's prediction_type is {stated}, expected one of "
+            f"{', '.join(PREDICTION_TYPES)}. Put back the scheduler/scheduler_config.json that was published "
+            "with the model."
         )
     zero_terminal_snr = options.zero_terminal_snr or has_zero_terminal_snr(scheduler)
     if zero_terminal_snr and stated == "epsilon":

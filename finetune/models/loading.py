@@ -317,6 +317,8 @@ def part_advice(source: ModelSource, part: str) -> str:
         return f"This user may not read {closed[0]} (permission denied). Run as its owner, or change the permissions."
     if source.is_single_file:
         return f"Expected the weights that {Path(source.configs) / part} describes: is it of the same base model?"
+    if part.startswith(("scheduler", "tokenizer")):
+        return f"Put back the files in {part}/ that were published with the model."
     files = [path.name for path in Path(source.location, part).glob("*")]
     if not any(name.endswith(SINGLE_FILE) for name in files) and any(name.endswith(PICKLED) for name in files):
         return (

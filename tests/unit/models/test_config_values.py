@@ -72,6 +72,9 @@ def test_a_scheduler_config_that_is_a_list_is_refused(models: dict[str, Path], t
         ValueError, match=r"^model\.source: scheduler/scheduler_config\.json of .* is not a JSON object"
     ):
         family_named("sd").scheduler(ModelSource(str(folder)))
+    (folder / SCHEDULER).write_text("{")
+    with pytest.raises(ValueError, match=r"^model\.source: scheduler of .*\. Put back the files in scheduler/"):
+        family_named("sd").scheduler(ModelSource(str(folder)))
 
 
 def test_betas_whose_signal_does_not_fall_are_refused() -> None:
