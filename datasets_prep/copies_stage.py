@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from datasets_prep.appearances import KeptBytes
 from datasets_prep.config import DedupConfig
 from datasets_prep.content_cache import ContentCache
 from datasets_prep.dedup import exact_copies, keep_order, near_copies, pixel_copies
 from datasets_prep.gather import Progress
 from datasets_prep.json_cache import JsonLines
+from datasets_prep.keeper import Details, Member, with_best_keepers
 from datasets_prep.loading import Loader
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting
@@ -97,6 +99,7 @@ def find_near(
             lambda said: findings.warn("near duplicates that may be missed", said),
             kept,
         )
+        near = best_kept(near, sorting, has_caption, loader, kept)
     finally:
         seen.close()
         kept.close()
@@ -115,6 +118,23 @@ def find_near(
         findings.warn(
             f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(sorting, index, near)
         )
+
+
+def best_kept(
+    near: Mapping[int, Copy], sorting: Sorting, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
+) -> dict[int, Copy]:
+    """Returns the near-duplicates as repeats of the best image of their group; those of equal pixels stay."""
+    pictures, ranks = sorting.pictures, {int(number): rank for rank, number in enumerate(ordered(sorting, has_caption))}
+    quality = pictures.score("jpeg_quality")
+    equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
+    found = with_best_keepers(
+        {index: copy for index, copy in near.items() if index not in equal},
+        lambda number: Member(number, ranks[number], float(quality[number]), bool(has_caption[number])),
+        lambda number: bool(sorting.protected[number]),
+        Details(loader.whole, kept),
+        lambda number: str(pictures.sources[number]),
+    )
+    return found | equal
 
 
 def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:

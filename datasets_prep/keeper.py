@@ -1,0 +1,184 @@
+"""Which image of a group of near-duplicates is kept: the one that shows most, with the least done to it.
+
+In order: pixels within the border, where a larger image holds detail that smaller ones lack (an enlargement holds
+none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. Of more than two, the one
+that is most like all others: an edit differs from its original by less than from another edit. Of two, the order in
+which images are ranked anyway.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from datasets_prep.appearances import KeptBytes
+from datasets_prep.records import Copy
+from finetune.data.similarity import border_box
+
+SAME_SIZE = 1.1
+"""Ratio of sides up to which two images are as large."""
+LEAST_DETAIL = 0.57
+"""Share of the detail of a smaller image, at its own finest scale, that a larger one has at its finest scale unless it
+was enlarged. Of eight photographs of 768 pixels: at least 0.59 against their copies reduced by 1.5 and 2; copies
+enlarged by 1.5 at most 0.56, by 2 at most 0.38, with three kernels and JPEG 95 and 75."""
+POOR_QUALITY = 60.0
+"""Of JPEG, below which blocks show."""
+THUMBNAIL = 32
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a group."""
+
+    number: int
+    rank: int
+    """Its place in the order of all images; the first is kept where nothing else decides."""
+    quality: float
+    """Of JPEG, 0 to 100; 100 where nothing is lost."""
+    has_caption: bool
+
+
+class Details:
+    """Figures of whole images, within their borders; kept by content."""
+
+    def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
+        self._load, self._kept = load, kept
+        self._open: tuple[int, Image.Image] | None = None
+
+    def size(self, number: int) -> tuple[float, float]:
+        """Returns the side of the square of the same area within the border, and how often that area fits the whole."""
+        area, whole = self._known(number, "area", areas)
+        return float(area) ** 0.5, float(whole / area)
+
+    def colour(self, number: int) -> float:
+        """Returns how far channels differ in the middle, in levels."""
+        return float(self._known(number, "colour", colours)[0])
+
+    def detail(self, number: int, factor: float) -> float:
+        """Returns the root mean square, in levels, of what is lost where an image is reduced by a factor."""
+        return float(self._known(number, f"detail {factor:.2f}", lambda image: lost(within_border(image), factor))[0])
+
+    def thumbnail(self, number: int) -> np.ndarray:
+        """Returns the image within its border as 32 x 32 grey levels."""
+        return self._known(number, "tiny", lambda image: tiny(within_border(image)))
+
+    def _known(self, number: int, what: str, measure: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+        kept = self._kept.get(number, f"keeper {what}")
+        if kept is not None:
+            return np.frombuffer(kept, np.float64)
+        if self._open is None or self._open[0] != number:
+            self._open = number, self._load(number)
+        image = self._open[1]
+        found = measure(image).astype(np.float64)
+        self._kept.put(number, f"keeper {what}", found.tobytes())
+        return found
+
+
+def within_border(image: Image.Image) -> Image.Image:
+    """Returns the grey levels of an image within its border."""
+    grey = image.convert("L")
+    return grey.crop(border_box(grey))
+
+
+def areas(image: Image.Image) -> np.ndarray:
+    """Returns the pixels within the border and all pixels, [2]."""
+    inside = within_border(image)
+    return np.array([inside.width * inside.height, image.width * image.height], np.float64)
+
+
+def colours(image: Image.Image) -> np.ndarray:
+    """Returns the mean of the largest less the smallest channel, [1]."""
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
+    return np.array([(small.max(2) - small.min(2)).mean()])
+
+
+def lost(grey: Image.Image, factor: float) -> np.ndarray:
+    """Returns what `Details.detail` says, [1]."""
+    size = max(1, round(grey.width / factor)), max(1, round(grey.height / factor))
+    reduced = grey.resize(size, Image.Resampling.LANCZOS).resize(grey.size, Image.Resampling.BICUBIC)
+    difference = np.asarray(grey, np.float32) - np.asarray(reduced, np.float32)
+    return np.sqrt(np.mean(difference**2, keepdims=True).ravel())
+
+
+def tiny(grey: Image.Image) -> np.ndarray:
+    """Returns what `Details.thumbnail` says, [1024]."""
+    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float64).ravel()
+
+
+def best_member(members: Sequence[Member], details: Details) -> Member:
+    """Returns the member to keep."""
+    sizes = {member.number: details.size(member.number) for member in members}
+    enlarged = enlargements(members, {number: side for number, (side, _) in sizes.items()}, details)
+    left = [member for member in members if member.number not in enlarged]
+    largest = max(sizes[member.number][0] for member in left)
+    left = [member for member in left if sizes[member.number][0] * SAME_SIZE >= largest]
+    left = smallest(left, lambda member: sizes[member.number][1], 1.05)
+    left = smallest(left, lambda member: -details.colour(member.number), 2.0)
+    left = [member for member in left if member.quality >= POOR_QUALITY] or left
+    left = [member for member in left if member.has_caption] or left
+    if len(members) > 2:
+        return most_alike(left, members, details)
+    return min(left, key=lambda member: member.rank)
+
+
+def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
+    """Returns the members whose figures are the smallest, up to a factor."""
+    figures = [figure(member) for member in members]
+    least = min(figures)
+    most = least * slack if least > 0 else least / slack
+    return [member for member, each in zip(members, figures, strict=True) if each <= most]
+
+
+def enlargements(members: Sequence[Member], sides: Mapping[int, float], details: Details) -> set[int]:
+    """Returns the members that are larger than others and hold no detail which most of those lack."""
+    found: set[int] = set()
+    for member in members:
+        smaller = [each for each in members if sides[member.number] > SAME_SIZE * sides[each.number]]
+        factors = [sides[member.number] / sides[each.number] for each in smaller]
+        lacks = [
+            details.detail(member.number, factor) < LEAST_DETAIL * details.detail(each.number, factor)
+            for each, factor in zip(smaller, factors, strict=True)
+        ]
+        if 2 * sum(lacks) > len(lacks):
+            found.add(member.number)
+    return found
+
+
+def most_alike(members: Sequence[Member], all_members: Sequence[Member], details: Details) -> Member:
+    """Returns the member whose differences from all others are the smallest in the middle."""
+    others = np.stack([details.thumbnail(member.number) for member in all_members])
+
+    def difference(member: Member) -> float:
+        return float(np.abs(others - details.thumbnail(member.number)).mean(1).sum())
+
+    return min(members, key=difference)
+
+
+def with_best_keepers(
+    near: Mapping[int, Copy],
+    member: Callable[[int], Member],
+    is_fixed: Callable[[int], bool],
+    details: Details,
+    name: Callable[[int], str],
+) -> dict[int, Copy]:
+    """Returns the near-duplicates of each group as repeats of its best member.
+
+    Groups with an image that must stay (`is_fixed`) stay as they are.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, copy in near.items():
+        groups.setdefault(copy.keeper, []).append(number)
+    found = dict(near)
+    for keeper, copies in groups.items():
+        if any(is_fixed(number) for number in (keeper, *copies)):
+            continue
+        best = best_member([member(number) for number in (keeper, *copies)], details).number
+        if best == keeper:
+            continue
+        found[keeper] = replace(found.pop(best), keeper=best)
+        for number in copies:
+            if number != best:
+                detail = f"{near[number].detail}, compared with {name(keeper)}"
+                found[number] = replace(near[number], keeper=best, detail=detail)
+    return found
