@@ -21,7 +21,7 @@ SAME_SIZE = 1.1
 LEAST_DETAIL = 0.57
 """Share of the detail of a smaller image, at its own finest scale, that a larger one has at its finest scale unless it
 was enlarged. Of eight photographs of 768 pixels: at least 0.59 against their copies reduced by 1.5 and 2; copies
-enlarged by 1.5 at most 0.56, by 2 at most 0.38, with three kernels and JPEG 95 and 75."""
+enlarged by 1.5 at most 0.56, by 2 at most 0.38, with three kernels and JPEG 95 and 75 (benchmarks/keeper.py)."""
 POOR_QUALITY = 60.0
 """Of JPEG, below which blocks show."""
 THUMBNAIL = 32
