@@ -51,8 +51,9 @@ def record_pixels(
         image = open_rgb(data, draft=(view.width, view.height))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    for text in image.info.values():
-        warn(f"{name} ({text})")
+    for note in ("colour_warning", "blank_warning"):
+        if note in image.info:
+            warn(f"{name} ({image.info[note]})")
     array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
     return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
 

@@ -227,7 +227,9 @@ def wait_until(condition, seconds: float = 20) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are")
-def test_random_kills_lose_next_to_nothing() -> None:
+def test_random_kills_lose_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The engine gives up where no process starts; here several may be killed before they have.
+    monkeypatch.setattr("datasets_prep.engine.MOST_FAILED_STARTS", 1000)
     num_kills, chance = 0, random.Random(1)
     is_over = threading.Event()
     seen: dict[int, object] = {}
