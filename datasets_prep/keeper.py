@@ -39,58 +39,56 @@ class Member:
     has_caption: bool
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is measured of one whole image."""
+
+    side: float
+    """Of the square with the area within the border."""
+    border: float
+    """How often that area fits the whole image."""
+    colour: float
+    """How far channels differ in the middle, in levels."""
+    thumbnail: np.ndarray
+    """What is within the border, as 32 x 32 grey levels [1024]."""
+
+
 class Details:
-    """Figures of whole images, within their borders; kept by content."""
+    """Figures of whole images, kept by content; an image that is asked for again at once is not opened again."""
 
     def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
         self._load, self._kept = load, kept
-        self._open: tuple[int, Image.Image] | None = None
+        self._open: tuple[int, Image.Image, Image.Image] | None = None
 
-    def size(self, number: int) -> tuple[float, float]:
-        """Returns the side of the square of the same area within the border, and how often that area fits the whole."""
-        area, whole = self._known(number, "area", areas)
-        return float(area) ** 0.5, float(whole / area)
-
-    def colour(self, number: int) -> float:
-        """Returns how far channels differ in the middle, in levels."""
-        return float(self._known(number, "colour", colours)[0])
+    def facts(self, number: int) -> Facts:
+        """Returns the facts of an image."""
+        area, whole, colour, *levels = self._known(number, "facts", facts_of)
+        return Facts(float(area) ** 0.5, float(whole / area), float(colour), np.array(levels))
 
     def detail(self, number: int, factor: float) -> float:
         """Returns the root mean square, in levels, of what is lost where an image is reduced by a factor."""
-        return float(self._known(number, f"detail {factor:.2f}", lambda image: lost(within_border(image), factor))[0])
+        return float(self._known(number, f"detail {factor:.2f}", lambda image, inside: lost(inside, factor))[0])
 
-    def thumbnail(self, number: int) -> np.ndarray:
-        """Returns the image within its border as 32 x 32 grey levels."""
-        return self._known(number, "tiny", lambda image: tiny(within_border(image)))
-
-    def _known(self, number: int, what: str, measure: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    def _known(self, number: int, what: str, measure: Callable[[Image.Image, Image.Image], np.ndarray]) -> np.ndarray:
         kept = self._kept.get(number, f"keeper {what}")
         if kept is not None:
             return np.frombuffer(kept, np.float64)
         if self._open is None or self._open[0] != number:
-            self._open = number, self._load(number)
-        image = self._open[1]
-        found = measure(image).astype(np.float64)
+            image = self._load(number)
+            grey = image.convert("L")
+            self._open = number, image, grey.crop(border_box(grey))
+        found = measure(*self._open[1:]).astype(np.float64)
         self._kept.put(number, f"keeper {what}", found.tobytes())
         return found
 
 
-def within_border(image: Image.Image) -> Image.Image:
-    """Returns the grey levels of an image within its border."""
-    grey = image.convert("L")
-    return grey.crop(border_box(grey))
-
-
-def areas(image: Image.Image) -> np.ndarray:
-    """Returns the pixels within the border and all pixels, [2]."""
-    inside = within_border(image)
-    return np.array([inside.width * inside.height, image.width * image.height], np.float64)
-
-
-def colours(image: Image.Image) -> np.ndarray:
-    """Returns the mean of the largest less the smallest channel, [1]."""
+def facts_of(image: Image.Image, inside: Image.Image) -> np.ndarray:
+    """Returns pixels within the border, all pixels, colour, and the thumbnail, [1027]; `inside` is the grey image
+    within its border."""
     small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
-    return np.array([(small.max(2) - small.min(2)).mean()])
+    colour = float((small.max(2) - small.min(2)).mean())
+    thumbnail = np.asarray(inside.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float64)
+    return np.array([inside.width * inside.height, image.width * image.height, colour, *thumbnail.ravel()])
 
 
 def lost(grey: Image.Image, factor: float) -> np.ndarray:
@@ -101,24 +99,19 @@ def lost(grey: Image.Image, factor: float) -> np.ndarray:
     return np.sqrt(np.mean(difference**2, keepdims=True).ravel())
 
 
-def tiny(grey: Image.Image) -> np.ndarray:
-    """Returns what `Details.thumbnail` says, [1024]."""
-    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float64).ravel()
-
-
 def best_member(members: Sequence[Member], details: Details) -> Member:
     """Returns the member to keep."""
-    sizes = {member.number: details.size(member.number) for member in members}
-    enlarged = enlargements(members, {number: side for number, (side, _) in sizes.items()}, details)
+    facts = {member.number: details.facts(member.number) for member in members}
+    enlarged = enlargements({number: each.side for number, each in facts.items()}, details)
     left = [member for member in members if member.number not in enlarged]
-    largest = max(sizes[member.number][0] for member in left)
-    left = [member for member in left if sizes[member.number][0] * SAME_SIZE >= largest]
-    left = smallest(left, lambda member: sizes[member.number][1], 1.05)
-    left = smallest(left, lambda member: -details.colour(member.number), 2.0)
+    largest = max(facts[member.number].side for member in left)
+    left = [member for member in left if facts[member.number].side * SAME_SIZE >= largest]
+    left = smallest(left, lambda member: facts[member.number].border, 1.05)
+    left = smallest(left, lambda member: -facts[member.number].colour, 2.0)
     left = [member for member in left if member.quality >= POOR_QUALITY] or left
     left = [member for member in left if member.has_caption] or left
     if len(members) > 2:
-        return most_alike(left, members, details)
+        return most_alike(left, {number: each.thumbnail for number, each in facts.items()})
     return min(left, key=lambda member: member.rank)
 
 
@@ -130,27 +123,24 @@ def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack
     return [member for member, each in zip(members, figures, strict=True) if each <= most]
 
 
-def enlargements(members: Sequence[Member], sides: Mapping[int, float], details: Details) -> set[int]:
-    """Returns the members that are larger than others and hold no detail which most of those lack."""
-    found: set[int] = set()
-    for member in members:
-        smaller = [each for each in members if sides[member.number] > SAME_SIZE * sides[each.number]]
-        factors = [sides[member.number] / sides[each.number] for each in smaller]
-        lacks = [
-            details.detail(member.number, factor) < LEAST_DETAIL * details.detail(each.number, factor)
-            for each, factor in zip(smaller, factors, strict=True)
-        ]
-        if 2 * sum(lacks) > len(lacks):
-            found.add(member.number)
-    return found
+def enlargements(sides: Mapping[int, float], details: Details) -> set[int]:
+    """Returns the images that are larger than others and hold no detail which most of those lack."""
+    pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
+    pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
+    asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
+    detail = {each: details.detail(*each) for each in asked}  # image by image, so none is opened twice
+    lacks: dict[int, list[bool]] = {}
+    for one, other, factor in pairs:
+        lacks.setdefault(one, []).append(detail[one, factor] < LEAST_DETAIL * detail[other, factor])
+    return {number for number, each in lacks.items() if 2 * sum(each) > len(each)}
 
 
-def most_alike(members: Sequence[Member], all_members: Sequence[Member], details: Details) -> Member:
-    """Returns the member whose differences from all others are the smallest in the middle."""
-    others = np.stack([details.thumbnail(member.number) for member in all_members])
+def most_alike(members: Sequence[Member], thumbnails: Mapping[int, np.ndarray]) -> Member:
+    """Returns the member whose thumbnail differs least from those of all, in sum."""
+    others = np.stack(list(thumbnails.values()))
 
     def difference(member: Member) -> float:
-        return float(np.abs(others - details.thumbnail(member.number)).mean(1).sum())
+        return float(np.abs(others - thumbnails[member.number]).mean(1).sum())
 
     return min(members, key=difference)
 
