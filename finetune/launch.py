@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
 
-from finetune.command_line import parse_given
 from finetune.config import TrainConfig, prompts_of
 from finetune.disk import lock_folder
 from finetune.finished_run import finished_message
@@ -23,7 +22,7 @@ from finetune.places import refuse_nested_folders
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.ranks import LostProcess, is_lost_connection, ranks
-from finetune.recipe_options import other_recipes_option, preset_of
+from finetune.recipe_options import parse_recipe
 from finetune.resume_source import refuse_no_checkpoint
 from finetune.runfolder import check_output
 from finetune.standard_streams import outlive_lost_output
@@ -90,13 +89,7 @@ def run_recipe(
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        config, given = parse_given(
-            kind,
-            arguments,
-            program=program,
-            find_file=preset_of(kind, program, say),
-            elsewhere=lambda key: other_recipes_option(key, program),
-        )
+        config, given = parse_recipe(kind, arguments, program, say)
         refuse_launch(os.environ, launcher()[0])
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)
@@ -112,19 +105,9 @@ def run_recipe(
             say(message)
         if None not in messages:
             return
-        from finetune.data.manifest import read_manifest
+        from finetune.data.manifest import configured_manifest
 
-        manifest = read_manifest(
-            config.data.folder,
-            image_column=config.data.image_column,
-            caption_column=config.data.caption_column,
-            captions=captions(config),
-            caption_lines=config.data.caption_lines,
-            folder_repeats=config.data.folder_repeats,
-            mask=config.mask,
-            follow_links=config.data.follow_links,
-        )
-        manifest = with_prompt_warnings(manifest, config)
+        manifest = with_prompt_warnings(configured_manifest(config.data, config.mask, captions(config)), config)
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:
             say(line)

@@ -8,16 +8,16 @@ import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from finetune.command_line import dump, flat_types, given_texts, parse_given, required_keys
+from finetune.command_line import dump, flat_types, given_texts, required_keys
 from finetune.config import TrainConfig, prompts_of
 from finetune.data.aspect import bucket_sizes, nearest_size
-from finetune.data.manifest import Manifest, read_manifest
+from finetune.data.manifest import Manifest, configured_manifest
 from finetune.models import refuse_unknown_family
 from finetune.plurals import plural
 from finetune.presets import find_preset
 from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import read_facts, with_kept_numbers, with_proposals
-from finetune.recipe_options import other_recipes_option, preset_of
+from finetune.recipe_options import parse_recipe
 from finetune.runfolder import held_out_indices
 
 STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
@@ -35,25 +35,11 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     texts, _ = given_texts(arguments, flat_types(kind), find_preset)
     missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
-    config, given = parse_given(
-        kind,
-        filled,
-        program=program,
-        find_file=preset_of(kind, program, print),
-        elsewhere=lambda key: other_recipes_option(key, program),
-    )
+    config, given = parse_recipe(kind, filled, program, print)
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
-    manifest = read_manifest(
-        config.data.folder,
-        image_column=config.data.image_column,
-        caption_column=config.data.caption_column,
-        captions=module["captions"](config) if "captions" in module else config.data.captions,
-        caption_lines=config.data.caption_lines,
-        folder_repeats=config.data.folder_repeats,
-        mask=config.mask,
-        follow_links=config.data.follow_links,
-    )
+    captions = module["captions"](config) if "captions" in module else config.data.captions
+    manifest = configured_manifest(config.data, config.mask, captions)
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
     for line in [*lines, *warnings, *planned(config, manifest, num_processes), "Nothing was trained."]:

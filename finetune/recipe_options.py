@@ -1,15 +1,18 @@
 """Which recipe an option or a preset is for, so that one given to another recipe is told so; torch-free."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from finetune.command_line import flat_types, read_yaml
+from finetune.command_line import flat_types, parse_given, read_yaml
 from finetune.config import TrainConfig
 from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 from finetune.data.entries import first_few
 from finetune.presets import OF_ACCELERATE, PRESETS, carried, find_preset
+
+Config = TypeVar("Config")
 
 RECIPES: dict[str, type[TrainConfig]] = {
     "recipes.lora": LoRATrainConfig,
@@ -18,6 +21,22 @@ RECIPES: dict[str, type[TrainConfig]] = {
     "recipes.textual_inversion": TextualInversionTrainConfig,
     "recipes.pretrain": PretrainConfig,
 }
+
+
+def parse_recipe(
+    kind: type[Config], arguments: Sequence[str], program: str, say: Callable[[str], None]
+) -> tuple[Config, frozenset[str]]:
+    """Returns the config of a recipe's command, and the options that file or flags gave, as `parse_given` does.
+
+    `say` is told of a preset that fits but was made for another recipe.
+    """
+    return parse_given(
+        kind,
+        arguments,
+        program=program,
+        find_file=preset_of(kind, program, say),
+        elsewhere=lambda key: other_recipes_option(key, program),
+    )
 
 
 def recipes_with(keys: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from finetune.config import DataConfig
 from finetune.config_mask import NO_MASKS, MaskConfig
 from finetune.data.caption_files import Reading
 from finetune.data.caption_text import CaptionLines
@@ -104,6 +105,20 @@ class Manifest:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes are no trouble
+
+
+def configured_manifest(data: DataConfig, mask: MaskConfig, captions: Literal["listed", "folder", "none"]) -> Manifest:
+    """Returns the manifest that a recipe's options describe; `captions` says where those of the images come from."""
+    return read_manifest(
+        data.folder,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        captions=captions,
+        caption_lines=data.caption_lines,
+        folder_repeats=data.folder_repeats,
+        mask=mask,
+        follow_links=data.follow_links,
+    )
 
 
 def read_manifest(
