@@ -21,7 +21,6 @@ from datasets_prep.workplace import (
     State,
     check_unedited,
     extent,
-    file_sha256,
     is_own,
     read_state,
     write_state,
@@ -39,7 +38,7 @@ from datasets_prep.write import (
     write_text,
 )
 from finetune.data.folder import MASK_SUFFIX
-from finetune.disk import put_in_place, sync, unfinished
+from finetune.disk import file_sha256, put_in_place, sync, unfinished
 from finetune.plurals import plural
 
 LARGEST_FOLDER = 10_000

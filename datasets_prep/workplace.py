@@ -1,6 +1,5 @@
 """The output folder: who may write it, what an earlier run left there, and whether somebody edited it since."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from datasets_prep.write import write_text
 from finetune.data.entries import first_few
-from finetune.disk import try_lock
+from finetune.disk import file_sha256, try_lock
 
 OWN_FOLDER = ".prep"
 """Holds the lock, the state, and what was measured."""
@@ -107,9 +106,3 @@ def is_own(path: Path, state: State | None) -> bool:
         return True
     known = [] if state is None else [state.listings, state.earlier]
     return file_sha256(path) in [each.get(path.name) for each in known]
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

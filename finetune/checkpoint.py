@@ -6,7 +6,6 @@ numbers only, read with `weights_only`), `state.json`, `config.yaml`, and `manif
 each.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from finetune.disk import give_usual_modes, not_permitted, not_written, sync
+from finetune.disk import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
 
 Content = TypeVar("Content")
@@ -74,9 +73,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
         temporary.mkdir()
         for name, write in writers.items():
             write(temporary / name)
-        manifest = {
-            name: {"size": (temporary / name).stat().st_size, "sha256": digest(temporary / name)} for name in writers
-        }
+        manifest = {name: size_and_sha256(temporary / name) for name in writers}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in temporary.iterdir():
             sync(path)
@@ -152,11 +149,11 @@ def verify(folder: Path) -> set[str]:
     for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
         if needed not in expected:
             raise ValueError(f"{folder / MANIFEST} does not list {needed}")
-    for name, size_and_sha256 in expected.items():
+    for name, recorded in expected.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing")
-        if read(path, lambda path: (path.stat().st_size, digest(path))) != size_and_sha256:
+        if read(path, lambda path: (path.stat().st_size, file_sha256(path))) != recorded:
             raise ValueError(f"{path} is damaged: its checksum differs from the manifest's")
     return set(expected)
 
@@ -252,9 +249,3 @@ def remove(path: Path) -> None:
 def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors on the CPU in the dense layout that safetensors stores."""
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
-
-
-def digest(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import importlib
 import os
 import re
@@ -10,7 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 LOCK_START, MOST_SHARES = 2**30, 1024
 """The bytes that locks take on Windows."""
@@ -148,6 +149,17 @@ def write_atomically(path: Path, text: str) -> None:
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_and_sha256(path: Path) -> dict[str, Any]:
+    """Returns what a file is compared by."""
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 @contextlib.contextmanager

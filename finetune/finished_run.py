@@ -3,7 +3,6 @@
 What it says is compared with the files before a run is called finished. Files that others put there are left alone.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.config import TrainConfig
 from finetune.data.entries import first_few
-from finetune.disk import write_atomically
+from finetune.disk import size_and_sha256, write_atomically
 from finetune.runfolder import changed_options, different_values
 
 STATUS_FILE = "run.json"
@@ -44,12 +43,6 @@ def own_files(path: Path) -> list[Path]:
     endings = (".safetensors", *SMALL_FILES)
     found = [file for part in parts for file in part.iterdir() if file.is_file() and file.name.endswith(endings)]
     return found + ([index] if names else [])
-
-
-def size_and_sha256(file: Path) -> dict[str, Any]:
-    """Returns what a file is compared by."""
-    with file.open("rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def finished_message(config: TrainConfig, say: Callable[[str], None] = print) -> str | None:

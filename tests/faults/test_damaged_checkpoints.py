@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.checkpoint import digest, load_checkpoint, newest_checkpoint
+from finetune.checkpoint import load_checkpoint, newest_checkpoint
+from finetune.disk import file_sha256
 from tests.faults.conftest import assert_refused, assert_same_end
 from tests.runs import Options, run
 
@@ -105,7 +106,7 @@ def test_a_folder_that_is_no_checkpoint_is_noticed_and_named(damage: Callable[[P
 def seal(checkpoint: Path) -> None:
     """Makes the manifest agree with the files, as whoever wants to be believed would."""
     files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
-    manifest = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in files}
+    manifest = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
