@@ -1,0 +1,64 @@
+"""Every module that the packages import comes with a distribution that pyproject.toml names."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("finetune", "recipes", "datasets_prep")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OF_USERS = {extra for extra in PROJECT["optional-dependencies"] if extra != "dev"}
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+
+
+def canonical(need: str) -> str:
+    """Returns the name of a requirement as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", need)[0]).lower()
+
+
+def imported(code: str) -> set[str]:
+    """Returns the top-level modules that a source imports, also by name and for types alone, not those it looks for."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names += [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    return {name.partition(".")[0] for name in names}
+
+
+def third_party() -> dict[str, Path]:
+    """Returns each module of somebody else that the packages import, with one file that does."""
+    found: dict[str, Path] = {}
+    for path in [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]:
+        modules = imported(path.read_text(encoding="utf-8")) - sys.stdlib_module_names - set(PACKAGES)
+        found |= {module: path.relative_to(ROOT) for module in modules}
+    return found
+
+
+DECLARED = {canonical(need) for need in PROJECT["dependencies"]}
+DECLARED |= {canonical(need) for extra in OF_USERS for need in PROJECT["optional-dependencies"][extra]}
+
+
+@pytest.mark.parametrize("module", sorted(third_party()))
+def test_an_imported_module_belongs_to_a_declared_dependency(module: str) -> None:
+    providers = {canonical(name) for name in packages_distributions().get(module, [])}
+    assert providers, f"{module} is not installed. Run: make setup"
+    assert providers & DECLARED, f"{third_party()[module]} imports {module}, which comes with {sorted(providers)}"
+
+
+@pytest.mark.parametrize("need", sorted(DECLARED))
+def test_a_declared_dependency_has_a_version_that_was_tried(need: str) -> None:
+    assert need in {canonical(line) for line in CONSTRAINTS.splitlines() if "==" in line}
+
+
+def test_imports_of_every_form_are_found() -> None:
+    lines = ["import a.b", "from c.d import e", "from . import f", "def g():\n    import_module('h.i')"]
+    assert imported("\n".join(lines)) == {"a", "c", "h"}
