@@ -7,7 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from datasets_prep.name_words import name_in_words
-from finetune.data.caption_files import LISTINGS, Read, Reading, read_caption_files, refuse_puzzling, split_name
+from datasets_prep.records import Rejected
+from finetune.data.caption_files import (
+    JSON_SUFFIX,
+    LISTINGS,
+    TEXT_SUFFIXES,
+    Read,
+    Reading,
+    UnreadableTextError,
+    read_caption_files,
+    refuse_puzzling,
+    refuse_unusable,
+    split_name,
+)
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import MASK_SUFFIX, PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_listing
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
@@ -83,6 +95,21 @@ def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, fin
     }
 
 
+def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Entry], findings: Findings) -> None:
+    """Notes as an error caption files that could not even be listed, such as broken links, of images without another.
+
+    `rejected` is what the source lists and cannot be opened.
+    """
+    lost = [each for each in rejected if split_name(each.source)[1] in (*TEXT_SUFFIXES, JSON_SUFFIX)]
+    if not lost:
+        return
+    bare = {name for name, entry in entries.items() if is_image_name(name) and not entry.captions}
+    named = bare | {split_name(name)[0] for name in bare}
+    for each in lost:
+        if split_name(each.source)[0] in named:
+            refuse_unusable(each.source, each.detail, findings)
+
+
 def joined_entries(
     sources: Iterable[str], listed: Mapping[str, Entry], texts: Mapping[str, Sequence[str]]
 ) -> dict[str, Entry]:
@@ -122,7 +149,7 @@ def _read_listing(
     try:
         entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, reading, found, names)
     except ValueError as error:
-        if folder and "file_name" not in str(error):
+        if folder and "file_name" not in str(error) and not isinstance(error, UnreadableTextError):
             findings.warn("listings below the top that list no pictures", listing)
             return None
         text = str(error).replace("data.folder", "source")

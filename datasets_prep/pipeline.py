@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets_prep.brought import Brought, Captions, brought_along
 from datasets_prep.caption_stage import caption_all, check_captioner
-from datasets_prep.captions import with_folder_repeats
+from datasets_prep.captions import refuse_lost_captions, with_folder_repeats
 from datasets_prep.config import PrepConfig
 from datasets_prep.content_cache import ContentCache
 from datasets_prep.copies_stage import check_dedup, find_near, find_same
@@ -132,6 +132,7 @@ def measure_all(
 ) -> tuple[Pictures, Brought, list[Rejected]] | int:
     """Returns what decodes, what the source says of it, and what cannot be read; of a shard how many files it has."""
     entries = with_folder_repeats(source.entries(files.names, findings), config.folder_repeats, findings)
+    refuse_lost_captions(files.rejected, entries, findings)
     advice = "Or leave these files out of the source. Nothing was prepared."
     findings.raise_errors(f"source: {', '.join(config.source)} cannot be prepared as it is:", advice)
     chosen = np.flatnonzero([name in entries for name in files.names])

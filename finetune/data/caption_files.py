@@ -57,10 +57,6 @@ class Reading:
     def column_option(self) -> str:
         return "data.caption_column" if self.is_training else "caption_column"
 
-    def fault(self, kind: str, item: str, findings: Findings) -> None:
-        """Notes a file that cannot be used."""
-        (findings.error if self.is_training else findings.warn)(kind, item)
-
 
 @dataclass
 class FoundCaptions:
@@ -70,6 +66,8 @@ class FoundCaptions:
     used: set[str] = field(default_factory=set)
     puzzling: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
     """Files that seem to hold captions, why they are not understood, and the images they are beside, if any."""
+    unusable: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    """The same for files whose text cannot be had, such as those that may not be read."""
 
 
 def folded(name: str) -> str:
@@ -214,7 +212,7 @@ def read_caption_files(
 
 def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Reading, findings: Findings) -> None:
     """Notes as an error the files that seem to hold captions where one of the `images` has none."""
-    bare = {name for name in images if not found.captions.get(name)} if found.puzzling else set()
+    bare = {name for name in images if not found.captions.get(name)} if found.puzzling or found.unusable else set()
     for name, (why, owners) in found.puzzling.items():
         if bare and (not owners or bare.intersection(owners)):
             findings.error(
@@ -222,6 +220,20 @@ def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Read
                 f"field with --{reading.column_option}, write .txt files, or move these away",
                 f"{name} ({why})",
             )
+    for name, (why, owners) in found.unusable.items():
+        if bare and (not owners or bare.intersection(owners)):
+            refuse_unusable(name, why, findings)
+        elif owners:
+            findings.warn("caption files that cannot be used, of images with another caption", f"{name} ({why})")
+
+
+def refuse_unusable(name: str, why: str, findings: Findings) -> None:
+    """Notes as an error a caption file whose text cannot be had, while an image has no other caption."""
+    findings.error(
+        "caption files that cannot be used, while images are left without a caption; make them readable, write them "
+        "again, or move them away",
+        f"{name} ({why})",
+    )
 
 
 def _order(suffix: str, suffixes: Sequence[str]) -> int:
@@ -249,7 +261,7 @@ def _read_beside(
         if split_name(name)[1] == JSON_SUFFIX:
             texts = _json_texts(read, name, owners, reading, findings, found)
         else:
-            texts = _texts(read, name, reading, findings)
+            texts = _texts(read, name, owners, reading, findings, found)
             from_text.update(owners if texts else ())
         if texts is None:
             continue
@@ -275,13 +287,17 @@ def _note_second(texts: Sequence[str], owner: str, name: str, found: FoundCaptio
         findings.warn("files with further captions for an image that has one; each is a caption to draw from", name)
 
 
-def _texts(read: Read, name: str, reading: Reading, findings: Findings) -> list[str]:
+def _texts(
+    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+) -> list[str]:
     """The captions in a text file, maybe none."""
-    text = read_text(read, name, reading, findings)
-    if text is None:
+    try:
+        text = read_text(read, name, findings)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), owners
         return []
     if "\0" in text:
-        reading.fault("text files with NUL characters, which are not used", name, findings)
+        found.unusable[name] = "it holds NUL characters", owners
         return []
     if text.lstrip().startswith("{") and (values := _json_in_text(text, reading.column)) is not None:
         told = "of which the captions are used" if values else "in which no caption is known, and which are not used"
@@ -324,16 +340,19 @@ def _json_in_text(text: str, column: str) -> list[object] | None:
         return []
 
 
-def read_text(read: Read, name: str, reading: Reading, findings: Findings) -> str | None:
-    """Returns the text of a file, None where it cannot be read; notes that, and an encoding that was guessed."""
+class UnreadableTextError(ValueError):
+    """A text file whose bytes cannot be had; its text says why."""
+
+
+def read_text(read: Read, name: str, findings: Findings) -> str:
+    """Returns the text of a file and notes a guessed encoding; raises UnreadableTextError."""
     try:
-        text, is_guess = decode_text(read(name))
+        data = read(name)
     except OSError as error:
-        reading.fault("text files that cannot be read", f"{name} ({error.strerror or error})", findings)
-        return None
+        raise UnreadableTextError(error.strerror or str(error)) from error
     except ValueError as error:
-        reading.fault("text files that cannot be read", f"{name} ({error})", findings)
-        return None
+        raise UnreadableTextError(str(error)) from error
+    text, is_guess = decode_text(data)
     if is_guess:
         findings.warn("text files in neither UTF-8 nor UTF-16, read as Windows-1252", name)
     return text
@@ -343,9 +362,13 @@ def _json_texts(
     read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
 ) -> list[str] | None:
     """The captions in a .json beside an image, maybe none; None where it is about something else."""
-    text = read_text(read, name, reading, findings)
     try:
-        values = None if text is None else caption_values(parsed_json(text), reading.column)
+        text = read_text(read, name, findings)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), owners
+        return []
+    try:
+        values = caption_values(parsed_json(text), reading.column)
     except NotUnderstood as error:
         found.puzzling[name] = str(error), owners
         return None
@@ -360,7 +383,9 @@ def _read_table(
     """Reads a file that lists several images, unless it is about something else."""
     try:
         data = read(name)
-    except (OSError, ValueError):  # said where it is a text file, else it is nobody's
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        found.unusable[name] = reason or str(error), ()
         return
     if len(data) > LARGEST_TABLE:
         return

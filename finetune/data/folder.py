@@ -18,6 +18,7 @@ from finetune.data.caption_files import (
     TEXT_SUFFIXES,
     UNREAD_TEXT_SUFFIXES,
     Reading,
+    UnreadableTextError,
     folded,
     is_unicode,
     read_caption_files,
@@ -267,8 +268,13 @@ def read_listing(
     it or in capitals. Notes what is wrong with single lines; ValueError where there is no usable one, or no column of
     that name.
     """
-    text = read_text(FolderSource(root).read, listing, reading, findings)
-    rows = _json_rows(text or "", findings) if listing.endswith(".jsonl") else _csv_rows(text or "", findings)
+    try:
+        text = read_text(FolderSource(root).read, listing, findings)
+    except UnreadableTextError as error:
+        raise UnreadableTextError(
+            f"data.folder: {shown}/{listing} cannot be read ({error}). Make it readable, or move it away."
+        ) from error
+    rows = _json_rows(text, findings) if listing.endswith(".jsonl") else _csv_rows(text, findings)
     entries: dict[str, Entry] = {}
     columns: dict[str, None] = {}
     actual = _ActualNames(names)

@@ -230,7 +230,7 @@ def caption_cases(image: Callable[..., Image.Image]) -> list[Case]:
         "utf16_bare": ("plain words here".encode("utf-16-le"), "plain words here"),
         "blank": (b" \n\t\n", "blank"),
         "empty": (b"", "empty"),
-        "nul": (b"a\0b", "nul"),
+        "nul": (b"a\0b", "beside NUL"),
         "huge": (b"word " * 5000, ("word " * 5000).strip()),
         "markup": (b'<b>bold</b> & "quoted"', '<b>bold</b> & "quoted"'),
     }
@@ -248,6 +248,7 @@ def caption_cases(image: Callable[..., Image.Image]) -> list[Case]:
         Case("captions/embedded_0.png", KEPT, data.getvalue(), caption="a lighthouse at dusk"),
         Case("captions/object.jpg", KEPT, encoded(image(), "JPEG"), caption="from an object"),
         Case("captions/object.json", "caption", b'{"caption": "from an object"}'),
+        Case("captions/nul.json", "caption", b'{"caption": "beside NUL"}'),
         Case("captions/orphan.txt", "not_an_image", b"nobody's caption"),
         Case("captions/twin.jpg", KEPT, encoded(twins[0], "JPEG"), caption="of both"),
         Case("captions/twin.png", KEPT, encoded(twins[1]), caption="of both"),

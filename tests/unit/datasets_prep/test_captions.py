@@ -13,7 +13,10 @@ from finetune.data.caption_files import Reading
 from finetune.data.entries import Entry, Findings
 from finetune.data.folder import FolderSource
 from finetune.data.manifest import read_manifest
+from tests.other_user import as_another_user, open_folder
 from tests.unit.data.files import A, drawn, encoded, listing, write
+
+__all__ = ["open_folder"]
 
 
 def read_entries(folder: Path, names: list[str], column: str, findings: Findings) -> dict[str, Entry]:
@@ -57,9 +60,9 @@ def test_weight_repeats_and_split_of_the_listing_are_kept(tmp_path: Path) -> Non
 
 def test_broken_lines_are_noted_and_the_others_used(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.png": "x", "b.png": "x", "metadata.jsonl": listing(A) + "{broken\n"}
-    found, notices = entries(tmp_path, files | {"b.txt": "nul\0"})
-    assert found == {"a.png": ("one",), "b.png": ()}
-    assert "not JSON" in notices and "NUL" in notices
+    found, notices = entries(tmp_path, files | {"b.txt": "nul\0", "b.json": '"two"'})
+    assert found == {"a.png": ("one",), "b.png": ("two",)}
+    assert "not JSON" in notices and "b.txt (it holds NUL characters)" in notices
 
 
 def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> None:
@@ -211,3 +214,31 @@ def test_an_image_without_any_words_stays_without_a_caption_and_it_is_said(tmp_p
     with pytest.raises(ValueError, match=r"without a caption \(2\)"):
         read_manifest(str(config.output))
     assert len(read_manifest(str(config.output), captions="none").records) == 2
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.png.txt", "x.json", "captions.json", "apart/x.txt", "metadata.jsonl"])
+def test_a_caption_file_that_may_not_be_read_stops_the_preparation(open_folder: Path, name: str) -> None:
+    files: dict[str, bytes | str] = {"x.png": encoded(drawn(0)), name: "a cat"}
+    write(open_folder, files)
+    (open_folder / name).chmod(0)
+
+    def read() -> None:
+        findings = Findings()
+        read_entries(open_folder, sorted(files), "text", findings)
+        findings.raise_errors("", "")
+
+    with as_another_user(), pytest.raises(ValueError, match=rf"{name} .*\(Permission denied\)") as error:
+        read()
+    assert "readable" in str(error.value).lower()
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.png.txt", "x.json"])
+def test_a_caption_file_that_is_a_broken_link_stops_the_preparation(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "raw", {"x.png": encoded(drawn(0))})
+    (tmp_path / "raw" / name).symlink_to("gone.txt")
+    config = PrepConfig(source=(str(tmp_path / "raw"),), output=tmp_path / "out", workers=1)
+    with pytest.raises(ValueError, match=rf"without a caption.*{name} \(No such file"):
+        prepare(config)
+    assert not (tmp_path / "out" / "metadata.jsonl").exists()
+    write(tmp_path / "raw", {"metadata.jsonl": listing({"file_name": "x.png", "text": "a cat"})})
+    assert prepare(config).rejected == {"unreadable": 1}
