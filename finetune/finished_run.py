@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from finetune.config import TrainConfig
 from finetune.data.entries import first_few
 from finetune.disk import size_and_sha256, write_atomically
+from finetune.fixed_options import refuse_changed_start
 from finetune.runfolder import changed_options, different_values
 
 STATUS_FILE = "run.json"
@@ -61,6 +62,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
         )
     status = read_status(folder / STATUS_FILE)
     if status is None or (status["steps"] < config.train.steps and checkpoints):
+        refuse_changed_start(config)
         return None
     steps = status["steps"]
     if steps < config.train.steps:

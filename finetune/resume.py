@@ -14,19 +14,13 @@ from finetune.command_line import read_options, read_yaml
 from finetune.config import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.ema import EMA, load_trained_state
+from finetune.fixed_options import refuse_changed_options
 from finetune.model_identity import OBJECTIVE, Identity, differences
 from finetune.optim import learning_rate_factor
 from finetune.paged_state import load_state
 from finetune.param_groups import ParamGroup
 from finetune.plurals import plural
 from finetune.runfolder import changed_options, refuse_changed_data
-
-REFUSED_CHANGES = (
-    *("optim.name ", "optim.weights ", "train.ema_decay ", "model.family "),
-    *("full.", "tokens.names ", "tokens.num_vectors "),
-    *(f"lora.{name} " for name in ("kind", "init", "dora", "rslora", "plus_ratio")),
-)
-"""Options, with the space that follows them, whose change makes a checkpoint's state one of something else."""
 
 
 def find_checkpoint(
@@ -65,12 +59,8 @@ def find_checkpoint(
     step = checkpoint.state["step"]
     if step > config.train.steps:
         raise ValueError(f"train.steps: got {config.train.steps}, but {path} is already at step {step}.")
+    refuse_changed_options(config, path)
     changed = changed_options(config, path / "config.yaml")
-    refused = [text for text in changed if text.startswith(REFUSED_CHANGES)]
-    if refused:
-        raise ValueError(
-            f"resume: {path} was written with other options ({', '.join(refused)}). Use another output.folder."
-        )
     warnings += rising_rate(config, path / "config.yaml", step)
     changed += changed_launch(config, accelerator, checkpoint.state)
     if changed:

@@ -99,12 +99,17 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
 def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
     """Returns "output.dtype fp16 -> fp32" for each of the options that differs from the saved config, where there is
     one."""
+    return [f"{key} {' '.join(before)} -> {' '.join(now)}" for key, before, now in changed_values(config, saved, keys)]
+
+
+def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Returns (option, texts before, texts now) for each of `keys` that both configs have and that differs."""
     before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
     changed = []
-    for key in keys:
+    for key in [key for key in keys if key in values and key in before]:
         now = [str(part) for part in (values[key] if isinstance(values[key], list) else [values[key]])]
-        if key in before and before[key] != now:
-            changed.append(f"{key} {' '.join(before[key])} -> {' '.join(now)}")
+        if before[key] != now:
+            changed.append((key, before[key], now))
     return changed
 
 

@@ -96,8 +96,8 @@ def test_a_finished_run_says_so_without_torch_and_changes_nothing(finished: Opti
         ({"train.steps": 3}, ("other options", "train.steps 6 -> 3")),
         ({"lora.targets": ("to_q",)}, ("lora.targets to_q to_v -> to_q",)),
         ({"resume": "never"}, ("resume", "never")),
-        ({"train.steps": 9, "optim.name": "adafactor"}, ("optim.name adamw -> adafactor",)),
-        ({"train.steps": 9, "lora.rank": 2}, ("shape",)),
+        ({"train.steps": 9, "optim.name": "adafactor"}, ("optim.name: got adafactor, expected adamw",)),
+        ({"train.steps": 9, "lora.rank": 2}, ("lora.rank: got 2, expected 4",)),
     ],
 )
 def test_a_finished_run_is_not_overwritten(
