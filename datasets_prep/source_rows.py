@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.scan import stamp_of
 from datasets_prep.source_folder import sorted_listing
-from datasets_prep.source_tables import captioned_columns, row_entry
+from datasets_prep.source_tables import captioned_columns, note_other_images, row_entry
 from finetune.data.caption_files import is_unicode
 from finetune.data.entries import Entry, Findings, PictureSource
 
@@ -37,11 +37,15 @@ class SavedRows:
     caption_column: str
 
     def listing(self, findings: Findings) -> Listing:
+        import datasets
+
         from finetune.data.hub import iterate_rows
 
         items, rejected = [], []
         for prefix, location in self.locations.items():
             rows = _opened(*location, self.image_column)
+            others = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+            note_other_images([name for name in others if name != self.image_column], location[0], findings)
             files = [stamp_of(os.stat(file["filename"])) for file in rows.cache_files]
             stamp = tuple(number for numbers in files for number in numbers[:2])
             stamp = stamp if len(stamp) <= 4 else (sum(stamp[::2]), max(stamp[1::2]))

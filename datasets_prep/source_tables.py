@@ -1,18 +1,29 @@
-"""Sources that are rows of Parquet files, and what their columns say of pictures."""
+"""Sources that are rows of Parquet files, and what their columns say of pictures.
 
+A mask in the column of masks that prepared tables have becomes a file of its own, named after its image.
+"""
+
+from __future__ import annotations
+
+import functools
 import json
 import os
 import posixpath
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets_prep.captions import warn_of_errors
+from datasets_prep.captions import is_mask_name, warn_of_errors
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.scan import stamp_of
 from datasets_prep.source_folder import sorted_listing
-from finetune.data.caption_files import is_unicode, usable_texts
+from finetune.data.caption_files import is_unicode, split_name, usable_texts
 from finetune.data.entries import Entry, Findings, read_repeats, read_split, read_weight
+from finetune.data.folder import MASK_SUFFIX
+from finetune.data.parquet import MASK_COLUMN
+
+if TYPE_CHECKING:
+    from pyarrow import DataType
 
 EXTRA_COLUMNS = ("captions_alt", "weight", "repeats", "split")
 
@@ -30,21 +41,29 @@ class ParquetTables:
     """Further files, which cannot be read."""
 
     def listing(self, findings: Findings) -> Listing:
+        from finetune.data.parquet import read_schema
+
         items, rejected = [], list(self.damaged)
         for stem, path in self.files.items():
             stamp = stamp_of(os.stat(path))
+            own = {self.image_column, *([MASK_COLUMN] if self._has_masks(path) else [])}
+            others = [each.name for each in read_schema(path) if each.name not in own and holds_images(each.type)]
+            note_other_images(others, path, findings)
+            masked = set(_masked_rows(path)) if self._has_masks(path) else set()
             for row, name in enumerate(self._names(stem, path)):
-                if is_unicode(name):
-                    items.append(Item(name, (*stamp, row)))
-                else:
+                if not is_unicode(name):
                     rejected.append(Rejected(name, "unreadable", "its name is not UTF-8"))
+                    continue
+                items.append(Item(name, (*stamp, row)))
+                if row in masked:
+                    items.append(Item(mask_name(name), (*stamp, row)))
         return sorted_listing(items, rejected)
 
     def entries(self, sources: Sequence[str], findings: Findings) -> Mapping[str, Entry]:
         from finetune.data.parquet import read_columns, read_schema
 
         wanted = set(sources)
-        entries = {}
+        entries = {name: Entry(name, ()) for name in sources if is_mask_name(name)}
         for stem, path in self.files.items():
             schema = read_schema(path)
             there = captioned_columns(schema.names, self.caption_column, path, findings)
@@ -65,7 +84,9 @@ class ParquetTables:
         from finetune.data.parquet import read_picture
 
         stem, row = _row_of(source, self.files)
-        return read_picture(self.files[stem], self.image_column, row)
+        path = self.files[stem]
+        is_mask = is_mask_name(source) and self._has_masks(path)
+        return read_picture(path, MASK_COLUMN if is_mask else self.image_column, row)
 
     def _names(self, stem: str, path: str) -> Iterator[str]:
         from finetune.data.parquet import num_rows, read_columns, read_schema
@@ -74,12 +95,57 @@ class ParquetTables:
         leaf = f"{self.image_column}.path"
         if kind.num_fields == 0 or kind.get_field_index("path") < 0:
             return (row_name(stem, row, None) for row in range(num_rows(path)))
-        pieces = read_columns(path, [leaf])
+        pieces, has_masks = read_columns(path, [leaf]), self._has_masks(path)
         return (
-            row_name(stem, row, None if value is None else value["path"])
+            row_name(stem, row, _own_name(value, has_masks=has_masks))
             for first, columns in pieces
             for row, value in enumerate(columns[self.image_column], first)
         )
+
+    def _has_masks(self, path: str) -> bool:
+        return self.image_column != MASK_COLUMN and _has_mask_column(path, stamp_of(os.stat(path)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_mask_column(path: str, stamp: tuple[int, ...]) -> bool:
+    """Whether a table has masks as preparation writes them; another stamp is another table."""
+    from finetune.data.parquet import read_schema
+
+    schema = read_schema(path)
+    return MASK_COLUMN in schema.names and holds_images(schema.field(MASK_COLUMN).type)
+
+
+def holds_images(kind: DataType) -> bool:
+    """Returns whether a column's type is that of images in the datasets library."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and {"bytes", "path"} <= {kind.field(part).name for part in range(kind.num_fields)}
+
+
+def _masked_rows(path: str) -> Iterator[int]:
+    """The rows of a table with a mask."""
+    from finetune.data.parquet import read_columns
+
+    for first, columns in read_columns(path, [f"{MASK_COLUMN}.path"]):
+        yield from (row for row, value in enumerate(columns[MASK_COLUMN], first) if value is not None)
+
+
+def _own_name(value: Mapping[str, str | None] | None, *, has_masks: bool) -> str | None:
+    """What a row's image was called; nothing where that could be taken for the name of a mask."""
+    path = None if value is None else value["path"]
+    return None if path is None or (has_masks and is_mask_name(path)) else path
+
+
+def mask_name(image: str) -> str:
+    """Returns the name of a row's mask, which is told from its image's."""
+    return f"{split_name(image)[0]}{MASK_SUFFIX}.png"
+
+
+def note_other_images(columns: Sequence[str], place: str, findings: Findings) -> None:
+    """Notes the columns of images besides the one that is read."""
+    if columns:
+        kind = "tables with further columns of images, which are not read; masks are read as files NAME-masklabel.png"
+        findings.warn(kind, f"{place} ({', '.join(columns)})")
 
 
 def parquet_tables(files: Mapping[str, str], name: str, image_column: str, caption_column: str) -> ParquetTables:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -105,6 +106,43 @@ def test_masks_are_a_column_of_tables(tmp_path: Path) -> None:
     rows = load_dataset(str(config.output), cache_dir=str(tmp_path / "cache"))["train"]
     found = {row["source"]: (row["mask"], row["mask_image"] and row["mask_image"].size) for row in rows}
     assert found == {"a.png": ("a-masklabel.png", SIZE), "b.png": (None, None)}
+
+
+def test_masks_of_prepared_tables_stay_with_their_images_when_they_are_prepared_again(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"a.png": IMAGES[0], "b.png": IMAGES[1], "a-masklabel.png": mask_of(0)}
+    _, _, config, _ = prepared(tmp_path, files, write=WriteConfig("parquet"))
+    first = {
+        record.sha256: record.mask for record in read_manifest(str(config.output), mask=MaskConfig("file")).records
+    }
+    forms: tuple[Literal["parquet", "folder"], ...] = ("parquet", "folder")
+    for form in forms:
+        again = PrepConfig((str(config.output),), tmp_path / form, workers=1, write=WriteConfig(form))
+        outcome = prepare(again)
+        assert outcome.num_pictures == 2 and outcome.rejected == {}
+        manifest = read_manifest(str(again.output), mask=MaskConfig("file"))
+        found = {record.sha256: record.mask for record in manifest.records}
+        assert {key: mask and mask.sha256 for key, mask in found.items()} == {
+            key: mask and mask.sha256 for key, mask in first.items()
+        }
+    rows = map(json.loads, (tmp_path / "folder" / "metadata.jsonl").read_text().splitlines())
+    assert sorted("mask" in row for row in rows) == [False, True]
+
+
+def test_further_columns_of_images_are_named(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value
+
+    values = {"image": [IMAGES[0]], "control": [IMAGES[1]], "text": ["one"]}
+    features = Features({"image": Image(), "control": Image(), "text": Value("string")})
+    rows = Dataset.from_dict(
+        {key: [{"bytes": v, "path": None} if key != "text" else v for v in value] for key, value in values.items()},
+        features,
+    )
+    (tmp_path / "table").mkdir()
+    rows.to_parquet(str(tmp_path / "table" / "x.parquet"))
+    rows.save_to_disk(str(tmp_path / "saved"))
+    for name in ("table", "saved"):
+        outcome = prepare(PrepConfig((str(tmp_path / name),), tmp_path / f"{name}_out", workers=1))
+        assert "further columns of images" in "\n".join(outcome.notices) and "(control)" in "\n".join(outcome.notices)
 
 
 def test_masks_without_a_kept_image_are_left_out_with_a_reason(tmp_path: Path) -> None:
