@@ -25,6 +25,11 @@ BACK_REFERENCE = re.compile(r"(?:It|He|She|They|Its|His|Their)\b")
 """What a caption of its own does not begin with."""
 LONG_LINE_WORDS = 25
 TAG_WORDS = 3
+TAG_CHARACTERS = 12
+UNSPACED = re.compile("[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+"""Characters of Chinese and Japanese, punctuation included, which are written without spaces."""
+SEPARATORS = " ,;\u3001\uff0c\uff1b"
+"""At the end of a tag; the last three are those of Chinese and Japanese."""
 PARAMETERS = re.compile(r"^(?:Negative prompt:|Steps: \d+, )", re.MULTILINE)
 """With these the lines begin that image generators write below a prompt."""
 BOXES = re.compile(r"(?:[-+]?[\d.]+(?:e[-+]?\d+)?\s+){4,}[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
@@ -134,6 +139,21 @@ def _continues(line: str, following: str, has_sentences: bool) -> bool:
 
 
 def joined(lines: tuple[str, ...]) -> str:
-    """Returns lines as one caption: tags with commas between them, anything else with spaces."""
-    are_tags = all(len(line.split()) <= TAG_WORDS and not SENTENCE_END.search(line) for line in lines)
-    return ", ".join(line.rstrip(" ,;") for line in lines) if are_tags else " ".join(lines)
+    """Returns lines as one caption: tags and short phrases with commas between them, anything else with spaces.
+
+    Where Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space is added.
+    """
+    are_tags = all(_is_short(line) for line in lines)
+    stripped = [line.rstrip(SEPARATORS) for line in lines] if are_tags else lines
+    text = stripped[0]
+    for line in stripped[1:]:
+        is_unspaced = UNSPACED.match(text[-1:]) is not None and UNSPACED.match(line) is not None
+        between = ("\u3001", "") if is_unspaced else (", ", " ")
+        text += between[0 if are_tags else 1] + line
+    return text
+
+
+def _is_short(line: str) -> bool:
+    """Whether a line may be a tag or a phrase; where no spaces separate words, characters are counted."""
+    is_brief = len(line.split()) <= TAG_WORDS and len(UNSPACED.findall(line)) <= TAG_CHARACTERS
+    return is_brief and not SENTENCE_END.search(line)
