@@ -434,7 +434,7 @@ class TrainConfig:
         if 0 < self.train.steps <= self.optim.warmup_steps:
             found.append(
                 f"optim.warmup_steps: got {self.optim.warmup_steps}, expected fewer than train.steps "
-                f"{self.train.steps}."
+                f"{self.train.steps}. Use --optim.warmup_steps {self.train.steps // 20}, or more steps."
             )
         if self.optim.in_backward and self.train.accumulation > 1:
             found.append(

@@ -1,10 +1,11 @@
 """Which recipe an option or a preset is for, so that one given to another recipe is told so; torch-free."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.command_line import flat_types, parse_given, read_yaml
+from finetune.command_line import flat_types, parse_given, read_flags, read_yaml
 from finetune.config import TrainConfig
 from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
@@ -13,6 +14,8 @@ from finetune.data.entries import first_few
 from finetune.presets import OF_ACCELERATE, PRESETS, carried, find_preset
 
 Config = TypeVar("Config")
+
+STEPS, WARMUP = "train.steps", "optim.warmup_steps"
 
 RECIPES: dict[str, type[TrainConfig]] = {
     "recipes.lora": LoRATrainConfig,
@@ -28,15 +31,39 @@ def parse_recipe(
 ) -> tuple[Config, frozenset[str]]:
     """Returns the config of a recipe's command, and the options that file or flags gave, as `parse_given` does.
 
-    `say` is told of a preset that fits but was made for another recipe.
+    `say` is told of a preset that fits but was made for another recipe, and of a warm-up that was shortened.
     """
     return parse_given(
         kind,
-        arguments,
+        [*arguments, *shortened_warmup(kind, arguments, say)],
         program=program,
         find_file=preset_of(kind, program, say),
         elsewhere=lambda key: other_recipes_option(key, program),
     )
+
+
+def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Returns the warm-up of one of our presets as a further option where the command gives fewer steps than it has.
+
+    It keeps its share of the run, and `say` is told. A warm-up that the user gives, here or in a file, is not touched.
+    """
+    flags, _ = read_flags(arguments, flat_types(kind))
+    if WARMUP in flags or len(flags.get("config", [])) != 1 or len(flags.get(STEPS, [])) != 1:
+        return []
+    with contextlib.suppress(ValueError):  # what is no number and no preset is refused with a sentence where it is read
+        path, steps = find_preset(flags["config"][0]), int(flags[STEPS][0])
+        preset, _ = read_yaml(path)
+        if path.resolve().parent != PRESETS.resolve() or not {STEPS, WARMUP} <= set(preset):
+            return []
+        warmup = int(preset[WARMUP][0])
+        if 0 < steps <= warmup:
+            fitting = warmup * steps // int(preset[STEPS][0])
+            say(
+                f"{WARMUP}: {path.stem} has {warmup}, for which {steps} steps are too few; {fitting} is used, the same "
+                f"share of the run. Use --{WARMUP} to set another number."
+            )
+            return [f"--{WARMUP}", str(fitting)]
+    return []
 
 
 def recipes_with(keys: Iterable[str]) -> list[str]:

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line import parse_given
+from finetune.config_methods import LoRATrainConfig
 from finetune.models.base import ModelSource
 from finetune.models.loading import find_family
 from finetune.presets import PRESETS, carried
-from finetune.recipe_options import RECIPES, made_for, other_recipes_option, preset_of
+from finetune.recipe_options import RECIPES, made_for, other_recipes_option, parse_recipe, preset_of
+
+NEEDED = ["--model.source", "m", "--data.folder", "d", "--output.folder", "o"]
 
 
 def find(given: str, program: str) -> list[str]:
@@ -45,6 +48,24 @@ def test_a_preset_of_another_recipe_that_fits_all_the_same_is_warned_of(tmp_path
     (tmp_path / "run.yaml").write_text("lora:\n  rank: 4\n")  # the config.yaml of a run
     with pytest.raises(ValueError, match=r"is for recipes\.lora"):
         find(str(tmp_path / "run.yaml"), "recipes.full")
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(4, 0), (10, 0), (50, 1), (51, 50)])
+def test_a_presets_own_warmup_follows_fewer_steps_and_it_is_said(steps: int, warmup: int) -> None:
+    said: list[str] = []
+    arguments = [*NEEDED, "--config", "sd15_lora_style", f"--train.steps={steps}"]
+    config, _ = parse_recipe(LoRATrainConfig, arguments, "recipes.lora", said.append)
+    assert config.optim.warmup_steps == warmup
+    assert said == [] if warmup == 50 else "sd15_lora_style has 50" in said[0] and f"; {warmup} is used" in said[0]
+
+
+def test_a_warmup_that_the_user_gives_is_refused_with_one_that_fits(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "own.yaml").write_text("train: {steps: 400}\noptim: {warmup_steps: 10}\n")
+    for given in (["--config", "demo", "--optim.warmup_steps", "10"], ["--config", str(tmp_path / "own.yaml")]):
+        with pytest.raises(ValueError, match=r"expected fewer than train.steps 4. Use --optim.warmup_steps 0, or more"):
+            parse_recipe(LoRATrainConfig, [*NEEDED, *given, "--train.steps", "4"], "recipes.lora", said.append)
+    assert said == []
 
 
 def test_an_option_of_another_recipe_is_not_taken_for_a_mistyped_one() -> None:
