@@ -24,6 +24,7 @@ from torch import Tensor
 
 from finetune.disk import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
+from finetune.saved_progress import what_is_saved
 
 Content = TypeVar("Content")
 
@@ -97,12 +98,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
 
 
 def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
-    """Raises ValueError where a weight is infinite or no number, so that the last checkpoint stays a good one."""
+    """Raises ValueError where a weight is infinite or no number, before it replaces a good checkpoint."""
     for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
         if not bool(weight.isfinite().all()):
             raise ValueError(
                 f"step {checkpoint.state['step']} made weights that are no finite numbers (first: {name}). Nothing was "
-                "saved of it, and the last checkpoint stands. Lower optim.lr and run the same command again."
+                f"saved of it. {what_is_saved()} Lower optim.lr and run the same command again."
             )
 
 

@@ -24,6 +24,7 @@ from finetune.proposal import launched_processes, with_kept_numbers, with_propos
 from finetune.ranks import LostProcess, is_lost_connection, ranks
 from finetune.recipe_options import parse_recipe
 from finetune.resume_source import refuse_no_checkpoint
+from finetune.run_log import open_run_log
 from finetune.runfolder import check_output
 from finetune.standard_streams import outlive_lost_output
 from finetune.stopping import end_on_signals, end_with_launcher
@@ -105,6 +106,7 @@ def run_recipe(
             say(message)
         if None not in messages:
             return
+        begin_log(planned[messages.index(None)])
         from finetune.data.manifest import configured_manifest
 
         manifest = with_prompt_warnings(configured_manifest(config.data, config.mask, captions(config)), config)
@@ -118,7 +120,9 @@ def run_recipe(
 
         check_optimizer(config.optim)
         check_trackers(config.tracking)
-        for stage in unfinished:
+        for number, stage in enumerate(unfinished):
+            if number:  # the log of the first began before its data was read
+                begin_log(stage)
             stage.run(manifest)
     except (ValueError, OSError, MemoryError) as error:
         fail(explained(error))
@@ -133,6 +137,12 @@ def run_recipe(
 
         ranks().leave()
         end_group()
+
+
+def begin_log(stage: Stage) -> None:
+    """Begins or continues OUT/run.log of a stage on the first process."""
+    if is_first_process():
+        open_run_log(stage.folder / "run.log")
 
 
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":

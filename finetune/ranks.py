@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from finetune.saved_progress import what_comes_next
+
 if TYPE_CHECKING:
     import psutil
 
@@ -21,7 +23,6 @@ LONGEST_PERIOD = 1.0
 SECONDS_TO_RAISE = 5.0
 """Time for a step that waits for a lost process to fail by itself, as it does with gloo."""
 SECONDS_TO_LEAVE = 10.0
-CONTINUES = "Everything up to the last checkpoint is saved: the same command continues from there."
 
 
 class LostProcess(RuntimeError):
@@ -118,7 +119,7 @@ class Ranks:
             time.sleep(0.05)
         return self.lost or (
             f"the processes of this job did not finish an exchange within {self._timeout_seconds:g} s "
-            f"(train.timeout_seconds), or the connection between them broke. {CONTINUES}"
+            f"(train.timeout_seconds), or the connection between them broke. {what_comes_next()}"
         )
 
     def leave(self) -> None:
@@ -178,7 +179,9 @@ class Ranks:
         seen[rank] = beat, num_silent
         self.others_ask_to_stop |= beat.endswith("stop")
         if rank in self._local and has_ended(self._local[rank]):
-            self.lost = f"process {rank} of this job has ended. If it was not killed, it printed why. {CONTINUES}"
+            self.lost = (
+                f"process {rank} of this job has ended. If it was not killed, it printed why. {what_comes_next()}"
+            )
         elif num_silent * self._period > self._timeout_seconds:
             self._lose_frozen(rank)
 
@@ -195,7 +198,7 @@ class Ranks:
     def _lose_frozen(self, rank: int) -> None:
         self.lost = (
             f"process {rank} of this job has not answered for {self._timeout_seconds:g} s (train.timeout_seconds): "
-            f"it is frozen, or its machine cannot be reached. {CONTINUES}"
+            f"it is frozen, or its machine cannot be reached. {what_comes_next()}"
         )
         if rank in self._local:
             end(self._local[rank])  # the launcher would wait 30 s for it
@@ -207,7 +210,7 @@ class Ranks:
             os._exit(1)  # the main thread waits for something that does not end
 
     def _store_is_gone(self) -> str:
-        return f"the process or launcher that connects the processes of this job is gone. {CONTINUES}"
+        return f"the process or launcher that connects the processes of this job is gone. {what_comes_next()}"
 
 
 def has_ended(process: "psutil.Process") -> bool:

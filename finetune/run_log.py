@@ -13,7 +13,7 @@ CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 MOST_EARLY_LINES = 1000
 
 _early: list[str] = []
-"""Lines from before the log was opened; a run's folder is not written to until all that can be refused was checked."""
+"""Lines from before the log was opened: of a command that fails before it has a run folder, nothing is written."""
 _descriptor: int | None = None
 
 

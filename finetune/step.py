@@ -22,6 +22,7 @@ from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.randomness import noise_at, uniform_at
 from finetune.ranks import ranks
+from finetune.saved_progress import what_is_saved
 from finetune.tasks import Task
 
 
@@ -102,7 +103,7 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
         )
 
     advice = (
-        "The last checkpoint stands. Lower train.batch_size and raise train.accumulation instead, set "
+        f"{what_is_saved()} Lower train.batch_size and raise train.accumulation instead, set "
         "train.gradient_checkpointing true, or lower data.resolution."
     )
     with explaining_out_of_memory(doing, advice):
@@ -153,7 +154,7 @@ def refuse_non_finite(
         else "The weights were not updated"
     )
     raise ValueError(
-        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}, and the last "
-        f"checkpoint stands. Timesteps and file names of the batch are in {path}. Common causes: too high an "
+        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}. "
+        f"{what_is_saved()} Timesteps and file names of the batch are in {path}. Common causes: too high an "
         "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
     )

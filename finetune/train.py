@@ -54,8 +54,8 @@ from finetune.progress import progress_line
 from finetune.randomness import stream
 from finetune.ranks import ranks, refuse_differences
 from finetune.resume import find_checkpoint, refuse_other_model, restore
-from finetune.run_log import open_run_log
 from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
+from finetune.saved_progress import note_saved
 from finetune.scale_warnings import scale_warnings
 from finetune.standard_streams import lost_output
 from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite, update
@@ -128,6 +128,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     if resumed is not None:
         warnings += refuse_other_model(identity, base_sha256, resumed[0], resumed[1].state, config)
     start = 0 if resumed is None else resumed[1].state["step"]
+    note_saved(None if resumed is None else start)
     refuse_differences({"first step": start, **{f"model's {part}": facts for part, facts in identity.items()}})
     method.check(family, components, text_encoder=config.train.text_encoder)
     in_network = method.parts(text_encoder=config.train.text_encoder)
@@ -280,7 +281,6 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     if is_main:  # nothing can be refused any more
         refuse_lost_folder(lock, out)
         write_atomically(out / "config.yaml", dump(config))
-        open_run_log(out / "run.log")
         card = data_card(manifest, held_out_set, [asdict(figure) for figure in figures], counts, warnings)
         write_atomically(out / "data_card.json", card)
         metrics = MetricsFile(out / "metrics.jsonl", metrics_bytes, step, lambda text: say(f"warning: {text}"))
@@ -363,6 +363,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
                 metrics.sync()
                 write_checkpoint(step, row, metrics_bytes)
             ranks().exchange()  # a large checkpoint takes longer than the next step's collectives would wait
+            note_saved(step)
 
     def write_checkpoint(step: int, row: Row | None, metrics_bytes: int) -> None:
         state = {

@@ -11,7 +11,7 @@ from finetune.plurals import plural
 Item = TypeVar("Item")
 
 ADVICE = (
-    "The last checkpoint stands. Lower train.batch_size and raise train.accumulation instead, or lower data.resolution "
+    "What was saved stands. Lower train.batch_size and raise train.accumulation instead, or lower data.resolution "
     "or data.num_workers."
 )
 IN_A_WORKER = " in DataLoader worker process "

@@ -10,9 +10,12 @@ from tests.faults.conftest import assert_refused, assert_same_end
 from tests.faults.test_damaged_checkpoints import seal
 from tests.runs import Options, run
 
+EACH_TIME = (".lock", "run.log")
+"""Files of the run folder that every start writes to."""
+
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in EACH_TIME}
 
 
 def test_another_vae_and_scheduler_are_refused_and_nothing_is_written(interrupted: Options, tmp_path: Path) -> None:
@@ -26,6 +29,7 @@ def test_another_vae_and_scheduler_are_refused_and_nothing_is_written(interrupte
     ended = run("lora", interrupted | {"model.source": model}, tmp_path / "log")
     assert_refused(ended.exit_code, ended.output, "model.source", "step_000004", "VAE", "beta_end 0.012 -> 0.02")
     assert contents(tmp_path / "out") == before
+    assert "beta_end 0.012 -> 0.02" in (tmp_path / "out" / "run.log").read_text()
 
 
 def test_a_checkpoint_without_the_model_is_continued_with_one_warning(

@@ -54,6 +54,14 @@ def test_a_place_that_is_no_folder_is_refused_before_torch_is_imported(
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize("option", ["model.source", "data.folder"])
+def test_what_ends_a_run_before_its_first_step_is_in_its_log(option: str, small_run: Options, tmp_path: Path) -> None:
+    ended = run("lora", small_run | {"output.folder": tmp_path / "out", option: tmp_path / "absent"}, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, option)
+    log = (tmp_path / "out" / "run.log").read_text()
+    assert log.startswith("=== ") and f"error: {option}: " in log and str(tmp_path / "absent") in log
+
+
 @pytest.mark.parametrize("place", ["", "out"])
 def test_a_read_only_place_is_refused(place: str, small_run: Options, tmp_path: Path) -> None:
     parent = tmp_path / "read_only"

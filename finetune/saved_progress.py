@@ -1,0 +1,24 @@
+"""How far this run is saved, for the sentences that say why it ends; torch-free.
+
+A process of a data loader knows only what was saved when it was started, so it does not ask.
+"""
+
+_step: int | None = None
+
+
+def note_saved(step: int | None) -> None:
+    """Remember the step of the newest checkpoint, None where the run has none yet."""
+    global _step
+    _step = step
+
+
+def what_is_saved() -> str:
+    """Return a sentence about the newest checkpoint."""
+    return "No checkpoint was saved yet." if _step is None else f"The checkpoint of step {_step} stands."
+
+
+def what_comes_next() -> str:
+    """Return a sentence about what the same command does now."""
+    if _step is None:
+        return "No checkpoint was saved yet: the same command starts the training from its beginning."
+    return f"Everything up to step {_step} is saved: the same command continues from there."
