@@ -1,6 +1,7 @@
 """Finds the copies among the pictures, and leaves them out or only names them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,26 @@ def best_kept(
         Details(loader.whole, kept),
         lambda number: str(pictures.sources[number]),
     )
-    return found | equal
+    return with_compared(found, near, lambda number: str(pictures.sources[number])) | equal
+
+
+def with_compared(found: Mapping[int, Copy], near: Mapping[int, Copy], name: Callable[[int], str]) -> dict[int, Copy]:
+    """Return duplicates whose detail names the image it was compared with, where that is not the keeper.
+
+    `near` has the groups before their best images were chosen.
+    """
+    result: dict[int, Copy] = {}
+    for number, copy in found.items():
+        other = copy.keeper if number not in near else number  # the first of a group was compared with its best image,
+        through = near[other].compared_with
+        if number not in near and through is not None:  # or with the one through which that joined
+            other = through
+        compared = near[other].keeper if through is None else through
+        pair, detail = near[other], near[other].detail
+        if compared != copy.keeper and (number in near or through is not None):
+            detail += f", compared with {name(compared)}"
+        result[number] = replace(copy, score=pair.score, detail=detail)
+    return result
 
 
 def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:

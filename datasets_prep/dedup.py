@@ -1,56 +1,27 @@
 """Which pictures repeat others: by all bytes, by all pixels, or nearly.
 
-Letters: N pictures, D width of an embedding. Stars, never chains: pictures are walked through from the best to the
-worst; one that repeats none so far is a keeper, and repeats of it are its copies. A copy of a copy that is no copy of
-the keeper stays.
+Letters: N pictures, D width of an embedding. Stars, never long chains: pictures are walked through from the best to the
+worst; one that repeats none so far is a keeper, and repeats of it are its copies. A keeper that agrees with a copy of
+another keeper is that one's copy too, by one step and no more (`datasets_prep.stars`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from datasets_prep.appearances import Appearances, InMemory, KeptBytes, Load
 from datasets_prep.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates, farthest
+from datasets_prep.pair_scores import PairScores, Scores
 from datasets_prep.records import Copy
-from finetune.data.alike import CERTAIN, agreement, can_verify
+from datasets_prep.stars import Search, stars, with_leftovers
+from finetune.data.alike import can_verify
 from finetune.data.similarity import KINDS, ClosePairs, Codes
 
 __all__ = ["PairScores", "Scores", "can_verify", "exact_copies", "keep_order", "near_copies", "pixel_copies"]
 
 SAME_PIXELS_DISTANCE = 16
 """Bits; only pairs so close are looked at in full for equal pixels."""
-
-
-class PairScores(Protocol):
-    """Agreements of pairs that were looked at before; the first is the better one of the two in the keep order.
-
-    An agreement depends on the two pictures, `finetune.data.alike.VERSION` and `can_verify()`, and on nothing else.
-    """
-
-    def get(self, first: int, second: int) -> float | None:
-        """Returns the agreement of two pictures, None if they were not looked at."""
-        ...
-
-    def put(self, first: int, second: int, score: float) -> None:
-        """Notes it."""
-        ...
-
-
-class Scores:
-    """Agreements in memory."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, int], float] = {}
-
-    def get(self, first: int, second: int) -> float | None:
-        """Returns the agreement of two pictures, None if they were not looked at."""
-        return self.known.get((first, second))
-
-    def put(self, first: int, second: int, score: float) -> None:
-        """Notes it."""
-        self.known[first, second] = score
 
 
 def keep_order(
@@ -167,42 +138,21 @@ def near_copies(
     pairs, is_worth = candidates(codes, ranked, looks.descriptors(), level, embeddings, similarity)
     if pairs.largest < farthest(len(ranked)):
         notice(f"so many have like codes that only those with up to {pairs.largest} of 256 bits apart are looked at")
-    starts = np.searchsorted(pairs.first, np.arange(len(ranked) + 1))
-    keepers = np.arange(len(ranked))
+    search = Search(looks, pairs, is_worth, seen)
+    linked: list[tuple[int, int]] = []
+    found = stars(search, len(ranked), None if links is None else linked, progress)
+    if links is not None:
+        links += [(int(ranked[one]), int(ranked[other])) for one, other in linked]
     copies: dict[int, Copy] = {}
-    for rank in range(len(ranked)):
-        for row in range(starts[rank], starts[rank + 1]):
-            other = int(pairs.second[row])
-            is_link = keepers[rank] != rank or keepers[other] != other
-            if keepers[rank] == keepers[other] or (is_link and links is None):
-                continue
-            if not (is_worth[row] or looks.are_worth_it(rank, other, int(pairs.distance[row]))):
-                continue
-            score = looked_at(looks, rank, other, seen)
-            if score < CERTAIN:
-                continue
-            one, two = int(ranked[rank]), int(ranked[other])
-            if is_link:
-                assert links is not None
-                links.append((one, two))
-                continue
-            keepers[other] = rank
-            copies[two] = Copy(one, "near_duplicate", round(score, 4), in_words(pairs, row))
-            is_close = load_whole is not None and pairs.distance[row] <= SAME_PIXELS_DISTANCE
-            if load_whole is not None and is_close and is_equal(load_whole(one), load_whole(two)):
-                copies[two] = Copy(one, "pixel_duplicate", 1.0, "same pixels")
-        progress(rank + 1, len(ranked))
+    for other, each in with_leftovers(search, found).items():
+        two, keeper, compared = (int(ranked[rank]) for rank in (other, each.keeper, each.compared_with))
+        is_close = load_whole is not None and pairs.distance[each.row] <= SAME_PIXELS_DISTANCE
+        if load_whole is not None and is_close and is_equal(load_whole(compared), load_whole(two)):
+            copies[two] = Copy(compared, "pixel_duplicate", 1.0, "same pixels")
+        else:
+            through = compared if compared != keeper else None
+            copies[two] = Copy(keeper, "near_duplicate", round(each.score, 4), in_words(pairs, each.row), through)
     return copies
-
-
-def looked_at(looks: Appearances, first: int, second: int, seen: PairScores) -> float:
-    """Returns the agreement of two ranks, as it was noted or anew."""
-    one, two = int(looks.ranked[first]), int(looks.ranked[second])
-    score = seen.get(one, two)
-    if score is None:
-        score = agreement(looks[first], looks[second])
-        seen.put(one, two, score)
-    return score
 
 
 def in_words(pairs: ClosePairs, row: int) -> str:

@@ -128,6 +128,8 @@ class Copy:
     """How well they agree, 1 for the same pixels."""
     detail: str
     """e.g. "mirrored, 12 of 256 bits differ"."""
+    compared_with: int | None = None
+    """Index of the image that score and detail are about, where that is not the keeper but another of its group."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Which pictures repeat others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from datasets_prep.appearances import InMemory
 from datasets_prep.candidates import FARTHEST, Level, joined, neighbours
+from datasets_prep.copies_stage import with_compared
 from datasets_prep.dedup import Scores, can_verify, exact_copies, keep_order, near_copies, pixel_copies
+from datasets_prep.records import Copy
 from finetune.data.similarity import ClosePairs, picture_codes
 from tests.unit.data.test_alike import texture
 
@@ -25,10 +29,26 @@ def near(
     kept: InMemory | None = None,
 ) -> dict[int, int]:
     """Copy -> keeper."""
+    copies = near_in_full(pictures, level, order, left, embeddings, seen, whole, links, kept)
+    return {number: copy.keeper for number, copy in copies.items()}
+
+
+def near_in_full(
+    pictures: Sequence[Image.Image],
+    level: Level = "fast",
+    order: Sequence[int] | None = None,
+    left: Sequence[int] | None = None,
+    embeddings: np.ndarray | None = None,
+    seen: Scores | None = None,
+    whole: bool = False,
+    links: list[tuple[int, int]] | None = None,
+    kept: InMemory | None = None,
+) -> dict[int, Copy]:
+    """Return the copies."""
     codes = np.stack([picture_codes(image) for image in pictures])
     numbers = np.arange(len(pictures))
     mask = np.isin(numbers, numbers if left is None else left)
-    copies = near_copies(
+    return near_copies(
         codes,
         numbers if order is None else np.array(order),
         mask,
@@ -42,7 +62,6 @@ def near(
         links=links,
         kept=kept,
     )
-    return {number: copy.keeper for number, copy in copies.items()}
 
 
 def test_the_best_has_most_pixels_then_most_bytes_then_a_caption_then_the_smallest_path() -> None:
@@ -103,23 +122,56 @@ def test_a_picture_that_is_out_is_neither_copy_nor_keeper() -> None:
     assert near(pictures, left=[1, 2]) == {2: 1}
 
 
-def test_a_copy_of_a_copy_that_is_no_copy_of_the_keeper_stays() -> None:
-    seen = Scores()  # as an earlier run found them
-    for pair, score in (((0, 1), 0.9), ((1, 2), 0.9), ((0, 2), 0.1)):
-        seen.put(*pair, score)
-    assert near([texture(0)] * 3, seen=seen) == {1: 0}
+def agreeing(num: int, *pairs: tuple[int, int]) -> Scores:
+    """Agreements as an earlier run found them."""
+    seen = Scores()
+    for one, other in combinations(range(num), 2):
+        seen.put(one, other, 0.9 if (one, other) in pairs else 0.1)
+    return seen
+
+
+def test_a_leftover_that_agrees_with_a_dropped_image_joins_its_group_and_brings_its_own() -> None:
+    seen = agreeing(5, (0, 1), (1, 2), (2, 3))
+    found = near_in_full([texture(0)] * 5, seen=seen)
+    assert {number: (copy.keeper, copy.compared_with) for number, copy in found.items()} == {
+        1: (0, None),
+        2: (0, 1),
+        3: (0, 2),
+    }
+
+
+def test_a_leftover_joins_by_one_step_and_not_by_two() -> None:
+    # 2 joins 0 through 1; 4 agrees with 3 of 2's group and 5 with the leftover itself
+    seen = agreeing(6, (0, 1), (1, 2), (2, 3), (3, 4), (4, 5))
+    assert near([texture(0)] * 6, seen=seen) == {1: 0, 2: 0, 3: 0, 5: 4}
+
+
+def test_a_leftover_is_compared_with_few_of_a_large_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets_prep.stars.MOST_TRIES", 2)
+    seen = agreeing(5, (0, 1), (0, 2), (0, 3), (3, 4))
+    assert near([texture(0)] * 5, seen=seen) == {1: 0, 2: 0, 3: 0}
+
+
+def test_what_a_duplicate_was_compared_with_is_named_where_that_is_not_the_keeper() -> None:
+    near = {1: Copy(0, "near_duplicate", 0.9, "one"), 2: Copy(0, "near_duplicate", 0.8, "two", 1)}
+    near[3] = Copy(0, "near_duplicate", 0.7, "three", 2)
+
+    def details(best: int) -> list[tuple[float, str]]:
+        found = {number: replace(near.get(number, near[1]), keeper=best) for number in range(4) if number != best}
+        return [(copy.score, copy.detail) for _, copy in sorted(with_compared(found, near, str).items())]
+
+    assert details(0) == [(0.9, "one"), (0.8, "two, compared with 1"), (0.7, "three, compared with 2")]
+    assert details(1) == [(0.9, "one"), (0.8, "two"), (0.7, "three, compared with 2")]
+    assert details(2) == [(0.9, "one, compared with 1"), (0.9, "one, compared with 0"), (0.7, "three")]
 
 
 def test_pairs_with_copies_are_linked_where_links_are_wanted() -> None:
-    seen = Scores()  # 1 is a copy of 0 and shows what 2 shows; 3 is a copy of 0 and of 2, 4 only of 2
-    agree = {(0, 1), (1, 2), (0, 3), (2, 3), (1, 3), (2, 4)}
-    for one in range(5):
-        for other in range(one + 1, 5):
-            seen.put(one, other, 0.9 if (one, other) in agree else 0.1)
+    # 1 is a copy of 0 and shows what 2 shows; 3 is a copy of 0 and of 2; 4 is a copy of 2, 5 of 4 only
+    seen = agreeing(6, (0, 1), (1, 2), (0, 3), (2, 3), (1, 3), (2, 4), (4, 5))
     links: list[tuple[int, int]] = []
-    assert near([texture(0)] * 5, seen=seen, links=links) == {1: 0, 3: 0, 4: 2}
-    assert links == [(1, 2), (2, 3)]
-    assert near([texture(0)] * 5, seen=seen) == {1: 0, 3: 0, 4: 2}
+    assert near([texture(0)] * 6, seen=seen, links=links) == {1: 0, 2: 0, 3: 0, 4: 0}
+    assert links == [(1, 2), (2, 3), (4, 5)]
+    assert near([texture(0)] * 6, seen=seen) == {1: 0, 2: 0, 3: 0, 4: 0}
 
 
 def test_what_is_not_looked_at_is_not_noted_as_seen(monkeypatch: pytest.MonkeyPatch) -> None:
