@@ -6,6 +6,7 @@ caption. What seems to hold captions and is not understood stops the run where a
 """
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from finetune.data.caption_tables import (
     named_lines,
     parsed_json,
 )
-from finetune.data.caption_text import CaptionLines, caption_text, decode_text, has_words
+from finetune.data.caption_text import CaptionLines, caption_text, decode_text, has_words, in_fence, looks_misread
 from finetune.data.entries import Findings
 
 TEXT_SUFFIXES = (".txt", ".caption", ".captions", ".tags", ".text", ".prompt")
@@ -31,9 +32,19 @@ CLASS_SUFFIX = ".cls"
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 UNREAD_TEXT_SUFFIXES = (".yaml", ".yml", ".toml", ".md", ".rtf", ".docx", ".cap", ".desc", ".description", ".tag")
 """Files beside an image that may hold its caption in a form that is not read."""
+UNREAD_TABLE_SUFFIXES = (
+    ".xlsx", ".xls", ".ods", ".parquet", ".db", ".sqlite", ".sqlite3", ".xml", ".yaml", ".yml", ".toml", ".docx",
+    ".pdf",
+)  # fmt: skip
+"""Files that may list captions where they are called so."""
+UNREAD_TABLE_NAME = re.compile(r"caption|prompt", re.IGNORECASE)
+FURTHER_PART = re.compile(r"[-_. ]+[^-_. \d][^-_. ]*$")
+"""The last part of a name, unless it begins with a digit, as in a series."""
+JSON_STARTS = ("{", "[", '"')
+RTF_START = "{\\rtf"
 LISTINGS = ("metadata.jsonl", "metadata.csv")
 LARGEST_TABLE = 200_000_000
-"""Bytes; larger files are not looked into for a list of images."""
+"""Characters; larger files are not looked into for a list of images."""
 
 Read = Callable[[str], bytes]
 """Gives a file's bytes by its name."""
@@ -129,6 +140,17 @@ class ImageNames:
         ends = [name for name in found if whole.endswith(("/" + folded(name), "/" + folded(split_name(name)[0])))]
         return ends or found
 
+    def nearly(self, text: str) -> list[str]:
+        """Returns the images that a text file without an image of its name may be of.
+
+        Its name has one more part, as x_caption.txt and x.en.txt have, or it is in a folder of texts, as others of its
+        name are.
+        """
+        folder, base = posixpath.split(split_name(text)[0])
+        shorter = FURTHER_PART.sub("", base)
+        found = self._stems.get(posixpath.join(folder, shorter), []) if shorter != base else []
+        return found or ([] if self.has_folder(folder) else self.called(base))
+
     def _exactly(self, name: str) -> list[str]:
         return [name] if name in self._names else []
 
@@ -198,6 +220,8 @@ def read_caption_files(
     for name in names:
         if split_name(name)[1] in UNREAD_TEXT_SUFFIXES and (owners := [*filter(is_image, images.beside(name))]):
             found.puzzling[name] = f"a {split_name(name)[1]} beside an image is not read", owners
+        elif split_name(name)[1] in UNREAD_TABLE_SUFFIXES and UNREAD_TABLE_NAME.search(posixpath.basename(name)):
+            found.puzzling[name] = f"{split_name(name)[1]} is not read", ()
     for name in orphans:
         _read_table(read, name, images, reading, findings, found)
     apart = texts_apart([name for name in orphans if name not in found.used], images, found)
@@ -207,6 +231,8 @@ def read_caption_files(
     for name in orphans:
         if name not in found.used and split_name(name)[1] in TEXT_SUFFIXES:
             findings.warn("text files without a picture of the same name", name)
+            if owners := [*filter(is_image, images.nearly(name))]:
+                found.puzzling.setdefault(name, (f"its name is nearly that of {owners[0]}", owners))
     return found
 
 
@@ -299,10 +325,24 @@ def _texts(
     if "\0" in text:
         found.unusable[name] = "it holds NUL characters", owners
         return []
-    if text.lstrip().startswith("{") and (values := _json_in_text(text, reading.column)) is not None:
-        told = "of which the captions are used" if values else "in which no caption is known, and which are not used"
-        findings.warn(f"text files that hold JSON, {told}", name)
-        return usable_texts(values, name, findings)
+    if text.startswith(RTF_START):
+        found.unusable[name] = "it is rich text (RTF); save it as plain text", owners
+        return []
+    body = in_fence(text)
+    if body.startswith(JSON_STARTS):
+        try:
+            values = caption_values(parsed_json(body), reading.column) or []
+        except NotUnderstood as error:
+            found.puzzling[name] = str(error), owners
+            return []
+        except ValueError:  # a prompt such as {red|blue} cat
+            values = None
+        if values is not None:
+            told = (
+                "of which the captions are used" if values else "in which no caption is known, and which are not used"
+            )
+            findings.warn(f"text files that hold JSON, {told}", name)
+            return usable_texts(values, name, findings)
     content = caption_text(text)
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
         findings.warn("numbers of classes, which are no captions", name)
@@ -310,7 +350,7 @@ def _texts(
     if content.is_boxes:
         findings.warn("text files with the boxes of an object detector, which are no captions", name)
     if content.has_wordless:
-        findings.warn("caption files with lines that have no word, such as .,, which are not used", name)
+        findings.warn("caption files with lines that have no word, such as ., or nan, which are not used", name)
     if content.has_parameters:
         findings.warn("caption files with an image generator's parameters, of which the prompt alone is used", name)
     if reading.lines is None and content.looks_wrapped:
@@ -328,18 +368,6 @@ def _texts(
     return content.captions(reading.lines)
 
 
-def _json_in_text(text: str, column: str) -> list[object] | None:
-    """The captions in a text that is a JSON object, as captioners answer, maybe none; None where it is no JSON."""
-    try:
-        value = parsed_json(text)
-    except ValueError:
-        return None
-    try:
-        return caption_values(value, column) or []
-    except NotUnderstood:
-        return []
-
-
 class UnreadableTextError(ValueError):
     """A text file whose bytes cannot be had; its text says why."""
 
@@ -353,6 +381,10 @@ def read_text(read: Read, name: str, findings: Findings) -> str:
     except ValueError as error:
         raise UnreadableTextError(str(error)) from error
     text, is_guess = decode_text(data)
+    if is_guess and looks_misread(text):
+        raise UnreadableTextError(
+            "in an encoding that is not read, such as Shift-JIS, GBK or Windows-1251; save it as UTF-8"
+        )
     if is_guess:
         findings.warn("text files in neither UTF-8 nor UTF-16, read as Windows-1252", name)
     return text
@@ -381,15 +413,14 @@ def _read_table(
     read: Read, name: str, images: ImageNames, reading: Reading, findings: Findings, found: FoundCaptions
 ) -> None:
     """Reads a file that lists several images, unless it is about something else."""
+    own = Findings()  # what is noted of a file that turns out to be about something else is not said
     try:
-        data = read(name)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        found.unusable[name] = reason or str(error), ()
+        text = read_text(read, name, own)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), ()
         return
-    if len(data) > LARGEST_TABLE:
+    if len(text) > LARGEST_TABLE:
         return
-    text, is_guess = decode_text(data)
     try:
         rows = _rows(text, split_name(name)[1], reading.column, images)
     except ValueError as error:
@@ -409,8 +440,8 @@ def _read_table(
     if not any(row.values for row, _ in matches):
         return
     found.used.add(name)
-    if is_guess:
-        findings.warn("text files in neither UTF-8 nor UTF-16, read as Windows-1252", name)
+    if own.warnings:
+        read_text(read, name, findings)
     _take_rows(matches, name, findings, found)
 
 
@@ -454,7 +485,7 @@ def usable_texts(values: Iterable[object], where: str, findings: Findings) -> li
         elif "\0" in item or not is_unicode(item):
             findings.warn("captions with NUL or broken Unicode, which are not used", where)
         elif item.strip() and not has_words(item):
-            findings.warn("captions without a word, such as .,, which are not used", where)
+            findings.warn("captions without a word, such as ., or nan, which are not used", where)
         elif item.strip():
             texts.append(item.strip())
     return list(dict.fromkeys(texts))

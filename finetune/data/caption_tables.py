@@ -18,7 +18,10 @@ TEXT_FIELDS = ("caption", "text", "captions")
 TAG_FIELDS = ("tags", "tag_string")
 TRAINER_FIELDS = frozenset(("caption", "tags", "train_resolution"))
 """What sd-scripts' metadata holds of an image, whose tags follow its caption there."""
-TELLING_FIELD = re.compile(r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt", re.IGNORECASE)
+TELLING_FIELD = re.compile(
+    r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt|conversation|sentence|response|answer",
+    re.IGNORECASE,
+)
 TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IGNORECASE)
 SHORTEST_TAG_WITH_SPACES = 4
 """Shorter ones, such as ^_^, are faces."""
@@ -168,7 +171,7 @@ def json_lines_rows(text: str, column: str) -> list[Row]:
 
 
 def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
-    """Returns the images that a table lists whose columns are parted by commas, semicolons or tabs.
+    """Returns the images that a table lists whose columns are parted by commas, semicolons, tabs or bars.
 
     `images` has the file names that there are: a first line that begins with one is no heading, and the second column
     then holds the captions.
@@ -182,8 +185,15 @@ def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
         return []
     if len(lines[0]) > 1 and lines[0][0].strip() in images:
         return [Row(line[0].strip(), tuple(line[1:2])) for line in lines]
-    fields = [field.strip() for field in lines[0]]
+    fields = [known_field(field.strip()) for field in lines[0]]
+    if not set(fields) & set(NAME_FIELDS) and any(TELLING_FIELD.search(field) for field in fields):
+        raise NotUnderstood(f"it has the columns {', '.join(fields[:5])}, of which none is {NAME_FIELDS[0]}")
     return object_rows((dict(zip(fields, line, strict=False)) for line in lines[1:]), column)
+
+
+def known_field(field: str) -> str:
+    """Returns a column's name as it is known, where it differs in capitals alone: Image is image."""
+    return field.lower() if field.lower() in (*NAME_FIELDS, *TEXT_FIELDS, *TAG_FIELDS) else field
 
 
 def named_lines(text: str, images: Container[str]) -> list[Row]:
@@ -198,6 +208,6 @@ def named_lines(text: str, images: Container[str]) -> list[Row]:
 
 
 def delimiter_of(text: str) -> str:
-    """Returns what parts the columns of a table: of comma, semicolon and tab the one that its first line has most."""
+    """Returns what separates the columns of a table: the comma, semicolon, tab or bar that its first line has most."""
     head = next((line for line in in_lines(text) if line.strip()), "")
-    return max((",", ";", "\t"), key=head.count)
+    return max((",", ";", "\t", "|"), key=head.count)

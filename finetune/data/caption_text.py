@@ -32,6 +32,9 @@ SEPARATORS = " ,;\u3001\uff0c\uff1b"
 """At the end of a tag; the last three are those of Chinese and Japanese."""
 PARAMETERS = re.compile(r"^(?:Negative prompt:|Steps: \d+, )", re.MULTILINE)
 """With these the lines begin that image generators write below a prompt."""
+MOST_ACCENTS = 4
+FENCE = re.compile(r"```\w*\s*\n(.*)\n\s*```", re.DOTALL)
+NOTHING = re.compile(r"nan|none|null|undefined|n/a", re.IGNORECASE)
 BOXES = re.compile(r"(?:[-+]?[\d.]+(?:e[-+]?\d+)?\s+){4,}[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
 
 WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
@@ -56,9 +59,26 @@ def decode_text(data: bytes) -> tuple[str, bool]:
         return data.decode("latin-1").translate(WINDOWS_1252), True
 
 
+def looks_misread(text: str) -> bool:
+    """True for a text read as Windows-1252 most of which is beyond ASCII, as in no language that is written in it.
+
+    Short words such as the French for summer may be.
+    """
+    beyond = [character for character in text if character > "\x7f"]
+    is_most = len(beyond) * 2 > len("".join(text.split()))
+    return is_most and (len(beyond) > MOST_ACCENTS or not all(map(str.isalpha, beyond)))
+
+
+def in_fence(text: str) -> str:
+    """Returns a text without the space around it, and without the fence of Markdown that captioners put around JSON."""
+    stripped = text.strip()
+    fenced = FENCE.fullmatch(stripped)
+    return fenced[1].strip() if fenced else stripped
+
+
 def has_words(text: str) -> bool:
-    """True where a text holds a letter, a digit or a pictogram, rather than punctuation alone."""
-    return any(
+    """True where a text says something: not for punctuation alone, and not for what programs write for nothing."""
+    return NOTHING.fullmatch(text.strip()) is None and any(
         unicodedata.category(character)[0] in "LN" or unicodedata.category(character) == "So" for character in text
     )
 

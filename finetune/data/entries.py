@@ -100,7 +100,7 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
             findings.error("captions with NUL or broken Unicode", where)
             return ()
         if item.strip() and not has_words(item):
-            findings.warn("captions without a word, such as .,, which are not used", where)
+            findings.warn("captions without a word, such as ., or nan, which are not used", where)
         elif item.strip():
             captions[item.strip()] = None
     if not captions:

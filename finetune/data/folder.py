@@ -16,6 +16,7 @@ from finetune.data.caption_files import (
     LISTINGS,
     TABLE_SUFFIXES,
     TEXT_SUFFIXES,
+    UNREAD_TABLE_SUFFIXES,
     UNREAD_TEXT_SUFFIXES,
     Reading,
     UnreadableTextError,
@@ -253,7 +254,8 @@ def _read_sidecars(
     root: str, files: Sequence[str], images: Sequence[str], reading: Reading, findings: Findings
 ) -> dict[str, list[str]]:
     """The captions of the images from the files among `files`; notes those that are not understood."""
-    chosen = [name for name in files if _suffix(name) in (*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES)]
+    suffixes = {*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES}
+    chosen = [name for name in files if _suffix(name) in suffixes]
     found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_picture_name, reading, findings)
     refuse_puzzling(found, images, reading, findings)
     return found.captions

@@ -53,6 +53,10 @@ def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[st
         ("prompts.tsv", "image\tprompt\nx.png\ta cat\n", "a cat"),
         ("captions.txt", "image,caption\nx.png,a cat\n", "a cat"),
         ("captions.csv", "x.png,a cat\n", "a cat"),
+        ("captions.csv", "file|caption\nx.png|a cat, red\n", "a cat, red"),
+        ("list.csv", "Image,Caption\nx.png,a cat\n", "a cat"),
+        ("x.txt", '```json\n{"caption": "a cat"}\n```\n', "a cat"),
+        ("x.txt", '"a cat"', "a cat"),
         ("captions.txt", "x.png: a cat\n\n", "a cat"),
         ("list.txt", "x.png a cat", "a cat"),
         ("captions.jsonl", '{"file_name": "x.png", "text": "a cat"}\n', "a cat"),
@@ -86,6 +90,17 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("captions.json", '{"x.png": "a ', ["captions.json (not JSON"]),
         ("list.json", '{"x.png": "a ', ["list.json (not JSON"]),
         ("x.png.json", '["a cat", "sofa"]', ["x.png.json (it is a list of texts"]),
+        ("x.txt", '["a cat", "sofa"]', ["x.txt (it is a list of texts"]),
+        ("x.txt", '{"caption": "a red', ["x.txt (not JSON"]),
+        ("x.txt", "{\\rtf1 a cat}", ["x.txt (it is rich text (RTF)"]),
+        ("x.wd14.txt", "1girl", ["x.wd14.txt (its name is nearly that of x.png)"]),
+        (
+            "captions.csv",
+            "id,caption\nx,a cat\n",
+            ["captions.csv (it has the columns id, caption, of which none is file"],
+        ),
+        ("captions.xlsx", "PK", ["captions.xlsx (.xlsx is not read)"]),
+        ("llava.json", '[{"image": "x.png", "conversations": [{"value": "a red cat"}]}]', ["llava.json (it has conv"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
     ],
 )
@@ -96,6 +111,31 @@ def test_what_is_not_understood_stops_the_run(tmp_path: Path, name: str, content
     read_folder_entries(str(tmp_path), FolderSource(str(tmp_path)).read, ["x.png", name], reading, findings)
     with pytest.raises(ValueError, match=name):
         findings.raise_errors("", "")
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "gb18030", "euc_kr", "cp1251", "cp1253"])
+def test_a_text_in_an_encoding_that_is_not_read_stops_the_run(tmp_path: Path, encoding: str) -> None:
+    texts = {"cp1251": "белая кошка", "cp1253": "λευκή γάτα", "euc_kr": "하얀 고양이"}
+    data = texts.get(encoding, "白猫在花園").encode(encoding)
+    message = mistakes(write(tmp_path / "other", {"x.png": P, "x.txt": data}))
+    assert "x.txt (in an encoding that is not read" in message
+    western = "un café, l'été, größer, où".encode("cp1252")
+    assert both(tmp_path / "western", {"x.png": P, "x.txt": western}) == {"x.png": ("un café, l'été, größer, où",)}
+    assert both(tmp_path / "short", {"x.png": P, "x.txt": "été".encode("cp1252")}) == {"x.png": ("été",)}
+
+
+def test_texts_of_one_image_in_two_folders_stop_the_run(tmp_path: Path) -> None:
+    files: Files = {"images/x.png": P, "images/y.png": Q, "y.txt": "", "long/x.txt": "a grey cat", "short/x.txt": "cat"}
+    assert "long/x.txt (its name is nearly that of images/x.png)" in mistakes(write(tmp_path, files))
+
+
+@pytest.mark.parametrize("text", ["nan", "None", "NULL\n", "n/a"])
+def test_what_programs_write_for_nothing_is_no_caption(tmp_path: Path, text: str) -> None:
+    message = mistakes(write(tmp_path / "text", {"x.png": P, "x.txt": text, "y.png": Q, "y.txt": "a dog"}))
+    assert "pictures without a caption (1): x.png" in message
+    table = f"file_name,text\nx.png,{text.strip()}\ny.png,a dog\n"
+    message = mistakes(write(tmp_path / "table", {"x.png": P, "y.png": Q, "metadata.csv": table}))
+    assert "pictures without a caption (1): x.png" in message
 
 
 def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:
