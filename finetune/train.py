@@ -42,6 +42,7 @@ from finetune.metrics import MetricsFile, Row, Window
 from finetune.model_identity import model_identity
 from finetune.models import family_named
 from finetune.models.base import ModelSource
+from finetune.models.eight_bits import eight_bit_warnings
 from finetune.models.loading import find_family, parts_warnings, scheduler_warnings
 from finetune.models.packed import num_frozen, pack_layers
 from finetune.models.parts import PARTS, Part, is_dropped
@@ -124,6 +125,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     # Every part is there and fits; none has weights now.
     parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
     components, base_sha256, stamps = parts.components, hashes["denoiser"][0], file_stamps(read)
+    warnings += eight_bit_warnings(read)
     identity = model_identity(components, hashes, objective)
     if resumed is not None:
         warnings += refuse_other_model(identity, base_sha256, resumed[0], resumed[1].state, config)

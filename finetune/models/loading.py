@@ -23,6 +23,7 @@ from finetune.models import FAMILIES, family_named
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.hub import hub_advice, hub_file
+from finetune.models.index_parts import refuse_other_class
 from finetune.models.marks import read_marks, settled
 from finetune.models.other_sources import folder_contents, refuse_quantised
 from finetune.models.other_vae import (
@@ -34,7 +35,15 @@ from finetune.models.other_vae import (
     refuse_other_latents,
     vae_warnings,
 )
-from finetune.models.part_files import ADVICE, PartFiles, files_of, part_files, variant_warnings, with_weights
+from finetune.models.part_files import (
+    ADVICE,
+    PartFiles,
+    files_of,
+    part_files,
+    variant_warnings,
+    variants,
+    with_weights,
+)
 from finetune.models.single_file import (
     CONFIG_NOTES,
     DENOISERS,
@@ -233,7 +242,9 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
     elif source.is_single_file:
         model = loaded(lambda: weights_from_single_file(kind, source, part), source, part)
     else:
-        model = weights_from_folder(kind, source, part, part_files(source, part, has_weights=True))
+        files = part_files(source, part, has_weights=True)
+        refuse_other_class(kind, pipeline_index(source), files.root, part)
+        model = weights_from_folder(kind, source, part, files)
     if issubclass(kind, AutoencoderKL):
         refuse_vae_settings(model.config, source if source.vae is None else ModelSource(source.vae))
     return model
@@ -281,11 +292,22 @@ def load_part(kind: Any, source: ModelSource, part: str) -> Any:
 
 def parts_warnings(source: ModelSource) -> list[str]:
     """Returns what the user should know of how the parts are read that the index names."""
+    return [*variant_warnings(source, named_parts(source)), *vae_warnings(source)]
+
+
+def named_parts(source: ModelSource) -> list[str]:
+    """Returns the parts that the index names and that are read from the source itself."""
     entries = pipeline_index(source).items()
     loaded_by = ("diffusers", "transformers")
     parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
     left_out = (*source.without, *(() if source.vae is None else ("vae",)))
-    return [*variant_warnings(source, [part for part in parts if part not in left_out]), *vae_warnings(source)]
+    return [part for part in parts if part not in left_out]
+
+
+def weighted_parts(source: ModelSource) -> list[str]:
+    """Returns those of the parts that have weights."""
+    names = files_of(source).names
+    return [part for part in named_parts(source) if variants(names, part)]
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
