@@ -58,6 +58,7 @@ def base_loss_warnings(network: nn.Module, task: Task, dataset: TrainingDataset,
     return [
         f"the base model's own loss on these images is {base:.3g}, and that of predicting zero {zero:.3g}; expected at "
         f"most {WORST_SHARE} of it. Either the model was not trained to predict this, or its parts do not belong "
-        "together. Check prediction_type in scheduler/scheduler_config.json (of a single file --loss.prediction_type) "
-        "and that denoiser, VAE and text encoders are of one model."
+        "together, or it has seen nothing like these images, as a small model that was trained on one kind of them. "
+        "Check prediction_type in scheduler/scheduler_config.json (of a single file --loss.prediction_type) and that "
+        "denoiser, VAE and text encoders are of one model."
     ]

@@ -1,9 +1,12 @@
 """A base model that is asked for something else than it was trained to predict is told of before the first step."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from finetune.base_loss import base_loss_warnings, base_losses
 from finetune.config import DataConfig
@@ -62,3 +65,20 @@ def test_the_loss_is_far_below_that_of_zero_for_the_models_own_objective_alone(
 
 def test_an_autoencoder_is_not_asked(components: Components, dataset: TrainingDataset) -> None:
     assert base_loss_warnings(components.vae, Reconstruction(4, 8, 1e-6, 0.1), dataset, CPU) == []
+
+
+def test_images_unlike_any_that_the_model_has_seen_are_named_as_a_reason(
+    components: Components, tmp_path: Path
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    for number, pixels in enumerate(levels):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("grain")
+    manifest, data = read_manifest(str(tmp_path)), DataConfig(str(tmp_path), resolution=64)
+    encoded = Encoded("vae", "text", torch.float32, None, None)
+    noise = TrainingDataset(
+        manifest.records, assign_buckets(manifest.records, data), manifest.source, data, encoded, seed=0
+    )
+    network = Network.of(FAMILY, components, text_encoder=False)
+    (warning,) = base_loss_warnings(network, task_of(components, "v_prediction"), noise, CPU)
+    assert "seen nothing like these images" in warning
