@@ -32,7 +32,7 @@ COLOURS = {
 FORMATS = {WHOLE: "whole numbers", SIGNED: "signed numbers", FLOAT: "floats"}
 READ_RIGHT = {  # colours -> (bits, format) of the samples
     0: {(1, WHOLE), (2, WHOLE), (4, WHOLE), (8, WHOLE)},
-    1: {(1, WHOLE), (2, WHOLE), (4, WHOLE), (8, WHOLE), (16, WHOLE), (16, SIGNED), (32, SIGNED), (32, FLOAT)},
+    1: {(1, WHOLE), (2, WHOLE), (4, WHOLE), (8, WHOLE), (16, WHOLE), (32, SIGNED), (32, FLOAT)},
     2: {(8, WHOLE), (16, WHOLE)},
     3: {(1, WHOLE), (2, WHOLE), (4, WHOLE), (8, WHOLE)},
     5: {(8, WHOLE), (16, WHOLE)},

@@ -79,7 +79,7 @@ LAYOUTS = [
     {"big": True},
 ]
 KINDS = [
-    *[(GREY, 1, dtype) for dtype in ("u1", "u2", "u4", "f2", "f4", "f8")],
+    *[(GREY, 1, dtype) for dtype in ("u1", "u2", "u4", "i2", "f2", "f4", "f8")],
     *[(RGB, 3, dtype) for dtype in ("u1", "u2", "u4", "f2", "f4", "f8")],
     *[(0, 1, "u1"), (0, 1, "u2"), (GREY, 2, "u1"), (GREY, 2, "u2"), (RGB, 4, "u1"), (RGB, 4, "u2")],
     *[(CMYK, 4, "u1"), (CMYK, 4, "u2"), (LAB, 3, "u2"), (9, 3, "u1"), (32845, 3, "u2")],
