@@ -1,11 +1,13 @@
 """Tells masks from images, by their names and their pixels, and lets each follow its image to the output."""
 
 import posixpath
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from datasets_prep.captions import is_image_name
 from datasets_prep.loading import Loader
 from datasets_prep.records import Rejected
 from datasets_prep.sorting import Sorting
@@ -14,7 +16,12 @@ from finetune.data.caption_files import split_name
 from finetune.data.entries import Findings
 from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
 
-MASK_FOLDERS = ("mask", "masks")
+MASK_FOLDERS = frozenset((
+    "mask", "masks", "mask_labels", "masklabels", "seg", "segmentation", "segmentations", "matte", "mattes", "alpha",
+    "silhouettes",
+))  # fmt: skip
+MASK_START = re.compile(r"^(?:mask|seg|segmentation|matte|alpha|silhouette)[-_. ](?=.)", re.IGNORECASE)
+"""mask_x.png may be a mask of x.png."""
 MOST_SATURATION = 2.0
 """Of a grey image, in levels of 255; JPEG leaves a little."""
 TWO_TONE_SHARE = 0.8
@@ -53,8 +60,9 @@ class Candidate:
 def find_masks(pictures: Pictures, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
     """Returns the masks among the pictures; `rejected` is what does not decode, whose masks are masks all the same.
 
-    NAME-masklabel is one by its name. NAME_mask beside NAME, and the image of the same name in a folder called masks,
-    are masks where they have the size of that image and are black and white; else they stay images, which is noted.
+    NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same
+    name in a folder called masks or the like, are masks where they have the size of that image and are black and white;
+    else they stay images, which is noted.
     """
     candidates = [found for index, name in enumerate(pictures.sources) if (found := candidate(index, name)) is not None]
     if not candidates:
@@ -98,14 +106,24 @@ def candidate(index: int, name: str) -> Candidate | None:
     stem = split_name(name)[0]
     plain = stem.removesuffix(MASK_SUFFIX)
     is_certain = plain != stem
-    plain = plain if is_certain else LIKELY_MASK.sub("", stem)
+    plain = plain if is_certain else likely_image(stem)
     folders = posixpath.dirname(name).split("/")
-    place = next((place for place, folder in enumerate(folders) if folder.lower() in MASK_FOLDERS), None)
+    lower = [folder.lower().replace("-", "_").replace(" ", "_") for folder in folders]
+    place = next((place for place, folder in enumerate(lower) if folder in MASK_FOLDERS), None)
     if place is not None:
         above, below = "/".join(folders[:place]), "/".join([*folders[place + 1 :], posixpath.basename(plain)])
         stems = (posixpath.join(above, below), *((plain,) if plain != stem else ()))
         return Candidate(index, stems, (above, below), is_certain)
     return Candidate(index, (plain,), None, is_certain) if plain != stem else None
+
+
+def likely_image(stem: str) -> str:
+    """Returns what the image is called, without ending, of which a file may be the mask; the same for other names."""
+    folder, base = posixpath.split(stem)
+    plain = LIKELY_MASK.sub("", base) or base
+    if plain != base and is_image_name(plain):  # x.png.mask.png
+        plain = split_name(plain)[0]
+    return posixpath.join(folder, plain if plain != base else MASK_START.sub("", base))
 
 
 def owners_of(candidates: Sequence[Candidate], sources: Iterable[str]) -> dict[int, int]:

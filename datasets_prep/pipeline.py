@@ -43,7 +43,7 @@ from finetune.command_line import dump
 from finetune.data.caption_files import Reading
 from finetune.data.entries import Findings, first_few
 
-VERSION = 5
+VERSION = 6
 """Raised when the same input gives another result."""
 
 

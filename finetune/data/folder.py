@@ -46,8 +46,10 @@ UNREAD_SUFFIXES = frozenset((
 PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
 MASK_SUFFIX = "-masklabel"
 """NAME-masklabel.png is the mask of NAME.jpg; OneTrainer's name for it."""
-LIKELY_MASK = re.compile(r"[-_. ]mask$", re.IGNORECASE)
-"""x_mask.png may be the mask of x.png, which preparation finds out from the pixels."""
+LIKELY_MASK = re.compile(
+    r"(?:[-_. ]?mask|[-_. ](?:seg|segmentation|matte|alpha|silhouette))(?:[-_. ]?\d\d?)?$", re.IGNORECASE
+)
+"""x_mask.png, or x_seg_1.png, may be a mask of x.png, which preparation finds out from the pixels."""
 MAX_FILE_BYTES = 500_000_000
 
 

@@ -179,6 +179,32 @@ def test_masks_without_a_kept_image_are_left_out_with_a_reason(tmp_path: Path) -
     assert "masks that cannot be used (5)" in notices
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "amask.png",
+        "mask_a.png",
+        "a_mask1.png",
+        "a.png.mask.png",
+        "a Mask.png",
+        "a_seg.png",
+        "a_matte.png",
+        "a-alpha.webp",
+    ],
+)
+def test_other_names_of_masks_are_known_where_the_pixels_are_a_masks(tmp_path: Path, name: str) -> None:
+    kept, left_out, _, _ = prepared(tmp_path / "mask", {"a.png": IMAGES[0], name: mask_of(0)})
+    assert {source: row.get("mask") for source, row in kept.items()} == {"a.png": name} and left_out == {}
+    kept, left_out, _, notices = prepared(tmp_path / "image", {"a.png": IMAGES[0], name: IMAGES[1]})
+    assert len(kept) == 2 and left_out == {} and f"stay images (1): {name}" in notices
+
+
+@pytest.mark.parametrize("folder", ["mask_labels", "Segmentation", "mattes"])
+def test_other_folders_of_masks_are_known(tmp_path: Path, folder: str) -> None:
+    kept, left_out, _, _ = prepared(tmp_path, {"images/a.png": IMAGES[0], f"{folder}/a.png": mask_of(0)})
+    assert [row.get("mask") for row in kept.values()] == [f"{folder}/a.png"] and left_out == {}
+
+
 def test_images_that_only_have_names_of_masks_stay_images(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {
         "face.png": IMAGES[0],
