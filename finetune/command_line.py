@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import yaml
 
+from finetune.config import SECRET_PATTERN
 from finetune.other_trainers import counterpart
 from finetune.standard_streams import let_readers_leave
 from finetune.strict_yaml import StrictYamlError, load_yaml
@@ -202,22 +203,29 @@ def required_keys(kind: type, prefix: str = "") -> list[str]:
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; the last of a repeated
-    key wins."""
+    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; a key given twice is
+    one."""
     given: dict[str, list[str]] = {}
     found: list[str] = []
+    repeated: dict[str, list[list[str]]] = {}
     key = None
+
+    def begin(name: str, texts: list[str]) -> None:
+        if name in given:
+            repeated.setdefault(name, []).append(given[name])
+        given[name] = texts
+
     for argument in arguments:
         name, assigned, text = argument.lstrip(DASHES).partition("=")
         has_dash = not argument.startswith(name)
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
-            given[key] = [value] if equals else []
+            begin(key, [value] if equals else [])
         elif name in known and (assigned or has_dash or key is None):
             found.append(f"{argument}: options begin with two hyphens. Write --{argument.lstrip(DASHES)}.")
             key = name
-            given[key] = [text] if assigned else []
+            begin(key, [text] if assigned else [])
         elif key is None:
             found.append(f"{argument}: expected an option that begins with --.")
         else:
@@ -225,6 +233,11 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
     for key, texts in given.items():
         if not texts and known.get(key) is bool:
             texts.append("True")
+    for name, earlier in repeated.items():
+        nothing = "true" if known.get(name) is bool else "nothing"
+        values = " and then ".join(" ".join(texts) or nothing for texts in [*earlier, given[name]])
+        listed = "" if SECRET_PATTERN.search(values) else f", {values}"
+        found.append(f"{name}: given {len(earlier) + 1} times{listed}. Keep one.")
     return given, found
 
 

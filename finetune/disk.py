@@ -89,36 +89,6 @@ def put_in_place(temporary: Path, path: Path) -> Path:
     return path
 
 
-def replace_folder(temporary: Path, path: Path) -> None:
-    """Gives a complete folder its final name; what others put into the one that was there before is kept.
-
-    A kill between the renames leaves the old folder beside its place, and the next call takes it from there.
-    """
-    replaced = path.with_name(f".{path.name}.replaced")
-    if not path.exists() and replaced.exists():
-        replaced.replace(path)
-    give_usual_modes(temporary)
-    copy_others(path, temporary)  # with the modes that they have
-    sync_folder(temporary)
-    shutil.rmtree(replaced, ignore_errors=True)
-    if path.exists():
-        path.replace(replaced)
-    put_in_place(temporary, path)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def copy_others(old: Path, new: Path) -> None:
-    """Copies what a folder has and `new` has not, but for weights in subfolders, which an earlier export may have split
-    into other files."""
-    for path in sorted(old.rglob("*")) if old.is_dir() else []:
-        place = path.relative_to(old)
-        is_weights = len(place.parts) == 2 and path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if is_weights or (new / place).exists() or not (path.is_file() or path.is_symlink()):
-            continue
-        (new / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, new / place, follow_symlinks=False)
-
-
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Gives a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.

@@ -60,7 +60,16 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             f"resume: got never, but {folder} holds a run. Choose another output.folder, or omit --resume to continue "
             "it."
         )
-    status = read_status(folder / STATUS_FILE)
+    try:
+        status = read_status(folder / STATUS_FILE)
+    except ValueError as error:
+        if not checkpoints:
+            raise ValueError(
+                f"{error} The checkpoints are gone too, so it is not known whether the export is complete. Restore the "
+                "file, or choose another output.folder; what is exported stays as it is."
+            ) from error
+        say(f"warning: {error} The run continues from its last checkpoint, exports it again and writes a new one.")
+        status = None
     if status is None or (status["steps"] < config.train.steps and checkpoints):
         refuse_changed_start(config)
         return None
@@ -112,10 +121,7 @@ def read_status(status_file: Path) -> dict[str, Any] | None:
         if any(recorded.keys() != {"size", "sha256"} for recorded in status.get("files", {}).values()):
             raise ValueError("a file without size and checksum")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"output.folder: {status_file} is damaged. Delete that file; the same command then exports the run again "
-            "from its last checkpoint."
-        ) from error
+        raise ValueError(f"output.folder: {status_file} is damaged.") from error
     return status
 
 

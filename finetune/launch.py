@@ -23,6 +23,7 @@ from finetune.prompt_syntax import prompt_warnings
 from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.ranks import LostProcess, is_lost_connection, ranks
 from finetune.recipe_options import parse_recipe
+from finetune.replaced_folder import clear_replaced
 from finetune.resume_source import refuse_no_checkpoint
 from finetune.run_log import open_run_log
 from finetune.runfolder import check_output
@@ -100,7 +101,8 @@ def run_recipe(
         for stage in planned:
             check_output(stage.folder)
             if is_first_process():
-                lock_folder(stage.folder).close()  # refuses a second writer before torch is imported
+                with lock_folder(stage.folder):  # refuses a second writer before torch is imported
+                    clear_replaced(stage.folder)
         messages = [stage.finished() for stage in planned]
         for message in filter(None, messages):
             say(message)

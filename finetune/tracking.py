@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import TrackingConfig
+from finetune.disk import write_atomically
 from finetune.extras import install_command
 from finetune.tracking_backends import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
 from finetune.tracking_wandb import WeightsAndBiases
-from finetune.wandb_environment import RUN_ID, identified, refuse_invalid, unused_variables, wanted_run_id
+from finetune.wandb_environment import (
+    RUN_ID,
+    identified,
+    refuse_invalid,
+    switched_off_by,
+    unused_variables,
+    wanted_run_id,
+)
 
 __all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
 
@@ -184,8 +192,14 @@ def start_tracking(
         mode=config.mode,
         config=json.loads(json.dumps({**run_config, "dataset_fingerprint": data_fingerprint}, default=str)),
     )
-    # WANDB_MODE=disabled is how its users switch W&B off for a whole machine.
-    unwanted = {"wandb"} if config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled" else set()
+    unwanted = set()
+    if tracks_wandb and (variable := switched_off_by(config)):
+        unwanted.add("wandb")
+        logger.warning(
+            "W&B is off: %s=%s. Unset the variable or set --tracking.mode offline to track the run.",
+            variable,
+            os.environ[variable],
+        )
     if tracks_wandb and not unwanted:
         for note in unused_variables(config, folder):
             logger.warning(note)
@@ -221,7 +235,5 @@ def run_id(file: Path, wanted: str | None = None) -> str:
             return known
         logger.warning("%s has no run id; the trackers show the rest of this run as a new one.", file)
     made = wanted or secrets.token_hex(4)
-    temporary = file.with_name(f".tmp-{file.name}")
-    temporary.write_text(json.dumps({"run_id": made}) + "\n")
-    temporary.replace(file)
+    write_atomically(file, json.dumps({"run_id": made}) + "\n")
     return made

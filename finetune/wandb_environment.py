@@ -68,6 +68,18 @@ def wanted_run_id() -> str | None:
     return wanted
 
 
+def switched_off_by(config: TrackingConfig) -> str | None:
+    """Returns the variable with which W&B is off on this machine, None where it is on.
+
+    WANDB_MODE is W&B's own; transformers and tools built on it read WANDB_DISABLED.
+    """
+    if config.mode != "auto":
+        return None
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return "WANDB_MODE"
+    return "WANDB_DISABLED" if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on") else None
+
+
 def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
     """Returns one sentence for each of W&B's variables that is set but not used, with what is used in its place."""
     options = {
@@ -80,6 +92,9 @@ def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
         for name, (option, value) in options.items()
         if value is not None and os.environ.get(name) not in (None, "", value)
     ]
+    mode = os.environ.get("WANDB_MODE")
+    if config.mode != "auto" and mode not in (None, "", config.mode):
+        texts.append(f"WANDB_MODE: got {mode}, but tracking.mode {config.mode} is used. Omit the option to use it.")
     if os.environ.get("WANDB_DIR"):
         texts.append(f"WANDB_DIR: got {os.environ['WANDB_DIR']}, but the record of this run is in {folder / 'wandb'}.")
     if os.environ.get("WANDB_RESUME"):

@@ -66,7 +66,10 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
                 f"output.folder: {folder} holds a model that was made with other options ({', '.join(changed)}). "
                 "Choose another output.folder."
             )
-        damage = export_damage(folder, (read_status(folder / STATUS_FILE) or {}).get("files", {}))
+        try:
+            damage = export_damage(folder, (read_status(folder / STATUS_FILE) or {}).get("files", {}))
+        except ValueError:
+            damage = [f"{STATUS_FILE}, which lists its checksums, is damaged"]
         if damage:
             raise ValueError(
                 f"output.folder: the new model in {target} is not what was written ({first_few(damage)}). Delete "

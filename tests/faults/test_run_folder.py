@@ -37,7 +37,9 @@ def run_fresh(options: Options) -> Ended:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    """What is in a run folder beside what every start writes to."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/out", "/dev/null/out", "dangling"])
@@ -89,12 +91,13 @@ def test_a_second_writer_is_refused_and_the_first_unharmed(small_run: Options, s
 
 
 def test_a_finished_run_says_so_without_torch_and_changes_nothing(finished: Options, tmp_path: Path) -> None:
-    before = contents(tmp_path / "out")
+    before, log = contents(tmp_path / "out"), (tmp_path / "out" / "run.log").read_bytes()
+    shutil.copytree(tmp_path / "out" / "export", tmp_path / "out" / ".export.replaced")  # as a kill may leave it
     ended = run_fresh(finished)
     assert ended.exit_code == 0, ended.output
     assert "is finished (6 steps)" in ended.output
     assert "no torch" in ended.output
-    assert contents(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == before and (tmp_path / "out" / "run.log").read_bytes() == log
 
 
 @pytest.mark.parametrize(
@@ -149,11 +152,16 @@ def test_more_steps_continue_a_finished_run(finished: Options, small_run: Option
     assert json.loads((out / "run.json").read_text())["steps"] == STEPS + 3
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"status": "finished"}', '{"steps": "many"}'])
-def test_a_damaged_status_is_named(content: str, finished: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", '{"steps": "many"}'])
+def test_a_damaged_status_is_named_and_written_again(
+    content: str, finished: Options, straight: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out" / "run.json").write_text(content)
     ended = run("lora", finished, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, "run.json", "damaged")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.count("run.json is damaged. The run continues from its last checkpoint") == 1
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"] == STEPS
+    assert_same_end(tmp_path / "out", straight)
 
 
 def test_a_finished_run_without_checkpoints_is_not_started_over(finished: Options, tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
     assert config.lora.targets == ("to_q",) and config.tracking.names == ()
 
 
+def test_a_token_that_is_given_twice_is_not_repeated() -> None:
+    token = "hf_" + "x" * 34
+    told = "\n".join(mistakes("--tracking.project", token, "--tracking.project", "ink"))
+    assert "tracking.project: given 2 times. Keep one." in told and token not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -80,10 +86,9 @@ def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
         (("--data.flip", "true"), True),
         (("--data.flip=FALSE",), False),
         (("--data.flip", "0"), False),
-        (("--data.flip", "--data.flip", "no"), False),
     ],
 )
-def test_booleans_stand_bare_or_with_a_word_and_the_last_one_holds(arguments: tuple[str, ...], expected: bool) -> None:
+def test_booleans_stand_bare_or_with_a_word(arguments: tuple[str, ...], expected: bool) -> None:
     assert parsed(*arguments).data.flip is expected
 
 
@@ -154,6 +159,13 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--config", "absent.yaml"), ["config: no file absent.yaml", "YAML file"]),
         (("--config", "."), ["config: no file ."]),
         (("--",), ["no such option"]),
+        (("--seed", "4", "--seed=8"), ["seed: given 2 times, 4 and then 8. Keep one."]),
+        (("--data.flip", "--data.flip", "no"), ["data.flip: given 2 times, true and then no"]),
+        (
+            ("--seed", "4", "--tracking.names", "--seed", "8", "seed=2"),
+            ["seed: given 3 times, 4 and then 8 and then 2."],
+        ),
+        (("--config", "a.yaml", "--config", "b.yaml"), ["config: given 2 times, a.yaml and then b.yaml"]),
         (("--tracking.project", "hf_" + "x" * 34), ["tracking.project: holds an access token"]),
     ],
 )

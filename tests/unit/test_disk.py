@@ -20,10 +20,10 @@ from finetune.disk import (
     new_folder,
     put_in_place,
     refuse_lost_folder,
-    replace_folder,
     try_lock,
     write_atomically,
 )
+from finetune.replaced_folder import replace_folder
 from tests.other_user import NOBODY, as_another_user, open_folder
 
 __all__ = ["open_folder"]

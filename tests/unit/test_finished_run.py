@@ -10,8 +10,8 @@ import safetensors.numpy
 
 from finetune.command_line import dump, parse
 from finetune.config_methods import LoRATrainConfig
-from finetune.disk import replace_folder
 from finetune.finished_run import finished_message, write_status
+from finetune.replaced_folder import replace_folder
 
 
 @pytest.fixture
@@ -88,6 +88,18 @@ def test_a_run_of_version_0_1_is_opened_and_said_to_have_no_checksums(out: Path)
     (out / "export").rename(out / "moved")
     assert finished_message(config_of(out), said.append) is None
     assert "no weights" in said[2]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"steps": "many"}', '{"steps": 6, "files": {"a": {}}}'])
+def test_a_damaged_status_is_no_reason_to_delete_anything(content: str, out: Path) -> None:
+    (out / "run.json").write_text(content)
+    said: list[str] = []
+    assert finished_message(config_of(out), said.append) is None
+    assert len(said) == 1 and "run.json is damaged. The run continues from its last checkpoint" in said[0]
+    (out / "checkpoints" / "step_000006").rmdir()
+    with pytest.raises(ValueError, match=r"run.json is damaged\. The checkpoints are gone too") as raised:
+        finished_message(config_of(out), said.append)
+    assert "Delete" not in str(raised.value) and len(said) == 1
 
 
 @pytest.mark.parametrize("options", [("--output.dtype", "fp32"), ("--output.name", "other")])

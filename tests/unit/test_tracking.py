@@ -453,12 +453,26 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install() 
         check_trackers(TrackingConfig(names=absent))
 
 
-def test_wandb_mode_disabled_switches_wandb_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_wandbs_variables_switch_it_off_with_a_warning(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
     tracker = start(tmp_path)
     tracker.log(ROWS[0], 1)
     tracker.finish(0)
     assert not (tmp_path / "wandb").exists()
+    assert [text.partition(". ")[0] for text in told] == [f"W&B is off: {variable}={value}"]
+
+
+def test_a_mode_that_is_given_wins_over_wandbs_variable_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = TrackingConfig(names=("wandb",), mode="offline")
+    start_tracking(config, tmp_path, {}, data_fingerprint="f").finish(0)
+    assert wandb_files(tmp_path)
+    assert told == ["WANDB_MODE: got disabled, but tracking.mode offline is used. Omit the option to use it."]
 
 
 class Scripted:
