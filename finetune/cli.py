@@ -39,6 +39,8 @@ def main() -> None:
         "accelerate-config", help="print the path of a config for accelerate launch --config_file"
     )
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
+    if sys.argv[1:] and sys.argv[1] not in commands.choices:
+        refuse_training(sys.argv[1])
     options = parser.parse_args()
     match options.command:
         case "accelerate-config":
@@ -49,6 +51,18 @@ def main() -> None:
             propose_tokens(options)
         case _:
             demonstrate(options)
+
+
+def refuse_training(command: str) -> None:
+    """Exits with 1 and says how a recipe runs, where one is given as the subcommand."""
+    from finetune.launch import fail
+    from finetune.recipe_options import RECIPES
+
+    named = [recipe for recipe in RECIPES if command in (recipe, recipe.rpartition(".")[2])]
+    if named or command in ("train", "launch"):
+        recipe = named[0] if named else "RECIPE"
+        known = "" if named else f" RECIPE is one of {', '.join(RECIPES)}."
+        fail(ValueError(f"finetune {command}: recipes train. Use: python -m {recipe} OPTIONS.{known}"))
 
 
 def propose_tokens(options: argparse.Namespace) -> None:

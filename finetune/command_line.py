@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import yaml
 
 from finetune.config import SECRET_PATTERN
-from finetune.other_trainers import counterpart
+from finetune.other_trainers import COUNTERPARTS, counterpart
 from finetune.standard_streams import let_readers_leave
 from finetune.strict_yaml import StrictYamlError, load_yaml
 
@@ -62,6 +62,7 @@ def parse_given(
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)
+    renamed = {COUNTERPARTS.get(key) for key in given}
     for key in sorted(set(given) - set(types_by_key)):
         del given[key]
         meant = elsewhere(key) or meant_option(key, types_by_key)
@@ -72,9 +73,10 @@ def parse_given(
             values[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
         except ValueError:
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
-            found.append(f"{key}: got {got}, expected {described(hint)}.{suggestion(got, choices(hint))}")
+            meant = several(texts) if len(texts) > 1 else suggestion(got, choices(hint))
+            found.append(f"{key}: got {got}, expected {described(hint)}.{meant}")
             values[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
-    told = {problem.partition(":")[0] for problem in found}
+    told = {problem.partition(":")[0] for problem in found} | renamed
     for key in required:
         if key not in values and not told & {key, "config"}:  # a file that does not read may have given it
             found.append(
@@ -227,7 +229,7 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
             key = name
             begin(key, [text] if assigned else [])
         elif key is None:
-            found.append(f"{argument}: expected an option that begins with --.")
+            found.append(f"{argument}: expected an option that begins with --. A preset or YAML file is --config FILE.")
         else:
             given[key].append(argument)
     for key, texts in given.items():
@@ -362,9 +364,17 @@ def meant_option(key: str, known: dict[str, Any]) -> str:
     return counterpart(key, known) or suggestion(key, known)
 
 
+def several(texts: Sequence[str]) -> str:
+    """Returns what to do where one value was expected and the shell passed several."""
+    if all(os.path.exists(text) for text in texts):
+        return " The shell made several paths of one with a *. Give their folder."
+    return " Give one value; put quotes around one that has spaces."
+
+
 def suggestion(word: str, known: Any) -> str:
     """Returns " Did you mean ...?" for the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = near or [name for name in known if name.lower() == word.lower()][:1]
     if not near:
         near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
     return f" Did you mean {near[0]}?" if near else ""

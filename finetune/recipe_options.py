@@ -11,6 +11,7 @@ from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config_pretrain import PretrainConfig
 from finetune.data.entries import first_few
+from finetune.other_trainers import COUNTERPARTS
 from finetune.presets import OF_ACCELERATE, PRESETS, carried, find_preset
 
 Config = TypeVar("Config")
@@ -79,9 +80,17 @@ def known_options(kind: type) -> set[str]:
 
 
 def other_recipes_option(key: str, program: str) -> str:
-    """Returns which recipes have an option that `program` has not, as a sentence; nothing where none has."""
-    found = recipes_with([key])
-    return f" {program} does not have it, {' and '.join(found)} {'does' if len(found) == 1 else 'do'}." if found else ""
+    """Returns which recipes have an option that `program` has not, as a sentence; nothing where none has.
+
+    The option may have the name that another trainer gives it.
+    """
+    ours = COUNTERPARTS.get(key, key)
+    found = recipes_with([ours])
+    if not found or program in found:
+        return ""
+    if ours != key:
+        return f" It is called {ours} in {' and '.join(found)}, and {program} does not have it."
+    return f" {program} does not have it, {' and '.join(found)} {'does' if len(found) == 1 else 'do'}."
 
 
 def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[[str], Path]:

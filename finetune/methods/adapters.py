@@ -146,7 +146,12 @@ def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list
                 )
             found.append(name)
     if not found:
-        raise ValueError(f"lora.targets: no layer of {part} ends with one of {', '.join(targets)}.")
+        kinds = {name.rpartition(".")[2] for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+        named = sorted(kind for kind in kinds if not kind.isdigit())
+        raise ValueError(
+            f"lora.targets: no layer of {part} ends with one of {', '.join(targets)}. Use ends of names of its linear "
+            f"layers: {', '.join(named)}; convolutions can be given too."
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune.cli import refuse_training
 from finetune.command_line import as_flat, dump, parse
 from finetune.config import DataConfig, ModelConfig, OutputConfig, PreviewConfig, TrackingConfig, TrainConfig
 from finetune.config_dreambooth import DreamBoothTrainConfig
@@ -140,6 +141,12 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--optim.lr", "nan"), ["optim.lr: got nan", "finite"]),
         (("--optim.lr", "1e-4", "2e-4"), ["optim.lr: got 1e-4 2e-4"]),
         (("--data.flip", "maybe"), ["data.flip: got maybe, expected true or false"]),
+        (("--optim.name", "ADAFACTOR"), ["Did you mean adafactor?"]),
+        (
+            ("--data.folder", "/", "/tmp"),
+            ["data.folder: got / /tmp, expected text. The shell made", "Give their folder"],
+        ),
+        (("--data.folder", "my", "images"), ["data.folder: got my images, expected text. Give one value; put quotes"]),
         (("--optim.schedule", "cosin"), ["Did you mean cosine?"]),
         (("--learning_rate", "1"), ["learning_rate: no such option", "optim.lr"]),
         (("--mixed_precision", "fp16"), ["mixed_precision: no such option", "before -m"]),
@@ -323,3 +330,29 @@ for module in ["datasets_prep", "finetune.cli", *{[f"recipes.{recipe}" for recip
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     lines = [line for line in ended.stdout.splitlines() if line.startswith("ENDED")]
     assert len(lines) == len(KINDS) + 2 and all(line.endswith(" 0") for line in lines), (lines, ended.stderr)
+
+
+def test_an_option_that_has_another_name_here_is_not_missing_as_well() -> None:
+    found = mistakes("--pretrained_model_name_or_path", "m", "--instance_data_dir", "d", "--output_dir", "o")
+    assert [line.partition(":")[0] for line in found] == [
+        "instance_data_dir",
+        "output_dir",
+        "pretrained_model_name_or_path",
+    ]
+
+
+def test_a_preset_without_its_option_is_told_the_option() -> None:
+    with pytest.raises(ValueError, match=r"demo: expected an option .* A preset or YAML file is --config FILE\."):
+        parse(LoRATrainConfig, ["demo", *REQUIRED], program="test")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("lora", "-m recipes.lora "), ("train", "RECIPE is one of recipes.lora")]
+)
+def test_a_recipe_given_to_the_command_that_does_not_train_is_told_how_it_runs(
+    command: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        refuse_training(command)
+    assert words in capsys.readouterr().err
+    refuse_training("tokens")  # argparse lists the commands there are

@@ -68,6 +68,20 @@ def test_a_warmup_that_the_user_gives_is_refused_with_one_that_fits(tmp_path: Pa
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--train", "It is a section with options such as --train.steps"),
+        ("--instance_prompt", "It is called instance.prompt in recipes.dreambooth, and recipes.lora does not have it"),
+        ("--placeholder_token", "It is called tokens.names here"),
+    ],
+)
+def test_sections_and_other_trainers_names_are_told_what_they_are_here(option: str, words: str) -> None:
+    with pytest.raises(ValueError, match="no such option") as error:
+        parse_recipe(LoRATrainConfig, [*NEEDED, option, "x"], "recipes.lora", print)
+    assert words in str(error.value)
+
+
 def test_an_option_of_another_recipe_is_not_taken_for_a_mistyped_one() -> None:
     with pytest.raises(ValueError, match=r"recipes\.full does not .*recipes\.lora and recipes\.dreambooth do"):
         parse_given(
