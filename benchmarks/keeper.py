@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from datasets_prep.appearances import InMemory
 from datasets_prep.dedup import keep_order
 from datasets_prep.figures import jpeg_quality
-from datasets_prep.keeper import Details, Member, best_member
+from datasets_prep.keeper import Member, best_member
+from datasets_prep.keeper_facts import Details
 
 GROUPS, EDITS_A_GROUP = 3, 4
 Edit = Callable[[Image.Image], Image.Image]

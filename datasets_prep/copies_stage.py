@@ -13,7 +13,8 @@ from datasets_prep.content_cache import ContentCache
 from datasets_prep.dedup import exact_copies, keep_order, near_copies, pixel_copies
 from datasets_prep.gather import Progress
 from datasets_prep.json_cache import JsonLines
-from datasets_prep.keeper import Details, Member, with_best_keepers
+from datasets_prep.keeper import Member, with_best_keepers
+from datasets_prep.keeper_facts import Details
 from datasets_prep.loading import Loader
 from datasets_prep.records import Copy
 from datasets_prep.sorting import Sorting

@@ -1,30 +1,32 @@
 """Which image of a group of near-duplicates is kept: the one that shows most, with the least done to it.
 
 In order: pixels within the border, where a larger image holds detail that smaller ones lack (an enlargement holds
-none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. Of more than two, the one
-that is most like all others: an edit differs from its original by less than from another edit. Of two, the order in
-which images are ranked anyway.
+none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. What is left is ordered:
+of more than two, those that are most like all others come first (an edit differs from its original by less than from
+another edit), else the order in which images are ranked anyway. The first is kept that was not blurred, sharpened,
+darkened at the corners, or drawn over to make it of another (`keeper_pairs`). Curves of tone leave no such trace.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
-from datasets_prep.appearances import KeptBytes
+from datasets_prep.keeper_facts import WHOLE, Details, Facts, common_parts
+from datasets_prep.keeper_pairs import Made
 from datasets_prep.records import Copy
-from finetune.data.similarity import border_box
 
 SAME_SIZE = 1.1
 """Ratio of sides up to which two images are as large."""
-LEAST_DETAIL = 0.57
-"""Share of the detail of a smaller image, at its own finest scale, that a larger one has at its finest scale unless it
-was enlarged. Of eight photographs of 768 pixels: at least 0.59 against their copies reduced by 1.5 and 2; copies
-enlarged by 1.5 at most 0.56, by 2 at most 0.38, with three kernels and JPEG 95 and 75 (benchmarks/keeper.py)."""
+LEAST_DETAIL = (1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (0.86, 0.765, 0.69, 0.57, 0.46, 0.335, 0.28, 0.22, 0.17)
+"""Ratios of sides, and the share of the detail of a smaller image, at its own finest scale, that a larger one has at
+its finest scale unless it was enlarged."""
 POOR_QUALITY = 60.0
 """Of JPEG, below which blocks show."""
-THUMBNAIL = 32
+FAIR_QUALITY = 75.0
+"""Of JPEG, below which much is lost."""
+MOST_COMPARED = 8
+"""Images of a group that are compared in pairs."""
 
 
 @dataclass(frozen=True)
@@ -39,80 +41,24 @@ class Member:
     has_caption: bool
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is measured of one whole image."""
-
-    side: float
-    """Of the square with the area within the border."""
-    border: float
-    """How often that area fits the whole image."""
-    colour: float
-    """How far channels differ in the middle, in levels."""
-    thumbnail: np.ndarray
-    """What is within the border, as 32 x 32 grey levels [1024]."""
-
-
-class Details:
-    """Figures of whole images, kept by content; an image that is asked for again at once is not opened again."""
-
-    def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
-        self._load, self._kept = load, kept
-        self._open: tuple[int, Image.Image, Image.Image] | None = None
-
-    def facts(self, number: int) -> Facts:
-        """Returns the facts of an image."""
-        area, whole, colour, *levels = self._known(number, "facts", facts_of)
-        return Facts(float(area) ** 0.5, float(whole / area), float(colour), np.array(levels))
-
-    def detail(self, number: int, factor: float) -> float:
-        """Returns the root mean square, in levels, of what is lost where an image is reduced by a factor."""
-        return float(self._known(number, f"detail {factor:.2f}", lambda image, inside: lost(inside, factor))[0])
-
-    def _known(self, number: int, what: str, measure: Callable[[Image.Image, Image.Image], np.ndarray]) -> np.ndarray:
-        kept = self._kept.get(number, f"keeper {what}")
-        if kept is not None:
-            return np.frombuffer(kept, np.float64)
-        if self._open is None or self._open[0] != number:
-            image = self._load(number)
-            grey = image.convert("L")
-            self._open = number, image, grey.crop(border_box(grey))
-        found = measure(*self._open[1:]).astype(np.float64)
-        self._kept.put(number, f"keeper {what}", found.tobytes())
-        return found
-
-
-def facts_of(image: Image.Image, inside: Image.Image) -> np.ndarray:
-    """Returns pixels within the border, all pixels, colour, and the thumbnail, [1027]; `inside` is the grey image
-    within its border."""
-    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
-    colour = float((small.max(2) - small.min(2)).mean())
-    thumbnail = np.asarray(inside.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float64)
-    return np.array([inside.width * inside.height, image.width * image.height, colour, *thumbnail.ravel()])
-
-
-def lost(grey: Image.Image, factor: float) -> np.ndarray:
-    """Returns what `Details.detail` says, [1]."""
-    size = max(1, round(grey.width / factor)), max(1, round(grey.height / factor))
-    reduced = grey.resize(size, Image.Resampling.LANCZOS).resize(grey.size, Image.Resampling.BICUBIC)
-    difference = np.asarray(grey, np.float32) - np.asarray(reduced, np.float32)
-    return np.sqrt(np.mean(difference**2, keepdims=True).ravel())
-
-
 def best_member(members: Sequence[Member], details: Details) -> Member:
     """Returns the member to keep."""
     facts = {member.number: details.facts(member.number) for member in members}
-    enlarged = enlargements({number: each.side for number, each in facts.items()}, details)
+    parts = common_parts(facts)
+    sides = {number: each.side(parts[number]) for number, each in facts.items()}
+    enlarged = enlargements(sides, parts, details)
     left = [member for member in members if member.number not in enlarged]
-    largest = max(facts[member.number].side for member in left)
-    left = [member for member in left if facts[member.number].side * SAME_SIZE >= largest]
-    left = smallest(left, lambda member: facts[member.number].border, 1.05)
+    largest = max(sides[member.number] for member in left)
+    left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
+    left = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
     left = smallest(left, lambda member: -facts[member.number].colour, 2.0)
     left = [member for member in left if member.quality >= POOR_QUALITY] or left
     left = [member for member in left if member.has_caption] or left
+    left.sort(key=lambda member: member.rank)
     if len(members) > 2:
-        return most_alike(left, {number: each.thumbnail for number, each in facts.items()})
-    return min(left, key=lambda member: member.rank)
+        others = np.stack([each.thumbnails[parts[number]] for number, each in facts.items()])
+        left.sort(key=lambda member: unlikeness(facts[member.number].thumbnails[parts[member.number]], others))
+    return original(left, facts, parts, details)
 
 
 def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
@@ -123,26 +69,42 @@ def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack
     return [member for member, each in zip(members, figures, strict=True) if each <= most]
 
 
-def enlargements(sides: Mapping[int, float], details: Details) -> set[int]:
-    """Returns the images that are larger than others and hold no detail which most of those lack."""
+def enlargements(sides: Mapping[int, float], parts: Mapping[int, int], details: Details) -> set[int]:
+    """Returns the images that are larger than others and hold no detail which half of those have."""
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
     asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
-    detail = {each: details.detail(*each) for each in asked}  # image by image, so none is opened twice
+    detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
     lacks: dict[int, list[bool]] = {}
     for one, other, factor in pairs:
-        lacks.setdefault(one, []).append(detail[one, factor] < LEAST_DETAIL * detail[other, factor])
-    return {number for number, each in lacks.items() if 2 * sum(each) > len(each)}
+        least = float(np.interp(factor, *LEAST_DETAIL))
+        lacks.setdefault(one, []).append(detail[one, factor] < least * detail[other, factor])
+    return {number for number, each in lacks.items() if 2 * sum(each) >= len(each)}
 
 
-def most_alike(members: Sequence[Member], thumbnails: Mapping[int, np.ndarray]) -> Member:
-    """Returns the member whose thumbnail differs least from those of all, in sum."""
-    others = np.stack(list(thumbnails.values()))
+def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
+    """Returns how much a thumbnail differs from all, in sum."""
+    return float(np.abs(others - thumbnail).mean(1).sum())
 
-    def difference(member: Member) -> float:
-        return float(np.abs(others - thumbnails[member.number]).mean(1).sum())
 
-    return min(members, key=difference)
+def original(
+    ranked: Sequence[Member], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+) -> Member:
+    """Returns the first member that was not made of another."""
+    compared = [(member, parts[member.number]) for member in ranked[:MOST_COMPARED]]
+    sizes = {member.number: facts[member.number].sizes[part] for member, part in compared}
+
+    def is_made_of(member: Member, part: int, other: Member, other_part: int) -> bool:
+        if member is other or sizes[member.number] != sizes[other.number]:
+            return False
+        if other.quality < min(FAIR_QUALITY, member.quality - 10):  # what compression lost seems added to the other
+            return False
+        return details.made_of((member.number, part), (other.number, other_part)) is Made.FIRST
+
+    for each in compared:
+        if not any(is_made_of(*each, *other) for other in compared):
+            return each[0]
+    return ranked[0]
 
 
 def with_best_keepers(
