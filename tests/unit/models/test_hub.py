@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from huggingface_hub.errors import RepositoryNotFoundError
 
+from finetune.models.base import ModelSource
+from finetune.models.hub import hub_advice
 from tests.runs import Options, run
 from tests.tiny import build_pipeline
 from tests.tiny_flux import save_pipeline as save_flux_pipeline
@@ -312,3 +315,10 @@ def test_a_run_of_a_model_that_is_not_cached_ends_with_one_sentence(
     assert "Traceback" not in ended.output and "Loading" not in ended.output and "Encoding" not in ended.output
     assert not (tmp_path / "cache").exists()
     assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".lock", "run.log"}
+
+
+def test_a_model_that_is_gone_from_the_hub_is_told_where_its_files_are() -> None:
+    error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its answer of the server is not looked at
+    advice = hub_advice(error, ModelSource("runwayml/stable-diffusion-v1-5"), "parts")
+    assert advice is not None and "Use stable-diffusion-v1-5/stable-diffusion-v1-5" in advice
+    assert "has no model owner/other" in str(hub_advice(error, ModelSource("owner/other"), "parts"))
