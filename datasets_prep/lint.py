@@ -54,7 +54,7 @@ def _load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     if name.startswith(("/", "./", "../", "~")) and not os.path.isdir(os.path.expanduser(name)):
-        raise ValueError(f"lint.tokenizer: {name} is no folder, expected a tokenizer's folder or a Hub id.")
+        raise ValueError(f"lint.tokenizer: {name} is not a folder, expected a tokenizer's folder or a Hub id.")
     path = os.path.join(name, "tokenizer")  # of a pipeline's folder
     try:
         return AutoTokenizer.from_pretrained(path if os.path.isdir(path) else name)

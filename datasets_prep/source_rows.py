@@ -128,7 +128,7 @@ def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, .
         raise ValueError(str(error).replace("data.folder", "source")) from error
     if image_column not in rows.column_names:
         raise ValueError(
-            f"image_column: {image_column!r} is no column of {location}, whose columns are "
+            f"image_column: {image_column!r} is not a column of {location}, whose columns are "
             f"{', '.join(rows.column_names)}. Set image_column to the one with the pictures."
         )
     is_image = isinstance(rows.features[image_column], datasets.Image)

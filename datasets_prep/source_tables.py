@@ -207,7 +207,7 @@ def captioned_columns(names: Sequence[str], caption_column: str, place: str, fin
     if caption_column not in names:
         if caption_column != "text":
             raise ValueError(
-                f"caption_column: {caption_column!r} is no column of {place}, whose columns are {', '.join(names)}. "
+                f"caption_column: {caption_column!r} is not a column of {place}, whose columns are {', '.join(names)}. "
                 "Set caption_column to the one with the captions."
             )
         findings.warn(

@@ -151,7 +151,7 @@ def _check_output(path: str, output: Path) -> None:
     if source.exists() and (target.is_relative_to(source) or source.is_relative_to(target)):
         raise ValueError(
             f"output: {output} and the source {path} lie in each other, expected two separate folders. "
-            "Give an output elsewhere, so that the source stays as it is."
+            "Give an output elsewhere, so the source stays as it is."
         )
 
 

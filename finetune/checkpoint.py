@@ -102,8 +102,8 @@ def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
     for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
         if not bool(weight.isfinite().all()):
             raise ValueError(
-                f"step {checkpoint.state['step']} made weights that are no finite numbers (first: {name}). Nothing was "
-                f"saved of it. {what_is_saved()} Lower optim.lr and run the same command again."
+                f"step {checkpoint.state['step']} made weights that are not finite numbers (first: {name}). Nothing "
+                f"was saved of it. {what_is_saved()} Lower optim.lr and run the same command again."
             )
 
 
@@ -212,7 +212,7 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
     if steps:
         listed = "".join(f"\n{reason}." for reason in reasons)
         raise ValueError(
-            f"resume: none of the {len(steps)} checkpoints in {folder} is intact. Restore one of these files, or use "
+            f"resume: no intact checkpoint in {folder}, which holds {len(steps):,}. Restore one of these files, or use "
             f"another output.folder to start again.{listed}"
         )
     return None

@@ -6,9 +6,7 @@ there before, picture N is computed beside the same others, so that it is the sa
 """
 
 import json
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from finetune.data.cache import cache_key
 from finetune.data.drawing_prompts import drawing_arguments, kept_prompt
 from finetune.data.encode import explaining_encoding, on_device
 from finetune.devices import COMPUTE_DTYPES
-from finetune.disk import not_written, put_in_place, sync, write_atomically
+from finetune.disk import aside, not_written, put_in_place, remove_left_behind, sync, write_atomically
 from finetune.models.base import Components, ModelFamily, ModelSource
 from finetune.models.packed import pack_layers
 from finetune.models.parts import PARTS, Parts, for_drawing
@@ -40,8 +38,6 @@ from finetune.weight_hashes import Hashes, hashed_parts
 
 VERSION = 2
 """Raised whenever the same options give other pictures."""
-LEFT_BEHIND_SECONDS = 3600.0
-"""A picture is written in far less; what is older was left by a kill."""
 
 
 def make_class_pictures(
@@ -178,15 +174,15 @@ def drawn_group(
     ).images  # [B h w 3] in 0 .. 1
     if not np.isfinite(drawn).all():
         raise ValueError(
-            "prior.kind: the model drew class pictures that are no numbers. Use bf16 or no mixed precision, or another "
-            "model."
+            "prior.kind: the model drew class images that are not finite numbers. Use bf16 or no mixed precision, or "
+            "another model."
         )
     return [(n, Image.fromarray((row * 255).round().astype(np.uint8))) for n, row in zip(numbers, drawn, strict=True)]
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a picture that is complete or absent."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")  # another run may write the same picture
+    temporary = aside(path)  # another run may write the same picture
     try:
         picture.save(temporary, format="PNG")
         sync(temporary)
@@ -195,13 +191,6 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         raise not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def remove_left_behind(folder: Path) -> None:
-    """Removes what a killed process was writing."""
-    for path in folder.glob(".tmp-*"):
-        if time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS:
-            path.unlink(missing_ok=True)
 
 
 def refuse_full_disk(folder: Path, num_pictures: int, size: int) -> None:

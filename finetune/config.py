@@ -87,7 +87,7 @@ class ModelConfig:
             if is_file and value is not None
         ]
         if self.config is not None and not is_file:
-            found.append(f"model.config: got {self.config}, but model.source is no {SINGLE_FILE} file. Remove it.")
+            found.append(f"model.config: got {self.config}, but model.source is not a {SINGLE_FILE} file. Remove it.")
         if not self.double_quantization and self.quantization != "nf4":
             found.append(
                 f"model.double_quantization: got false with model.quantization {self.quantization}; it is an option of "

@@ -28,7 +28,9 @@ class MaskConfig:
         if self.folder is not None and self.kind != "file":
             found.append(f"mask.folder: given with mask.kind {self.kind}, which reads no files. Use --mask.kind file.")
         if self.kind == "none" and (self.outside_weight, self.prior_weight) != (0.1, 0.0):
-            found.append("mask.kind: got none, so that mask.outside_weight and mask.prior_weight do not act.")
+            found.append(
+                "mask.kind: got none, so mask.outside_weight and mask.prior_weight do nothing. Set it, or omit them."
+            )
         if self.kind != "none" and self.outside_weight == 1 and self.prior_weight == 0:
             found.append("mask.outside_weight: got 1, with which a mask does nothing. Lower it or remove mask.kind.")
         return found

@@ -35,7 +35,7 @@ class TokensConfig:
         for place, name in enumerate(self.names):
             for other in self.names[:place] + self.names[place + 1 :]:
                 if name in other and (name != other or place == self.names.index(name)):
-                    found.append(f'tokens.names: "{name}" is part of "{other}", so that a caption with one has both.')
+                    found.append(f'tokens.names: "{name}" is part of "{other}", so a caption with one has both.')
         files = [token_file_name(name) for name in self.names]
         doubled = sorted({file for file in files if files.count(file) > 1})
         found += [f"tokens.names: {file}.safetensors would be the file of two tokens." for file in doubled]
@@ -156,7 +156,7 @@ class FullConfig:
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    found.append(f'full.{key}: "{pattern}" is no regular expression: {error}.')
+                    found.append(f'full.{key}: "{pattern}" is not a regular expression: {error}.')
         return found
 
 

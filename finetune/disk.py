@@ -5,10 +5,13 @@ import errno
 import hashlib
 import importlib
 import os
+import platform
 import re
+import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -17,6 +20,8 @@ LOCK_START, MOST_SHARES = 2**30, 1024
 """The bytes that locks take on Windows."""
 UMASK = os.umask(0o077)
 OWNER_ONLY = 0o600
+LEFT_BEHIND_SECONDS = 3600.0
+"""A small file is written in far less; what is older was left by a kill."""
 os.umask(UMASK)  # to read it is to set it, so this is done once, while there are no threads
 
 
@@ -107,10 +112,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def aside(path: Path) -> Path:
+    """Return a name beside `path` that no other writer uses: process ids repeat in containers that share a folder."""
+    host = re.sub(r"[^A-Za-z0-9]+", "-", platform.node())[:32]
+    return path.with_name(f".tmp-{path.name}-{host}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Remove what killed processes were writing; the folder may be shared, so only what is old."""
+    for path in folder.glob(".tmp-*"):
+        with contextlib.suppress(OSError):  # another process may be doing the same, or own the file
+            if time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                path.unlink()
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a text file in one step that lasts through a power cut."""
     data = text.encode("utf-8")
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary = aside(path)
     with writing(path, len(data)):
         try:
             temporary.write_bytes(data)

@@ -96,6 +96,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     if is_main:
         remove_leftovers(out)
         remove_leftovers(out / "checkpoints")
+        remove_leftovers(out / "previews")
     warnings = list(manifest.warnings) + device_warnings(accelerator, config)
 
     # The model: what contradicts its scheduler is refused before weights are read.
@@ -115,7 +116,7 @@ def train(config: TrainConfig, method: TuningMethod, manifest: Manifest, *, from
     is_inpainting = family.is_inpainting(source)
     if not is_inpainting and config.inpaint != InpaintConfig():
         raise ValueError(
-            f"inpaint: {source.location} is no inpainting checkpoint, so that nothing is hidden of the pictures. "
+            f"inpaint: {source.location} is not an inpainting model, so it is not told of hidden parts. "
             "Remove the options of this section."
         )
     if config.preview.negative_prompt and not family.knows_negative_prompts:

@@ -7,7 +7,6 @@ that is written aside and renamed: several processes may write the same one, and
 import hashlib
 import json
 import re
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.cache import fingerprint
-from finetune.disk import is_anothers
+from finetune.disk import is_anothers, remove_left_behind, write_atomically
 from finetune.models.base import ModelFamily, ModelSource
 from finetune.models.hub import hub_file
 from finetune.models.other_vae import vae_paths
@@ -108,9 +107,5 @@ def write_record(path: Path, hashes: Hashes) -> None:
     if is_anothers(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(json.dumps(hashes))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    remove_left_behind(path.parent)
+    write_atomically(path, json.dumps(hashes))

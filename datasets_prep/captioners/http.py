@@ -180,7 +180,7 @@ def read_answer(data: bytes) -> Result:
         reason = choice.get("finish_reason")
         num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return _error(f"an answer that is no chat completion: {_shortened(data[:4096].decode('utf-8', 'replace'))}")
+        return _error(f"an answer that is not a chat completion: {_shortened(data[:4096].decode('utf-8', 'replace'))}")
     if not isinstance(content, str) or reason == "content_filter":
         return _error("an answer without text" if reason != "content_filter" else "the server's filter held it back")
     return Result(content, num_tokens, "length" if reason == "length" else "stop")

@@ -41,7 +41,7 @@ def find_model(model: str, file_name: str = "config.json") -> ModelFiles:
         return ModelFiles(str(path), None)
     if path.exists() or model.startswith(("/", "./", "../", "~")) or model.count("/") != 1:
         raise ValueError(
-            f"captions.model: {model} is no folder, expected a model's folder or a Hub id such as owner/name."
+            f"captions.model: {model} is not a folder, expected a model's folder or a Hub id such as owner/name."
         )
     return ModelFiles(model, Path(_fetch(model, file_name, None)).parent.name)
 
@@ -92,12 +92,14 @@ def _fetch(model: str, name: str, revision: str | None) -> str:
         ) from error
     except LocalEntryNotFoundError as error:
         raise ValueError(
-            f"{start} is no folder, and the Hub cannot be reached. Fetch it while online: hf download {model}"
+            f"{start} is not a folder, and the Hub cannot be reached. Fetch it while online: hf download {model}"
         ) from error
     except EntryNotFoundError as error:
         raise ValueError(f"{start} has no {name} on the Hub, so this captioner cannot use it.") from error
     except HFValidationError as error:
-        raise ValueError(f"{start} is no folder, expected a model's folder or a Hub id such as owner/name.") from error
+        raise ValueError(
+            f"{start} is not a folder, expected a model's folder or a Hub id such as owner/name."
+        ) from error
 
 
 def folder_hash(folder: Path) -> str:

@@ -24,6 +24,7 @@ from finetune.data.images import BLANK
 from finetune.data.latent_masks import LatentMasks
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.base import Components
+from finetune.plurals import plural
 from finetune.ranks import ranks
 
 
@@ -212,7 +213,8 @@ def fill_store(
     absent = store.missing(keys)
     if absent:
         raise ValueError(
-            f"cache: {len(absent)} entries are still missing after {label.lower()}; is {store.folder} on a shared disk?"
+            f"cache: {plural(len(absent), 'entry is', 'entries are')} still missing after {label.lower()}; is "
+            f"{store.folder} on a shared disk?"
         )
 
 

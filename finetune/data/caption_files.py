@@ -345,10 +345,10 @@ def _texts(
             return usable_texts(values, name, findings)
     content = caption_text(text)
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
-        findings.warn("numbers of classes, which are no captions", name)
+        findings.warn("numbers of classes, which are not captions", name)
         return []
     if content.is_boxes:
-        findings.warn("text files with the boxes of an object detector, which are no captions", name)
+        findings.warn("text files with the boxes of an object detector, which are not captions", name)
     if content.has_wordless:
         findings.warn("caption files with lines that have no word, such as ., or nan, which are not used", name)
     if content.has_parameters:

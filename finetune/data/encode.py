@@ -246,10 +246,10 @@ class Encoder:
         return self.family.encode_prompts(self.components.text_encoders, on_device)
 
 
-BROKEN_VAE = "The VAE computes in float32, so that its weights must be damaged. Give another checkpoint or variant."
+BROKEN_VAE = "The VAE computes in float32, so its weights must be damaged. Give another checkpoint or variant."
 
 
 def refuse_non_finite(values: Tensor, what: str, advice: str = BROKEN_VAE) -> None:
     """Raises ValueError where what is to be cached holds NaN or infinity, which whatever trains on it catches."""
     if not bool(values.isfinite().all()):
-        raise ValueError(f"model.source: the {what} are no numbers (NaN or infinity). {advice}")
+        raise ValueError(f"model.source: the {what} are not finite numbers (NaN or infinity). {advice}")

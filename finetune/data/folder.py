@@ -302,7 +302,7 @@ def read_listing(
     column = _caption_column(columns, reading.column)
     if columns and column not in columns and "captions_alt" not in columns:
         raise ValueError(
-            f"{reading.column_option}: {column!r} is no column of {shown}/{listing}, whose columns are "
+            f"{reading.column_option}: {column!r} is not a column of {shown}/{listing}, whose columns are "
             f"{', '.join(columns)}. Set {reading.column_option} to the one with the captions."
         )
     if column != reading.column:

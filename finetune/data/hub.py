@@ -74,7 +74,7 @@ def read_rows(
     for option, column in needed.items():
         if column not in rows.column_names:
             raise ValueError(
-                f"data.{option}: {column!r} is no column of {location}, whose columns are "
+                f"data.{option}: {column!r} is not a column of {location}, whose columns are "
                 f"{', '.join(rows.column_names)}. Set data.{option} to one of them."
             )
     if isinstance(rows.features[image_column], datasets.Image):

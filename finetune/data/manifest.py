@@ -321,7 +321,7 @@ def _probe(source: PictureSource, file_name: str) -> _Picture | _Fault:
     try:
         width, height = upright_size(data)
     except ValueError as error:
-        return _Fault("files that are no usable picture", f"{file_name} ({error})")
+        return _Fault("files that are not usable images", f"{file_name} ({error})")
     except MemoryError:
-        return _Fault("files that are no usable picture", f"{file_name} (its header asks for too much memory)")
+        return _Fault("files that are not usable images", f"{file_name} (its header asks for too much memory)")
     return _Picture(width, height, hashlib.sha256(data).hexdigest())

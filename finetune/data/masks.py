@@ -139,5 +139,5 @@ def _check(
         return "masks of another size than their picture", f"{name} ({sizes})"
     extrema = mask.getextrema()
     if extrema[1] == 0:
-        return "masks that are black everywhere, so that nothing is trained on", name
+        return "masks that are black everywhere, so nothing of their images is trained on", name
     return MaskFile(name, hashlib.sha256(data).hexdigest())

@@ -90,7 +90,7 @@ def check_image_column(path: str, column: str, option: str) -> None:
     schema = read_schema(path)
     if column not in schema.names:
         raise ValueError(
-            f"{option}: {column!r} is no column of {path}, whose columns are {', '.join(schema.names)}. "
+            f"{option}: {column!r} is not a column of {path}, whose columns are {', '.join(schema.names)}. "
             f"Set {option} to the one with the pictures."
         )
     kind = schema.field(column).type
@@ -119,7 +119,7 @@ def _open_file(path: str) -> "ParquetFile":
         if not os.path.isfile(path):
             raise
         raise ValueError(
-            f"{path} is no whole Parquet file ({_first_line(error)}). Copy it anew, or leave it away."
+            f"{path} is not a whole Parquet file ({_first_line(error)}). Copy it again, or omit it."
         ) from error
 
 
@@ -237,7 +237,7 @@ def read_prepared(
 def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Findings) -> ListedPicture | None:
     width, height, sha256 = row["width"], row["height"], row["sha256"]
     if not all(isinstance(side, int) and side > 0 for side in (width, height)):
-        findings.error("rows whose width and height are no sizes", f"{name} ({width!r} x {height!r})")
+        findings.error("rows whose width and height are not sizes", f"{name} ({width!r} x {height!r})")
         return None
     if not isinstance(sha256, str) or re.fullmatch(r"[0-9a-f]{64}", sha256) is None:
         findings.error("rows whose sha256 is none", f"{name} ({sha256!r})")

@@ -23,7 +23,7 @@ def check_token_captions(
     absent = [name for name in tokens.names if not any(name in text for _, text in texts)]
     if absent:
         raise ValueError(
-            f"tokens.names: none of the {len(texts)} captions of {manifest.location} contains {', '.join(absent)}, so "
+            f"tokens.names: no caption of {manifest.location} ({len(texts):,} in all) contains {', '.join(absent)}, so "
             "that nothing would be learned. Write the token into the captions (in lower case), or around all of them: "
             f'--data.template "{{caption}}, in the style of {absent[0]}"; without captions: --data.captions none '
             f'--data.template "a picture in the style of {absent[0]}".'

@@ -2,11 +2,12 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from finetune.disk import aside
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Browsers load nothing on such a page, and run no script, whatever stands in it."""
@@ -108,7 +109,7 @@ def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Replaces the file in one step; what UTF-8 cannot hold (undecodable file names) becomes a question mark."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary = aside(path)
     temporary.write_bytes(text.encode("utf-8", "replace"))
     temporary.replace(path)
 

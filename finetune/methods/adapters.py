@@ -123,7 +123,7 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
     for text, (pattern, _) in zip(patterns, parsed, strict=True):
         if not any(pattern.search(name) for name in names):
             raise ValueError(
-                f'{option}: "{text}" matches none of the {len(names)} adapted layers, such as {names[0]}. Correct or '
+                f'{option}: "{text}" matches no adapted layer ({len(names):,} in all), such as {names[0]}. Correct or '
                 "remove it."
             )
     return {

@@ -50,7 +50,7 @@ class Full:
         if len(network.text_encoders) and not any(name.startswith("text_encoders.") for name in chosen):
             raise ValueError(
                 "train.text_encoder: got true, but full.train and full.freeze leave nothing of it to train. Set it to "
-                "false, so that its embeddings can be cached."
+                "false, so its embeddings can be cached."
             )
         return chosen
 
@@ -79,7 +79,7 @@ def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
     for key, patterns in (("train", config.train), ("freeze", config.freeze)):
         for pattern in patterns:
             if not any(re.search(pattern, name) for name in names):
-                raise ValueError(f'full.{key}: "{pattern}" matches none of the {len(names)} weights, of {examples}.')
+                raise ValueError(f'full.{key}: "{pattern}" matches no weight ({len(names):,} in all), of {examples}.')
     chosen = {name for name in names if not config.train or any(re.search(p, name) for p in config.train)}
     chosen -= {name for name in names if any(re.search(p, name) for p in config.freeze)}
     if not chosen:

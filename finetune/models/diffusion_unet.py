@@ -121,7 +121,7 @@ def check_channels(
     if takes_filling(components):
         advice = f'It is an inpainting U-Net: write "_class_name": "{inpainting}" in model_index.json.'
     elif channels == latents:
-        advice = f'It is no inpainting U-Net: write "_class_name": "{plain}" in model_index.json.'
+        advice = f'It is not an inpainting U-Net: write "_class_name": "{plain}" in model_index.json.'
     elif channels == latents + 1:
         advice = "Depth checkpoints are not supported: they need a depth map of every picture."
     raise ValueError(

@@ -79,8 +79,8 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
         hub_advice(error, source, missing)
-        or f"model.source: {source.location} is no folder here and does not come from the Hub ({reason}). Try again, "
-        "or give a local folder."
+        or f"model.source: {source.location} is not a folder here and does not come from the Hub ({reason}). Try "
+        "again, or give a local folder."
     )
 
 

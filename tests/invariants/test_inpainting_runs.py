@@ -62,5 +62,5 @@ def test_new_tokens_and_priors_are_learned_on_an_inpainting_checkpoint(options: 
 
 def test_options_of_inpainting_are_refused_for_other_checkpoints(tiny_run: Options, tmp_path: Path) -> None:
     ended = run("lora", tiny_run | {"inpaint.num_masks": 2, "train.steps": 1}, tmp_path / "log")
-    assert ended.exit_code == 1 and "is no inpainting checkpoint" in ended.output, ended.output
+    assert ended.exit_code == 1 and "is not an inpainting model" in ended.output, ended.output
     assert "Traceback" not in ended.output

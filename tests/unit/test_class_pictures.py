@@ -12,8 +12,9 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from finetune.class_pictures import LEFT_BEHIND_SECONDS, make_class_pictures
+from finetune.class_pictures import make_class_pictures
 from finetune.config_dreambooth import PriorConfig
+from finetune.disk import LEFT_BEHIND_SECONDS
 from finetune.models.base import ModelSource
 from finetune.models.sd import StableDiffusion
 from finetune.randomness import generator

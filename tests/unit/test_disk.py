@@ -16,6 +16,7 @@ from finetune.checkpoint import STATE_KEYS, Checkpoint, newest_checkpoint, save_
 from finetune.data.cache import ShardStore, open_shard
 from finetune.disk import (
     UMASK,
+    aside,
     lock_folder,
     new_folder,
     put_in_place,
@@ -92,6 +93,15 @@ def entries(*keys: str) -> dict[str, dict[str, torch.Tensor]]:
 def saved_checkpoint(folder: Path, step: int) -> Path:
     state = dict.fromkeys(STATE_KEYS, 0) | {"step": step}
     return save_checkpoint(folder, Checkpoint({"w": torch.ones(2)}, None, {}, state), "", keep=3)
+
+
+def test_two_containers_with_the_same_process_id_write_the_same_file_side_by_side(tmp_path: Path) -> None:
+    names = {aside(tmp_path / "record.json") for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.parent == tmp_path and name.name.startswith(".tmp-record.json-") for name in names)
+    assert all(str(os.getpid()) in name.name and "/" not in name.name for name in names)
+    write_atomically(tmp_path / "record.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
 def test_files_have_the_mode_of_the_umask_and_others_keep_theirs(tmp_path: Path) -> None:

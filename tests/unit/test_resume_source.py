@@ -57,7 +57,7 @@ def test_where_no_checkpoint_is_intact_each_is_listed_with_the_reason(run: Path)
     (run / "checkpoints" / "step_000004" / "optimizer.pt").unlink()
     (run / "checkpoints" / "step_000002" / "state.json").write_text("{}")
     warnings: list[str] = []
-    with pytest.raises(ValueError, match="none of the 2 checkpoints") as raised:
+    with pytest.raises(ValueError, match="no intact checkpoint") as raised:
         newest_checkpoint(run / "checkpoints", warnings.append)
     assert re.search(r"step_000004/optimizer.pt is missing(.|\n)*step_000002/state.json is damaged", str(raised.value))
     assert warnings == []

@@ -70,6 +70,20 @@ def test_a_damaged_record_is_made_again(
     assert [path.read_text() for path in records(tmp_path)] == [written]
 
 
+def test_what_a_kill_left_of_a_record_is_removed_once_it_is_old(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    (tmp_path / "hashes").mkdir()
+    old, new = tmp_path / "hashes" / ".tmp-old", tmp_path / "hashes" / ".tmp-new"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    hashes_of(model, tmp_path)
+    left = records(tmp_path)
+    assert new in left and old not in left and len(left) == 2
+
+
 def test_a_cache_that_cannot_be_written_to_costs_only_time(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,13 +166,17 @@ def test_what_is_no_number_is_not_cached_and_named(folder: Path, tmp_path: Path)
     broken = new_components()
     with torch.no_grad():
         broken.vae.encoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"the latents of the picture \S+\.png are no numbers .*another checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"the latents of the picture \S+\.png are not finite numbers .*another checkpoint"
+    ):
         cached(broken, folder, tmp_path)
     assert not shards(tmp_path)
     large = new_components()
     with torch.no_grad():
         large.text_encoders[0].final_layer_norm.bias.fill_(1e6)  # too large for what captions are kept in
-    with pytest.raises(ValueError, match=r'embeddings of the caption ".*" are no numbers .*mixed_precision bf16'):
+    with pytest.raises(
+        ValueError, match=r'embeddings of the caption ".*" are not finite numbers .*mixed_precision bf16'
+    ):
         cached(large, folder, tmp_path, torch.float16)
     cached(large, folder, tmp_path, torch.bfloat16)
 

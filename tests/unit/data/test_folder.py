@@ -89,7 +89,7 @@ def test_pictures_that_the_listing_does_not_mention_are_counted_not_used(tmp_pat
         ({"file_name": "a\0.png", "text": "x"}, ["out of the folder"]),
         ({"file_name": "a.png", "text": "x"}, ["stand twice (1)", "line 2"]),
         ({"file_name": "./a.png", "text": "x"}, ["stand twice (1)"]),
-        ({"file_name": "page.png", "text": "x"}, ["no usable picture (1)", "HTML"]),
+        ({"file_name": "page.png", "text": "x"}, ["not usable images (1)", "HTML"]),
         ({"file_name": "sub", "text": "x"}, ["cannot be read (1)", "not a regular file"]),
         ({"file_name": "n" * 300 + ".png", "text": "x"}, ["cannot be read (1)"]),
         ({"file_name": "b.png", "text": " \n"}, ["without a caption (1)", "b.png"]),
@@ -131,7 +131,7 @@ def test_all_mistakes_are_reported_at_once_with_counts_and_the_first_five(tmp_pa
     write(tmp_path, {"page.png": "<html>"})
     message = mistakes(listed(tmp_path, A, A, {"file_name": "page.png", "text": "x"}, {**B, "text": ""}, *rows))
     assert "do not exist (8)" in message and "lost4.png and 3 more" in message and "lost5.png" not in message
-    for word in ("stand twice (1)", "no usable picture (1)", "without a caption (1)"):
+    for word in ("stand twice (1)", "not usable images (1)", "without a caption (1)"):
         assert word in message
     assert len(message) < 2000
 
@@ -216,7 +216,7 @@ def test_damaged_pictures_are_all_named(tmp_path: Path) -> None:
     files = {"a.jpg": good, "b.jpg": "<!DOCTYPE html>", "c.png": b"", "d.jpg": good[:100], "e.png": bytes(99)}
     texts = dict.fromkeys(("a.txt", "b.txt", "c.txt", "d.txt", "e.txt"), "x")
     message = mistakes(write(tmp_path, {**files, **texts}))
-    assert "no usable picture (4)" in message
+    assert "not usable images (4)" in message
     for word in ("HTML", "empty", "cut short", "zero bytes"):
         assert word in message
 

@@ -67,7 +67,7 @@ def test_bad_rows_are_reported_together(tmp_path: Path) -> None:
     folder = saved(tmp_path / "set", {"image": [*images, None], "text": ["x", "x", "", "x"]})
     with pytest.raises(ValueError) as caught:
         read_manifest(folder)
-    for words in ("no usable picture (1)", "without a caption (1)", "cannot be read (1)"):
+    for words in ("not usable images (1)", "without a caption (1)", "cannot be read (1)"):
         assert words in str(caught.value)
 
 

@@ -101,8 +101,8 @@ def test_captions_may_come_from_another_column_or_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "words"),
     [
-        ("width", [12, 0, None, 12, 12, 12], "no sizes (2)"),
-        ("width", ["12"] * 6, "no sizes (6)"),
+        ("width", [12, 0, None, 12, 12, 12], "not sizes (2)"),
+        ("width", ["12"] * 6, "not sizes (6)"),
         ("sha256", ["x" * 64] * 6, "sha256 is none (6)"),
         ("sha256", [b"x" * 32] * 6, "sha256 is none (6)"),
         ("text", ["x", " ", None, "x", "x", "x"], "without a caption (1)"),
@@ -126,7 +126,7 @@ def test_a_shard_that_differs_from_the_others_or_is_cut_short_is_named(tmp_path:
     assert "train-00001.parquet has no column text, width" in mistakes(folder)
     path = tmp_path / "data" / "train-00001.parquet"
     path.write_bytes((tmp_path / "data" / "train-00000.parquet").read_bytes()[:-20])
-    assert "no whole Parquet file" in mistakes(folder)
+    assert "not a whole Parquet file" in mistakes(folder)
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 300, 2**25])

@@ -18,7 +18,7 @@ def manifest_of(*captions: tuple[str, ...]) -> Manifest:
 
 def test_a_token_in_no_caption_is_refused_with_a_template_that_would_do() -> None:
     with pytest.raises(
-        ValueError, match=r"none of the 2 captions of pictures contains <wash>.*data.template"
+        ValueError, match=r"no caption of pictures \(2 in all\) contains <wash>.*data.template"
     ) as caught:
         check_token_captions(manifest_of(("a <ink>",), ("b",)), TOKENS, DataConfig("x"), PreviewConfig())
     assert "<ink>" not in str(caught.value).split("contains")[1].split(",")[0]

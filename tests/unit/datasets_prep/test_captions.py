@@ -66,7 +66,7 @@ def test_broken_lines_are_noted_and_the_others_used(tmp_path: Path) -> None:
 
 
 def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^caption_column: 'prompt' is no column .* file_name, text"):
+    with pytest.raises(ValueError, match=r"^caption_column: 'prompt' is not a column .* file_name, text"):
         entries(tmp_path, {"a.png": "x", "metadata.jsonl": listing(A)}, "prompt")
 
 

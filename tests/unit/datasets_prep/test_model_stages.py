@@ -434,12 +434,12 @@ def test_captions_are_counted_in_the_tokens_of_the_named_tokenizer(config: PrepC
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scores": {"nsfw_model": "./nowhere"}}, r"scores\.nsfw_model: ./nowhere is no folder"),
+        ({"scores": {"nsfw_model": "./nowhere"}}, r"scores\.nsfw_model: ./nowhere is not a folder"),
         ({"scores": {"watermark_model": "animals"}}, r"scores\.watermark_model: the labels .* are cat, dog"),
         ({"scores": {"aesthetic_model": "empty"}}, r"scores\.aesthetic_model: no config.json"),
         ({"scores": {"clip_model": "dinov2"}}, r"scores\.clip_model: .* type dinov2"),
-        ({"dedup": {"level": "embed", "embed_model": "./nowhere"}}, r"dedup\.embed_model: ./nowhere is no folder"),
-        ({"captions": {"captioner": "blip", "model": "./nowhere"}}, r"captions\.model: ./nowhere is no folder"),
+        ({"dedup": {"level": "embed", "embed_model": "./nowhere"}}, r"dedup\.embed_model: ./nowhere is not a folder"),
+        ({"captions": {"captioner": "blip", "model": "./nowhere"}}, r"captions\.model: ./nowhere is not a folder"),
         ({"captions": {"captioner": "llava", "model": "blip"}}, r"captions\.model: .* type blip, expected llava"),
         ({"captions": {"captioner": "blip", "model": "blip", "kinds": ("tags",)}}, r"captions\.kinds"),
         ({"lint": {"tokenizer": "./nowhere"}}, r"lint\.tokenizer: .*nowhere"),

@@ -150,9 +150,9 @@ def test_a_changed_picture_has_another_stamp(tmp_path: Path, give: str) -> None:
         (["raw", "other/raw"], "the same name"),
         (["raw", "raw/d"], "lies in"),
         (["empty.lst"], "names no file"),
-        (["junk.parquet"], "no whole Parquet file"),
+        (["junk.parquet"], "not a whole Parquet file"),
         (["paths.parquet"], "holds string"),
-        (["other.parquet"], "is no column"),
+        (["other.parquet"], "is not a column"),
     ],
 )
 def test_what_cannot_be_a_source_is_said(

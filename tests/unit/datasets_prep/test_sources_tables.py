@@ -40,7 +40,7 @@ def test_a_table_without_captions_is_noted_and_a_wrong_column_refused(tmp_path: 
     path = table(tmp_path, image=[RED], prompt=["x"])
     found, notes = entries(opened(path))
     assert [entry.captions for entry in found.values()] == [()] and "image, prompt" in notes
-    with pytest.raises(ValueError, match=r"^caption_column: 'captoin' is no column"):
+    with pytest.raises(ValueError, match=r"^caption_column: 'captoin' is not a column"):
         entries(opened(path, column="captoin"))
 
 
