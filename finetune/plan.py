@@ -42,7 +42,8 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     manifest = configured_manifest(config.data, config.mask, captions)
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
-    for line in [*lines, *warnings, *planned(config, manifest, num_processes), "Nothing was trained."]:
+    more = module["also_planned"](config, manifest) if "also_planned" in module else []
+    for line in [*lines, *warnings, *more, *planned(config, manifest, num_processes), "Nothing was trained."]:
         print(line)
 
 

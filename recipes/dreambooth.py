@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from finetune.config_dreambooth import DreamBoothTrainConfig
 from finetune.finished_run import finished_message
 from finetune.launch import Captions, Stage, run_recipe, say
+from finetune.plurals import plural
 from finetune.runfolder import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
@@ -91,6 +92,25 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     )
     say(balance_text(both.records))
     return both
+
+
+def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
+    """Returns the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
+    from finetune.data.prior import balance_text, captioned, with_class_pictures
+
+    if config.prior.kind != "pictures":
+        return []
+    if config.prior.folder is None:
+        return [f"{plural(config.prior.num_pictures, 'class image')} to draw before training, where not cached yet."]
+    of_class = class_pictures_in(config.prior.folder, config)
+    both = with_class_pictures(
+        manifest if config.instance.prompt is None else captioned(manifest, config.instance.prompt),
+        of_class,
+        prompt=config.prior.prompt,
+        weight=config.prior.weight,
+        held_out=held_out_indices(manifest.records, config.validation),
+    )
+    return [*(f"warning: {text}" for text in of_class.warnings), balance_text(both.records)]
 
 
 def class_pictures_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
