@@ -46,7 +46,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     facts = {member.number: details.facts(member.number) for member in members}
     parts = common_parts(facts)
     sides = {number: each.side(parts[number]) for number, each in facts.items()}
-    enlarged = enlargements(sides, parts, details)
+    enlarged = enlargements(sides, facts, parts, details)
     left = [member for member in members if member.number not in enlarged]
     largest = max(sides[member.number] for member in left)
     left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
@@ -69,17 +69,24 @@ def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack
     return [member for member, each in zip(members, figures, strict=True) if each <= most]
 
 
-def enlargements(sides: Mapping[int, float], parts: Mapping[int, int], details: Details) -> set[int]:
-    """Returns the images that are larger than others and hold no detail which half of those have."""
+def enlargements(
+    sides: Mapping[int, float], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+) -> set[int]:
+    """Returns the images that are larger than others and hold no detail which a third of those have.
+
+    Detail is counted by the contrast of an image. Others may have lost their detail, as blurred ones have.
+    """
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
     asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
     detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
+    for number, factor in asked:
+        detail[number, factor] /= max(1.0, float(facts[number].thumbnails[parts[number]].std()))
     lacks: dict[int, list[bool]] = {}
     for one, other, factor in pairs:
         least = float(np.interp(factor, *LEAST_DETAIL))
         lacks.setdefault(one, []).append(detail[one, factor] < least * detail[other, factor])
-    return {number for number, each in lacks.items() if 2 * sum(each) >= len(each)}
+    return {number for number, each in lacks.items() if 3 * sum(each) >= len(each)}
 
 
 def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:

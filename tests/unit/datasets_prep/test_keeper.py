@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from datasets_prep.appearances import InMemory
 from datasets_prep.keeper import Member, best_member, with_best_keepers
@@ -122,10 +122,12 @@ def test_an_image_on_plain_ground_is_as_large_as_itself_with_text_or_noise_on_th
     assert kept([bars, original]) == 1
 
 
-def test_an_enlargement_does_not_win_in_a_group_with_a_blurred_image() -> None:
+def test_an_enlargement_does_not_win_in_a_group_with_images_that_lost_detail() -> None:
     original = scene()
-    larger = original.resize((360, 360), LANCZOS)
+    larger = original.resize((300, 300), LANCZOS)
+    duller = ImageEnhance.Contrast(original).enhance(0.6)
     assert kept([larger, EDITS["blurred"](original), original]) == 2
+    assert kept([larger, EDITS["blurred"](original), duller, original]) == 3
 
 
 @pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 3.0])
