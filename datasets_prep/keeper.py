@@ -21,6 +21,8 @@ SAME_SIZE = 1.1
 LEAST_DETAIL = (1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (0.86, 0.765, 0.69, 0.57, 0.46, 0.335, 0.28, 0.22, 0.17)
 """Ratios of sides, and the share of the detail of a smaller image, at its own finest scale, that a larger one has at
 its finest scale unless it was enlarged."""
+SAME_CONTENT = 0.9
+"""Correlation of thumbnails from which their contrasts are compared; crops show something else."""
 POOR_QUALITY = 60.0
 """Of JPEG, below which blocks show."""
 FAIR_QUALITY = 75.0
@@ -74,19 +76,26 @@ def enlargements(
 ) -> set[int]:
     """Returns the images that are larger than others and hold no detail which a third of those have.
 
-    Detail is counted by the contrast of an image. Others may have lost their detail, as blurred ones have.
+    Others may have lost their detail, as blurred ones have.
     """
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
     asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
     detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
-    for number, factor in asked:
-        detail[number, factor] /= max(1.0, float(facts[number].thumbnails[parts[number]].std()))
     lacks: dict[int, list[bool]] = {}
     for one, other, factor in pairs:
         least = float(np.interp(factor, *LEAST_DETAIL))
+        least *= contrast(*(facts[number].thumbnails[parts[number]] for number in (one, other)))
         lacks.setdefault(one, []).append(detail[one, factor] < least * detail[other, factor])
     return {number for number, each in lacks.items() if 3 * sum(each) >= len(each)}
+
+
+def contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the contrast of the first over that of the second, 1 where they show different things."""
+    deviations = first.std(), second.std()
+    if min(deviations) < 1 or np.corrcoef(first, second)[0, 1] < SAME_CONTENT:
+        return 1.0
+    return float(deviations[0] / deviations[1])
 
 
 def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
