@@ -6,14 +6,16 @@ Axes: H W height and width. Torch-free.
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
+from finetune.data.designs import has_other_words, is_recoloured
 from finetune.data.looks import Look, can_verify, closest_codes, look_at, motion_of, motions
 from finetune.data.similarity import CERTAIN_DISTANCE, KINDS, LARGEST_DISTANCE
+from finetune.data.tones import brightened, coarse, curve, fitted, largest_part
 
 __all__ = ["CERTAIN", "VERSION", "Look", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
-VERSION = 2
+VERSION = 3
 """Raised when two pictures get another agreement, which depends on them and on `can_verify` alone."""
 CERTAIN = 0.8
 """Agreement from which pictures are copies.
@@ -33,13 +35,12 @@ SIMPLE_DISTANCE, PLAIN_DISTANCE = 48, 64
 """Bits; codes of simple and of plain pictures are often close by chance, so that a look pays up to here only."""
 TONE_PARTS, COLOUR_PARTS = 12, 6
 """Parts along a side within which their differences are averaged."""
-GAINS, COLOUR_GAINS, LARGEST_OFFSET = (0.75, 1.35), (0.6, 1.6), 40.0
-"""By which contrast, colourfulness and brightness of simple pictures may differ."""
-COARSE = 48
-"""Pixels of the longer side at which tones and colours are compared."""
+COLOUR_GAINS = (0.6, 1.6)
+"""By which colourfulness of simple pictures may differ."""
 SMALLEST_OVERLAP = 0.2  # of what is within the target's border; what shows less of it is another picture
 CLOSE_CORRELATION = 0.8  # of the whole, from which differences of tone are worth a look
 TRIMMED = KINDS.index("without its border")
+BLUR = ImageFilter.GaussianBlur(0.7)  # before letters are compared, to forgive half a pixel
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -60,7 +61,7 @@ def agreement(first: Look, second: Look) -> float:
         return simple_agreement(first, second, kinds)
     is_plain = first.is_plain and second.is_plain
     by_codes = 1 - distance / 256 if distance <= CERTAIN_DISTANCE else 0.0
-    if by_codes and not is_plain:
+    if by_codes and not is_plain and not (first.is_flat and second.is_flat):
         return by_codes
     best = 0.0
     for motion in motions(first, second):
@@ -72,6 +73,8 @@ def agreement(first: Look, second: Look) -> float:
                 score = max(score, 1 - (1 - CERTAIN) * max(left) / SAME_TONES)
             elif any(each > largest for each, largest in zip(left, PLAIN_DIFFERENCE, strict=True)):
                 continue
+        if score >= CERTAIN and is_other_design(first, second, motion):
+            continue
         best = max(best, score)
         if best >= CERTAIN:
             break
@@ -86,8 +89,8 @@ def overlaid_correlations(first: Look, second: Look, motion: np.ndarray) -> tupl
     """
     half = motion * [1, 1, 0.5]
     size = first.half.size
-    inside = np.asarray(within(first).reduce(2)) > 254
-    covered = inside & (np.asarray(moved(within(second), half, size).reduce(2)) > 254)
+    inside = np.asarray(within(first, 2).reduce(2)) > 254
+    covered = inside & (np.asarray(moved(within(second, 2), half, size).reduce(2)) > 254)
     if covered.sum() < SMALLEST_OVERLAP * max(1, inside.sum()):
         return 0.0, 0.0
     one = np.asarray(first.half.reduce(2), dtype=np.float32)
@@ -101,10 +104,10 @@ def overlaid_correlations(first: Look, second: Look, motion: np.ndarray) -> tupl
     return max(0.0, correlation(one[covered], other[covered])), max(0.0, float(worse))
 
 
-def within(look: Look) -> Image.Image:
-    """Returns what is within the border of a picture, white on black, at half of its size."""
-    mask = Image.new("L", look.half.size, 0)
-    left, top, right, bottom = (place / 2 for place in look.border)
+def within(look: Look, factor: int) -> Image.Image:
+    """Returns what is within the border of a picture, white on black, at its size or at half of it."""
+    mask = Image.new("L", look.half.size if factor == 2 else look.image.size, 0)
+    left, top, right, bottom = (place / factor for place in look.border)
     mask.paste(255, (math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)))
     return mask
 
@@ -148,8 +151,33 @@ def simple_agreement(first: Look, second: Look, kinds: tuple[int, int]) -> float
             continue
         left = differences(first, second, motion, is_fitted=False)
         share = max(difference / most for difference, most in zip(left, SIMPLE_DIFFERENCE, strict=True))
+        if share <= 1 and is_other_design(first, second, motion):
+            continue
         best = max(best, 1 - (1 - CERTAIN) * share)
     return best
+
+
+def is_other_design(first: Look, second: Look, motion: np.ndarray) -> bool:
+    """True for flat images with other words in one layout, or with one drawing on another colour."""
+    if not (first.is_flat and second.is_flat):
+        return False
+    small, size = motion * [1, 1, 0.25], first.small.size
+    inside = shared_within(first, second, motion, 4)
+    ours = np.asarray(first.small, np.float32)
+    if inside.any() and is_recoloured(ours, np.asarray(moved(second.small, small, size), np.float32), inside):
+        return True
+    if not (first.is_lettered and second.is_lettered):
+        return False
+    one, other = (each.filter(BLUR) for each in (first.grey, moved(second.grey, motion, first.grey.size)))
+    covered = shared_within(first, second, motion, 1)
+    return has_other_words(np.asarray(one, np.float32), np.asarray(other, np.float32), covered)
+
+
+def shared_within(first: Look, second: Look, motion: np.ndarray, factor: int) -> np.ndarray:
+    """Return where [H W], at a part of its size, the first shows what is within the borders of both."""
+    one, other = within(first, 1), within(second, 1)
+    both = ImageChops.darker(one, moved(other, motion, one.size))
+    return np.asarray(both.reduce(factor)) > 254
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -185,53 +213,3 @@ def differences(first: Look, second: Look, motion: np.ndarray, is_fitted: bool) 
     tone = largest_part(left[..., :1], TONE_PARTS)
     left[inside] = hues[1] - hue_gain * hues[0] - hue_offset
     return tone, largest_part(left, COLOUR_PARTS)
-
-
-def coarse(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of a picture at COARSE pixels a side."""
-    scale = COARSE / max(image.size)
-    size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
-    return np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float64)
-
-
-def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
-    """Returns the gain and the offsets that bring `first` closest to `second`, values [N C]."""
-    mean, other = first.mean(0), second.mean(0)
-    spread = ((first - mean) ** 2).mean()
-    gain = float(((first - mean) * (second - other)).mean() / spread) if spread > 1e-3 else 1.0
-    return gain, other - gain * mean
-
-
-def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the tones [N] of `first` brought closest to those of `second` within GAINS, cut off at the ends."""
-    best, smallest = first, np.inf
-    for gain in np.arange(GAINS[0], GAINS[1] + 0.01, 0.05):
-        free = (second > 2) & (second < 253)
-        offset = (second - gain * first)[free].mean() if free.any() else 0.0
-        expected = np.clip(gain * first + np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET), 0, 255)
-        error = float(((second - expected) ** 2).mean())
-        if error < smallest:
-            best, smallest = expected, error
-    return best
-
-
-def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns for each tone of `first` [N] the mean tone that `second` has where the first is about as bright."""
-    steps = np.clip(first, 0, 255) / 16
-    weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
-    means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)
-    return weights @ means
-
-
-def largest_part(left: np.ndarray, num_parts: int) -> float:
-    """Returns how far the mean of a part of differences [H W C] is from 0 at most; NaN does not count."""
-    known = ~np.isnan(left[..., :1])
-    sums = [np.where(known, left, 0.0), known.astype(np.float64), np.ones_like(left[..., :1])]
-    for axis in (0, 1):
-        starts = np.arange(num_parts) * left.shape[axis] // num_parts
-        starts = np.unique(starts)
-        sums = [np.add.reduceat(each, starts, axis=axis) for each in sums]
-    total, num, size = sums
-    counts = num[..., 0] * 2 >= size[..., 0]
-    means = np.linalg.norm(total / np.maximum(num, 1), axis=-1)
-    return float(means[counts].max(initial=0.0))

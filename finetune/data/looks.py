@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from finetune.data.designs import Box, is_flat, is_lettered
 from finetune.data.similarity import CROPS, KINDS, LARGEST_DISTANCE, border_box, meetings, picture_codes
 
 SIDE = 384
@@ -26,8 +27,6 @@ ICON_SIDE = 288
 FLAT_STEP = 1  # grey levels between neighbours in what is flat
 HEADER_BYTES = 330  # of a grey JPEG as Pillow writes it
 NUM_CORNERS, FEWEST_MATCHES, REPROJECTION = 500, 8, 3.0
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom."""
 TURNS: tuple[Image.Transpose | None, ...] = (
     None,
     Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,6 +84,17 @@ class Look:
     def small(self) -> Image.Image:
         """The picture at a quarter of its size, in which tones and colours are compared."""
         return self.image.reduce(4)
+
+    @cached_property
+    def is_flat(self) -> bool:
+        """Whether much of it is flat, as in designs and photographs of things before a wall."""
+        return is_flat(self.half)
+
+    @cached_property
+    def is_lettered(self) -> bool:
+        """Whether it is flat but for thin strokes, as slides are."""
+        left, top, right, bottom = (place / 2 for place in self.border)
+        return is_lettered(self.half, (left, top, right, bottom))
 
     @cached_property
     def corners(self) -> Corners:
