@@ -37,8 +37,8 @@ from diffusers import (
 )
 from PIL import Image
 
-from datasets_prep.pictograms import main_colour
 from finetune.demo.run import BASE_MODEL
+from tools.pictograms import main_colour
 
 GUIDANCE_SCALES = (1.0, 3.0, 5.0, 7.0)
 GENERIC = ("face", "heart", "flag", "person", "button", "flower", "fish", "house")

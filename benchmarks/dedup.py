@@ -29,10 +29,11 @@ from benchmarks.dedup_designs import logos, slides
 from benchmarks.dedup_edits import DRAWN_EDITS, PHOTO_EDITS, Edit
 from benchmarks.dedup_originals import print_originals_kept
 from benchmarks.dedup_scenes import SCENE_EDITS
-from datasets_prep import candidates, dedup
-from datasets_prep.dedup import Scores, near_copies
-from finetune.data import similarity
-from finetune.data.similarity import close_pairs, picture_codes
+from datasets_prep.duplicates import candidates
+from datasets_prep.duplicates import search as dedup
+from datasets_prep.duplicates.search import Scores, near_copies
+from finetune.similarity import codes as similarity
+from finetune.similarity.codes import close_pairs, picture_codes
 
 Level = Literal["fast", "thorough"]
 DRAWN = ("emoji_base", "style_blob", "style_glyph", "style_line")

@@ -9,11 +9,11 @@ from PIL import Image
 
 from benchmarks.dedup_edits import PHOTO_EDITS
 from benchmarks.dedup_scenes import SCENE_EDITS
-from datasets_prep.appearances import InMemory
-from datasets_prep.dedup import Scores, keep_order, near_copies
-from datasets_prep.figures import jpeg_quality
-from datasets_prep.keeper import Details, Member, with_best_keepers
-from finetune.data.similarity import picture_codes
+from datasets_prep.duplicates.appearances import InMemory
+from datasets_prep.duplicates.keeper import Details, Member, with_best_keepers
+from datasets_prep.duplicates.search import Scores, keep_order, near_copies
+from datasets_prep.measure.figures import jpeg_quality
+from finetune.similarity.codes import picture_codes
 
 EDITS_A_GROUP = 4
 

@@ -22,15 +22,15 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from benchmarks.model_sizes import MODELS, Model
-from finetune.config_lora import LoRAConfig
-from finetune.config_loss import LossConfig
-from finetune.config_optim import OptimConfig
-from finetune.methods.adapters import attach_adapters
+from finetune.config.lora import LoRAConfig
+from finetune.config.loss import LossConfig
+from finetune.config.optim import OptimConfig
+from finetune.methods.lora.adapters import attach_adapters
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import ModelFamily, ModelSource, Network, Prompts, whole_sizes
-from finetune.objectives import denoising_loss
-from finetune.optim import build_optimizer
-from finetune.param_groups import usual_groups
+from finetune.models.family import ModelFamily, ModelSource, Network, Prompts, whole_sizes
+from finetune.objectives.diffusion import denoising_loss
+from finetune.optim.build import build_optimizer
+from finetune.optim.groups import usual_groups
 
 PIXELS_PER_LATENT = 8
 NUM_TOKENS = {"sd": 77, "sdxl": 77, "sd3": 77 + 256, "flux": 512}
@@ -129,7 +129,7 @@ def exact(model: Model, batch_size: int, *, rank: int, steps: int) -> Figures:
 
 def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
     """Measures the tests' tiny model of a family on the CPU, with prompts of its own text encoders."""
-    from tests.families import save_tiny_pipeline
+    from tests.support.families import save_tiny_pipeline
 
     family = family_named(name)
     with tempfile.TemporaryDirectory() as folder:

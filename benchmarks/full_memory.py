@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from diffusers import UNet2DConditionModel
 
-from finetune.config_optim import OptimConfig
-from finetune.devices import TRAINED_DTYPES
-from finetune.ema import EMA
-from finetune.optim import build_optimizer
-from finetune.param_groups import usual_groups
+from finetune.config.optim import OptimConfig
+from finetune.optim.build import build_optimizer
+from finetune.optim.ema import EMA
+from finetune.optim.groups import usual_groups
+from finetune.run.device import TRAINED_DTYPES
 
 SD15_PARAMETERS = 859_520_964
 VARIANTS = {

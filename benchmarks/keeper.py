@@ -3,9 +3,9 @@
     python benchmarks/keeper.py --photos ../shared/data/photos | tee benchmarks/results/keeper.txt
 
 Each photograph is paired with each of its edits, then put into groups with four edits drawn at random. The rules and
-thresholds of `datasets_prep.keeper` were chosen on every eighth and ninth photograph; the others are shown apart. These
-were looked at for the limits of enlargements, the tolerance of borders, and which groups fail; no figure was fitted to
-them.
+thresholds of `datasets_prep.duplicates.keeper` were chosen on every eighth and ninth photograph; the others are shown
+apart. These were looked at for the limits of enlargements, the tolerance of borders, and which groups fail; no figure
+was fitted to them.
 """
 
 import argparse
@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from datasets_prep.appearances import InMemory
-from datasets_prep.dedup import keep_order
-from datasets_prep.figures import jpeg_quality
-from datasets_prep.keeper import Member, best_member
-from datasets_prep.keeper_facts import Details
+from datasets_prep.duplicates.appearances import InMemory
+from datasets_prep.duplicates.facts import Details
+from datasets_prep.duplicates.keeper import Member, best_member
+from datasets_prep.duplicates.search import keep_order
+from datasets_prep.measure.figures import jpeg_quality
 
 GROUPS, EDITS_A_GROUP = 3, 4
 Edit = Callable[[Image.Image], Image.Image]

@@ -52,9 +52,9 @@ from style_statistics import (
     unit_distance,
 )
 
-from datasets_prep.pictograms import recoloured
-from finetune.disk import new_folder
+from finetune.files import new_folder
 from finetune.launch import quiet_libraries
+from tools.pictograms import recoloured
 
 STYLE_SETS = ("style_line", "style_blob", "style_glyph")
 SUBJECTS = {"backpack": ("red", "green"), "umbrella": ("purple", "orange"), "teapot": ("red", "blue")}

@@ -34,11 +34,11 @@ def measure(kind: Any, double: bool, offload: bool, width: int, size: int) -> di
     from diffusers import UNet2DConditionModel
     from torch import nn
 
-    from finetune.config_lora import LoRAConfig
-    from finetune.methods.adapters import attach_adapters
-    from finetune.models.base import Network
-    from finetune.models.packed import PackedLinear, pack_layers
-    from finetune.models.sd import StableDiffusion
+    from finetune.config.lora import LoRAConfig
+    from finetune.methods.lora.adapters import attach_adapters
+    from finetune.models.families.sd import StableDiffusion
+    from finetune.models.family import Network
+    from finetune.models.quantized.packed import PackedLinear, pack_layers
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

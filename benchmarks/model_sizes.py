@@ -29,10 +29,10 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DMod
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from finetune.config_lora import LoRAConfig
-from finetune.methods.adapters import attach_adapters
+from finetune.config.lora import LoRAConfig
+from finetune.methods.lora.adapters import attach_adapters
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import Network
+from finetune.models.family import Network
 
 GB = 1e9
 UNITS = {"": 1, "M": 1_000_000, "B": 1_000_000_000}

@@ -24,7 +24,9 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 
-from finetune.config import (
+from finetune.config.optim import OptimConfig
+from finetune.config.recipes import LoRAConfig, LoRATrainConfig
+from finetune.config.sections import (
     CacheConfig,
     CheckpointConfig,
     DataConfig,
@@ -33,15 +35,13 @@ from finetune.config import (
     OutputConfig,
     TrackingConfig,
 )
-from finetune.config_methods import LoRAConfig, LoRATrainConfig
-from finetune.config_optim import OptimConfig
 from finetune.data.manifest import read_manifest
-from finetune.ema import trained_parameters
-from finetune.methods.lora import LoRA
+from finetune.methods.lora.method import LoRA
 from finetune.models import family_named
-from finetune.models.base import Network
+from finetune.models.family import Network
+from finetune.optim.ema import trained_parameters
 from finetune.train import train
-from tests.tiny import save_pictures, save_pipeline
+from tests.tiny.sd import save_pictures, save_pipeline
 
 ATTENTION = LoRAConfig(rank=4, targets=("to_q", "to_k", "to_v", "to_out.0"))
 

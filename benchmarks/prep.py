@@ -4,9 +4,9 @@
 
 Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
 
-* decode: pictures a CPU second of `datasets_prep.measure` (read, hash, decode, twelve codes, scores) on photographs
-  (longest side 768) and on JPEGs of 12 megapixels (quality 90), smooth ones and ones with film grain, which have twice
-  the bytes; beside it Pillow alone decoding them at the same draft size, in the same run, since machines differ.
+* decode: pictures a CPU second of `datasets_prep.measure.image` (read, hash, decode, twelve codes, scores) on
+  photographs (longest side 768) and on JPEGs of 12 megapixels (quality 90), smooth ones and ones with film grain,
+  which have twice the bytes; beside it Pillow alone decoding them at the same draft size, in the same run, since machines differ.
 * join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds,
   peak memory, and the share of the planted pairs that are found.
 * scaling: wall time of the measuring with one and with two processes, one after the other.
@@ -31,15 +31,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datasets_prep.engine import PoolEngine
-from datasets_prep.gather import measure_missing
-from datasets_prep.measure import FEATURE_SIDE, LARGE_SIDE, Look, measure
+from datasets_prep.measure.gather import measure_missing
+from datasets_prep.measure.image import FEATURE_SIDE, LARGE_SIDE, Look, measure
+from datasets_prep.measure.store import as_keys, row_key
 from datasets_prep.records import Item
-from datasets_prep.sources import open_source
-from datasets_prep.store import as_keys, row_key
-from finetune.data.caption_files import Reading
-from finetune.data.entries import Findings
-from finetune.data.similarity import close_pairs
+from datasets_prep.sources.detect import open_source
+from datasets_prep.workers.pool import PoolEngine
+from finetune.data.captions.files import Reading
+from finetune.data.listing import Findings
+from finetune.similarity.codes import close_pairs
 
 ROOT = Path(__file__).parents[1]
 LOOK = Look(100 * 2**20, 32768, 500_000_000, "white")

@@ -18,10 +18,10 @@ from rich.progress import Progress
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import Outcome, prepare
-from datasets_prep.sorting import counts_in_words
-from finetune.command_line import parse
+from datasets_prep.selection import counts_in_words
+from finetune.config.parse.command_line import parse
 from finetune.plurals import plural
-from finetune.standard_streams import let_readers_leave, outlive_lost_output
+from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
 PROGRAM = "python -m datasets_prep"
 
@@ -65,7 +65,7 @@ def shown_on(bar: Progress):
 
 def review(arguments: list[str]) -> None:
     """Serves the review page of a prepared folder until Ctrl-C."""
-    from datasets_prep.review import serve
+    from datasets_prep.review.server import serve
 
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename picture by picture.")
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from PIL import ImageColor
 
-from finetune.config import secrets_in
+from finetune.config.sections import secrets_in
 
 CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "llava", "wd_tagger", "http"]
 
@@ -48,7 +48,7 @@ class LimitsConfig:
         _check_positive("limits", **{name: getattr(self, name) for name in ("side", "file_mb", "seconds", "memory_gb")})
         if self.file_mb > 500:  # above it no part of the project reads a picture
             raise ValueError(f"limits.file_mb: got {self.file_mb:g}, expected at most 500.")
-        if not 1 <= self.pixels <= 100 * 2**20:  # above it finetune.data.images refuses, and so would training
+        if not 1 <= self.pixels <= 100 * 2**20:  # above it finetune.data.images.decode refuses, and so would training
             raise ValueError(f"limits.pixels: got {self.pixels}, expected 1 to {100 * 2**20} (as in training).")
 
 

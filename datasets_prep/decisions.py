@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from finetune.data.entries import Findings
-from finetune.disk import sync
+from finetune.data.listing import Findings
+from finetune.files import sync
 
 Action = Literal["keep", "drop", "caption", "undo"]
 """undo takes back the latest decision about the same picture that still counts."""

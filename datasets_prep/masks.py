@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from datasets_prep.captions import is_image_name
-from datasets_prep.loading import Loader
+from datasets_prep.captions.own import is_image_name
+from datasets_prep.measure.loader import Loader
+from datasets_prep.measure.store import Pictures
 from datasets_prep.records import Rejected
-from datasets_prep.sorting import Sorting
-from datasets_prep.store import Pictures
-from finetune.data.caption_files import split_name
-from finetune.data.entries import Findings
+from datasets_prep.selection import Sorting
+from finetune.data.captions.files import split_name
 from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
+from finetune.data.listing import Findings
 
 MASK_FOLDERS = frozenset((
     "mask", "masks", "mask_labels", "masklabels", "seg", "segmentation", "segmentations", "matte", "mattes", "alpha",

@@ -13,35 +13,35 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_prep.brought import Brought, Captions, brought_along
-from datasets_prep.caption_stage import caption_all, check_captioner
-from datasets_prep.captions import refuse_lost_captions, with_folder_repeats
+from datasets_prep.caches.content import ContentCache
+from datasets_prep.captions.own import refuse_lost_captions, with_folder_repeats
+from datasets_prep.captions.stage import caption_all, check_captioner
 from datasets_prep.config import PrepConfig
-from datasets_prep.content_cache import ContentCache
-from datasets_prep.copies_stage import check_dedup, find_near, find_same
 from datasets_prep.decisions import Decided, read_decisions
-from datasets_prep.engine import Engine, PoolEngine, usable_cores
-from datasets_prep.gather import Progress, all_pictures, look_of, measure_missing, salt_of
-from datasets_prep.kept import Kept, Rows
-from datasets_prep.lint import token_counter
-from datasets_prep.lint_stage import lint_marks
-from datasets_prep.loading import Loader
+from datasets_prep.duplicates.stage import check_dedup, find_near, find_same
+from datasets_prep.lint.checks import token_counter
+from datasets_prep.lint.stage import lint_marks
 from datasets_prep.masks import Masks, find_masks, masks_of_kept, take_out_masks, unused_masks
-from datasets_prep.measure import TRANSPARENT, colour
-from datasets_prep.publish import publish
-from datasets_prep.quality import all_flags, unusable
+from datasets_prep.measure.gather import Progress, all_pictures, look_of, measure_missing, salt_of
+from datasets_prep.measure.image import TRANSPARENT, colour
+from datasets_prep.measure.loader import Loader
+from datasets_prep.measure.quality import all_flags, unusable
+from datasets_prep.measure.store import Pictures, as_keys, remove_unfinished, row_key
+from datasets_prep.output.folder import NothingUsable, State, check_unedited, is_whole, read_state, workplace
+from datasets_prep.output.publish import publish
 from datasets_prep.records import Prepared, PrepSource, Rejected
-from datasets_prep.score_stage import check_scores, score_pictures, score_texts
-from datasets_prep.sizes_stage import bucket_rows, sides, sizes_of
-from datasets_prep.sorting import Sorting, counted, counts_in_words, new_sorting, sorted_rejections
-from datasets_prep.sources import open_source
-from datasets_prep.store import Pictures, as_keys, remove_unfinished, row_key
+from datasets_prep.report.thumbnails import SmallImage, cached_small_image
+from datasets_prep.rows import Kept, Rows
+from datasets_prep.scores.stage import check_scores, score_pictures, score_texts
+from datasets_prep.selection import Sorting, counted, counts_in_words, new_sorting, sorted_rejections
+from datasets_prep.source_metadata import Brought, Captions, brought_along
+from datasets_prep.sources.detect import open_source
+from datasets_prep.split.stage import bucket_rows, sides, sizes_of
 from datasets_prep.texts import Texts
-from datasets_prep.thumbnails import SmallImage, cached_small_image
-from datasets_prep.workplace import NothingUsable, State, check_unedited, is_whole, read_state, workplace
-from finetune.command_line import dump
-from finetune.data.caption_files import Reading
-from finetune.data.entries import Findings, first_few
+from datasets_prep.workers.pool import Engine, PoolEngine, usable_cores
+from finetune.config.parse.command_line import dump
+from finetune.data.captions.files import Reading
+from finetune.data.listing import Findings, first_few
 
 VERSION = 6
 """Raised when the same input gives another result."""
@@ -152,7 +152,7 @@ def measure_all(
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
     """Returns where the measuring runs."""
     if config.engine == "ray":
-        from datasets_prep.engine_ray import RayEngine
+        from datasets_prep.workers.ray_cluster import RayEngine
 
         return RayEngine(None, config.limits.seconds, config.limits.memory_gb)
     return PoolEngine(config.workers or usable_cores(), config.limits.seconds, config.limits.memory_gb)

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from finetune.data.entries import Entry, Findings
+from finetune.data.listing import Entry, Findings
 
 Reason = Literal[
     "empty_file",
@@ -108,9 +108,9 @@ class Measured:
     suffix: str
     """By its content, with the dot."""
     codes: np.ndarray
-    """[12 4] uint64, see finetune.data.similarity."""
+    """[12 4] uint64, see finetune.similarity.codes."""
     scores: Mapping[str, float]
-    """By the names in datasets_prep.measure.SCORES."""
+    """By the names in datasets_prep.measure.image.SCORES."""
     notes: tuple[str, ...]
     """Of animated, alpha, colour profile ignored: ...; what a user should hear of."""
     caption: str | None

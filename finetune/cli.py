@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.standard_streams import let_readers_leave, outlive_lost_output
+from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
 if TYPE_CHECKING:
-    from finetune.config import ModelConfig
+    from finetune.config.sections import ModelConfig
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def main() -> None:
 
 def refuse_training(command: str) -> None:
     """Exits with 1 and says how a recipe runs, where one is given as the subcommand."""
+    from finetune.config.parse.recipe_options import RECIPES
     from finetune.launch import fail
-    from finetune.recipe_options import RECIPES
 
     named = [recipe for recipe in RECIPES if command in (recipe, recipe.rpartition(".")[2])]
     if named or command in ("train", "launch"):
@@ -67,7 +67,7 @@ def refuse_training(command: str) -> None:
 
 def propose_tokens(options: argparse.Namespace) -> None:
     """Prints rare words; exits with 1 on a mistake."""
-    from finetune.config import ModelConfig
+    from finetune.config.sections import ModelConfig
     from finetune.launch import fail, quiet_libraries
 
     quiet_libraries()
@@ -79,8 +79,8 @@ def propose_tokens(options: argparse.Namespace) -> None:
 
 def print_accelerate_config(name: str) -> None:
     """Prints the path of a config of Accelerate that the package carries; exits with 1 on a mistake."""
+    from finetune.config.parse.presets import find_accelerate_config
     from finetune.launch import fail
-    from finetune.presets import find_accelerate_config
 
     try:
         print(find_accelerate_config(name))
@@ -91,7 +91,7 @@ def print_accelerate_config(name: str) -> None:
 def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
     """Prints the plan; exits with 1 on a mistake."""
     from finetune.launch import fail
-    from finetune.plan import print_plan
+    from finetune.planning.plan import print_plan
 
     let_readers_leave()
     try:
@@ -122,9 +122,9 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     if problems:
         raise ValueError("\n".join(problems))
     refuse_unknown_family(model.family)
-    from finetune.models.base import ModelSource
-    from finetune.models.loading import find_family
-    from finetune.rare_tokens import embedding_lengths, rare_tokens
+    from finetune.models.family import ModelSource
+    from finetune.models.loading.components import find_family
+    from finetune.models.text.rare_tokens import embedding_lengths, rare_tokens
 
     source = ModelSource.of(model)
     tokenizer = family_named(find_family(source, model.family)).tokenizers(source)[0]

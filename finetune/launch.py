@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
 
-from finetune.config import TrainConfig, prompts_of
-from finetune.disk import lock_folder
-from finetune.finished_run import finished_message
-from finetune.launch_request import launcher, refuse_launch
+from finetune.config.parse.recipe_options import parse_recipe
+from finetune.config.sections import TrainConfig, prompts_of
+from finetune.files import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory
-from finetune.places import refuse_nested_folders
+from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
+from finetune.processes.launch_request import launcher, refuse_launch
+from finetune.processes.ranks import LostProcess, is_lost_connection, ranks
+from finetune.processes.run_log import open_run_log
+from finetune.processes.signals import end_on_signals, end_with_launcher
+from finetune.processes.streams import outlive_lost_output
 from finetune.prompt_syntax import prompt_warnings
-from finetune.proposal import launched_processes, with_kept_numbers, with_proposals
-from finetune.ranks import LostProcess, is_lost_connection, ranks
-from finetune.recipe_options import parse_recipe
 from finetune.replaced_folder import clear_replaced
-from finetune.resume_source import refuse_no_checkpoint
-from finetune.run_log import open_run_log
-from finetune.runfolder import check_output
-from finetune.standard_streams import outlive_lost_output
-from finetune.stopping import end_on_signals, end_with_launcher
+from finetune.run_folder.finished import finished_message
+from finetune.run_folder.options import check_output
+from finetune.run_folder.places import refuse_nested_folders
+from finetune.run_folder.resume_source import refuse_no_checkpoint
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
@@ -117,8 +117,8 @@ def run_recipe(
             say(line)
         unfinished = [stage for stage, message in zip(stages(config), messages, strict=True) if message is None]
         quiet_libraries()
-        from finetune.optim import check_optimizer
-        from finetune.tracking import check_trackers
+        from finetune.optim.build import check_optimizer
+        from finetune.tracking.tracker import check_trackers
 
         check_optimizer(config.optim)
         check_trackers(config.tracking)
@@ -135,7 +135,7 @@ def run_recipe(
             raise
         fail_without(error)
     else:
-        from finetune.devices import end_group
+        from finetune.run.device import end_group
 
         ranks().leave()
         end_group()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from finetune.disk import give_usual_modes, put_in_place, sync_folder
+from finetune.files import give_usual_modes, put_in_place, sync_folder
 
 ENDING = ".replaced"
 """How the name of the older folder ends for the moment that the change takes; it begins with a dot."""

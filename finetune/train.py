@@ -13,58 +13,66 @@ from typing import NoReturn
 
 import torch
 
-from finetune.advice import own_share
-from finetune.base_loss import base_loss_warnings
-from finetune.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
-from finetune.command_line import as_plain, dump
-from finetune.config import TrainConfig
-from finetune.config_inpaint import InpaintConfig
-from finetune.cpu_threads import all_cores
-from finetune.data.batch_errors import with_plain_errors
-from finetune.data.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
-from finetune.data.build_caches import build_caches, used_captions
-from finetune.data.cut_captions import cut_warnings
-from finetune.data.dataset import TrainingDataset, collate_by_name
-from finetune.data.drawing_prompts import kept_prompts
-from finetune.data.encode import Encoder
-from finetune.data.holes import Holes
-from finetune.data.latent_masks import LatentMasks
+from finetune.batches.batch_errors import with_plain_errors
+from finetune.batches.buckets import BucketBatchSampler, assign_buckets, bucket_figures, refuse_longer_sides
+from finetune.batches.dataset import TrainingDataset, collate_by_name
+from finetune.batches.encoder import Encoder
+from finetune.batches.fill_caches import build_caches, used_captions
+from finetune.batches.inpaint_masks import Holes
+from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.batches.truncated_captions import cut_warnings
+from finetune.config.inpaint import InpaintConfig
+from finetune.config.parse.command_line import as_plain, dump
+from finetune.config.sections import TrainConfig
+from finetune.data.class_images import trained, trained_captions
 from finetune.data.manifest import Manifest
-from finetune.data.prior import trained, trained_captions
-from finetune.devices import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
-from finetune.disk import lock_folder, refuse_lost_folder, write_atomically, writing
-from finetune.ema import EMA, trained_parameters, trained_state
-from finetune.evaluation.report import write_report
 from finetune.export.metadata import tag_counts
-from finetune.finished_run import write_status
+from finetune.files import lock_folder, refuse_lost_folder, write_atomically, writing
 from finetune.methods.base import RunFacts, TrainedModel, TuningMethod, explaining_export
-from finetune.metrics import MetricsFile, Row, Window
-from finetune.model_identity import model_identity
 from finetune.models import family_named
-from finetune.models.base import ModelSource
-from finetune.models.eight_bits import eight_bit_warnings
-from finetune.models.loading import find_family, parts_warnings, scheduler_warnings
-from finetune.models.packed import num_frozen, pack_layers
+from finetune.models.family import ModelSource
+from finetune.models.loading.components import find_family, parts_warnings, scheduler_warnings
+from finetune.models.loading.eight_bits import eight_bit_warnings
 from finetune.models.parts import PARTS, Part, is_dropped
+from finetune.models.quantized.packed import num_frozen, pack_layers
 from finetune.models.stored import place
-from finetune.optim import build_optimizer, evaluation_weights, learning_rate_factor
-from finetune.param_groups import hold, is_held
+from finetune.optim.build import build_optimizer, evaluation_weights, learning_rate_factor
+from finetune.optim.ema import EMA, trained_parameters, trained_state
+from finetune.optim.groups import hold, is_held
+from finetune.planning.advice import own_share
+from finetune.planning.scale_warnings import scale_warnings
 from finetune.plurals import plural
-from finetune.preview import BASE_STEP, make_previews, planned_previews, save_grid
-from finetune.progress import progress_line
+from finetune.processes.ranks import ranks, refuse_differences
+from finetune.processes.saved_progress import note_saved
+from finetune.processes.signals import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
+from finetune.processes.streams import lost_output
 from finetune.randomness import stream
-from finetune.ranks import ranks, refuse_differences
-from finetune.resume import find_checkpoint, refuse_other_model, restore
-from finetune.runfolder import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
-from finetune.saved_progress import note_saved
-from finetune.scale_warnings import scale_warnings
-from finetune.standard_streams import lost_output
-from finetune.step import agree, due, forward_backward, gradient_norm, naming_out_of_memory, refuse_non_finite, update
-from finetune.stopping import EXIT_CODE, StopRequest, end_on_signals, outlive_signals
-from finetune.tracking import PreviewRow, Tracker, start_tracking
-from finetune.untouched import masked
-from finetune.validate import validation_loss
-from finetune.weight_hashes import file_stamps, hashed_parts, refuse_changed_files
+from finetune.report.run import write_report
+from finetune.run.base_loss import base_loss_warnings
+from finetune.run.checkpoint import Checkpoint, remove_leftovers, save_checkpoint
+from finetune.run.device import COMPUTE_DTYPES, TRAINED_DTYPES, device_warnings, make_accelerator, refuse_unfit
+from finetune.run.fingerprint import model_identity
+from finetune.run.preview import BASE_STEP, make_previews, planned_previews, save_grid
+from finetune.run.progress import progress_line
+from finetune.run.resume import find_checkpoint, refuse_other_model, restore
+from finetune.run.step import (
+    agree,
+    due,
+    forward_backward,
+    gradient_norm,
+    naming_out_of_memory,
+    refuse_non_finite,
+    update,
+)
+from finetune.run.threads import all_cores
+from finetune.run.validate import validation_loss
+from finetune.run.weight_hashes import file_stamps, hashed_parts, refuse_changed_files
+from finetune.run_folder.finished import write_status
+from finetune.run_folder.metrics import MetricsFile, Row, Window
+from finetune.run_folder.options import cache_folder, check_output, data_card, held_out_indices, refuse_separate_folders
+from finetune.tasks.base_model import masked
+from finetune.tracking.tracker import PreviewRow, Tracker, start_tracking
 
 
 @contextlib.contextmanager

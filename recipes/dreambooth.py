@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.config_dreambooth import DreamBoothTrainConfig
-from finetune.finished_run import finished_message
+from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.launch import Captions, Stage, run_recipe, say
 from finetune.plurals import plural
-from finetune.runfolder import cache_folder, held_out_indices
+from finetune.run_folder.finished import finished_message
+from finetune.run_folder.options import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
@@ -41,7 +41,7 @@ def method(config: DreamBoothTrainConfig) -> "TuningMethod":
     """Returns what is tuned, with the class kept by predictions where the config says so."""
     from finetune.methods.dreambooth import PredictionPreserving
     from finetune.methods.full import Full
-    from finetune.methods.lora import LoRA
+    from finetune.methods.lora.method import LoRA
 
     tuned = LoRA(config.lora) if config.method == "lora" else Full()
     if config.prior.kind != "prediction" or config.prior.prompt is None:
@@ -52,11 +52,11 @@ def method(config: DreamBoothTrainConfig) -> "TuningMethod":
 def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
     """Returns the subject's pictures with their prompt, and the class pictures with theirs where the config asks for
     some."""
-    from finetune.data.prior import balance_text, captioned, with_class_pictures
+    from finetune.data.class_images import balance_text, captioned, with_class_pictures
     from finetune.models import family_named
-    from finetune.models.base import ModelSource
-    from finetune.models.loading import find_family
-    from finetune.rare_tokens import common_words_warning
+    from finetune.models.family import ModelSource
+    from finetune.models.loading.components import find_family
+    from finetune.models.text.rare_tokens import common_words_warning
 
     source = ModelSource.of(config.model, config.loss.prediction_type)
     family = family_named(find_family(source, config.model.family))
@@ -74,9 +74,9 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     if config.prior.folder is not None:
         of_class = class_pictures_in(config.prior.folder, config)
     else:
-        from finetune.class_pictures import make_class_pictures
         from finetune.data.manifest import read_manifest
-        from finetune.devices import make_accelerator
+        from finetune.run.class_images import make_class_pictures
+        from finetune.run.device import make_accelerator
 
         cache, size = cache_folder(config.cache), config.data.resolution
         accelerator = make_accelerator(config, manifest.fingerprint)
@@ -96,7 +96,7 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
     """Returns the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
-    from finetune.data.prior import balance_text, captioned, with_class_pictures
+    from finetune.data.class_images import balance_text, captioned, with_class_pictures
 
     if config.prior.kind != "pictures":
         return []

@@ -9,7 +9,7 @@ MODEL, PICTURES and OUT are as for recipes.lora; OUT/export is a whole pipeline 
 import sys
 from typing import TYPE_CHECKING
 
-from finetune.config_methods import FullTrainConfig
+from finetune.config.recipes import FullTrainConfig
 from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ OUT/export/embeddings/ receives them.
 import sys
 from typing import TYPE_CHECKING
 
-from finetune.config_methods import LoRATrainConfig
+from finetune.config.recipes import LoRATrainConfig
 from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.lora import LoRA
+    from finetune.methods.lora.method import LoRA
     from finetune.methods.pivotal import Pivotal
 
 
@@ -26,18 +26,18 @@ def stages(config: LoRATrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
     def method(manifest: "Manifest") -> "LoRA | Pivotal":
-        from finetune.methods.lora import LoRA
+        from finetune.methods.lora.method import LoRA
 
         lora = LoRA(config.lora)
         if not config.tokens.names:
             return lora
         from finetune.methods.pivotal import Pivotal
-        from finetune.methods.textual_inversion import TextualInversion
+        from finetune.methods.tokens import TextualInversion
 
         return Pivotal(lora, TextualInversion.of(config.tokens, config.model), config.train.text_encoder)
 
     def checked(manifest: "Manifest") -> "Manifest":
-        from finetune.data.token_captions import check_token_captions
+        from finetune.data.captions.tokens import check_token_captions
 
         return check_token_captions(manifest, config.tokens, config.data, config.preview)
 

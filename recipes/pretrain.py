@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.command_line import dump
-from finetune.config_pretrain import PretrainConfig, autoencoder_stage
-from finetune.data.entries import first_few
-from finetune.disk import write_atomically
-from finetune.finished_run import STATUS_FILE, export_damage, read_status, write_status
+from finetune.config.parse.command_line import dump
+from finetune.config.pretrain import PretrainConfig, autoencoder_stage
+from finetune.data.listing import first_few
+from finetune.files import write_atomically
 from finetune.launch import Stage, run_recipe, say, training_stage
-from finetune.ranks import ranks
-from finetune.runfolder import changed_options
+from finetune.processes.ranks import ranks
+from finetune.run_folder.finished import STATUS_FILE, export_damage, read_status, write_status
+from finetune.run_folder.options import changed_options
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
@@ -78,8 +78,8 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
         return f"The tokenizer and the untrained model are in {target}."
 
     def run(manifest: "Manifest") -> None:
-        from finetune.devices import make_accelerator
         from finetune.models.scratch import save_new_pipeline
+        from finetune.run.device import make_accelerator
 
         accelerator = make_accelerator(config, manifest.fingerprint)
         if accelerator.is_main_process:

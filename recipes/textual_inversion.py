@@ -13,24 +13,24 @@ diffusers' load_textual_inversion.
 import sys
 from typing import TYPE_CHECKING
 
-from finetune.config_methods import TextualInversionTrainConfig
+from finetune.config.recipes import TextualInversionTrainConfig
 from finetune.launch import Stage, run_recipe, training_stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.textual_inversion import TextualInversion
+    from finetune.methods.tokens import TextualInversion
 
 
 def stages(config: TextualInversionTrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
     def checked(manifest: "Manifest") -> "Manifest":
-        from finetune.data.token_captions import check_token_captions
+        from finetune.data.captions.tokens import check_token_captions
 
         return check_token_captions(manifest, config.tokens, config.data, config.preview)
 
     def method(manifest: "Manifest") -> "TextualInversion":
-        from finetune.methods.textual_inversion import TextualInversion
+        from finetune.methods.tokens import TextualInversion
 
         return TextualInversion.of(config.tokens, config.model)
 

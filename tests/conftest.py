@@ -12,8 +12,8 @@ for name in ("WANDB_API_KEY", "HF_TOKEN", "ACCELERATE_MIXED_PRECISION", "ACCELER
 
 import pytest  # noqa: E402
 
-from tests.runs import TINY, Options  # noqa: E402
-from tests.tiny import save_pictures, save_pipeline  # noqa: E402
+from tests.support.runs import TINY, Options  # noqa: E402
+from tests.tiny.sd import save_pictures, save_pipeline  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # for what fixtures of the session start
 

@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DMod
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from finetune.config_loss import LossConfig
-from finetune.models.base import Components, ModelFamily, ModelSource, Prompts
-from finetune.models.loading import index_for, load_part, load_scheduler, load_weights
-from finetune.objectives import Diffusion, Objective
+from finetune.config.loss import LossConfig
+from finetune.models.family import Components, ModelFamily, ModelSource, Prompts
+from finetune.models.loading.components import index_for, load_part, load_scheduler, load_weights
+from finetune.objectives.diffusion import Diffusion, Objective
 
 NUM_TOKENS = 300  # what the model was trained with, and the default of diffusers' pipeline
 

@@ -11,8 +11,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from finetune.config_mask import NO_MASKS, MaskConfig
-from finetune.data.caption_files import (
+from finetune.config.mask import NO_MASKS, MaskConfig
+from finetune.data.captions.files import (
     LISTINGS,
     TABLE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -26,11 +26,11 @@ from finetune.data.caption_files import (
     read_text,
     refuse_puzzling,
 )
-from finetune.data.caption_tables import NAME_FIELDS, delimiter_of
-from finetune.data.caption_text import in_lines
-from finetune.data.entries import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
+from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
+from finetune.data.captions.text import in_lines
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
-from finetune.data.images import PLUGINS, readable_formats
+from finetune.data.images.decode import PLUGINS, readable_formats
+from finetune.data.listing import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
 from finetune.extras import install_command
 
 # fmt: off

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from finetune.data.entries import Findings
+from finetune.data.listing import Findings
 
 FolderRepeats = Literal["auto", "on", "off"]
 """Whether the number before a folder's name is the repeats of its images; auto decides by all names together."""

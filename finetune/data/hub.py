@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from finetune.data.entries import Entry, Findings, read_captions
+from finetune.data.listing import Entry, Findings, read_captions
 
 if TYPE_CHECKING:
     from datasets import Dataset

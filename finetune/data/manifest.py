@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from finetune.config import DataConfig
-from finetune.config_mask import NO_MASKS, MaskConfig
-from finetune.data.caption_files import Reading
-from finetune.data.caption_text import CaptionLines
-from finetune.data.entries import Entry, Findings, PictureSource, Split, first_few
+from finetune.config.mask import NO_MASKS, MaskConfig
+from finetune.config.sections import DataConfig
+from finetune.data.captions.files import Reading
+from finetune.data.captions.text import CaptionLines
 from finetune.data.folder import FolderSource, read_folder
 from finetune.data.folder_repeats import FolderRepeats
-from finetune.data.images import upright_size
+from finetune.data.images.decode import upright_size
 from finetune.data.links import refuse_links_out
+from finetune.data.listing import Entry, Findings, PictureSource, Split, first_few
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.prompt_syntax import caption_warning, syntax_in
 
@@ -136,7 +136,7 @@ def read_manifest(
 
     A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
     repeats, split), or pictures with text or JSON files beside them or in lists of other trainers (see
-    `finetune.data.caption_files`), of which `caption_lines` says what several lines are, or is one that
+    `finetune.data.captions.files`), of which `caption_lines` says what several lines are, or is one that
     `Dataset.save_to_disk` wrote, or holds data/*.parquet from preparation, whose columns say what pictures would. What
     is no folder but has the form owner/name is a Hub data set, whose train split is read. The caption column holds a
     text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of the folder

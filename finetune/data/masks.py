@@ -15,10 +15,10 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from finetune.config_mask import MaskConfig
-from finetune.data.entries import Findings, PictureSource
+from finetune.config.mask import MaskConfig
 from finetune.data.folder import MASK_SUFFIX, is_picture_name, visible_files
-from finetune.data.images import crop_box, open_alpha, open_rgb
+from finetune.data.images.decode import crop_box, open_alpha, open_rgb
+from finetune.data.listing import Findings, PictureSource
 
 
 @dataclass(frozen=True, slots=True)

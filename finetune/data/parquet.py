@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.data.entries import Entry, Findings, read_captions, read_repeats, read_split, read_weight
+from finetune.data.listing import Entry, Findings, read_captions, read_repeats, read_split, read_weight
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.disk import new_folder
 from finetune.extras import install_command
+from finetune.files import new_folder
 
 PICTURE_SIZE = 64
 SUPERSAMPLING = 4  # drawn this much larger, then averaged down: smooth edges

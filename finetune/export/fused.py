@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from finetune.export.single_file import single_file_name, split_name
-from finetune.models.base import ModelFamily, SingleFileLayer
+from finetune.models.family import ModelFamily, SingleFileLayer
 
 Places = dict[str, SingleFileLayer]
 """Names of layers in `Network`, each with its place in one layer of the file, in the order of the places."""

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.disk import put_in_place, unfinished
 from finetune.export.fused import block_diagonal, file_layers, stand_alone
 from finetune.export.single_file import (
     DIFFUSERS_FILE,
@@ -27,7 +26,8 @@ from finetune.export.single_file import (
     published_name,
     write_single_file,
 )
-from finetune.models.base import Components, ModelFamily
+from finetune.files import put_in_place, unfinished
+from finetune.models.family import Components, ModelFamily
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune.export.fused import Places, block_diagonal, file_layers, share, stacked, stand_alone
 from finetune.export.single_file import Dtype, narrowed, write_single_file
-from finetune.models.base import ModelFamily, Network
+from finetune.models.family import ModelFamily, Network
 
 KEY = re.compile(r"(.+)\.((?:hada_w|lokr_w)[12](?:_[ab])?)\.default")
 

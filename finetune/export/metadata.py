@@ -15,7 +15,7 @@ from typing import Literal
 import safetensors.torch
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
+from finetune.config.loss import LossConfig
 
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in whole sentences would else copy the data set into every file."""

@@ -11,10 +11,10 @@ import safetensors.torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 
-from finetune.disk import unfinished
 from finetune.export.lora import pipeline_names
 from finetune.export.single_file import not_written, split_name
-from finetune.models.base import Components, ModelFamily
+from finetune.files import unfinished
+from finetune.models.family import Components, ModelFamily
 from finetune.replaced_folder import replace_folder
 
 

@@ -11,11 +11,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from finetune.disk import unfinished
 from finetune.export.single_file import DTYPES, not_written
 from finetune.export.tokenizer_files import SENTENCEPIECE, add_files_for_transformers_4
 from finetune.export.verify import prediction, relative_difference
-from finetune.models.base import Components, ModelFamily, ModelSource
+from finetune.files import unfinished
+from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.replaced_folder import replace_folder
 
 EXACT = 1e-5

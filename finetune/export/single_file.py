@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.disk import put_in_place, unfinished
 from finetune.export.metadata import with_hashes
-from finetune.models.base import ModelFamily
+from finetune.files import put_in_place, unfinished
+from finetune.models.family import ModelFamily
 
 Dtype = Literal["fp16", "bf16", "fp32"]
 

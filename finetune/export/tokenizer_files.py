@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune.models.base import ModelSource
-from finetune.models.part_files import part_files
+from finetune.models.family import ModelSource
+from finetune.models.loading.part_files import part_files
 
 SENTENCEPIECE = "spiece.model"
 

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.config_methods import token_file_name, vector_words
+from finetune.config.recipes import token_file_name, vector_words
 from finetune.export.metadata import last_part
 from finetune.export.single_file import write_tensors
 from finetune.export.verify import errors_only, prediction_for, relative_difference
-from finetune.models.base import Components, ModelFamily, ModelSource, Prompts
-from finetune.models.tokens import add_tokens
+from finetune.models.family import Components, ModelFamily, ModelSource, Prompts
+from finetune.models.text.tokens import add_tokens
 
 DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
 """A text encoder's vectors each; the first is what `load_textual_inversion(FOLDER)` looks for."""

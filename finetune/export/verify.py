@@ -19,7 +19,7 @@ from finetune.export.fused import file_layers
 from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
-from finetune.models.base import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
+from finetune.models.family import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
 from finetune.models.parts import Part, one_by_one
 
 TOLERANCE = 1e-3

@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 
-from finetune.config import DataConfig
-from finetune.config_optim import OptimConfig
-from finetune.config_pretrain import AutoencoderConfig
-from finetune.data.buckets import assign_buckets
-from finetune.data.dataset import View, record_pixels
-from finetune.data.encode import Encoder
+from finetune.batches.buckets import assign_buckets
+from finetune.batches.dataset import View, record_pixels
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
+from finetune.config.pretrain import AutoencoderConfig
+from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest
-from finetune.ema import load_trained_state
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
-from finetune.models.base import AutoencoderNetwork, Components, ModelFamily
+from finetune.models.family import AutoencoderNetwork, Components, ModelFamily
 from finetune.models.parts import Part
-from finetune.objectives import Objective
-from finetune.param_groups import ParamGroup, usual_groups
+from finetune.objectives.diffusion import Objective
+from finetune.optim.ema import load_trained_state
+from finetune.optim.groups import ParamGroup, usual_groups
 from finetune.randomness import generator
-from finetune.tasks import Reconstruction
+from finetune.tasks.base import Reconstruction
 
 MEASURED_PICTURES = 256
 

@@ -7,15 +7,15 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from finetune.config import TrainConfig
-from finetune.config_optim import OptimConfig
-from finetune.data.encode import Encoder
-from finetune.models.base import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
+from finetune.config.sections import TrainConfig
+from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import Part
-from finetune.objectives import Objective
+from finetune.objectives.diffusion import Objective
+from finetune.optim.groups import ParamGroup
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.param_groups import ParamGroup
-from finetune.tasks import Task
+from finetune.tasks.base import Task
 
 
 @dataclass(frozen=True)

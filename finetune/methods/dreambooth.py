@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config_optim import OptimConfig
-from finetune.data.encode import Encoder
-from finetune.devices import compute_dtype
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
 from finetune.methods.full import Full
-from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelFamily, Network
+from finetune.methods.lora.method import LoRA
+from finetune.models.family import Components, ModelFamily, Network
 from finetune.models.parts import Part
-from finetune.objectives import Objective
-from finetune.param_groups import ParamGroup
-from finetune.preservation import AdaptersOff, Preserving, frozen_copy, preserving
+from finetune.objectives.diffusion import Objective
+from finetune.optim.groups import ParamGroup
+from finetune.run.device import compute_dtype
+from finetune.tasks.preservation import AdaptersOff, Preserving, frozen_copy, preserving
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.config_methods import FullConfig
-from finetune.config_optim import OptimConfig
-from finetune.data.encode import Encoder
-from finetune.ema import load_trained_state
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
+from finetune.config.recipes import FullConfig
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
-from finetune.models.base import Components, ModelFamily, Network, is_inside
+from finetune.models.family import Components, ModelFamily, Network, is_inside
 from finetune.models.parts import Part
-from finetune.objectives import Objective
-from finetune.param_groups import ParamGroup, usual_groups
-from finetune.tasks import Denoising
+from finetune.objectives.diffusion import Objective
+from finetune.optim.ema import load_trained_state
+from finetune.optim.groups import ParamGroup, usual_groups
+from finetune.tasks.base import Denoising
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.config_optim import OptimConfig
-from finetune.data.encode import Encoder
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
-from finetune.methods.lora import LoRA
-from finetune.methods.textual_inversion import TextualInversion, token_embeddings
-from finetune.models.base import Components, ModelFamily, Network
+from finetune.methods.lora.method import LoRA
+from finetune.methods.tokens import TextualInversion, token_embeddings
+from finetune.models.family import Components, ModelFamily, Network
 from finetune.models.parts import Part
-from finetune.objectives import Objective
-from finetune.param_groups import ParamGroup
-from finetune.tasks import Task
+from finetune.objectives.diffusion import Objective
+from finetune.optim.groups import ParamGroup
+from finetune.tasks.base import Task
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 import importlib
 import typing
 
-from finetune.command_line import suggestion
+from finetune.config.parse.command_line import suggestion
 
 if typing.TYPE_CHECKING:
-    from finetune.models.base import ModelFamily
+    from finetune.models.family import ModelFamily
 
 FAMILIES = {
-    "sd": "finetune.models.sd:StableDiffusion",
-    "sdxl": "finetune.models.sdxl:StableDiffusionXL",
-    "sd3": "finetune.models.sd3:StableDiffusion3",
-    "flux": "finetune.models.flux:Flux",
+    "sd": "finetune.models.families.sd:StableDiffusion",
+    "sdxl": "finetune.models.families.sdxl:StableDiffusionXL",
+    "sd3": "finetune.models.families.sd3:StableDiffusion3",
+    "flux": "finetune.models.families.flux:Flux",
 }
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune.models.base import Components, ModelFamily, ModelSource
-from finetune.models.packed import packed_layers
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.quantized.packed import packed_layers
 from finetune.out_of_memory import explaining_out_of_memory
 
 Part = Literal["denoiser", "vae", "text_encoders"]

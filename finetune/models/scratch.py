@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from finetune.config_pretrain import ArchitectureConfig
-from finetune.disk import new_folder, writing
+from finetune.config.pretrain import ArchitectureConfig
+from finetune.files import new_folder, writing
 
 
 def save_new_pipeline(

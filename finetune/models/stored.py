@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from finetune.models.part_files import PartFiles, variant_of
+from finetune.models.loading.part_files import PartFiles, variant_of
 from finetune.out_of_memory import explaining_out_of_memory
 
 SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.models.base import Components, ModelFamily, Prompts, whole_sizes
+from finetune.models.family import Components, ModelFamily, Prompts, whole_sizes
 
 HEIGHT, WIDTH = 32, 48
 

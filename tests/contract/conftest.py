@@ -7,9 +7,9 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import Components, ModelFamily, ModelSource
-from tests.families import save_tiny_pipeline
-from tests.runs import TINY, Options, run
+from finetune.models.family import Components, ModelFamily, ModelSource
+from tests.support.families import save_tiny_pipeline
+from tests.support.runs import TINY, Options, run
 
 RESUMED: Options = {"train.steps": 5, "data.caption_dropout": 0.3, "data.flip": True, "optim.lr": 2e-3}
 PROMPT = "a red circle on white paper"

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-from finetune.class_pictures import make_class_pictures
-from finetune.config import PreviewConfig
-from finetune.config_dreambooth import PriorConfig
-from finetune.data.drawing_prompts import kept_prompts
-from finetune.models.base import ModelFamily, ModelSource
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.config.dreambooth import PriorConfig
+from finetune.config.sections import PreviewConfig
+from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.parts import PARTS, is_dropped, one_by_one
-from finetune.preview import make_previews, planned_previews
+from finetune.run.class_images import make_class_pictures
+from finetune.run.preview import make_previews, planned_previews
 from tests.contract.conftest import PROMPT
 
 SIZE = 32

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
-from finetune.config_methods import LoRAConfig
-from finetune.data.dataset import Batch
-from finetune.data.encode import Encoder
+from finetune.batches.dataset import Batch
+from finetune.batches.encoder import Encoder
+from finetune.config.loss import LossConfig
+from finetune.config.recipes import LoRAConfig
 from finetune.methods.full import Full
-from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelFamily, Network, whole_sizes
-from finetune.objectives import denoising_loss
+from finetune.methods.lora.method import LoRA
+from finetune.models.family import Components, ModelFamily, Network, whole_sizes
+from finetune.objectives.diffusion import denoising_loss
 from tests.contract.calls import HEIGHT, WIDTH, prompts_of
 
 CAPTIONS = ("a red circle on white paper", "a blue cross")

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from finetune.config import PreviewConfig
-from finetune.data.drawing_prompts import kept_prompts
-from finetune.models.base import Components, ModelFamily
-from finetune.preview import make_previews, planned_previews
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.config.sections import PreviewConfig
+from finetune.models.family import Components, ModelFamily
+from finetune.run.preview import make_previews, planned_previews
 
 FP16_MAX = 65504
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.models.base import Components, ModelFamily, Network
+from finetune.models.family import Components, ModelFamily, Network
 from tests.contract.calls import HEIGHT, WIDTH, denoiser_calls, drawn, packed, prompts_of
 
 SHORT = ("a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é")

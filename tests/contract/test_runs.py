@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from finetune.config_methods import LoRAConfig
-from finetune.ema import load_trained_state
+from finetune.config.recipes import LoRAConfig
 from finetune.export.verify import relative_difference
-from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelFamily
+from finetune.methods.lora.method import LoRA
+from finetune.models.family import Components, ModelFamily
+from finetune.optim.ema import load_trained_state
 from tests.contract.calls import drawn
 from tests.contract.conftest import PROMPT, RESUMED, reloaded_pipeline
-from tests.families import tiny_family
-from tests.runs import Options, final_state, metrics, refuse_other_bits, run
+from tests.support.families import tiny_family
+from tests.support.runs import Options, final_state, metrics, refuse_other_bits, run
 
 
 def test_a_run_is_the_same_uncached_and_killed_and_resumed(lora_run: Path, options: Options, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import ModelSource
-from tests.families import save_tiny_pipeline
+from finetune.models.family import ModelSource
+from tests.support.families import save_tiny_pipeline
 
 
 def test_every_other_family_refuses_the_checkpoint_and_names_the_right_one(name: str, source: ModelSource) -> None:

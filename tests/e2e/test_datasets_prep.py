@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune.command_line import parse
-from finetune.config_methods import LoRATrainConfig
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.presets import find_preset
+from finetune.config.recipes import LoRATrainConfig
 from finetune.data.manifest import read_manifest
-from finetune.presets import find_preset
-from tests.unit.data.files import SHARED, drawn, encoded, gradient, write
+from tests.support.images import SHARED, drawn, encoded, gradient, write
 
 ROOT = Path(__file__).parents[2]
 

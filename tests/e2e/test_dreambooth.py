@@ -11,8 +11,8 @@ import pytest
 import safetensors
 from PIL import Image
 
-from tests.runs import Options, final_state, flags, metrics, run, start
-from tests.tiny import save_pictures
+from tests.support.runs import Options, final_state, flags, metrics, run, start
+from tests.tiny.sd import save_pictures
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]

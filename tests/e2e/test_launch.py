@@ -13,8 +13,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.runs import TINY, Options, differing, final_state, flags, losses, metrics
-from tests.tiny import save_pictures, save_pipeline
+from tests.support.runs import TINY, Options, differing, final_state, flags, losses, metrics
+from tests.tiny.sd import save_pictures, save_pipeline
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]

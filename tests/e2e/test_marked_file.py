@@ -7,10 +7,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from tests.original_layout import save_single_file
-from tests.runs import Options, run
-from tests.tiny_sdxl import build_pipeline
-from tests.unit.models.test_single_file import without_weights
+from tests.support.original_layout import save_single_file
+from tests.support.runs import Options, run
+from tests.tiny.sdxl import build_pipeline
+from tests.unit.models.loading.test_single_file import without_weights
 
 
 def test_a_run_its_metadata_and_its_previews_follow_the_marks_of_the_file(tiny_run: Options, tmp_path: Path) -> None:

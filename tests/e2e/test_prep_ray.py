@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from datasets_prep.engine import Engine, Failure, PoolEngine
-from datasets_prep.engine_ray import RayEngine
-from tests.unit.datasets_prep.test_engine import act, fail
+from datasets_prep.workers.pool import Engine, Failure, PoolEngine
+from datasets_prep.workers.ray_cluster import RayEngine
+from tests.unit.datasets_prep.workers.test_pool import act, fail
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

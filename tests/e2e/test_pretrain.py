@@ -9,8 +9,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tests.runs import Options, metrics, run
-from tests.tiny import save_pictures
+from tests.support.runs import Options, metrics, run
+from tests.tiny.sd import save_pictures
 
 SMALL = {
     "data.resolution": 32,

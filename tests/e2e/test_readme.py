@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune.command_line import flat_types, parse, read_flags
-from finetune.config_dreambooth import DreamBoothTrainConfig
-from finetune.config_methods import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
-from finetune.config_pretrain import PretrainConfig
-from finetune.models.single_file import published_folder
-from finetune.presets import find_preset
-from tests.runs import metrics
-from tests.tiny import save_pictures, save_pipeline
+from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.parse.command_line import flat_types, parse, read_flags
+from finetune.config.parse.presets import find_preset
+from finetune.config.pretrain import PretrainConfig
+from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
+from finetune.models.loading.single_file import published_folder
+from tests.support.runs import metrics
+from tests.tiny.sd import save_pictures, save_pipeline
 
 ROOT = Path(__file__).parents[2]
 FAST = (

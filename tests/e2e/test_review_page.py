@@ -14,11 +14,11 @@ from PIL import Image
 
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.records import LintMark, Prepared
-from datasets_prep.report import write_report
-from datasets_prep.thumbnails import small_image
-from finetune.data.entries import Findings
+from datasets_prep.report.build import write_report
+from datasets_prep.report.thumbnails import small_image
+from finetune.data.listing import Findings
 from tests.e2e.browser import Browser
-from tests.unit.data.files import encoded, gradient, listing
+from tests.support.images import encoded, gradient, listing
 
 HOSTILE = '"><img src=x onerror="window.ran=1"><script>window.ran=1;document.title="ran"</script>\n\u202egpj\udcff.png'
 NAMES = (HOSTILE, "b.png", "c.png")
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(folder: Path) -> Iterator[str]:
     """Where `serve` says that it serves the folder; it ends as Ctrl-C ends it."""
-    code = "import sys, pathlib; from datasets_prep.review import serve; serve(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from datasets_prep.review.server import serve; serve(pathlib.Path(sys.argv[1]))"
     root = Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=root, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

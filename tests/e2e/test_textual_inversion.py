@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.runs import Options, final_state, flags, metrics, run
+from tests.support.runs import Options, final_state, flags, metrics, run
 
 ROOT = Path(__file__).parents[2]
 TOKENS: Options = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import TINY, Options, differing, final_state, losses, run
+from tests.support.runs import TINY, Options, differing, final_state, losses, run
 
 STEPS = 6
 

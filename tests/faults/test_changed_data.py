@@ -9,7 +9,7 @@ import safetensors.torch
 from PIL import Image
 
 from tests.faults.conftest import assert_refused, assert_same_end
-from tests.runs import Options, losses, metrics, run
+from tests.support.runs import Options, losses, metrics, run
 
 
 def edit_picture(folder: Path) -> None:

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from tests.faults.conftest import assert_refused, assert_same_end
 from tests.faults.test_damaged_checkpoints import seal
-from tests.runs import Options, run
+from tests.support.runs import Options, run
 
 EACH_TIME = (".lock", "run.log")
 """Files of the run folder that every start writes to."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.checkpoint import load_checkpoint, newest_checkpoint
-from finetune.disk import file_sha256
+from finetune.files import file_sha256
+from finetune.run.checkpoint import load_checkpoint, newest_checkpoint
 from tests.faults.conftest import assert_refused, assert_same_end
-from tests.runs import Options, run
+from tests.support.runs import Options, run
 
 FILES = ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml", "manifest.json")
 

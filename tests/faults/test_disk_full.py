@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import assert_refused, assert_same_end
-from tests.faults.injection import FileSizeLimit, FillDisk, WhenOpened, WhileSaving
-from tests.runs import Options, run, start
+from tests.faults.kills.injection import FileSizeLimit, FillDisk, WhenOpened, WhileSaving
+from tests.support.runs import Options, run, start
 
 
 @pytest.fixture

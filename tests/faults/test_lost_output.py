@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tests.faults.conftest import assert_same_end
-from tests.runs import Options, start
+from tests.support.runs import Options, start
 
 
 def lose_both() -> None:

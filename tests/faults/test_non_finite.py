@@ -9,10 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from finetune.checkpoint import load_checkpoint
+from finetune.run.checkpoint import load_checkpoint
 from tests.faults.conftest import assert_refused, assert_same_end
-from tests.faults.injection import LimitMemoryWhenOpened
-from tests.runs import Options, metrics, run, start
+from tests.faults.kills.injection import LimitMemoryWhenOpened
+from tests.support.runs import Options, metrics, run, start
 
 
 @pytest.mark.parametrize(("value", "accumulation"), [(math.nan, 1), (math.inf, 2)])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune import runfolder
-from finetune.checkpoint import complete_steps
+from finetune.run.checkpoint import complete_steps
+from finetune.run_folder import options
 from tests.faults.conftest import assert_refused
-from tests.faults.injection import WhenOpened
-from tests.runs import Ended, Options, Running, metrics, run, start
+from tests.faults.kills.injection import WhenOpened
+from tests.support.runs import Ended, Options, Running, metrics, run, start
 
 
 def two(
@@ -110,7 +110,7 @@ class ChangeFolder:
 
     def __call__(self) -> None:
         os.chdir(self.folder)
-        runfolder.SECONDS_TO_APPEAR = 0.5
+        options.SECONDS_TO_APPEAR = 0.5
 
 
 def test_an_output_folder_of_each_machines_own_is_refused(job: Options, tmp_path: Path) -> None:

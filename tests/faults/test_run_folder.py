@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from finetune.checkpoint import complete_steps
+from finetune.run.checkpoint import complete_steps
 from tests.faults.conftest import STEPS, assert_refused, assert_same_end
-from tests.faults.injection import without_privileges
-from tests.runs import Ended, Options, differing, final_state, flags, losses, metrics, run, start
+from tests.faults.kills.injection import without_privileges
+from tests.support.runs import Ended, Options, differing, final_state, flags, losses, metrics, run, start
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.checkpoint import complete_steps
+from finetune.run.checkpoint import complete_steps
 from tests.faults.conftest import assert_same_end
-from tests.faults.injection import WhenOpened, ask_to_stop, every_interrupt_counts, fork_workers, lead_a_group
-from tests.runs import Options, Running, flags, losses, metrics, run, start
+from tests.faults.kills.injection import WhenOpened, ask_to_stop, every_interrupt_counts, fork_workers, lead_a_group
+from tests.support.runs import Options, Running, flags, losses, metrics, run, start
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.config_lora import LoRAConfig
-from finetune.methods.adapters import attach_adapters
-from finetune.models.base import Network
-from finetune.models.packed import pack_layers, packed_layers
-from finetune.models.sd import StableDiffusion
-from tests.tiny import SIZES, Shape, build_unet
+from finetune.config.lora import LoRAConfig
+from finetune.methods.lora.adapters import attach_adapters
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Network
+from finetune.models.quantized.packed import pack_layers, packed_layers
+from tests.tiny.sd import SIZES, Shape, build_unet
 
 WIDE = Shape((64, 128, 256, 256), SIZES["small"].vae_channels, num_heads=4, text_width=256)
 

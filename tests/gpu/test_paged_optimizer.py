@@ -5,7 +5,7 @@ import torch
 from bitsandbytes import optim as bnb
 from torch import nn
 
-from finetune.paged_state import load_state
+from finetune.optim.paged_state import load_state
 
 
 @pytest.mark.gpu

@@ -10,18 +10,18 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from finetune.config import CacheConfig, DataConfig
-from finetune.config_methods import LoRAConfig
-from finetune.data.buckets import BucketBatchSampler, assign_buckets
-from finetune.data.build_caches import build_caches
-from finetune.data.dataset import Batch, TrainingDataset, collate
-from finetune.data.encode import Encoder
+from finetune.batches.buckets import BucketBatchSampler, assign_buckets
+from finetune.batches.dataset import Batch, TrainingDataset, collate
+from finetune.batches.encoder import Encoder
+from finetune.batches.fill_caches import build_caches
+from finetune.config.recipes import LoRAConfig
+from finetune.config.sections import CacheConfig, DataConfig
 from finetune.data.manifest import Manifest, read_manifest
-from finetune.methods.lora import LoRA
-from finetune.models.base import Components, Network
-from finetune.models.sd import StableDiffusion
-from tests.runs import TINY, Ended, Options, differing, final_state, losses, run
-from tests.tiny import build_pipeline, save_pictures
+from finetune.methods.lora.method import LoRA
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, Network
+from tests.support.runs import TINY, Ended, Options, differing, final_state, losses, run
+from tests.tiny.sd import build_pipeline, save_pictures
 
 STEPS = 6
 AUGMENTED: Options = {

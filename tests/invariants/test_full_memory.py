@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from tests.e2e.test_launch import LAUNCH, command
-from tests.runs import Options, differing, final_state, flags, losses, metrics, run
+from tests.support.runs import Options, differing, final_state, flags, losses, metrics, run
 
 BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
-from tests.runs import Options, differing, final_state, run, same_uncached_and_killed
+from tests.support.runs import Options, differing, final_state, run, same_uncached_and_killed
 
 OWN: Options = {
     "inpaint.num_masks": 2,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Options, differing, final_state, losses, metrics, run
+from tests.support.runs import Options, differing, final_state, losses, metrics, run
 
 SHAPED: Options = {
     "loss.weighting": "p2",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.runs import Options, differing, final_state, metrics, run, same_uncached_and_killed
+from tests.support.runs import Options, differing, final_state, metrics, run, same_uncached_and_killed
 
 STEPS = 7
 MASKED: Options = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.families import save_tiny_pipeline
-from tests.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.families import save_tiny_pipeline
+from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
 
 EVERYTHING: Options = {
     "train.gradient_checkpointing": True,

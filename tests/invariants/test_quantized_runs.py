@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tests.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
 
 
 def options_of(tiny_run: Options, kind: str, folder: Path) -> Options:

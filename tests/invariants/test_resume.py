@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
 
 STEPS = 11
 TWICE = ("lora", "full_ema", "textual_inversion_ema_bf16", "dreambooth_pictures")

@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from tests.families import save_tiny_pipeline
-from tests.runs import Options, differing, final_state, losses, run
+from tests.support.families import save_tiny_pipeline
+from tests.support.runs import Options, differing, final_state, losses, run
 
 
 def save_as(source: Path, folder: Path, dtype: torch.dtype) -> Path:

@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from finetune.config_lora import LoRAConfig
+from finetune.config.lora import LoRAConfig
 from finetune.export.lycoris import weight_change
 from finetune.export.verify import TOLERANCE, prediction, relative_difference, reloaded_differences
-from finetune.methods.adapters import adapter_layers
 from finetune.methods.base import TrainedModel
-from finetune.methods.lora import LoRA
-from finetune.models.base import ModelSource
-from tests.adapter_models import FAMILY, KINDS, fresh, trained_model
+from finetune.methods.lora.adapters import adapter_layers
+from finetune.methods.lora.method import LoRA
+from finetune.models.family import ModelSource
+from tests.support.adapter_models import FAMILY, KINDS, fresh, trained_model
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from finetune.config_pretrain import ArchitectureConfig
-from finetune.models.base import AutoencoderNetwork
+from finetune.config.pretrain import ArchitectureConfig
+from finetune.models.family import AutoencoderNetwork
 from finetune.models.scratch import new_vae
-from finetune.objectives import reconstruction_loss
-from finetune.tasks import Reconstruction
+from finetune.objectives.diffusion import reconstruction_loss
+from finetune.tasks.base import Reconstruction
 
 SMALL = ArchitectureConfig(vae_channels=(8, 16), latent_channels=4)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from finetune.config_loss import LossConfig
-from finetune.flow_matching import FlowMatching
+from finetune.config.loss import LossConfig
+from finetune.objectives.flow_matching import FlowMatching
 from tests.parity.test_objectives import latents
 
 SIZE = (64, 48)

@@ -12,14 +12,14 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
-from finetune.flow_matching import FlowMatching, ResolutionShift
-from finetune.models.base import Components, ModelSource, Network
-from finetune.models.flux import MAX_TOKENS, SAMPLING_GUIDANCE, TRAINING_GUIDANCE, Flux, packed, unpacked
-from finetune.objectives import denoising_loss
-from tests.faults.injection import WhenOpened
-from tests.runs import Options, differing, final_state, losses, run, start
-from tests.tiny_flux import build_pipeline, save_pipeline
+from finetune.config.loss import LossConfig
+from finetune.models.families.flux import MAX_TOKENS, SAMPLING_GUIDANCE, TRAINING_GUIDANCE, Flux, packed, unpacked
+from finetune.models.family import Components, ModelSource, Network
+from finetune.objectives.diffusion import denoising_loss
+from finetune.objectives.flow_matching import FlowMatching, ResolutionShift
+from tests.faults.kills.injection import WhenOpened
+from tests.support.runs import Options, differing, final_state, losses, run, start
+from tests.tiny.flux import build_pipeline, save_pipeline
 
 FAMILY = Flux()
 PROMPTS = ("", "a red circle on white paper", "Ein ROTER  Kreis, 12 (x)", "blue cross, " * 40)

@@ -12,17 +12,17 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 
-from finetune.config_lora import LoRAConfig
+from finetune.config.lora import LoRAConfig
 from finetune.export.fused import file_layers, share, stacked
 from finetune.export.lora import LoRALayer, joined, save_kohya_lora
 from finetune.export.lycoris import weight_change
-from finetune.methods.adapters import adapted_layers
-from finetune.methods.lora import LoRA
-from finetune.models.base import ModelSource, SingleFileLayer
-from finetune.models.flux import Flux
-from finetune.models.flux_layers import RENAMED
-from tests.adapter_models import KINDS, trained_model
-from tests.tiny_flux import build_transformer, save_pipeline
+from finetune.methods.lora.adapters import adapted_layers
+from finetune.methods.lora.method import LoRA
+from finetune.models.families.flux import Flux
+from finetune.models.family import ModelSource, SingleFileLayer
+from finetune.models.layer_names.flux import RENAMED
+from tests.support.adapter_models import KINDS, trained_model
+from tests.tiny.flux import build_transformer, save_pipeline
 
 FAMILY = Flux()
 FLUX_KINDS = {

@@ -11,14 +11,14 @@ from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
-from finetune.data.dataset import Batch
-from finetune.data.encode import Encoder
-from finetune.data.holes import WHOLE, Filling, hole
-from finetune.models.base import Components, Network, whole_sizes
-from finetune.models.sd import StableDiffusion
-from finetune.tasks import Denoising
-from tests.tiny import build_pipeline
+from finetune.batches.dataset import Batch
+from finetune.batches.encoder import Encoder
+from finetune.batches.inpaint_masks import WHOLE, Filling, hole
+from finetune.config.loss import LossConfig
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, Network, whole_sizes
+from finetune.tasks.base import Denoising
+from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
 SIDE = 64

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from finetune.export.lora import LoRALayer, lora_layers, save_diffusers_lora, save_kohya_lora
 from finetune.export.verify import TOLERANCE, prediction, reloaded_differences, require_equal
-from finetune.models.base import Components, ModelSource, Network
-from finetune.models.sd import StableDiffusion
-from tests import tiny
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, ModelSource, Network
+from tests.tiny import sd as tiny
 
 RANK, ALPHA = 4, 6.5
 FAMILY = StableDiffusion()

@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr as di
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-from finetune.config_loss import LossConfig
-from finetune.models.sd import StableDiffusion
-from finetune.objectives import (
+from finetune.config.loss import LossConfig
+from finetune.models.families.sd import StableDiffusion
+from finetune.objectives.diffusion import (
     Diffusion,
     PredictionType,
     denoising_loss,

@@ -7,9 +7,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from finetune.models.base import Components, Network, Prompts, stack_prompts
-from finetune.models.sd import StableDiffusion
-from tests.tiny import build_pipeline
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, Network, Prompts, stack_prompts
+from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
 PROMPTS = ("", "a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é", "a " * 75, "blue cross, " * 18)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from finetune.config_optim import OptimConfig, Schedule
-from finetune.optim import learning_rate_factor
+from finetune.config.optim import OptimConfig, Schedule
+from finetune.optim.build import learning_rate_factor
 
 STEPS, WARMUP = 50, 10
 NAMES: dict[Schedule, str] = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}

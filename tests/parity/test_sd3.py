@@ -13,19 +13,19 @@ from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoi
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from finetune.config import ModelConfig
-from finetune.config_loss import LossConfig
-from finetune.config_methods import TokensConfig
+from finetune.config.loss import LossConfig
+from finetune.config.recipes import TokensConfig
+from finetune.config.sections import ModelConfig
 from finetune.export.lora import lora_layers, save_diffusers_lora
 from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, reloaded_differences
-from finetune.flow_matching import FlowMatching
-from finetune.methods.textual_inversion import TextualInversion
-from finetune.models.base import Components, ModelSource, Network, Prompts
-from finetune.models.sd3 import StableDiffusion3, with_zeros_for_t5
-from finetune.objectives import denoising_loss
-from tests.runs import Options, metrics, run
-from tests.tiny_sd3 import T5_WIDTH, build_pipeline, save_pipeline
+from finetune.methods.tokens import TextualInversion
+from finetune.models.families.sd3 import StableDiffusion3, with_zeros_for_t5
+from finetune.models.family import Components, ModelSource, Network, Prompts
+from finetune.objectives.diffusion import denoising_loss
+from finetune.objectives.flow_matching import FlowMatching
+from tests.support.runs import Options, metrics, run
+from tests.tiny.sd3 import T5_WIDTH, build_pipeline, save_pipeline
 
 FAMILY = StableDiffusion3()
 PROMPTS = ("", "a red circle on white paper", "a red circle, a blue cross, " * 8, "a red circle on white paper, " * 80)

@@ -12,21 +12,21 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from finetune.config_lora import LoRAConfig
-from finetune.config_loss import LossConfig
-from finetune.data.build_caches import text_fingerprint
-from finetune.ema import load_trained_state, trained_state
+from finetune.batches.fill_caches import text_fingerprint
+from finetune.config.lora import LoRAConfig
+from finetune.config.loss import LossConfig
 from finetune.export.lora import lora_layers, save_diffusers_lora, save_kohya_lora
 from finetune.export.lycoris import save_lycoris
 from finetune.export.single_file import single_file_name
 from finetune.export.verify import prediction, relative_difference, reloaded_differences
-from finetune.methods.adapters import adapter_layers, layer_scales
-from finetune.methods.lora import LoRA
-from finetune.models.base import Components, ModelSource, Network, Prompts, whole_sizes
-from finetune.models.sdxl import StableDiffusionXL
-from tests.adapter_models import moved
-from tests.tiny import train_tokenizer
-from tests.tiny_sdxl import WIDTHS, save_pipeline
+from finetune.methods.lora.adapters import adapter_layers, layer_scales
+from finetune.methods.lora.method import LoRA
+from finetune.models.families.sdxl import StableDiffusionXL
+from finetune.models.family import Components, ModelSource, Network, Prompts, whole_sizes
+from finetune.optim.ema import load_trained_state, trained_state
+from tests.support.adapter_models import moved
+from tests.tiny.sd import train_tokenizer
+from tests.tiny.sdxl import WIDTHS, save_pipeline
 
 FAMILY = StableDiffusionXL()
 PROMPTS = ("a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é", "! !", "a " * 75)

@@ -14,10 +14,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from finetune.export.tokens import save_tokens, token_differences
-from finetune.models.base import ModelSource
-from finetune.models.sdxl import StableDiffusionXL
-from tests.runs import Options, final_state, flags, metrics, run, same_uncached_and_killed
-from tests.tiny_sdxl import WIDTHS, save_pipeline
+from finetune.models.families.sdxl import StableDiffusionXL
+from finetune.models.family import ModelSource
+from tests.support.runs import Options, final_state, flags, metrics, run, same_uncached_and_killed
+from tests.tiny.sdxl import WIDTHS, save_pipeline
 from tests.unit.export.test_tokens import FACTS
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ def refused(tree: Path, line: str) -> bool:
     "line",
     [
         'if family == "sd":',
-        "from finetune.models.sd import encode",
+        "from finetune.models.families.sd import encode",
         "from finetune.models import base  # as in models.sd",
         "# only SDXL has this",
         'kind = "sd15"',
@@ -50,7 +50,7 @@ def test_a_family_name_is_refused(tree: Path, line: str) -> None:
         "SD_SCRIPTS_BLOCKS = {}",
         'fields = {"ss_sd_model_name": name}',
         "pip install 'sd-finetune[demo]'",
-        "from finetune.models.base import Network",
+        "from finetune.models.family import Network",
         "std = influx.sd_of(values)",
     ],
 )

@@ -15,30 +15,30 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from finetune.checkpoint import read
-from finetune.class_pictures import draw_groups
-from finetune.config import CacheConfig, DataConfig, PreviewConfig, TrainConfig
-from finetune.config_dreambooth import PriorConfig
-from finetune.config_loss import LossConfig
-from finetune.data.buckets import Bucket
-from finetune.data.build_caches import build_caches
-from finetune.data.dataset import TrainingDataset
-from finetune.data.drawing_prompts import kept_prompts
-from finetune.data.encode import Encoder, validation_view
+from finetune.batches.buckets import Bucket
+from finetune.batches.dataset import TrainingDataset
+from finetune.batches.encoder import Encoder, validation_view
+from finetune.batches.fill_caches import build_caches
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.config.dreambooth import PriorConfig
+from finetune.config.loss import LossConfig
+from finetune.config.sections import CacheConfig, DataConfig, PreviewConfig, TrainConfig
 from finetune.data.manifest import read_manifest
-from finetune.ema import EMA
 from finetune.launch import Stage, run_recipe
-from finetune.models.base import ModelSource, Network
-from finetune.models.loading import loaded
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource, Network
+from finetune.models.loading.components import loaded
 from finetune.models.parts import PARTS, one_by_one
-from finetune.models.sd import StableDiffusion
 from finetune.models.stored import place
+from finetune.optim.ema import EMA
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.preview import make_previews, planned_previews
-from finetune.stopping import SIGNALS
-from finetune.tasks import Denoising
-from finetune.validate import validation_loss
-from tests.tiny import save_pictures
+from finetune.processes.signals import SIGNALS
+from finetune.run.checkpoint import read
+from finetune.run.class_images import draw_groups
+from finetune.run.preview import make_previews, planned_previews
+from finetune.run.validate import validation_loss
+from finetune.tasks.base import Denoising
+from tests.tiny.sd import save_pictures
 
 FAMILY = StableDiffusion()
 HUGE = 2**50

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.command_line import parse
-from finetune.config_dreambooth import DreamBoothTrainConfig
+from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.parse.command_line import parse
 from finetune.data.manifest import read_manifest
 from finetune.launch import with_prompt_warnings
 from finetune.prompt_syntax import is_path, path_problems, prompt_warnings, syntax_in
-from tests.unit.data.files import A, listed
+from tests.support.images import A, listed
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from PIL import Image
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import prepare
-from finetune.data.caption_text import decode_text
+from finetune.data.captions.text import decode_text
 from finetune.data.manifest import read_manifest
-from tests.unit.data.files import A, B, C, Row, captions, listed, listing, mistakes, picture, write
+from tests.support.images import A, B, C, Row, captions, listed, listing, mistakes, picture, write
 
 # ---- metadata.jsonl and metadata.csv
 

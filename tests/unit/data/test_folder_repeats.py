@@ -2,8 +2,8 @@
 
 import pytest
 
-from finetune.data.entries import Findings
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
+from finetune.data.listing import Findings
 
 
 def found(*folders: str, choice: FolderRepeats = "auto") -> tuple[dict[str, tuple[int, str]], Findings]:

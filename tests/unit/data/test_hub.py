@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from finetune.data.manifest import read_manifest
-from tests.unit.data.files import picture
+from tests.support.images import picture
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,7 +94,7 @@ def test_a_damaged_saved_data_set_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
-    code = "from tests.unit.data.files import mistakes; print(mistakes('nobody/nothing'))"
+    code = "from tests.support.images import mistakes; print(mistakes('nobody/nothing'))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ import pytest
 
 from finetune.data.folder import FolderSource
 from finetune.data.manifest import Changes, read_manifest
-from tests.unit.data.files import (
+from tests.support.images import (
     SHARED,
     A,
     B,

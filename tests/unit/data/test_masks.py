@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.config import DataConfig
-from finetune.config_mask import MaskConfig
-from finetune.data.buckets import assign_buckets
-from finetune.data.dataset import record_pixels, views
-from finetune.data.latent_masks import LatentMasks
+from finetune.batches.buckets import assign_buckets
+from finetune.batches.dataset import record_pixels, views
+from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.view import View
+from finetune.config.mask import MaskConfig
+from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.data.masks import cut_mask
-from finetune.data.view import View
-from tests.unit.data.files import A, B, captions, encoded, gradient, listing, picture, write
+from tests.support.images import A, B, captions, encoded, gradient, listing, picture, write
 
 FILE = MaskConfig("file")
 

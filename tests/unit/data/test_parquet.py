@@ -17,7 +17,7 @@ from pyarrow import parquet
 from finetune.data import parquet as tables
 from finetune.data.manifest import Manifest, read_manifest
 from finetune.data.parquet import read_picture
-from tests.unit.data.files import captions, mistakes, picture, write
+from tests.support.images import captions, mistakes, picture, write
 
 ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
@@ -80,7 +80,7 @@ def test_no_picture_is_opened_to_list_them(tmp_path: Path) -> None:
 
 
 def test_training_cuts_its_pictures_from_a_table(tmp_path: Path) -> None:
-    from finetune.data.dataset import View, record_pixels
+    from finetune.batches.dataset import View, record_pixels
 
     manifest = read_manifest(prepared(tmp_path))
     view = View(width=8, height=8, left=0.5, top=0.5, flip=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from datasets_prep.decisions import Decided, Decision, append_decision, checked, read_decisions
-from finetune.data.entries import Findings
+from finetune.data.listing import Findings
 
 A, B = "a" * 64, "b" * 64
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from datasets_prep.config import PrepConfig, SplitConfig, WriteConfig
 from datasets_prep.pipeline import prepare
-from finetune.config_mask import MaskConfig
+from finetune.config.mask import MaskConfig
 from finetune.data.manifest import read_manifest
-from tests.unit.data.files import drawn, encoded, write
+from tests.support.images import drawn, encoded, write
 
 SIZE = (96, 80)
 

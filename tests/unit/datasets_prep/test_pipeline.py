@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_prep import appearances, thumbnails
 from datasets_prep.config import (
     CaptionsConfig,
     DedupConfig,
@@ -21,16 +20,18 @@ from datasets_prep.config import (
     WriteConfig,
 )
 from datasets_prep.decisions import Decision, append_decision
-from datasets_prep.measure import SCORES
+from datasets_prep.duplicates import appearances
+from datasets_prep.measure.image import SCORES
+from datasets_prep.measure.store import Parts, Pictures
 from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Copy
-from datasets_prep.sorting import Sorting
-from datasets_prep.store import Parts, Pictures
-from datasets_prep.thumbnails import small_image
-from finetune.command_line import dump, parse
-from finetune.data.alike import look_at
+from datasets_prep.report import thumbnails
+from datasets_prep.report.thumbnails import small_image
+from datasets_prep.selection import Sorting
+from finetune.config.parse.command_line import dump, parse
 from finetune.data.manifest import read_manifest
-from tests.unit.data.files import drawn, encoded, write
+from finetune.similarity.agreement import look_at
+from tests.support.images import drawn, encoded, write
 
 RED, BLUE, GREEN = (encoded(drawn(seed)) for seed in range(3))
 FILES: dict[str, bytes | str] = {
@@ -247,7 +248,7 @@ def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:
 def test_shards_hold_the_same_as_a_folder(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import load_dataset
 
-    monkeypatch.setattr("datasets_prep.write.ROW_GROUP", 2)
+    monkeypatch.setattr("datasets_prep.output.images.ROW_GROUP", 2)
     write(
         Path(config.source[0]),
         {f"more/{seed}.png": encoded(drawn(seed + 10, (64 + 8 * seed, 80))) for seed in range(8)},

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.config_lora import LoRAConfig
-from finetune.config_loss import LossConfig
-from finetune.methods.lora import LoRA
+from finetune.config.lora import LoRAConfig
+from finetune.config.loss import LossConfig
+from finetune.methods.lora.method import LoRA
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import Components, ModelFamily, ModelSource, stack_prompts
-from finetune.models.loading import find_family
-from tests.runs import TINY, Options, run, start
-from tests.tiny_pixart import save_pixart
+from finetune.models.family import Components, ModelFamily, ModelSource, stack_prompts
+from finetune.models.loading.components import find_family
+from tests.support.runs import TINY, Options, run, start
+from tests.tiny.pixart import save_pixart
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "add_a_family.md"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from finetune.export.lora import lora_layers, save_diffusers_lora, save_kohya_lora
-from finetune.models.base import ModelSource
-from finetune.models.sd import StableDiffusion
-from tests import tiny
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource
+from tests.tiny import sd as tiny
 
 NAME = "denoiser.mid_block.attentions.0.proj_in"
 GOOD = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from finetune.config_loss import LossConfig
+from finetune.config.loss import LossConfig
 from finetune.export.metadata import LoRAFacts, lora_metadata, tag_counts, with_hashes
 
 FACTS = LoRAFacts(

@@ -7,9 +7,9 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from finetune.export.pipeline import save_full_pipeline
-from finetune.models.base import Components, ModelSource
-from finetune.models.sd import StableDiffusion
-from tests import tiny
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, ModelSource
+from tests.tiny import sd as tiny
 
 FAMILY = StableDiffusion()
 

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, CLIPTokenizer, T5Tokenizer
 from finetune.export.pipeline import save_full_pipeline
 from finetune.export.tokenizer_files import add_files_for_transformers_4
 from finetune.models import family_named
-from finetune.models.base import ModelSource
-from tests.tiny import save_pipeline
-from tests.tiny_flux import save_pipeline as save_flux_pipeline
+from finetune.models.family import ModelSource
+from tests.tiny.flux import save_pipeline as save_flux_pipeline
+from tests.tiny.sd import save_pipeline
 
 TEXT = "a RED circle, it's 12:30! naïve"
 

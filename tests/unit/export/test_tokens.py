@@ -10,8 +10,8 @@ from torch import Tensor
 
 from finetune.export.tokens import TokenFacts, save_tokens, token_differences, token_metadata
 from finetune.export.verify import require_equal
-from finetune.models.base import ModelSource
-from finetune.models.sd import StableDiffusion
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource
 
 FAMILY = StableDiffusion()
 FACTS = TokenFacts(

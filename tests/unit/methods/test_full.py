@@ -2,12 +2,12 @@
 
 import pytest
 
-from finetune.config_methods import FullConfig
-from finetune.config_optim import OptimConfig
+from finetune.config.optim import OptimConfig
+from finetune.config.recipes import FullConfig
 from finetune.methods.full import Full, trained_names
-from finetune.models.base import Network
-from finetune.models.sd import StableDiffusion
-from tests.tiny import build_pipeline
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Network
+from tests.tiny.sd import build_pipeline
 
 
 def network(*, text_encoder: bool = False) -> Network:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from finetune.models.base import ModelSource
-from finetune.models.sd import StableDiffusion
-from tests.tiny import SIZES, build_pipeline, build_unet, save_pipeline
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource
+from tests.tiny.sd import SIZES, build_pipeline, build_unet, save_pipeline
 
 FAMILY = StableDiffusion()
 

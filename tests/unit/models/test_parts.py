@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.data.cache import fingerprint
+from finetune.batches.store import fingerprint
 from finetune.export.verify import base_model, prediction
-from finetune.models.base import ModelSource
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource
 from finetune.models.parts import PARTS, Part, drop_weights, is_dropped, one_by_one
-from finetune.models.sd import StableDiffusion
 
 FAMILY = StableDiffusion()
 

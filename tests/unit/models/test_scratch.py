@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from finetune.config_pretrain import ArchitectureConfig
-from finetune.data.cache import fingerprint
-from finetune.models.base import ModelSource
+from finetune.batches.store import fingerprint
+from finetune.config.pretrain import ArchitectureConfig
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource
 from finetune.models.scratch import new_pipeline, new_tokenizer, save_new_pipeline
-from finetune.models.sd import StableDiffusion
-from tests.tiny import CAPTIONS
+from tests.tiny.sd import CAPTIONS
 
 SMALL = ArchitectureConfig(
     vae_channels=(8, 16), unet_channels=(16, 32), head_width=16, text_width=32, text_length=12, vocabulary=560

@@ -11,19 +11,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from finetune.config_lora import LoRAConfig
-from finetune.data.cache import fingerprint
-from finetune.methods.lora import LoRA
+from finetune.batches.store import fingerprint
+from finetune.config.lora import LoRAConfig
+from finetune.methods.lora.method import LoRA
 from finetune.models import FAMILIES, family_named
-from finetune.models.base import ModelSource, Network
-from finetune.models.part_files import part_files
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelSource, Network
+from finetune.models.loading.part_files import part_files
 from finetune.models.parts import PARTS, Part, loaded
-from finetune.models.sd import StableDiffusion
 from finetune.models.stored import seen_in_float32, stored_dtype
-from tests.adapter_models import KINDS
-from tests.families import save_tiny_pipeline
-from tests.original_layout import save_single_file
-from tests.tiny import build_pipeline
+from tests.support.adapter_models import KINDS
+from tests.support.families import save_tiny_pipeline
+from tests.support.original_layout import save_single_file
+from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
 

@@ -1,0 +1,1 @@
+"""Results kept by content, so a rerun computes only what is new."""

@@ -1,0 +1,39 @@
+"""Keeps single figures by a key in a file of JSON lines that only grows, so that a killed run goes on where it was."""
+
+import json
+from pathlib import Path
+
+from finetune.data.listing import Findings
+
+
+class JsonLines:
+    """Key -> number; a line that cannot be read, such as the last one of a killed run, is counted and passed over."""
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._values: dict[str, float] = {}
+        ends_torn = False
+        if path.exists():
+            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+                ends_torn = not line.endswith(b"\n")
+                try:
+                    key, value = json.loads(line)
+                    self._values[str(key)] = float(value)
+                except (ValueError, TypeError, OverflowError, RecursionError):
+                    findings.warn(f"lines of {path.name} that cannot be read; they are made anew", f"line {number}")
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
+        if ends_torn:
+            self._file.write(b"\n")
+
+    def get(self, key: str) -> float | None:
+        """Returns the number of a key, None where there is none."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: float) -> None:
+        """Keeps a number."""
+        self._values[key] = value
+        self._file.write(json.dumps([key, value]).encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Captions that images have, and captions that models write."""

@@ -1,0 +1,114 @@
+"""Keeps what captioners wrote in a file of JSON lines, so that a killed run goes on where it was."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from datasets_prep.captioners.base import Kind, Result
+from finetune.data.listing import Findings
+
+
+class CaptionCache(Protocol):
+    """What captioners wrote, by the picture's sha256, the captioner's identity and the kind."""
+
+    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
+        """Returns what was written, or None."""
+        ...
+
+    def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
+        """Keeps the results of a batch, as (picture, identity, result), so that they outlive the process from when this
+        returns: all or none, so that a run that goes on makes up the same batches."""
+        ...
+
+
+class JsonLinesCache:
+    """A `CaptionCache` in an append-only file; in memory it holds about 150 bytes a line, the texts stay on disk.
+
+    A line that cannot be read, such as the last one of a process that was killed while it wrote, is counted and passed
+    over. One process at a time.
+    """
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._end = 0
+        self._index(findings)
+
+    def _index(self, findings: Findings) -> None:
+        last = b"\n"
+        for number, (place, line) in enumerate(self._lines(), start=1):
+            last = line
+            try:
+                row = json.loads(line)
+                key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
+                _result(row)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                findings.warn(
+                    f"lines of {self.path.name} that cannot be read, whose captions are written anew", f"line {number}"
+                )
+                continue
+            self._places[key] = (place, len(line))
+        if not last.endswith(b"\n"):  # what is written next begins on a line of its own
+            self._append(b"\n")
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self.path.open("rb") as file:
+            for line in file:
+                yield self._end, line
+                self._end += len(line)
+
+    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
+        place = self._places.get(_key(picture, identity, kind))
+        if place is None:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(place[0])
+            return _result(json.loads(file.read(place[1])))
+
+    def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
+        lines = [_line(picture, identity, kind, result) for picture, identity, result in results]
+        start = self._end
+        for (picture, identity, _), line in zip(results, lines, strict=True):
+            self._places[_key(picture, identity, kind)] = (start, len(line))
+            start += len(line)
+        self._append(b"".join(lines))
+
+    def _append(self, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += self._file.write(data[written:])
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Forces all to disk and lets go of the file."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _key(picture: bytes, identity: str, kind: str) -> bytes:
+    return hashlib.blake2b(picture + f"\0{identity}\0{kind}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _line(picture: bytes, identity: str, kind: Kind, result: Result) -> bytes:
+    row = {
+        "picture": picture.hex(),
+        "captioner": identity,
+        "kind": kind,
+        "text": result.text,
+        "num_tokens": result.num_tokens,
+        "finish": result.finish,
+    }
+    return json.dumps(row).encode("ascii") + b"\n"  # ASCII escapes also hold what UTF-8 cannot
+
+
+def _result(row: dict) -> Result:
+    if not (
+        isinstance(row["text"], str) and isinstance(row["num_tokens"], int) and row["finish"] in ("stop", "length")
+    ):
+        raise ValueError("not a caption")
+    return Result(row["text"], row["num_tokens"], row["finish"])

@@ -1,0 +1,257 @@
+"""Has a captioner describe pictures: in batches that fit, kept as they come, and only what is usable."""
+
+import concurrent.futures
+import gc
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from datasets_prep.captioners.base import HINT, Captioner, Kind, Result
+from datasets_prep.captioners.cleaning import Fault, clean_result
+from datasets_prep.captions.cache import CaptionCache
+from datasets_prep.config import CaptionsConfig
+from finetune.data.listing import Findings
+
+MOST_FAILED_BATCHES = 3
+
+FAULTS: dict[Fault, str] = {
+    "refusal": "captions not used because the model refused",
+    "loop": "captions in which the model repeated itself, cut before that or not used",
+    "no end": "captions that did not end within captions.max_new_tokens, cut after the last whole sentence or not used",
+    "nothing": "pictures for which the model wrote nothing",
+    "data": "captions not used because the model wrote JSON or code",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture to be described."""
+
+    key: int
+    source: str
+    sha256: bytes
+    hint: str = ""
+    """What its name says; stands for {hint} in captions.prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A caption that was written."""
+
+    kind: Kind
+    text: str
+
+
+def write_captions(
+    captioner: Captioner,
+    config: CaptionsConfig,
+    pictures: Sequence[Picture],
+    load: Callable[[int], Image.Image],
+    cache: CaptionCache,
+    findings: Findings,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[int, list[Written]]:
+    """Returns the captions of every picture by its key, in the order of captions.kinds; notes why some have none.
+
+    `load` gives the upright RGB picture; it is called from one other thread, so that decoding goes on meanwhile.
+    `progress` hears how many pictures of how many are done. What the captioner wrote is kept in the cache as it is, so
+    that another prefix or template asks for nothing anew; errors are not kept. The captions do not depend on the batch
+    size but for rounding in the model (see `generation.local_identity`).
+    """
+    identity = captioner.identity()
+    host = _Host(captioner, config, identity, cache, findings)
+    missing = [picture for picture in pictures if host.missing_kinds(picture)]
+    done = len(pictures) - len(missing)
+    progress(done, len(pictures))
+    if missing:
+        captioner.load()
+    for batch in _loaded(missing, load, config.max_side, captioner.batch_size, findings):
+        host.describe(batch)
+        done += len(batch)
+        progress(min(done, len(pictures)), len(pictures))
+    progress(len(pictures), len(pictures))
+    return {picture.key: host.captions(picture) for picture in pictures}
+
+
+def unwritten(
+    captioner: Captioner, config: CaptionsConfig, pictures: Sequence[Picture], cache: CaptionCache, findings: Findings
+) -> set[int]:
+    """Returns the keys of the pictures that the captioner has not written every caption of: it failed on them."""
+    host = _Host(captioner, config, captioner.identity(), cache, findings)
+    return {picture.key for picture in pictures if host.missing_kinds(picture)}
+
+
+def final_captions(
+    existing: Sequence[str], written: Sequence[str], mode: Literal["fill", "replace", "add"]
+) -> tuple[str, ...]:
+    """Returns the captions of a picture: those it brings, and those that were written or made from its name.
+
+    With replace the written ones stand alone; what they replace remains in the source. Where nothing was written, the
+    picture keeps what it has in every mode. Without any caption at all it has the empty one.
+    """
+    chosen = {
+        "fill": list(existing) or list(written),
+        "replace": list(written) or list(existing),
+        "add": [*existing, *written],
+    }[mode]
+    return tuple(dict.fromkeys(text for text in chosen if text.strip())) or ("",)
+
+
+class _Host:
+    """One captioner at work: what it has written, and how many pictures it takes at a time."""
+
+    def __init__(
+        self, captioner: Captioner, config: CaptionsConfig, identity: str, cache: CaptionCache, findings: Findings
+    ) -> None:
+        self.captioner = captioner
+        self.config = config
+        self.cache = cache
+        self.findings = findings
+        self._identity = identity
+        self._has_hint = HINT in (config.prompt or "")
+        self._limit = captioner.batch_size
+        self._num_failed_batches = 0
+
+    def missing_kinds(self, picture: Picture) -> list[Kind]:
+        return [kind for kind in self.config.kinds if self._get(picture, kind) is None]
+
+    def _get(self, picture: Picture, kind: Kind) -> Result | None:
+        return self.cache.get(picture.sha256, self._name(picture), kind)
+
+    def _name(self, picture: Picture) -> str:
+        if not self._has_hint:
+            return self._identity
+        return f"{self._identity}-{hashlib.sha256(picture.hint.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+    def describe(self, batch: Sequence[tuple[Picture, Image.Image]]) -> None:
+        for kind in self.config.kinds:
+            asked = [(picture, image) for picture, image in batch if self._get(picture, kind) is None]
+            start, errors = 0, []
+            while start < len(asked):
+                part = asked[start : start + self._limit]
+                results = self._results(part, kind)
+                if results is None and len(part) > 1:
+                    self._limit = (len(part) + 1) // 2
+                    continue
+                errors += self._keep(kind, [picture for picture, _ in part], results or [_NO_MEMORY])
+                start += len(part)
+            if asked:
+                self._stop_where_all_fail(errors, len(asked))
+
+    def _keep(self, kind: Kind, pictures: Sequence[Picture], results: Sequence[Result]) -> list[str]:
+        """Keeps what was written, notes what was not; returns the errors."""
+        described = list(zip(pictures, results, strict=True))
+        failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
+        for picture, detail in failed:
+            self.findings.warn("pictures that could not be captioned", f"{picture.source} ({detail})")
+        good = [(picture, result) for picture, result in described if result.finish != "error"]
+        self.cache.put(kind, [(picture.sha256, self._name(picture), result) for picture, result in good])
+        return [detail for _, detail in failed]
+
+    def _results(self, part: Sequence[tuple[Picture, Image.Image]], kind: Kind) -> list[Result] | None:
+        """Returns the captioner's results, or None where memory did not suffice."""
+        try:
+            results = self.captioner.caption([image for _, image in part], kind, [picture.hint for picture, _ in part])
+        except Exception as error:  # torch, onnxruntime and CUDA have no error in common
+            if not is_out_of_memory(error):
+                raise
+            results = None  # the error holds the tensors of the attempt until this block is left
+        if results is None:
+            release_memory()
+        elif len(results) != len(part):
+            raise AssertionError(f"{self.captioner.name} gave {len(results)} results for {len(part)} pictures")
+        return results
+
+    def _stop_where_all_fail(self, errors: list[str], num_asked: int) -> None:
+        self._num_failed_batches = self._num_failed_batches + 1 if len(errors) == num_asked else 0
+        if self._num_failed_batches == MOST_FAILED_BATCHES:
+            raise OSError(
+                f"captions: {self.captioner.name} gave nothing but errors for {MOST_FAILED_BATCHES} batches, the last: "
+                f"{errors[-1]}. What is written so far is kept. Mend that and run the same command again."
+            )
+
+    def captions(self, picture: Picture) -> list[Written]:
+        captions = []
+        for kind in self.config.kinds:
+            result = self._get(picture, kind)
+            if result is None:
+                continue
+            cleaned = clean_result(result, kind)
+            if cleaned.fault is not None:
+                self.findings.warn(FAULTS[cleaned.fault], picture.source)
+            if cleaned.text:
+                captions.append(
+                    Written(kind, self.config.prefix + self.config.template.replace("{caption}", cleaned.text))
+                )
+        return captions
+
+
+_NO_MEMORY = Result("", 0, "error", "the memory does not suffice for even one; lower captions.max_side")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that memory did not suffice, on a GPU (torch, onnxruntime) or in RAM."""
+    text = str(error).lower()
+    phrases = ("out of memory", "can't allocate memory", "failed to allocate", "alloc_failed", "smaller than requested")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(phrase in text for phrase in phrases)
+    )
+
+
+def release_memory() -> None:
+    """Gives back what a failed attempt still holds."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _loaded(
+    pictures: Sequence[Picture],
+    load: Callable[[int], Image.Image],
+    max_side: int,
+    batch_size: int,
+    findings: Findings,
+) -> Iterator[list[tuple[Picture, Image.Image]]]:
+    """Gives the pictures in batches; the next one is decoded while one is described."""
+
+    def read(batch: Sequence[Picture]) -> list[tuple[Picture, Image.Image | str]]:
+        return [(picture, _shown(load, picture.key, max_side)) for picture in batch]
+
+    def usable(read: Iterable[tuple[Picture, Image.Image | str]]) -> Iterator[tuple[Picture, Image.Image]]:
+        for picture, image in read:
+            if isinstance(image, str):
+                findings.warn("pictures that could not be opened for captioning", f"{picture.source} ({image})")
+            else:
+                yield picture, image
+
+    batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        following = pool.submit(read, batches[0]) if batches else None
+        for number in range(len(batches)):
+            assert following is not None
+            current = following.result()
+            following = pool.submit(read, batches[number + 1]) if number + 1 < len(batches) else None
+            yield list(usable(current))
+
+
+def _shown(load: Callable[[int], Image.Image], key: int, max_side: int) -> Image.Image | str:
+    """Returns the picture no larger than the model is to see it, or why there is none."""
+    try:
+        image = load(key)
+    except (OSError, ValueError) as error:
+        return str(error)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if max(image.size) <= max_side:
+        return image
+    scale = max_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

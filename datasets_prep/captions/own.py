@@ -1,0 +1,188 @@
+"""Finds the captions that pictures bring along, makes one where there is none, and adds the trigger."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from datasets_prep.captions.name_words import name_in_words
+from datasets_prep.records import Rejected
+from finetune.data.captions.files import (
+    JSON_SUFFIX,
+    LISTINGS,
+    TEXT_SUFFIXES,
+    Read,
+    Reading,
+    UnreadableTextError,
+    read_caption_files,
+    refuse_puzzling,
+    refuse_unusable,
+    split_name,
+)
+from finetune.data.folder import MASK_SUFFIX, PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_listing
+from finetune.data.folder_repeats import FolderRepeats, folder_repeats
+from finetune.data.listing import Entry, Findings
+
+
+def read_sidecars(
+    read: Read, sources: Sequence[str], reading: Reading, findings: Findings, *, is_keyed: bool = False
+) -> tuple[dict[str, list[str]], set[str]]:
+    """Returns source -> captions from the files among the sources that hold some, and these files.
+
+    Files that seem to hold captions and are not understood are an error where an image is left without one.
+    """
+    found = read_caption_files(read, sources, is_image_name, reading, findings, is_keyed=is_keyed)
+    images = [name for name in sources if is_image_name(name) and not is_mask_name(name)]
+    refuse_puzzling(found, images, reading, findings)
+    return found.captions, found.used
+
+
+def is_image_name(name: str) -> bool:
+    """True for a name that ends as images do, also in formats that are not read."""
+    return split_name(name)[1] in PICTURE_SUFFIXES | UNREAD_SUFFIXES
+
+
+def is_mask_name(name: str) -> bool:
+    """True for the name that masks of images have."""
+    return split_name(name)[0].endswith(MASK_SUFFIX)
+
+
+def read_folder_entries(
+    root: str, read: Read, sources: Sequence[str], reading: Reading, findings: Findings
+) -> dict[str, Entry]:
+    """Returns an entry for every file that does not itself hold captions, with all its captions; it may have none.
+
+    They come from metadata.jsonl or metadata.csv at the top of the folder or in folders below, each of which lists what
+    lies in its folder, and then from files beside the images and lists in other forms. Weight, repeats and split are
+    those of the listing nearest to the image.
+    """
+    listed: dict[str, Entry] = {}
+    used = set()
+    for listing in _listings(sources):
+        entries = _read_listing(root, listing, sources, reading, findings)
+        if entries is None:
+            continue
+        used.add(listing)
+        for entry in entries:
+            above = listed.get(entry.file_name)
+            listed[entry.file_name] = (
+                entry if above is None else replace(entry, captions=above.captions + entry.captions)
+            )
+    for name in sorted(set(listed).difference(sources)):
+        findings.warn("pictures that a listing mentions but that are not there", name)
+    found = read_caption_files(read, [name for name in sources if name not in used], is_image_name, reading, findings)
+    entries = joined_entries([name for name in sources if name not in used | found.used], listed, found.captions)
+    bare = [name for name, entry in entries.items() if not entry.captions and is_image_name(name)]
+    refuse_puzzling(found, [name for name in bare if not is_mask_name(name)], reading, findings)
+    for name in sorted(listed.keys() & found.captions.keys()):
+        if set(found.captions[name]) - set(listed[name].captions):
+            findings.warn("images with other captions beside them than in the listing; each is drawn from", name)
+    return entries
+
+
+def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, findings: Findings) -> Mapping[str, Entry]:
+    """Returns the entries with the repeats of folders such as 10_NAME, where a listing gives none of its own."""
+    images = [name for name in entries if is_image_name(name) and not is_mask_name(name)]
+    named = folder_repeats(images, choice, "folder_repeats", findings)
+    if not named:
+        return entries
+    return {
+        name: replace(entry, repeats=named[posixpath.dirname(name)][0])
+        if entry.repeats == 1 and posixpath.dirname(name) in named
+        else entry
+        for name, entry in entries.items()
+    }
+
+
+def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Entry], findings: Findings) -> None:
+    """Notes as an error caption files that could not even be listed, such as broken links, of images without another.
+
+    `rejected` is what the source lists and cannot be opened.
+    """
+    lost = [each for each in rejected if split_name(each.source)[1] in (*TEXT_SUFFIXES, JSON_SUFFIX)]
+    if not lost:
+        return
+    bare = {name for name, entry in entries.items() if is_image_name(name) and not entry.captions}
+    named = bare | {split_name(name)[0] for name in bare}
+    for each in lost:
+        if split_name(each.source)[0] in named:
+            refuse_unusable(each.source, each.detail, findings)
+
+
+def joined_entries(
+    sources: Iterable[str], listed: Mapping[str, Entry], texts: Mapping[str, Sequence[str]]
+) -> dict[str, Entry]:
+    """Returns an entry for each source: what is listed of it, and the texts beside it behind that, each once."""
+    entries = {name: listed.get(name, Entry(name, ())) for name in sources}
+    return {
+        name: replace(entry, captions=tuple(dict.fromkeys([*entry.captions, *texts.get(name, ())])))
+        for name, entry in entries.items()
+    }
+
+
+def warn_of_errors(found: Findings, place: str, findings: Findings) -> None:
+    """Notes as warnings what would be errors in training: a single line or row that is wrong stops no preparation."""
+    try:
+        found.raise_errors("", "")
+    except ValueError as error:
+        for line in str(error).split("\n  ")[1:]:
+            findings.warn(f"problems in {place}", line.strip())
+
+
+def _listings(sources: Iterable[str]) -> list[str]:
+    """One in each folder, the ones further up first."""
+    by_folder: dict[str, str] = {}
+    for name in sorted((name for name in sources if posixpath.basename(name) in LISTINGS), reverse=True):
+        by_folder.setdefault(posixpath.dirname(name), name)  # .jsonl comes before .csv
+    return sorted(by_folder.values(), key=lambda name: (name.count("/"), os.fsencode(name)))
+
+
+def _read_listing(
+    root: str, listing: str, sources: Sequence[str], reading: Reading, findings: Findings
+) -> list[Entry] | None:
+    """None where a file below the top, which only happens to have that name, lists no pictures."""
+    folder, name = posixpath.split(listing)
+    found = Findings()  # its warnings speak of what training would do with the folder
+    start = f"{folder}/" if folder else ""
+    names = [source.removeprefix(start) for source in sources if source.startswith(start)]
+    try:
+        entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, reading, found, names)
+    except ValueError as error:
+        if folder and "file_name" not in str(error) and not isinstance(error, UnreadableTextError):
+            findings.warn("listings below the top that list no pictures", listing)
+            return None
+        text = str(error).replace("data.folder", "source")
+        raise ValueError(f"{text}\nOr move {listing} away to do without its captions.") from error
+    warn_of_errors(found, listing, findings)
+    return [replace(entry, file_name=posixpath.join(folder, entry.file_name)) for entry in entries]
+
+
+def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
+    """Returns a caption for an image that has none: file name, folder or trigger, the first that says something.
+
+    Empty where none does: a name that says nothing of the image would be learned as its caption.
+    """
+    folder, file_name = posixpath.split(source)
+    named = {
+        "the file name": name_in_words(posixpath.splitext(file_name)[0]),
+        "the folder's name, because the file name says nothing": name_in_words(posixpath.basename(folder)),
+        "the trigger alone, because no name says anything": trigger,
+    }
+    for origin, text in named.items():
+        if text:
+            findings.warn(f"pictures without a caption, which got one made from {origin}", source)
+            return text
+    findings.warn(
+        "pictures without a caption, which stay without one because neither their names nor their folders' say "
+        "anything; add caption files, name a --trigger, or have them described with --captions.captioner",
+        source,
+    )
+    return ""
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """Returns the caption with the trigger behind it, unless it stands somewhere in it."""
+    if trigger is None or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{caption}, {trigger}"

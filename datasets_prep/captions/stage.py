@@ -1,0 +1,125 @@
+"""Gives every picture that is kept its captions: decided ones, those it brings, and what the captioner writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets_prep.captioners import make_captioner
+from datasets_prep.captions.cache import JsonLinesCache
+from datasets_prep.captions.generate import Picture, final_captions, unwritten, write_captions
+from datasets_prep.captions.name_words import name_in_words
+from datasets_prep.captions.own import made_caption, with_trigger
+from datasets_prep.config import CaptionsConfig, PrepConfig
+from datasets_prep.decisions import Decided
+from datasets_prep.measure.gather import Progress
+from datasets_prep.measure.loader import Loader
+from datasets_prep.selection import Sorting
+from datasets_prep.source_metadata import Brought, Captions
+from finetune.data.listing import Findings
+
+
+def check_captioner(config: CaptionsConfig) -> str:
+    """Returns what the captions depend on; refuses options that the captioner cannot follow, before all else."""
+    return "" if config.captioner == "file_name" else make_captioner(config).identity()
+
+
+def caption_all(
+    sorting: Sorting,
+    config: PrepConfig,
+    brought: Brought,
+    decisions: Mapping[str, Decided],
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> Captions:
+    """Returns the captions of every picture that is in, with the trigger in each.
+
+    A keeper has the captions of its copies too, behind its own.
+    """
+    kept, copies_of = np.flatnonzero(sorting.is_in), sorting.copies_of()
+
+    def existing(index: int) -> tuple[tuple[str, ...], str]:
+        decided = decisions.get(sorting.pictures.hex(index)) if decisions else None
+        if decided is not None and decided.text is not None:
+            text = " ".join(decided.text.split())
+            return ((text,), "decision") if text else ((), "")  # a new one is wanted
+        return brought_by(sorting, brought, [index, *copies_of.get(index, ())])
+
+    def is_asked(index: int) -> bool:
+        texts, origin = existing(index)
+        return origin != "decision" and (options.mode != "fill" or not texts)
+
+    options = config.captions
+    asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
+    written, is_complete = written_captions(sorting, options, asked, own, loader, findings, progress)
+
+    def final() -> Iterator[tuple[Sequence[str], str]]:
+        for index in map(int, kept):
+            texts, origin = existing(index)
+            if origin != "decision":
+                texts, origin = chosen(index, texts, origin)
+            yield tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts if text) or ("",)), origin
+
+    def chosen(index: int, texts: tuple[str, ...], origin: str) -> tuple[tuple[str, ...], str]:
+        new = written.get(index, [])
+        needs_name = not new and (not texts or (options.captioner == "file_name" and options.mode != "fill"))
+        if needs_name:
+            name = made_caption(sorting.pictures.sources[index], config.trigger, findings)
+            new = [options.prefix + options.template.replace("{caption}", name)] if name else []
+        finals = final_captions(texts, new, options.mode)
+        if texts and finals[0] == texts[0]:
+            return finals, origin
+        if not finals[0]:
+            return finals, "nothing"
+        return finals, "file name" if needs_name else options.captioner
+
+    return Captions(kept, final(), is_complete=is_complete)
+
+
+def brought_by(sorting: Sorting, brought: Brought, members: Sequence[int]) -> tuple[tuple[str, ...], str]:
+    """Returns the captions that pictures bring along: those from beside them, else those in them."""
+    beside = [caption for member in members for caption in brought.captions(member)]
+    if beside:
+        return tuple(dict.fromkeys(beside)), "source"
+    inside = [sorting.pictures.captions[member] for member in members if member in sorting.pictures.captions]
+    return tuple(dict.fromkeys(inside)), "embedded"
+
+
+def written_captions(
+    sorting: Sorting,
+    config: CaptionsConfig,
+    asked: Sequence[int],
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> tuple[dict[int, list[str]], bool]:
+    """Returns what the captioner writes for the pictures that need it, and whether it failed on none."""
+    if not asked:
+        return {}, True
+    sources, seen = sorting.pictures.sources, sorting.pictures.seen
+    pictures = [
+        Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked
+    ]
+    cache, captioner = JsonLinesCache(own / "captions.jsonl", findings), make_captioner(config)
+    try:
+        written = write_captions(
+            captioner,
+            config,
+            pictures,
+            lambda index: loader.at_least(index, config.max_side),
+            cache,
+            findings,
+            lambda done, total: progress("captioning", done, total),
+        )
+        num_failed = len(unwritten(captioner, config, pictures, cache, findings))
+    finally:
+        cache.close()
+    if num_failed == len(pictures):
+        raise OSError(
+            f"captions: {captioner.name} failed on every picture ({num_failed:,}): {findings.warnings[-1]}. Mend that "
+            "and run the same command again, or do without: captions.captioner file_name."
+        )
+    return {index: [each.text for each in texts] for index, texts in written.items()}, not num_failed

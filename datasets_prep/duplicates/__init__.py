@@ -1,0 +1,1 @@
+"""Exact, pixel and near-duplicates, and which image of a group is kept."""

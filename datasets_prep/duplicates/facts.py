@@ -1,0 +1,156 @@
+"""Measures of whole images that tell which of several near-duplicates others were made of; kept by content."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+from PIL import Image
+
+from datasets_prep.duplicates.appearances import KeptBytes
+from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
+
+VERSION = 2
+"""Raised when an image gets other measures."""
+THUMBNAIL = 32
+RIM = 32
+"""Which part of the shorter side is its rim."""
+BORDER_TOLERANCE = 6
+"""Levels by which pixels of a border differ; plain backgrounds of photographs differ by more."""
+MORE_ALIKE = 0.01
+"""By how much the correlation of whole images is higher where what seems a border belongs to the image."""
+MOST_MIDDLES = 16
+"""Images of a group that others are compared with to tell their common part."""
+WHOLE, INSIDE = 0, 1
+"""Parts of an image: all of it, and what is within its border."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that is being measured."""
+
+    image: Image.Image
+    parts: tuple[Image.Image, Image.Image]
+    """Its parts in grey."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Measures of one image; those of its two parts are in the order of WHOLE, INSIDE."""
+
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """Width and height."""
+    colour: float
+    """How far channels differ in the middle, in levels."""
+    thumbnails: np.ndarray
+    """32 x 32 grey levels [2 1024]."""
+
+    def side(self, part: int) -> float:
+        """Returns the side of the square with the area of a part."""
+        width, height = self.sizes[part]
+        return (width * height) ** 0.5
+
+
+class Details:
+    """Measures of images, kept by content; the two images used last stay open."""
+
+    def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
+        self._load, self._kept = load, kept
+        self._open: OrderedDict[int, Opened] = OrderedDict()
+
+    def facts(self, number: int) -> Facts:
+        """Returns the facts of an image."""
+        found = self._facts(number)
+        sizes, colour = found[:4].astype(int), float(found[4])
+        return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, found[5:].reshape(2, -1))
+
+    def detail(self, number: int, part: int, factor: float) -> float:
+        """Returns the root mean square, in levels, of what is lost where a part is reduced by a factor."""
+        found = self._known(
+            number, f"detail {part} {factor:.2f}", lambda: lost(self._opened(number).parts[part], factor)
+        )
+        return float(found[0])
+
+    def made_of(self, first: tuple[int, int], second: tuple[int, int]) -> Made:
+        """Returns which of two parts, each the number of an image and a part of one size, was made of the other."""
+        names = {each: sha256(self._facts(each[0]).tobytes()).hexdigest()[:24] for each in (first, second)}
+        one, other = sorted((first, second), key=lambda each: (names[each], each))
+
+        def measure() -> np.ndarray:
+            return pair_figures(*(self._opened(number).parts[part] for number, part in (one, other)))
+
+        found = made_of(self._known(one[0], f"pair {one[1]} {names[other]} {other[1]}", measure))
+        if one == first or found is Made.UNKNOWN:
+            return found
+        return Made.FIRST if found is Made.SECOND else Made.SECOND
+
+    def _facts(self, number: int) -> np.ndarray:
+        return self._known(number, "facts", lambda: facts_of(self._opened(number)))
+
+    def _known(self, number: int, what: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        key = f"keeper {VERSION} {what}"
+        kept = self._kept.get(number, key)
+        if kept is not None:
+            return np.frombuffer(kept, np.float32)
+        found = measure().astype(np.float32)
+        self._kept.put(number, key, found.tobytes())
+        return found
+
+    def _opened(self, number: int) -> Opened:
+        if number not in self._open:
+            while len(self._open) > 1:
+                self._open.popitem(last=False)
+            image = self._load(number)
+            grey = image.convert("L")
+            self._open[number] = Opened(image, (grey, grey.crop(inside_of(grey))))
+        self._open.move_to_end(number)
+        return self._open[number]
+
+
+def inside_of(grey: Image.Image) -> tuple[int, int, int, int]:
+    """Returns what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
+    pixels = np.asarray(grey, np.int16)
+    differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
+    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
+    if not len(rows):
+        return 0, 0, grey.width, grey.height
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def facts_of(opened: Opened) -> np.ndarray:
+    """Returns the fields of `Facts` in one row."""
+    small = np.asarray(opened.image.resize((64, 64), Image.Resampling.BOX), np.int16)
+    rows = [*opened.parts[WHOLE].size, *opened.parts[INSIDE].size, (small.max(2) - small.min(2)).mean()]
+    for grey in opened.parts:
+        rows += list(np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel())
+    return np.array(rows)
+
+
+def lost(grey: Image.Image, factor: float) -> np.ndarray:
+    """Returns what `Details.detail` says, [1]; the rim does not count, where a border may begin."""
+    rim = min(grey.size) // RIM
+    grey = grey.crop((rim, rim, grey.width - rim, grey.height - rim))
+    size = max(1, round(grey.width / factor)), max(1, round(grey.height / factor))
+    reduced = grey.resize(size, Image.Resampling.LANCZOS).resize(grey.size, Image.Resampling.BICUBIC)
+    difference = np.asarray(grey, np.float32) - np.asarray(reduced, np.float32)
+    return np.sqrt(np.mean(difference**2, keepdims=True).ravel())
+
+
+def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
+    """Returns for each image the part that shows the same as a part of the others.
+
+    Text and noise cross the border of an image on a plain background, so whole images are compared then.
+    """
+    shown = np.stack([each.thumbnails for each in facts.values()])
+    shown = shown - shown.mean(2, keepdims=True)
+    shown = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-6)
+    best_score, best_parts = 0.0, np.full(len(facts), INSIDE)
+    for part in (INSIDE, WHOLE):
+        for middle in shown[:MOST_MIDDLES, part]:
+            alike = shown @ middle
+            parts = np.where(alike[:, WHOLE] > alike[:, INSIDE] + MORE_ALIKE, WHOLE, INSIDE)
+            score = float(np.take_along_axis(alike, parts[:, None], 1).mean())
+            if score > best_score + MORE_ALIKE:
+                best_score, best_parts = score, parts
+    return {number: int(part) for number, part in zip(facts, best_parts, strict=True)}

@@ -1,0 +1,152 @@
+"""Which image of a group of near-duplicates is kept: the one that shows most, with the least done to it.
+
+In order: pixels within the border, where a larger image holds detail that smaller ones lack (an enlargement holds
+none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. What is left is ordered:
+of more than two, those that are most like all others come first (an edit differs from its original by less than from
+another edit), else the order in which images are ranked anyway. The first is kept that was not blurred, sharpened,
+darkened at the corners, or drawn over to make it of another (`keeper_pairs`). Curves of tone leave no such trace.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts
+from datasets_prep.duplicates.pairs import Made
+from datasets_prep.records import Copy
+
+SAME_SIZE = 1.1
+"""Ratio of sides up to which two images are as large."""
+LEAST_DETAIL = (1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (0.86, 0.765, 0.69, 0.57, 0.46, 0.335, 0.28, 0.22, 0.17)
+"""Ratios of sides, and the share of the detail of a smaller image, at its own finest scale, that a larger one has at
+its finest scale unless it was enlarged."""
+SAME_CONTENT = 0.9
+"""Correlation of thumbnails from which their contrasts are compared; crops show something else."""
+POOR_QUALITY = 60.0
+"""Of JPEG, below which blocks show."""
+FAIR_QUALITY = 75.0
+"""Of JPEG, below which much is lost."""
+MOST_COMPARED = 8
+"""Images of a group that are compared in pairs."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a group."""
+
+    number: int
+    rank: int
+    """Its place in the order of all images; the first is kept where nothing else decides."""
+    quality: float
+    """Of JPEG, 0 to 100; 100 where nothing is lost."""
+    has_caption: bool
+
+
+def best_member(members: Sequence[Member], details: Details) -> Member:
+    """Returns the member to keep."""
+    facts = {member.number: details.facts(member.number) for member in members}
+    parts = common_parts(facts)
+    sides = {number: each.side(parts[number]) for number, each in facts.items()}
+    enlarged = enlargements(sides, facts, parts, details)
+    left = [member for member in members if member.number not in enlarged]
+    largest = max(sides[member.number] for member in left)
+    left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
+    left = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
+    left = smallest(left, lambda member: -facts[member.number].colour, 2.0)
+    left = [member for member in left if member.quality >= POOR_QUALITY] or left
+    left = [member for member in left if member.has_caption] or left
+    left.sort(key=lambda member: member.rank)
+    if len(members) > 2:
+        others = np.stack([each.thumbnails[parts[number]] for number, each in facts.items()])
+        left.sort(key=lambda member: unlikeness(facts[member.number].thumbnails[parts[member.number]], others))
+    return original(left, facts, parts, details)
+
+
+def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
+    """Returns the members whose figures are the smallest, up to a factor."""
+    figures = [figure(member) for member in members]
+    least = min(figures)
+    most = least * slack if least > 0 else least / slack
+    return [member for member, each in zip(members, figures, strict=True) if each <= most]
+
+
+def enlargements(
+    sides: Mapping[int, float], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+) -> set[int]:
+    """Returns the images that are larger than others and hold no detail which a third of those have.
+
+    Others may have lost their detail, as blurred ones have.
+    """
+    pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
+    pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
+    asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
+    detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
+    lacks: dict[int, list[bool]] = {}
+    for one, other, factor in pairs:
+        least = float(np.interp(factor, *LEAST_DETAIL))
+        least *= contrast(*(facts[number].thumbnails[parts[number]] for number in (one, other)))
+        lacks.setdefault(one, []).append(detail[one, factor] < least * detail[other, factor])
+    return {number for number, each in lacks.items() if 3 * sum(each) >= len(each)}
+
+
+def contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the contrast of the first over that of the second, 1 where they show different things."""
+    deviations = first.std(), second.std()
+    if min(deviations) < 1 or np.corrcoef(first, second)[0, 1] < SAME_CONTENT:
+        return 1.0
+    return float(deviations[0] / deviations[1])
+
+
+def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
+    """Returns how much a thumbnail differs from all, in sum."""
+    return float(np.abs(others - thumbnail).mean(1).sum())
+
+
+def original(
+    ranked: Sequence[Member], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+) -> Member:
+    """Returns the first member that was not made of another."""
+    compared = [(member, parts[member.number]) for member in ranked[:MOST_COMPARED]]
+    sizes = {member.number: facts[member.number].sizes[part] for member, part in compared}
+
+    def is_made_of(member: Member, part: int, other: Member, other_part: int) -> bool:
+        if member is other or sizes[member.number] != sizes[other.number]:
+            return False
+        if other.quality < min(FAIR_QUALITY, member.quality - 10):  # what compression lost seems added to the other
+            return False
+        return details.made_of((member.number, part), (other.number, other_part)) is Made.FIRST
+
+    for each in compared:
+        if not any(is_made_of(*each, *other) for other in compared):
+            return each[0]
+    return ranked[0]
+
+
+def with_best_keepers(
+    near: Mapping[int, Copy],
+    member: Callable[[int], Member],
+    is_fixed: Callable[[int], bool],
+    details: Details,
+    name: Callable[[int], str],
+) -> dict[int, Copy]:
+    """Returns the near-duplicates of each group as repeats of its best member.
+
+    Groups with an image that must stay (`is_fixed`) stay as they are.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, copy in near.items():
+        groups.setdefault(copy.keeper, []).append(number)
+    found = dict(near)
+    for keeper, copies in groups.items():
+        if any(is_fixed(number) for number in (keeper, *copies)):
+            continue
+        best = best_member([member(number) for number in (keeper, *copies)], details).number
+        if best == keeper:
+            continue
+        found[keeper] = replace(found.pop(best), keeper=best)
+        for number in copies:
+            if number != best:
+                detail = f"{near[number].detail}, compared with {name(keeper)}"
+                found[number] = replace(near[number], keeper=best, detail=detail)
+    return found

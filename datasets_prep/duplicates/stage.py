@@ -1,0 +1,229 @@
+"""Finds the copies among the pictures, and leaves them out or only names them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from datasets_prep.caches.content import ContentCache
+from datasets_prep.caches.lines import JsonLines
+from datasets_prep.config import DedupConfig
+from datasets_prep.duplicates.appearances import KeptBytes
+from datasets_prep.duplicates.facts import Details
+from datasets_prep.duplicates.keeper import Member, with_best_keepers
+from datasets_prep.duplicates.search import exact_copies, keep_order, near_copies, pixel_copies
+from datasets_prep.measure.gather import Progress
+from datasets_prep.measure.loader import Loader
+from datasets_prep.records import Copy
+from datasets_prep.selection import Sorting
+from finetune.data.listing import Findings
+from finetune.extras import install_command
+from finetune.similarity.agreement import VERSION, can_verify
+
+SMALL_SET = 200
+"""Below that many pictures near duplicates are only reported: who has ten photographs crops them on purpose."""
+FLAT_DEVIATION = 20.0
+"""Levels; pictures that deviate less have codes that say little."""
+
+
+def check_dedup(config: DedupConfig, findings: Findings) -> str:
+    """Returns what the search depends on; notes where the second look is missing, refuses levels that need it."""
+    identity = f"{VERSION} {can_verify()}"
+    if config.embed_model is not None:
+        from datasets_prep.duplicates.embeddings import Embedder
+
+        identity += Embedder(config.embed_model).identity()
+    if config.level == "off" or can_verify():
+        return identity
+    if config.level != "fast":
+        raise ValueError(
+            f"dedup.level: {config.level} compares pictures with OpenCV, which is not installed. "
+            f"Run: {install_command('dedup')}, or set dedup.level to fast."
+        )
+    findings.warn("near duplicates are found by codes alone, for OpenCV is missing", install_command("dedup"))
+    return identity
+
+
+def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
+    """Returns the numbers of all pictures, the best first."""
+    pictures = sorting.pictures
+    num_pixels = pictures.width.astype(np.int64) * pictures.height
+    return keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
+
+
+def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None:
+    """Leaves out what has the same bytes or pixels as another."""
+    pictures, order = sorting.pictures, ordered(sorting, has_caption)
+    exact = exact_copies(pictures.sha256, order[sorting.is_in[order]])
+    sorting.merge("exact duplicates", exact, "with the same bytes as another")
+    same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
+    sorting.merge("pixel duplicates", same, "with the same pixels as another")
+
+
+def find_near(
+    sorting: Sorting,
+    config: DedupConfig,
+    has_caption: np.ndarray,
+    has_sides: bool,
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> None:
+    """Leaves near duplicates out, or only names them, as the options say.
+
+    Where these stay and the pictures are to be split, copies of copies are linked too.
+    """
+    if config.level == "off":
+        return
+    pictures = sorting.pictures
+    drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
+    links: list[tuple[int, int]] | None = [] if has_sides and not drops else None
+    seen = PairScores(own / "pairs.jsonl", sorting, findings)
+    kept = KeptAppearances(own / "appearances.sqlite", sorting, findings)
+    codes = pictures.codes(own)
+    try:
+        near = near_copies(
+            codes,
+            ordered(sorting, has_caption),
+            sorting.is_in,
+            pictures.score("deviation") < FLAT_DEVIATION,
+            loader.small,
+            config.level,
+            embeddings_of(sorting, config, own, loader, progress),
+            seen,
+            lambda done, total: progress("near duplicates", done, total),
+            config.embed_similarity,
+            loader.whole,
+            links,
+            lambda said: findings.warn("near duplicates that may be missed", said),
+            kept,
+        )
+        near = best_kept(near, sorting, has_caption, loader, kept)
+    finally:
+        seen.close()
+        kept.close()
+        codes.close()
+    pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
+    near = {index: copy for index, copy in near.items() if index not in pixel_equal}
+    if pixel_equal:
+        sorting.merge("pixel duplicates", pixel_equal, "more with the same pixels, in another file format")
+    sorting.links += links or []
+    if drops:
+        sorting.merge("near duplicates", near, "like another")
+        return
+    sorting.report("near duplicates", near, "like another, kept")
+    why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
+    for index in sorted(near):
+        findings.warn(
+            f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(sorting, index, near)
+        )
+
+
+def best_kept(
+    near: Mapping[int, Copy], sorting: Sorting, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
+) -> dict[int, Copy]:
+    """Returns the near-duplicates as repeats of the best image of their group; those of equal pixels stay."""
+    pictures, ranks = sorting.pictures, {int(number): rank for rank, number in enumerate(ordered(sorting, has_caption))}
+    quality = pictures.score("jpeg_quality")
+    equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
+    found = with_best_keepers(
+        {index: copy for index, copy in near.items() if index not in equal},
+        lambda number: Member(number, ranks[number], float(quality[number]), bool(has_caption[number])),
+        lambda number: bool(sorting.protected[number]),
+        Details(loader.whole, kept),
+        lambda number: str(pictures.sources[number]),
+    )
+    return with_compared(found, near, lambda number: str(pictures.sources[number])) | equal
+
+
+def with_compared(found: Mapping[int, Copy], near: Mapping[int, Copy], name: Callable[[int], str]) -> dict[int, Copy]:
+    """Return duplicates whose detail names the image it was compared with, where that is not the keeper.
+
+    `near` has the groups before their best images were chosen.
+    """
+    result: dict[int, Copy] = {}
+    for number, copy in found.items():
+        other = copy.keeper if number not in near else number  # the first of a group was compared with its best image,
+        through = near[other].compared_with
+        if number not in near and through is not None:  # or with the one through which that joined
+            other = through
+        compared = near[other].keeper if through is None else through
+        pair, detail = near[other], near[other].detail
+        if compared != copy.keeper and (number in near or through is not None):
+            detail += f", compared with {name(compared)}"
+        result[number] = replace(copy, score=pair.score, detail=detail)
+    return result
+
+
+def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:
+    """Returns both names of a pair."""
+    return f"{sorting.pictures.sources[index]} of {sorting.pictures.sources[copies[index].keeper]}"
+
+
+def embeddings_of(
+    sorting: Sorting, config: DedupConfig, own: Path, loader: Loader, progress: Progress
+) -> np.ndarray | None:
+    """Returns what the vision model makes of the pictures [N D], zeros where one is out; None at other levels."""
+    if config.level != "embed":
+        return None
+    from datasets_prep.duplicates.embeddings import cached_embeddings
+
+    assert config.embed_model is not None
+    inside = np.flatnonzero(sorting.is_in)
+    keys = [sorting.pictures.seen(int(index)) for index in inside]
+    found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
+    result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
+    result[inside] = found
+    return result
+
+
+class KeptAppearances:
+    """What is slow to find of an image, kept by its content, across runs."""
+
+    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
+        self._cache = ContentCache(path, findings)
+        self._seen = sorting.pictures.seen
+        self._suffix = f"{VERSION} {can_verify()} {PIL.__version__}"
+
+    def get(self, number: int, what: str) -> bytes | None:
+        """Returns the bytes, None where there are none."""
+        return self._cache.get(self._key(number, what))
+
+    def put(self, number: int, what: str, value: bytes) -> None:
+        """Keeps them."""
+        self._cache.put(self._key(number, what), value)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._cache.close()
+
+    def _key(self, number: int, what: str) -> str:
+        return f"{self._seen(number).hex()[:32]} {what} {self._suffix}"
+
+
+class PairScores:
+    """How well pairs of pictures agreed when they were looked at, kept by what the pictures hold."""
+
+    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
+        self._lines = JsonLines(path, findings)
+        self._seen = sorting.pictures.seen
+        self._suffix = f"{VERSION} {can_verify()}"
+
+    def get(self, first: int, second: int) -> float | None:
+        """Returns the score of a pair, None where it was not looked at."""
+        value = self._lines.get(self._key(first, second))
+        return None if value is None else float(value)
+
+    def put(self, first: int, second: int, score: float) -> None:
+        """Keeps the score of a pair."""
+        self._lines.put(self._key(first, second), score)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._lines.close()
+
+    def _key(self, first: int, second: int) -> str:
+        return f"{self._seen(first).hex()[:32]} {self._seen(second).hex()[:32]} {self._suffix}"

@@ -1,0 +1,117 @@
+"""Groups of images that agree: stars around the best-ranked image, then leftovers that agree with another of a group.
+
+Letters: N images, M pairs. Images are named by their ranks, the best first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets_prep.duplicates.appearances import Appearances
+from datasets_prep.duplicates.pair_scores import PairScores
+from finetune.similarity.agreement import CERTAIN, agreement
+from finetune.similarity.codes import ClosePairs
+
+MOST_TRIES = 16
+"""Images of groups that a leftover is compared with at most, those with the closest codes first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pair of images that makes one a duplicate."""
+
+    keeper: int
+    """The first of the group."""
+    compared_with: int
+    """The keeper, or another of its group."""
+    row: int
+    """The pair among all pairs."""
+    score: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """Pairs that may agree, and what comparing them needs."""
+
+    appearances: Appearances
+    pairs: ClosePairs
+    is_worth: np.ndarray
+    """[M] Which pairs have more in common than their codes."""
+    seen: PairScores
+
+    def score(self, row: int) -> float:
+        """Return the agreement of a pair, 0 where it is not worth a look."""
+        first, second = int(self.pairs.first[row]), int(self.pairs.second[row])
+        if not (self.is_worth[row] or self.appearances.are_worth_it(first, second, int(self.pairs.distance[row]))):
+            return 0.0
+        ranked = self.appearances.ranked
+        one, two = int(ranked[first]), int(ranked[second])
+        score = self.seen.get(one, two)
+        if score is None:
+            score = agreement(self.appearances[first], self.appearances[second])
+            self.seen.put(one, two, score)
+        return score
+
+
+def stars(
+    search: Search, num: int, links: list[tuple[int, int]] | None, progress: Callable[[int, int], None]
+) -> dict[int, Found]:
+    """Return the duplicates of images that are themselves none, the best-ranked first.
+
+    Where `links` are wanted, pairs of which one is a duplicate already are compared too and added if they agree.
+    """
+    first, second = search.pairs.first, search.pairs.second
+    starts = np.searchsorted(first, np.arange(num + 1))
+    found: dict[int, Found] = {}
+    for rank in range(num):
+        for row in range(starts[rank], starts[rank + 1]):
+            other = int(second[row])
+            is_link = rank in found or other in found
+            if is_link and (links is None or keeper_of(found, rank) == keeper_of(found, other)):
+                continue
+            score = search.score(row)
+            if score < CERTAIN:
+                continue
+            if not is_link:
+                found[other] = Found(rank, rank, row, score)
+            elif links is not None:
+                links.append((rank, other))
+        progress(rank + 1, num)
+    return found
+
+
+def keeper_of(found: dict[int, Found], rank: int) -> int:
+    """Return the first of an image's group."""
+    return found[rank].keeper if rank in found else rank
+
+
+def with_leftovers(search: Search, found: dict[int, Found]) -> dict[int, Found]:
+    """Return the duplicates with those leftovers that agree with another image of a group than its first.
+
+    A leftover is the first of its own group, perhaps of one; its group goes with it. One step only: that other image
+    agrees with the first of its group, which did not join a third group.
+    """
+    first, second = search.pairs.first, search.pairs.second
+    is_found = np.zeros(int(max(second.max(initial=-1), first.max(initial=-1))) + 1, bool)
+    is_found[list(found)] = True
+    rows = np.flatnonzero(is_found[first] != is_found[second])
+    leftovers = np.where(is_found[first[rows]], second[rows], first[rows])
+    members = np.where(is_found[first[rows]], first[rows], second[rows])
+    order = np.lexsort((members, search.pairs.distance[rows], leftovers))
+    joined: dict[int, Found] = {}
+    tries: dict[int, int] = {}
+    for leftover, member, row in zip(*(each[order].tolist() for each in (leftovers, members, rows)), strict=True):
+        keeper = found[member].keeper
+        if keeper in (leftover, *joined) or leftover in joined or tries.get(leftover, 0) >= MOST_TRIES:
+            continue
+        tries[leftover] = tries.get(leftover, 0) + 1
+        score = search.score(row)
+        if score >= CERTAIN:
+            joined[leftover] = Found(keeper, member, row, score)
+    moved = {
+        rank: Found(joined[each.keeper].keeper, each.compared_with, each.row, each.score)
+        for rank, each in found.items()
+        if each.keeper in joined
+    }
+    return found | moved | joined

@@ -1,0 +1,1 @@
+"""Checks of captions; nothing is changed."""

@@ -1,0 +1,19 @@
+"""Looks over the captions of all pictures that are kept."""
+
+from datasets_prep.config import PrepConfig
+from datasets_prep.lint.checks import SYNTAX_KIND, lint, token_counter
+from datasets_prep.records import LintMark
+from datasets_prep.rows import Kept
+from finetune.data.listing import Findings
+from finetune.prompt_syntax import caption_warning
+
+
+def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintMark]:
+    """Returns what is to be said of the captions; notes what other programs would interpret and training would not."""
+    captions = ((kept.pictures.sources[index], kept.captions.of(index)) for index in map(int, kept.indices))
+    marks = lint(captions, config.lint, config.trigger, token_counter(config.lint))
+    for mark in marks:
+        name, _, piece = mark.detail.partition(": ")
+        for source in mark.sources if mark.kind == SYNTAX_KIND else ():
+            findings.warn(caption_warning(name), f"{source} ({piece})")
+    return marks

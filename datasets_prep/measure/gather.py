@@ -1,0 +1,108 @@
+"""Runs the measuring of every file that was not measured before, and hands out all results as columns."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from datasets_prep.config import LimitsConfig
+from datasets_prep.measure import image as measuring
+from datasets_prep.measure.image import Look, measure
+from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, Pictures, Store, read_pictures, write_part
+from datasets_prep.records import Measured, PrepSource, Rejected
+from datasets_prep.texts import Texts
+from datasets_prep.workers.pool import Engine, Failure
+from finetune.data.listing import Findings
+
+ROWS_A_PART = 512
+SECONDS_A_PART = 15.0
+"""What a kill costs at most."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much is done and how much there is."""
+
+
+def look_of(limits: LimitsConfig, background: str) -> Look:
+    """Returns the options that measuring depends on."""
+    return Look(limits.pixels, limits.side, int(limits.file_mb * 1e6), background)
+
+
+def salt_of(look: Look) -> str:
+    """Returns what, beside the file, decides the figures: versions and options."""
+    return repr((measuring.VERSION, PIL.__version__, measuring.plugins(), astuple(look)))
+
+
+def measure_task(source: PrepSource, look: Look, task: tuple[int, str]) -> Measured | Rejected:
+    """Returns what `measure` gives for a numbered name."""
+    return measure(source, look, task[1])
+
+
+def measure_missing(
+    source: PrepSource,
+    names: Sequence[str],
+    keys: np.ndarray,
+    folder: Path,
+    engine: Engine,
+    look: Look,
+    findings: Findings,
+    progress: Progress,
+) -> dict[str, Rejected]:
+    """Measures those of the names whose keys [N] the folder's store does not hold; returns what another try may change.
+
+    Rows are written every few seconds, also where the run is interrupted.
+    """
+    store = Store(folder)
+    for path in store.damaged:
+        findings.warn("damaged files of measurements, which are made anew", path.name)
+        path.unlink()
+    missing = np.flatnonzero(store.places(keys) < 0)
+    raw = keys.view(np.uint8).reshape(-1, KEY_BYTES)
+    transient: dict[str, Rejected] = {}
+    rows: list[tuple[bytes, Measured | Rejected]] = []
+    flushed = time.monotonic()
+    tasks = ((int(index), names[int(index)]) for index in missing)
+    try:
+        for done, (index, name, result) in enumerate(results_of(engine, source, look, tasks), 1):
+            if isinstance(result, Rejected) and result.reason in TRANSIENT:
+                transient[name] = result
+            else:
+                rows.append((raw[index].tobytes(), result))
+            if len(rows) >= ROWS_A_PART or (rows and time.monotonic() - flushed > SECONDS_A_PART):
+                write_part(folder, rows)
+                rows, flushed = [], time.monotonic()
+            progress("measuring", done, len(missing))
+    finally:
+        if rows:
+            write_part(folder, rows)
+    return transient
+
+
+def results_of(
+    engine: Engine, source: PrepSource, look: Look, tasks: Iterator[tuple[int, str]]
+) -> Iterator[tuple[int, str, Measured | Rejected]]:
+    """Yields every number and name with its result, in any order; a failure of its process is a reason too."""
+    for (index, name), result in engine.run(functools.partial(measure_task, source, look), tasks):
+        yield index, name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
+
+
+def all_pictures(
+    names: Texts, keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
+) -> tuple[Pictures, np.ndarray, list[Rejected]]:
+    """Returns what decodes, in the order of the names, which of these it is, and the rest with its reasons."""
+    store = Store(folder)
+    places = store.places(keys)
+    assert int((places < 0).sum()) == len(transient), "a file was neither measured nor left out"
+    is_good = places >= 0
+    rejected = list(transient.values())
+    there = np.flatnonzero(is_good)
+    for rows, table in store.parts.rows(places[there], ["reason", "detail"]):
+        for row, reason, detail in zip(rows, *table.to_pydict().values(), strict=True):
+            if reason is not None:
+                index = int(there[row])
+                rejected.append(Rejected(names[index], reason, detail))
+                is_good[index] = False
+    good = np.flatnonzero(is_good)
+    return read_pictures(store.parts, places[good], names.only(good)), good, rejected

@@ -1,0 +1,50 @@
+"""Gives pictures of a source again, small, for the stages that need to look at some of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from datasets_prep.measure.image import FEATURE_SIDE, colour
+from datasets_prep.records import PrepSource
+from finetune.data.images.decode import open_rgb
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Opens pictures of a source; whole, or at about the size they were measured at."""
+
+    source: PrepSource
+    sources: Sequence[str]
+    """Index -> name."""
+    background: str
+
+    def small(self, index: int) -> Image.Image:
+        """Returns a picture, upright and RGB, its shorter side below 1,024 pixels."""
+        return self.at_least(index, FEATURE_SIDE)
+
+    def at_least(self, index: int, side: int) -> Image.Image:
+        """Returns a picture, upright and RGB, both sides of which keep `side` pixels if they have them."""
+        return self._opened(self.sources[index], side)
+
+    def whole(self, index: int) -> Image.Image:
+        """Returns a picture, upright and RGB, with all its pixels."""
+        return self._opened(self.sources[index], None)
+
+    def by_name(self, name: str) -> Image.Image | None:
+        """Returns a picture as `small` does, None where it cannot be read."""
+        try:
+            return self._opened(name, FEATURE_SIDE)
+        except ValueError:
+            return None
+
+    def _opened(self, name: str, side: int | None) -> Image.Image:
+        draft = None if side is None else (side, side)
+        try:
+            picture = open_rgb(self.source.read(name), background=colour(self.background), draft=draft)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"source: {name} could be read before and now cannot ({error}). Run again once nothing writes to it."
+            ) from error
+        factor = 1 if side is None else min(picture.size) // side
+        return picture.reduce(factor) if factor > 1 else picture

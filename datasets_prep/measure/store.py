@@ -1,0 +1,270 @@
+"""Keeps what was measured, so that a rerun, or one after a kill, measures only what is new.
+
+Rows lie in Arrow files that are written once, whole, and never changed; their names are the hashes of what they hold,
+so that several machines may add to one folder. A row is found by a key of 16 bytes over all that it depends on.
+"""
+
+import hashlib
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.ipc
+
+from datasets_prep.measure.image import SCORES
+from datasets_prep.records import Item, Measured, Rejected
+from finetune.files import sync
+from finetune.similarity.codes import KINDS, NUM_WORDS
+
+KEY_BYTES, HASH_BYTES = 16, 32
+CODES = len(KINDS), NUM_WORDS
+"""Codes of a picture, and words of 64 bits in each."""
+ONE_CODE_BYTES = NUM_WORDS * 8
+CODE_BYTES = len(KINDS) * ONE_CODE_BYTES
+KEY = np.dtype(f"S{KEY_BYTES}")  # drops zeros at the end where a single one is looked at, but not in comparisons
+TRANSIENT = ("timeout", "worker_crashed", "out_of_memory", "unreadable")
+"""Reasons that another try may not meet; they are not kept."""
+SCHEMA = pyarrow.schema(
+    {
+        "key": pyarrow.binary(KEY_BYTES),
+        "reason": pyarrow.string(),
+        "detail": pyarrow.string(),
+        "sha256": pyarrow.binary(HASH_BYTES),
+        "pixels_sha256": pyarrow.binary(HASH_BYTES),
+        "num_bytes": pyarrow.int64(),
+        "width": pyarrow.int32(),
+        "height": pyarrow.int32(),
+        "suffix": pyarrow.string(),
+        "codes": pyarrow.binary(CODE_BYTES),
+        "scores": pyarrow.list_(pyarrow.float32(), len(SCORES)),
+        "notes": pyarrow.list_(pyarrow.string()),
+        "caption": pyarrow.string(),
+    }
+)
+NOTHING = {"sha256": bytes(HASH_BYTES), "pixels_sha256": bytes(HASH_BYTES), "num_bytes": 0, "width": 0, "height": 0}
+NOTHING |= {"suffix": "", "codes": bytes(CODE_BYTES), "scores": [0.0] * len(SCORES), "notes": [], "caption": None}
+
+
+def row_key(salt: str, item: Item) -> bytes:
+    """Returns the key of what is measured of a file; `salt` stands for the versions and options."""
+    text = "\0".join((salt, item.source, *map(str, item.stamp)))
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
+
+
+def as_keys(keys: Sequence[bytes]) -> np.ndarray:
+    """Returns keys as an array [N] to look up."""
+    return np.frombuffer(b"".join(keys), KEY)
+
+
+class Store:
+    """The Arrow files of a folder, as rows that are found by their keys."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.damaged: list[Path] = []
+        """Files that cannot be read, whose rows are therefore missing."""
+        keys, paths = [np.empty(0, KEY)], []
+        for path in sorted(folder.glob("*.arrow")):
+            try:
+                keys.append(fixed_bytes(opened(path)["key"], KEY_BYTES).view(KEY)[:, 0])
+            except (pyarrow.ArrowInvalid, KeyError):
+                self.damaged.append(path)
+            else:
+                paths.append(path)
+        self.parts = Parts(paths, np.cumsum([len(part) for part in keys]))
+        self.keys = np.concatenate(keys)
+        self.order = np.argsort(self.keys, kind="stable")
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """Returns the row of each key [N], -1 where there is none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        found = np.searchsorted(self.keys, keys, sorter=self.order)
+        rows = self.order[np.minimum(found, len(self.keys) - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of a store, without the keys."""
+
+    paths: Sequence[Path]
+    starts: np.ndarray
+    """The first row of each file, and behind them their number."""
+
+    def rows(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
+        """Yields, file by file, which of the places [N] lie in it, and the columns of those rows."""
+        order = np.argsort(places, kind="stable")
+        cuts = np.searchsorted(places[order], self.starts)
+        for path, start, begin, end in zip(self.paths, self.starts, cuts, cuts[1:], strict=False):
+            if begin < end:
+                chosen = order[begin:end]
+                yield chosen, opened(path).select(list(columns)).take(pyarrow.array(places[chosen] - start))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed runs left, where no other writes here."""
+    for left in folder.glob("*.unfinished"):
+        left.unlink()
+
+
+def opened(path: Path) -> pyarrow.Table:
+    """Returns the table of a file; only the columns that are used are read from disk."""
+    return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+
+
+def fixed_bytes(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
+    """Returns a column of `width` bytes a row as uint8 [N width]."""
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset :][: len(chunk)]
+        for chunk in column.chunks
+    ]
+    return np.concatenate([np.empty((0, width), np.uint8), *chunks])
+
+
+def write_part(folder: Path, rows: Sequence[tuple[bytes, Measured | Rejected]]) -> None:
+    """Adds rows by key; they are there as a whole or not at all."""
+    table = pyarrow.Table.from_pylist([as_row(key, result) for key, result in rows], SCHEMA)
+    temporary = folder / f"{uuid.uuid4().hex}.unfinished"
+    try:
+        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_file(sink, SCHEMA) as writer:
+            writer.write_table(table)
+        sync(temporary)
+        digest = hashlib.blake2b(b"".join(sorted(key for key, _ in rows)), digest_size=KEY_BYTES).hexdigest()
+        temporary.replace(folder / f"{digest}.arrow")
+        sync(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_row(key: bytes, result: Measured | Rejected) -> dict[str, object]:
+    """Returns the row of a result."""
+    if isinstance(result, Rejected):
+        return NOTHING | {"key": key, "reason": result.reason, "detail": result.detail}
+    kept = {name: getattr(result, name) for name in ("sha256", "pixels_sha256", "num_bytes", "width", "height")}
+    kept |= {"suffix": result.suffix, "notes": list(result.notes), "caption": result.caption}
+    scores = [result.scores[name] for name in SCORES]
+    return kept | {"key": key, "reason": None, "detail": None, "codes": result.codes.tobytes(), "scores": scores}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that decode, in the order of their names, as columns of about 200 bytes a picture."""
+
+    sources: Sequence[str]
+    sha256: np.ndarray
+    """[N 32] uint8."""
+    pixels_sha256: np.ndarray
+    """[N 32] uint8."""
+    num_bytes: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    scores: np.ndarray
+    """[N S] float32, a column a name in SCORES."""
+    suffixes: Sequence[str]
+    suffix: np.ndarray
+    """[N] uint8, an index into `suffixes`."""
+    notes: Mapping[int, tuple[str, ...]]
+    captions: Mapping[int, str]
+    """What files say of themselves, where they do."""
+    parts: Parts
+    places: np.ndarray
+    """[N] Their rows there."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def score(self, name: str) -> np.ndarray:
+        """Returns a column of the scores."""
+        return self.scores[:, SCORES.index(name)]
+
+    def hex(self, index: int) -> str:
+        """Returns the SHA-256 of a picture's bytes in hex."""
+        return self.sha256[index].tobytes().hex()
+
+    def seen(self, index: int) -> bytes:
+        """Returns what stands for the pixels that a model or another look sees, the background's colour included."""
+        return hashlib.sha256(self.sha256[index].tobytes() + self.pixels_sha256[index].tobytes()).digest()
+
+    def codes(self, folder: Path) -> "StoredCodes":
+        """Returns the codes, laid out by their kinds in a nameless file of a folder; close it in the end."""
+        return StoredCodes(self, folder)
+
+
+class StoredCodes:
+    """Codes [N 12 4] (uint64) on disk, 384 bytes a picture, of which one kind or some pictures are read at a time.
+
+    The file has a block for each of the store's, in which the codes of one kind lie together.
+    """
+
+    def __init__(self, pictures: Pictures, folder: Path) -> None:
+        self.shape = len(pictures), *CODES
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
+        self._blocks: list[np.ndarray] = []
+        """The pictures in each block."""
+        self._block = np.empty(len(pictures), np.int32)
+        self._place = np.empty(len(pictures), np.int32)
+        for rows, table in pictures.parts.rows(pictures.places, ["codes"]):
+            codes = fixed_bytes(table["codes"], CODE_BYTES).view(np.uint64).reshape(-1, *CODES)
+            self._file.write(codes.transpose(1, 0, 2).tobytes())
+            self._block[rows], self._place[rows] = len(self._blocks), np.arange(len(rows))
+            self._blocks.append(rows.astype(np.int32))
+        self._starts = np.cumsum([0, *(len(rows) * CODE_BYTES for rows in self._blocks)])
+
+    def close(self) -> None:
+        """Removes the file."""
+        self._file.close()
+
+    def __getitem__(self, key: int | np.ndarray | tuple[slice, int]) -> np.ndarray:
+        if isinstance(key, tuple):
+            chosen, kind = key
+            return self._of_kind(kind)[chosen]
+        if isinstance(key, np.ndarray):
+            return np.stack([self._of_kind(kind)[key] for kind in range(CODES[0])], axis=1)
+        block = int(self._block[key])
+        size = len(self._blocks[block]) * ONE_CODE_BYTES
+        start = int(self._starts[block]) + int(self._place[key]) * ONE_CODE_BYTES
+        return np.stack([self._read(start + kind * size, ONE_CODE_BYTES)[0] for kind in range(CODES[0])])
+
+    def _of_kind(self, kind: int) -> np.ndarray:
+        codes = np.empty((self.shape[0], CODES[1]), np.uint64)
+        for rows, start in zip(self._blocks, self._starts.tolist(), strict=False):
+            size = len(rows) * ONE_CODE_BYTES
+            codes[rows] = self._read(start + kind * size, size)
+        return codes
+
+    def _read(self, start: int, size: int) -> np.ndarray:
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(size), np.uint64).reshape(-1, CODES[1])
+
+
+def read_pictures(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> Pictures:
+    """Returns those rows of the store, none of which is a rejection, as columns."""
+    num = len(places)
+    hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
+    numbers = {
+        "num_bytes": np.empty(num, np.int64),
+        "width": np.empty(num, np.int32),
+        "height": np.empty(num, np.int32),
+    }
+    scores, suffix, suffixes = np.empty((num, len(SCORES)), np.float32), np.empty(num, np.uint8), {}
+    notes: dict[int, tuple[str, ...]] = {}
+    captions: dict[int, str] = {}
+    for rows, table in parts.rows(places, [*hashes, *numbers, "scores", "suffix", "notes", "caption"]):
+        for name, column in hashes.items():
+            column[rows] = fixed_bytes(table[name], HASH_BYTES)
+        for name, column in numbers.items():
+            column[rows] = table[name].to_numpy()
+        scores[rows] = table["scores"].combine_chunks().flatten().to_numpy().reshape(-1, len(SCORES))
+        texts = table.select(["suffix", "notes", "caption"]).to_pydict()
+        suffix[rows] = [suffixes.setdefault(text, len(suffixes)) for text in texts["suffix"]]
+        notes |= {int(row): tuple(each) for row, each in zip(rows, texts["notes"], strict=True) if each}
+        captions |= {int(row): each for row, each in zip(rows, texts["caption"], strict=True) if each is not None}
+    return Pictures(
+        sources, **hashes, **numbers, scores=scores, suffixes=list(suffixes), suffix=suffix, notes=notes,
+        captions=captions, parts=parts, places=places,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The prepared dataset, written so that a killed run can complete it."""

@@ -1,0 +1,181 @@
+"""Writes the result so that a kill at any point leaves something that the same command completes."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets_prep.config import PrepConfig
+from datasets_prep.measure.image import colour
+from datasets_prep.output.folder import (
+    LISTINGS,
+    State,
+    check_unedited,
+    extent,
+    is_own,
+    read_state,
+    write_state,
+)
+from datasets_prep.output.images import (
+    PICTURE_FOLDERS,
+    picture_bytes,
+    remove_others,
+    write_files,
+    write_listing,
+    write_masks,
+    write_shards,
+    write_side_listings,
+    write_sidecars,
+    write_text,
+)
+from datasets_prep.records import Prepared
+from datasets_prep.report.build import write_report
+from datasets_prep.report.thumbnails import SmallImage
+from datasets_prep.rows import Kept, Rows
+from finetune.data.folder import MASK_SUFFIX
+from finetune.files import file_sha256, put_in_place, sync, unfinished
+from finetune.plurals import plural
+
+LARGEST_FOLDER = 10_000
+"""Pictures; above it the format auto writes shards."""
+CARD = "README.md"
+OWN_FILE = re.compile(rf"[0-9a-f]{{32}}({MASK_SUFFIX})?\.\w+|metadata\.jsonl")
+OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
+OWN_TEMPORARY = re.compile(r"tmp-report\.html-\d+")  # names are matched without the dot in front
+
+
+def publish(
+    config: PrepConfig,
+    output: Path,
+    own: Path,
+    state: State,
+    prepared: Prepared,
+    kept: Kept,
+    read: Callable[[str], bytes],
+    load: Callable[[str], SmallImage | None],
+) -> None:
+    """Writes pictures, listings, card and report, and at last the state that says so.
+
+    Pictures come first under names that stand for their content, listings replace the earlier ones then, and what these
+    named goes last.
+    """
+    background = colour(config.background)
+
+    def content(row: Mapping[str, object]) -> bytes:
+        return picture_bytes(read, row, config.write.reencode, background)
+
+    before = read_state(own)
+    check_unedited(output, before)
+    replaced = [name for name in (*LISTINGS, CARD) if is_own(output / name, before)]
+    earlier = {name: file_sha256(output / name) for name in replaced if (output / name).exists()}
+    write_state(own, replace(state, earlier=earlier))
+    if is_parquet(config, len(kept)):
+        mask_rows = {str(row["source"]): row for row in kept.mask_rows()}
+
+        def mask_content(row: Mapping[str, object]) -> bytes:
+            return picture_bytes(read, mask_rows[str(row["mask"])], "no", background)
+
+        rows, files = in_shards(config, output, own, kept, content, mask_content if mask_rows else None)
+    else:
+        rows = kept.rows()
+        sizes = None if config.write.reencode != "no" else kept.pictures.num_bytes[kept.indices]
+        write_files(output, rows, content, sizes)
+        names = [kept.file_name(place) for place in range(len(kept))]
+        names += write_masks(output, kept.mask_rows(), lambda row: picture_bytes(read, row, "no", background))
+        names += write_sidecars(output, rows) if config.write.txt else []
+        names += write_side_listings(output, rows) if kept.has_sides else []
+        files: dict[str, set[str]] = {}
+        for folder, _, name in (name.partition("/") for name in names):
+            files.setdefault(folder, set()).add(name)
+    listings = {}
+    for name, lines, is_ascii in (("metadata.jsonl", rows, False), ("rejected.jsonl", prepared.rejected, True)):
+        listings[name] = write_listing(output / name, lines, is_ascii=is_ascii)
+    text = card(prepared, files)
+    state = replace(state, listings=listings | {CARD: hashlib.sha256(text.encode()).hexdigest()}, earlier=earlier)
+    write_state(own, state)
+    for name in listings:
+        put_in_place(unfinished(output / name), output / name)
+    if CARD in replaced:  # else a user wrote another
+        write_text(output / CARD, text)
+    tidy(output, files)
+    write_report(output / "report.html", replace(prepared, kept=rows), load)
+    write_state(own, replace(state, is_done=True, files={folder: extent(output / folder) for folder in files}))
+
+
+def is_parquet(config: PrepConfig, num_pictures: int) -> bool:
+    """Whether shards are written."""
+    is_large = num_pictures > LARGEST_FOLDER and not config.write.txt
+    return config.write.format == "parquet" or (config.write.format == "auto" and is_large)
+
+
+def in_shards(
+    config: PrepConfig,
+    output: Path,
+    own: Path,
+    kept: Kept,
+    content: Callable[[Mapping[str, object]], bytes],
+    mask_content: Callable[[Mapping[str, object]], bytes] | None,
+) -> tuple[Rows, dict[str, set[str]]]:
+    """Writes OUTPUT/data/*.parquet, sorted by training size; returns the rows with their places in there."""
+    folder = own / "shards"
+    shutil.rmtree(folder, ignore_errors=True)
+    order = sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place))
+    sides = {"train": [place for place in order if kept.split(place) != "validation"]}
+    sides["validation"] = [place for place in order if kept.split(place) == "validation"]
+    shard_of, row_of = np.zeros(len(kept), np.int32), np.zeros(len(kept), np.int32)
+    names: dict[str, int] = {}
+    num_bytes = kept.pictures.num_bytes[kept.indices]
+    for side, places in sides.items():
+        shards = write_shards(
+            folder, side, places, num_bytes, kept.rows(), content, config.write.shard_mb, mask_content
+        )
+        for name, row, place in shards:
+            shard_of[place], row_of[place] = names.setdefault(name, len(names)), row
+    data = output / "data"
+    data.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).replace(data / name)
+    sync(data)
+    shutil.rmtree(folder)
+    listed = list(names)
+    return kept.rows(lambda place: f"data/{listed[shard_of[place]]}#{row_of[place]:08d}"), {"data": set(names)}
+
+
+def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
+    """Removes pictures and shards that an earlier run wrote and this one does not list; other files stay."""
+    remove_others(output, (), OWN_TEMPORARY)
+    for name, own_name in [*dict.fromkeys(PICTURE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
+        folder = output / name
+        remove_others(folder, files.get(name, ()), own_name)
+        if name not in files and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
+    """Returns README.md, by which `datasets.load_dataset(OUTPUT)` knows what to load."""
+    sides = sorted({name.partition("-")[0] for name in files.get("data", ())})
+    paths = [{"split": side, "path": f"data/{side}-*.parquet"} for side in sides]
+    head = ["---"]
+    if paths:
+        head.append("configs: " + json.dumps([{"config_name": "default", "data_files": paths}]))
+    else:
+        head.append("configs: " + json.dumps([{"config_name": "default", "data_dir": "."}]))
+    head.append("---")
+    lines = [
+        f"# {prepared.name}",
+        "",
+        f"{plural(len(prepared.kept), 'picture')}, prepared with `python -m datasets_prep`.",
+        "",
+    ]
+    lines += ["| stage | in | out | |", "| --- | ---: | ---: | --- |"]
+    lines += [f"| {stage} | {before:,} | {after:,} | {said} |" for stage, before, after, said in prepared.figures]
+    lines += [
+        "",
+        "`metadata.jsonl` lists the pictures, `rejected.jsonl` what was left out and why, `report.html` shows both.",
+    ]
+    return "\n".join([*head, *lines]) + "\n"

@@ -1,0 +1,115 @@
+"""The report's part about copies: every kept picture that others repeat, side by side with them."""
+
+import heapq
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from datasets_prep.records import Prepared
+from datasets_prep.report.bounded import Places, key_of
+from datasets_prep.report.pieces import Row, Thumbnails, card, number_of, text_html, thumbnail_html, value_text
+from finetune.plurals import plural
+from finetune.report.page import nothing
+
+MOST_CLUSTERS = 100
+MOST_COPIES = 5
+
+COPIES = ("near_duplicate", "pixel_duplicate", "exact_duplicate")
+"""The reasons that name another picture, those first that may be wrong."""
+
+
+class Copies:
+    """Finds what repeats another picture while the rows go by; 12 bytes a copy, and of the shown ones the rows."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._rejected, self._kept = prepared.rejected, prepared.kept
+        self._keys, self._numbers = array("Q"), array("I")
+        self._doubts: dict[str, tuple[int, float]] = {}
+
+    def add_rejected(self, place: int, row: Row) -> None:
+        """Notes a row of rejected.jsonl."""
+        if row.get("reason") in COPIES and row.get("duplicate_of") is not None:
+            self._add(place, row)
+
+    def add_kept(self, place: int, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        if row.get("near_duplicate_of") is not None:
+            self._add(len(self._rejected) + place, row)
+
+    def _add(self, number: int, row: Row) -> None:
+        keeper = _keeper_of(row)
+        self._keys.append(key_of(keeper))
+        self._numbers.append(number)
+        self._doubts[keeper] = min(_doubt(row), self._doubts.get(keeper, (len(COPIES), 0.0)))
+        if len(self._doubts) >= 4 * MOST_CLUSTERS:  # one that falls out here comes back with a doubtful enough copy
+            self._doubts = {keeper: self._doubts[keeper] for keeper in self._most_doubtful()}
+
+    def _most_doubtful(self) -> list[str]:
+        return heapq.nsmallest(MOST_CLUSTERS, self._doubts, key=lambda keeper: (self._doubts[keeper], keeper))
+
+    def html(self, places: Places, thumbnails: Thumbnails) -> tuple[int, str]:
+        """Returns how many pictures have copies, and those with the most doubtful copies first, side by side."""
+        keys = np.frombuffer(self._keys, np.uint64)
+        num = len(np.unique(keys))
+        if not num:
+            return 0, nothing("No picture repeats another.")
+        shown = self._most_doubtful()
+        content = ""
+        for keeper, place in zip(shown, places.of(shown).tolist(), strict=True):
+            row = self._kept[place] if place >= 0 else {"source": keeper}
+            copies = np.frombuffer(self._numbers, np.uint32)[keys == key_of(keeper)]
+            rows = (self._row(int(number)) for number in copies)
+            first = heapq.nsmallest(MOST_COPIES, rows, key=lambda row: (_score(row), str(row["source"])))
+            content += _cluster(row, first, len(copies), thumbnails)
+        note = "The kept picture stands on the left. Point at a copy, or hold it, to see the kept one in its place."
+        note += self._said_of_others(keys, shown)
+        return num, nothing(note) + f'<div class="clusters">{content}</div>'
+
+    def _said_of_others(self, keys: np.ndarray, shown: Sequence[str]) -> str:
+        """Returns in which listings the duplicates are that are not shown, "" where all are."""
+        is_other = ~np.isin(keys, np.array([key_of(keeper) for keeper in shown], np.uint64))
+        others = np.frombuffer(self._numbers, np.uint32)[is_other]
+        if not len(others):
+            return ""
+        num_left_out = int((others < len(self._rejected)).sum())
+        places = {"left out in rejected.jsonl": num_left_out, "kept in metadata.jsonl": len(others) - num_left_out}
+        listed = " and ".join(f"{num:,} {place}" for place, num in places.items() if num)
+        groups = plural(len(np.unique(keys[is_other])), "more group")
+        return f" The {len(shown)} most doubtful groups are shown; of {groups} the duplicates are listed: {listed}."
+
+    def _row(self, number: int) -> Row:
+        num = len(self._rejected)
+        return self._rejected[number] if number < num else self._kept[number - num]
+
+
+def _keeper_of(row: Row) -> str:
+    return str(row["duplicate_of"] if "reason" in row else row["near_duplicate_of"])
+
+
+def _score(row: Row) -> float:
+    if "reason" not in row:
+        return number_of(row, "near_duplicate_score")
+    return number_of(row, "score") if row.get("score") is not None else 1.0
+
+
+def _doubt(row: Row) -> tuple[int, float]:
+    """Near copies come before those of the same pixels, and those that agree least first."""
+    return (COPIES.index(str(row["reason"])) if "reason" in row else 0, _score(row))
+
+
+def _cluster(keeper: Row, copies: Sequence[Row], num_copies: int, thumbnails: Thumbnails) -> str:
+    kept = thumbnails.of(str(keeper["source"]))
+    cards = [card(keeper, thumbnail_html(kept, is_fitted=True), ["<b>kept</b>" if "sha256" in keeper else ""])]
+    for row in copies:
+        copy = thumbnails.of(str(row["source"]))
+        picture = thumbnail_html(copy, is_fitted=True)
+        if copy and kept:
+            picture = f'<span class="flick">{picture}<i class="t over {kept.css}"></i></span>'
+        said = f"{str(row['reason']).replace('_', ' ')}, left out" if "reason" in row else "near duplicate, kept"
+        lines = [f"{said}, score {value_text(_score(row))}", text_html(row.get("detail", ""))]
+        # A file of the same bytes has the keeper's sha256, so that a decision would be about the keeper.
+        cards.append(card(row, picture, lines, can_decide=row.get("reason") != "exact_duplicate"))
+    if num_copies > len(copies):
+        cards.append(f'<p class="note">and {num_copies - len(copies):,} more</p>')
+    return f'<div class="card cluster{" several" if len(cards) > 3 else ""}">{"".join(cards)}</div>'

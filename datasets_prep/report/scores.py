@@ -1,0 +1,94 @@
+"""The report's part about scores: the pictures at the worse end of each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from datasets_prep.report.bounded import Least
+from datasets_prep.report.pieces import Row, Thumbnails, card, flags_html, strip, thumbnail_html, value_text
+from finetune.report.page import nothing
+
+MOST_WORST = 24
+
+ENDS = {
+    "brightness": (("Darkest", False), ("Lightest", True)),
+    "deviation": (("Least contrast", False),),
+    "entropy": (("Least content", False),),
+    "saturation": (("Least colour", False),),
+    "detail": (("Least detail", False),),
+    "spectrum": (("Most likely enlarged", False),),
+    "jpeg_quality": (("Lowest JPEG quality", False),),
+    "blocks": (("Strongest blocks", True),),
+    "border": (("Widest borders", True),),
+    "aesthetic": (("Least aesthetic", False),),
+    "nsfw": (("Most likely unsafe", True),),
+    "watermark": (("Most likely with a watermark", True),),
+    "clip": (("Caption agrees least", False),),
+}
+"""Which end of a score is the worse one; True stands for the high one. Other scores show both."""
+
+HARMLESS = {"jpeg_quality": 100.0, "border": 0.0, "blocks": 1.0}
+"""Values that say that there is nothing to see."""
+
+UNSHOWN = ("frames",)
+NUMBERS = (int, float)  # made once, since a million pictures have a dozen scores each
+
+
+class Worst:
+    """Finds the pictures at the worse end of every score while their rows go by."""
+
+    def __init__(self, num_pictures: int) -> None:
+        self._num = min(MOST_WORST, max(4, num_pictures // 4))
+        self._ends: dict[str, list[tuple[str, int, Least]]] = {}
+
+    def add(self, place: int, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        scores = row.get("scores")
+        for name, score in scores.items() if isinstance(scores, Mapping) else ():
+            if name not in self._ends:
+                self._ends[name] = self._new_ends(name)
+            if not isinstance(score, NUMBERS):
+                continue
+            for _, sign, least in self._ends[name]:
+                # Few are below the bound, so that the rest is asked of few.
+                if sign * score < least.bound and math.isfinite(score) and score != HARMLESS.get(name):
+                    least.add(sign * score, place)
+
+    def _new_ends(self, name: str) -> list[tuple[str, int, Least]]:
+        if name in UNSHOWN:
+            return []
+        ends = ENDS.get(name, ((f"Lowest {name}", False), (f"Highest {name}", True)))
+        return [(title, -1 if is_high else 1, Least(self._num)) for title, is_high in ends]
+
+    def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> str:
+        """Returns the pictures, by score."""
+        order = list(ENDS)
+        names = sorted(self._ends, key=lambda name: (order.index(name) if name in ENDS else len(order), name))
+        parts = []
+        for name in names:
+            for title, _, least in self._ends[name]:
+                rows = [kept[place] for place in least.places()]
+                if rows:
+                    parts.append(_strip(title, name, rows, thumbnails))
+        return "".join(parts) or nothing("No scores.")
+
+
+def _strip(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> str:
+    cards = [
+        card(
+            row,
+            thumbnail_html(thumbnails.of(str(row["source"]))),
+            [f"<b>{value_text(_score_of(row, name))}</b>", flags_html(row)],
+        )
+        for row in rows
+    ]
+    ends = [value_text(_score_of(row, name)) for row in (rows[0], rows[-1])]
+    heading = f"<h3>{escape(title)} <small>{escape(name)} {ends[0]} to {ends[1]}</small></h3>"
+    return f'<div class="card">{heading}{strip(cards)}</div>'
+
+
+def _score_of(row: Row, name: str) -> float | None:
+    """Returns a score of a picture, None where it has no finite one of the name."""
+    scores = row.get("scores")
+    value = scores.get(name) if isinstance(scores, Mapping) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,153 @@
+"""The report's parts about the stages, flags, and what was left out."""
+
+from collections import Counter
+from html import escape
+
+from datasets_prep.config import FLAGS
+from datasets_prep.records import Prepared
+from datasets_prep.report.pieces import (
+    Row,
+    Thumbnails,
+    bar,
+    bars,
+    card,
+    folded,
+    name_html,
+    text_html,
+    texts_of,
+    thumbnail_html,
+    value_text,
+)
+from finetune.plurals import plural
+from finetune.report.page import nothing
+
+MOST_REJECTED_PICTURES = 24
+MOST_REJECTED_ROWS = 100
+
+MEANINGS = {
+    "small": "a side below quality.flag_side",
+    "long": "longer than quality.flag_aspect",
+    "dark": "mean brightness below quality.flag_dark",
+    "light": "mean brightness above quality.flag_light",
+    "blurred": "detail below quality.flag_blurred",
+    "upscaled": "the spectrum ends below quality.flag_upscaled",
+    "compressed": "JPEG quality below quality.flag_jpeg_quality",
+    "blocks": "steps between 8-pixel blocks above quality.flag_blocks",
+    "border": "a border wider than quality.flag_border",
+    "animated": "only the first frame is used",
+}
+
+REASONS = {
+    "empty_file": "Empty files",
+    "not_an_image": "Not pictures",
+    "unsupported_format": "Formats that cannot be read",
+    "truncated": "Cut short",
+    "decode_error": "Damaged",
+    "too_many_pixels": "Too many pixels",
+    "too_large": "Files too large",
+    "too_small": "Too small",
+    "bad_aspect": "Too long or too wide",
+    "low_information": "Showing nothing",
+    "flagged": "Left out for a flag",
+    "unreadable": "Cannot be opened",
+    "not_a_file": "Not files",
+    "timeout": "Took too long",
+    "worker_crashed": "Stopped the decoder",
+    "out_of_memory": "Took too much memory",
+    "exact_duplicate": "Same bytes as another",
+    "pixel_duplicate": "Same pixels as another",
+    "near_duplicate": "Near copies of another",
+    "low_score": "Left out for a learned score",
+    "dropped_by_user": "Dropped in review",
+    "unused_mask": "Masks without an image",
+}
+
+
+def stages(prepared: Prepared) -> str:
+    """Returns the table of the stages, with how many pictures went in and came out."""
+    if not prepared.figures:
+        return nothing("No figures.")
+    most = max(max(num_in, num_out) for _, num_in, num_out, _ in prepared.figures) or 1
+    lines = "".join(
+        f'<tr><td>{escape(stage)}</td><td class="right">{num_in:,}</td><td class="right">{num_out:,}</td>'
+        f"{bar(num_out / most)}<td>{text_html(words, 600)}</td></tr>"
+        for stage, num_in, num_out, words in prepared.figures
+    )
+    head = '<tr><th>stage</th><th class="right">in</th><th class="right">out</th>'
+    head += '<th class="share"></th><th>what happened</th></tr>'
+    return f'<div class="card wide"><table class="figures bars">{head}{lines}</table></div>'
+
+
+class Flags:
+    """Counts flags while the rows go by."""
+
+    def __init__(self) -> None:
+        self.num_flagged = 0
+        """Pictures with one or more."""
+        self._counts: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        own = texts_of(row, "flags")
+        self._counts.update(own)
+        self.num_flagged += bool(own)
+
+    def html(self) -> str:
+        """Returns the table of the flags."""
+        if not self._counts:
+            return nothing("No picture has a flag.")
+        order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
+        counts = [(flag, self._counts[flag]) for flag in order if self._counts[flag]]
+        rows = [(f'<span class="mark">{escape(flag)}</span>', num, MEANINGS.get(flag, "")) for flag, num in counts]
+        note = "Flagged pictures are kept. quality.reject leaves those with certain flags out."
+        table = bars(rows, ("flag", "pictures", "given for"))
+        return f'<div class="card">{table}<p class="note">{note}</p></div>'
+
+
+class LeftOut:
+    """Counts what was left out by reason, and holds the first few of each, while the rows go by."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._firsts: dict[str, list[Row]] = {}
+        self._contents: set[object] = set()
+        self._kept_contents: set[object] = set()
+
+    def add(self, row: Row) -> None:
+        """Notes a row of rejected.jsonl."""
+        reason = str(row.get("reason"))
+        self._counts[reason] += 1
+        firsts = self._firsts.setdefault(reason, [])
+        if len(firsts) < MOST_REJECTED_ROWS:
+            firsts.append(row)
+            self._contents |= {row.get("sha256")} - {None}
+
+    def add_kept(self, row: Row) -> None:
+        """Notes a row of metadata.jsonl, after all those of rejected.jsonl; it may have the content of one of them."""
+        if row.get("sha256") in self._contents:
+            self._kept_contents.add(row.get("sha256"))
+
+    def html(self, thumbnails: Thumbnails) -> str:
+        """Returns the files by reason, the most frequent first."""
+        if not self._counts:
+            return nothing("Nothing was left out.")
+        order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        content = "".join(self._reason(reason, count, thumbnails) for reason, count in order)
+        return f'<div class="card folds">{content}</div>'
+
+    def _reason(self, reason: str, count: int, thumbnails: Thumbnails) -> str:
+        rows = self._firsts[reason]
+        cards = []
+        for index, row in enumerate(rows):
+            # One picture that cannot be read is enough to know of a reason such as truncated.
+            thumbnail = thumbnails.of(str(row["source"])) if index < MOST_REJECTED_PICTURES else None
+            lines = [text_html(row.get("detail", ""))]
+            if row.get("duplicate_of") is not None:
+                lines.append(f"copy of {name_html(row['duplicate_of'])}, score {value_text(row.get('score') or 0)}")
+            can_decide = row.get("sha256") not in self._kept_contents
+            cards.append(card(row, thumbnail_html(thumbnail), lines, "row", can_decide=can_decide))
+        more = count - len(rows)
+        if more:
+            cards.append(nothing(f"{plural(more, 'more is', 'more are')} in rejected.jsonl."))
+        title = f"<b>{escape(REASONS.get(reason, reason))}</b> {plural(count, 'file')} <code>{escape(reason)}</code>"
+        return folded(title, f'<div class="rows">{"".join(cards)}</div>')

@@ -1,0 +1,95 @@
+"""The report's part about words: how long the captions are, and what many of them say."""
+
+import heapq
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from datasets_prep.report.pieces import Row, bars, text_html
+from finetune.plurals import plural
+from finetune.report.page import nothing
+
+MOST_COUNTED = 20_000
+
+ID_BITS = 21
+"""Of a word's number, so that those of three fit in 64 bits."""
+
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+class Words:
+    """Counts words and phrases while the rows go by; of many pictures, those of every few."""
+
+    def __init__(self, num_pictures: int) -> None:
+        self._step = max(1, -(-num_pictures // MOST_COUNTED))
+        self._lengths: Counter[int] = Counter()
+        self._words: Counter[str] = Counter()
+        self._phrases = _Phrases()
+
+    def add(self, place: int, row: Row) -> None:
+        """Notes a row of metadata.jsonl."""
+        if place % self._step == 0:
+            words = WORD.findall(str(row.get("text", "")).lower())
+            self._lengths[min(len(words) // 5, 20)] += 1
+            self._words.update(set(words))
+            self._phrases.add(words)
+
+    def html(self) -> str:
+        """Returns how long the captions are, and the words and phrases that most of them share."""
+        if not self._words:
+            return nothing("No captions.")
+        spans = [
+            (f"{start * 5} to {start * 5 + 4} words" if start < 20 else "100 words or more", count, "")
+            for start, count in sorted(self._lengths.items())
+        ]
+        long = ((word, count) for word, count in self._words.items() if len(word) > 2)
+        parts = [
+            f"<div><h3>Length</h3>{bars(spans, ('', 'captions', ''))}</div>",
+            f"<div><h3>Words in most captions</h3>{_terms(long, 40)}</div>",
+            f"<div><h3>Phrases in most captions</h3>{_terms(self._phrases.counts(), 15)}</div>",
+        ]
+        counted = (
+            f" Counted on {plural(self._lengths.total(), 'caption')}, one in every {self._step:,}."
+            if self._step > 1
+            else ""
+        )
+        return f'<div class="card three">{"".join(parts)}</div>' + (nothing(counted) if counted else "")
+
+
+class _Phrases:
+    """Counts in how many captions three words follow each other; 8 bytes each, where a text and its count take 200."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._found = array("Q")
+
+    def add(self, words: Sequence[str]) -> None:
+        ids = [self._ids.setdefault(word, len(self._ids)) for word in words]
+        if len(self._ids) <= 1 << ID_BITS:  # two million words are no captions
+            threes = zip(ids, ids[1:], ids[2:], strict=False)
+            self._found.extend({(one << ID_BITS | two) << ID_BITS | three for one, two, three in threes})
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Yields those that stand in more than one."""
+        keys, counts = np.unique(np.frombuffer(self._found, np.uint64), return_counts=True)
+        words, last = list(self._ids), (1 << ID_BITS) - 1
+        for key, count in zip(keys[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+            yield " ".join(words[key >> shift & last] for shift in (2 * ID_BITS, ID_BITS, 0)), count
+
+
+def _terms(counts: Iterable[tuple[str, int]], most: int) -> str:
+    """The most frequent ones that stand in more than one caption; a click looks for them."""
+    top = heapq.nsmallest(most, ((-count, term) for term, count in counts if count > 1))
+    if not top:
+        return nothing("None stands in more than one.")
+    return (
+        '<p class="terms">'
+        + " ".join(
+            f'<span class="term" data-term="{text_html(term)}">{text_html(term)} <small>{-count:,}</small></span>'
+            for count, term in top
+        )
+        + "</p>"
+    )

@@ -1,0 +1,67 @@
+"""What a review needs of a prepared folder: its report, and the pictures that stand in it."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets_prep.output.images import PICTURE_FOLDERS
+from finetune.report.page import POLICY
+
+SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
+"""What the page may do when served: ask this server, and nobody else."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A picture that can be decided about."""
+
+    source: str
+    path: Path | None
+    """The file with its bytes; None where the picture was left out or lies in a shard."""
+
+
+def served_page(folder: Path) -> bytes:
+    """Returns the report, allowed to ask this server."""
+    hint = "Expected a folder that python -m datasets_prep wrote. Check the path, or prepare it anew."
+    if not folder.is_dir():
+        raise FileNotFoundError(f"review: there is no folder {folder}. {hint}")
+    for name in ("report.html", "metadata.jsonl"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"review: there is no {name} in {folder}. {hint}")
+    page = (folder / "report.html").read_bytes()
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY};'.encode()
+    if policy not in page[:1000]:
+        raise ValueError(f"review: {folder / 'report.html'} is not a report of this version. {hint}")
+    return page.replace(POLICY.encode(), SERVED_POLICY.encode(), 1)
+
+
+def known_pictures(folder: Path, page: bytes) -> dict[str, Known]:
+    """Returns, by sha256, the pictures that the page shows: a set of millions needs no more memory than its page."""
+    shown = {match.decode("ascii") for match in re.findall(rb' data-sha="([0-9a-f]{64})"', page)}
+    known: dict[str, Known] = {}
+    for name in ("rejected.jsonl", "metadata.jsonl"):  # the second last, since a kept picture has its bytes here
+        if not (folder / name).is_file():
+            continue
+        with open(folder / name, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                    sha256, source = row.get("sha256"), str(row["source"])
+                except (ValueError, KeyError, AttributeError, TypeError):
+                    raise ValueError(
+                        f"review: {folder / name} line {number} is not a line that python -m datasets_prep wrote. "
+                        "Prepare the folder anew."
+                    ) from None
+                if sha256 in shown:
+                    known[sha256] = Known(source, _picture(folder, row.get("file_name")))
+    return known
+
+
+def _picture(folder: Path, file_name: object) -> Path | None:
+    """The file that a row names, where it is one of the prepared pictures."""
+    if not isinstance(file_name, str) or "\0" in file_name:
+        return None
+    path = (folder / file_name).resolve()
+    is_picture = any(path.is_relative_to((folder / name).resolve()) for name in PICTURE_FOLDERS)
+    return path if is_picture and path.is_file() else None

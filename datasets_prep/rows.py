@@ -1,0 +1,153 @@
+"""The lines of metadata.jsonl and rejected.jsonl, made one at a time: a million of them need not be in memory."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+
+from datasets_prep.measure.image import SCORES
+from datasets_prep.measure.store import Pictures
+from datasets_prep.records import Copy
+from datasets_prep.source_metadata import Brought, Captions
+from finetune.data.folder import MASK_SUFFIX
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Row]):
+    """Lines that are made when they are asked for."""
+
+    num: int
+    make: Callable[[int], Row]
+
+    def __len__(self) -> int:
+        return self.num
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if isinstance(place, slice):
+            return [self.make(index) for index in range(*place.indices(self.num))]
+        if not -self.num <= place < self.num:
+            raise IndexError(place)
+        return self.make(place % self.num)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The pictures that are kept, K of N, and all that is said of them."""
+
+    pictures: Pictures
+    indices: np.ndarray
+    """[K] Which of the pictures, in the order of the lines."""
+    captions: Captions
+    brought: Brought
+    flags: Mapping[str, np.ndarray]
+    """[N] by name."""
+    learned: Mapping[str, np.ndarray]
+    """Learned scores [N] by name; NaN where there is none."""
+    reported: Mapping[int, Copy]
+    """Near duplicates that are kept and only named."""
+    sizes: Sequence[tuple[int, int]]
+    """[K] The training size of each."""
+    is_held_out: np.ndarray | None
+    """[K] None where no split was asked for."""
+    masks: Mapping[int, int] = field(default_factory=dict)
+    """Index of an image -> index of its mask, where it has one."""
+    saved_as: tuple[str, str] | None = None
+    """Format and background, where all pictures are saved anew."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @functools.cached_property
+    def has_sides(self) -> bool:
+        """Whether some pictures are for validation."""
+        if self.is_held_out is not None:
+            return bool(self.is_held_out.any())
+        return any(self.split(place) == "validation" for place in range(len(self)))
+
+    def rows(self, names: Callable[[int], str] | None = None) -> Rows:
+        """Returns the lines of metadata.jsonl; `names` gives file_name by place where it is not the file's own."""
+        return Rows(len(self), lambda place: self.row(place, self.file_name(place) if names is None else names(place)))
+
+    def row(self, place: int, file_name: str) -> Row:
+        """Returns one line."""
+        index = int(self.indices[place])
+        text, *others = self.captions.of(index)
+        row: dict[str, object] = {"file_name": file_name, "text": text}
+        row |= {"captions_alt": others} if others else {}
+        row |= {"width": int(self.pictures.width[index]), "height": int(self.pictures.height[index])}
+        row |= {"bucket": list(self.sizes[place]), "sha256": self.pictures.hex(index)}
+        row |= {"source": self.pictures.sources[index], "caption_from": self.captions.origin(index)}
+        row |= {"mask": self.pictures.sources[self.masks[index]]} if index in self.masks else {}
+        flags = [name for name, having in self.flags.items() if having[index]]
+        row |= {"flags": flags} if flags else {}
+        if index in self.reported:
+            copy = self.reported[index]
+            keeper, score = self.pictures.sources[copy.keeper], round(copy.score, 4)
+            row |= {"near_duplicate_of": keeper, "near_duplicate_score": score}
+        entry = self.brought.special.get(index)
+        if entry is not None:
+            row |= {"weight": entry.weight} if entry.weight != 1 else {}
+            row |= {"repeats": entry.repeats} if entry.repeats != 1 else {}
+        split = self.split(place)
+        row |= {} if split is None else {"split": split}
+        scores = dict(zip(SCORES, (round(value, 4) for value in self.pictures.scores[index].tolist()), strict=True))
+        learned = {name: float(column[index]) for name, column in self.learned.items()}
+        scores |= {name: round(score, 5) for name, score in learned.items() if not np.isnan(score)}
+        return row | {"scores": scores}
+
+    def file_name(self, place: int) -> str:
+        """Returns the path of a picture in the result.
+
+        It is the hash of its content: no name collides, and none holds a word like "test", which load_dataset takes for
+        a split. The folder says the side where there are two, as load_dataset expects.
+        """
+        folder = "images"
+        if self.has_sides:
+            folder = "validation" if self.split(place) == "validation" else "train"
+        return f"{folder}/{self.stored_name(place)}"
+
+    def stored_name(self, place: int) -> str:
+        """Returns the file's name alone."""
+        index = int(self.indices[place])
+        digest = self.pictures.hex(index)
+        if self.saved_as is None:
+            return digest[:32] + self.pictures.suffixes[int(self.pictures.suffix[index])]
+        name = " ".join([digest, *self.saved_as])
+        return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
+
+    def mask_rows(self) -> Rows:
+        """Returns path, source and sha256 of the masks, which stand beside their images under their names."""
+        places = [place for place, index in enumerate(map(int, self.indices)) if index in self.masks]
+
+        def row(number: int) -> Row:
+            mask = self.masks[int(self.indices[places[number]])]
+            stem = self.file_name(places[number]).rpartition(".")[0]
+            suffix = self.pictures.suffixes[int(self.pictures.suffix[mask])]
+            name = f"{stem}{MASK_SUFFIX}{suffix}"
+            return {"file_name": name, "source": self.pictures.sources[mask], "sha256": self.pictures.hex(mask)}
+
+        return Rows(len(places), row)
+
+    def split(self, place: int) -> str | None:
+        """Returns the side of a picture, None where the source says nothing and none was asked for."""
+        entry = self.brought.special.get(int(self.indices[place]))
+        if entry is not None and entry.split is not None:
+            return entry.split
+        if self.is_held_out is None:
+            return None
+        return "validation" if self.is_held_out[place] else "train"
+
+
+def sort_key(source: str) -> bytes:
+    """Returns what names are sorted by: their bytes."""
+    return os.fsencode(source)

@@ -1,0 +1,207 @@
+"""Learned scores of pictures, by transformers models."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from datasets_prep.captioners.base import digest
+from datasets_prep.vision.batches import in_batches
+from datasets_prep.vision.models import PICTURE_AND_TEXT, VisionModel, features, image_inputs
+
+VERSION = 1
+"""Raised when the same model gives other scores."""
+
+MEANT: Mapping[str, tuple[str, ...]] = {
+    "nsfw": ("nsfw", "unsafe", "explicit", "porn", "pornography", "pornographic", "hentai", "sexy", "sexual", "nude",
+             "nudity", "erotic", "erotica", "gore"),
+    "watermark": ("watermark", "watermarked", "watermarks"),
+    "aesthetic": ("aesthetic", "beautiful", "good", "great", "excellent", "best", "high", "hq"),
+}  # fmt: skip
+"""Words in the labels whose probability is the score."""
+OPPOSITE: Mapping[str, tuple[str, ...]] = {
+    "nsfw": ("sfw", "safe", "normal", "neutral"),
+    "watermark": ("clean",),
+    "aesthetic": ("bad", "ugly", "low", "lq", "worst"),
+}
+"""Words of the other labels; where they are denied ("not safe") the label counts as meant."""
+DENIALS = ("no", "not", "non", "without")
+
+
+class Scorer(Protocol):
+    """A model that gives every picture a number."""
+
+    @property
+    def name(self) -> str:
+        """The score's name."""
+        ...
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether the score is about a picture and its caption."""
+        ...
+
+    def identity(self) -> str:
+        """Returns a name of all that the scores depend on besides picture and caption; needs no `load`."""
+        ...
+
+    def load(self) -> None:
+        """Makes the model ready; raises ValueError with a sentence where it cannot be had."""
+        ...
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        """Returns a score for every picture."""
+        ...
+
+
+def make_scorer(name: str, model: str) -> Scorer:
+    """Returns the scorer of a model (folder or Hub id), its weights not loaded yet; refuses what cannot give the score.
+
+    The name is aesthetic, nsfw, watermark or clip.
+    """
+    return AgreementScorer(model) if name == "clip" else ClassifierScorer(name, model)
+
+
+def check_model(name: str, model: str) -> None:
+    """Refuses a model that cannot give the score; of the model only the small files are read."""
+    make_scorer(name, model)
+
+
+def scores_of(
+    scorer: Scorer,
+    indices: Sequence[int],
+    load: Callable[[int], Image.Image],
+    captions: Mapping[int, str],
+    batch_size: int,
+) -> Iterator[tuple[int, float]]:
+    """Returns pictures' scores in order, to five digits; pictures without a caption have none where that is needed."""
+    scored = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
+    if not scored:
+        return
+    scorer.load()
+
+    def compute(pairs: Sequence[tuple[Image.Image, str]]) -> list[float]:
+        return scorer.score([image for image, _ in pairs], [caption for _, caption in pairs])
+
+    option = f"scores.{scorer.name}_model"
+    found = in_batches(lambda index: (load(index), captions.get(index, "")), compute, scored, batch_size, option)
+    for index, score in found:
+        if score != score:
+            raise ValueError(f"{option}: the model gives no number (NaN). Its weights are broken.")
+        yield index, float(f"{score:.5g}")  # the digits after that differ between machines
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a classifier's outputs make a score."""
+
+    activation: Literal["none", "softmax", "sigmoid"]
+    weights: tuple[float, ...]
+    """Of every output in the sum."""
+
+
+def reading_of(name: str, labels: Sequence[str], *, is_multi_label: bool = False) -> Reading:
+    """Returns how the outputs with these labels make the score; raises ValueError where none of them means it."""
+    if name == "aesthetic":
+        if len(labels) == 1:
+            return Reading("none", (1.0,))
+        numbers = [re.fullmatch(r"\D*(\d+(?:\.\d+)?)\D*", label) for label in labels]
+        if all(numbers) and not any(label.lower().startswith("label_") for label in labels):
+            return Reading("softmax", tuple(float(number[1]) for number in numbers if number))
+    weights = tuple(float(_is_meant(name, label)) for label in labels)
+    if not any(weights) or (all(weights) and len(weights) > 1):
+        shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+        expected = f"at least one with a word such as {', '.join(MEANT[name][:4])}, and one without"
+        if name == "aesthetic":
+            expected += "; or numbers; or a single output"
+        raise ValueError(f"scores.{name}_model: the labels of the model are {shown}; expected {expected}.")
+    return Reading("sigmoid" if is_multi_label or len(labels) == 1 else "softmax", weights)
+
+
+def _is_meant(name: str, label: str) -> bool:
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", label).lower()))
+    is_denied = not words.isdisjoint(DENIALS)
+    return not words.isdisjoint(OPPOSITE[name] if is_denied else MEANT[name])
+
+
+class ClassifierScorer:
+    """An image classifier: the probability of what is meant, an expected grade, or the one output of a regressor."""
+
+    needs_captions = False
+
+    def __init__(self, name: str, model: str) -> None:
+        self.name = name
+        self._model_files = VisionModel(f"scores.{name}_model", model)
+        config = self._model_files.config()
+        labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
+        is_multi_label = config.problem_type == "multi_label_classification"
+        self._reading = reading_of(name, labels, is_multi_label=is_multi_label)
+        self._processor = self._model_files.image_processor()
+        self._model: Any = None
+
+    def identity(self) -> str:
+        return digest(self.name, model=self._model_files.identity(), version=VERSION)
+
+    def load(self) -> None:
+        from transformers import AutoModelForImageClassification
+
+        self._model, _ = self._model_files.weights(AutoModelForImageClassification)
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(**image_inputs(self._processor, images, self._model.device)).logits.float().cpu()
+        if self._reading.activation == "none":
+            return logits[:, 0].tolist()
+        weights = torch.tensor(self._reading.weights)
+        if self._reading.activation == "sigmoid":  # labels that do not exclude each other: the likeliest counts
+            return (logits.sigmoid() * weights).amax(1).tolist()
+        return (logits.softmax(1) @ weights).tolist()
+
+
+class AgreementScorer:
+    """CLIP or SigLIP: the cosine between picture and caption, -1 to 1.
+
+    CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so that a limit belongs to a model.
+    """
+
+    name = "clip"
+    needs_captions = True
+
+    def __init__(self, model: str) -> None:
+        self._model_files = VisionModel("scores.clip_model", model)
+        self._config = self._model_files.config()
+        if self._config.model_type not in PICTURE_AND_TEXT:
+            raise ValueError(
+                f"scores.clip_model: {model} is a model of type {self._config.model_type}, expected one of "
+                f"{', '.join(PICTURE_AND_TEXT)}."
+            )
+        self._processor = self._model_files.image_processor()
+        self._tokenizer = self._model_files.tokenizer()
+        self._model: Any = None
+
+    def identity(self) -> str:
+        return digest(self.name, model=self._model_files.identity(), version=VERSION)
+
+    def load(self) -> None:
+        from transformers import AutoModel
+
+        self._model, _ = self._model_files.weights(AutoModel)
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        import torch
+
+        longest = min(self._config.text_config.max_position_embeddings, self._tokenizer.model_max_length)
+        texts = self._tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        )
+        if self._config.model_type.startswith("siglip"):  # it was trained to look at the padding, too
+            texts.pop("attention_mask", None)
+        with torch.inference_mode():
+            of_texts = features(self._model.get_text_features(**texts.to(self._model.device)))
+            inputs = image_inputs(self._processor, images, self._model.device)
+            of_images = features(self._model.get_image_features(**inputs))
+        return torch.nn.functional.cosine_similarity(of_images.float(), of_texts.float()).tolist()

@@ -1,0 +1,129 @@
+"""Has learned scorers look at the pictures that are still in, and leaves out what they score too low or too high."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets_prep.caches.lines import JsonLines
+from datasets_prep.config import ScoresConfig
+from datasets_prep.measure.gather import Progress
+from datasets_prep.measure.loader import Loader
+from datasets_prep.records import Why
+from datasets_prep.selection import Sorting
+from datasets_prep.source_metadata import Captions
+from finetune.data.listing import Findings
+
+LIMITS = {"aesthetic": "min_aesthetic", "nsfw": "max_nsfw", "watermark": "max_watermark", "clip": "min_clip"}
+OF_PICTURES = ("aesthetic", "nsfw", "watermark")
+
+
+def models_of(config: ScoresConfig) -> dict[str, str]:
+    """Returns score -> model for the scores that are asked for."""
+    named = {
+        "aesthetic": config.aesthetic_model,
+        "nsfw": config.nsfw_model,
+        "watermark": config.watermark_model,
+        "clip": config.clip_model,
+    }
+    return {name: model for name, model in named.items() if model is not None}
+
+
+def limit_of(config: ScoresConfig, name: str) -> float | None:
+    """Returns the limit of a score, None where there is none."""
+    limits = {
+        "aesthetic": config.min_aesthetic,
+        "nsfw": config.max_nsfw,
+        "watermark": config.max_watermark,
+        "clip": config.min_clip,
+    }
+    return limits[name]
+
+
+def score_pictures(
+    sorting: Sorting, config: ScoresConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Returns the scores [N] that need no captions, by name; NaN for pictures that are out."""
+    return {
+        name: scored(name, model, sorting, config, None, own, loader, findings, progress)
+        for name, model in models_of(config).items()
+        if name in OF_PICTURES
+    }
+
+
+def score_texts(
+    sorting: Sorting,
+    config: ScoresConfig,
+    captions: Captions,
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Returns how well pictures [N] and their captions agree, if that is asked for."""
+    return {
+        name: scored(name, model, sorting, config, captions, own, loader, findings, progress)
+        for name, model in models_of(config).items()
+        if name not in OF_PICTURES
+    }
+
+
+def scored(
+    name: str,
+    model: str,
+    sorting: Sorting,
+    config: ScoresConfig,
+    captions: Captions | None,
+    own: Path,
+    loader: Loader,
+    findings: Findings,
+    progress: Progress,
+) -> np.ndarray:
+    """Returns one score [N] and leaves out what is beyond its limit."""
+    from datasets_prep.scores.scorers import make_scorer, scores_of
+
+    result = np.full(len(sorting.pictures), np.nan)
+    inside = [int(index) for index in np.flatnonzero(sorting.is_in)]
+    scorer = make_scorer(name, model)
+    cache = JsonLines(own / "scores.jsonl", findings)
+    texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
+    if captions is not None:
+        inside = [index for index in inside if texts[index]]  # nothing agrees or disagrees with no caption
+    keys = {
+        index: f"{name} {scorer.identity()} {sorting.pictures.seen(index).hex()[:32]} {texts[index]}"
+        for index in inside
+    }
+    missing = [index for index in inside if cache.get(keys[index]) is None]
+    try:
+        for done, (index, score) in enumerate(scores_of(scorer, missing, loader.small, texts, config.batch_size), 1):
+            cache.put(keys[index], score)
+            progress(f"scoring ({name})", done, len(missing))
+        for index in inside:
+            value = cache.get(keys[index])
+            result[index] = np.nan if value is None else value
+    finally:
+        cache.close()
+    limit = limit_of(config, name)
+    if limit is not None:
+        found = {index: why for index in inside if (why := beyond(name, float(result[index]), limit)) is not None}
+        sorting.leave_out(f"score: {name}", found, f"beyond the limit {limit:g}")
+    return result
+
+
+def beyond(name: str, score: float, limit: float) -> Why | None:
+    """Returns why a score is not good enough, None where it is."""
+    is_least = LIMITS[name].startswith("min")
+    if score >= limit if is_least else score <= limit:
+        return None
+    side = "at least" if is_least else "at most"
+    return "low_score", f"{name} {score:.4g}, expected {side} {limit:g}", score
+
+
+def check_scores(config: ScoresConfig) -> list[str]:
+    """Returns what the scores depend on; refuses models that cannot give theirs, before anything else is done."""
+    if not models_of(config):
+        return []
+    from datasets_prep.scores.scorers import check_model, make_scorer
+
+    for name, model in models_of(config).items():
+        check_model(name, model)
+    return [make_scorer(name, model).identity() for name, model in models_of(config).items()]

@@ -1,0 +1,1 @@
+"""Folders, tables, archives and datasets as one list of files."""

@@ -1,0 +1,219 @@
+"""Opens what the user gives as the source: folders, files, tables, archives or data sets, told apart by looking."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from datasets_prep.records import PrepSource
+from datasets_prep.sources.folder import FilesSource, FoldersSource, named_files
+from datasets_prep.sources.rows import saved_rows
+from datasets_prep.sources.tables import parquet_tables
+from datasets_prep.sources.tar import TarSource
+from finetune.data.captions.files import Reading
+from finetune.data.links import refuse_links_out
+
+Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
+BESIDE_TABLES = (".md", ".json", ".yaml")
+BESIDE_ARCHIVES = (*BESIDE_TABLES, ".parquet")  # some who write archives repeat the captions in tables
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?"
+
+Value = TypeVar("Value")
+
+
+def open_source(
+    given: tuple[str, ...], *, reading: Reading, image_column: str, output: Path, follow_links: bool = False
+) -> PrepSource:
+    """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
+
+    - A folder of files, all that stand in it and below. Several are told apart by their own names.
+    - Picture files, or .txt or .lst files that hold a path a line.
+    - .parquet files, or a folder of nothing else, whose rows hold pictures.
+    - .tar files in the manner of WebDataset, or a folder of nothing else.
+    - A folder from Dataset.save_to_disk, or the id of a Hub data set, each maybe with ":" and the split behind it.
+
+    Raises FileNotFoundError or ValueError where there is nothing of the kind, kinds are mixed, or the output and the
+    source lie in each other, or where links lead out of a folder and `follow_links` does not allow it.
+    """
+    assert given
+    kinds = {name: _kind(name) for name in given}
+    if len(set(kinds.values())) > 1:
+        listed = "; ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise ValueError(f"source: got different kinds, expected one: {listed}. Prepare each by itself.")
+    kind = kinds[given[0]]
+    paths = [os.path.expanduser(name) for name in dict.fromkeys(given)]
+    for path in paths:
+        _check_output(path, output)
+    name = _short_name(paths)
+    for path in paths:
+        if os.path.isdir(path) and not follow_links:
+            refuse_links_out(path, "follow_links")
+    if kind == "folders":
+        skipped = (str(output.expanduser().resolve()), str(_partial(output)))
+        return FoldersSource(_prefixes(paths), name, skipped, reading)
+    if kind == "files":
+        named = named_files(paths)
+        if not named:
+            raise ValueError(f"source: {', '.join(given)} names no file, expected a path a line. Check the list.")
+        for path in named.values():
+            _check_output(path, output)
+        source = FilesSource(named, name, reading)
+        if not follow_links:
+            source.refuse_links_out()
+        return source
+    if kind == "Parquet":
+        paths = [_tables_folder(path) or path for path in paths]
+        return parquet_tables(_stems(paths, ".parquet"), name, image_column, reading.column)
+    if kind == "WebDataset archives":
+        return TarSource(_stems(paths, ".tar"), name, reading)
+    locations = [_location(path) for path in paths]
+    prefixes = _distinct(locations, lambda location: os.path.basename(os.path.normpath(location[0])))
+    return saved_rows(prefixes, name, image_column, reading.column)
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    try:
+        return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    except PermissionError as error:
+        raise ValueError(
+            f"source: {folder} cannot be read ({error.strerror}). Run as a user who may, or change its permissions."
+        ) from error
+
+
+def _kind(given: str) -> Kind:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if _is_saved_dataset(path):
+            return "data sets"
+        if _tables_folder(str(path)) is not None:
+            return "Parquet"
+        if _holds_only(path, ".tar", BESIDE_ARCHIVES):
+            return "WebDataset archives"
+        return "Parquet" if _holds_only(path, ".parquet", BESIDE_TABLES) else "folders"
+    lower = given.lower()
+    if path.exists():
+        if lower.endswith(PACKED):
+            raise ValueError(
+                f"source: {given} is a compressed archive, in which no picture can be reached without unpacking all "
+                "before it. Unpack it and give the folder, or pack it anew without compression as .tar."
+            )
+        if lower.endswith((".jsonl", ".csv")):
+            raise ValueError(f"source: {given} is a listing. Give the folder that it stands in: {path.parent}")
+        if lower.endswith(".parquet"):
+            return "Parquet"
+        return "WebDataset archives" if lower.endswith(".tar") else "files"
+    location, _, _ = given.rpartition(":")
+    if location and Path(location).expanduser().is_dir():
+        return "data sets"
+    if re.fullmatch(HUB_ID, given) and not lower.endswith((".parquet", ".tar", ".txt", ".lst")):
+        return "data sets"
+    raise FileNotFoundError(
+        f"source: there is no {given}. Expected a folder of pictures, picture files, a .txt or .lst file with a path a "
+        "line, .parquet or .tar files, or a Hub data set as owner/name. Check the spelling."
+    )
+
+
+def _holds_only(folder: Path, suffix: str, beside: tuple[str, ...]) -> bool:
+    """Whether there is a file of that suffix in a folder and below, and nothing but what comes along with such."""
+    is_any = False
+    for name in _files_below(folder):
+        if name.lower().endswith(suffix):
+            is_any = True
+        elif not name.lower().endswith(beside):
+            return False
+    return is_any
+
+
+def _tables_folder(path: str) -> str | None:
+    """The folder of the tables in what was prepared before, which holds listings and a report besides."""
+    if not any((Path(path) / "data").glob("*.parquet")):
+        return None
+    from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
+
+    try:
+        return os.path.join(path, "data") if prepared_tables(path) else None
+    except ValueError:  # some other table, which is damaged
+        return None
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Paths of the visible files, in no order; ends early where it is left early."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(root, name) for name in names if not name.startswith("."))
+
+
+def _check_output(path: str, output: Path) -> None:
+    source, target = Path(path).resolve(), output.expanduser().resolve()
+    if source.exists() and (target.is_relative_to(source) or source.is_relative_to(target)):
+        raise ValueError(
+            f"output: {output} and the source {path} lie in each other, expected two separate folders. "
+            "Give an output elsewhere, so the source stays as it is."
+        )
+
+
+def _partial(output: Path) -> Path:
+    """The folder beside the output in which the next one is made."""
+    target = output.expanduser().resolve()
+    return target.with_name(f".{target.name}.partial")
+
+
+def _short_name(paths: Sequence[str]) -> str:
+    """The name of the only one, or of the folder that all stand in."""
+    if len(paths) == 1:
+        path = os.path.abspath(paths[0] if os.path.exists(paths[0]) else _location(paths[0])[0])
+        return os.path.basename(path) if os.path.isdir(path) else os.path.splitext(os.path.basename(path))[0]
+    return os.path.basename(os.path.commonpath([os.path.abspath(path) for path in paths]))
+
+
+def _prefixes(paths: Sequence[str]) -> dict[str, str]:
+    real = [str(Path(path).resolve()) for path in paths]
+    for inner in real:
+        for outer in real:
+            if inner != outer and Path(inner).is_relative_to(outer):
+                raise ValueError(f"source: {inner} lies in {outer}, which is given too. Leave the inner one away.")
+    return _distinct(list(dict.fromkeys(real)), os.path.basename)
+
+
+def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
+    """Name without suffix -> path, for files and folders of them, sorted; the former relative to such a folder."""
+    files: dict[str, str] = {}
+    for path in paths:
+        for file in _files_below(Path(path)) if os.path.isdir(path) else [path]:
+            if not file.lower().endswith(suffix):
+                continue
+            stem = os.path.relpath(file, path) if os.path.isdir(path) else os.path.basename(file)
+            _add(files, stem[: -len(suffix)], os.path.abspath(file))
+    for stem in files:
+        for parent in map(str, Path(stem).parents):
+            if parent in files:  # rows of the one could be called as files of the other are
+                _add(files, parent, files[stem])
+    return dict(sorted(files.items()))
+
+
+def _distinct(values: Sequence[Value], name_of: Callable[[Value], str]) -> dict[str, Value]:
+    """Prefix -> value; the prefix is empty for a single one, else its name and "/"."""
+    if len(values) == 1:
+        return {"": values[0]}
+    named: dict[str, Value] = {}
+    for value in values:
+        _add(named, name_of(value) + "/", value)
+    return named
+
+
+def _add(named: dict[str, Value], name: str, value: Value) -> None:
+    if name in named:
+        raise ValueError(
+            f"source: {named[name]} and {value} have the same name, by which their pictures are told apart. "
+            "Rename one, or give the folder that both stand in."
+        )
+    named[name] = value
+
+
+def _location(path: str) -> tuple[str, str]:
+    """(folder or id, split)"""
+    location, _, split = path.rpartition(":")
+    return (location, split) if location and not os.path.exists(path) else (path, "train")

@@ -1,0 +1,1 @@
+"""Training sizes, and images held out for validation."""

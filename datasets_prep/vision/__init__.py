@@ -1,0 +1,1 @@
+"""Vision models of transformers, in batches that fit in memory."""

@@ -1,0 +1,1 @@
+"""Work on many files in other processes, or on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""From a manifest to batches of latents and prompts, through the caches."""

@@ -1,0 +1,45 @@
+"""What goes wrong while batches are read and put together, as one sentence that names the images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from finetune.data.listing import first_few
+from finetune.out_of_memory import explaining_out_of_memory
+from finetune.plurals import plural
+
+Item = TypeVar("Item")
+
+ADVICE = (
+    "What was saved stands. Lower train.batch_size and raise train.accumulation instead, or lower data.resolution "
+    "or data.num_workers."
+)
+IN_A_WORKER = " in DataLoader worker process "
+"""What torch writes into the text of an error of a worker, before the whole traceback."""
+
+
+def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractContextManager[None]:
+    """Turns running out of memory into a ValueError that says for which images; other errors pass."""
+
+    def text() -> str:
+        images = names()
+        verb = "was" if len(images) == 1 else "were"
+        return f"while {plural(len(images), 'image')} {verb} {doing}: {first_few(images)}"
+
+    return explaining_out_of_memory(text, ADVICE)
+
+
+def with_plain_errors(batches: Iterator[Item]) -> Iterator[Item]:
+    """Yields the batches; raises errors of worker processes without torch's traceback in their text."""
+    try:
+        yield from batches
+    except (ValueError, OSError, RuntimeError) as error:
+        text = str(error)
+        if IN_A_WORKER in text and isinstance(error, ValueError | OSError):
+            raise ValueError(text.rstrip().rpartition(f"{type(error).__name__}: ")[2]) from error
+        if "DataLoader worker" in text and isinstance(error, RuntimeError) and IN_A_WORKER not in text:
+            reason = text.splitlines()[0]
+            raise ValueError(
+                f"a process that reads images ahead ended ({reason}), most often for want of memory. {ADVICE}"
+            ) from error
+        raise

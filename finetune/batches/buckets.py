@@ -1,0 +1,125 @@
+"""Aspect-ratio buckets, and global batches that are full and lie in one bucket each.
+
+A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every
+process has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over
+any number of processes.
+"""
+
+import itertools
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from finetune.config.sections import DataConfig
+from finetune.data.images.decode import cover_scale, crop_loss
+from finetune.data.manifest import Record
+from finetune.data.sizes import bucket_sizes, nearest_size
+from finetune.randomness import generator
+
+Sample = tuple[int, int]
+"""(index of the record, position in the sample stream)."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One picture size and the records trained at it."""
+
+    width: int
+    height: int
+    records: tuple[int, ...]
+
+    def only(self, chosen: Container[int]) -> "Bucket":
+        """Returns the bucket with those of its records that are chosen."""
+        return replace(self, records=tuple(index for index in self.records if index in chosen))
+
+    def without(self, left_out: Container[int]) -> "Bucket":
+        """Returns the bucket with those of its records that are not left out."""
+        return replace(self, records=tuple(index for index in self.records if index not in left_out))
+
+
+def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
+    """Returns the buckets that hold pictures; each picture lies in the one whose aspect ratio is nearest."""
+    sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
+    held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
+    for index, record in enumerate(records):
+        held[nearest_size(record.width, record.height, sizes)].append(index)
+    return [Bucket(width, height, tuple(indices)) for (width, height), indices in held.items() if indices]
+
+
+def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -> None:
+    """Raises ValueError for pictures with a side of more pixels than the denoiser has positions for."""
+    for width, height in sizes:
+        if longest is not None and max(width, height) > longest:
+            raise ValueError(
+                f"data.resolution, data.max_aspect: pictures of {width}x{height}, but this denoiser has positions for "
+                f"{longest} pixels along each side, expected no more. Lower one of the two."
+            )
+
+
+@dataclass(frozen=True)
+class BucketFigures:
+    """What a bucket does to its pictures."""
+
+    width: int
+    height: int
+    num_pictures: int
+    crop_loss_mean: float
+    num_upscaled: int
+
+
+def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
+    """Returns the mean share of the area cropped away and how many pictures are enlarged."""
+    size = bucket.width, bucket.height
+    pictures = [(records[index].width, records[index].height) for index in bucket.records]
+    losses = [crop_loss(*picture, *size) for picture in pictures]
+    upscaled = sum(cover_scale(*picture, *size) > 1 for picture in pictures)
+    return BucketFigures(*size, len(pictures), sum(losses) / len(losses), upscaled)
+
+
+class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
+    """Yields endless global batches from step `start` on.
+
+    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of the
+    bucket that has come least far through its passes. A picture whose record says repeats = r stands r times in each
+    pass.
+
+    How even that is: within a bucket no picture is seen again before all others were. Let the least bucket stand at p
+    passes. A bucket of n pictures was last served when it was the least itself, at p or before, and by one batch of
+    size B; so it stands between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass
+    apart, and every picture has been seen once one pass and one batch a bucket are through.
+    """
+
+    def __init__(
+        self, buckets: Sequence[Bucket], repeats: Sequence[int], batch_size: int, *, seed: int, start: int = 0
+    ) -> None:
+        self.streams = [[index for index in bucket.records for _ in range(repeats[index])] for bucket in buckets]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.drop_last = True
+        self._orders: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        served = [0] * len(self.streams)
+        for step in itertools.count():
+            bucket = min(range(len(served)), key=lambda b: served[b] / len(self.streams[b]))
+            if step >= self.start:
+                yield [
+                    (self._record_at(bucket, served[bucket] + place), step * self.batch_size + place)
+                    for place in range(self.batch_size)
+                ]
+            served[bucket] += self.batch_size
+
+    def _record_at(self, bucket: int, place: int) -> int:
+        stream = self.streams[bucket]
+        passes, offset = divmod(place, len(stream))
+        return stream[int(self._order(bucket, passes)[offset])]
+
+    def _order(self, bucket: int, passes: int) -> torch.Tensor:
+        """The order of one pass; each bucket's latest is kept, since its next batch comes after other buckets'."""
+        held = self._orders.get(bucket)
+        if held is None or held[0] != passes:
+            order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))
+            held = self._orders[bucket] = (passes, order)
+        return held[1]

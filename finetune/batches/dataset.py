@@ -1,0 +1,266 @@
+"""From a record and a position in the sample stream to what one training sample needs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from finetune.batches.batch_errors import naming_images
+from finetune.batches.buckets import Bucket
+from finetune.batches.inpaint_masks import Filling, Holes, filling_key, hole, stack_fillings
+from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.preview_prompts import DrawingPrompts
+from finetune.batches.store import ShardStore, cache_key
+from finetune.batches.view import View
+from finetune.config.sections import DataConfig
+from finetune.data.captions.choice import CaptionOptions, draw_caption
+from finetune.data.images.decode import cover_scale, crop_box, open_rgb, resize_and_crop
+from finetune.data.listing import first_few, listed_bytes
+from finetune.data.manifest import PictureSource, Record
+from finetune.models.family import Prompts, stack_prompts
+from finetune.randomness import uniform
+
+
+def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
+    """Returns every view that training may draw, each once; they depend on the picture, not on the run's seed."""
+    scale = cover_scale(record.width, record.height, bucket.width, bucket.height)
+    free = [round(record.width * scale) - bucket.width > 0, round(record.height * scale) - bucket.height > 0]
+    places = [(0.5, 0.5)]
+    if config.crop == "random" and any(free):
+        draws = [
+            [uniform(0, "crop", record.sha256, number, axis) for axis in (0, 1)] for number in range(config.num_crops)
+        ]
+        places = [(x if free[0] else 0.5, y if free[1] else 0.5) for x, y in draws]
+    flips = (False, True) if config.flip else (False,)
+    return [View(bucket.width, bucket.height, left, top, flip) for left, top in places for flip in flips]
+
+
+def record_pixels(
+    source: PictureSource, record: Record, view: View, warn: Callable[[str], None] = lambda text: None
+) -> Tensor:
+    """Returns the view of a record's picture as float32 [3 H W] in [-1, 1]; says through `warn` what is odd about it.
+
+    Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed:
+    what is cached under a picture's hash must have been made from that picture.
+    """
+    name = first_few((record.file_name,))
+    data = listed_bytes(source, record.file_name, record.sha256)
+    try:
+        image = open_rgb(data, draft=(view.width, view.height))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    for note in ("colour_warning", "blank_warning"):
+        if note in image.info:
+            warn(f"{name} ({image.info[note]})")
+    array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def view_sizes(record: Record, view: View) -> tuple[int, int, int, int, int, int]:
+    """Returns `Prompts` sizes of a view; the crop's left edge is that in the mirrored picture where the view is
+    mirrored."""
+    scale = cover_scale(record.width, record.height, view.width, view.height)
+    x, y, right, _ = crop_box(record.width, record.height, view.width, view.height, left=view.left, top=view.top)
+    left = record.width - right if view.flip else x
+    return record.height, record.width, round(y * scale), round(left * scale), view.height, view.width
+
+
+def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
+    """Returns the cache key of a view's latents."""
+    return cache_key("latents", record.sha256, view, vae_fingerprint)
+
+
+def text_key(text: str, encoder_fingerprint: str, dtype: torch.dtype) -> str:
+    """Returns the cache key of a text's embeddings."""
+    return cache_key("text", text, encoder_fingerprint, dtype)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample; latents or pixels, prompts or only the caption, by what is cached."""
+
+    index: int
+    position: int
+    weight: float
+    sizes: tuple[int, int, int, int, int, int]
+    caption: str
+    key: str
+    latents: Tensor | None
+    pixels: Tensor | None
+    prompts: Prompts | None
+    mask: Tensor | None = None
+    filling: Filling | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]; sizes [B 6] as in
+    `Prompts`; mask [B 1 H W], 1 where the picture is trained on."""
+
+    indices: tuple[int, ...]
+    positions: tuple[int, ...]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    weight: Tensor
+    sizes: Tensor
+    latents: Tensor | None
+    pixels: Tensor | None
+    prompts: Prompts | None
+    mask: Tensor | None = None
+    filling: Filling | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """Returns the batch with its tensors on `device`; Accelerate's data loader calls this."""
+
+        def moved(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=non_blocking)
+
+        prompts = self.prompts and {
+            key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
+        }
+        weight, sizes = (value.to(device, non_blocking=non_blocking) for value in (self.weight, self.sizes))
+        tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
+        filling = self.filling and self.filling.to(device, non_blocking)
+        return replace(self, weight=weight, sizes=sizes, prompts=prompts, filling=filling, **tensors)
+
+    def micro_batches(self, num: int) -> list["Batch"]:
+        """Returns `num` equal parts in order."""
+        size = math.ceil(len(self.indices) / num)
+
+        def part(start: int) -> "Batch":
+            chosen = slice(start, start + size)
+            return Batch(
+                self.indices[chosen],
+                self.positions[chosen],
+                self.captions[chosen],
+                self.keys[chosen],
+                self.weight[chosen],
+                self.sizes[chosen],
+                None if self.latents is None else self.latents[chosen],
+                None if self.pixels is None else self.pixels[chosen],
+                self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
+                None if self.mask is None else self.mask[chosen],
+                self.filling and self.filling.part(chosen),
+            )
+
+        return [part(start) for start in range(0, len(self.indices), size)]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Returns samples of one bucket as a batch."""
+
+    def stacked(values: list[Tensor | None]) -> Tensor | None:
+        present = [value for value in values if value is not None]
+        return torch.stack(present) if present else None
+
+    rows = [sample.prompts for sample in samples if sample.prompts is not None]
+    return Batch(
+        tuple(sample.index for sample in samples),
+        tuple(sample.position for sample in samples),
+        tuple(sample.caption for sample in samples),
+        tuple(sample.key for sample in samples),
+        torch.tensor([sample.weight for sample in samples]),
+        torch.tensor([sample.sizes for sample in samples]),
+        stacked([sample.latents for sample in samples]),
+        stacked([sample.pixels for sample in samples]),
+        stack_prompts(rows) if rows else None,
+        stacked([sample.mask for sample in samples]),
+        stack_fillings([sample.filling for sample in samples if sample.filling is not None]),
+    )
+
+
+def collate_by_name(records: Sequence[Record], samples: Sequence[Sample]) -> Batch:
+    """Returns samples of one bucket as a batch."""
+    with naming_images("put together in a batch", lambda: [records[sample.index].file_name for sample in samples]):
+        return collate(samples)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was encoded beforehand and the keys to find it; a store that is None means: encode at every step."""
+
+    vae_fingerprint: str
+    encoder_fingerprint: str
+    text_dtype: torch.dtype
+    latents: ShardStore | None
+    text: ShardStore | None
+    masks: ShardStore | None = None
+    drawing: DrawingPrompts = field(default_factory=dict)
+    """Those of the previews that this process draws, where no text encoder trains."""
+
+
+class TrainingDataset(torch.utils.data.Dataset[Sample]):
+    """Samples by (record index, position); crop, flip and caption are functions of (seed, position)."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        buckets: Sequence[Bucket],
+        source: PictureSource,
+        config: DataConfig,
+        encoded: Encoded,
+        seed: int,
+        masks: LatentMasks | None = None,
+        holes: Holes | None = None,
+    ) -> None:
+        self.records = records
+        self.views = {index: views(records[index], bucket, config) for bucket in buckets for index in bucket.records}
+        self.source = source
+        self.captions = caption_options(config)
+        self.encoded = encoded
+        self.seed = seed
+        self.masks = masks
+        self.holes = holes
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        index, position = place
+        choices = self.views[index]
+        view = choices[int(uniform(self.seed, "view", position) * len(choices))]
+        caption = draw_caption(
+            self.records[index].captions,
+            self.captions,
+            u=uniform(self.seed, "caption", position),
+            drop_u=uniform(self.seed, "dropout", position),
+        )
+        hole_number = self.holes.drawn(self.seed, position) if self.holes else 0
+        with naming_images("read", lambda: [self.records[index].file_name]):
+            return self.sample(index, position, view, caption, hole_number)
+
+    def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Sample:
+        """Returns the sample for a chosen view, caption and hole, read from the caches where there are any."""
+        record, encoded = self.records[index], self.encoded
+        key = latent_key(record, view, encoded.vae_fingerprint)
+        prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
+        latents = encoded.latents and encoded.latents.read(key)["latents"]
+        pixels = record_pixels(self.source, record, view) if latents is None else None
+        mask = self._mask(record, view)
+        filling = self._filling(record, view, hole_number) if self.holes else None
+        sizes = view_sizes(record, view)
+        prompts = prompts or None
+        return Sample(index, position, record.weight, sizes, caption, key, latents, pixels, prompts, mask, filling)
+
+    def _mask(self, record: Record, view: View) -> Tensor | None:
+        if self.masks is None:
+            return None
+        if self.encoded.masks is None:
+            return self.masks.read(record, view)
+        return self.encoded.masks.read(self.masks.key(record, view))["mask"]
+
+    def _filling(self, record: Record, view: View, number: int) -> Filling:
+        key = filling_key(record, view, number, self.encoded.vae_fingerprint)
+        if self.encoded.latents is None:
+            return Filling((key,), None, hole(record.sha256, number, view.width, view.height)[None])
+        return Filling((key,), self.encoded.latents.read(key)["filling"][None], None)
+
+
+def caption_options(config: DataConfig) -> CaptionOptions:
+    """Returns the caption part of the data options."""
+    return CaptionOptions(
+        dropout=config.caption_dropout,
+        template=config.template,
+        shuffle_tags=config.shuffle_tags,
+        keep_tags=config.keep_tags,
+        num_shuffles=config.num_shuffles,
+    )

@@ -1,0 +1,241 @@
+"""Fills the caches of a run: what is missing of latents, masks and embeddings is made by all processes."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from finetune.batches.buckets import Bucket
+from finetune.batches.dataset import Encoded, View, caption_options, latent_key, text_key, views
+from finetune.batches.encoder import Encoder, explaining_encoding, on_device, validation_caption, validation_view
+from finetune.batches.inpaint_masks import Holes, filling_key
+from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint
+from finetune.config.sections import CacheConfig, DataConfig, PreviewConfig
+from finetune.data.captions.choice import caption_variants
+from finetune.data.images.decode import BLANK
+from finetune.data.listing import first_few
+from finetune.data.manifest import PictureSource, Record
+from finetune.models.family import Components
+from finetune.plurals import plural
+from finetune.processes.ranks import ranks
+
+
+def build_caches(
+    encoder: Encoder,
+    accelerator: Accelerator,
+    records: Sequence[Record],
+    buckets: Sequence[Bucket],
+    held_out: Sequence[Bucket],
+    source: PictureSource,
+    data: DataConfig,
+    cache: CacheConfig,
+    folder: Path,
+    dtype: torch.dtype,
+    masks: LatentMasks | None = None,
+    holes: Holes | None = None,
+    previews: PreviewConfig | None = None,
+) -> Encoded:
+    """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
+    kept where latents are. Prompts of previews are encoded while the text encoders are there, unless these train."""
+    to_train = [
+        (records[i], view) for bucket in buckets for i in bucket.records for view in views(records[i], bucket, data)
+    ]
+    to_score = [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
+    with encoder.lent("vae"):
+        vae_fingerprint, latents, cut_masks = cache_pictures(
+            encoder, accelerator, to_train, to_score, source, cache, folder, masks, holes
+        )
+    ranks().exchange()  # shares may take very different times, which a collective would not wait for
+    for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
+        accelerator.print(f"warning: {warning}")
+    text = None
+    previews = PreviewConfig() if previews is None or encoder.text_encoder_is_trained else previews
+    with encoder.lent("text_encoders"):
+        encoder_fingerprint = text_fingerprint(encoder.components)
+        needed = encoder.components.text_encoders if cache.text or previews.prompts else ()
+        with explaining_encoding("captions and prompts of previews"), on_device(needed, encoder.device):
+            if cache.text:
+                captions = {"", *used_captions(records, buckets, held_out, data)}
+                by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
+                text = ShardStore(folder / "text")
+                fill_store(
+                    text,
+                    list(by_key),
+                    lambda keys: encoder.encode_texts({key: by_key[key] for key in keys}, dtype),
+                    accelerator,
+                    cache,
+                    "Encoding captions",
+                )
+            drawing = kept_prompts(
+                encoder.family, encoder.components, previews, accelerator, text_encoder_is_trained=False
+            )
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks, drawing)
+
+
+def image_warnings(odd: set[str]) -> Iterator[str]:
+    """Yields a sentence for each kind of what was odd about images, counted."""
+    blank = sorted(text for text in odd if BLANK in text)
+    if others := sorted(odd - set(blank)):
+        yield f"images whose colour profile cannot be used ({len(others):,}): {first_few(others)}"
+    if blank:
+        yield (
+            f"images that are one colour where transparency is white ({len(blank):,}): {first_few(blank)}. Prepare "
+            "them on another: python -m datasets_prep --background black --write.reencode png"
+        )
+
+
+def cache_pictures(
+    encoder: Encoder,
+    accelerator: Accelerator,
+    to_train: Sequence[tuple[Record, View]],
+    to_score: Sequence[tuple[Record, View]],
+    source: PictureSource,
+    cache: CacheConfig,
+    folder: Path,
+    masks: LatentMasks | None,
+    holes: Holes | None,
+) -> tuple[str, ShardStore | None, ShardStore | None]:
+    """Returns the VAE's fingerprint and the filled stores of latents and masks; without a cache pictures are only
+    checked."""
+    vae = encoder.components.vae
+    vae_fingerprint = cache_key(fingerprint(vae), settings_text(dict(vae.config)))
+    latents = cut_masks = None
+    chosen = [*to_train, *to_score]
+    if cache.latents:
+        items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
+        latents = ShardStore(folder / "latents")
+        with on_device([vae], encoder.device):
+            fill_store(
+                latents,
+                list(items),
+                lambda keys: encoder.encode_views(source, [(key, *items[key]) for key in keys]),
+                accelerator,
+                cache,
+                "Encoding pictures",
+            )
+            if holes is not None:
+                hidden = [(*item, number) for item in to_train for number in holes.numbers]
+                hidden += [(*item, 0) for item in to_score]
+                by_hole = {
+                    filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden
+                }
+                fill_store(
+                    latents,
+                    list(by_hole),
+                    lambda keys: encoder.encode_fillings(source, [(key, *by_hole[key]) for key in keys]),
+                    accelerator,
+                    cache,
+                    "Encoding pictures with holes",
+                )
+        if masks is not None:
+            of_key = {masks.key(record, view): (record, view) for record, view in chosen}
+            cut_masks = ShardStore(folder / "masks")
+            fill_store(
+                cut_masks,
+                list(of_key),
+                lambda keys: ((key, {"mask": masks.read(*of_key[key])}) for key in keys),
+                accelerator,
+                cache,
+                "Cutting masks",
+            )
+    else:
+        once = list({record.file_name: (record, view) for record, view in chosen}.values())
+        share = once[accelerator.process_index :: accelerator.num_processes]
+        with progress_bar("Checking pictures", len(share), accelerator) as advance:
+            for done in encoder.check_pictures(source, share):
+                advance(done)
+    return vae_fingerprint, latents, cut_masks
+
+
+def described_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a model that can alter its output, such as a scaling factor."""
+    origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
+    return {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
+
+
+def settings_text(settings: dict[str, Any]) -> str:
+    """Returns the settings of a model that can alter its output as stable text."""
+    return json.dumps(described_settings(settings), sort_keys=True, default=str)
+
+
+def text_fingerprint(components: Components, weights: Sequence[str] | None = None) -> str:
+    """Returns a hash over all that decides a text's embeddings: tokenizers, encoders' weights and their settings;
+    `weights` are the fingerprints of encoders whose weights were dropped."""
+    parts = []
+    weights = weights or [fingerprint(text_encoder) for text_encoder in components.text_encoders]
+    for tokenizer in components.tokenizers:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules |= {"padding": None, "truncation": None}  # left behind by whoever called it last
+        special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length
+        parts += [json.dumps(rules, sort_keys=True), special]
+    for text_encoder, sha256 in zip(components.text_encoders, weights, strict=True):
+        parts += [sha256, settings_text(text_encoder.config.to_dict())]
+    return cache_key(*parts)
+
+
+def fill_store(
+    store: ShardStore,
+    keys: list[str],
+    encode: Callable[[Sequence[str]], Iterator[tuple[str, Entry]]],
+    accelerator: Accelerator,
+    cache: CacheConfig,
+    label: str,
+) -> None:
+    """Makes the missing entries with all processes, then waits until all are there."""
+    if accelerator.is_main_process:
+        store.remove_torn()
+    ranks().exchange()
+    # One list for all: another run may be filling the same folder, and each process would see it at another moment.
+    (missing,) = broadcast_object_list([store.missing(keys)])
+    if missing:
+        with progress_bar(label, len(missing), accelerator) as advance:
+            fill(
+                store,
+                missing,
+                encode,
+                shard_size=cache.shard_size,
+                rank=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+                progress=lambda done: advance(done * accelerator.num_processes),
+            )
+        ranks().exchange()
+        store.refresh()
+    for warning in store.warnings:
+        accelerator.print(f"warning: {warning}")
+    absent = store.missing(keys)
+    if absent:
+        raise ValueError(
+            f"cache: {plural(len(absent), 'entry is', 'entries are')} still missing after {label.lower()}; is "
+            f"{store.folder} on a shared disk?"
+        )
+
+
+def used_captions(
+    records: Sequence[Record], buckets: Sequence[Bucket], held_out: Sequence[Bucket], data: DataConfig
+) -> Iterator[str]:
+    """Yields all captions that a run trains on and scores, in all their orders, some more than once."""
+    options = caption_options(data)
+    for bucket in buckets:
+        for index in bucket.records:
+            yield from caption_variants(records[index].captions, options)
+    for bucket in held_out:
+        for index in bucket.records:
+            yield validation_caption(records[index], data)
+
+
+@contextmanager
+def progress_bar(label: str, total: int, accelerator: Accelerator) -> Iterator[Callable[[int], None]]:
+    """Shows progress on the main process; yields the function that advances it."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not accelerator.is_main_process) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
+        bar.update(task, completed=total)

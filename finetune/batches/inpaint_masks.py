@@ -1,0 +1,114 @@
+"""What an inpainting model does not see of a picture: random rectangles or strokes, or all of it.
+
+A hole is a function of the picture's bytes and a number alone, so that the latents of the rest can be cached.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from finetune.batches.store import cache_key
+from finetune.batches.view import View
+from finetune.data.manifest import Record
+from finetune.randomness import uniform
+
+WHOLE = -1
+"""The number of the hole that hides everything."""
+
+
+@dataclass(frozen=True)
+class Holes:
+    """The holes of a run."""
+
+    num_masks: int
+    whole_share: float
+
+    @property
+    def numbers(self) -> list[int]:
+        """All that training may draw."""
+        return [*range(self.num_masks if self.whole_share < 1 else 0), *([WHOLE] if self.whole_share > 0 else [])]
+
+    def drawn(self, seed: int, position: int) -> int:
+        """Returns the number of the hole of a sample."""
+        if uniform(seed, "whole", position) < self.whole_share:
+            return WHOLE
+        return int(uniform(seed, "hole", position) * self.num_masks)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What an inpainting model is told of the pictures of a batch: encoded, or the holes to encode it with."""
+
+    keys: tuple[str, ...]
+    encoded: Tensor | None
+    """[B 1+C H W], as in `Prompts`."""
+    holes: Tensor | None
+    """[B 1 h w], 1 where a picture is hidden."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Filling":
+        """Returns the same on `device`."""
+        encoded = None if self.encoded is None else self.encoded.to(device, non_blocking=non_blocking)
+        return Filling(
+            self.keys, encoded, None if self.holes is None else self.holes.to(device, non_blocking=non_blocking)
+        )
+
+    def part(self, chosen: slice) -> "Filling":
+        """Returns that part of the batch."""
+        encoded = None if self.encoded is None else self.encoded[chosen]
+        return Filling(self.keys[chosen], encoded, None if self.holes is None else self.holes[chosen])
+
+
+def stack_fillings(rows: Sequence[Filling]) -> Filling | None:
+    """Returns the fillings of single samples as that of a batch, None where there are none."""
+    if not rows:
+        return None
+    encoded = [row.encoded for row in rows if row.encoded is not None]
+    holes = [row.holes for row in rows if row.holes is not None]
+    keys = tuple(key for row in rows for key in row.keys)
+    return Filling(keys, torch.cat(encoded) if encoded else None, torch.cat(holes) if holes else None)
+
+
+def filling_key(record: Record, view: View, number: int, vae_fingerprint: str) -> str:
+    """Returns the cache key of what an inpainting model is told of a view with a hole; a picture that is hidden as a
+    whole is like any other of its size."""
+    if number == WHOLE:
+        return cache_key("filling", view.width, view.height, vae_fingerprint)
+    return cache_key("filling", record.sha256, number, view, vae_fingerprint)
+
+
+def hole(sha256: str, number: int, width: int, height: int) -> Tensor:
+    """Returns 1 where a picture is hidden and 0 elsewhere, [1 height width]."""
+    if number == WHOLE:
+        return torch.ones(1, height, width)
+
+    def between(low: float, high: float, *place: int | str) -> float:
+        return low + (high - low) * uniform(0, "hole", sha256, number, *place)
+
+    canvas = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    if between(0, 1, "kind") < 0.5:
+        for index in range(1 + int(between(0, 3, "count"))):
+            x, y, wide, high = (between(0, 1, index, name) for name in ("x", "y", "wide", "high"))
+            wide, high = 0.2 + 0.5 * wide, 0.2 + 0.5 * high
+            left, top = x * (1 - wide) * width, y * (1 - high) * height
+            draw.rectangle((left, top, left + wide * width, top + high * height), fill=255)
+    else:
+        for index in range(2 + int(between(0, 4, "count"))):
+            num_points = 2 + int(between(0, 5, index, "points"))
+            points = [(between(0, width, index, n, "x"), between(0, height, index, n, "y")) for n in range(num_points)]
+            thickness = max(1, round(between(0.05, 0.2, index, "width") * min(width, height)))
+            draw.line(points, fill=255, width=thickness, joint="curve")
+            for x, y in points:  # round ends
+                radius = thickness / 2
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return torch.from_numpy(np.array(canvas))[None].float() / 255
+
+
+def latent_hole(hidden: Tensor, pixel_multiple: int) -> Tensor:
+    """Returns a hole [.. h w] at the resolution of the latents, [.. H W]: the nearest pixel, as diffusers' pipeline has
+    it."""
+    return hidden[..., ::pixel_multiple, ::pixel_multiple]

@@ -1,0 +1,40 @@
+"""Masks as training takes them: cut like the view of the picture, at the resolution of its latents."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from finetune.batches.store import cache_key
+from finetune.batches.view import View
+from finetune.data.listing import PictureSource, listed_bytes
+from finetune.data.manifest import Record
+from finetune.data.masks import cut_mask, open_mask
+
+
+@dataclass(frozen=True)
+class LatentMasks:
+    """Reads the masks of a run; picklable, so that data loader workers can have it."""
+
+    kind: Literal["alpha", "file"]
+    source: PictureSource
+    pixel_multiple: int
+    """Pixels a latent stands for, along each side."""
+
+    def key(self, record: Record, view: View) -> str:
+        """Returns the cache key of a view's mask."""
+        return cache_key("mask", self.kind, record.mask and record.mask.sha256, view, self.pixel_multiple)
+
+    def read(self, record: Record, view: View) -> Tensor:
+        """Returns the share of each latent's area that is trained on, [1 H W]; 1 everywhere without a mask.
+
+        Raises ValueError where the mask is no longer the one that was listed.
+        """
+        if record.mask is None:
+            return torch.ones(1, view.height // self.pixel_multiple, view.width // self.pixel_multiple)
+        mask = open_mask(listed_bytes(self.source, record.mask.file_name, record.mask.sha256), self.kind)
+        assert mask is not None, record.mask.file_name
+        place = {"left": view.left, "top": view.top, "flip": view.flip}
+        shares = cut_mask(mask, view.width, view.height, **place, pixel_multiple=self.pixel_multiple)
+        return torch.from_numpy(shares)[None]

@@ -1,0 +1,34 @@
+"""Captions and prompts that are longer than what the denoiser is told of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from finetune.config.sections import PreviewConfig
+from finetune.data.listing import first_few
+from finetune.models.family import ModelFamily
+from finetune.plurals import plural
+
+
+def cut_warnings(
+    family: ModelFamily, tokenizers: Sequence[Any], captions: Iterable[str], preview: PreviewConfig
+) -> list[str]:
+    """Returns one warning that counts the captions and the prompts of previews that are cut, or nothing."""
+    limit = family.prompt_length(tokenizers)
+    if limit is None:
+        return []
+    cut = family.cut_captions(tokenizers, sorted(set(captions)))
+    prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))
+    if not cut and not prompts:
+        return []
+    counts = [plural(len(cut), "caption")] if cut else []
+    counts += [plural(len(prompts), "preview prompt")] if prompts else []
+    return [
+        f"{family.title} reads {limit} tokens of a caption, about {limit * 3 // 4} words. The ends of "
+        f"{' and '.join(counts)} are not read: {first_few([shortened(text) for text in cut + prompts])}. Shorten them, "
+        "or put what matters first."
+    ]
+
+
+def shortened(text: str) -> str:
+    """Returns the beginning of a text, in quotes."""
+    return f'"{text[:60]}..."'

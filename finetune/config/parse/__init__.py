@@ -1,0 +1,1 @@
+"""From a YAML file and the command line to a config, and back; torch-free."""

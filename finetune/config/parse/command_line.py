@@ -1,0 +1,380 @@
+"""From a YAML file and flags to a config, and back; reports every mistake at once and loads no torch."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import yaml
+
+from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
+from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
+from finetune.config.sections import SECRET_PATTERN
+from finetune.processes.streams import let_readers_leave
+
+Config = TypeVar("Config")
+
+HELP_FLAGS = ("-h", "--help")
+DASHES = "-\N{EN DASH}\N{EM DASH}"
+"""A word processor makes one dash of two hyphens."""
+
+
+def plain_file(given: str) -> Path:
+    """Returns the file that `--config` names; raises ValueError where there is none."""
+    if not Path(given).is_file():
+        raise ValueError(f"config: no file {given}. Expected a YAML file.")
+    return Path(given)
+
+
+def parse(
+    kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
+) -> Config:
+    """Returns the config that `--config FILE` and flags describe; flags win over the file.
+
+    `find_file` returns the path of what `--config` names, such as a preset's name.
+
+    Raises:
+        ValueError: one sentence a line for every unknown key, unusable value and contradiction.
+        SystemExit: after `--help`.
+    """
+    return parse_given(kind, arguments, program=program, find_file=find_file)[0]
+
+
+def parse_given(
+    kind: type[Config],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    find_file: Callable[[str], Path] = plain_file,
+    elsewhere: Callable[[str], str] = lambda key: "",
+) -> tuple[Config, frozenset[str]]:
+    """Returns the config as `parse` does, and the dotted names of the options that file or flags gave.
+
+    `elsewhere` returns a sentence about an unknown option that another program has, or nothing.
+    """
+    if any(argument in HELP_FLAGS for argument in arguments):
+        print_help(kind, program)
+    types_by_key, required = flat_types(kind), required_keys(kind)
+    given, found = given_texts(arguments, types_by_key, find_file)
+    renamed = {COUNTERPARTS.get(key) for key in given}
+    for key in sorted(set(given) - set(types_by_key)):
+        del given[key]
+        meant = elsewhere(key) or meant_option(key, types_by_key)
+        found.append(f"{key}: no such option.{meant} Run with --help for all.")
+    values: dict[str, Any] = {}
+    for key, texts in given.items():
+        try:
+            values[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
+        except ValueError:
+            got, hint = " ".join(texts) or "nothing", types_by_key[key]
+            meant = several(texts) if len(texts) > 1 else suggestion(got, choices(hint))
+            found.append(f"{key}: got {got}, expected {described(hint)}.{meant}")
+            values[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
+    told = {problem.partition(":")[0] for problem in found} | renamed
+    for key in required:
+        if key not in values and not told & {key, "config"}:  # a file that does not read may have given it
+            found.append(
+                f"{key}: missing, expected {described(types_by_key[key])}. Give --{key} or set it in the YAML file."
+            )
+        values.setdefault(key, placeholder(types_by_key[key]))
+    try:
+        config = build(kind, values)
+    except ValueError as error:
+        raise ValueError("\n".join([*found, str(error)])) from None
+    if found:
+        raise ValueError("\n".join(found))
+    return config, frozenset(given)
+
+
+def print_help(kind: type, program: str) -> NoReturn:
+    """Prints all options with their help, `--config` among them, and exits."""
+    import tyro
+
+    let_readers_leave()
+    file = Annotated[Path | None, tyro.conf.arg(help="YAML file or name of a preset; flags win over what it says.")]
+    field = ("config", file, dataclasses.field(default=None, kw_only=True))
+    shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
+    shown.__doc__ = kind.__doc__
+    tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    raise SystemExit(0)
+
+
+def given_texts(
+    arguments: Sequence[str], types_by_key: dict[str, Any], find_file: Callable[[str], Path] = plain_file
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the options of `--config FILE` and flags as lists of texts by key, known or not, and the problems."""
+    given, found = read_flags(arguments, types_by_key)
+    for key in [key for key, texts in given.items() if not all(map(_is_utf8, [key, *texts]))]:
+        found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. Rename it.")
+    sources = given.pop("config", None)
+    if sources is not None and len(sources) == 1:
+        try:
+            from_file, more = read_yaml(find_file(sources[0]))
+        except ValueError as error:
+            from_file, more = {}, [str(error)]
+        sections = {key.rpartition(".")[0] for key in types_by_key}
+        used = {key: texts for key, texts in from_file.items() if key not in sections or texts != ["None"]}
+        given, found = used | given, found + more
+    elif sources is not None:
+        found.append(f"config: got {' '.join(sources) or 'nothing'}, expected one YAML file.")
+    return given, found
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode("utf-8", "ignore").decode()
+
+
+def with_options(config: Config, values: dict[str, Any]) -> Config:
+    """Returns the config with `values` by dotted key in the place of its own; its rules are checked once."""
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value, prefix = vars(config)[item.name], f"{item.name}."
+        inner = {key.removeprefix(prefix): new for key, new in values.items() if key.startswith(prefix)}
+        if inner:
+            changed[item.name] = with_options(value, inner)
+        elif item.name in values:
+            changed[item.name] = values[item.name]
+    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
+    """Returns those of `keys` that a YAML file which `dump` wrote holds, as values of their types."""
+    texts, types_by_key = read_yaml(path)[0], flat_types(kind)
+    return {
+        key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])
+        for key in keys
+        if key in texts and key in types_by_key
+    }
+
+
+def dump(config: Any) -> str:
+    """Returns the config as YAML that `parse` reads back to an equal config."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def as_plain(value: Any) -> Any:
+    """Returns nested dataclasses as nested dicts of YAML's own types."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [as_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_flat(config: Any) -> dict[str, Any]:
+    """Returns `{"optim.lr": 1e-4, ...}`: every option under its dotted name, in YAML's own types."""
+
+    def walk(section: dict[str, Any], prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in section.items():
+            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return flat
+
+    return walk(as_plain(config), "")
+
+
+def flat_types(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Returns the type of every option under its dotted name."""
+    hints = typing.get_type_hints(kind)
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        inner = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        flat |= flat_types(hint, f"{prefix}{item.name}.") if inner else {prefix + item.name: hint}
+    return flat
+
+
+def required_keys(kind: type, prefix: str = "") -> list[str]:
+    """Returns the dotted names of the options that have no default."""
+    hints = typing.get_type_hints(kind)
+    keys: list[str] = []
+    for item in dataclasses.fields(kind):
+        if item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING:
+            continue
+        if dataclasses.is_dataclass(hints[item.name]):
+            keys += required_keys(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            keys.append(prefix + item.name)
+    return keys
+
+
+def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; a key given twice is
+    one."""
+    given: dict[str, list[str]] = {}
+    found: list[str] = []
+    repeated: dict[str, list[list[str]]] = {}
+    key = None
+
+    def begin(name: str, texts: list[str]) -> None:
+        if name in given:
+            repeated.setdefault(name, []).append(given[name])
+        given[name] = texts
+
+    for argument in arguments:
+        name, assigned, text = argument.lstrip(DASHES).partition("=")
+        has_dash = not argument.startswith(name)
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            key = key.replace("-", "_")
+            begin(key, [value] if equals else [])
+        elif name in known and (assigned or has_dash or key is None):
+            found.append(f"{argument}: options begin with two hyphens. Write --{argument.lstrip(DASHES)}.")
+            key = name
+            begin(key, [text] if assigned else [])
+        elif key is None:
+            found.append(f"{argument}: expected an option that begins with --. A preset or YAML file is --config FILE.")
+        else:
+            given[key].append(argument)
+    for key, texts in given.items():
+        if not texts and known.get(key) is bool:
+            texts.append("True")
+    for name, earlier in repeated.items():
+        nothing = "true" if known.get(name) is bool else "nothing"
+        values = " and then ".join(" ".join(texts) or nothing for texts in [*earlier, given[name]])
+        listed = "" if SECRET_PATTERN.search(values) else f", {values}"
+        found.append(f"{name}: given {len(earlier) + 1} times{listed}. Keep one.")
+    return given, found
+
+
+def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Returns the file's options as flags would give them, and the problems."""
+    if not path.is_file():
+        return {}, [f"config: no file {path}. Presets of recipes lie in recipes/configs."]
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        return {}, [f"config: {path} is not a text in UTF-8: {error}. Save it as UTF-8."]
+    except StrictYamlError as error:
+        return {}, [f"config: {path} {error}."]
+    except OSError as error:
+        return {}, [f"config: {path} cannot be read: {error.strerror}."]
+    if not isinstance(content, dict):
+        return {}, [f"config: {path} holds {type(content).__name__}, expected sections such as `model:`."]
+    given: dict[str, list[str]] = {}
+    found: list[str] = []
+
+    def walk(section: dict[Any, Any], prefix: str) -> None:
+        for name, value in section.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, dict):
+                walk(value, f"{key}.")
+                continue
+            if key in given:
+                found.append(f"{key}: given twice in {path}. Keep one.")
+            parts = value if isinstance(value, list) else [value]
+            given[key] = [str(part) for part in parts]
+
+    walk(content, "")
+    return given, found
+
+
+def convert(hint: Any, texts: list[str]) -> Any:
+    """Returns the value that tyro reads from `texts` for the type `hint`; raises ValueError where it reads none."""
+    import tyro
+
+    if typing.get_origin(hint) is tuple:
+        part = typing.get_args(hint)[0]
+        return tuple(convert(part, [text]) for text in texts)
+    if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
+        raise ValueError
+    option = dataclasses.make_dataclass("Option", [("value", hint)])
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            arguments = [f"--value={texts[0]}"]
+            parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+            return parsed.value
+        except SystemExit as error:
+            raise ValueError from error
+
+
+def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
+    """Returns the dataclass with `values` by dotted key; keys that are absent or MISSING take their values in
+    `default`, else the class's own."""
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            prefix = f"{item.name}."
+            inner = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+            made = None if item.default_factory is dataclasses.MISSING else item.default_factory()
+            arguments[item.name] = build(typing.cast(Any, hint), inner, made)
+        elif values.get(item.name, dataclasses.MISSING) is not dataclasses.MISSING:
+            arguments[item.name] = values[item.name]
+        elif default is not None:
+            arguments[item.name] = vars(default)[item.name]
+    return kind(**arguments)
+
+
+def spelled(text: str, hint: Any) -> str:
+    """Returns booleans and none in the spelling that tyro reads, whatever their case, and `~/` as the home folder."""
+    options = typing.get_args(hint) or (hint,)
+    word = text.strip().lower()
+    if text.startswith("~/") and (Path in options or hint is str):  # in YAML and after = no shell has expanded it
+        return os.path.expanduser(text)
+    if bool in options and word in ("true", "yes", "on", "1"):
+        return "True"
+    if bool in options and word in ("false", "no", "off", "0"):
+        return "False"
+    if text == "False":  # what YAML makes of a bare off or no, where these are choices
+        return next((choice for choice in choices(hint) if choice in ("off", "no")), text)
+    return "None" if types.NoneType in options and word in ("none", "null", "") else text
+
+
+def choices(hint: Any) -> list[str]:
+    """Returns the closed set of values of a type, empty where it is open."""
+    found: list[str] = []
+    for part in typing.get_args(hint):
+        if typing.get_origin(hint) is typing.Literal:
+            found.append(str(part))
+        else:
+            found += choices(part)
+    return found
+
+
+def described(hint: Any) -> str:
+    """Returns the type in words."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
+    if hint in names:
+        return names[hint]
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        return f"any number of values, each {described(parts[0])}"
+    return " or ".join("none" if part is types.NoneType else described(part) for part in parts)
+
+
+def placeholder(hint: Any) -> Any:
+    """Returns a harmless value, so that the rules can still look at the other options."""
+    return Path("missing") if hint is Path else "missing"
+
+
+def meant_option(key: str, known: dict[str, Any]) -> str:
+    """Returns a sentence about what an unknown option may mean, or nothing."""
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        return f" It is a section with options such as --{inside[0]}."
+    return counterpart(key, known) or suggestion(key, known)
+
+
+def several(texts: Sequence[str]) -> str:
+    """Returns what to do where one value was expected and the shell passed several."""
+    if all(os.path.exists(text) for text in texts):
+        return " The shell made several paths of one with a *. Give their folder."
+    return " Give one value; put quotes around one that has spaces."
+
+
+def suggestion(word: str, known: Any) -> str:
+    """Returns " Did you mean ...?" for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = near or [name for name in known if name.lower() == word.lower()][:1]
+    if not near:
+        near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    return f" Did you mean {near[0]}?" if near else ""

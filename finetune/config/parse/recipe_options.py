@@ -1,0 +1,131 @@
+"""Which recipe an option or a preset is for, so that one given to another recipe is told so; torch-free."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.parse.command_line import flat_types, parse_given, read_flags, read_yaml
+from finetune.config.parse.other_trainers import COUNTERPARTS
+from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset
+from finetune.config.pretrain import PretrainConfig
+from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
+from finetune.config.sections import TrainConfig
+from finetune.data.listing import first_few
+
+Config = TypeVar("Config")
+
+STEPS, WARMUP = "train.steps", "optim.warmup_steps"
+
+RECIPES: dict[str, type[TrainConfig]] = {
+    "recipes.lora": LoRATrainConfig,
+    "recipes.full": FullTrainConfig,
+    "recipes.dreambooth": DreamBoothTrainConfig,
+    "recipes.textual_inversion": TextualInversionTrainConfig,
+    "recipes.pretrain": PretrainConfig,
+}
+
+
+def parse_recipe(
+    kind: type[Config], arguments: Sequence[str], program: str, say: Callable[[str], None]
+) -> tuple[Config, frozenset[str]]:
+    """Returns the config of a recipe's command, and the options that file or flags gave, as `parse_given` does.
+
+    `say` is told of a preset that fits but was made for another recipe, and of a warm-up that was shortened.
+    """
+    return parse_given(
+        kind,
+        [*arguments, *shortened_warmup(kind, arguments, say)],
+        program=program,
+        find_file=preset_of(kind, program, say),
+        elsewhere=lambda key: other_recipes_option(key, program),
+    )
+
+
+def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Returns the warm-up of one of our presets as a further option where the command gives fewer steps than it has.
+
+    It keeps its share of the run, and `say` is told. A warm-up that the user gives, here or in a file, is not touched.
+    """
+    flags, _ = read_flags(arguments, flat_types(kind))
+    if WARMUP in flags or len(flags.get("config", [])) != 1 or len(flags.get(STEPS, [])) != 1:
+        return []
+    with contextlib.suppress(ValueError):  # what is no number and no preset is refused with a sentence where it is read
+        path, steps = find_preset(flags["config"][0]), int(flags[STEPS][0])
+        preset, _ = read_yaml(path)
+        if path.resolve().parent != PRESETS.resolve() or not {STEPS, WARMUP} <= set(preset):
+            return []
+        warmup = int(preset[WARMUP][0])
+        if 0 < steps <= warmup:
+            fitting = warmup * steps // int(preset[STEPS][0])
+            say(
+                f"{WARMUP}: {path.stem} has {warmup}, for which {steps} steps are too few; {fitting} is used, the same "
+                f"share of the run. Use --{WARMUP} to set another number."
+            )
+            return [f"--{WARMUP}", str(fitting)]
+    return []
+
+
+def recipes_with(keys: Iterable[str]) -> list[str]:
+    """Returns the recipes that have all of these options, or sections of these names."""
+    wanted = set(keys)
+    return [recipe for recipe, kind in RECIPES.items() if wanted <= known_options(kind)]
+
+
+def known_options(kind: type) -> set[str]:
+    """Returns the names of all options and sections."""
+    options = flat_types(kind)
+    return {*options, *(key.rpartition(".")[0] for key in options)}
+
+
+def other_recipes_option(key: str, program: str) -> str:
+    """Returns which recipes have an option that `program` has not, as a sentence; nothing where none has.
+
+    The option may have the name that another trainer gives it.
+    """
+    ours = COUNTERPARTS.get(key, key)
+    found = recipes_with([ours])
+    if not found or program in found:
+        return ""
+    if ours != key:
+        return f" It is called {ours} in {' and '.join(found)}, and {program} does not have it."
+    return f" {program} does not have it, {' and '.join(found)} {'does' if len(found) == 1 else 'do'}."
+
+
+def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[[str], Path]:
+    """Returns what finds the file that `--config` names.
+
+    It raises ValueError for a file with options of another recipe; one of our presets whose options fit all the same,
+    but which was made for another recipe, it tells `say` of.
+    """
+
+    def find(given: str) -> Path:
+        path = find_preset(given)
+        unknown = sorted(set(read_yaml(path)[0]) - known_options(kind))
+        if "compute_environment" in unknown:
+            raise ValueError(f"config: {path} is {OF_ACCELERATE}")
+        others = recipes_with(unknown)
+        own = [name for name, file in carried(PRESETS).items() if made_for(file) == program]
+        fitting = f"for {program} use a preset of its own ({', '.join(own)})" if own else f"{program} has no preset"
+        recipe = made_for(path)
+        if unknown and others:
+            recipe = recipe or others[0]
+            raise ValueError(
+                f"config: {path.name} is for {recipe}, not for {program}: it has {first_few(unknown)}. Run it with -m "
+                f"{recipe}; {fitting}."
+            )
+        if not unknown and recipe not in (None, program):
+            say(f"warning: config: {path.stem} is a preset of {recipe}, with numbers for that; {fitting}.")
+        return path
+
+    return find
+
+
+def made_for(path: Path) -> str | None:
+    """Returns the recipe whose preset a file of ours is, by the first recipe in its name; None for other files."""
+    if path.resolve().parent != PRESETS.resolve():
+        return None
+    places = {recipe: path.stem.find(recipe.rpartition(".")[2]) for recipe in RECIPES}
+    named = {recipe: place for recipe, place in places.items() if place >= 0}
+    return min(named, key=lambda recipe: named[recipe]) if named else None

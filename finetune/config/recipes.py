@@ -1,0 +1,176 @@
+"""The options of the recipes that adapt a model, each TrainConfig with the section of its method; no torch here."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetune.config.lora import LoRAConfig
+from finetune.config.optim import OptimConfig
+from finetune.config.sections import TrainConfig, packed_full
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """New tokens, each with vectors of its own before the text encoder (Textual Inversion, arXiv 2208.01618); while
+    they train, captions are encoded at every step, whatever cache.text says."""
+
+    names: tuple[str, ...] = ()
+    """New tokens that stand in captions or data.template, e.g. "<ink-style>"; none trains no tokens."""
+    num_vectors: int = 1
+    """Vectors of each token; more hold more, and take as many of a prompt's 75 places."""
+    init: tuple[str, ...] = ()
+    """Words each token starts from, one text a token; several words are averaged where there are fewer vectors, spread
+    in order where there are more. None starts at random, within the spread of the model's own tokens."""
+    lr: float | None = None
+    """Peak learning rate of the new vectors, which never decay; none takes optim.lr."""
+
+    def problems(self) -> list[str]:
+        found = []
+        for name in self.names:
+            if not re.fullmatch(r"[^\s,{}]+", name) or name != name.lower() or not re.search(r"[a-z0-9]", name):
+                found.append(
+                    f'tokens.names: got "{name}", expected lower-case letters or digits without spaces, commas and '
+                    "braces, best in angle brackets, e.g. <ink-style>."
+                )
+        for place, name in enumerate(self.names):
+            for other in self.names[:place] + self.names[place + 1 :]:
+                if name in other and (name != other or place == self.names.index(name)):
+                    found.append(f'tokens.names: "{name}" is part of "{other}", so a caption with one has both.')
+        files = [token_file_name(name) for name in self.names]
+        doubled = sorted({file for file in files if files.count(file) > 1})
+        found += [f"tokens.names: {file}.safetensors would be the file of two tokens." for file in doubled]
+        if self.num_vectors < 1:
+            found.append(f"tokens.num_vectors: got {self.num_vectors}, expected 1 or more.")
+        if self.init and len(self.init) != len(self.names):
+            found.append(
+                f"tokens.init: got {len(self.init)} for tokens.names {len(self.names)}, expected one per token."
+            )
+        if any(not text.strip() for text in self.init):
+            found.append("tokens.init: got an empty text, expected words that the model knows.")
+        if self.lr is not None and self.lr <= 0:
+            found.append(f"tokens.lr: got {self.lr}, expected a number above 0, or none.")
+        if not self.names and (self.num_vectors != 1 or self.lr is not None):
+            found.append("tokens.num_vectors, tokens.lr: given without tokens.names. Name the tokens or remove them.")
+        return found
+
+
+def vector_words(name: str, num_vectors: int) -> list[str]:
+    """Returns the tokenizer's words for a token's vectors, as diffusers spells them: NAME, NAME_1, NAME_2, ..."""
+    return [name, *(f"{name}_{number}" for number in range(1, num_vectors))]
+
+
+def token_file_name(name: str) -> str:
+    """Returns the file name of a token's export without ending: A1111 and ComfyUI call the token so."""
+    return re.sub(r"[^a-z0-9_.-]+", "_", name.strip("<>[]()")).strip("._") or "token"
+
+
+def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]:
+    """Returns what the options of new tokens and others make impossible together."""
+    if config.optim.name == "prodigy" and tokens.lr not in (None, config.optim.lr):
+        return ["tokens.lr: given with prodigy, which knows one rate only. Remove it."]
+    return []
+
+
+def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
+    """Returns what adapters that take a part of the weights say to quantised ones, and to those in host memory."""
+    if lora.init not in ("pissa", "olora"):
+        return []
+    found = []
+    if config.model.quantization != "none":
+        found.append(
+            f"lora.init: got {lora.init} with model.quantization {config.model.quantization}; it takes a part out of "
+            "the weights, which quantised ones cannot give exactly. Use another lora.init, or remove "
+            "model.quantization."
+        )
+    if config.model.offload:
+        found.append(
+            f"lora.init: got {lora.init} with model.offload true; it takes a part out of the weights, and those in "
+            "host memory stay as they are. Use another lora.init, or remove model.offload."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class AdaptConfig(TrainConfig):
+    """What every recipe that adapts a model to pictures has."""
+
+    goal: Literal["style", "subject"] | None = None
+    """What the pictures show; the run then proposes steps, rank and rates that are not given, and says why."""
+
+
+@dataclass(frozen=True)
+class LoRATrainConfig(AdaptConfig):
+    """Adapt a model with LoRA; with tokens.names, learn new tokens in the same run (pivotal tuning)."""
+
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+
+    def _contradictions(self) -> list[str]:
+        found = super()._contradictions() + token_contradictions(self, self.tokens)
+        if self.mask.prior_weight > 0 and (self.lora.init in ("pissa", "olora") or self.tokens.names):
+            found.append(
+                f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters; "
+                "lora.init pissa and olora alter its weights and tokens.names its text encoder. Remove one of them."
+            )
+        found += packed_starts(self, self.lora)
+        if self.lora.plus_ratio != 1 and self.optim.name == "prodigy":
+            found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
+        return found
+
+
+@dataclass(frozen=True)
+class TextualInversionTrainConfig(TrainConfig):
+    """Learn new tokens and leave the model as it is; optim.lr is the rate of their vectors."""
+
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+
+    def _contradictions(self) -> list[str]:
+        found = super()._contradictions() + token_contradictions(self, self.tokens)
+        if not self.tokens.names:
+            found.append('tokens.names: missing, expected the new token. Give --tokens.names "<NAME>".')
+        if self.train.text_encoder:
+            found.append(
+                "train.text_encoder: got true, but textual inversion trains nothing but the new tokens. Remove it, or "
+                "use recipes.lora with --tokens.names, which trains both."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """Which of the weights are trained, by regular expressions that are searched for in their names.
+
+    Names begin with denoiser or text_encoders.0, as in checkpoints/step_*/trained.safetensors.
+    """
+
+    train: tuple[str, ...] = ()
+    """Patterns of the weights that train, e.g. attn2; none trains all."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of those among them that stay as they are, e.g. denoiser\\.down_blocks."""
+
+    def problems(self) -> list[str]:
+        found = []
+        for key, patterns in (("train", self.train), ("freeze", self.freeze)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    found.append(f'full.{key}: "{pattern}" is not a regular expression: {error}.')
+        return found
+
+
+@dataclass(frozen=True)
+class FullTrainConfig(AdaptConfig):
+    """Fine-tune all weights of the denoiser, or some of them."""
+
+    full: FullConfig = field(default_factory=FullConfig)
+
+    def _contradictions(self) -> list[str]:
+        found = super()._contradictions() + packed_full(self.model)
+        if self.mask.prior_weight > 0:
+            found.append(
+                f"mask.prior_weight: got {self.mask.prior_weight}, but where all weights are trained there is no "
+                "untouched model to compare with. Remove it, or train an adapter."
+            )
+        return found

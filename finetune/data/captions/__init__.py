@@ -1,0 +1,1 @@
+"""Caption files of a folder, and which caption training draws."""

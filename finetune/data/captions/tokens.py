@@ -1,0 +1,41 @@
+"""Whether captions name the tokens that are to be learned; no torch here."""
+
+from dataclasses import replace
+
+from finetune.config.recipes import TokensConfig
+from finetune.config.sections import DataConfig, PreviewConfig
+from finetune.data.listing import first_few
+from finetune.data.manifest import Manifest
+
+
+def check_token_captions(
+    manifest: Manifest, tokens: TokensConfig, data: DataConfig, preview: PreviewConfig
+) -> Manifest:
+    """Returns the manifest with a warning for captions, and one for preview prompts, that name no new token.
+
+    Raises ValueError where a token stands in no caption at all, so that nothing would be learned of it.
+    """
+    texts = [
+        (record.file_name, data.template.replace("{caption}", caption))
+        for record in manifest.records
+        for caption in record.captions
+    ]
+    absent = [name for name in tokens.names if not any(name in text for _, text in texts)]
+    if absent:
+        raise ValueError(
+            f"tokens.names: no caption of {manifest.location} ({len(texts):,} in all) contains {', '.join(absent)}, so "
+            "that nothing would be learned. Write the token into the captions (in lower case), or around all of them: "
+            f'--data.template "{{caption}}, in the style of {absent[0]}"; without captions: --data.captions none '
+            f'--data.template "a picture in the style of {absent[0]}".'
+        )
+    warnings = list(manifest.warnings)
+    without = [file_name for file_name, text in texts if not any(name in text for name in tokens.names)]
+    if without:
+        warnings.append(
+            f"captions without a new token, which teach it nothing ({len(without):,} of {len(texts):,}): "
+            f"{first_few(without)}."
+        )
+    prompts = [prompt for prompt in preview.prompts if not any(name in prompt for name in tokens.names)]
+    if prompts:
+        warnings.append(f"preview.prompts without a new token ({len(prompts)}): {first_few(prompts)}.")
+    return replace(manifest, warnings=tuple(warnings))

@@ -1,0 +1,1 @@
+"""Image files of every format, decoded to sRGB; torch-free."""

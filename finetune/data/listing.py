@@ -1,0 +1,167 @@
+"""What a data set says about each of its pictures before one is opened, and how its mistakes are gathered."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from finetune.data.captions.text import has_words
+
+Split = Literal["train", "validation"]
+
+NUM_SHOWN = 5
+
+
+class PictureSource(Protocol):
+    """Where the bytes of pictures come from; picklable, so that data loader workers can have it."""
+
+    def read(self, file_name: str) -> bytes:
+        """Returns a picture's original bytes; raises OSError or ValueError with the reason where there are none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture as its data set lists it."""
+
+    file_name: str
+    captions: tuple[str, ...]
+    weight: float = 1.0
+    repeats: int = 1
+    split: Split | None = None
+
+
+class Found:
+    """How many items there are, and the first few; of millions no more is kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.items: list[str] = []
+
+    def add(self, item: str) -> None:
+        """Counts an item."""
+        self.count += 1
+        if len(self.items) < NUM_SHOWN:
+            self.items.append(item)
+
+
+class Findings:
+    """Errors and warnings by kind, in the order met, so that a user hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, Found] = {}
+        self._warnings: dict[str, Found] = {}
+
+    def error(self, kind: str, item: str) -> None:
+        """Notes something that training must not start with."""
+        self._errors.setdefault(kind, Found()).add(item)
+
+    def warn(self, kind: str, item: str) -> None:
+        """Notes something that training can live with but a user should know."""
+        self._warnings.setdefault(kind, Found()).add(item)
+
+    def raise_errors(self, heading: str, advice: str) -> None:
+        """Raises one ValueError with the count and the first few of every kind of error, where there is any."""
+        if self._errors:
+            raise ValueError("\n  ".join([heading, *_lines(self._errors)]) + "\n" + advice)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for every kind of warning."""
+        return tuple(_lines(self._warnings))
+
+
+def first_few(items: Sequence[str], count: int | None = None) -> str:
+    """Returns the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
+    count = len(items) if count is None else count
+    shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
+    shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]
+    return ", ".join(shown) + (f" and {count - NUM_SHOWN:,} more" if count > NUM_SHOWN else "")
+
+
+def _lines(found: dict[str, Found]) -> list[str]:
+    return [f"{kind} ({each.count:,}): {first_few(each.items, each.count)}" for kind, each in found.items()]
+
+
+def read_captions(values: list[object], where: str, findings: Findings) -> tuple[str, ...]:
+    """Returns the captions among the values of a picture's caption columns, stripped, each once; notes what is wrong.
+
+    A value is a string, a list of strings or None. Blank ones are no captions.
+    """
+    flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
+    captions: dict[str, None] = {}
+    for item in flat:
+        if item is None:
+            continue
+        if not isinstance(item, str):
+            findings.error("captions that are not text", f"{where} ({type(item).__name__})")
+            return ()
+        if "\0" in item or not _is_unicode(item):
+            findings.error("captions with NUL or broken Unicode", where)
+            return ()
+        if item.strip() and not has_words(item):
+            findings.warn("captions without a word, such as ., or nan, which are not used", where)
+        elif item.strip():
+            captions[item.strip()] = None
+    if not captions:
+        findings.error("pictures without a caption", where)
+    elif any(isinstance(item, str) and not item.strip() for item in flat):
+        findings.warn("pictures with a blank caption among others, which is left out", where)
+    return tuple(captions)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON escapes can hold
+        return False
+    return True
+
+
+def read_weight(row: Mapping[str, object], where: str, findings: Findings) -> float:
+    """Returns the row's `weight`, 1 where there is none; notes one that is no number above 0."""
+    value = row.get("weight")
+    if value is None:
+        return 1.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6:
+        return float(value)
+    findings.error("weights that are not a number above 0, at most 1,000,000", f"{where} ({value!r})")
+    return 1.0
+
+
+def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> int:
+    """Returns the row's `repeats`, 1 where there is none; notes one that is not a whole number from 1."""
+    value = row.get("repeats")
+    if value is None:
+        return 1
+    if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 1e6 and value == int(value):
+        return int(value)
+    findings.error("repeats that are not a whole number from 1 to 1,000,000", f"{where} ({value!r})")
+    return 1
+
+
+def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Split | None:
+    """Returns the row's `split`, None where there is none; notes one that is neither train nor validation."""
+    value = row.get("split")
+    if value is None:
+        return None
+    if value == "train":
+        return "train"
+    if value == "validation":
+        return "validation"
+    findings.error('splits that are neither "train" nor "validation"', f"{where} ({value!r})")
+    return None
+
+
+def listed_bytes(source: PictureSource, file_name: str, sha256: str) -> bytes:
+    """Returns a file's bytes; ValueError where the file is gone, or is no longer the one that was listed."""
+    name = first_few((file_name,))
+    try:
+        data = source.read(file_name)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{name} was removed while the run was going. Put it back and run the same command again."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{name} was changed while the run was going; run the same command again")
+    return data

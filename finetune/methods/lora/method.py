@@ -1,0 +1,101 @@
+"""Low-rank adapters and their relatives."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from finetune.batches.encoder import Encoder
+from finetune.config.lora import LoRAConfig
+from finetune.config.optim import OptimConfig
+from finetune.methods.base import TrainedModel
+from finetune.methods.lora.adapters import attach_adapters, planned_layers
+from finetune.methods.lora.export import export_adapters
+from finetune.models.family import Components, ModelFamily, Network
+from finetune.models.parts import Part
+from finetune.objectives.diffusion import Objective
+from finetune.optim.groups import ParamGroup, usual_groups
+from finetune.tasks.base import Denoising
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Adapters of one kind on the denoiser, and on the text encoder where it is trained."""
+
+    config: LoRAConfig
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
+
+    @property
+    def alters_weights(self) -> bool:
+        return self.config.init in ("pissa", "olora")
+
+    @property
+    def exports_all(self) -> bool:
+        return False
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        planned_layers(self.network(family, components, text_encoder=text_encoder), self.config)
+
+    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+        if self.config.kind == "lora" and not family.reads_lora:
+            raise ValueError(
+                f"lora.kind: got lora, but diffusers' pipeline of {family.title} reads no such files, expected another "
+                "kind. Use --lora.kind loha or lokr."
+            )
+        if self.config.kind == "lora" and text_encoder and not family.reads_text_encoder_lora:
+            raise ValueError(
+                f"train.text_encoder: got true, but diffusers' pipeline of {family.title} reads LoRA of the denoiser "
+                "alone. Set it to false, or use --lora.kind loha or lokr."
+            )
+        return Network.of(family, components, text_encoder=text_encoder)
+
+    def attach(self, network: Network, seed: int) -> None:
+        attach_adapters(network, self.config, seed)
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        """Each part's parameters, with those of a rate or decay of their own apart: B in LoRA+ (NAME_b), and the
+        lengths of DoRA (NAME_magnitude), which decay would pull to zero and not to the untouched model."""
+        groups = usual_groups(network, config)
+        if self.config.plus_ratio != 1:
+            groups = [
+                piece
+                for group in groups
+                for piece in split_off(group, "b", named(network, ".lora_B."), lr=group.lr * self.config.plus_ratio)
+            ]
+        if self.config.dora:
+            groups = [
+                piece
+                for group in groups
+                for piece in split_off(group, "magnitude", named(network, ".lora_magnitude_vector."), weight_decay=0.0)
+            ]
+        if self.config.init in ("pissa", "olora"):
+            groups = [replace(group, weight_decay=0.0) for group in groups]
+        return groups
+
+    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
+        return Denoising(objective, encoder)
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes what diffusers or peft loads in float32, and `NAME.safetensors` for ComfyUI, A1111 and Forge."""
+        return export_adapters(self.config, model, folder)
+
+
+def named(network: nn.Module, text: str) -> set[int]:
+    """Returns the identities of the parameters whose name contains the text."""
+    return {id(parameter) for name, parameter in network.named_parameters() if text in name}
+
+
+def split_off(
+    group: ParamGroup, name: str, chosen: set[int], *, lr: float | None = None, weight_decay: float | None = None
+) -> list[ParamGroup]:
+    """Returns the group without the chosen parameters, then those under GROUP_NAME, each where there are any."""
+    rest = [parameter for parameter in group.parameters if id(parameter) not in chosen]
+    apart = [parameter for parameter in group.parameters if id(parameter) in chosen]
+    decay = group.weight_decay if weight_decay is None else weight_decay
+    pieces = [
+        replace(group, parameters=rest),
+        ParamGroup(f"{group.name}_{name}", apart, group.lr if lr is None else lr, decay),
+    ]
+    return [piece for piece in pieces if piece.parameters]

@@ -1,0 +1,163 @@
+"""New tokens, and nothing else (Textual Inversion, arXiv 2208.01618)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.batches.encoder import Encoder
+from finetune.config.optim import OptimConfig
+from finetune.config.recipes import TokensConfig, vector_words
+from finetune.config.sections import ModelConfig
+from finetune.export.tokens import TokenFacts, save_tokens, token_differences
+from finetune.export.verify import require_equal
+from finetune.methods.base import TrainedModel
+from finetune.models import family_named
+from finetune.models.family import Components, ModelFamily, ModelSource, Network
+from finetune.models.loading.components import find_family
+from finetune.models.parts import Part
+from finetune.models.text.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
+from finetune.objectives.diffusion import Objective
+from finetune.optim.groups import ParamGroup
+from finetune.tasks.base import Denoising
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """Vectors for new words of the prompt, found by the very loss that the model was trained with (equation 2)."""
+
+    config: TokensConfig
+    starts: tuple[tuple[tuple[int, ...], ...], ...]
+    """For each text encoder and each token the numbers of the tokens that it starts from; empty draws at random."""
+
+    @staticmethod
+    def of(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
+        """Returns the method for a model's tokenizers; raises ValueError where one knows a name already or does not
+        know a word to start from, before any weights are read."""
+        source = ModelSource.of(model)
+        family = family_named(find_family(source, model.family))
+        if family.no_new_tokens is not None:
+            raise ValueError(
+                f"tokens.names: {family.title} learns no new tokens: {family.no_new_tokens}. Use recipes.lora."
+            )
+        tokenizers = family.tokenizers(source)
+        if len(tokenizers) != len(family.token_keys):
+            raise ValueError(
+                f"tokens.names: {family.title} has {len(tokenizers)} text encoders, expected {len(family.token_keys)}; "
+                "new tokens are not learned for it."
+            )
+        texts = config.init or ("",) * len(config.names)
+        for tokenizer in tokenizers:
+            refuse_known_names(config, tokenizer)
+            refuse_unknown_words(config, tokenizer)
+        starts = (tuple(tuple(token_ids(tokenizer, text)) for text in texts) for tokenizer in tokenizers)
+        return TextualInversion(config, tuple(starts))
+
+    @property
+    def words(self) -> list[str]:
+        """The tokenizers' new words, token by token."""
+        return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
+
+    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders")
+
+    @property
+    def alters_weights(self) -> bool:
+        return False
+
+    @property
+    def exports_all(self) -> bool:
+        return False
+
+    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+        """Names and words were checked with the tokenizer."""
+
+    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+        """Gives the components' tokenizers and text encoders the new tokens."""
+        assert not text_encoder, "the options were checked"
+        self.add_to(components)
+        return Network(family, components.denoiser, components.text_encoders)
+
+    def add_to(self, components: Components) -> None:
+        """Gives the components' tokenizers and text encoders the new tokens, with vectors of zeros."""
+        for tokenizer, text_encoder in zip(components.tokenizers, components.text_encoders, strict=True):
+            add_tokens(tokenizer, text_encoder, self.words)
+
+    @torch.no_grad()
+    def attach(self, network: Network, seed: int) -> None:
+        num = self.config.num_vectors
+        for number, embedding in enumerate(token_embeddings(network).values()):
+            table = embedding.table.weight
+            for place, (name, start) in enumerate(zip(self.config.names, self.starts[number], strict=True)):
+                of_encoder = f"{name} {number}" if number else name  # no name has a space
+                vectors = spread(table[list(start)], num) if start else drawn_like(table, num, seed, of_encoder)
+                embedding.rows[place * num : (place + 1) * num] = vectors
+            embedding.rows.requires_grad_(True)
+
+    def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
+        """Returns the one group; decay would pull the vectors to the origin, where no word is."""
+        rows = [embedding.rows for embedding in token_embeddings(network).values()]
+        return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
+
+    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
+        return Denoising(objective, encoder)
+
+    def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
+        """Writes `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and
+        `embeddings/TOKEN/learned_embeds.safetensors` for diffusers (learned_embeds_2 for a second text encoder), for
+        each token."""
+        embeddings = token_embeddings(model.network)
+        tables = [model.state[f"{name}.rows"].float().split(self.config.num_vectors) for name in embeddings]
+        vectors = dict(zip(self.config.names, zip(*tables, strict=True), strict=True))
+        norms = [float(part.table.weight.float().norm(dim=1).median()) for part in embeddings.values()]
+        facts = TokenFacts(
+            base_sha256=model.facts.base_sha256,
+            model_location=model.config.model.source,
+            model_spec=model.family.model_spec(model.components, model.objective),
+            init=dict(zip(self.config.names, self.config.init, strict=True)) if self.config.init else {},
+            steps=model.facts.steps,
+            lr=self.config.lr or model.config.optim.lr,
+            seed=model.config.seed,
+            num_train_images=model.facts.num_train_images,
+            dataset_location=model.facts.dataset_location,
+            dataset_fingerprint=model.facts.dataset_fingerprint,
+            resolution=model.config.data.resolution,
+            median_norms=tuple(norms),
+            finished_at=model.facts.finished_at,
+            quantization=model.config.model.quantization,
+        )
+        files = save_tokens(model.family, vectors, facts, folder / "embeddings")
+        differences = token_differences(model.family, model.source, vectors, files)
+        require_equal(differences)
+        return differences
+
+
+def token_embeddings(network: nn.Module) -> dict[str, TokenEmbedding]:
+    """Returns the places of a network that hold new tokens, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, TokenEmbedding)}
+
+
+def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
+    """Raises ValueError that names every token that the tokenizer has already."""
+    words = {word for name in config.names for word in (*vector_words(name, config.num_vectors), f"{name}_1")}
+    known = sorted(word for word in words if is_known(tokenizer, word))
+    if known:
+        raise ValueError(
+            f"tokens.names: the model's tokenizer knows {', '.join(known)} already, expected new words. Choose another "
+            f"name, best in angle brackets: <{known[0].strip('<>')}-new>; a known word is taught by recipes.lora alone."
+        )
+
+
+def refuse_unknown_words(config: TokensConfig, tokenizer: Any) -> None:
+    """Raises ValueError that names every word to start from that the tokenizer has to take apart."""
+    pieces = [found for text in config.init for found in word_pieces(tokenizer, text)]
+    apart = [
+        "".join(found).replace("</w>", " ").strip() + f" ({' + '.join(found)})" for found in pieces if len(found) != 1
+    ]
+    if apart:
+        raise ValueError(
+            f"tokens.init: the model's tokenizer takes apart {', '.join(apart)}, expected words that it has whole, "
+            "with nothing but spaces between them. Choose plainer words."
+        )

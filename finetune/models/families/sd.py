@@ -1,0 +1,137 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, epsilon or v-prediction."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from finetune.config.loss import LossConfig
+from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, length_mask
+from finetune.models.loading.components import index_for, load_scheduler, load_weights
+from finetune.models.text.clip import CLIP_LORA_TARGETS, clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.unet import (
+    LORA_CONV_TARGETS,
+    LORA_TARGETS,
+    all_hidden,
+    check_channels,
+    diffusion_objective,
+    sampling_scheduler,
+    scaled_latents,
+    takes_filling,
+    unet_input,
+)
+from finetune.objectives.diffusion import Diffusion, Objective
+
+PLAIN, INPAINTING = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
+
+
+class StableDiffusion(ModelFamily):
+    """Latent diffusion (arXiv 2112.10752) as Stable Diffusion 1.x and 2.x ship it."""
+
+    title = "Stable Diffusion 1.x and 2.x"
+    pipelines = (PLAIN, "StableDiffusionImg2ImgPipeline", INPAINTING)
+    single_files: ClassVar[dict[str, str]] = {
+        "v1": PLAIN,
+        "v2": PLAIN,
+        "inpainting": INPAINTING,
+        "inpainting_v2": INPAINTING,
+    }
+    scheduler_option = "beta_schedule"
+    lora_targets = LORA_TARGETS
+    lora_conv_targets = LORA_CONV_TARGETS
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
+    kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
+    sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
+
+    def scheduler(self, source: ModelSource) -> Any:
+        return load_scheduler(self, source)
+
+    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        index_for(self, source)
+        return (load_clip_tokenizer(source, "tokenizer"),)
+
+    def is_inpainting(self, source: ModelSource) -> bool:
+        return index_for(self, source)["_class_name"] == INPAINTING
+
+    def denoiser(self, source: ModelSource) -> Any:
+        return load_weights(UNet2DConditionModel, source, "unet")
+
+    def vae(self, source: ModelSource) -> Any:
+        return load_weights(AutoencoderKL, source, "vae")
+
+    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+        return (load_weights(CLIPTextModel, source, "text_encoder"),)
+
+    def check(self, components: Components, source: ModelSource) -> None:
+        check_channels(components, source, PLAIN, INPAINTING, is_inpainting=self.is_inpainting(source))
+        refuse_other_vocabulary(source, "tokenizer", components.tokenizers[0], components.text_encoders[0])
+
+    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+        return diffusion_objective(scheduler, options)
+
+    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+        return sampling_scheduler(scheduler, options)
+
+    def pixel_multiple(self, vae: Any) -> int:
+        return 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return scaled_latents(vae, pixels, generators)
+
+    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+        tokens, chunks = clip_chunks(tokenizers[0], captions)
+        return {"tokens": tokens, "chunks": chunks}
+
+    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        (text_encoder,) = text_encoders
+        ids, chunks = tokens["tokens"], tokens["chunks"]
+        embeddings = text_encoder(ids.flatten(0, 1)).last_hidden_state  # [B*N L D]
+        embeddings = embeddings.unflatten(0, ids.shape[:2]).flatten(1, 2)  # [B N*L D]
+        return {"embeddings": embeddings} | length_mask(chunks * ids.shape[2], embeddings.shape[1])
+
+    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        return denoiser(
+            unet_input(noisy, prompts),
+            t,
+            encoder_hidden_states=prompts["embeddings"],
+            encoder_attention_mask=prompts.get("mask"),
+        ).sample
+
+    def pipeline(self, components: Components) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
+        kind = StableDiffusionInpaintPipeline if takes_filling(components) else StableDiffusionPipeline
+        pipeline = kind(
+            vae=components.vae,
+            text_encoder=components.text_encoders[0],
+            tokenizer=components.tokenizers[0],
+            unet=components.denoiser,
+            scheduler=components.scheduler,
+            safety_checker=None,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        """An inpainting pipeline gets an image that is hidden as a whole, whose size it adapts to that of the
+        output."""
+        embeddings = encoded["embeddings"]
+        arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
+        if takes_filling(components):
+            arguments |= all_hidden()
+        return arguments
+
+    def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
+        assert isinstance(objective, Diffusion)
+        is_v2 = components.denoiser.config.cross_attention_dim == 1024
+        v_prediction = objective.prediction_type == "v_prediction"
+        version_2 = "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512"
+        return {
+            "modelspec.architecture": (version_2 if is_v2 else "stable-diffusion-v1") + "/lora",
+            "modelspec.prediction_type": "v" if v_prediction else objective.prediction_type,
+            "ss_base_model_version": ("sd_v2" if is_v2 else "sd_v1") + ("_v" if v_prediction else ""),
+            "ss_v2": str(is_v2),
+        }

@@ -1,0 +1,240 @@
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders and T5, a multimodal diffusion transformer, flow matching."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+from finetune.config.loss import LossConfig
+from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
+from finetune.models.layer_names.sd3 import single_file_layer
+from finetune.models.loading.components import index_for, load_scheduler, load_weights
+from finetune.models.text.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
+from finetune.models.text.t5 import cut_tokens, load_t5_tokenizer, longer_than
+from finetune.models.transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
+from finetune.objectives.diffusion import Objective
+
+T5 = "text_encoder_3"
+T5_LENGTH = 256
+"""The pipeline's `max_sequence_length`."""
+
+
+class StableDiffusion3(ModelFamily):
+    """Rectified flow with a multimodal transformer (MMDiT, arXiv 2403.03206) as Stable Diffusion 3 and 3.5 ship it.
+
+    Without T5, zeros stand in its place, as in the pipeline and in the paper's section 5.3.3. `Prompts` embeddings then
+    hold what CLIP says alone, and the zeros are added for the denoiser.
+    """
+
+    title = "Stable Diffusion 3 and 3.5"
+    pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
+    scheduler_option = "use_dynamic_shifting"
+    optional_parts = (T5,)
+    no_new_tokens = "diffusers' pipelines of it load none, and T5 would have to learn them too"
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
+    lora_conv_targets = ()
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
+    guidance_scale = 5.0
+    """Between what the cards of 3 (7) and of 3.5 (4.5 and 3.5) draw with."""
+    kohya_prefixes: ClassVar[dict[str, str]] = {
+        "denoiser": "lora_unet",
+        "text_encoders.0": "lora_te1",
+        "text_encoders.1": "lora_te2",
+        "text_encoders.2": "lora_te3",
+    }
+
+    def scheduler(self, source: ModelSource) -> Any:
+        return load_scheduler(self, source)
+
+    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        has_t5 = self.has_t5(source)  # first of all, since it refuses other families' checkpoints
+        clip = tuple(load_clip_tokenizer(source, part) for part in ("tokenizer", "tokenizer_2"))
+        return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if has_t5 else clip
+
+    def is_inpainting(self, source: ModelSource) -> bool:
+        index_for(self, source)
+        return False
+
+    def denoiser(self, source: ModelSource) -> Any:
+        return load_weights(SD3Transformer2DModel, source, "transformer")
+
+    def vae(self, source: ModelSource) -> Any:
+        return load_weights(AutoencoderKL, source, "vae")
+
+    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+        names = ("text_encoder", "text_encoder_2")
+        clip = tuple(load_weights(CLIPTextModelWithProjection, source, name) for name in names)
+        return (*clip, load_weights(T5EncoderModel, source, T5)) if self.has_t5(source) else clip
+
+    def has_t5(self, source: ModelSource) -> bool:
+        """True where the checkpoint has T5 and it is not left out."""
+        named = index_for(self, source).get(T5) or [None]
+        return named[0] is not None and T5 not in source.without
+
+    def warnings(self, source: ModelSource) -> list[str]:
+        if self.has_t5(source) or T5 in source.without:
+            return []
+        return [
+            f"model.source: {source.location} has no {T5} (T5): zeros stand in its place, and captions are read up to "
+            "CLIP's 75 tokens."
+        ]
+
+    def check(self, components: Components, source: ModelSource) -> None:
+        refuse_unshifted(components.vae, source)
+        check_widths(components, source)
+        parts = ("tokenizer", "tokenizer_2")
+        clip = zip(parts, components.tokenizers, components.text_encoders, strict=False)
+        for part, tokenizer, text_encoder in clip:
+            refuse_other_vocabulary(source, part, tokenizer, text_encoder)
+        if len(components.text_encoders) > len(parts):
+            refuse_other_vocabulary(
+                source, "tokenizer_3", components.tokenizers[2], components.text_encoders[2], "tokenizer.json"
+            )
+
+    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+        return flow_objective(scheduler, options, self.title)
+
+    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+        return scheduler
+
+    def pixel_multiple(self, vae: Any) -> int:
+        return self.pixels_per_latent(vae) * PATCH
+
+    def longest_side(self, components: Components) -> int | None:
+        return components.denoiser.config.pos_embed_max_size * self.pixel_multiple(components.vae)
+
+    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return shifted_latents(vae, pixels, generators)
+
+    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+        tokens = {
+            "tokens": cut_tokens(tokenizers[0], captions, tokenizers[0].model_max_length),
+            "tokens.1": cut_tokens(tokenizers[1], captions, tokenizers[0].model_max_length),
+            "chunks": torch.ones(len(captions), dtype=torch.long),
+        }
+        if len(tokenizers) > 2:
+            tokens["tokens.2"] = cut_tokens(tokenizers[2], captions, T5_LENGTH)
+        return tokens
+
+    def prompt_length(self, tokenizers: Sequence[Any]) -> int | None:
+        return T5_LENGTH - 1 if len(tokenizers) > 2 else tokenizers[0].model_max_length - 2
+
+    def cut_captions(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
+        """T5 reads the end of captions that CLIP does not."""
+        if len(tokenizers) > 2:
+            return longer_than(tokenizers[2], captions, T5_LENGTH)
+        return longer_than(tokenizers[0], captions, tokenizers[0].model_max_length)
+
+    def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
+        """The two of CLIP: T5 is larger than the denoiser, and no inference program loads adapters of it."""
+        return tuple(text_encoders[:2])
+
+    def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        if "tokens.2" not in tokens:
+            return tokens
+        encoded = text_encoders[2](tokens["tokens.2"].flatten(0, 1))[0]  # [B L D]
+        return {key: value for key, value in tokens.items() if key != "tokens.2"} | {"encoded.2": encoded}
+
+    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        tokens = self.encode_frozen(text_encoders, tokens)
+        ids = (tokens["tokens"], tokens["tokens.1"])
+        clip = [
+            text_encoder(own.flatten(0, 1), output_hidden_states=True)
+            for text_encoder, own in zip(text_encoders, ids, strict=False)
+        ]
+        embeddings = torch.cat([output.hidden_states[-2] for output in clip], dim=2)  # [B L D1+D2]
+        pooled = torch.cat([output.text_embeds for output in clip], dim=1)
+        if "encoded.2" in tokens:
+            t5 = tokens["encoded.2"]
+            embeddings = torch.cat([nn.functional.pad(embeddings, (0, t5.shape[2] - embeddings.shape[2])), t5], dim=1)
+        return {"embeddings": embeddings, "pooled": pooled}
+
+    def denoise(self, denoiser: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        embeddings = with_zeros_for_t5(prompts["embeddings"], denoiser.config.joint_attention_dim)
+        return denoiser(
+            noisy, timestep=t, encoder_hidden_states=embeddings, pooled_projections=prompts["pooled"]
+        ).sample
+
+    def pipeline(self, components: Components) -> StableDiffusion3Pipeline:
+        t5, t5_tokenizer = (*components.text_encoders[2:], None)[0], (*components.tokenizers[2:], None)[0]
+        pipeline = StableDiffusion3Pipeline(
+            transformer=components.denoiser,
+            scheduler=components.scheduler,
+            vae=components.vae,
+            text_encoder=components.text_encoders[0],
+            tokenizer=components.tokenizers[0],
+            text_encoder_2=components.text_encoders[1],
+            tokenizer_2=components.tokenizers[1],
+            text_encoder_3=t5,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
+            tokenizer_3=t5_tokenizer,  # pyright: ignore[reportArgumentType]
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        embeddings = with_zeros_for_t5(encoded["embeddings"], components.denoiser.config.joint_attention_dim)
+        pooled = encoded["pooled"]
+        return {
+            "prompt_embeds": embeddings[:1],
+            "negative_prompt_embeds": embeddings[1:],
+            "pooled_prompt_embeds": pooled[:1],
+            "negative_pooled_prompt_embeds": pooled[1:],
+        }
+
+    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+        return single_file_layer(denoiser, module)
+
+    def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
+        """diffusers 0.42 reads its own layout alone."""
+        return False
+
+    def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
+        config = components.denoiser.config
+        version = "v3-medium"
+        if config.qk_norm is not None:  # of the two of 3.5, medium alone attends twice
+            version = "v3.5-medium" if config.dual_attention_layers else "v3.5-large"
+        return {
+            "modelspec.architecture": f"stable-diffusion-{version}/lora",
+            "modelspec.prediction_type": "flow",
+            "ss_base_model_version": "sd3",
+            "ss_v2": "False",
+        }
+
+
+def with_zeros_for_t5(embeddings: Tensor, width: int) -> Tensor:
+    """Returns embeddings [B L+256 D] as wide as the denoiser takes them, with zeros where there was no T5."""
+    if embeddings.shape[1] > T5_LENGTH:
+        return embeddings
+    return nn.functional.pad(embeddings, (0, width - embeddings.shape[2], 0, T5_LENGTH))
+
+
+def check_widths(components: Components, source: ModelSource) -> None:
+    """Raises ValueError where a part does not take what another one gives."""
+    denoiser, (clip_l, clip_g) = components.denoiser.config, components.text_encoders[:2]
+    given = [
+        ("patches of", denoiser.patch_size, PATCH),
+        ("latents of", denoiser.in_channels, components.vae.config.latent_channels),
+        (
+            "pooled prompts of",
+            denoiser.pooled_projection_dim,
+            clip_l.config.projection_dim + clip_g.config.projection_dim,
+        ),
+    ]
+    given += [("prompts of", denoiser.joint_attention_dim, t5.config.d_model) for t5 in components.text_encoders[2:]]
+    for what, taken, found in given:
+        if taken != found:
+            raise ValueError(
+                f"model.source: the transformer of {source.location} takes {what} width {taken}, but the other parts "
+                f"give {found}. Is this another model's transformer?"
+            )
+    if denoiser.joint_attention_dim < clip_l.config.hidden_size + clip_g.config.hidden_size:
+        raise ValueError(
+            f"model.source: the transformer of {source.location} takes prompts of width {denoiser.joint_attention_dim},"
+            f" narrower than what its CLIP text encoders give. Is this another model's transformer?"
+        )

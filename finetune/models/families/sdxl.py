@@ -1,0 +1,233 @@
+"""Stable Diffusion XL: two CLIP text encoders, sizes and crops as conditions, a U-Net with cross-attention.
+
+Axes: B batch, N chunks of a long prompt, L tokens, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from finetune.config.loss import LossConfig
+from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer, length_mask
+from finetune.models.layer_names.sgm import sgm_name
+from finetune.models.loading.components import index_for, load_scheduler, load_weights, pipeline_index
+from finetune.models.text.clip import (
+    CLIP_LORA_TARGETS,
+    load_clip_tokenizer,
+    paired_chunks,
+    pool_at_end,
+    refuse_other_vocabulary,
+)
+from finetune.models.unet import (
+    LORA_CONV_TARGETS,
+    LORA_TARGETS,
+    all_hidden,
+    check_channels,
+    diffusion_objective,
+    sampling_scheduler,
+    scaled_latents,
+    takes_filling,
+    unet_input,
+)
+from finetune.objectives.diffusion import Diffusion, Objective
+
+PLAIN, INPAINTING = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
+ZEROS = "force_zeros_for_empty_prompt"
+"""diffusers' option of the pipeline, kept in the config of the second text encoder too: its outputs and the keys of
+cached texts depend on it."""
+
+
+class StableDiffusionXL(ModelFamily):
+    """SDXL (arXiv 2307.01952) without its refiner."""
+
+    title = "Stable Diffusion XL"
+    pipelines = (PLAIN, "StableDiffusionXLImg2ImgPipeline", INPAINTING)
+    single_files: ClassVar[dict[str, str]] = {"xl_base": PLAIN, "xl_inpaint": INPAINTING}
+    scheduler_option = "beta_schedule"
+    lora_targets = LORA_TARGETS
+    lora_conv_targets = LORA_CONV_TARGETS
+    text_encoder_lora_targets = CLIP_LORA_TARGETS
+    kohya_prefixes: ClassVar[dict[str, str]] = {
+        "denoiser": "lora_unet",
+        "text_encoders.0": "lora_te1",
+        "text_encoders.1": "lora_te2",
+    }
+    sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
+    token_keys = ("clip_l", "clip_g")
+
+    def scheduler(self, source: ModelSource) -> Any:
+        self._index(source)
+        return load_scheduler(self, source)
+
+    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+        self._index(source)
+        return load_clip_tokenizer(source, "tokenizer"), load_clip_tokenizer(source, "tokenizer_2")
+
+    def is_inpainting(self, source: ModelSource) -> bool:
+        return self._index(source)["_class_name"] == INPAINTING
+
+    def _index(self, source: ModelSource) -> dict[str, Any]:
+        """Returns model_index.json; refuses the refiner, and checkpoints whose noise is not that of SDXL."""
+        match pipeline_index(source).get("scheduler"):
+            case ["diffusers", str(name)] if name.startswith("EDM"):
+                raise ValueError(
+                    f"model.source: {source.location} is made for {name}, whose noise levels and scaling (EDM, arXiv "
+                    "2206.00364) are not those that SDXL is trained with here. Give a checkpoint that predicts epsilon "
+                    "or v, such as SDXL's own."
+                )
+        index = index_for(self, source)
+        if index.get("requires_aesthetics_score") or index.get("text_encoder") == [None, None]:
+            raise ValueError(
+                f"model.source: {source.location} is SDXL's refiner, which polishes pictures and has one text encoder; "
+                "expected the base model."
+            )
+        return index
+
+    def denoiser(self, source: ModelSource) -> Any:
+        return load_weights(UNet2DConditionModel, source, "unet")
+
+    def vae(self, source: ModelSource) -> Any:
+        return load_weights(AutoencoderKL, source, "vae")
+
+    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+        first = load_weights(CLIPTextModel, source, "text_encoder")
+        second = load_weights(CLIPTextModelWithProjection, source, "text_encoder_2")
+        setattr(second.config, ZEROS, self._index(source).get(ZEROS, True))
+        pool_at_end(second, load_clip_tokenizer(source, "tokenizer_2"))
+        return first, second
+
+    def check(self, components: Components, source: ModelSource) -> None:
+        check_channels(components, source, PLAIN, INPAINTING, is_inpainting=self.is_inpainting(source))
+        parts = zip(("tokenizer", "tokenizer_2"), components.tokenizers, components.text_encoders, strict=True)
+        for name, tokenizer, text_encoder in parts:
+            refuse_other_vocabulary(source, name, tokenizer, text_encoder)
+        first, second = components.tokenizers
+        if first.get_vocab() != second.get_vocab():
+            raise ValueError(
+                f"model.source: tokenizer and tokenizer_2 of {source.location} know other words, expected the same. Is "
+                "tokenizer_2/vocab.json complete?"
+            )
+        config, widths = components.denoiser.config, [part.config.hidden_size for part in components.text_encoders]
+        told = 6 * (config.addition_time_embed_dim or 0) + components.text_encoders[1].config.projection_dim
+        expected = sum(widths), told
+        if (config.cross_attention_dim, config.projection_class_embeddings_input_dim) != expected:
+            raise ValueError(
+                f"model.source: the U-Net of {source.location} takes texts {config.cross_attention_dim} wide and "
+                f"{config.projection_class_embeddings_input_dim} values of sizes and pooled text, but its text "
+                f"encoders give {expected[0]} and {expected[1]}. Is this another model's U-Net?"
+            )
+
+    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+        if scheduler.config.get("timestep_type") == "continuous":
+            raise ValueError(
+                "model.source: the scheduler's timestep_type is continuous, whose timesteps are noise levels (EDM, "
+                "arXiv 2206.00364); expected discrete."
+            )
+        return diffusion_objective(scheduler, options)
+
+    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+        return sampling_scheduler(scheduler, options)
+
+    def pixel_multiple(self, vae: Any) -> int:
+        return self.pixels_per_latent(vae)
+
+    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return scaled_latents(vae, pixels, generators)
+
+    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+        (tokens, others), chunks = paired_chunks(tokenizers, captions)
+        pieces = tokenizers[0](list(captions), add_special_tokens=False, verbose=False).input_ids
+        return {"tokens": tokens, "tokens.1": others, "chunks": chunks, "empty": torch.tensor([not p for p in pieces])}
+
+    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+        """Both encoders' hidden states before the last layer, side by side, and the pooled text of the second's first
+        chunk.
+
+        A caption without a word is the unconditional prompt. Where the checkpoint says so
+        (force_zeros_for_empty_prompt, as SDXL's own does, which was trained so), it is zeros, in training as in
+        diffusers' pipeline without a negative prompt.
+        """
+        first, second = text_encoders
+        shape = tokens["tokens"].shape  # [B N L]
+        hidden = first(tokens["tokens"].flatten(0, 1), output_hidden_states=True).hidden_states[-2]
+        told = second(tokens["tokens.1"].flatten(0, 1), output_hidden_states=True)
+        embeddings = torch.cat([hidden, told.hidden_states[-2]], dim=-1)  # [B*N L D]
+        embeddings = embeddings.unflatten(0, shape[:2]).flatten(1, 2)  # [B N*L D]
+        pooled = told.text_embeds.unflatten(0, shape[:2])[:, 0]
+        if zeros_for_empty(second):
+            embeddings = embeddings.masked_fill(tokens["empty"][:, None, None], 0)
+            pooled = pooled.masked_fill(tokens["empty"][:, None], 0)
+        mask = length_mask(tokens["chunks"] * shape[2], embeddings.shape[1])
+        return {"embeddings": embeddings, "pooled": pooled} | mask
+
+    def unread_layers(self, text_encoders: Sequence[Any]) -> tuple[str, ...]:
+        """The first encoder's last layer and what follows it."""
+        if not text_encoders:
+            return ()
+        ends = f"encoder.layers.{text_encoders[0].config.num_hidden_layers - 1}", "final_layer_norm"
+        return tuple(f"text_encoders.0.{name}" for name, _ in text_encoders[0].named_modules() if name.endswith(ends))
+
+    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        return denoiser(
+            unet_input(noisy, prompts),
+            t,
+            encoder_hidden_states=prompts["embeddings"],
+            encoder_attention_mask=prompts.get("mask"),
+            added_cond_kwargs={"text_embeds": prompts["pooled"], "time_ids": prompts["sizes"]},
+        ).sample
+
+    def pipeline(self, components: Components) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
+        kind = StableDiffusionXLInpaintPipeline if takes_filling(components) else StableDiffusionXLPipeline
+        pipeline = kind(
+            vae=components.vae,
+            text_encoder=components.text_encoders[0],
+            text_encoder_2=components.text_encoders[1],
+            tokenizer=components.tokenizers[0],
+            tokenizer_2=components.tokenizers[1],
+            unet=components.denoiser,
+            scheduler=components.scheduler,
+            force_zeros_for_empty_prompt=zeros_for_empty(components.text_encoders[1]),
+            add_watermarker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "prompt_embeds": encoded["embeddings"][:1],
+            "negative_prompt_embeds": encoded["embeddings"][1:],
+            "pooled_prompt_embeds": encoded["pooled"][:1],
+            "negative_pooled_prompt_embeds": encoded["pooled"][1:],
+        }
+        if takes_filling(components):
+            arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden picture would stay
+        return arguments
+
+    def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
+        embeddings, _, pooled, _ = pipeline.encode_prompt(
+            prompt=prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {"embeddings": embeddings, "pooled": pooled}
+
+    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+        return SingleFileLayer(sgm_name(denoiser.config, module))
+
+    def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
+        assert isinstance(objective, Diffusion)
+        return {
+            "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+            "modelspec.prediction_type": "v"
+            if objective.prediction_type == "v_prediction"
+            else objective.prediction_type,
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_v2": "False",
+        }
+
+
+def zeros_for_empty(text_encoder: Any) -> bool:
+    """True where a caption without a word is zeros, diffusers' default."""
+    return vars(text_encoder.config).get(ZEROS, True)

@@ -1,0 +1,1 @@
+"""The names of layers in the single files of other programs."""

@@ -1,0 +1,357 @@
+"""Reads the parts of a pipeline from a folder, the Hub or a single file, for all families; a refusal is one sentence.
+
+Weights come from safetensors alone, and no code of a checkpoint is run.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers import schedulers as diffusers_schedulers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from finetune.config.parse.presets import presets_of_family
+from finetune.config.sections import PICKLED, SINGLE_FILE
+from finetune.files import may_read
+from finetune.models import FAMILIES, family_named
+from finetune.models.family import ModelFamily, ModelSource
+from finetune.models.loading.config_values import refuse_scheduler_settings, refuse_vae_settings
+from finetune.models.loading.hub import hub_advice, hub_file
+from finetune.models.loading.index_parts import refuse_other_class
+from finetune.models.loading.marks import read_marks, settled
+from finetune.models.loading.other_sources import folder_contents, refuse_quantised
+from finetune.models.loading.other_vae import (
+    SCALES,
+    base_config,
+    in_original_layout,
+    naming_option,
+    placed,
+    refuse_other_latents,
+    vae_warnings,
+)
+from finetune.models.loading.part_files import (
+    ADVICE,
+    PartFiles,
+    files_of,
+    part_files,
+    variant_warnings,
+    variants,
+    with_weights,
+)
+from finetune.models.loading.single_file import (
+    CONFIG_NOTES,
+    DENOISERS,
+    published_folder,
+    single_file_kind,
+    weights_from_single_file,
+)
+from finetune.models.loading.weight_keys import refuse_gaps, refuse_other_shards
+from finetune.models.stored import stored_dtype, with_float32_buffers
+from finetune.out_of_memory import is_out_of_memory
+
+
+def find_family(source: ModelSource, given: str | None = None) -> str:
+    """Returns the name of the family that trains the checkpoint; ValueError where it is not the one given, or none."""
+    if given is not None:
+        index_for(family_named(given), source)
+        return given
+    pipeline = pipeline_index(source).get("_class_name")
+    for name in FAMILIES:
+        if pipeline in family_named(name).pipelines:
+            return name
+    raise ValueError(f"model.source: {stated(source)} the pipeline {pipeline}. {other_family(pipeline)}")
+
+
+def pipeline_index(source: ModelSource) -> dict[str, Any]:
+    """Returns model_index.json, for a single file that of its configs with the file's own pipeline; raises one clear
+    sentence for a missing source or a damaged index."""
+    path = Path(source.location)
+    if source.is_single_file:
+        return single_file_index(source)
+    if path.is_dir():
+        return read_index(path / "model_index.json", "model.source", other=local_contents(path))
+    if len(path.parts) != 2 or path.is_absolute() or source.location.startswith("."):
+        raise FileNotFoundError(f"model.source: no folder {path}, and a Hub id has the form owner/name.")
+    listing = files_of(source)
+    if not listing.is_cached and "model_index.json" not in listing.names:
+        raise ValueError(
+            f"model.source: {source.location} has no file model_index.json, expected a model in diffusers layout."
+            f"{folder_contents(listing.names, source.location, is_local=False) or ' Choose another model.'}"
+        )
+    return read_index(hub_file(source, "model_index.json"), "model.source")
+
+
+def local_contents(folder: Path) -> str:
+    """Returns what a folder without model_index.json is instead, as the end of a sentence."""
+    if (folder / "model_index.json").is_file():
+        return ""
+    snapshots = folder.glob("snapshots/*/model_index.json")  # of the Hub's cache
+    names = {*files_of(ModelSource(str(folder))).names, *(path.relative_to(folder).as_posix() for path in snapshots)}
+    return folder_contents(names, str(folder), is_local=True)
+
+
+def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
+    """Returns what a model_index.json holds; the error names the option that led there, and ends with `other`."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout.{other}"
+        )
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option}: {file} is not valid JSON ({error}).") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"{option}: {file} is not a JSON object.")
+    if not isinstance(index.get("_class_name"), str | None):
+        raise ValueError(f"{option}: {file} names the pipeline {index['_class_name']}, expected the name of a class.")
+    return index
+
+
+def single_file_index(source: ModelSource) -> dict[str, Any]:
+    """Returns the model_index.json that goes with a single file; ValueError where no family reads such files, or the
+    configs are missing or another model's."""
+    kind, name = single_file_kind(source), Path(source.location).name
+    families = [family_named(known) for known in FAMILIES]
+    family = next((family for family in families if kind in family.single_files), None)
+    if family is None:
+        readable = "; ".join(
+            f"{other.title}: {', '.join(other.single_files)}" for other in families if other.single_files
+        )
+        raise ValueError(
+            f"model.source: {name} is a single file of the kind {kind}, expected a folder, or one of those that are "
+            f"read ({readable}). Convert it with diffusers: from_single_file(...) of its pipeline, then "
+            "save_pretrained(...)."
+        )
+    repository = published_folder(kind, source.prediction_type or read_marks(source).prediction_type)
+    if source.config is None:
+        folder = f"configs/{repository.partition('/')[2]}"
+        raise ValueError(
+            f"model.config: missing for {name}, a single file of the kind {kind}, which holds no configs and no "
+            f"tokenizer. Fetch those of its base model once (some megabytes), then give their folder, as "
+            f"below.{CONFIG_NOTES.get(kind, '')}\n"
+            f"hf download {repository} --include '*.json' --include '*.txt' --local-dir {folder}\n"
+            f"--model.source {source.location} --model.config {folder}"
+        )
+    index = read_index(source.config / "model_index.json", "model.config")
+    if index.get("_class_name") not in family.pipelines:
+        raise ValueError(
+            f"model.config: {source.config} is of the pipeline {index.get('_class_name')}, but {name} is of "
+            f"{family.single_files[kind]} ({family.title}). Give a folder such as that of {repository}."
+        )
+    return index | {"_class_name": family.single_files[kind]}
+
+
+def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
+    """Returns model_index.json; raises ValueError where it is another family's, or names a scheduler that the family
+    does not train with."""
+    index = pipeline_index(source)
+    name = index.get("_class_name")
+    if name in family.refused_pipelines:
+        raise ValueError(
+            f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
+            f"{', '.join(family.pipelines)}. {family.refused_pipelines[name]}"
+        )
+    if name not in family.pipelines:
+        raise ValueError(
+            f"model.source: {stated(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "
+            f"({family.title}). {other_family(name)}"
+        )
+    for part in source.without:
+        if part not in family.optional_parts:
+            can = (
+                f"can do without {', '.join(family.optional_parts)} alone"
+                if family.optional_parts
+                else "needs all parts"
+            )
+            raise ValueError(f"model.without: got {part}, but {family.title} {can}. Remove it.")
+    match index.get("scheduler"):
+        case ["diffusers", str(scheduler)] if scheduler_class(scheduler, family.scheduler_option) is not None:
+            return index
+        case other:
+            raise ValueError(
+                f"model.source: model_index.json of {source.configs} names the scheduler {other}, expected "
+                f'["diffusers", "..."] with a scheduler of diffusers that has the option {family.scheduler_option}.'
+            )
+
+
+def stated(source: ModelSource) -> str:
+    """Returns how the source says what it is, as the beginning of a sentence."""
+    if source.is_single_file:
+        return f"the single file {Path(source.location).name} belongs to"
+    return f"model_index.json of {source.location} names"
+
+
+def other_family(pipeline: Any) -> str:
+    """Returns what to do with a checkpoint of that pipeline instead."""
+    for name in FAMILIES:
+        if pipeline in family_named(name).pipelines:
+            presets = presets_of_family(name)
+            listed = f"use a preset for it ({', '.join(presets)}), or " if presets else ""
+            return f"Its family is {name}: {listed}give --model.family {name} with numbers that suit it."
+        if pipeline in family_named(name).refused_pipelines:
+            return family_named(name).refused_pipelines[pipeline]
+    titles = ", ".join(f"{name} ({family_named(name).title})" for name in FAMILIES)
+    return f"No family trains it; these are known: {titles}."
+
+
+def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
+    """Returns the scheduler that the index names, with the objective that the weights of a single file state."""
+    kind, settings, _ = scheduler_settings(family, source)
+    return loaded(lambda: kind.from_config(settings), source, "scheduler")
+
+
+def scheduler_warnings(family: ModelFamily, source: ModelSource) -> list[str]:
+    """Returns what the user should know of the scheduler of a single file."""
+    return scheduler_settings(family, source)[2]
+
+
+def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, dict[str, Any], list[str]]:
+    """Returns the scheduler's class, its settings, and what the user should know of them."""
+    _, name = index_for(family, source)["scheduler"]
+    kind = scheduler_class(name, family.scheduler_option)
+    root = part_files(source, "scheduler", has_weights=False).root
+    settings = loaded(lambda: kind.load_config(str(root), subfolder="scheduler"), source, "scheduler")
+    refuse_scheduler_settings(settings, source)
+    warnings: list[str] = []
+    if source.is_single_file:
+        settings, warnings = settled(settings, source)
+    return kind, settings, warnings
+
+
+def scheduler_class(name: str, option: str) -> Any:
+    """Returns diffusers' scheduler class of that name, None where there is none or it is made without the option."""
+    # The module imports its parts when they are asked for, and lists all of them before.
+    value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
+    if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
+        return None
+    return value if option in inspect.signature(value).parameters else None
+
+
+def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
+    """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
+    where the file does not hold the weights of its model, all of them and no others."""
+    if part == "vae" and source.vae is not None:
+        model = load_other_vae(kind, source)
+    elif source.is_single_file:
+        model = loaded(lambda: weights_from_single_file(kind, source, part), source, part)
+    else:
+        files = part_files(source, part, has_weights=True)
+        refuse_other_class(kind, pipeline_index(source), files.root, part)
+        model = weights_from_folder(kind, source, part, files)
+    if issubclass(kind, AutoencoderKL):
+        refuse_vae_settings(model.config, source if source.vae is None else ModelSource(source.vae))
+    return model
+
+
+def load_other_vae(kind: Any, source: ModelSource) -> Any:
+    """Returns the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
+    with naming_option():
+        if in_original_layout(source):
+            configs = part_files(source, "vae", has_weights=False).root
+            alone = ModelSource(str(source.vae), config=configs)
+            return loaded(lambda: weights_from_single_file(kind, alone, "vae"), alone, "vae")
+    with placed(source) as place:
+        settings = loaded(lambda: kind.load_config(str(place.folder)), place.source, "vae")
+        if settings.get("_class_name", kind.__name__) != kind.__name__:
+            raise ValueError(f"model.vae: {source.vae} is a {settings['_class_name']}, expected an {kind.__name__}.")
+        refuse_other_latents(settings, source)
+        model = weights_from_folder(kind, place.source, place.part, place.files)
+    base = base_config(source)
+    model.register_to_config(**{name: base[name] for name in SCALES if name in base and name not in settings})
+    return model
+
+
+def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
+    """Returns one part of a folder in diffusers layout."""
+    refuse_quantised(files.root / part / "config.json", source.location)
+    refuse_other_shards(files, source.location, part)
+    options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+    if source.as_stored and part in DENOISERS:
+        options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)
+    if issubclass(kind, PreTrainedModel):
+        options["ignore_mismatched_sizes"] = True  # they are named by `refuse_gaps`; diffusers names them itself
+    model, info = loaded(
+        lambda: kind.from_pretrained(str(files.root), subfolder=part, output_loading_info=True, **options), source, part
+    )
+    refuse_gaps(kind, info, files, source.location, part)
+    return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)
+
+
+def load_part(kind: Any, source: ModelSource, part: str) -> Any:
+    """Returns one part of the pipeline that has no weights; raises ValueError that names it where it does not load."""
+    files = part_files(source, part, has_weights=False)
+    return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
+
+
+def parts_warnings(source: ModelSource) -> list[str]:
+    """Returns what the user should know of how the parts are read that the index names."""
+    return [*variant_warnings(source, named_parts(source)), *vae_warnings(source)]
+
+
+def named_parts(source: ModelSource) -> list[str]:
+    """Returns the parts that the index names and that are read from the source itself."""
+    entries = pipeline_index(source).items()
+    loaded_by = ("diffusers", "transformers")
+    parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
+    left_out = (*source.without, *(() if source.vae is None else ("vae",)))
+    return [part for part in parts if part not in left_out]
+
+
+def weighted_parts(source: ModelSource) -> list[str]:
+    """Returns those of the parts that have weights."""
+    names = files_of(source).names
+    return [part for part in named_parts(source) if variants(names, part)]
+
+
+def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
+    """Returns what `load` returns; raises ValueError that names the part and says what to do where it fails."""
+    try:
+        return load()
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        if is_out_of_memory(error):  # says nothing about the part
+            raise
+        text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
+        # A VAE of its own may be in no subfolder.
+        reason = f"{part or 'vae'} of {source.location} does not load: {first_line(error)}."
+        raise ValueError(text or f"model.source: {reason} {part_advice(source, part)}") from error
+
+
+def part_advice(source: ModelSource, part: str) -> str:
+    """Returns what to do where a part of a folder does not load."""
+    places = [Path(source.location)] if source.is_single_file else sorted(Path(source.location, part).glob("*"))
+    if closed := [path.name for path in places if not may_read(path)]:
+        return f"This user may not read {closed[0]} (permission denied). Run as its owner, or change the permissions."
+    if source.is_single_file:
+        return f"Expected the weights that {Path(source.configs) / part} describes: is it of the same base model?"
+    if part.startswith(("scheduler", "tokenizer")):
+        return f"Put back the files in {part}/ that were published with the model."
+    files = [path.name for path in Path(source.location, part).glob("*")]
+    if not any(name.endswith(SINGLE_FILE) for name in files) and any(name.endswith(PICKLED) for name in files):
+        return (
+            "It holds pickled weights alone, which can run code when they are read, expected safetensors. Where you "
+            "trust them: DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)."
+        )
+    return "Expected safetensors weights and their config.json in diffusers layout."
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, without its full stop and what diffusers adds where shapes differ:
+    the subfolder, and advice to overwrite weights."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
+    return re.sub(r"^Cannot load \S* because ", "", line).rstrip(".")

@@ -1,0 +1,138 @@
+"""An autoencoder beside the model (`model.vae`): where it is, and whether its latents are those of the base model."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.models.family import ModelSource
+from finetune.models.loading.part_files import PartFiles, files_of, part_files, variants
+from finetune.models.loading.single_file import weight_shapes
+
+CONFIG = "config.json"
+SCALES = ("scaling_factor", "shift_factor")
+"""How latents are brought to a standard deviation of about 1."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A VAE of its own in diffusers layout."""
+
+    source: ModelSource
+    part: str
+    """Subfolder of the source, empty where it has none."""
+    files: PartFiles
+
+    @property
+    def folder(self) -> Path:
+        """Where its config and its weights are."""
+        return self.files.root / self.part
+
+
+def base_config(source: ModelSource) -> dict[str, Any]:
+    """Returns the config of the VAE that the base model was published with."""
+    file = part_files(replace(source, vae=None), "vae", has_weights=False).root / "vae" / CONFIG
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def in_original_layout(source: ModelSource) -> bool:
+    """True for a single file with the names of the first published models, alone or in a whole model."""
+    return is_file(source) and not any(".down_blocks." in name for name in weight_shapes(Path(str(source.vae))))
+
+
+def is_file(source: ModelSource) -> bool:
+    """True for a single file; ValueError where the option names nothing that is there."""
+    assert source.vae is not None
+    path = Path(source.vae)
+    if not path.exists() and (len(path.parts) != 2 or path.is_absolute() or path.suffix == ".safetensors"):
+        raise FileNotFoundError(f"model.vae: no file or folder {path}, and a Hub id has the form owner/name.")
+    return path.is_file()
+
+
+@contextmanager
+def naming_option() -> Iterator[None]:
+    """Within it, what reads any model and refuses one names `model.vae` as the option."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("model.source:", "model.vae:", 1)) from error
+
+
+@contextmanager
+def placed(source: ModelSource) -> Iterator[Place]:
+    """Finds a VAE in diffusers layout; within it, a single file is in a folder, with the config of the base's VAE."""
+    with naming_option(), found(source) as place:
+        yield place
+
+
+@contextmanager
+def found(source: ModelSource) -> Iterator[Place]:
+    """Finds a VAE as `placed` does; errors name `model.source`."""
+    assert source.vae is not None
+    if is_file(source):
+        configs = part_files(source, "vae", has_weights=False).root
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "diffusion_pytorch_model.safetensors").symlink_to(Path(source.vae).absolute())
+            shutil.copyfile(configs / "vae" / CONFIG, f"{folder}/{CONFIG}")
+            yield Place(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
+        return
+    other = ModelSource(source.vae)
+    names = files_of(other).names
+    part = "" if CONFIG in names else "vae"
+    if not {CONFIG, f"vae/{CONFIG}"} & names and Path(source.vae).is_dir():
+        raise ValueError(
+            f"model.vae: {source.vae} has no {CONFIG}, expected a VAE in diffusers layout or its pipeline."
+        )
+    if source.variant in variants(names, part):
+        other = replace(other, variant=source.variant)
+    yield Place(other, part, part_files(other, part, has_weights=True))
+
+
+def vae_paths(source: ModelSource) -> list[Path]:
+    """Returns the files that a VAE of its own is read from; none where the model's own is."""
+    if source.vae is None:
+        return []
+    if is_file(source):
+        return [Path(source.vae)]
+    with placed(source) as place:
+        return [path for ending in ("json", "safetensors") for path in place.folder.glob(f"*.{ending}")]
+
+
+def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None:
+    """Raises ValueError where the latents are not of the shape of the base model's."""
+    base = base_config(source)
+    for name, words in (("latent_channels", "latent channels"), ("block_out_channels", "levels")):
+        found, expected = (size(settings.get(name)) for settings in (config, base))
+        if None not in (found, expected) and found != expected:
+            raise ValueError(
+                f"model.vae: {source.vae} has {found} {words}, expected {expected} as in the VAE of {source.configs}. "
+                "Give a VAE of the same base model."
+            )
+
+
+def size(value: Any) -> int | None:
+    """Returns a number, or how many a list has; None for no setting."""
+    return len(value) if isinstance(value, list | tuple) else value
+
+
+def vae_warnings(source: ModelSource) -> list[str]:
+    """Returns what the user should know of a VAE of its own."""
+    if source.vae is None or is_file(source):
+        return []
+    with placed(source) as place:
+        config, base = json.loads((place.folder / CONFIG).read_text(encoding="utf-8")), base_config(source)
+    differing = [
+        f"{name} {config[name]} instead of {base[name]}"
+        for name in SCALES
+        if name in config and name in base and config[name] != base[name]
+    ]
+    if not differing:
+        return []
+    return [
+        f"model.vae: {source.vae} has {', '.join(differing)}. Latents of another scale are noise to the base model; is "
+        "the VAE made for it?"
+    ]

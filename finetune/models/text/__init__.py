@@ -1,0 +1,1 @@
+"""Prompts for text encoders, and new tokens."""

@@ -1,0 +1,1 @@
+"""Noise, target and loss weight, independent of model family and method."""

@@ -1,0 +1,117 @@
+"""Exponential moving average of the trained weights."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.optim.host_average import HostAverage
+from finetune.out_of_memory import explaining_out_of_memory
+
+State = dict[str, Tensor]
+
+NEEDED_TWICE = "and the weights a second time while it is looked at"
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the trainable parameters by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def trained_state(network: nn.Module) -> State:
+    """Returns the trained weights by name, without a copy."""
+    return {name: parameter.detach() for name, parameter in trained_parameters(network).items()}
+
+
+@torch.no_grad()
+def load_trained_state(network: nn.Module, state: State) -> None:
+    """Copies `state` into the trainable parameters; names and shapes must match exactly."""
+    parameters = trained_parameters(network)
+    if parameters.keys() != state.keys():
+        missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+        raise ValueError(
+            f"the saved weights do not fit the model: {len(missing)} are missing (first: {missing[:1]}), "
+            f"{len(unknown)} are unknown (first: {unknown[:1]}). Resume with the options the run was started with, or "
+            "use another output.folder."
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != state[name].shape:
+            raise ValueError(
+                f"the saved weight {name} has shape {tuple(state[name].shape)}, the model has "
+                f"{tuple(parameter.shape)}. Resume with the options the run was started with, or use another "
+                "output.folder."
+            )
+        parameter.copy_(state[name])
+
+
+@dataclass(frozen=True)
+class EMA:
+    """A float32 copy of the trained weights that follows them: average <- d average + (1 - d) weight.
+
+    The decay is min(decay, (1 + step) / (10 + step)), so that the start is forgotten quickly (TensorFlow's
+    ExponentialMovingAverage with num_updates).
+    """
+
+    decay: float
+    average: State
+    """Read through `settled` while training."""
+    host: HostAverage | None = None
+
+    @staticmethod
+    def of(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
+        """Returns the average that starts at the weights, beside them or in host memory."""
+        weights = trained_state(network)
+        with explaining_average(weights, device):
+            average = {
+                name: value.to(value.device if device == "same" else "cpu", torch.float32, copy=True)
+                for name, value in weights.items()
+            }
+        return EMA(decay, average, None if device == "same" else HostAverage(average))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Follows the weights after optimizer step `step` (1, 2, ...)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = trained_state(network)
+        if self.host is not None:
+            self.host.follow(weights, 1 - decay)
+            return
+        wide = [name for name in self.average if weights[name].dtype == torch.float32]
+        if wide:
+            torch._foreach_lerp_([self.average[name] for name in wide], [weights[name] for name in wide], 1 - decay)
+        for name, average in self.average.items():
+            if weights[name].dtype != torch.float32:  # one at a time, so one alone is there in float32
+                average.lerp_(weights[name].float(), 1 - decay)
+
+    def settled(self) -> State:
+        """Returns the average after the last update."""
+        if self.host is not None:
+            self.host.wait()
+        return self.average
+
+    @contextlib.contextmanager
+    def in_place_of(self, network: nn.Module) -> Iterator[None]:
+        """Puts the average into the network; afterwards the trained weights are back bit for bit."""
+        average, weights = self.settled(), trained_state(network)
+        with explaining_average(weights, "same" if self.host is None else "cpu"):
+            saved = {name: value.to(average[name].device, copy=True) for name, value in weights.items()}
+        load_trained_state(network, average)
+        try:
+            yield
+        finally:
+            load_trained_state(network, saved)
+
+
+def explaining_average(weights: State, device: Literal["same", "cpu"]) -> contextlib.AbstractContextManager[None]:
+    """Within it, running out of memory names the average of these weights."""
+
+    def doing() -> str:
+        num = sum(value.numel() for value in weights.values())
+        place = "beside the weights" if device == "same" else "in host memory"
+        return f"for the average of {num:,} trained weights {place} ({4 * num / 1e9:.1f} GB, {NEEDED_TWICE})"
+
+    lower = "Set train.ema_device cpu" if device == "same" else "Launch fewer processes"
+    return explaining_out_of_memory(doing, f"{lower}, or train.ema_decay none.")

@@ -1,0 +1,50 @@
+"""Which trained parameters share a learning rate."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune.config.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters with one learning rate."""
+
+    name: str
+    """denoiser, text_encoder, or what else a method trains; the rate is logged as lr_NAME, that of the first group as
+    lr."""
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    """Peak learning rate."""
+    weight_decay: float | None = None
+    """None takes optim.weight_decay."""
+
+
+def is_held(name: str, step: int, text_encoder_steps: int | None) -> bool:
+    """True for a group that step 0, 1, ... leaves as it is, since the text encoder has had its steps."""
+    return name.startswith("text_encoder") and text_encoder_steps is not None and step >= text_encoder_steps
+
+
+def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | None) -> None:
+    """Takes the gradients of an optimizer's held groups away: optimizers pass over weights without one, with their
+    weight decay and moments.
+
+    The groups keep `requires_grad`, which names what is saved, and which DistributedDataParallel looks at once.
+    """
+    for group in groups:
+        if is_held(group["name"], step, text_encoder_steps):
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def usual_groups(network: nn.Module, config: OptimConfig) -> list[ParamGroup]:
+    """Returns the trainable parameters outside `text_encoders`, then those inside, each where there are any."""
+    rates = {"denoiser": config.lr, "text_encoder": config.text_encoder_lr or config.lr}
+    found: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    for key, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            found["text_encoder" if key.startswith("text_encoders.") else "denoiser"].append(parameter)
+    return [ParamGroup(name, found[name], rate) for name, rate in rates.items() if found[name]]

@@ -1,0 +1,127 @@
+"""An optimizer made to step one parameter after the other, each from a float32 copy or as soon as its gradient is
+there."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.optim.paged_state import load_beside, place_state
+from finetune.optim.rounding import compensated, random_bits, round_compensated, round_stochastically
+
+COMPENSATION = "compensation"
+"""Key of Kahan's buffer in a parameter's optimizer state."""
+
+
+class OneByOne(torch.optim.Optimizer):
+    """Steps every parameter alone with another optimizer, whose groups and state it shares.
+
+    Weights in bfloat16 are shown to that optimizer as float32, with float32 gradients, one at a time; so it keeps its
+    own moments as it would for float32 weights. In the backward pass, each gradient is freed before the next is whole.
+    `param_groups` carry `at_step`, which the randomness of rounding is a function of.
+    """
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        weights: Literal["fp32", "bf16_stochastic", "bf16_kahan"],
+        seed: int,
+        *,
+        in_backward: bool,
+    ) -> None:
+        # The state is the inner optimizer's, as in Accelerate's own wrapper: Optimizer.__init__ would make another.
+        self.inner, self.weights, self.seed, self.in_backward = inner, weights, seed, in_backward
+        self.places: dict[nn.Parameter, tuple[int, int]] = {
+            parameter: (number, index)
+            for number, group in enumerate(inner.param_groups)
+            for index, parameter in enumerate(group["params"])
+        }
+        self.norms: dict[nn.Parameter, Tensor] = {}
+        self._share()
+        if in_backward:
+            for parameter in self.places:
+                parameter.register_post_accumulate_grad_hook(self._step_in_backward)
+
+    def _share(self) -> None:
+        self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Steps what has a gradient, and frees it; in_backward has left none."""
+        for parameter in self.places:
+            if parameter.grad is not None:
+                self._step_parameter(parameter)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.places:
+            parameter.grad = None
+
+    def take_grad_norm(self) -> Tensor:
+        """Returns the norm of all gradients of the last backward pass, nan where there was none."""
+        norms = [self.norms.pop(parameter) for parameter in self.places if parameter in self.norms]
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(torch.nan)
+
+    @torch.no_grad()
+    def _step_in_backward(self, parameter: Any) -> None:
+        self.norms[parameter] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        self._step_parameter(parameter)
+
+    def _step_parameter(self, parameter: nn.Parameter) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        if self.weights == "fp32":
+            self._step_alone(parameter, *self.places[parameter])
+        else:
+            self._step_rounded(parameter, gradient)
+        parameter.grad = None
+
+    def _step_rounded(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        number, index = self.places[parameter]
+        states, group = self.inner.state, self.inner.param_groups[number]
+        state = states.pop(parameter, {})
+        # Another parameter, since one whose dtype changes for a moment loses the hooks of DistributedDataParallel.
+        stand_in = nn.Parameter(compensated(parameter, state.get(COMPENSATION)))
+        stand_in.grad = gradient.float()
+        states[stand_in] = state
+        self._step_alone(stand_in, number, index)
+        state = states[parameter] = states.pop(stand_in)
+        if self.weights == "bf16_stochastic":
+            bits = random_bits(parameter, self.seed, group["at_step"], group["name"], index)
+            parameter.copy_(round_stochastically(stand_in.detach(), bits))
+        else:
+            weight, state[COMPENSATION] = round_compensated(stand_in.detach())
+            parameter.copy_(weight)
+
+    def _step_alone(self, parameter: nn.Parameter, number: int, index: int) -> None:
+        groups = self.inner.param_groups
+        self.inner.param_groups = [{**groups[number], "params": [parameter]}]
+        try:
+            self.inner.step()
+        finally:
+            self.inner.param_groups = groups
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave; moments stay float32 where weights are bfloat16.
+
+        Optimizers cast what they load to the dtype of the weight it belongs to, so they are shown float32 ones.
+        """
+        whole = [group["params"] for group in self.inner.param_groups]
+        shown = [[nn.Parameter(torch.empty(0, device=p.device)) for p in parameters] for parameters in whole]
+        for group, stand_ins in zip(self.inner.param_groups, shown, strict=True):
+            group["params"] = stand_ins
+        try:
+            load_beside(self.inner, state_dict)
+        finally:
+            for group, parameters, stand_ins in zip(self.inner.param_groups, whole, shown, strict=True):
+                group["params"] = parameters
+                for parameter, stand_in in zip(parameters, stand_ins, strict=True):
+                    if stand_in in self.inner.state:
+                        self.inner.state[parameter] = self.inner.state.pop(stand_in)
+        for state in self.inner.state.values():
+            if COMPENSATION in state:
+                state[COMPENSATION] = state[COMPENSATION].bfloat16()
+        place_state(self.inner)
+        self._share()

@@ -1,0 +1,1 @@
+"""Options proposed from the dataset, and `finetune plan`; torch-free."""

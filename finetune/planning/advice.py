@@ -1,0 +1,227 @@
+"""Numbers proposed from the pictures: steps, rank, alpha, rates and warm-up, each with its reason; no torch here.
+
+No trainer that was looked at derives these from the data, and their defaults for one and the same job differ by a
+factor of 150 in the rate and 32 in alpha / rank. So these rules are rules of thumb that lie between what trainers ship,
+papers used, and this project's presets; each function says which. What they stand on is real models, 320 channels wide
+and more; narrow ones such as the model of pictograms want ten times the rate (`recipes/configs/demo.yaml`), which has
+to be given. Views of a picture (repeats) are no option of a run: they follow from the steps, and per picture from the
+column `repeats`.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.config.parse.command_line import as_flat
+from finetune.config.recipes import AdaptConfig
+from finetune.config.sections import TrainConfig
+from finetune.plurals import plural
+
+PROPOSED = ("train.steps", "lora.rank", "lora.alpha", "optim.lr", "optim.text_encoder_lr", "optim.warmup_steps")
+"""The options that a goal proposes, in the order in which one rests on another."""
+LEAST_STEPS = 100
+SCALED_BATCH = 16
+USUAL_SUBJECT = 50
+USUAL_STYLE = 10
+Weights = Literal["adapter", "all"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the numbers follow from."""
+
+    num_distinct: int
+    """Different pictures to train on, by their bytes; repeats and held-out ones do not count."""
+    num_listed: int
+    """Pictures to train on, copies counted."""
+    num_held_out: int
+    num_captions: int
+    """Different captions of the pictures to train on."""
+    entries_per_pass: int
+    """Pictures in one pass: each as often as its repeats say."""
+    resolution: int
+    global_batch_size: int
+    own_share: float = 1.0
+    """Share of a step's pictures that are those of data.folder; made class pictures take half (DreamBooth)."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_distinct:,} distinct pictures to learn from ({self.num_listed:,} listed, {self.num_held_out:,} "
+            f"held out), {self.num_captions:,} distinct captions, {self.resolution} px, {self.global_batch_size:,} "
+            "pictures a step"
+        )
+
+
+@dataclass(frozen=True)
+class Number:
+    """A proposal for one option."""
+
+    key: str
+    value: float | int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """How many pictures a run sees: `each` of them this often in a small set; in a larger one a number that grows with
+    the root of theirs, so that each is seen less often; and never fewer or more than the limits."""
+
+    each: int
+    root: int | None
+    least: int
+    most: int | None
+    source: str
+
+    def seen(self, num_distinct: int) -> int:
+        wanted = self.each * num_distinct
+        if self.root is not None:
+            wanted = min(wanted, round(self.root * math.sqrt(num_distinct)))
+        wanted = max(wanted, self.least)
+        return max(num_distinct, wanted) if self.most is None else min(wanted, self.most)
+
+
+VIEWS: dict[tuple[str, Weights], Views] = {
+    ("style", "adapter"): Views(
+        100, 600, 400, None, "100 epochs of a small set as diffusers and OneTrainer; then by the root, 6,000 for 100"
+    ),
+    ("style", "all"): Views(
+        40, 3000, 400, None, "40 epochs of a small set as EveryDream2; then by the root, 160,000 for 3,000"
+    ),
+    ("subject", "adapter"): Views(
+        200, None, 500, 3000, "about 1,000 for 5 as in DreamBooth, 3,000 at most as ai-toolkit"
+    ),
+    ("subject", "all"): Views(160, None, 400, 2000, "400 to 800 for 5 as diffusers' DreamBooth"),
+}
+"""Trainers' defaults and papers' settings by goal and weights; where they disagree, a middle. Rules of thumb."""
+RATES: dict[tuple[str, Weights], tuple[float, str]] = {
+    ("style", "adapter"): (1e-4, "an adapter of scale 1, as diffusers, SimpleTuner and ai-toolkit"),
+    ("subject", "adapter"): (1e-4, "an adapter of scale 1, as diffusers' XL DreamBooth and SimpleTuner"),
+    ("style", "all"): (1e-5, "all weights move: ten times below an adapter's"),
+    ("subject", "all"): (5e-6, "all weights on a subject, as DreamBooth (arXiv 2208.12242) and diffusers"),
+}
+
+
+def propose(config: AdaptConfig, fixed: Collection[str], facts: Facts) -> list[Number]:
+    """Returns a proposal for every option that the goal knows, in the order of `PROPOSED`; those named in `fixed` have
+    their value already, and what rests on them follows it."""
+    if config.goal is None:
+        return []
+    weights: Weights = "adapter" if trains_adapter(config) else "all"
+    warmup = config.optim.warmup_steps if "optim.warmup_steps" in fixed else 0
+    numbers = [steps(VIEWS[config.goal, weights], facts, warmup)]
+    num_steps = config.train.steps if "train.steps" in fixed else int(numbers[0].value)
+    if weights == "adapter" and has_rank(config):
+        numbers.append(rank(config.goal, facts))
+        used = as_flat(config)["lora.rank"] if "lora.rank" in fixed else numbers[-1].value
+        numbers.append(Number("lora.alpha", float(used), "the rank: at scale 1 a rate means the same at every rank"))
+    numbers.append(rate(*RATES[config.goal, weights], config.optim.name, facts))
+    used_rate = config.optim.lr if "optim.lr" in fixed else numbers[-1].value
+    if config.train.text_encoder and config.optim.name != "prodigy":
+        reason = "half the rate: text encoders forget first; half is EveryDream2's, others take 1/20 to 1"
+        numbers.append(Number("optim.text_encoder_lr", used_rate / 2, reason))
+    numbers.append(warmup_steps(num_steps, weights, config.optim.name))
+    return numbers
+
+
+def steps(views: Views, facts: Facts, warmup: int) -> Number:
+    """Returns the steps in which the run sees as many pictures as `views` says.
+
+    At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a handful
+    of steps moves nothing however large the batch; and at least twice a warm-up that was given.
+    """
+    seen = views.seen(facts.num_distinct)
+    own_per_step = facts.global_batch_size * facts.own_share
+    wanted = seen / own_per_step
+    rounded = max(round(wanted, -1) if wanted >= 100 else round(wanted), LEAST_STEPS, 2 * warmup)
+    num = int(rounded)
+    own_seen = num * own_per_step
+    floor = "" if num <= math.ceil(wanted) + 5 else f"; at least {max(LEAST_STEPS, 2 * warmup)} steps"
+    return Number(
+        "train.steps",
+        num,
+        f"{own_seen:,.0f} pictures seen, {own_seen / facts.num_distinct:,.3g} views each ({views.source}{floor})",
+    )
+
+
+def rank(goal: str, facts: Facts) -> Number:
+    """Returns the rank.
+
+    A style: 16 is what LyCORIS, OneTrainer and SimpleTuner ship; few pictures are learned by heart with less, and low
+    ranks fall behind on large sets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). A subject: trainers ship 4 to
+    32; PEFT's comparison has likeness and drift rise together with the rank. The steps between are a rule of thumb.
+    """
+    if goal == "subject":
+        return Number("lora.rank", 16, "a subject; trainers ship 4 to 32, likeness and drift both rise with it")
+    for least, value in ((10_000, 64), (1_000, 32), (10, 16)):
+        if facts.num_distinct >= least:
+            return Number("lora.rank", value, f"a style of {least:,} pictures or more")
+    return Number("lora.rank", 8, "a style of fewer than 10 pictures: less room to learn them by heart")
+
+
+def rate(value: float, reason: str, optimizer: str, facts: Facts) -> Number:
+    """Returns the peak rate of the denoiser.
+
+    Above 16 pictures a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
+    2205.10287), four-fold at most; below, trainers use one rate for batches of 1 to 16. Lion wants 3 to 10 times less
+    than Adam (arXiv 2302.06675, section 5); Prodigy multiplies its own estimate by 1 (arXiv 2306.06101).
+    """
+    if optimizer == "prodigy":
+        return Number("optim.lr", 1.0, "prodigy finds the rate itself")
+    growth = min(4.0, math.sqrt(max(1.0, facts.global_batch_size / SCALED_BATCH)))
+    if growth > 1:
+        reason += f"; times {growth:.2g} for {facts.global_batch_size:,} pictures a step (arXiv 2205.10287)"
+    if optimizer == "lion8bit":
+        value, reason = value / 5, reason + "; a fifth of it for Lion (arXiv 2302.06675)"
+    return Number("optim.lr", float(f"{value * growth:.2g}"), reason)
+
+
+def warmup_steps(num_steps: int, weights: Weights, optimizer: str) -> Number:
+    """Returns a twentieth of the run, at most what this project's presets take; prodigy starts from a tiny rate."""
+    if optimizer == "prodigy":
+        return Number("optim.warmup_steps", 0, "prodigy starts from a tiny rate anyway")
+    most = 50 if weights == "adapter" else 500
+    return Number("optim.warmup_steps", min(most, num_steps // 20), f"a twentieth of the steps, {most} at most")
+
+
+def doubts(config: AdaptConfig, facts: Facts) -> list[str]:
+    """Returns one line for each thing about the data that is unusual for the goal."""
+    num, found = facts.num_distinct, []
+    if config.goal == "subject" and num > USUAL_SUBJECT:
+        found.append(
+            f"goal: subject with {plural(num, 'image')}; usual are 3 to 30 of one subject (DreamBooth: 3 to 5). Choose "
+            f"the best, or take goal style; {VIEWS['subject', 'adapter'].most:,} pictures seen stay the most that is "
+            "proposed."
+        )
+    if config.goal == "style" and num < USUAL_STYLE:
+        found.append(
+            f"goal: style with {num:,} {'picture' if num == 1 else 'pictures'}; usual are 20 to 200. The run will "
+            "learn these pictures by heart rather than what they share."
+        )
+    if config.goal == "subject" and num == 1:
+        found.append("goal: subject with 1 picture; usual are 3 to 30. Its pose and background will be learned too.")
+    if config.goal == "style" and not trains_adapter(config) and num < 500:
+        found.append(
+            f"goal: style with {plural(num, 'image')} for all weights; usual are thousands. An adapter forgets less."
+        )
+    if facts.global_batch_size > facts.num_distinct:
+        found.append(f"train.batch_size: {facts.global_batch_size:,} pictures a step, but {num:,} distinct pictures.")
+    return found
+
+
+def trains_adapter(config: AdaptConfig) -> bool:
+    """True where the base model's weights stay as they are: a recipe with a section lora, unless its method is full."""
+    used = as_flat(config)
+    return "lora.rank" in used and ("method" not in used or used["method"] == "lora")
+
+
+def has_rank(config: AdaptConfig) -> bool:
+    """True where the adapter's size is a rank; that of rotations is not."""
+    used = as_flat(config)
+    return "lora.kind" not in used or used["lora.kind"] != "oft"
+
+
+def own_share(config: TrainConfig) -> float:
+    """Returns the share of a step's pictures that are those of data.folder: class pictures take the other half."""
+    used = as_flat(config)
+    return 0.5 if "prior.kind" in used and used["prior.kind"] == "pictures" else 1.0

@@ -1,0 +1,99 @@
+"""`finetune plan`: what a recipe's command would do with its pictures, before anything is trained; no torch here."""
+
+import importlib
+import importlib.util
+import pkgutil
+import textwrap
+import typing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from finetune.config.parse.command_line import dump, flat_types, given_texts, required_keys
+from finetune.config.parse.presets import find_preset
+from finetune.config.parse.recipe_options import parse_recipe
+from finetune.config.sections import TrainConfig, prompts_of
+from finetune.data.manifest import Manifest, configured_manifest
+from finetune.data.sizes import bucket_sizes, nearest_size
+from finetune.models import refuse_unknown_family
+from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
+from finetune.plurals import plural
+from finetune.prompt_syntax import prompt_warnings
+from finetune.run_folder.options import held_out_indices
+
+STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
+"""What the plan does not need and a command may therefore leave out."""
+
+
+def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> None:
+    """Prints the numbers with their reasons, the buckets, and how far the steps go.
+
+    Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
+    """
+    module = recipe_module(recipe)
+    program = module["__name__"]
+    kind: type[TrainConfig] = typing.get_type_hints(module["stages"])["config"]
+    texts, _ = given_texts(arguments, flat_types(kind), find_preset)
+    missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
+    filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
+    config, given = parse_recipe(kind, filled, program, print)
+    refuse_unknown_family(config.model.family)
+    config, kept = with_kept_numbers(config, given)
+    captions = module["captions"](config) if "captions" in module else config.data.captions
+    manifest = configured_manifest(config.data, config.mask, captions)
+    config, lines = with_proposals(config, given, kept, manifest, num_processes)
+    warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
+    more = module["also_planned"](config, manifest) if "also_planned" in module else []
+    for line in [*lines, *warnings, *more, *planned(config, manifest, num_processes), "Nothing was trained."]:
+        print(line)
+
+
+def recipe_module(recipe: str) -> dict[str, typing.Any]:
+    """Returns what a recipe's module defines: `stages`, whose argument is of the class of its options, and maybe
+    `captions`, which says where those of the images come from.
+
+    `recipe` is the module or, for those that the package carries, its last part: recipes.lora or lora.
+    """
+    for name in (f"recipes.{recipe}", recipe):
+        try:
+            module = vars(importlib.import_module(name))
+        except (ModuleNotFoundError, ValueError):
+            continue
+        if "stages" in module:
+            return module
+    package = importlib.util.find_spec("recipes")
+    folders = (package.submodule_search_locations or []) if package else []
+    known = ", ".join(sorted(f"recipes.{module.name}" for module in pkgutil.iter_modules(folders) if not module.ispkg))
+    raise ValueError(f"plan: got {recipe}, expected the module of a recipe: {known}.")
+
+
+def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:
+    """Yields the lines that follow from the config and the pictures alone."""
+    facts = read_facts(config, manifest, num_processes)
+    own = facts.global_batch_size * facts.own_share
+    seen = config.train.steps * own
+    yield (
+        f"{plural(config.train.steps, 'step')} of {plural(facts.global_batch_size, 'image')} (processes {num_processes}"
+        f" x batch {config.train.batch_size} x accumulation {config.train.accumulation}): {seen:,.0f} of the folder's "
+        f"images seen, {seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
+    )
+    held_out = held_out_indices(manifest.records, config.validation)
+    sizes = bucket_sizes(config.data.resolution, config.data.bucket_step, config.data.max_aspect)
+    buckets: Counter[tuple[int, int]] = Counter(
+        nearest_size(record.width, record.height, sizes)
+        for index, record in enumerate(manifest.records)
+        if index not in held_out
+    )
+    for (width, height), num in sorted(buckets.items()):
+        small = " (fewer than a step takes)" if num < facts.global_batch_size else ""
+        yield f"  bucket {width}x{height}: {plural(num, 'image')}{small}"
+    due = {
+        "checkpoint.every": config.checkpoint.every,
+        "validation.every": config.validation.every if held_out else 0,
+        "preview.every": config.preview.every if config.preview.prompts else 0,
+    }
+    yield (
+        "; ".join(f"{key.partition('.')[0]}s every {plural(every, 'step')}" for key, every in due.items() if every)
+        + "."
+    )
+    yield "All options, as OUT/config.yaml would hold them:"
+    yield textwrap.indent(dump(config), "  ").rstrip()

@@ -1,0 +1,84 @@
+"""Which numbers a run takes: those given, else those of the run it continues, else those proposed; no torch here."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+from finetune.config.parse.command_line import as_flat, read_options, with_options
+from finetune.config.recipes import AdaptConfig
+from finetune.config.sections import TrainConfig
+from finetune.data.manifest import Manifest
+from finetune.planning.advice import PROPOSED, Facts, Number, doubts, own_share, propose
+from finetune.run_folder.options import held_out_indices
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, frozenset[str]]:
+    """Returns the config with the numbers, of those not given, of the run that the command continues, and their names;
+    none where it begins a run.
+
+    So the same command goes on with the same numbers though pictures were added or the number of processes is another.
+    """
+    if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
+        return config, frozenset()
+    folder, wanted = config.output.folder, [key for key in PROPOSED if key not in given]
+    if (folder / "run.json").exists() or any((folder / "checkpoints").glob("step_*")):
+        kept = read_options(folder / "config.yaml", type(config), wanted)
+    elif config.resume != "auto":
+        kept = read_options(Path(config.resume) / "config.yaml", type(config), wanted)
+    else:
+        kept = {}
+    return with_options(config, kept), frozenset(kept)
+
+
+def with_proposals(
+    config: Config, given: Collection[str], kept: Collection[str], manifest: Manifest, num_processes: int
+) -> tuple[Config, list[str]]:
+    """Returns the config with what is proposed for the numbers that are neither given nor kept, and what to print: a
+    line a number, and warnings. Without a goal, the config as it is and nothing."""
+    if not isinstance(config, AdaptConfig) or config.goal is None:
+        return config, []
+    facts = read_facts(config, manifest, num_processes)
+    fixed = {*given, *kept}
+    numbers = propose(config, fixed, facts)
+    settled = with_options(config, {number.key: number.value for number in numbers if number.key not in fixed})
+    lines = [f"goal {config.goal}: {facts}.", *explained(settled, numbers, given, kept)]
+    return settled, lines + [f"warning: {text}" for text in doubts(config, facts)]
+
+
+def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> Facts:
+    """Returns what the proposals follow from; the same on every process."""
+    held_out = held_out_indices(manifest.records, config.validation)
+    records = [record for index, record in enumerate(manifest.records) if index not in held_out]
+    if not records:
+        raise ValueError(
+            f"data.folder: all images ({len(manifest.records)}) are held out for validation. Lower validation.fraction."
+        )
+    return Facts(
+        num_distinct=len({record.sha256 for record in records}),
+        num_listed=len(records),
+        num_held_out=len(held_out),
+        num_captions=len({caption for record in records for caption in record.captions}),
+        entries_per_pass=sum(record.repeats for record in records),
+        resolution=config.data.resolution,
+        global_batch_size=config.train.batch_size * config.train.accumulation * num_processes,
+        own_share=own_share(config),
+    )
+
+
+def explained(config: TrainConfig, numbers: list[Number], given: Collection[str], kept: Collection[str]) -> list[str]:
+    """Returns a line a number: what the run uses, where that is from, and what it is based on."""
+    used, lines = as_flat(config), []
+    for number in numbers:
+        origin = "given" if number.key in given else "kept from the run" if number.key in kept else ""
+        value = f"{used[number.key]:g}" if isinstance(used[number.key], float) else str(used[number.key])
+        because = f"{origin}; proposed would be {number.value:g}: {number.reason}" if origin else number.reason
+        lines.append(f"  {number.key:22s} {value:8s} {because}.")
+    return lines
+
+
+def launched_processes() -> int:
+    """Returns the number of processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

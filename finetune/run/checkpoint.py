@@ -1,0 +1,252 @@
+"""Checkpoints that are complete or absent: written aside, checksummed, renamed; verified before use; nothing is
+unpickled.
+
+A checkpoint folder holds `trained.safetensors`, `ema.safetensors` (where there is one), `optimizer.pt` (tensors and
+numbers only, read with `weights_only`), `state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of
+each.
+"""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from finetune.files import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
+from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
+from finetune.processes.saved_progress import what_is_saved
+
+Content = TypeVar("Content")
+
+MANIFEST = "manifest.json"
+STEP_FOLDER = re.compile(r"step_(\d{6,})")
+STATE_KEYS = {"step", "window", "pending", "metrics_bytes", "base_loss", "elapsed_seconds", "scaler", "dataset"}
+STATE_KEYS |= {"base_sha256", "precision", "global_batch_size"}
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, EOFError)
+UNREADABLE += (RuntimeError, SafetensorError, pickle.UnpicklingError, struct.error)
+"""What reading a file raises that holds something else than it should; RecursionError is a RuntimeError."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run continues from, after step `state["step"]`."""
+
+    trained: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
+    """Writes `folder/step_NNNNNN`, removes all but the `keep` newest up to it, and all beyond it.
+
+    What lies beyond was passed over as damaged when the run resumed; counted, it would push sound ones out. Raises
+    OSError with the path and size where the disk refuses, ValueError where the weights are no longer finite.
+    """
+    step = checkpoint.state["step"]
+    refuse_non_finite_weights(checkpoint)
+    target = folder / f"step_{step:06d}"
+    temporary = folder / f".tmp-{target.name}-{os.getpid()}"
+    writers: dict[str, Callable[[Path], Any]] = {
+        "trained.safetensors": lambda path: safetensors.torch.save_file(contiguous(checkpoint.trained), path),
+        "optimizer.pt": lambda path: save_optimizer(checkpoint.optimizer, path),
+        "state.json": lambda path: path.write_text(json.dumps(checkpoint.state)),
+        "config.yaml": lambda path: path.write_text(config_text, encoding="utf-8"),
+    }
+    ema = checkpoint.ema
+    if ema is not None:
+        writers["ema.safetensors"] = lambda path: safetensors.torch.save_file(contiguous(ema), path)
+    try:
+        if not folder.is_dir():
+            folder.mkdir()  # not its parents: a run's folder that was deleted is not made again in silence
+            sync(folder.parent)
+        remove_leftovers(folder)
+        temporary.mkdir()
+        for name, write in writers.items():
+            write(temporary / name)
+        manifest = {name: size_and_sha256(temporary / name) for name in writers}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in temporary.iterdir():
+            sync(path)
+        sync(temporary)
+        give_usual_modes(temporary)
+        if target.exists():
+            discard(target)
+        temporary.rename(target)
+        sync(folder)
+    except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_out_of_memory(error):
+            raise
+        raise not_written(target, error, size_of(checkpoint)) from error
+    steps = complete_steps(folder)
+    beyond = [path for at, path in steps if at > step]
+    rotated = [path for at, path in steps if at <= step][keep:]
+    for old in beyond + rotated:
+        discard(old)
+    return target
+
+
+def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
+    """Raises ValueError where a weight is infinite or no number, before it replaces a good checkpoint."""
+    for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"step {checkpoint.state['step']} made weights that are not finite numbers (first: {name}). Nothing "
+                f"was saved of it. {what_is_saved()} Lower optim.lr and run the same command again."
+            )
+
+
+def save_optimizer(state: dict[str, Any], path: Path) -> None:
+    """Writes an optimizer's state; through Python's own file, whose errors say what the disk said."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def size_of(checkpoint: Checkpoint) -> int:
+    """Returns the bytes of all tensors of a checkpoint."""
+
+    def count(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.numel() * value.element_size()
+        if isinstance(value, dict):
+            return sum(map(count, value.values()))
+        return sum(map(count, value)) if isinstance(value, list | tuple) else 0
+
+    return count([checkpoint.trained, checkpoint.ema, checkpoint.optimizer])
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Returns the verified checkpoint; raises ValueError that names the damaged file."""
+    files = verify(folder)
+    ema = folder / "ema.safetensors"
+    with explaining_out_of_memory(
+        f"while {folder} was read",
+        "Nothing is wrong with it. Launch fewer processes or use a machine with more memory, and run the same command "
+        "again.",
+    ):
+        return Checkpoint(
+            trained=read(folder / "trained.safetensors", safetensors.torch.load_file),
+            ema=read(ema, safetensors.torch.load_file) if ema.name in files else None,
+            optimizer=read(folder / "optimizer.pt", read_optimizer),
+            state=read(folder / "state.json", read_state),
+        )
+
+
+def verify(folder: Path) -> set[str]:
+    """Compares every file with the manifest and returns their names; raises ValueError that names the first that
+    differs."""
+    expected = read(folder / MANIFEST, read_manifest)
+    for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
+        if needed not in expected:
+            raise ValueError(f"{folder / MANIFEST} does not list {needed}")
+    for name, recorded in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if read(path, lambda path: (path.stat().st_size, file_sha256(path))) != recorded:
+            raise ValueError(f"{path} is damaged: its checksum differs from the manifest's")
+    return set(expected)
+
+
+def read(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """Returns what `reader` makes of a file; raises ValueError that names it where that fails."""
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except PermissionError as error:  # says nothing about the file, so an older checkpoint is no way out
+        raise not_permitted(path) from error
+    except UNREADABLE as error:
+        if is_out_of_memory(error):  # says nothing about the file, which must not be passed over
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(f"{path} does not read ({type(error).__name__}: {reason})") from error
+
+
+def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
+    """Returns the size and SHA-256 of every file by name."""
+    return {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(path.read_text()).items()}
+
+
+def read_optimizer(path: Path) -> dict[str, Any]:
+    """Returns an optimizer's state, mapped to its file until it is copied; anything but tensors and plain values is
+    refused, and nothing of it is run."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Returns what state.json says; ValueError where something is absent."""
+    state = json.loads(path.read_text())
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS or not isinstance(state["step"], int):
+        raise ValueError("not what a run writes")
+    return state
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """Returns the newest checkpoint that passes verification, None where there is none at all; warns of each one passed
+    over.
+
+    Raises ValueError where checkpoints exist and none is usable: starting again would throw the run away.
+    """
+    steps, reasons = complete_steps(folder), []
+    for _, path in steps:
+        try:
+            found = path, load_checkpoint(path)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        for reason in reasons:
+            warn(f"{reason}; falling back to the checkpoint before it.")
+        return found
+    if steps:
+        listed = "".join(f"\n{reason}." for reason in reasons)
+        raise ValueError(
+            f"resume: no intact checkpoint in {folder}, which holds {len(steps):,}. Restore one of these files, or use "
+            f"another output.folder to start again.{listed}"
+        )
+    return None
+
+
+def complete_steps(folder: Path) -> list[tuple[int, Path]]:
+    """Returns (step, folder) of all checkpoints, newest first, by the number in the name."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint in a way that a crash leaves it whole or gone."""
+    trash = folder.with_name(f".tmp-removed-{folder.name}-{os.getpid()}")
+    folder.rename(trash)
+    remove(trash)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed runs left half written or half removed; the caller holds the run's lock."""
+    for path in folder.glob(".tmp-*"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors on the CPU in the dense layout that safetensors stores."""
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

@@ -1,0 +1,203 @@
+"""Class pictures of the untouched model, made once and kept (DreamBooth's prior preservation, arXiv 2208.12242).
+
+A picture is a function of the model's weights, the prompt, its number and the sampling options. Pictures are made in
+fixed groups of prior.batch_size, each as a whole by one process: whatever the number of processes, and whatever was
+there before, picture N is computed beside the same others, so that it is the same file.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+
+from finetune.batches.buckets import refuse_longer_sides
+from finetune.batches.encoder import explaining_encoding, on_device
+from finetune.batches.fill_caches import progress_bar, settings_text, text_fingerprint
+from finetune.batches.preview_prompts import drawing_arguments, kept_prompt
+from finetune.batches.store import cache_key
+from finetune.config.dreambooth import PriorConfig
+from finetune.files import aside, not_written, put_in_place, remove_left_behind, sync, write_atomically
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.parts import PARTS, Parts, for_drawing
+from finetune.models.quantized.packed import pack_layers
+from finetune.models.stored import narrowed
+from finetune.models.vae_upcast import kept_from_overflow
+from finetune.out_of_memory import explaining_out_of_memory
+from finetune.processes.ranks import ranks
+from finetune.randomness import generator
+from finetune.run.device import COMPUTE_DTYPES
+from finetune.run.weight_hashes import Hashes, hashed_parts
+
+VERSION = 2
+"""Raised whenever the same options give other pictures."""
+
+
+def make_class_pictures(
+    family: ModelFamily,
+    source: ModelSource,
+    config: PriorConfig,
+    folder: Path,
+    size: int,
+    accelerator: Accelerator,
+    *,
+    offload: bool = False,
+) -> Path:
+    """Returns the folder below `folder` that holds prior.num_pictures pictures of `size` pixels, and no others of use.
+
+    All processes make a part, so that none waits long; pictures that are there are not made again. With `offload` the
+    denoiser's blocks wait in host memory, which changes no picture.
+    """
+    parts, weights = hashed_parts(family, replace(source, as_stored=True), folder)
+    components = parts.components
+    if size % family.pixel_multiple(components.vae):
+        raise ValueError(
+            f"data.resolution: got {size}, expected a multiple of {family.pixel_multiple(components.vae)} for this VAE."
+        )
+    refuse_longer_sides([(size, size)], family.longest_side(components))
+    if config.guidance_scale is None:
+        config = replace(config, guidance_scale=family.guidance_scale)
+    settings = {
+        "prompt": config.prompt,
+        "size": size,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "precision": accelerator.mixed_precision,
+        "model": model_fingerprint(components, weights),
+    }
+    target = folder / "class_pictures" / cache_key(VERSION, json.dumps(settings, sort_keys=True))
+    if accelerator.is_main_process:
+        target.mkdir(parents=True, exist_ok=True)
+        remove_left_behind(target)
+        write_atomically(target / "made_with.json", json.dumps({"source": source.location} | settings, indent=1))
+        refuse_full_disk(target, config.num_pictures - sum(1 for _ in target.glob("*.png")), size)
+    ranks().exchange()  # not a collective: another process may take long to read the model
+    # One list for all: another run may be filling the same folder, and each process would see it at another moment.
+    (missing,) = broadcast_object_list([missing_groups(target, config)])
+    if missing:
+        accelerator.print(f'Making class pictures of "{config.prompt}" in {target}')
+        with progress_bar("Making class pictures", len(missing) * config.batch_size, accelerator) as advance:
+            mine = missing[accelerator.process_index :: accelerator.num_processes]
+            if mine:
+                draw_groups(parts, mine, config, target, size, accelerator, advance, offload=offload)
+        ranks().exchange()
+        absent = missing_groups(target, config)
+        if absent:
+            raise ValueError(f"cache.folder: class pictures are missing in {target}; is it on a disk that all share?")
+    parts.drop(*PARTS)
+    accelerator.free_memory()
+    return target
+
+
+def draw_groups(
+    parts: Parts,
+    groups: Sequence[int],
+    config: PriorConfig,
+    folder: Path,
+    size: int,
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+    *,
+    offload: bool,
+) -> None:
+    """Writes the images of the groups; the text encoders are gone before the denoiser is loaded."""
+    family, device = parts.family, accelerator.device
+    assert config.prompt is not None
+    with explaining_encoding(), parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
+        kept = kept_prompt(family, parts.components, config.prompt, "", accelerator, text_encoder_is_trained=False)
+    parts.load("vae", "denoiser")
+    components, dtype = for_drawing(parts.components, device), COMPUTE_DTYPES[accelerator.mixed_precision]
+    if offload:
+        pack_layers(components.denoiser, "none", double=False, device=device, dtype=dtype, offload=True)
+    for parameter in components.denoiser.parameters():
+        if parameter.is_floating_point():
+            parameter.data = narrowed(parameter.data, dtype, device)
+    components.denoiser.to(dtype)
+    pipeline, drawn_by = family.pipeline(components), [components.denoiser, components.vae]
+    explained = explaining_out_of_memory(
+        f"while {config.batch_size} class images of {size}x{size} were drawn",
+        "Lower prior.batch_size or data.resolution, set model.offload true, or draw none with prior.kind prediction.",
+    )
+    with explained, on_device(drawn_by, device), accelerator.autocast(), kept_from_overflow(components.vae):
+        arguments = drawing_arguments(family, components, kept, device)
+        for group in groups:
+            for number, image in drawn_group(pipeline, arguments, group, config, size):
+                if number < config.num_pictures:
+                    save_picture(image, picture_path(folder, number))
+            advance(config.batch_size * accelerator.num_processes)
+
+
+def model_fingerprint(components: Components, weights: Hashes) -> str:
+    """Returns a hash over all of the model that decides a picture; `weights` has the fingerprints of its modules."""
+    denoiser = *weights["denoiser"], settings_text(dict(components.denoiser.config))
+    vae = *weights["vae"], settings_text(dict(components.vae.config))
+    texts = text_fingerprint(components, weights["text_encoders"])
+    scheduler = type(components.scheduler).__name__, settings_text(dict(components.scheduler.config))
+    return cache_key(*denoiser, *vae, texts, *scheduler)
+
+
+def picture_path(folder: Path, number: int) -> Path:
+    """Returns the file of a picture."""
+    return folder / f"{number:06d}.png"
+
+
+def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
+    """Returns the groups of which a picture is missing."""
+    there = {path.name for path in folder.glob("*.png")}
+    absent = [n for n in range(config.num_pictures) if picture_path(folder, n).name not in there]
+    return sorted({number // config.batch_size for number in absent})
+
+
+@torch.no_grad()
+def drawn_group(
+    pipeline: Any, prompts: dict[str, torch.Tensor], group: int, config: PriorConfig, size: int
+) -> list[tuple[int, Image.Image]]:
+    """Returns the pictures of one group, with their numbers; the last group is whole, too."""
+    numbers = range(group * config.batch_size, (group + 1) * config.batch_size)
+    drawn = pipeline(
+        **{name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},
+        width=size,
+        height=size,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        generator=[generator(config.seed, "class picture", number) for number in numbers],
+        output_type="np",
+    ).images  # [B h w 3] in 0 .. 1
+    if not np.isfinite(drawn).all():
+        raise ValueError(
+            "prior.kind: the model drew class images that are not finite numbers. Use bf16 or no mixed precision, or "
+            "another model."
+        )
+    return [(n, Image.fromarray((row * 255).round().astype(np.uint8))) for n, row in zip(numbers, drawn, strict=True)]
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a picture that is complete or absent."""
+    temporary = aside(path)  # another run may write the same picture
+    try:
+        picture.save(temporary, format="PNG")
+        sync(temporary)
+        put_in_place(temporary, path)
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_full_disk(folder: Path, num_pictures: int, size: int) -> None:
+    """Raises OSError where the pictures, taken as not compressed, do not fit on the disk."""
+    needed, free = max(num_pictures, 0) * size * size * 3, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"prior.num_pictures: {num_pictures:,} class pictures take up to {needed:,} bytes, and {free:,} are "
+            f"free in {folder}. Make room, lower prior.num_pictures, or put the cache elsewhere with --cache.folder."
+        )

@@ -1,0 +1,97 @@
+"""What a run's numbers depend on in its model, named part by part, so that a resumed run can say what changed."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from finetune.batches.fill_caches import described_settings
+from finetune.batches.store import tensor_digest
+from finetune.models.family import Components
+from finetune.objectives.diffusion import Objective
+from finetune.run.weight_hashes import Hashes
+
+Identity = dict[str, dict[str, Any]]
+"""For each part its `hash`, of weights or a vocabulary; its `settings`; and `assumed`, those that no file gave."""
+
+PROBE = "A Café, it's 12:30! (red:1.2) [x] <b> #9 日本"
+"""Text whose tokens show most of what a tokenizer does before it looks anything up."""
+OBJECTIVE = "objective"
+
+
+def model_identity(components: Components, hashes: Hashes, objective: Objective) -> Identity:
+    """Describes the model as it was read, before anything is attached to it or trained."""
+    found: Identity = {
+        "denoiser": described(components.denoiser.config, hashes["denoiser"][0]),
+        "VAE": described(components.vae.config, hashes["vae"][0]),
+    }
+    for number, (encoder, sha256) in enumerate(zip(components.text_encoders, hashes["text_encoders"], strict=True), 1):
+        settings = described_settings(encoder.config.to_dict())
+        found[f"text encoder {number}"] = {"hash": sha256, "settings": settings, "assumed": list(settings)}
+    for number, tokenizer in enumerate(components.tokenizers, 1):
+        found[f"tokenizer {number}"] = {"hash": tokenizer_hash(tokenizer), "settings": {}, "assumed": []}
+    found["scheduler"] = described(components.scheduler.config, "")
+    found["scheduler"]["settings"]["class"] = type(components.scheduler).__name__
+    found[OBJECTIVE] = {"hash": "", "settings": objective_settings(objective), "assumed": []}
+    return json.loads(json.dumps(found, default=str))
+
+
+def described(config: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """Describes a part by the config that diffusers gives it, which lists the settings that it assumed itself."""
+    settings = described_settings(dict(config))
+    assumed = [name for name in config.get("_use_default_values", []) if name in settings]
+    return {"hash": sha256, "settings": settings, "assumed": sorted(assumed)}
+
+
+def objective_settings(objective: Objective) -> dict[str, Any]:
+    """Returns what the checkpoint says of the objective, without the options that the user gives."""
+    if not dataclasses.is_dataclass(objective):
+        return {"class": type(objective).__name__}
+    values = {item.name: getattr(objective, item.name) for item in dataclasses.fields(objective)}
+    return {
+        name: tensor_digest(value) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+        if name != "options"
+    }
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Returns a hash over vocabulary, merges, special tokens, the longest prompt, and the tokens of a probing text.
+
+    Not over the files: libraries write the same tokenizer in several ways.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
+    vocabulary = sorted(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
+    special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length
+    text = json.dumps([vocabulary, merges, special, tokenizer(PROBE)["input_ids"]])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(before: Identity, now: Identity) -> dict[str, list[str]]:
+    """Returns for each part what is different, as in "scaling_factor 0.18215 -> 0.13025"; parts that are equal are
+    absent.
+
+    A setting that one of the two does not have counts unless it was assumed: another version of a library may know more
+    settings.
+    """
+    found: dict[str, list[str]] = {}
+    for part in {**before, **now}:
+        if part not in now or part not in before:
+            found[part] = ["absent now" if part in before else "absent before"]
+            continue
+        texts = ["other content"] if before[part]["hash"] != now[part]["hash"] else []
+        old, new = before[part]["settings"], now[part]["settings"]
+        for name in {**old, **new}:
+            if name in old and name in new:
+                is_changed = old[name] != new[name]
+            else:
+                is_changed = name not in (before if name in old else now)[part]["assumed"]
+            if is_changed:
+                texts.append(f"{name} {old.get(name, 'absent')} -> {new.get(name, 'absent')}")
+        if texts:
+            found[part] = texts
+    return found

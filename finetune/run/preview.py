@@ -1,0 +1,120 @@
+"""Pictures from fixed prompts and seeds through the family's own diffusers pipeline, with the untouched model beside
+them."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from PIL import Image, ImageDraw, ImageFont
+
+from finetune.batches.encoder import on_device
+from finetune.batches.preview_prompts import DrawingPrompts, drawing_arguments
+from finetune.config.sections import PreviewConfig
+from finetune.files import write_atomically
+from finetune.models.family import Components, ModelFamily
+from finetune.models.parts import for_drawing
+from finetune.models.vae_upcast import kept_from_overflow
+from finetune.out_of_memory import explaining_out_of_memory
+
+BASE_STEP = 0
+LABEL_HEIGHT = 22
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One picture: prompt, seed, its file, and the untouched model's file for the same prompt and seed."""
+
+    prompt: str
+    seed: int
+    path: Path
+    base_path: Path
+
+
+def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Preview]:
+    """Returns the previews of a step in the order of prompts, then seeds."""
+
+    def path(number: int, seed: int, at: int) -> Path:
+        return folder / f"step_{at:06d}_prompt{number:02d}_seed{seed}.png"
+
+    return [
+        Preview(prompt, seed, path(number, seed, step), path(number, seed, BASE_STEP))
+        for number, prompt in enumerate(config.prompts)
+        for seed in range(config.num_seeds)
+    ]
+
+
+@torch.no_grad()
+def make_previews(
+    family: ModelFamily,
+    components: Components,
+    previews: Sequence[Preview],
+    prompts: DrawingPrompts,
+    config: PreviewConfig,
+    accelerator: Accelerator,
+    *,
+    size: int,
+    stop: Callable[[], bool],
+) -> bool:
+    """Write the images of this process; False where `stop` was true before the last of them.
+
+    The denoiser in `components` is the one being trained, and text encoders that do not train have no weights.
+    """
+    components = for_drawing(components, accelerator.device)
+    pipeline = family.pipeline(components)
+    guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    explained = explaining_out_of_memory(
+        f"while a preview of {size}x{size} was drawn",
+        f"Lower preview.size (now {size}), or remove preview.prompts.",
+    )
+    on_its_device = on_device([components.vae], accelerator.device)
+    with explained, on_its_device, accelerator.autocast(), kept_from_overflow(components.vae):
+        for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
+            arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
+            for preview in of_prompt:
+                if stop():
+                    return False
+                image = pipeline(
+                    **arguments,
+                    width=size,
+                    height=size,
+                    num_inference_steps=config.num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    generator=torch.Generator().manual_seed(preview.seed),
+                ).images[0]
+                temporary = preview.path.with_name(f".tmp-{preview.path.name}")
+                image.save(temporary, format="PNG")
+                temporary.replace(preview.path)
+    return True
+
+
+def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:
+    """Writes `step_NNNNNN_grid.png`, a row a prompt and seed: the untouched model, then this step; and adds the step to
+    previews.json."""
+    pictures = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
+    width, height = pictures[0][1].size
+    cell = max(width, 160), height + LABEL_HEIGHT
+    grid = Image.new("RGB", (2 * cell[0], LABEL_HEIGHT + len(pictures) * cell[1]), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(13)
+    draw.text((4, 3), "untouched model", "black", font)
+    draw.text((cell[0] + 4, 3), f"step {step}", "black", font)
+    for row, (preview, pair) in enumerate(zip(previews, pictures, strict=True)):
+        top = LABEL_HEIGHT + row * cell[1]
+        for column, picture in enumerate(pair):
+            if picture is not None:
+                grid.paste(picture, (column * cell[0] + (cell[0] - width) // 2, top))
+        draw.text((4, top + height + 2), f"{preview.prompt}  (seed {preview.seed})", "black", font)
+    path = folder / f"step_{step:06d}_grid.png"
+    grid.save(path)
+    index_file = folder / "previews.json"
+    known = json.loads(index_file.read_text())["steps"] if index_file.exists() else []
+    index = {
+        "prompts": list(config.prompts),
+        "seeds": list(range(config.num_seeds)),
+        "steps": sorted({*known, BASE_STEP, step}),
+    }
+    write_atomically(index_file, json.dumps(index, indent=1))
+    return path

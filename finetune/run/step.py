@@ -1,0 +1,160 @@
+"""One optimizer step's forward and backward passes, what the processes agree on, and the stop on a loss that is no
+number."""
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.batches.dataset import Batch, TrainingDataset
+from finetune.config.sections import TrainConfig
+from finetune.files import write_atomically
+from finetune.optim.per_parameter import OneByOne
+from finetune.out_of_memory import explaining_out_of_memory
+from finetune.plurals import plural
+from finetune.processes.ranks import ranks
+from finetune.processes.saved_progress import what_is_saved
+from finetune.randomness import noise_at, uniform_at
+from finetune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """This process's part of a step: mean weighted loss [], and timesteps and unweighted losses [B] of its samples."""
+
+    loss: Tensor
+    timesteps: Tensor
+    sample_losses: Tensor
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """True every `every` steps and at the end."""
+    return step % every == 0 or step == steps
+
+
+def forward_backward(
+    network: nn.Module,
+    task: Task,
+    batch: Batch,
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> StepResult:
+    """Adds the gradient of the mean loss over the global batch to the parameters, in config.train.accumulation
+    passes."""
+    num = config.train.accumulation
+    total, timesteps, sample_losses = torch.zeros((), device=accelerator.device), [], []
+    for number, part in enumerate(batch.micro_batches(num)):
+        last = number == num - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(network):
+            u = uniform_at(config.seed, "timestep", part.positions)
+            noise = functools.partial(noise_at, config.seed, part.positions)
+            losses = task.losses(network, task.inputs(part), u, noise)
+            loss = (losses.unweighted * losses.weight * part.weight).mean()
+            # Updates made in the backward pass cannot be taken back, so the loss is looked at before it.
+            if not config.optim.in_backward or bool(loss.isfinite()):
+                accelerator.backward(loss / num)
+        total += loss.detach() / num
+        timesteps.append(losses.timesteps)
+        sample_losses.append(losses.unweighted.detach())
+    return StepResult(total, torch.cat(timesteps), torch.cat(sample_losses))
+
+
+def gradient_norm(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, config: TrainConfig, accelerator: Accelerator
+) -> float:
+    """Returns the norm of all gradients, scaled down to train.max_grad_norm where they are kept so long."""
+    if isinstance(optimizer, OneByOne) and optimizer.in_backward:
+        return float(optimizer.take_grad_norm())
+    norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+    return float(norm)
+
+
+def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:
+    """Returns the mean loss over all processes, and whether any of them was asked to stop.
+
+    The one exchange with the device in every step: it lets all processes stop before an update that is no number.
+    """
+    if accelerator.num_processes == 1:
+        return loss.item(), stopping
+    both = torch.stack([loss, torch.tensor(float(stopping), device=loss.device)])
+    mean, asked = accelerator.reduce(both, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    return mean, asked > 0
+
+
+@contextlib.contextmanager
+def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, config: TrainConfig) -> Iterator[None]:
+    """Turns running out of memory in a step into a ValueError that says for which images and what to lower."""
+
+    def doing() -> str:
+        sizes = {(views[0].width, views[0].height) for views in dataset.views.values()}
+        view = dataset.views[batch.indices[0]][0]
+        width, height = max(sizes, key=lambda size: size[0] * size[1])
+        return (
+            f"in step {step}: {plural(len(batch.indices), 'image')} of {view.width}x{view.height} in "
+            f"{plural(config.train.accumulation, 'pass', 'passes')} (the largest bucket is {width}x{height})"
+        )
+
+    advice = (
+        f"{what_is_saved()} Lower train.batch_size and raise train.accumulation instead, set "
+        "train.gradient_checkpointing true, or lower data.resolution."
+    )
+    with explaining_out_of_memory(doing, advice):
+        yield
+
+
+def update(stepper: torch.optim.Optimizer, step: int) -> None:
+    """Makes the optimizer's update of a step, and takes the gradients away."""
+    with explaining_out_of_memory(
+        f"in the update of step {step}, where the optimizer's state is made",
+        "Choose an optimizer with a smaller state (optim.name adamw8bit or adafactor), set optim.in_backward true, or "
+        "train fewer weights.",
+    ):
+        stepper.step()
+    stepper.zero_grad()
+
+
+def refuse_non_finite(
+    folder: Path,
+    step: int,
+    batch: Batch,
+    result: StepResult,
+    loss: float,
+    grad_norm: float,
+    dataset: TrainingDataset,
+    accelerator: Accelerator,
+    *,
+    updated: bool,
+) -> None:
+    """Saves what is needed to look into the step, and raises ValueError; nothing of the step is saved."""
+    evidence = {
+        "step": step,
+        "loss": str(loss),
+        "grad_norm": str(grad_norm),
+        "samples": [
+            {"file_name": dataset.records[index].file_name, "caption": caption, "timestep": t, "loss": str(sample_loss)}
+            for index, caption, t, sample_loss in zip(
+                batch.indices, batch.captions, result.timesteps.tolist(), result.sample_losses.tolist(), strict=True
+            )
+        ],
+    }
+    path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
+    write_atomically(path, json.dumps(evidence, indent=1))
+    ranks().exchange()
+    weights = (
+        "Weights were updated in the backward pass before this was known (optim.in_backward), but not saved"
+        if updated
+        else "The weights were not updated"
+    )
+    raise ValueError(
+        f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}. "
+        f"{what_is_saved()} Timesteps and file names of the batch are in {path}. Common causes: too high an "
+        "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
+    )

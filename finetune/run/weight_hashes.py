@@ -1,0 +1,111 @@
+"""Hashes of a model's parts, kept beside the caches so that weights are hashed once and not at every start.
+
+They are found again by the names, sizes and times of the files that the weights came from. A record is one small file
+that is written aside and renamed: several processes may write the same one, and any of them may be killed.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune.batches.store import fingerprint
+from finetune.files import is_anothers, remove_left_behind, write_atomically
+from finetune.models.family import ModelFamily, ModelSource
+from finetune.models.loading.hub import hub_file
+from finetune.models.loading.other_vae import vae_paths
+from finetune.models.parts import PARTS, Part, Parts, one_by_one
+from finetune.plurals import plural
+
+Hashes = dict[Part, list[str]]
+"""One hash for each module of a part."""
+Stamps = list[tuple[str, int, int, int]]
+"""Path, size, time of the last write and of the last change of a file, in nanoseconds."""
+
+VERSION = 1
+"""Raised whenever `fingerprint` or the way that weights are read changes."""
+SECONDS_TO_SETTLE = 2.0
+"""A file that was changed so shortly before it was read may have been changed while it was."""
+
+
+def hashed_parts(
+    family: ModelFamily, source: ModelSource, folder: Path, warn: Callable[[str], None] = lambda text: None
+) -> tuple[Parts, Hashes]:
+    """Loads and drops each part as `one_by_one` does; returns the parts and their hashes, kept in `folder`/hashes."""
+    began = time.time()
+    known = read_record(record_file(source, folder))
+    hashes: Hashes = {}
+
+    def look(part: Part, modules: Sequence[Any]) -> None:
+        kept = known.get(part, [])
+        hashes[part] = kept if len(kept) == len(modules) else [fingerprint(module) for module in modules]
+
+    parts = one_by_one(family, source, look)
+    newest = max((max(stamp[2:]) for stamp in file_stamps(source)), default=0) / 1e9
+    if hashes != known and newest < began - SECONDS_TO_SETTLE:
+        try:
+            write_record(record_file(source, folder), hashes)
+        except OSError as error:
+            warn(f"cache: the hashes of the weights could not be kept ({error}); they are computed at each start.")
+    return parts, hashes
+
+
+def record_file(source: ModelSource, folder: Path) -> Path:
+    """Returns the file that the hashes of the source's weights are kept in, as its files are now."""
+    read_wide = replace(source, as_stored=False)  # hashes are those of float32 however weights are kept
+    key = hashlib.sha256(json.dumps([VERSION, repr(read_wide), file_stamps(source)]).encode()).hexdigest()[:40]
+    return folder / "hashes" / f"{key}.json"
+
+
+def file_stamps(source: ModelSource) -> Stamps:
+    """Returns what tells a changed file of the model: all weights and configs, of any part."""
+    if source.is_single_file:
+        paths = [Path(source.location), *Path(source.configs).glob("*/*.json")]
+    else:
+        folder = Path(source.location)
+        folder = folder if folder.is_dir() else hub_file(source, "model_index.json").parent
+        paths = [path for ending in ("safetensors", "json") for path in folder.glob(f"*/*.{ending}")]
+    paths += vae_paths(source)
+    stats = [(str(path), path.stat()) for path in sorted(paths) if path.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+
+
+def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
+    """Raises ValueError where a file of the model is not as it was; parts of it are read again at the end of a run."""
+    now = {stamp[:3] for stamp in file_stamps(source)}
+    changed = sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}})
+    if changed:
+        raise ValueError(
+            f"model.source: {plural(len(changed), 'file')} of {source.location} changed while the run was going "
+            f"(first: {changed[0]}), so nothing was exported. Restore them and run the same command again: it exports "
+            "the last checkpoint."
+        )
+
+
+def read_record(path: Path) -> Hashes:
+    """Returns the hashes in a record; empty where there is none, or none that reads."""
+    try:
+        content = json.loads(path.read_text())
+        return {part: [valid_hash(text) for text in content[part]] for part in PARTS}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def valid_hash(text: str) -> str:
+    """Returns a SHA-256 in hex digits; raises ValueError for anything else."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError(f"{text} is not a SHA-256")
+    return text
+
+
+def write_record(path: Path, hashes: Hashes) -> None:
+    """Writes a record that is complete or absent; one of another user, which could not be read, stays."""
+    if is_anothers(path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(path.parent)
+    write_atomically(path, json.dumps(hashes))

@@ -1,0 +1,157 @@
+"""OUT/run.json: a run that is complete, with the checksums of what it exported; torch-free.
+
+What it says is compared with the files before a run is called finished. Files that others put there are left alone.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from finetune.config.sections import TrainConfig
+from finetune.data.listing import first_few
+from finetune.files import size_and_sha256, write_atomically
+from finetune.run_folder.fixed_options import refuse_changed_start
+from finetune.run_folder.options import changed_options, different_values
+
+STATUS_FILE = "run.json"
+SMALL_FILES = (".json", "merges.txt", ".model")
+"""Endings of configs and vocabularies; other text files are notes of the user."""
+EXPORT_OPTIONS = ("output.name", "output.dtype")
+"""Options that alter what is exported, and nothing that is learned."""
+
+
+def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
+    """Records that the run in `folder` is complete, and what it exported: files, or folders of ours."""
+    files = sorted(file for path in exported for file in own_files(path))
+    content = {
+        "status": "finished",
+        "steps": steps,
+        "files": {file.relative_to(folder).as_posix(): size_and_sha256(file) for file in files},
+    }
+    write_atomically(folder / STATUS_FILE, json.dumps(content, indent=1))
+
+
+def own_files(path: Path) -> list[Path]:
+    """Returns the file, or the files of a pipeline's or an adapter's folder that programs load."""
+    if path.is_file():
+        return [path]
+    index = path / "model_index.json"
+    names = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    parts = [part for part in path.glob("*/") if part.name in names or (part / "adapter_config.json").is_file()]
+    endings = (".safetensors", *SMALL_FILES)
+    found = [file for part in parts for file in part.iterdir() if file.is_file() and file.name.endswith(endings)]
+    return found + ([index] if names else [])
+
+
+def finished_message(config: TrainConfig, say: Callable[[str], None] = print) -> str | None:
+    """Returns the sentence for a run that is complete, None where there is work to do; `say` tells the user why where
+    the run was complete before.
+
+    Raises ValueError where the folder holds a complete run that was made with other options, or whose export is damaged
+    and cannot be made again.
+    """
+    folder = config.output.folder
+    checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+    if config.resume == "never" and checkpoints:
+        raise ValueError(
+            f"resume: got never, but {folder} holds a run. Choose another output.folder, or omit --resume to continue "
+            "it."
+        )
+    try:
+        status = read_status(folder / STATUS_FILE)
+    except ValueError as error:
+        if not checkpoints:
+            raise ValueError(
+                f"{error} The checkpoints are gone too, so it is not known whether the export is complete. Restore the "
+                "file, or choose another output.folder; what is exported stays as it is."
+            ) from error
+        say(f"warning: {error} The run continues from its last checkpoint, exports it again and writes a new one.")
+        status = None
+    if status is None or (status["steps"] < config.train.steps and checkpoints):
+        refuse_changed_start(config)
+        return None
+    steps = status["steps"]
+    if steps < config.train.steps:
+        raise ValueError(
+            f"output.folder: {folder} holds a finished run of {steps} steps whose checkpoints are gone, so it cannot "
+            f"be continued to {config.train.steps}. Choose another output.folder."
+        )
+    saved_files = [folder / "config.yaml", *(path / "config.yaml" for path in reversed(checkpoints))]
+    saved = next((path for path in saved_files if path.exists()), saved_files[0])
+    changed = changed_options(config, saved)
+    if changed or steps > config.train.steps:
+        listed = ", ".join(changed) or f"train.steps {steps} -> {config.train.steps}"
+        raise ValueError(
+            f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose "
+            "another output.folder, or raise train.steps to continue it."
+        )
+    reasons = [*export_damage(folder, status.get("files")), *different_values(config, saved, EXPORT_OPTIONS)]
+    if reasons and not checkpoints:
+        raise ValueError(
+            f"output.folder: the export of the finished run in {folder} is not what it should be "
+            f"({first_few(reasons)}), and its checkpoints are gone, so it cannot be exported again. Restore the files, "
+            "or train again in another output.folder."
+        )
+    if reasons:
+        say(
+            f"warning: the export of the finished run in {folder} is not what it should be ({first_few(reasons)}); it "
+            "is made again from the last checkpoint."
+        )
+        return None
+    if "files" not in status:
+        say(
+            f"warning: {folder / STATUS_FILE} is of version 0.1, which recorded no checksums of the export; its files "
+            "can be opened, but whether they are what was written is not known."
+        )
+    report = folder / "report.html"
+    seen = f" Its report: {report}." if report.exists() else ""
+    return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}.{seen}"
+
+
+def read_status(status_file: Path) -> dict[str, Any] | None:
+    """Returns what run.json says, None where there is none; raises ValueError where it is damaged."""
+    if not status_file.exists():
+        return None
+    try:
+        status = json.loads(status_file.read_text())
+        status["steps"] = int(status["steps"])
+        if any(recorded.keys() != {"size", "sha256"} for recorded in status.get("files", {}).values()):
+            raise ValueError("a file without size and checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"output.folder: {status_file} is damaged.") from error
+    return status
+
+
+def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> list[str]:
+    """Returns what is wrong with the exported files, as in "export/a.safetensors is missing"; where no checksums were
+    recorded, with those that can be opened."""
+    if recorded is None:
+        return unreadable_weights(folder)
+    found = []
+    for name, expected in recorded.items():
+        file = folder / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif file.stat().st_size != expected["size"]:
+            found.append(f"{name} has {file.stat().st_size:,} bytes instead of {expected['size']:,}")
+        elif size_and_sha256(file) != expected:
+            found.append(f"{name} has other content")
+    return found
+
+
+def unreadable_weights(folder: Path) -> list[str]:
+    """Returns the exported safetensors files that are cut short or cannot be opened."""
+    files = [file for file in sorted((folder / "export").rglob("*.safetensors")) if not file.name.startswith(".")]
+    if not files:
+        return ["export has no weights"]
+    found = []
+    for file in files:
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            found.append(f"{file.relative_to(folder)} does not open: {error}")
+    return found

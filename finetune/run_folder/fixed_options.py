@@ -1,0 +1,58 @@
+"""Options that a run keeps for its whole length, compared before anything is loaded; torch-free.
+
+They decide which tensors a checkpoint holds and of what shape, so with another value it is one of something else.
+"""
+
+import json
+from pathlib import Path
+
+from finetune.config.sections import TrainConfig
+from finetune.files import size_and_sha256
+from finetune.run_folder.options import FOUND, changed_values
+
+FIXED = ("method", "model.without", "optim.name", "optim.weights", "train.ema_decay", "train.text_encoder")
+FIXED += (*FOUND, "tokens.names", "tokens.num_vectors", "full.train", "full.freeze")
+FIXED += tuple(f"lora.{name}" for name in ("kind", "rank", "targets", "conv", "rank_pattern", "factor", "block_size"))
+FIXED += tuple(f"lora.{name}" for name in ("init", "dora", "rslora", "plus_ratio"))
+
+
+def refuse_changed_start(config: TrainConfig) -> None:
+    """Raise ValueError where the checkpoint that the command would continue was written with other fixed options.
+
+    It is the newest of the run folder whose options are undamaged, else the one that `resume` names; whether the rest
+    of it is intact is checked when it is read.
+    """
+    own = (config.output.folder / "checkpoints").glob("step_*")
+    newest_first = sorted(own, key=lambda folder: (len(folder.name), folder.name), reverse=True)
+    named = [] if config.resume in ("auto", "never") else [Path(config.resume)]
+    for checkpoint in filter(has_intact_options, newest_first or named):
+        refuse_changed_options(config, checkpoint)
+        return
+
+
+def has_intact_options(checkpoint: Path) -> bool:
+    """Return True where config.yaml is as the checkpoint's own list of checksums says."""
+    try:
+        listed = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        return listed["config.yaml"] == size_and_sha256(checkpoint / "config.yaml")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def refuse_changed_options(config: TrainConfig, checkpoint: Path) -> None:
+    """Raise ValueError with one line for each fixed option whose value is not the checkpoint's."""
+    lines = []
+    for key, before, now in changed_values(config, checkpoint / "config.yaml", FIXED):
+        if key in FOUND and ["None"] in (before, now):
+            continue  # found in the weights of the base model
+        flag = f"--{key} {in_words(before)}".rstrip()
+        got, expected = in_words(now) or "nothing", in_words(before) or "nothing"
+        lines.append(f"{key}: got {got}, expected {expected} as in {checkpoint}. Use {flag}.")
+    if lines:
+        new = "another output.folder" if config.resume in ("auto", "never") else "a new output.folder without --resume"
+        raise ValueError("\n".join([*lines, f"These options cannot change within a run. To start again, use {new}."]))
+
+
+def in_words(texts: list[str]) -> str:
+    """Return the texts of an option's value as they are given."""
+    return " ".join(text.lower() if text in ("None", "True", "False") else text for text in texts)

@@ -1,0 +1,117 @@
+"""OUT/metrics.jsonl, and the averages over the steps between two of its lines; torch-free."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from finetune.files import sync, writing
+from finetune.plurals import plural
+
+Row = dict[str, float]
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last logged line; saved in checkpoints, so that a resumed run logs the same
+    means."""
+
+    loss: float = 0.0
+    steps: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, pictures: int, seconds: float) -> None:
+        """Counts one optimizer step."""
+        self.loss += loss
+        self.steps += 1
+        self.pictures += pictures
+        self.seconds += seconds
+
+    def take(self) -> Row:
+        """Returns the means and starts again."""
+        row = {"loss": self.loss / self.steps, "images_per_second": self.pictures / max(self.seconds, 1e-9)}
+        self.loss, self.steps, self.pictures, self.seconds = 0.0, 0, 0, 0.0
+        return row
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def known_bytes(data: bytes, num_bytes: int, step: int) -> int:
+    """Returns how much of metrics.jsonl a run continues after that resumes at `step`, when it had `num_bytes`.
+
+    Where that is not the end of a line, the file was altered; then it is the whole lines of the steps before.
+    """
+    if num_bytes == 0 or data[num_bytes - 1 : num_bytes] == b"\n":
+        return num_bytes
+    kept = 0
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n") or line_step(line) >= step:
+            break
+        kept += len(line)
+    return kept
+
+
+def line_step(line: bytes) -> int:
+    """Returns the step of a line; -1 where it does not say."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1
+
+
+class MetricsFile:
+    """One JSON object a logged step; on resume cut back to what the checkpoint knows."""
+
+    def __init__(
+        self, path: Path, keep_bytes: int, step: int = 0, warn: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Opens the file with its first `keep_bytes` bytes, those of the steps before `step`; warns where it was
+        altered, and keeps the lines of those steps that are left."""
+        self._path, self._warn = path, warn
+        data = path.read_bytes() if path.exists() else b""
+        kept = known_bytes(data, keep_bytes, step)
+        num_lines = len(data[:kept].splitlines())
+        if kept != keep_bytes:
+            warn(
+                f"{path} was altered since the checkpoint: it has {len(data):,} bytes, and had at least "
+                f"{keep_bytes:,}. {plural(num_lines, 'line')} could be kept. The run continues and adds to them."
+            )
+        with writing(path):
+            self._open(kept)
+
+    def _open(self, size: int) -> None:
+        self._file = self._path.open("ab", buffering=0)  # so a full disk is met in write(), not at the process's end
+        self._file.truncate(size)
+        sync(self._path.parent)
+
+    def write(self, row: Row) -> None:
+        """Adds one line; numbers that JSON cannot hold become null."""
+        plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        line = (json.dumps(plain) + "\n").encode()
+        with writing(self._path, len(line)):
+            self._follow()
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def _follow(self) -> None:
+        """Opens the file again where it was deleted or replaced, so that lines are not written to one without a
+        name."""
+        if self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+            return
+        self._file.close()
+        self._open(self._path.stat().st_size if self._path.exists() else 0)
+        self._warn(f"{self._path} was deleted or replaced while the run was going; lines are added to what is there.")
+
+    def num_bytes(self) -> int:
+        """The file's size."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def sync(self) -> None:
+        """Force the file to disk."""
+        with writing(self._path):
+            os.fsync(self._file.fileno())

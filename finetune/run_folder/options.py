@@ -1,0 +1,173 @@
+"""What is in a run's folder beside checkpoints: the data card, and which options a run there may be continued with;
+torch-free."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.config.parse.command_line import as_flat, read_yaml
+from finetune.config.sections import CacheConfig, TrainConfig, ValidationConfig
+from finetune.processes.ranks import ranks
+
+if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest, Record
+
+MAY_CHANGE = (
+    "output.",
+    "tracking.",
+    "preview.",
+    "checkpoint.",
+    "cache.",
+    "resume",
+    "goal",
+    "data.num_workers",
+    "data.allow_change",
+    "data.follow_links",
+    "data.caption_lines",  # what it changes shows in the manifest, which is compared
+    "data.folder_repeats",
+    "train.ema_device",
+    "train.timeout_seconds",
+    "optim.in_backward",
+)
+"""Options that do not alter what is learned."""
+SECONDS_TO_APPEAR = 5.0
+MAY_GROW = ("train.steps",)
+FOUND = ("model.family",)
+"""Options that, where none is given, are found while the run is assembled and then stand in its config."""
+
+
+def check_output(folder: Path) -> None:
+    """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it
+    cannot."""
+    probe = folder / f".tmp-probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"probe")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"output.folder: {folder} cannot be written to ({error.strerror}). Choose a folder you may write to, on a "
+            "disk with room."
+        ) from error
+
+
+def refuse_separate_folders(folder: Path) -> None:
+    """Raise ValueError on every process where the folder of one is not that of the first.
+
+    Two machines that each have a folder of that name would both train, and only the first would save.
+    """
+    token = ranks().exchange(secrets.token_hex(8))[0]
+    mark = folder / f".tmp-job-{token}"
+    if ranks().rank == 0:
+        mark.touch()
+    ranks().exchange()
+    seen = ranks().exchange("yes" if appears(mark) else "no")
+    if ranks().rank == 0:
+        mark.unlink(missing_ok=True)
+    apart = [str(rank) for rank, text in enumerate(seen) if text == "no"]
+    if apart:
+        ranks().leave()
+        raise ValueError(
+            f"output.folder: {folder} is not the same folder for process {', '.join(apart)} as for process 0. Use a "
+            "folder on a disk that all machines of the job share."
+        )
+
+
+def appears(path: Path) -> bool:
+    """True once the file is there; a network disk may show it some seconds later."""
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def changed_options(config: TrainConfig, saved: Path) -> list[str]:
+    """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved
+    config."""
+    values = as_flat(config)
+    free = [key for key in values if key.startswith(MAY_CHANGE) or key in MAY_GROW]
+    free += [key for key in FOUND if values[key] is None]
+    return different_values(config, saved, [key for key in values if key not in free])
+
+
+def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
+    """Returns "output.dtype fp16 -> fp32" for each of the options that differs from the saved config, where there is
+    one."""
+    return [f"{key} {' '.join(before)} -> {' '.join(now)}" for key, before, now in changed_values(config, saved, keys)]
+
+
+def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+    """Returns (option, texts before, texts now) for each of `keys` that both configs have and that differs."""
+    before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
+    changed = []
+    for key in [key for key in keys if key in values and key in before]:
+        now = [str(part) for part in (values[key] if isinstance(values[key], list) else [values[key]])]
+        if before[key] != now:
+            changed.append((key, before[key], now))
+    return changed
+
+
+def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: bool) -> str | None:
+    """Compares the pictures and captions with those of the checkpoint; returns a warning, None where nothing changed.
+
+    Raises ValueError that lists the files where they differ and `allowed` is false.
+    """
+    changes = manifest.changes(digests)
+    if not changes:
+        return None
+    text = f"the pictures or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
+    if not allowed:
+        raise ValueError(
+            f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones."
+        )
+    return text
+
+
+def cache_folder(config: CacheConfig) -> Path:
+    """Returns where caches live."""
+    if config.folder is not None:
+        return config.folder
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-finetune"
+
+
+def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:
+    """Returns the records kept for validation: those the manifest names, else the given share, chosen by content.
+
+    Equal pictures (same bytes) always stand on the same side. A share above 0 holds out at least one picture.
+    """
+    if any(record.split is not None for record in records):
+        return {index for index, record in enumerate(records) if record.split == "validation"}
+    if config.every == 0 or config.fraction == 0:
+        return set()
+    contents = sorted({record.sha256 for record in records})
+    chosen = set(contents[: max(1, round(config.fraction * len(contents)))])
+    return {index for index, record in enumerate(records) if record.sha256 in chosen}
+
+
+def data_card(
+    manifest: "Manifest",
+    held_out: set[int],
+    figures: Sequence[dict[str, Any]],
+    parameters: dict[str, int],
+    warnings: Sequence[str],
+) -> str:
+    """Returns OUT/data_card.json: what the run was trained on."""
+    counts = [len(record.captions) for record in manifest.records]
+    card = {
+        "location": manifest.location,
+        "fingerprint": manifest.fingerprint,
+        "num_pictures": len(manifest.records),
+        "num_train": len(manifest.records) - len(held_out),
+        "num_validation": len(held_out),
+        "captions": {"num": sum(counts), "most_per_picture": max(counts)},
+        "buckets": list(figures),
+        "parameters": parameters,
+        "warnings": list(warnings),
+    }
+    return json.dumps(card, indent=1)

@@ -1,0 +1,59 @@
+"""Which folders of a run may not be in one another; torch-free."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.config.parse.command_line import as_flat
+from finetune.config.sections import TrainConfig
+from finetune.run_folder.options import cache_folder
+
+READ = ("data.folder", "mask.folder", "prior.folder")
+"""Options that name what is only read: folders, or for data the id of a dataset."""
+MODELS = ("model.source", "model.config", "model.vae")
+"""Options that may name the folder of a model."""
+
+
+def refuse_nested_folders(config: TrainConfig) -> None:
+    """Raises ValueError where a folder that is written to is, contains, or is in one that is read or written
+    otherwise."""
+    found = list(nested_folders(config))
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def nested_folders(config: TrainConfig) -> Iterator[str]:
+    """Yields a sentence for each pair of folders that are one another's."""
+    options = as_flat(config)
+    output, cache = Path(config.output.folder), cache_folder(config.cache)
+    read = {key: Path(options[key]) for key in READ if options.get(key) and os.path.isdir(options[key])}
+    for key, folder in read.items():
+        for written, place in (("output.folder", output), ("cache.folder", cache)):
+            if relation := related(place, folder):
+                yield (
+                    f"{written}: {place} {relation} {key} {folder}, so what is written would be read as images, or "
+                    "deleted with them. Use a folder beside it."
+                )
+    if relation := related(output, cache):
+        yield (
+            f"output.folder: {output} {relation} cache.folder {cache}, which other runs share. Use a folder beside it."
+        )
+    for key, model in ((key, Path(options[key])) for key in MODELS if options.get(key) and os.path.isdir(options[key])):
+        for written, place in (("output.folder", output), ("cache.folder", cache)):
+            if (relation := related(place, model)) in ("is", "is in"):
+                yield f"{written}: {place} {relation} {key} {model}, which is never written to. Use a folder beside it."
+        if related(model, output / "export") in ("is", "is in"):
+            yield (
+                f"output.folder: {key} {model} is the export of the run in {output}, which this run would replace. Use "
+                "another folder."
+            )
+
+
+def related(one: Path, other: Path) -> str | None:
+    """Returns how two folders are related, links followed: "is", "is in" or "contains"; None where they are apart."""
+    first, second = Path(os.path.realpath(one)), Path(os.path.realpath(other))
+    if first == second:
+        return "is"
+    if first.is_relative_to(second):
+        return "is in"
+    return "contains" if second.is_relative_to(first) else None

@@ -1,0 +1,1 @@
+"""What a network learns from a batch, and its loss."""

@@ -1,0 +1,61 @@
+"""The model as it was before adapters were added to it."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from finetune.config.mask import MaskConfig
+from finetune.tasks.base import Denoising, Masking, Task
+
+
+@contextlib.contextmanager
+def adapters_off(network: nn.Module) -> Iterator[None]:
+    """Lets only the base layers answer, in evaluation mode; afterwards everything is as before.
+
+    peft's switch alters requires_grad of every adapter weight, also of those that a method froze.
+    """
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
+    was_training = network.training
+    network.eval()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
+        network.train(was_training)
+
+
+def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:
+    """Returns the task with the mask's options; ValueError where it cannot have one, or no prior."""
+    if not isinstance(task, Denoising):
+        raise ValueError(f"mask.kind: got {config.kind}, but this method takes whole pictures. Remove it.")
+    if config.prior_weight > 0:
+        refuse_touched(network)
+    untouched = functools.partial(adapters_off, network)
+    return replace(task, masking=Masking(config.outside_weight, config.prior_weight, untouched))
+
+
+def refuse_touched(network: nn.Module) -> None:
+    """Raises ValueError where turning the adapters off would not give the untouched model."""
+    inside = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, BaseTunerLayer)
+        for parameter in module.parameters()
+    }
+    others = [name for name, p in network.named_parameters() if p.requires_grad and id(p) not in inside]
+    if others:
+        raise ValueError(
+            f"mask.prior_weight: needs a method that trains adapters alone, but this one also trains {others[0]}"
+            f"{f' and {len(others) - 1} others' if len(others) > 1 else ''}, whose former values are not kept. Remove "
+            "mask.prior_weight."
+        )

@@ -1,0 +1,142 @@
+"""Keeping a model's answers to a prompt while it learns another: DreamBooth's prior without stored pictures.
+
+Axes: B batch, C channels, H W latent height and width.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor
+
+from finetune.batches.dataset import Batch
+from finetune.batches.encoder import Encoder, on_device
+from finetune.models.family import Components, ModelFamily, Network, Prompts, stack_prompts
+from finetune.objectives.noise import Noise
+from finetune.tasks.base import Denoising, Losses
+from finetune.tasks.base_model import adapters_off
+
+
+class Untouched(Protocol):
+    """The model as it was before training."""
+
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        """Returns its prediction [B C H W], without gradients; `network` is the one in training."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdaptersOff:
+    """The trained network with its adapters off: the untouched model bit for bit, with no second copy."""
+
+    @torch.no_grad()
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        # The wrapper of several processes would take a forward without gradients for one of its own.
+        unwrapped = extract_model_from_parallel(network)
+        with adapters_off(unwrapped):
+            return unwrapped(noisy, t, prompts)
+
+
+@dataclass(frozen=True)
+class FrozenCopy:
+    """A second copy of the denoiser, and of the text encoders where they are trained."""
+
+    network: Network
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(noisy, t, prompts).float()
+
+
+def frozen_copy(
+    family: ModelFamily, components: Components, encoder: Encoder, *, text_encoder: bool, dtype: torch.dtype
+) -> FrozenCopy:
+    """Returns a copy in `dtype` on the encoder's device, and says how much memory it takes."""
+    text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
+    parts = [components.denoiser, *text_encoders]
+    copies = [copy.deepcopy(part).requires_grad_(False).eval().to(encoder.device, dtype) for part in parts]
+    size = sum(value.numel() * value.element_size() for part in copies for value in part.parameters())
+    PartialState().print(
+        f"warning: prior.kind prediction with method full keeps a second copy of the model: {size / 1e9:.2f} GB of "
+        "memory on each device. method lora needs none; prior.kind pictures keeps it on disk."
+    )
+    return FrozenCopy(Network(family, copies[0], copies[1:]), dtype)
+
+
+@dataclass(frozen=True)
+class Preserving:
+    """Denoising, plus `weight` times the distance to the untouched model's prediction for `prompt`, both on the same
+    noisy latents: ||f(z_t, t, c_class) - f_0(z_t, t, c_class)||^2, a mean over C H W.
+
+    That is the distillation loss of Learning without Forgetting (arXiv 1606.09282, section 3), which records the old
+    network's answers on the new task's inputs, in the place of the second term of DreamBooth's equation 2 (arXiv
+    2208.12242): the class drifts where the subject's pictures are, so that this is where it is held. At large t those
+    latents are nearly pure noise, from which all pictures of the class begin. What pictures alone can show, the
+    variety of the class far away from the subject, is held less.
+    """
+
+    denoising: Denoising
+    untouched: Untouched
+    prompt: str
+    weight: float
+    prompt_row: Prompts | None
+    """The encoded prompt, without axis B; None where the text encoder is trained."""
+
+    def inputs(self, batch: Batch) -> tuple[Any, Prompts]:
+        """Returns the denoising's inputs, and the prompts of both losses [2B ...]: the captions, then `prompt`."""
+        num, encoder = len(batch.captions), self.denoising.encoder
+        given = {key: torch.cat([value, value]) for key, value in encoder.given(batch).items()}
+        if batch.prompts is None or self.prompt_row is None:
+            texts = encoder.texts(replace(batch, captions=batch.captions + (self.prompt,) * num))
+        else:
+            kept = {key: value.to(batch.prompts[key]) for key, value in self.prompt_row.items()}
+            texts = stack_prompts(prompt_rows(batch.prompts) + [kept] * num)
+        return self.denoising.inputs(batch), texts | given
+
+    def losses(self, network: Callable[..., Any], inputs: tuple[Any, Prompts], u: Tensor, noise: Noise) -> Losses:
+        own, prompts = inputs
+        distances: list[Tensor] = []
+
+        def predict(noisy: Tensor, t: Tensor, _: Prompts) -> Tensor:
+            """Both in one pass, since the wrapper of several processes counts forward passes."""
+            of_class = {key: value[len(noisy) :] for key, value in prompts.items()}
+            kept = self.untouched.predict(network, noisy, t, of_class)
+            instance, prior = network(torch.cat([noisy, noisy]), torch.cat([t, t]), prompts).chunk(2)
+            distances.append((prior.float() - kept.float()).square().flatten(1).mean(1))
+            return instance
+
+        losses = self.denoising.losses(predict, own, u, noise)
+        (distance,) = distances
+        return replace(losses, unweighted=losses.unweighted + self.weight * distance)
+
+    def plain(self) -> Denoising:
+        """Validation measures the subject alone, as it does without a prior."""
+        return self.denoising.plain()
+
+
+def preserving(
+    denoising: Denoising, components: Components, untouched: Untouched, *, prompt: str, weight: float
+) -> Preserving:
+    """Returns the task, with its prompt encoded where the text encoder stays as it is."""
+    encoder, row = denoising.encoder, None
+    if not encoder.text_encoder_is_trained:
+        with encoder.lent("text_encoders"), on_device(components.text_encoders, encoder.device):
+            row = dict(encoder.encode_texts({"": prompt}, torch.float32))[""]
+    return Preserving(denoising, untouched, prompt, weight, row)
+
+
+def prompt_rows(prompts: Prompts) -> list[Prompts]:
+    """Returns a batch's rows without axis B and without padding."""
+    rows = []
+    for number in range(len(prompts["embeddings"])):
+        row = {key: value[number] for key, value in prompts.items() if key != "mask"}
+        if "mask" in prompts:
+            row["embeddings"] = row["embeddings"][: int(prompts["mask"][number].sum())]
+        rows.append(row)
+    return rows

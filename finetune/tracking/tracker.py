@@ -1,0 +1,239 @@
+"""Tells the chosen trackers what happens in a run; no fault of theirs, nor of the network, stops or slows it."""
+
+import importlib.util
+import json
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finetune.config.sections import TrackingConfig
+from finetune.extras import install_command
+from finetune.files import write_atomically
+from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
+from finetune.tracking.wandb.environment import (
+    RUN_ID,
+    identified,
+    refuse_invalid,
+    switched_off_by,
+    unused_variables,
+    wanted_run_id,
+)
+from finetune.tracking.wandb.offline_run import WeightsAndBiases
+
+__all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
+
+BACKENDS: dict[str, Callable[[TrackedRun], Backend]] = {
+    "wandb": WeightsAndBiases,
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+}
+MOST_FAILURES = 3
+MOST_WAITING_CALLS = 10_000
+START_SECONDS = 10.0
+FINISH_SECONDS = 5.0
+UPLOAD_SECONDS = 300.0
+COPIED_BYTES_PER_SECOND = 50e6
+DEFAULT_PROJECT = "sd-finetune"
+
+logger = logging.getLogger(__name__)
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raises ValueError for trackers whose package is not installed, and for a project, tags or a run id that W&B
+    refuses; imports none of them."""
+    missing = [name for name in config.names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"tracking.names: {', '.join(missing)} not installed. Run: {install_command(*missing)}, or choose others "
+            "(OUT/metrics.jsonl and OUT/report.html are written without any)."
+        )
+    if "wandb" in config.names:
+        refuse_invalid(config)
+
+
+class _Lane:
+    """One backend on a thread of its own: calls wait in a queue, so that whoever makes them does not."""
+
+    def __init__(self, name: str, run: TrackedRun) -> None:
+        self.name = name
+        self.num_failures = 0
+        self.backend: Backend | None = None
+        self.opened, self.closed = threading.Event(), threading.Event()
+        self._calls: queue.SimpleQueue[Callable[[Backend], None] | None] = queue.SimpleQueue()
+        self._exit_code = 0
+        threading.Thread(target=self._work, args=(run,), name=f"tracking-{name}", daemon=True).start()
+
+    def submit(self, call: Callable[[Backend], None]) -> None:
+        """Queues a call; lost, and a failure, where too many wait already."""
+        if self._calls.qsize() < MOST_WAITING_CALLS:
+            self._calls.put(call)
+        else:
+            self.count_failure(f"{MOST_WAITING_CALLS} calls wait for it")
+
+    def close(self, exit_code: int) -> None:
+        """Lets the thread end after the calls that wait."""
+        self._exit_code = exit_code
+        self._calls.put(None)
+
+    def attempt(self, call: Callable[[], None]) -> None:
+        """Makes one call; the only place where what a tracker raises is caught.
+
+        Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days
+        of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
+        """
+        try:
+            call()
+        except (Exception, SystemExit) as fault:  # noqa: BLE001  (see above)
+            self.count_failure(f"{type(fault).__name__}: {fault}")
+
+    def count_failure(self, what: str) -> None:
+        """Counts, and warns the first time."""
+        self.num_failures += 1
+        if self.num_failures == 1:
+            logger.warning(
+                "tracking: %s failed (%s). The run goes on, after %d failures without it.",
+                self.name,
+                what,
+                MOST_FAILURES,
+            )
+
+    def _open(self, run: TrackedRun) -> None:
+        self.backend = BACKENDS[self.name](run)
+
+    def _work(self, run: TrackedRun) -> None:
+        self.attempt(partial(self._open, run))
+        self.opened.set()
+        backend = self.backend
+        while (call := self._calls.get()) is not None:
+            if backend is not None and self.num_failures < MOST_FAILURES:
+                self.attempt(partial(call, backend))
+        if backend is not None:
+            self.attempt(partial(backend.finish, self._exit_code))
+        self.closed.set()
+
+
+class Tracker:
+    """The open trackers of a run, on the main process only; every call returns at once."""
+
+    def __init__(self, lanes: Sequence[_Lane], run_id: str, data_fingerprint: str) -> None:
+        self._lanes = lanes
+        self._run_id = run_id
+        self._data_fingerprint = data_fingerprint
+        self._copy_seconds = 0.0
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs numbers of a step; a key without a slash becomes train/KEY, and `step` itself is the axis."""
+        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log(named, step))
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Logs the preview pictures of a step as a table of prompt x seed, base and tuned side by side."""
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log_previews(rows, step))
+
+    def log_files(
+        self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
+    ) -> None:
+        """Records files and folders inside `folder`, such as the exported model, as one artifact of this run.
+
+        The run's id is part of the artifact's name: two runs that share a name have an artifact each.
+        """
+        safe_name = re.sub(r"[^\w.-]", "-", f"{name[:64]}-{self._run_id[:63]}")  # W&B takes 128 characters
+        described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
+        files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        self._copy_seconds += sum(file.stat().st_size for file in files) / COPIED_BYTES_PER_SECOND
+        artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described)
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log_files(artifact))
+
+    def finish(self, exit_code: int) -> None:
+        """Closes every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner.
+
+        A healthy upload is waited for where the run succeeded; a run that was stopped has no time for it.
+        """
+        for lane in self._lanes:
+            lane.close(exit_code)
+        deadline = time.monotonic() + FINISH_SECONDS + self._copy_seconds
+        for lane in self._lanes:
+            backend = lane.backend
+            if not lane.closed.wait(max(deadline - time.monotonic(), 0.0)):
+                lane.count_failure("it does not answer, so its record may lack the end of the run")
+                if backend is not None:
+                    lane.attempt(backend.abandon)
+                    lane.closed.wait(1.0)
+            elif backend is not None:
+                lane.attempt(partial(backend.wait_for_upload, UPLOAD_SECONDS if exit_code == 0 else FINISH_SECONDS))
+
+    def notes(self) -> list[str]:
+        """Returns a sentence a tracker: where its record lies and how to look at it."""
+        return [note for lane in self._lanes if lane.backend is not None for note in lane.backend.notes()]
+
+
+def start_tracking(
+    config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], *, data_fingerprint: str
+) -> Tracker:
+    """Opens the trackers in turn, waiting at most `START_SECONDS` for all; what opens later still gets every call."""
+    tracks_wandb = "wandb" in config.names
+    run = TrackedRun(
+        folder=folder,
+        id=run_id(folder / "tracking.json", wanted_run_id() if tracks_wandb else None),
+        project=config.project or DEFAULT_PROJECT,
+        name=config.run_name or folder.absolute().name,
+        tags=config.tags,
+        mode=config.mode,
+        config=json.loads(json.dumps({**run_config, "dataset_fingerprint": data_fingerprint}, default=str)),
+    )
+    unwanted = set()
+    if tracks_wandb and (variable := switched_off_by(config)):
+        unwanted.add("wandb")
+        logger.warning(
+            "W&B is off: %s=%s. Unset the variable or set --tracking.mode offline to track the run.",
+            variable,
+            os.environ[variable],
+        )
+    if tracks_wandb and not unwanted:
+        for note in unused_variables(config, folder):
+            logger.warning(note)
+    deadline = time.monotonic() + START_SECONDS
+    lanes = []
+    for name in config.names:
+        if name not in unwanted:
+            lanes.append(_Lane(name, identified(run, config) if name == "wandb" else run))
+            lanes[-1].opened.wait(max(deadline - time.monotonic(), 0.0))
+    return Tracker(lanes, run.id, data_fingerprint)
+
+
+def run_id(file: Path, wanted: str | None = None) -> str:
+    """Returns the run's id, chosen once and kept in `file`, so a resumed run continues under it.
+
+    `wanted` is the id that the user asks for; a run that already has another keeps its own, with a warning.
+    """
+    if file.exists():
+        try:
+            known = json.loads(file.read_text())["run_id"]
+        except (ValueError, KeyError, TypeError):
+            known = None
+        if isinstance(known, str) and RUN_ID.fullmatch(known):
+            if wanted not in (None, known):
+                logger.warning(
+                    "WANDB_RUN_ID: got %s, but the run in %s continues under its id %s. Unset the variable, or delete "
+                    "%s to start a new W&B run.",
+                    wanted,
+                    file.parent,
+                    known,
+                    file,
+                )
+            return known
+        logger.warning("%s has no run id; the trackers show the rest of this run as a new one.", file)
+    made = wanted or secrets.token_hex(4)
+    write_atomically(file, json.dumps({"run_id": made}) + "\n")
+    return made

@@ -1,0 +1,1 @@
+"""W&B: an offline run, its environment variables, and the upload."""

@@ -1,0 +1,239 @@
+"""W&B: an offline run in OUT/wandb, and beside it, where the user is logged in, a process that uploads it as it grows.
+
+The training process itself never talks to a W&B server. wandb's online mode does so in the middle of calls: with 0.31
+`log_artifact` waited 41 s for a server that had fallen silent. And its helper process, which also keeps the record on
+disk, crashed on an answer it did not expect. An offline run has neither; `wandb beta sync --live` sends the same
+records from outside, and what it could not send is complete for `wandb sync`.
+"""
+
+import json
+import logging
+import os
+import queue
+import shlex
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
+from finetune.tracking.wandb.environment import tags_of
+
+PROBE_SECONDS = 2.5
+CHECK_SECONDS = 2.0
+QUIET_SECONDS = 10.0
+UPLOAD_SCRIPT = Path(__file__).with_name("upload.py")
+
+logger = logging.getLogger("finetune.tracking.tracker")
+
+
+class WeightsAndBiases:
+    """An offline W&B run; our own `step` is the axis, so that a resumed run may log a step again."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        # Files of artifacts and tables wait here for the upload; the default is in the home folder, apart from the run.
+        os.environ["WANDB_DATA_DIR"] = str(run.folder.absolute() / "wandb")
+        # wandb reports its own errors to the server, also from offline runs; a silent one held up our exit by 10 s.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        # It reads its variable beside the tags that it is given, and refuses the run for an empty one, as in "ink,".
+        if tags := tags_of(os.environ):
+            os.environ["WANDB_TAGS"] = ",".join(tags)
+        else:
+            os.environ.pop("WANDB_TAGS", None)
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_code=True,
+            disable_git=True,
+            # wandb's metadata file carries the command line, where a token may stand.
+            x_disable_meta=True,
+            # The default of 15 s is what a killed run would lose.
+            x_transaction_log_flush_interval=1.0,
+        )
+        session = wandb.setup(settings)
+        self._server = session.settings.base_url
+        self._run = wandb.init(
+            project=run.project,
+            name=run.name,
+            id=run.id,
+            tags=run.tags,
+            config=dict(run.config),
+            dir=str(run.folder),
+            mode="offline",
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
+        self.folder = Path(self._run.settings.sync_dir)
+        self._run.define_metric("step")
+        for prefix in ("train", "validation", "previews"):
+            self._run.define_metric(f"{prefix}/*", step_metric="step")
+        self._upload = self._start_upload() if self._wants_upload(run, session.settings.mode) else None
+
+    def _wants_upload(self, run: TrackedRun, mode: str) -> bool:
+        if run.mode == "offline" or (run.mode == "auto" and mode not in ("online", "run", "shared")):
+            return False
+        from wandb.errors import AuthenticationError
+        from wandb.sdk.lib import wbauth
+
+        try:
+            found = wbauth.authenticate_session(host=self._server, source="", prompt=False, update_session=False)
+        except AuthenticationError as fault:
+            logger.warning("W&B: %s %s", fault, self._kept())
+            return False
+        if found is None:
+            if run.mode == "online":
+                logger.warning("W&B: tracking.mode=online, but nobody is logged in; run wandb login. %s", self._kept())
+            return False
+        if not answers(self._server):
+            logger.warning("W&B: %s does not answer. %s", self._server, self._kept())
+            return False
+        return True
+
+    def _start_upload(self) -> subprocess.Popen[bytes]:
+        # These would lead it to our own wandb helper process, or keep it offline.
+        environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
+        environment["WANDB_DIR"] = str(self.folder.absolute().parents[1])  # or its log lies wherever we were started
+        with (self.folder / "upload.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, str(UPLOAD_SCRIPT), str(self.folder.absolute())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _sync_command(self) -> str:
+        # A resumed run has a folder for each time it was started; wandb sync takes them in order and skips sent ones.
+        return f"wandb sync {shlex.quote(str(self.folder.parent))}/offline-run-*"
+
+    def _kept(self) -> str:
+        return f"The run is kept in {self.folder.parent}. Upload it any time with: {self._sync_command()}"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs a row."""
+        self._run.log({**metrics, "step": step})
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Logs a table of the step, and its tuned pictures for the step slider."""
+        import wandb
+
+        def picture(path: Path | None, row: PreviewRow) -> wandb.Image | None:
+            return wandb.Image(str(path), caption=f"{row.prompt} (seed {row.seed})") if path else None
+
+        table = wandb.Table(
+            columns=["step", "prompt", "seed", "base", "tuned"],
+            data=[[step, r.prompt, r.seed, picture(r.base_path, r), picture(r.path, r)] for r in rows],
+        )
+        pictures = [picture(row.path, row) for row in rows]
+        self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
+
+    def log_files(self, files: LoggedFiles) -> None:
+        """Logs an artifact."""
+        import wandb
+
+        artifact = wandb.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
+        for path, name in files.named():
+            if path.is_dir():
+                # A whole pipeline has gigabytes: it is uploaded from where it is.
+                artifact.add_dir(str(path), name or None, policy="immutable", skip_cache=True)
+            else:
+                artifact.add_file(str(path), name, skip_cache=True)
+        self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        """Closes the record on disk and wandb with it."""
+        import wandb
+
+        try:
+            self._run.finish(exit_code=exit_code)
+        finally:
+            # Otherwise wandb does this at the interpreter's exit, where nothing bounds it.
+            wandb.teardown(exit_code)
+
+    def wait_for_upload(self, seconds: float) -> None:
+        """Waits while the uploader works and the server answers; says what to do where it did not get through."""
+        if self._upload is None:
+            return
+        began, is_told = time.monotonic(), False
+        while not self._ends_within(CHECK_SECONDS):
+            waited = time.monotonic() - began
+            if waited > seconds or not answers(self._server):
+                break
+            if waited > QUIET_SECONDS and not is_told:
+                logger.warning("W&B: still uploading to %s; waiting for at most %d s.", self._server, seconds)
+                is_told = True
+        if not self._is_uploaded():
+            self._end_upload()
+            logger.warning("W&B: the upload to %s is not complete. %s", self._server, self._kept())
+
+    def _ends_within(self, seconds: float) -> bool:
+        assert self._upload is not None
+        try:
+            self._upload.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _is_uploaded(self) -> bool:
+        # `wandb sync` leaves this mark; its exit code is 0 also where the server refused the run.
+        return self._upload is not None and self._upload.poll() == 0 and any(self.folder.glob("*.wandb.synced"))
+
+    def _end_upload(self) -> None:
+        if self._upload is not None and self._upload.poll() is None:
+            self._upload.kill()
+            self._upload.wait()
+
+    def abandon(self) -> None:
+        """Ends wandb's helper process, which frees whoever waits for it, and the uploader."""
+        import psutil
+
+        for child in psutil.Process().children():
+            if child.name() == "wandb-core":
+                child.kill()
+        self._end_upload()
+
+    def notes(self) -> list[str]:
+        """Says how to look at the run, and whether it is uploaded."""
+        shown = f"W&B: wandb leet {shlex.quote(str(self.folder.parent))} shows the run in the terminal"
+        if not self._is_uploaded():
+            return [f"{shown}; {self._sync_command()} uploads it."]
+        if all(any(part.glob("*.wandb.synced")) for part in self.folder.parent.glob("offline-run-*")):
+            return [f"{shown}; it is uploaded to {self._server}."]
+        return [f"{shown}; its last part is uploaded to {self._server}, {self._sync_command()} uploads the others."]
+
+
+def answers(server: str) -> bool:
+    """Whether a W&B server answers a small question within `PROBE_SECONDS`, name resolution included."""
+    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def ask() -> None:
+        question = json.dumps({"query": "query ServerInfo { serverInfo { cliVersionInfo } }"}).encode()
+        request = urllib.request.Request(f"{server}/graphql", question, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+                bodies.put(answer.read(65536))
+        except urllib.error.HTTPError as refusal:
+            bodies.put(refusal.read(65536) if refusal.code < 500 else b"")
+        except urllib.error.URLError as fault:
+            # wandb may trust certificates that Python does not; somebody did answer.
+            bodies.put(b"{}" if isinstance(fault.reason, ssl.SSLCertVerificationError) else b"")
+        except (OSError, ValueError, HTTPException):
+            bodies.put(b"")
+
+    # urlopen's timeout bounds neither a slow name server nor an answer that drips; waiting for a thread does.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return isinstance(json.loads(bodies.get(timeout=PROBE_SECONDS)), dict)
+    except (queue.Empty, ValueError):  # ValueError: the page of a hotel or a proxy, not of a W&B server
+        return False

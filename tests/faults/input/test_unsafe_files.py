@@ -1,0 +1,133 @@
+"""Files from strangers: nothing in a model folder or a YAML file is ever run, and the refusal is a sentence.
+
+What a checkpoint may hold is tried in test_damaged_checkpoints.py.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.faults.conftest import assert_refused
+from tests.faults.test_damaged_checkpoints import Canary
+from tests.support.runs import Options, run
+
+INDEXES: dict[str, object] = {
+    "no object": [],
+    "no pipeline class": {"_class_name": None},
+    "pipeline class is a path": {"_class_name": "../../evil.StableDiffusionPipeline"},
+    "pipeline class is a list": {"_class_name": ["evil", "StableDiffusionPipeline"]},
+    "no scheduler": {"scheduler": None},
+    "scheduler from another module": {"scheduler": ["evil", "Evil"]},
+    "scheduler is a built-in": {"scheduler": ["diffusers", "__builtins__"]},
+    "scheduler is a module": {"scheduler": ["diffusers", "scheduling_utils"]},
+    "scheduler is a path": {"scheduler": ["diffusers", "../../evil"]},
+    "scheduler is no scheduler": {"scheduler": ["diffusers", "TYPE_CHECKING"]},
+}
+
+
+@pytest.fixture
+def model(small_run: Options, tmp_path: Path) -> Path:
+    """A model folder of the test's own, with a module in it that leaves a trace when it is imported."""
+    model = shutil.copytree(Path(str(small_run["model.source"])), tmp_path / "model")
+    for folder in (model, model / "unet", model / "text_encoder", model / "tokenizer", model / "scheduler"):
+        (folder / "evil.py").write_text(
+            f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Evil:\n    from_pretrained = staticmethod(print)\n"
+        )
+    return model
+
+
+def update(file: Path, **entries: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_hostile_model_index_is_refused(name: str, model: Path, small_run: Options, tmp_path: Path) -> None:
+    entries = INDEXES[name]
+    if isinstance(entries, dict):
+        update(model / "model_index.json", **entries)
+    else:
+        (model / "model_index.json").write_text(json.dumps(entries))
+    options = small_run | {"model.source": model, "output.folder": tmp_path / "out"}
+    ended = run("lora", options, tmp_path / "log")
+    assert not (tmp_path / "canary").exists()
+    assert_refused(ended.exit_code, ended.output, "model.source", "model_index.json")
+
+
+def test_code_that_comes_with_a_model_is_not_run(model: Path, small_run: Options, tmp_path: Path) -> None:
+    """trust_remote_code is off: what only such code could do is left out or refused."""
+    auto_map = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    update(model / "model_index.json", unet=["evil", "Evil"], vae=["../unet/evil", "Evil"])
+    update(model / "text_encoder" / "config.json", auto_map=auto_map)
+    update(model / "tokenizer" / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="Evil")
+    update(model / "unet" / "config.json", _class_name="Evil", auto_map=auto_map)
+    update(model / "scheduler" / "scheduler_config.json", _class_name="Evil")
+    options = small_run | {"model.source": model, "output.folder": tmp_path / "out"}
+    ended = run("lora", options, tmp_path / "log")
+    assert not (tmp_path / "canary").exists()
+    if ended.exit_code:
+        assert_refused(ended.exit_code, ended.output, "model.source")
+
+
+@pytest.mark.parametrize(
+    ("part", "safe", "pickled"),
+    [
+        ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model.safetensors", "pytorch_model.bin"),
+    ],
+)
+def test_pickled_weights_are_refused_and_not_run(
+    part: str, safe: str, pickled: str, model: Path, small_run: Options, tmp_path: Path
+) -> None:
+    (model / part / safe).unlink()
+    torch.save(Canary(tmp_path / "canary"), model / part / pickled)
+    options = small_run | {"model.source": model, "output.folder": tmp_path / "out"}
+    ended = run("lora", options, tmp_path / "log")
+    assert not (tmp_path / "canary").exists()
+    assert_refused(ended.exit_code, ended.output, "model.source", safe)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [CANARY]]",
+        "model:\n  source: !!python/object/apply:os.system ['touch CANARY']",
+        "!!python/object/new:os.system ['touch CANARY']",
+        "model: !!python/name:os.system",
+    ],
+)
+def test_python_tags_in_yaml_are_refused_and_not_run(text: str, small_run: Options, tmp_path: Path) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(text.replace("CANARY", str(tmp_path / "canary")))
+    ended = run("lora", {"config": preset} | small_run | {"output.folder": tmp_path / "out"}, tmp_path / "log")
+    assert not (tmp_path / "canary").exists()
+    assert_refused(ended.exit_code, ended.output, "preset.yaml", "not valid YAML")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("DEISMultistepScheduler", "data.bucket_step"),  # seldom used but sound: the next mistake is what is refused
+        ("EDMEulerScheduler", "EDMEulerScheduler"),
+    ],
+)
+def test_a_scheduler_of_diffusers_is_taken_where_it_has_betas(
+    name: str, word: str, model: Path, small_run: Options, tmp_path: Path
+) -> None:
+    update(model / "model_index.json", scheduler=["diffusers", name])
+    options = small_run | {"model.source": model, "output.folder": tmp_path / "out", "data.bucket_step": 1}
+    ended = run("lora", options, tmp_path / "log")
+    assert_refused(ended.exit_code, ended.output, word)
+
+
+def test_no_code_asks_for_what_comes_with_a_model() -> None:
+    files = [file for package in ("finetune", "recipes", "datasets_prep") for file in Path(package).rglob("*.py")]
+    assert len(files) > 100
+    assert [
+        str(file) for file in files if re.search(r"trust_remote_code\s*=(?!\s*False)", file.read_text(encoding="utf-8"))
+    ] == []

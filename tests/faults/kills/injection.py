@@ -1,0 +1,139 @@
+"""Faults that a child process of `tests.support.runs` prepares for itself before its recipe starts; no mocks."""
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.processes import signals as stopping
+
+CHANGES = {"open", "shutil.rmtree"} | {
+    f"os.{name}" for name in ("rename", "remove", "mkdir", "rmdir", "truncate", "listdir", "scandir")
+}
+"""Audit events (PEP 578) that Python raises just before it asks the file system for something."""
+
+
+@dataclass(frozen=True)
+class WhileSaving:
+    """Does something at the N-th file-system event after the first checkpoint began to be written, counted from 1."""
+
+    number: int
+    act: Callable[[], None]
+
+    def __call__(self) -> None:
+        seen = [0]
+        has_begun = [False]
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            # shutil.rmtree names files relative to an open folder. All else that is opened is Python's own modules.
+            is_ours = "checkpoints" in str(arguments[:1]) or event in ("os.remove", "os.scandir")
+            if event not in CHANGES or not is_ours:
+                return
+            has_begun[0] = has_begun[0] or (event == "os.mkdir" and ".tmp-step_" in str(arguments[0]))
+            if has_begun[0]:
+                seen[0] += 1
+                if seen[0] == self.number:
+                    self.act()
+
+        sys.addaudithook(watch)
+
+
+@dataclass(frozen=True)
+class WhenOpened:
+    """Does something just before a file of that name is opened for the first time."""
+
+    name: str
+    act: Callable[[], None]
+
+    def __call__(self) -> None:
+        waits = [True]
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "open" and waits[0] and str(arguments[0]).endswith(self.name):
+                waits[0] = False
+                self.act()
+
+        sys.addaudithook(watch)
+
+
+def die() -> None:
+    """Ends this process as kill -9 or the kernel's out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ask_to_stop() -> None:
+    """Asks this process to save and end, as a scheduler does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class FileSizeLimit:
+    """Lets no file of the process grow beyond so many bytes: writing fails in the middle of a file."""
+
+    num_bytes: int
+
+    def __call__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
+
+
+def fork_workers() -> None:
+    """Starts data loader workers as a process that was started by hand does, not through the tests' fork server."""
+    multiprocessing.set_start_method("fork", force=True)
+
+
+def lead_a_group() -> None:
+    """Makes the process and its workers a group of their own, which can be signalled as one."""
+    fork_workers()
+    os.setpgrp()
+
+
+@dataclass(frozen=True)
+class FillDisk:
+    """Uses up what is free on a disk."""
+
+    disk: Path
+
+    def __call__(self) -> None:
+        with (self.disk / "ballast").open("wb", buffering=0) as file:
+            free = shutil.disk_usage(self.disk).free
+            file.write(bytes(free))
+
+
+@dataclass(frozen=True)
+class LimitMemoryWhenOpened:
+    """Leaves so little memory from the moment a file is opened that a large allocation fails, as on a full GPU."""
+
+    name: str
+    num_bytes: int
+
+    def __call__(self) -> None:
+        WhenOpened(self.name, self.limit)()
+
+    def limit(self) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + self.num_bytes, resource.RLIM_INFINITY))
+
+
+def every_interrupt_counts() -> None:
+    """Makes the second Ctrl-C a later one, however soon it comes."""
+    stopping.SECONDS_OF_ONE_REQUEST = 0.0
+
+
+def without_privileges() -> None:
+    """Takes from root what lets it write to read-only folders; the user stays, so that Python still finds itself."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface; this process
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def wait_for_tracer() -> None:
+    """Waits until a debugger has attached itself."""
+    while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+        time.sleep(0.01)

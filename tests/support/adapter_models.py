@@ -1,0 +1,87 @@
+"""Adapters as if they had been trained, on a tiny model, without a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config.lora import LoRAConfig
+from finetune.config.loss import LossConfig
+from finetune.config.recipes import LoRATrainConfig
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, OutputConfig
+from finetune.methods.base import RunFacts, TrainedModel
+from finetune.methods.lora.method import LoRA
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, ModelFamily, ModelSource, Network
+from finetune.optim.ema import load_trained_state, trained_state
+
+FAMILY = StableDiffusion()
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4, "alpha": 6.5, "init": "gaussian"},
+    "convolutions and patterns": {
+        "rank": 4,
+        "conv": True,
+        "rank_pattern": ("attn2=2", "conv1=3"),
+        "alpha_pattern": (r"^text_encoders\.0=1.5", "attn1=3"),
+    },
+    "rslora": {"rank": 4, "alpha": 6.5, "rslora": True, "rank_pattern": ("attn2=2",)},
+    "dora": {"rank": 4, "alpha": 6.5, "dora": True, "conv": True},
+    "orthogonal": {"rank": 4, "init": "orthogonal", "conv": True},
+    "pissa": {"rank": 4, "alpha": 6.5, "init": "pissa", "conv": True, "rank_pattern": ("attn2=2",)},
+    "olora": {"rank": 4, "init": "olora"},
+    "loha": {"kind": "loha", "rank": 3, "alpha": 2.0, "conv": True, "rank_pattern": ("attn2=2",)},
+    "lokr": {"kind": "lokr", "rank": 1, "alpha": 5.0, "factor": 4, "conv": True, "rank_pattern": ("attn2=64",)},
+    "oft": {"kind": "oft", "block_size": 4},
+}
+
+
+def fresh(source: ModelSource, family: ModelFamily = FAMILY) -> Components:
+    """The untouched model, frozen."""
+    components = family.load(source)
+    for part in (components.denoiser, *components.text_encoders):
+        part.requires_grad_(False)
+    return components
+
+
+def attached(
+    components: Components,
+    config: LoRAConfig,
+    *,
+    seed: int = 0,
+    text_encoder: bool = True,
+    family: ModelFamily = FAMILY,
+) -> Network:
+    """The network with adapters at their start."""
+    network = LoRA(config).network(family, components, text_encoder=text_encoder)
+    LoRA(config).attach(network, seed)
+    return network
+
+
+def moved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as if training had moved them."""
+    generator = torch.Generator().manual_seed(1)
+    return {name: value + torch.randn(value.shape, generator=generator) * 0.05 for name, value in state.items()}
+
+
+def trained_model(
+    source: ModelSource, config: LoRAConfig, dtype: Any = "fp32", family: ModelFamily = FAMILY
+) -> TrainedModel:
+    """What `train` hands to the export, with adapters on the denoiser and the text encoder."""
+    components = fresh(source, family)
+    network = attached(components, config, family=family)
+    state = moved(trained_state(network))
+    load_trained_state(network, state)
+    options = LoRATrainConfig(
+        model=ModelConfig(source.location),
+        data=DataConfig("pictures"),
+        output=OutputConfig(Path("out"), name="style", dtype=dtype),
+        train=LoopConfig(text_encoder=True),
+        cache=CacheConfig(text=False),
+        lora=config,
+    )
+    facts = RunFacts("ab" * 32, 3, 1, 2, 6, 0, {1: 6}, {}, "pictures", "cd" * 32, {}, "no", 1.0, 2.0)
+    objective = family.objective(components.scheduler, LossConfig())
+    return TrainedModel(family, source, components, network, objective, state, options, facts)

@@ -1,0 +1,47 @@
+"""A tiny pipeline for every model family, and what the contract suite has to be told of it."""
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How a family's tiny pipeline is made."""
+
+    module: str
+    """Module with `save_pipeline(folder, *, seed=0, ...)`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments that make it as small as the tests allow."""
+    learns_tokens: bool = True
+    """True where textual inversion can teach it a word; otherwise it has to be refused."""
+    loads_single_file: bool = True
+    """True where diffusers' pipeline reads the single file of the tiny model; its layers are compared in any case."""
+
+
+TINY_FAMILIES = {
+    "sd": Tiny("tests.tiny.sd", {"size": "micro"}),
+    "sdxl": Tiny("tests.tiny.sdxl"),
+    "sd3": Tiny("tests.tiny.sd3", learns_tokens=False, loads_single_file=False),  # diffusers 0.42 reads no such file
+    "flux": Tiny(
+        "tests.tiny.flux", learns_tokens=False, loads_single_file=False
+    ),  # diffusers takes 3072 wide ones only
+}
+
+
+def tiny_family(name: str) -> Tiny:
+    """Returns what the suite knows of a family; one that it knows nothing of fails the suite."""
+    if name not in TINY_FAMILIES:
+        raise AssertionError(
+            f"the family {name} has no tiny pipeline, so that nothing of it is tested. Write save_pipeline(folder, *, "
+            f"seed=0) in tests/tiny_{name}.py and add a line to TINY_FAMILIES in tests/support/families.py."
+        )
+    return TINY_FAMILIES[name]
+
+
+def save_tiny_pipeline(name: str, folder: Path) -> Path:
+    """Writes the family's tiny pipeline to the folder and returns it."""
+    tiny = tiny_family(name)
+    importlib.import_module(tiny.module).save_pipeline(folder, **tiny.options)
+    return folder

@@ -1,0 +1,194 @@
+"""Runs recipes as real processes, cheaply: forked from a server that has already imported everything.
+
+A child is a process of its own, so that it can be killed, limited and signalled like one started by hand.
+"""
+
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from unittest import mock
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+CONTEXT = multiprocessing.get_context("forkserver")
+RECIPES = ["recipes.lora", "recipes.full", "recipes.dreambooth", "recipes.pretrain", "recipes.textual_inversion"]
+SERVER = multiprocessing.forkserver.ForkServer()
+"""A fork server beside the process's usual one, which belongs to datasets_prep.workers.pool and imported other
+things."""
+SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.support.runs"])
+
+TINY = {
+    "data.resolution": 64,
+    "data.bucket_step": 16,
+    "train.batch_size": 2,
+    "train.log_every": 1,
+    "checkpoint.every": 4,
+    "lora.rank": 4,
+    "optim.lr": 1e-2,
+    "tracking.names": (),
+}
+"""Options that make a run on a tiny model a matter of seconds."""
+
+Options = dict[str, object]
+
+
+def flags(options: Options) -> list[str]:
+    """Returns options as command-line flags."""
+    found: list[str] = []
+    for key, value in options.items():
+        values = value if isinstance(value, tuple) else (value,)
+        found += [f"--{key}", *map(str, values)]
+    return found
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended."""
+
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process under way."""
+
+    process: BaseProcess
+    log: Path
+
+    def wait(self, seconds: float = 180) -> Ended:
+        """Waits for the end; a process that takes longer is killed and fails the test."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {seconds} s:\n{self.log.read_text()}")
+        return Ended(self.process.exitcode or 0, self.log.read_text())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process, if it still runs."""
+        assert self.process.pid is not None
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> None:
+        """Waits until something is seen to have happened, or the process has ended."""
+        deadline = time.monotonic() + seconds
+        while not happened() and self.process.is_alive():
+            assert time.monotonic() < deadline, f"did not happen within {seconds} s:\n{self.log.read_text()}"
+            time.sleep(0.005)
+
+
+def start(
+    recipe: str,
+    options: Options,
+    log: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Running:
+    """Starts `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
+    process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))
+    with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        process.start()
+    return Running(process, log)
+
+
+def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
+    """Runs `recipes.RECIPE` to its end."""
+    return start(recipe, options, log, environment=environment).wait()
+
+
+def _child(
+    recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
+) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.argv = [f"recipes.{recipe}", *arguments]
+    if prepare:
+        prepare()
+    module = __import__(f"recipes.{recipe}", fromlist=["main"])
+    module.main()
+
+
+def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:
+    """Runs LoRA straight, without caches, and killed and resumed; all three must leave the same bits.
+
+    Returns what the first printed.
+    """
+    straight = options | {"output.folder": folder / "a"}
+    first = run("lora", straight, folder / "log")
+    assert first.exit_code == 0, first.output
+    refuse_other_bits(folder / "a", options, uncached, folder)
+    return first.output
+
+
+def refuse_other_bits(straight: Path, options: Options, uncached: Options, folder: Path) -> None:
+    """Runs LoRA without caches, and killed and resumed; both must leave the bits of the run in `straight`."""
+    other, broken = (options | {"output.folder": folder / name} for name in ("b", "c"))
+    ended = run("lora", other | uncached, folder / "log")
+    assert ended.exit_code == 0, ended.output
+
+    running = start("lora", broken | {"checkpoint.every": 2}, folder / "log")
+    running.wait_until(lambda: len(metrics(folder / "c")) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    ended = run("lora", broken, folder / "log")
+    assert ended.exit_code == 0, ended.output
+    for name in ("b", "c"):
+        assert differing(final_state(straight), final_state(folder / name)) == []
+        assert losses(straight) == losses(folder / name)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Returns the lines of a run's metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def final_state(folder: Path) -> dict[str, Tensor]:
+    """Returns weights, averages and optimizer state of the newest checkpoint under one flat set of names."""
+    newest = max((folder / "checkpoints").glob("step_*"))
+    state = {f"trained.{k}": v for k, v in safetensors.torch.load_file(newest / "trained.safetensors").items()}
+    if (newest / "ema.safetensors").exists():
+        state |= {f"ema.{k}": v for k, v in safetensors.torch.load_file(newest / "ema.safetensors").items()}
+    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
+
+    def walk(value: object, name: str) -> None:
+        if isinstance(value, Tensor):
+            state[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}")
+        elif isinstance(value, int | float):
+            state[name] = torch.tensor(float(value), dtype=torch.float64)
+
+    walk(optimizer["state"], "optimizer")
+    return state
+
+
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Returns the names whose values are not equal bit for bit."""
+    assert first.keys() == second.keys(), first.keys() ^ second.keys()
+    return [name for name, value in first.items() if not torch.equal(value, second[name])]
+
+
+def losses(folder: Path) -> list[tuple[float, ...]]:
+    """Returns what metrics.jsonl says of the numbers, without the clock."""
+    return [
+        tuple(row.get(key, 0.0) for key in ("step", "loss", "lr", "grad_norm", "validation/loss", "images_seen"))
+        for row in metrics(folder)
+    ]

@@ -1,0 +1,92 @@
+"""Tiny pipelines of Stable Diffusion 3 and 3.5, of the real classes, built from a seed."""
+
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tests.tiny.sd import build_shifted_vae, train_tokenizer
+from tests.tiny.t5 import build_t5, train_t5_tokenizer
+
+CLIP_WIDTHS = (16, 24)
+T5_WIDTH = 48
+"""Wider than both of CLIP together, as in the real models."""
+NUM_LAYERS = 2
+
+
+def save_pipeline(folder: Path, *, seed: int = 0, t5: bool = True, version35: bool = False) -> Path:
+    """Writes a `StableDiffusion3Pipeline` with random weights in diffusers layout to `folder` and returns it;
+    transformer and T5 are several files, as in 3.5 large."""
+    build_pipeline(seed=seed, t5=t5, version35=version35).save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -> StableDiffusion3Pipeline:
+    """Returns the pipeline that `save_pipeline` writes; `version35` has normalized queries and keys and a first block
+    that attends twice, as 3.5 medium. The global random state is left as it was."""
+    tokenizers = train_tokenizer(), train_tokenizer(padding="!")
+    t5_tokenizer = train_t5_tokenizer() if t5 else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoders = [
+            build_clip(width, tokenizer, act)
+            for width, tokenizer, act in zip(CLIP_WIDTHS, tokenizers, ("quick_gelu", "gelu"), strict=True)
+        ]
+        transformer, vae = (
+            build_transformer(version35=version35),
+            build_shifted_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        )
+        # Loaded models are in evaluation mode, built ones are not, and T5 has dropout.
+        encoder_3 = build_t5(t5_tokenizer, width=T5_WIDTH).eval() if t5_tokenizer else None
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=encoders[0],
+        tokenizer=tokenizers[0],
+        text_encoder_2=encoders[1],
+        tokenizer_2=tokenizers[1],
+        text_encoder_3=encoder_3,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
+        tokenizer_3=t5_tokenizer,  # pyright: ignore[reportArgumentType]
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
+    """Returns a transformer whose modules carry the names of the real ones."""
+    return SD3Transformer2DModel(
+        sample_size=32,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=NUM_LAYERS,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=T5_WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=sum(CLIP_WIDTHS),
+        pos_embed_max_size=32,
+        dual_attention_layers=(0,) if version35 else (),
+        qk_norm="rms_norm" if version35 else None,
+    )
+
+
+def build_clip(width: int, tokenizer: CLIPTokenizer, activation: str) -> CLIPTextModelWithProjection:
+    """Returns a CLIP text model of three layers, so that the last but one is not the first."""
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            hidden_act=activation,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

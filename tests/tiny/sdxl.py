@@ -1,0 +1,113 @@
+"""A micro Stable Diffusion XL pipeline of the real classes and topology, built from a seed."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tests.tiny.sd import SIZES, build_vae, train_tokenizer
+
+WIDTHS = 32, 24
+"""Of the text encoders."""
+PROJECTION, TIME_WIDTH = 16, 8
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    seed: int = 0,
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    force_zeros: bool = True,
+    inpainting: bool = False,
+) -> Path:
+    """Writes a `StableDiffusionXLPipeline` with random weights in diffusers layout to `folder` and returns it.
+
+    Its text encoders have the old, wrong number of the end token in their configs, as the real ones.
+    """
+    pipeline = build_pipeline(
+        seed=seed, prediction_type=prediction_type, force_zeros=force_zeros, inpainting=inpainting
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def build_pipeline(
+    *,
+    seed: int = 0,
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    force_zeros: bool = True,
+    inpainting: bool = False,
+    num_layers: int = 3,
+) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
+    """Returns the pipeline that `save_pipeline` writes, or one with more layers in its second text encoder. The global
+    random state is left as it was."""
+    first, second = train_tokenizer(), train_tokenizer(padding="!")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = build_vae(SIZES["micro"])
+        vae.register_to_config(scaling_factor=0.13025)
+        pipeline = (StableDiffusionXLInpaintPipeline if inpainting else StableDiffusionXLPipeline)(
+            vae=vae,
+            text_encoder=CLIPTextModel(text_config(WIDTHS[0], first, "quick_gelu")),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(WIDTHS[1], second, "gelu", num_layers=num_layers)),
+            tokenizer=first,
+            tokenizer_2=second,
+            unet=build_unet(in_channels=9 if inpainting else 4),
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+                prediction_type=prediction_type,
+            ),
+            force_zeros_for_empty_prompt=force_zeros,
+            add_watermarker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
+    """Returns the config of a text encoder; beside the weights, what the real ones have."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=PROJECTION,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        hidden_act=activation,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+
+
+def build_unet(*, in_channels: int) -> UNet2DConditionModel:
+    """Returns a U-Net of SDXL's three levels, two resnets each, the first without attention."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=in_channels,
+        out_channels=4,
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        layers_per_block=2,
+        norm_num_groups=4,
+        attention_head_dim=(1, 2, 2),  # diffusers' name for the number of heads
+        cross_attention_dim=sum(WIDTHS),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_WIDTH,
+        projection_class_embeddings_input_dim=6 * TIME_WIDTH + PROJECTION,
+    )

@@ -1,0 +1,51 @@
+"""A tiny T5 encoder and its tokenizer, as the pipelines that read prompts with T5 have them."""
+
+import functools
+import string
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from tests.tiny.sd import CAPTIONS
+
+SPECIAL = ("<pad>", "</s>", "<unk>")
+"""In this order, by which T5 knows them."""
+
+
+def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
+    """Returns a T5 encoder of two layers, with the gated feed-forward layers of version 1.1; it drops nothing out, as a
+    loaded one."""
+    encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=8,
+            d_ff=2 * width,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    return encoder.eval()
+
+
+def train_t5_tokenizer() -> T5Tokenizer:
+    """Returns a T5 tokenizer: pieces of words learned from CAPTIONS, and all printable characters of ASCII."""
+    return T5Tokenizer(vocab=list(learned_pieces()), extra_ids=0, model_max_length=512)
+
+
+@functools.cache
+def learned_pieces() -> tuple[tuple[str, float], ...]:
+    """Returns pieces with the logarithm of their probability."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    alphabet = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=list(SPECIAL), unk_token="<unk>", initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CAPTIONS, trainer)
+    scores = dict(tokenizer.get_vocab())
+    ordered = sorted(scores, key=scores.__getitem__)
+    return tuple((piece, 0.0 if piece in SPECIAL else -1.0 - 0.01 * rank) for rank, piece in enumerate(ordered))

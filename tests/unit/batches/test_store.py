@@ -1,0 +1,252 @@
+"""Caches are right by construction: damage is found, and any process may be killed at any time."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import resource
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint, tensor_digest
+
+CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what is imported here
+
+
+def test_a_key_does_not_confuse_its_parts() -> None:
+    assert len({cache_key("ab", "c"), cache_key("a", "bc"), cache_key("abc"), cache_key("ab", "c", "")}) == 4
+
+
+class Weights(nn.Module):
+    """Two parameters, registered in either order."""
+
+    def __init__(self, first: Tensor, second: Tensor, *, swapped: bool = False) -> None:
+        super().__init__()
+        for name, value in (("b", second), ("a", first)) if swapped else (("a", first), ("b", second)):
+            self.register_parameter(name, nn.Parameter(value))
+
+
+def test_the_fingerprint_of_weights_sees_names_types_shapes_and_values_but_no_order() -> None:
+    a, b = torch.arange(6.0), torch.ones(6)
+    prints = [
+        fingerprint(module)
+        for module in (
+            Weights(a, b),
+            Weights(b, a),
+            Weights(a.view(2, 3), b),
+            Weights(a.double(), b),
+            Weights(torch.nextafter(a, a + 1), b),
+        )
+    ]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint(Weights(a, b, swapped=True)) == prints[0]
+    assert fingerprint(Weights(a.bfloat16(), b.half())) == prints[0]  # as it is read narrow or wide
+    assert fingerprint(Weights(a.view(2, 3).t().contiguous().t().reshape(6), b)) == prints[0]
+
+
+def test_the_digest_of_a_tensor_sees_type_and_shape() -> None:
+    value = torch.zeros(4)
+    assert len({tensor_digest(v) for v in (value, value.int(), value.view(2, 2), value + 1)}) == 4
+
+
+# The store.
+
+
+def value_of(key: str) -> Entry:
+    """An entry of several tensors and types that follows from its key."""
+    generator = torch.Generator().manual_seed(int(hashlib.sha256(key.encode()).hexdigest()[:12], 16))
+    latents = torch.randn(4, 3, 2, generator=generator)
+    return {"latents": latents, "half": latents[0].bfloat16(), "tokens": torch.arange(5), "flag": torch.tensor(True)}
+
+
+def same(first: Entry, second: Entry) -> bool:
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def keys_of(num: int) -> list[str]:
+    return [cache_key("test", number) for number in range(num)]
+
+
+def test_entries_of_several_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    keys = keys_of(5)
+    ShardStore(tmp_path / "deep" / "folder").write({key: value_of(key) for key in keys})
+    store = ShardStore(tmp_path / "deep" / "folder")
+    assert all(same(store.read(key), value_of(key)) for key in keys)
+    assert store.missing([*keys, "x", "y", "x"]) == ["x", "y"]
+
+
+def test_a_store_sees_what_others_wrote_after_it_was_opened(tmp_path: Path) -> None:
+    store, (key,) = ShardStore(tmp_path), keys_of(1)
+    ShardStore(tmp_path).write({key: value_of(key)})
+    assert store.missing([key]) == [key]
+    store.refresh()
+    assert same(store.read(key), value_of(key))
+
+
+def encode(keys: Sequence[str]) -> Iterator[tuple[str, Entry]]:
+    for key in keys:
+        yield key, value_of(key)
+
+
+def fill_all(
+    folder: Path,
+    keys: Sequence[str],
+    *,
+    encode: Callable[[Sequence[str]], Iterator[tuple[str, Entry]]] = encode,
+    shard_size: int = 4,
+) -> ShardStore:
+    store = ShardStore(folder)
+    fill(
+        store,
+        store.missing(keys),
+        encode,
+        shard_size=shard_size,
+        rank=0,
+        num_processes=1,
+        progress=lambda done: None,
+    )
+    store.refresh()
+    return store
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 20])
+def test_processes_share_the_work_without_gap_or_overlap(num_processes: int, tmp_path: Path) -> None:
+    keys, made = keys_of(13), []
+    for rank in range(num_processes):
+        fill(
+            ShardStore(tmp_path),
+            keys,
+            encode,
+            shard_size=4,
+            rank=rank,
+            num_processes=num_processes,
+            progress=made.append,
+        )
+    assert sum(made) == len(keys)
+    store = ShardStore(tmp_path)
+    assert store.missing(keys) == []
+    assert all(same(store.read(key), value_of(key)) for key in keys)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_torn_shard_is_passed_over_with_a_warning_and_its_entries_are_made_again(tmp_path: Path, length: int) -> None:
+    keys = keys_of(12)
+    fill_all(tmp_path, keys)
+    torn = sorted(tmp_path.glob("*.safetensors"))[0]
+    torn.write_bytes(torn.read_bytes()[:length])
+    store = ShardStore(tmp_path)
+    assert len(store.missing(keys)) == 4
+    assert len(store.warnings) == 1 and torn.name in store.warnings[0]
+    store = fill_all(tmp_path, keys)
+    assert store.missing(keys) == []
+    assert len(store.warnings) == 1  # told once, although the folder was read twice
+    assert all(same(store.read(key), value_of(key)) for key in keys)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def attempted(store: ShardStore, key: str) -> tuple[Entry | None, str]:
+    try:
+        return store.read(key), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
+    """A bit of each byte in turn: the shard is unreadable, or the entry is missing, refused or right."""
+    keys = keys_of(1)
+    whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path = folder / "shard.safetensors"
+        path.write_bytes(data)
+        store = ShardStore(folder)
+        for key in keys:
+            if not store.missing([key]):
+                found, error = attempted(store, key)
+                assert same(found, value_of(key)) if found else str(path) in error, place
+                refused += found is None
+        path.unlink()
+    num_bytes = sum(value.nbytes for key in keys for value in value_of(key).values())
+    assert refused >= num_bytes
+
+
+def test_a_full_disk_is_told_with_the_place_and_the_way_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The kernel refuses to let files grow, which reaches the same code as a full disk."""
+    entry = {"latents": torch.zeros(200_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"--cache\.folder") as caught:
+            ShardStore(tmp_path).write({"key": entry})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    ShardStore(tmp_path).write({"key": entry})
+
+
+def test_a_folder_that_cannot_be_made_is_told_the_same_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # permissions would not stop root
+    with pytest.raises(OSError, match=r"--cache\.folder"):
+        ShardStore(tmp_path / "file" / "cache").write({"key": value_of("key")})
+
+
+# Several processes, real ones.
+
+
+def encode_until(keys: Sequence[str], last: int) -> Iterator[tuple[str, Entry]]:
+    """Kills its own process before entry number `last` comes out."""
+    for number, entry in enumerate(encode(keys)):
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield entry
+
+
+def fill_and_die(folder: Path, num: int, last: int) -> None:
+    fill_all(folder, keys_of(num), encode=lambda keys: encode_until(keys, last))
+
+
+def fill_with_shards_of(folder: Path, num: int, shard_size: int) -> None:
+    fill_all(folder, keys_of(num), shard_size=shard_size)
+
+
+def test_filling_again_after_kill_9_gives_what_an_undisturbed_fill_gives(tmp_path: Path) -> None:
+    num = 30
+    straight, broken = fill_all(tmp_path / "straight", keys_of(num)), tmp_path / "broken"
+    draw, missing = random.Random(0), num
+    while missing > 8:
+        killed = CONTEXT.Process(target=fill_and_die, args=(broken, num, draw.randrange(5, 9)))
+        killed.start()
+        killed.join(60)
+        assert killed.exitcode == -signal.SIGKILL
+        left = len(ShardStore(broken).missing(keys_of(num)))
+        assert left < missing  # each attempt keeps what it wrote
+        missing = left
+    refilled = fill_all(broken, keys_of(num))
+    assert refilled.missing(keys_of(num)) == [] and refilled.warnings == []
+    assert all(same(refilled.read(key), straight.read(key)) for key in keys_of(num))
+
+
+def test_two_processes_may_fill_one_folder_at_once(tmp_path: Path) -> None:
+    num = 200
+    both = [CONTEXT.Process(target=fill_with_shards_of, args=(tmp_path, num, size)) for size in (3, 3, 7)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    store = ShardStore(tmp_path)
+    assert store.missing(keys_of(num)) == [] and store.warnings == []
+    assert all(same(store.read(key), value_of(key)) for key in keys_of(num))
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == []

@@ -1,0 +1,63 @@
+"""Contradictions of DreamBooth's options are refused before anything is loaded."""
+
+import pytest
+
+from finetune.config.dreambooth import DreamBoothTrainConfig, words
+from finetune.config.parse.command_line import parse
+
+REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
+INSTANCE = ("--instance.prompt", "a photo of sks dog")
+PRIOR = ("--prior.prompt", "a photo of a dog")
+
+
+def config(*arguments: str) -> DreamBoothTrainConfig:
+    return parse(DreamBoothTrainConfig, [*REQUIRED, *arguments], program="test")
+
+
+def test_two_prompts_are_all_it_needs() -> None:
+    found = config(*INSTANCE, *PRIOR)
+    assert (found.method, found.prior.kind, found.prior.weight, found.data.caption_dropout) == (
+        "lora",
+        "pictures",
+        1.0,
+        0.0,
+    )
+    assert config(*INSTANCE, "--prior.kind", "none").prior.prompt is None
+    assert config(*INSTANCE, "--prior.folder", "dogs", "--prior.captions", "true").prior.prompt is None
+    assert config("--instance.captions", "true", *PRIOR, "--data.captions", "folder").instance.prompt is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (PRIOR, "instance.prompt: missing"),
+        (INSTANCE, "prior.prompt: missing"),
+        ((*INSTANCE, "--prior.kind", "prediction"), "prior.prompt: missing"),
+        ((*INSTANCE, "--prior.prompt", " "), "prior.prompt: missing"),
+        (("--instance.prompt", " ", *PRIOR), "instance.prompt: missing"),
+        ((*INSTANCE, *PRIOR, "--prior.kind", "none"), "prior.kind none, which keeps nothing"),
+        ((*INSTANCE, *PRIOR, "--instance.captions", "true"), "pictures keep their own captions"),
+        ((*INSTANCE, "--prior.prompt", "A photo of sks dog."), "expected a word for the subject"),
+        (("--instance.prompt", "a photo of a dog", "--prior.prompt", "a dog in a photo of it"), "word for the subject"),
+        ((*INSTANCE, *PRIOR, "--prior.kind", "prediction", "--prior.folder", "dogs"), "reads no class pictures"),
+        ((*INSTANCE, *PRIOR, "--prior.folder", "dogs", "--prior.captions", "true"), "class images keep their own"),
+        ((*INSTANCE, "--prior.captions", "true"), "prior.captions: got true without prior.folder"),
+        ((*INSTANCE, "--prior.folder", "dogs"), "--prior.captions true"),
+        ((*INSTANCE, *PRIOR, "--prior.weight", "0"), "prior.kind none turns it off"),
+        ((*INSTANCE, *PRIOR, "--prior.num_pictures", "0"), "prior.num_pictures: got 0"),
+        ((*INSTANCE, *PRIOR, "--method", "full", "--lora.rank", "2"), "method full, which has no adapters"),
+        ((*INSTANCE, *PRIOR, "--data.captions", "folder"), "every picture gets instance.prompt"),
+        (("--instance.captions", "true", *PRIOR, "--data.captions", "none"), "which reads none"),
+        ((*INSTANCE, *PRIOR, "--data.template", "{caption}, ink"), "Put its words into instance.prompt"),
+        ((*INSTANCE, *PRIOR, "--prior.kind", "prediction", "--lora.init", "pissa"), "is not the untouched one"),
+        ((*INSTANCE, *PRIOR, "--train.text_encoder_steps", "5"), "train.text_encoder is false"),
+    ],
+)
+def test_contradictions_are_refused(arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        config(*arguments)
+    assert says in str(caught.value)
+
+
+def test_words_are_compared_without_case_and_punctuation() -> None:
+    assert words('A photo of "SKS" dog, (outdoors).') == ["a", "photo", "of", "sks", "dog", "outdoors"]

@@ -1,0 +1,200 @@
+"""Captions are read from the files that trainers, taggers and galleries write, or the run stops and names them."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from datasets_prep.captions.own import read_folder_entries
+from finetune.data.captions.files import Reading
+from finetune.data.folder import FolderSource
+from finetune.data.listing import Findings
+from finetune.data.manifest import read_manifest
+from tests.support.images import captions, listing, mistakes, picture, write
+
+Files = dict[str, bytes | str]
+P, Q = picture("red"), picture("blue")
+COCO = '{"images": [{"id": 7, "file_name": "x.png"}], "annotations": [{"image_id": 7, "caption": "a cat"}]}'
+
+
+def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[str, ...]]:
+    """The captions that recipes read, which are those that preparation reads."""
+    manifest = read_manifest(write(folder, files), caption_column=column, caption_lines="alternatives")
+    found = captions(manifest)
+    findings, root = Findings(), str(folder)
+    reading = Reading(column, "alternatives", is_training=False)
+    entries = read_folder_entries(root, FolderSource(root).read, sorted(files), reading, findings)
+    assert {name: entry.captions for name, entry in entries.items() if name in found} == found
+    findings.raise_errors("", "")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "caption"),
+    [
+        ("x.png.txt", "a cat", "a cat"),
+        ("x.jpg.txt", "a cat", "a cat"),
+        ("x.caption", "a cat", "a cat"),
+        ("x.txt", '{"caption": "a cat", "score": 3}', "a cat"),
+        ("X.TXT", "a cat", "a cat"),
+        ("x.json", '{"tag_string": "1girl long_hair ^_^"}', "1girl, long hair, ^_^"),
+        ("x.png.json", '{"tag_string": "1girl, solo"}', "1girl, solo"),
+        ("x.png.json", '{"tags": {"general": ["long_hair", "solo"], "artist": ["me"]}}', "long hair, solo, me"),
+        ("x.png.json", '{"tags": {"my tags": {"display_tags": {"0": ["red car", "sky"]}}}}', "red car, sky"),
+        ("x.json", '{"prompt": "a cat", "negative_prompt": "a dog", "seed": 3}', "a cat"),
+        ("x.json", '{"caption": "a cat", "tags": "cat, sofa"}', "a cat, cat, sofa"),
+        ("captions.json", '{"x.png": "a cat"}', "a cat"),
+        ("captions.json", '{"x": {"caption": "a cat"}}', "a cat"),
+        ("captions.json", '[{"image": "images/x.png", "caption": "a cat"}]', "a cat"),
+        ("meta_cap.json", '{"/data/train/x.png": {"caption": "a cat"}}', "a cat"),
+        ("meta_lat.json", '{"D:\\\\t\\\\x": {"caption": "a cat", "tags": "sofa"}}', "a cat, sofa"),
+        ("coco.json", COCO, "a cat"),
+        ("captions.csv", "file_name;caption\nx.png;a cat, red\n", "a cat, red"),
+        ("prompts.tsv", "image\tprompt\nx.png\ta cat\n", "a cat"),
+        ("captions.txt", "image,caption\nx.png,a cat\n", "a cat"),
+        ("captions.csv", "x.png,a cat\n", "a cat"),
+        ("captions.csv", "file|caption\nx.png|a cat, red\n", "a cat, red"),
+        ("list.csv", "Image,Caption\nx.png,a cat\n", "a cat"),
+        ("x.txt", '```json\n{"caption": "a cat"}\n```\n', "a cat"),
+        ("x.txt", '"a cat"', "a cat"),
+        ("captions.txt", "x.png: a cat\n\n", "a cat"),
+        ("list.txt", "x.png a cat", "a cat"),
+        ("captions.jsonl", '{"file_name": "x.png", "text": "a cat"}\n', "a cat"),
+        ("captions/x.txt", "a cat", "a cat"),
+        ("metadata.csv", "file_name;text\nx.png;a cat\n", "a cat"),
+        ("metadata.csv", "filename,caption\nx.png,a cat\n", "a cat"),
+        ("metadata.jsonl", '{"file_name": "X.png", "caption": "a cat"}\n', "a cat"),
+    ],
+)  # fmt: skip
+def test_captions_are_read_by_recipes_and_preparation(tmp_path: Path, name: str, content: str, caption: str) -> None:
+    assert both(tmp_path, {"x.png": P, name: content}) == {"x.png": (caption,)}
+
+
+def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    assert both(tmp_path / "text", {f"{apart}.png": P, f"{composed}.txt": "a cup"}) == {f"{apart}.png": ("a cup",)}
+    row = listing({"file_name": f"{apart}.png", "text": "a cup"})
+    assert both(tmp_path / "listing", {f"{composed}.png": P, "metadata.jsonl": row}) == {f"{composed}.png": ("a cup",)}
+    files: Files = {f"{apart}.png": P, f"{composed}.png": Q, f"{apart}.txt": "apart", f"{composed}.txt": "composed"}
+    assert both(tmp_path / "both", files) == {f"{apart}.png": ("apart",), f"{composed}.png": ("composed",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.json", '{"description": "a red cat on a mat"}', ["x.json (it has description", "data.caption_column"]),
+        ("x.json", '{"caption": "a red', ["x.json (not JSON"]),
+        ("captions.csv", "file_name,description\nx.png,a red cat\n", ["captions.csv (it has description"]),
+        ("x.yaml", "caption: a cat", ["x.yaml (a .yaml beside an image is not read)"]),
+        ("prompts.txt", "a red cat\na blue dog\n", ["prompts.txt (its lines name no images)"]),
+        ("captions.json", '{"x.png": "a ', ["captions.json (not JSON"]),
+        ("list.json", '{"x.png": "a ', ["list.json (not JSON"]),
+        ("x.png.json", '["a cat", "sofa"]', ["x.png.json (it is a list of texts"]),
+        ("x.txt", '["a cat", "sofa"]', ["x.txt (it is a list of texts"]),
+        ("x.txt", '{"caption": "a red', ["x.txt (not JSON"]),
+        ("x.txt", "{\\rtf1 a cat}", ["x.txt (it is rich text (RTF)"]),
+        ("x.wd14.txt", "1girl", ["x.wd14.txt (its name is nearly that of x.png)"]),
+        (
+            "captions.csv",
+            "id,caption\nx,a cat\n",
+            ["captions.csv (it has the columns id, caption, of which none is file"],
+        ),
+        ("captions.xlsx", "PK", ["captions.xlsx (.xlsx is not read)"]),
+        ("llava.json", '[{"image": "x.png", "conversations": [{"value": "a red cat"}]}]', ["llava.json (it has conv"]),
+        ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
+    ],
+)
+def test_what_is_not_understood_stops_the_run(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
+    message = mistakes(write(tmp_path, {"x.png": P, name: content}))
+    assert all(word in message for word in words), message
+    findings, reading = Findings(), Reading(is_training=False)
+    read_folder_entries(str(tmp_path), FolderSource(str(tmp_path)).read, ["x.png", name], reading, findings)
+    with pytest.raises(ValueError, match=name):
+        findings.raise_errors("", "")
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "gb18030", "euc_kr", "cp1251", "cp1253"])
+def test_a_text_in_an_encoding_that_is_not_read_stops_the_run(tmp_path: Path, encoding: str) -> None:
+    texts = {"cp1251": "белая кошка", "cp1253": "λευκή γάτα", "euc_kr": "하얀 고양이"}
+    data = texts.get(encoding, "白猫在花園").encode(encoding)
+    message = mistakes(write(tmp_path / "other", {"x.png": P, "x.txt": data}))
+    assert "x.txt (in an encoding that is not read" in message
+    western = "un café, l'été, größer, où".encode("cp1252")
+    assert both(tmp_path / "western", {"x.png": P, "x.txt": western}) == {"x.png": ("un café, l'été, größer, où",)}
+    assert both(tmp_path / "short", {"x.png": P, "x.txt": "été".encode("cp1252")}) == {"x.png": ("été",)}
+
+
+def test_texts_of_one_image_in_two_folders_stop_the_run(tmp_path: Path) -> None:
+    files: Files = {"images/x.png": P, "images/y.png": Q, "y.txt": "", "long/x.txt": "a grey cat", "short/x.txt": "cat"}
+    assert "long/x.txt (its name is nearly that of images/x.png)" in mistakes(write(tmp_path, files))
+
+
+@pytest.mark.parametrize("text", ["nan", "None", "NULL\n", "n/a"])
+def test_what_programs_write_for_nothing_is_no_caption(tmp_path: Path, text: str) -> None:
+    message = mistakes(write(tmp_path / "text", {"x.png": P, "x.txt": text, "y.png": Q, "y.txt": "a dog"}))
+    assert "pictures without a caption (1): x.png" in message
+    table = f"file_name,text\nx.png,{text.strip()}\ny.png,a dog\n"
+    message = mistakes(write(tmp_path / "table", {"x.png": P, "y.png": Q, "metadata.csv": table}))
+    assert "pictures without a caption (1): x.png" in message
+
+
+def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:
+    assert both(tmp_path, {"x.png": P, "x.json": '{"description": "a red cat"}'}, "description") == {
+        "x.png": ("a red cat",)
+    }
+
+
+def test_a_file_about_something_else_stops_nothing_where_all_have_captions(tmp_path: Path) -> None:
+    files: Files = {"x.png": P, "x.txt": "a cat", "x.json": '{"description": "another text here"}', "train.json": "{"}
+    files |= {"x.md": "about x", "prompts.txt": "a red cat\n"}
+    assert both(tmp_path, files) == {"x.png": ("a cat",)}
+
+
+def test_only_files_of_images_without_a_caption_are_named(tmp_path: Path) -> None:
+    odd = '{"description": "another text here"}'
+    files: Files = {"x.png": P, "x.txt": "a cat", "x.json": odd, "y.png": Q}
+    message = mistakes(write(tmp_path, files))
+    assert "without a caption (1): y.png" in message and "x.json" not in message
+
+
+def test_a_text_file_counts_before_json_and_lists_and_the_difference_is_counted(tmp_path: Path) -> None:
+    files: Files = {"x.png": P, "y.png": Q, "x.txt": "a cat", "x.json": '{"caption": "a dog"}'}
+    files["captions.json"] = '{"x.png": "a bird", "y.png": "a fish"}'
+    assert both(tmp_path, files) == {"x.png": ("a cat",), "y.png": ("a fish",)}
+    (warning,) = read_manifest(str(tmp_path)).warnings
+    assert "which counts (2): x.json, captions.json: x.png" in warning
+
+
+def test_a_name_of_several_images_is_refused(tmp_path: Path) -> None:
+    files: Files = {"a/x.png": P, "b/x.png": Q, "captions.json": '{"x.png": "a cat"}'}
+    assert "several images have" in mistakes(write(tmp_path, files))
+    assert both(tmp_path, files | {"captions.json": '{"/d/a/x.png": "a cat", "/d/b/x.png": "a dog"}'}) == {
+        "a/x.png": ("a cat",),
+        "b/x.png": ("a dog",),
+    }
+
+
+def test_a_list_in_a_folder_says_nothing_of_other_folders(tmp_path: Path) -> None:
+    files: Files = {"a/y.png": P, "b/x.png": Q, "b/x.txt": "a bird", "a/captions.json": '{"x": "a cat", "y": "a dog"}'}
+    assert both(tmp_path, files) == {"a/y.png": ("a dog",), "b/x.png": ("a bird",)}
+
+
+def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"x.png": P, "x.txt": "A dog.\nIt sits.\n\nA window."})
+    message = mistakes(folder)
+    assert "x.txt" in message and "--data.caption_lines joined" in message
+    assert captions(read_manifest(folder, caption_lines="joined")) == {"x.png": ("A dog. It sits. A window.",)}
+    manifest = read_manifest(folder, caption_lines="alternatives")
+    assert captions(manifest) == {"x.png": ("A dog.", "It sits.", "A window.")} and manifest.warnings == ()
+
+
+def test_json_without_a_caption_in_a_text_file_is_no_caption(tmp_path: Path) -> None:
+    findings, root = Findings(), write(tmp_path, {"x.png": P, "x.txt": '{"score": 3}'})
+    found = read_folder_entries(root, FolderSource(root).read, ["x.png", "x.txt"], Reading(is_training=False), findings)
+    assert found["x.png"].captions == () and "x.txt" in findings.warnings[0]
+
+
+def test_syntax_of_other_programs_in_captions_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"x.png": P, "x.txt": "a {red|blue} cat, [trigger]"})
+    text = "\n".join(read_manifest(folder).warnings)
+    assert "x.png ({red|blue})" in text and "x.png ([trigger])" in text

@@ -1,0 +1,467 @@
+"""Stages that ask models, in whole preparations with tiny real models: what they say is used, kept, and asked once."""
+
+import base64
+import http.server
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_prep.captioners import make_captioner
+from datasets_prep.captioners.cleaning import clean_result
+from datasets_prep.captioners.http import HttpCaptioner
+from datasets_prep.config import CaptionsConfig, DedupConfig, LintConfig, PrepConfig, ScoresConfig
+from datasets_prep.decisions import Decision, append_decision
+from datasets_prep.pipeline import Outcome, prepare
+from finetune.similarity.agreement import can_verify
+from tests.support.images import drawn, encoded, write
+from tests.tiny.captioners import save_blip
+from tests.tiny.vision import save_classifier, save_clip, save_dinov2
+
+NAMES = ("red boat", "green sea", "old house", "blue sky", "small dog", "dark wall")
+TOKENIZER = Path(__file__).parents[4] / "finetune" / "assets" / "pictograms" / "tokenizer"
+needs_opencv = pytest.mark.skipif(not can_verify(), reason="OpenCV, the extra [dedup], is not installed")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    saved = {
+        "aesthetic": save_classifier(folder / "aesthetic", ["score"], "regression"),
+        "nsfw": save_classifier(folder / "nsfw", ["normal", "nsfw"]),
+        "watermark": save_classifier(folder / "watermark", ["watermark", "clean"]),
+        "animals": save_classifier(folder / "animals", ["cat", "dog"]),
+        "clip": save_clip(folder / "clip"),
+        "dinov2": save_dinov2(folder / "dinov2"),
+        "blip": save_blip(folder / "blip"),
+    }
+    tokenizer = saved["blip"] / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    vocabulary = content["model"]["vocab"]  # every word becomes a sentence, for only whole ones are used
+    content["model"]["vocab"] = {f"{word}." if word.isalpha() else word: number for word, number in vocabulary.items()}
+    tokenizer.write_text(json.dumps(content))
+    return {name: str(path) for name, path in saved.items()}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PrepConfig:
+    files: dict[str, bytes | str] = {f"{name}.png": encoded(drawn(seed)) for seed, name in enumerate(NAMES)}
+    return PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1)
+
+
+@dataclass
+class Seen:
+    """What a preparation has told of its progress."""
+
+    calls: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.calls.append((what, done, total))
+
+    def of(self, what: str) -> list[tuple[int, int]]:
+        return [(done, total) for name, done, total in self.calls if name.startswith(what)]
+
+
+def prepared(config: PrepConfig, **options: Any) -> tuple[dict[str, dict], dict[str, dict], Seen, Outcome]:
+    """The lines of metadata.jsonl and of rejected.jsonl by their sources without suffix, and how it went."""
+    seen = Seen()
+    outcome = prepare(replace(config, **options), seen)
+    kept, left_out = (rows(config.output / name) for name in ("metadata.jsonl", "rejected.jsonl"))
+    return kept, left_out, seen, outcome
+
+
+def rows(listing: Path) -> dict[str, dict]:
+    lines = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines()]
+    return {Path(line["source"]).stem: line for line in lines}
+
+
+# Scores
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "is_least"),
+    [("aesthetic", "min_aesthetic", True), ("nsfw", "max_nsfw", False), ("watermark", "max_watermark", False)],
+)
+def test_pictures_beyond_the_limit_are_left_out_with_their_score_but_for_those_a_user_keeps(
+    config: PrepConfig, models: dict[str, str], name: str, limit: str, is_least: bool
+) -> None:
+    options: dict[str, Any] = {f"{name}_model": models[name], "batch_size": 4}
+    kept, left_out, seen, _ = prepared(config, scores=ScoresConfig(**options))
+    scores = {source: row["scores"][name] for source, row in kept.items()}
+    assert len(set(scores.values())) == 6 and left_out == {}
+    assert seen.of("scoring") == [(done, 6) for done in range(1, 7)]
+
+    by_score = sorted(scores, key=lambda source: scores[source], reverse=is_least)
+    protected = by_score[5]
+    append_decision(config.output / "decisions.jsonl", Decision(kept[protected]["sha256"], "", "keep"))
+    options[limit] = (scores[by_score[2]] + scores[by_score[3]]) / 2
+    kept, left_out, seen, outcome = prepared(config, scores=ScoresConfig(**options), trigger="ink style")
+    assert set(kept) == {*by_score[:3], protected} and set(left_out) == set(by_score[3:5])
+    assert {source: row["scores"][name] for source, row in kept.items()} == {source: scores[source] for source in kept}
+    for source, row in left_out.items():
+        assert row["reason"] == "low_score" and row["score"] == pytest.approx(scores[source], abs=1e-4)
+        assert name in row["detail"] and ("at least" if is_least else "at most") in row["detail"]
+    assert outcome.rejected == {"low_score": 2}
+    assert seen.of("scoring") == [], "what was scored is scored again"
+    assert all(row["text"].endswith(", ink style") for row in kept.values()), "it is not made anew"
+
+
+def test_a_new_picture_alone_is_scored_and_an_interrupted_run_goes_on(
+    config: PrepConfig, models: dict[str, str]
+) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what.startswith("scoring") and done == 4:
+            raise KeyboardInterrupt
+
+    scores = ScoresConfig(nsfw_model=models["nsfw"], batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(replace(config, scores=scores), interrupt)
+    kept, _, seen, _ = prepared(config, scores=scores)
+    assert seen.of("scoring") == [(1, 2), (2, 2)]
+    write(Path(config.source[0]), {"new one.png": encoded(drawn(20))})
+    again, _, seen, _ = prepared(config, scores=scores)
+    assert seen.of("scoring") == [(1, 1)]
+    assert {source: again[source]["scores"] for source in kept} == {source: kept[source]["scores"] for source in kept}
+    assert "nsfw" in again["new one"]["scores"]
+
+
+def test_another_model_in_the_same_folder_scores_all_anew(config: PrepConfig, tmp_path: Path) -> None:
+    scores = ScoresConfig(nsfw_model=str(save_classifier(tmp_path / "model", ["normal", "nsfw"])))
+    before, _, _, _ = prepared(config, scores=scores)
+    save_classifier(tmp_path / "model", ["nsfw", "normal"])  # the same weights, the other way round
+    after, _, seen, outcome = prepared(config, scores=scores)
+    assert outcome.is_new and len(seen.of("scoring")) == 6
+    for name in NAMES:
+        assert after[name]["scores"]["nsfw"] == pytest.approx(1 - before[name]["scores"]["nsfw"], abs=1e-4)
+
+
+def test_a_near_copy_that_passes_stays_for_a_better_one_that_does_not(tmp_path: Path, models: dict[str, str]) -> None:
+    large = drawn(3, (300, 260))
+    same, small = encoded(large), encoded(large.resize((150, 130)))
+    source = write(tmp_path / "raw", {"large.png": same, "same.png": same, "small.png": small})
+    config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig(near="drop"))
+    _, left_out, _, _ = prepared(config)
+    assert {name: row["reason"] for name, row in left_out.items()} == {
+        "same": "exact_duplicate",
+        "small": "near_duplicate",
+    }
+    scores = ScoresConfig(watermark_model=models["watermark"])
+    both, _, _, _ = prepared(config, scores=scores, dedup=DedupConfig("off"))
+    of_large, of_small = (both[name]["scores"]["watermark"] for name in ("large", "small"))
+    assert of_small < of_large
+    kept, left_out, _, _ = prepared(config, scores=replace(scores, max_watermark=(of_small + of_large) / 2))
+    assert set(kept) == {"small"}
+    assert {name: (row["reason"], row["score"]) for name, row in left_out.items()} == {
+        name: ("low_score", pytest.approx(of_large, abs=1e-4)) for name in ("large", "same")
+    }
+
+
+def test_pictures_that_do_not_agree_with_their_captions_are_left_out(
+    config: PrepConfig, models: dict[str, str]
+) -> None:
+    texts = ("a red square", "a green circle", "a grey square on red", "a blue circle", "green on blue", "a circle")
+    source = Path(config.source[0])
+    write(source, {f"{name}.txt": text for name, text in zip(NAMES, texts, strict=True)})
+    scores = ScoresConfig(clip_model=models["clip"])
+    kept, _, _, _ = prepared(config, scores=scores)
+    agreement = {name: row["scores"]["clip"] for name, row in kept.items()}
+    assert len(set(agreement.values())) == 6 and all(-1 <= value <= 1 for value in agreement.values())
+
+    (source / "old house.txt").write_text("a blue square on green")
+    kept, _, seen, _ = prepared(config, scores=scores)
+    assert seen.of("scoring") == [(1, 1)], "only the picture with another caption is scored"
+    changed = {name: row["scores"]["clip"] for name, row in kept.items()}
+    assert {name for name in NAMES if changed[name] != agreement[name]} == {"old house"}
+
+    worst = sorted(changed, key=lambda name: changed[name])[:2]
+    limit = sorted(changed.values())[1] + 1e-4
+    kept, left_out, seen, _ = prepared(config, scores=replace(scores, min_clip=limit))
+    assert set(left_out) == set(worst) and seen.of("scoring") == []
+    assert {row["reason"] for row in left_out.values()} == {"low_score"}
+
+
+# Captions by a model
+
+
+def blip_options(models: dict[str, str], **options: Any) -> CaptionsConfig:
+    options = {"kinds": ("short",), "max_new_tokens": 6} | options
+    return CaptionsConfig(captioner="blip", model=models["blip"], **options)
+
+
+@pytest.fixture(scope="module")
+def spoken(models: dict[str, str]) -> dict[str, str]:
+    """What the captioner says of each picture."""
+    captioner = make_captioner(blip_options(models))
+    captioner.load()
+    results = [captioner.caption([drawn(seed)], "short", [""])[0] for seed in range(len(NAMES))]
+    return {name: clean_result(result, "short").text for name, result in zip(NAMES, results, strict=True)}
+
+
+def test_written_captions_fill_replace_or_are_added_and_are_written_once(
+    config: PrepConfig, models: dict[str, str], spoken: dict[str, str]
+) -> None:
+    assert all(spoken.values()) and len(set(spoken.values())) > 2
+    write(Path(config.source[0]), {"red boat.txt": "a boat by hand", "old house.txt": "mine\nthe second"})
+    found, origins, totals = {}, {}, {}
+    for mode in ("fill", "add", "replace"):
+        captions = blip_options(models, mode=mode, prefix="ink: ", template="{caption} On paper.")
+        kept, _, seen, _ = prepared(config, captions=captions, trigger="ink style")
+        found[mode] = {name: [row["text"], *row.get("captions_alt", [])] for name, row in kept.items()}
+        origins[mode] = {name: row["caption_from"] for name, row in kept.items()}
+        totals[mode] = seen.of("captioning")[0]
+    new = {name: f"ink: {text} On paper., ink style" for name, text in spoken.items()}
+    hand = {"red boat": ["a boat by hand, ink style"], "old house": ["mine, ink style", "the second, ink style"]}
+    assert found["replace"] == {name: [text] for name, text in new.items()}
+    assert found["fill"] == {name: hand.get(name, [new[name]]) for name in NAMES}
+    assert found["add"] == {name: [*hand.get(name, []), new[name]] for name in NAMES}
+    by_hand = {name: "source" if name in hand else "blip" for name in NAMES}
+    assert origins == {"fill": by_hand, "add": by_hand, "replace": dict.fromkeys(NAMES, "blip")}
+    assert totals == {"fill": (0, 4), "add": (4, 6), "replace": (6, 6)}, "only what is missing is written"
+
+
+def test_a_decided_caption_is_not_asked_for_nor_replaced(
+    config: PrepConfig, models: dict[str, str], spoken: dict[str, str]
+) -> None:
+    kept, _, _, _ = prepared(config)
+    decision = Decision(kept["blue sky"]["sha256"], "", "caption", "a calm sky")
+    append_decision(config.output / "decisions.jsonl", decision)
+    kept, _, seen, _ = prepared(config, captions=blip_options(models, mode="replace"))
+    assert (kept["blue sky"]["text"], kept["blue sky"]["caption_from"]) == ("a calm sky", "decision")
+    assert seen.of("captioning")[0] == (0, 5)
+    assert {name: row["text"] for name, row in kept.items()} == spoken | {"blue sky": "a calm sky"}
+
+
+def test_a_caption_without_an_end_is_not_used_and_the_name_stands_in(
+    config: PrepConfig, models: dict[str, str], tmp_path: Path
+) -> None:
+    endless = save_blip(tmp_path / "endless")
+    captions = CaptionsConfig(captioner="blip", model=str(endless), kinds=("short",), max_new_tokens=3)
+    kept, _, _, outcome = prepared(config, captions=captions)
+    stopped = {name for name, row in kept.items() if row["caption_from"] == "blip"}
+    assert len(stopped) < len(NAMES)
+    assert all(kept[name]["text"] == name for name in NAMES if name not in stopped)
+    assert f"cut after the last whole sentence or not used ({6 - len(stopped)})" in " ".join(outcome.notices)
+
+
+# Captions by a server
+
+
+@dataclass
+class Server:
+    """A server that names the mean colour of a picture, and what it has seen."""
+
+    url: str = ""
+    num_good: int = 10**9
+    """Answers until it says 500 to everything."""
+    text: Callable[[str], str] = str
+    """What it makes of the colour."""
+    num_requests: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+    two_at_once: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=10))
+    """What the first two requests wait for."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def colour_of(image: Image.Image) -> str:
+    """The mean colour in words."""
+    mean = image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    return f"colour {mean}"
+
+
+def said_of(seed: int) -> str:
+    """What the server says of the picture, which it sees as a JPEG."""
+    return colour_of(Image.open(io.BytesIO(encoded(drawn(seed), "JPEG", quality=90))))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state.lock:
+                state.num_requests += 1
+                state.in_flight += 1
+                state.most_in_flight = max(state.most_in_flight, state.in_flight)
+                number = state.num_requests
+            if number <= 2:
+                state.two_at_once.wait()
+            address = body["messages"][0]["content"][0]["image_url"]["url"]
+            image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+            choice = {"message": {"content": state.text(colour_of(image))}, "finish_reason": "stop"}
+            with state.lock:
+                state.in_flight -= 1
+            data = json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+            self.send_response(200 if number <= state.num_good else 500)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    running.daemon_threads = True
+    thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+    thread.start()
+    state.url = f"http://127.0.0.1:{running.server_port}/v1"
+    yield state
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def served(server: Server, **options: Any) -> CaptionsConfig:
+    return CaptionsConfig(
+        captioner="http", url=server.url, model="tiny-vl", requests_in_flight=2, batch_size=2, **options
+    )
+
+
+def test_a_server_that_fails_in_the_middle_is_asked_only_for_the_rest(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = HttpCaptioner.__init__.__kwdefaults__
+    assert waits is not None
+    monkeypatch.setitem(waits, "first_wait", 0.001)  # half a minute a picture otherwise
+    source = write(tmp_path / "raw", {f"{number}.png": encoded(drawn(number)) for number in range(66)})
+    config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig("off"))
+    captions = served(server)
+    server.num_good = 16  # a batch: eight times the requests in flight
+    with pytest.raises(OSError, match=r"status 500 .*What is written so far is kept.*run the same command again"):
+        prepare(replace(config, captions=captions))
+    assert server.most_in_flight == 2 and not (config.output / "metadata.jsonl").exists()
+
+    server.num_good, server.num_requests = 10**9, 0
+    kept, _, seen, outcome = prepared(config, captions=captions)
+    assert server.num_requests == 66 - 16 and seen.of("captioning")[0] == (16, 66)
+    assert {name: row["text"] for name, row in kept.items()} == {str(seed): said_of(seed) for seed in range(66)}
+    assert {row["caption_from"] for row in kept.values()} == {"http"} and outcome.notices == ()
+    whole = replace(config, output=tmp_path / "at once", captions=captions)
+    prepare(whole)
+    assert (whole.output / "metadata.jsonl").read_bytes() == (config.output / "metadata.jsonl").read_bytes()
+
+
+def test_broken_characters_of_a_server_end_no_run(config: PrepConfig, server: Server) -> None:
+    server.text = lambda colour: f"{colour}\0 in\ta \x1bframe \ud83d"  # json writes the half character as it is
+    kept, _, _, _ = prepared(config, captions=served(server))
+    expected = {name: f"{said_of(seed)} in a frame" for seed, name in enumerate(NAMES)}
+    assert {name: row["text"] for name, row in kept.items()} == expected
+
+
+# Copies
+
+
+def squares(seed: int) -> Image.Image:
+    """A picture with corners all over, which parts of it can be known by."""
+    colours = np.random.default_rng(seed).integers(0, 256, (20, 25, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((500, 400), Image.Resampling.NEAREST)
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> PrepConfig:
+    """Two pictures with an off-centre crop each, and one that was saved twice."""
+    files: dict[str, bytes | str] = {f"{seed}.png": encoded(squares(seed)) for seed in range(3)}
+    files |= {"0_corner.png": encoded(squares(0).crop((0, 0, 300, 250)))}
+    files |= {"1_edge.png": encoded(squares(1).crop((100, 0, 500, 300)))}
+    files |= {"2_again.webp": encoded(squares(2), "WEBP", lossless=True)}
+    return PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1)
+
+
+def reasons(left_out: dict[str, dict]) -> dict[str, tuple[str, str]]:
+    return {name: (row["reason"], row["duplicate_of"]) for name, row in left_out.items()}
+
+
+def test_without_a_level_only_the_same_pixels_are_copies(copies: PrepConfig) -> None:
+    kept, left_out, seen, _ = prepared(copies, dedup=DedupConfig("off"))
+    assert reasons(left_out) == {"2_again": ("pixel_duplicate", "2.png")}
+    assert not any("near_duplicate_of" in row for row in kept.values()) and seen.of("near") == []
+
+
+@needs_opencv
+def test_the_thorough_level_finds_off_centre_crops(copies: PrepConfig) -> None:
+    kept, left_out, _, outcome = prepared(copies, dedup=DedupConfig("thorough", near="drop"))
+    crops = {"0_corner": ("near_duplicate", "0.png"), "1_edge": ("near_duplicate", "1.png")}
+    assert reasons(left_out) == crops | {"2_again": ("pixel_duplicate", "2.png")}
+    assert outcome.rejected == {"near_duplicate": 2, "pixel_duplicate": 1} and set(kept) == {"0", "1", "2"}
+
+
+@needs_opencv
+def test_a_vision_model_brings_pairs_together_and_looks_at_each_picture_once(
+    copies: PrepConfig, models: dict[str, str]
+) -> None:
+    embed = DedupConfig("embed", near="report", embed_model=models["dinov2"], embed_similarity=0.0)
+    kept, _, seen, _ = prepared(copies, dedup=embed)
+    named = {name: row["near_duplicate_of"] for name, row in kept.items() if "near_duplicate_of" in row}
+    assert named == {"0_corner": "0.png", "1_edge": "1.png"}
+    assert seen.of("embedding") == [(done, 5) for done in range(1, 6)], "the copy of the same pixels is out before"
+
+    kept, left_out, seen, _ = prepared(copies, dedup=replace(embed, near="drop"), trigger="ink")
+    assert set(kept) == {"0", "1", "2"} and set(left_out) == {"0_corner", "1_edge", "2_again"}
+    assert seen.of("embedding") == []
+
+    strict = replace(embed, near="drop", embed_similarity=1.0)
+    kept, left_out, seen, _ = prepared(copies, dedup=strict)
+    assert reasons(left_out) == {"2_again": ("pixel_duplicate", "2.png")}, "only the model brings the crops together"
+    write(Path(copies.source[0]), {"new.png": encoded(squares(9))})
+    _, _, seen, _ = prepared(copies, dedup=strict)
+    assert seen.of("embedding") == [(1, 1)]
+
+
+# Lint
+
+
+def test_captions_are_counted_in_the_tokens_of_the_named_tokenizer(config: PrepConfig) -> None:
+    words = "longer than 2 tokens"  # "blue sky" is two words and three of that tokenizer's tokens
+    prepare(replace(config, lint=LintConfig(max_tokens=2)))
+    assert words not in (config.output / "report.html").read_text(encoding="utf-8")
+    prepare(replace(config, lint=LintConfig(str(TOKENIZER), max_tokens=2)))
+    report = (config.output / "report.html").read_text(encoding="utf-8")
+    assert words in report and "blue sky.png" in report.partition(words)[2]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scores": {"nsfw_model": "./nowhere"}}, r"scores\.nsfw_model: ./nowhere is not a folder"),
+        ({"scores": {"watermark_model": "animals"}}, r"scores\.watermark_model: the labels .* are cat, dog"),
+        ({"scores": {"aesthetic_model": "empty"}}, r"scores\.aesthetic_model: no config.json"),
+        ({"scores": {"clip_model": "dinov2"}}, r"scores\.clip_model: .* type dinov2"),
+        ({"dedup": {"level": "embed", "embed_model": "./nowhere"}}, r"dedup\.embed_model: ./nowhere is not a folder"),
+        ({"captions": {"captioner": "blip", "model": "./nowhere"}}, r"captions\.model: ./nowhere is not a folder"),
+        ({"captions": {"captioner": "llava", "model": "blip"}}, r"captions\.model: .* type blip, expected llava"),
+        ({"captions": {"captioner": "blip", "model": "blip", "kinds": ("tags",)}}, r"captions\.kinds"),
+        ({"lint": {"tokenizer": "./nowhere"}}, r"lint\.tokenizer: .*nowhere"),
+        ({"lint": {"tokenizer": "empty"}}, r"lint\.tokenizer"),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_refused_before_anything_is_measured(
+    config: PrepConfig, models: dict[str, str], tmp_path: Path, options: dict[str, dict[str, Any]], words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = models | {"empty": str(tmp_path / "empty")}
+    classes = {"scores": ScoresConfig, "dedup": DedupConfig, "captions": CaptionsConfig, "lint": LintConfig}
+    chosen = {
+        section: classes[section](
+            **{
+                key: places.get(value, value) if key.endswith(("model", "tokenizer")) else value
+                for key, value in given.items()
+            }
+        )
+        for section, given in options.items()
+    }
+    seen = Seen()
+    with pytest.raises(ValueError, match=words):
+        prepare(replace(config, **chosen), seen)
+    assert seen.calls == [] and not config.output.exists()

@@ -1,0 +1,182 @@
+"""Which image of a group of near-duplicates is kept; the originals are drawn with detail down to single pixels."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+from datasets_prep.duplicates.appearances import InMemory
+from datasets_prep.duplicates.facts import Details
+from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
+from datasets_prep.duplicates.pairs import Made
+from datasets_prep.records import Copy
+
+LANCZOS = Image.Resampling.LANCZOS
+
+
+def scene(side: int = 240) -> Image.Image:
+    """An image whose detail falls with its frequency, as that of photographs does, in colour."""
+    chance = np.random.default_rng(3)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
+    channels = []
+    for _ in range(3):
+        phases = np.exp(2j * np.pi * chance.random(frequency.shape))
+        levels = np.fft.irfft2(phases / frequency, (side, side))
+        channels.append(128 + 40 * (levels - levels.mean()) / levels.std())
+    return Image.fromarray(np.clip(np.stack(channels, 2), 0, 255).astype(np.uint8))
+
+
+def on_canvas(image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (image.width * 3 // 2, image.height * 3 // 2), (128, 128, 128))
+    canvas.paste(image, (image.width // 4, image.height // 4))
+    return canvas
+
+
+def kept(images: list[Image.Image], qualities: list[float] | None = None, captioned: tuple[int, ...] = ()) -> int:
+    """Returns the number of the image that is kept; the larger ones come first in the usual order."""
+    order = sorted(range(len(images)), key=lambda number: -images[number].width * images[number].height)
+    members = [
+        Member(number, order.index(number), (qualities or [90.0] * len(images))[number], number in captioned)
+        for number in range(len(images))
+    ]
+    return best_member(members, Details(lambda number: images[number], InMemory())).number
+
+
+def vignette(image: Image.Image) -> Image.Image:
+    down, across = np.meshgrid(np.linspace(-1, 1, image.height), np.linspace(-1, 1, image.width), indexing="ij")
+    return Image.fromarray((np.asarray(image) * (1 - 0.4 * (down**2 + across**2))[..., None]).astype(np.uint8))
+
+
+def noisy(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(5).normal(0, 12, np.asarray(image).shape)
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+def with_text(image: Image.Image) -> Image.Image:
+    marked = image.copy()
+    for top in (0.05, 0.75):
+        place = image.width * 0.1, image.height * top
+        ImageDraw.Draw(marked).text(
+            place, "SOME WORDS", "white", font_size=image.width // 8, stroke_width=2, stroke_fill="black"
+        )
+    return marked
+
+
+EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.5)),
+    "median": lambda image: image.filter(ImageFilter.MedianFilter(3)),
+    "sharpened": lambda image: image.filter(ImageFilter.UnsharpMask(2, 120)),
+    "noise": noisy,
+    "text": with_text,
+    "vignette": vignette,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_filtered_or_drawn_over_image_never_wins_over_what_it_was_made_of(edit: str) -> None:
+    original = scene()
+    edited = EDITS[edit](original)
+    assert kept([edited, original]) == 1
+    assert kept([original, edited]) == 0
+
+
+def test_what_was_added_shows_where_an_image_is_wider_than_the_middle_that_is_compared() -> None:
+    original = scene(1040)
+    marked = original.copy()
+    for top in (0, 940):
+        ImageDraw.Draw(marked).text((40, top), "SOME WORDS", "white", font_size=90, stroke_width=4, stroke_fill="black")
+    assert kept([marked, original]) == 1
+
+
+def test_a_badly_compressed_image_is_no_reason_to_think_that_detail_was_added() -> None:
+    details = Details(lambda number: [scene(), noisy(scene())][number], InMemory())
+    clean, noise = Member(0, 0, 50.0, False), Member(1, 1, 95.0, False)
+    assert best_member([clean, noise], details).number == 1
+    assert best_member([replace(clean, quality=80.0), noise], details).number == 0
+
+
+def test_the_comparison_of_a_pair_is_kept_and_does_not_depend_on_its_order() -> None:
+    images, kept_bytes, opened = [scene(), noisy(scene())], InMemory(), []
+
+    def load(number: int) -> Image.Image:
+        opened.append(number)
+        return images[number]
+
+    details = Details(load, kept_bytes)
+    assert details.made_of((0, 0), (1, 0)) is Made.SECOND
+    assert details.made_of((1, 0), (0, 0)) is Made.FIRST
+    assert sorted(opened) == [0, 1]
+    assert Details(load, kept_bytes).made_of((0, 0), (1, 0)) is Made.SECOND
+    assert sorted(opened) == [0, 1]
+
+
+def test_an_image_on_plain_ground_is_as_large_as_itself_with_text_or_noise_on_that_ground() -> None:
+    original = Image.new("RGB", (400, 400), "white")
+    original.paste(scene(), (80, 80))
+    for edit in (noisy, with_text):
+        assert kept([edit(original), original]) == 1
+    bars = Image.new("RGB", (400, 560), "black")
+    bars.paste(original, (0, 80))
+    assert kept([bars, original]) == 1
+
+
+def test_an_enlargement_does_not_win_in_a_group_with_images_that_lost_detail() -> None:
+    original = scene()
+    larger = original.resize((300, 300), LANCZOS)
+    duller = ImageEnhance.Contrast(original).enhance(0.6)
+    assert kept([larger, EDITS["blurred"](original), original]) == 2
+    assert kept([larger, EDITS["blurred"](original), duller, original]) == 3
+
+
+@pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 3.0])
+def test_an_enlargement_never_wins_over_what_it_was_made_of(factor: float) -> None:
+    original = scene()
+    side = round(original.width * factor)
+    for kernel in (LANCZOS, Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
+        assert kept([original, original.resize((side, side), kernel)]) == 0
+
+
+@pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 3.0])
+def test_a_reduced_image_never_wins_over_its_original(factor: float) -> None:
+    original = scene()
+    side = round(original.width / factor)
+    assert kept([original.resize((side, side), LANCZOS), original]) == 1
+
+
+def test_a_canvas_adds_nothing_also_around_an_enlargement() -> None:
+    original = scene()
+    assert kept([original, on_canvas(original)]) == 0
+    assert kept([original, on_canvas(original.resize((480, 480), LANCZOS))]) == 0
+
+
+def test_colour_jpeg_quality_and_captions_decide_between_images_of_one_size() -> None:
+    original = scene()
+    assert kept([original.convert("L").convert("RGB"), original]) == 1
+    assert kept([original, original], [40.0, 90.0]) == 1
+    assert kept([original, original], captioned=(1,)) == 1
+
+
+def test_of_several_edits_and_their_original_the_original_is_kept() -> None:
+    original = scene()
+    darker = original.point([level * 3 // 5 for level in range(256)] * 3)
+    flipped_corner, marked = original.copy(), original.copy()
+    flipped_corner.paste(Image.new("RGB", (80, 80), "white"), (0, 0))
+    marked.paste(Image.new("RGB", (90, 60), "black"), (150, 180))
+    assert kept([flipped_corner, darker, original, marked]) == 2
+
+
+def test_a_group_is_listed_under_its_best_image_with_every_member_once() -> None:
+    original = scene()
+    images = [original.resize((480, 480), LANCZOS), original, on_canvas(original)]
+    near = {1: Copy(0, "near_duplicate", 0.9, "12 of 256 bits differ"), 2: Copy(0, "near_duplicate", 0.8, "cropped")}
+    details = Details(lambda number: images[number], InMemory())
+
+    def member(number: int) -> Member:
+        return Member(number, number, 90.0, False)
+
+    found = with_best_keepers(near, member, lambda number: False, details, lambda number: f"{number}.png")
+    assert {number: copy.keeper for number, copy in found.items()} == {0: 1, 2: 1}
+    assert found[0].detail == "12 of 256 bits differ" and found[2].detail == "cropped, compared with 0.png"
+    assert with_best_keepers(near, member, lambda number: number == 0, details, str) == near

@@ -1,0 +1,225 @@
+"""The same pictures come out of a folder, a list, tables, archives and data sets; what is given is told apart."""
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from datasets_prep.records import PrepSource
+from datasets_prep.sources.detect import open_source
+from finetune.data.captions.files import Reading
+from finetune.data.listing import Findings
+from tests.support.images import listing, picture, write
+from tests.support.other_user import as_another_user, open_folder
+
+__all__ = ["open_folder"]
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+PICTURES = {f"{colour}.png": picture(colour) for colour in COLOURS}
+CAPTIONS = {f"{colour}.png": (f"a {colour} one", f"{colour} again") for colour in COLOURS}
+FILES: dict[str, bytes | str] = {**PICTURES, **{f"{c}.txt": f"a {c} one\n{c} again\n" for c in COLOURS}}
+IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+def opened(
+    *given: Path | str,
+    column: str = "text",
+    image: str = "image",
+    output: str = "/nowhere/out",
+    follow_links: bool = False,
+) -> PrepSource:
+    reading = Reading(column, "alternatives", is_training=False)
+    options = {"reading": reading, "image_column": image, "follow_links": follow_links}
+    source = open_source(tuple(map(str, given)), output=Path(output), **options)
+    return pickle.loads(pickle.dumps(source))
+
+
+def read_all(source: PrepSource) -> tuple[dict[str, tuple[bytes, tuple[str, ...]]], str]:
+    """Name -> bytes and captions of all that hold no captions themselves, and the notes."""
+    findings = Findings()
+    found = source.listing(findings)
+    names = [item.source for item in found.items]
+    assert names == sorted(set(names), key=os.fsencode)
+    entries = source.entries(names, findings)
+    assert all(entry.file_name == name for name, entry in entries.items())
+    return {name: (source.read(name), entry.captions) for name, entry in entries.items()}, "\n".join(findings.warnings)
+
+
+def table(folder: Path, name: str = "part.parquet", group: int = 2, **columns: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = columns or {
+        "image": pyarrow.array([{"bytes": data, "path": name} for name, data in PICTURES.items()], IMAGE),
+        "text": [CAPTIONS[name][0] for name in PICTURES],
+        "captions_alt": [[CAPTIONS[name][1]] for name in PICTURES],
+    }
+    parquet.write_table(pyarrow.table(columns), folder / name, row_group_size=group)
+    return folder / name
+
+
+def archive(path: Path, files: Mapping[str, bytes | str], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def saved(folder: Path) -> Path:
+    datasets = pytest.importorskip("datasets")
+    images = [{"bytes": data, "path": name} for name, data in PICTURES.items()]
+    columns = {"image": images, "text": [list(CAPTIONS[name]) for name in PICTURES]}
+    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "two folders", "files", "list", "parquet", "tables", "tar", "tars", "saved"]
+)
+def test_the_same_pictures_and_captions_come_out_of_every_kind(tmp_path: Path, kind: str) -> None:
+    names = list(FILES)
+    halves = [dict.fromkeys(sorted(names)[start::2]) for start in (0, 1)]
+    halves = [{name: FILES[name] for name in sorted(names)[:6]}, {name: FILES[name] for name in sorted(names)[6:]}]
+    if kind == "folder":
+        given = [write(tmp_path / "raw", FILES)]
+    elif kind == "two folders":
+        given = [write(tmp_path / "a", halves[0]), write(tmp_path / "b", halves[1])]
+    elif kind == "files":
+        given = [Path(write(tmp_path / "raw", FILES)) / name for name in PICTURES]
+    elif kind == "list":
+        write(tmp_path / "raw", FILES)
+        given = [tmp_path / "all.lst"]
+        given[0].write_text("# some\n\n" + "".join(f"raw/{name}\n" for name in [*PICTURES, *PICTURES]))
+    elif kind == "parquet":
+        given = [table(tmp_path)]
+    elif kind == "tables":
+        table(tmp_path / "set" / "data")
+        given = [write(tmp_path / "set", {"README.md": "x"})]
+    elif kind == "tar":
+        given = [archive(tmp_path / "part.tar", FILES)]
+    elif kind == "tars":
+        given = [archive(tmp_path / f"part-{number}.tar", half).parent for number, half in enumerate(halves)][:1]
+    else:
+        given = [saved(tmp_path / "rows")]
+    found, notes = read_all(opened(*given))
+    assert notes == ""
+    told = {name.rpartition("/")[2].rpartition("-")[2]: value for name, value in found.items()}
+    assert told == {name: (PICTURES[name], CAPTIONS[name]) for name in PICTURES}
+
+
+def test_names_say_where_a_picture_is(tmp_path: Path) -> None:
+    assert "part/00000002-blue.png" in read_all(opened(table(tmp_path)))[0]
+    assert "part/blue.png" in read_all(opened(archive(tmp_path / "part.tar", FILES)))[0]
+    folders = [write(tmp_path / name, {"x.png": picture()}) for name in ("cats", "dogs")]
+    assert list(read_all(opened(*folders))[0]) == ["cats/x.png", "dogs/x.png"]
+    assert opened(folders[0]).name == "cats" and opened(*folders).name == tmp_path.name
+
+
+@pytest.mark.parametrize("give", ["file", "row", "member"])
+def test_a_changed_picture_has_another_stamp(tmp_path: Path, give: str) -> None:
+    def stamps(colour: str) -> dict[str, tuple[int, ...]]:
+        data = picture(colour, size=(len(colour), 9))
+        if give == "file":
+            given = write(tmp_path / "raw", {"a.png": data})
+        elif give == "row":
+            given = table(tmp_path, image=[data], text=["x"])
+        else:
+            given = archive(tmp_path / "part.tar", {"a.png": data})
+        return {item.source: item.stamp for item in opened(given).listing(Findings()).items}
+
+    first, again, other = stamps("red"), opened, stamps("yellow")
+    assert again is opened and first.keys() == other.keys() and first != other
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["nothing"], "there is no nothing"),
+        (["nothing.parquet"], "there is no nothing.parquet"),
+        (["raw", "part.tar"], "different kinds"),
+        (["part.tgz"], "compressed"),
+        (["raw/metadata.jsonl"], "the folder that it stands in"),
+        (["raw", "other/raw"], "the same name"),
+        (["raw", "raw/d"], "lies in"),
+        (["empty.lst"], "names no file"),
+        (["junk.parquet"], "not a whole Parquet file"),
+        (["paths.parquet"], "holds string"),
+        (["other.parquet"], "is not a column"),
+    ],
+)
+def test_what_cannot_be_a_source_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"raw/a.png": "x", "raw/d/a.png": "x", "other/raw/a.png": "x", "part.tgz": "x", "raw/metadata.jsonl": "x"}
+    write(tmp_path, {**files, "empty.lst": "# none", "junk.parquet": "PAR1"})
+    archive(tmp_path / "part.tar", FILES)
+    table(tmp_path, "paths.parquet", image=["a.png"], text=["x"])
+    table(tmp_path, "other.parquet", picture=[b"x"], text=["x"])
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        opened(*given)
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [("raw", "raw/out"), ("raw", "raw"), ("raw/d", "raw"), ("raw/d/a.png", "raw"), ("all.txt", "raw")],
+)
+def test_source_and_output_in_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, {"raw/d/a.png": "x", "all.txt": "raw/d/a.png"})
+    with pytest.raises(ValueError, match="lie in each other"):
+        opened(given, output=output)
+
+
+def test_the_output_is_not_entered_where_a_link_leads_to_it(tmp_path: Path) -> None:
+    write(tmp_path, {"raw/a.png": "x", "out/images/b.png": "x"})
+    (tmp_path / "raw" / "link").symlink_to(tmp_path)
+    found, _ = read_all(opened(tmp_path / "raw", output=str(tmp_path / "out"), follow_links=True))
+    assert list(found) == ["a.png"]
+
+
+def test_files_that_are_missing_or_no_files_are_rejected(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": "x", "d/b.png": "x", "all.txt": "a.png\ngone.png\nd\n./a.png\n"})
+    os.mkfifo(tmp_path / "pipe.png")
+    found = opened(tmp_path / "all.txt", tmp_path / "pipe.png").listing(Findings())
+    assert [item.source for item in found.items] == ["a.png"]
+    reasons = {left.source: left.reason for left in found.rejected}
+    assert reasons == {"d": "not_a_file", "gone.png": "unreadable", str(tmp_path / "pipe.png"): "not_a_file"}
+
+
+def test_a_caption_beside_a_listed_file_changes_its_stamp(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": "x", "a.json": '"one"'})
+    source = opened(tmp_path / "a.png", tmp_path / "a.png")
+    before = source.listing(Findings()).items
+    (tmp_path / "a.json").write_text('"another"')
+    assert source.listing(Findings()).items != before
+    assert [captions for _, captions in read_all(source)[0].values()] == [("another",)]
+
+
+def test_a_listing_in_a_folder_of_several_counts_for_its_own(tmp_path: Path) -> None:
+    row = {"file_name": "x.png", "text": "a cat", "weight": 2, "split": "validation"}
+    cats = write(tmp_path / "cats", {"x.png": "x", "metadata.jsonl": listing(row)})
+    dogs = write(tmp_path / "dogs", {"x.png": "x"})
+    source = opened(cats, dogs)
+    entries = source.entries([item.source for item in source.listing(Findings()).items], Findings())
+    assert [(name, entry.captions, entry.weight, entry.split) for name, entry in entries.items()] == [
+        ("cats/x.png", ("a cat",), 2.0, "validation"),
+        ("dogs/x.png", (), 1.0, None),
+    ]
+
+
+def test_a_closed_folder_is_told_by_its_own_name(open_folder: Path) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0)
+    with as_another_user(), pytest.raises(ValueError, match=r"closed cannot be read \(Permission denied\)"):
+        opened(closed)

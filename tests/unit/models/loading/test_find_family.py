@@ -1,0 +1,156 @@
+"""The family is found in the checkpoint; a wrong one is refused with the right one named, an unknown one early."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import tokens_text
+from finetune.config.parse.command_line import dump, parse
+from finetune.config.sections import ModelConfig, TrainConfig
+from finetune.models import FAMILIES, family_named, refuse_unknown_family
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import ModelFamily, ModelSource
+from finetune.models.loading.components import find_family
+from finetune.run_folder.options import changed_options
+from tests.support.runs import Options, flags, run
+
+
+class Other(StableDiffusion):
+    """Another architecture, as far as its pipelines tell."""
+
+    title = "Another architecture"
+    pipelines = ("OtherPipeline",)
+    single_files = {}  # noqa: RUF012
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> ModelFamily:
+    monkeypatch.setitem(FAMILIES, "other", "tests.unit.models.loading.test_find_family:Other")
+    return family_named("other")
+
+
+def with_pipeline(model: Path, target: Path, name: str) -> ModelSource:
+    folder = shutil.copytree(model, target)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
+    return ModelSource(str(folder))
+
+
+def test_the_family_is_found_by_the_pipeline(tiny_model: Path, tmp_path: Path, other: ModelFamily) -> None:
+    assert find_family(ModelSource(str(tiny_model))) == "sd"
+    assert find_family(with_pipeline(tiny_model, tmp_path / "other", "OtherPipeline")) == "other"
+
+
+def test_every_pipeline_belongs_to_one_family(tiny_model: Path, tmp_path: Path) -> None:
+    names = [pipeline for name in FAMILIES for pipeline in family_named(name).pipelines]
+    assert len(names) == len(set(names))
+    for name in FAMILIES:
+        for pipeline in family_named(name).pipelines:
+            assert find_family(with_pipeline(tiny_model, tmp_path / pipeline, pipeline)) == name
+
+
+@pytest.mark.parametrize("given", [None, "sd", "flux"])
+def test_a_pipeline_that_a_family_knows_and_refuses_is_refused_with_its_reason(
+    given: str | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    source = with_pipeline(tiny_model, tmp_path / "fill", "FluxFillPipeline")
+    with pytest.raises(ValueError, match=r"names the pipeline FluxFillPipeline.* Inpainting models of FLUX") as caught:
+        find_family(source, given)
+    assert "No family trains it" not in str(caught.value)
+
+
+def test_no_pipeline_is_both_read_and_refused() -> None:
+    read = {pipeline for name in FAMILIES for pipeline in family_named(name).pipelines}
+    refused = [pipeline for name in FAMILIES for pipeline in family_named(name).refused_pipelines]
+    assert len(refused) == len(set(refused)) and not read & set(refused)
+
+
+def test_another_familys_checkpoint_is_refused_with_the_right_name(
+    tiny_model: Path, tmp_path: Path, other: ModelFamily
+) -> None:
+    with pytest.raises(ValueError, match=r"StableDiffusionPipeline, expected one of OtherPipeline .*--model.family sd"):
+        find_family(ModelSource(str(tiny_model)), "other")
+    with pytest.raises(ValueError, match=r"--model.family other"):
+        find_family(with_pipeline(tiny_model, tmp_path / "other", "OtherPipeline"), "sd")
+
+
+def test_a_checkpoint_that_no_family_trains_is_refused_with_those_known(tiny_model: Path, tmp_path: Path) -> None:
+    source = with_pipeline(tiny_model, tmp_path / "copy", "KandinskyPipeline")
+    with pytest.raises(ValueError, match=r"KandinskyPipeline\. No family trains it; .*sd \(Stable Diffusion 1\.x"):
+        find_family(source)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got sdd, expected one of sd.*Did you mean sd\?"):
+        refuse_unknown_family("sdd")
+    refuse_unknown_family(None)
+
+
+def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) -> None:
+    code = (
+        "import sys, recipes.lora as recipe\n"
+        "try:\n    recipe.main()\n"
+        "finally:\n    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+    )
+    arguments = flags(tiny_run | {"model.family": "sdd"})
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "Did you mean sd" in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_run_that_found_its_family_is_the_run_that_was_told(tmp_path: Path) -> None:
+    common = ["--model.source", "MODEL", "--data.folder", "data", "--output.folder", str(tmp_path / "out")]
+    found = parse(TrainConfig, common, program="t")
+    told = parse(TrainConfig, [*common, "--model.family", "sd"], program="t")
+    assert found.model.family is None
+    for config in (found, told):
+        (tmp_path / "config.yaml").write_text(dump(config))
+        assert parse(TrainConfig, ["--config", str(tmp_path / "config.yaml")], program="t") == config
+    (tmp_path / "config.yaml").write_text(dump(told))
+    assert changed_options(found, tmp_path / "config.yaml") == []
+    other = parse(TrainConfig, [*common, "--model.family", "other"], program="t")
+    assert changed_options(other, tmp_path / "config.yaml") == ["model.family sd -> other"]
+
+
+def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
+    """The same command goes on from the folder in which the name stands, and finds it finished."""
+    options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
+    first = run("lora", options, tmp_path / "log")
+    assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output
+    assert "family: sd\n" in (tmp_path / "out" / "config.yaml").read_text()
+    again = run("lora", options, tmp_path / "log")
+    assert again.exit_code == 0 and "is finished" in again.output, again.output
+    longer = run("lora", options | {"train.steps": 3}, tmp_path / "log")
+    assert longer.exit_code == 0 and "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
+
+
+def test_rare_words_need_no_family(tiny_model: Path) -> None:
+    assert tokens_text(ModelConfig(str(tiny_model)), 3) == tokens_text(ModelConfig(str(tiny_model), "sd"), 3)
+    with pytest.raises(ValueError, match="Did you mean sd"):
+        tokens_text(ModelConfig(str(tiny_model), "sdd"), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "models/old.ckpt"}, ("is a pickle", "weights_only=True", "old.ckpt")),
+        ({"source": "pytorch_model.bin"}, ("is a pickle",)),
+        ({"source": "old.CKPT"}, ("is a pickle",)),
+        ({"source": "dev-Q4_K_S.gguf"}, ("is a GGUF file", "original model", "--model.quantization nf4")),
+        ({"source": __file__}, ("test_find_family.py is a file of another kind", "expected a folder")),
+        ({"source": "m.safetensors", "revision": "main"}, ("model.revision", "Remove it")),
+        ({"source": "m.safetensors", "variant": "fp16"}, ("model.variant", "Remove it")),
+        ({"source": "owner/name", "config": Path("configs")}, ("model.config", "no .safetensors file")),
+        ({"source": ""}, ("model.source: got an empty text",)),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_without_torch(
+    options: dict[str, str], words: tuple[str, ...]
+) -> None:
+    (problem,) = ModelConfig(**options).problems()  # pyright: ignore[reportArgumentType]
+    for word in words:
+        assert word in problem

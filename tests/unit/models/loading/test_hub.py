@@ -1,0 +1,324 @@
+"""Models of the Hub: a server that answers with the Hub's headers, and a cache in its layout; no network."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from finetune.models.family import ModelSource
+from finetune.models.loading.hub import hub_advice
+from tests.support.runs import Options, run
+from tests.tiny.flux import save_pipeline as save_flux_pipeline
+from tests.tiny.sd import build_pipeline
+
+COMMIT = "1" * 40
+
+LOAD = """
+import json, sys
+from finetune.models import family_named
+from finetune.models.family import ModelSource
+from finetune.models.loading.components import find_family
+
+answers = []
+for options in json.loads(sys.argv[1]):
+    try:
+        source = ModelSource(**options)
+        family = family_named(find_family(source))
+        components = family.load(source)
+        answers.append(f"{type(components.denoiser).__name__} {components.denoiser.dtype}")
+    except (ValueError, OSError) as error:
+        answers.append(str(error))
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> list[str]:
+    """Loads every source in one fresh process, since the libraries read these variables when they are imported."""
+    settings = {"HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
+    ended = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(sources)],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.rpartition("ANSWERS")[2])
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as huggingface.co does: status, headers and X-Error-Code; models are the subfolders of `folder`."""
+
+    refusals = {  # noqa: RUF012
+        "gated": (403, "GatedRepo"),
+        "unseen": (401, "RepoNotFound"),  # what a private and an absent model look like from outside
+        "forbidden": (403, ""),
+    }
+    folder = Path()
+    sent: list[str] = []  # noqa: RUF012
+    """The files that were downloaded, as owner/NAME would have them."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].removeprefix("/api/models").removeprefix("/owner/")
+        name, question, revision, *rest = path.split("/", 3)
+        model = self.folder / name
+        if name in self.refusals:
+            self.refuse(*self.refusals[name])
+        elif revision not in ("main", COMMIT):
+            self.refuse(404, "RevisionNotFound")
+        elif question == "revision":
+            self.answer({"id": f"owner/{name}", "sha": COMMIT})
+        elif question == "tree":
+            files = sorted(path for path in model.rglob("*") if path.is_file())
+            self.answer(
+                [
+                    {"type": "file", "oid": "0" * 40, "size": file.stat().st_size, "path": str(file.relative_to(model))}
+                    for file in files
+                ]
+            )
+        elif (file := model / "".join(rest)).is_file():
+            self.give(file)
+        else:
+            self.refuse(404, "EntryNotFound", {"X-Repo-Commit": COMMIT})
+
+    do_HEAD = do_GET
+
+    def answer(self, value: object) -> None:
+        self.reply(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def give(self, file: Path) -> None:
+        name = str(file.relative_to(self.folder))
+        if self.command == "GET":
+            self.sent.append(name)
+        self.reply(file.read_bytes(), {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(name.encode()).hexdigest()})
+
+    def reply(self, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in (({"X-Error-Code": code} if code else {}) | (headers or {})).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A Hub under way; what is put into its folder is there at once."""
+
+    address: str
+    folder: Path
+    sent: list[str]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Served]:
+    folder, sent = tmp_path / "hub", []
+    kind = type("OwnHub", (Hub,), {"folder": folder, "sent": sent})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Served(f"http://127.0.0.1:{server.server_port}", folder, sent)
+    server.shutdown()
+    server.server_close()
+
+
+def cached(model: Path, cache: Path, name: str) -> Path:
+    """Puts a model into a cache as `hf download owner/NAME` does; returns its snapshot."""
+    repository = cache / f"models--owner--{name}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "refs" / "v1").write_text(COMMIT)
+    (repository / "blobs").mkdir()
+    snapshot = repository / "snapshots" / COMMIT
+    for number, file in enumerate(path for path in sorted(model.rglob("*")) if path.is_file()):
+        blob = repository / "blobs" / f"{number:040x}"
+        shutil.copyfile(file, blob)
+        link = snapshot / file.relative_to(model)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
+    """Adds a variant fp16 of the weights of some parts, in as many shards."""
+    for part in parts:
+        for file in folder.glob(f"{part}/*.safetensors"):
+            stem, *rest = file.name.removesuffix(".safetensors").partition("-")
+            weights = {name: value.half() for name, value in safetensors.torch.load_file(file).items()}
+            safetensors.torch.save_file(
+                weights, file.with_name(f"{stem}.fp16{''.join(rest)}.safetensors"), metadata={"format": "pt"}
+            )
+        for file in folder.glob(f"{part}/*.index.json"):
+            index = json.loads(file.read_text())
+            index["weight_map"] = {
+                key: re.sub("-", ".fp16-", name, count=1) for key, name in index["weight_map"].items()
+            }
+            file.with_name(f"{file.name.removesuffix('.json')}.fp16.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of which each part has two shards, as FLUX.1 and SD3.5 large have them."""
+    folder = tmp_path_factory.mktemp("shards") / "model"
+    build_pipeline(size="micro").save_pretrained(folder, max_shard_size="40KB")
+    assert all(len(list((folder / part).glob("*-of-*.safetensors"))) > 1 for part in ("unet", "vae", "text_encoder"))
+    return folder
+
+
+def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub: Served, shards: Path, tmp_path: Path) -> None:
+    half = with_half(shutil.copytree(shards, hub.folder / "half"))
+    shutil.rmtree(half / "unet")
+    shutil.copytree(shards, hub.folder / "pickled")
+    for file in (hub.folder / "pickled" / "vae").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    gated, unseen, revision, no_index, part, variant, pickled, forbidden = load(
+        tmp_path / "cache",
+        {"location": "owner/gated"},
+        {"location": "owner/unseen"},
+        {"location": "owner/half", "revision": "v9"},
+        {"location": "owner/open"},
+        {"location": "owner/half", "revision": COMMIT, "variant": "fp16"},
+        {"location": "owner/half", "variant": "bf16"},
+        {"location": "owner/pickled"},
+        {"location": "owner/forbidden"},
+        HF_ENDPOINT=hub.address,
+        HF_HUB_OFFLINE="0",
+    )
+    assert "owner/gated is gated. Accept its terms" in gated and "hf auth login" in gated
+    assert "the Hub has no model owner/unseen, or it is private" in unseen and "hf auth login" in unseen
+    assert "model.revision: owner/half has no revision v9" in revision
+    assert "owner/open has no file model_index.json" in no_index
+    assert "owner/half has no unet with safetensors weights of the variant fp16" in part
+    assert "owner/half has no weights of the variant bf16. Give one that it has (fp16)" in variant
+    assert "owner/pickled has no vae with safetensors weights." in pickled
+    assert "does not let you read owner/forbidden (403)" in forbidden
+    for text in (gated, unseen, revision, no_index, part, variant, pickled, forbidden):
+        assert "\n" not in text
+    assert not [name for name in hub.sent if name.startswith(("half/unet", "pickled/vae"))]
+
+
+def test_of_a_model_on_the_hub_only_what_is_read_is_downloaded_and_then_read_offline(
+    hub: Served, shards: Path, tmp_path: Path
+) -> None:
+    """Not the other variant, nor weights of other libraries, nor the files of parts that are not read."""
+    unread = ["whole.safetensors", "unet/diffusion_pytorch_model.bin", "text_encoder/model.onnx", "unet/flax.msgpack"]
+    unread += ["safety_checker/model.safetensors", "vae/own.safetensors", "vae_1_0/diffusion_pytorch_model.safetensors"]
+    for name in ("plain", "half"):
+        model = with_half(shutil.copytree(shards, hub.folder / name), parts=("unet", "text_encoder"))
+        for file in map(model.joinpath, unread):
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(b"x" * 64)
+    sources: list[dict[str, str | bool]] = [{"location": "owner/plain"}, {"location": "owner/half", "variant": "fp16"}]
+    online = load(tmp_path / "cache", *sources, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
+    assert online == ["UNet2DConditionModel torch.float32"] * 2
+    assert len(hub.sent) == len(set(hub.sent)) and not {*unread} & {name.partition("/")[2] for name in hub.sent}
+    weights = [name for name in hub.sent if "safetensors" in name and "/vae/" not in name]
+    assert {(name.partition("/")[0], ".fp16" in name) for name in weights} == {("plain", False), ("half", True)}
+    sent = len(hub.sent)
+    assert load(tmp_path / "cache", *sources, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1") == online
+    assert len(hub.sent) == sent
+
+
+def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tmp_path: Path) -> None:
+    with_half(shutil.copytree(shards, tmp_path / "both"))
+    cached(tmp_path / "both", tmp_path / "cache", "model")
+    half = with_half(shutil.copytree(shards, tmp_path / "half"))
+    for file in [*half.rglob("*.safetensors"), *half.rglob("*.index.json")]:
+        if ".fp16" not in file.name:
+            file.unlink()
+    cached(half, tmp_path / "cache", "half")
+    torn = cached(shards, tmp_path / "cache", "torn")
+    next((torn / "vae").glob("*-00002-of-*")).unlink()
+    shutil.copytree(shards / "vae", tmp_path / "vae")
+    cached(tmp_path / "vae", tmp_path / "cache", "vae")
+    cached(save_flux_pipeline(tmp_path / "flux"), tmp_path / "cache", "flux")
+    flux, *loaded, gap, revision, variant, absent, no_vae = load(
+        tmp_path / "cache",
+        {"location": "owner/flux"},
+        {"location": "owner/model"},
+        {"location": "owner/model", "revision": "v1"},
+        {"location": "owner/model", "revision": COMMIT, "variant": "fp16"},
+        {"location": "owner/half"},
+        {"location": "owner/torn", "vae": "owner/vae"},
+        {"location": "owner/torn"},
+        {"location": "owner/model", "revision": "v9"},
+        {"location": "owner/model", "variant": "bf16"},
+        {"location": "owner/absent"},
+        {"location": "owner/model", "vae": "owner/absent"},
+        HF_HUB_OFFLINE="1",
+    )
+    assert flux == "FluxTransformer2DModel torch.float32" and loaded == ["UNet2DConditionModel torch.float32"] * 5
+    assert no_vae.startswith("model.vae: ") and "owner/absent" in no_vae and "HF_HUB_OFFLINE is set" in no_vae
+    assert "HF_HUB_OFFLINE is set" in gap and "missing: vae/diffusion_pytorch_model-00002-of-" in gap
+    assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
+    assert "owner/model" in variant and "HF_HUB_OFFLINE is set" in variant
+    assert "no folder owner/absent is here" in absent and "hf download owner/absent" in absent
+    assert "--include '*/*.bf16*.safetensors' --exclude 'safety_checker/*'" in variant
+    assert "--include '*/*.safetensors' --exclude '*/*.*.safetensors'" in absent
+
+
+def test_a_cached_model_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> None:
+    cached(with_half(shutil.copytree(tiny_model, tmp_path / "both")), tmp_path / "cache", "model")
+    wide, narrow = load(
+        tmp_path / "cache",
+        {"location": "owner/model", "as_stored": True},
+        {"location": "owner/model", "variant": "fp16", "as_stored": True},
+        HF_HUB_OFFLINE="1",
+    )
+    assert (wide, narrow) == ("UNet2DConditionModel torch.float32", "UNet2DConditionModel torch.float16")
+
+
+def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
+    (answer,) = load(tmp_path / "cache", {"location": "a/b"}, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "the Hub is not reached" in answer
+
+
+@pytest.mark.parametrize("recipe", ["lora", "full", "dreambooth", "textual_inversion"])
+def test_a_run_of_a_model_that_is_not_cached_ends_with_one_sentence(
+    recipe: str, tiny_run: Options, tmp_path: Path
+) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as a user sets it, before the libraries are imported
+    shared = ("data.resolution", "data.bucket_step", "data.folder", "cache.folder", "output.folder", "tracking.names")
+    options: Options = {name: tiny_run[name] for name in shared} | {"model.source": "owner/not-cached"}
+    options |= {"cache.folder": tmp_path / "cache", "train.steps": 1}
+    options |= {
+        "dreambooth": {"instance.prompt": "a photo of sks dog", "prior.prompt": "a photo of a dog"},
+        "textual_inversion": {"tokens.names": "<ink>", "data.captions": "none", "data.template": "in <ink>"},
+    }.get(recipe, {})
+    ended = run(recipe, options, tmp_path / "log")
+    assert ended.exit_code == 1, ended.output
+    errors = ended.output[ended.output.index("error: ") :].strip()
+    assert errors.startswith("error: model.source: no folder owner/not-cached is here") and "\n" not in errors
+    assert "HF_HUB_OFFLINE is set" in errors and "hf download owner/not-cached" in errors
+    assert "Traceback" not in ended.output and "Loading" not in ended.output and "Encoding" not in ended.output
+    assert not (tmp_path / "cache").exists()
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".lock", "run.log"}
+
+
+def test_a_model_that_is_gone_from_the_hub_is_told_where_its_files_are() -> None:
+    error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its answer of the server is not looked at
+    advice = hub_advice(error, ModelSource("runwayml/stable-diffusion-v1-5"), "parts")
+    assert advice is not None and "Use stable-diffusion-v1-5/stable-diffusion-v1-5" in advice
+    assert "has no model owner/other" in str(hub_advice(error, ModelSource("owner/other"), "parts"))

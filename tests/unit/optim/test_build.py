@@ -1,0 +1,221 @@
+"""Every optimizer trains, keeps its numbers in float32, and can be looked at without being disturbed."""
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finetune.config.optim import OptimConfig, Optimizer
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Network
+from finetune.optim.build import build_optimizer, check_optimizer, evaluation_weights
+from finetune.optim.ema import EMA, load_trained_state, trained_state
+from finetune.optim.groups import usual_groups
+from tests.support.runs import Options, final_state, run
+from tests.tiny.sd import build_pipeline
+
+NAMES: tuple[Optimizer, ...] = get_args(Optimizer)
+RATES: dict[Optimizer, float] = {"prodigy": 1.0, "lion8bit": 1e-2, "adafactor": 5e-2}
+
+
+class Quadratic(nn.Module):
+    """Weights in the places that `Network` has; large enough that 8-bit optimizers do use 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denoiser = nn.Linear(128, 64, bias=False)
+        self.text_encoders = nn.ModuleList([nn.Linear(64, 8, bias=False)])
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def loss(self) -> Tensor:
+        return sum((p.square().mean() for p in self.parameters() if p.requires_grad), torch.zeros(()))
+
+
+def config_of(name: Optimizer) -> OptimConfig:
+    return OptimConfig(name=name, lr=RATES.get(name, 5e-2))
+
+
+def steps(model: Quadratic, optimizer: torch.optim.Optimizer, num: int) -> None:
+    for _ in range(num):
+        model.loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_lowers_a_quadratic(name: Optimizer) -> None:
+    check_optimizer(config_of(name))
+    model = Quadratic()
+    before = model.loss().item()
+    optimizer = build_optimizer(usual_groups(model, config_of(name)), config_of(name))
+    steps(model, optimizer, 250 if name == "prodigy" else 30)  # prodigy feels its way from a tiny rate
+    with evaluation_weights(optimizer, config_of(name)):
+        assert model.loss().item() < 0.7 * before
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "8bit" in name])
+def test_8_bit_optimizers_keep_8_bit_moments(name: Optimizer) -> None:
+    model = Quadratic()
+    optimizer = build_optimizer(usual_groups(model, config_of(name)), config_of(name))
+    steps(model, optimizer, 1)
+    assert optimizer.state[model.denoiser.weight]["state1"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_saved_and_loaded_continues_the_same_way(name: Optimizer, tmp_path: Path) -> None:
+    """As a checkpoint does it: through a file that is read with weights_only."""
+    config = config_of(name)
+    first, second = Quadratic(), Quadratic()
+    optimizers = [build_optimizer(usual_groups(model, config), config) for model in (first, second)]
+    steps(first, optimizers[0], 5)
+    torch.save(optimizers[0].state_dict(), tmp_path / "state.pt")
+    load_trained_state(second, trained_state(first))
+    optimizers[1].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for model, optimizer in zip((first, second), optimizers, strict=True):
+        steps(model, optimizer, 5)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused_with_the_command_to_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "prodigyopt", raising=False)
+    with pytest.raises(ValueError, match=r"prodigyopt.*pip install"):
+        check_optimizer(OptimConfig(name="prodigy", lr=1.0))
+    check_optimizer(OptimConfig())
+
+
+def test_groups_hold_what_trains_with_its_own_rate() -> None:
+    model = Quadratic()
+    denoiser, text = usual_groups(model, OptimConfig(lr=1e-3, text_encoder_lr=1e-5))
+    assert denoiser.parameters == [model.denoiser.weight] and denoiser.lr == 1e-3
+    assert text.parameters == list(model.text_encoders.parameters()) and text.lr == 1e-5
+    assert usual_groups(model, OptimConfig(lr=1e-3))[1].lr == 1e-3
+    model.text_encoders.requires_grad_(False)
+    assert len(usual_groups(model, OptimConfig())) == 1
+
+
+def test_looking_at_schedule_free_weights_restores_the_training_weights_bit_for_bit() -> None:
+    config = config_of("adamw_schedule_free")
+    looked, alone = Quadratic(), Quadratic()
+    optimizers = [build_optimizer(usual_groups(model, config), config) for model in (looked, alone)]
+    before: list[Tensor] = []
+    averaged: list[Tensor] = []
+    for _ in range(10):
+        for model, optimizer in zip((looked, alone), optimizers, strict=True):
+            steps(model, optimizer, 1)
+        before = [p.detach().clone() for p in looked.parameters()]
+        with evaluation_weights(optimizers[0], config):
+            averaged = [p.detach().clone() for p in looked.parameters()]
+        assert all(torch.equal(p, saved) for p, saved in zip(looked.parameters(), before, strict=True))
+    assert not torch.equal(averaged[0], before[0])
+    assert all(torch.equal(a, b) for a, b in zip(looked.parameters(), alone.parameters(), strict=True))
+
+
+def test_training_weights_come_back_also_when_looking_fails() -> None:
+    config = config_of("adamw_schedule_free")
+    model = Quadratic()
+    optimizer = build_optimizer(usual_groups(model, config), config)
+    steps(model, optimizer, 3)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match="in between"), evaluation_weights(optimizer, config):
+        raise RuntimeError("in between")
+    assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
+    steps(model, optimizer, 1)  # still in training mode
+
+
+def test_other_optimizers_have_no_second_set_of_weights() -> None:
+    model = Quadratic()
+    optimizer = build_optimizer(usual_groups(model, OptimConfig()), OptimConfig())
+    steps(model, optimizer, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    with evaluation_weights(optimizer, OptimConfig()):
+        assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
+
+
+# The moving average.
+
+
+def set_to(model: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_average_of_constant_weights_has_its_closed_form(decay: float) -> None:
+    """From a_0 towards constant w: a_n = w + (a_0 - w) d_1 d_2 ... d_n with d_k = min(decay, (1 + k) / (10 + k))."""
+    model = Quadratic()
+    set_to(model, 3.0)
+    ema = EMA.of(model, decay)
+    set_to(model, 1.0)
+    product = 1.0
+    for step in range(1, 40):
+        ema.update(model, step)
+        product *= min(decay, (1 + step) / (10 + step))
+        for average in ema.average.values():
+            torch.testing.assert_close(average, torch.full_like(average, 1 + 2 * product), rtol=1e-5, atol=0)
+    assert ema.average.keys() == trained_state(model).keys()
+
+
+def test_weights_that_never_move_are_their_own_average_bit_for_bit() -> None:
+    model = Quadratic()
+    ema = EMA.of(model, 0.99)
+    for step in range(1, 20):
+        ema.update(model, step)
+    assert all(torch.equal(ema.average[name], value) for name, value in trained_state(model).items())
+
+
+def test_the_average_stands_in_and_the_weights_come_back_bit_for_bit() -> None:
+    model = Quadratic()
+    before = [p.detach().clone() for p in model.parameters()]
+    ema = EMA.of(model, 0.9)
+    for average in ema.average.values():
+        average.fill_(7.0)
+    with ema.in_place_of(model):
+        assert all(bool((value == 7).all()) for value in trained_state(model).values())
+    with pytest.raises(RuntimeError, match="in between"), ema.in_place_of(model):
+        raise RuntimeError("in between")
+    assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused_by_name() -> None:
+    model = Quadratic()
+    state = trained_state(model)
+    with pytest.raises(ValueError, match=r"1 are missing.*denoiser\.weight"):
+        load_trained_state(model, {name: value for name, value in state.items() if not name.startswith("denoiser")})
+    with pytest.raises(ValueError, match=r"denoiser\.weight has shape"):
+        load_trained_state(model, state | {"denoiser.weight": torch.zeros(1)})
+
+
+# Under bf16.
+
+
+def test_adapters_averages_and_moments_stay_float32_under_bf16(tiny_run: Options, tmp_path: Path) -> None:
+    options = tiny_run | {"train.steps": 2, "train.ema_decay": 0.9, "train.text_encoder": True, "cache.text": False}
+    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
+    assert ended.exit_code == 0, ended.output
+    state = final_state(tmp_path / "out")
+    for part in ("trained.denoiser.", "trained.text_encoders.", "ema.denoiser.", "optimizer."):
+        assert any(name.startswith(part) for name in state)
+    moments = {name for name in state if name.endswith(("exp_avg", "exp_avg_sq"))}
+    assert len(moments) == 2 * sum(name.startswith("trained.") for name in state)
+    assert {
+        value.dtype for name, value in state.items() if name.startswith(("trained.", "ema.")) or name in moments
+    } == {torch.float32}
+
+
+def test_the_network_computes_in_the_number_format_of_its_frozen_weights() -> None:
+    pipeline = build_pipeline(size="micro")
+    network = Network(StableDiffusion(), pipeline.unet.to(torch.bfloat16))
+    prompts = {"embeddings": torch.zeros(1, 77, 32)}
+    with torch.no_grad():
+        assert network(torch.zeros(1, 4, 8, 8), torch.tensor([1]), prompts).dtype == torch.bfloat16

@@ -1,0 +1,55 @@
+"""Requests of the launcher that training would drop in silence."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+from finetune.processes.launch_request import refuse_launch
+
+CONFIGS = Path(__file__).parents[3] / "accelerate_configs"
+
+
+@pytest.mark.parametrize(
+    ("environment", "word"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP"),
+        ({"ACCELERATE_USE_DEEPSPEED": "True"}, "DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"}, "tensor"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "--train.accumulation 4"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed_precision: got fp8"),
+        ({"ACCELERATE_TORCH_DEVICE": "cuda:0", "WORLD_SIZE": "2"}, "ACCELERATE_TORCH_DEVICE"),
+    ],
+)
+def test_what_training_would_not_do_is_refused(environment: dict[str, str], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        refuse_launch(environment, {})
+
+
+def test_what_the_shipped_configs_set_is_accepted() -> None:
+    refuse_launch({}, {})
+    refuse_launch(
+        {
+            "ACCELERATE_USE_CPU": "True",
+            "ACCELERATE_MIXED_PRECISION": "bf16",
+            "ACCELERATE_DYNAMO_BACKEND": "NO",
+            "ACCELERATE_USE_FSDP": "false",
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+        },
+        {},
+    )
+
+
+def test_several_processes_of_which_one_was_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    config = ["--config_file", str(CONFIGS / "cpu.yaml"), "--num_processes", "2"]
+    arguments = launch_command_parser().parse_args([*config, "-m", "recipes.lora"])
+    _, environment = prepare_simple_launcher_cmd_env(_validate_launch_command(arguments)[0])
+    with pytest.raises(ValueError, match="num_processes: several were asked for"):
+        refuse_launch(environment, {})
+    refuse_launch(environment, {"MASTER_ADDR": "10.0.0.1"})  # set by the cluster, so it tells nothing

@@ -1,0 +1,71 @@
+"""Folders that may not be in one another."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.parse.command_line import parse
+from finetune.config.recipes import LoRATrainConfig
+from finetune.config.sections import TrainConfig
+from finetune.run_folder.places import refuse_nested_folders
+
+
+def config_of(root: Path, kind: type[TrainConfig] = LoRATrainConfig, **folders: str) -> TrainConfig:
+    chosen = {"model.source": "model", "data.folder": "images", "output.folder": "out", "cache.folder": "cache"}
+    chosen |= {key.replace("_", "."): place for key, place in folders.items()}
+    flags = [part for key, place in chosen.items() for part in (f"--{key}", str(root / place))]
+    extra = ["--prior.prompt", "a cat", "--instance.prompt", "a sks cat"] if kind is DreamBoothTrainConfig else []
+    return parse(kind, [*flags, *extra], program="recipes.lora")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("images/inner", "model", "masks/inner", "classes/inner", "real", "out/export"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("images")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"output_folder": "images"}, "output.folder.* is data.folder"),
+        ({"output_folder": "images/new/run"}, "output.folder.* is in data.folder"),
+        ({"output_folder": "link/run"}, "output.folder.* is in data.folder"),
+        ({"data_folder": "images/inner", "output_folder": "images"}, "output.folder.* contains data.folder"),
+        ({"cache_folder": "images/cache"}, "cache.folder.* is in data.folder"),
+        ({"data_folder": "images/inner", "cache_folder": "images"}, "cache.folder.* contains data.folder"),
+        ({"output_folder": "cache"}, "output.folder.* is cache.folder"),
+        ({"output_folder": "cache/run"}, "output.folder.* is in cache.folder"),
+        ({"cache_folder": "out/cache"}, "output.folder.* contains cache.folder"),
+        ({"mask_folder": "masks", "mask_kind": "file", "output_folder": "masks/run"}, "is in mask.folder"),
+        ({"output_folder": "model"}, "output.folder.* is model.source"),
+        ({"output_folder": "model/unet/run"}, "output.folder.* is in model.source"),
+        ({"cache_folder": "model/cache"}, "cache.folder.* is in model.source"),
+        ({"model_vae": "real", "output_folder": "real/run"}, "output.folder.* is in model.vae"),
+        ({"model_source": "out/export"}, "model.source .* is the export of the run in .*out, which this run would"),
+    ],
+)
+def test_a_folder_within_another_is_refused(folders: dict[str, str], words: str, root: Path) -> None:
+    kind = folders.pop("mask_kind", None)
+    config = config_of(root, **folders) if kind is None else masked(root, folders)
+    with pytest.raises(ValueError, match=words):
+        refuse_nested_folders(config)
+
+
+def masked(root: Path, folders: dict[str, str]) -> TrainConfig:
+    places = {"data.folder": "images", "output.folder": folders["output_folder"], "mask.folder": folders["mask_folder"]}
+    flags = [part for key, place in places.items() for part in (f"--{key}", str(root / place))]
+    return parse(LoRATrainConfig, ["--model.source", "m", "--mask.kind", "file", *flags], program="recipes.lora")
+
+
+def test_class_images_are_not_written_to(root: Path) -> None:
+    config = config_of(root, DreamBoothTrainConfig, prior_folder="classes", output_folder="classes/inner")
+    with pytest.raises(ValueError, match=r"is in prior\.folder"):
+        refuse_nested_folders(config)
+
+
+def test_folders_side_by_side_are_fine(root: Path) -> None:
+    refuse_nested_folders(config_of(root, output_folder="images2", cache_folder="images.cache"))
+    refuse_nested_folders(config_of(root, model_source="out/export", output_folder="out/further"))

@@ -1,0 +1,178 @@
+"""The second look at two pictures."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+
+from finetune.similarity.agreement import CERTAIN, agreement, can_verify, look_at, motion_of, overlaid_correlations
+from finetune.similarity.appearance import closest_codes
+from finetune.similarity.codes import KINDS
+from finetune.similarity.corners import descriptors_of, voted_pairs
+
+needs_opencv = pytest.mark.skipif(not can_verify(), reason="needs opencv-python-headless")
+
+
+def texture(seed: int, width: int = 400, height: int = 320) -> Image.Image:
+    """A random picture with detail at several scales, as photographs have."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 255, (num, num, 3), dtype=np.uint8)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            ),
+            dtype=np.float64,
+        )
+        for num in (6, 20, 60)
+    ]
+    return Image.fromarray(np.clip(layers[0] * 0.5 + layers[1] * 0.3 + layers[2] * 0.2, 0, 255).astype(np.uint8))
+
+
+def heart(colour: str, lid: int = 24) -> Image.Image:
+    """A drawing of 64 pixels."""
+    image = Image.new("RGB", (64, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((8, 12, 36, 40), colour)
+    draw.ellipse((28, 12, 56, 40), colour)
+    draw.polygon([(11, 34), (53, 34), (32, 58)], colour)
+    draw.rectangle((lid, 20, lid + 6, 30), "black")
+    return image
+
+
+def score(first: Image.Image, second: Image.Image) -> float:
+    return agreement(look_at(first), look_at(second))
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+def test_the_motion_of_a_kind_puts_a_picture_onto_the_other(kind: int) -> None:
+    image = texture(0, 384, 300)
+    turns = [None, *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)]
+    turns += [Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270]
+    turns += [Image.Transpose.TRANSVERSE]
+    if kind < 8:
+        seen = image.transpose(turns[kind]) if turns[kind] is not None else image
+        whole = image
+    elif kind == 8:
+        seen, whole = image, ImageOps.expand(image, 40, "white")
+    else:
+        share = (0.05, 0.1, 0.2)[kind - 9] / 2
+        seen = image.crop((round(384 * share), round(300 * share), round(384 * (1 - share)), round(300 * (1 - share))))
+        whole = image
+    # the kind's part of `whole` is what `seen` shows
+    first, second = look_at(seen), look_at(whole)
+    correlations = overlaid_correlations(first, second, motion_of(first, second, (0, kind)))
+    assert min(correlations) > 0.9
+
+
+def test_a_motion_of_the_same_kinds_is_none_at_all() -> None:
+    look = look_at(texture(0))
+    assert np.allclose(motion_of(look, look, (0, 0)), [[1, 0, 0], [0, 1, 0]])
+
+
+@needs_opencv
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.crop((80, 64, 400, 320)),
+        lambda image: image.rotate(10, Image.Resampling.BICUBIC),
+        lambda image: ImageOps.mirror(image.crop((0, 0, 300, 250))),
+    ],
+    ids=["crop off the centre", "small turn", "mirrored crop"],
+)
+def test_corners_find_what_codes_do_not(edit) -> None:
+    image = texture(3)
+    assert closest_codes(look_at(image).codes, look_at(edit(image)).codes)[0] > 40
+    assert score(image, edit(image)) > CERTAIN
+    assert score(image, edit(texture(4))) < 0.5
+
+
+@needs_opencv
+def test_pictures_with_corners_in_common_are_voted_for() -> None:
+    pictures = [texture(seed) for seed in range(6)]
+    pictures.append(ImageOps.mirror(pictures[2].crop((80, 64, 400, 320))).rotate(10, Image.Resampling.BICUBIC))
+    found = [descriptors_of(look_at(image).grey) for image in pictures]
+    pairs = voted_pairs(found)
+    assert pairs.tolist() == [[2, 6]]
+    without = [None if number == 2 else each for number, each in enumerate(found)]
+    assert voted_pairs(without).tolist() == []
+
+
+def test_nothing_and_flat_pictures_get_no_votes() -> None:
+    assert voted_pairs(iter(())).shape == (0, 2)
+    if can_verify():
+        flat = Image.new("L", (100, 80), 128)
+        assert voted_pairs([descriptors_of(flat)] * 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.resize((128, 128), Image.Resampling.BICUBIC),
+        lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+        lambda image: image.filter(ImageFilter.GaussianBlur(0.7)),
+    ],
+    ids=["larger", "darker", "blurred"],
+)
+def test_a_plain_copy_of_a_drawing_agrees(edit) -> None:
+    assert score(heart("red"), edit(heart("red"))) >= CERTAIN
+
+
+@pytest.mark.parametrize(
+    "other",
+    [heart("green"), heart("#888"), heart("red", lid=36), ImageOps.mirror(heart("red")), Image.new("RGB", (64, 64))],
+    ids=["another colour", "grey", "a part moved", "mirrored", "nothing"],
+)
+def test_drawings_that_differ_by_design_do_not_agree_however_close_their_codes_are(other: Image.Image) -> None:
+    assert score(heart("red"), other) < CERTAIN
+
+
+def test_a_plain_photograph_may_be_brighter_or_mirrored_but_not_be_another() -> None:
+    image = Image.new("RGB", (400, 400), "white")
+    image.paste(texture(5, 240, 240), (80, 80))
+    other = image.copy()
+    other.paste("black", (120, 120, 210, 210))
+    assert look_at(image).is_plain and look_at(other).is_plain and not look_at(image).is_simple
+    assert score(image, ImageEnhance.Brightness(image).enhance(0.7)) >= CERTAIN
+    assert score(image, ImageOps.mirror(image)) >= CERTAIN
+    assert score(image, other) < CERTAIN
+
+
+def test_a_logo_and_a_tiled_mark_leave_a_copy_but_another_picture_stays_one() -> None:
+    image = texture(7)
+    logo, marked = image.copy(), image.copy()
+    ImageDraw.Draw(logo).rectangle((280, 20, 390, 110), "black")
+    for y in range(0, 320, 40):
+        ImageDraw.Draw(marked).text((y // 4, y), "sample " * 9, "white")
+    assert score(image, logo) >= CERTAIN and score(image, Image.blend(image, marked, 0.4)) >= CERTAIN
+    assert score(image, Image.blend(image, texture(8), 0.7)) < CERTAIN
+
+
+WITHOUT_OPENCV = """
+import sys
+sys.modules["cv2"] = None
+import importlib.util as util
+real = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "cv2" else real(name, *rest)
+import numpy as np
+from PIL import ImageOps
+from datasets_prep.duplicates.search import Scores, can_verify, near_copies
+from finetune.similarity.codes import picture_codes
+from tests.unit.similarity.test_agreement import heart, texture
+assert not can_verify()
+pictures = [texture(seed) for seed in range(12)] + [heart(colour) for colour in ("red", "green", "blue", "#888")]
+pictures += [texture(3).resize((200, 160)), ImageOps.mirror(texture(4)), ImageOps.expand(texture(5), 40, "black")]
+pictures += [texture(6).crop((20, 16, 380, 304)), heart("red").resize((128, 128))]
+codes = np.stack([picture_codes(each) for each in pictures])
+num = len(pictures)
+mask = np.ones(num, bool)
+for level in ("fast", "thorough"):
+    copies = near_copies(codes, np.arange(num), mask, ~mask, pictures.__getitem__, level, None, Scores(), lambda *_: 0)
+    print({number: copy.keeper for number, copy in sorted(copies.items())})
+"""
+
+
+def test_without_opencv_copies_are_found_by_what_their_codes_tell_and_nothing_else_is() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_OPENCV], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["{16: 3, 17: 4, 18: 5, 19: 6, 20: 12}"] * 2

@@ -1,0 +1,155 @@
+"""The untouched model's prediction, and the loss that keeps it, in closed form on a tiny model."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetune.batches.dataset import Batch
+from finetune.batches.encoder import Encoder
+from finetune.config.lora import LoRAConfig
+from finetune.config.loss import LossConfig
+from finetune.methods.dreambooth import PredictionPreserving
+from finetune.methods.full import Full
+from finetune.methods.lora.method import LoRA
+from finetune.models.families.sd import StableDiffusion
+from finetune.models.family import Components, Network, Prompts, whole_sizes
+from finetune.tasks.base_model import adapters_off
+from finetune.tasks.preservation import AdaptersOff, Preserving, prompt_rows
+from tests.tiny.sd import build_pipeline
+
+CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
+CLASS = "a circle"
+
+
+def components() -> Components:
+    pipeline = build_pipeline(size="micro")
+    parts = Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
+    for part in (parts.denoiser, parts.vae, *parts.text_encoders):
+        part.requires_grad_(False).eval()
+    return parts
+
+
+def attached(method: LoRA | Full, *, text_encoder: bool) -> tuple[PredictionPreserving, Components, Network]:
+    preserving, parts = PredictionPreserving(method, CLASS, 0.7), components()
+    network = preserving.network(StableDiffusion(), parts, text_encoder=text_encoder)
+    preserving.attach(network, 0)
+    return preserving, parts, network
+
+
+@torch.no_grad()
+def train_a_little(network: Network) -> None:
+    """Moves all that trains away from where it began."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def example() -> tuple[Tensor, Tensor, Batch]:
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    u = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    noise = torch.randn(2, 4, 8, 8, generator=generator)
+    return (
+        u,
+        noise,
+        Batch((0, 1), (0, 1), CAPTIONS, ("a", "b"), torch.ones(2), whole_sizes(2, 16, 16), latents, None, None),
+    )
+
+
+def task_of(preserving: PredictionPreserving, parts: Components, *, text_encoder: bool) -> Preserving:
+    family = StableDiffusion()
+    encoder = Encoder(family, parts, torch.device("cpu"), text_encoder_is_trained=text_encoder)
+    return preserving.task(family, parts, family.objective(parts.scheduler, LossConfig()), encoder)
+
+
+def encoded(parts: Components, texts: tuple[str, ...]) -> Prompts:
+    family = StableDiffusion()
+    with torch.no_grad():
+        return family.encode_prompts(parts.text_encoders, family.tokenize(parts.tokenizers, texts))
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+@pytest.mark.parametrize("method", [LoRA(LoRAConfig(rank=4, dropout=0.5)), Full()])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: bool, cached: bool) -> None:
+    """Against plain calls of two separate models, one trained and one untouched, a sample at a time."""
+    if cached and text_encoder:
+        pytest.skip("a trained text encoder is not cached")
+    preserving, parts, network = attached(method, text_encoder=text_encoder)
+    task = task_of(preserving, parts, text_encoder=text_encoder)
+    train_a_little(network)
+    network.eval()
+    u, noise, batch = example()
+    if cached:
+        prompts = encoded(parts, CAPTIONS)
+        batch = replace(batch, prompts=prompts)
+    losses = task.losses(network, task.inputs(batch), u, lambda shape, draw="": noise)
+
+    untouched, family = components(), StableDiffusion()
+    alphas = parts.scheduler.alphas_cumprod.double()
+    for number in range(2):
+        t = (u[number : number + 1] * 1000).long()
+        assert batch.latents is not None
+        noisy = (alphas[t].sqrt() * batch.latents[number] + (1 - alphas[t]).sqrt() * noise[number]).float()[None]
+        with torch.no_grad():
+            own = network.denoiser(noisy, t, encoded(parts, (CAPTIONS[number],))["embeddings"]).sample
+            of_class = network.denoiser(noisy, t, encoded(parts, (CLASS,))["embeddings"]).sample
+            kept = family.denoise(untouched.denoiser, noisy, t, encoded(untouched, (CLASS,)))
+        expected = (own - noise[number]).square().mean() + 0.7 * (of_class - kept).square().mean()
+        assert float((of_class - kept).square().mean()) > 1e-4
+        assert losses.unweighted[number].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_with_adapters_off_the_prediction_is_the_untouched_models_bit_for_bit(text_encoder: bool) -> None:
+    _, parts, network = attached(LoRA(LoRAConfig(rank=4, dropout=0.5)), text_encoder=text_encoder)
+    train_a_little(network)
+    network.train()
+    untouched, family = components(), StableDiffusion()
+    tokens = family.tokenize(parts.tokenizers, CAPTIONS)
+    prompts = tokens if text_encoder else encoded(untouched, CAPTIONS)
+    noisy, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900])
+    expected = family.denoise(untouched.denoiser, noisy, t, encoded(untouched, CAPTIONS))
+    assert torch.equal(AdaptersOff().predict(network, noisy, t, prompts), expected)
+    assert not torch.equal(network(noisy, t, prompts), expected)
+
+
+def test_afterwards_everything_trains_as_before() -> None:
+    _, _, network = attached(LoRA(LoRAConfig(rank=4)), text_encoder=True)
+    network.train()
+    frozen = next(parameter for parameter in network.parameters() if parameter.requires_grad)
+    frozen.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    with adapters_off(network):
+        assert not network.training
+    assert {name: parameter.requires_grad for name, parameter in network.named_parameters()} == before
+    assert all(module.training for module in network.modules())
+
+
+def test_at_the_start_the_class_costs_nothing() -> None:
+    """LoRA begins as the untouched model, so that only the subject's own loss is there."""
+    preserving, parts, network = attached(LoRA(LoRAConfig(rank=4)), text_encoder=False)
+    task = task_of(preserving, parts, text_encoder=False)
+    u, noise, batch = example()
+    losses = task.losses(network, task.inputs(batch), u, lambda shape, draw="": noise)
+    own = task.denoising.losses(network, task.denoising.inputs(batch), u, lambda shape, draw="": noise)
+    torch.testing.assert_close(losses.unweighted, own.unweighted, rtol=1e-5, atol=0)
+
+
+def test_the_frozen_copy_says_its_size_and_does_not_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    preserving, parts, network = attached(Full(), text_encoder=True)
+    task_of(preserving, parts, text_encoder=True)
+    assert "second copy of the model: 0.00 GB" in capsys.readouterr().out
+    before = copy.deepcopy(network.state_dict())
+    task = task_of(preserving, parts, text_encoder=True)
+    train_a_little(network)
+    assert all(torch.equal(v, before[k]) for k, v in task.untouched.network.state_dict().items())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_rows_lose_their_padding() -> None:
+    prompts = {"embeddings": torch.ones(2, 3, 1), "mask": torch.tensor([[1, 0, 0], [1, 1, 1]])}
+    assert [len(row["embeddings"]) for row in prompt_rows(prompts)] == [1, 3]

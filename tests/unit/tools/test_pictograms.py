@@ -1,0 +1,128 @@
+"""Recoloured and moved copies of pictograms, and captions that say what they show."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tools.pictograms import HUES, PictogramConfig, main_colour, moved, named, recoloured, variants, write
+
+RGB = {"red": (230, 46, 46), "yellow": (255, 214, 51), "blue": (54, 123, 217), "green": (50, 166, 62)}
+
+
+def pictogram(colour: str, side: int = 64) -> Image.Image:
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((8, 8, side - 8, side - 8), fill=RGB[colour])
+    draw.ellipse((20, 20, 28, 28), fill="black")  # an eye that keeps its colour
+    return image
+
+
+def folder_of(root: Path, captions: dict[str, str]) -> Path:
+    root.mkdir()
+    rows = []
+    for number, (caption, colour) in enumerate(captions.items()):
+        pictogram(colour).save(root / f"{number}.png")
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": caption}))
+    (root / "metadata.jsonl").write_text("\n".join(rows))
+    return root
+
+
+@pytest.mark.parametrize("colour", RGB)
+def test_the_main_colour_is_what_most_of_the_drawing_has(colour: str) -> None:
+    assert main_colour(pictogram(colour)) == colour
+
+
+def test_grey_and_motley_pictures_have_none() -> None:
+    assert main_colour(Image.new("RGB", (16, 16), "white")) is None
+    assert main_colour(Image.new("RGB", (16, 16), (90, 90, 90))) is None
+    motley = Image.new("RGB", (16, 16), RGB["red"])
+    motley.paste(RGB["blue"], (0, 0, 8, 16))
+    assert main_colour(motley) is None
+
+
+@pytest.mark.parametrize("new", sorted(set(HUES) - {"yellow"}))
+def test_a_recoloured_picture_has_the_new_colour_and_keeps_paper_and_eye(new: str) -> None:
+    picture = pictogram("yellow")
+    copy = recoloured(picture, "yellow", new)
+    assert main_colour(copy) == new
+    before, after = np.asarray(picture, dtype=int), np.asarray(copy, dtype=int)
+    assert np.abs(after[0, 0] - 255).max() <= 1 and np.abs(after[24, 24]).max() <= 1
+    assert np.abs(after - before)[40, 40].max() > 40
+
+
+def test_a_moved_picture_stays_whole_on_white() -> None:
+    for seed in range(20):
+        copy = np.asarray(moved(pictogram("red"), random.Random(seed)))
+        assert copy.shape == (64, 64, 3)
+        border = np.concatenate([copy[0], copy[-1], copy[:, 0], copy[:, -1]])
+        assert border.min() == 255
+        assert (copy[..., 1] < 100).sum() > 0.5 * (np.asarray(pictogram("red"))[..., 1] < 100).sum()
+
+
+@pytest.mark.parametrize(
+    ("caption", "old", "expected"),
+    [
+        ("car", "red", "blue car"),
+        ("red apple", "red", "blue apple"),
+        ("large green circle", "green", "large blue circle"),
+        ("black cat", "yellow", "black cat"),  # its stated colour is not the one that is altered
+    ],
+)
+def test_a_copy_is_named_by_its_colour(caption: str, old: str, expected: str) -> None:
+    assert named(caption, old, "blue") == expected
+
+
+def test_captions_vary_but_the_first_is_the_given_one() -> None:
+    found = variants("alarm clock", "red", random.Random(0))
+    assert found == ("alarm clock", "red alarm clock", "clock alarm")
+    assert variants("car", None, random.Random(0)) == ("car",)
+    assert variants("red apple", "red", random.Random(0)) == ("red apple", "apple red")
+
+
+def test_the_set_is_a_function_of_its_source_and_loads_as_one(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow", "red apple": "red"})
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    count = write(PictogramConfig(source, tmp_path / "one"))
+    assert write(PictogramConfig(source, tmp_path / "two")) == count == 2 * (1 + 1 + 3)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    rows = {row["file_name"]: row for row in map(json.loads, (tmp_path / "one" / "metadata.jsonl").open())}
+    assert rows["0.png"]["text"] == "face" and rows["0.png"]["repeats"] == 3
+    assert (np.asarray(Image.open(tmp_path / "one" / "0.png")) == np.asarray(pictogram("yellow"))).all()
+    for name in rows:
+        stem, _, colour = Path(name).stem.partition("_")
+        if colour in HUES:
+            assert rows[name]["text"] == f"{colour} {'face' if stem == '0' else 'apple'}"
+    assert before == {path: path.read_bytes() for path in source.iterdir()}
+    with pytest.raises(ValueError, match="exists"):
+        write(PictogramConfig(source, tmp_path / "one"))
+
+
+def test_a_set_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow", "apple": "red"})
+    (source / "1.png").write_bytes((source / "0.png").read_bytes()[:60])
+    with pytest.raises((ValueError, OSError)):
+        write(PictogramConfig(source, tmp_path / "set"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_names_that_would_meet_in_one_folder_are_refused(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow", "apple": "red"})
+    (source / "more").mkdir()
+    (source / "1.png").rename(source / "more" / "0.png")
+    listing = source / "metadata.jsonl"
+    listing.write_text(listing.read_text().replace("1.png", "more/0.png"))
+    with pytest.raises(ValueError, match="1 names belong to several pictures in it, 0"):
+        write(PictogramConfig(source, tmp_path / "set"))
+
+
+def test_looks_for_an_autoencoder_stand_on_other_paper(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"face": "yellow"})
+    assert write(PictogramConfig(source, tmp_path / "looks", looks=True)) == 5
+    corners = {path.stem: np.asarray(Image.open(path))[0, 0] for path in (tmp_path / "looks").glob("*.png")}
+    assert set(corners) == {"0", "0_paper", "0_lines", "0_solid", "0_mixed"}
+    assert corners["0"].min() == 255 > corners["0_paper"].min()

@@ -1,0 +1,579 @@
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from wandb.proto.wandb_internal_pb2 import Record
+
+from finetune.config.sections import TrackingConfig
+from finetune.tracking import tracker as tracking
+from finetune.tracking.backend import LoggedFiles, TrackedRun
+from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
+from tests.support.wandb_file import history, read_records
+from tests.support.wandb_server import WandbServer
+
+API_KEY = "canary5c1e0key" * 4
+HUB_TOKEN = "hf_canary9d7ftoken"
+COMMAND_LINE = ["recipe", "--token", "canary3b2argument"]
+CANARIES = (b"canary5c1e0key", b"canary9d7ftoken", b"canary3b2argument")
+REFUSING = "http://127.0.0.1:9"
+GUARD_SECONDS = 30
+ROWS = [
+    {"step": step, "loss": 1 / step, "lr": 1e-4, "validation/loss": 0.5 if step == 2 else 0.25 / step}
+    for step in range(1, 6)
+]
+
+
+class Collected(logging.Handler):
+    """Keeps the messages of our logger; wandb's own go elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def warnings_collected() -> Iterator[list[str]]:
+    """Collects what the user is told while the context lasts."""
+    collected = Collected()
+    logging.getLogger("finetune.tracking.tracker").addHandler(collected)
+    yield collected.messages
+    logging.getLogger("finetune.tracking.tracker").removeHandler(collected)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    with warnings_collected() as messages:
+        yield messages
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is logged in to W&B, and what the backends set in the environment is undone."""
+    for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "NAME", "TAGS", "RUN_ID", "DIR", "RESUME"):
+        name = f"WANDB_{name}"
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "TRACKIO_DIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb_cache"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that logged ROWS, two previews and a file."""
+
+    folder: Path
+    records: list[Record]
+    seconds: float
+    warnings: list[str]
+
+    def of(self, kind: str) -> list[Any]:
+        return [getattr(record, kind) for record in self.records if record.WhichOneof("record_type") == kind]
+
+
+def start(folder: Path, *names: str, mode: str = "auto") -> Tracker:
+    config = TrackingConfig(names=names or ("wandb",), tags=("ink",), mode=mode)  # pyright: ignore[reportArgumentType]
+    return start_tracking(config, folder, {"optim": {"lr": 1e-4}, "data": Path("ink")}, data_fingerprint="f1e2")
+
+
+def log_everything(tracker: Tracker, folder: Path) -> None:
+    for row in ROWS:
+        tracker.log(row, int(row["step"]))
+    for name, color in (("base.png", "white"), ("tuned.png", "black")):
+        Image.new("RGB", (48, 32), color).save(folder / name)
+    (folder / "export" / "embeddings").mkdir(parents=True)
+    (folder / "export" / "style.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "export" / "embeddings" / "word.safetensors").write_bytes(b"word")
+    rows = [
+        PreviewRow("a cat", 0, folder / "base.png", None),
+        PreviewRow("a cat", 1, folder / "tuned.png", folder / "base.png"),
+    ]
+    tracker.log_previews(rows, 5)
+    paths = [folder / "export" / name for name in ("style.safetensors", "embeddings")]
+    tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
+
+
+def wandb_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One offline run of somebody who is logged in, with secrets all around and a server that refuses."""
+    folder = tmp_path_factory.mktemp("out")
+    with warnings_collected() as warnings, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_MODE", raising=False)
+        patch.setenv("WANDB_API_KEY", API_KEY)
+        patch.setenv("HF_TOKEN", HUB_TOKEN)
+        patch.setenv("WANDB_BASE_URL", REFUSING)
+        patch.setenv("WANDB_DATA_DIR", "")
+        patch.setenv("WANDB_ERROR_REPORTING", "")
+        patch.setattr(sys, "argv", COMMAND_LINE)
+        began = time.monotonic()
+        tracker = start(folder)
+        log_everything(tracker, folder)
+        tracker.finish(0)
+        seconds = time.monotonic() - began
+    (file,) = wandb_files(folder)
+    return Finished(folder, read_records(file), seconds, warnings)
+
+
+def test_the_wandb_file_holds_every_logged_number(finished: Finished) -> None:
+    rows = [row for row in history(finished.records) if "train/loss" in row]
+    assert rows == [
+        {
+            "step": row["step"],
+            "train/loss": row["loss"],
+            "train/lr": row["lr"],
+            "validation/loss": row["validation/loss"],
+        }
+        for row in ROWS
+    ]
+
+
+def test_the_wandb_file_is_complete_and_says_how_the_run_ended(finished: Finished) -> None:
+    assert [record.exit_code for record in finished.of("exit")] == [0]
+    assert finished.records[-1].WhichOneof("record_type") == "exit"
+
+
+def test_the_wandb_run_carries_config_tags_and_the_datasets_fingerprint(finished: Finished) -> None:
+    (run,) = finished.of("run")
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert config["optim"] == {"lr": 1e-4}
+    assert config["dataset_fingerprint"] == "f1e2"
+    assert list(run.tags) == ["ink"]
+    assert run.display_name == finished.folder.name
+
+
+def test_wandb_charts_use_our_step_as_their_axis(finished: Finished) -> None:
+    axes = {metric.glob_name: metric.step_metric for metric in finished.of("metric")}
+    assert axes["train/*"] == axes["validation/*"] == axes["previews/*"] == "step"
+
+
+def test_previews_are_a_table_of_prompt_seed_step_with_the_base_beside(finished: Finished) -> None:
+    (row,) = [row for row in history(finished.records) if "previews/table._type" in row]
+    assert row["step"] == 5
+    assert row["previews/pictures.captions"] == ["a cat (seed 0)", "a cat (seed 1)"]
+    (table,) = [artifact for artifact in finished.of("artifact") if artifact.type == "run_table"]
+    (content,) = [entry for entry in table.manifest.contents if entry.path.endswith(".table.json")]
+    stored = json.loads(Path(content.local_path).read_text())
+    assert stored["columns"] == ["step", "prompt", "seed", "base", "tuned"]
+    assert [cells[:3] for cells in stored["data"]] == [[5, "a cat", 0], [5, "a cat", 1]]
+    assert [cells[3] is None for cells in stored["data"]] == [True, False]
+
+
+def test_the_exported_files_are_one_artifact_of_this_run_alone(finished: Finished) -> None:
+    (model,) = [artifact for artifact in finished.of("artifact") if artifact.type == "model"]
+    known = json.loads((finished.folder / "tracking.json").read_text())["run_id"]
+    assert model.name == f"ink-style-{known}"
+    assert json.loads(model.metadata) == {"dataset_fingerprint": "f1e2", "steps": 5}
+    copies = {content.path: Path(content.local_path) for content in model.manifest.contents}
+    assert all(copy.is_relative_to(finished.folder) for copy in copies.values())
+    assert {name: copy.read_bytes() for name, copy in copies.items()} == {
+        "style.safetensors": b"weights" * 1000,
+        "embeddings/word.safetensors": b"word",
+    }
+
+
+def test_a_refusing_server_costs_little_and_is_told_once_with_the_way_to_upload_later(finished: Finished) -> None:
+    assert finished.seconds < GUARD_SECONDS
+    (warning,) = finished.warnings
+    assert REFUSING in warning
+    assert f"wandb sync {finished.folder}" in warning
+
+
+def test_no_secret_and_no_command_line_stands_in_any_file(finished: Finished) -> None:
+    files = [file for file in finished.folder.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    assert [(file, canary) for file in files for canary in CANARIES if canary in file.read_bytes()] == []
+
+
+def test_wandb_leet_reads_the_offline_run(finished: Finished) -> None:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(finished.folder / "wandb")]
+    answer = subprocess.run(
+        command, cwd=finished.folder, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True
+    )
+    assert "finished" in answer.stdout
+    assert '"train/loss"' in answer.stdout
+
+
+def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_path: Path) -> None:
+    for rows in (ROWS[:3], ROWS[1:]):
+        tracker = start(tmp_path)
+        for row in rows:
+            tracker.log(row, int(row["step"]))
+        tracker.finish(0)
+    files = wandb_files(tmp_path)
+    known = json.loads((tmp_path / "tracking.json").read_text())["run_id"]
+    assert [file.name for file in files] == [f"run-{known}.wandb"] * 2
+    assert [[row["step"] for row in history(read_records(file))] for file in files] == [[1, 2, 3], [2, 3, 4, 5]]
+    assert {record.run.resume for file in files for record in read_records(file) if record.HasField("run")} == {True}
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *(str(file.parent) for file in files)]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
+    assert "Would sync 2 run(s)" in answer.stderr + answer.stdout
+
+
+def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    for row in ROWS[:2]:
+        tracker = start(folder)
+        tracker.log(row, int(row["step"]))
+        tracker.finish(0)
+    (note,) = tracker.notes()
+    command = re.findall(r"wandb sync .*(?= uploads)", note)[0]
+    shown = subprocess.run(
+        ["bash", "-c", command.replace("wandb sync", "printf '%s\\n'")], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines() == [str(file.parent) for file in wandb_files(folder)]
+    assert len(wandb_files(folder)) == 2
+
+
+def test_wandbs_own_variables_name_the_run_where_no_option_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    wanted = {"PROJECT": "p", "NAME": "n", "TAGS": "a, b,,", "RUN_ID": "night-1", "RUN_GROUP": "g", "NOTES": "why"}
+    for name, value in wanted.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracker = start_tracking(TrackingConfig(), tmp_path, {}, data_fingerprint="f")
+    tracker.finish(0)
+    (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
+    assert (run.project, run.display_name, run.run_id, run.run_group, run.notes) == ("p", "n", "night-1", "g", "why")
+    assert sorted(run.tags) == ["a", "b"]
+    assert told == []
+
+
+def test_an_option_wins_over_wandbs_variable_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    for name, value in {"PROJECT": "theirs", "TAGS": "ink", "DIR": "/elsewhere", "RESUME": "must"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = TrackingConfig(names=("wandb",), project="ours", tags=("ink",))
+    start_tracking(config, tmp_path, {}, data_fingerprint="f").finish(0)
+    (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
+    assert run.project == "ours"
+    assert [text.split(maxsplit=1)[0].rstrip(":") for text in told] == ["WANDB_PROJECT", "WANDB_DIR", "WANDB_RESUME"]
+
+
+def test_a_run_keeps_its_id_whatever_wandb_run_id_says_later(tmp_path: Path, told: list[str]) -> None:
+    assert tracking.run_id(tmp_path / "tracking.json", "first") == "first"
+    assert tracking.run_id(tmp_path / "tracking.json", "first") == "first" and told == []
+    assert tracking.run_id(tmp_path / "tracking.json", "second") == "first"
+    assert "second" in told[0] and "first" in told[0]
+
+
+@pytest.mark.parametrize("wanted", ["a/b", " a", "a:b", "x" * 129])
+def test_a_run_id_that_wandb_refuses_is_refused_before_the_run(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", wanted)
+    with pytest.raises(ValueError, match="WANDB_RUN_ID"):
+        check_trackers(TrackingConfig(names=("wandb",)))
+    check_trackers(TrackingConfig(names=("tensorboard",)))
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "word"),
+    [
+        ({"PROJECT": "team/ink"}, {}, "WANDB_PROJECT: got team/ink"),
+        ({"PROJECT": "team/ink"}, {"project": "x" * 129}, "tracking.project: got xxx"),
+        ({"TAGS": "ink," + "x" * 65}, {}, "WANDB_TAGS: got xxx"),
+        ({}, {"tags": ("ink", "")}, "tracking.tags: got an empty tag"),
+    ],
+)
+def test_a_project_or_tag_that_wandb_refuses_is_refused_before_the_run(
+    variables: dict[str, str], options: dict[str, Any], word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(ValueError, match=word):
+        check_trackers(replace(TrackingConfig(), **options))
+    check_trackers(TrackingConfig(names=("tensorboard",)))
+
+
+def test_a_run_id_file_without_an_id_gives_a_new_id_and_a_warning(tmp_path: Path, told: list[str]) -> None:
+    file = tmp_path / "tracking.json"
+    file.write_text('{"run_id": "../../elsewhere"}')
+    made = tracking.run_id(file)
+    assert len(made) == 8
+    assert "no run id" in told[0]
+    assert tracking.run_id(file) == made
+
+
+def test_a_server_that_never_answers_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        tracker = start(tmp_path)
+        tracker.log(ROWS[0], 1)
+        tracker.finish(0)
+        assert time.monotonic() - began < GUARD_SECONDS
+    assert len(told) == 1
+    assert "does not answer" in told[0]
+    assert [row["step"] for row in history(read_records(wandb_files(tmp_path)[0]))] == [1]
+
+
+def test_a_key_of_the_wrong_form_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    tracker = start(tmp_path)
+    tracker.log(ROWS[0], 1)
+    tracker.finish(0)
+    assert len(told) == 1
+    assert "WANDB_API_KEY" in told[0]
+    assert len(history(read_records(wandb_files(tmp_path)[0]))) == 1
+
+
+def test_a_logged_in_users_run_is_uploaded_as_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracker = start(tmp_path)
+        log_everything(tracker, tmp_path)
+        tracker.finish(0)
+        losses = [row["train/loss"] for row in server.history.values() if "train/loss" in row]
+        assert losses == [row["loss"] for row in ROWS]
+        assert server.is_complete
+        assert server.num_artifacts == 2
+        assert server.files["/artifact/style.safetensors"] == b"weights" * 1000
+    assert told == []
+    assert "is uploaded" in tracker.notes()[0]
+    assert not any(canary in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() for canary in CANARIES)
+
+
+def test_a_server_that_falls_silent_leaves_a_complete_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracker = start(tmp_path)
+        server.is_silent.set()
+        log_everything(tracker, tmp_path)
+        began = time.monotonic()
+        tracker.finish(0)
+        assert time.monotonic() - began < GUARD_SECONDS
+    assert len(told) == 1
+    assert "wandb sync" in told[0]
+    records = read_records(wandb_files(tmp_path)[0])
+    assert records[-1].WhichOneof("record_type") == "exit"
+    assert len([row for row in history(records) if "train/loss" in row]) == len(ROWS)
+
+
+def test_the_run_goes_on_when_wandbs_helper_process_is_killed(tmp_path: Path, told: list[str]) -> None:
+    tracker = start(tmp_path, "wandb", "tensorboard")
+    for child in psutil.Process().children():
+        if child.name() == "wandb-core":
+            child.kill()
+    for row in ROWS:
+        tracker.log(row, int(row["step"]))
+    tracker.finish(0)
+    assert len(told) == 1
+    assert "wandb failed" in told[0]
+    assert [event.step for event in tensorboard_events(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
+def tensorboard_events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
+    tracker = start(tmp_path, "tensorboard")
+    log_everything(tracker, tmp_path)
+    tracker.finish(0)
+    events = tensorboard_events(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
+        (row["step"], pytest.approx(row["loss"])) for row in ROWS
+    ]
+    assert "validation/loss" in events.Tags()["scalars"]
+    assert events.Tags()["images"] == ["previews/00", "previews/01"]
+    assert any(tag.startswith("files/ink-style-") for tag in events.Tags()["tensors"])
+
+
+def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from tests.unit.tracking.test_tracker import start, log_everything\n"
+        "folder = Path(sys.argv[1])\ntracker = start(folder, 'trackio')\n"
+        "log_everything(tracker, folder)\ntracker.finish(0)\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        "run = SQLiteStorage.get_runs('sd-finetune')[0]\n"
+        "logs = SQLiteStorage.get_logs('sd-finetune', run['name'] if isinstance(run, dict) else run)\n"
+        "print('steps', [row['step'] for row in logs if 'train/loss' in row])\n"
+    )
+    home, out = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    out.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in ("TRACKIO_DIR", "HF_HOME", "HF_TOKEN")}
+    root = Path(tracking.__file__).parents[2]
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(out)],
+        env=environment | {"HOME": str(home), "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=2 * GUARD_SECONDS,
+        check=False,
+    )
+    assert "steps [1, 2, 3, 4, 5]" in answer.stdout, answer.stderr
+    assert (out / "trackio" / "sd-finetune.db").exists()
+    assert [file for file in home.rglob("*") if "trackio" in file.name] == []
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install() -> None:
+    check_trackers(TrackingConfig(names=("wandb", "tensorboard", "trackio")))
+    absent: Any = ("wandb", "no_such_tracker")
+    with pytest.raises(ValueError, match=r"no_such_tracker.*pip install no_such_tracker"):
+        check_trackers(TrackingConfig(names=absent))
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_wandbs_variables_switch_it_off_with_a_warning(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    tracker = start(tmp_path)
+    tracker.log(ROWS[0], 1)
+    tracker.finish(0)
+    assert not (tmp_path / "wandb").exists()
+    assert [text.partition(". ")[0] for text in told] == [f"W&B is off: {variable}={value}"]
+
+
+def test_a_mode_that_is_given_wins_over_wandbs_variable_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = TrackingConfig(names=("wandb",), mode="offline")
+    start_tracking(config, tmp_path, {}, data_fingerprint="f").finish(0)
+    assert wandb_files(tmp_path)
+    assert told == ["WANDB_MODE: got disabled, but tracking.mode offline is used. Omit the option to use it."]
+
+
+class Scripted:
+    """A backend that notes its calls and does in each what the test asks."""
+
+    def __init__(self, run: TrackedRun, act: Callable[[], None]) -> None:
+        self.run = run
+        self.calls: list[Any] = []
+        self._act = act
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.calls.append((dict(metrics), step))
+        self._act()
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        self._act()
+
+    def log_files(self, files: LoggedFiles) -> None:
+        self._act()
+
+    def finish(self, exit_code: int) -> None:
+        self.calls.append(exit_code)
+        self._act()
+
+    def wait_for_upload(self, seconds: float) -> None:
+        self._act()
+
+    def abandon(self) -> None:
+        self.calls.append("abandoned")
+
+    def notes(self) -> list[str]:
+        return []
+
+
+def start_scripted(folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> tuple[Tracker, Scripted]:
+    opened: list[Scripted] = []
+
+    def open_scripted(run: TrackedRun) -> Scripted:
+        opened.append(Scripted(run, act))
+        return opened[-1]
+
+    monkeypatch.setitem(tracking.BACKENDS, "wandb", open_scripted)
+    tracker = start(folder)
+    return tracker, opened[0]
+
+
+def test_keys_without_a_slash_become_train_and_step_is_the_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, backend = start_scripted(tmp_path, monkeypatch, lambda: None)
+    tracker.log({"step": 7, "loss": 0.5, "validation/loss": 0.25}, 7)
+    tracker.finish(3)
+    assert backend.calls == [({"train/loss": 0.5, "validation/loss": 0.25}, 7), 3]
+
+
+def test_a_failing_tracker_is_warned_of_once_and_left_after_three_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    def fail() -> None:
+        raise SystemExit("broken")
+
+    tracker, backend = start_scripted(tmp_path, monkeypatch, fail)
+    for step in range(10):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish(0)
+    assert [call[1] for call in backend.calls[:-1]] == [0, 1, 2]
+    assert backend.calls[-1] == 0  # it is closed all the same
+    assert len(told) == 1
+    assert "wandb failed (SystemExit: broken)" in told[0]
+
+
+def test_a_tracker_that_cannot_open_costs_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    def fail(run: TrackedRun) -> Scripted:
+        raise OSError("no space left")
+
+    monkeypatch.setitem(tracking.BACKENDS, "wandb", fail)
+    tracker = start(tmp_path)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish(0)
+    assert len(told) == 1
+    assert "no space left" in told[0]
+
+
+def test_a_tracker_that_hangs_holds_up_neither_the_calls_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "MOST_WAITING_CALLS", 50)
+    released = threading.Event()
+    tracker, backend = start_scripted(tmp_path, monkeypatch, lambda: assert_true(released.wait(GUARD_SECONDS)))
+    began = time.monotonic()
+    for step in range(100):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish(0)
+    assert time.monotonic() - began < GUARD_SECONDS / 2
+    released.set()
+    assert "abandoned" in backend.calls
+    assert len(told) == 1
+
+
+def assert_true(claim: bool) -> None:
+    assert claim

@@ -1,0 +1,230 @@
+"""Make a pretraining set of flat pictograms on white more general: captions that vary, and copies that are recoloured.
+
+    python -m tools.pictograms --source PICTOGRAMS --output PREPARED [--looks true]
+
+PICTOGRAMS is a folder with metadata.jsonl. PREPARED receives each picture as it is with its caption, the caption with
+the words in another order, and the caption with its colour; a copy that is moved, scaled or mirrored; and, of pictures
+of one colour, copies in other colours that are named by them, so that colour and thing can be learned apart. With
+--looks the copies are meant for an autoencoder, which needs no captions: on paper of any colour, dark ones too, as
+line drawings, as silhouettes, and in any colours.
+"""
+
+import colorsys
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from finetune.config.parse.command_line import parse
+from finetune.data.images.decode import open_rgb
+from finetune.data.manifest import Record, read_manifest
+from finetune.files import new_folder
+
+HUES = {"red": 0, "orange": 28, "yellow": 48, "green": 125, "blue": 212, "purple": 272, "pink": 330}
+"""Degrees on the colour circle."""
+TONES = {  # saturation and value of a clean tone of each
+    "red": (0.8, 0.9),
+    "orange": (0.9, 1.0),
+    "yellow": (0.8, 1.0),
+    "green": (0.7, 0.65),
+    "blue": (0.75, 0.85),
+    "purple": (0.65, 0.65),
+    "pink": (0.45, 1.0),
+}
+COLOUR_WORDS = (*HUES, "black", "white", "brown", "grey")
+
+
+@dataclass(frozen=True)
+class PictogramConfig:
+    """Add caption variants and altered copies to a folder of pictograms on white."""
+
+    source: Path
+    """Folder with metadata.jsonl."""
+    output: Path
+    """Folder to write; it must not exist."""
+    recoloured: int = 3
+    """Copies in other colours of each picture that has one colour."""
+    repeats: int = 3
+    """Times that an unaltered picture stands in one pass; every copy stands once."""
+    looks: bool = False
+    """Make copies for an autoencoder instead."""
+    seed: int = 0
+    """All choices are functions of this number and a picture's name."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.recoloured < len(HUES):
+            raise ValueError(f"recoloured: got {self.recoloured}, expected 0 to {len(HUES) - 1}.")
+        if self.repeats < 1:
+            raise ValueError(f"repeats: got {self.repeats}, expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture to write."""
+
+    name: str
+    image: Image.Image
+    captions: tuple[str, ...]
+    repeats: int = 1
+
+
+def main_colour(image: Image.Image) -> str | None:
+    """Returns the colour of most of the vivid pixels, None where these are less than half of what is not paper or have
+    no one colour."""
+    hue, saturation, value = (np.asarray(channel, dtype=float) for channel in image.convert("HSV").split())
+    drawn = (saturation > 40) | (value < 215)
+    vivid = drawn & (saturation > 70) & (value > 70)
+    if vivid.sum() < 0.5 * drawn.sum() or not vivid.any():
+        return None
+    degrees = hue[vivid] * 360 / 255
+    names = list(HUES)
+    distance = np.abs((degrees[:, None] - np.array(list(HUES.values())) + 180) % 360 - 180)
+    counts = np.bincount(distance.argmin(1), minlength=len(names))
+    return names[int(counts.argmax())] if counts.max() > 0.6 * vivid.sum() else None
+
+
+def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
+    """Returns the picture with the hues around colour `old` turned to `new`, and their tone with them."""
+    hsv = np.asarray(image.convert("HSV"), dtype=float)
+    degrees = hsv[..., 0] * 360 / 255
+    offset = (degrees - HUES[old] + 180) % 360 - 180
+    near = (np.abs(offset) < 50) & (hsv[..., 1] > 30)
+    (s_old, v_old), (s_new, v_new) = TONES[old], TONES[new]
+    turned = hsv.copy()
+    turned[..., 0] = ((HUES[new] + 0.4 * offset) % 360) * 255 / 360
+    turned[..., 1] = np.clip(hsv[..., 1] * s_new / s_old, 0, 255)
+    paleness = 1 - hsv[..., 1] / 255  # highlights keep their light
+    turned[..., 2] = np.clip(hsv[..., 2] * (paleness + (1 - paleness) * v_new / v_old), 0, 255)
+    result = np.where(near[..., None], turned, hsv)
+    return Image.fromarray(np.rint(result).astype(np.uint8), "HSV").convert("RGB")
+
+
+def moved(image: Image.Image, dice: random.Random) -> Image.Image:
+    """Returns the picture somewhat smaller, shifted, and mirrored half of the times, on white."""
+    scale, side = dice.uniform(0.8, 1.0), image.width
+    small = image.resize((round(side * scale), round(side * scale)), Image.Resampling.LANCZOS)
+    if dice.random() < 0.5:
+        small = ImageOps.mirror(small)
+    canvas, free = Image.new("RGB", image.size, "white"), side - small.width
+    slack = side // 16
+    place = tuple(min(max(free // 2 + dice.randint(-slack, slack), 0), free) for _ in range(2))
+    canvas.paste(small, (place[0], place[1]))
+    return canvas
+
+
+def named(caption: str, old: str, new: str) -> str:
+    """Returns the caption with the colour word `new`, in the place of another where one stands there."""
+    words = caption.split()
+    stated = [word for word in words if word in COLOUR_WORDS]
+    if stated and stated[0] == old:
+        return " ".join(new if word == stated[0] else word for word in words)
+    return caption if stated else f"{new} {caption}"
+
+
+def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str, ...]:
+    """Returns the caption, the caption with its colour where it states none, and its words in another order."""
+    words = caption.split()
+    found = [caption]
+    if colour and not any(word in COLOUR_WORDS for word in words):
+        found.append(f"{colour} {caption}")
+    if len(words) > 1:
+        shuffled = words[:]
+        while shuffled == words:
+            dice.shuffle(shuffled)
+        found.append(" ".join(shuffled))
+    return tuple(found)
+
+
+def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:
+    """Yields a picture's entries in the set for the denoiser."""
+    stem, caption = Path(record.file_name).stem, record.captions[0]
+    dice = random.Random(f"{config.seed} {record.file_name}")
+    colour = main_colour(image)
+    captions = variants(caption, colour, dice)
+    yield Drawing(f"{stem}.png", image, captions, config.repeats)
+    yield Drawing(f"{stem}_moved.png", moved(image, dice), captions[:2])
+    if colour is None:
+        return
+    others = [name for name in HUES if name != colour]
+    for new in dice.sample(others, config.recoloured):
+        name = named(caption, colour, new)
+        if name == caption:  # it states another colour, so that no copy could be named by its own
+            return
+        copy = recoloured(image, colour, new)
+        copy = moved(copy, dice) if dice.random() < 0.5 else copy
+        yield Drawing(f"{stem}_{new}.png", copy, (name,))
+
+
+def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:
+    """Yields a picture's entries in the set for the autoencoder: itself, and four looks that a style may have."""
+    stem = Path(record.file_name).stem
+    dice = random.Random(f"{config.seed} {record.file_name} looks")
+    yield Drawing(f"{stem}.png", image, ("",), config.repeats)
+
+    def any_colour(low: float, high: float) -> tuple[int, int, int]:
+        red, green, blue = colorsys.hsv_to_rgb(dice.random(), dice.random() * 0.7, dice.uniform(low, high))
+        return round(red * 255), round(green * 255), round(blue * 255)
+
+    tint = Image.new("RGB", image.size, any_colour(0.5, 1.0))
+    yield Drawing(f"{stem}_paper.png", ImageChops.multiply(image, tint), ("",))
+    edges = ImageOps.autocontrast(image.convert("L").filter(ImageFilter.FIND_EDGES))
+    darkness = ImageOps.invert(image.convert("L"))
+    for look, mask, factor in (("lines", edges, 2), ("solid", darkness, 6)):
+        tones = [any_colour(0.75, 1.0), any_colour(0.0, 0.3)]
+        dice.shuffle(tones)
+        drawn = Image.new("RGB", image.size, tones[0])
+        stronger = [min(255, factor * level) for level in range(256)]
+        drawn.paste(Image.new("RGB", image.size, tones[1]), mask=mask.point(stronger))
+        yield Drawing(f"{stem}_{look}.png", drawn.transpose(dice.choice(list(Image.Transpose))), ("",))
+    channels = list(image.split())
+    dice.shuffle(channels)
+    mixed = Image.merge("RGB", channels)
+    yield Drawing(f"{stem}_mixed.png", ImageOps.invert(mixed) if dice.random() < 0.5 else mixed, ("",))
+
+
+def write(config: PictogramConfig) -> int:
+    """Writes the set and returns the number of its pictures.
+
+    Raises ValueError where the output is there already, and where two pictures of the source would get one name.
+    """
+    if config.output.exists():
+        raise ValueError(f"output: {config.output} exists. Name a new folder, or remove that one.")
+    manifest = read_manifest(str(config.source))
+    stems = Counter(Path(record.file_name).stem for record in manifest.records)
+    shared = [stem for stem, count in stems.items() if count > 1]
+    if shared:
+        raise ValueError(
+            f"source: {len(shared)} names belong to several pictures in it, {shared[0]} for one. Expected a name of "
+            "its own for every picture, folders and endings apart; rename all but one of each."
+        )
+    rows = []
+    with new_folder(config.output) as unfinished:
+        for record in manifest.records:
+            image = open_rgb(manifest.source.read(record.file_name))
+            for drawing in (looks if config.looks else drawings)(record, image, config):
+                drawing.image.save(unfinished / drawing.name)
+                first, *others = drawing.captions
+                row = {"file_name": drawing.name, "text": first, "captions_alt": others, "repeats": drawing.repeats}
+                rows.append(json.dumps(row, ensure_ascii=False))
+        (unfinished / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return len(rows)
+
+
+def main() -> None:
+    """Writes the set that the command line describes."""
+    try:
+        config = parse(PictogramConfig, sys.argv[1:], program="python -m tools.pictograms")
+        print(f"{config.output}: {write(config):,} pictures.")
+    except (ValueError, OSError) as error:
+        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
