@@ -31,7 +31,7 @@ from benchmarks.dedup_originals import print_originals_kept
 from benchmarks.dedup_scenes import SCENE_EDITS
 from datasets_prep.duplicates import candidates
 from datasets_prep.duplicates import search as dedup
-from datasets_prep.duplicates.search import Scores, near_copies
+from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, near_duplicates
 from finetune.similarity import codes as similarity
 from finetune.similarity.codes import close_pairs, picture_codes
 
@@ -80,8 +80,9 @@ def found_by_us(pictures: Pictures, level: Level, few: int, seen: Scores) -> lis
     num = len(codes)
     nothing, everything = np.zeros(num, bool), np.ones(num, bool)
     order, load = np.arange(num), pictures.images.__getitem__
-    copies = near_copies(codes, order, everything, nothing, load, level, None, seen, lambda *_: None)
-    return [(copy.keeper, number) for number, copy in copies.items()]
+    searched = SearchedImages(codes, order, everything, nothing, load)
+    found = near_duplicates(searched, SearchOptions(level), Known(seen), lambda *_: None)
+    return [(duplicate.keeper, number) for number, duplicate in found.duplicates.items()]
 
 
 def found_by_phash(pictures: Pictures, largest: int) -> list[tuple[int, int]]:

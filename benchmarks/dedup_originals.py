@@ -11,7 +11,7 @@ from benchmarks.dedup_edits import PHOTO_EDITS
 from benchmarks.dedup_scenes import SCENE_EDITS
 from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.keeper import Details, Member, with_best_keepers
-from datasets_prep.duplicates.search import Scores, keep_order, near_copies
+from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, keep_order, near_duplicates
 from datasets_prep.measure.figures import jpeg_quality
 from finetune.similarity.codes import picture_codes
 
@@ -41,9 +41,8 @@ def kept_of(files: Sequence[bytes]) -> list[int]:
     for each, side in [(each, 256) for each in thumbs] + [(each, 512) for each in small]:
         each.thumbnail((side, side), Image.Resampling.BICUBIC)
     codes, nothing = np.stack([picture_codes(thumb) for thumb in thumbs]), np.zeros(num, bool)
-    near = near_copies(
-        codes, order, ~nothing, nothing, small.__getitem__, "thorough", None, Scores(), lambda *_: None, kept=kept
-    )
+    searched = SearchedImages(codes, order, ~nothing, nothing, small.__getitem__)
+    near = near_duplicates(searched, SearchOptions("thorough"), Known(Scores(), kept), lambda *_: None).duplicates
     found = with_best_keepers(
         near,
         lambda number: Member(number, ranks[number], float(qualities[number]), False),

@@ -118,11 +118,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """That one picture repeats another."""
+class Duplicate:
+    """One image that repeats another."""
 
     keeper: int
-    """Index of the picture it repeats, which itself repeats none."""
+    """Index of the image it repeats, which itself repeats none."""
     reason: Literal["exact_duplicate", "pixel_duplicate", "near_duplicate"]
     score: float
     """How well they agree, 1 for the same pixels."""
@@ -130,6 +130,10 @@ class Copy:
     """e.g. "mirrored, 12 of 256 bits differ"."""
     compared_with: int | None = None
     """Index of the image that score and detail are about, where that is not the keeper but another of its group."""
+
+
+Copy = Duplicate
+"""The earlier name, which `duplicates.keeper` still uses."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets_prep.measure.image import SCORES
 from datasets_prep.measure.store import Pictures
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from datasets_prep.source_metadata import Brought, Captions
 from finetune.data.folder import MASK_SUFFIX
 
@@ -53,7 +53,7 @@ class Kept:
     """[N] by name."""
     learned: Mapping[str, np.ndarray]
     """Learned scores [N] by name; NaN where there is none."""
-    reported: Mapping[int, Copy]
+    reported: Mapping[int, Duplicate]
     """Near duplicates that are kept and only named."""
     sizes: Sequence[tuple[int, int]]
     """[K] The training size of each."""

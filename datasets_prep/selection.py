@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets_prep.decisions import Decided
 from datasets_prep.measure.store import Pictures
-from datasets_prep.records import Copy, Rejected, Why
+from datasets_prep.records import Duplicate, Rejected, Why
 from datasets_prep.rows import sort_key
 
 
@@ -22,8 +22,8 @@ class Sorting:
     protected: np.ndarray
     """[N] bool: what a user decided to keep, which no stage leaves out."""
     left_out: dict[int, Why] = field(default_factory=dict)
-    copies: dict[int, Copy] = field(default_factory=dict)
-    reported: dict[int, Copy] = field(default_factory=dict)
+    copies: dict[int, Duplicate] = field(default_factory=dict)
+    reported: dict[int, Duplicate] = field(default_factory=dict)
     """Near duplicates that stay in."""
     links: list[tuple[int, int]] = field(default_factory=list)
     """Pairs of which both are in, but which must not stand on both sides of a split."""
@@ -39,7 +39,7 @@ class Sorting:
                 self.is_in[index] = False
         self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
-    def merge(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
+    def merge(self, stage: str, found: Mapping[int, Duplicate], said: str) -> None:
         """Leaves copies out; a protected one is only reported."""
         before = int(self.is_in.sum())
         for index, copy in found.items():
@@ -50,7 +50,7 @@ class Sorting:
                 self.is_in[index] = False
         self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
-    def report(self, stage: str, found: Mapping[int, Copy], said: str) -> None:
+    def report(self, stage: str, found: Mapping[int, Duplicate], said: str) -> None:
         """Only notes copies."""
         self.reported |= found
         self.note(stage, int(self.is_in.sum()), f"{len(found):,} {said}")
@@ -72,13 +72,13 @@ class Sorting:
             index = self.copies[index].keeper
         return index
 
-    def in_full(self, index: int) -> Copy:
+    def in_full(self, index: int) -> Duplicate:
         """Returns how a copy relates to the picture that stands for it in the end, perhaps through another copy."""
         copy = self.copies[index]
         while copy.keeper in self.copies:
             further = self.copies[copy.keeper]
             detail = f"as {self.pictures.sources[copy.keeper]} ({copy.detail}): {further.detail}"
-            copy = Copy(further.keeper, further.reason, min(copy.score, further.score), detail)
+            copy = Duplicate(further.keeper, further.reason, min(copy.score, further.score), detail)
         return copy
 
     def rejections(self) -> list[Rejected]:

@@ -1,11 +1,12 @@
-"""Which pictures repeat others: by all bytes, by all pixels, or nearly.
+"""Search for duplicate images: by all bytes, by all pixels, or by what they show.
 
-Letters: N pictures, D width of an embedding. Stars, never long chains: pictures are walked through from the best to the
-worst; one that repeats none so far is a keeper, and repeats of it are its copies. A keeper that agrees with a copy of
-another keeper is that one's copy too, by one step and no more (`datasets_prep.duplicates.stars`).
+Letters: N images, D width of an embedding. Stars, never long chains: images are walked through from the best to the
+worst; one that repeats none so far is a keeper, and repeats of it are its duplicates. A keeper that agrees with a
+duplicate of another keeper is that one's duplicate too, by one step and no more (`datasets_prep.duplicates.stars`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -13,12 +14,24 @@ from PIL import Image
 from datasets_prep.duplicates.appearances import Appearances, InMemory, KeptBytes, Load
 from datasets_prep.duplicates.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates, farthest
 from datasets_prep.duplicates.pair_scores import PairScores, Scores
-from datasets_prep.duplicates.stars import Search, stars, with_leftovers
-from datasets_prep.records import Copy
+from datasets_prep.duplicates.stars import Found, Search, stars, with_leftovers
+from datasets_prep.records import Duplicate
 from finetune.similarity.agreement import can_verify
 from finetune.similarity.codes import KINDS, ClosePairs, Codes
 
-__all__ = ["PairScores", "Scores", "can_verify", "exact_copies", "keep_order", "near_copies", "pixel_copies"]
+__all__ = [
+    "Known",
+    "NearDuplicates",
+    "PairScores",
+    "Scores",
+    "SearchOptions",
+    "SearchedImages",
+    "can_verify",
+    "exact_duplicates",
+    "keep_order",
+    "near_duplicates",
+    "pixel_duplicates",
+]
 
 SAME_PIXELS_DISTANCE = 16
 """Bits; only pairs so close are looked at in full for equal pixels."""
@@ -27,7 +40,7 @@ SAME_PIXELS_DISTANCE = 16
 def keep_order(
     num_pixels: np.ndarray, num_bytes: np.ndarray, has_caption: np.ndarray, sources: Sequence[str]
 ) -> np.ndarray:
-    """Returns the numbers of pictures, the best first.
+    """Return the numbers of the images, the best first.
 
     Most pixels, then most bytes a pixel (least compressed), then captioned, then the smallest path by its bytes.
     """
@@ -46,16 +59,17 @@ def keep_order(
 
 
 def runs(equals_next: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yields the start and end of the runs of two rows and more that equal the row after them (mask [N - 1])."""
+    """Yield start and end of each run of equal rows; the mask [N - 1] says which equal the next."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], equals_next, [False]]).astype(np.int8)))
     for start, end in edges.reshape(-1, 2).tolist():
         yield start, end + 1
 
 
 def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]:
-    """Yields the groups of two and more of the `numbers` with equal hashes ([N] or [N 32] of 32 bytes), in their order.
+    """Yield the groups of two and more of the `numbers` with equal hashes, in their order.
 
-    Sorts by eight of the bytes and compares all only of those that agree, to save memory.
+    The hashes are [N] of 32 bytes or [N 32]. Sorts by eight of the bytes and compares all only of those that
+    agree, to save memory.
     """
     rows = np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), 32)
     heads = np.ascontiguousarray(rows[:, :8]).view(np.uint64)[:, 0][numbers]
@@ -68,95 +82,140 @@ def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]
         yield from (group for group in groups.values() if len(group) > 1)
 
 
-def exact_copies(sha256: np.ndarray, order: np.ndarray) -> dict[int, Copy]:
-    """Returns the copies among files by the hashes of their bytes, [N] of 32 bytes or [N 32]; all but the best."""
-    copies: dict[int, Copy] = {}
+def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplicate]:
+    """Return the files with the same bytes as a better one, by their hashes, [N] of 32 bytes or [N 32]."""
+    duplicates: dict[int, Duplicate] = {}
     for best, *others in equal_groups(sha256, np.asarray(order)):
-        copies.update((number, Copy(best, "exact_duplicate", 1.0, "same bytes")) for number in others)
-    return copies
+        duplicates.update((number, Duplicate(best, "exact_duplicate", 1.0, "same bytes")) for number in others)
+    return duplicates
 
 
-def pixel_copies(pixels_sha256: np.ndarray, order: np.ndarray, left: np.ndarray, load: Load) -> dict[int, Copy]:
-    """Returns the copies in all pixels among the pictures that are left in (mask [N], or their numbers).
+def pixel_duplicates(
+    pixels_sha256: np.ndarray, order: np.ndarray, left: np.ndarray, load: Load
+) -> dict[int, Duplicate]:
+    """Return the images with the same pixels as a better one, among those left (mask [N], or their numbers).
 
-    `load` gives the whole picture; only those with an equal hash of their thumbnail are looked at.
+    `load` gives the whole image; only those with an equal hash of their thumbnail are compared.
     """
-    copies: dict[int, Copy] = {}
+    duplicates: dict[int, Duplicate] = {}
     for group in equal_groups(pixels_sha256, still_in(order, left)):
         while len(group) > 1:
             keeper, others = group[0], []
             pixels = load(keeper)
             for number in group[1:]:
                 if is_equal(pixels, load(number)):
-                    copies[number] = Copy(keeper, "pixel_duplicate", 1.0, "same pixels")
+                    duplicates[number] = Duplicate(keeper, "pixel_duplicate", 1.0, "same pixels")
                 else:
                     others.append(number)
             group = others
-    return copies
+    return duplicates
 
 
 def still_in(order: np.ndarray, left: np.ndarray | set[int]) -> np.ndarray:
-    """Returns the numbers of `order` that are in a mask [N] or among numbers."""
+    """Return the numbers of `order` that are in a mask [N] or among numbers."""
     if isinstance(left, np.ndarray) and left.dtype == bool:
         return np.asarray(order)[left[order]]
     return np.asarray(order)[np.isin(order, list(left))]
 
 
 def is_equal(first: Image.Image, second: Image.Image) -> bool:
-    """True where two pictures have the same pixels."""
+    """Return whether two images have the same pixels."""
     return first.size == second.size and first.tobytes() == second.tobytes()
 
 
-def near_copies(
-    codes: Codes,
-    order: np.ndarray,
-    mask: np.ndarray,
-    flat: np.ndarray,
-    load: Load,
-    level: Level,
-    embeddings: np.ndarray | None,
-    seen: PairScores,
-    progress: Callable[[int, int], None],
-    similarity: float = EMBEDDED_SIMILARITY,
-    load_whole: Load | None = None,
-    links: list[tuple[int, int]] | None = None,
-    notice: Callable[[str], None] = lambda _: None,
-    kept: KeptBytes | None = None,
-) -> dict[int, Copy]:
-    """Returns the copies by what they show, of the pictures in `mask` [N].
+@dataclass(frozen=True)
+class SearchedImages:
+    """N images to search, and how to see them."""
 
-    Pairs with close codes [N 12 4] are looked at, in thorough also those with corners in common, in embed those whose
-    embeddings [N D] have a cosine of `similarity`; fast is thorough up to `candidates.FEW` pictures. Those in `flat`
-    [N] are never taken for copies by codes alone. `load` gives pictures at 512 pixels or more; `load_whole`, if given,
-    all pixels, to tell equal ones by. Where `links` are wanted, pairs of which one is a copy already are looked at too,
-    and those that agree are added: with the copies they join all that must not stand on both sides of a split. `notice`
-    is told what was not looked at.
-    What is slow to find of an image is `kept`.
+    codes: Codes
+    """[N 12 4]"""
+    order: np.ndarray
+    """[N] Their numbers, the best first."""
+    mask: np.ndarray
+    """[N] Which are searched."""
+    flat: np.ndarray
+    """[N] Which show so little that codes alone never make them duplicates."""
+    load: Load
+    """Gives an image at 512 pixels or more."""
+    load_whole: Load | None = None
+    """Gives all pixels, to find equal ones."""
+    embeddings: np.ndarray | None = None
+    """[N D] For the level embed."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which pairs are compared, and what is reported of them."""
+
+    level: Level = "fast"
+    similarity: float = EMBEDDED_SIMILARITY
+    """Cosine from which two embeddings are worth a comparison."""
+    with_links: bool = False
+    """Compare pairs of which one is a duplicate already, too."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Results of earlier comparisons; new ones are added to them."""
+
+    scores: PairScores = field(default_factory=Scores)
+    appearances: KeptBytes = field(default_factory=InMemory)
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Result of a search."""
+
+    duplicates: Mapping[int, Duplicate]
+    links: Sequence[tuple[int, int]]
+    """Pairs that agree, of which one is a duplicate already: with the duplicates they join all that must stay on one
+    side of a split."""
+    notice: str | None
+    """What was not compared."""
+
+
+def near_duplicates(
+    images: SearchedImages, options: SearchOptions, known: Known, progress: Callable[[int, int], None]
+) -> NearDuplicates:
+    """Find the duplicates by what the images show.
+
+    Pairs with close codes are compared, in thorough also those with corners in common, in embed those with close
+    embeddings; fast is thorough up to `candidates.FEW` images.
     """
-    ranked = still_in(order, mask).astype(np.int64)
-    looks = Appearances(load, ranked, flat, codes, InMemory() if kept is None else kept)
-    pairs, is_worth = candidates(codes, ranked, looks.descriptors(), level, embeddings, similarity)
+    ranked = still_in(images.order, images.mask).astype(np.int64)
+    appearances = Appearances(images.load, ranked, images.flat, images.codes, known.appearances)
+    descriptors = appearances.descriptors()
+    pairs, is_worth = candidates(
+        images.codes, ranked, descriptors, options.level, images.embeddings, options.similarity
+    )
+    notice = None
     if pairs.largest < farthest(len(ranked)):
-        notice(f"so many have like codes that only those with up to {pairs.largest} of 256 bits apart are looked at")
-    search = Search(looks, pairs, is_worth, seen)
-    linked: list[tuple[int, int]] = []
-    found = stars(search, len(ranked), None if links is None else linked, progress)
-    if links is not None:
-        links += [(int(ranked[one]), int(ranked[other])) for one, other in linked]
-    copies: dict[int, Copy] = {}
-    for other, each in with_leftovers(search, found).items():
+        notice = f"so many have like codes that only those with up to {pairs.largest} of 256 bits apart are looked at"
+    search = Search(appearances, pairs, is_worth, known.scores)
+    links: list[tuple[int, int]] = []
+    found = stars(search, len(ranked), links if options.with_links else None, progress)
+    duplicates = duplicates_of(with_leftovers(search, found), ranked, pairs, images.load_whole)
+    return NearDuplicates(duplicates, [(int(ranked[one]), int(ranked[other])) for one, other in links], notice)
+
+
+def duplicates_of(
+    found: Mapping[int, Found], ranked: np.ndarray, pairs: ClosePairs, load_whole: Load | None
+) -> dict[int, Duplicate]:
+    """Return the duplicates by the numbers of the images, those with equal pixels named so."""
+    duplicates: dict[int, Duplicate] = {}
+    for other, each in found.items():
         two, keeper, compared = (int(ranked[rank]) for rank in (other, each.keeper, each.compared_with))
         is_close = load_whole is not None and pairs.distance[each.row] <= SAME_PIXELS_DISTANCE
         if load_whole is not None and is_close and is_equal(load_whole(compared), load_whole(two)):
-            copies[two] = Copy(compared, "pixel_duplicate", 1.0, "same pixels")
+            duplicates[two] = Duplicate(compared, "pixel_duplicate", 1.0, "same pixels")
         else:
-            through = compared if compared != keeper else None
-            copies[two] = Copy(keeper, "near_duplicate", round(each.score, 4), in_words(pairs, each.row), through)
-    return copies
+            detail, through = in_words(pairs, each.row), compared if compared != keeper else None
+            duplicates[two] = Duplicate(keeper, "near_duplicate", round(each.score, 4), detail, through)
+    return duplicates
 
 
 def in_words(pairs: ClosePairs, row: int) -> str:
-    """Returns what brought a pair together, e.g. "mirrored, 12 of 256 bits differ"."""
+    """Say why a pair was compared, e.g. "mirrored, 12 of 256 bits differ"."""
     distance = int(pairs.distance[row])
     if distance == FARTHEST:
         return "parts agree"

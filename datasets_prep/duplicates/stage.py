@@ -13,10 +13,18 @@ from datasets_prep.config import DedupConfig
 from datasets_prep.duplicates.appearances import KeptBytes
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, with_best_keepers
-from datasets_prep.duplicates.search import exact_copies, keep_order, near_copies, pixel_copies
+from datasets_prep.duplicates.search import (
+    Known,
+    SearchedImages,
+    SearchOptions,
+    exact_duplicates,
+    keep_order,
+    near_duplicates,
+    pixel_duplicates,
+)
 from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from datasets_prep.selection import Sorting
 from finetune.data.listing import Findings
 from finetune.extras import install_command
@@ -56,9 +64,9 @@ def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
 def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None:
     """Leaves out what has the same bytes or pixels as another."""
     pictures, order = sorting.pictures, ordered(sorting, has_caption)
-    exact = exact_copies(pictures.sha256, order[sorting.is_in[order]])
+    exact = exact_duplicates(pictures.sha256, order[sorting.is_in[order]])
     sorting.merge("exact duplicates", exact, "with the same bytes as another")
-    same = pixel_copies(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
+    same = pixel_duplicates(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
     sorting.merge("pixel duplicates", same, "with the same pixels as another")
 
 
@@ -80,27 +88,27 @@ def find_near(
         return
     pictures = sorting.pictures
     drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
-    links: list[tuple[int, int]] | None = [] if has_sides and not drops else None
     seen = PairScores(own / "pairs.jsonl", sorting, findings)
     kept = KeptAppearances(own / "appearances.sqlite", sorting, findings)
     codes = pictures.codes(own)
     try:
-        near = near_copies(
-            codes,
-            ordered(sorting, has_caption),
-            sorting.is_in,
-            pictures.score("deviation") < FLAT_DEVIATION,
-            loader.small,
-            config.level,
-            embeddings_of(sorting, config, own, loader, progress),
-            seen,
+        found = near_duplicates(
+            SearchedImages(
+                codes,
+                ordered(sorting, has_caption),
+                sorting.is_in,
+                pictures.score("deviation") < FLAT_DEVIATION,
+                loader.small,
+                loader.whole,
+                embeddings_of(sorting, config, own, loader, progress),
+            ),
+            SearchOptions(config.level, config.embed_similarity, with_links=has_sides and not drops),
+            Known(seen, kept),
             lambda done, total: progress("near duplicates", done, total),
-            config.embed_similarity,
-            loader.whole,
-            links,
-            lambda said: findings.warn("near duplicates that may be missed", said),
-            kept,
         )
+        if found.notice is not None:
+            findings.warn("near duplicates that may be missed", found.notice)
+        near = found.duplicates
         near = best_kept(near, sorting, has_caption, loader, kept)
     finally:
         seen.close()
@@ -110,7 +118,7 @@ def find_near(
     near = {index: copy for index, copy in near.items() if index not in pixel_equal}
     if pixel_equal:
         sorting.merge("pixel duplicates", pixel_equal, "more with the same pixels, in another file format")
-    sorting.links += links or []
+    sorting.links += found.links
     if drops:
         sorting.merge("near duplicates", near, "like another")
         return
@@ -123,8 +131,8 @@ def find_near(
 
 
 def best_kept(
-    near: Mapping[int, Copy], sorting: Sorting, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
-) -> dict[int, Copy]:
+    near: Mapping[int, Duplicate], sorting: Sorting, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
+) -> dict[int, Duplicate]:
     """Returns the near-duplicates as repeats of the best image of their group; those of equal pixels stay."""
     pictures, ranks = sorting.pictures, {int(number): rank for rank, number in enumerate(ordered(sorting, has_caption))}
     quality = pictures.score("jpeg_quality")
@@ -139,12 +147,14 @@ def best_kept(
     return with_compared(found, near, lambda number: str(pictures.sources[number])) | equal
 
 
-def with_compared(found: Mapping[int, Copy], near: Mapping[int, Copy], name: Callable[[int], str]) -> dict[int, Copy]:
+def with_compared(
+    found: Mapping[int, Duplicate], near: Mapping[int, Duplicate], name: Callable[[int], str]
+) -> dict[int, Duplicate]:
     """Return duplicates whose detail names the image it was compared with, where that is not the keeper.
 
     `near` has the groups before their best images were chosen.
     """
-    result: dict[int, Copy] = {}
+    result: dict[int, Duplicate] = {}
     for number, copy in found.items():
         other = copy.keeper if number not in near else number  # the first of a group was compared with its best image,
         through = near[other].compared_with
@@ -158,7 +168,7 @@ def with_compared(found: Mapping[int, Copy], near: Mapping[int, Copy], name: Cal
     return result
 
 
-def pair(sorting: Sorting, index: int, copies: Mapping[int, Copy]) -> str:
+def pair(sorting: Sorting, index: int, copies: Mapping[int, Duplicate]) -> str:
     """Returns both names of a pair."""
     return f"{sorting.pictures.sources[index]} of {sorting.pictures.sources[copies[index].keeper]}"
 

@@ -24,7 +24,7 @@ from datasets_prep.duplicates import appearances
 from datasets_prep.measure.image import SCORES
 from datasets_prep.measure.store import Parts, Pictures
 from datasets_prep.pipeline import prepare, shard_of
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
 from datasets_prep.report.thumbnails import small_image
 from datasets_prep.selection import Sorting
@@ -361,7 +361,7 @@ def test_damaged_measurements_are_made_anew(config: PrepConfig) -> None:
 
 def test_copies_of_a_keeper_that_is_left_out_later_share_its_reason() -> None:
     sorting = Sorting(pictures_of("a", "b"), np.ones(2, bool), np.zeros(2, bool))
-    sorting.merge("pixels", {1: Copy(0, "pixel_duplicate", 1.0, "same pixels")}, "same")
+    sorting.merge("pixels", {1: Duplicate(0, "pixel_duplicate", 1.0, "same pixels")}, "same")
     sorting.leave_out("score", {0: ("low_score", "nsfw 0.9, expected at most 0.5", 0.9)}, "beyond")
     by_source = {line.source: line for line in sorting.rejections()}
     assert by_source["b"].reason == "low_score" and by_source["b"].duplicate_of is None

@@ -157,7 +157,7 @@ real = util.find_spec
 util.find_spec = lambda name, *rest: None if name == "cv2" else real(name, *rest)
 import numpy as np
 from PIL import ImageOps
-from datasets_prep.duplicates.search import Scores, can_verify, near_copies
+from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, can_verify, near_duplicates
 from finetune.similarity.codes import picture_codes
 from tests.unit.similarity.test_agreement import heart, texture
 assert not can_verify()
@@ -168,7 +168,8 @@ codes = np.stack([picture_codes(each) for each in pictures])
 num = len(pictures)
 mask = np.ones(num, bool)
 for level in ("fast", "thorough"):
-    copies = near_copies(codes, np.arange(num), mask, ~mask, pictures.__getitem__, level, None, Scores(), lambda *_: 0)
+    searched = SearchedImages(codes, np.arange(num), mask, ~mask, pictures.__getitem__)
+    copies = near_duplicates(searched, SearchOptions(level), Known(), lambda *_: None).duplicates
     print({number: copy.keeper for number, copy in sorted(copies.items())})
 """
 

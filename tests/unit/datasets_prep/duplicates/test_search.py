@@ -10,9 +10,19 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.candidates import FARTHEST, Level, joined, neighbours
-from datasets_prep.duplicates.search import Scores, can_verify, exact_copies, keep_order, near_copies, pixel_copies
+from datasets_prep.duplicates.search import (
+    Known,
+    Scores,
+    SearchedImages,
+    SearchOptions,
+    can_verify,
+    exact_duplicates,
+    keep_order,
+    near_duplicates,
+    pixel_duplicates,
+)
 from datasets_prep.duplicates.stage import with_compared
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from finetune.similarity.codes import ClosePairs, picture_codes
 from tests.unit.similarity.test_agreement import texture
 
@@ -43,25 +53,22 @@ def near_in_full(
     whole: bool = False,
     links: list[tuple[int, int]] | None = None,
     kept: InMemory | None = None,
-) -> dict[int, Copy]:
+) -> dict[int, Duplicate]:
     """Return the copies."""
     codes = np.stack([picture_codes(image) for image in pictures])
     numbers = np.arange(len(pictures))
     mask = np.isin(numbers, numbers if left is None else left)
-    return near_copies(
-        codes,
-        numbers if order is None else np.array(order),
-        mask,
-        np.zeros(len(pictures), bool),
-        pictures.__getitem__,
-        level,
-        embeddings,
-        Scores() if seen is None else seen,
-        lambda done, total: None,
-        load_whole=pictures.__getitem__ if whole else None,
-        links=links,
-        kept=kept,
+    load = pictures.__getitem__
+    ranks = numbers if order is None else np.array(order)
+    searched = SearchedImages(
+        codes, ranks, mask, np.zeros(len(pictures), bool), load, load if whole else None, embeddings
     )
+    options = SearchOptions(level, with_links=links is not None)
+    known = Known(Scores() if seen is None else seen, InMemory() if kept is None else kept)
+    found = near_duplicates(searched, options, known, lambda done, total: None)
+    if links is not None:
+        links += found.links
+    return dict(found.duplicates)
 
 
 def test_the_best_has_most_pixels_then_most_bytes_then_a_caption_then_the_smallest_path() -> None:
@@ -74,15 +81,15 @@ def test_the_best_has_most_pixels_then_most_bytes_then_a_caption_then_the_smalle
 
 def test_equal_bytes_are_copies_of_the_best() -> None:
     hashes = np.array([b"a" * 32, b"b" * 32, b"a" * 32, b"\0" * 32, b"a" * 32], dtype="V32")
-    copies = exact_copies(hashes, np.array([2, 1, 0, 3, 4]))
+    copies = exact_duplicates(hashes, np.array([2, 1, 0, 3, 4]))
     assert {number: copy.keeper for number, copy in copies.items()} == {0: 2, 4: 2}
     assert {copy.reason for copy in copies.values()} == {"exact_duplicate"}
-    assert exact_copies(np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 32), np.arange(5)).keys() == {2, 4}
+    assert exact_duplicates(np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 32), np.arange(5)).keys() == {2, 4}
 
 
 def test_hashes_that_begin_alike_are_told_apart() -> None:
     hashes = np.array([b"a" * 31 + end for end in (b"1", b"2", b"2", b"1", b"3")], dtype="V32")
-    copies = exact_copies(hashes, np.array([3, 2, 1, 0, 4]))
+    copies = exact_duplicates(hashes, np.array([3, 2, 1, 0, 4]))
     assert {number: copy.keeper for number, copy in copies.items()} == {0: 3, 1: 2}
 
 
@@ -101,7 +108,7 @@ def test_equal_thumbnails_are_copies_only_if_all_pixels_are_equal() -> None:
     pictures = [one, other, one.copy(), other.copy(), one.copy()]
     hashes = np.array([b"t" * 32] * 5, dtype="V32")
     left = np.array([True, True, True, True, False])
-    copies = pixel_copies(hashes, np.array([4, 2, 1, 0, 3]), left, pictures.__getitem__)
+    copies = pixel_duplicates(hashes, np.array([4, 2, 1, 0, 3]), left, pictures.__getitem__)
     assert {number: copy.keeper for number, copy in copies.items()} == {0: 2, 3: 1}
     assert {copy.reason for copy in copies.values()} == {"pixel_duplicate"}
 
@@ -153,8 +160,8 @@ def test_a_leftover_is_compared_with_few_of_a_large_group(monkeypatch: pytest.Mo
 
 
 def test_what_a_duplicate_was_compared_with_is_named_where_that_is_not_the_keeper() -> None:
-    near = {1: Copy(0, "near_duplicate", 0.9, "one"), 2: Copy(0, "near_duplicate", 0.8, "two", 1)}
-    near[3] = Copy(0, "near_duplicate", 0.7, "three", 2)
+    near = {1: Duplicate(0, "near_duplicate", 0.9, "one"), 2: Duplicate(0, "near_duplicate", 0.8, "two", 1)}
+    near[3] = Duplicate(0, "near_duplicate", 0.7, "three", 2)
 
     def details(best: int) -> list[tuple[float, str]]:
         found = {number: replace(near.get(number, near[1]), keeper=best) for number in range(4) if number != best}
@@ -194,17 +201,17 @@ def test_what_was_looked_at_is_not_looked_at_again() -> None:
 
     codes = np.stack([picture_codes(image) for image in pictures])
     everything, nothing = np.ones(3, bool), np.zeros(3, bool)
-    again = near_copies(codes, np.arange(3), everything, nothing, load, "fast", None, seen, lambda *_: None, kept=kept)
-    assert again.keys() == {1}
+    searched = SearchedImages(codes, np.arange(3), everything, nothing, load)
+    again = near_duplicates(searched, SearchOptions(), Known(seen, kept), lambda *_: None)
+    assert again.duplicates.keys() == {1}
 
 
 def test_equal_pixels_of_different_files_are_named_so() -> None:
     pictures = [texture(0), texture(0), texture(0).resize((200, 160))]
     codes = np.stack([picture_codes(image) for image in pictures])
     everything, nothing, load = np.ones(3, bool), np.zeros(3, bool), pictures.__getitem__
-    copies = near_copies(
-        codes, np.arange(3), everything, nothing, load, "fast", None, Scores(), lambda *_: None, load_whole=load
-    )
+    searched = SearchedImages(codes, np.arange(3), everything, nothing, load, load_whole=load)
+    copies = near_duplicates(searched, SearchOptions(), Known(), lambda *_: None).duplicates
     assert [copies[1].reason, copies[2].reason] == ["pixel_duplicate", "near_duplicate"]
     assert "bits differ" in copies[2].detail
 
@@ -214,18 +221,8 @@ def test_flat_pictures_are_not_taken_for_copies_by_their_codes() -> None:
     pictures = [base, ImageOps.mirror(base)]
     codes = np.stack([picture_codes(image) for image in pictures])
     for flat, found in ((False, {1}), (True, set())):
-        copies = near_copies(
-            codes,
-            np.arange(2),
-            np.ones(2, bool),
-            np.full(2, flat),
-            pictures.__getitem__,
-            "fast",
-            None,
-            Scores(),
-            lambda *_: None,
-        )
-        assert copies.keys() == found
+        searched = SearchedImages(codes, np.arange(2), np.ones(2, bool), np.full(2, flat), pictures.__getitem__)
+        assert near_duplicates(searched, SearchOptions(), Known(), lambda *_: None).duplicates.keys() == found
 
 
 @pytest.mark.skipif(not can_verify(), reason="needs opencv-python-headless")
@@ -261,9 +258,5 @@ def test_no_pictures_have_no_copies() -> None:
     empty = np.zeros((0, 12, 4), np.uint64)
     nothing = np.zeros(0, bool)
     for level in ("fast", "thorough"):
-        assert (
-            near_copies(
-                empty, np.arange(0), nothing, nothing, lambda _: texture(0), level, None, Scores(), lambda *_: None
-            )
-            == {}
-        )
+        searched = SearchedImages(empty, np.arange(0), nothing, nothing, lambda _: texture(0))
+        assert near_duplicates(searched, SearchOptions(level), Known(), lambda *_: None).duplicates == {}
