@@ -6,7 +6,8 @@ Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREA
 
 * decode: pictures a CPU second of `datasets_prep.measure.image` (read, hash, decode, twelve codes, scores) on
   photographs (longest side 768) and on JPEGs of 12 megapixels (quality 90), smooth ones and ones with film grain,
-  which have twice the bytes; beside it Pillow alone decoding them at the same draft size, in the same run, since machines differ.
+  which have twice the bytes; beside it Pillow alone decoding them at the same
+  draft size, in the same run, since machines differ.
 * join: `close_pairs` on that many random 256-bit codes with planted neighbours at a radius of 31 bits: CPU seconds,
   peak memory, and the share of the planted pairs that are found.
 * scaling: wall time of the measuring with one and with two processes, one after the other.
