@@ -21,6 +21,8 @@ SAME_SIZE = 1.1
 LEAST_DETAIL = (1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (0.86, 0.765, 0.69, 0.57, 0.46, 0.335, 0.28, 0.22, 0.17)
 """Ratios of sides, and the share of the detail of a smaller image, at its own finest scale, that a larger one has at
 its finest scale unless it was enlarged."""
+NO_DETAIL = 0.7
+"""Levels, root mean square, up to which what a smaller image has may come from compression and rounding."""
 SAME_CONTENT = 0.9
 """Correlation of thumbnails from which their contrasts are compared; crops show something else."""
 POOR_QUALITY = 60.0
@@ -76,7 +78,7 @@ def enlargements(
 ) -> set[int]:
     """Returns the images that are larger than others and hold no detail which a third of those have.
 
-    Others may have lost their detail, as blurred ones have.
+    Others may have lost their detail, as blurred ones have, or had none, as drawings of even areas.
     """
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
@@ -86,7 +88,8 @@ def enlargements(
     for one, other, factor in pairs:
         least = float(np.interp(factor, *LEAST_DETAIL))
         least *= contrast(*(facts[number].thumbnails[parts[number]] for number in (one, other)))
-        lacks.setdefault(one, []).append(detail[one, factor] < least * detail[other, factor])
+        is_detail = detail[other, factor] > NO_DETAIL
+        lacks.setdefault(one, []).append(is_detail and detail[one, factor] < least * detail[other, factor])
     return {number for number, each in lacks.items() if 3 * sum(each) >= len(each)}
 
 

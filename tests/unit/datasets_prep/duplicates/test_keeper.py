@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -128,6 +129,15 @@ def test_an_enlargement_does_not_win_in_a_group_with_images_that_lost_detail() -
     duller = ImageEnhance.Contrast(original).enhance(0.6)
     assert kept([larger, EDITS["blurred"](original), original]) == 2
     assert kept([larger, EDITS["blurred"](original), duller, original]) == 3
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+def test_what_compression_adds_to_a_small_drawing_is_no_detail(quality: int) -> None:
+    patches = Image.fromarray(np.random.default_rng(1).integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    saved = BytesIO()
+    patches.resize((84, 70), Image.Resampling.BICUBIC).save(saved, "JPEG", quality=quality)
+    smaller = Image.open(saved).convert("RGB")
+    assert kept([smaller, patches.resize((96, 80), Image.Resampling.BICUBIC)], [quality, 100.0]) == 1
 
 
 @pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 3.0])
