@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from datasets_prep.duplicates.appearances import KeptBytes
+from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of
 from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
 
 VERSION = 2
@@ -58,6 +59,26 @@ class Details:
     def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
         self._load, self._kept = load, kept
         self._open: OrderedDict[int, Opened] = OrderedDict()
+        self._frames: dict[int, Box] = {}
+
+    def may_be_framed(self, number: int) -> bool:
+        """Returns whether an image is flat along a side, as one in a frame is."""
+        found = self._known(number, "rim", lambda: np.array([may_be_framed(self._opened(number).parts[WHOLE])]))
+        return bool(found[0])
+
+    def is_framed(self, number: int, other: int) -> bool:
+        """Returns whether an image shows another in a frame, which is its border from then on."""
+
+        def measure() -> np.ndarray:
+            found = frame_of(self._opened(number).image, self._opened(other).image)
+            return np.array(found or (0, 0, 0, 0))
+
+        left, top, right, bottom = (int(each) for each in self._known(number, f"frame {self._name(other)}", measure))
+        if not right:
+            return False
+        self._frames[number] = left, top, right, bottom
+        self._open.pop(number, None)
+        return True
 
     def facts(self, number: int) -> Facts:
         """Returns the facts of an image."""
@@ -67,14 +88,22 @@ class Details:
 
     def detail(self, number: int, part: int, factor: float) -> float:
         """Returns the root mean square, in levels, of what is lost where a part is reduced by a factor."""
-        found = self._known(
-            number, f"detail {part} {factor:.2f}", lambda: lost(self._opened(number).parts[part], factor)
-        )
-        return float(found[0])
+        what = f"detail {part} {factor:.2f}" + (self._frame_name(number) if part == INSIDE else "")
+        return float(self._known(number, what, lambda: lost(self._opened(number).parts[part], factor))[0])
+
+    def shared_detail(self, number: int, other: int, factor: float) -> float | None:
+        """Returns the detail of that area of an image which another is a crop of; None where it is none."""
+
+        def measure() -> np.ndarray:
+            image, box = self._opened(number).image, place_of(self._opened(number).image, self._opened(other).image)
+            return lost(image.convert("L").crop(box), factor) if box else np.array([-1.0])
+
+        found = float(self._known(number, f"shared {self._name(other)} {factor:.2f}", measure)[0])
+        return None if found < 0 else found
 
     def made_of(self, first: tuple[int, int], second: tuple[int, int]) -> Made:
         """Returns which of two parts, each the number of an image and a part of one size, was made of the other."""
-        names = {each: sha256(self._facts(each[0]).tobytes()).hexdigest()[:24] for each in (first, second)}
+        names = {each: self._name(each[0]) for each in (first, second)}
         one, other = sorted((first, second), key=lambda each: (names[each], each))
 
         def measure() -> np.ndarray:
@@ -86,7 +115,13 @@ class Details:
         return Made.FIRST if found is Made.SECOND else Made.SECOND
 
     def _facts(self, number: int) -> np.ndarray:
-        return self._known(number, "facts", lambda: facts_of(self._opened(number)))
+        return self._known(number, "facts" + self._frame_name(number), lambda: facts_of(self._opened(number)))
+
+    def _name(self, number: int) -> str:
+        return sha256(self._facts(number).tobytes()).hexdigest()[:24]
+
+    def _frame_name(self, number: int) -> str:
+        return f" {self._frames[number]}" if number in self._frames else ""
 
     def _known(self, number: int, what: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
         key = f"keeper {VERSION} {what}"
@@ -103,7 +138,7 @@ class Details:
                 self._open.popitem(last=False)
             image = self._load(number)
             grey = image.convert("L")
-            self._open[number] = Opened(image, (grey, grey.crop(inside_of(grey))))
+            self._open[number] = Opened(image, (grey, grey.crop(self._frames.get(number) or inside_of(grey))))
         self._open.move_to_end(number)
         return self._open[number]
 

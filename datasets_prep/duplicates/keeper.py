@@ -15,6 +15,7 @@ import numpy as np
 from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts
 from datasets_prep.duplicates.pairs import Made
 from datasets_prep.records import Copy
+from finetune.similarity.appearance import can_verify
 
 SAME_SIZE = 1.1
 """Ratio of sides up to which two images are as large."""
@@ -23,6 +24,8 @@ LEAST_DETAIL = (1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (0.86, 0.765, 0.69
 its finest scale unless it was enlarged."""
 NO_DETAIL = 0.7
 """Levels, root mean square, up to which what a smaller image has may come from compression and rounding."""
+LARGEST_CROP = 1.7
+"""Ratio of sides up to which a smaller image may be a crop that is found again."""
 SAME_CONTENT = 0.9
 """Correlation of thumbnails from which their contrasts are compared; crops show something else."""
 POOR_QUALITY = 60.0
@@ -31,6 +34,9 @@ FAIR_QUALITY = 75.0
 """Of JPEG, below which much is lost."""
 MOST_COMPARED = 8
 """Images of a group that are compared in pairs."""
+
+MOST_INNER = 3
+"""Images of a group that are looked for within the others."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Member:
 
 def best_member(members: Sequence[Member], details: Details) -> Member:
     """Returns the member to keep."""
+    find_frames(members, details)
     facts = {member.number: details.facts(member.number) for member in members}
     parts = common_parts(facts)
     sides = {number: each.side(parts[number]) for number, each in facts.items()}
@@ -63,6 +70,21 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
         others = np.stack([each.thumbnails[parts[number]] for number, each in facts.items()])
         left.sort(key=lambda member: unlikeness(facts[member.number].thumbnails[parts[member.number]], others))
     return original(left, facts, parts, details)
+
+
+def find_frames(members: Sequence[Member], details: Details) -> None:
+    """Looks for images that show another of the group in a frame, such as screenshots."""
+    if not can_verify():
+        return
+    may_be = {member.number: details.may_be_framed(member.number) for member in members}
+    shown = np.stack([details.facts(member.number).thumbnails[WHOLE] for member in members])
+    others = sorted(
+        range(len(members)), key=lambda place: (may_be[members[place].number], unlikeness(shown[place], shown))
+    )
+    numbers = [members[place].number for place in others]
+    for number in numbers:
+        if may_be[number]:
+            any(details.is_framed(number, other) for other in [each for each in numbers if each != number][:MOST_INNER])
 
 
 def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
@@ -86,10 +108,13 @@ def enlargements(
     detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
     lacks: dict[int, list[bool]] = {}
     for one, other, factor in pairs:
-        least = float(np.interp(factor, *LEAST_DETAIL))
+        least = float(np.interp(factor, *LEAST_DETAIL)) * detail[other, factor]
         least *= contrast(*(facts[number].thumbnails[parts[number]] for number in (one, other)))
-        is_detail = detail[other, factor] > NO_DETAIL
-        lacks.setdefault(one, []).append(is_detail and detail[one, factor] < least * detail[other, factor])
+        is_less = detail[other, factor] > NO_DETAIL and detail[one, factor] < least
+        if is_less and factor < LARGEST_CROP and can_verify():
+            shared = details.shared_detail(one, other, factor)  # a crop may be the sharpest part
+            is_less = shared is None or shared < least
+        lacks.setdefault(one, []).append(is_less)
     return {number for number, each in lacks.items() if 3 * sum(each) >= len(each)}
 
 

@@ -10,9 +10,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.facts import Details
+from datasets_prep.duplicates.frames import may_be_framed
 from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
 from datasets_prep.duplicates.pairs import Made
 from datasets_prep.records import Copy
+from finetune.similarity.appearance import can_verify
 
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -190,3 +192,65 @@ def test_a_group_is_listed_under_its_best_image_with_every_member_once() -> None
     assert {number: copy.keeper for number, copy in found.items()} == {0: 1, 2: 1}
     assert found[0].detail == "12 of 256 bits differ" and found[2].detail == "cropped, compared with 0.png"
     assert with_best_keepers(near, member, lambda number: number == 0, details, str) == near
+
+
+def screenshot(image: Image.Image) -> Image.Image:
+    screen = Image.new("RGB", (640, 480), "white")
+    draw = ImageDraw.Draw(screen)
+    draw.rectangle((0, 0, 640, 40), "#dee1e6")
+    draw.text((20, 12), "https://example.org/album/view?id=20391", "black", font_size=14)
+    screen.paste(image.resize((360, 360)), (30, 70))
+    for row in range(8):
+        draw.rectangle((420, 80 + 40 * row, 480 + 17 * row, 92 + 40 * row), "#5f6368")
+    return screen
+
+
+def phone(image: Image.Image) -> Image.Image:
+    screen = Image.new("RGB", (360, 720), "black")
+    screen.paste(image.resize((360, 360)), (0, 90))
+    draw = ImageDraw.Draw(screen)
+    draw.text((12, 10), "12:41", "white", font_size=16)
+    draw.text((12, 480), "a line of comments", "white", font_size=20)
+    return screen
+
+
+def meme(image: Image.Image) -> Image.Image:
+    result = Image.new("RGB", (image.width, image.height * 7 // 5), "white")
+    result.paste(image, (0, image.height // 5))
+    draw = ImageDraw.Draw(result)
+    for top, words in ((0.04, "WHEN YOU SEE IT"), (0.9, "and cannot unsee it")):
+        draw.text((20, result.height * top), words, "black", font_size=image.height // 12)
+    return result
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+@pytest.mark.parametrize("framed", [screenshot, phone, meme])
+def test_what_a_frame_with_text_adds_is_no_content(framed: Callable[[Image.Image], Image.Image]) -> None:
+    original = scene(384)
+    assert kept([framed(original), original]) == 1
+    assert kept([framed(original), original, EDITS["blurred"](original), meme(original)]) == 1
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_a_frame_around_a_larger_image_is_kept_before_one_of_half_the_size() -> None:
+    original = scene(384)
+    assert kept([meme(original), original.resize((192, 192), LANCZOS)]) == 0
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_the_whole_image_is_kept_before_a_crop_also_where_it_goes_on_with_an_even_sky() -> None:
+    pixels = np.array(scene(384))
+    pixels[:150] = np.linspace(120, 190, 150)[:, None, None]
+    skies = Image.fromarray(pixels)
+    for box in ((0, 60, 384, 384), (40, 100, 340, 380)):
+        assert may_be_framed(skies.convert("L"))
+        assert kept([skies.crop(box), skies]) == 1
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_a_crop_of_the_sharpest_part_does_not_make_the_whole_an_enlargement() -> None:
+    sharp = scene(384)
+    whole = sharp.filter(ImageFilter.GaussianBlur(3))
+    box = (30, 30, 354, 354)
+    whole.paste(sharp.crop(box), box)
+    assert kept([whole.crop(box), whole]) == 1
