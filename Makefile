@@ -4,7 +4,8 @@
 #   make test ARGS="tests/unit -k bucket" options for the command behind demo, test and test-gpu
 
 PYTHON ?= python3
-EXTRAS := dedup,demo,dev,heic,jxl,optimizers,ray,tagger,tensorboard,trackio
+# Not heic and jxl: their packages contain code under the GPL (docs/preparation.md).
+EXTRAS := dedup,demo,dev,optimizers,ray,tagger,tensorboard,trackio
 WORKERS ?= 2
 ARGS ?=
 

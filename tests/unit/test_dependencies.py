@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("finetune", "recipes", "datasets_prep")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OF_USERS = {extra for extra in PROJECT["optional-dependencies"] if extra != "dev"}
+GPL = ("pillow-heif", "pillow-jxl-plugin")
+"""Packages with code under the GPL, which only a user who asks for them gets."""
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
@@ -57,6 +59,16 @@ def test_an_imported_module_belongs_to_a_declared_dependency(module: str) -> Non
 @pytest.mark.parametrize("need", sorted(DECLARED))
 def test_a_declared_dependency_has_a_version_that_was_tried(need: str) -> None:
     assert need in {canonical(line) for line in CONSTRAINTS.splitlines() if "==" in line}
+
+
+def test_the_default_set_up_installs_nothing_under_the_gpl() -> None:
+    listed = re.search(r"^EXTRAS := (\S+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert listed
+    extras = PROJECT["optional-dependencies"]
+    installed = PROJECT["dependencies"] + [need for extra in listed[1].split(",") for need in extras[extra]]
+    assert not {canonical(need) for need in installed} & set(GPL)
+    optional = {canonical(need) for extra in extras.keys() - set(listed[1].split(",")) for need in extras[extra]}
+    assert optional == set(GPL)  # what else is optional belongs into the set-up, so that its tests run
 
 
 def test_imports_of_every_form_are_found() -> None:

@@ -125,7 +125,7 @@ def test_a_jpeg_xl_cut_short_is_refused(is_boxed: bool) -> None:
 @pytest.mark.parametrize(("kind", "lossless"), [("HEIF", {}), ("JXL", {"lossless": True})])
 def test_alpha_lies_on_the_background(kind: str, lossless: dict[str, object]) -> None:
     if kind not in readable_formats():
-        pytest.skip("the plugin is not installed")
+        pytest.skip(f"needs {images.PLUGINS[kind][0]}: sd-finetune[{images.PLUGINS[kind][1]}]")
     data = encoded(Image.new("RGBA", (64, 64), (255, 0, 0, 0)), kind, **lossless)
     assert np.abs(np.asarray(open_rgb(data, background=(0, 0, 255))).astype(int) - (0, 0, 255)).max() <= 3
 
@@ -133,7 +133,7 @@ def test_alpha_lies_on_the_background(kind: str, lossless: dict[str, object]) ->
 @pytest.mark.parametrize(("name", "kind"), [("A.HEIC", "HEIF"), ("a.jxl", "JXL")])
 def test_a_folder_lists_them(tmp_path: Path, name: str, kind: str) -> None:
     if kind not in readable_formats():
-        pytest.skip("the plugin is not installed")
+        pytest.skip(f"needs {images.PLUGINS[kind][0]}: sd-finetune[{images.PLUGINS[kind][1]}]")
     folder = write(tmp_path, {name: encoded(gradient(), kind), f"{Path(name).stem}.txt": "x"})
     manifest = read_manifest(folder)
     assert [(r.file_name, r.width, r.height) for r in manifest.records] == [(name, 64, 40)] and not manifest.warnings
