@@ -1,11 +1,11 @@
-"""The report's previews: a row a prompt and seed, a column a step, the untouched model first."""
+"""The report's previews: one row per prompt and seed, one column per step, the base model first."""
 
 import base64
 import io
 import math
 import re
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -21,8 +21,38 @@ Shots = dict[tuple[int, int], dict[int, Path]]
 """(prompt number, seed) -> step -> file."""
 
 
+@dataclass(frozen=True)
+class Preview:
+    """A small copy of a preview."""
+
+    data: str | None
+    """JPEG in base64; None where the file cannot be read."""
+    height: int = 0
+    """In the units of the page."""
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """The previews of one prompt and seed, one per step; None where a step has none."""
+
+    prompt: str
+    seed: int
+    images: list[Preview | None]
+
+
+@dataclass(frozen=True)
+class PreviewTable:
+    """The previews that a report shows, and the numbers of those it does not."""
+
+    steps: list[int]
+    rows: list[PreviewRow]
+    width: int
+    """Width of an image, in the units of the page."""
+    left_out: list[str]
+
+
 def find_previews(folder: Path) -> Shots:
-    """Returns the single pictures of a previews folder, ordered."""
+    """Return the single images of a previews folder, ordered."""
     shots: Shots = {}
     for path in sorted(folder.glob("step_*_prompt*_seed*.png")):
         match = PREVIEW_NAME.fullmatch(path.name)
@@ -32,45 +62,43 @@ def find_previews(folder: Path) -> Shots:
     return dict(sorted(shots.items()))
 
 
-def preview_table(shots: Shots, prompts: Sequence[str]) -> str:
-    """Returns the table; of many steps or prompts a part, and a line that says so."""
+def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
+    """Return the table, of many steps or prompts a part; None where there are no previews."""
+    if not shots:
+        return None
     all_steps = sorted({step for by_step in shots.values() for step in by_step})
     steps, keys = spread(all_steps, MOST_COLUMNS), list(shots)[:MOST_ROWS]
     side = max(96, min(320, int(math.sqrt(MOST_BYTES / (len(keys) * len(steps) * JPEG_BYTES_PER_PIXEL)))))
-    shown = max(140, min(256, PAGE_WIDTH // len(steps) - 12))
-    heads = "".join(f"<th>{'untouched model' if step == 0 else f'step {step:,}'}</th>" for step in steps)
-    lines = []
-    for key in keys:
-        prompt = str(prompts[key[0]]) if key[0] < len(prompts) else f"prompt {key[0]}"
-        cells = "".join(f"<td>{picture(shots[key].get(step), side, shown)}</td>" for step in steps)
-        lines.append(
-            f'<tr><th class="prompt" colspan="{len(steps)}">{escape(prompt)} <small>seed {key[1]}</small></th></tr>'
-            f"<tr>{cells}</tr>"
+    width = max(140, min(256, PAGE_WIDTH // len(steps) - 12))
+    rows = [
+        PreviewRow(
+            prompt=str(prompts[prompt]) if prompt < len(prompts) else f"prompt {prompt}",
+            seed=seed,
+            images=[small_copy(shots[prompt, seed].get(step), side, width) for step in steps],
         )
+        for prompt, seed in keys
+    ]
     left_out = [
         f"{count} {what}"
         for count, what in ((len(all_steps) - len(steps), "steps"), (len(shots) - len(keys), "prompts and seeds"))
         if count
     ]
-    more = f'<p class="note">Not shown: {" and ".join(left_out)}; see previews/.</p>' if left_out else ""
-    return f'<div class="card wide"><table class="previews"><tr>{heads}</tr>{"".join(lines)}</table></div>{more}'
+    return PreviewTable(steps, rows, width, left_out)
 
 
-def picture(path: Path | None, side: int, shown: int) -> str:
-    """Returns a small copy, at most `side` pixels, as an element that holds its own data and is `shown` units wide."""
+def small_copy(path: Path | None, side: int, width: int) -> Preview | None:
+    """Return a copy of at most `side` pixels, shown `width` units wide."""
     if path is None:
-        return '<span class="note">none</span>'
+        return None
     try:
         with Image.open(path) as original:
             small = original.convert("RGB")
     except (OSError, UnidentifiedImageError):
-        return '<span class="note">cannot be read</span>'
+        return Preview(data=None)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=86)
-    encoded = base64.b64encode(data.getvalue()).decode()
-    height = round(shown * small.height / small.width)
-    return f'<img width="{shown}" height="{height}" alt="" src="data:image/jpeg;base64,{encoded}">'
+    return Preview(base64.b64encode(data.getvalue()).decode(), round(width * small.height / small.width))
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:

@@ -66,7 +66,7 @@ def test_the_scheduler_does_not_clip_latents(model: StableDiffusionPipeline) -> 
     assert model.scheduler.config.clip_sample is False
 
 
-def test_the_wheel_holds_the_model(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_model_and_the_templates_of_reports(tmp_path: Path) -> None:
     source = tmp_path / "source"  # setuptools writes into the folder that it builds from
     for package in ("finetune", "recipes", "datasets_prep"):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -76,7 +76,9 @@ def test_the_wheel_holds_the_model(tmp_path: Path) -> None:
     subprocess.run([*map(str, command)], check=True, capture_output=True, timeout=300)
     packed = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     shipped = [path.relative_to(ROOT).as_posix() for path in BASE_MODEL.rglob("*") if path.is_file()]
-    assert set(shipped) <= set(packed)
+    templates = [path for package in ("finetune", "datasets_prep") for path in (ROOT / package).glob("*/templates/*")]
+    shipped += [path.relative_to(ROOT).as_posix() for path in templates]
+    assert templates and set(shipped) <= set(packed)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
