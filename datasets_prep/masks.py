@@ -9,9 +9,9 @@ import numpy as np
 
 from datasets_prep.captions.own import is_image_name
 from datasets_prep.measure.loader import Loader
-from datasets_prep.measure.store import Pictures
+from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Rejected
-from datasets_prep.selection import Sorting
+from datasets_prep.selection import Selection
 from finetune.data.captions.files import split_name
 from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
 from finetune.data.listing import Findings
@@ -57,19 +57,19 @@ class Candidate:
     """Whether the name alone decides."""
 
 
-def find_masks(pictures: Pictures, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
+def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
     """Returns the masks among the pictures; `rejected` is what does not decode, whose masks are masks all the same.
 
     NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same
     name in a folder called masks or the like, are masks where they have the size of that image and are black and white;
     else they stay images, which is noted.
     """
-    candidates = [found for index, name in enumerate(pictures.sources) if (found := candidate(index, name)) is not None]
+    candidates = [found for index, name in enumerate(images.sources) if (found := candidate(index, name)) is not None]
     if not candidates:
         return Masks()
-    owners = owners_of(candidates, pictures.sources)
+    owners = owners_of(candidates, images.sources)
     lost = {split_name(each.source)[0] for each in rejected}
-    sure = [each for each in candidates if is_mask(each, owners.get(each.index), lost, pictures, loader)]
+    sure = [each for each in candidates if is_mask(each, owners.get(each.index), lost, images, loader)]
     masks = {each.index for each in sure}
     folders = {each.beside[0] for each in sure if each.beside is not None}
     for each in candidates:
@@ -77,21 +77,21 @@ def find_masks(pictures: Pictures, rejected: Iterable[Rejected], loader: Loader,
             continue
         if each.index in owners:
             kind = "images that are named as masks but are not black and white of their image's size, and stay images"
-            findings.warn(kind, pictures.sources[each.index])
-        elif each.beside is not None and each.beside[0] in folders and is_two_tone(each.index, pictures, loader):
+            findings.warn(kind, images.sources[each.index])
+        elif each.beside is not None and each.beside[0] in folders and is_two_tone(each.index, images, loader):
             masks.add(each.index)  # among masks in a folder of masks, what looks like one is one
-    return assigned(sorted(masks), owners, pictures, findings)
+    return assigned(sorted(masks), owners, images, findings)
 
 
-def assigned(masks: Sequence[int], owners: Mapping[int, int], pictures: Pictures, findings: Findings) -> Masks:
+def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredImages, findings: Findings) -> Masks:
     """Returns which image each mask belongs to, and why others cannot be used; notes both."""
     of_image: dict[int, int] = {}
     unused: dict[int, str] = {}
     for mask in masks:
-        name, owner = pictures.sources[mask], owners.get(mask)
-        fault = "there is no usable image of its name" if owner is None else fault_of(mask, owner, pictures)
+        name, owner = images.sources[mask], owners.get(mask)
+        fault = "there is no usable image of its name" if owner is None else fault_of(mask, owner, images)
         if owner is not None and not fault and owner in of_image:
-            fault = f"{pictures.sources[owner]} has another mask, {pictures.sources[of_image[owner]]}"
+            fault = f"{images.sources[owner]} has another mask, {images.sources[of_image[owner]]}"
         if owner is None or fault:
             unused[mask] = fault
             findings.warn("masks that cannot be used", f"{name} ({fault})")
@@ -153,62 +153,62 @@ def owners_of(candidates: Sequence[Candidate], sources: Iterable[str]) -> dict[i
     return found
 
 
-def is_mask(each: Candidate, owner: int | None, lost: Container[str], pictures: Pictures, loader: Loader) -> bool:
+def is_mask(each: Candidate, owner: int | None, lost: Container[str], images: MeasuredImages, loader: Loader) -> bool:
     """Returns whether a candidate is a mask; `lost` are the names, without endings, of images that do not decode."""
     if each.is_certain:
         return True
     if owner is None:
-        return any(stem in lost for stem in each.stems) and is_two_tone(each.index, pictures, loader)
-    return size_of(each.index, pictures) == size_of(owner, pictures) and is_two_tone(each.index, pictures, loader)
+        return any(stem in lost for stem in each.stems) and is_two_tone(each.index, images, loader)
+    return size_of(each.index, images) == size_of(owner, images) and is_two_tone(each.index, images, loader)
 
 
-def is_two_tone(index: int, pictures: Pictures, loader: Loader) -> bool:
+def is_two_tone(index: int, images: MeasuredImages, loader: Loader) -> bool:
     """Returns whether a picture is black and white, as masks are."""
-    if pictures.score("saturation")[index] > MOST_SATURATION:
+    if images.score("saturation")[index] > MOST_SATURATION:
         return False
     levels = np.asarray(loader.small(index).convert("L"))
     return float(np.mean((levels < MARGIN) | (levels > 255 - MARGIN))) >= TWO_TONE_SHARE
 
 
-def size_of(index: int, pictures: Pictures) -> tuple[int, int]:
+def size_of(index: int, images: MeasuredImages) -> tuple[int, int]:
     """Returns width and height of a picture."""
-    return int(pictures.width[index]), int(pictures.height[index])
+    return int(images.width[index]), int(images.height[index])
 
 
-def fault_of(mask: int, image: int, pictures: Pictures) -> str:
+def fault_of(mask: int, image: int, images: MeasuredImages) -> str:
     """Returns why a mask cannot be used for an image, empty where it can."""
-    size, expected = size_of(mask, pictures), size_of(image, pictures)
+    size, expected = size_of(mask, images), size_of(image, images)
     if size != expected:
-        return f"{size[0]}x{size[1]} pixels, expected the {expected[0]}x{expected[1]} of {pictures.sources[image]}"
-    if pictures.score("brightness")[mask] == 0:
+        return f"{size[0]}x{size[1]} pixels, expected the {expected[0]}x{expected[1]} of {images.sources[image]}"
+    if images.score("brightness")[mask] == 0:
         return "black everywhere, with which nothing of the image would be trained on"
     return ""
 
 
-def take_out_masks(sorting: Sorting, masks: Masks) -> None:
+def take_out_masks(selection: Selection, masks: Masks) -> None:
     """Takes the masks out of the pictures that the stages sort; what becomes of them depends on their images."""
     if masks.indices:
-        before = int(sorting.is_in.sum())
-        sorting.is_in[masks.indices] = False
-        sorting.note("masks", before, f"{before - int(sorting.is_in.sum()):,} are masks of images")
+        before = int(selection.is_in.sum())
+        selection.is_in[masks.indices] = False
+        selection.note("masks", before, f"{before - int(selection.is_in.sum()):,} are masks of images")
 
 
-def masks_of_kept(sorting: Sorting, masks: Masks) -> dict[int, int]:
+def masks_of_kept(selection: Selection, masks: Masks) -> dict[int, int]:
     """Returns image -> mask for the images that are kept: their own, else that of a duplicate with the same pixels."""
-    found = {image: mask for image, mask in masks.of_image.items() if sorting.is_in[image]}
-    for image in sorted(set(masks.of_image) & set(sorting.copies)):
-        copy = sorting.in_full(image)
-        if copy.reason != "near_duplicate" and sorting.is_in[copy.keeper]:
-            found.setdefault(copy.keeper, masks.of_image[image])
+    found = {image: mask for image, mask in masks.of_image.items() if selection.is_in[image]}
+    for image in sorted(set(masks.of_image) & set(selection.duplicates)):
+        duplicate = selection.final_duplicate(image)
+        if duplicate.reason != "near_duplicate" and selection.is_in[duplicate.keeper]:
+            found.setdefault(duplicate.keeper, masks.of_image[image])
     return found
 
 
-def unused_masks(sorting: Sorting, masks: Masks, used: Mapping[int, int]) -> list[Rejected]:
+def unused_masks(selection: Selection, masks: Masks, used: Mapping[int, int]) -> list[Rejected]:
     """Returns a line for every mask that follows no image to the output."""
-    sources, images = sorting.pictures.sources, {mask: image for image, mask in masks.of_image.items()}
+    sources, images = selection.images.sources, {mask: image for image, mask in masks.of_image.items()}
     taken, lines = set(used.values()), []
     for mask in masks.indices:
         if mask not in taken:
             detail = masks.unused.get(mask) or f"its image {sources[images[mask]]} is left out"
-            lines.append(Rejected(sources[mask], "unused_mask", detail, sha256=sorting.pictures.hex(mask)))
+            lines.append(Rejected(sources[mask], "unused_mask", detail, sha256=selection.images.hex(mask)))
     return lines

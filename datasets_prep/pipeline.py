@@ -18,25 +18,25 @@ from datasets_prep.captions.own import refuse_lost_captions, with_folder_repeats
 from datasets_prep.captions.stage import caption_all, check_captioner
 from datasets_prep.config import PrepConfig
 from datasets_prep.decisions import Decided, read_decisions
-from datasets_prep.duplicates.stage import check_dedup, find_near, find_same
+from datasets_prep.duplicates.stage import check_dedup, reject_equal, reject_near_duplicates
 from datasets_prep.lint.checks import token_counter
 from datasets_prep.lint.stage import lint_marks
 from datasets_prep.masks import Masks, find_masks, masks_of_kept, take_out_masks, unused_masks
-from datasets_prep.measure.gather import Progress, all_pictures, look_of, measure_missing, salt_of
+from datasets_prep.measure.gather import Progress, look_of, measure_missing, measured_images, salt_of
 from datasets_prep.measure.image import TRANSPARENT, colour
 from datasets_prep.measure.loader import Loader
 from datasets_prep.measure.quality import all_flags, unusable
-from datasets_prep.measure.store import Pictures, as_keys, remove_unfinished, row_key
+from datasets_prep.measure.store import MeasuredImages, as_keys, remove_unfinished, row_key
 from datasets_prep.output.folder import NothingUsable, State, check_unedited, is_whole, read_state, workplace
 from datasets_prep.output.publish import publish
 from datasets_prep.records import Prepared, PrepSource, Rejected
 from datasets_prep.report.thumbnails import SmallImage, cached_small_image
 from datasets_prep.rows import Kept, Rows
-from datasets_prep.scores.stage import check_scores, score_pictures, score_texts
-from datasets_prep.selection import Sorting, counted, counts_in_words, new_sorting, sorted_rejections
-from datasets_prep.source_metadata import Brought, Captions, brought_along
+from datasets_prep.scores.stage import check_scores, score_captions, score_images
+from datasets_prep.selection import Selection, counted, counts_in_words, new_selection, sorted_rejections
+from datasets_prep.source_metadata import Captions, SourceMetadata, metadata_of
 from datasets_prep.sources.detect import open_source
-from datasets_prep.split.stage import bucket_rows, sides, sizes_of
+from datasets_prep.split.stage import bucket_rows, sizes_of, split_images
 from datasets_prep.texts import Texts
 from datasets_prep.workers.pool import Engine, PoolEngine, usable_cores
 from finetune.config.parse.command_line import dump
@@ -90,16 +90,16 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         found = measure_all(config, source, own, files, findings, progress)
         if isinstance(found, int):
             return Outcome(found, {}, (), is_new=True)
-        inputs, (pictures, brought, rejected) = files.inputs, found
+        inputs, (images, metadata, rejected) = files.inputs, found
         del files, found  # a hundred bytes a file
-        sorting = new_sorting(pictures, decisions)
-        first = ("scan and decode", len(pictures) + len(rejected), len(pictures), f"{len(rejected):,} cannot be read")
-        sorting.figures.insert(0, first)
-        masks = find_masks(pictures, rejected, Loader(source, pictures.sources, config.background), findings)
-        take_out_masks(sorting, masks)
-        stages = Stages(config, source, own, brought, decisions, masks, findings, progress)
-        captions, learned = stages.run(sorting)
-        return stages.write(output, State(inputs, {}), sorting, captions, learned, rejected)
+        selection = new_selection(images, decisions)
+        first = ("scan and decode", len(images) + len(rejected), len(images), f"{len(rejected):,} cannot be read")
+        selection.figures.insert(0, first)
+        masks = find_masks(images, rejected, Loader(source, images.sources, config.background), findings)
+        take_out_masks(selection, masks)
+        stages = Stages(config, source, own, metadata, decisions, masks, findings, progress)
+        captions, model_scores = stages.run(selection)
+        return stages.write(output, State(inputs, {}), selection, captions, model_scores, rejected)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], fi
 
 def measure_all(
     config: PrepConfig, source: PrepSource, own: Path, files: Files, findings: Findings, progress: Progress
-) -> tuple[Pictures, Brought, list[Rejected]] | int:
+) -> tuple[MeasuredImages, SourceMetadata, list[Rejected]] | int:
     """Returns what decodes, what the source says of it, and what cannot be read; of a shard how many files it has."""
     entries = with_folder_repeats(source.entries(files.names, findings), config.folder_repeats, findings)
     refuse_lost_captions(files.rejected, entries, findings)
@@ -143,10 +143,10 @@ def measure_all(
         transient = measure_missing(source, names, keys, own / "measured", engine, look, findings, progress)
     if config.shard is not None:
         return len(names)
-    brought = brought_along(names, entries)
+    metadata = metadata_of(names, entries)
     del entries  # hundreds of bytes a file
-    pictures, good, unreadable = all_pictures(names, keys, own / "measured", transient)
-    return pictures, brought.only(good), [*files.rejected, *unreadable]
+    images, good, unreadable = measured_images(names, keys, own / "measured", transient)
+    return images, metadata.only(good), [*files.rejected, *unreadable]
 
 
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
@@ -172,56 +172,56 @@ class Stages:
     config: PrepConfig
     source: PrepSource
     own: Path
-    brought: Brought
+    metadata: SourceMetadata
     decisions: Mapping[str, Decided]
     masks: Masks
     findings: Findings
     progress: Progress
 
-    def run(self, sorting: Sorting) -> tuple[Captions, dict[str, np.ndarray]]:
+    def run(self, selection: Selection) -> tuple[Captions, dict[str, np.ndarray]]:
         """Decides which pictures stay in; returns their captions and learned scores."""
-        config, pictures = self.config, sorting.pictures
-        loader = Loader(self.source, pictures.sources, config.background)
+        config, images = self.config, selection.images
+        loader = Loader(self.source, images.sources, config.background)
         outside = (self.own, loader, self.findings, self.progress)
-        gate = unusable(pictures, config.quality)
-        sorting.leave_out("quality gate", gate, "without content, too small, too long, or with a flag to reject")
-        has_caption = has_captions(pictures, self.brought)
-        find_same(sorting, has_caption, loader)
-        learned = score_pictures(sorting, config.scores, *outside)
-        find_near(sorting, config.dedup, has_caption, config.split.share > 0, *outside)
-        captions = caption_all(sorting, config, self.brought, self.decisions, *outside)
-        learned |= score_texts(sorting, config.scores, captions, *outside)
-        return captions, learned
+        gate = unusable(images, config.quality)
+        selection.reject("quality gate", gate, "without content, too small, too long, or with a flag to reject")
+        has_caption = has_captions(images, self.metadata)
+        reject_equal(selection, has_caption, loader)
+        model_scores = score_images(selection, config.scores, *outside)
+        reject_near_duplicates(selection, config.dedup, has_caption, config.split.share > 0, *outside)
+        captions = caption_all(selection, config, self.metadata, self.decisions, *outside)
+        model_scores |= score_captions(selection, config.scores, captions, *outside)
+        return captions, model_scores
 
-    def _tell_notes(self, sorting: Sorting) -> None:
+    def _tell_notes(self, selection: Selection) -> None:
         """Tells what was noted of the images that are kept."""
-        config, pictures = self.config, sorting.pictures
+        config, images = self.config, selection.images
         is_lost = config.write.reencode == "no" and colour(config.background) != (255, 255, 255)
-        for index in (index for index in sorted(pictures.notes) if sorting.is_in[index]):
-            for note in pictures.notes[index]:
-                self.findings.warn(note, pictures.sources[index])
+        for index in (index for index in sorted(images.notes) if selection.is_in[index]):
+            for note in images.notes[index]:
+                self.findings.warn(note, images.sources[index])
                 if note == TRANSPARENT and is_lost:
                     self.findings.warn(
                         f"images judged on {config.background} that training will see on white; use --write.reencode "
                         "png to keep the background",
-                        pictures.sources[index],
+                        images.sources[index],
                     )
 
     def write(
         self,
         output: Path,
         state: State,
-        sorting: Sorting,
+        selection: Selection,
         captions: Captions,
-        learned: Mapping[str, np.ndarray],
+        model_scores: Mapping[str, np.ndarray],
         rejected: Sequence[Rejected],
     ) -> Outcome:
         """Writes the result."""
-        config, pictures, findings = self.config, sorting.pictures, self.findings
-        loader = Loader(self.source, pictures.sources, config.background)
-        masks = masks_of_kept(sorting, self.masks)
-        left = sorted_rejections([*rejected, *unused_masks(sorting, self.masks, masks)], sorting)
-        indices = np.flatnonzero(sorting.is_in)
+        config, images, findings = self.config, selection.images, self.findings
+        loader = Loader(self.source, images.sources, config.background)
+        masks = masks_of_kept(selection, self.masks)
+        left = sorted_rejections([*rejected, *unused_masks(selection, self.masks, masks)], selection)
+        indices = np.flatnonzero(selection.is_in)
         if not len(indices):
             counts = counts_in_words(counted(left))
             these = first_few([f"{each.source} ({each.detail})" for each in left])
@@ -229,17 +229,19 @@ class Stages:
                 f"source: {', '.join(config.source)} holds no usable picture ({counts or 'no files'}). Expected "
                 "pictures such as JPEG, PNG or WebP. Check the path" + (f" and these files: {these}" if left else ".")
             )
-        self._tell_notes(sorting)
+        self._tell_notes(selection)
         kept = Kept(
-            pictures=pictures,
+            images=images,
             indices=indices,
             captions=captions,
-            brought=self.brought,
-            flags=all_flags(pictures, config.quality),
-            learned=learned,
-            reported={index: copy for index, copy in sorting.reported.items() if sorting.is_in[copy.keeper]},
-            sizes=sizes_of(pictures, indices, config.buckets),
-            is_held_out=sides(sorting, self.brought, indices, config.split, findings),
+            metadata=self.metadata,
+            flags=all_flags(images, config.quality),
+            model_scores=model_scores,
+            reported={
+                index: duplicate for index, duplicate in selection.reported.items() if selection.is_in[duplicate.keeper]
+            },
+            sizes=sizes_of(images, indices, config.buckets),
+            is_held_out=split_images(selection, self.metadata, indices, config.split, findings),
             masks=masks,
             saved_as=None if config.write.reencode == "no" else (config.write.reencode, config.background),
         )
@@ -248,7 +250,7 @@ class Stages:
             name=self.source.name,
             kept=kept.rows(),
             rejected=Rows(len(left), lambda place: asdict(left[place])),
-            figures=sorting.figures,
+            figures=selection.figures,
             notices=findings.warnings,
             lint=marks,
             buckets=bucket_rows(kept),
@@ -273,8 +275,8 @@ def shown_options(config: PrepConfig) -> str:
     return "".join(line for line in lines if line.partition(":")[0] not in ("output", "workers", "engine", "shard"))
 
 
-def has_captions(pictures: Pictures, brought: Brought) -> np.ndarray:
+def has_captions(images: MeasuredImages, metadata: SourceMetadata) -> np.ndarray:
     """Returns which pictures [N] bring a caption along, beside them or in them."""
-    found = np.fromiter((text != "" for text in brought.texts), bool, len(pictures))
-    found[list(pictures.captions)] = True
+    found = np.fromiter((text != "" for text in metadata.texts), bool, len(images))
+    found[list(images.captions)] = True
     return found

@@ -10,9 +10,9 @@ from typing import overload
 import numpy as np
 
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import Pictures
+from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Duplicate
-from datasets_prep.source_metadata import Brought, Captions
+from datasets_prep.source_metadata import Captions, SourceMetadata
 from finetune.data.folder import MASK_SUFFIX
 
 Row = Mapping[str, object]
@@ -44,14 +44,14 @@ class Rows(Sequence[Row]):
 class Kept:
     """The pictures that are kept, K of N, and all that is said of them."""
 
-    pictures: Pictures
+    images: MeasuredImages
     indices: np.ndarray
     """[K] Which of the pictures, in the order of the lines."""
     captions: Captions
-    brought: Brought
+    metadata: SourceMetadata
     flags: Mapping[str, np.ndarray]
     """[N] by name."""
-    learned: Mapping[str, np.ndarray]
+    model_scores: Mapping[str, np.ndarray]
     """Learned scores [N] by name; NaN where there is none."""
     reported: Mapping[int, Duplicate]
     """Near duplicates that are kept and only named."""
@@ -68,7 +68,7 @@ class Kept:
         return len(self.indices)
 
     @functools.cached_property
-    def has_sides(self) -> bool:
+    def has_split(self) -> bool:
         """Whether some pictures are for validation."""
         if self.is_held_out is not None:
             return bool(self.is_held_out.any())
@@ -84,25 +84,25 @@ class Kept:
         text, *others = self.captions.of(index)
         row: dict[str, object] = {"file_name": file_name, "text": text}
         row |= {"captions_alt": others} if others else {}
-        row |= {"width": int(self.pictures.width[index]), "height": int(self.pictures.height[index])}
-        row |= {"bucket": list(self.sizes[place]), "sha256": self.pictures.hex(index)}
-        row |= {"source": self.pictures.sources[index], "caption_from": self.captions.origin(index)}
-        row |= {"mask": self.pictures.sources[self.masks[index]]} if index in self.masks else {}
+        row |= {"width": int(self.images.width[index]), "height": int(self.images.height[index])}
+        row |= {"bucket": list(self.sizes[place]), "sha256": self.images.hex(index)}
+        row |= {"source": self.images.sources[index], "caption_from": self.captions.origin(index)}
+        row |= {"mask": self.images.sources[self.masks[index]]} if index in self.masks else {}
         flags = [name for name, having in self.flags.items() if having[index]]
         row |= {"flags": flags} if flags else {}
         if index in self.reported:
-            copy = self.reported[index]
-            keeper, score = self.pictures.sources[copy.keeper], round(copy.score, 4)
+            duplicate = self.reported[index]
+            keeper, score = self.images.sources[duplicate.keeper], round(duplicate.score, 4)
             row |= {"near_duplicate_of": keeper, "near_duplicate_score": score}
-        entry = self.brought.special.get(index)
+        entry = self.metadata.special.get(index)
         if entry is not None:
             row |= {"weight": entry.weight} if entry.weight != 1 else {}
             row |= {"repeats": entry.repeats} if entry.repeats != 1 else {}
         split = self.split(place)
         row |= {} if split is None else {"split": split}
-        scores = dict(zip(SCORES, (round(value, 4) for value in self.pictures.scores[index].tolist()), strict=True))
-        learned = {name: float(column[index]) for name, column in self.learned.items()}
-        scores |= {name: round(score, 5) for name, score in learned.items() if not np.isnan(score)}
+        scores = dict(zip(SCORES, (round(value, 4) for value in self.images.scores[index].tolist()), strict=True))
+        model_scores = {name: float(column[index]) for name, column in self.model_scores.items()}
+        scores |= {name: round(score, 5) for name, score in model_scores.items() if not np.isnan(score)}
         return row | {"scores": scores}
 
     def file_name(self, place: int) -> str:
@@ -112,16 +112,16 @@ class Kept:
         a split. The folder says the side where there are two, as load_dataset expects.
         """
         folder = "images"
-        if self.has_sides:
+        if self.has_split:
             folder = "validation" if self.split(place) == "validation" else "train"
         return f"{folder}/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
         """Returns the file's name alone."""
         index = int(self.indices[place])
-        digest = self.pictures.hex(index)
+        digest = self.images.hex(index)
         if self.saved_as is None:
-            return digest[:32] + self.pictures.suffixes[int(self.pictures.suffix[index])]
+            return digest[:32] + self.images.suffixes[int(self.images.suffix[index])]
         name = " ".join([digest, *self.saved_as])
         return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
 
@@ -132,15 +132,15 @@ class Kept:
         def row(number: int) -> Row:
             mask = self.masks[int(self.indices[places[number]])]
             stem = self.file_name(places[number]).rpartition(".")[0]
-            suffix = self.pictures.suffixes[int(self.pictures.suffix[mask])]
+            suffix = self.images.suffixes[int(self.images.suffix[mask])]
             name = f"{stem}{MASK_SUFFIX}{suffix}"
-            return {"file_name": name, "source": self.pictures.sources[mask], "sha256": self.pictures.hex(mask)}
+            return {"file_name": name, "source": self.images.sources[mask], "sha256": self.images.hex(mask)}
 
         return Rows(len(places), row)
 
     def split(self, place: int) -> str | None:
         """Returns the side of a picture, None where the source says nothing and none was asked for."""
-        entry = self.brought.special.get(int(self.indices[place]))
+        entry = self.metadata.special.get(int(self.indices[place]))
         if entry is not None and entry.split is not None:
             return entry.split
         if self.is_held_out is None:

@@ -13,7 +13,7 @@ BETWEEN = "\0"
 
 
 @dataclass(frozen=True)
-class Brought:
+class SourceMetadata:
     """What the source says of each of N pictures."""
 
     texts: Texts
@@ -26,13 +26,13 @@ class Brought:
         text = self.texts[index]
         return tuple(text.split(BETWEEN)) if text else ()
 
-    def only(self, chosen: np.ndarray) -> "Brought":
+    def only(self, chosen: np.ndarray) -> "SourceMetadata":
         """Returns the same for some of the pictures, by their numbers."""
         special = {place: self.special[index] for place, index in enumerate(map(int, chosen)) if index in self.special}
-        return Brought(self.texts.only(chosen), special)
+        return SourceMetadata(self.texts.only(chosen), special)
 
 
-def brought_along(sources: Sequence[str], entries: Mapping[str, Entry]) -> Brought:
+def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceMetadata:
     """Returns what the entries say, in the order of the sources."""
     usual = (1.0, 1, None)
     special = {
@@ -40,7 +40,7 @@ def brought_along(sources: Sequence[str], entries: Mapping[str, Entry]) -> Broug
         for index, source in enumerate(sources)
         if (entries[source].weight, entries[source].repeats, entries[source].split) != usual
     }
-    return Brought(Texts(BETWEEN.join(entries[source].captions) for source in sources), special)
+    return SourceMetadata(Texts(BETWEEN.join(entries[source].captions) for source in sources), special)
 
 
 class Captions:

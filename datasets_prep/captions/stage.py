@@ -14,8 +14,8 @@ from datasets_prep.config import CaptionsConfig, PrepConfig
 from datasets_prep.decisions import Decided
 from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
-from datasets_prep.selection import Sorting
-from datasets_prep.source_metadata import Brought, Captions
+from datasets_prep.selection import Selection
+from datasets_prep.source_metadata import Captions, SourceMetadata
 from finetune.data.listing import Findings
 
 
@@ -25,9 +25,9 @@ def check_captioner(config: CaptionsConfig) -> str:
 
 
 def caption_all(
-    sorting: Sorting,
+    selection: Selection,
     config: PrepConfig,
-    brought: Brought,
+    metadata: SourceMetadata,
     decisions: Mapping[str, Decided],
     own: Path,
     loader: Loader,
@@ -38,14 +38,14 @@ def caption_all(
 
     A keeper has the captions of its copies too, behind its own.
     """
-    kept, copies_of = np.flatnonzero(sorting.is_in), sorting.copies_of()
+    kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
 
     def existing(index: int) -> tuple[tuple[str, ...], str]:
-        decided = decisions.get(sorting.pictures.hex(index)) if decisions else None
+        decided = decisions.get(selection.images.hex(index)) if decisions else None
         if decided is not None and decided.text is not None:
             text = " ".join(decided.text.split())
             return ((text,), "decision") if text else ((), "")  # a new one is wanted
-        return brought_by(sorting, brought, [index, *copies_of.get(index, ())])
+        return source_captions(selection, metadata, [index, *duplicates_by_keeper.get(index, ())])
 
     def is_asked(index: int) -> bool:
         texts, origin = existing(index)
@@ -53,7 +53,7 @@ def caption_all(
 
     options = config.captions
     asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
-    written, is_complete = written_captions(sorting, options, asked, own, loader, findings, progress)
+    written, is_complete = written_captions(selection, options, asked, own, loader, findings, progress)
 
     def final() -> Iterator[tuple[Sequence[str], str]]:
         for index in map(int, kept):
@@ -66,7 +66,7 @@ def caption_all(
         new = written.get(index, [])
         needs_name = not new and (not texts or (options.captioner == "file_name" and options.mode != "fill"))
         if needs_name:
-            name = made_caption(sorting.pictures.sources[index], config.trigger, findings)
+            name = made_caption(selection.images.sources[index], config.trigger, findings)
             new = [options.prefix + options.template.replace("{caption}", name)] if name else []
         finals = final_captions(texts, new, options.mode)
         if texts and finals[0] == texts[0]:
@@ -78,17 +78,19 @@ def caption_all(
     return Captions(kept, final(), is_complete=is_complete)
 
 
-def brought_by(sorting: Sorting, brought: Brought, members: Sequence[int]) -> tuple[tuple[str, ...], str]:
+def source_captions(
+    selection: Selection, metadata: SourceMetadata, members: Sequence[int]
+) -> tuple[tuple[str, ...], str]:
     """Returns the captions that pictures bring along: those from beside them, else those in them."""
-    beside = [caption for member in members for caption in brought.captions(member)]
+    beside = [caption for member in members for caption in metadata.captions(member)]
     if beside:
         return tuple(dict.fromkeys(beside)), "source"
-    inside = [sorting.pictures.captions[member] for member in members if member in sorting.pictures.captions]
+    inside = [selection.images.captions[member] for member in members if member in selection.images.captions]
     return tuple(dict.fromkeys(inside)), "embedded"
 
 
 def written_captions(
-    sorting: Sorting,
+    selection: Selection,
     config: CaptionsConfig,
     asked: Sequence[int],
     own: Path,
@@ -99,25 +101,23 @@ def written_captions(
     """Returns what the captioner writes for the pictures that need it, and whether it failed on none."""
     if not asked:
         return {}, True
-    sources, seen = sorting.pictures.sources, sorting.pictures.seen
-    pictures = [
-        Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked
-    ]
+    sources, seen = selection.images.sources, selection.images.seen
+    images = [Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked]
     cache, captioner = JsonLinesCache(own / "captions.jsonl", findings), make_captioner(config)
     try:
         written = write_captions(
             captioner,
             config,
-            pictures,
+            images,
             lambda index: loader.at_least(index, config.max_side),
             cache,
             findings,
             lambda done, total: progress("captioning", done, total),
         )
-        num_failed = len(unwritten(captioner, config, pictures, cache, findings))
+        num_failed = len(unwritten(captioner, config, images, cache, findings))
     finally:
         cache.close()
-    if num_failed == len(pictures):
+    if num_failed == len(images):
         raise OSError(
             f"captions: {captioner.name} failed on every picture ({num_failed:,}): {findings.warnings[-1]}. Mend that "
             "and run the same command again, or do without: captions.captioner file_name."

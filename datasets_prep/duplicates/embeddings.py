@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets_prep.captioners.base import digest
 from datasets_prep.vision.batches import in_batches
-from datasets_prep.vision.models import PICTURE_AND_TEXT, VisionModel, features, image_inputs
+from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
 
 OPTION = "dedup.embed_model"
 BATCH_SIZE = 32
@@ -54,7 +54,7 @@ class Embedder:
             return torch.nn.functional.normalize(vectors).cpu().numpy()
 
     def _vectors(self, inputs: dict[str, Any]) -> Any:
-        if self._config.model_type in PICTURE_AND_TEXT:
+        if self._config.model_type in IMAGE_AND_TEXT:
             return features(self._model.get_image_features(**inputs))
         output = self._model(**inputs)
         pooled = output.get("pooler_output") if self._has_pooler else None

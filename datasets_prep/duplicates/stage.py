@@ -25,7 +25,7 @@ from datasets_prep.duplicates.search import (
 from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
 from datasets_prep.records import Duplicate
-from datasets_prep.selection import Sorting
+from datasets_prep.selection import Selection
 from finetune.data.listing import Findings
 from finetune.extras import install_command
 from finetune.similarity.agreement import VERSION, can_verify
@@ -54,27 +54,27 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
     return identity
 
 
-def ordered(sorting: Sorting, has_caption: np.ndarray) -> np.ndarray:
+def ordered(selection: Selection, has_caption: np.ndarray) -> np.ndarray:
     """Returns the numbers of all pictures, the best first."""
-    pictures = sorting.pictures
-    num_pixels = pictures.width.astype(np.int64) * pictures.height
-    return keep_order(num_pixels, pictures.num_bytes, has_caption, pictures.sources)
+    images = selection.images
+    num_pixels = images.width.astype(np.int64) * images.height
+    return keep_order(num_pixels, images.num_bytes, has_caption, images.sources)
 
 
-def find_same(sorting: Sorting, has_caption: np.ndarray, loader: Loader) -> None:
+def reject_equal(selection: Selection, has_caption: np.ndarray, loader: Loader) -> None:
     """Leaves out what has the same bytes or pixels as another."""
-    pictures, order = sorting.pictures, ordered(sorting, has_caption)
-    exact = exact_duplicates(pictures.sha256, order[sorting.is_in[order]])
-    sorting.merge("exact duplicates", exact, "with the same bytes as another")
-    same = pixel_duplicates(pictures.pixels_sha256, order, sorting.is_in, loader.whole)
-    sorting.merge("pixel duplicates", same, "with the same pixels as another")
+    images, order = selection.images, ordered(selection, has_caption)
+    exact = exact_duplicates(images.sha256, order[selection.is_in[order]])
+    selection.reject_duplicates("exact duplicates", exact, "with the same bytes as another")
+    same = pixel_duplicates(images.pixels_sha256, order, selection.is_in, loader.whole)
+    selection.reject_duplicates("pixel duplicates", same, "with the same pixels as another")
 
 
-def find_near(
-    sorting: Sorting,
+def reject_near_duplicates(
+    selection: Selection,
     config: DedupConfig,
     has_caption: np.ndarray,
-    has_sides: bool,
+    has_split: bool,
     own: Path,
     loader: Loader,
     findings: Findings,
@@ -86,65 +86,67 @@ def find_near(
     """
     if config.level == "off":
         return
-    pictures = sorting.pictures
-    drops = config.near == "drop" or (config.near == "auto" and int(sorting.is_in.sum()) >= SMALL_SET)
-    seen = PairScores(own / "pairs.jsonl", sorting, findings)
-    kept = KeptAppearances(own / "appearances.sqlite", sorting, findings)
-    codes = pictures.codes(own)
+    images = selection.images
+    drops = config.near == "drop" or (config.near == "auto" and int(selection.is_in.sum()) >= SMALL_SET)
+    seen = PairScores(own / "pairs.jsonl", selection, findings)
+    kept = KeptAppearances(own / "appearances.sqlite", selection, findings)
+    codes = images.codes(own)
     try:
         found = near_duplicates(
             SearchedImages(
                 codes,
-                ordered(sorting, has_caption),
-                sorting.is_in,
-                pictures.score("deviation") < FLAT_DEVIATION,
+                ordered(selection, has_caption),
+                selection.is_in,
+                images.score("deviation") < FLAT_DEVIATION,
                 loader.small,
                 loader.whole,
-                embeddings_of(sorting, config, own, loader, progress),
+                embeddings_of(selection, config, own, loader, progress),
             ),
-            SearchOptions(config.level, config.embed_similarity, with_links=has_sides and not drops),
+            SearchOptions(config.level, config.embed_similarity, with_links=has_split and not drops),
             Known(seen, kept),
             lambda done, total: progress("near duplicates", done, total),
         )
         if found.notice is not None:
             findings.warn("near duplicates that may be missed", found.notice)
         near = found.duplicates
-        near = best_kept(near, sorting, has_caption, loader, kept)
+        near = best_kept(near, selection, has_caption, loader, kept)
     finally:
         seen.close()
         kept.close()
         codes.close()
-    pixel_equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
-    near = {index: copy for index, copy in near.items() if index not in pixel_equal}
+    pixel_equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
+    near = {index: duplicate for index, duplicate in near.items() if index not in pixel_equal}
     if pixel_equal:
-        sorting.merge("pixel duplicates", pixel_equal, "more with the same pixels, in another file format")
-    sorting.links += found.links
+        selection.reject_duplicates(
+            "pixel duplicates", pixel_equal, "more with the same pixels, in another file format"
+        )
+    selection.links += found.links
     if drops:
-        sorting.merge("near duplicates", near, "like another")
+        selection.reject_duplicates("near duplicates", near, "like another")
         return
-    sorting.report("near duplicates", near, "like another, kept")
+    selection.note_duplicates("near duplicates", near, "like another, kept")
     why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
     for index in sorted(near):
         findings.warn(
-            f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(sorting, index, near)
+            f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(selection, index, near)
         )
 
 
 def best_kept(
-    near: Mapping[int, Duplicate], sorting: Sorting, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
+    near: Mapping[int, Duplicate], selection: Selection, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
 ) -> dict[int, Duplicate]:
     """Returns the near-duplicates as repeats of the best image of their group; those of equal pixels stay."""
-    pictures, ranks = sorting.pictures, {int(number): rank for rank, number in enumerate(ordered(sorting, has_caption))}
-    quality = pictures.score("jpeg_quality")
-    equal = {index: copy for index, copy in near.items() if copy.reason == "pixel_duplicate"}
+    images, ranks = selection.images, {int(number): rank for rank, number in enumerate(ordered(selection, has_caption))}
+    quality = images.score("jpeg_quality")
+    equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
     found = with_best_keepers(
-        {index: copy for index, copy in near.items() if index not in equal},
+        {index: duplicate for index, duplicate in near.items() if index not in equal},
         lambda number: Member(number, ranks[number], float(quality[number]), bool(has_caption[number])),
-        lambda number: bool(sorting.protected[number]),
+        lambda number: bool(selection.protected[number]),
         Details(loader.whole, kept),
-        lambda number: str(pictures.sources[number]),
+        lambda number: str(images.sources[number]),
     )
-    return with_compared(found, near, lambda number: str(pictures.sources[number])) | equal
+    return with_compared(found, near, lambda number: str(images.sources[number])) | equal
 
 
 def with_compared(
@@ -155,26 +157,28 @@ def with_compared(
     `near` has the groups before their best images were chosen.
     """
     result: dict[int, Duplicate] = {}
-    for number, copy in found.items():
-        other = copy.keeper if number not in near else number  # the first of a group was compared with its best image,
+    for number, duplicate in found.items():
+        other = (
+            duplicate.keeper if number not in near else number
+        )  # the first of a group was compared with its best image,
         through = near[other].compared_with
         if number not in near and through is not None:  # or with the one through which that joined
             other = through
         compared = near[other].keeper if through is None else through
         pair, detail = near[other], near[other].detail
-        if compared != copy.keeper and (number in near or through is not None):
+        if compared != duplicate.keeper and (number in near or through is not None):
             detail += f", compared with {name(compared)}"
-        result[number] = replace(copy, score=pair.score, detail=detail)
+        result[number] = replace(duplicate, score=pair.score, detail=detail)
     return result
 
 
-def pair(sorting: Sorting, index: int, copies: Mapping[int, Duplicate]) -> str:
+def pair(selection: Selection, index: int, duplicates: Mapping[int, Duplicate]) -> str:
     """Returns both names of a pair."""
-    return f"{sorting.pictures.sources[index]} of {sorting.pictures.sources[copies[index].keeper]}"
+    return f"{selection.images.sources[index]} of {selection.images.sources[duplicates[index].keeper]}"
 
 
 def embeddings_of(
-    sorting: Sorting, config: DedupConfig, own: Path, loader: Loader, progress: Progress
+    selection: Selection, config: DedupConfig, own: Path, loader: Loader, progress: Progress
 ) -> np.ndarray | None:
     """Returns what the vision model makes of the pictures [N D], zeros where one is out; None at other levels."""
     if config.level != "embed":
@@ -182,10 +186,10 @@ def embeddings_of(
     from datasets_prep.duplicates.embeddings import cached_embeddings
 
     assert config.embed_model is not None
-    inside = np.flatnonzero(sorting.is_in)
-    keys = [sorting.pictures.seen(int(index)) for index in inside]
+    inside = np.flatnonzero(selection.is_in)
+    keys = [selection.images.seen(int(index)) for index in inside]
     found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
-    result = np.zeros((len(sorting.pictures), found.shape[1]), np.float32)
+    result = np.zeros((len(selection.images), found.shape[1]), np.float32)
     result[inside] = found
     return result
 
@@ -193,9 +197,9 @@ def embeddings_of(
 class KeptAppearances:
     """What is slow to find of an image, kept by its content, across runs."""
 
-    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
+    def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._cache = ContentCache(path, findings)
-        self._seen = sorting.pictures.seen
+        self._seen = selection.images.seen
         self._suffix = f"{VERSION} {can_verify()} {PIL.__version__}"
 
     def get(self, number: int, what: str) -> bytes | None:
@@ -217,9 +221,9 @@ class KeptAppearances:
 class PairScores:
     """How well pairs of pictures agreed when they were looked at, kept by what the pictures hold."""
 
-    def __init__(self, path: Path, sorting: Sorting, findings: Findings) -> None:
+    def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._lines = JsonLines(path, findings)
-        self._seen = sorting.pictures.seen
+        self._seen = selection.images.seen
         self._suffix = f"{VERSION} {can_verify()}"
 
     def get(self, first: int, second: int) -> float | None:

@@ -99,17 +99,17 @@ def lint(
 
     The order of the marks does not depend on that of the rows, and the sources of a mark are sorted.
     """
-    pictures = sorted((source, tuple(captions)) for source, captions in rows)
+    images = sorted((source, tuple(captions)) for source, captions in rows)
     found: dict[str, dict[str, set[str]]] = {}
-    for source, captions in pictures:
+    for source, captions in images:
         for kind, detail in _marks(source, captions, config, trigger):
             found.setdefault(kind, {}).setdefault(detail, set()).add(source)
     marks = [mark for kind in KINDS for mark in _grouped(kind, found.get(kind, {}))]
-    marks += _too_long(pictures, config, count_tokens)
-    marks += _repeated(pictures)
-    for phrase, indices in shared_phrases([captions for _, captions in pictures], config.boilerplate_share, trigger):
-        sources = tuple(pictures[index][0] for index in indices)
-        marks.append(LintMark("phrase in many captions", f"{phrase} ({len(sources):,} of {len(pictures):,})", sources))
+    marks += _too_long(images, config, count_tokens)
+    marks += _repeated(images)
+    for phrase, indices in shared_phrases([captions for _, captions in images], config.boilerplate_share, trigger):
+        sources = tuple(images[index][0] for index in indices)
+        marks.append(LintMark("phrase in many captions", f"{phrase} ({len(sources):,} of {len(images):,})", sources))
     return marks
 
 
@@ -188,9 +188,9 @@ def _grouped(kind: str, by_detail: dict[str, set[str]]) -> list[LintMark]:
 
 
 def _too_long(
-    pictures: Sequence[tuple[str, tuple[str, ...]]], config: LintConfig, count_tokens: Callable[[str], int]
+    images: Sequence[tuple[str, tuple[str, ...]]], config: LintConfig, count_tokens: Callable[[str], int]
 ) -> list[LintMark]:
-    longest = [(source, max(map(count_tokens, captions), default=0)) for source, captions in pictures]
+    longest = [(source, max(map(count_tokens, captions), default=0)) for source, captions in images]
     over = [(source, count) for source, count in longest if count > config.max_tokens]
     if not over:
         return []
@@ -199,10 +199,10 @@ def _too_long(
     return [LintMark(f"longer than {config.max_tokens} tokens", detail, tuple(source for source, _ in over))]
 
 
-def _repeated(pictures: Sequence[tuple[str, tuple[str, ...]]]) -> list[LintMark]:
+def _repeated(images: Sequence[tuple[str, tuple[str, ...]]]) -> list[LintMark]:
     """Returns the captions that stand with several pictures, compared without case and spacing."""
     by_caption: dict[str, list[tuple[str, str]]] = {}
-    for source, captions in pictures:
+    for source, captions in images:
         for caption in dict.fromkeys(" ".join(caption.split()) for caption in captions):
             if caption:
                 by_caption.setdefault(caption.casefold(), []).append((source, caption))

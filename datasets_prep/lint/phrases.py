@@ -10,7 +10,7 @@ from datasets_prep.lint.words import tags_of, without_trigger
 LENGTH = 4
 """Words of the shortest phrase."""
 LONGEST = 60
-LEAST_PICTURES = 5
+LEAST_IMAGES = 5
 SAMPLE = 20_000
 """Pictures of which every phrase is looked at; of the others only phrases that are frequent in these."""
 KEPT = 0.9
@@ -27,7 +27,7 @@ def shared_phrases(captions: Sequence[Sequence[str]], share: float, trigger: str
     Upper and lower case are the same, the trigger is part of no phrase, and in tag lists no phrase crosses a comma.
     Above 20,000 pictures the candidates come from a sample of evenly spaced ones; the counts are of all.
     """
-    least = max(LEAST_PICTURES, math.floor(share * len(captions)) + 1)
+    least = max(LEAST_IMAGES, math.floor(share * len(captions)) + 1)
     candidates = _candidates(captions, share, trigger)
     if not candidates:
         return []
@@ -48,7 +48,7 @@ def _candidates(captions: Sequence[Sequence[str]], share: float, trigger: str | 
     counts: Counter[Words] = Counter()
     for texts in sample:
         counts.update({gram for part in _parts(texts, trigger) for gram in _grams(part, LENGTH)})
-    least = LEAST_PICTURES if step == 1 else 0.8 * share * len(sample)
+    least = LEAST_IMAGES if step == 1 else 0.8 * share * len(sample)
     return {gram for gram, count in counts.items() if count >= least and (step > 1 or count > share * len(sample))}
 
 

@@ -12,7 +12,7 @@ import PIL
 from datasets_prep.config import LimitsConfig
 from datasets_prep.measure import image as measuring
 from datasets_prep.measure.image import Look, measure
-from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, Pictures, Store, read_pictures, write_part
+from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, MeasuredImages, Store, read_measured, write_part
 from datasets_prep.records import Measured, PrepSource, Rejected
 from datasets_prep.texts import Texts
 from datasets_prep.workers.pool import Engine, Failure
@@ -88,9 +88,9 @@ def results_of(
         yield index, name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
 
 
-def all_pictures(
+def measured_images(
     names: Texts, keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
-) -> tuple[Pictures, np.ndarray, list[Rejected]]:
+) -> tuple[MeasuredImages, np.ndarray, list[Rejected]]:
     """Returns what decodes, in the order of the names, which of these it is, and the rest with its reasons."""
     store = Store(folder)
     places = store.places(keys)
@@ -105,4 +105,4 @@ def all_pictures(
                 rejected.append(Rejected(names[index], reason, detail))
                 is_good[index] = False
     good = np.flatnonzero(is_good)
-    return read_pictures(store.parts, places[good], names.only(good)), good, rejected
+    return read_measured(store.parts, places[good], names.only(good)), good, rejected

@@ -6,38 +6,38 @@ import numpy as np
 
 from datasets_prep.config import QualityConfig
 from datasets_prep.measure.image import TRANSPARENT
-from datasets_prep.measure.store import Pictures
+from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Why
 
 
-def unusable(pictures: Pictures, config: QualityConfig) -> dict[int, Why]:
+def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
     """Returns the reason and the detail for every picture that is left out, by its index."""
-    short, long = np.minimum(pictures.width, pictures.height), np.maximum(pictures.width, pictures.height)
+    short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     found: dict[int, Why] = {}
-    for index in np.flatnonzero(pictures.score("deviation") < config.min_deviation):
-        deviation = pictures.score("deviation")[index]
+    for index in np.flatnonzero(images.score("deviation") < config.min_deviation):
+        deviation = images.score("deviation")[index]
         detail = f"one tone: levels deviate by {deviation:.2f} of 255, expected {config.min_deviation:g} or more"
-        if TRANSPARENT in pictures.notes.get(int(index), ()):
+        if TRANSPARENT in images.notes.get(int(index), ()):
             detail += "; it is partly transparent: use another --background, and --write.reencode png to keep it"
-        found[int(index)] = ("low_information", detail, float(pictures.score("deviation")[index]))
+        found[int(index)] = ("low_information", detail, float(images.score("deviation")[index]))
     for index in np.flatnonzero(long > config.max_aspect * short):
-        size = f"{pictures.width[index]} x {pictures.height[index]}"
+        size = f"{images.width[index]} x {images.height[index]}"
         found[int(index)] = ("bad_aspect", f"{size}, expected an aspect of at most {config.max_aspect:g}", None)
     for index in np.flatnonzero(short < config.min_side):
-        size = f"{pictures.width[index]} x {pictures.height[index]}"
+        size = f"{images.width[index]} x {images.height[index]}"
         found[int(index)] = ("too_small", f"{size}, expected sides of {config.min_side} or more", None)
-    flags = all_flags(pictures, config)
+    flags = all_flags(images, config)
     for name in config.reject:
         for index in np.flatnonzero(flags[name]):
-            detail = f"{name}: {flag_detail(pictures, name, int(index))}"
+            detail = f"{name}: {flag_detail(images, name, int(index))}"
             found.setdefault(int(index), ("flagged", detail, None))
     return found
 
 
-def all_flags(pictures: Pictures, config: QualityConfig) -> Mapping[str, np.ndarray]:
+def all_flags(images: MeasuredImages, config: QualityConfig) -> Mapping[str, np.ndarray]:
     """Returns, for every flag, which pictures [N] have it."""
-    short, long = np.minimum(pictures.width, pictures.height), np.maximum(pictures.width, pictures.height)
-    score = pictures.score
+    short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
+    score = images.score
     return {
         "small": short < config.flag_side,
         "long": long > config.flag_aspect * short,
@@ -56,8 +56,8 @@ FLAG_SCORES = {"dark": "brightness", "light": "brightness", "blurred": "detail",
 FLAG_SCORES |= {"compressed": "jpeg_quality", "blocks": "blocks", "border": "border", "animated": "frames"}
 
 
-def flag_detail(pictures: Pictures, flag: str, index: int) -> str:
+def flag_detail(images: MeasuredImages, flag: str, index: int) -> str:
     """Returns the figure behind a flag."""
     if flag in FLAG_SCORES:
-        return f"{FLAG_SCORES[flag]} {pictures.score(FLAG_SCORES[flag])[index]:.3g}"
-    return f"{pictures.width[index]} x {pictures.height[index]}"
+        return f"{FLAG_SCORES[flag]} {images.score(FLAG_SCORES[flag])[index]:.3g}"
+    return f"{images.width[index]} x {images.height[index]}"

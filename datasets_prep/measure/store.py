@@ -152,7 +152,7 @@ def as_row(key: bytes, result: Measured | Rejected) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class MeasuredImages:
     """The pictures that decode, in the order of their names, as columns of about 200 bytes a picture."""
 
     sources: Sequence[str]
@@ -201,14 +201,14 @@ class StoredCodes:
     The file has a block for each of the store's, in which the codes of one kind lie together.
     """
 
-    def __init__(self, pictures: Pictures, folder: Path) -> None:
-        self.shape = len(pictures), *CODES
+    def __init__(self, images: MeasuredImages, folder: Path) -> None:
+        self.shape = len(images), *CODES
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
         self._blocks: list[np.ndarray] = []
         """The pictures in each block."""
-        self._block = np.empty(len(pictures), np.int32)
-        self._place = np.empty(len(pictures), np.int32)
-        for rows, table in pictures.parts.rows(pictures.places, ["codes"]):
+        self._block = np.empty(len(images), np.int32)
+        self._place = np.empty(len(images), np.int32)
+        for rows, table in images.parts.rows(images.places, ["codes"]):
             codes = fixed_bytes(table["codes"], CODE_BYTES).view(np.uint64).reshape(-1, *CODES)
             self._file.write(codes.transpose(1, 0, 2).tobytes())
             self._block[rows], self._place[rows] = len(self._blocks), np.arange(len(rows))
@@ -242,7 +242,7 @@ class StoredCodes:
         return np.frombuffer(self._file.read(size), np.uint64).reshape(-1, CODES[1])
 
 
-def read_pictures(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> Pictures:
+def read_measured(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> MeasuredImages:
     """Returns those rows of the store, none of which is a rejection, as columns."""
     num = len(places)
     hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
@@ -264,7 +264,7 @@ def read_pictures(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> P
         suffix[rows] = [suffixes.setdefault(text, len(suffixes)) for text in texts["suffix"]]
         notes |= {int(row): tuple(each) for row, each in zip(rows, texts["notes"], strict=True) if each}
         captions |= {int(row): each for row, each in zip(rows, texts["caption"], strict=True) if each is not None}
-    return Pictures(
+    return MeasuredImages(
         sources, **hashes, **numbers, scores=scores, suffixes=list(suffixes), suffix=suffix, notes=notes,
         captions=captions, parts=parts, places=places,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from finetune.files import put_in_place, sync, unfinished
 Row = Mapping[str, object]
 NUM_THREADS = min(4, os.cpu_count() or 1)
 WRITTEN_AT_ONCE = 256
-PICTURE_FOLDERS = ("images", "train", "validation")
+IMAGE_FOLDERS = ("images", "train", "validation")
 """The last two where there are sides."""
 SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "caption_from")
 ROW_GROUP = 64
@@ -30,7 +30,7 @@ ROW_GROUP = 64
 GROUP_BYTES = 100_000_000
 
 
-def picture_bytes(
+def image_bytes(
     read: Callable[[str], bytes], row: Row, reencode: Literal["no", "png", "webp"], background: tuple[int, int, int]
 ) -> bytes:
     """Returns what is written for a row: the source's bytes, or the same picture saved anew without loss.
@@ -79,7 +79,7 @@ def write_files(
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             list(pool.map(write, range(start, min(start + WRITTEN_AT_ONCE, len(rows)))))
-    for name in PICTURE_FOLDERS:
+    for name in IMAGE_FOLDERS:
         if (output / name).is_dir():
             sync(output / name)
 
@@ -221,11 +221,11 @@ def as_table(
 ) -> pyarrow.Table:
     """Returns the rows with their pictures, and masks where there are any, as a table."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        pictures = list(pool.map(content, rows))
+        images = list(pool.map(content, rows))
     columns = [
         {name: row.get(name) for name in FEATURES}
         | {"image": {"bytes": data, "path": name_in_shard(row)}, "sha256": hashlib.sha256(data).hexdigest()}
-        for row, data in zip(rows, pictures, strict=True)
+        for row, data in zip(rows, images, strict=True)
     ]
     if mask_content is None:
         return pyarrow.Table.from_pylist(columns, schema_of(has_masks=False))

@@ -22,8 +22,8 @@ from datasets_prep.output.folder import (
     write_state,
 )
 from datasets_prep.output.images import (
-    PICTURE_FOLDERS,
-    picture_bytes,
+    IMAGE_FOLDERS,
+    image_bytes,
     remove_others,
     write_files,
     write_listing,
@@ -67,7 +67,7 @@ def publish(
     background = colour(config.background)
 
     def content(row: Mapping[str, object]) -> bytes:
-        return picture_bytes(read, row, config.write.reencode, background)
+        return image_bytes(read, row, config.write.reencode, background)
 
     before = read_state(own)
     check_unedited(output, before)
@@ -78,17 +78,17 @@ def publish(
         mask_rows = {str(row["source"]): row for row in kept.mask_rows()}
 
         def mask_content(row: Mapping[str, object]) -> bytes:
-            return picture_bytes(read, mask_rows[str(row["mask"])], "no", background)
+            return image_bytes(read, mask_rows[str(row["mask"])], "no", background)
 
         rows, files = in_shards(config, output, own, kept, content, mask_content if mask_rows else None)
     else:
         rows = kept.rows()
-        sizes = None if config.write.reencode != "no" else kept.pictures.num_bytes[kept.indices]
+        sizes = None if config.write.reencode != "no" else kept.images.num_bytes[kept.indices]
         write_files(output, rows, content, sizes)
         names = [kept.file_name(place) for place in range(len(kept))]
-        names += write_masks(output, kept.mask_rows(), lambda row: picture_bytes(read, row, "no", background))
+        names += write_masks(output, kept.mask_rows(), lambda row: image_bytes(read, row, "no", background))
         names += write_sidecars(output, rows) if config.write.txt else []
-        names += write_side_listings(output, rows) if kept.has_sides else []
+        names += write_side_listings(output, rows) if kept.has_split else []
         files: dict[str, set[str]] = {}
         for folder, _, name in (name.partition("/") for name in names):
             files.setdefault(folder, set()).add(name)
@@ -125,14 +125,14 @@ def in_shards(
     folder = own / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     order = sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place))
-    sides = {"train": [place for place in order if kept.split(place) != "validation"]}
-    sides["validation"] = [place for place in order if kept.split(place) == "validation"]
+    splits = {"train": [place for place in order if kept.split(place) != "validation"]}
+    splits["validation"] = [place for place in order if kept.split(place) == "validation"]
     shard_of, row_of = np.zeros(len(kept), np.int32), np.zeros(len(kept), np.int32)
     names: dict[str, int] = {}
-    num_bytes = kept.pictures.num_bytes[kept.indices]
-    for side, places in sides.items():
+    num_bytes = kept.images.num_bytes[kept.indices]
+    for split, places in splits.items():
         shards = write_shards(
-            folder, side, places, num_bytes, kept.rows(), content, config.write.shard_mb, mask_content
+            folder, split, places, num_bytes, kept.rows(), content, config.write.shard_mb, mask_content
         )
         for name, row, place in shards:
             shard_of[place], row_of[place] = names.setdefault(name, len(names)), row
@@ -149,7 +149,7 @@ def in_shards(
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
     """Removes pictures and shards that an earlier run wrote and this one does not list; other files stay."""
     remove_others(output, (), OWN_TEMPORARY)
-    for name, own_name in [*dict.fromkeys(PICTURE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
+    for name, own_name in [*dict.fromkeys(IMAGE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
         folder = output / name
         remove_others(folder, files.get(name, ()), own_name)
         if name not in files and folder.is_dir() and not any(folder.iterdir()):
@@ -158,8 +158,8 @@ def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
 
 def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
     """Returns README.md, by which `datasets.load_dataset(OUTPUT)` knows what to load."""
-    sides = sorted({name.partition("-")[0] for name in files.get("data", ())})
-    paths = [{"split": side, "path": f"data/{side}-*.parquet"} for side in sides]
+    splits = sorted({name.partition("-")[0] for name in files.get("data", ())})
+    paths = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     head = ["---"]
     if paths:
         head.append("configs: " + json.dumps([{"config_name": "default", "data_files": paths}]))

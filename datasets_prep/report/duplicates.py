@@ -13,7 +13,7 @@ from finetune.plurals import plural
 from finetune.report.page import nothing
 
 MOST_CLUSTERS = 100
-MOST_COPIES = 5
+MOST_DUPLICATES = 5
 
 COPIES = ("near_duplicate", "pixel_duplicate", "exact_duplicate")
 """The reasons that name another picture, those first that may be wrong."""
@@ -60,7 +60,7 @@ class Copies:
             row = self._kept[place] if place >= 0 else {"source": keeper}
             copies = np.frombuffer(self._numbers, np.uint32)[keys == key_of(keeper)]
             rows = (self._row(int(number)) for number in copies)
-            first = heapq.nsmallest(MOST_COPIES, rows, key=lambda row: (_score(row), str(row["source"])))
+            first = heapq.nsmallest(MOST_DUPLICATES, rows, key=lambda row: (_score(row), str(row["source"])))
             content += _cluster(row, first, len(copies), thumbnails)
         note = "The kept picture stands on the left. Point at a copy, or hold it, to see the kept one in its place."
         note += self._said_of_others(keys, shown)
@@ -98,7 +98,7 @@ def _doubt(row: Row) -> tuple[int, float]:
     return (COPIES.index(str(row["reason"])) if "reason" in row else 0, _score(row))
 
 
-def _cluster(keeper: Row, copies: Sequence[Row], num_copies: int, thumbnails: Thumbnails) -> str:
+def _cluster(keeper: Row, copies: Sequence[Row], num_duplicates: int, thumbnails: Thumbnails) -> str:
     kept = thumbnails.of(str(keeper["source"]))
     cards = [card(keeper, thumbnail_html(kept, is_fitted=True), ["<b>kept</b>" if "sha256" in keeper else ""])]
     for row in copies:
@@ -110,6 +110,6 @@ def _cluster(keeper: Row, copies: Sequence[Row], num_copies: int, thumbnails: Th
         lines = [f"{said}, score {value_text(_score(row))}", text_html(row.get("detail", ""))]
         # A file of the same bytes has the keeper's sha256, so that a decision would be about the keeper.
         cards.append(card(row, picture, lines, can_decide=row.get("reason") != "exact_duplicate"))
-    if num_copies > len(copies):
-        cards.append(f'<p class="note">and {num_copies - len(copies):,} more</p>')
+    if num_duplicates > len(copies):
+        cards.append(f'<p class="note">and {num_duplicates - len(copies):,} more</p>')
     return f'<div class="card cluster{" several" if len(cards) > 3 else ""}">{"".join(cards)}</div>'

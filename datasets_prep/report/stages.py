@@ -21,7 +21,7 @@ from datasets_prep.report.pieces import (
 from finetune.plurals import plural
 from finetune.report.page import nothing
 
-MOST_REJECTED_PICTURES = 24
+MOST_REJECTED_IMAGES = 24
 MOST_REJECTED_ROWS = 100
 
 MEANINGS = {
@@ -140,7 +140,7 @@ class LeftOut:
         cards = []
         for index, row in enumerate(rows):
             # One picture that cannot be read is enough to know of a reason such as truncated.
-            thumbnail = thumbnails.of(str(row["source"])) if index < MOST_REJECTED_PICTURES else None
+            thumbnail = thumbnails.of(str(row["source"])) if index < MOST_REJECTED_IMAGES else None
             lines = [text_html(row.get("detail", ""))]
             if row.get("duplicate_of") is not None:
                 lines.append(f"copy of {name_html(row['duplicate_of'])}, score {value_text(row.get('score') or 0)}")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets_prep.output.images import PICTURE_FOLDERS
+from datasets_prep.output.images import IMAGE_FOLDERS
 from finetune.report.page import POLICY
 
 SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
@@ -36,7 +36,7 @@ def served_page(folder: Path) -> bytes:
     return page.replace(POLICY.encode(), SERVED_POLICY.encode(), 1)
 
 
-def known_pictures(folder: Path, page: bytes) -> dict[str, Known]:
+def known_images(folder: Path, page: bytes) -> dict[str, Known]:
     """Returns, by sha256, the pictures that the page shows: a set of millions needs no more memory than its page."""
     shown = {match.decode("ascii") for match in re.findall(rb' data-sha="([0-9a-f]{64})"', page)}
     known: dict[str, Known] = {}
@@ -63,5 +63,5 @@ def _picture(folder: Path, file_name: object) -> Path | None:
     if not isinstance(file_name, str) or "\0" in file_name:
         return None
     path = (folder / file_name).resolve()
-    is_picture = any(path.is_relative_to((folder / name).resolve()) for name in PICTURE_FOLDERS)
-    return path if is_picture and path.is_file() else None
+    is_image = any(path.is_relative_to((folder / name).resolve()) for name in IMAGE_FOLDERS)
+    return path if is_image and path.is_file() else None

@@ -15,7 +15,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from datasets_prep.decisions import append_decision, checked, read_lines
-from datasets_prep.review.folder import known_pictures, served_page
+from datasets_prep.review.folder import known_images, served_page
 from finetune.data.listing import Findings
 from finetune.plurals import plural
 
@@ -63,7 +63,7 @@ class ReviewServer(ThreadingHTTPServer):
 
     def __init__(self, prepared_folder: Path, port: int = 0) -> None:
         self.page = served_page(prepared_folder)
-        self.known = known_pictures(prepared_folder, self.page)
+        self.known = known_images(prepared_folder, self.page)
         self.token = secrets.token_urlsafe(24)
         self.num_written = 0
         self._path = prepared_folder / "decisions.jsonl"
@@ -129,7 +129,7 @@ class _Request(BaseHTTPRequestHandler):
         elif path == "/decisions":
             self._answer(HTTPStatus.OK, json.dumps(self._review.lines).encode("ascii"), "application/json")
         elif path.startswith("/picture/"):
-            self._send_picture(path.removeprefix("/picture/"))
+            self._send_image(path.removeprefix("/picture/"))
         else:
             self._say(HTTPStatus.NOT_FOUND, "there is no such page")
 
@@ -181,7 +181,7 @@ class _Request(BaseHTTPRequestHandler):
             return None
         return parts.path
 
-    def _send_picture(self, sha256: str) -> None:
+    def _send_image(self, sha256: str) -> None:
         known = self._review.known.get(sha256)
         if known is None or known.path is None or known.path.suffix.lower() not in TYPES:
             self._say(HTTPStatus.NOT_FOUND, "there is no such picture here, or none that browsers show")

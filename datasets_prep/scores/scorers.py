@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets_prep.captioners.base import digest
 from datasets_prep.vision.batches import in_batches
-from datasets_prep.vision.models import PICTURE_AND_TEXT, VisionModel, features, image_inputs
+from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
 
 VERSION = 1
 """Raised when the same model gives other scores."""
@@ -77,8 +77,8 @@ def scores_of(
     batch_size: int,
 ) -> Iterator[tuple[int, float]]:
     """Returns pictures' scores in order, to five digits; pictures without a caption have none where that is needed."""
-    scored = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
-    if not scored:
+    model_score = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
+    if not model_score:
         return
     scorer.load()
 
@@ -86,7 +86,7 @@ def scores_of(
         return scorer.score([image for image, _ in pairs], [caption for _, caption in pairs])
 
     option = f"scores.{scorer.name}_model"
-    found = in_batches(lambda index: (load(index), captions.get(index, "")), compute, scored, batch_size, option)
+    found = in_batches(lambda index: (load(index), captions.get(index, "")), compute, model_score, batch_size, option)
     for index, score in found:
         if score != score:
             raise ValueError(f"{option}: the model gives no number (NaN). Its weights are broken.")
@@ -174,10 +174,10 @@ class AgreementScorer:
     def __init__(self, model: str) -> None:
         self._model_files = VisionModel("scores.clip_model", model)
         self._config = self._model_files.config()
-        if self._config.model_type not in PICTURE_AND_TEXT:
+        if self._config.model_type not in IMAGE_AND_TEXT:
             raise ValueError(
                 f"scores.clip_model: {model} is a model of type {self._config.model_type}, expected one of "
-                f"{', '.join(PICTURE_AND_TEXT)}."
+                f"{', '.join(IMAGE_AND_TEXT)}."
             )
         self._processor = self._model_files.image_processor()
         self._tokenizer = self._model_files.tokenizer()

@@ -9,12 +9,12 @@ from datasets_prep.config import ScoresConfig
 from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
 from datasets_prep.records import Why
-from datasets_prep.selection import Sorting
+from datasets_prep.selection import Selection
 from datasets_prep.source_metadata import Captions
 from finetune.data.listing import Findings
 
 LIMITS = {"aesthetic": "min_aesthetic", "nsfw": "max_nsfw", "watermark": "max_watermark", "clip": "min_clip"}
-OF_PICTURES = ("aesthetic", "nsfw", "watermark")
+OF_IMAGES = ("aesthetic", "nsfw", "watermark")
 
 
 def models_of(config: ScoresConfig) -> dict[str, str]:
@@ -39,19 +39,19 @@ def limit_of(config: ScoresConfig, name: str) -> float | None:
     return limits[name]
 
 
-def score_pictures(
-    sorting: Sorting, config: ScoresConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
+def score_images(
+    selection: Selection, config: ScoresConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Returns the scores [N] that need no captions, by name; NaN for pictures that are out."""
     return {
-        name: scored(name, model, sorting, config, None, own, loader, findings, progress)
+        name: model_score(name, model, selection, config, None, own, loader, findings, progress)
         for name, model in models_of(config).items()
-        if name in OF_PICTURES
+        if name in OF_IMAGES
     }
 
 
-def score_texts(
-    sorting: Sorting,
+def score_captions(
+    selection: Selection,
     config: ScoresConfig,
     captions: Captions,
     own: Path,
@@ -61,16 +61,16 @@ def score_texts(
 ) -> dict[str, np.ndarray]:
     """Returns how well pictures [N] and their captions agree, if that is asked for."""
     return {
-        name: scored(name, model, sorting, config, captions, own, loader, findings, progress)
+        name: model_score(name, model, selection, config, captions, own, loader, findings, progress)
         for name, model in models_of(config).items()
-        if name not in OF_PICTURES
+        if name not in OF_IMAGES
     }
 
 
-def scored(
+def model_score(
     name: str,
     model: str,
-    sorting: Sorting,
+    selection: Selection,
     config: ScoresConfig,
     captions: Captions | None,
     own: Path,
@@ -81,15 +81,15 @@ def scored(
     """Returns one score [N] and leaves out what is beyond its limit."""
     from datasets_prep.scores.scorers import make_scorer, scores_of
 
-    result = np.full(len(sorting.pictures), np.nan)
-    inside = [int(index) for index in np.flatnonzero(sorting.is_in)]
+    result = np.full(len(selection.images), np.nan)
+    inside = [int(index) for index in np.flatnonzero(selection.is_in)]
     scorer = make_scorer(name, model)
     cache = JsonLines(own / "scores.jsonl", findings)
     texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
     if captions is not None:
         inside = [index for index in inside if texts[index]]  # nothing agrees or disagrees with no caption
     keys = {
-        index: f"{name} {scorer.identity()} {sorting.pictures.seen(index).hex()[:32]} {texts[index]}"
+        index: f"{name} {scorer.identity()} {selection.images.seen(index).hex()[:32]} {texts[index]}"
         for index in inside
     }
     missing = [index for index in inside if cache.get(keys[index]) is None]
@@ -105,7 +105,7 @@ def scored(
     limit = limit_of(config, name)
     if limit is not None:
         found = {index: why for index in inside if (why := beyond(name, float(result[index]), limit)) is not None}
-        sorting.leave_out(f"score: {name}", found, f"beyond the limit {limit:g}")
+        selection.reject(f"score: {name}", found, f"beyond the limit {limit:g}")
     return result
 
 

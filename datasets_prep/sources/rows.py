@@ -30,7 +30,7 @@ class SavedRows:
 
     locations: Mapping[str, tuple[str, str]]
     """What stands before the names, with "/" at its end or empty -> folder or Hub id, and split."""
-    pictures: Mapping[str, PictureSource]
+    images: Mapping[str, PictureSource]
     """The same -> where to read."""
     name: str
     image_column: str
@@ -70,8 +70,8 @@ class SavedRows:
         return {name: entries[name] for name in sources}
 
     def read(self, source: str) -> bytes:
-        prefix = "" if "" in self.pictures else source.partition("/")[0] + "/"
-        return self.pictures[prefix].read(source.removeprefix(prefix))
+        prefix = "" if "" in self.images else source.partition("/")[0] + "/"
+        return self.images[prefix].read(source.removeprefix(prefix))
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def saved_rows(
     """Opens data sets, given as prefix -> (location, split); ValueError where one or its image column is missing."""
     from finetune.data.hub import row_source
 
-    pictures: dict[str, PictureSource] = {}
+    images: dict[str, PictureSource] = {}
     for prefix, (location, split) in locations.items():
         rows = _opened(location, split, image_column)
         source = row_source(rows, image_column, location)
-        pictures[prefix] = _arrow_files(rows, image_column, source.roots) or source
-    return SavedRows(locations, pictures, name, image_column, caption_column)
+        images[prefix] = _arrow_files(rows, image_column, source.roots) or source
+    return SavedRows(locations, images, name, image_column, caption_column)
 
 
 def _opened(location: str, split: str, image_column: str) -> Dataset:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets_prep.config import BucketsConfig, SplitConfig
-from datasets_prep.measure.store import Pictures
+from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import BucketRow
 from datasets_prep.rows import Kept
-from datasets_prep.selection import Sorting
-from datasets_prep.source_metadata import Brought
+from datasets_prep.selection import Selection
+from datasets_prep.source_metadata import SourceMetadata
 from datasets_prep.split.held_out import folders_of, groups_of, held_out
 from finetune.data.images.decode import cover_scale, crop_loss
 from finetune.data.listing import Findings
@@ -19,13 +19,13 @@ from finetune.plurals import plural
 NUM_EXAMPLES = 6
 
 
-def sizes_of(pictures: Pictures, kept: np.ndarray, config: BucketsConfig) -> list[tuple[int, int]]:
+def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) -> list[tuple[int, int]]:
     """Returns the training size (width, height) of each of the kept pictures."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     by_shape: dict[tuple[int, int], tuple[int, int]] = {}
     found = []
     for index in kept:
-        shape = int(pictures.width[index]), int(pictures.height[index])
+        shape = int(images.width[index]), int(images.height[index])
         if shape not in by_shape:
             by_shape[shape] = nearest_size(*shape, sizes)
         found.append(by_shape[shape])
@@ -45,7 +45,7 @@ def bucket_rows(kept: Kept) -> list[BucketRow]:
         shapes = {place: shape_of(kept, place) for place in members[size]}
         losses = {place: crop_loss(*shape, *size) for place, shape in shapes.items()}
         worst = sorted(losses, key=lambda place: (-losses[place], place))[:NUM_EXAMPLES]
-        examples = tuple(kept.pictures.sources[int(kept.indices[place])] for place in worst)
+        examples = tuple(kept.images.sources[int(kept.indices[place])] for place in worst)
         upscaled = sum(cover_scale(*shape, *size) > 1 for shape in shapes.values())
         table.append(BucketRow(*size, len(losses), sum(losses.values()) / len(losses), upscaled, examples))
     return table
@@ -54,11 +54,15 @@ def bucket_rows(kept: Kept) -> list[BucketRow]:
 def shape_of(kept: Kept, place: int) -> tuple[int, int]:
     """Returns width and height of a kept picture."""
     index = int(kept.indices[place])
-    return int(kept.pictures.width[index]), int(kept.pictures.height[index])
+    return int(kept.images.width[index]), int(kept.images.height[index])
 
 
-def sides(
-    sorting: Sorting, brought: Brought, kept: Sequence[int] | np.ndarray, config: SplitConfig, findings: Findings
+def split_images(
+    selection: Selection,
+    metadata: SourceMetadata,
+    kept: Sequence[int] | np.ndarray,
+    config: SplitConfig,
+    findings: Findings,
 ) -> np.ndarray | None:
     """Returns which of the kept pictures [K] are held out, None where no share was asked for.
 
@@ -67,14 +71,14 @@ def sides(
     if config.share == 0:
         return None
     place_of = {int(index): place for place, index in enumerate(kept)}
-    pairs = [(index, copy.keeper) for index, copy in sorting.reported.items()] + sorting.links
+    pairs = [(index, duplicate.keeper) for index, duplicate in selection.reported.items()] + selection.links
     links = [(place_of[left], place_of[right]) for left, right in pairs if left in place_of and right in place_of]
-    sources = [sorting.pictures.sources[int(index)] for index in kept]
+    sources = [selection.images.sources[int(index)] for index in kept]
     folders = folders_of(sources) if config.group == "folder" else None
     groups = groups_of(len(sources), links, folders)
     result = held_out(groups, sources, config.share, config.seed)
     for place, index in enumerate(map(int, kept)):  # what the source says of one picture holds for its group
-        entry = brought.special.get(index)
+        entry = metadata.special.get(index)
         if entry is not None and entry.split is not None:
             result[groups == groups[place]] = entry.split == "validation"
     if not result.any():

@@ -10,7 +10,7 @@ from datasets_prep.captioners.generation import device_name, load_part
 from datasets_prep.captioners.model_files import ModelFiles, find_model
 from finetune.plurals import plural
 
-PICTURE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
+IMAGE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
 """Types of models that put pictures and texts into one space."""
 
 

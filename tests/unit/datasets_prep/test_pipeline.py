@@ -22,12 +22,12 @@ from datasets_prep.config import (
 from datasets_prep.decisions import Decision, append_decision
 from datasets_prep.duplicates import appearances
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import Parts, Pictures
+from datasets_prep.measure.store import MeasuredImages, Parts
 from datasets_prep.pipeline import prepare, shard_of
 from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
 from datasets_prep.report.thumbnails import small_image
-from datasets_prep.selection import Sorting
+from datasets_prep.selection import Selection
 from finetune.config.parse.command_line import dump, parse
 from finetune.data.manifest import read_manifest
 from finetune.similarity.agreement import look_at
@@ -360,19 +360,19 @@ def test_damaged_measurements_are_made_anew(config: PrepConfig) -> None:
 
 
 def test_copies_of_a_keeper_that_is_left_out_later_share_its_reason() -> None:
-    sorting = Sorting(pictures_of("a", "b"), np.ones(2, bool), np.zeros(2, bool))
-    sorting.merge("pixels", {1: Duplicate(0, "pixel_duplicate", 1.0, "same pixels")}, "same")
-    sorting.leave_out("score", {0: ("low_score", "nsfw 0.9, expected at most 0.5", 0.9)}, "beyond")
-    by_source = {line.source: line for line in sorting.rejections()}
+    selection = Selection(pictures_of("a", "b"), np.ones(2, bool), np.zeros(2, bool))
+    selection.reject_duplicates("pixels", {1: Duplicate(0, "pixel_duplicate", 1.0, "same pixels")}, "same")
+    selection.reject("score", {0: ("low_score", "nsfw 0.9, expected at most 0.5", 0.9)}, "beyond")
+    by_source = {line.source: line for line in selection.rejections()}
     assert by_source["b"].reason == "low_score" and by_source["b"].duplicate_of is None
     assert "as a, which it repeats" in by_source["b"].detail
-    assert sorting.figures[-1] == ("score", 1, 0, "1 beyond")
+    assert selection.figures[-1] == ("score", 1, 0, "1 beyond")
 
 
-def pictures_of(*sources: str) -> Pictures:
+def pictures_of(*sources: str) -> MeasuredImages:
     """Pictures of which nothing but the names matters."""
     num = len(sources)
-    return Pictures(
+    return MeasuredImages(
         sources=sources,
         sha256=np.zeros((num, 32), np.uint8),
         pixels_sha256=np.zeros((num, 32), np.uint8),

@@ -145,7 +145,7 @@ def test_large_files_are_told_apart_by_samples(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"captioner": "blip", "model": "owner/none"}, "hf download owner/none"),
-        ({"captioner": "blip", "model": "./nowhere"}, "no folder"),
+        ({"captioner": "blip", "model": "./nowhere"}, "not a folder"),
         ({"captioner": "blip", "model": "{empty}"}, "no config.json"),
         ({"captioner": "llava", "model": "{blip}"}, "type blip, expected llava"),
         ({"captioner": "blip", "model": "{broken}"}, "complete"),

@@ -12,7 +12,7 @@ from datasets_prep.config import PrepConfig, QualityConfig, WriteConfig
 from datasets_prep.measure.figures import border, jpeg_quality
 from datasets_prep.measure.image import SCORES, Look, measure
 from datasets_prep.measure.quality import all_flags, unusable
-from datasets_prep.measure.store import Store, as_keys, read_pictures, write_part
+from datasets_prep.measure.store import Store, as_keys, read_measured, write_part
 from datasets_prep.pipeline import prepare
 from datasets_prep.records import Measured, Rejected
 from finetune.data.images.decode import open_rgb
@@ -155,7 +155,7 @@ def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
     keys = [bytes([number] * 16) for number in range(len(paths))]
     write_part(tmp_path, list(zip(keys, results, strict=True)))
     store = Store(tmp_path)
-    pictures = read_pictures(store.parts, store.places(as_keys(keys)), [path.name for path in paths])
+    pictures = read_measured(store.parts, store.places(as_keys(keys)), [path.name for path in paths])
     assert unusable(pictures, QualityConfig()) == {}
     flagged = {name: int(having.sum()) for name, having in all_flags(pictures, QualityConfig()).items() if having.any()}
     assert sum(flagged.values()) <= 1, flagged

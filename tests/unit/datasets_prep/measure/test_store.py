@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import Store, as_keys, read_pictures, row_key, write_part
+from datasets_prep.measure.store import Store, as_keys, read_measured, row_key, write_part
 from datasets_prep.records import Item, Measured, Rejected
 
 
@@ -26,7 +26,7 @@ def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path
     store = Store(tmp_path)
     places = store.places(keys_of("c", "x", "a"))
     assert (places >= 0).tolist() == [True, False, True]
-    pictures = read_pictures(store.parts, places[places >= 0], ["c", "a"])
+    pictures = read_measured(store.parts, places[places >= 0], ["c", "a"])
     assert pictures.width.tolist() == [22, 20]
     assert pictures.hex(0) == "0200" * 16
     assert pictures.score("detail").tolist() == [2.0, 0.0]
@@ -39,7 +39,7 @@ def test_codes_are_read_from_disk_by_kind_by_picture_and_by_choice(tmp_path: Pat
     for some in (names[3::2], names[::2], names[1:2]):  # parts in another order than the pictures
         write_part(tmp_path, [(row_key("1", Item(name, (1, 2))), result(name, int(name))) for name in some])
     store = Store(tmp_path)
-    codes = read_pictures(store.parts, store.places(keys_of(*names)), names).codes(tmp_path)
+    codes = read_measured(store.parts, store.places(keys_of(*names)), names).codes(tmp_path)
     whole = np.arange(48, dtype=np.uint64).reshape(12, 4) + np.arange(11, dtype=np.uint64)[:, None, None]
     some = np.array([7, 0, 10])
     assert codes.shape == whole.shape
@@ -69,7 +69,7 @@ def test_reasons_are_kept_and_the_same_rows_make_one_file(tmp_path: Path) -> Non
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.places(keys_of("a")).tolist() == [-1]
-    assert len(read_pictures(store.parts, np.zeros(0, int), [])) == 0
+    assert len(read_measured(store.parts, np.zeros(0, int), [])) == 0
 
 
 def test_a_key_with_zeros_at_its_end_is_found(tmp_path: Path) -> None:
