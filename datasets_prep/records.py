@@ -1,5 +1,6 @@
 """What the stages hand to each other: files, pictures with their measurements, copies, and what is left out."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -177,3 +178,8 @@ class BucketRow:
     num_upscaled: int
     examples: tuple[str, ...] = field(default=())
     """A few `source`s."""
+
+
+def sort_key(source: str) -> bytes:
+    """Return the bytes of a name, by which names are sorted."""
+    return os.fsencode(source)

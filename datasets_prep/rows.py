@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -146,8 +145,3 @@ class Kept:
         if self.is_held_out is None:
             return None
         return "validation" if self.is_held_out[place] else "train"
-
-
-def sort_key(source: str) -> bytes:
-    """Returns what names are sorted by: their bytes."""
-    return os.fsencode(source)

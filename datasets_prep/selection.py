@@ -8,8 +8,7 @@ import numpy as np
 
 from datasets_prep.decisions import Decided
 from datasets_prep.measure.store import MeasuredImages
-from datasets_prep.records import Duplicate, Rejected, Why
-from datasets_prep.rows import sort_key
+from datasets_prep.records import Duplicate, Rejected, Why, sort_key
 
 
 @dataclass

@@ -10,13 +10,11 @@ from datasets_prep.captions.cache import JsonLinesCache
 from datasets_prep.captions.generate import Picture, final_captions, unwritten, write_captions
 from datasets_prep.captions.name_words import name_in_words
 from datasets_prep.captions.own import made_caption, with_trigger
-from datasets_prep.config import CaptionsConfig, PrepConfig
+from datasets_prep.config import CaptionsConfig
+from datasets_prep.context import Context
 from datasets_prep.decisions import Decided
-from datasets_prep.measure.gather import Progress
-from datasets_prep.measure.loader import Loader
 from datasets_prep.selection import Selection
 from datasets_prep.source_metadata import Captions, SourceMetadata
-from finetune.data.listing import Findings
 
 
 def check_captioner(config: CaptionsConfig) -> str:
@@ -24,20 +22,12 @@ def check_captioner(config: CaptionsConfig) -> str:
     return "" if config.captioner == "file_name" else make_captioner(config).identity()
 
 
-def caption_all(
-    selection: Selection,
-    config: PrepConfig,
-    metadata: SourceMetadata,
-    decisions: Mapping[str, Decided],
-    own: Path,
-    loader: Loader,
-    findings: Findings,
-    progress: Progress,
-) -> Captions:
+def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
     """Returns the captions of every picture that is in, with the trigger in each.
 
     A keeper has the captions of its copies too, behind its own.
     """
+    config, selection, findings = context.config, context.selection, context.findings
     kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
 
     def existing(index: int) -> tuple[tuple[str, ...], str]:
@@ -53,7 +43,7 @@ def caption_all(
 
     options = config.captions
     asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
-    written, is_complete = written_captions(selection, options, asked, own, loader, findings, progress)
+    written, is_complete = written_captions(context, asked)
 
     def final() -> Iterator[tuple[Sequence[str], str]]:
         for index in map(int, kept):
@@ -89,30 +79,23 @@ def source_captions(
     return tuple(dict.fromkeys(inside)), "embedded"
 
 
-def written_captions(
-    selection: Selection,
-    config: CaptionsConfig,
-    asked: Sequence[int],
-    own: Path,
-    loader: Loader,
-    findings: Findings,
-    progress: Progress,
-) -> tuple[dict[int, list[str]], bool]:
+def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, list[str]], bool]:
     """Returns what the captioner writes for the pictures that need it, and whether it failed on none."""
     if not asked:
         return {}, True
-    sources, seen = selection.images.sources, selection.images.seen
+    config, findings = context.config.captions, context.findings
+    sources, seen = context.selection.images.sources, context.selection.images.seen
     images = [Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked]
-    cache, captioner = JsonLinesCache(own / "captions.jsonl", findings), make_captioner(config)
+    cache, captioner = JsonLinesCache(context.own / "captions.jsonl", findings), make_captioner(config)
     try:
         written = write_captions(
             captioner,
             config,
             images,
-            lambda index: loader.at_least(index, config.max_side),
+            lambda index: context.loader.at_least(index, config.max_side),
             cache,
             findings,
-            lambda done, total: progress("captioning", done, total),
+            lambda done, total: context.progress("captioning", done, total),
         )
         num_failed = len(unwritten(captioner, config, images, cache, findings))
     finally:

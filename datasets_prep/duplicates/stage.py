@@ -1,6 +1,6 @@
-"""Finds the copies among the pictures, and leaves them out or only names them."""
+"""Find the duplicates among the images, and reject or only name them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import PIL
 from datasets_prep.caches.content import ContentCache
 from datasets_prep.caches.lines import JsonLines
 from datasets_prep.config import DedupConfig
+from datasets_prep.context import Context
 from datasets_prep.duplicates.appearances import KeptBytes
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, with_best_keepers
@@ -22,7 +23,6 @@ from datasets_prep.duplicates.search import (
     near_duplicates,
     pixel_duplicates,
 )
-from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
 from datasets_prep.records import Duplicate
 from datasets_prep.selection import Selection
@@ -31,13 +31,13 @@ from finetune.extras import install_command
 from finetune.similarity.agreement import VERSION, can_verify
 
 SMALL_SET = 200
-"""Below that many pictures near duplicates are only reported: who has ten photographs crops them on purpose."""
+"""Below that many images near duplicates are only reported: who has ten photographs crops them on purpose."""
 FLAT_DEVIATION = 20.0
-"""Levels; pictures that deviate less have codes that say little."""
+"""Levels; images that deviate less have codes that say little."""
 
 
 def check_dedup(config: DedupConfig, findings: Findings) -> str:
-    """Returns what the search depends on; notes where the second look is missing, refuses levels that need it."""
+    """Return what the search depends on; warn or refuse where OpenCV is missing."""
     identity = f"{VERSION} {can_verify()}"
     if config.embed_model is not None:
         from datasets_prep.duplicates.embeddings import Embedder
@@ -55,72 +55,41 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
 
 
 def ordered(selection: Selection, has_caption: np.ndarray) -> np.ndarray:
-    """Returns the numbers of all pictures, the best first."""
+    """Return the numbers of all images, the best first."""
     images = selection.images
     num_pixels = images.width.astype(np.int64) * images.height
     return keep_order(num_pixels, images.num_bytes, has_caption, images.sources)
 
 
-def reject_equal(selection: Selection, has_caption: np.ndarray, loader: Loader) -> None:
-    """Leaves out what has the same bytes or pixels as another."""
+def reject_equal(context: Context, has_caption: np.ndarray) -> None:
+    """Reject what has the same bytes or pixels as another."""
+    selection = context.selection
     images, order = selection.images, ordered(selection, has_caption)
     exact = exact_duplicates(images.sha256, order[selection.is_in[order]])
     selection.reject_duplicates("exact duplicates", exact, "with the same bytes as another")
-    same = pixel_duplicates(images.pixels_sha256, order, selection.is_in, loader.whole)
+    same = pixel_duplicates(images.pixels_sha256, order, selection.is_in, context.loader.whole)
     selection.reject_duplicates("pixel duplicates", same, "with the same pixels as another")
 
 
-def reject_near_duplicates(
-    selection: Selection,
-    config: DedupConfig,
-    has_caption: np.ndarray,
-    has_split: bool,
-    own: Path,
-    loader: Loader,
-    findings: Findings,
-    progress: Progress,
-) -> None:
-    """Leaves near duplicates out, or only names them, as the options say.
+def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
+    """Reject near duplicates, or only name them, as the options say.
 
-    Where these stay and the pictures are to be split, copies of copies are linked too.
+    Where these stay and the images are to be split, duplicates of duplicates are linked too.
     """
+    selection, config, findings = context.selection, context.config.dedup, context.findings
     if config.level == "off":
         return
-    images = selection.images
     drops = config.near == "drop" or (config.near == "auto" and int(selection.is_in.sum()) >= SMALL_SET)
-    seen = PairScores(own / "pairs.jsonl", selection, findings)
-    kept = KeptAppearances(own / "appearances.sqlite", selection, findings)
-    codes = images.codes(own)
-    try:
-        found = near_duplicates(
-            SearchedImages(
-                codes,
-                ordered(selection, has_caption),
-                selection.is_in,
-                images.score("deviation") < FLAT_DEVIATION,
-                loader.small,
-                loader.whole,
-                embeddings_of(selection, config, own, loader, progress),
-            ),
-            SearchOptions(config.level, config.embed_similarity, with_links=has_split and not drops),
-            Known(seen, kept),
-            lambda done, total: progress("near duplicates", done, total),
-        )
-        if found.notice is not None:
-            findings.warn("near duplicates that may be missed", found.notice)
-        near = found.duplicates
-        near = best_kept(near, selection, has_caption, loader, kept)
-    finally:
-        seen.close()
-        kept.close()
-        codes.close()
+    with_links = context.config.split.share > 0 and not drops
+    options = SearchOptions(config.level, config.embed_similarity, with_links)
+    near, links = found_near_duplicates(context, has_caption, options)
     pixel_equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
     near = {index: duplicate for index, duplicate in near.items() if index not in pixel_equal}
     if pixel_equal:
         selection.reject_duplicates(
             "pixel duplicates", pixel_equal, "more with the same pixels, in another file format"
         )
-    selection.links += found.links
+    selection.links += links
     if drops:
         selection.reject_duplicates("near duplicates", near, "like another")
         return
@@ -132,10 +101,42 @@ def reject_near_duplicates(
         )
 
 
+def found_near_duplicates(
+    context: Context, has_caption: np.ndarray, options: SearchOptions
+) -> tuple[dict[int, Duplicate], Sequence[tuple[int, int]]]:
+    """Return the near duplicates of the best image of each group, and the links that a split needs."""
+    selection = context.selection
+    seen = StoredPairScores(context.own / "pairs.jsonl", selection, context.findings)
+    kept = StoredAppearances(context.own / "appearances.sqlite", selection, context.findings)
+    codes = selection.images.codes(context.own)
+    try:
+        found = near_duplicates(
+            SearchedImages(
+                codes,
+                ordered(selection, has_caption),
+                selection.is_in,
+                selection.images.score("deviation") < FLAT_DEVIATION,
+                context.loader.small,
+                context.loader.whole,
+                embeddings_of(context),
+            ),
+            options,
+            Known(seen, kept),
+            lambda done, total: context.progress("near duplicates", done, total),
+        )
+        if found.notice is not None:
+            context.findings.warn("near duplicates that may be missed", found.notice)
+        return best_kept(found.duplicates, selection, has_caption, context.loader, kept), found.links
+    finally:
+        seen.close()
+        kept.close()
+        codes.close()
+
+
 def best_kept(
     near: Mapping[int, Duplicate], selection: Selection, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
 ) -> dict[int, Duplicate]:
-    """Returns the near-duplicates as repeats of the best image of their group; those of equal pixels stay."""
+    """Return the near duplicates of the best image of their group; those of equal pixels stay."""
     images, ranks = selection.images, {int(number): rank for rank, number in enumerate(ordered(selection, has_caption))}
     quality = images.score("jpeg_quality")
     equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
@@ -158,11 +159,10 @@ def with_compared(
     """
     result: dict[int, Duplicate] = {}
     for number, duplicate in found.items():
-        other = (
-            duplicate.keeper if number not in near else number
-        )  # the first of a group was compared with its best image,
+        # the first of a group was compared with its best image, or with the one through which that joined
+        other = duplicate.keeper if number not in near else number
         through = near[other].compared_with
-        if number not in near and through is not None:  # or with the one through which that joined
+        if number not in near and through is not None:
             other = through
         compared = near[other].keeper if through is None else through
         pair, detail = near[other], near[other].detail
@@ -173,29 +173,28 @@ def with_compared(
 
 
 def pair(selection: Selection, index: int, duplicates: Mapping[int, Duplicate]) -> str:
-    """Returns both names of a pair."""
+    """Return both names of a pair."""
     return f"{selection.images.sources[index]} of {selection.images.sources[duplicates[index].keeper]}"
 
 
-def embeddings_of(
-    selection: Selection, config: DedupConfig, own: Path, loader: Loader, progress: Progress
-) -> np.ndarray | None:
-    """Returns what the vision model makes of the pictures [N D], zeros where one is out; None at other levels."""
+def embeddings_of(context: Context) -> np.ndarray | None:
+    """Return the vision model's embeddings [N D], zeros for images that are out; None at other levels."""
+    selection, config = context.selection, context.config.dedup
     if config.level != "embed":
         return None
     from datasets_prep.duplicates.embeddings import cached_embeddings
 
     assert config.embed_model is not None
     inside = np.flatnonzero(selection.is_in)
-    keys = [selection.images.seen(int(index)) for index in inside]
-    found = cached_embeddings(config.embed_model, keys, [int(index) for index in inside], loader.small, own, progress)
+    keys, indices = [selection.images.seen(int(index)) for index in inside], [int(index) for index in inside]
+    found = cached_embeddings(config.embed_model, keys, indices, context.loader.small, context.own, context.progress)
     result = np.zeros((len(selection.images), found.shape[1]), np.float32)
     result[inside] = found
     return result
 
 
-class KeptAppearances:
-    """What is slow to find of an image, kept by its content, across runs."""
+class StoredAppearances:
+    """Descriptors of images that are slow to find, kept by content across runs."""
 
     def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._cache = ContentCache(path, findings)
@@ -218,8 +217,8 @@ class KeptAppearances:
         return f"{self._seen(number).hex()[:32]} {what} {self._suffix}"
 
 
-class PairScores:
-    """How well pairs of pictures agreed when they were looked at, kept by what the pictures hold."""
+class StoredPairScores:
+    """Agreements of pairs of images, kept by content across runs."""
 
     def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._lines = JsonLines(path, findings)

@@ -1,17 +1,12 @@
-"""Has learned scorers look at the pictures that are still in, and leaves out what they score too low or too high."""
-
-from pathlib import Path
+"""Score the images that are still in with models, and reject what is beyond a limit."""
 
 import numpy as np
 
 from datasets_prep.caches.lines import JsonLines
 from datasets_prep.config import ScoresConfig
-from datasets_prep.measure.gather import Progress
-from datasets_prep.measure.loader import Loader
+from datasets_prep.context import Context
 from datasets_prep.records import Why
-from datasets_prep.selection import Selection
 from datasets_prep.source_metadata import Captions
-from finetune.data.listing import Findings
 
 LIMITS = {"aesthetic": "min_aesthetic", "nsfw": "max_nsfw", "watermark": "max_watermark", "clip": "min_clip"}
 OF_IMAGES = ("aesthetic", "nsfw", "watermark")
@@ -39,64 +34,40 @@ def limit_of(config: ScoresConfig, name: str) -> float | None:
     return limits[name]
 
 
-def score_images(
-    selection: Selection, config: ScoresConfig, own: Path, loader: Loader, findings: Findings, progress: Progress
-) -> dict[str, np.ndarray]:
-    """Returns the scores [N] that need no captions, by name; NaN for pictures that are out."""
+def score_images(context: Context) -> dict[str, np.ndarray]:
+    """Return the scores [N] that need no captions, by name; NaN for images that are out."""
+    models = models_of(context.config.scores)
+    return {name: model_score(context, name, model, None) for name, model in models.items() if name in OF_IMAGES}
+
+
+def score_captions(context: Context, captions: Captions) -> dict[str, np.ndarray]:
+    """Return how well images [N] and their captions agree, if that is configured."""
+    models = models_of(context.config.scores)
     return {
-        name: model_score(name, model, selection, config, None, own, loader, findings, progress)
-        for name, model in models_of(config).items()
-        if name in OF_IMAGES
+        name: model_score(context, name, model, captions) for name, model in models.items() if name not in OF_IMAGES
     }
 
 
-def score_captions(
-    selection: Selection,
-    config: ScoresConfig,
-    captions: Captions,
-    own: Path,
-    loader: Loader,
-    findings: Findings,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
-    """Returns how well pictures [N] and their captions agree, if that is asked for."""
-    return {
-        name: model_score(name, model, selection, config, captions, own, loader, findings, progress)
-        for name, model in models_of(config).items()
-        if name not in OF_IMAGES
-    }
-
-
-def model_score(
-    name: str,
-    model: str,
-    selection: Selection,
-    config: ScoresConfig,
-    captions: Captions | None,
-    own: Path,
-    loader: Loader,
-    findings: Findings,
-    progress: Progress,
-) -> np.ndarray:
-    """Returns one score [N] and leaves out what is beyond its limit."""
+def model_score(context: Context, name: str, model: str, captions: Captions | None) -> np.ndarray:
+    """Return one score [N] and reject what is beyond its limit."""
     from datasets_prep.scores.scorers import make_scorer, scores_of
 
+    selection, config = context.selection, context.config.scores
     result = np.full(len(selection.images), np.nan)
     inside = [int(index) for index in np.flatnonzero(selection.is_in)]
     scorer = make_scorer(name, model)
-    cache = JsonLines(own / "scores.jsonl", findings)
     texts = {index: "" if captions is None else captions.of(index)[0] for index in inside}
     if captions is not None:
         inside = [index for index in inside if texts[index]]  # nothing agrees or disagrees with no caption
-    keys = {
-        index: f"{name} {scorer.identity()} {selection.images.seen(index).hex()[:32]} {texts[index]}"
-        for index in inside
-    }
+    identity, seen = scorer.identity(), selection.images.seen
+    keys = {index: f"{name} {identity} {seen(index).hex()[:32]} {texts[index]}" for index in inside}
+    cache = JsonLines(context.own / "scores.jsonl", context.findings)
     missing = [index for index in inside if cache.get(keys[index]) is None]
+    scores = scores_of(scorer, missing, context.loader.small, texts, config.batch_size)
     try:
-        for done, (index, score) in enumerate(scores_of(scorer, missing, loader.small, texts, config.batch_size), 1):
+        for done, (index, score) in enumerate(scores, 1):
             cache.put(keys[index], score)
-            progress(f"scoring ({name})", done, len(missing))
+            context.progress(f"scoring ({name})", done, len(missing))
         for index in inside:
             value = cache.get(keys[index])
             result[index] = np.nan if value is None else value

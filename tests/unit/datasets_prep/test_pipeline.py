@@ -21,9 +21,10 @@ from datasets_prep.config import (
 )
 from datasets_prep.decisions import Decision, append_decision
 from datasets_prep.duplicates import appearances
+from datasets_prep.inputs import shard_of
 from datasets_prep.measure.image import SCORES
 from datasets_prep.measure.store import MeasuredImages, Parts
-from datasets_prep.pipeline import prepare, shard_of
+from datasets_prep.pipeline import prepare
 from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
 from datasets_prep.report.thumbnails import small_image
