@@ -5,13 +5,13 @@ belongs to: measurements, pairs that were compared, captions, scores of models. 
 images, repeats only what is cheap, and always comes to the same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from datasets_prep.captions.stage import caption_all, check_captioner
-from datasets_prep.config import PrepConfig
+from datasets_prep.config import LintConfig, PrepConfig
 from datasets_prep.context import Context
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.duplicates.stage import check_dedup, reject_equal, reject_near_duplicates
@@ -61,8 +61,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     source = open_source(
         given, reading=reading, image_column=config.image_column, output=output, follow_links=config.follow_links
     )
-    token_counter(config.lint)
-    models = [check_captioner(config.captions), check_dedup(config.dedup, findings), *check_scores(config.scores)]
+    models = check_models(config, findings)
     with workplace(output, is_shard=config.shard is not None) as own:
         decisions = read_decisions(output / "decisions.jsonl", findings)
         files = list_files(config, source, [*models, *map(repr, sorted(decisions.items()))], findings)
@@ -88,6 +87,32 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         described = Described(metadata, masks, captions, model_scores)
         state = write_result(context, output, State(inputs, {}), described, rejected)
         return Outcome(state.num_pictures, state.rejected, findings.warnings, is_new=True)
+
+
+def check_models(config: PrepConfig, findings: Findings) -> list[str]:
+    """Return what the result depends on of models and packages; refuse all that cannot be used at once."""
+    checks: tuple[Callable[[], list[str]], ...] = (
+        lambda: check_tokenizer(config.lint),
+        lambda: [check_captioner(config.captions)],
+        lambda: [check_dedup(config.dedup, findings)],
+        lambda: check_scores(config.scores),
+    )
+    found: list[str] = []
+    problems: list[str] = []
+    for check in checks:
+        try:
+            found += check()
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return found
+
+
+def check_tokenizer(config: LintConfig) -> list[str]:
+    """Refuse a tokenizer that cannot be loaded; the result depends on its option alone."""
+    token_counter(config)
+    return []
 
 
 def run_stages(

@@ -14,8 +14,10 @@ from datasets_prep.config import (
     CaptionsConfig,
     DedupConfig,
     LimitsConfig,
+    LintConfig,
     PrepConfig,
     QualityConfig,
+    ScoresConfig,
     SplitConfig,
     WriteConfig,
 )
@@ -463,6 +465,25 @@ def test_a_source_without_pictures_is_refused_with_the_reasons(tmp_path: Path) -
 def test_options_that_make_no_sense_are_refused(arguments: list[str], useful: str) -> None:
     with pytest.raises(ValueError, match=useful):
         parse(PrepConfig, ["--source", "raw", "--output", "x", *arguments], program="prep")
+
+
+def test_all_problems_of_the_options_are_told_at_once() -> None:
+    arguments = ["--source", "raw", "--output", "x", "--quality.max_aspect", "0.5", "--background", "nocolour"]
+    arguments += ["--captions.captioner", "blip", "--captions.threshold", "2", "--workers", "many"]
+    with pytest.raises(ValueError) as found:
+        parse(PrepConfig, arguments, program="prep")
+    named = [line.partition(":")[0] for line in str(found.value).splitlines()]
+    assert named == ["workers", "background", "quality.max_aspect", "captions.threshold", "captions.model"]
+
+
+def test_all_models_that_cannot_be_used_are_told_at_once(config: PrepConfig, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none")
+    options = {"captions": CaptionsConfig("blip", model=missing), "lint": LintConfig(missing)}
+    with pytest.raises(ValueError) as found:
+        prepare(replace(config, scores=ScoresConfig(nsfw_model=missing), **options))
+    named = [line.partition(":")[0] for line in str(found.value).splitlines()]
+    assert named == ["lint.tokenizer", "captions.model", "scores.nsfw_model"]
+    assert not config.output.exists()
 
 
 def test_what_yaml_makes_of_off_and_no_is_understood(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Options of captions and what they are checked against."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets_prep.config.checks import not_positive, not_share, not_utf8
+
+CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "llava", "wd_tagger", "http"]
+
+
+@dataclass(frozen=True)
+class CaptionsConfig:
+    """Where captions come from besides those that the pictures bring."""
+
+    captioner: CaptionerName = "file_name"
+    """What writes captions; file_name needs no model."""
+    mode: Literal["fill", "replace", "add"] = "fill"
+    """fill writes where there is none; replace writes all anew; add puts new ones behind those that are there."""
+    model: str | None = None
+    """Folder or Hub id of the captioner's model, or its name on the server."""
+    lines: Literal["alternatives", "joined", "first"] | None = None
+    """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
+    none is alternatives, but refuses paragraphs and wrapped sentences."""
+    kinds: tuple[Literal["short", "long", "tags"], ...] = ("long",)
+    """Captions to write for each picture, the first of which becomes its text."""
+    prompt: str | None = None
+    """Instruction to the model instead of the one that belongs to the kind."""
+    batch_size: int = 8
+    """Pictures at a time; halved where memory does not suffice."""
+    max_new_tokens: int = 256
+    """Most tokens of a caption."""
+    max_side: int = 768
+    """Pictures are shown to the model at this size at most."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the model; auto takes bfloat16 on a GPU and float32 on a CPU."""
+    threshold: float = 0.35
+    """Probability from which a tagger names a tag; characters need 0.85."""
+    url: str | None = None
+    """Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key, if it wants one."""
+    requests_in_flight: int = 8
+    """Requests that the server gets at a time."""
+    prefix: str = ""
+    """Text before every written caption."""
+    template: str = "{caption}"
+    """Text around every written caption; {caption} stands for it."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_positive("captions", batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
+        found += not_positive("captions", max_side=self.max_side, requests_in_flight=self.requests_in_flight)
+        found += not_share("captions", threshold=self.threshold)
+        found += not_utf8("captions.", prefix=self.prefix, template=self.template, prompt=self.prompt)
+        if "{caption}" not in self.template:
+            found.append(f"captions.template: got {self.template!r}, expected a text that holds {{caption}}.")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            found.append(f"captions.kinds: got {self.kinds}, expected some of short, long, tags, each once.")
+        return found + self._captioner_problems()
+
+    def _captioner_problems(self) -> list[str]:
+        """List the options that do not go with the captioner."""
+        found = []
+        if (self.captioner == "http") != (self.url is not None):
+            found.append(
+                f"captions: got captioner {self.captioner} and url {self.url}, expected http with an address, e.g. "
+                "http://127.0.0.1:8000/v1, or another captioner without."
+            )
+        if self.captioner == "file_name" and self.kinds and self.kinds != ("long",):
+            found.append(
+                f"captions.kinds: got {' '.join(self.kinds)}, but the captioner file_name writes one for each picture. "
+                "Name another captioner: captions.captioner."
+            )
+        if self.captioner == "file_name" and self.model is not None:
+            found.append(
+                f"captions.model: got {self.model}, but the captioner file_name has no model. Name another captioner: "
+                "captions.captioner."
+            )
+        if self.captioner != "file_name" and self.model is None:
+            found.append(
+                f"captions.model: missing, the captioner {self.captioner} needs the folder or id of its model."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class LintConfig:
+    """What captions are checked against; nothing of it leaves a picture out."""
+
+    tokenizer: str | None = None
+    """Folder or Hub id of the tokenizer of the model to be trained; without one tokens are estimated from the words."""
+    max_tokens: int = 75
+    """Longest caption; what CLIP reads in one piece."""
+    is_style_set: bool = False
+    """Whether the set is to teach a style, which captions should then not describe."""
+    boilerplate_share: float = 0.2
+    """A phrase of four words in more than this share of the captions counts as boilerplate."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_positive("lint", max_tokens=self.max_tokens)
+        return found + not_share("lint", boilerplate_share=self.boilerplate_share)

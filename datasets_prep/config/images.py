@@ -1,0 +1,143 @@
+"""Options that decide which images stay in."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets_prep.config.checks import not_positive, not_share
+
+FLAGS = ("small", "long", "dark", "light", "blurred", "upscaled", "compressed", "blocks", "border", "animated")
+"""What the quality gate says of pictures that it keeps."""
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """What a single file may cost; one that costs more is left out, and the rest goes on."""
+
+    pixels: int = 100 * 2**20
+    """Most pixels of a picture, read from its header before one is decoded."""
+    side: int = 32768
+    """Longest side in pixels."""
+    file_mb: float = 500.0
+    """Largest file."""
+    seconds: float = 30.0
+    """Longest time that reading and measuring one file may take."""
+    memory_gb: float = 4.0
+    """Address space that the process which decodes may add to what it starts with."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_positive("limits", side=self.side, file_mb=self.file_mb, seconds=self.seconds)
+        found += not_positive("limits", memory_gb=self.memory_gb)
+        if self.file_mb > 500:  # above it no part of the project reads an image
+            found.append(f"limits.file_mb: got {self.file_mb:g}, expected at most 500.")
+        if not 1 <= self.pixels <= 100 * 2**20:  # above it finetune.data.images.decode refuses, and so would training
+            found.append(f"limits.pixels: got {self.pixels}, expected 1 to {100 * 2**20} (as in training).")
+        return found
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """When a picture is left out, and when it is kept but flagged."""
+
+    min_side: int = 64
+    """Pictures with a side of fewer pixels are left out."""
+    max_aspect: float = 8.0
+    """Pictures longer than this many times their width, or wider, are left out."""
+    min_deviation: float = 4.0
+    """Pictures whose channels deviate less from their means, in levels of 255, show nothing and are left out."""
+    flag_side: int = 256
+    """A side of fewer pixels is flagged as small."""
+    flag_aspect: float = 4.0
+    """A longer aspect is flagged as long."""
+    flag_dark: float = 25.0
+    """A mean brightness below, in levels of 255, is flagged as dark."""
+    flag_light: float = 245.0
+    """A mean brightness above is flagged as light; drawings on white are often so."""
+    flag_blurred: float = 0.42
+    """Detail below is flagged as blurred: the share of the picture's own resolution that its edges use, 0 to 1."""
+    flag_upscaled: float = 0.56
+    """Where the spectrum ends below this share of the resolution, the picture is flagged as upscaled; what was enlarged
+    four times always is, what was enlarged twice in a quarter of the cases."""
+    flag_jpeg_quality: int = 50
+    """A JPEG saved with a lower quality is flagged as compressed."""
+    flag_blocks: float = 1.45
+    """Steps at every eighth pixel this many times those elsewhere are flagged as blocks, whatever the format is."""
+    flag_border: float = 0.02
+    """Borders of one tone on a share of a side above this are flagged as border."""
+    reject: tuple[str, ...] = ()
+    """Flags whose pictures are left out too, e.g. blurred blocks."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_positive("quality", min_side=self.min_side)
+        aspects = {"quality.max_aspect": self.max_aspect, "quality.flag_aspect": self.flag_aspect}
+        found += [
+            f"{name}: got {aspect:g}, expected 1 or more, long side by short side."
+            for name, aspect in aspects.items()
+            if not aspect >= 1  # nor nan
+        ]
+        found += not_share("quality", flag_blurred=self.flag_blurred, flag_upscaled=self.flag_upscaled)
+        found += not_share("quality", flag_border=self.flag_border)
+        unknown = sorted(set(self.reject) - set(FLAGS))
+        if unknown:
+            found.append(f"quality.reject: got {', '.join(unknown)}, expected some of {', '.join(FLAGS)}.")
+        return found
+
+
+@dataclass(frozen=True)
+class ScoresConfig:
+    """Learned scores, each off until a model is named; they run where torch finds a device."""
+
+    aesthetic_model: str | None = None
+    """transformers image classifier or regressor (folder or Hub id) whose score is the aesthetic one."""
+    min_aesthetic: float | None = None
+    """Pictures with a lower score are left out."""
+    nsfw_model: str | None = None
+    """transformers image classifier; the score is the probability of its label that names unsafe content."""
+    max_nsfw: float | None = None
+    """Pictures with a higher score are left out."""
+    watermark_model: str | None = None
+    """transformers image classifier; the score is the probability of its label that names a watermark."""
+    max_watermark: float | None = None
+    """Pictures with a higher score are left out."""
+    clip_model: str | None = None
+    """CLIP or SigLIP model that scores how well picture and caption agree."""
+    min_clip: float | None = None
+    """Pictures whose caption agrees less are left out."""
+    batch_size: int = 16
+    """Pictures at a time; halved where memory does not suffice."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        limits = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "max_watermark": "watermark", "min_clip": "clip"}
+        given = vars(self)
+        return not_positive("scores", batch_size=self.batch_size) + [
+            f"scores.{limit}: there is no model to give the score. Name one: scores.{name}_model."
+            for limit, name in limits.items()
+            if given[limit] is not None and given[f"{name}_model"] is None
+        ]
+
+
+@dataclass(frozen=True)
+class DedupConfig:
+    """Which pictures count as near copies of another, and what becomes of them; those of the same bytes always go."""
+
+    level: Literal["off", "fast", "thorough", "embed"] = "fast"
+    """fast finds edits of the whole picture, centre crops, mirrored and turned ones; thorough finds off-centre crops
+    and small turns as well; embed asks a vision model; off finds none."""
+    near: Literal["auto", "drop", "report"] = "auto"
+    """What becomes of near duplicates: drop keeps the best, report only names them; auto drops from 200 pictures on."""
+    embed_model: str | None = None
+    """transformers vision model (folder or Hub id) of the level embed, e.g. facebook/dinov2-base."""
+    embed_similarity: float = 0.6
+    """Cosine from which two pictures are looked at again in the level embed."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_share("dedup", embed_similarity=self.embed_similarity)
+        if (self.level == "embed") != (self.embed_model is not None):
+            found.append(
+                f"dedup: got level {self.level} and embed_model {self.embed_model}, expected both or neither. "
+                "Set dedup.level to embed and dedup.embed_model to a vision model."
+            )
+        return found

@@ -1,0 +1,66 @@
+"""Options of the result: split, training sizes, files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets_prep.config.checks import not_positive
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Pictures that are held out of training."""
+
+    share: float = 0.0
+    """Share of the pictures that get split "validation", 0 to 0.5. Near duplicates never stand on both sides."""
+    group: Literal["folder", "picture"] = "folder"
+    """What is held out together besides near duplicates: folders, where there are several, or nothing else."""
+    seed: int = 0
+    """Another number holds out others."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        if 0 <= self.share <= 0.5:
+            return []
+        return [f"split.share: got {self.share:g}, expected 0 to 0.5."]
+
+
+@dataclass(frozen=True)
+class BucketsConfig:
+    """The sizes that the report counts pictures for; as in the recipe's data options."""
+
+    resolution: int = 512
+    """Side of a square picture in training."""
+    bucket_step: int = 64
+    """Sides are multiples of it."""
+    max_aspect: float = 2.0
+    """Longest aspect ratio."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        if self.bucket_step >= 1 and self.resolution >= self.bucket_step and self.max_aspect >= 1:
+            return []
+        return [
+            f"buckets: got resolution {self.resolution}, bucket_step {self.bucket_step}, max_aspect "
+            f"{self.max_aspect:g}; expected a resolution of at least one step, and an aspect from 1."
+        ]
+
+
+@dataclass(frozen=True)
+class WriteConfig:
+    """The form of the result."""
+
+    format: Literal["auto", "folder", "parquet"] = "auto"
+    """folder holds a file a picture, parquet shards of the original bytes; auto takes shards above 10,000 pictures."""
+    shard_mb: float = 256.0
+    """Size of a shard."""
+    txt: bool = False
+    """Whether a .txt file with the captions stands beside every picture, for other trainers; folder only."""
+    reencode: Literal["no", "png", "webp"] = "no"
+    """no keeps the original bytes; else pictures are saved anew without loss, upright and in sRGB."""
+
+    def problems(self) -> list[str]:
+        """List what is wrong with these options."""
+        found = not_positive("write", shard_mb=self.shard_mb)
+        if self.txt and self.format == "parquet":
+            found.append("write.txt: text files stand beside pictures. Set write.format to folder.")
+        return found
