@@ -17,7 +17,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 # The pyright wheel asks the network for a newer release at every start unless told not to.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup demo test test-gpu check lint format-check types imports spelling gates bench clean
+.PHONY: help setup shell demo test test-gpu check lint format-check types imports spelling gates bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,10 @@ $(RUN):
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "setup: $(PYTHON) cannot make a virtual environment (see above)." \
 	       "On Debian and Ubuntu install python3-venv, then run make setup again" >&2; exit 1; }
+
+shell: setup  ## open a shell that has the environment; exit leaves it
+	@echo "shell: python, accelerate and finetune are those of $(VENV); exit leaves"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$${SHELL:-/bin/sh}" || true
 
 demo: setup  ## adapt the small model that ships with the project to a style and show the result
 	$(VENV)/bin/finetune demo $(ARGS)

@@ -1,0 +1,46 @@
+"""The commands in README and in the guides of docs/, as a reader would paste them."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+FAST = (
+    "--data.resolution 64 --data.bucket_step 16 --train.steps 4 --train.log_every 2 --optim.warmup_steps 1 "
+    "--train.batch_size 2 --preview.num_inference_steps 1 --tracking.names"
+)
+"""Options that make a command of a guide a matter of seconds on a micro model."""
+
+PROGRAMS = {
+    "python": [sys.executable],
+    "finetune": [sys.executable, "-m", "finetune.cli"],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+}
+
+
+def command_lines(text: str) -> list[str]:
+    """Returns the shell commands of a text's bash blocks in their order, each on one line."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Returns the shell commands of a text's bash blocks, split into words."""
+    return [shlex.split(line, comments=True) for line in command_lines(text)]
+
+
+def command_with(guide: str, word: str) -> list[str]:
+    """Returns the command of docs/`guide` that contains the word."""
+    return next(command for command in commands((ROOT / "docs" / guide).read_text()) if word in command)
+
+
+def run_command(command: list[str], stand_ins: Mapping[str, str], extra: list[str]) -> None:
+    """Runs a command with some words replaced and some added; it must succeed."""
+    words = PROGRAMS[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
