@@ -74,6 +74,7 @@ spelling: setup
 
 gates:
 	bash .ci/gates.sh
+	$(PYTHON) .ci/phrases.py
 
 bench:  ## list the benchmarks
 	@for script in benchmarks/*.py; do \
