@@ -11,7 +11,7 @@ import numpy as np
 from datasets_prep.measure.image import SCORES
 from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Duplicate
-from datasets_prep.source_metadata import Captions, SourceMetadata
+from datasets_prep.source_metadata import MADE, Captions, SourceMetadata
 from finetune.data.folder import MASK_SUFFIX
 
 Row = Mapping[str, object]
@@ -86,6 +86,8 @@ class Kept:
         row |= {"width": int(self.images.width[index]), "height": int(self.images.height[index])}
         row |= {"bucket": list(self.sizes[place]), "sha256": self.images.hex(index)}
         row |= {"source": self.images.sources[index], "caption_from": self.captions.origin(index)}
+        members = self.captions.brought_by(index)
+        row |= {"caption_sources": [self._source_of_caption(member) for member in members]} if members else {}
         row |= {"mask": self.images.sources[self.masks[index]]} if index in self.masks else {}
         flags = [name for name, having in self.flags.items() if having[index]]
         row |= {"flags": flags} if flags else {}
@@ -103,6 +105,9 @@ class Kept:
         model_scores = {name: float(column[index]) for name, column in self.model_scores.items()}
         scores |= {name: round(score, 5) for name, score in model_scores.items() if not np.isnan(score)}
         return row | {"scores": scores}
+
+    def _source_of_caption(self, member: int) -> str:
+        return "" if member == MADE else self.images.sources[member]
 
     def file_name(self, place: int) -> str:
         """Returns the path of a picture in the result.

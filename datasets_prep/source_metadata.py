@@ -11,6 +11,9 @@ from finetune.data.listing import Entry
 BETWEEN = "\0"
 """Stands in no caption."""
 
+MADE = -1
+"""Stands for the file of a caption that none brought."""
+
 
 @dataclass(frozen=True)
 class SourceMetadata:
@@ -43,12 +46,21 @@ def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceM
     return SourceMetadata(Texts(BETWEEN.join(entries[source].captions) for source in sources), special)
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """What a picture that is kept ends up being called."""
+
+    texts: Sequence[str]
+    origin: str
+    """Where the first is from."""
+    brought_by: tuple[int, ...] = ()
+    """The picture that brought each text, MADE where none did; nothing where only its own are among these."""
+
+
 class Captions:
     """The captions of the pictures that are kept, and where each one's first is from."""
 
-    def __init__(
-        self, indices: np.ndarray, captions: Iterable[tuple[Sequence[str], str]], *, is_complete: bool = True
-    ) -> None:
+    def __init__(self, indices: np.ndarray, captions: Iterable[Captioned], *, is_complete: bool = True) -> None:
         """Takes the pictures' numbers in rising order, and for each its captions and their origin.
 
         It is not complete where a captioner failed on some pictures.
@@ -57,11 +69,14 @@ class Captions:
         self.is_complete = is_complete
         self.origins: dict[str, int] = {}
         codes = np.empty(len(indices), np.uint8)
+        self._brought_by: dict[int, tuple[int, ...]] = {}
 
         def texts() -> Iterable[str]:
-            for place, (each, origin) in enumerate(captions):
-                codes[place] = self.origins.setdefault(origin, len(self.origins))
-                yield BETWEEN.join(each)
+            for place, each in enumerate(captions):
+                codes[place] = self.origins.setdefault(each.origin, len(self.origins))
+                if each.brought_by:
+                    self._brought_by[int(indices[place])] = each.brought_by
+                yield BETWEEN.join(each.texts)
 
         self._texts = Texts(texts())
         self._codes = codes
@@ -73,6 +88,10 @@ class Captions:
     def origin(self, index: int) -> str:
         """Returns where they are from: source, embedded, decision, file name, or the captioner."""
         return list(self.origins)[self._codes[self._place(index)]]
+
+    def brought_by(self, index: int) -> tuple[int, ...]:
+        """Returns the picture that brought each caption, as in `Captioned`."""
+        return self._brought_by.get(index, ())
 
     def _place(self, index: int) -> int:
         place = int(np.searchsorted(self.indices, index))

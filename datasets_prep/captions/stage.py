@@ -14,7 +14,7 @@ from datasets_prep.config import CaptionsConfig
 from datasets_prep.context import Context
 from datasets_prep.decisions import Decided
 from datasets_prep.selection import Selection
-from datasets_prep.source_metadata import Captions, SourceMetadata
+from datasets_prep.source_metadata import MADE, Captioned, Captions, SourceMetadata
 
 
 def check_captioner(config: CaptionsConfig) -> str:
@@ -25,16 +25,16 @@ def check_captioner(config: CaptionsConfig) -> str:
 def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
     """Returns the captions of every picture that is in, with the trigger in each.
 
-    A keeper has the captions of its copies too, behind its own.
+    A keeper has the captions of its copies too, behind its own, and the files that brought them.
     """
     config, selection, findings = context.config, context.selection, context.findings
     kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
 
-    def existing(index: int) -> tuple[tuple[str, ...], str]:
+    def existing(index: int) -> tuple[dict[str, int], str]:
         decided = decisions.get(selection.images.hex(index)) if decisions else None
         if decided is not None and decided.text is not None:
             text = " ".join(decided.text.split())
-            return ((text,), "decision") if text else ((), "")  # a new one is wanted
+            return ({text: index}, "decision") if text else ({}, "")  # a new one is wanted
         return source_captions(selection, metadata, [index, *duplicates_by_keeper.get(index, ())])
 
     def is_asked(index: int) -> bool:
@@ -45,12 +45,16 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
     asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
     written, is_complete = written_captions(context, asked)
 
-    def final() -> Iterator[tuple[Sequence[str], str]]:
+    def final() -> Iterator[Captioned]:
         for index in map(int, kept):
-            texts, origin = existing(index)
+            by, origin = existing(index)
+            texts = tuple(by)
             if origin != "decision":
                 texts, origin = chosen(index, texts, origin)
-            yield tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts if text) or ("",)), origin
+            brought_from = {with_trigger(text, config.trigger): by.get(text, MADE) for text in reversed(texts) if text}
+            finals = tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts if text) or ("",))
+            takes_over = any(member not in (index, MADE) for member in brought_from.values())
+            yield Captioned(finals, origin, tuple(brought_from[text] for text in finals) if takes_over else ())
 
     def chosen(index: int, texts: tuple[str, ...], origin: str) -> tuple[tuple[str, ...], str]:
         new = written.get(index, [])
@@ -70,13 +74,18 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
 
 def source_captions(
     selection: Selection, metadata: SourceMetadata, members: Sequence[int]
-) -> tuple[tuple[str, ...], str]:
-    """Returns the captions that pictures bring along: those from beside them, else those in them."""
-    beside = [caption for member in members for caption in metadata.captions(member)]
-    if beside:
-        return tuple(dict.fromkeys(beside)), "source"
-    inside = [selection.images.captions[member] for member in members if member in selection.images.captions]
-    return tuple(dict.fromkeys(inside)), "embedded"
+) -> tuple[dict[str, int], str]:
+    """Returns the captions of images, with the first that brings each: those from beside them, else those in them."""
+    found: dict[str, int] = {}
+    for member in members:
+        for caption in metadata.captions(member):
+            found.setdefault(caption, member)
+    if found:
+        return found, "source"
+    for member in members:
+        if member in selection.images.captions:
+            found.setdefault(selection.images.captions[member], member)
+    return found, "embedded"
 
 
 def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, list[str]], bool]:

@@ -136,11 +136,13 @@ def _caption(row: Row, kinds: Sequence[str], tags: str, thumbnails: Thumbnails) 
     more = "".join(f'<p class="alt" dir="auto">{text_html(other, 500)}</p>' for other in others[:4])
     more += f'<p class="alt">and {len(others) - 4:,} more</p>' if len(others) > 4 else ""
     marks = " ".join(f'<span class="mark lint">{escape(kind)}</span>' for kind in kinds)
+    others_brought = [name for name in texts_of(row, "caption_sources") if name not in ("", row["source"])]
     facts = [
         name_html(row["source"]),
         f"{number_of(row, 'width'):.0f} × {number_of(row, 'height'):.0f}",
         plural(len(WORD.findall(text)), "word"),
         escape(str(row.get("caption_from", ""))),
+        *(f"caption of {name_html(name)}" for name in dict.fromkeys(others_brought)),
         escape(str(row.get("split", ""))),
     ]
     sha256 = row.get("sha256")

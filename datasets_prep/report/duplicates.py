@@ -8,7 +8,16 @@ import numpy as np
 
 from datasets_prep.records import Prepared
 from datasets_prep.report.bounded import Places, key_of
-from datasets_prep.report.pieces import Row, Thumbnails, card, number_of, text_html, thumbnail_html, value_text
+from datasets_prep.report.pieces import (
+    Row,
+    Thumbnails,
+    card,
+    number_of,
+    text_html,
+    texts_of,
+    thumbnail_html,
+    value_text,
+)
 from finetune.plurals import plural
 from finetune.report.page import nothing
 
@@ -108,6 +117,8 @@ def _cluster(keeper: Row, copies: Sequence[Row], num_duplicates: int, thumbnails
             picture = f'<span class="flick">{picture}<i class="t over {kept.css}"></i></span>'
         said = f"{str(row['reason']).replace('_', ' ')}, left out" if "reason" in row else "near duplicate, kept"
         lines = [f"{said}, score {value_text(_score(row))}", text_html(row.get("detail", ""))]
+        if row["source"] in texts_of(keeper, "caption_sources"):
+            lines.append("its caption was taken over")
         # A file of the same bytes has the keeper's sha256, so that a decision would be about the keeper.
         cards.append(card(row, picture, lines, can_decide=row.get("reason") != "exact_duplicate"))
     if num_duplicates > len(copies):

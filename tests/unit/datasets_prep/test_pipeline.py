@@ -90,9 +90,21 @@ def test_copies_name_their_keeper_and_leave_it_their_captions(config: PrepConfig
     keeper = rows(config.output, "metadata.jsonl")[0]
     assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red picture", ["ein Rot"])
     assert (keeper["width"], keeper["height"], keeper["caption_from"]) == (96, 80, "source")
+    assert keeper["caption_sources"] == ["copies/b.png", "copies/c.png"]
+    assert "caption_sources" not in rows(config.output, "metadata.jsonl")[1]
     assert (config.output / keeper["file_name"]).read_bytes() == RED
     first = rows(config.output, "rejected.jsonl")[0]
     assert (first["duplicate_of"], first["score"]) == ("copies/b.png", 1.0)
+
+
+def test_a_caption_that_is_taken_over_names_the_duplicate_that_brought_it(config: PrepConfig) -> None:
+    small = encoded(drawn(1, (84, 70)), "JPEG", quality=90)
+    write(Path(config.source[0]), {"small_copy.jpg": small, "small_copy.txt": "a calm sea"})
+    prepare(replace(config, dedup=DedupConfig(near="drop"), trigger="ink style"))
+    row = next(row for row in rows(config.output, "metadata.jsonl") if row["source"] == "test/blue_2.png")
+    assert (row["text"], row["caption_from"]) == ("a calm sea, ink style", "source")
+    assert row["caption_sources"] == ["small_copy.jpg"]
+    assert "its caption was taken over" in (config.output / "report.html").read_text()
 
 
 def test_the_same_pixels_in_another_file_are_a_copy(config: PrepConfig) -> None:
