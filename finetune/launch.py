@@ -8,9 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TextIO, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from finetune.config.parse.recipe_options import parse_recipe
 from finetune.config.sections import TrainConfig, prompts_of
@@ -18,6 +17,7 @@ from finetune.files import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory
 from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
+from finetune.planning.recipe import Config, Recipe, Stage
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.ranks import LostProcess, is_lost_connection, ranks
 from finetune.processes.run_log import open_run_log
@@ -32,10 +32,7 @@ from finetune.run_folder.resume_source import refuse_no_checkpoint
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.base import TuningMethod
 
-Config = TypeVar("Config", bound=TrainConfig)
-Captions = Literal["listed", "folder", "none"]
 
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
@@ -45,59 +42,27 @@ LOWER = (
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One part of a recipe, which leaves a folder behind."""
-
-    folder: Path
-    finished: Callable[[], str | None]
-    """Returns the sentence for a stage that is complete, None where there is work to do; loads no torch."""
-    run: Callable[["Manifest"], object]
-
-
-def training_stage(
-    config: TrainConfig,
-    method: Callable[["Manifest"], "TuningMethod"],
-    checked: Callable[["Manifest"], "Manifest"] = lambda manifest: manifest,
-    *,
-    from_scratch: bool = False,
-) -> Stage:
-    """Returns the stage that trains with `config` into its output folder.
-
-    `checked` adds warnings of its own to the manifest, or raises ValueError, before torch is imported. `from_scratch`
-    says that the model has learned nothing yet.
-    """
-
-    def run(manifest: "Manifest") -> Path:
-        known = checked(manifest)
-        from finetune.train import train
-
-        return train(config, method(known), known, from_scratch=from_scratch)
-
+def training_stage(config: TrainConfig, run: Callable[["Manifest"], object]) -> Stage:
+    """Returns the stage whose `run` trains with `config` into its output folder."""
     return Stage(config.output.folder, lambda: finished_message(config, say), run)
 
 
-def run_recipe(
-    kind: type[Config],
-    stages: Callable[[Config], Sequence[Stage]],
-    arguments: Sequence[str],
-    *,
-    program: str,
-    captions: Callable[[Config], Captions] = lambda config: config.data.captions,
-) -> None:
-    """Parses, checks and runs the stages that are not finished; exits with 0 at the end, 1 on a mistake, 75 when
-    stopped by a signal after saving. `captions` says where those of the pictures come from."""
+def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:
+    """Parses, checks and runs the stages that are not finished.
+
+    Exits with 0 at the end, 1 on a mistake, 75 when stopped by a signal after saving.
+    """
     outlive_lost_output()
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:
-        config, given = parse_recipe(kind, arguments, program, say)
+        config, given = parse_recipe(recipe.config, arguments, program, say)
         refuse_launch(os.environ, launcher()[0])
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)
         refuse_no_checkpoint(config.resume)
         config, kept = with_kept_numbers(config, given)
-        planned = stages(config)
+        planned = recipe.tune(config)
         for stage in planned:
             check_output(stage.folder)
             if is_first_process():
@@ -111,11 +76,11 @@ def run_recipe(
         begin_log(planned[messages.index(None)])
         from finetune.data.manifest import configured_manifest
 
-        manifest = with_prompt_warnings(configured_manifest(config.data, config.mask, captions(config)), config)
+        manifest = with_prompt_warnings(configured_manifest(config.data, config.mask, recipe.captions(config)), config)
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:
             say(line)
-        unfinished = [stage for stage, message in zip(stages(config), messages, strict=True) if message is None]
+        unfinished = [stage for stage, message in zip(recipe.tune(config), messages, strict=True) if message is None]
         quiet_libraries()
         from finetune.optim.build import check_optimizer
         from finetune.tracking.tracker import check_trackers

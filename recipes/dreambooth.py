@@ -16,37 +16,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.dreambooth import DreamBoothTrainConfig
-from finetune.launch import Captions, Stage, run_recipe, say
+from finetune.launch import run_recipe, say, training_stage
+from finetune.planning.recipe import Captions, Recipe, Stage
 from finetune.plurals import plural
-from finetune.run_folder.finished import finished_message
 from finetune.run_folder.options import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.base import TuningMethod
 
 
-def stages(config: DreamBoothTrainConfig) -> list[Stage]:
+def tune(config: DreamBoothTrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes; making class pictures is part of it."""
 
     def run(manifest: "Manifest") -> Path:
+        from finetune.methods.full import Full
+        from finetune.methods.lora.method import LoRA
+        from finetune.tasks.denoising import denoising
+        from finetune.tasks.preservation import preservation
         from finetune.train import train
 
-        return train(config, method(config), training_pictures(config, manifest))
+        is_lora, text_encoder, prior = config.method == "lora", config.train.text_encoder, config.prior
+        method = LoRA(config.lora, text_encoder) if is_lora else Full(text_encoder=text_encoder)
+        task = denoising
+        if prior.kind == "prediction" and prior.prompt is not None:
+            task = preservation(prior.prompt, prior.weight, adapters=is_lora)
+        return train(config, method, training_pictures(config, manifest), task)
 
-    return [Stage(config.output.folder, lambda: finished_message(config, say), run)]
-
-
-def method(config: DreamBoothTrainConfig) -> "TuningMethod":
-    """Returns what is tuned, with the class kept by predictions where the config says so."""
-    from finetune.methods.dreambooth import PredictionPreserving
-    from finetune.methods.full import Full
-    from finetune.methods.lora.method import LoRA
-
-    tuned = LoRA(config.lora) if config.method == "lora" else Full()
-    if config.prior.kind != "prediction" or config.prior.prompt is None:
-        return tuned
-    return PredictionPreserving(tuned, config.prior.prompt, config.prior.weight)
+    return [training_stage(config, run)]
 
 
 def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
@@ -142,10 +138,7 @@ def captions(config: DreamBoothTrainConfig) -> Captions:
     return config.data.captions if config.instance.captions else "none"
 
 
-def main() -> None:
-    """Runs the recipe with the command line's options."""
-    run_recipe(DreamBoothTrainConfig, stages, sys.argv[1:], program="recipes.dreambooth", captions=captions)
-
+RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, also_planned)
 
 if __name__ == "__main__":
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.dreambooth")

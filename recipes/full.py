@@ -7,31 +7,30 @@ MODEL, PICTURES and OUT are as for recipes.lora; OUT/export is a whole pipeline 
 """
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.recipes import FullTrainConfig
-from finetune.launch import Stage, run_recipe, training_stage
+from finetune.launch import run_recipe, training_stage
+from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.full import Full
 
 
-def stages(config: FullTrainConfig) -> list[Stage]:
+def tune(config: FullTrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
-    def method(manifest: "Manifest") -> "Full":
+    def run(manifest: "Manifest") -> Path:
         from finetune.methods.full import Full
+        from finetune.train import train
 
-        return Full(config.full)
+        return train(config, Full(config.full, config.train.text_encoder), manifest)
 
-    return [training_stage(config, method)]
+    return [training_stage(config, run)]
 
 
-def main() -> None:
-    """Runs the recipe with the command line's options."""
-    run_recipe(FullTrainConfig, stages, sys.argv[1:], program="recipes.full")
-
+RECIPE = Recipe(FullTrainConfig, tune)
 
 if __name__ == "__main__":
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.full")

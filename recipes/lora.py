@@ -11,43 +11,46 @@ OUT/export/embeddings/ receives them.
 """
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.recipes import LoRATrainConfig
-from finetune.launch import Stage, run_recipe, training_stage
+from finetune.launch import run_recipe, training_stage
+from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.lora.method import LoRA
-    from finetune.methods.pivotal import Pivotal
 
 
-def stages(config: LoRATrainConfig) -> list[Stage]:
+def tune(config: LoRATrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
-    def method(manifest: "Manifest") -> "LoRA | Pivotal":
+    def run(manifest: "Manifest") -> Path:
+        if config.tokens.names:
+            return with_tokens(config, manifest)
         from finetune.methods.lora.method import LoRA
+        from finetune.train import train
 
-        lora = LoRA(config.lora)
-        if not config.tokens.names:
-            return lora
-        from finetune.methods.pivotal import Pivotal
-        from finetune.methods.tokens import TextualInversion
+        return train(config, LoRA(config.lora, config.train.text_encoder), manifest)
 
-        return Pivotal(lora, TextualInversion.of(config.tokens, config.model), config.train.text_encoder)
-
-    def checked(manifest: "Manifest") -> "Manifest":
-        from finetune.data.captions.tokens import check_token_captions
-
-        return check_token_captions(manifest, config.tokens, config.data, config.preview)
-
-    return [training_stage(config, method, checked) if config.tokens.names else training_stage(config, method)]
+    return [training_stage(config, run)]
 
 
-def main() -> None:
-    """Runs the recipe with the command line's options."""
-    run_recipe(LoRATrainConfig, stages, sys.argv[1:], program="recipes.lora")
+def with_tokens(config: LoRATrainConfig, manifest: "Manifest") -> Path:
+    """Trains new tokens and adapters in one run; returns the run's folder."""
+    from finetune.data.captions.tokens import check_token_captions
 
+    manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)
+    from finetune.methods.lora.method import LoRA
+    from finetune.methods.pivotal import Pivotal
+    from finetune.methods.tokens import TextualInversion
+    from finetune.train import train
+
+    lora = LoRA(config.lora, config.train.text_encoder)
+    return train(config, Pivotal(lora, TextualInversion.of(config.tokens, config.model)), manifest)
+
+
+RECIPE = Recipe(LoRATrainConfig, tune)
 
 if __name__ == "__main__":
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.lora")

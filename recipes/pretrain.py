@@ -10,7 +10,6 @@ leave behind. The same command again resumes the stage it was stopped in. A stag
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,25 +18,24 @@ from finetune.config.parse.command_line import dump
 from finetune.config.pretrain import PretrainConfig, autoencoder_stage
 from finetune.data.listing import first_few
 from finetune.files import write_atomically
-from finetune.launch import Stage, run_recipe, say, training_stage
+from finetune.launch import run_recipe, say, training_stage
+from finetune.planning.recipe import Recipe, Stage
 from finetune.processes.ranks import ranks
 from finetune.run_folder.finished import STATUS_FILE, export_damage, read_status, write_status
 from finetune.run_folder.options import changed_options
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.autoencoder import Autoencoder
-    from finetune.methods.full import Full
 
 
-def stages(config: PretrainConfig) -> list[Stage]:
+def tune(config: PretrainConfig) -> list[Stage]:
     """Returns the stages that the config asks for, each with the folder it writes."""
     if config.stage == "tokenizer":
         return [new_model_stage(config, config.output.folder)]
     if config.stage == "autoencoder":
-        return [training_stage(autoencoder_stage(config), autoencoder(config), from_scratch=True)]
+        return [autoencoder_training(config)]
     if config.stage == "denoiser":
-        return [training_stage(config, denoiser, from_scratch=True)]
+        return [denoiser_training(config)]
     out = config.output.folder
     first = replace(
         config,
@@ -46,11 +44,7 @@ def stages(config: PretrainConfig) -> list[Stage]:
         output=replace(config.output, folder=out / "autoencoder"),
     )
     second = replace(config, stage="denoiser", model=replace(config.model, source=str(out / "autoencoder" / "export")))
-    return [
-        new_model_stage(config, out / "tokenizer"),
-        training_stage(autoencoder_stage(first), autoencoder(first), from_scratch=True),
-        training_stage(second, denoiser, from_scratch=True),
-    ]
+    return [new_model_stage(config, out / "tokenizer"), autoencoder_training(first), denoiser_training(second)]
 
 
 def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
@@ -93,28 +87,34 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
     return Stage(folder, finished, run)
 
 
-def autoencoder(config: PretrainConfig) -> Callable[["Manifest"], "Autoencoder"]:
-    """Returns what makes the method of the second stage once the pictures are known."""
+def autoencoder_training(config: PretrainConfig) -> Stage:
+    """Returns the stage that trains the VAE."""
+    own = autoencoder_stage(config)
 
-    def method(manifest: "Manifest") -> "Autoencoder":
+    def run(manifest: "Manifest") -> Path:
         from finetune.methods.autoencoder import Autoencoder
+        from finetune.tasks.reconstruction import reconstruction
+        from finetune.train import train
 
-        return Autoencoder(config.autoencoder, manifest, config.data)
+        method, task = Autoencoder(manifest, config.data), reconstruction(config.autoencoder)
+        return train(own, method, manifest, task, from_scratch=True)
 
-    return method
-
-
-def denoiser(manifest: "Manifest") -> "Full":
-    """Returns the method of the last stage: all weights of U-Net and text encoder."""
-    from finetune.methods.full import Full
-
-    return Full()
+    return training_stage(own, run)
 
 
-def main() -> None:
-    """Runs the recipe with the command line's options."""
-    run_recipe(PretrainConfig, stages, sys.argv[1:], program="recipes.pretrain")
+def denoiser_training(config: PretrainConfig) -> Stage:
+    """Returns the last stage: all weights of U-Net and text encoder."""
 
+    def run(manifest: "Manifest") -> Path:
+        from finetune.methods.full import Full
+        from finetune.train import train
+
+        return train(config, Full(text_encoder=config.train.text_encoder), manifest, from_scratch=True)
+
+    return training_stage(config, run)
+
+
+RECIPE = Recipe(PretrainConfig, tune)
 
 if __name__ == "__main__":
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.pretrain")

@@ -11,36 +11,33 @@ diffusers' load_textual_inversion.
 """
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.recipes import TextualInversionTrainConfig
-from finetune.launch import Stage, run_recipe, training_stage
+from finetune.launch import run_recipe, training_stage
+from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
-    from finetune.methods.tokens import TextualInversion
 
 
-def stages(config: TextualInversionTrainConfig) -> list[Stage]:
+def tune(config: TextualInversionTrainConfig) -> list[Stage]:
     """Returns the one stage that the config describes."""
 
-    def checked(manifest: "Manifest") -> "Manifest":
+    def run(manifest: "Manifest") -> Path:
         from finetune.data.captions.tokens import check_token_captions
 
-        return check_token_captions(manifest, config.tokens, config.data, config.preview)
-
-    def method(manifest: "Manifest") -> "TextualInversion":
+        manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)
         from finetune.methods.tokens import TextualInversion
+        from finetune.train import train
 
-        return TextualInversion.of(config.tokens, config.model)
+        return train(config, TextualInversion.of(config.tokens, config.model), manifest)
 
-    return [training_stage(config, method, checked)]
+    return [training_stage(config, run)]
 
 
-def main() -> None:
-    """Runs the recipe with the command line's options."""
-    run_recipe(TextualInversionTrainConfig, stages, sys.argv[1:], program="recipes.textual_inversion")
-
+RECIPE = Recipe(TextualInversionTrainConfig, tune)
 
 if __name__ == "__main__":
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.textual_inversion")

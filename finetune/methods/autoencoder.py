@@ -9,20 +9,16 @@ import torch
 
 from finetune.batches.buckets import assign_buckets
 from finetune.batches.dataset import View, record_pixels
-from finetune.batches.encoder import Encoder
 from finetune.config.optim import OptimConfig
-from finetune.config.pretrain import AutoencoderConfig
 from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily
 from finetune.models.parts import Part
-from finetune.objectives.diffusion import Objective
 from finetune.optim.ema import load_trained_state
 from finetune.optim.groups import ParamGroup, usual_groups
 from finetune.randomness import generator
-from finetune.tasks.base import Reconstruction
 
 MEASURED_PICTURES = 256
 
@@ -31,12 +27,12 @@ MEASURED_PICTURES = 256
 class Autoencoder:
     """All weights of the VAE."""
 
-    config: AutoencoderConfig
     manifest: Manifest
     """The pictures whose latents the scaling factor brings to a standard deviation of 1."""
     data: DataConfig
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+    @property
+    def parts(self) -> tuple[Part, ...]:
         return ("vae",)
 
     @property
@@ -47,10 +43,10 @@ class Autoencoder:
     def exports_all(self) -> bool:
         return True
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+    def check(self, family: ModelFamily, components: Components) -> None:
         """Any VAE can be trained."""
 
-    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> AutoencoderNetwork:
+    def network(self, family: ModelFamily, components: Components) -> AutoencoderNetwork:
         return AutoencoderNetwork(components.vae)
 
     def attach(self, network: AutoencoderNetwork, seed: int) -> None:
@@ -58,14 +54,6 @@ class Autoencoder:
 
     def param_groups(self, network: AutoencoderNetwork, config: OptimConfig) -> list[ParamGroup]:
         return usual_groups(network, config)
-
-    def task(
-        self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder
-    ) -> Reconstruction:
-        vae = components.vae
-        return Reconstruction(
-            vae.config.latent_channels, family.pixels_per_latent(vae), self.config.kl_weight, self.config.edge_weight
-        )
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes `folder` as a whole pipeline in float32, its other parts as they were."""

@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from finetune.batches.encoder import Encoder
 from finetune.config.optim import OptimConfig
 from finetune.config.sections import TrainConfig
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
@@ -15,7 +14,6 @@ from finetune.models.parts import Part
 from finetune.objectives.diffusion import Objective
 from finetune.optim.groups import ParamGroup
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,9 @@ def explaining_export() -> AbstractContextManager[None]:
 class TuningMethod(Protocol):
     """Makes a network trainable and exports what it learned."""
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
-        """Returns the parts that its network holds."""
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that its network holds."""
         ...
 
     @property
@@ -81,13 +80,11 @@ class TuningMethod(Protocol):
         """True where the export is a whole model, whose parts then have their weights."""
         ...
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+    def check(self, family: ModelFamily, components: Components) -> None:
         """Raises ValueError where its options do not fit the model; the parts have no weights yet."""
         ...
 
-    def network(
-        self, family: ModelFamily, components: Components, *, text_encoder: bool
-    ) -> Network | AutoencoderNetwork:
+    def network(self, family: ModelFamily, components: Components) -> Network | AutoencoderNetwork:
         """Returns the root module around what trains."""
         ...
 
@@ -98,10 +95,6 @@ class TuningMethod(Protocol):
 
     def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
         """Returns what trains, with its learning rates; called after `attach`."""
-        ...
-
-    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Task:
-        """Returns what the network is trained to do."""
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:

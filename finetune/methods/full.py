@@ -5,17 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.batches.encoder import Encoder
 from finetune.config.optim import OptimConfig
 from finetune.config.recipes import FullConfig
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.family import Components, ModelFamily, Network, is_inside
 from finetune.models.parts import Part
-from finetune.objectives.diffusion import Objective
 from finetune.optim.ema import load_trained_state
 from finetune.optim.groups import ParamGroup, usual_groups
-from finetune.tasks.base import Denoising
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,11 @@ class Full:
     choose."""
 
     config: FullConfig = field(default_factory=FullConfig)
+    text_encoder: bool = False
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
-        return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders") if self.text_encoder else ("denoiser",)
 
     @property
     def alters_weights(self) -> bool:
@@ -36,11 +35,11 @@ class Full:
     def exports_all(self) -> bool:
         return True
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
-        self.chosen(self.network(family, components, text_encoder=text_encoder))
+    def check(self, family: ModelFamily, components: Components) -> None:
+        self.chosen(self.network(family, components))
 
-    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
-        return Network.of(family, components, text_encoder=text_encoder)
+    def network(self, family: ModelFamily, components: Components) -> Network:
+        return Network.of(family, components, text_encoder=self.text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
         """Returns the names of the weights that train."""
@@ -61,9 +60,6 @@ class Full:
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
         return usual_groups(network, config)
-
-    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
-        return Denoising(objective, encoder)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes `folder` as a whole pipeline in diffusers layout."""

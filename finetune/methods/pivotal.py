@@ -3,16 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.batches.encoder import Encoder
 from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora.method import LoRA
 from finetune.methods.tokens import TextualInversion, token_embeddings
 from finetune.models.family import Components, ModelFamily, Network
 from finetune.models.parts import Part
-from finetune.objectives.diffusion import Objective
 from finetune.optim.groups import ParamGroup
-from finetune.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,9 @@ class Pivotal:
 
     lora: LoRA
     tokens: TextualInversion
-    adapts_text_encoder: bool
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+    @property
+    def parts(self) -> tuple[Part, ...]:
         return ("denoiser", "text_encoders")
 
     @property
@@ -38,12 +35,11 @@ class Pivotal:
     def exports_all(self) -> bool:
         return False
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
-        self.lora.check(family, components, text_encoder=self.adapts_text_encoder)
+    def check(self, family: ModelFamily, components: Components) -> None:
+        self.lora.check(family, components)
 
-    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+    def network(self, family: ModelFamily, components: Components) -> Network:
         """Returns the network with the text encoder in it, which the tokens' gradient goes through."""
-        assert text_encoder == self.adapts_text_encoder
         self.tokens.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 
@@ -53,7 +49,7 @@ class Pivotal:
 
     def _adapted(self, network: Network) -> Network:
         """Returns the same modules, without the text encoder where it gets no adapters."""
-        text_encoders = list(network.text_encoders) if self.adapts_text_encoder else []
+        text_encoders = list(network.text_encoders) if self.lora.text_encoder else []
         return Network(network.family, network.denoiser, text_encoders)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
@@ -64,9 +60,6 @@ class Pivotal:
             for group in self.lora.param_groups(self._adapted(network), config)
         ]
         return [group for group in adapters if group.parameters] + new
-
-    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Task:
-        return self.lora.task(family, components, objective, encoder)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes the adapters' files and the tokens', each of use alone, though made for one another."""

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.batches.encoder import Encoder
 from finetune.config.optim import OptimConfig
 from finetune.config.recipes import TokensConfig, vector_words
 from finetune.config.sections import ModelConfig
@@ -19,9 +18,7 @@ from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.loading.components import find_family
 from finetune.models.parts import Part
 from finetune.models.text.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
-from finetune.objectives.diffusion import Objective
 from finetune.optim.groups import ParamGroup
-from finetune.tasks.base import Denoising
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,8 @@ class TextualInversion:
         """The tokenizers' new words, token by token."""
         return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
+    @property
+    def parts(self) -> tuple[Part, ...]:
         return ("denoiser", "text_encoders")
 
     @property
@@ -71,12 +69,11 @@ class TextualInversion:
     def exports_all(self) -> bool:
         return False
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
+    def check(self, family: ModelFamily, components: Components) -> None:
         """Names and words were checked with the tokenizer."""
 
-    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+    def network(self, family: ModelFamily, components: Components) -> Network:
         """Gives the components' tokenizers and text encoders the new tokens."""
-        assert not text_encoder, "the options were checked"
         self.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 
@@ -100,9 +97,6 @@ class TextualInversion:
         """Returns the one group; decay would pull the vectors to the origin, where no word is."""
         rows = [embedding.rows for embedding in token_embeddings(network).values()]
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
-
-    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
-        return Denoising(objective, encoder)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and

@@ -12,7 +12,7 @@ import torch
 from finetune.config.optim import OptimConfig
 from finetune.extras import install_command
 from finetune.optim.groups import ParamGroup
-from finetune.optim.per_parameter import OneByOne
+from finetune.optim.per_parameter import PerParameterOptimizer
 
 PACKAGES = {
     "adamw8bit": "bitsandbytes",
@@ -39,7 +39,7 @@ def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, see
     optimizer = optimizer_named(groups, config)
     if config.weights == "fp32" and not config.in_backward:
         return optimizer
-    return OneByOne(optimizer, config.weights, seed, in_backward=config.in_backward)
+    return PerParameterOptimizer(optimizer, config.weights, seed, in_backward=config.in_backward)
 
 
 def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

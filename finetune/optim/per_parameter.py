@@ -13,12 +13,12 @@ COMPENSATION = "compensation"
 """Key of Kahan's buffer in a parameter's optimizer state."""
 
 
-class OneByOne(torch.optim.Optimizer):
+class PerParameterOptimizer(torch.optim.Optimizer):
     """Steps every parameter alone with another optimizer, whose groups and state it shares.
 
     Weights in bfloat16 are shown to that optimizer as float32, with float32 gradients, one at a time; so it keeps its
     own moments as it would for float32 weights. In the backward pass, each gradient is freed before the next is whole.
-    `param_groups` carry `at_step`, which the randomness of rounding is a function of.
+    The randomness of rounding is a function of the step that `set_step` names.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class OneByOne(torch.optim.Optimizer):
             for index, parameter in enumerate(group["params"])
         }
         self.norms: dict[nn.Parameter, Tensor] = {}
+        self.step_number = 0
         self._share()
         if in_backward:
             for parameter in self.places:
@@ -44,6 +45,10 @@ class OneByOne(torch.optim.Optimizer):
 
     def _share(self) -> None:
         self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
+
+    def set_step(self, step: int) -> None:
+        """Names the step of the next update."""
+        self.step_number = step
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -86,7 +91,7 @@ class OneByOne(torch.optim.Optimizer):
         self._step_alone(stand_in, number, index)
         state = states[parameter] = states.pop(stand_in)
         if self.weights == "bf16_stochastic":
-            bits = random_bits(parameter, self.seed, group["at_step"], group["name"], index)
+            bits = random_bits(parameter, self.seed, self.step_number, group["name"], index)
             parameter.copy_(round_stochastically(stand_in.detach(), bits))
         else:
             weight, state[COMPENSATION] = round_compensated(stand_in.detach())

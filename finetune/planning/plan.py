@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import pkgutil
 import textwrap
-import typing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +15,7 @@ from finetune.data.manifest import Manifest, configured_manifest
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
+from finetune.planning.recipe import AnyRecipe, Recipe
 from finetune.plurals import plural
 from finetune.prompt_syntax import prompt_warnings
 from finetune.run_folder.options import held_out_indices
@@ -29,41 +29,42 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 
     Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
     """
-    module = recipe_module(recipe)
-    program = module["__name__"]
-    kind: type[TrainConfig] = typing.get_type_hints(module["stages"])["config"]
-    texts, _ = given_texts(arguments, flat_types(kind), find_preset)
-    missing = [key for key in required_keys(kind) if key in STAND_INS and key not in texts]
+    program, chosen = find_recipe(recipe)
+    texts, _ = given_texts(arguments, flat_types(chosen.config), find_preset)
+    missing = [key for key in required_keys(chosen.config) if key in STAND_INS and key not in texts]
     filled = [*arguments, *(text for key in missing for text in (f"--{key}", STAND_INS[key]))]
-    config, given = parse_recipe(kind, filled, program, print)
+    config, given = parse_recipe(chosen.config, filled, program, print)
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
-    captions = module["captions"](config) if "captions" in module else config.data.captions
-    manifest = configured_manifest(config.data, config.mask, captions)
+    manifest = configured_manifest(config.data, config.mask, chosen.captions(config))
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
-    more = module["also_planned"](config, manifest) if "also_planned" in module else []
-    for line in [*lines, *warnings, *more, *planned(config, manifest, num_processes), "Nothing was trained."]:
+    for line in [
+        *lines,
+        *warnings,
+        *chosen.planned(config, manifest),
+        *planned(config, manifest, num_processes),
+        "Nothing was trained.",
+    ]:
         print(line)
 
 
-def recipe_module(recipe: str) -> dict[str, typing.Any]:
-    """Returns what a recipe's module defines: `stages`, whose argument is of the class of its options, and maybe
-    `captions`, which says where those of the images come from.
+def find_recipe(name: str) -> tuple[str, AnyRecipe]:
+    """Returns a recipe with the name of its module.
 
-    `recipe` is the module or, for those that the package carries, its last part: recipes.lora or lora.
+    `name` is the module or, for those that the package carries, its last part: recipes.lora or lora.
     """
-    for name in (f"recipes.{recipe}", recipe):
+    for module in (f"recipes.{name}", name):
         try:
-            module = vars(importlib.import_module(name))
+            found = vars(importlib.import_module(module)).get("RECIPE")
         except (ModuleNotFoundError, ValueError):
             continue
-        if "stages" in module:
-            return module
+        if isinstance(found, Recipe):
+            return module, found
     package = importlib.util.find_spec("recipes")
     folders = (package.submodule_search_locations or []) if package else []
     known = ", ".join(sorted(f"recipes.{module.name}" for module in pkgutil.iter_modules(folders) if not module.ispkg))
-    raise ValueError(f"plan: got {recipe}, expected the module of a recipe: {known}.")
+    raise ValueError(f"plan: got {name}, expected the module of a recipe: {known}.")
 
 
 def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from finetune.batches.dataset import TrainingDataset, collate
 from finetune.randomness import noise_at
-from finetune.tasks.base import Denoising, Task
+from finetune.tasks.base import Task
+from finetune.tasks.denoising import Denoising
 
 NUM_PROBES = 8
 """Images, each at a timestep of its own, spread evenly; one forward pass each."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from finetune.files import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
@@ -126,10 +126,28 @@ def size_of(checkpoint: Checkpoint) -> int:
     return count([checkpoint.trained, checkpoint.ema, checkpoint.optimizer])
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Returns the verified checkpoint; raises ValueError that names the damaged file."""
+def open_checkpoint(folder: Path) -> dict[str, Any]:
+    """Returns the state of a checkpoint whose files are all intact; raises ValueError that names the damaged one.
+
+    Tensors are not read yet, but their files are those of a checkpoint.
+    """
     files = verify(folder)
-    ema = folder / "ema.safetensors"
+    for name in ("trained.safetensors", "ema.safetensors"):
+        if name in files:
+            read(folder / name, read_names)
+    read(folder / "optimizer.pt", read_optimizer)
+    return read(folder / "state.json", read_state)
+
+
+def read_names(path: Path) -> list[str]:
+    """Returns the names of the tensors in a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Returns a checkpoint with its tensors, after `open_checkpoint` found it intact."""
+    files, ema = read(folder / MANIFEST, read_manifest), folder / "ema.safetensors"
     with explaining_out_of_memory(
         f"while {folder} was read",
         "Nothing is wrong with it. Launch fewer processes or use a machine with more memory, and run the same command "
@@ -193,16 +211,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-    """Returns the newest checkpoint that passes verification, None where there is none at all; warns of each one passed
-    over.
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the newest intact checkpoint and its state, None where there is none; warns of each one passed over.
 
     Raises ValueError where checkpoints exist and none is usable: starting again would throw the run away.
     """
     steps, reasons = complete_steps(folder), []
     for _, path in steps:
         try:
-            found = path, load_checkpoint(path)
+            found = path, open_checkpoint(path)
         except ValueError as error:
             reasons.append(str(error))
             continue

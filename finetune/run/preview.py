@@ -14,11 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 from finetune.batches.encoder import on_device
 from finetune.batches.preview_prompts import DrawingPrompts, drawing_arguments
 from finetune.config.sections import PreviewConfig
-from finetune.files import write_atomically
+from finetune.files import write_atomically, writing
 from finetune.models.family import Components, ModelFamily
 from finetune.models.parts import for_drawing
 from finetune.models.vae_upcast import kept_from_overflow
 from finetune.out_of_memory import explaining_out_of_memory
+from finetune.processes.ranks import ranks
+from finetune.session import Session
+from finetune.tracking.backend import PreviewRow
+from finetune.tracking.tracker import Tracker
 
 BASE_STEP = 0
 LABEL_HEIGHT = 22
@@ -45,6 +49,45 @@ def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Pre
         for number, prompt in enumerate(config.prompts)
         for seed in range(config.num_seeds)
     ]
+
+
+def preview(session: Session, step: int) -> bool:
+    """Draws the previews of a step, a part on every process; False where it was stopped before the last."""
+    run, config = session.run, session.run.config.preview
+    folder, network = run.folder / "previews", session.tuned.network
+    folder.mkdir(exist_ok=True)
+    planned = planned_previews(folder, config, step)
+    mine = planned[run.accelerator.process_index :: run.accelerator.num_processes]
+    is_complete = True
+    if mine:
+        network.eval()
+        with session.averaged_weights(), writing(folder), session.model.parts.lent("vae"):
+            is_complete = make_previews(
+                run.family,
+                session.components,
+                mine,
+                session.data.prompts,
+                config,
+                run.accelerator,
+                size=config.size or run.config.data.resolution,
+                stop=session.stop.requested,
+            )
+        network.train()
+    is_complete = not ranks().any(not is_complete)
+    if session.records.tracker and is_complete:
+        log_previews(session, planned, step, session.records.tracker)
+    ranks().exchange()  # one made the grid
+    return is_complete
+
+
+def log_previews(session: Session, planned: Sequence[Preview], step: int, tracker: Tracker) -> None:
+    """Writes the grid of a step, and gives its images to the trackers."""
+    folder = session.run.folder / "previews"
+    with writing(folder):
+        grid = save_grid(folder, planned, session.run.config.preview, step)
+    session.run.say(f"Previews of step {step}: {grid}")
+    base = [p.base_path if p.base_path.exists() and step != BASE_STEP else None for p in planned]
+    tracker.log_previews([PreviewRow(p.prompt, p.seed, p.path, b) for p, b in zip(planned, base, strict=True)], step)
 
 
 @torch.no_grad()

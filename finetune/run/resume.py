@@ -17,15 +17,16 @@ from finetune.optim.ema import EMA, load_trained_state
 from finetune.optim.groups import ParamGroup
 from finetune.optim.paged_state import load_state
 from finetune.plurals import plural
-from finetune.run.checkpoint import Checkpoint, complete_steps, load_checkpoint, newest_checkpoint
+from finetune.run.checkpoint import complete_steps, load_checkpoint, newest_checkpoint, open_checkpoint
 from finetune.run.fingerprint import OBJECTIVE, Identity, differences
 from finetune.run_folder.fixed_options import refuse_changed_options
 from finetune.run_folder.options import changed_options, refuse_changed_data
+from finetune.session import ResumePoint
 
 
 def find_checkpoint(
     config: TrainConfig, manifest: Manifest, accelerator: Accelerator, warnings: list[str]
-) -> tuple[Path, Checkpoint] | None:
+) -> ResumePoint | None:
     """Returns the verified checkpoint that config.resume asks for, None for a new run; adds what the user should know
     to `warnings`.
 
@@ -39,36 +40,36 @@ def find_checkpoint(
         found = newest_checkpoint(folder, warnings.append)
         if found is None:
             return None
-        path, checkpoint = found
+        path, state = found
     else:
         path = Path(config.resume)
         try:
-            checkpoint = load_checkpoint(path)
+            state = open_checkpoint(path)
         except ValueError as error:
             raise ValueError(
                 f"resume: {error}. Expected auto, never, or the folder of an intact checkpoint."
             ) from error
         is_own = path.resolve().parent == folder.resolve()
-        if own and (not is_own or own[0][0] > checkpoint.state["step"]):
+        if own and (not is_own or own[0][0] > state["step"]):
             raise ValueError(
                 f"resume: got {path}, but the run in {config.output.folder} is at {own[0][1].name}. Leave --resume "
                 "away to continue that run, or choose another output.folder to branch off."
             )
         if not is_own:
-            checkpoint.state["metrics_bytes"] = 0
-    step = checkpoint.state["step"]
+            state["metrics_bytes"] = 0
+    step = state["step"]
     if step > config.train.steps:
         raise ValueError(f"train.steps: got {config.train.steps}, but {path} is already at step {step}.")
     refuse_changed_options(config, path)
     changed = changed_options(config, path / "config.yaml")
     warnings += rising_rate(config, path / "config.yaml", step)
-    changed += changed_launch(config, accelerator, checkpoint.state)
+    changed += changed_launch(config, accelerator, state)
     if changed:
         warnings.append(f"resuming with {plural(len(changed), 'changed option')}: {', '.join(changed)}.")
-    data_warning = refuse_changed_data(manifest, checkpoint.state["dataset"], config.data.allow_change)
+    data_warning = refuse_changed_data(manifest, state["dataset"], config.data.allow_change)
     if data_warning:
         warnings.append(data_warning)
-    return path, checkpoint
+    return ResumePoint(path, state)
 
 
 def is_same_branch(config: TrainConfig) -> bool:
@@ -147,7 +148,7 @@ def leave_file(optimizer: torch.optim.Optimizer) -> None:
 
 
 def restore(
-    checkpoint: Checkpoint,
+    path: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMA | None,
@@ -156,6 +157,7 @@ def restore(
 ) -> None:
     """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
     learning rates."""
+    checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)
     load_state(optimizer, checkpoint.optimizer)
     leave_file(optimizer)

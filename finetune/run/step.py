@@ -3,26 +3,30 @@ number."""
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from finetune.batches.batch_errors import with_plain_errors
 from finetune.batches.dataset import Batch, TrainingDataset
 from finetune.config.sections import TrainConfig
 from finetune.files import write_atomically
-from finetune.optim.per_parameter import OneByOne
+from finetune.optim.build import learning_rate_factor
+from finetune.optim.groups import hold, is_held
+from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.processes.ranks import ranks
 from finetune.processes.saved_progress import what_is_saved
-from finetune.randomness import noise_at, uniform_at
+from finetune.randomness import noise_at, stream, uniform_at
+from finetune.session import Session
 from finetune.tasks.base import Task
 
 
@@ -35,9 +39,54 @@ class StepResult:
     sample_losses: Tensor
 
 
+@dataclass(frozen=True)
+class StepOutcome:
+    """What all processes know of a step: the mean loss, the norm of the gradients, and whether one is to stop."""
+
+    loss: float
+    grad_norm: float
+    is_stopping: bool
+
+
 def due(step: int, every: int, steps: int) -> bool:
     """True every `every` steps and at the end."""
     return step % every == 0 or step == steps
+
+
+def remaining_batches(session: Session, step: int) -> Iterator[Batch]:
+    """Returns the batches of the steps from `step` on."""
+    left = session.run.steps - step
+    if left <= 0:
+        return iter(())
+    return itertools.islice(with_plain_errors(iter(session.data.loader)), left)
+
+
+def set_learning_rates(session: Session, step: int) -> None:
+    """Gives every group of parameters its learning rate of a step, which is a function of the step alone."""
+    config, optimizer = session.run.config, session.tuned.optimizer
+    factor = learning_rate_factor(step, config.optim, session.run.steps)
+    for group in optimizer.param_groups:
+        held = is_held(group["name"], step, config.train.text_encoder_steps)
+        group["lr"] = 0.0 if held else group["peak_lr"] * factor
+    if isinstance(optimizer, PerParameterOptimizer):
+        optimizer.set_step(step)
+
+
+def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
+    """Makes the update after step `step`: forward, backward, agree, refuse what is no number, update, average."""
+    run, tuned = session.run, session.tuned
+    config, accelerator = run.config, run.accelerator
+    torch.manual_seed(stream(config.seed, "dropout", step, accelerator.process_index))
+    with naming_out_of_memory(step + 1, batch, session.data.dataset, config), ranks().in_step():
+        result = forward_backward(tuned.wrapped, session.task, batch, config, accelerator)
+        hold(tuned.optimizer.param_groups, step, config.train.text_encoder_steps)
+        grad_norm = gradient_norm(tuned.parameters, tuned.optimizer, config, accelerator)
+        loss, is_stopping = agree(result.loss, session.stop.requested(), accelerator)
+        refuse_non_finite(session, step + 1, batch, result, loss, grad_norm)
+        update(tuned.stepper, step + 1)
+    if tuned.ema:
+        tuned.ema.update(tuned.network, step + 1)
+    return StepOutcome(loss, grad_norm, is_stopping)
 
 
 def forward_backward(
@@ -71,7 +120,7 @@ def gradient_norm(
     parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, config: TrainConfig, accelerator: Accelerator
 ) -> float:
     """Returns the norm of all gradients, scaled down to train.max_grad_norm where they are kept so long."""
-    if isinstance(optimizer, OneByOne) and optimizer.in_backward:
+    if isinstance(optimizer, PerParameterOptimizer) and optimizer.in_backward:
         return float(optimizer.take_grad_norm())
     norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
     return float(norm)
@@ -122,35 +171,29 @@ def update(stepper: torch.optim.Optimizer, step: int) -> None:
 
 
 def refuse_non_finite(
-    folder: Path,
-    step: int,
-    batch: Batch,
-    result: StepResult,
-    loss: float,
-    grad_norm: float,
-    dataset: TrainingDataset,
-    accelerator: Accelerator,
-    *,
-    updated: bool,
+    session: Session, step: int, batch: Batch, result: StepResult, loss: float, grad_norm: float
 ) -> None:
-    """Saves what is needed to look into the step, and raises ValueError; nothing of the step is saved."""
+    """Raises ValueError where the loss or its gradient is no number; nothing of the step is saved but evidence."""
+    run, records = session.run, session.run.manifest.records
+    if math.isfinite(loss) and (run.accelerator.scaler is not None or math.isfinite(grad_norm)):
+        return
     evidence = {
         "step": step,
         "loss": str(loss),
         "grad_norm": str(grad_norm),
         "samples": [
-            {"file_name": dataset.records[index].file_name, "caption": caption, "timestep": t, "loss": str(sample_loss)}
+            {"file_name": records[index].file_name, "caption": caption, "timestep": t, "loss": str(sample_loss)}
             for index, caption, t, sample_loss in zip(
                 batch.indices, batch.captions, result.timesteps.tolist(), result.sample_losses.tolist(), strict=True
             )
         ],
     }
-    path = folder / f"nonfinite_step_{step:06d}_process{accelerator.process_index}.json"
+    path = run.folder / f"nonfinite_step_{step:06d}_process{run.accelerator.process_index}.json"
     write_atomically(path, json.dumps(evidence, indent=1))
     ranks().exchange()
     weights = (
         "Weights were updated in the backward pass before this was known (optim.in_backward), but not saved"
-        if updated
+        if run.config.optim.in_backward and math.isfinite(loss)
         else "The weights were not updated"
     )
     raise ValueError(

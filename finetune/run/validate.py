@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -16,21 +17,38 @@ from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.processes.ranks import ranks
 from finetune.randomness import generator
+from finetune.session import Session
 from finetune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The images that a validation scores, and how."""
+
+    dataset: TrainingDataset
+    buckets: Sequence[Bucket]
+    data: DataConfig
+    batch_size: int
+    """Per process."""
+    num_timesteps: int
+
+
+def validate(session: Session) -> float | None:
+    """Returns the validation loss of the weights that would be exported, None where it was stopped."""
+    run, data = session.run, session.data
+    config = run.config
+    images = HeldOut(data.dataset, data.held_out, config.data, config.train.batch_size, config.validation.num_timesteps)
+    network = session.tuned.network
+    network.eval()
+    with session.averaged_weights():
+        loss = validation_loss(network, session.task, images, run.accelerator, stop=session.stop.requested)
+    network.train()
+    return loss
 
 
 @torch.no_grad()
 def validation_loss(
-    network: nn.Module,
-    task: Task,
-    dataset: TrainingDataset,
-    held_out: Sequence[Bucket],
-    data: DataConfig,
-    accelerator: Accelerator,
-    *,
-    batch_size: int,
-    num_timesteps: int,
-    stop: Callable[[], bool],
+    network: nn.Module, task: Task, images: HeldOut, accelerator: Accelerator, *, stop: Callable[[], bool]
 ) -> float | None:
     """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
 
@@ -39,9 +57,9 @@ def validation_loss(
     Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
     """
     groups = [
-        (bucket, bucket.records[start : start + batch_size])
-        for bucket in held_out
-        for start in range(0, len(bucket.records), batch_size)
+        (bucket, bucket.records[start : start + images.batch_size])
+        for bucket in images.buckets
+        for start in range(0, len(bucket.records), images.batch_size)
     ]
     task = task.plain()
     total = torch.zeros(2, dtype=torch.float64)
@@ -51,7 +69,7 @@ def validation_loss(
         if is_cut:
             break
         view = validation_view(bucket)
-        records = [dataset.records[index] for index in indices]
+        records = [images.dataset.records[index] for index in indices]
         with explaining_out_of_memory(
             f"in a validation: {plural(len(indices), 'image')} of {view.width}x{view.height}",
             "Lower train.batch_size and raise train.accumulation instead, lower data.resolution, or set "
@@ -59,16 +77,16 @@ def validation_loss(
         ):
             batch = collate(
                 [
-                    dataset.sample(index, 0, view, validation_caption(record, data))
+                    images.dataset.sample(index, 0, view, validation_caption(record, images.data))
                     for index, record in zip(indices, records, strict=True)
                 ]
             ).to(accelerator.device)
             inputs = task.inputs(batch)
-            for number in range(num_timesteps):
+            for number in range(images.num_timesteps):
                 is_cut = stop()
                 if is_cut:
                     break
-                u = torch.full((len(indices),), (number + 0.5) / num_timesteps, dtype=torch.float64)
+                u = torch.full((len(indices),), (number + 0.5) / images.num_timesteps, dtype=torch.float64)
                 losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
                 total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
         if is_cut:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.files import sync, writing
@@ -13,31 +13,25 @@ from finetune.plurals import plural
 Row = dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Window:
-    """Sums over the steps since the last logged line; saved in checkpoints, so that a resumed run logs the same
-    means."""
+    """Sums over the steps since the last logged line.
+
+    They are saved in checkpoints, so a resumed run logs the same means.
+    """
 
     loss: float = 0.0
     steps: int = 0
     pictures: int = 0
     seconds: float = 0.0
 
-    def add(self, loss: float, pictures: int, seconds: float) -> None:
-        """Counts one optimizer step."""
-        self.loss += loss
-        self.steps += 1
-        self.pictures += pictures
-        self.seconds += seconds
+    def plus(self, loss: float, pictures: int, seconds: float) -> "Window":
+        """Returns the sums with one more optimizer step."""
+        return Window(self.loss + loss, self.steps + 1, self.pictures + pictures, self.seconds + seconds)
 
-    def take(self) -> Row:
-        """Returns the means and starts again."""
-        row = {"loss": self.loss / self.steps, "images_per_second": self.pictures / max(self.seconds, 1e-9)}
-        self.loss, self.steps, self.pictures, self.seconds = 0.0, 0, 0, 0.0
-        return row
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def means(self) -> Row:
+        """Returns the mean loss and the images per second."""
+        return {"loss": self.loss / self.steps, "images_per_second": self.pictures / max(self.seconds, 1e-9)}
 
 
 def known_bytes(data: bytes, num_bytes: int, step: int) -> int:

@@ -9,7 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from finetune.config.mask import MaskConfig
-from finetune.tasks.base import Denoising, Masking, Task
+from finetune.tasks.base import Task
+from finetune.tasks.denoising import Denoising, Masking
 
 
 @contextlib.contextmanager

@@ -14,11 +14,12 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from finetune.batches.dataset import Batch
-from finetune.batches.encoder import Encoder, on_device
-from finetune.models.family import Components, ModelFamily, Network, Prompts, stack_prompts
+from finetune.batches.encoder import on_device
+from finetune.models.family import Network, Prompts, stack_prompts
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Denoising, Losses
+from finetune.tasks.base import Losses, MakeTask, TaskContext
 from finetune.tasks.base_model import adapters_off
+from finetune.tasks.denoising import Denoising, denoising
 
 
 class Untouched(Protocol):
@@ -54,19 +55,21 @@ class FrozenCopy:
             return self.network(noisy, t, prompts).float()
 
 
-def frozen_copy(
-    family: ModelFamily, components: Components, encoder: Encoder, *, text_encoder: bool, dtype: torch.dtype
-) -> FrozenCopy:
-    """Returns a copy in `dtype` on the encoder's device, and says how much memory it takes."""
-    text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
+def frozen_copy(context: TaskContext) -> FrozenCopy:
+    """Returns a copy on the encoder's device, and says how much memory it takes."""
+    encoder, family = context.encoder, context.encoder.family
+    components = encoder.components
+    text_encoders: tuple[Any, ...] = ()
+    if encoder.text_encoder_is_trained:
+        text_encoders = family.trained_text_encoders(components.text_encoders)
     parts = [components.denoiser, *text_encoders]
-    copies = [copy.deepcopy(part).requires_grad_(False).eval().to(encoder.device, dtype) for part in parts]
+    copies = [copy.deepcopy(part).requires_grad_(False).eval().to(encoder.device, context.dtype) for part in parts]
     size = sum(value.numel() * value.element_size() for part in copies for value in part.parameters())
     PartialState().print(
         f"warning: prior.kind prediction with method full keeps a second copy of the model: {size / 1e9:.2f} GB of "
         "memory on each device. method lora needs none; prior.kind pictures keeps it on disk."
     )
-    return FrozenCopy(Network(family, copies[0], copies[1:]), dtype)
+    return FrozenCopy(Network(family, copies[0], copies[1:]), context.dtype)
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,18 @@ class Preserving:
         return self.denoising.plain()
 
 
-def preserving(
-    denoising: Denoising, components: Components, untouched: Untouched, *, prompt: str, weight: float
-) -> Preserving:
-    """Returns the task, with its prompt encoded where the text encoder stays as it is."""
-    encoder, row = denoising.encoder, None
-    if not encoder.text_encoder_is_trained:
-        with encoder.lent("text_encoders"), on_device(components.text_encoders, encoder.device):
-            row = dict(encoder.encode_texts({"": prompt}, torch.float32))[""]
-    return Preserving(denoising, untouched, prompt, weight, row)
+def preservation(prompt: str, weight: float, *, adapters: bool) -> MakeTask:
+    """Returns what makes the task; the base model is the network without its `adapters`, or a copy of it."""
+
+    def make(context: TaskContext) -> Preserving:
+        encoder, row = context.encoder, None
+        base_model = AdaptersOff() if adapters else frozen_copy(context)
+        if not encoder.text_encoder_is_trained:
+            with encoder.lent("text_encoders"), on_device(encoder.components.text_encoders, encoder.device):
+                row = dict(encoder.encode_texts({"": prompt}, torch.float32))[""]
+        return Preserving(denoising(context), base_model, prompt, weight, row)
+
+    return make
 
 
 def prompt_rows(prompts: Prompts) -> list[Prompts]:

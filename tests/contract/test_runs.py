@@ -28,7 +28,7 @@ def test_both_lora_files_draw_in_a_plain_pipeline_what_the_trained_model_draws(
 ) -> None:
     untouched = drawn(reloaded_pipeline(model), PROMPT)
     method = LoRA(LoRAConfig(rank=4))
-    network = method.network(family, components, text_encoder=False)
+    network = method.network(family, components)
     method.attach(network, seed=0)
     state = final_state(lora_run)
     trained = {key.removeprefix("trained."): value for key, value in state.items() if key.startswith("trained.")}

@@ -99,7 +99,7 @@ def test_a_reader_that_knows_alpha_over_rank_alone_gets_the_update_on_the_untouc
     exported = export(kind)
     model, tensors = exported.model, tensors_of(exported.folder)
     components = fresh(source)
-    network = LoRA(LoRAConfig()).network(FAMILY, components, text_encoder=True)
+    network = LoRA(LoRAConfig(), text_encoder=True).network(FAMILY, components)
     layers = weights(network)
     for name in {key.partition(".")[0] for key in tensors}:
         down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
@@ -160,7 +160,7 @@ def test_doras_rows_have_the_learned_lengths(source: ModelSource, export: Export
     """DoRA, arXiv 2402.09353, equation 5, by rows as peft has it: m (W + s B A) / ||W + s B A||."""
     exported = export("dora")
     model, tensors = exported.model, tensors_of(exported.folder)
-    layers = weights(LoRA(LoRAConfig()).network(FAMILY, fresh(source), text_encoder=True))
+    layers = weights(LoRA(LoRAConfig(), text_encoder=True).network(FAMILY, fresh(source)))
     state = model.state
     for name in ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"):
         a, b = (state[f"denoiser.{name}.lora_{letter}.default.weight"].flatten(1) for letter in "AB")
@@ -178,7 +178,7 @@ def test_oft_turns_the_inputs_by_cayley_transforms(source: ModelSource, export: 
     model, tensors = exported.model, tensors_of(exported.folder)
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     key = f"lora_unet_{name.replace('.', '_')}"
-    weight = weights(LoRA(LoRAConfig()).network(FAMILY, fresh(source), text_encoder=True))[key]
+    weight = weights(LoRA(LoRAConfig(), text_encoder=True).network(FAMILY, fresh(source)))[key]
     turned = tensors[f"{key}.diff"] + weight
     upper = model.state[f"denoiser.{name}.oft_R.default.weight"]
     for block in range(4):

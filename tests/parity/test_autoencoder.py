@@ -8,7 +8,7 @@ from finetune.config.pretrain import ArchitectureConfig
 from finetune.models.family import AutoencoderNetwork
 from finetune.models.scratch import new_vae
 from finetune.objectives.diffusion import reconstruction_loss
-from finetune.tasks.base import Reconstruction
+from finetune.tasks.reconstruction import Reconstruction
 
 SMALL = ArchitectureConfig(vae_channels=(8, 16), latent_channels=4)
 

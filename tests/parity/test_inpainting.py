@@ -17,7 +17,7 @@ from finetune.batches.inpaint_masks import WHOLE, Filling, hole
 from finetune.config.loss import LossConfig
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, Network, whole_sizes
-from finetune.tasks.base import Denoising
+from finetune.tasks.denoising import Denoising
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()

@@ -184,7 +184,7 @@ def adapted(model: Path, config: LoRAConfig) -> tuple[Components, Network, dict[
     components = FAMILY.load(ModelSource(str(model)))
     for part in (components.denoiser, *components.text_encoders):
         part.requires_grad_(False)
-    network = LoRA(config).network(FAMILY, components, text_encoder=True)
+    network = LoRA(config, text_encoder=True).network(FAMILY, components)
     LoRA(config).attach(network, 0)
     state = moved(trained_state(network))
     load_trained_state(network, state)

@@ -55,8 +55,9 @@ def attached(
     family: ModelFamily = FAMILY,
 ) -> Network:
     """The network with adapters at their start."""
-    network = LoRA(config).network(family, components, text_encoder=text_encoder)
-    LoRA(config).attach(network, seed)
+    method = LoRA(config, text_encoder)
+    network = method.network(family, components)
+    method.attach(network, seed)
     return network
 
 

@@ -3,6 +3,7 @@
 A child is a process of its own, so that it can be killed, limited and signalled like one started by hand.
 """
 
+import importlib
 import json
 import multiprocessing
 import multiprocessing.forkserver
@@ -120,8 +121,10 @@ def _child(
     sys.argv = [f"recipes.{recipe}", *arguments]
     if prepare:
         prepare()
-    module = __import__(f"recipes.{recipe}", fromlist=["main"])
-    module.main()
+    from finetune.launch import run_recipe
+
+    program = f"recipes.{recipe}"
+    run_recipe(importlib.import_module(program).RECIPE, arguments, program)
 
 
 def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:

@@ -24,7 +24,7 @@ from finetune.config.dreambooth import PriorConfig
 from finetune.config.loss import LossConfig
 from finetune.config.sections import CacheConfig, DataConfig, PreviewConfig, TrainConfig
 from finetune.data.manifest import read_manifest
-from finetune.launch import Stage, run_recipe
+from finetune.launch import run_recipe
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.components import loaded
@@ -32,12 +32,13 @@ from finetune.models.parts import PARTS, one_by_one
 from finetune.models.stored import place
 from finetune.optim.ema import EMA
 from finetune.out_of_memory import explaining_out_of_memory
+from finetune.planning.recipe import Recipe, Stage
 from finetune.processes.signals import SIGNALS
 from finetune.run.checkpoint import read
 from finetune.run.class_images import draw_groups
 from finetune.run.preview import make_previews, planned_previews
-from finetune.run.validate import validation_loss
-from finetune.tasks.base import Denoising
+from finetune.run.validate import HeldOut, validation_loss
+from finetune.tasks.denoising import Denoising
 from tests.tiny.sd import save_pictures
 
 FAMILY = StableDiffusion()
@@ -144,7 +145,7 @@ def test_images_that_are_encoded_and_validated_are_named_with_their_size(tiny_mo
     dataset = TrainingDataset(manifest.records, buckets, manifest.source, data, encoded, 0)
     network = Network(FAMILY, components.denoiser)
     with pytest.raises(ValueError, match=r"out of memory in a validation: 2 images of 32x16.* train\.batch_size"):
-        validation_loss(network, task, dataset, buckets, data, accelerator, batch_size=4, num_timesteps=1, stop=never)
+        validation_loss(network, task, HeldOut(dataset, buckets, data, 4, 1), accelerator, stop=never)
     components.vae.encoder.conv_in = Widening(components.vae.encoder.conv_in)
     with pytest.raises(ValueError, match=r"out of memory while 1 image of 32x16 were encoded.* data\.resolution"):
         list(encoder.encode_views(manifest.source, [("key", manifest.records[0], validation_view(buckets[0]))]))
@@ -166,7 +167,7 @@ def test_what_nobody_explained_is_a_sentence_too(tmp_path: Path, capsys: pytest.
     stages, handlers = [Stage(tmp_path / "out", lambda: None, allocate)], {n: signal.getsignal(n) for n in SIGNALS}
     try:
         with pytest.raises(SystemExit) as ended:
-            run_recipe(TrainConfig, lambda config: stages, options, program="test")
+            run_recipe(Recipe(TrainConfig, lambda config: stages), options, "test")
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import nn
 
-from finetune.batches.encoder import Encoder
 from finetune.config.lora import LoRAConfig
 from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
@@ -13,9 +12,7 @@ from finetune.methods.lora.adapters import attach_adapters, planned_layers
 from finetune.methods.lora.export import export_adapters
 from finetune.models.family import Components, ModelFamily, Network
 from finetune.models.parts import Part
-from finetune.objectives.diffusion import Objective
 from finetune.optim.groups import ParamGroup, usual_groups
-from finetune.tasks.base import Denoising
 
 
 @dataclass(frozen=True)
@@ -23,9 +20,11 @@ class LoRA:
     """Adapters of one kind on the denoiser, and on the text encoder where it is trained."""
 
     config: LoRAConfig
+    text_encoder: bool = False
 
-    def parts(self, *, text_encoder: bool) -> tuple[Part, ...]:
-        return ("denoiser", "text_encoders") if text_encoder else ("denoiser",)
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders") if self.text_encoder else ("denoiser",)
 
     @property
     def alters_weights(self) -> bool:
@@ -35,21 +34,21 @@ class LoRA:
     def exports_all(self) -> bool:
         return False
 
-    def check(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> None:
-        planned_layers(self.network(family, components, text_encoder=text_encoder), self.config)
+    def check(self, family: ModelFamily, components: Components) -> None:
+        planned_layers(self.network(family, components), self.config)
 
-    def network(self, family: ModelFamily, components: Components, *, text_encoder: bool) -> Network:
+    def network(self, family: ModelFamily, components: Components) -> Network:
         if self.config.kind == "lora" and not family.reads_lora:
             raise ValueError(
                 f"lora.kind: got lora, but diffusers' pipeline of {family.title} reads no such files, expected another "
                 "kind. Use --lora.kind loha or lokr."
             )
-        if self.config.kind == "lora" and text_encoder and not family.reads_text_encoder_lora:
+        if self.config.kind == "lora" and self.text_encoder and not family.reads_text_encoder_lora:
             raise ValueError(
                 f"train.text_encoder: got true, but diffusers' pipeline of {family.title} reads LoRA of the denoiser "
                 "alone. Set it to false, or use --lora.kind loha or lokr."
             )
-        return Network.of(family, components, text_encoder=text_encoder)
+        return Network.of(family, components, text_encoder=self.text_encoder)
 
     def attach(self, network: Network, seed: int) -> None:
         attach_adapters(network, self.config, seed)
@@ -73,9 +72,6 @@ class LoRA:
         if self.config.init in ("pissa", "olora"):
             groups = [replace(group, weight_decay=0.0) for group in groups]
         return groups
-
-    def task(self, family: ModelFamily, components: Components, objective: Objective, encoder: Encoder) -> Denoising:
-        return Denoising(objective, encoder)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Writes what diffusers or peft loads in float32, and `NAME.safetensors` for ComfyUI, A1111 and Forge."""

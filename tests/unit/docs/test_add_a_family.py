@@ -146,7 +146,7 @@ def test_it_trains_resumes_and_exports(recipe: str, model: Path, pictures: Path,
 
 def test_adapters_that_its_pipeline_cannot_load_are_refused_early(family: ModelFamily, components: Components) -> None:
     with pytest.raises(ValueError, match=r"lora\.kind: got lora.*--lora\.kind loha"):
-        LoRA(LoRAConfig()).network(family, components, text_encoder=False)
+        LoRA(LoRAConfig()).network(family, components)
 
 
 def test_without_its_line_it_is_refused(model: Path, tiny_run: Options, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def components_of(model: Path) -> Components:
     return components
 
 
-def attached(method: TextualInversion | Pivotal, components: Components, *, text_encoder: bool = False) -> Network:
-    network = method.network(FAMILY, components, text_encoder=text_encoder)
+def attached(method: TextualInversion | Pivotal, components: Components) -> Network:
+    network = method.network(FAMILY, components)
     method.attach(network, seed=3)
     return network
 
@@ -108,13 +108,13 @@ def test_a_vector_that_no_caption_reaches_does_not_move(tiny_model: Path) -> Non
 
 def pivotal(model: Path, *, text_encoder: bool, lr: float | None = 1e-3) -> Pivotal:
     tokens = TextualInversion.of(replace(TOKENS, lr=lr), ModelConfig(str(model)))
-    return Pivotal(LoRA(LoRAConfig(rank=2)), tokens, text_encoder)
+    return Pivotal(LoRA(LoRAConfig(rank=2), text_encoder), tokens)
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_pivotal_tuning_trains_adapters_and_tokens_at_their_own_rates(text_encoder: bool, tiny_model: Path) -> None:
     components, method = components_of(tiny_model), pivotal(tiny_model, text_encoder=text_encoder)
-    network = attached(method, components, text_encoder=text_encoder)
+    network = attached(method, components)
     groups = method.param_groups(network, replace(OPTIM, text_encoder_lr=1e-4 if text_encoder else None))
     expected = {"denoiser": 1e-2} | ({"text_encoder": 1e-4} if text_encoder else {}) | {"tokens": 1e-3}
     assert {group.name: group.lr for group in groups} == expected

@@ -15,8 +15,8 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, Network
 from finetune.objectives.diffusion import Diffusion, denoising_loss
 from finetune.objectives.mask import LossMask
-from finetune.tasks.base import Denoising
 from finetune.tasks.base_model import adapters_off, masked
+from finetune.tasks.denoising import Denoising
 from tests.tiny.sd import build_pipeline
 
 OBJECTIVE = Diffusion(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), "sample", LossConfig(weighting="none"))

@@ -9,7 +9,7 @@ from bitsandbytes import optim as bnb
 from torch import Tensor, nn
 
 from finetune.optim.paged_state import load_state
-from finetune.optim.per_parameter import OneByOne
+from finetune.optim.per_parameter import PerParameterOptimizer
 
 MADE = "was_made_by_the_optimizer"
 """Stands for `is_paged`, which bitsandbytes sets on the buffers that it makes on a GPU."""
@@ -32,8 +32,8 @@ def weights(dtype: torch.dtype) -> list[nn.Parameter]:
 def train(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
     for number in steps:
         generator = torch.Generator().manual_seed(number)
-        for group in optimizer.param_groups:
-            group["at_step"] = number
+        if isinstance(optimizer, PerParameterOptimizer):
+            optimizer.set_step(number)
         for parameter in parameters:
             parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
         optimizer.step()
@@ -44,7 +44,7 @@ def train(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], step
 def test_a_resumed_paged_optimizer_has_its_own_buffers_and_goes_on_as_before(rounding: Any) -> None:
     def build(parameters: list[nn.Parameter]) -> tuple[Any, Any]:
         inner = MarkedBuffers([{"params": parameters, "name": "denoiser"}], lr=1e-2)
-        return inner, inner if rounding == "fp32" else OneByOne(inner, rounding, 0, in_backward=False)
+        return inner, inner if rounding == "fp32" else PerParameterOptimizer(inner, rounding, 0, in_backward=False)
 
     dtype = torch.float32 if rounding == "fp32" else torch.bfloat16
     straight = weights(dtype)

@@ -10,7 +10,7 @@ from finetune.config.optim import OptimConfig, Optimizer, Weights
 from finetune.optim.build import build_optimizer
 from finetune.optim.ema import load_trained_state, trained_state
 from finetune.optim.groups import usual_groups
-from finetune.optim.per_parameter import OneByOne
+from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.optim.rounding import compensated, random_bits, round_compensated, round_stochastically
 from tests.unit.optim.test_build import Quadratic
 
@@ -90,7 +90,8 @@ def regression(weights: Weights | None) -> tuple[float, Tensor]:
     optimizer = build_optimizer(usual_groups(model, config), config)
     losses = []
     for step in range(1200):
-        optimizer.param_groups[0]["at_step"] = step
+        if isinstance(optimizer, PerParameterOptimizer):
+            optimizer.set_step(step)
         optimizer.zero_grad()
         loss = (inputs @ model.denoiser.float() - target).square().mean()
         loss.backward()
@@ -123,8 +124,8 @@ def model_of(config: OptimConfig) -> Quadratic:
 
 def steps(model: Quadratic, optimizer: torch.optim.Optimizer, first: int, num: int) -> None:
     for step in range(first, first + num):
-        for group in optimizer.param_groups:
-            group["at_step"] = step
+        if isinstance(optimizer, PerParameterOptimizer):
+            optimizer.set_step(step)
         model.loss().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -160,9 +161,9 @@ def test_stepping_one_by_one_gives_the_same_bits_as_all_at_once(name: Optimizer,
     usual, config = config_of(name), config_of(name, in_backward=in_backward)
     optimizers = [
         build_optimizer(usual_groups(together, usual), usual),
-        OneByOne(build_optimizer(usual_groups(alone, usual), usual), "fp32", 0, in_backward=in_backward),
+        PerParameterOptimizer(build_optimizer(usual_groups(alone, usual), usual), "fp32", 0, in_backward=in_backward),
     ]
-    assert isinstance(build_optimizer(usual_groups(Quadratic(), config), config), OneByOne) == in_backward
+    assert isinstance(build_optimizer(usual_groups(Quadratic(), config), config), PerParameterOptimizer) == in_backward
     for model, optimizer in zip((together, alone), optimizers, strict=True):
         steps(model, optimizer, 0, 10)
     assert all(torch.equal(a, b) for a, b in zip(together.parameters(), alone.parameters(), strict=True))
@@ -172,9 +173,9 @@ def test_gradients_are_freed_in_the_backward_pass_and_their_norm_is_that_of_all(
     config = config_of("adamw", in_backward=True)
     model, usual = Quadratic(), Quadratic()
     optimizer = build_optimizer(usual_groups(model, config), config)
-    assert isinstance(optimizer, OneByOne)
+    assert isinstance(optimizer, PerParameterOptimizer)
     assert optimizer.take_grad_norm().isnan()
-    optimizer.param_groups[0]["at_step"] = 0
+    optimizer.set_step(0)
     model.loss().backward()
     assert all(p.grad is None for p in model.parameters())
     usual.loss().backward()

@@ -18,8 +18,9 @@ from finetune.data.manifest import read_manifest
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, Network
 from finetune.processes.signals import StopRequest, caught_signals
-from finetune.run.validate import validation_loss
-from finetune.tasks.base import Denoising, Reconstruction
+from finetune.run.validate import HeldOut, validation_loss
+from finetune.tasks.denoising import Denoising
+from finetune.tasks.reconstruction import Reconstruction
 from tests.tiny.sd import save_pictures
 
 FAMILY = StableDiffusion()
@@ -66,27 +67,16 @@ def test_a_validation_hears_a_request_between_two_timesteps(tiny_model: Path, tm
     loss = validation_loss(
         network,
         task,
-        dataset,
-        buckets,
-        data,
+        HeldOut(dataset, buckets, data, batch_size=2, num_timesteps=50),
         accelerator,
-        batch_size=2,
-        num_timesteps=50,
         stop=lambda: len(passes) == 2,
     )
     assert loss is None and len(passes) == 2
 
 
 def test_a_validation_that_is_asked_to_stop_gives_no_loss() -> None:
-    loss = validation_loss(
-        nn.Identity(),
-        Reconstruction(4, 8, 0.0, 0.0),
-        cast(Any, None),  # no image is read
-        [Bucket(64, 64, (0, 1, 2))],
-        DataConfig(folder="images"),
-        Accelerator(cpu=True),
-        batch_size=2,
-        num_timesteps=4,
-        stop=lambda: True,
-    )
+    no_dataset = cast(Any, None)  # no image is read
+    images = HeldOut(no_dataset, [Bucket(64, 64, (0, 1, 2))], DataConfig(folder="images"), 2, num_timesteps=4)
+    task = Reconstruction(4, 8, 0.0, 0.0)
+    loss = validation_loss(nn.Identity(), task, images, Accelerator(cpu=True), stop=lambda: True)
     assert loss is None

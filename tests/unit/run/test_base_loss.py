@@ -18,7 +18,8 @@ from finetune.demo.run import BASE_MODEL
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, ModelSource, Network
 from finetune.run.base_loss import base_loss_warnings, base_losses
-from finetune.tasks.base import Denoising, Reconstruction
+from finetune.tasks.denoising import Denoising
+from finetune.tasks.reconstruction import Reconstruction
 from tests.tiny.sd import save_pictures
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ from finetune.batches.dataset import Batch
 from finetune.batches.encoder import Encoder
 from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
-from finetune.methods.dreambooth import PredictionPreserving
 from finetune.methods.full import Full
 from finetune.methods.lora.method import LoRA
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, Network, Prompts, whole_sizes
+from finetune.tasks.base import TaskContext
 from finetune.tasks.base_model import adapters_off
-from finetune.tasks.preservation import AdaptersOff, Preserving, prompt_rows
+from finetune.tasks.preservation import AdaptersOff, Preserving, preservation, prompt_rows
 from tests.tiny.sd import build_pipeline
 
 CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
@@ -32,11 +32,11 @@ def components() -> Components:
     return parts
 
 
-def attached(method: LoRA | Full, *, text_encoder: bool) -> tuple[PredictionPreserving, Components, Network]:
-    preserving, parts = PredictionPreserving(method, CLASS, 0.7), components()
-    network = preserving.network(StableDiffusion(), parts, text_encoder=text_encoder)
-    preserving.attach(network, 0)
-    return preserving, parts, network
+def attached(method: LoRA | Full) -> tuple[Components, Network]:
+    parts = components()
+    network = method.network(StableDiffusion(), parts)
+    method.attach(network, 0)
+    return parts, network
 
 
 @torch.no_grad()
@@ -60,10 +60,15 @@ def example() -> tuple[Tensor, Tensor, Batch]:
     )
 
 
-def task_of(preserving: PredictionPreserving, parts: Components, *, text_encoder: bool) -> Preserving:
+def task_of(method: LoRA | Full, parts: Components, network: Network) -> Preserving:
     family = StableDiffusion()
-    encoder = Encoder(family, parts, torch.device("cpu"), text_encoder_is_trained=text_encoder)
-    return preserving.task(family, parts, family.objective(parts.scheduler, LossConfig()), encoder)
+    encoder = Encoder(family, parts, torch.device("cpu"), text_encoder_is_trained=method.text_encoder)
+    objective = family.objective(parts.scheduler, LossConfig())
+    task = preservation(CLASS, 0.7, adapters=isinstance(method, LoRA))(
+        TaskContext(objective, encoder, network, torch.float32)
+    )
+    assert isinstance(task, Preserving)
+    return task
 
 
 def encoded(parts: Components, texts: tuple[str, ...]) -> Prompts:
@@ -79,8 +84,9 @@ def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: b
     """Against plain calls of two separate models, one trained and one untouched, a sample at a time."""
     if cached and text_encoder:
         pytest.skip("a trained text encoder is not cached")
-    preserving, parts, network = attached(method, text_encoder=text_encoder)
-    task = task_of(preserving, parts, text_encoder=text_encoder)
+    method = replace(method, text_encoder=text_encoder)
+    parts, network = attached(method)
+    task = task_of(method, parts, network)
     train_a_little(network)
     network.eval()
     u, noise, batch = example()
@@ -106,7 +112,7 @@ def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: b
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_with_adapters_off_the_prediction_is_the_untouched_models_bit_for_bit(text_encoder: bool) -> None:
-    _, parts, network = attached(LoRA(LoRAConfig(rank=4, dropout=0.5)), text_encoder=text_encoder)
+    parts, network = attached(LoRA(LoRAConfig(rank=4, dropout=0.5), text_encoder))
     train_a_little(network)
     network.train()
     untouched, family = components(), StableDiffusion()
@@ -119,7 +125,7 @@ def test_with_adapters_off_the_prediction_is_the_untouched_models_bit_for_bit(te
 
 
 def test_afterwards_everything_trains_as_before() -> None:
-    _, _, network = attached(LoRA(LoRAConfig(rank=4)), text_encoder=True)
+    _, network = attached(LoRA(LoRAConfig(rank=4), text_encoder=True))
     network.train()
     frozen = next(parameter for parameter in network.parameters() if parameter.requires_grad)
     frozen.requires_grad_(False)
@@ -132,8 +138,9 @@ def test_afterwards_everything_trains_as_before() -> None:
 
 def test_at_the_start_the_class_costs_nothing() -> None:
     """LoRA begins as the untouched model, so that only the subject's own loss is there."""
-    preserving, parts, network = attached(LoRA(LoRAConfig(rank=4)), text_encoder=False)
-    task = task_of(preserving, parts, text_encoder=False)
+    method = LoRA(LoRAConfig(rank=4))
+    parts, network = attached(method)
+    task = task_of(method, parts, network)
     u, noise, batch = example()
     losses = task.losses(network, task.inputs(batch), u, lambda shape, draw="": noise)
     own = task.denoising.losses(network, task.denoising.inputs(batch), u, lambda shape, draw="": noise)
@@ -141,11 +148,12 @@ def test_at_the_start_the_class_costs_nothing() -> None:
 
 
 def test_the_frozen_copy_says_its_size_and_does_not_follow(capsys: pytest.CaptureFixture[str]) -> None:
-    preserving, parts, network = attached(Full(), text_encoder=True)
-    task_of(preserving, parts, text_encoder=True)
+    method = Full(text_encoder=True)
+    parts, network = attached(method)
+    task_of(method, parts, network)
     assert "second copy of the model: 0.00 GB" in capsys.readouterr().out
     before = copy.deepcopy(network.state_dict())
-    task = task_of(preserving, parts, text_encoder=True)
+    task = task_of(method, parts, network)
     train_a_little(network)
     assert all(torch.equal(v, before[k]) for k, v in task.untouched.network.state_dict().items())  # pyright: ignore[reportAttributeAccessIssue]
 

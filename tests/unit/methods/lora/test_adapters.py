@@ -51,9 +51,9 @@ class DenoiserAlone(type(FAMILY)):
 def test_lora_of_text_encoders_that_the_pipeline_cannot_load_is_refused(source: ModelSource) -> None:
     components = fresh(source)
     with pytest.raises(ValueError, match=r"train\.text_encoder: got true.*--lora\.kind loha"):
-        LoRA(LoRAConfig()).check(DenoiserAlone(), components, text_encoder=True)
-    LoRA(LoRAConfig()).check(DenoiserAlone(), components, text_encoder=False)
-    LoRA(LoRAConfig(kind="loha")).check(DenoiserAlone(), components, text_encoder=True)
+        LoRA(LoRAConfig(), text_encoder=True).check(DenoiserAlone(), components)
+    LoRA(LoRAConfig()).check(DenoiserAlone(), components)
+    LoRA(LoRAConfig(kind="loha"), text_encoder=True).check(DenoiserAlone(), components)
 
 
 @pytest.mark.parametrize("kind", KINDS)

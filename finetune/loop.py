@@ -1,0 +1,42 @@
+"""The one training loop of all recipes."""
+
+import time
+
+from finetune.processes.ranks import ranks
+from finetune.run.finish import end_stopped
+from finetune.run.observe import begin, observe, with_row
+from finetune.run.progress import progress_line
+from finetune.run.save import save
+from finetune.run.step import due, optimizer_step, remaining_batches, set_learning_rates
+from finetune.session import Progress, Session
+
+
+def loop(session: Session) -> Progress:
+    """Trains from the session's start to its last step, and returns how far it came.
+
+    Raises SystemExit(75) where a signal stopped it after a checkpoint.
+    """
+    run, progress = session.run, begin(session)
+    with progress_line(run.steps, progress.step, shown=run.accelerator.is_main_process) as bar:
+        if progress.step > 0 and not observe(session, progress, bar):
+            end_stopped(session, progress.step)
+        batches = remaining_batches(session, progress.step)
+        clock = time.perf_counter()
+        for batch in batches:
+            set_learning_rates(session, progress.step)
+            outcome = optimizer_step(session, progress.step, batch)
+            seconds = time.perf_counter() - clock  # the wait for the batch is part of it
+            progress = progress.after_step(outcome.loss, run.global_batch_size, seconds)
+            bar.advance(outcome.loss)
+            progress = with_row(session, progress, outcome.grad_norm)
+            is_saved = outcome.is_stopping or due(progress.step, run.config.checkpoint.every, run.steps)
+            if is_saved:
+                save(session, progress)
+            if outcome.is_stopping or not observe(session, progress, bar):
+                if not is_saved:
+                    save(session, progress)
+                end_stopped(session, progress.step)
+            if progress.row is not None:
+                ranks().exchange()  # one wrote and printed it
+            clock = time.perf_counter()
+    return progress

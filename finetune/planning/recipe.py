@@ -1,0 +1,47 @@
+"""A recipe: its options, and the stages that they ask for; torch-free."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from finetune.config.sections import TrainConfig
+from finetune.data.manifest import Manifest
+
+Config = TypeVar("Config", bound=TrainConfig)
+Captions = Literal["listed", "folder", "none"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a recipe, which writes a folder."""
+
+    folder: Path
+    finished: Callable[[], str | None]
+    """Returns the sentence for a stage that is complete, None where there is work to do; loads no torch."""
+    run: Callable[[Manifest], object]
+
+
+def captions_of_data(config: TrainConfig) -> Captions:
+    """Returns where data.captions says that captions come from."""
+    return config.data.captions
+
+
+def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
+    """Returns no lines."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[Config]):
+    """What a recipe's command and `finetune plan` need of it."""
+
+    config: type[Config]
+    tune: Callable[[Config], Sequence[Stage]]
+    captions: Callable[[Config], Captions] = captions_of_data
+    """Where the captions of the dataset come from."""
+    planned: Callable[[Config, Manifest], Sequence[str]] = nothing_more
+    """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
+
+
+AnyRecipe = Recipe[Any]

@@ -1,0 +1,125 @@
+"""What a run leaves behind: exported files, the report, and its status."""
+
+import contextlib
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from finetune.data.class_images import trained, trained_captions
+from finetune.export.metadata import tag_counts
+from finetune.files import refuse_lost_folder, writing
+from finetune.methods.base import RunFacts, TrainedModel, TuningMethod, explaining_export
+from finetune.models.parts import PARTS, is_dropped
+from finetune.optim.build import evaluation_weights
+from finetune.optim.ema import trained_state
+from finetune.processes.ranks import ranks
+from finetune.processes.signals import EXIT_CODE, end_on_signals
+from finetune.processes.streams import lost_output
+from finetune.report.run import write_report
+from finetune.run.threads import all_cores
+from finetune.run.weight_hashes import refuse_changed_files
+from finetune.run_folder.finished import write_status
+from finetune.session import Progress, Session
+from finetune.tracking.tracker import Tracker
+
+
+def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
+    """Exports what was trained and writes the report on the main process, for which the others wait."""
+    run, tracker = session.run, session.records.tracker
+    end_on_signals("the run is trained and saved; the same command exports it.")
+    if ranks().any(session.stop.requested()):
+        end_stopped(session, progress.step)
+    refuse_lost_folder(run.lock, run.folder)
+    refuse_changed_files(session.model.source, session.model.stamps)
+    session.tuned.network.eval()
+    if tracker:
+        written = export(session, progress, method)
+        for path, difference in written.items():
+            run.say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
+        log_export(session, progress, list(written), tracker)
+        with writing(run.folder / "report.html"):
+            report = write_report(run.folder, message=" ".join(lost_output()) or None)
+        tracker.finish(0)
+        for note in tracker.notes():
+            run.say(note)
+        write_status(run.folder, run.steps, written)
+        run.say(f"Report: {report}")
+    ranks().exchange()
+
+
+def export(session: Session, progress: Progress, method: TuningMethod) -> dict[Path, float]:
+    """Writes every layout of the method's files; returns how far each differs after it was reloaded."""
+    run, model, tuned = session.run, session.model, session.tuned
+    with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, run.config.optim):
+        weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)
+        state = {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
+    if method.exports_all:
+        model.parts.load(*PARTS)
+    else:
+        model.parts.drop("denoiser")
+    kept = [module for part in model.in_network for module in model.parts.modules(part) if not is_dropped(module)]
+    with explaining_export(), all_cores():
+        for module in kept:
+            module.to("cpu")
+        for parameter in tuned.parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
+            parameter.data = parameter.data.float()
+        facts = run_facts(session, progress)
+        trained_model = TrainedModel(
+            run.family, run.source, session.components, tuned.network, model.objective, state, run.config, facts
+        )
+        return method.export(trained_model, run.folder / "export")
+
+
+def run_facts(session: Session, progress: Progress) -> RunFacts:
+    """Returns what the metadata of exported files say of the run."""
+    run, manifest = session.run, session.run.manifest
+    counted = trained(manifest.records, session.data.held_out_indices)
+    return RunFacts(
+        base_sha256=session.model.base_sha256,
+        steps=progress.step,
+        epochs=math.ceil(progress.step * run.global_batch_size / counted.num_samples),
+        global_batch_size=run.global_batch_size,
+        num_train_images=sum(counted.instance.values()),
+        num_reg_images=sum(counted.of_class.values()),
+        image_repeats=counted.instance,
+        reg_image_repeats=counted.of_class,
+        dataset_location=manifest.location,
+        dataset_fingerprint=manifest.fingerprint,
+        tags=tag_counts(trained_captions(manifest.records, session.data.held_out_indices)),
+        mixed_precision=run.accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (device.py checked it)
+        started_at=run.started_at.timestamp(),
+        finished_at=datetime.now(UTC).timestamp(),
+    )
+
+
+def log_export(session: Session, progress: Progress, paths: list[Path], tracker: Tracker) -> None:
+    """Gives the exported files to the trackers."""
+    run = session.run
+    tracker.log_files(
+        run.folder / "export",
+        name=run.config.output.export_name,
+        kind="model",
+        paths=paths,
+        metadata={
+            "dataset_fingerprint": run.manifest.fingerprint,
+            "base_sha256": session.model.base_sha256,
+            "steps": progress.step,
+        },
+    )
+
+
+def end_stopped(session: Session, step: int) -> NoReturn:
+    """Ends a run that a signal stopped, whose newest checkpoint is that of `step`."""
+    run, tracker = session.run, session.records.tracker
+    where = f"after step {step} of {run.steps}" if step else "before the first step"
+    run.say(f"Stopped {where}; the same command continues from there.")
+    if tracker:
+        with writing(run.folder / "report.html"):
+            write_report(run.folder, message=" ".join([f"Stopped {where}.", *lost_output()]))
+        tracker.finish(EXIT_CODE)
+    ranks().exchange()  # a launcher kills those that still save once one has ended
+    ranks().leave()
+    raise SystemExit(EXIT_CODE)

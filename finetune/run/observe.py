@@ -1,0 +1,69 @@
+"""What is measured and shown of a step: validation, the row of metrics, previews."""
+
+import math
+from dataclasses import replace
+
+from finetune.files import refuse_lost_folder
+from finetune.processes.ranks import ranks
+from finetune.run.finish import end_stopped
+from finetune.run.preview import BASE_STEP, preview
+from finetune.run.progress import ProgressLine
+from finetune.run.step import due
+from finetune.run.validate import validate
+from finetune.session import Progress, Session
+
+
+def begin(session: Session) -> Progress:
+    """Returns the progress to start from; a new run measures and draws the base model first."""
+    progress = session.start
+    session.tuned.network.train()
+    ranks().exchange()  # one opened the trackers
+    if progress.step > 0:
+        return progress
+    if session.validates:
+        progress = replace(progress, base_loss=validate(session))
+        if progress.base_loss is None:
+            end_stopped(session, 0)
+    if session.run.config.preview.prompts and not preview(session, BASE_STEP):
+        end_stopped(session, 0)
+    return progress
+
+
+def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress:
+    """Returns the progress with the row of its step where one is due, and the size of metrics.jsonl before it."""
+    run, metrics = session.run, session.records.metrics
+    config, step = run.config, progress.step
+    progress = replace(progress, metrics_bytes=metrics.num_bytes() if metrics else 0)
+    if not due(step, config.train.log_every, run.steps) and not validation_is_due(session, step):
+        return progress
+    groups = session.tuned.optimizer.param_groups
+    rates = {f"lr_{group['name']}": group["lr"] for group in groups[1:]} | {"lr": groups[0]["lr"]}
+    row = {"step": step, **progress.window.means(), **rates, "grad_norm": grad_norm}
+    row |= {"images_seen": step * run.global_batch_size, "elapsed_seconds": progress.seconds}
+    return replace(progress, row=row, window=type(progress.window)())
+
+
+def validation_is_due(session: Session, step: int) -> bool:
+    """True where a step is followed by a validation."""
+    return session.validates and due(step, session.run.config.validation.every, session.run.steps)
+
+
+def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
+    """Validates, logs and draws what is due; False where it was stopped before its end.
+
+    It follows the checkpoint of its step, so a run that resumes from this one does it again.
+    """
+    run, records, row, step = session.run, session.records, progress.row, progress.step
+    refuse_lost_folder(run.lock, run.folder)
+    if row is not None:
+        if validation_is_due(session, step):
+            loss = validate(session)
+            if loss is None:
+                return False
+            row = row | {"validation/loss": loss, "validation/base_loss": progress.base_loss or math.nan}
+        if records.metrics and records.tracker:
+            records.metrics.write(row)
+            records.tracker.log(row, step)
+            bar.log(row)
+    previews = run.config.preview
+    return not previews.prompts or not due(step, previews.every, run.steps) or preview(session, step)

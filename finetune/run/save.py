@@ -1,0 +1,46 @@
+"""Save a run so that it continues bit for bit."""
+
+from dataclasses import asdict
+
+from finetune.config.parse.command_line import dump
+from finetune.files import refuse_lost_folder
+from finetune.optim.ema import trained_state
+from finetune.processes.ranks import ranks
+from finetune.processes.saved_progress import note_saved
+from finetune.run.checkpoint import Checkpoint, save_checkpoint
+from finetune.session import Progress, Session
+
+
+def save(session: Session, progress: Progress) -> None:
+    """Writes a checkpoint on the main process, for which the others wait."""
+    run = session.run
+    with session.stop.saving():
+        if session.records.metrics is not None:
+            refuse_lost_folder(run.lock, run.folder)
+            session.records.metrics.sync()
+            checkpoint = checkpoint_of(session, progress)
+            save_checkpoint(run.folder / "checkpoints", checkpoint, dump(run.config), keep=run.config.checkpoint.keep)
+        ranks().exchange()  # a large checkpoint takes longer than the next step's collectives would wait
+        note_saved(progress.step)
+
+
+def checkpoint_of(session: Session, progress: Progress) -> Checkpoint:
+    """Returns everything that the run continues from."""
+    run, model, tuned = session.run, session.model, session.tuned
+    scaler = run.accelerator.scaler
+    state = {
+        "step": progress.step,
+        "window": asdict(progress.window),
+        "pending": progress.row,
+        "metrics_bytes": progress.metrics_bytes,
+        "base_loss": progress.base_loss,
+        "elapsed_seconds": progress.seconds,
+        "scaler": scaler.state_dict() if scaler else None,
+        "dataset": run.manifest.digests(),
+        "base_sha256": model.base_sha256,
+        "model": model.identity,
+        "precision": run.accelerator.mixed_precision,
+        "global_batch_size": run.global_batch_size,
+    }
+    average = tuned.ema.settled() if tuned.ema else None
+    return Checkpoint(trained_state(tuned.network), average, tuned.optimizer.state_dict(), state)

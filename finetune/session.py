@@ -1,0 +1,199 @@
+"""What a run has opened, loaded, prepared and attached; frozen, and known to train, loop, setup and run alone."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.batches.buckets import Bucket, BucketFigures
+from finetune.batches.dataset import TrainingDataset
+from finetune.batches.encoder import Encoder
+from finetune.batches.preview_prompts import DrawingPrompts
+from finetune.config.sections import TrainConfig
+from finetune.data.manifest import Manifest
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.parts import Part, Parts
+from finetune.objectives.diffusion import Objective
+from finetune.optim.build import evaluation_weights
+from finetune.optim.ema import EMA
+from finetune.processes.signals import StopRequest
+from finetune.run_folder.metrics import MetricsFile, Row, Window
+from finetune.tasks.base import Task
+from finetune.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; the loop's half of a checkpoint."""
+
+    step: int = 0
+    """Optimizer steps made."""
+    window: Window = field(default_factory=Window)
+    row: Row | None = None
+    """The line of metrics that belongs to `step`, written after a checkpoint of that step."""
+    metrics_bytes: int = 0
+    """Of metrics.jsonl before that line."""
+    base_loss: float | None = None
+    """Validation loss of the base model."""
+    seconds: float = 0.0
+    """Spent in steps."""
+
+    def after_step(self, loss: float, num_images: int, seconds: float) -> "Progress":
+        """Returns the progress one optimizer step later."""
+        window = self.window.plus(loss, num_images, seconds)
+        return replace(self, step=self.step + 1, window=window, row=None, seconds=self.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A verified checkpoint, whose tensors are read when they are needed."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def progress(self) -> Progress:
+        """Returns how far the run was."""
+        state = self.state
+        return Progress(
+            state["step"],
+            Window(**state["window"]),
+            state["pending"],
+            state["metrics_bytes"],
+            state["base_loss"],
+            state["elapsed_seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose folder is locked and whose processes know each other."""
+
+    config: TrainConfig
+    manifest: Manifest
+    accelerator: Accelerator
+    source: ModelSource
+    family: ModelFamily
+    lock: TextIO | None
+    """None where this is not the main process."""
+    resume: ResumePoint | None
+    warnings: Sequence[str]
+    started_at: datetime
+
+    @property
+    def folder(self) -> Path:
+        return self.config.output.folder
+
+    @property
+    def steps(self) -> int:
+        return self.config.train.steps
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.config.train.batch_size * self.config.train.accumulation * self.accelerator.num_processes
+
+    def say(self, text: str) -> None:
+        """Prints on the main process."""
+        self.accelerator.print(text)
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        """Prints warnings on the main process."""
+        for warning in warnings:
+            self.say(f"warning: {warning}")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The base model of a run; its parts have weights only while they are needed."""
+
+    source: ModelSource
+    """As it is read: weights that do not change stay in their number format."""
+    parts: Parts
+    objective: Objective
+    is_inpainting: bool
+    in_network: tuple[Part, ...]
+    """What the network of the method holds."""
+    identity: dict[str, Any]
+    base_sha256: str
+    stamps: Any
+    """Of the files, which must not change while the run reads them again."""
+    dtype: torch.dtype
+    """In which frozen weights compute."""
+    warnings: Sequence[str]
+
+    @property
+    def components(self) -> Components:
+        return self.parts.components
+
+    @property
+    def trains_text_encoders(self) -> bool:
+        return "text_encoders" in self.in_network
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run as batches, with its caches filled."""
+
+    held_out_indices: frozenset[int]
+    held_out: Sequence[Bucket]
+    figures: Sequence[BucketFigures]
+    dataset: TrainingDataset
+    loader: Any
+    encoder: Encoder
+    prompts: DrawingPrompts
+    """Of the previews; filled later where text encoders train."""
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The network in training, with what updates and averages its weights."""
+
+    network: Any
+    wrapped: nn.Module
+    """By Accelerate, for several processes."""
+    optimizer: torch.optim.Optimizer
+    stepper: Any
+    """The optimizer, wrapped by Accelerate."""
+    parameters: list[nn.Parameter]
+    ema: EMA | None
+
+
+@dataclass(frozen=True)
+class Records:
+    """What the main process writes as the run goes; both are None on the others."""
+
+    metrics: MetricsFile | None
+    tracker: Tracker | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that the loop and what follows it read."""
+
+    run: Run
+    model: LoadedModel
+    data: TrainingData
+    tuned: Tuned
+    task: Task
+    records: Records
+    components: Components
+    """With the scheduler that images are sampled with."""
+    stop: StopRequest
+    start: Progress
+
+    @property
+    def validates(self) -> bool:
+        return bool(self.data.held_out) and self.run.config.validation.every > 0
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Within it the network has the weights that are exported."""
+        tuned = self.tuned
+        if tuned.ema:
+            return tuned.ema.in_place_of(tuned.network)
+        return evaluation_weights(tuned.optimizer, self.run.config.optim)

@@ -1,0 +1,1 @@
+"""What `finetune.train` opens, loads, prepares and attaches before the first step."""

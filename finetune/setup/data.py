@@ -1,0 +1,156 @@
+"""Prepare the data of a run: what is held out, buckets, filled caches, and the loader."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from finetune.batches.buckets import (
+    Bucket,
+    BucketBatchSampler,
+    BucketFigures,
+    assign_buckets,
+    bucket_figures,
+    refuse_longer_sides,
+)
+from finetune.batches.dataset import TrainingDataset, collate_by_name
+from finetune.batches.encoder import Encoder
+from finetune.batches.fill_caches import build_caches, used_captions
+from finetune.batches.inpaint_masks import Holes
+from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.truncated_captions import cut_warnings
+from finetune.planning.advice import own_share
+from finetune.planning.scale_warnings import scale_warnings
+from finetune.plurals import plural
+from finetune.processes.signals import outlive_signals
+from finetune.run_folder.options import cache_folder, held_out_indices
+from finetune.session import LoadedModel, Run, TrainingData
+
+
+def prepare_data(run: Run, model: LoadedModel) -> TrainingData:
+    """Returns the data with filled caches; prints what is known of it before they are filled."""
+    config, components, manifest = run.config, model.components, run.manifest
+    held_out_set = frozenset(held_out_indices(manifest.records, config.validation))
+    buckets, held_out = split_buckets(run, model, held_out_set)
+    figures = [bucket_figures(bucket, manifest.records) for bucket in buckets]
+    describe(run, figures, num_held_out=len(held_out_set))
+    warnings = [
+        *bucket_warnings(run, figures),
+        *cut_warnings(
+            run.family,
+            components.tokenizers,
+            used_captions(manifest.records, buckets, held_out, config.data),
+            config.preview,
+        ),
+        *size_warnings(run, model, held_out_set),
+    ]
+    run.warn([*run.warnings, *model.warnings, *warnings])
+    encoder = Encoder(
+        run.family,
+        components,
+        run.accelerator.device,
+        text_encoder_is_trained=model.trains_text_encoders,
+        parts=model.parts,
+    )
+    cache = replace(config.cache, text=config.cache.text and not model.trains_text_encoders)
+    masks = None
+    if config.mask.kind != "none":
+        assert manifest.masks is not None, "the manifest was read without the mask options"
+        masks = LatentMasks(config.mask.kind, manifest.masks, run.family.pixels_per_latent(components.vae))
+    holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if model.is_inpainting else None
+    encoded = build_caches(
+        encoder,
+        run.accelerator,
+        manifest.records,
+        buckets,
+        held_out,
+        manifest.source,
+        config.data,
+        cache,
+        cache_folder(cache),
+        model.dtype,
+        masks,
+        holes,
+        config.preview,
+    )
+    dataset = TrainingDataset(
+        manifest.records, buckets, manifest.source, config.data, encoded, config.seed, masks, holes
+    )
+    loader = make_loader(run, buckets, dataset)
+    return TrainingData(held_out_set, held_out, figures, dataset, loader, encoder, encoded.drawing, warnings)
+
+
+def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tuple[list[Bucket], list[Bucket]]:
+    """Returns the buckets of what is trained on, and those of what is held out."""
+    config, family, records = run.config, run.family, run.manifest.records
+    multiple = family.pixel_multiple(model.components.vae)
+    if config.data.bucket_step % multiple:
+        raise ValueError(
+            f"data.bucket_step: got {config.data.bucket_step}, expected a multiple of {multiple} for this VAE."
+        )
+    buckets = assign_buckets(records, config.data)
+    refuse_longer_sides([(bucket.width, bucket.height) for bucket in buckets], family.longest_side(model.components))
+    trained = [part for bucket in buckets if (part := bucket.without(held_out)).records]
+    if not trained:
+        raise ValueError(
+            f"data.folder: all images ({len(records)}) are held out for validation. Lower validation.fraction."
+        )
+    return trained, [part for bucket in buckets if (part := bucket.only(held_out)).records]
+
+
+def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -> None:
+    """Prints how many images there are and which sizes they are trained at."""
+    num = plural(len(run.manifest.records), "image")
+    run.say(f"{num}, {num_held_out} held out; global batch size {run.global_batch_size}.")
+    for figure in figures:
+        run.say(
+            f"  bucket {figure.width}x{figure.height}: {plural(figure.num_pictures, 'image')}, "
+            f"{figure.crop_loss_mean:.1%} of the area cropped, {figure.num_upscaled} upscaled"
+        )
+
+
+def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
+    """Returns a warning where a global batch has more images than a bucket."""
+    small = [figure for figure in figures if figure.num_pictures < run.global_batch_size]
+    if not small:
+        return []
+    return [
+        f"{plural(len(small), 'bucket has', 'buckets have')} fewer images than a global batch of "
+        f"{run.global_batch_size}, so an image can be in it more than once; a smaller data.max_aspect or batch avoids "
+        "this."
+    ]
+
+
+def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Iterator[str]:
+    """Yields warnings where the run does not fit its base model or its dataset."""
+    config, components = run.config, model.components
+    learned_from = [record for index, record in enumerate(run.manifest.records) if index not in held_out]
+    seen = config.train.steps * run.global_batch_size * own_share(config)
+    return scale_warnings(
+        components.denoiser.config,
+        run.family.pixels_per_latent(components.vae),
+        config.data.resolution,
+        len(learned_from),
+        seen / sum(record.repeats for record in learned_from),
+    )
+
+
+def make_loader(run: Run, buckets: Sequence[Bucket], dataset: TrainingDataset) -> torch.utils.data.DataLoader:
+    """Returns the loader of this process's part of every global batch, from the first step on that is still to be
+    made."""
+    records = run.manifest.records
+    start = 0 if run.resume is None else run.resume.state["step"]
+    repeats = [record.repeats for record in records]
+    return run.accelerator.prepare(
+        torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=BucketBatchSampler(
+                buckets, repeats, run.global_batch_size, seed=run.config.seed, start=start
+            ),
+            collate_fn=functools.partial(collate_by_name, records),
+            num_workers=run.config.data.num_workers,
+            pin_memory=run.accelerator.device.type == "cuda",
+            worker_init_fn=outlive_signals,
+        )
+    )

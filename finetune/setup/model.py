@@ -1,0 +1,71 @@
+"""Load the base model part by part: what contradicts the options is refused before weights are read."""
+
+from dataclasses import replace
+
+from finetune.config.inpaint import InpaintConfig
+from finetune.methods.base import TuningMethod
+from finetune.models.loading.components import parts_warnings, scheduler_warnings
+from finetune.models.loading.eight_bits import eight_bit_warnings
+from finetune.objectives.diffusion import Objective
+from finetune.processes.ranks import refuse_differences
+from finetune.processes.saved_progress import note_saved
+from finetune.run.device import COMPUTE_DTYPES
+from finetune.run.fingerprint import model_identity
+from finetune.run.resume import refuse_other_model
+from finetune.run.weight_hashes import file_stamps, hashed_parts
+from finetune.run_folder.options import cache_folder
+from finetune.session import LoadedModel, Run
+
+
+def load_model(run: Run, method: TuningMethod) -> LoadedModel:
+    """Returns the model with every part checked and hashed, and none with weights."""
+    config, family, source = run.config, run.family, run.source
+    objective = family.objective(family.scheduler(source), config.loss)
+    warnings = [*parts_warnings(source), *family.warnings(source), *scheduler_warnings(family, source)]
+    warnings += objective_warnings(objective)
+    refuse_unfit_options(run, is_inpainting=family.is_inpainting(source))
+    read = source if method.alters_weights else replace(source, as_stored=True)
+    parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
+    warnings += eight_bit_warnings(read)
+    base_sha256, identity = hashes["denoiser"][0], model_identity(parts.components, hashes, objective)
+    start = 0
+    if run.resume is not None:
+        start = run.resume.state["step"]
+        warnings += refuse_other_model(identity, base_sha256, run.resume.path, run.resume.state, config)
+    note_saved(None if run.resume is None else start)
+    refuse_differences({"first step": start, **{f"model's {part}": facts for part, facts in identity.items()}})
+    method.check(family, parts.components)
+    return LoadedModel(
+        read,
+        parts,
+        objective,
+        family.is_inpainting(source),
+        method.parts,
+        identity,
+        base_sha256,
+        file_stamps(read),
+        COMPUTE_DTYPES[run.accelerator.mixed_precision],
+        warnings,
+    )
+
+
+def objective_warnings(objective: Objective) -> list[str]:
+    """Returns a warning where the options give a timestep no weight."""
+    if not objective.options.zero_terminal_snr or objective.options.weighting == "none":
+        return []
+    return [
+        f"zero terminal SNR with loss.weighting {objective.options.weighting} gives the last timestep, where sampling "
+        "starts, the weight 0; add --loss.weighting none to train it."
+    ]
+
+
+def refuse_unfit_options(run: Run, *, is_inpainting: bool) -> None:
+    """Raises ValueError for options that the base model has no use for."""
+    config, family = run.config, run.family
+    if not is_inpainting and config.inpaint != InpaintConfig():
+        raise ValueError(
+            f"inpaint: {run.source.location} is not an inpainting model, so it is not told of hidden parts. "
+            "Remove the options of this section."
+        )
+    if config.preview.negative_prompt and not family.knows_negative_prompts:
+        raise ValueError(f"preview.negative_prompt: got one, but {family.title} is guided without. Remove it.")

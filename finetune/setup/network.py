@@ -1,0 +1,94 @@
+"""Attach what trains to the base model, and restore the state of a checkpoint."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from finetune.batches.preview_prompts import kept_prompts
+from finetune.methods.base import TuningMethod
+from finetune.models.parts import Part
+from finetune.models.quantized.packed import num_frozen, pack_layers
+from finetune.models.stored import place
+from finetune.optim.build import build_optimizer
+from finetune.optim.ema import EMA, trained_parameters
+from finetune.processes.ranks import ranks
+from finetune.run.device import TRAINED_DTYPES
+from finetune.run.resume import restore
+from finetune.session import LoadedModel, Run, TrainingData, Tuned
+from finetune.tasks.base import MakeTask, Task, TaskContext
+from finetune.tasks.base_model import masked
+
+
+def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
+    """Returns the network of the method on its device, with the weights of the base model."""
+    config, device, components = run.config, run.accelerator.device, model.components
+    model.parts.load(*model.in_network)
+    if config.model.quantization != "none" or config.model.offload:
+        saving = pack_layers(
+            components.denoiser,
+            config.model.quantization,
+            double=config.model.double_quantization,
+            device=device,
+            dtype=model.dtype,
+            offload=config.model.offload,
+        )
+        run.say(saving.told(config.model.quantization, offload=config.model.offload))
+    network = method.network(run.family, components)
+    method.attach(network, config.seed)
+    place(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
+    counts = parameter_counts(network)
+    run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
+    if config.train.gradient_checkpointing:
+        network.checkpoint_gradients()
+    return network
+
+
+def parameter_counts(network: Any) -> dict[str, int]:
+    """Returns how many parameters are trained, and how many are frozen."""
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return {"trained": trained, "frozen": num_frozen(network)}
+
+
+def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
+    """Returns what the network learns; its weights must still be those of the base model."""
+    made = task(TaskContext(model.objective, data.encoder, network, model.dtype))
+    return made if run.config.mask.kind == "none" else masked(made, network, run.config.mask)
+
+
+def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -> Tuned:
+    """Returns the network with its optimizer and averages, in the state of the checkpoint where there is one."""
+    config, accelerator = run.config, run.accelerator
+    ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
+    wrapped = accelerator.prepare(network)
+    groups = method.param_groups(network, config.optim)
+    optimizer = build_optimizer(groups, config.optim, config.seed)
+    stepper = accelerator.prepare(optimizer)
+    ema = None
+    if config.train.ema_decay is not None:
+        ema = EMA.of(network, config.train.ema_decay, config.train.ema_device)
+    if run.resume is not None:
+        restore(run.resume.path, network, optimizer, ema, accelerator, groups)
+        run.say(f"Resuming from {run.resume.path} at step {run.resume.state['step']} of {run.steps}.")
+    load_live_parts(run, model)
+    return Tuned(network, wrapped, optimizer, stepper, list(trained_parameters(network).values()), ema)
+
+
+def load_live_parts(run: Run, model: LoadedModel) -> None:
+    """Puts what encodes at every step on the device: the parts that are not cached."""
+    cache, live = run.config.cache, list[Part]()
+    if not cache.latents:
+        live.append("vae")
+    if not (cache.text and not model.trains_text_encoders) and "denoiser" in model.in_network:
+        live.append("text_encoders")
+    model.parts.load(*live)
+    for module in itertools.chain.from_iterable(map(model.parts.modules, live)):
+        module.to(run.accelerator.device)
+
+
+def with_trained_prompts(run: Run, model: LoadedModel, data: TrainingData) -> TrainingData:
+    """Returns the data with the prompts of previews as tokens, where the text encoders train."""
+    if not model.trains_text_encoders:
+        return data
+    config, components = run.config.preview, model.components
+    prompts = kept_prompts(run.family, components, config, run.accelerator, text_encoder_is_trained=True)
+    return replace(data, prompts=prompts)

@@ -1,0 +1,45 @@
+"""Open a run: its processes, its folder, and the checkpoint that it continues from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from finetune.config.sections import TrainConfig
+from finetune.data.manifest import Manifest
+from finetune.files import lock_folder
+from finetune.models import family_named
+from finetune.models.family import ModelSource
+from finetune.models.loading.components import find_family
+from finetune.run.checkpoint import remove_leftovers
+from finetune.run.device import device_warnings, make_accelerator, refuse_unfit
+from finetune.run.resume import find_checkpoint
+from finetune.run_folder.options import check_output, refuse_separate_folders
+from finetune.session import Run
+
+
+@contextmanager
+def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
+    """Yields the run, with its folder locked; raises ValueError for what a user can mend."""
+    started_at = datetime.now(UTC)
+    folder = config.output.folder
+    check_output(folder)
+    accelerator = make_accelerator(config, manifest.fingerprint)
+    refuse_unfit(accelerator, config)
+    lock = lock_folder(folder) if accelerator.is_main_process else None
+    refuse_separate_folders(folder)
+    if accelerator.is_main_process:
+        remove_leftovers(folder)
+        remove_leftovers(folder / "checkpoints")
+        remove_leftovers(folder / "previews")
+    warnings = list(manifest.warnings) + device_warnings(accelerator, config)
+    source = ModelSource.of(config.model, config.loss.prediction_type)
+    name = find_family(source, config.model.family)
+    family = family_named(name)
+    if config.model.family is None:
+        accelerator.print(f"model.family: {name} ({family.title}), as {source.location} says.")
+        config = replace(config, model=replace(config.model, family=name))
+    resume = find_checkpoint(config, manifest, accelerator, warnings)
+    yield Run(config, manifest, accelerator, source, family, lock, resume, warnings, started_at)
+    if lock:
+        lock.close()

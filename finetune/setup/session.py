@@ -1,0 +1,69 @@
+"""Write what a run writes before its first step, and open its records; nothing is refused after this."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from finetune.config.parse.command_line import as_plain, dump
+from finetune.files import refuse_lost_folder, write_atomically, writing
+from finetune.processes.signals import StopRequest
+from finetune.run.base_loss import base_loss_warnings
+from finetune.run_folder.metrics import MetricsFile
+from finetune.run_folder.options import data_card
+from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
+from finetune.setup.network import parameter_counts, with_trained_prompts
+from finetune.tasks.base import Task
+from finetune.tracking.tracker import Tracker, start_tracking
+
+
+@contextmanager
+def open_session(
+    run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned, task: Task, *, from_scratch: bool
+) -> Iterator[Session]:
+    """Yields the session; where it fails, the trackers record the run as failed.
+
+    A model that is trained `from_scratch` is not asked whether it fits its objective.
+    """
+    data = with_trained_prompts(run, model, data)
+    start = Progress() if run.resume is None else run.resume.progress()
+    found = []
+    if start.step == 0 and not from_scratch:
+        found = base_loss_warnings(tuned.network, task, data.dataset, run.accelerator.device)
+        run.warn(found)
+    records = Records(None, None)
+    if run.accelerator.is_main_process:
+        refuse_lost_folder(run.lock, run.folder)
+        write_atomically(run.folder / "config.yaml", dump(run.config))
+        warnings = [*run.warnings, *model.warnings, *data.warnings, *found]
+        write_atomically(run.folder / "data_card.json", card(run, data, parameter_counts(tuned.network), warnings))
+        metrics = MetricsFile(
+            run.folder / "metrics.jsonl", start.metrics_bytes, start.step, lambda text: run.warn([text])
+        )
+        records = Records(metrics, open_trackers(run))
+    options, scheduler = model.objective.options, model.components.scheduler
+    components = replace(model.components, scheduler=run.family.sampling_scheduler(scheduler, options))
+    stop = StopRequest()
+    stop.install()
+    try:
+        yield Session(run, model, data, tuned, task, records, components, stop, start)
+    except Exception:
+        if records.tracker:
+            records.tracker.finish(1)
+        raise
+
+
+def card(run: Run, data: TrainingData, counts: dict[str, int], warnings: list[str]) -> Any:
+    """Returns the content of data_card.json."""
+    figures = [asdict(figure) for figure in data.figures]
+    return data_card(run.manifest, set(data.held_out_indices), figures, counts, warnings)
+
+
+def open_trackers(run: Run) -> Tracker:
+    """Returns the trackers that the options ask for."""
+    options = as_plain(run.config) | {
+        "num_processes": run.accelerator.num_processes,
+        "precision": run.accelerator.mixed_precision,
+    }
+    with writing(run.folder):
+        return start_tracking(run.config.tracking, run.folder, options, data_fingerprint=run.manifest.fingerprint)

@@ -1,0 +1,73 @@
+"""Predict what the objective wants from noisy latents and the prompt.
+
+Axes: B batch, C channels, H W latent height and width.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from finetune.batches.dataset import Batch
+from finetune.batches.encoder import Encoder
+from finetune.models.family import Prompts
+from finetune.objectives.diffusion import Objective, denoising_loss
+from finetune.objectives.mask import LossMask, Predict
+from finetune.objectives.noise import Noise
+from finetune.tasks.base import Losses, TaskContext
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How a run trains on parts of its pictures."""
+
+    outside_weight: float
+    prior_weight: float
+    untouched: Callable[[], AbstractContextManager[None]]
+    """Within it, the network predicts what the untouched model does."""
+
+    def of(self, inside: Tensor | None, predict: Predict) -> LossMask:
+        """Returns the mask of a batch, of which `inside` [B 1 H W] is trained on."""
+        assert inside is not None, "a run with masks gives every batch one"
+
+        def predict_untouched(noisy: Tensor, t: Tensor) -> Tensor:
+            with self.untouched():
+                return predict(noisy, t)
+
+        return LossMask(inside, self.outside_weight, self.prior_weight, predict_untouched)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Predict what the objective asks for from noisy latents and the prompt."""
+
+    objective: Objective
+    encoder: Encoder
+    masking: Masking | None = None
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Prompts, Tensor | None]:
+        return self.encoder.latents(batch), self.encoder.prompts(batch), batch.mask
+
+    def losses(
+        self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts, Tensor | None], u: Tensor, noise: Noise
+    ) -> Losses:
+        clean, prompts, inside = inputs
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            return network(noisy, t, prompts)
+
+        t = self.objective.sample_timesteps(u, (clean.shape[2], clean.shape[3])).to(clean.device)
+        drawn, in_input = self.objective.draw_noise(noise, clean)
+        mask = self.masking and self.masking.of(inside, predict)
+        unweighted = denoising_loss(self.objective, predict, clean, drawn, t, noise_in_input=in_input, mask=mask)
+        return Losses(unweighted, self.objective.weight(t), t)
+
+    def plain(self) -> Self:
+        return replace(self, objective=self.objective.plain())
+
+
+def denoising(context: TaskContext) -> Denoising:
+    """Returns the task of a network that `context` holds."""
+    return Denoising(context.objective, context.encoder)
