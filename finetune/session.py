@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from finetune.batches.buckets import Bucket, BucketFigures
-from finetune.batches.dataset import TrainingDataset
+from finetune.batches.buckets import BucketFigures
+from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.config.sections import TrainConfig
@@ -140,7 +140,7 @@ class TrainingData:
     """The images of a run as batches, with its caches filled."""
 
     held_out_indices: frozenset[int]
-    held_out: Sequence[Bucket]
+    images: TrainingImages
     figures: Sequence[BucketFigures]
     dataset: TrainingDataset
     loader: Any
@@ -189,7 +189,7 @@ class Session:
 
     @property
     def validates(self) -> bool:
-        return bool(self.data.held_out) and self.run.config.validation.every > 0
+        return bool(self.data.images.held_out) and self.run.config.validation.every > 0
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Within it the network has the weights that are exported."""

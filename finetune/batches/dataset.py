@@ -191,28 +191,33 @@ class Encoded:
     """Those of the previews that this process draws, where no text encoder trains."""
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images of a run, and how they are cut, captioned, masked and hidden."""
+
+    records: Sequence[Record]
+    buckets: Sequence[Bucket]
+    """What is trained on."""
+    source: PictureSource
+    data: DataConfig
+    held_out: Sequence[Bucket] = ()
+    """What validation scores."""
+    masks: LatentMasks | None = None
+    holes: Holes | None = None
+
+
 class TrainingDataset(torch.utils.data.Dataset[Sample]):
     """Samples by (record index, position); crop, flip and caption are functions of (seed, position)."""
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        buckets: Sequence[Bucket],
-        source: PictureSource,
-        config: DataConfig,
-        encoded: Encoded,
-        seed: int,
-        masks: LatentMasks | None = None,
-        holes: Holes | None = None,
-    ) -> None:
-        self.records = records
-        self.views = {index: views(records[index], bucket, config) for bucket in buckets for index in bucket.records}
-        self.source = source
-        self.captions = caption_options(config)
+    def __init__(self, images: TrainingImages, encoded: Encoded, seed: int) -> None:
+        records = images.records
+        self.records, self.source, self.masks, self.holes = records, images.source, images.masks, images.holes
+        self.views = {
+            index: views(records[index], bucket, images.data) for bucket in images.buckets for index in bucket.records
+        }
+        self.captions = caption_options(images.data)
         self.encoded = encoded
         self.seed = seed
-        self.masks = masks
-        self.holes = holes
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         index, position = place

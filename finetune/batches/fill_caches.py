@@ -11,14 +11,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import Encoded, View, caption_options, latent_key, text_key, views
+from finetune.batches.dataset import Encoded, TrainingImages, View, caption_options, latent_key, text_key, views
 from finetune.batches.encoder import Encoder, explaining_encoding, on_device, validation_caption, validation_view
-from finetune.batches.inpaint_masks import Holes, filling_key
-from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.inpaint_masks import filling_key
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint
-from finetune.config.sections import CacheConfig, DataConfig, PreviewConfig
+from finetune.config.sections import CacheConfig, PreviewConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.images.decode import BLANK
 from finetune.data.listing import first_few
@@ -31,28 +29,19 @@ from finetune.processes.ranks import ranks
 def build_caches(
     encoder: Encoder,
     accelerator: Accelerator,
-    records: Sequence[Record],
-    buckets: Sequence[Bucket],
-    held_out: Sequence[Bucket],
-    source: PictureSource,
-    data: DataConfig,
+    images: TrainingImages,
     cache: CacheConfig,
     folder: Path,
     dtype: torch.dtype,
-    masks: LatentMasks | None = None,
-    holes: Holes | None = None,
     previews: PreviewConfig | None = None,
 ) -> Encoded:
-    """Returns the filled caches; every process encodes a part, and what is there already is not made again. Masks are
-    kept where latents are. Prompts of previews are encoded while the text encoders are there, unless these train."""
-    to_train = [
-        (records[i], view) for bucket in buckets for i in bucket.records for view in views(records[i], bucket, data)
-    ]
-    to_score = [(records[index], validation_view(bucket)) for bucket in held_out for index in bucket.records]
+    """Returns the filled caches; every process encodes a part, and what is cached already is not encoded again.
+
+    Masks are cached where latents are. Prompts of previews are encoded while the text encoders have weights, unless
+    these train.
+    """
     with encoder.lent("vae"):
-        vae_fingerprint, latents, cut_masks = cache_pictures(
-            encoder, accelerator, to_train, to_score, source, cache, folder, masks, holes
-        )
+        vae_fingerprint, latents, cut_masks = cache_images(encoder, accelerator, images, cache, folder)
     ranks().exchange()  # shares may take very different times, which a collective would not wait for
     for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
         accelerator.print(f"warning: {warning}")
@@ -63,7 +52,7 @@ def build_caches(
         needed = encoder.components.text_encoders if cache.text or previews.prompts else ()
         with explaining_encoding("captions and prompts of previews"), on_device(needed, encoder.device):
             if cache.text:
-                captions = {"", *used_captions(records, buckets, held_out, data)}
+                captions = {"", *used_captions(images)}
                 by_key = {text_key(caption, encoder_fingerprint, dtype): caption for caption in sorted(captions)}
                 text = ShardStore(folder / "text")
                 fill_store(
@@ -92,67 +81,72 @@ def image_warnings(odd: set[str]) -> Iterator[str]:
         )
 
 
-def cache_pictures(
-    encoder: Encoder,
-    accelerator: Accelerator,
-    to_train: Sequence[tuple[Record, View]],
-    to_score: Sequence[tuple[Record, View]],
-    source: PictureSource,
-    cache: CacheConfig,
-    folder: Path,
-    masks: LatentMasks | None,
-    holes: Holes | None,
+def cache_images(
+    encoder: Encoder, accelerator: Accelerator, images: TrainingImages, cache: CacheConfig, folder: Path
 ) -> tuple[str, ShardStore | None, ShardStore | None]:
-    """Returns the VAE's fingerprint and the filled stores of latents and masks; without a cache pictures are only
-    checked."""
-    vae = encoder.components.vae
+    """Returns the VAE's fingerprint and the filled stores of latents and masks.
+
+    Without a cache images are only checked.
+    """
+    vae, records, masks = encoder.components.vae, images.records, images.masks
     vae_fingerprint = cache_key(fingerprint(vae), settings_text(dict(vae.config)))
-    latents = cut_masks = None
+    to_train = [
+        (records[index], view)
+        for bucket in images.buckets
+        for index in bucket.records
+        for view in views(records[index], bucket, images.data)
+    ]
+    to_score = [(records[index], validation_view(bucket)) for bucket in images.held_out for index in bucket.records]
     chosen = [*to_train, *to_score]
-    if cache.latents:
-        items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
-        latents = ShardStore(folder / "latents")
-        with on_device([vae], encoder.device):
+    if not cache.latents:
+        check_images(encoder, accelerator, images.source, chosen)
+        return vae_fingerprint, None, None
+    items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
+    latents, cut_masks = ShardStore(folder / "latents"), None
+    with on_device([vae], encoder.device):
+        fill_store(
+            latents,
+            list(items),
+            lambda keys: encoder.encode_views(images.source, [(key, *items[key]) for key in keys]),
+            accelerator,
+            cache,
+            "Encoding images",
+        )
+        if images.holes is not None:
+            hidden = [(*item, number) for item in to_train for number in images.holes.numbers]
+            hidden += [(*item, 0) for item in to_score]
+            by_hole = {filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden}
             fill_store(
                 latents,
-                list(items),
-                lambda keys: encoder.encode_views(source, [(key, *items[key]) for key in keys]),
+                list(by_hole),
+                lambda keys: encoder.encode_fillings(images.source, [(key, *by_hole[key]) for key in keys]),
                 accelerator,
                 cache,
-                "Encoding pictures",
+                "Encoding images with holes",
             )
-            if holes is not None:
-                hidden = [(*item, number) for item in to_train for number in holes.numbers]
-                hidden += [(*item, 0) for item in to_score]
-                by_hole = {
-                    filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden
-                }
-                fill_store(
-                    latents,
-                    list(by_hole),
-                    lambda keys: encoder.encode_fillings(source, [(key, *by_hole[key]) for key in keys]),
-                    accelerator,
-                    cache,
-                    "Encoding pictures with holes",
-                )
-        if masks is not None:
-            of_key = {masks.key(record, view): (record, view) for record, view in chosen}
-            cut_masks = ShardStore(folder / "masks")
-            fill_store(
-                cut_masks,
-                list(of_key),
-                lambda keys: ((key, {"mask": masks.read(*of_key[key])}) for key in keys),
-                accelerator,
-                cache,
-                "Cutting masks",
-            )
-    else:
-        once = list({record.file_name: (record, view) for record, view in chosen}.values())
-        share = once[accelerator.process_index :: accelerator.num_processes]
-        with progress_bar("Checking pictures", len(share), accelerator) as advance:
-            for done in encoder.check_pictures(source, share):
-                advance(done)
+    if masks is not None:
+        of_key = {masks.key(record, view): (record, view) for record, view in chosen}
+        cut_masks = ShardStore(folder / "masks")
+        fill_store(
+            cut_masks,
+            list(of_key),
+            lambda keys: ((key, {"mask": masks.read(*of_key[key])}) for key in keys),
+            accelerator,
+            cache,
+            "Cutting masks",
+        )
     return vae_fingerprint, latents, cut_masks
+
+
+def check_images(
+    encoder: Encoder, accelerator: Accelerator, source: PictureSource, chosen: Sequence[tuple[Record, View]]
+) -> None:
+    """Decodes every image once, a part on every process."""
+    once = list({record.file_name: (record, view) for record, view in chosen}.values())
+    share = once[accelerator.process_index :: accelerator.num_processes]
+    with progress_bar("Checking images", len(share), accelerator) as advance:
+        for done in encoder.check_pictures(source, share):
+            advance(done)
 
 
 def described_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -218,17 +212,15 @@ def fill_store(
         )
 
 
-def used_captions(
-    records: Sequence[Record], buckets: Sequence[Bucket], held_out: Sequence[Bucket], data: DataConfig
-) -> Iterator[str]:
+def used_captions(images: TrainingImages) -> Iterator[str]:
     """Yields all captions that a run trains on and scores, in all their orders, some more than once."""
-    options = caption_options(data)
-    for bucket in buckets:
+    options = caption_options(images.data)
+    for bucket in images.buckets:
         for index in bucket.records:
-            yield from caption_variants(records[index].captions, options)
-    for bucket in held_out:
+            yield from caption_variants(images.records[index].captions, options)
+    for bucket in images.held_out:
         for index in bucket.records:
-            yield validation_caption(records[index], data)
+            yield validation_caption(images.records[index], images.data)
 
 
 @contextmanager

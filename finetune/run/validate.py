@@ -8,10 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import TrainingDataset, collate
+from finetune.batches.dataset import TrainingDataset, TrainingImages, collate
 from finetune.batches.encoder import validation_caption, validation_view
-from finetune.config.sections import DataConfig
 from finetune.data.manifest import Record
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
@@ -25,9 +23,8 @@ from finetune.tasks.base import Task
 class HeldOut:
     """The images that a validation scores, and how."""
 
+    images: TrainingImages
     dataset: TrainingDataset
-    buckets: Sequence[Bucket]
-    data: DataConfig
     batch_size: int
     """Per process."""
     num_timesteps: int
@@ -37,18 +34,18 @@ def validate(session: Session) -> float | None:
     """Returns the validation loss of the weights that would be exported, None where it was stopped."""
     run, data = session.run, session.data
     config = run.config
-    images = HeldOut(data.dataset, data.held_out, config.data, config.train.batch_size, config.validation.num_timesteps)
+    scored = HeldOut(data.images, data.dataset, config.train.batch_size, config.validation.num_timesteps)
     network = session.tuned.network
     network.eval()
     with session.averaged_weights():
-        loss = validation_loss(network, session.task, images, run.accelerator, stop=session.stop.requested)
+        loss = validation_loss(network, session.task, scored, run.accelerator, stop=session.stop.requested)
     network.train()
     return loss
 
 
 @torch.no_grad()
 def validation_loss(
-    network: nn.Module, task: Task, images: HeldOut, accelerator: Accelerator, *, stop: Callable[[], bool]
+    network: nn.Module, task: Task, scored: HeldOut, accelerator: Accelerator, *, stop: Callable[[], bool]
 ) -> float | None:
     """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
 
@@ -57,9 +54,9 @@ def validation_loss(
     Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
     """
     groups = [
-        (bucket, bucket.records[start : start + images.batch_size])
-        for bucket in images.buckets
-        for start in range(0, len(bucket.records), images.batch_size)
+        (bucket, bucket.records[start : start + scored.batch_size])
+        for bucket in scored.images.held_out
+        for start in range(0, len(bucket.records), scored.batch_size)
     ]
     task = task.plain()
     total = torch.zeros(2, dtype=torch.float64)
@@ -69,7 +66,7 @@ def validation_loss(
         if is_cut:
             break
         view = validation_view(bucket)
-        records = [images.dataset.records[index] for index in indices]
+        records = [scored.dataset.records[index] for index in indices]
         with explaining_out_of_memory(
             f"in a validation: {plural(len(indices), 'image')} of {view.width}x{view.height}",
             "Lower train.batch_size and raise train.accumulation instead, lower data.resolution, or set "
@@ -77,16 +74,16 @@ def validation_loss(
         ):
             batch = collate(
                 [
-                    images.dataset.sample(index, 0, view, validation_caption(record, images.data))
+                    scored.dataset.sample(index, 0, view, validation_caption(record, scored.images.data))
                     for index, record in zip(indices, records, strict=True)
                 ]
             ).to(accelerator.device)
             inputs = task.inputs(batch)
-            for number in range(images.num_timesteps):
+            for number in range(scored.num_timesteps):
                 is_cut = stop()
                 if is_cut:
                     break
-                u = torch.full((len(indices),), (number + 0.5) / images.num_timesteps, dtype=torch.float64)
+                u = torch.full((len(indices),), (number + 0.5) / scored.num_timesteps, dtype=torch.float64)
                 losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted
                 total += torch.tensor([losses.double().sum().item(), len(indices)], dtype=torch.float64)
         if is_cut:

@@ -14,7 +14,7 @@ from finetune.batches.buckets import (
     bucket_figures,
     refuse_longer_sides,
 )
-from finetune.batches.dataset import TrainingDataset, collate_by_name
+from finetune.batches.dataset import TrainingDataset, TrainingImages, collate_by_name
 from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches, used_captions
 from finetune.batches.inpaint_masks import Holes
@@ -30,55 +30,41 @@ from finetune.session import LoadedModel, Run, TrainingData
 
 def prepare_data(run: Run, model: LoadedModel) -> TrainingData:
     """Returns the data with filled caches; prints what is known of it before they are filled."""
-    config, components, manifest = run.config, model.components, run.manifest
-    held_out_set = frozenset(held_out_indices(manifest.records, config.validation))
-    buckets, held_out = split_buckets(run, model, held_out_set)
-    figures = [bucket_figures(bucket, manifest.records) for bucket in buckets]
-    describe(run, figures, num_held_out=len(held_out_set))
+    config = run.config
+    held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
+    images = training_images(run, model, held_out)
+    figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]
+    describe(run, figures, num_held_out=len(held_out))
     warnings = [
         *bucket_warnings(run, figures),
-        *cut_warnings(
-            run.family,
-            components.tokenizers,
-            used_captions(manifest.records, buckets, held_out, config.data),
-            config.preview,
-        ),
-        *size_warnings(run, model, held_out_set),
+        *cut_warnings(run.family, model.components.tokenizers, used_captions(images), config.preview),
+        *size_warnings(run, model, held_out),
     ]
     run.warn([*run.warnings, *model.warnings, *warnings])
     encoder = Encoder(
         run.family,
-        components,
+        model.components,
         run.accelerator.device,
         text_encoder_is_trained=model.trains_text_encoders,
         parts=model.parts,
     )
     cache = replace(config.cache, text=config.cache.text and not model.trains_text_encoders)
+    encoded = build_caches(encoder, run.accelerator, images, cache, cache_folder(cache), model.dtype, config.preview)
+    dataset = TrainingDataset(images, encoded, config.seed)
+    loader = make_loader(run, images, dataset)
+    return TrainingData(held_out, images, figures, dataset, loader, encoder, encoded.drawing, warnings)
+
+
+def training_images(run: Run, model: LoadedModel, held_out: frozenset[int]) -> TrainingImages:
+    """Returns what is trained on and what is held out, with the masks and holes that the options ask for."""
+    config, manifest = run.config, run.manifest
+    buckets, scored = split_buckets(run, model, held_out)
     masks = None
     if config.mask.kind != "none":
         assert manifest.masks is not None, "the manifest was read without the mask options"
-        masks = LatentMasks(config.mask.kind, manifest.masks, run.family.pixels_per_latent(components.vae))
+        masks = LatentMasks(config.mask.kind, manifest.masks, run.family.pixels_per_latent(model.components.vae))
     holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if model.is_inpainting else None
-    encoded = build_caches(
-        encoder,
-        run.accelerator,
-        manifest.records,
-        buckets,
-        held_out,
-        manifest.source,
-        config.data,
-        cache,
-        cache_folder(cache),
-        model.dtype,
-        masks,
-        holes,
-        config.preview,
-    )
-    dataset = TrainingDataset(
-        manifest.records, buckets, manifest.source, config.data, encoded, config.seed, masks, holes
-    )
-    loader = make_loader(run, buckets, dataset)
-    return TrainingData(held_out_set, held_out, figures, dataset, loader, encoder, encoded.drawing, warnings)
+    return TrainingImages(manifest.records, buckets, manifest.source, config.data, scored, masks, holes)
 
 
 def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tuple[list[Bucket], list[Bucket]]:
@@ -136,19 +122,18 @@ def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Ite
     )
 
 
-def make_loader(run: Run, buckets: Sequence[Bucket], dataset: TrainingDataset) -> torch.utils.data.DataLoader:
+def make_loader(run: Run, images: TrainingImages, dataset: TrainingDataset) -> torch.utils.data.DataLoader:
     """Returns the loader of this process's part of every global batch, from the first step on that is still to be
     made."""
-    records = run.manifest.records
     start = 0 if run.resume is None else run.resume.state["step"]
-    repeats = [record.repeats for record in records]
+    repeats = [record.repeats for record in images.records]
     return run.accelerator.prepare(
         torch.utils.data.DataLoader(
             dataset,
             batch_sampler=BucketBatchSampler(
-                buckets, repeats, run.global_batch_size, seed=run.config.seed, start=start
+                images.buckets, repeats, run.global_batch_size, seed=run.config.seed, start=start
             ),
-            collate_fn=functools.partial(collate_by_name, records),
+            collate_fn=functools.partial(collate_by_name, images.records),
             num_workers=run.config.data.num_workers,
             pin_memory=run.accelerator.device.type == "cuda",
             worker_init_fn=outlive_signals,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.batches.buckets import BucketBatchSampler, assign_buckets
-from finetune.batches.dataset import Batch, TrainingDataset, collate
+from finetune.batches.dataset import Batch, TrainingDataset, TrainingImages, collate
 from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches
 from finetune.config.recipes import LoRAConfig
@@ -183,19 +183,9 @@ def batches_of(
     accelerator = Accelerator(cpu=True)
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
     buckets = assign_buckets(manifest.records, DATA)
-    encoded = build_caches(
-        encoder,
-        accelerator,
-        manifest.records,
-        buckets,
-        [],
-        manifest.source,
-        DATA,
-        cache,
-        folder,
-        torch.float32,
-    )
-    dataset = TrainingDataset(manifest.records, buckets, manifest.source, DATA, encoded, seed=0)
+    images = TrainingImages(manifest.records, buckets, manifest.source, DATA)
+    encoded = build_caches(encoder, accelerator, images, cache, folder, torch.float32)
+    dataset = TrainingDataset(images, encoded, seed=0)
     sampler = BucketBatchSampler(buckets, [1] * len(manifest.records), 4, seed=0)
     found = []
     for places, _ in zip(sampler, range(12), strict=False):

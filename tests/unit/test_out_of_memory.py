@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import TrainingDataset
+from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder, validation_view
 from finetune.batches.fill_caches import build_caches
 from finetune.batches.preview_prompts import kept_prompts
@@ -137,15 +136,15 @@ def test_images_that_are_encoded_and_validated_are_named_with_their_size(tiny_mo
     manifest = read_manifest(str(save_pictures(tmp_path / "images", count=2, size=32)))
     encoder = Encoder(FAMILY, components, accelerator.device, text_encoder_is_trained=False)
     buckets, data = [Bucket(32, 16, (0, 1))], DataConfig(str(tmp_path / "images"), resolution=32, bucket_step=16)
-    caches: Any = (accelerator, manifest.records, buckets, buckets, manifest.source, data, CacheConfig())
-    encoded = build_caches(encoder, *caches, tmp_path / "cache", torch.float32)
+    images = TrainingImages(manifest.records, buckets, manifest.source, data, held_out=buckets)
+    encoded = build_caches(encoder, accelerator, images, CacheConfig(), tmp_path / "cache", torch.float32)
 
     components.denoiser.conv_in = Widening(components.denoiser.conv_in)
     task = Denoising(FAMILY.objective(components.scheduler, LossConfig()), encoder)
-    dataset = TrainingDataset(manifest.records, buckets, manifest.source, data, encoded, 0)
+    dataset = TrainingDataset(images, encoded, 0)
     network = Network(FAMILY, components.denoiser)
     with pytest.raises(ValueError, match=r"out of memory in a validation: 2 images of 32x16.* train\.batch_size"):
-        validation_loss(network, task, HeldOut(dataset, buckets, data, 4, 1), accelerator, stop=never)
+        validation_loss(network, task, HeldOut(images, dataset, 4, 1), accelerator, stop=never)
     components.vae.encoder.conv_in = Widening(components.vae.encoder.conv_in)
     with pytest.raises(ValueError, match=r"out of memory while 1 image of 32x16 were encoded.* data\.resolution"):
         list(encoder.encode_views(manifest.source, [("key", manifest.records[0], validation_view(buckets[0]))]))

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import Encoded, View, latent_key, text_key
+from finetune.batches.dataset import Encoded, TrainingImages, View, latent_key, text_key
 from finetune.batches.encoder import Encoder, images_together
 from finetune.batches.fill_caches import build_caches, text_fingerprint
 from finetune.batches.store import fingerprint
@@ -42,18 +42,8 @@ def cached(
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
     buckets = [Bucket(32, 32, tuple(range(len(manifest.records))))]
     data = DataConfig(str(folder), resolution=32, bucket_step=16)
-    return build_caches(
-        encoder,
-        accelerator,
-        manifest.records,
-        buckets,
-        [],
-        manifest.source,
-        data,
-        CacheConfig(shard_size=shard_size),
-        cache,
-        dtype,
-    )
+    images = TrainingImages(manifest.records, buckets, manifest.source, data)
+    return build_caches(encoder, accelerator, images, CacheConfig(shard_size=shard_size), cache, dtype)
 
 
 def shards(cache: Path) -> set[Path]:

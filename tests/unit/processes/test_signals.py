@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import Encoded, TrainingDataset
+from finetune.batches.dataset import Encoded, TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.config.loss import LossConfig
 from finetune.config.sections import DataConfig
@@ -61,13 +61,14 @@ def test_a_validation_hears_a_request_between_two_timesteps(tiny_model: Path, tm
     buckets, data = [Bucket(32, 32, (0, 1, 2))], DataConfig(str(tmp_path), resolution=32, bucket_step=16)
     uncached = Encoded("", "", torch.float32, None, None)
     task = Denoising(FAMILY.objective(components.scheduler, LossConfig()), encoder)
-    dataset = TrainingDataset(manifest.records, buckets, manifest.source, data, uncached, 0)
+    images = TrainingImages(manifest.records, buckets, manifest.source, data, held_out=buckets)
+    dataset = TrainingDataset(images, uncached, 0)
     network, passes = Network(FAMILY, components.denoiser), []
     network.register_forward_hook(lambda *_: passes.append(1))
     loss = validation_loss(
         network,
         task,
-        HeldOut(dataset, buckets, data, batch_size=2, num_timesteps=50),
+        HeldOut(images, dataset, batch_size=2, num_timesteps=50),
         accelerator,
         stop=lambda: len(passes) == 2,
     )
@@ -75,8 +76,10 @@ def test_a_validation_hears_a_request_between_two_timesteps(tiny_model: Path, tm
 
 
 def test_a_validation_that_is_asked_to_stop_gives_no_loss() -> None:
-    no_dataset = cast(Any, None)  # no image is read
-    images = HeldOut(no_dataset, [Bucket(64, 64, (0, 1, 2))], DataConfig(folder="images"), 2, num_timesteps=4)
+    nothing = cast(Any, None)  # no image is read
+    images = TrainingImages((), (), nothing, DataConfig(folder="images"), held_out=[Bucket(64, 64, (0, 1, 2))])
     task = Reconstruction(4, 8, 0.0, 0.0)
-    loss = validation_loss(nn.Identity(), task, images, Accelerator(cpu=True), stop=lambda: True)
+    loss = validation_loss(
+        nn.Identity(), task, HeldOut(images, nothing, 2, num_timesteps=4), Accelerator(cpu=True), stop=lambda: True
+    )
     assert loss is None

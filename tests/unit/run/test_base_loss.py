@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from finetune.batches.buckets import assign_buckets
-from finetune.batches.dataset import Encoded, TrainingDataset
+from finetune.batches.dataset import Encoded, TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.config.loss import LossConfig
 from finetune.config.sections import DataConfig
@@ -37,9 +37,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TrainingDataset:
     folder = save_pictures(tmp_path_factory.mktemp("images"), count=3, size=64)
     manifest, data = read_manifest(str(folder)), DataConfig(str(folder), resolution=64)
     encoded = Encoded("vae", "text", torch.float32, None, None)
-    return TrainingDataset(
-        manifest.records, assign_buckets(manifest.records, data), manifest.source, data, encoded, seed=0
-    )
+    images = TrainingImages(manifest.records, assign_buckets(manifest.records, data), manifest.source, data)
+    return TrainingDataset(images, encoded, seed=0)
 
 
 def task_of(components: Components, prediction_type: str) -> Denoising:
