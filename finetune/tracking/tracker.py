@@ -1,5 +1,6 @@
 """Tells the chosen trackers what happens in a run; no fault of theirs, nor of the network, stops or slows it."""
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 from finetune.config.sections import TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
-from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TensorBoard, TrackedRun, Trackio
+from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
 from finetune.tracking.wandb.environment import (
     RUN_ID,
     identified,
@@ -26,15 +27,15 @@ from finetune.tracking.wandb.environment import (
     unused_variables,
     wanted_run_id,
 )
-from finetune.tracking.wandb.offline_run import WeightsAndBiases
 
 __all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
 
-BACKENDS: dict[str, Callable[[TrackedRun], Backend]] = {
-    "wandb": WeightsAndBiases,
-    "tensorboard": TensorBoard,
-    "trackio": Trackio,
+BACKENDS = {
+    "wandb": "finetune.tracking.wandb.offline_run:WeightsAndBiases",
+    "tensorboard": "finetune.tracking.tensorboard:TensorBoard",
+    "trackio": "finetune.tracking.trackio:Trackio",
 }
+"""The class of each tracker, imported when it is opened."""
 MOST_FAILURES = 3
 MOST_WAITING_CALLS = 10_000
 START_SECONDS = 10.0
@@ -57,6 +58,12 @@ def check_trackers(config: TrackingConfig) -> None:
         )
     if "wandb" in config.names:
         refuse_invalid(config)
+
+
+def open_backend(name: str, run: TrackedRun) -> Backend:
+    """Returns the open tracker of that name."""
+    module, _, kind = BACKENDS[name].partition(":")
+    return vars(importlib.import_module(module))[kind](run)
 
 
 class _Lane:
@@ -106,7 +113,7 @@ class _Lane:
             )
 
     def _open(self, run: TrackedRun) -> None:
-        self.backend = BACKENDS[self.name](run)
+        self.backend = open_backend(self.name, run)
 
     def _work(self, run: TrackedRun) -> None:
         self.attempt(partial(self._open, run))
@@ -167,10 +174,10 @@ class Tracker:
             backend = lane.backend
             if not lane.closed.wait(max(deadline - time.monotonic(), 0.0)):
                 lane.count_failure("it does not answer, so its record may lack the end of the run")
-                if backend is not None:
+                if isinstance(backend, Uploading):
                     lane.attempt(backend.abandon)
                     lane.closed.wait(1.0)
-            elif backend is not None:
+            elif isinstance(backend, Uploading):
                 lane.attempt(partial(backend.wait_for_upload, UPLOAD_SECONDS if exit_code == 0 else FINISH_SECONDS))
 
     def notes(self) -> list[str]:

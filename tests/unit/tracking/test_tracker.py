@@ -510,11 +510,11 @@ class Scripted:
 def start_scripted(folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> tuple[Tracker, Scripted]:
     opened: list[Scripted] = []
 
-    def open_scripted(run: TrackedRun) -> Scripted:
+    def open_scripted(name: str, run: TrackedRun) -> Scripted:
         opened.append(Scripted(run, act))
         return opened[-1]
 
-    monkeypatch.setitem(tracking.BACKENDS, "wandb", open_scripted)
+    monkeypatch.setattr(tracking, "open_backend", open_scripted)
     tracker = start(folder)
     return tracker, opened[0]
 
@@ -547,10 +547,10 @@ def test_a_failing_tracker_is_warned_of_once_and_left_after_three_failures(
 def test_a_tracker_that_cannot_open_costs_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    def fail(run: TrackedRun) -> Scripted:
+    def fail(name: str, run: TrackedRun) -> Scripted:
         raise OSError("no space left")
 
-    monkeypatch.setitem(tracking.BACKENDS, "wandb", fail)
+    monkeypatch.setattr(tracking, "open_backend", fail)
     tracker = start(tmp_path)
     tracker.log({"loss": 1.0}, 1)
     tracker.finish(0)

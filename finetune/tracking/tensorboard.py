@@ -1,0 +1,54 @@
+"""TensorBoard: event files in the run folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
+
+
+class TensorBoard:
+    """Event files in OUT/tensorboard."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = run.folder / "tensorboard"
+        self._writer = SummaryWriter(str(self._folder))
+        self._writer.add_text("config", as_code(run.config))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Writes a scalar for each number."""
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, step)
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Writes each picture under the number of its row, its prompt as text beside it."""
+        import numpy as np
+        from PIL import Image
+
+        for number, row in enumerate(rows):
+            tag = f"previews/{number:02d}"
+            with Image.open(row.path) as picture:
+                self._writer.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self._writer.add_text(tag, as_code({"prompt": row.prompt, "seed": row.seed}), step)
+        self._writer.flush()
+
+    def log_files(self, files: LoggedFiles) -> None:
+        """Writes where the files are; TensorBoard keeps no files."""
+        paths = [str(path) for path in files.paths]
+        self._writer.add_text(f"files/{files.name}", as_code({"paths": paths, "kind": files.kind, **files.metadata}))
+
+    def finish(self, exit_code: int) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+    def notes(self) -> list[str]:
+        """Says how to look at it."""
+        return [f"TensorBoard: tensorboard --logdir {self._folder}"]
+
+
+def as_code(values: Mapping[str, Any]) -> str:
+    """Returns indented JSON as a Markdown code block, which TensorBoard shows as it stands."""
+    lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
+    return "\n".join(f"    {line}" for line in lines)

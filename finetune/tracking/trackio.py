@@ -1,0 +1,59 @@
+"""trackio: a local project in the run folder."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
+
+
+class Trackio:
+    """A local trackio project in OUT/trackio; no dashboard is started and nothing is synced."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        # trackio reads its folder from the environment, once, when it is imported; the default is in the home folder.
+        os.environ.setdefault("TRACKIO_DIR", str(run.folder.absolute() / "trackio"))
+        import trackio
+
+        self._project = run.project
+        # The id makes the name unique: trackio finds the run to resume by name.
+        self._run = trackio.init(
+            run.project,
+            name=f"{run.name}-{run.id}",
+            config={key: value for key, value in run.config.items() if not key.startswith("_")},
+            resume="allow",
+            embed=False,
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Logs the numbers."""
+        self._run.log(dict(metrics), step=step)
+
+    def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
+        """Logs each picture under the number of its row."""
+        import trackio
+
+        pictures = {
+            f"previews/{number:02d}": trackio.Image(str(row.path), caption=f"{row.prompt} (seed {row.seed})")
+            for number, row in enumerate(rows)
+        }
+        self._run.log(pictures, step=step)
+
+    def log_files(self, files: LoggedFiles) -> None:
+        """Copies the files and folders into the project."""
+        import trackio
+
+        artifact = trackio.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
+        for path, name in files.named():
+            if path.is_dir():
+                artifact.add_dir(str(path), name or None)
+            else:
+                artifact.add_file(str(path), name)
+        self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        """Waits until everything is in the database."""
+        self._run.finish()
+
+    def notes(self) -> list[str]:
+        """Says how to look at it."""
+        return [f"trackio: TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {self._project}"]
