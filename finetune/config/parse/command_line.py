@@ -240,7 +240,7 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
         values = " and then ".join(" ".join(texts) or nothing for texts in [*earlier, given[name]])
         listed = "" if SECRET_PATTERN.search(values) else f", {values}"
         found.append(f"{name}: given {len(earlier) + 1} times{listed}. Keep one.")
-    return given, found
+    return given, [text if _is_utf8(text) else ascii(text)[1:-1] for text in found]
 
 
 def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:

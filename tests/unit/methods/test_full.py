@@ -49,8 +49,8 @@ def test_layers_of_the_text_encoder_keep_their_own_rate() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (FullConfig(train=("attn3",)), r'full\.train: "attn3" matches none'),
-        (FullConfig(freeze=("down_blocks", "text_encoders")), r'full\.freeze: "text_encoders" matches none'),
+        (FullConfig(train=("attn3",)), r'full\.train: "attn3" matches no weight'),
+        (FullConfig(freeze=("down_blocks", "text_encoders")), r'full\.freeze: "text_encoders" matches no weight'),
         (FullConfig(train=("attn2",), freeze=("attn",)), "leaves none"),
         (FullConfig(freeze=(".",)), "leaves none"),
     ],

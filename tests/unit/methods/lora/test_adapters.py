@@ -138,7 +138,7 @@ def test_pissa_is_the_best_approximation_of_the_rank() -> None:
 
 def test_what_no_layer_fits_is_refused_by_name(source: ModelSource) -> None:
     wrong: dict[str, LoRAConfig] = {
-        "rank_pattern.*attn7=2.*matches none": LoRAConfig(rank_pattern=("attn7=2",)),
+        "rank_pattern.*attn7=2.*matches no adapted layer": LoRAConfig(rank_pattern=("attn7=2",)),
         "alpha_pattern.*attn7": LoRAConfig(alpha_pattern=("attn7=2",)),
         "lora.targets.*to_z": LoRAConfig(targets=("to_q", "to_z")),
         "lora.targets.*LayerNorm": LoRAConfig(targets=("norm1",), conv=True),

@@ -144,7 +144,7 @@ def test_rare_words_need_no_family(tiny_model: Path) -> None:
         ({"source": __file__}, ("test_find_family.py is a file of another kind", "expected a folder")),
         ({"source": "m.safetensors", "revision": "main"}, ("model.revision", "Remove it")),
         ({"source": "m.safetensors", "variant": "fp16"}, ("model.variant", "Remove it")),
-        ({"source": "owner/name", "config": Path("configs")}, ("model.config", "no .safetensors file")),
+        ({"source": "owner/name", "config": Path("configs")}, ("model.config", "not a .safetensors file")),
         ({"source": ""}, ("model.source: got an empty text",)),
     ],
 )
