@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from finetune.config.parse.command_line import dump
 from finetune.config.pretrain import PretrainConfig, autoencoder_stage
-from finetune.data.listing import first_few
 from finetune.files import write_atomically
 from finetune.launch import run_recipe, say, training_stage
 from finetune.planning.recipe import Recipe, Stage
+from finetune.plurals import first_few
 from finetune.processes.ranks import ranks
 from finetune.run_folder.finished import STATUS_FILE, export_damage, read_status, write_status
 from finetune.run_folder.options import changed_options

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datasets_prep.output.images import write_text
-from finetune.data.listing import first_few
 from finetune.files import file_sha256, try_lock
+from finetune.plurals import first_few
 
 OWN_FOLDER = ".prep"
 """Holds the lock, the state, and what was measured."""

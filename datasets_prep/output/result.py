@@ -22,7 +22,7 @@ from datasets_prep.selection import counted, counts_in_words, sorted_rejections
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.split.stage import bucket_rows, sizes_of, split_images
 from finetune.config.parse.command_line import dump
-from finetune.data.listing import first_few
+from finetune.plurals import first_few
 
 
 @dataclass(frozen=True)

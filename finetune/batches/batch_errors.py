@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from finetune.data.listing import first_few
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.plurals import plural
+from finetune.plurals import first_few, plural
 
 Item = TypeVar("Item")
 

@@ -17,9 +17,10 @@ from finetune.batches.view import View
 from finetune.config.sections import DataConfig
 from finetune.data.captions.choice import CaptionOptions, draw_caption
 from finetune.data.images.decode import cover_scale, crop_box, open_rgb, resize_and_crop
-from finetune.data.listing import first_few, listed_bytes
+from finetune.data.listing import listed_bytes
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.family import Prompts, stack_prompts
+from finetune.plurals import first_few
 from finetune.randomness import uniform
 
 

@@ -19,10 +19,9 @@ from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerpri
 from finetune.config.sections import CacheConfig, PreviewConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.images.decode import BLANK
-from finetune.data.listing import first_few
 from finetune.data.manifest import PictureSource, Record
 from finetune.models.family import Components
-from finetune.plurals import plural
+from finetune.plurals import first_few, plural
 from finetune.processes.ranks import ranks
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finetune.config.sections import PreviewConfig
-from finetune.data.listing import first_few
 from finetune.models.family import ModelFamily
-from finetune.plurals import plural
+from finetune.plurals import first_few, plural
 
 
 def cut_warnings(

@@ -30,8 +30,9 @@ from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
 from finetune.data.captions.text import in_lines
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.images.decode import PLUGINS, readable_formats
-from finetune.data.listing import Entry, Findings, first_few, read_captions, read_repeats, read_split, read_weight
+from finetune.data.listing import Entry, Findings, read_captions, read_repeats, read_split, read_weight
 from finetune.extras import install_command
+from finetune.plurals import first_few
 
 # fmt: off
 PICTURE_SUFFIXES = frozenset((

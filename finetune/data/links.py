@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from finetune.data.listing import first_few
+from finetune.plurals import first_few
 
 HUB_REPOSITORIES = ("datasets--", "models--", "spaces--")
 """How the Hub's cache begins the names of its folders, in which snapshots/ links to blobs/."""

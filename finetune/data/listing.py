@@ -1,15 +1,14 @@
 """What a data set says about each of its pictures before one is opened, and how its mistakes are gathered."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from finetune.data.captions.text import has_words
+from finetune.plurals import NUM_SHOWN, first_few
 
 Split = Literal["train", "validation"]
-
-NUM_SHOWN = 5
 
 
 class PictureSource(Protocol):
@@ -69,14 +68,6 @@ class Findings:
     def warnings(self) -> tuple[str, ...]:
         """One line for every kind of warning."""
         return tuple(_lines(self._warnings))
-
-
-def first_few(items: Sequence[str], count: int | None = None) -> str:
-    """Returns the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
-    count = len(items) if count is None else count
-    shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
-    shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]
-    return ", ".join(shown) + (f" and {count - NUM_SHOWN:,} more" if count > NUM_SHOWN else "")
 
 
 def _lines(found: dict[str, Found]) -> list[str]:

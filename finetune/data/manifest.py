@@ -19,8 +19,9 @@ from finetune.data.folder import FolderSource, read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images.decode import upright_size
 from finetune.data.links import refuse_links_out
-from finetune.data.listing import Entry, Findings, PictureSource, Split, first_few
+from finetune.data.listing import Entry, Findings, PictureSource, Split
 from finetune.data.masks import MaskFile, checked_masks
+from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
 
 PROBED_AT_ONCE = 1024
@@ -162,30 +163,17 @@ def read_manifest(
         if tables:
             return _read_tables(folder, tables, caption_column, captions, mask)
     if path.is_dir() and not is_saved:
-        root = os.path.abspath(path)
+        root, reading = os.path.abspath(path), Reading(caption_column, caption_lines)
         source: PictureSource = FolderSource(root)
-        reading = Reading(caption_column, caption_lines)
         entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
-        advice = (
-            f"Correct these, or let preparation leave such pictures out: {prepare}\n"
-            "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train "
-            "without (--data.captions none)."
-        )
-    elif path.exists() and not path.is_dir():
-        raise ValueError(
-            f"data.folder: {folder} is a file, expected a folder. Give the folder it stands in: {path.parent}"
-        )
-    elif path.is_dir() or _is_hub_id(folder):
+        advice = CORRECT_FILES.format(prepare=prepare)
+    else:
+        _refuse_no_dataset(folder)
         from finetune.data.hub import read_rows
 
         _refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare}"
-    else:
-        raise FileNotFoundError(
-            f"data.folder: there is no folder {folder}. Expected a folder of pictures with captions, or a Hub data set "
-            "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
-        )
     records = list(_probe_all(entries, source, findings))
     _note_syntax(records, findings)
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
@@ -195,6 +183,27 @@ def read_manifest(
     root = os.path.abspath(path if mask.folder is None else mask.folder)
     masks = FolderSource(root) if mask.kind == "file" else source
     return Manifest(_masked(records, masks, root, mask, findings), source, folder, findings.warnings, masks)
+
+
+CORRECT_FILES = (
+    "Correct these, or let preparation leave such images out: {prepare}\n"
+    "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train without "
+    "(--data.captions none)."
+)
+
+
+def _refuse_no_dataset(folder: str) -> None:
+    """Raises an error for what is neither a folder nor has the form of a Hub dataset's id."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"data.folder: {folder} is a file, expected a folder. Give the folder it stands in: {path.parent}"
+        )
+    if not path.is_dir() and not _is_hub_id(folder):
+        raise FileNotFoundError(
+            f"data.folder: there is no folder {folder}. Expected a folder of pictures with captions, or a Hub data set "
+            "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
+        )
 
 
 def _masked(

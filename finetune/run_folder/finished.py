@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from finetune.config.sections import TrainConfig
-from finetune.data.listing import first_few
 from finetune.files import size_and_sha256, write_atomically
+from finetune.plurals import first_few
 from finetune.run_folder.fixed_options import refuse_changed_start
 from finetune.run_folder.options import changed_options, different_values
 
@@ -60,16 +60,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             f"resume: got never, but {folder} holds a run. Choose another output.folder, or omit --resume to continue "
             "it."
         )
-    try:
-        status = read_status(folder / STATUS_FILE)
-    except ValueError as error:
-        if not checkpoints:
-            raise ValueError(
-                f"{error} The checkpoints are gone too, so it is not known whether the export is complete. Restore the "
-                "file, or choose another output.folder; what is exported stays as it is."
-            ) from error
-        say(f"warning: {error} The run continues from its last checkpoint, exports it again and writes a new one.")
-        status = None
+    status = status_or_warning(folder, say, has_checkpoints=bool(checkpoints))
     if status is None or (status["steps"] < config.train.steps and checkpoints):
         refuse_changed_start(config)
         return None
@@ -109,6 +100,20 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
     report = folder / "report.html"
     seen = f" Its report: {report}." if report.exists() else ""
     return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}.{seen}"
+
+
+def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> dict[str, Any] | None:
+    """Returns what run.json says, None where there is none, or a damaged one that the checkpoints replace."""
+    try:
+        return read_status(folder / STATUS_FILE)
+    except ValueError as error:
+        if not has_checkpoints:
+            raise ValueError(
+                f"{error} The checkpoints are gone too, so it is not known whether the export is complete. Restore the "
+                "file, or choose another output.folder; what is exported stays as it is."
+            ) from error
+        say(f"warning: {error} The run continues from its last checkpoint, exports it again and writes a new one.")
+        return None
 
 
 def read_status(status_file: Path) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.data.listing import first_few
+from finetune.plurals import first_few
 
 EXPECTED = "Expected auto, never, or the folder of a checkpoint such as OUT/checkpoints/step_000100."
 

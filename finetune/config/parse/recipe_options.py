@@ -12,7 +12,7 @@ from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config.sections import TrainConfig
-from finetune.data.listing import first_few
+from finetune.plurals import first_few
 
 Config = TypeVar("Config")
 

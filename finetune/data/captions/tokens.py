@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from finetune.config.recipes import TokensConfig
 from finetune.config.sections import DataConfig, PreviewConfig
-from finetune.data.listing import first_few
 from finetune.data.manifest import Manifest
+from finetune.plurals import first_few
 
 
 def check_token_captions(
