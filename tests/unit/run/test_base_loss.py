@@ -76,9 +76,8 @@ def test_images_unlike_any_that_the_model_has_seen_are_named_as_a_reason(
         (tmp_path / f"{number}.txt").write_text("grain")
     manifest, data = read_manifest(str(tmp_path)), DataConfig(str(tmp_path), resolution=64)
     encoded = Encoded("vae", "text", torch.float32, None, None)
-    noise = TrainingDataset(
-        manifest.records, assign_buckets(manifest.records, data), manifest.source, data, encoded, seed=0
-    )
+    images = TrainingImages(manifest.records, assign_buckets(manifest.records, data), manifest.source, data)
+    noise = TrainingDataset(images, encoded, seed=0)
     network = Network.of(FAMILY, components, text_encoder=False)
     (warning,) = base_loss_warnings(network, task_of(components, "v_prediction"), noise, CPU)
     assert "seen nothing like these images" in warning
