@@ -3,29 +3,50 @@
 import heapq
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
 from datasets_prep.records import Prepared
 from datasets_prep.report.bounded import Places, key_of
 from datasets_prep.report.pieces import (
     Row,
+    Thumbnail,
     Thumbnails,
-    card,
+    nothing,
     number_of,
+    render,
     text_html,
     texts_of,
-    thumbnail_html,
     value_text,
 )
 from finetune.plurals import plural
-from finetune.report.page import nothing
 
 MOST_CLUSTERS = 100
 MOST_DUPLICATES = 5
 
 COPIES = ("near_duplicate", "pixel_duplicate", "exact_duplicate")
 """The reasons that name another picture, those first that may be wrong."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A duplicate as it is shown."""
+
+    row: Row
+    thumbnail: Thumbnail | None
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A kept image with the first of its duplicates."""
+
+    keeper: Row
+    thumbnail: Thumbnail | None
+    copies: list[Copy]
+    num_more: int
 
 
 class Copies:
@@ -57,23 +78,23 @@ class Copies:
     def _most_doubtful(self) -> list[str]:
         return heapq.nsmallest(MOST_CLUSTERS, self._doubts, key=lambda keeper: (self._doubts[keeper], keeper))
 
-    def html(self, places: Places, thumbnails: Thumbnails) -> tuple[int, str]:
+    def html(self, places: Places, thumbnails: Thumbnails) -> tuple[int, Markup]:
         """Returns how many pictures have copies, and those with the most doubtful copies first, side by side."""
         keys = np.frombuffer(self._keys, np.uint64)
         num = len(np.unique(keys))
         if not num:
             return 0, nothing("No picture repeats another.")
         shown = self._most_doubtful()
-        content = ""
+        groups = []
         for keeper, place in zip(shown, places.of(shown).tolist(), strict=True):
             row = self._kept[place] if place >= 0 else {"source": keeper}
             copies = np.frombuffer(self._numbers, np.uint32)[keys == key_of(keeper)]
             rows = (self._row(int(number)) for number in copies)
             first = heapq.nsmallest(MOST_DUPLICATES, rows, key=lambda row: (_score(row), str(row["source"])))
-            content += _cluster(row, first, len(copies), thumbnails)
+            groups.append(_group(row, first, len(copies), thumbnails))
         note = "The kept picture stands on the left. Point at a copy, or hold it, to see the kept one in its place."
         note += self._said_of_others(keys, shown)
-        return num, nothing(note) + f'<div class="clusters">{content}</div>'
+        return num, render("duplicates.html", "clusters", groups, note)
 
     def _said_of_others(self, keys: np.ndarray, shown: Sequence[str]) -> str:
         """Returns in which listings the duplicates are that are not shown, "" where all are."""
@@ -107,20 +128,13 @@ def _doubt(row: Row) -> tuple[int, float]:
     return (COPIES.index(str(row["reason"])) if "reason" in row else 0, _score(row))
 
 
-def _cluster(keeper: Row, copies: Sequence[Row], num_duplicates: int, thumbnails: Thumbnails) -> str:
-    kept = thumbnails.of(str(keeper["source"]))
-    cards = [card(keeper, thumbnail_html(kept, is_fitted=True), ["<b>kept</b>" if "sha256" in keeper else ""])]
+def _group(keeper: Row, copies: Sequence[Row], num_copies: int, thumbnails: Thumbnails) -> Group:
+    thumbnail = thumbnails.of(str(keeper["source"]))
+    shown = []
     for row in copies:
-        copy = thumbnails.of(str(row["source"]))
-        picture = thumbnail_html(copy, is_fitted=True)
-        if copy and kept:
-            picture = f'<span class="flick">{picture}<i class="t over {kept.css}"></i></span>'
         said = f"{str(row['reason']).replace('_', ' ')}, left out" if "reason" in row else "near duplicate, kept"
         lines = [f"{said}, score {value_text(_score(row))}", text_html(row.get("detail", ""))]
         if row["source"] in texts_of(keeper, "caption_sources"):
             lines.append("its caption was taken over")
-        # A file of the same bytes has the keeper's sha256, so that a decision would be about the keeper.
-        cards.append(card(row, picture, lines, can_decide=row.get("reason") != "exact_duplicate"))
-    if num_duplicates > len(copies):
-        cards.append(f'<p class="note">and {num_duplicates - len(copies):,} more</p>')
-    return f'<div class="card cluster{" several" if len(cards) > 3 else ""}">{"".join(cards)}</div>'
+        shown.append(Copy(row, thumbnails.of(str(row["source"])), lines))
+    return Group(keeper, thumbnail, shown, num_copies - len(copies))

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from datasets_prep.report.bounded import Least
-from datasets_prep.report.pieces import Row, Thumbnails, card, flags_html, strip, thumbnail_html, value_text
-from finetune.report.page import nothing
+from datasets_prep.report.pieces import Row, Thumbnail, Thumbnails, nothing, render, texts_of, value_text
 
 MOST_WORST = 24
 
@@ -32,6 +33,18 @@ HARMLESS = {"jpeg_quality": 100.0, "border": 0.0, "blocks": 1.0}
 
 UNSHOWN = ("frames",)
 NUMBERS = (int, float)  # made once, since a million pictures have a dozen scores each
+
+
+@dataclass(frozen=True)
+class End:
+    """The images at one end of a score."""
+
+    title: str
+    name: str
+    first: str
+    last: str
+    shown: list[tuple[Row, Thumbnail | None, str, list[str]]]
+    """Row, thumbnail, score, flags."""
 
 
 class Worst:
@@ -60,31 +73,26 @@ class Worst:
         ends = ENDS.get(name, ((f"Lowest {name}", False), (f"Highest {name}", True)))
         return [(title, -1 if is_high else 1, Least(self._num)) for title, is_high in ends]
 
-    def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> str:
-        """Returns the pictures, by score."""
+    def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> Markup:
+        """Return the images, by score."""
         order = list(ENDS)
         names = sorted(self._ends, key=lambda name: (order.index(name) if name in ENDS else len(order), name))
-        parts = []
+        ends = []
         for name in names:
             for title, _, least in self._ends[name]:
                 rows = [kept[place] for place in least.places()]
                 if rows:
-                    parts.append(_strip(title, name, rows, thumbnails))
-        return "".join(parts) or nothing("No scores.")
+                    ends.append(_end(title, name, rows, thumbnails))
+        return render("scores.html", "worst", ends) if ends else nothing("No scores.")
 
 
-def _strip(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> str:
-    cards = [
-        card(
-            row,
-            thumbnail_html(thumbnails.of(str(row["source"]))),
-            [f"<b>{value_text(_score_of(row, name))}</b>", flags_html(row)],
-        )
-        for row in rows
+def _end(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> End:
+    values = [value_text(_score_of(row, name)) for row in rows]
+    shown = [
+        (row, thumbnails.of(str(row["source"])), value, texts_of(row, "flags"))
+        for row, value in zip(rows, values, strict=True)
     ]
-    ends = [value_text(_score_of(row, name)) for row in (rows[0], rows[-1])]
-    heading = f"<h3>{escape(title)} <small>{escape(name)} {ends[0]} to {ends[1]}</small></h3>"
-    return f'<div class="card">{heading}{strip(cards)}</div>'
+    return End(title, name, values[0], values[-1], shown)
 
 
 def _score_of(row: Row, name: str) -> float | None:

@@ -1,17 +1,29 @@
 """The report's part about training sizes: how many pictures each takes, and what is cut away from them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from datasets_prep.records import BucketRow, Prepared
 from datasets_prep.report.bounded import Least, Places
-from datasets_prep.report.pieces import Row, Thumbnail, Thumbnails, bar, card, number_of, strip, thumbnail_html
+from datasets_prep.report.pieces import Row, Thumbnail, Thumbnails, nothing, number_of, render
 from finetune.data.images.decode import crop_loss
-from finetune.report.page import nothing
 
 MOST_LOSSES = 24
 MOST_EXAMPLES = 6
 LEAST_LOSS = 0.02
 """Share of a picture from which it is worth a look."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A thumbnail, and what a training size cuts off it."""
+
+    thumbnail: Thumbnail
+    down: float
+    """Per cent of the height at the top and at the bottom, like `across` of the width."""
+    across: float
 
 
 class Losses:
@@ -26,50 +38,38 @@ class Losses:
         if loss >= LEAST_LOSS:
             self._least.add(-loss, place)
 
-    def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> str:
-        """Returns them with what is cut away."""
-        cards = []
-        for row in (kept[place] for place in self._least.places()):
-            crop = crop_html(thumbnails.of(str(row["source"])), _bucket_of(row)) or thumbnail_html(None)
-            cards.append(card(row, f'<span class="box">{crop}</span>', [f"<b>{100 * _loss(row):.1f} %</b> cut away"]))
-        return f'<div class="card"><h3>Most cut away</h3>{strip(cards)}</div>' if cards else ""
+    def shown(self, kept: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[Row, Crop | None, float]]:
+        """Return them with what is cut away."""
+        rows = [kept[place] for place in self._least.places()]
+        return [(row, crop_of(thumbnails.of(str(row["source"])), _bucket_of(row)), _loss(row)) for row in rows]
 
 
-def buckets(prepared: Prepared, losses: Losses, places: Places, thumbnails: Thumbnails) -> str:
-    """Returns the training sizes with what each cuts away, and the pictures that lose most."""
+def buckets(prepared: Prepared, losses: Losses, places: Places, thumbnails: Thumbnails) -> Markup:
+    """Return the training sizes with what each cuts away, and the images that lose most."""
     if not prepared.buckets:
         return nothing("No training sizes.")
     most = max(bucket.num_pictures for bucket in prepared.buckets) or 1
     ordered = sorted(prepared.buckets, key=lambda bucket: (bucket.width / bucket.height, bucket.width))
-    lines = "".join(_bucket(bucket, most, places, thumbnails) for bucket in ordered)
-    head = '<tr><th>size</th><th class="right">pictures</th><th class="share"></th><th class="right">cut away</th>'
-    head += '<th class="right">enlarged</th><th>examples with what stays</th></tr>'
-    table = f'<div class="card wide"><table class="figures bars sizes">{head}{lines}</table></div>'
-    return table + losses.html(prepared.kept, thumbnails)
+    lines = [_bucket(bucket, places, thumbnails) for bucket in ordered]
+    return render("sizes.html", "sizes", lines, most, losses.shown(prepared.kept, thumbnails))
 
 
-def _bucket(bucket: BucketRow, most: int, places: Places, thumbnails: Thumbnails) -> str:
+def _bucket(bucket: BucketRow, places: Places, thumbnails: Thumbnails) -> tuple[object, ...]:
+    """The bucket, width and height of its icon, and crops of a few of its images."""
     scale = 26 / max(bucket.width, bucket.height)
-    icon = f'<i class="shape" style="width:{bucket.width * scale:.0f}px;height:{bucket.height * scale:.0f}px"></i>'
     size = (bucket.width, bucket.height)
     examples = bucket.examples[:MOST_EXAMPLES]
     is_kept = places.of(examples) >= 0
-    crops = [crop_html(thumbnails.of(source), size) for source, kept in zip(examples, is_kept, strict=True) if kept]
-    return (
-        f'<tr><td class="nowrap">{icon}{bucket.width} × {bucket.height}</td>'
-        f'<td class="right">{bucket.num_pictures:,}</td>{bar(bucket.num_pictures / most)}'
-        f'<td class="right">{100 * bucket.crop_loss_mean:.1f} %</td><td class="right">{bucket.num_upscaled:,}</td>'
-        f'<td><div class="crops">{"".join(crops)}</div></td></tr>'
-    )
+    crops = [crop_of(thumbnails.of(source), size) for source, kept in zip(examples, is_kept, strict=True) if kept]
+    return bucket, (bucket.width * scale, bucket.height * scale), crops
 
 
-def crop_html(thumbnail: Thumbnail | None, size: tuple[int, int]) -> str:
-    """Returns the thumbnail with a frame round what a picture of that size shows of it, cut in the middle."""
+def crop_of(thumbnail: Thumbnail | None, size: tuple[int, int]) -> Crop | None:
+    """Return what an image of that size shows of the thumbnail, cut in the middle."""
     if thumbnail is None:
-        return ""
+        return None
     wanted, own = size[0] / size[1], thumbnail.width / thumbnail.height
-    across, down = max(0.0, 1 - wanted / own) * 50, max(0.0, 1 - own / wanted) * 50
-    return thumbnail_html(thumbnail, f'<b style="inset:{down:.1f}% {across:.1f}%"></b>', is_fitted=True)
+    return Crop(thumbnail, down=max(0.0, 1 - own / wanted) * 50, across=max(0.0, 1 - wanted / own) * 50)
 
 
 def _loss(row: Row) -> float:

@@ -1,25 +1,13 @@
 """The report's parts about the stages, flags, and what was left out."""
 
 from collections import Counter
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from datasets_prep.config import FLAGS
 from datasets_prep.records import Prepared
-from datasets_prep.report.pieces import (
-    Row,
-    Thumbnails,
-    bar,
-    bars,
-    card,
-    folded,
-    name_html,
-    text_html,
-    texts_of,
-    thumbnail_html,
-    value_text,
-)
-from finetune.plurals import plural
-from finetune.report.page import nothing
+from datasets_prep.report.pieces import Row, Thumbnail, Thumbnails, nothing, render, texts_of
 
 MOST_REJECTED_IMAGES = 24
 MOST_REJECTED_ROWS = 100
@@ -63,19 +51,12 @@ REASONS = {
 }
 
 
-def stages(prepared: Prepared) -> str:
-    """Returns the table of the stages, with how many pictures went in and came out."""
+def stages(prepared: Prepared) -> Markup:
+    """Return the table of the stages, with how many images went in and came out."""
     if not prepared.figures:
         return nothing("No figures.")
     most = max(max(num_in, num_out) for _, num_in, num_out, _ in prepared.figures) or 1
-    lines = "".join(
-        f'<tr><td>{escape(stage)}</td><td class="right">{num_in:,}</td><td class="right">{num_out:,}</td>'
-        f"{bar(num_out / most)}<td>{text_html(words, 600)}</td></tr>"
-        for stage, num_in, num_out, words in prepared.figures
-    )
-    head = '<tr><th>stage</th><th class="right">in</th><th class="right">out</th>'
-    head += '<th class="share"></th><th>what happened</th></tr>'
-    return f'<div class="card wide"><table class="figures bars">{head}{lines}</table></div>'
+    return render("stages.html", "stages", prepared.figures, most)
 
 
 class Flags:
@@ -92,16 +73,25 @@ class Flags:
         self._counts.update(own)
         self.num_flagged += bool(own)
 
-    def html(self) -> str:
-        """Returns the table of the flags."""
+    def html(self) -> Markup:
+        """Return the table of the flags."""
         if not self._counts:
             return nothing("No picture has a flag.")
         order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
         counts = [(flag, self._counts[flag]) for flag in order if self._counts[flag]]
-        rows = [(f'<span class="mark">{escape(flag)}</span>', num, MEANINGS.get(flag, "")) for flag, num in counts]
-        note = "Flagged pictures are kept. quality.reject leaves those with certain flags out."
-        table = bars(rows, ("flag", "pictures", "given for"))
-        return f'<div class="card">{table}<p class="note">{note}</p></div>'
+        rows = [(render("stages.html", "mark", flag), num, MEANINGS.get(flag, "")) for flag, num in counts]
+        return render("stages.html", "flags", rows)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Files that were left out for one reason, with the first of them."""
+
+    name: str
+    title: str
+    count: int
+    shown: list[tuple[Row, Thumbnail | None, bool]]
+    """Row, thumbnail, and whether it can be decided about."""
 
 
 class LeftOut:
@@ -127,27 +117,18 @@ class LeftOut:
         if row.get("sha256") in self._contents:
             self._kept_contents.add(row.get("sha256"))
 
-    def html(self, thumbnails: Thumbnails) -> str:
-        """Returns the files by reason, the most frequent first."""
+    def html(self, thumbnails: Thumbnails) -> Markup:
+        """Return the files by reason, the most frequent first."""
         if not self._counts:
             return nothing("Nothing was left out.")
         order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        content = "".join(self._reason(reason, count, thumbnails) for reason, count in order)
-        return f'<div class="card folds">{content}</div>'
+        reasons = [self._reason(name, count, thumbnails) for name, count in order]
+        return render("stages.html", "left_out", reasons)
 
-    def _reason(self, reason: str, count: int, thumbnails: Thumbnails) -> str:
-        rows = self._firsts[reason]
-        cards = []
-        for index, row in enumerate(rows):
-            # One picture that cannot be read is enough to know of a reason such as truncated.
+    def _reason(self, name: str, count: int, thumbnails: Thumbnails) -> Reason:
+        shown = []
+        for index, row in enumerate(self._firsts[name]):
+            # One image that cannot be read is enough to know of a reason such as truncated.
             thumbnail = thumbnails.of(str(row["source"])) if index < MOST_REJECTED_IMAGES else None
-            lines = [text_html(row.get("detail", ""))]
-            if row.get("duplicate_of") is not None:
-                lines.append(f"copy of {name_html(row['duplicate_of'])}, score {value_text(row.get('score') or 0)}")
-            can_decide = row.get("sha256") not in self._kept_contents
-            cards.append(card(row, thumbnail_html(thumbnail), lines, "row", can_decide=can_decide))
-        more = count - len(rows)
-        if more:
-            cards.append(nothing(f"{plural(more, 'more is', 'more are')} in rejected.jsonl."))
-        title = f"<b>{escape(REASONS.get(reason, reason))}</b> {plural(count, 'file')} <code>{escape(reason)}</code>"
-        return folded(title, f'<div class="rows">{"".join(cards)}</div>')
+            shown.append((row, thumbnail, row.get("sha256") not in self._kept_contents))
+        return Reason(name, REASONS.get(name, name), count, shown)

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
-from datasets_prep.report.pieces import Row, bars, text_html
+from datasets_prep.report.pieces import Row, nothing, render
 from finetune.plurals import plural
-from finetune.report.page import nothing
 
 MOST_COUNTED = 20_000
 
@@ -37,7 +37,7 @@ class Words:
             self._words.update(set(words))
             self._phrases.add(words)
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """Returns how long the captions are, and the words and phrases that most of them share."""
         if not self._words:
             return nothing("No captions.")
@@ -46,17 +46,10 @@ class Words:
             for start, count in sorted(self._lengths.items())
         ]
         long = ((word, count) for word, count in self._words.items() if len(word) > 2)
-        parts = [
-            f"<div><h3>Length</h3>{bars(spans, ('', 'captions', ''))}</div>",
-            f"<div><h3>Words in most captions</h3>{_terms(long, 40)}</div>",
-            f"<div><h3>Phrases in most captions</h3>{_terms(self._phrases.counts(), 15)}</div>",
-        ]
-        counted = (
-            f" Counted on {plural(self._lengths.total(), 'caption')}, one in every {self._step:,}."
-            if self._step > 1
-            else ""
-        )
-        return f'<div class="card three">{"".join(parts)}</div>' + (nothing(counted) if counted else "")
+        num = self._lengths.total()
+        counted = f" Counted on {plural(num, 'caption')}, one in every {self._step:,}." if self._step > 1 else ""
+        words, phrases = _most_frequent(long, 40), _most_frequent(self._phrases.counts(), 15)
+        return render("words.html", "words", spans, words, phrases, counted)
 
 
 class _Phrases:
@@ -80,16 +73,7 @@ class _Phrases:
             yield " ".join(words[key >> shift & last] for shift in (2 * ID_BITS, ID_BITS, 0)), count
 
 
-def _terms(counts: Iterable[tuple[str, int]], most: int) -> str:
-    """The most frequent ones that stand in more than one caption; a click looks for them."""
+def _most_frequent(counts: Iterable[tuple[str, int]], most: int) -> list[tuple[str, int]]:
+    """The most frequent ones that are in more than one caption."""
     top = heapq.nsmallest(most, ((-count, term) for term, count in counts if count > 1))
-    if not top:
-        return nothing("None stands in more than one.")
-    return (
-        '<p class="terms">'
-        + " ".join(
-            f'<span class="term" data-term="{text_html(term)}">{text_html(term)} <small>{-count:,}</small></span>'
-            for count, term in top
-        )
-        + "</p>"
-    )
+    return [(term, -count) for count, term in top]

@@ -2,8 +2,8 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from functools import cache
-from html import escape
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -43,19 +43,10 @@ def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
     return {"title": title, "policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
 
 
-def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Return the document around `body`, HTML whose texts are escaped already; see `around`."""
-    template = templates().get_template("page.html")
-    return template.render(body=Markup(body), **around(title, style=style, script=script))
-
-
-def write_page(path: Path, text: str) -> None:
+def write_page(path: Path, pieces: Iterable[str]) -> None:
     """Replace the file in one step; what UTF-8 cannot hold (undecodable file names) becomes a question mark."""
     temporary = aside(path)
-    temporary.write_bytes(text.encode("utf-8", "replace"))
+    with temporary.open("wb") as file:
+        for piece in pieces:
+            file.write(piece.encode("utf-8", "replace"))
     temporary.replace(path)
-
-
-def nothing(text: str) -> str:
-    """Return a note in place of a part that is missing."""
-    return f'<p class="note">{escape(text)}</p>'

@@ -37,10 +37,10 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
     notes = [message] if message else []
     if num_broken:
         notes.append(f"Lines of metrics.jsonl that cannot be read and are left out: {num_broken}.")
-    text = (
+    pieces = (
         templates()
         .get_template("run.html")
-        .render(
+        .generate(
             around(f"{name}: training report"),
             name=name,
             subtitle=subtitle(config),
@@ -56,7 +56,7 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
         )
     )
     path = folder / "report.html"
-    write_page(path, text)
+    write_page(path, pieces)
     return path
 
 

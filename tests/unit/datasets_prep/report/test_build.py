@@ -296,7 +296,7 @@ def test_of_many_copies_the_most_doubtful_are_shown_and_all_are_counted(tmp_path
     assert re.findall(r'class="name">(k\d+\.png)', copies) == expected
     others = sum(len(doubts[source]) for source in doubts if source not in expected)
     assert f"of {len(doubts) - 100} more groups the duplicates are listed: {others:,} left out in" in copies
-    (several,) = re.findall(rf"{expected[0]}.*?(?={expected[1]})", copies)
+    (several,) = re.findall(rf"{expected[0]}.*?(?={expected[1]})", copies, re.DOTALL)
     num = len(doubts[expected[0]])
     assert several.count("left out, score") == min(num, 5)
     assert (f"and {num - 5} more" in several) == (num > 5)
