@@ -31,7 +31,7 @@ def train(
     """
     with open_run(config, manifest) as run:
         model = load_model(run, method)
-        data = prepare_data(run, model)
+        data = prepare_data(run, model, task.prompts)
         network = attach(run, model, method)
         learned = make_task(run, model, data, network, task)
         tuned = optimize(run, model, network, method)

@@ -23,6 +23,7 @@ from finetune.run_folder.options import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
+    from finetune.tasks.base import MakeTask
 
 
 def tune(config: DreamBoothTrainConfig) -> list[Stage]:
@@ -32,14 +33,14 @@ def tune(config: DreamBoothTrainConfig) -> list[Stage]:
         from finetune.methods.full import Full
         from finetune.methods.lora.method import LoRA
         from finetune.tasks.denoising import denoising
-        from finetune.tasks.preservation import preservation
+        from finetune.tasks.preservation import MakePreserving
         from finetune.train import train
 
         is_lora, text_encoder, prior = config.method == "lora", config.train.text_encoder, config.prior
         method = LoRA(config.lora, text_encoder) if is_lora else Full(text_encoder=text_encoder)
-        task = denoising
+        task: MakeTask = denoising
         if prior.kind == "prediction" and prior.prompt is not None:
-            task = preservation(prior.prompt, prior.weight, adapters=is_lora)
+            task = MakePreserving(prior.prompt, prior.weight, adapters=is_lora)
         return train(config, method, training_pictures(config, manifest), task)
 
     return [training_stage(config, run)]

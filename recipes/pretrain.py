@@ -93,10 +93,10 @@ def autoencoder_training(config: PretrainConfig) -> Stage:
 
     def run(manifest: "Manifest") -> Path:
         from finetune.methods.autoencoder import Autoencoder
-        from finetune.tasks.reconstruction import reconstruction
+        from finetune.tasks.reconstruction import MakeReconstruction
         from finetune.train import train
 
-        method, task = Autoencoder(manifest, config.data), reconstruction(config.autoencoder)
+        method, task = Autoencoder(manifest, config.data), MakeReconstruction(config.autoencoder)
         return train(own, method, manifest, task, from_scratch=True)
 
     return training_stage(own, run)

@@ -203,6 +203,8 @@ class TrainingImages:
     data: DataConfig
     held_out: Sequence[Bucket] = ()
     """What validation scores."""
+    prompts: Sequence[str] = ()
+    """Texts beside the captions that the task reads."""
     masks: LatentMasks | None = None
     holes: Holes | None = None
 

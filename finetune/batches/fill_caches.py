@@ -212,8 +212,9 @@ def fill_store(
 
 
 def used_captions(images: TrainingImages) -> Iterator[str]:
-    """Yields all captions that a run trains on and scores, in all their orders, some more than once."""
+    """Yields all texts that a run trains on and scores, captions in all their orders, some more than once."""
     options = caption_options(images.data)
+    yield from images.prompts
     for bucket in images.buckets:
         for index in bucket.records:
             yield from caption_variants(images.records[index].captions, options)

@@ -28,11 +28,11 @@ from finetune.run_folder.options import cache_folder, held_out_indices
 from finetune.session import LoadedModel, Run, TrainingData
 
 
-def prepare_data(run: Run, model: LoadedModel) -> TrainingData:
-    """Returns the data with filled caches; prints what is known of it before they are filled."""
+def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> TrainingData:
+    """Returns the data with filled caches, those of the task's own prompts too; prints what is known before."""
     config = run.config
     held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
-    images = training_images(run, model, held_out)
+    images = training_images(run, model, held_out, prompts)
     figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]
     describe(run, figures, num_held_out=len(held_out))
     warnings = [
@@ -55,7 +55,7 @@ def prepare_data(run: Run, model: LoadedModel) -> TrainingData:
     return TrainingData(held_out, images, figures, dataset, loader, encoder, encoded.drawing, warnings)
 
 
-def training_images(run: Run, model: LoadedModel, held_out: frozenset[int]) -> TrainingImages:
+def training_images(run: Run, model: LoadedModel, held_out: frozenset[int], prompts: Sequence[str]) -> TrainingImages:
     """Returns what is trained on and what is held out, with the masks and holes that the options ask for."""
     config, manifest = run.config, run.manifest
     buckets, scored = split_buckets(run, model, held_out)
@@ -64,7 +64,7 @@ def training_images(run: Run, model: LoadedModel, held_out: frozenset[int]) -> T
         assert manifest.masks is not None, "the manifest was read without the mask options"
         masks = LatentMasks(config.mask.kind, manifest.masks, run.family.pixels_per_latent(model.components.vae))
     holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if model.is_inpainting else None
-    return TrainingImages(manifest.records, buckets, manifest.source, config.data, scored, masks, holes)
+    return TrainingImages(manifest.records, buckets, manifest.source, config.data, scored, prompts, masks, holes)
 
 
 def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tuple[list[Bucket], list[Bucket]]:

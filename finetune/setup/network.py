@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+from finetune.batches.dataset import text_key
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
 from finetune.models.parts import Part
@@ -51,7 +52,11 @@ def parameter_counts(network: Any) -> dict[str, int]:
 
 def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
     """Returns what the network learns; its weights must still be those of the base model."""
-    made = task(TaskContext(model.objective, data.encoder, network, model.dtype))
+    encoded, rows = data.dataset.encoded, {}
+    if encoded.text is not None:
+        keys = {prompt: text_key(prompt, encoded.encoder_fingerprint, encoded.text_dtype) for prompt in task.prompts}
+        rows = {prompt: encoded.text.read(key) for prompt, key in keys.items()}
+    made = task(TaskContext(model.objective, data.encoder, network, model.dtype, rows))
     return made if run.config.mask.kind == "none" else masked(made, network, run.config.mask)
 
 

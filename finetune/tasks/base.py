@@ -3,8 +3,8 @@
 Axes: B batch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.batches.dataset import Batch
 from finetune.batches.encoder import Encoder
+from finetune.models.family import Prompts
 from finetune.objectives.diffusion import Objective
 from finetune.objectives.noise import Noise
 
@@ -50,6 +51,18 @@ class TaskContext:
     network: nn.Module
     dtype: torch.dtype
     """In which frozen weights compute."""
+    rows: Mapping[str, Prompts] = field(default_factory=dict)
+    """What the caches hold of the task's own prompts, without axis B; nothing where text is encoded at every step."""
 
 
-MakeTask = Callable[[TaskContext], Task]
+class MakeTask(Protocol):
+    """Makes the task of a run, once its network is there."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Texts beside the captions that the task reads; they are encoded with these."""
+        ...
+
+    def __call__(self, context: TaskContext) -> Task:
+        """Returns the task."""
+        ...

@@ -68,6 +68,14 @@ class Denoising:
         return replace(self, objective=self.objective.plain())
 
 
-def denoising(context: TaskContext) -> Denoising:
-    """Returns the task of a network that `context` holds."""
-    return Denoising(context.objective, context.encoder)
+@dataclass(frozen=True)
+class MakeDenoising:
+    """Makes the usual task, which reads the captions alone."""
+
+    prompts: tuple[str, ...] = ()
+
+    def __call__(self, context: TaskContext) -> Denoising:
+        return Denoising(context.objective, context.encoder)
+
+
+denoising = MakeDenoising()

@@ -14,10 +14,9 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from finetune.batches.dataset import Batch
-from finetune.batches.encoder import on_device
 from finetune.models.family import Network, Prompts, stack_prompts
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Losses, MakeTask, TaskContext
+from finetune.tasks.base import Losses, TaskContext
 from finetune.tasks.base_model import adapters_off
 from finetune.tasks.denoising import Denoising, denoising
 
@@ -89,7 +88,7 @@ class Preserving:
     prompt: str
     weight: float
     prompt_row: Prompts | None
-    """The encoded prompt, without axis B; None where the text encoder is trained."""
+    """The encoded prompt, without axis B; None where text is encoded at every step."""
 
     def inputs(self, batch: Batch) -> tuple[Any, Prompts]:
         """Returns the denoising's inputs, and the prompts of both losses [2B ...]: the captions, then `prompt`."""
@@ -123,18 +122,22 @@ class Preserving:
         return self.denoising.plain()
 
 
-def preservation(prompt: str, weight: float, *, adapters: bool) -> MakeTask:
-    """Returns what makes the task; the base model is the network without its `adapters`, or a copy of it."""
+@dataclass(frozen=True)
+class MakePreserving:
+    """Makes the task; the base model is the network without its `adapters`, or a copy of it."""
 
-    def make(context: TaskContext) -> Preserving:
-        encoder, row = context.encoder, None
-        base_model = AdaptersOff() if adapters else frozen_copy(context)
-        if not encoder.text_encoder_is_trained:
-            with encoder.lent("text_encoders"), on_device(encoder.components.text_encoders, encoder.device):
-                row = dict(encoder.encode_texts({"": prompt}, torch.float32))[""]
-        return Preserving(denoising(context), base_model, prompt, weight, row)
+    prompt: str
+    weight: float
+    adapters: bool
 
-    return make
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def __call__(self, context: TaskContext) -> Preserving:
+        base_model = AdaptersOff() if self.adapters else frozen_copy(context)
+        row = context.rows.get(self.prompt)
+        return Preserving(denoising(context), base_model, self.prompt, self.weight, row)
 
 
 def prompt_rows(prompts: Prompts) -> list[Prompts]:

@@ -14,7 +14,7 @@ from finetune.batches.dataset import Batch
 from finetune.config.pretrain import AutoencoderConfig
 from finetune.objectives.diffusion import reconstruction_loss
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Losses, MakeTask, TaskContext
+from finetune.tasks.base import Losses, TaskContext
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ class Reconstruction:
         return self
 
 
-def reconstruction(options: AutoencoderConfig) -> MakeTask:
-    """Returns what makes the task with these weights of its loss."""
+@dataclass(frozen=True)
+class MakeReconstruction:
+    """Makes the task with these weights of its loss."""
 
-    def make(context: TaskContext) -> Reconstruction:
+    options: AutoencoderConfig
+    prompts: tuple[str, ...] = ()
+
+    def __call__(self, context: TaskContext) -> Reconstruction:
         vae, family = context.encoder.components.vae, context.encoder.family
         channels, multiple = vae.config.latent_channels, family.pixels_per_latent(vae)
-        return Reconstruction(channels, multiple, options.kl_weight, options.edge_weight)
-
-    return make
+        return Reconstruction(channels, multiple, self.options.kl_weight, self.options.edge_weight)

@@ -17,7 +17,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, Network, Prompts, whole_sizes
 from finetune.tasks.base import TaskContext
 from finetune.tasks.base_model import adapters_off
-from finetune.tasks.preservation import AdaptersOff, Preserving, preservation, prompt_rows
+from finetune.tasks.preservation import AdaptersOff, MakePreserving, Preserving, prompt_rows
 from tests.tiny.sd import build_pipeline
 
 CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
@@ -64,8 +64,9 @@ def task_of(method: LoRA | Full, parts: Components, network: Network) -> Preserv
     family = StableDiffusion()
     encoder = Encoder(family, parts, torch.device("cpu"), text_encoder_is_trained=method.text_encoder)
     objective = family.objective(parts.scheduler, LossConfig())
-    task = preservation(CLASS, 0.7, adapters=isinstance(method, LoRA))(
-        TaskContext(objective, encoder, network, torch.float32)
+    rows = {CLASS: {name: value[0] for name, value in encoded(parts, (CLASS,)).items()}}
+    task = MakePreserving(CLASS, 0.7, isinstance(method, LoRA))(
+        TaskContext(objective, encoder, network, torch.float32, rows)
     )
     assert isinstance(task, Preserving)
     return task
