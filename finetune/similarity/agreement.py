@@ -15,7 +15,7 @@ from finetune.similarity.tones import brightened, coarse, curve, fitted, largest
 
 __all__ = ["CERTAIN", "VERSION", "Look", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
-VERSION = 3
+VERSION = 4
 """Raised when two pictures get another agreement, which depends on them and on `can_verify` alone."""
 CERTAIN = 0.8
 """Agreement from which pictures are copies.
@@ -27,6 +27,9 @@ MOST_PARTS, FEWEST_OF_MOST = 0.17, 32
 """By how much better half of the parts must agree where a quarter do not, and how many parts must count for that.
 
 Text leaves most parts as they were; so do the black corners of turned pictures, of which few other parts count."""
+MIDDLE, FEWEST_OF_MIDDLE, SAME_MIDDLE = slice(2, 6), 4, 0.5
+"""Parts along a side in the middle, how many must count, and the median correlation that they have at least in flat
+images: photographs of different prints on one table agree around them."""
 SAME_TONES = 20.0
 """Levels by which tones and colours of photographs may differ anywhere; other photographs differ by 39 and more."""
 SIMPLE_DIFFERENCE, PLAIN_DIFFERENCE = (14.0, 18.0), (30.0, 30.0)
@@ -95,13 +98,23 @@ def overlaid_correlations(first: Look, second: Look, motion: np.ndarray) -> tupl
         return 0.0, 0.0
     one = np.asarray(first.half.reduce(2), dtype=np.float32)
     other = np.asarray(moved(second.half, half, size).reduce(2), dtype=np.float32)
-    parts = parts_correlations(one, other, covered)
+    grid = parts_correlations(one, other, covered)
+    parts = grid[~np.isnan(grid)]
     if len(parts) < FEWEST_PARTS:
+        return 0.0, 0.0
+    if first.is_flat and second.is_flat and differs_in_the_middle(grid):
         return 0.0, 0.0
     worse, median = np.percentile(parts, [25, 50])
     if len(parts) >= FEWEST_OF_MOST:
         worse = max(worse, median - MOST_PARTS)
     return max(0.0, correlation(one[covered], other[covered])), max(0.0, float(worse))
+
+
+def differs_in_the_middle(grid: np.ndarray) -> bool:
+    """Returns whether most parts in the middle do not agree, by the correlations of all [PARTS PARTS]."""
+    middle = grid[MIDDLE, MIDDLE]
+    middle = middle[~np.isnan(middle)]
+    return len(middle) >= FEWEST_OF_MIDDLE and bool(np.median(middle) < SAME_MIDDLE)
 
 
 def within(look: Look, factor: int) -> Image.Image:
@@ -112,18 +125,18 @@ def within(look: Look, factor: int) -> Image.Image:
     return mask
 
 
-def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> list[float]:
-    """Returns the correlations of the parts [H W] of which more than half is covered and neither is flat."""
-    found = []
-    for rows in np.array_split(np.arange(one.shape[0]), PARTS):
-        for columns in np.array_split(np.arange(one.shape[1]), PARTS):
+def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Returns the correlations of the parts [PARTS PARTS]; NaN where half is not covered or either is flat."""
+    found = np.full((PARTS, PARTS), np.nan)
+    for row, rows in enumerate(np.array_split(np.arange(one.shape[0]), PARTS)):
+        for column, columns in enumerate(np.array_split(np.arange(one.shape[1]), PARTS)):
             part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             inside = covered[part]
             if inside.mean() <= 0.5:
                 continue
             first, second = one[part][inside], other[part][inside]
             if min(first.std(), second.std()) > FLAT_PART:
-                found.append(correlation(first, second))
+                found[row, column] = correlation(first, second)
     return found
 
 

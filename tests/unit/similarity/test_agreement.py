@@ -71,6 +71,26 @@ def test_a_motion_of_the_same_kinds_is_none_at_all() -> None:
     assert np.allclose(motion_of(look, look, (0, 0)), [[1, 0, 0], [0, 1, 0]])
 
 
+def printed(image: Image.Image) -> Image.Image:
+    """A print on a dark table with its pale frame, among things that lie there in uneven light."""
+    table = Image.new("RGB", (480, 480), "#6b5a48")
+    draw = ImageDraw.Draw(table)
+    for place in range(0, 480, 60):
+        for left, top in ((place, 20), (place, 430), (20, place), (430, place)):
+            draw.ellipse((left, top, left + 34, top + 34), "#b9a58c", "#3a2f25", 3)
+    table.paste(ImageOps.expand(image.resize((280, 280)), 20, "#f4f1ea"), (80, 80))
+    light = np.linspace(0.8, 1.1, 480)[None, :, None]
+    return Image.fromarray(np.clip(np.asarray(table) * light, 0, 255).astype(np.uint8))
+
+
+@needs_opencv
+def test_prints_of_two_images_do_not_agree_by_the_table_that_they_lie_on() -> None:
+    one, other = (texture(seed, 320, 320) for seed in (0, 1))
+    assert look_at(printed(one)).is_flat and look_at(printed(other)).is_flat
+    assert score(printed(one), printed(other)) < CERTAIN
+    assert score(printed(one), printed(one.filter(ImageFilter.GaussianBlur(1)))) >= CERTAIN
+
+
 @needs_opencv
 @pytest.mark.parametrize(
     "edit",
