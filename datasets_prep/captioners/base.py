@@ -1,7 +1,5 @@
 """What every captioner offers, and the instructions that belong to the kinds of captions."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -93,9 +91,3 @@ def model_of(config: CaptionsConfig) -> str:
     """Returns the option captions.model, which every captioner that looks at pictures has."""
     assert config.model is not None  # CaptionsConfig has checked it
     return config.model
-
-
-def digest(name: str, **parts: object) -> str:
-    """Returns the captioner's name with a hash of what its captions depend on."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt
-from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.generation import generate, ids_of, results
 from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.loading import load_model, load_part
 
 NO_TAGS = "Their captions are a short sentence whatever is asked for; for tags take wd_tagger, florence2 or qwen_vl."
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, check_prompt
-from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part
+from datasets_prep.captioners.generation import generate, ids_of
 from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.loading import load_model, load_part
 
 TASKS: dict[Kind, str] = {"short": "<CAPTION>", "long": "<MORE_DETAILED_CAPTION>", "tags": "<OD>"}
 LOCATIONS = re.compile(r"(?:<loc_\d+>)+")

@@ -1,12 +1,9 @@
-"""Loads transformers models for captions and turns what they generate into results."""
+"""Turn what transformers models generate into results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets_prep.captioners.base import Result
-from datasets_prep.captioners.model_files import ModelFiles
-from datasets_prep.config import CaptionsConfig
-from finetune.plurals import plural
 
 GREEDY: dict[str, Any] = {
     "do_sample": False,
@@ -17,52 +14,6 @@ GREEDY: dict[str, Any] = {
     "top_k": None,
 }
 """The likeliest token each time, so that the same picture gets the same caption; models' own settings often sample."""
-
-
-def dtype_name(config: CaptionsConfig) -> str:
-    """Returns the precision that the model runs in."""
-    return config.dtype if config.dtype != "auto" else ("bfloat16" if device_name() == "cuda" else "float32")
-
-
-def device_name() -> str:
-    """Returns where models run: on the first CUDA device, else on the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> Any:
-    """Returns the model of a transformers class, ready to generate, on its device; ValueError where its files lack
-    weights, which would be random."""
-    import torch
-
-    dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype_name(config)]
-    model, report = load_part(model_class.from_pretrained, files, dtype=dtype, output_loading_info=True)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"captions.model: {files.model} lacks {plural(len(missing), 'weight')} of a {type(model).__name__}, e.g. "
-            f"{missing[0]}. Download it again, or name another model."
-        )
-    return model.to(device_name()).eval()
-
-
-def load_part(from_pretrained: Callable[..., Any], files: ModelFiles, **options: Any) -> Any:
-    """Returns a model or its processor from a folder or the Hub; never runs code that comes with it."""
-    try:
-        return from_pretrained(files.model, revision=files.revision or "main", trust_remote_code=False, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what files of another kind give rise to
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"captions.model: {files.model} cannot be loaded ({type(error).__name__}: {reason}). Check that it is "
-            "complete and made for transformers' own classes."
-        ) from error
 
 
 def generate(

@@ -16,8 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, digest, model_of, prompt_for
+from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.model_files import digest
 
 JPEG_QUALITY = 90
 LONGEST_WAIT = 120.0

@@ -6,8 +6,9 @@ from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.captioners.chat import Message, chat_prompt
-from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.generation import generate, ids_of, results
 from datasets_prep.captioners.local import LocalCaptioner
+from datasets_prep.vision.loading import load_model, load_part
 
 SYSTEM = "You are a helpful image captioner."
 

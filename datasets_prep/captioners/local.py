@@ -4,10 +4,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from datasets_prep.captioners.base import digest, model_of
-from datasets_prep.captioners.generation import dtype_name
-from datasets_prep.captioners.model_files import ModelFiles, check_type, find_model
+from datasets_prep.captioners.base import model_of
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.loading import dtype_name
+from datasets_prep.vision.model_files import ModelFiles, check_type, digest, find_model
 
 
 class LocalCaptioner:

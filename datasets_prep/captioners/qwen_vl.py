@@ -9,9 +9,10 @@ from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.captioners.chat import Message, chat_prompt, expanded
-from datasets_prep.captioners.generation import generate, ids_of, load_model, load_part, results
+from datasets_prep.captioners.generation import generate, ids_of, results
 from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.loading import load_model, load_part
 
 IMAGE_TOKEN = "<|image_pad|>"
 

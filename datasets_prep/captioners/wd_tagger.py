@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, digest, model_of
-from datasets_prep.captioners.model_files import ModelFiles, find_model
+from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, model_of
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.model_files import ModelFiles, digest, find_model
 from finetune.extras import install_command
 
 MODEL, TAGS = "model.onnx", "selected_tags.csv"

@@ -1,9 +1,7 @@
 """Has a captioner describe pictures: in batches that fit, kept as they come, and only what is usable."""
 
 import concurrent.futures
-import gc
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +12,7 @@ from datasets_prep.captioners.base import HINT, Captioner, Kind, Result
 from datasets_prep.captioners.cleaning import Fault, clean_result
 from datasets_prep.captions.cache import CaptionCache
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.memory import is_out_of_memory, release_memory
 from finetune.data.listing import Findings
 
 MOST_FAILED_BATCHES = 3
@@ -28,7 +27,7 @@ FAULTS: dict[Fault, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageToCaption:
     """A picture to be described."""
 
     key: int
@@ -49,7 +48,7 @@ class Written:
 def write_captions(
     captioner: Captioner,
     config: CaptionsConfig,
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageToCaption],
     load: Callable[[int], Image.Image],
     cache: CaptionCache,
     findings: Findings,
@@ -78,7 +77,11 @@ def write_captions(
 
 
 def unwritten(
-    captioner: Captioner, config: CaptionsConfig, pictures: Sequence[Picture], cache: CaptionCache, findings: Findings
+    captioner: Captioner,
+    config: CaptionsConfig,
+    pictures: Sequence[ImageToCaption],
+    cache: CaptionCache,
+    findings: Findings,
 ) -> set[int]:
     """Returns the keys of the pictures that the captioner has not written every caption of: it failed on them."""
     host = _Host(captioner, config, captioner.identity(), cache, findings)
@@ -116,18 +119,18 @@ class _Host:
         self._limit = captioner.batch_size
         self._num_failed_batches = 0
 
-    def missing_kinds(self, picture: Picture) -> list[Kind]:
+    def missing_kinds(self, picture: ImageToCaption) -> list[Kind]:
         return [kind for kind in self.config.kinds if self._get(picture, kind) is None]
 
-    def _get(self, picture: Picture, kind: Kind) -> Result | None:
+    def _get(self, picture: ImageToCaption, kind: Kind) -> Result | None:
         return self.cache.get(picture.sha256, self._name(picture), kind)
 
-    def _name(self, picture: Picture) -> str:
+    def _name(self, picture: ImageToCaption) -> str:
         if not self._has_hint:
             return self._identity
         return f"{self._identity}-{hashlib.sha256(picture.hint.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
-    def describe(self, batch: Sequence[tuple[Picture, Image.Image]]) -> None:
+    def describe(self, batch: Sequence[tuple[ImageToCaption, Image.Image]]) -> None:
         for kind in self.config.kinds:
             asked = [(picture, image) for picture, image in batch if self._get(picture, kind) is None]
             start, errors = 0, []
@@ -142,7 +145,7 @@ class _Host:
             if asked:
                 self._stop_where_all_fail(errors, len(asked))
 
-    def _keep(self, kind: Kind, pictures: Sequence[Picture], results: Sequence[Result]) -> list[str]:
+    def _keep(self, kind: Kind, pictures: Sequence[ImageToCaption], results: Sequence[Result]) -> list[str]:
         """Keeps what was written, notes what was not; returns the errors."""
         described = list(zip(pictures, results, strict=True))
         failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
@@ -152,7 +155,7 @@ class _Host:
         self.cache.put(kind, [(picture.sha256, self._name(picture), result) for picture, result in good])
         return [detail for _, detail in failed]
 
-    def _results(self, part: Sequence[tuple[Picture, Image.Image]], kind: Kind) -> list[Result] | None:
+    def _results(self, part: Sequence[tuple[ImageToCaption, Image.Image]], kind: Kind) -> list[Result] | None:
         """Returns the captioner's results, or None where memory did not suffice."""
         try:
             results = self.captioner.caption([image for _, image in part], kind, [picture.hint for picture, _ in part])
@@ -174,7 +177,7 @@ class _Host:
                 f"{errors[-1]}. What is written so far is kept. Mend that and run the same command again."
             )
 
-    def captions(self, picture: Picture) -> list[Written]:
+    def captions(self, picture: ImageToCaption) -> list[Written]:
         captions = []
         for kind in self.config.kinds:
             result = self._get(picture, kind)
@@ -193,40 +196,21 @@ class _Host:
 _NO_MEMORY = Result("", 0, "error", "the memory does not suffice for even one; lower captions.max_side")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that memory did not suffice, on a GPU (torch, onnxruntime) or in RAM."""
-    text = str(error).lower()
-    phrases = ("out of memory", "can't allocate memory", "failed to allocate", "alloc_failed", "smaller than requested")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(phrase in text for phrase in phrases)
-    )
-
-
-def release_memory() -> None:
-    """Gives back what a failed attempt still holds."""
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
 def _loaded(
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageToCaption],
     load: Callable[[int], Image.Image],
     max_side: int,
     batch_size: int,
     findings: Findings,
-) -> Iterator[list[tuple[Picture, Image.Image]]]:
+) -> Iterator[list[tuple[ImageToCaption, Image.Image]]]:
     """Gives the pictures in batches; the next one is decoded while one is described."""
 
-    def read(batch: Sequence[Picture]) -> list[tuple[Picture, Image.Image | str]]:
+    def read(batch: Sequence[ImageToCaption]) -> list[tuple[ImageToCaption, Image.Image | str]]:
         return [(picture, _shown(load, picture.key, max_side)) for picture in batch]
 
-    def usable(read: Iterable[tuple[Picture, Image.Image | str]]) -> Iterator[tuple[Picture, Image.Image]]:
+    def usable(
+        read: Iterable[tuple[ImageToCaption, Image.Image | str]],
+    ) -> Iterator[tuple[ImageToCaption, Image.Image]]:
         for picture, image in read:
             if isinstance(image, str):
                 findings.warn("pictures that could not be opened for captioning", f"{picture.source} ({image})")

@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets_prep.captioners import make_captioner
 from datasets_prep.captions.cache import JsonLinesCache
-from datasets_prep.captions.generate import Picture, final_captions, unwritten, write_captions
+from datasets_prep.captions.generate import ImageToCaption, final_captions, unwritten, write_captions
 from datasets_prep.captions.name_words import name_in_words
 from datasets_prep.captions.own import made_caption, with_trigger
 from datasets_prep.config import CaptionsConfig
@@ -94,7 +94,9 @@ def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, 
         return {}, True
     config, findings = context.config.captions, context.findings
     sources, seen = context.selection.images.sources, context.selection.images.seen
-    images = [Picture(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked]
+    images = [
+        ImageToCaption(index, sources[index], seen(index), name_in_words(Path(sources[index]).stem)) for index in asked
+    ]
     cache, captioner = JsonLinesCache(context.own / "captions.jsonl", findings), make_captioner(config)
     try:
         written = write_captions(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets_prep.captioners.base import digest
 from datasets_prep.vision.batches import in_batches
+from datasets_prep.vision.model_files import digest
 from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
 
 OPTION = "dedup.embed_model"

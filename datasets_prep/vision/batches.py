@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from datasets_prep.captions.generate import is_out_of_memory, release_memory
+from datasets_prep.vision.memory import is_out_of_memory, release_memory
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")

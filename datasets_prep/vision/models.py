@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from datasets_prep.captioners.generation import device_name, load_part
-from datasets_prep.captioners.model_files import ModelFiles, find_model
+from datasets_prep.vision.loading import device_name, load_part
+from datasets_prep.vision.model_files import ModelFiles, find_model
 from finetune.plurals import plural
 
 IMAGE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")

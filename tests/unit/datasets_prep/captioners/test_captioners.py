@@ -132,7 +132,7 @@ def test_a_model_that_lacks_a_weight_is_refused(models: dict[str, Path], tmp_pat
 
 
 def test_large_files_are_told_apart_by_samples(tmp_path: Path) -> None:
-    from datasets_prep.captioners import model_files
+    from datasets_prep.vision import model_files
 
     data = np.random.default_rng(0).integers(0, 256, model_files.WHOLE + 5, dtype=np.uint8)
     (tmp_path / "weights").write_bytes(data.tobytes())

@@ -17,8 +17,9 @@ from datasets_prep.captioners import make_captioner
 from datasets_prep.captioners.base import Kind, Result
 from datasets_prep.captioners.cleaning import clean_result, is_refusal, loop_start, stripped
 from datasets_prep.captions.cache import JsonLinesCache
-from datasets_prep.captions.generate import Picture, Written, final_captions, is_out_of_memory, write_captions
+from datasets_prep.captions.generate import ImageToCaption, Written, final_captions, write_captions
 from datasets_prep.config import CaptionsConfig
+from datasets_prep.vision.memory import is_out_of_memory
 from finetune.data.listing import Findings
 from tests.tiny.captioners import pictures as tiny_pictures
 from tests.tiny.captioners import save_qwen3_vl
@@ -57,8 +58,8 @@ def image_of(key: int) -> Image.Image:
     return Image.new("RGB", (10, 10), (key, 0, 0))
 
 
-def asked(count: int) -> list[Picture]:
-    return [Picture(key, f"{key}.png", bytes([key]) * 32, f"hint {key}") for key in range(count)]
+def asked(count: int) -> list[ImageToCaption]:
+    return [ImageToCaption(key, f"{key}.png", bytes([key]) * 32, f"hint {key}") for key in range(count)]
 
 
 def run(
@@ -168,7 +169,7 @@ def test_hints_are_told_apart_only_where_the_prompt_uses_them(tmp_path: Path) ->
         cache = JsonLinesCache(tmp_path / f"{prompt}.jsonl", findings)
         config = CaptionsConfig(captioner="blip", model="m", kinds=("short",), prompt=prompt)
         for hint in ("one", "two"):
-            write_captions(captioner, config, [Picture(0, "0.png", b"0", hint)], image_of, cache, findings)
+            write_captions(captioner, config, [ImageToCaption(0, "0.png", b"0", hint)], image_of, cache, findings)
         cache.close()
         return captioner.batches
 

@@ -1,4 +1,4 @@
-"""Finds a captioner's model on disk or on the Hub, says in a sentence what is wrong, and tells two models apart."""
+"""Find a model on disk or on the Hub, and tell two models apart."""
 
 import hashlib
 import json
@@ -121,3 +121,9 @@ def folder_hash(folder: Path) -> str:
                 file.seek((size - SAMPLE) * number // (NUM_SAMPLES - 1))
                 total.update(file.read(SAMPLE))
     return total.hexdigest()[:24]
+
+
+def digest(name: str, **parts: object) -> str:
+    """Return a model's short name with a hash of what its results depend on."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"

@@ -1,0 +1,25 @@
+"""Recognise and survive running out of memory."""
+
+import gc
+import sys
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory did not suffice, on a GPU (torch, onnxruntime) or in RAM."""
+    text = str(error).lower()
+    phrases = ("out of memory", "can't allocate memory", "failed to allocate", "alloc_failed", "smaller than requested")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(phrase in text for phrase in phrases)
+    )
+
+
+def release_memory() -> None:
+    """Free what a failed attempt still holds."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
