@@ -38,7 +38,7 @@ from datasets_prep.measure.store import as_keys, row_key
 from datasets_prep.records import Item
 from datasets_prep.sources.detect import open_source
 from datasets_prep.workers.pool import PoolEngine
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.listing import Findings
 from finetune.similarity.codes import close_pairs
 

@@ -12,7 +12,7 @@ from datasets_prep.measure.loader import Loader
 from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Rejected
 from datasets_prep.selection import Selection
-from finetune.data.captions.files import split_name
+from finetune.data.captions.names import split_name
 from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
 from finetune.data.listing import Findings
 

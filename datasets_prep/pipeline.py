@@ -28,7 +28,7 @@ from datasets_prep.scores.stage import check_scores, score_captions, score_image
 from datasets_prep.selection import new_selection
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.sources.detect import open_source
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.listing import Findings
 
 

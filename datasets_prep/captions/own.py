@@ -8,18 +8,10 @@ from dataclasses import replace
 
 from datasets_prep.captions.name_words import name_in_words
 from datasets_prep.records import Rejected
-from finetune.data.captions.files import (
-    JSON_SUFFIX,
-    LISTINGS,
-    TEXT_SUFFIXES,
-    Read,
-    Reading,
-    UnreadableTextError,
-    read_caption_files,
-    refuse_puzzling,
-    refuse_unusable,
-    split_name,
-)
+from finetune.data.captions.files import read_caption_files
+from finetune.data.captions.found import refuse_puzzling, refuse_unusable
+from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
+from finetune.data.captions.reading import Read, Reading, UnreadableTextError
 from finetune.data.folder import MASK_SUFFIX, PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_listing
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.listing import Entry, Findings

@@ -11,7 +11,7 @@ from datasets_prep.sources.folder import FilesSource, FoldersSource, named_files
 from datasets_prep.sources.rows import saved_rows
 from datasets_prep.sources.tables import parquet_tables
 from datasets_prep.sources.tar import TarSource
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.links import refuse_links_out
 
 Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from datasets_prep.captions.own import joined_entries, read_folder_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.scan import stamp_of, walk
-from finetune.data.captions.files import JSON_SUFFIX, TEXT_SUFFIXES, Reading, is_unicode
+from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
+from finetune.data.captions.reading import Reading, is_unicode
 from finetune.data.captions.text import decode_text
 from finetune.data.folder import FolderSource
 from finetune.data.links import leads_out, links_refused

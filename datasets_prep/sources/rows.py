@@ -13,7 +13,7 @@ from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from datasets_prep.sources.tables import captioned_columns, note_other_images, row_entry
-from finetune.data.captions.files import is_unicode
+from finetune.data.captions.reading import is_unicode
 from finetune.data.listing import Entry, Findings, PictureSource
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets_prep.records import Item, Rejected
-from finetune.data.captions.files import is_unicode
+from finetune.data.captions.reading import is_unicode
 from finetune.data.listing import Findings
 
 

@@ -17,7 +17,8 @@ from datasets_prep.captions.own import is_mask_name, warn_of_errors
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
-from finetune.data.captions.files import is_unicode, split_name, usable_texts
+from finetune.data.captions.names import split_name
+from finetune.data.captions.reading import is_unicode, usable_texts
 from finetune.data.folder import MASK_SUFFIX
 from finetune.data.listing import Entry, Findings, read_repeats, read_split, read_weight
 from finetune.data.parquet import MASK_COLUMN

@@ -12,20 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune.config.mask import NO_MASKS, MaskConfig
-from finetune.data.captions.files import (
-    LISTINGS,
-    TABLE_SUFFIXES,
-    TEXT_SUFFIXES,
-    UNREAD_TABLE_SUFFIXES,
-    UNREAD_TEXT_SUFFIXES,
-    Reading,
-    UnreadableTextError,
-    folded,
-    is_unicode,
-    read_caption_files,
-    read_text,
-    refuse_puzzling,
-)
+from finetune.data.captions.files import TABLE_SUFFIXES, UNREAD_TABLE_SUFFIXES, UNREAD_TEXT_SUFFIXES, read_caption_files
+from finetune.data.captions.found import refuse_puzzling
+from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, folded
+from finetune.data.captions.reading import Reading, UnreadableTextError, is_unicode, read_text
 from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
 from finetune.data.captions.text import in_lines
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats

@@ -13,7 +13,7 @@ from typing import Literal
 
 from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.captions.text import CaptionLines
 from finetune.data.folder import FolderSource, read_folder
 from finetune.data.folder_repeats import FolderRepeats

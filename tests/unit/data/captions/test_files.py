@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datasets_prep.captions.own import read_folder_entries
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.folder import FolderSource
 from finetune.data.listing import Findings
 from finetune.data.manifest import read_manifest

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from datasets_prep.records import PrepSource
 from datasets_prep.sources.detect import open_source
-from finetune.data.captions.files import Reading
+from finetune.data.captions.reading import Reading
 from finetune.data.listing import Findings
 from tests.support.images import listing, picture, write
 from tests.support.other_user import as_another_user, open_folder

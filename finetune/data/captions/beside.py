@@ -1,0 +1,111 @@
+"""Read the files that each belong to an image: texts and JSON."""
+
+from collections.abc import Mapping, Sequence
+
+from finetune.data.captions.found import FoundCaptions, note_other, note_second
+from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
+from finetune.data.captions.reading import Read, Reading, UnreadableTextError, read_text, usable_texts
+from finetune.data.captions.tables import NotUnderstood, caption_values, parsed_json
+from finetune.data.captions.text import caption_text, in_fence
+from finetune.data.listing import Findings
+
+JSON_STARTS = ("{", "[", '"')
+RTF_START = "{\\rtf"
+
+
+def read_beside(
+    read: Read, beside: Mapping[str, list[str]], reading: Reading, findings: Findings, found: FoundCaptions
+) -> None:
+    """Reads the files that each belong to an image, texts before JSON."""
+    from_text: set[str] = set()
+    for name, owners in beside.items():
+        if split_name(name)[1] == JSON_SUFFIX:
+            texts = _json_texts(read, name, owners, reading, findings, found)
+        else:
+            texts = _texts(read, name, owners, reading, findings, found)
+            from_text.update(owners if texts else ())
+        if texts is None:
+            continue
+        found.used.add(name)
+        if len(owners) > 1:
+            findings.warn("text files that give several pictures of the same name their captions", name)
+        for owner in owners:
+            if split_name(name)[1] == JSON_SUFFIX and owner in from_text:
+                note_other(texts, owner, name, found, findings)
+            else:
+                note_second(texts, owner, name, found, findings)
+                found.captions.setdefault(owner, []).extend(texts)
+
+
+def _texts(
+    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+) -> list[str]:
+    """The captions in a text file, maybe none."""
+    try:
+        text = read_text(read, name, findings)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), owners
+        return []
+    if "\0" in text:
+        found.unusable[name] = "it holds NUL characters", owners
+        return []
+    if text.startswith(RTF_START):
+        found.unusable[name] = "it is rich text (RTF); save it as plain text", owners
+        return []
+    body = in_fence(text)
+    if body.startswith(JSON_STARTS):
+        try:
+            values = caption_values(parsed_json(body), reading.column) or []
+        except NotUnderstood as error:
+            found.puzzling[name] = str(error), owners
+            return []
+        except ValueError:  # a prompt such as {red|blue} cat
+            values = None
+        if values is not None:
+            told = (
+                "of which the captions are used" if values else "in which no caption is known, and which are not used"
+            )
+            findings.warn(f"text files that hold JSON, {told}", name)
+            return usable_texts(values, name, findings)
+    content = caption_text(text)
+    if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
+        findings.warn("numbers of classes, which are not captions", name)
+        return []
+    if content.is_boxes:
+        findings.warn("text files with the boxes of an object detector, which are not captions", name)
+    if content.has_wordless:
+        findings.warn("caption files with lines that have no word, such as ., or nan, which are not used", name)
+    if content.has_parameters:
+        findings.warn("caption files with an image generator's parameters, of which the prompt alone is used", name)
+    if reading.lines is None and content.looks_wrapped:
+        findings.error(
+            f"caption files whose lines seem to be paragraphs or one sentence; say what they are with "
+            f"--{reading.lines_option} joined (one caption), first (the first line alone) or alternatives (each line)",
+            name,
+        )
+    elif reading.lines is None and len(content.lines) > 1:
+        findings.warn(
+            f"caption files with several lines, each of which is a separate caption; set --{reading.lines_option} to "
+            "alternatives to keep that, to joined or to first",
+            name,
+        )
+    return content.captions(reading.lines)
+
+
+def _json_texts(
+    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+) -> list[str] | None:
+    """The captions in a .json beside an image, maybe none; None where it is about something else."""
+    try:
+        text = read_text(read, name, findings)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), owners
+        return []
+    try:
+        values = caption_values(parsed_json(text), reading.column)
+    except NotUnderstood as error:
+        found.puzzling[name] = str(error), owners
+        return None
+    except ValueError:
+        return None
+    return None if values is None else usable_texts(values, name, findings)

@@ -1,0 +1,86 @@
+"""Read the files that list several images."""
+
+import posixpath
+from collections.abc import Sequence
+
+from finetune.data.captions.found import FoundCaptions, note_other
+from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
+from finetune.data.captions.reading import Read, Reading, UnreadableTextError, read_text, usable_texts
+from finetune.data.captions.tables import (
+    TELLING_NAME,
+    Row,
+    csv_rows,
+    json_lines_rows,
+    json_rows,
+    named_lines,
+    parsed_json,
+)
+from finetune.data.captions.text import has_words
+from finetune.data.listing import Findings
+
+LARGEST_TABLE = 200_000_000
+"""Characters; larger files are not looked into for a list of images."""
+
+
+def read_table(
+    read: Read, name: str, images: ImageNames, reading: Reading, findings: Findings, found: FoundCaptions
+) -> None:
+    """Reads a file that lists several images, unless it is about something else."""
+    own = Findings()  # what is noted of a file that turns out to be about something else is not said
+    try:
+        text = read_text(read, name, own)
+    except UnreadableTextError as error:
+        found.unusable[name] = str(error), ()
+        return
+    if len(text) > LARGEST_TABLE:
+        return
+    try:
+        rows = _rows(text, split_name(name)[1], reading.column, images)
+    except ValueError as error:
+        if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images):
+            found.puzzling[name] = str(error), ()
+        return
+    if not rows and split_name(name)[1] in TEXT_SUFFIXES:
+        rows = named_lines(text, images)
+        if not rows and TELLING_NAME.search(split_name(posixpath.basename(name))[0]) and has_words(text):
+            found.puzzling[name] = "its lines name no images", ()
+    folder = posixpath.dirname(name)
+    matches = [(row, images.listed(row.name, folder)) for row in rows]
+    if not any(owners for _, owners in matches):
+        if rows and split_name(name)[1] != ".txt" and TELLING_NAME.search(posixpath.basename(name)):
+            found.puzzling[name] = f"it names no image that there is, e.g. {rows[0].name}", ()
+        return
+    if not any(row.values for row, _ in matches):
+        return
+    found.used.add(name)
+    if own.warnings:
+        read_text(read, name, findings)
+    _take_rows(matches, name, findings, found)
+
+
+def _rows(text: str, suffix: str, column: str, images: ImageNames) -> list[Row]:
+    if suffix == JSON_SUFFIX:
+        return json_rows(parsed_json(text), column)
+    return json_lines_rows(text, column) if suffix == ".jsonl" else csv_rows(text, column, images)
+
+
+def _mentions(text: str, images: ImageNames) -> bool:
+    """Whether a text that is no list names an image all the same."""
+    return any(word in images for word in text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000])
+
+
+def _take_rows(matches: Sequence[tuple[Row, list[str]]], name: str, findings: Findings, found: FoundCaptions) -> None:
+    earlier = {owner for owner, texts in found.captions.items() if texts}
+    for row, owners in matches:
+        texts = usable_texts(row.values, f"{name}: {row.name}", findings)
+        if not owners:
+            findings.warn("pictures that a listing mentions but that are not there", f"{name}: {row.name}")
+        elif len({split_name(owner)[0] for owner in owners}) > 1:
+            findings.error(
+                "names in a listing that several images have; give them with their folders", f"{name}: {row.name}"
+            )
+        for owner in owners:
+            if owner in earlier:
+                note_other(texts, owner, f"{name}: {row.name}", found, findings)
+            else:
+                found.captions.setdefault(owner, []).extend(texts)

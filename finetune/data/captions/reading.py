@@ -1,0 +1,78 @@
+"""Read the text of caption files, and choose what of it can be used."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from finetune.data.captions.text import CaptionLines, decode_text, has_words, looks_misread
+from finetune.data.listing import Findings
+
+Read = Callable[[str], bytes]
+"""Gives a file's bytes by its name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How captions are read, and what the options that decide are called where they are read for."""
+
+    column: str = "text"
+    lines: CaptionLines | None = None
+    """What several lines of a text file are; None is alternatives, with a warning, and refuses what seems wrapped."""
+    is_training: bool = True
+    """Whether a file that cannot be read is an error, as for a recipe; preparation notes it and continues."""
+
+    @property
+    def lines_option(self) -> str:
+        return "data.caption_lines" if self.is_training else "captions.lines"
+
+    @property
+    def column_option(self) -> str:
+        return "data.caption_column" if self.is_training else "caption_column"
+
+
+class UnreadableTextError(ValueError):
+    """A text file whose bytes cannot be had; its text says why."""
+
+
+def read_text(read: Read, name: str, findings: Findings) -> str:
+    """Returns the text of a file and notes a guessed encoding; raises UnreadableTextError."""
+    try:
+        data = read(name)
+    except OSError as error:
+        raise UnreadableTextError(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise UnreadableTextError(str(error)) from error
+    text, is_guess = decode_text(data)
+    if is_guess and looks_misread(text):
+        raise UnreadableTextError(
+            "in an encoding that is not read, such as Shift-JIS, GBK or Windows-1251; save it as UTF-8"
+        )
+    if is_guess:
+        findings.warn("text files in neither UTF-8 nor UTF-16, read as Windows-1252", name)
+    return text
+
+
+def usable_texts(values: Iterable[object], where: str, findings: Findings) -> list[str]:
+    """Returns the captions among values from a table or JSON: texts and lists of them, stripped, without blank ones."""
+    flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
+    texts = []
+    for item in flat:
+        if item is None:
+            continue
+        if not isinstance(item, str):
+            findings.warn("captions that are not text, which are not used", f"{where} ({type(item).__name__})")
+        elif "\0" in item or not is_unicode(item):
+            findings.warn("captions with NUL or broken Unicode, which are not used", where)
+        elif item.strip() and not has_words(item):
+            findings.warn("captions without a word, such as ., or nan, which are not used", where)
+        elif item.strip():
+            texts.append(item.strip())
+    return list(dict.fromkeys(texts))
+
+
+def is_unicode(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8; names that are none hold surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
