@@ -10,8 +10,9 @@ import numpy as np
 
 from datasets_prep.captions.own import refuse_lost_captions, with_folder_repeats
 from datasets_prep.config import PrepConfig
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.gather import Progress, look_of, measure_missing, measured_images, salt_of
-from datasets_prep.measure.store import MeasuredImages, as_keys, row_key
+from datasets_prep.measure.store import as_keys, row_key
 from datasets_prep.records import PrepSource, Rejected
 from datasets_prep.source_metadata import SourceMetadata, metadata_of
 from datasets_prep.texts import Texts

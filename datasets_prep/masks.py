@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from datasets_prep.captions.own import is_image_name
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.loader import Loader
-from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Rejected
 from datasets_prep.selection import Selection
 from finetune.data.captions.names import split_name

@@ -18,10 +18,11 @@ from datasets_prep.duplicates.stage import check_dedup, reject_equal, reject_nea
 from datasets_prep.inputs import list_files, measure_all
 from datasets_prep.lint.checks import token_counter
 from datasets_prep.masks import find_masks, take_out_masks
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.gather import Progress
 from datasets_prep.measure.loader import Loader
 from datasets_prep.measure.quality import unusable
-from datasets_prep.measure.store import MeasuredImages, remove_unfinished
+from datasets_prep.measure.store import remove_unfinished
 from datasets_prep.output.folder import State, check_unedited, is_whole, read_state, workplace
 from datasets_prep.output.result import Described, write_result
 from datasets_prep.scores.stage import check_scores, score_captions, score_images

@@ -8,8 +8,8 @@ from typing import overload
 
 import numpy as np
 
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Duplicate
 from datasets_prep.source_metadata import MADE, Captions, SourceMetadata
 from finetune.data.folder import MASK_SUFFIX

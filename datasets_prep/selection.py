@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from datasets_prep.decisions import Decided
-from datasets_prep.measure.store import MeasuredImages
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.records import Duplicate, Rejected, Why, sort_key
 
 

@@ -11,8 +11,9 @@ import PIL
 
 from datasets_prep.config import LimitsConfig
 from datasets_prep.measure import image as measuring
+from datasets_prep.measure.columns import MeasuredImages, read_measured
 from datasets_prep.measure.image import Look, measure
-from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, MeasuredImages, Store, read_measured, write_part
+from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, Store, write_part
 from datasets_prep.records import Measured, PrepSource, Rejected
 from datasets_prep.texts import Texts
 from datasets_prep.workers.pool import Engine, Failure

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from datasets_prep.config import QualityConfig
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.image import TRANSPARENT
-from datasets_prep.measure.store import MeasuredImages
 from datasets_prep.records import Why
 
 

@@ -1,13 +1,12 @@
-"""Keeps what was measured, so that a rerun, or one after a kill, measures only what is new.
+"""Keep measurements, so that a rerun or one after a kill measures only what is new.
 
-Rows lie in Arrow files that are written once, whole, and never changed; their names are the hashes of what they hold,
+Rows are in Arrow files that are written once, whole, and never changed; their names are the hashes of what they hold,
 so that several machines may add to one folder. A row is found by a key of 16 bytes over all that it depends on.
 """
 
 import hashlib
-import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from finetune.similarity.codes import KINDS, NUM_WORDS
 
 KEY_BYTES, HASH_BYTES = 16, 32
 CODES = len(KINDS), NUM_WORDS
-"""Codes of a picture, and words of 64 bits in each."""
+"""Codes of an image, and words of 64 bits in each."""
 ONE_CODE_BYTES = NUM_WORDS * 8
 CODE_BYTES = len(KINDS) * ONE_CODE_BYTES
 KEY = np.dtype(f"S{KEY_BYTES}")  # drops zeros at the end where a single one is looked at, but not in comparisons
@@ -149,122 +148,3 @@ def as_row(key: bytes, result: Measured | Rejected) -> dict[str, object]:
     kept |= {"suffix": result.suffix, "notes": list(result.notes), "caption": result.caption}
     scores = [result.scores[name] for name in SCORES]
     return kept | {"key": key, "reason": None, "detail": None, "codes": result.codes.tobytes(), "scores": scores}
-
-
-@dataclass(frozen=True)
-class MeasuredImages:
-    """The pictures that decode, in the order of their names, as columns of about 200 bytes a picture."""
-
-    sources: Sequence[str]
-    sha256: np.ndarray
-    """[N 32] uint8."""
-    pixels_sha256: np.ndarray
-    """[N 32] uint8."""
-    num_bytes: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-    scores: np.ndarray
-    """[N S] float32, a column a name in SCORES."""
-    suffixes: Sequence[str]
-    suffix: np.ndarray
-    """[N] uint8, an index into `suffixes`."""
-    notes: Mapping[int, tuple[str, ...]]
-    captions: Mapping[int, str]
-    """What files say of themselves, where they do."""
-    parts: Parts
-    places: np.ndarray
-    """[N] Their rows there."""
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def score(self, name: str) -> np.ndarray:
-        """Returns a column of the scores."""
-        return self.scores[:, SCORES.index(name)]
-
-    def hex(self, index: int) -> str:
-        """Returns the SHA-256 of a picture's bytes in hex."""
-        return self.sha256[index].tobytes().hex()
-
-    def seen(self, index: int) -> bytes:
-        """Returns what stands for the pixels that a model or another look sees, the background's colour included."""
-        return hashlib.sha256(self.sha256[index].tobytes() + self.pixels_sha256[index].tobytes()).digest()
-
-    def codes(self, folder: Path) -> "StoredCodes":
-        """Returns the codes, laid out by their kinds in a nameless file of a folder; close it in the end."""
-        return StoredCodes(self, folder)
-
-
-class StoredCodes:
-    """Codes [N 12 4] (uint64) on disk, 384 bytes a picture, of which one kind or some pictures are read at a time.
-
-    The file has a block for each of the store's, in which the codes of one kind lie together.
-    """
-
-    def __init__(self, images: MeasuredImages, folder: Path) -> None:
-        self.shape = len(images), *CODES
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
-        self._blocks: list[np.ndarray] = []
-        """The pictures in each block."""
-        self._block = np.empty(len(images), np.int32)
-        self._place = np.empty(len(images), np.int32)
-        for rows, table in images.parts.rows(images.places, ["codes"]):
-            codes = fixed_bytes(table["codes"], CODE_BYTES).view(np.uint64).reshape(-1, *CODES)
-            self._file.write(codes.transpose(1, 0, 2).tobytes())
-            self._block[rows], self._place[rows] = len(self._blocks), np.arange(len(rows))
-            self._blocks.append(rows.astype(np.int32))
-        self._starts = np.cumsum([0, *(len(rows) * CODE_BYTES for rows in self._blocks)])
-
-    def close(self) -> None:
-        """Removes the file."""
-        self._file.close()
-
-    def __getitem__(self, key: int | np.ndarray | tuple[slice, int]) -> np.ndarray:
-        if isinstance(key, tuple):
-            chosen, kind = key
-            return self._of_kind(kind)[chosen]
-        if isinstance(key, np.ndarray):
-            return np.stack([self._of_kind(kind)[key] for kind in range(CODES[0])], axis=1)
-        block = int(self._block[key])
-        size = len(self._blocks[block]) * ONE_CODE_BYTES
-        start = int(self._starts[block]) + int(self._place[key]) * ONE_CODE_BYTES
-        return np.stack([self._read(start + kind * size, ONE_CODE_BYTES)[0] for kind in range(CODES[0])])
-
-    def _of_kind(self, kind: int) -> np.ndarray:
-        codes = np.empty((self.shape[0], CODES[1]), np.uint64)
-        for rows, start in zip(self._blocks, self._starts.tolist(), strict=False):
-            size = len(rows) * ONE_CODE_BYTES
-            codes[rows] = self._read(start + kind * size, size)
-        return codes
-
-    def _read(self, start: int, size: int) -> np.ndarray:
-        self._file.seek(start)
-        return np.frombuffer(self._file.read(size), np.uint64).reshape(-1, CODES[1])
-
-
-def read_measured(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> MeasuredImages:
-    """Returns those rows of the store, none of which is a rejection, as columns."""
-    num = len(places)
-    hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
-    numbers = {
-        "num_bytes": np.empty(num, np.int64),
-        "width": np.empty(num, np.int32),
-        "height": np.empty(num, np.int32),
-    }
-    scores, suffix, suffixes = np.empty((num, len(SCORES)), np.float32), np.empty(num, np.uint8), {}
-    notes: dict[int, tuple[str, ...]] = {}
-    captions: dict[int, str] = {}
-    for rows, table in parts.rows(places, [*hashes, *numbers, "scores", "suffix", "notes", "caption"]):
-        for name, column in hashes.items():
-            column[rows] = fixed_bytes(table[name], HASH_BYTES)
-        for name, column in numbers.items():
-            column[rows] = table[name].to_numpy()
-        scores[rows] = table["scores"].combine_chunks().flatten().to_numpy().reshape(-1, len(SCORES))
-        texts = table.select(["suffix", "notes", "caption"]).to_pydict()
-        suffix[rows] = [suffixes.setdefault(text, len(suffixes)) for text in texts["suffix"]]
-        notes |= {int(row): tuple(each) for row, each in zip(rows, texts["notes"], strict=True) if each}
-        captions |= {int(row): each for row, each in zip(rows, texts["caption"], strict=True) if each is not None}
-    return MeasuredImages(
-        sources, **hashes, **numbers, scores=scores, suffixes=list(suffixes), suffix=suffix, notes=notes,
-        captions=captions, parts=parts, places=places,
-    )  # fmt: skip

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets_prep.output.images import write_text
+from datasets_prep.output.listings import write_text
 from finetune.files import file_sha256, try_lock
 from finetune.plurals import first_few
 

@@ -21,18 +21,9 @@ from datasets_prep.output.folder import (
     read_state,
     write_state,
 )
-from datasets_prep.output.images import (
-    IMAGE_FOLDERS,
-    image_bytes,
-    remove_others,
-    write_files,
-    write_listing,
-    write_masks,
-    write_shards,
-    write_side_listings,
-    write_sidecars,
-    write_text,
-)
+from datasets_prep.output.images import IMAGE_FOLDERS, image_bytes, remove_others, write_files, write_masks
+from datasets_prep.output.listings import write_listing, write_side_listings, write_sidecars, write_text
+from datasets_prep.output.shards import write_shards
 from datasets_prep.records import Prepared
 from datasets_prep.report.build import write_report
 from datasets_prep.report.thumbnails import SmallImage

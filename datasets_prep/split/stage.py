@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets_prep.config import BucketsConfig, SplitConfig
-from datasets_prep.measure.store import MeasuredImages
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.records import BucketRow
 from datasets_prep.rows import Kept
 from datasets_prep.selection import Selection

@@ -65,8 +65,9 @@ def readable(folder: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_any_point(tmp_path: Path, before: str, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets_prep.output.images.ROW_GROUP", 2)
+    monkeypatch.setattr("datasets_prep.output.shards.ROW_GROUP", 2)
     monkeypatch.setattr("datasets_prep.output.images.NUM_THREADS", 1)
+    monkeypatch.setattr("datasets_prep.output.shards.NUM_THREADS", 1)
     files = {f"d{seed % 2}/{seed}_red_circle.png": encoded(drawn(seed, (64 + 8 * (seed % 3), 80))) for seed in range(6)}
     source = write(tmp_path / "raw", files)
     folder = PrepConfig((source,), tmp_path / "out", workers=1, split=SplitConfig(0.3, "picture"))

@@ -24,8 +24,9 @@ from datasets_prep.config import (
 from datasets_prep.decisions import Decision, append_decision
 from datasets_prep.duplicates import appearances
 from datasets_prep.inputs import shard_of
+from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import MeasuredImages, Parts
+from datasets_prep.measure.store import Parts
 from datasets_prep.pipeline import prepare
 from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
@@ -263,7 +264,7 @@ def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:
 def test_shards_hold_the_same_as_a_folder(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import load_dataset
 
-    monkeypatch.setattr("datasets_prep.output.images.ROW_GROUP", 2)
+    monkeypatch.setattr("datasets_prep.output.shards.ROW_GROUP", 2)
     write(
         Path(config.source[0]),
         {f"more/{seed}.png": encoded(drawn(seed + 10, (64 + 8 * seed, 80))) for seed in range(8)},

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from datasets_prep.config import PrepConfig, QualityConfig, WriteConfig
+from datasets_prep.measure.columns import read_measured
 from datasets_prep.measure.figures import border, jpeg_quality
 from datasets_prep.measure.image import SCORES, Look, measure
 from datasets_prep.measure.quality import all_flags, unusable
-from datasets_prep.measure.store import Store, as_keys, read_measured, write_part
+from datasets_prep.measure.store import Store, as_keys, write_part
 from datasets_prep.pipeline import prepare
 from datasets_prep.records import Measured, Rejected
 from finetune.data.images.decode import open_rgb

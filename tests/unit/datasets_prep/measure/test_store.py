@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets_prep.measure.columns import read_measured
 from datasets_prep.measure.image import SCORES
-from datasets_prep.measure.store import Store, as_keys, read_measured, row_key, write_part
+from datasets_prep.measure.store import Store, as_keys, row_key, write_part
 from datasets_prep.records import Item, Measured, Rejected
 
 

@@ -1,0 +1,76 @@
+"""Write the listings and text files of a prepared folder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datasets_prep.output.images import Row
+from finetune.files import put_in_place, sync, unfinished
+
+SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "caption_from")
+
+
+def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
+    """Writes a .txt with a caption a line beside every picture; returns their names."""
+    names = []
+    for row in rows:
+        name = os.path.splitext(str(row["file_name"]))[0] + ".txt"
+        write_text(output / name, "".join(" ".join(caption.split()) + "\n" for caption in captions_of(row)))
+        names.append(name)
+    return names
+
+
+def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
+    """Writes metadata.jsonl into train/ and validation/, where `load_dataset` looks for it; returns the names.
+
+    They hold the columns that every row has, since the two must have the same; OUTPUT/metadata.jsonl has the rest.
+    """
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        folder, _, name = str(row["file_name"]).partition("/")
+        texts.setdefault(folder, []).extend(
+            lines(
+                [{"file_name": name, "split": folder} | {column: row[column] for column in SIDE_COLUMNS}],
+                is_ascii=False,
+            )
+        )
+    for folder, listed in texts.items():
+        write_text(output / folder / "metadata.jsonl", "".join(listed))
+    return [f"{folder}/metadata.jsonl" for folder in texts]
+
+
+def captions_of(row: Row) -> list[str]:
+    """Returns the caption that is trained on first, and the others."""
+    others = row.get("captions_alt")
+    return [str(row["text"]), *(map(str, others) if isinstance(others, list) else [])]
+
+
+def lines(rows: Sequence[Row], *, is_ascii: bool) -> Iterator[str]:
+    """Yields one JSON object a line; ASCII can also write names that are not UTF-8."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=is_ascii) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all, unless it holds that text already."""
+    data, temporary = text.encode("utf-8"), unfinished(path)
+    if path.exists() and path.read_bytes() == data:
+        temporary.unlink(missing_ok=True)  # of a killed run
+        return
+    temporary.write_bytes(data)
+    sync(temporary)
+    put_in_place(temporary, path)
+
+
+def write_listing(path: Path, rows: Sequence[Row], *, is_ascii: bool) -> str:
+    """Writes a listing, line by line, beside its final place; returns its SHA-256. `put_in_place` follows."""
+    digest = hashlib.sha256()
+    with open(unfinished(path), "wb") as file:
+        for line in lines(rows, is_ascii=is_ascii):
+            data = line.encode("utf-8")
+            digest.update(data)
+            file.write(data)
+    sync(unfinished(path))
+    return digest.hexdigest()
