@@ -95,7 +95,8 @@ def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_a
     assert (tmp_path / "cache" / "latents").exists() and not (tmp_path / "cache" / "text").exists()
     others = options | {"tokens.names": ("<wash>", "<ink>"), "train.steps": 2}
     ended = run("textual_inversion", others, tmp_path / "log")
-    assert ended.exit_code == 1 and "tokens.names: got <wash> <ink>, expected <ink> <wash>" in ended.output, ended.output
+    assert ended.exit_code == 1, ended.output
+    assert "tokens.names: got <wash> <ink>, expected <ink> <wash>" in ended.output
 
 
 def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
