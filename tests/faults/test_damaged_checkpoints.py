@@ -84,7 +84,7 @@ def assert_falls_back(checkpoints: Path, name: str) -> None:
     found = newest_checkpoint(checkpoints, warnings.append)
     assert found is not None
     assert found[0].name == "step_000004"
-    assert found[1].state["step"] == 4
+    assert found[1]["step"] == 4
     assert len(warnings) == 1
     assert name in warnings[0]
     assert "falling back" in warnings[0]

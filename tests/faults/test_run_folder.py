@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 FRESH = """
 import sys
-from recipes.lora import main
+from finetune.launch import run_recipe
+from recipes.lora import RECIPE
 try:
-    main()
+    run_recipe(RECIPE, sys.argv[1:], "recipes.lora")
 finally:
     print("torch was imported" if "torch" in sys.modules else "no torch")
 """

@@ -92,8 +92,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) -> None:
     code = (
-        "import sys, recipes.lora as recipe\n"
-        "try:\n    recipe.main()\n"
+        "import sys\nfrom finetune.launch import run_recipe\nfrom recipes.lora import RECIPE\n"
+        "try:\n    run_recipe(RECIPE, sys.argv[1:], 'recipes.lora')\n"
         "finally:\n    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
     )
     arguments = flags(tiny_run | {"model.family": "sdd"})
