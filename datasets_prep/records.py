@@ -133,10 +133,6 @@ class Duplicate:
     """Index of the image that score and detail are about, where that is not the keeper but another of its group."""
 
 
-Copy = Duplicate
-"""The earlier name, which `duplicates.keeper` still uses."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     """The result of a preparation, as the report shows it."""

@@ -94,6 +94,11 @@ class Run:
         return self.config.train.steps
 
     @property
+    def first_step(self) -> int:
+        """The step that the run starts from."""
+        return 0 if self.resume is None else self.resume.state["step"]
+
+    @property
     def global_batch_size(self) -> int:
         return self.config.train.batch_size * self.config.train.accumulation * self.accelerator.num_processes
 

@@ -9,12 +9,11 @@ import numpy as np
 from PIL import Image
 
 from datasets_prep.duplicates.appearances import KeptBytes
-from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of
+from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of, thumbnail
 from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
 
 VERSION = 2
 """Raised when an image gets other measures."""
-THUMBNAIL = 32
 RIM = 32
 """Which part of the shorter side is its rim."""
 BORDER_TOLERANCE = 6
@@ -158,7 +157,7 @@ def facts_of(opened: Opened) -> np.ndarray:
     small = np.asarray(opened.image.resize((64, 64), Image.Resampling.BOX), np.int16)
     rows = [*opened.parts[WHOLE].size, *opened.parts[INSIDE].size, (small.max(2) - small.min(2)).mean()]
     for grey in opened.parts:
-        rows += list(np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel())
+        rows += list(thumbnail(grey))
     return np.array(rows)
 
 

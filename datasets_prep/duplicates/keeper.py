@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts
 from datasets_prep.duplicates.pairs import Made
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify
 
 SAME_SIZE = 1.1
@@ -152,12 +152,12 @@ def original(
 
 
 def with_best_keepers(
-    near: Mapping[int, Copy],
+    near: Mapping[int, Duplicate],
     member: Callable[[int], Member],
     is_fixed: Callable[[int], bool],
     details: Details,
     name: Callable[[int], str],
-) -> dict[int, Copy]:
+) -> dict[int, Duplicate]:
     """Returns the near-duplicates of each group as repeats of its best member.
 
     Groups with an image that must stay (`is_fixed`) stay as they are.

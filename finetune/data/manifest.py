@@ -159,8 +159,7 @@ def read_manifest(
     if path.is_dir() and not is_saved and any((path / "data").glob("*.parquet")):
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
 
-        tables = prepared_tables(os.path.abspath(path))
-        if tables:
+        if tables := prepared_tables(os.path.abspath(path)):
             return _read_tables(folder, tables, caption_column, captions, mask)
     if path.is_dir() and not is_saved:
         root, reading = os.path.abspath(path), Reading(caption_column, caption_lines)

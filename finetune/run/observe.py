@@ -10,6 +10,7 @@ from finetune.run.preview import BASE_STEP, preview
 from finetune.run.progress import ProgressLine
 from finetune.run.step import due
 from finetune.run.validate import validate
+from finetune.run_folder.metrics import Window
 from finetune.session import Progress, Session
 
 
@@ -40,7 +41,7 @@ def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress
     rates = {f"lr_{group['name']}": group["lr"] for group in groups[1:]} | {"lr": groups[0]["lr"]}
     row = {"step": step, **progress.window.means(), **rates, "grad_norm": grad_norm}
     row |= {"images_seen": step * run.global_batch_size, "elapsed_seconds": progress.seconds}
-    return replace(progress, row=row, window=type(progress.window)())
+    return replace(progress, row=row, window=Window())
 
 
 def validation_is_due(session: Session, step: int) -> bool:

@@ -125,13 +125,12 @@ def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Ite
 def make_loader(run: Run, images: TrainingImages, dataset: TrainingDataset) -> torch.utils.data.DataLoader:
     """Returns the loader of this process's part of every global batch, from the first step on that is still to be
     made."""
-    start = 0 if run.resume is None else run.resume.state["step"]
     repeats = [record.repeats for record in images.records]
     return run.accelerator.prepare(
         torch.utils.data.DataLoader(
             dataset,
             batch_sampler=BucketBatchSampler(
-                images.buckets, repeats, run.global_batch_size, seed=run.config.seed, start=start
+                images.buckets, repeats, run.global_batch_size, seed=run.config.seed, start=run.first_step
             ),
             collate_fn=functools.partial(collate_by_name, images.records),
             num_workers=run.config.data.num_workers,

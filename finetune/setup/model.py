@@ -23,23 +23,22 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
     objective = family.objective(family.scheduler(source), config.loss)
     warnings = [*parts_warnings(source), *family.warnings(source), *scheduler_warnings(family, source)]
     warnings += objective_warnings(objective)
-    refuse_unfit_options(run, is_inpainting=family.is_inpainting(source))
+    is_inpainting = family.is_inpainting(source)
+    refuse_unfit_options(run, is_inpainting=is_inpainting)
     read = source if method.alters_weights else replace(source, as_stored=True)
     parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
     warnings += eight_bit_warnings(read)
     base_sha256, identity = hashes["denoiser"][0], model_identity(parts.components, hashes, objective)
-    start = 0
     if run.resume is not None:
-        start = run.resume.state["step"]
         warnings += refuse_other_model(identity, base_sha256, run.resume.path, run.resume.state, config)
-    note_saved(None if run.resume is None else start)
-    refuse_differences({"first step": start, **{f"model's {part}": facts for part, facts in identity.items()}})
+    note_saved(None if run.resume is None else run.first_step)
+    refuse_differences({"first step": run.first_step, **{f"model's {part}": facts for part, facts in identity.items()}})
     method.check(family, parts.components)
     return LoadedModel(
         read,
         parts,
         objective,
-        family.is_inpainting(source),
+        is_inpainting,
         method.parts,
         identity,
         base_sha256,

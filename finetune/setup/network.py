@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from finetune.batches.dataset import text_key
+from finetune.batches.dataset import Encoded, text_key
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
 from finetune.models.parts import Part
@@ -73,17 +73,16 @@ def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -
         ema = EMA.of(network, config.train.ema_decay, config.train.ema_device)
     if run.resume is not None:
         restore(run.resume.path, network, optimizer, ema, accelerator, groups)
-        run.say(f"Resuming from {run.resume.path} at step {run.resume.state['step']} of {run.steps}.")
-    load_live_parts(run, model)
+        run.say(f"Resuming from {run.resume.path} at step {run.first_step} of {run.steps}.")
     return Tuned(network, wrapped, optimizer, stepper, list(trained_parameters(network).values()), ema)
 
 
-def load_live_parts(run: Run, model: LoadedModel) -> None:
+def load_live_parts(run: Run, model: LoadedModel, encoded: Encoded) -> None:
     """Puts what encodes at every step on the device: the parts that are not cached."""
-    cache, live = run.config.cache, list[Part]()
-    if not cache.latents:
+    live = list[Part]()
+    if encoded.latents is None:
         live.append("vae")
-    if not (cache.text and not model.trains_text_encoders) and "denoiser" in model.in_network:
+    if encoded.text is None and "denoiser" in model.in_network:
         live.append("text_encoders")
     model.parts.load(*live)
     for module in itertools.chain.from_iterable(map(model.parts.modules, live)):

@@ -12,7 +12,7 @@ from finetune.run.base_loss import base_loss_warnings
 from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
-from finetune.setup.network import parameter_counts, with_trained_prompts
+from finetune.setup.network import load_live_parts, parameter_counts, with_trained_prompts
 from finetune.tasks.base import Task
 from finetune.tracking.tracker import Tracker, start_tracking
 
@@ -25,6 +25,7 @@ def open_session(
 
     A model that is trained `from_scratch` is not asked whether it fits its objective.
     """
+    load_live_parts(run, model, data.dataset.encoded)
     data = with_trained_prompts(run, model, data)
     start = Progress() if run.resume is None else run.resume.progress()
     found = []

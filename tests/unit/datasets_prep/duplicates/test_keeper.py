@@ -13,7 +13,7 @@ from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.frames import may_be_framed
 from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
 from datasets_prep.duplicates.pairs import Made
-from datasets_prep.records import Copy
+from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify
 
 LANCZOS = Image.Resampling.LANCZOS
@@ -182,7 +182,10 @@ def test_of_several_edits_and_their_original_the_original_is_kept() -> None:
 def test_a_group_is_listed_under_its_best_image_with_every_member_once() -> None:
     original = scene()
     images = [original.resize((480, 480), LANCZOS), original, on_canvas(original)]
-    near = {1: Copy(0, "near_duplicate", 0.9, "12 of 256 bits differ"), 2: Copy(0, "near_duplicate", 0.8, "cropped")}
+    near = {
+        1: Duplicate(0, "near_duplicate", 0.9, "12 of 256 bits differ"),
+        2: Duplicate(0, "near_duplicate", 0.8, "cropped"),
+    }
     details = Details(lambda number: images[number], InMemory())
 
     def member(number: int) -> Member:
