@@ -33,7 +33,7 @@ from datasets_prep.duplicates import candidates
 from datasets_prep.duplicates import search as dedup
 from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, near_duplicates
 from finetune.similarity import codes as similarity
-from finetune.similarity.codes import close_pairs, picture_codes
+from finetune.similarity.codes import close_pairs, image_codes
 
 Level = Literal["fast", "thorough"]
 DRAWN = ("emoji_base", "style_blob", "style_glyph", "style_line")
@@ -76,7 +76,7 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
 
 def found_by_us(pictures: Pictures, level: Level, few: int, seen: Scores) -> list[tuple[int, int]]:
     candidates.FEW = few
-    codes = np.stack([picture_codes(thumb) for thumb in pictures.thumbs])
+    codes = np.stack([image_codes(thumb) for thumb in pictures.thumbs])
     num = len(codes)
     nothing, everything = np.zeros(num, bool), np.ones(num, bool)
     order, load = np.arange(num), pictures.images.__getitem__

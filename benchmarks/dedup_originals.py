@@ -13,7 +13,7 @@ from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.keeper import Details, Member, with_best_keepers
 from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, keep_order, near_duplicates
 from datasets_prep.measure.figures import jpeg_quality
-from finetune.similarity.codes import picture_codes
+from finetune.similarity.codes import image_codes
 
 EDITS_A_GROUP = 4
 
@@ -40,7 +40,7 @@ def kept_of(files: Sequence[bytes]) -> list[int]:
     thumbs, small = [each.copy() for each in images], [each.copy() for each in images]
     for each, side in [(each, 256) for each in thumbs] + [(each, 512) for each in small]:
         each.thumbnail((side, side), Image.Resampling.BICUBIC)
-    codes, nothing = np.stack([picture_codes(thumb) for thumb in thumbs]), np.zeros(num, bool)
+    codes, nothing = np.stack([image_codes(thumb) for thumb in thumbs]), np.zeros(num, bool)
     searched = SearchedImages(codes, order, ~nothing, nothing, small.__getitem__)
     near = near_duplicates(searched, SearchOptions("thorough"), Known(Scores(), kept), lambda *_: None).duplicates
     found = with_best_keepers(

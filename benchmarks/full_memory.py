@@ -79,7 +79,7 @@ def measure(config: OptimConfig, width: int, steps: int) -> tuple[int, dict[str,
         "weights": num_bytes(parameters),
         "gradients": most,
         "state": num_bytes(state),
-        "average": num_bytes(list(EMA.of(unet, 0.99).average.values())),
+        "average": num_bytes(list(EMA.from_network(unet, 0.99).average.values())),
     }
     return total, {name: value / total for name, value in kinds.items()}
 

@@ -38,7 +38,7 @@ from datasets_prep.measure.store import as_keys, row_key
 from datasets_prep.records import Item
 from datasets_prep.sources.detect import open_source
 from datasets_prep.workers.pool import PoolEngine
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 from finetune.similarity.codes import close_pairs
 
@@ -129,7 +129,9 @@ def join(num: int) -> None:
 
 def scaling(data: Path) -> None:
     """Prints the wall time of the measuring with one process and with two."""
-    source = open_source((str(data),), reading=Reading(is_training=False), image_column="image", output=Path("nowhere"))
+    source = open_source(
+        (str(data),), reading=CaptionReading(is_training=False), image_column="image", output=Path("nowhere")
+    )
     names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*.jpg"))]
     seconds = {}
     for workers in (1, 2):

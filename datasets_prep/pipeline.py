@@ -29,7 +29,7 @@ from datasets_prep.scores.stage import check_scores, score_captions, score_image
 from datasets_prep.selection import new_selection
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.sources.detect import open_source
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 
 
@@ -57,7 +57,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     """
     findings = Findings()
     output = config.output.expanduser().resolve()
-    reading = Reading(config.caption_column, config.captions.lines, is_training=False)
+    reading = CaptionReading(config.caption_column, config.captions.lines, is_training=False)
     given = config.source
     source = open_source(
         given, reading=reading, image_column=config.image_column, output=output, follow_links=config.follow_links

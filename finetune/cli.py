@@ -126,7 +126,7 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     from finetune.models.loading.components import find_family
     from finetune.models.text.rare_tokens import embedding_lengths, rare_tokens
 
-    source = ModelSource.of(model)
+    source = ModelSource.from_config(model)
     tokenizer = family_named(find_family(source, model.family)).tokenizers(source)[0]
     found = rare_tokens(tokenizer, num, embedding_lengths(Path(model.source)))
     if not found:

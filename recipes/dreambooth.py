@@ -49,13 +49,13 @@ def tune(config: DreamBoothTrainConfig) -> list[Stage]:
 def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
     """Returns the subject's pictures with their prompt, and the class pictures with theirs where the config asks for
     some."""
-    from finetune.data.class_images import balance_text, captioned, with_class_pictures
+    from finetune.data.class_images import balance_text, captioned, with_class_images
     from finetune.models import family_named
     from finetune.models.family import ModelSource
     from finetune.models.loading.components import find_family
     from finetune.models.text.rare_tokens import common_words_warning
 
-    source = ModelSource.of(config.model, config.loss.prediction_type)
+    source = ModelSource.from_config(config.model, config.loss.prediction_type)
     family = family_named(find_family(source, config.model.family))
     if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
         raise ValueError(
@@ -69,18 +69,18 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     if config.prior.kind != "pictures":
         return manifest
     if config.prior.folder is not None:
-        of_class = class_pictures_in(config.prior.folder, config)
+        of_class = class_images_in(config.prior.folder, config)
     else:
         from finetune.data.manifest import read_manifest
-        from finetune.run.class_images import make_class_pictures
+        from finetune.run.class_images import make_class_images
         from finetune.run.device import make_accelerator
 
         cache, size = cache_folder(config.cache), config.data.resolution
         accelerator = make_accelerator(config, manifest.fingerprint)
-        made = make_class_pictures(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
+        made = make_class_images(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
         of_class = read_manifest(str(made), captions="none")
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
-    both = with_class_pictures(
+    both = with_class_images(
         manifest,
         of_class,
         prompt=config.prior.prompt,
@@ -93,14 +93,14 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
     """Returns the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
-    from finetune.data.class_images import balance_text, captioned, with_class_pictures
+    from finetune.data.class_images import balance_text, captioned, with_class_images
 
     if config.prior.kind != "pictures":
         return []
     if config.prior.folder is None:
         return [f"{plural(config.prior.num_pictures, 'class image')} to draw before training, where not cached yet."]
-    of_class = class_pictures_in(config.prior.folder, config)
-    both = with_class_pictures(
+    of_class = class_images_in(config.prior.folder, config)
+    both = with_class_images(
         manifest if config.instance.prompt is None else captioned(manifest, config.instance.prompt),
         of_class,
         prompt=config.prior.prompt,
@@ -110,7 +110,7 @@ def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[st
     return [*(f"warning: {text}" for text in of_class.warnings), balance_text(both.records)]
 
 
-def class_pictures_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
+def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
     """Returns the class pictures of prior.folder, with their own captions where prior.captions asks for these."""
     from finetune.data.manifest import read_manifest
 

@@ -47,7 +47,7 @@ def with_tokens(config: LoRATrainConfig, manifest: "Manifest") -> Path:
     from finetune.train import train
 
     lora = LoRA(config.lora, config.train.text_encoder)
-    return train(config, Pivotal(lora, TextualInversion.of(config.tokens, config.model)), manifest)
+    return train(config, Pivotal(lora, TextualInversion.from_config(config.tokens, config.model)), manifest)
 
 
 RECIPE = Recipe(LoRATrainConfig, tune)

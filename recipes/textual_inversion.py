@@ -32,7 +32,7 @@ def tune(config: TextualInversionTrainConfig) -> list[Stage]:
         from finetune.methods.tokens import TextualInversion
         from finetune.train import train
 
-        return train(config, TextualInversion.of(config.tokens, config.model), manifest)
+        return train(config, TextualInversion.from_config(config.tokens, config.model), manifest)
 
     return [training_stage(config, run)]
 

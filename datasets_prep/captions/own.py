@@ -11,14 +11,14 @@ from datasets_prep.records import Rejected
 from finetune.data.captions.files import read_caption_files
 from finetune.data.captions.found import refuse_puzzling, refuse_unusable
 from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
-from finetune.data.captions.reading import Read, Reading, UnreadableTextError
-from finetune.data.folder import MASK_SUFFIX, PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_listing
+from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError
+from finetune.data.folder import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES, read_listing
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.listing import Entry, Findings
 
 
 def read_sidecars(
-    read: Read, sources: Sequence[str], reading: Reading, findings: Findings, *, is_keyed: bool = False
+    read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings, *, is_keyed: bool = False
 ) -> tuple[dict[str, list[str]], set[str]]:
     """Returns source -> captions from the files among the sources that hold some, and these files.
 
@@ -32,7 +32,7 @@ def read_sidecars(
 
 def is_image_name(name: str) -> bool:
     """True for a name that ends as images do, also in formats that are not read."""
-    return split_name(name)[1] in PICTURE_SUFFIXES | UNREAD_SUFFIXES
+    return split_name(name)[1] in IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
 
 def is_mask_name(name: str) -> bool:
@@ -41,7 +41,7 @@ def is_mask_name(name: str) -> bool:
 
 
 def read_folder_entries(
-    root: str, read: Read, sources: Sequence[str], reading: Reading, findings: Findings
+    root: str, read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, Entry]:
     """Returns an entry for every file that does not itself hold captions, with all its captions; it may have none.
 
@@ -131,7 +131,7 @@ def _listings(sources: Iterable[str]) -> list[str]:
 
 
 def _read_listing(
-    root: str, listing: str, sources: Sequence[str], reading: Reading, findings: Findings
+    root: str, listing: str, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> list[Entry] | None:
     """None where a file below the top, which only happens to have that name, lists no pictures."""
     folder, name = posixpath.split(listing)

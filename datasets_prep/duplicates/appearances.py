@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from finetune.similarity.agreement import Look, is_worth_a_look, look_at
+from finetune.similarity.agreement import ComparedImage, is_worth_a_look, look_at
 from finetune.similarity.codes import Codes
 from finetune.similarity.corners import Descriptors, descriptors_of
 
@@ -49,10 +49,10 @@ class Appearances:
 
     def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray, codes: Codes, kept: KeptBytes) -> None:
         self.load, self.ranked, self.flat, self.codes, self.kept = load, ranked, flat, codes, kept
-        self._looks: OrderedDict[int, Look] = OrderedDict()
+        self._looks: OrderedDict[int, ComparedImage] = OrderedDict()
         self._natures: dict[int, tuple[bool, bool]] = {}
 
-    def __getitem__(self, rank: int) -> Look:
+    def __getitem__(self, rank: int) -> ComparedImage:
         """Returns an image's look."""
         if rank in self._looks:
             self._looks.move_to_end(rank)

@@ -7,7 +7,7 @@ that a crop was cut from goes on beyond the edges of that. Axes: H W height and 
 import numpy as np
 from PIL import Image
 
-from finetune.similarity.appearance import Look, look_at, motions_by_corners
+from finetune.similarity.appearance import ComparedImage, look_at, motions_by_corners
 from finetune.similarity.codes import KINDS
 from finetune.similarity.designs import FLAT_TILE, TILE, deviations, tiles
 
@@ -59,7 +59,7 @@ def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
 def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:
     """Returns where an image shows the whole of another upright, by their corners."""
     nothing = np.zeros((len(KINDS), 4), np.uint64)
-    looks: list[Look] = [look_at(each, nothing) for each in (outer, inner)]
+    looks: list[ComparedImage] = [look_at(each, nothing) for each in (outer, inner)]
     motion = next(motions_by_corners(*looks), None)
     if motion is None or min(motion[0, 0], motion[1, 1]) <= 0:
         return None

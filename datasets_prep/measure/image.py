@@ -27,7 +27,7 @@ from datasets_prep.measure.figures import (
 from datasets_prep.records import Measured, PrepSource, Reason, Rejected
 from finetune.data.folder import UNREAD_SUFFIXES
 from finetune.data.images.decode import open_header, open_rgb, readable_formats, upright_size
-from finetune.similarity.codes import picture_codes
+from finetune.similarity.codes import image_codes
 
 VERSION = 3
 """Raised when the same file gives other figures."""
@@ -129,7 +129,7 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
         width=size[0],
         height=size[1],
         suffix=SUFFIXES.get(kind, f".{kind.lower()}"),
-        codes=picture_codes(thumb),
+        codes=image_codes(thumb),
         scores={score: round(value, 4) for score, value in scores.items()},
         notes=notes(told, scores["frames"]),
         caption=embedded_caption(header, data),

@@ -11,7 +11,7 @@ from datasets_prep.sources.folder import FilesSource, FoldersSource, named_files
 from datasets_prep.sources.rows import saved_rows
 from datasets_prep.sources.tables import parquet_tables
 from datasets_prep.sources.tar import TarSource
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.links import refuse_links_out
 
 Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 
 def open_source(
-    given: tuple[str, ...], *, reading: Reading, image_column: str, output: Path, follow_links: bool = False
+    given: tuple[str, ...], *, reading: CaptionReading, image_column: str, output: Path, follow_links: bool = False
 ) -> PrepSource:
     """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
 

@@ -11,7 +11,7 @@ from datasets_prep.captions.own import joined_entries, read_folder_entries, read
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.scan import stamp_of, walk
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
-from finetune.data.captions.reading import Reading, is_unicode
+from finetune.data.captions.reading import CaptionReading, is_unicode
 from finetune.data.captions.text import decode_text
 from finetune.data.folder import FolderSource
 from finetune.data.links import leads_out, links_refused
@@ -31,7 +31,7 @@ class FoldersSource:
     name: str
     skipped: tuple[str, ...]
     """Folders that are not entered."""
-    reading: Reading
+    reading: CaptionReading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []
@@ -62,7 +62,7 @@ class FilesSource:
     paths: Mapping[str, str]
     """Name -> absolute path."""
     name: str
-    reading: Reading
+    reading: CaptionReading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []

@@ -14,7 +14,7 @@ from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from datasets_prep.sources.tables import captioned_columns, note_other_images, row_entry
 from finetune.data.captions.reading import is_unicode
-from finetune.data.listing import Entry, Findings, PictureSource
+from finetune.data.listing import Entry, Findings, ImageSource
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +30,7 @@ class SavedRows:
 
     locations: Mapping[str, tuple[str, str]]
     """What stands before the names, with "/" at its end or empty -> folder or Hub id, and split."""
-    images: Mapping[str, PictureSource]
+    images: Mapping[str, ImageSource]
     """The same -> where to read."""
     name: str
     image_column: str
@@ -87,12 +87,12 @@ class ArrowFiles:
 
     def read(self, file_name: str) -> bytes:
         """Returns the original bytes of a row's picture; the row's number begins the name."""
-        from finetune.data.hub import picture_of
+        from finetune.data.hub import image_bytes
 
         row = int(file_name.partition("-")[0])
         place = bisect.bisect_right(self.first_rows, row) - 1
         column = _column(self.paths[place], self.image_column)
-        return picture_of(column[row - self.first_rows[place]].as_py(), self.roots)
+        return image_bytes(column[row - self.first_rows[place]].as_py(), self.roots)
 
 
 def saved_rows(
@@ -101,7 +101,7 @@ def saved_rows(
     """Opens data sets, given as prefix -> (location, split); ValueError where one or its image column is missing."""
     from finetune.data.hub import row_source
 
-    images: dict[str, PictureSource] = {}
+    images: dict[str, ImageSource] = {}
     for prefix, (location, split) in locations.items():
         rows = _opened(location, split, image_column)
         source = row_source(rows, image_column, location)

@@ -82,12 +82,12 @@ class ParquetTables:
         return {name: entries[name] for name in sources}
 
     def read(self, source: str) -> bytes:
-        from finetune.data.parquet import read_picture
+        from finetune.data.parquet import read_image
 
         stem, row = _row_of(source, self.files)
         path = self.files[stem]
         is_mask = is_mask_name(source) and self._has_masks(path)
-        return read_picture(path, MASK_COLUMN if is_mask else self.image_column, row)
+        return read_image(path, MASK_COLUMN if is_mask else self.image_column, row)
 
     def _names(self, stem: str, path: str) -> Iterator[str]:
         from finetune.data.parquet import num_rows, read_columns, read_schema

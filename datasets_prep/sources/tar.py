@@ -12,7 +12,7 @@ from datasets_prep.captions.own import joined_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Reason, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
-from finetune.data.captions.reading import Reading, is_unicode
+from finetune.data.captions.reading import CaptionReading, is_unicode
 from finetune.data.folder import MAX_FILE_BYTES
 from finetune.data.listing import Entry, Findings
 
@@ -45,7 +45,7 @@ class TarSource:
     files: Mapping[str, str]
     """Name without suffix -> path."""
     name: str
-    reading: Reading
+    reading: CaptionReading
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []

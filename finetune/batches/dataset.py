@@ -18,7 +18,7 @@ from finetune.config.sections import DataConfig
 from finetune.data.captions.choice import CaptionOptions, draw_caption
 from finetune.data.images.decode import cover_scale, crop_box, open_rgb, resize_and_crop
 from finetune.data.listing import listed_bytes
-from finetune.data.manifest import PictureSource, Record
+from finetune.data.manifest import ImageSource, Record
 from finetune.models.family import Prompts, stack_prompts
 from finetune.plurals import first_few
 from finetune.randomness import uniform
@@ -39,7 +39,7 @@ def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
 
 
 def record_pixels(
-    source: PictureSource, record: Record, view: View, warn: Callable[[str], None] = lambda text: None
+    source: ImageSource, record: Record, view: View, warn: Callable[[str], None] = lambda text: None
 ) -> Tensor:
     """Returns the view of a record's picture as float32 [3 H W] in [-1, 1]; says through `warn` what is odd about it.
 
@@ -199,7 +199,7 @@ class TrainingImages:
     records: Sequence[Record]
     buckets: Sequence[Bucket]
     """What is trained on."""
-    source: PictureSource
+    source: ImageSource
     data: DataConfig
     held_out: Sequence[Bucket] = ()
     """What validation scores."""

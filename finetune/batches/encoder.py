@@ -13,7 +13,7 @@ from finetune.batches.inpaint_masks import WHOLE, Filling, hole, latent_hole
 from finetune.batches.store import Entry
 from finetune.config.sections import DataConfig
 from finetune.data.captions.choice import caption_variants
-from finetune.data.manifest import PictureSource, Record
+from finetune.data.manifest import ImageSource, Record
 from finetune.models.family import Components, ModelFamily, Prompts, stack_prompts
 from finetune.models.parts import Part, Parts
 from finetune.out_of_memory import explaining_out_of_memory
@@ -99,7 +99,7 @@ class Encoder:
 
     @torch.no_grad()
     def encode_views(
-        self, source: PictureSource, items: Sequence[tuple[str, Record, View]]
+        self, source: ImageSource, items: Sequence[tuple[str, Record, View]]
     ) -> Iterator[tuple[str, Entry]]:
         """Yields (key, {"latents": [C H W]}) for (key, record, view) items."""
         by_size: dict[tuple[int, int], list[tuple[str, Record, View]]] = {}
@@ -129,7 +129,7 @@ class Encoder:
 
     @torch.no_grad()
     def encode_fillings(
-        self, source: PictureSource, items: Sequence[tuple[str, Record, View, int]]
+        self, source: ImageSource, items: Sequence[tuple[str, Record, View, int]]
     ) -> Iterator[tuple[str, Entry]]:
         """Yields (key, {"filling": [1+C H W]}) for (key, record, view, number of the hole) items, one at a time."""
         shown, pixels = None, torch.zeros(0)
@@ -149,7 +149,7 @@ class Encoder:
             refuse_non_finite(filling, f"latents of the picture {record.file_name} with a hole")
             yield key, {"filling": filling[0].cpu()}
 
-    def check_pictures(self, source: PictureSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
+    def check_pictures(self, source: ImageSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
         """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
         for record, view in items:
             try:

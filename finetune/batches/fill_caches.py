@@ -19,7 +19,7 @@ from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerpri
 from finetune.config.sections import CacheConfig, PreviewConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.images.decode import BLANK
-from finetune.data.manifest import PictureSource, Record
+from finetune.data.manifest import ImageSource, Record
 from finetune.models.family import Components
 from finetune.plurals import first_few, plural
 from finetune.processes.ranks import ranks
@@ -138,7 +138,7 @@ def cache_images(
 
 
 def check_images(
-    encoder: Encoder, accelerator: Accelerator, source: PictureSource, chosen: Sequence[tuple[Record, View]]
+    encoder: Encoder, accelerator: Accelerator, source: ImageSource, chosen: Sequence[tuple[Record, View]]
 ) -> None:
     """Decodes every image once, a part on every process."""
     once = list({record.file_name: (record, view) for record, view in chosen}.values())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.batches.store import cache_key
 from finetune.batches.view import View
-from finetune.data.listing import PictureSource, listed_bytes
+from finetune.data.listing import ImageSource, listed_bytes
 from finetune.data.manifest import Record
 from finetune.data.masks import cut_mask, open_mask
 
@@ -18,7 +18,7 @@ class LatentMasks:
     """Reads the masks of a run; picklable, so that data loader workers can have it."""
 
     kind: Literal["alpha", "file"]
-    source: PictureSource
+    source: ImageSource
     pixel_multiple: int
     """Pixels a latent stands for, along each side."""
 

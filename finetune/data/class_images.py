@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from finetune.data.listing import PictureSource
+from finetune.data.listing import ImageSource
 from finetune.data.manifest import Manifest, Record
 
 CLASS_PREFIX = "/class/"
@@ -17,8 +17,8 @@ TOLERANCE = 0.01
 class InstanceAndClass:
     """Reads a class picture from one source and everything else from the other."""
 
-    instance: PictureSource
-    of_class: PictureSource
+    instance: ImageSource
+    of_class: ImageSource
 
     def read(self, file_name: str) -> bytes:
         """Returns a picture's original bytes."""
@@ -32,7 +32,7 @@ def captioned(manifest: Manifest, prompt: str) -> Manifest:
     return replace(manifest, records=tuple(replace(record, captions=(prompt,)) for record in manifest.records))
 
 
-def with_class_pictures(
+def with_class_images(
     instance: Manifest, of_class: Manifest, *, prompt: str | None, weight: float, held_out: Container[int]
 ) -> Manifest:
     """Returns both lists as one, in which instance and class samples come up equally often to within 1 %.

@@ -15,7 +15,7 @@ from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.data.captions.files import TABLE_SUFFIXES, UNREAD_TABLE_SUFFIXES, UNREAD_TEXT_SUFFIXES, read_caption_files
 from finetune.data.captions.found import refuse_puzzling
 from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, folded
-from finetune.data.captions.reading import Reading, UnreadableTextError, is_unicode, read_text
+from finetune.data.captions.reading import CaptionReading, UnreadableTextError, is_unicode, read_text
 from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
 from finetune.data.captions.text import in_lines
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
@@ -25,7 +25,7 @@ from finetune.extras import install_command
 from finetune.plurals import first_few
 
 # fmt: off
-PICTURE_SUFFIXES = frozenset((
+IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi",
 ))
@@ -65,7 +65,7 @@ class FolderSource:
 def read_folder(
     root: str,
     shown: str,
-    reading: Reading,
+    reading: CaptionReading,
     findings: Findings,
     prepare: str,
     captions: Literal["listed", "folder", "none"] = "listed",
@@ -115,7 +115,7 @@ def _read_listed(
     root: str,
     shown: str,
     files: tuple[Sequence[str], Sequence[str], Sequence[str]],
-    reading: Reading,
+    reading: CaptionReading,
     findings: Findings,
 ) -> list[Entry]:
     """What metadata.jsonl or metadata.csv lists; `files` are the listings, text files and pictures that there are."""
@@ -146,14 +146,14 @@ def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
     return replace(entry, repeats=named[folder][0]) if folder in named else entry
 
 
-def is_picture_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """True for a name that ends as pictures do whose format is read."""
     return _is_read(_suffix(name))
 
 
 def _without_masks(files: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
     """The pictures among them; notes masks that are not used."""
-    names = [name for name in files if is_picture_name(name)]
+    names = [name for name in files if is_image_name(name)]
     masks = _masks_among(names, {_stem(name) for name in files if _suffix(name) in TEXT_SUFFIXES}, root, mask)
     stems = {_stem(name) for name in names if name not in masks}
     for name in names:
@@ -185,7 +185,7 @@ def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskCon
 def _is_read(suffix: str) -> bool:
     if suffix in PLUGIN_SUFFIXES:
         return PLUGIN_SUFFIXES[suffix] in readable_formats()
-    return suffix in PICTURE_SUFFIXES
+    return suffix in IMAGE_SUFFIXES
 
 
 def _why_unread(suffix: str) -> str:
@@ -244,18 +244,18 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 
 
 def _read_sidecars(
-    root: str, files: Sequence[str], images: Sequence[str], reading: Reading, findings: Findings
+    root: str, files: Sequence[str], images: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, list[str]]:
     """The captions of the images from the files among `files`; notes those that are not understood."""
     suffixes = {*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES}
     chosen = [name for name in files if _suffix(name) in suffixes]
-    found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_picture_name, reading, findings)
+    found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_image_name, reading, findings)
     refuse_puzzling(found, images, reading, findings)
     return found.captions
 
 
 def read_listing(
-    root: str, shown: str, listing: str, reading: Reading, findings: Findings, names: Sequence[str] = ()
+    root: str, shown: str, listing: str, reading: CaptionReading, findings: Findings, names: Sequence[str] = ()
 ) -> list[Entry]:
     """Returns the pictures that metadata.jsonl or metadata.csv in the folder `root` lists, relative to it.
 

@@ -32,10 +32,10 @@ class RowSource:
 
     def read(self, file_name: str) -> bytes:
         """Returns the original bytes of a row's picture; a picture stored as plain numbers is encoded as PNG."""
-        return picture_of(self.rows[int(file_name.partition("-")[0])][self.image_column], self.roots)
+        return image_bytes(self.rows[int(file_name.partition("-")[0])][self.image_column], self.roots)
 
 
-def picture_of(value: object, roots: Sequence[str]) -> bytes:
+def image_bytes(value: object, roots: Sequence[str]) -> bytes:
     """Returns the bytes that a row's value holds, or the file in one of the `roots` that it names."""
     if isinstance(value, dict):
         path = value.get("path")

@@ -11,7 +11,7 @@ from finetune.plurals import NUM_SHOWN, first_few
 Split = Literal["train", "validation"]
 
 
-class PictureSource(Protocol):
+class ImageSource(Protocol):
     """Where the bytes of pictures come from; picklable, so that data loader workers can have it."""
 
     def read(self, file_name: str) -> bytes:
@@ -30,7 +30,7 @@ class Entry:
     split: Split | None = None
 
 
-class Found:
+class FindingItems:
     """How many items there are, and the first few; of millions no more is kept."""
 
     def __init__(self) -> None:
@@ -48,16 +48,16 @@ class Findings:
     """Errors and warnings by kind, in the order met, so that a user hears of all of them at once."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, Found] = {}
-        self._warnings: dict[str, Found] = {}
+        self._errors: dict[str, FindingItems] = {}
+        self._warnings: dict[str, FindingItems] = {}
 
     def error(self, kind: str, item: str) -> None:
         """Notes something that training must not start with."""
-        self._errors.setdefault(kind, Found()).add(item)
+        self._errors.setdefault(kind, FindingItems()).add(item)
 
     def warn(self, kind: str, item: str) -> None:
         """Notes something that training can live with but a user should know."""
-        self._warnings.setdefault(kind, Found()).add(item)
+        self._warnings.setdefault(kind, FindingItems()).add(item)
 
     def raise_errors(self, heading: str, advice: str) -> None:
         """Raises one ValueError with the count and the first few of every kind of error, where there is any."""
@@ -70,7 +70,7 @@ class Findings:
         return tuple(_lines(self._warnings))
 
 
-def _lines(found: dict[str, Found]) -> list[str]:
+def _lines(found: dict[str, FindingItems]) -> list[str]:
     return [f"{kind} ({each.count:,}): {first_few(each.items, each.count)}" for kind, each in found.items()]
 
 
@@ -144,7 +144,7 @@ def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Spl
     return None
 
 
-def listed_bytes(source: PictureSource, file_name: str, sha256: str) -> bytes:
+def listed_bytes(source: ImageSource, file_name: str, sha256: str) -> bytes:
     """Returns a file's bytes; ValueError where the file is gone, or is no longer the one that was listed."""
     name = first_few((file_name,))
     try:

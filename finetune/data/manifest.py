@@ -13,13 +13,13 @@ from typing import Literal
 
 from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import CaptionLines
 from finetune.data.folder import FolderSource, read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images.decode import upright_size
 from finetune.data.links import refuse_links_out
-from finetune.data.listing import Entry, Findings, PictureSource, Split
+from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
@@ -72,11 +72,11 @@ class Manifest:
     """All records, sorted by the bytes of their file names, and where to read the pictures."""
 
     records: tuple[Record, ...]
-    source: PictureSource
+    source: ImageSource
     location: str
     warnings: tuple[str, ...] = ()
     """One line a kind, with counts; nothing of it stops a run."""
-    masks: PictureSource | None = None
+    masks: ImageSource | None = None
     """Where to read the masks, where there are any."""
 
     @property
@@ -162,8 +162,8 @@ def read_manifest(
         if tables := prepared_tables(os.path.abspath(path)):
             return _read_tables(folder, tables, caption_column, captions, mask)
     if path.is_dir() and not is_saved:
-        root, reading = os.path.abspath(path), Reading(caption_column, caption_lines)
-        source: PictureSource = FolderSource(root)
+        root, reading = os.path.abspath(path), CaptionReading(caption_column, caption_lines)
+        source: ImageSource = FolderSource(root)
         entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
         advice = CORRECT_FILES.format(prepare=prepare)
     else:
@@ -207,7 +207,7 @@ def _refuse_no_dataset(folder: str) -> None:
 
 def _masked(
     records: Sequence[Record],
-    masks: PictureSource,
+    masks: ImageSource,
     root: str,
     mask: MaskConfig,
     findings: Findings,
@@ -292,20 +292,20 @@ def _is_hub_id(folder: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None
 
 
-def _probe_all(entries: Sequence[Entry], source: PictureSource, findings: Findings) -> Iterator[Record]:
+def _probe_all(entries: Sequence[Entry], source: ImageSource, findings: Findings) -> Iterator[Record]:
     """Adds what only the files can tell, in threads: reading and hashing release Python's lock."""
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(entries), PROBED_AT_ONCE):
             part = entries[start : start + PROBED_AT_ONCE]
             for entry, found in zip(part, pool.map(lambda entry: _probe(source, entry.file_name), part), strict=True):
-                if isinstance(found, _Picture):
+                if isinstance(found, _Probed):
                     yield _record(entry, (found.width, found.height), found.sha256)
                 else:
                     findings.error(found.kind, found.item)
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Probed:
     width: int
     height: int
     sha256: str
@@ -317,7 +317,7 @@ class _Fault:
     item: str
 
 
-def _probe(source: PictureSource, file_name: str) -> _Picture | _Fault:
+def _probe(source: ImageSource, file_name: str) -> _Probed | _Fault:
     try:
         data = source.read(file_name)
     except FileNotFoundError:
@@ -332,4 +332,4 @@ def _probe(source: PictureSource, file_name: str) -> _Picture | _Fault:
         return _Fault("files that are not usable images", f"{file_name} ({error})")
     except MemoryError:
         return _Fault("files that are not usable images", f"{file_name} (its header asks for too much memory)")
-    return _Picture(width, height, hashlib.sha256(data).hexdigest())
+    return _Probed(width, height, hashlib.sha256(data).hexdigest())

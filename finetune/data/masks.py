@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from finetune.config.mask import MaskConfig
-from finetune.data.folder import MASK_SUFFIX, is_picture_name, visible_files
+from finetune.data.folder import MASK_SUFFIX, is_image_name, visible_files
 from finetune.data.images.decode import crop_box, open_alpha, open_rgb
-from finetune.data.listing import Findings, PictureSource
+from finetune.data.listing import Findings, ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def cut_mask(
 
 def checked_masks(
     pictures: Sequence[Listed],
-    source: PictureSource,
+    source: ImageSource,
     root: str,
     config: MaskConfig,
     findings: Findings,
@@ -84,7 +84,7 @@ def checked_masks(
     elif config.kind == "file":
         if config.folder is not None and not config.folder.is_dir():
             raise FileNotFoundError(f"mask.folder: there is no folder {config.folder}. Check the spelling.")
-        names = _files_by_picture(list(names), root, config, findings)
+        names = _masks_by_image(list(names), root, config, findings)
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         found = list(pool.map(lambda picture: _check(picture, names.get(picture.file_name), source, config), pictures))
     is_any = any(result is not None for result in found)
@@ -108,12 +108,12 @@ def _expected(config: MaskConfig) -> str:
     return f"{config.folder}/NAME.png for NAME.jpg"
 
 
-def _files_by_picture(pictures: Sequence[str], root: str, config: MaskConfig, findings: Findings) -> dict[str, str]:
+def _masks_by_image(pictures: Sequence[str], root: str, config: MaskConfig, findings: Findings) -> dict[str, str]:
     suffix = MASK_SUFFIX if config.folder is None else ""
     by_stem: dict[str, str] = {}
     for name in visible_files(root, findings):
         stem = posixpath.splitext(name)[0]
-        if is_picture_name(name) and stem.endswith(suffix):
+        if is_image_name(name) and stem.endswith(suffix):
             if stem in by_stem:
                 findings.error("masks that stand twice, in two formats", f"{by_stem[stem]} and {name}")
             by_stem[stem] = name
@@ -122,7 +122,7 @@ def _files_by_picture(pictures: Sequence[str], root: str, config: MaskConfig, fi
 
 
 def _check(
-    picture: Listed, name: str | None, source: PictureSource, config: MaskConfig
+    picture: Listed, name: str | None, source: ImageSource, config: MaskConfig
 ) -> MaskFile | tuple[str, str] | None:
     """Returns the mask, None where there is none, or kind and item of a finding."""
     if name is None or config.kind == "none":

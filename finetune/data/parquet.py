@@ -37,11 +37,11 @@ class ParquetSource:
     def read(self, file_name: str) -> bytes:
         """Returns the original bytes of a row's picture."""
         table, _, row = file_name.rpartition("#")
-        return read_picture(os.path.join(self.root, table), self.image_column, int(row))
+        return read_image(os.path.join(self.root, table), self.image_column, int(row))
 
 
 @dataclass(frozen=True, slots=True)
-class ListedPicture:
+class ListedImage:
     """A row of a prepared table: what a picture's file would tell is in its columns."""
 
     entry: Entry
@@ -51,7 +51,7 @@ class ListedPicture:
     has_mask: bool = False
 
 
-def read_picture(path: str, column: str, row: int) -> bytes:
+def read_image(path: str, column: str, row: int) -> bytes:
     """Returns the bytes of a picture; OSError or ValueError with the reason where there are none.
 
     Fast where rows are asked for in order, because each process keeps the last rows that it decoded.
@@ -212,7 +212,7 @@ def prepared_tables(root: str) -> list[str]:
 
 def read_prepared(
     root: str, tables: Sequence[str], caption_column: str, findings: Findings, is_captioned: bool = True
-) -> Iterator[ListedPicture]:
+) -> Iterator[ListedImage]:
     """Yields what prepared tables list, in order; no picture is opened. Notes what is wrong with a row."""
     for table in tables:
         path = os.path.join(root, table)
@@ -234,7 +234,7 @@ def read_prepared(
                     yield listed if is_captioned else _without_captions(listed)
 
 
-def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Findings) -> ListedPicture | None:
+def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Findings) -> ListedImage | None:
     width, height, sha256 = row["width"], row["height"], row["sha256"]
     if not all(isinstance(side, int) and side > 0 for side in (width, height)):
         findings.error("rows whose width and height are not sizes", f"{name} ({width!r} x {height!r})")
@@ -245,10 +245,10 @@ def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Fi
     captions = read_captions([row[caption_column], row.get("captions_alt")], name, findings)
     weight, repeats = read_weight(row, name, findings), read_repeats(row, name, findings)
     entry = Entry(name, captions, weight, repeats, read_split(row, name, findings))
-    return ListedPicture(entry, width, height, sha256, row.get("mask") is not None)
+    return ListedImage(entry, width, height, sha256, row.get("mask") is not None)
 
 
-def _without_captions(listed: ListedPicture) -> ListedPicture:
+def _without_captions(listed: ListedImage) -> ListedImage:
     entry = listed.entry
     bare = Entry(entry.file_name, ("",), entry.weight, entry.repeats, entry.split)
-    return ListedPicture(bare, listed.width, listed.height, listed.sha256, listed.has_mask)
+    return ListedImage(bare, listed.width, listed.height, listed.sha256, listed.has_mask)

@@ -89,7 +89,7 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
     ]
 
 
-def relative_to_untouched(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
+def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
     """Returns layers of twice the rank that do to the untouched weights W what `layers` do to W - scale * up0 @ down0,
     where `start` holds up0 and down0: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
     return [

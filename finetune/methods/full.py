@@ -39,7 +39,7 @@ class Full:
         self.chosen(self.network(family, components))
 
     def network(self, family: ModelFamily, components: Components) -> Network:
-        return Network.of(family, components, text_encoder=self.text_encoder)
+        return Network.from_components(family, components, text_encoder=self.text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
         """Returns the names of the weights that train."""

@@ -30,10 +30,10 @@ class TextualInversion:
     """For each text encoder and each token the numbers of the tokens that it starts from; empty draws at random."""
 
     @staticmethod
-    def of(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
+    def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
         """Returns the method for a model's tokenizers; raises ValueError where one knows a name already or does not
         know a word to start from, before any weights are read."""
-        source = ModelSource.of(model)
+        source = ModelSource.from_config(model)
         family = family_named(find_family(source, model.family))
         if family.no_new_tokens is not None:
             raise ValueError(

@@ -46,7 +46,7 @@ class ModelSource:
     """For a single file: what it predicts, where the user says so and its weights do not."""
 
     @staticmethod
-    def of(model: ModelConfig, prediction_type: str | None = None) -> "ModelSource":
+    def from_config(model: ModelConfig, prediction_type: str | None = None) -> "ModelSource":
         """Returns the source that the options name."""
         return ModelSource(
             model.source,
@@ -348,7 +348,7 @@ class Network(nn.Module):
         self.text_encoders = nn.ModuleList(text_encoders)
 
     @staticmethod
-    def of(family: ModelFamily, components: Components, *, text_encoder: bool) -> "Network":
+    def from_components(family: ModelFamily, components: Components, *, text_encoder: bool) -> "Network":
         """Returns the denoiser, and where they train too, those text encoders that do."""
         text_encoders = family.trained_text_encoders(components.text_encoders) if text_encoder else ()
         return Network(family, components.denoiser, text_encoders)

@@ -21,7 +21,7 @@ def flow_objective(scheduler: Any, options: LossConfig, title: str) -> FlowMatch
             f"loss.prediction_type: got {options.prediction_type}, but {title} is trained by flow matching. Remove the "
             "option."
         )
-    return FlowMatching.of(scheduler.config, options, patch=PATCH)
+    return FlowMatching.from_scheduler(scheduler.config, options, patch=PATCH)
 
 
 def refuse_unshifted(vae: Any, source: ModelSource) -> None:

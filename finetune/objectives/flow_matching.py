@@ -61,7 +61,7 @@ class FlowMatching:
         refuse_timesteps_after(self.num_train_timesteps, given)
 
     @staticmethod
-    def of(scheduler: Mapping[str, Any], options: LossConfig, *, patch: int) -> "FlowMatching":
+    def from_scheduler(scheduler: Mapping[str, Any], options: LossConfig, *, patch: int) -> "FlowMatching":
         """Returns the objective that the config of a FlowMatchEulerDiscreteScheduler states; a given
         loss.timestep_shift goes before its own. `patch` is the latents along each side of a patch."""
         shift: float | ResolutionShift = scheduler.get("shift", 1.0)

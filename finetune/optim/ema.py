@@ -61,7 +61,7 @@ class EMA:
     host: HostAverage | None = None
 
     @staticmethod
-    def of(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
+    def from_network(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
         """Returns the average that starts at the weights, beside them or in host memory."""
         weights = trained_state(network)
         with explaining_average(weights, device):

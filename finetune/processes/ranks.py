@@ -29,7 +29,7 @@ class LostProcess(RuntimeError):
     """Another process of the job is gone or frozen."""
 
 
-class Store(Protocol):
+class KeyValueStore(Protocol):
     """The part of torch.distributed.Store that is used."""
 
     def set(self, key: str, value: str, /) -> None: ...
@@ -42,7 +42,7 @@ class Ranks:
     """This process among the `size` processes of its job."""
 
     def __init__(
-        self, store: Store | None = None, rank: int = 0, size: int = 1, timeout_seconds: float = 600.0
+        self, store: KeyValueStore | None = None, rank: int = 0, size: int = 1, timeout_seconds: float = 600.0
     ) -> None:
         """Without a store, the only process of its job."""
         self.rank, self.size = rank, size
@@ -239,7 +239,7 @@ def ranks() -> Ranks:
     return _ranks
 
 
-def join(store: Store, rank: int, size: int, timeout_seconds: float) -> Ranks:
+def join(store: KeyValueStore, rank: int, size: int, timeout_seconds: float) -> Ranks:
     """Take up contact with the other processes, once; all call this at the same point."""
     global _ranks
     if _ranks.size != size:

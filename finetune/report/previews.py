@@ -22,7 +22,7 @@ Shots = dict[tuple[int, int], dict[int, Path]]
 
 
 @dataclass(frozen=True)
-class Preview:
+class SmallPreview:
     """A small copy of a preview."""
 
     data: str | None
@@ -32,12 +32,12 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class PreviewRow:
+class PreviewTableRow:
     """The previews of one prompt and seed, one per step; None where a step has none."""
 
     prompt: str
     seed: int
-    images: list[Preview | None]
+    images: list[SmallPreview | None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PreviewTable:
     """The previews that a report shows, and the numbers of those it does not."""
 
     steps: list[int]
-    rows: list[PreviewRow]
+    rows: list[PreviewTableRow]
     width: int
     """Width of an image, in the units of the page."""
     left_out: list[str]
@@ -71,7 +71,7 @@ def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
     side = max(96, min(320, int(math.sqrt(MOST_BYTES / (len(keys) * len(steps) * JPEG_BYTES_PER_PIXEL)))))
     width = max(140, min(256, PAGE_WIDTH // len(steps) - 12))
     rows = [
-        PreviewRow(
+        PreviewTableRow(
             prompt=str(prompts[prompt]) if prompt < len(prompts) else f"prompt {prompt}",
             seed=seed,
             images=[small_copy(shots[prompt, seed].get(step), side, width) for step in steps],
@@ -86,7 +86,7 @@ def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
     return PreviewTable(steps, rows, width, left_out)
 
 
-def small_copy(path: Path | None, side: int, width: int) -> Preview | None:
+def small_copy(path: Path | None, side: int, width: int) -> SmallPreview | None:
     """Return a copy of at most `side` pixels, shown `width` units wide."""
     if path is None:
         return None
@@ -94,11 +94,11 @@ def small_copy(path: Path | None, side: int, width: int) -> Preview | None:
         with Image.open(path) as original:
             small = original.convert("RGB")
     except (OSError, UnidentifiedImageError):
-        return Preview(data=None)
+        return SmallPreview(data=None)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     small.save(data, "JPEG", quality=86)
-    return Preview(base64.b64encode(data.getvalue()).decode(), round(width * small.height / small.width))
+    return SmallPreview(base64.b64encode(data.getvalue()).decode(), round(width * small.height / small.width))
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:

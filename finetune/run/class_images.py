@@ -40,7 +40,7 @@ VERSION = 2
 """Raised whenever the same options give other pictures."""
 
 
-def make_class_pictures(
+def make_class_images(
     family: ModelFamily,
     source: ModelSource,
     config: PriorConfig,
@@ -132,7 +132,7 @@ def draw_groups(
         for group in groups:
             for number, image in drawn_group(pipeline, arguments, group, config, size):
                 if number < config.num_pictures:
-                    save_picture(image, picture_path(folder, number))
+                    save_image(image, image_path(folder, number))
             advance(config.batch_size * accelerator.num_processes)
 
 
@@ -145,7 +145,7 @@ def model_fingerprint(components: Components, weights: Hashes) -> str:
     return cache_key(*denoiser, *vae, texts, *scheduler)
 
 
-def picture_path(folder: Path, number: int) -> Path:
+def image_path(folder: Path, number: int) -> Path:
     """Returns the file of a picture."""
     return folder / f"{number:06d}.png"
 
@@ -153,7 +153,7 @@ def picture_path(folder: Path, number: int) -> Path:
 def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
     """Returns the groups of which a picture is missing."""
     there = {path.name for path in folder.glob("*.png")}
-    absent = [n for n in range(config.num_pictures) if picture_path(folder, n).name not in there]
+    absent = [n for n in range(config.num_pictures) if image_path(folder, n).name not in there]
     return sorted({number // config.batch_size for number in absent})
 
 
@@ -180,7 +180,7 @@ def drawn_group(
     return [(n, Image.fromarray((row * 255).round().astype(np.uint8))) for n, row in zip(numbers, drawn, strict=True)]
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_image(picture: Image.Image, path: Path) -> None:
     """Writes a picture that is complete or absent."""
     temporary = aside(path)  # another run may write the same picture
     try:

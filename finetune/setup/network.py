@@ -25,7 +25,7 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
     config, device, components = run.config, run.accelerator.device, model.components
     model.parts.load(*model.in_network)
     if config.model.quantization != "none" or config.model.offload:
-        saving = pack_layers(
+        savings = pack_layers(
             components.denoiser,
             config.model.quantization,
             double=config.model.double_quantization,
@@ -33,7 +33,7 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
             dtype=model.dtype,
             offload=config.model.offload,
         )
-        run.say(saving.told(config.model.quantization, offload=config.model.offload))
+        run.say(savings.summary(config.model.quantization, offload=config.model.offload))
     network = method.network(run.family, components)
     method.attach(network, config.seed)
     place(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
@@ -70,7 +70,7 @@ def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -
     stepper = accelerator.prepare(optimizer)
     ema = None
     if config.train.ema_decay is not None:
-        ema = EMA.of(network, config.train.ema_decay, config.train.ema_device)
+        ema = EMA.from_network(network, config.train.ema_decay, config.train.ema_device)
     if run.resume is not None:
         restore(run.resume.path, network, optimizer, ema, accelerator, groups)
         run.say(f"Resuming from {run.resume.path} at step {run.first_step} of {run.steps}.")

@@ -33,7 +33,7 @@ def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
         remove_leftovers(folder / "checkpoints")
         remove_leftovers(folder / "previews")
     warnings = list(manifest.warnings) + device_warnings(accelerator, config)
-    source = ModelSource.of(config.model, config.loss.prediction_type)
+    source = ModelSource.from_config(config.model, config.loss.prediction_type)
     name = find_family(source, config.model.family)
     family = family_named(name)
     if config.model.family is None:

@@ -8,12 +8,12 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from finetune.similarity.appearance import Look, can_verify, closest_codes, look_at, motion_of, motions
+from finetune.similarity.appearance import ComparedImage, can_verify, closest_codes, look_at, motion_of, motions
 from finetune.similarity.codes import CERTAIN_DISTANCE, KINDS, LARGEST_DISTANCE
 from finetune.similarity.designs import has_other_words, is_recoloured
 from finetune.similarity.tones import brightened, coarse, curve, fitted, largest_part
 
-__all__ = ["CERTAIN", "VERSION", "Look", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
+__all__ = ["CERTAIN", "VERSION", "ComparedImage", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
 VERSION = 4
 """Raised when two pictures get another agreement, which depends on them and on `can_verify` alone."""
@@ -52,7 +52,7 @@ def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
-def agreement(first: Look, second: Look) -> float:
+def agreement(first: ComparedImage, second: ComparedImage) -> float:
     """Returns how well two pictures agree, 1 for the same and from CERTAIN on for copies.
 
     Photographs with codes up to CERTAIN_DISTANCE need no more. In plain pictures, such as drawings, no part may differ
@@ -84,7 +84,7 @@ def agreement(first: Look, second: Look) -> float:
     return best
 
 
-def overlaid_correlations(first: Look, second: Look, motion: np.ndarray) -> tuple[float, float]:
+def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
     """Returns the correlation of two pictures on each other in grey, and that of their parts; zeros where few count.
 
     A quarter of the parts lie below that of the parts, or half of them, if these agree still better. What is outside of
@@ -117,7 +117,7 @@ def differs_in_the_middle(grid: np.ndarray) -> bool:
     return len(middle) >= FEWEST_OF_MIDDLE and bool(np.median(middle) < SAME_MIDDLE)
 
 
-def within(look: Look, factor: int) -> Image.Image:
+def within(look: ComparedImage, factor: int) -> Image.Image:
     """Returns what is within the border of a picture, white on black, at its size or at half of it."""
     mask = Image.new("L", look.half.size if factor == 2 else look.image.size, 0)
     left, top, right, bottom = (place / factor for place in look.border)
@@ -152,7 +152,7 @@ def moved(image: Image.Image, motion: np.ndarray, size: tuple[int, int]) -> Imag
     return image.transform(size, Image.Transform.AFFINE, tuple(motion.ravel()), Image.Resampling.BILINEAR)
 
 
-def simple_agreement(first: Look, second: Look, kinds: tuple[int, int]) -> float:
+def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> float:
     """Returns the agreement of pictures with little in them, CERTAIN at the largest difference allowed."""
     upright = {(0, 0), (TRIMMED, TRIMMED)}
     if not any(0 < kind < TRIMMED for kind in kinds):
@@ -170,7 +170,7 @@ def simple_agreement(first: Look, second: Look, kinds: tuple[int, int]) -> float
     return best
 
 
-def is_other_design(first: Look, second: Look, motion: np.ndarray) -> bool:
+def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
     """True for flat images with other words in one layout, or with one drawing on another colour."""
     if not (first.is_flat and second.is_flat):
         return False
@@ -186,7 +186,7 @@ def is_other_design(first: Look, second: Look, motion: np.ndarray) -> bool:
     return has_other_words(np.asarray(one, np.float32), np.asarray(other, np.float32), covered)
 
 
-def shared_within(first: Look, second: Look, motion: np.ndarray, factor: int) -> np.ndarray:
+def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarray, factor: int) -> np.ndarray:
     """Return where [H W], at a part of its size, the first shows what is within the borders of both."""
     one, other = within(first, 1), within(second, 1)
     both = ImageChops.darker(one, moved(other, motion, one.size))
@@ -199,7 +199,9 @@ def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int,
     return all(abs(scale - 1) < 0.1 for scale in scales)
 
 
-def differences(first: Look, second: Look, motion: np.ndarray, is_fitted: bool) -> tuple[float, float]:
+def differences(
+    first: ComparedImage, second: ComparedImage, motion: np.ndarray, is_fitted: bool
+) -> tuple[float, float]:
     """Returns the largest differences of tone and of colour of a part, in levels of 255.
 
     The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where

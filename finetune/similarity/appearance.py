@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from finetune.similarity.codes import CROPS, KINDS, LARGEST_DISTANCE, border_box, meetings, picture_codes
+from finetune.similarity.codes import CROPS, KINDS, LARGEST_DISTANCE, border_box, image_codes, meetings
 from finetune.similarity.designs import Box, is_flat, is_lettered
 
 SIDE = 384
@@ -56,13 +56,13 @@ class Corners:
 
 
 @dataclass(frozen=True)
-class Look:
+class ComparedImage:
     """A picture as it is compared."""
 
     image: Image.Image
     """RGB, its longer side at SIDE pixels."""
     codes: np.ndarray
-    """[12 4] As of `picture_codes`."""
+    """[12 4] As of `image_codes`."""
     border: Box
     """What is within its border."""
     is_simple: bool
@@ -107,7 +107,7 @@ class Look:
         return corners_of(self.grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> Look:
+def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> ComparedImage:
     """Returns what comparing needs of an upright RGB picture; one known to be simple is taken for it."""
     scale = SIDE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
@@ -119,10 +119,10 @@ def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool
     thumb = sharp.copy()
     thumb.thumbnail((SIMPLE_SIDE, SIMPLE_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     if codes is None:
-        codes = picture_codes(thumb)
+        codes = image_codes(thumb)
     is_plain = has_large_areas(scaled)
     is_icon = is_plain and max(image.size) <= ICON_SIDE
-    return Look(scaled, codes, border, is_simple or is_icon or bytes_in(thumb) < SIMPLE_BYTES, is_plain)
+    return ComparedImage(scaled, codes, border, is_simple or is_icon or bytes_in(thumb) < SIMPLE_BYTES, is_plain)
 
 
 def has_large_areas(image: Image.Image) -> bool:
@@ -166,7 +166,7 @@ def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int
     )
 
 
-def motions(first: Look, second: Look) -> Iterator[np.ndarray]:
+def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
     """Yields affine maps [2 3] from places of `first` to places of `second` that may make them agree."""
     distance, kinds = closest_codes(first.codes, second.codes)
     if distance <= LARGEST_DISTANCE:
@@ -175,14 +175,14 @@ def motions(first: Look, second: Look) -> Iterator[np.ndarray]:
         yield from motions_by_corners(first, second)
 
 
-def motion_of(first: Look, second: Look, kinds: tuple[int, int]) -> np.ndarray:
+def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> np.ndarray:
     """Returns the affine map [2 3] from places of `first` to those of `second` that makes their codes agree."""
     start = corners_turned(*seen_of(first, kinds[0]))
     end = corners_turned(*seen_of(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
 
 
-def seen_of(look: Look, kind: int) -> tuple[Box, Image.Transpose | None]:
+def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
     """Returns which part of a picture a code of this kind is of (left, top, right, bottom), and how it is turned."""
     width, height = look.image.size
     if kind < len(TURNS):
@@ -203,7 +203,7 @@ def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
     return places[[grid[0, 0], grid[0, 1], grid[1, 0]]]
 
 
-def motions_by_corners(first: Look, second: Look) -> Iterator[np.ndarray]:
+def motions_by_corners(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
     """Yields the affine maps [2 3] from `first` to `second`, and to its mirror image, that most corners follow."""
     import cv2
 

@@ -37,7 +37,7 @@ CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
 SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
 CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
-PAIRS_A_PICTURE, FEWEST_KEPT = 64, 2_000_000
+PAIRS_PER_IMAGE, FEWEST_KEPT = 64, 2_000_000
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
 COMPARED_AT_ONCE = 64  # rows, so that the counts stay in the processor's cache
 ALL_COMPARED = 4096  # up to so many pictures all are compared, which finds every pair up to any distance
@@ -54,7 +54,7 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 """What mirroring makes of the frequencies along one side."""
 
 
-def picture_codes(image: Image.Image) -> np.ndarray:
+def image_codes(image: Image.Image) -> np.ndarray:
     """Returns the twelve codes [12 4] (uint64) of a picture, in the order of KINDS.
 
     A thumbnail of 256 pixels gives the codes of the picture it was made of, but for a few bits.
@@ -148,11 +148,11 @@ def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarra
     (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
     them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
     are only, will do as well. Where pictures are `chosen` by number the result counts in that choice, without a copy.
-    Of more than PAIRS_A_PICTURE pairs a picture, as thousands of icons have, the closest stay.
+    Of more than PAIRS_PER_IMAGE pairs a picture, as thousands of icons have, the closest stay.
     """
     chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
-    most = max(FEWEST_KEPT, PAIRS_A_PICTURE * len(chosen))
+    most = max(FEWEST_KEPT, PAIRS_PER_IMAGE * len(chosen))
     best, waiting, num_waiting = np.zeros((0, 5), np.int32), [], 0
     for rows in search(codes, chosen, largest):
         waiting.append(rows[rows[:, 2] <= largest])

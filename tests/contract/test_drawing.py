@@ -20,7 +20,7 @@ from finetune.config.dreambooth import PriorConfig
 from finetune.config.sections import PreviewConfig
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.parts import PARTS, is_dropped, one_by_one
-from finetune.run.class_images import make_class_pictures
+from finetune.run.class_images import make_class_images
 from finetune.run.preview import make_previews, planned_previews
 from tests.contract.conftest import PROMPT
 
@@ -79,5 +79,5 @@ def test_previews_hold_no_text_encoder_and_are_what_the_whole_model_draws(
 def test_class_images_hold_no_text_encoder(family: ModelFamily, source: ModelSource, tmp_path: Path) -> None:
     config = PriorConfig(prompt=PROMPT, num_pictures=1, num_inference_steps=1, batch_size=1)
     with bytes_of_text_encoders(type(family.denoiser(source))) as held:
-        folder = make_class_pictures(family, source, config, tmp_path, SIZE, Accelerator(cpu=True))
+        folder = make_class_images(family, source, config, tmp_path, SIZE, Accelerator(cpu=True))
     assert set(held) == {0} and len(list(folder.glob("*.png"))) == 1

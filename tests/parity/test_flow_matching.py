@@ -17,12 +17,12 @@ CLEAN, NOISE = latents(6, 0), latents(6, 1)
 
 def flow(options: LossConfig | None = None, **scheduler: object) -> FlowMatching:
     found = FlowMatchEulerDiscreteScheduler(**scheduler).config  # type: ignore[arg-type]
-    return FlowMatching.of(found, options or LossConfig(), patch=2)
+    return FlowMatching.from_scheduler(found, options or LossConfig(), patch=2)
 
 
 def test_noisy_latents_and_target_are_those_of_the_scheduler() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    objective = FlowMatching.of(scheduler.config, LossConfig(), patch=2)
+    objective = FlowMatching.from_scheduler(scheduler.config, LossConfig(), patch=2)
     t = scheduler.timesteps[[0, 400, 999]]
     clean, noise = CLEAN[:3], NOISE[:3]
     noisy = scheduler.scale_noise(clean, t, noise)
@@ -36,14 +36,14 @@ def test_noisy_latents_and_target_are_those_of_the_scheduler() -> None:
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_uniform_timesteps_are_the_schedulers_own(shift: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    objective = FlowMatching.of(scheduler.config, LossConfig(timestep_density="uniform"), patch=2)
+    objective = FlowMatching.from_scheduler(scheduler.config, LossConfig(timestep_density="uniform"), patch=2)
     u = torch.arange(1000, 0, -1).double() / 1000
     assert torch.allclose(objective.sample_timesteps(u, SIZE), scheduler.timesteps, atol=1e-3)
 
 
 def test_the_shift_of_the_resolution_is_the_schedulers_own() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
-    objective = FlowMatching.of(scheduler.config, LossConfig(timestep_density="uniform"), patch=2)
+    objective = FlowMatching.from_scheduler(scheduler.config, LossConfig(timestep_density="uniform"), patch=2)
     patches = SIZE[0] * SIZE[1] // 4
     mu = 0.5 + (patches - 256) * (1.15 - 0.5) / (4096 - 256)
     sigmas = np.linspace(1.0, 0.1, 10)

@@ -215,7 +215,7 @@ def test_objectives_of_diffusion_and_new_tokens_are_refused(model: Path) -> None
         with pytest.raises(ValueError, match="flow"):
             FAMILY.objective(scheduler, options)
     with pytest.raises(ValueError, match="no new tokens"):
-        TextualInversion.of(TokensConfig(names=("<new>",)), ModelConfig(str(model), "sd3"))
+        TextualInversion.from_config(TokensConfig(names=("<new>",)), ModelConfig(str(model), "sd3"))
 
 
 def test_a_lora_in_diffusers_layout_loads_again(model35: Path, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def placed() -> None:
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: EMA.of(Wide(), 0.9), f"average of {HUGE:,} trained weights.*train.ema_device cpu"),
-        (lambda: EMA.of(Wide(), 0.9, "cpu"), "average of .* in host memory.*train.ema_decay none"),
+        (lambda: EMA.from_network(Wide(), 0.9), f"average of {HUGE:,} trained weights.*train.ema_device cpu"),
+        (lambda: EMA.from_network(Wide(), 0.9, "cpu"), "average of .* in host memory.*train.ema_decay none"),
         (placed, "network.*model.quantization"),
     ],
 )

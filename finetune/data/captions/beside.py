@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from finetune.data.captions.found import FoundCaptions, note_other, note_second
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
-from finetune.data.captions.reading import Read, Reading, UnreadableTextError, read_text, usable_texts
+from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import NotUnderstood, caption_values, parsed_json
 from finetune.data.captions.text import caption_text, in_fence
 from finetune.data.listing import Findings
@@ -14,7 +14,7 @@ RTF_START = "{\\rtf"
 
 
 def read_beside(
-    read: Read, beside: Mapping[str, list[str]], reading: Reading, findings: Findings, found: FoundCaptions
+    read: Read, beside: Mapping[str, list[str]], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> None:
     """Reads the files that each belong to an image, texts before JSON."""
     from_text: set[str] = set()
@@ -38,7 +38,7 @@ def read_beside(
 
 
 def _texts(
-    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+    read: Read, name: str, owners: Sequence[str], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> list[str]:
     """The captions in a text file, maybe none."""
     try:
@@ -93,7 +93,7 @@ def _texts(
 
 
 def _json_texts(
-    read: Read, name: str, owners: Sequence[str], reading: Reading, findings: Findings, found: FoundCaptions
+    read: Read, name: str, owners: Sequence[str], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> list[str] | None:
     """The captions in a .json beside an image, maybe none; None where it is about something else."""
     try:

@@ -13,7 +13,7 @@ from finetune.data.captions.beside import read_beside
 from finetune.data.captions.found import FoundCaptions
 from finetune.data.captions.listed import read_table
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, ImageNames, split_name
-from finetune.data.captions.reading import Read, Reading
+from finetune.data.captions.reading import CaptionReading, Read
 from finetune.data.listing import Findings
 
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
@@ -31,7 +31,7 @@ def read_caption_files(
     read: Read,
     names: Sequence[str],
     is_image: Callable[[str], bool],
-    reading: Reading,
+    reading: CaptionReading,
     findings: Findings,
     *,
     is_keyed: bool = False,

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 
 
@@ -19,7 +19,7 @@ class FoundCaptions:
     """The same for files whose text cannot be had, such as those that may not be read."""
 
 
-def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Reading, findings: Findings) -> None:
+def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: CaptionReading, findings: Findings) -> None:
     """Notes as an error the files that seem to hold captions where one of the `images` has none."""
     bare = {name for name in images if not found.captions.get(name)} if found.puzzling or found.unusable else set()
     for name, (why, owners) in found.puzzling.items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from finetune.data.captions.found import FoundCaptions, note_other
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
-from finetune.data.captions.reading import Read, Reading, UnreadableTextError, read_text, usable_texts
+from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import (
     TELLING_NAME,
     Row,
@@ -23,7 +23,7 @@ LARGEST_TABLE = 200_000_000
 
 
 def read_table(
-    read: Read, name: str, images: ImageNames, reading: Reading, findings: Findings, found: FoundCaptions
+    read: Read, name: str, images: ImageNames, reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> None:
     """Reads a file that lists several images, unless it is about something else."""
     own = Findings()  # what is noted of a file that turns out to be about something else is not said

@@ -11,7 +11,7 @@ Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
-class Reading:
+class CaptionReading:
     """How captions are read, and what the options that decide are called where they are read for."""
 
     column: str = "text"

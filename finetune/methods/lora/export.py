@@ -11,7 +11,7 @@ from finetune.config.lora import LoRAConfig
 from finetune.export.lora import (
     LoRALayer,
     lora_layers,
-    relative_to_untouched,
+    relative_to_base,
     save_diffusers_lora,
     save_kohya_lora,
     single_alpha,
@@ -48,7 +48,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
     trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):
         components, prompts = base_model(family, source, text_encoders=trains_text)
-    network = Network.of(family, components, text_encoder=trains_text)
+    network = Network.from_components(family, components, text_encoder=trains_text)
     configs = attach_adapters(network, config, model.config.seed)
     start = {name: value.clone() for name, value in trained_state(network).items()}
     load_trained_state(network, model.state)
@@ -61,7 +61,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         scales = layer_scales(network)
         layers = lora_layers(model.state, scales)
         if config.init in ("pissa", "olora"):
-            layers = relative_to_untouched(layers, lora_layers(start, scales))
+            layers = relative_to_base(layers, lora_layers(start, scales))
         paths = [save_diffusers_lora(family, model.components, layers, folder)]
         metadata = lora_metadata(facts(config, model, layers))
         if not config.dora:

@@ -48,7 +48,7 @@ class LoRA:
                 f"train.text_encoder: got true, but diffusers' pipeline of {family.title} reads LoRA of the denoiser "
                 "alone. Set it to false, or use --lora.kind loha or lokr."
             )
-        return Network.of(family, components, text_encoder=self.text_encoder)
+        return Network.from_components(family, components, text_encoder=self.text_encoder)
 
     def attach(self, network: Network, seed: int) -> None:
         attach_adapters(network, self.config, seed)

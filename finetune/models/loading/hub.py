@@ -35,7 +35,7 @@ huggingface_hub."""
 
 
 @dataclass(frozen=True)
-class Listing:
+class ModelListing:
     """The files of a model."""
 
     names: frozenset[str]
@@ -47,17 +47,17 @@ class Listing:
 
 
 @functools.cache
-def listed(location: str, revision: str | None) -> Listing:
+def listed(location: str, revision: str | None) -> ModelListing:
     """Lists a model of the Hub; where that does not answer, what the cache holds of it."""
     try:
-        return Listing(frozenset(HfApi().list_repo_files(location, revision=revision)))
+        return ModelListing(frozenset(HfApi().list_repo_files(location, revision=revision)))
     except NOT_ANSWERED as error:
         try:
             cached = Path(snapshot_download(location, revision=revision, allow_patterns=[], local_files_only=True))
         except LocalEntryNotFoundError as absent:
             raise absent from error
     files = (path for path in cached.rglob("*") if path.is_file())
-    return Listing(frozenset(path.relative_to(cached).as_posix() for path in files), cached, is_cached=True)
+    return ModelListing(frozenset(path.relative_to(cached).as_posix() for path in files), cached, is_cached=True)
 
 
 def downloaded(location: str, revision: str | None, names: Iterable[str]) -> Path:

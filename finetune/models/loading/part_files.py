@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
 from finetune.models.family import ModelSource
-from finetune.models.loading.hub import NOT_ANSWERED, Listing, downloaded, hub_refusal, listed
+from finetune.models.loading.hub import NOT_ANSWERED, ModelListing, downloaded, hub_refusal, listed
 
 DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
 """How the names of files with a part's weights begin."""
@@ -72,13 +72,13 @@ def with_weights(variant: str | None) -> str:
     return f" with safetensors weights{f' of the variant {variant}' if variant else ''}"
 
 
-def files_of(source: ModelSource) -> Listing:
+def files_of(source: ModelSource) -> ModelListing:
     """Lists the files of a folder or of a model of the Hub; raises ValueError with one sentence where it does not
     answer."""
     folder = Path(source.location)
     if folder.is_dir():
         paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
-        return Listing(frozenset(path.relative_to(folder).as_posix() for path in paths), folder)
+        return ModelListing(frozenset(path.relative_to(folder).as_posix() for path in paths), folder)
     try:
         return listed(source.location, source.revision)
     except (*NOT_ANSWERED, HFValidationError) as error:
@@ -109,7 +109,7 @@ def inside(names: Iterable[str], part: str) -> list[str]:
     return [name for name in names if PurePosixPath(name).parent == PurePosixPath(part)]
 
 
-def part_variant(source: ModelSource, part: str, listing: Listing) -> str | None:
+def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str | None:
     """Chooses the variant that a part is read in: that of the option, else the one that the part has; ValueError where
     no part has that of the option, or this one several others."""
     found = variants(listing.names, part)
@@ -126,7 +126,7 @@ def part_variant(source: ModelSource, part: str, listing: Listing) -> str | None
     )
 
 
-def refuse_unknown_variant(source: ModelSource, listing: Listing) -> None:
+def refuse_unknown_variant(source: ModelSource, listing: ModelListing) -> None:
     """Raises ValueError for a variant that no part of the model has."""
     known = {variant_of(name) for name in listing.names if is_weights(name)}
     if source.variant is None or source.variant in known:

@@ -88,7 +88,7 @@ class FrozenLinear(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Saving:
+class Savings:
     """What packing changed."""
 
     num_layers: int
@@ -97,7 +97,7 @@ class Saving:
     bytes_now: int
     """The same, wherever they are kept."""
 
-    def told(self, kind: Kind, *, offload: bool) -> str:
+    def summary(self, kind: Kind, *, offload: bool) -> str:
         """Returns the saving as a sentence."""
         size = f"{self.bytes_now / 1e9:.2f} GB"
         size += "" if kind == "none" else f" instead of {self.bytes_before / 1e9:.2f}"
@@ -107,7 +107,7 @@ class Saving:
 
 def pack_layers(
     denoiser: nn.Module, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
-) -> Saving:
+) -> Savings:
     """Replaces the linear layers of the repeated blocks, each on `device`, or with `offload` in host memory; `dtype` is
     the one they would have.
 
@@ -130,7 +130,7 @@ def pack_layers(
     if num_layers == 0:
         given = "model.offload: got true" if kind == "none" else f"model.quantization: got {kind}"
         raise ValueError(f"{given}, but this denoiser has no repeated blocks with linear layers. Remove it.")
-    return Saving(num_layers, before, now)
+    return Savings(num_layers, before, now)
 
 
 def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:

@@ -18,10 +18,10 @@ from finetune.data.class_images import (
     captioned,
     trained,
     trained_captions,
-    with_class_pictures,
+    with_class_images,
 )
 from finetune.data.manifest import Manifest, Record
-from recipes.dreambooth import class_pictures_in
+from recipes.dreambooth import class_images_in
 from tests.support.images import picture, write
 
 
@@ -55,7 +55,7 @@ def test_repeats_even_out_the_counts_to_one_percent(num_instance: int, num_class
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_samples_are_half_of_the_instance_and_half_of_the_class(batch_size: int) -> None:
-    both = with_class_pictures(
+    both = with_class_images(
         manifest("instance", 7, repeats=3), manifest("class", 40), prompt="a dog", weight=0.5, held_out=()
     )
     buckets = assign_buckets(both.records, DataConfig("x", resolution=64, bucket_step=16))
@@ -71,7 +71,7 @@ def test_samples_are_half_of_the_instance_and_half_of_the_class(batch_size: int)
 
 
 def test_class_pictures_carry_their_prompt_weight_and_place() -> None:
-    both = with_class_pictures(
+    both = with_class_images(
         captioned(manifest("instance", 3), "a sks dog"), manifest("class", 3), prompt="a dog", weight=0.5, held_out=()
     )
     assert [record.file_name for record in both.records] == sorted(record.file_name for record in both.records)
@@ -86,7 +86,7 @@ def test_class_pictures_carry_their_prompt_weight_and_place() -> None:
 
 
 def test_held_out_pictures_are_of_the_instance_and_do_not_count() -> None:
-    both = with_class_pictures(manifest("instance", 5), manifest("class", 8), prompt="a dog", weight=1, held_out={0})
+    both = with_class_images(manifest("instance", 5), manifest("class", 8), prompt="a dog", weight=1, held_out={0})
     splits = {record.file_name: record.split for record in both.records}
     assert splits["0000.png"] == "validation"
     assert all(split == "train" for name, split in splits.items() if name != "0000.png")
@@ -95,7 +95,7 @@ def test_held_out_pictures_are_of_the_instance_and_do_not_count() -> None:
 
 
 def test_what_is_trained_is_counted_by_repeats_apart_for_class_images_and_without_what_is_held_out() -> None:
-    both = with_class_pictures(manifest("instance", 3), manifest("class", 5), prompt="a dog", weight=1, held_out=())
+    both = with_class_images(manifest("instance", 3), manifest("class", 5), prompt="a dog", weight=1, held_out=())
     counted = trained(both.records, held_out=())
     assert (counted.instance, counted.of_class, counted.num_samples) == ({5: 3}, {3: 5}, 30)
     assert trained_captions(both.records, held_out=()) == ["own"] * 3
@@ -106,12 +106,12 @@ def test_what_is_trained_is_counted_by_repeats_apart_for_class_images_and_withou
 def test_masks_of_the_subject_stay() -> None:
     masks = Named("masks")
     instance = replace(manifest("instance", 2), masks=masks)
-    both = with_class_pictures(instance, manifest("class", 2), prompt="a dog", weight=1.0, held_out=set())
+    both = with_class_images(instance, manifest("class", 2), prompt="a dog", weight=1.0, held_out=set())
     assert both.masks is masks and both.location == "instance"
 
 
 def test_class_pictures_may_keep_their_own_captions() -> None:
-    both = with_class_pictures(manifest("instance", 2), manifest("class", 2), prompt=None, weight=1.0, held_out=())
+    both = with_class_images(manifest("instance", 2), manifest("class", 2), prompt=None, weight=1.0, held_out=())
     assert {record.captions for record in both.records} == {("own",)}
 
 
@@ -129,7 +129,7 @@ def test_the_options_of_the_class_decide_and_are_named(tmp_path: Path) -> None:
     ]
     base += ["--prior.folder", folder]
     own = parse(DreamBoothTrainConfig, [*base, "--prior.captions", "true"], program="test")
-    assert [record.captions for record in class_pictures_in(folder, own).records] == [("a brown dog",), ("a puppy",)]
+    assert [record.captions for record in class_images_in(folder, own).records] == [("a brown dog",), ("a puppy",)]
     prompted = parse(DreamBoothTrainConfig, [*base, "--prior.prompt", "a dog"], program="test")
-    (warning,) = class_pictures_in(folder, prompted).warnings
+    (warning,) = class_images_in(folder, prompted).warnings
     assert "because prior.captions is false (2)" in warning and "data.captions" not in warning

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from finetune.data import parquet as tables
 from finetune.data.manifest import Manifest, read_manifest
-from finetune.data.parquet import read_picture
+from finetune.data.parquet import read_image
 from tests.support.images import captions, mistakes, picture, write
 
 ROOT = Path(__file__).parents[3]
@@ -144,13 +144,13 @@ def test_rows_are_read_in_any_order(
     )
     orders = [np.arange(50), np.arange(50)[::-1], np.random.default_rng(0).permutation(50), np.arange(50) // 7 * 6]
     for row in np.concatenate(orders):
-        assert read_picture(str(path), "image", int(row)) == contents[row]
+        assert read_image(str(path), "image", int(row)) == contents[row]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda row: read_picture(str(path), "image", row), range(50)))
+        found = list(pool.map(lambda row: read_image(str(path), "image", row), range(50)))
     assert found == contents
     for row in (-1, 50):
         with pytest.raises(ValueError, match="no row"):
-            read_picture(str(path), "image", row)
+            read_image(str(path), "image", row)
 
 
 def test_damage_inside_a_table_costs_only_the_rows_there(tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_damage_inside_a_table_costs_only_the_rows_there(tmp_path: Path) -> None
     path.write_bytes(data)
     for _ in range(2):
         with pytest.raises(ValueError, match="damaged"):
-            read_picture(str(path), "image", 15)
-        assert read_picture(str(path), "image", 5) == contents[5]
-        assert read_picture(str(path), "image", 25) == contents[25]
+            read_image(str(path), "image", 15)
+        assert read_image(str(path), "image", 5) == contents[5]
+        assert read_image(str(path), "image", 25) == contents[25]
 
 
 def test_a_table_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_table_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     for data in (b"first", b"second one"):
         parquet.write_table(pyarrow.table({"image": [data]}), path)
         os.utime(path, ns=(len(data), len(data)))
-        assert read_picture(str(path), "image", 0) == data
+        assert read_image(str(path), "image", 0) == data
 
 
 def listed_in_a_process(manifest: Manifest) -> list[bytes]:

@@ -69,14 +69,14 @@ def test_known_names_and_unknown_words_are_refused_before_weights_are_read(
     for part in ("model_index.json", "tokenizer"):
         (model / part).symlink_to(tiny_model / part)
     with pytest.raises(ValueError) as caught:
-        TextualInversion.of(tokens, ModelConfig(str(model)))
+        TextualInversion.from_config(tokens, ModelConfig(str(model)))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_tokens_start_from_their_words(tiny_model: Path) -> None:
     components = components_of(tiny_model)
     table = components.text_encoders[0].get_input_embeddings().weight.clone()
-    network = attached(TextualInversion.of(TOKENS, ModelConfig(str(tiny_model))), components)
+    network = attached(TextualInversion.from_config(TOKENS, ModelConfig(str(tiny_model))), components)
     (embedding,) = token_embeddings(network).values()
     numbers = [components.tokenizers[0].convert_tokens_to_ids(f"{word}</w>") for word in ("red", "circle", "paper")]
     assert torch.equal(embedding.rows, table[[numbers[0], numbers[1], numbers[2], numbers[2]]])
@@ -84,7 +84,7 @@ def test_tokens_start_from_their_words(tiny_model: Path) -> None:
 
 def test_only_the_new_vectors_train_and_all_else_keeps_its_bits(tiny_model: Path) -> None:
     components = components_of(tiny_model)
-    method = TextualInversion.of(TOKENS, ModelConfig(str(tiny_model)))
+    method = TextualInversion.from_config(TOKENS, ModelConfig(str(tiny_model)))
     network = attached(method, components)
     assert trained_state(network).keys() == {ROWS}
     before, rows = without_rows(network), trained_state(network)[ROWS].clone()
@@ -98,7 +98,7 @@ def test_only_the_new_vectors_train_and_all_else_keeps_its_bits(tiny_model: Path
 def test_a_vector_that_no_caption_reaches_does_not_move(tiny_model: Path) -> None:
     """Weight decay would move it."""
     components = components_of(tiny_model)
-    method = TextualInversion.of(replace(TOKENS, names=("<ink>", "<unseen>")), ModelConfig(str(tiny_model)))
+    method = TextualInversion.from_config(replace(TOKENS, names=("<ink>", "<unseen>")), ModelConfig(str(tiny_model)))
     network = attached(method, components)
     rows = trained_state(network)[ROWS].clone()
     take_steps(method, network, components)
@@ -107,7 +107,7 @@ def test_a_vector_that_no_caption_reaches_does_not_move(tiny_model: Path) -> Non
 
 
 def pivotal(model: Path, *, text_encoder: bool, lr: float | None = 1e-3) -> Pivotal:
-    tokens = TextualInversion.of(replace(TOKENS, lr=lr), ModelConfig(str(model)))
+    tokens = TextualInversion.from_config(replace(TOKENS, lr=lr), ModelConfig(str(model)))
     return Pivotal(LoRA(LoRAConfig(rank=2), text_encoder), tokens)
 
 

@@ -155,7 +155,7 @@ def test_the_average_of_constant_weights_has_its_closed_form(decay: float) -> No
     """From a_0 towards constant w: a_n = w + (a_0 - w) d_1 d_2 ... d_n with d_k = min(decay, (1 + k) / (10 + k))."""
     model = Quadratic()
     set_to(model, 3.0)
-    ema = EMA.of(model, decay)
+    ema = EMA.from_network(model, decay)
     set_to(model, 1.0)
     product = 1.0
     for step in range(1, 40):
@@ -168,7 +168,7 @@ def test_the_average_of_constant_weights_has_its_closed_form(decay: float) -> No
 
 def test_weights_that_never_move_are_their_own_average_bit_for_bit() -> None:
     model = Quadratic()
-    ema = EMA.of(model, 0.99)
+    ema = EMA.from_network(model, 0.99)
     for step in range(1, 20):
         ema.update(model, step)
     assert all(torch.equal(ema.average[name], value) for name, value in trained_state(model).items())
@@ -177,7 +177,7 @@ def test_weights_that_never_move_are_their_own_average_bit_for_bit() -> None:
 def test_the_average_stands_in_and_the_weights_come_back_bit_for_bit() -> None:
     model = Quadratic()
     before = [p.detach().clone() for p in model.parameters()]
-    ema = EMA.of(model, 0.9)
+    ema = EMA.from_network(model, 0.9)
     for average in ema.average.values():
         average.fill_(7.0)
     with ema.in_place_of(model):

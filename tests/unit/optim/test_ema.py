@@ -15,7 +15,7 @@ from tests.unit.optim.test_build import Quadratic
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_averages_are_the_same_float32_bits(dtype: torch.dtype) -> None:
     model = Quadratic().to(dtype)
-    averages = [EMA.of(model, 0.9), EMA.of(model, 0.9, "cpu")]
+    averages = [EMA.from_network(model, 0.9), EMA.from_network(model, 0.9, "cpu")]
     for step in range(1, 20):
         with torch.no_grad():
             for parameter in model.parameters():
@@ -31,7 +31,7 @@ def test_weights_may_change_right_after_the_update() -> None:
     """What follows them in a thread sees the weights of the update."""
     model = Quadratic()
     start = {name: value.clone() for name, value in trained_state(model).items()}
-    ema = EMA.of(model, 0.9, "cpu")
+    ema = EMA.from_network(model, 0.9, "cpu")
     ema.update(model, 1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -41,7 +41,7 @@ def test_weights_may_change_right_after_the_update() -> None:
 
 def test_what_fails_in_the_thread_is_raised() -> None:
     model = Quadratic()
-    ema = EMA.of(model, 0.9, "cpu")
+    ema = EMA.from_network(model, 0.9, "cpu")
     ema.average["denoiser.weight"] = torch.zeros(3)
     ema.update(model, 1)
     with pytest.raises(RuntimeError, match="size"):
@@ -69,7 +69,7 @@ class MostBytes(TorchDispatchMode):
 
 def test_an_update_holds_one_weight_in_float32_at_a_time() -> None:
     model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(8))).bfloat16()
-    ema = EMA.of(model, 0.9)
+    ema = EMA.from_network(model, 0.9)
     with MostBytes() as counted:
         ema.update(model, 1)
     assert 0 < counted.most <= 64 * 64 * 4

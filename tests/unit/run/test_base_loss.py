@@ -52,7 +52,7 @@ def task_of(components: Components, prediction_type: str) -> Denoising:
 def test_the_loss_is_far_below_that_of_zero_for_the_models_own_objective_alone(
     prediction_type: str, components: Components, dataset: TrainingDataset
 ) -> None:
-    network = Network.of(FAMILY, components, text_encoder=False).train()
+    network = Network.from_components(FAMILY, components, text_encoder=False).train()
     task, before = task_of(components, prediction_type), torch.get_rng_state()
     base, zero = base_losses(network, task, dataset, CPU)
     assert (base < 0.9 * zero) == (prediction_type == "v_prediction")
@@ -78,6 +78,6 @@ def test_images_unlike_any_that_the_model_has_seen_are_named_as_a_reason(
     encoded = Encoded("vae", "text", torch.float32, None, None)
     images = TrainingImages(manifest.records, assign_buckets(manifest.records, data), manifest.source, data)
     noise = TrainingDataset(images, encoded, seed=0)
-    network = Network.of(FAMILY, components, text_encoder=False)
+    network = Network.from_components(FAMILY, components, text_encoder=False)
     (warning,) = base_loss_warnings(network, task_of(components, "v_prediction"), noise, CPU)
     assert "seen nothing like these images" in warning

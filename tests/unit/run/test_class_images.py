@@ -17,14 +17,14 @@ from finetune.files import LEFT_BEHIND_SECONDS
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.randomness import generator
-from finetune.run.class_images import make_class_pictures
+from finetune.run.class_images import make_class_images
 from tests.tiny.sd import build_pipeline, save_pipeline
 
 OPTIONS = PriorConfig(prompt="a circle", num_pictures=3, num_inference_steps=2, batch_size=2)
 
 
 def made(model: Path, cache: Path, config: PriorConfig = OPTIONS) -> Path:
-    return make_class_pictures(StableDiffusion(), ModelSource(str(model)), config, cache, 32, Accelerator(cpu=True))
+    return make_class_images(StableDiffusion(), ModelSource(str(model)), config, cache, 32, Accelerator(cpu=True))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -87,7 +87,7 @@ def test_a_picture_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Pat
 
 def test_a_denoiser_in_host_memory_draws_the_same_pictures(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     family, source, accelerator = StableDiffusion(), ModelSource(str(tiny_model)), Accelerator(cpu=True)
-    folder = make_class_pictures(family, source, OPTIONS, tmp_path, 32, accelerator, offload=True)
+    folder = make_class_images(family, source, OPTIONS, tmp_path, 32, accelerator, offload=True)
     assert contents(folder) == contents(made(tiny_model, cache))
 
 

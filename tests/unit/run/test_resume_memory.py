@@ -35,7 +35,7 @@ def mapped_ranges(folder: Path) -> list[range]:
 
 def test_a_checkpoint_takes_no_memory_until_it_is_put_in_place_and_its_files_may_go_then(tmp_path: Path) -> None:
     model, optimizer = trained()
-    ema = EMA.of(model, 0.9)
+    ema = EMA.from_network(model, 0.9)
     model(torch.randn(1, NUM)).square().backward()
     optimizer.step()
     state = dict.fromkeys(STATE_KEYS) | {"step": 1}
@@ -43,7 +43,7 @@ def test_a_checkpoint_takes_no_memory_until_it_is_put_in_place_and_its_files_may
     folder = save_checkpoint(tmp_path, saved, "", keep=1)
 
     other, fresh = trained()
-    average = EMA.of(other, 0.9)
+    average = EMA.from_network(other, 0.9)
     before = anonymous_bytes()
     checkpoint = load_checkpoint(folder)
     assert mapped_ranges(folder) and anonymous_bytes() - before < 4 * NUM  # of 16 bytes a weight

@@ -178,13 +178,13 @@ util.find_spec = lambda name, *rest: None if name == "cv2" else real(name, *rest
 import numpy as np
 from PIL import ImageOps
 from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, can_verify, near_duplicates
-from finetune.similarity.codes import picture_codes
+from finetune.similarity.codes import image_codes
 from tests.unit.similarity.test_agreement import heart, texture
 assert not can_verify()
 pictures = [texture(seed) for seed in range(12)] + [heart(colour) for colour in ("red", "green", "blue", "#888")]
 pictures += [texture(3).resize((200, 160)), ImageOps.mirror(texture(4)), ImageOps.expand(texture(5), 40, "black")]
 pictures += [texture(6).crop((20, 16, 380, 304)), heart("red").resize((128, 128))]
-codes = np.stack([picture_codes(each) for each in pictures])
+codes = np.stack([image_codes(each) for each in pictures])
 num = len(pictures)
 mask = np.ones(num, bool)
 for level in ("fast", "thorough"):

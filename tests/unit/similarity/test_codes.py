@@ -14,7 +14,7 @@ from finetune.similarity.codes import (
     MEETINGS,
     close_pairs,
     cosine_basis,
-    picture_codes,
+    image_codes,
     without_border,
 )
 
@@ -49,8 +49,8 @@ def test_a_turned_picture_has_the_code_of_its_name(transpose: Image.Transpose) -
         Image.Transpose.TRANSVERSE: "transverse",
     }
     image = texture(0, 160, 160)
-    turned = picture_codes(image.transpose(transpose))[0]
-    distances = distance(picture_codes(image), turned)
+    turned = image_codes(image.transpose(transpose))[0]
+    distances = distance(image_codes(image), turned)
     assert KINDS[int(distances[:8].argmin())] == names[transpose]
     assert distances[KINDS.index(names[transpose])] <= 4 and np.sort(distances[:8])[1] > 60
 
@@ -70,7 +70,7 @@ def test_a_turned_picture_has_the_code_of_its_name(transpose: Image.Transpose) -
 )
 def test_an_edited_copy_is_found_and_others_are_not(edit) -> None:
     pictures = [texture(seed) for seed in range(20)]
-    codes = np.stack([picture_codes(image) for image in [*pictures, edit(pictures[7])]])
+    codes = np.stack([image_codes(image) for image in [*pictures, edit(pictures[7])]])
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
     assert [(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)] == [(7, 20)]
 
@@ -114,7 +114,7 @@ def test_of_too_many_pairs_the_closest_stay(monkeypatch: pytest.MonkeyPatch) -> 
     whole = close_pairs(codes)
     assert whole.largest == LARGEST_DISTANCE and len(whole) == 40 * 39 / 2
     monkeypatch.setattr("finetune.similarity.codes.FEWEST_KEPT", 300)
-    monkeypatch.setattr("finetune.similarity.codes.PAIRS_A_PICTURE", 1)
+    monkeypatch.setattr("finetune.similarity.codes.PAIRS_PER_IMAGE", 1)
     few = close_pairs(codes)
     assert CERTAIN_DISTANCE <= few.largest < whole.distance.max() and 0 < len(few) <= 300
     assert np.array_equal(np.sort(whole.distance)[: len(few)], np.sort(few.distance))
@@ -134,7 +134,7 @@ def test_pairs_are_the_same_by_bands_and_by_comparing_all(monkeypatch: pytest.Mo
 
 
 def test_few_and_no_pictures_have_no_pairs() -> None:
-    codes = picture_codes(texture(0))[None]
+    codes = image_codes(texture(0))[None]
     assert len(close_pairs(codes)) == len(close_pairs(codes[:0])) == 0
 
 
@@ -151,7 +151,7 @@ def test_no_two_photographs_are_taken_for_copies_but_saved_ones_are() -> None:
     for thumb in thumbs:
         thumb.thumbnail((256, 256))
     saved = [through_jpeg(thumb, quality=30) for thumb in thumbs]
-    codes = np.stack([picture_codes(thumb) for thumb in [*thumbs, *saved]])
+    codes = np.stack([image_codes(thumb) for thumb in [*thumbs, *saved]])
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
     found = [(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)]
     num = len(thumbs)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datasets_prep.captions.own import read_folder_entries
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.folder import FolderSource
 from finetune.data.listing import Findings
 from finetune.data.manifest import read_manifest
@@ -22,7 +22,7 @@ def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[st
     manifest = read_manifest(write(folder, files), caption_column=column, caption_lines="alternatives")
     found = captions(manifest)
     findings, root = Findings(), str(folder)
-    reading = Reading(column, "alternatives", is_training=False)
+    reading = CaptionReading(column, "alternatives", is_training=False)
     entries = read_folder_entries(root, FolderSource(root).read, sorted(files), reading, findings)
     assert {name: entry.captions for name, entry in entries.items() if name in found} == found
     findings.raise_errors("", "")
@@ -107,7 +107,7 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
 def test_what_is_not_understood_stops_the_run(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
     message = mistakes(write(tmp_path, {"x.png": P, name: content}))
     assert all(word in message for word in words), message
-    findings, reading = Findings(), Reading(is_training=False)
+    findings, reading = Findings(), CaptionReading(is_training=False)
     read_folder_entries(str(tmp_path), FolderSource(str(tmp_path)).read, ["x.png", name], reading, findings)
     with pytest.raises(ValueError, match=name):
         findings.raise_errors("", "")
@@ -190,7 +190,9 @@ def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: P
 
 def test_json_without_a_caption_in_a_text_file_is_no_caption(tmp_path: Path) -> None:
     findings, root = Findings(), write(tmp_path, {"x.png": P, "x.txt": '{"score": 3}'})
-    found = read_folder_entries(root, FolderSource(root).read, ["x.png", "x.txt"], Reading(is_training=False), findings)
+    found = read_folder_entries(
+        root, FolderSource(root).read, ["x.png", "x.txt"], CaptionReading(is_training=False), findings
+    )
     assert found["x.png"].captions == () and "x.txt" in findings.warnings[0]
 
 

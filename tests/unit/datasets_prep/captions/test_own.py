@@ -9,7 +9,7 @@ from datasets_prep.captions.name_words import name_in_words
 from datasets_prep.captions.own import made_caption, read_folder_entries, with_trigger
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import prepare
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.folder import FolderSource
 from finetune.data.listing import Entry, Findings
 from finetune.data.manifest import read_manifest
@@ -20,7 +20,7 @@ __all__ = ["open_folder"]
 
 
 def read_entries(folder: Path, names: list[str], column: str, findings: Findings) -> dict[str, Entry]:
-    reading = Reading(column, is_training=False)
+    reading = CaptionReading(column, is_training=False)
     return read_folder_entries(str(folder), FolderSource(str(folder)).read, names, reading, findings)
 
 

@@ -23,7 +23,7 @@ from datasets_prep.duplicates.search import (
 )
 from datasets_prep.duplicates.stage import with_compared
 from datasets_prep.records import Duplicate
-from finetune.similarity.codes import ClosePairs, picture_codes
+from finetune.similarity.codes import ClosePairs, image_codes
 from tests.unit.similarity.test_agreement import texture
 
 
@@ -55,7 +55,7 @@ def near_in_full(
     kept: InMemory | None = None,
 ) -> dict[int, Duplicate]:
     """Return the copies."""
-    codes = np.stack([picture_codes(image) for image in pictures])
+    codes = np.stack([image_codes(image) for image in pictures])
     numbers = np.arange(len(pictures))
     mask = np.isin(numbers, numbers if left is None else left)
     load = pictures.__getitem__
@@ -199,7 +199,7 @@ def test_what_was_looked_at_is_not_looked_at_again() -> None:
     def load(number: int) -> Image.Image:
         raise AssertionError(f"{number} was loaded again")
 
-    codes = np.stack([picture_codes(image) for image in pictures])
+    codes = np.stack([image_codes(image) for image in pictures])
     everything, nothing = np.ones(3, bool), np.zeros(3, bool)
     searched = SearchedImages(codes, np.arange(3), everything, nothing, load)
     again = near_duplicates(searched, SearchOptions(), Known(seen, kept), lambda *_: None)
@@ -208,7 +208,7 @@ def test_what_was_looked_at_is_not_looked_at_again() -> None:
 
 def test_equal_pixels_of_different_files_are_named_so() -> None:
     pictures = [texture(0), texture(0), texture(0).resize((200, 160))]
-    codes = np.stack([picture_codes(image) for image in pictures])
+    codes = np.stack([image_codes(image) for image in pictures])
     everything, nothing, load = np.ones(3, bool), np.zeros(3, bool), pictures.__getitem__
     searched = SearchedImages(codes, np.arange(3), everything, nothing, load, load_whole=load)
     copies = near_duplicates(searched, SearchOptions(), Known(), lambda *_: None).duplicates
@@ -219,7 +219,7 @@ def test_equal_pixels_of_different_files_are_named_so() -> None:
 def test_flat_pictures_are_not_taken_for_copies_by_their_codes() -> None:
     base = texture(0)
     pictures = [base, ImageOps.mirror(base)]
-    codes = np.stack([picture_codes(image) for image in pictures])
+    codes = np.stack([image_codes(image) for image in pictures])
     for flat, found in ((False, {1}), (True, set())):
         searched = SearchedImages(codes, np.arange(2), np.ones(2, bool), np.full(2, flat), pictures.__getitem__)
         assert near_duplicates(searched, SearchOptions(), Known(), lambda *_: None).duplicates.keys() == found

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from datasets_prep.records import PrepSource
 from datasets_prep.sources.detect import open_source
-from finetune.data.captions.reading import Reading
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 from tests.support.images import listing, picture, write
 from tests.support.other_user import as_another_user, open_folder
@@ -34,7 +34,7 @@ def opened(
     output: str = "/nowhere/out",
     follow_links: bool = False,
 ) -> PrepSource:
-    reading = Reading(column, "alternatives", is_training=False)
+    reading = CaptionReading(column, "alternatives", is_training=False)
     options = {"reading": reading, "image_column": image, "follow_links": follow_links}
     source = open_source(tuple(map(str, given)), output=Path(output), **options)
     return pickle.loads(pickle.dumps(source))
