@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Runs the subcommand that the command line names."""
+    """Run the subcommand that the command line names."""
     outlive_lost_output()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -66,7 +66,7 @@ def refuse_training(command: str) -> None:
 
 
 def propose_tokens(options: argparse.Namespace) -> None:
-    """Prints rare words; exits with 1 on a mistake."""
+    """Print rare words; exits with 1 on a mistake."""
     from finetune.config.sections import ModelConfig
     from finetune.launch import fail, quiet_libraries
 
@@ -78,7 +78,7 @@ def propose_tokens(options: argparse.Namespace) -> None:
 
 
 def print_accelerate_config(name: str) -> None:
-    """Prints the path of a config of Accelerate that the package carries; exits with 1 on a mistake."""
+    """Print the path of a config of Accelerate that the package carries; exits with 1 on a mistake."""
     from finetune.config.parse.presets import find_accelerate_config
     from finetune.launch import fail
 
@@ -89,7 +89,7 @@ def print_accelerate_config(name: str) -> None:
 
 
 def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
-    """Prints the plan; exits with 1 on a mistake."""
+    """Print the plan; exits with 1 on a mistake."""
     from finetune.launch import fail
     from finetune.planning.plan import print_plan
 
@@ -101,7 +101,7 @@ def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
 
 
 def demonstrate(options: argparse.Namespace) -> None:
-    """Runs the demo."""
+    """Run the demo."""
     from finetune.demo.run import run_demo
 
     try:
@@ -115,7 +115,7 @@ def demonstrate(options: argparse.Namespace) -> None:
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:
-    """Returns a line for each rare token of a model, with the reason."""
+    """Return a line for each rare token of a model, with the reason."""
     from finetune.models import family_named, refuse_unknown_family
 
     problems = [*model.problems(), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
@@ -132,7 +132,7 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     if not found:
         return f"The tokenizer of {model.source} has no rare words of three or four letters without a vowel."
     lines = [f"  {token.text:<5} {token.reason}" for token in found]
-    advice = "None of this knows what a word looks like: draw it with the untouched model before you choose."
+    advice = "None of this knows what a word looks like: draw it with the base model before you choose."
     return "\n".join(["Rare words to call a subject by:", *lines, advice])
 
 

@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def give_usual_modes(place: Path) -> None:
-    """Gives a file, or the files in a folder, the mode that the umask leaves.
+    """Give a file, or the files in a folder, the mode that the umask leaves.
 
     safetensors writes its files for their owner alone. Other modes are left alone, as are those of folders, which may
     pass on a group.
@@ -73,7 +73,7 @@ def may_read(path: Path) -> bool:
 
 
 def not_permitted(path: Path) -> PermissionError:
-    """Returns the error for a file that is there and that this user may not read; nothing is wrong with the file."""
+    """Return the error for a file that is there and that this user may not read; nothing is wrong with the file."""
     return PermissionError(
         errno.EACCES,
         f"{path} may not be read by this user (permission denied). Run as its owner, or let the owner run: chmod a+rX",
@@ -81,12 +81,12 @@ def not_permitted(path: Path) -> PermissionError:
 
 
 def unfinished(path: Path) -> Path:
-    """Returns the name that something has until it is complete; without .safetensors at its end no tool loads it."""
+    """Return the name that something has until it is complete; without .safetensors at its end no tool loads it."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 def put_in_place(temporary: Path, path: Path) -> Path:
-    """Renames a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
+    """Rename a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
     if temporary.is_file():
         give_usual_modes(temporary)
     temporary.replace(path)
@@ -96,7 +96,7 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.
+    """Give a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.
 
     What a killed process left behind is cleared first, so that two must not write the same path at a time.
     """
@@ -127,7 +127,7 @@ def remove_left_behind(folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file in one step that lasts through a power cut."""
+    """Replace a text file in one step that lasts through a power cut."""
     data = text.encode("utf-8")
     temporary = aside(path)
     with writing(path, len(data)):
@@ -141,19 +141,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes in hex."""
+    """Return the SHA-256 of a file's bytes in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_and_sha256(path: Path) -> dict[str, Any]:
-    """Returns what a file is compared by."""
+    """Return what a file is compared by."""
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 @contextlib.contextmanager
 def writing(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """Makes an OSError inside say which path it was about, and what room there was."""
+    """Make an OSError inside say which path it was about, and what room there was."""
     try:
         yield
     except OSError as error:
@@ -161,7 +161,7 @@ def writing(path: Path, num_bytes: int | None = None) -> Iterator[None]:
 
 
 def not_written(path: Path, error: BaseException, num_bytes: int | None = None) -> OSError:
-    """Returns a failure to write as one OSError that names the path, the reason, and the bytes needed and free."""
+    """Return a failure to write as one OSError that names the path, the reason, and the bytes needed and free."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     number = errno_of(error)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -180,7 +180,7 @@ def not_written(path: Path, error: BaseException, num_bytes: int | None = None) 
 
 
 def errno_of(error: BaseException | None) -> int:
-    """Returns the number of the system's error behind an exception, EIO where none is found.
+    """Return the number of the system's error behind an exception, EIO where none is found.
 
     safetensors states it in its text; torch.save reports a broken archive and hides the error in the context.
     """
@@ -194,7 +194,7 @@ def errno_of(error: BaseException | None) -> int:
 
 
 def lock_folder(folder: Path) -> TextIO:
-    """Returns an open file that holds the run's lock until it is closed or this process ends.
+    """Return an open file that holds the run's lock until it is closed or this process ends.
 
     Raises ValueError where another process holds it. The lock is the process's, not the open file's, which the workers
     of a data loader would inherit and hold on to for seconds after their parent was killed.
@@ -216,7 +216,7 @@ def lock_folder(folder: Path) -> TextIO:
 
 
 def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is_shared: bool = False) -> bool:
-    """Locks an open file without waiting; False where others hold a lock that excludes it.
+    """Lock an open file without waiting; False where others hold a lock that excludes it.
 
     The lock ends with the process, however that ends. Shared locks exclude only those that are not shared.
     """
@@ -233,7 +233,7 @@ def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is
 
 
 def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
-    """Locks bytes far behind the end of the file, so that its text can be read meanwhile.
+    """Lock bytes far behind the end of the file, so that its text can be read meanwhile.
 
     Windows' own lock of bytes is never shared: each that shares takes one byte, and one that does not takes all.
     """
@@ -248,7 +248,7 @@ def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
 
 
 def refuse_lost_folder(lock: TextIO | None, folder: Path) -> None:
-    """Raises ValueError where the folder that `lock` was taken in is gone, or another one has its name."""
+    """Raise ValueError where the folder that `lock` was taken in is gone, or another one has its name."""
     if lock is None:
         return
     try:

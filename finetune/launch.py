@@ -43,12 +43,12 @@ LOWER = (
 
 
 def training_stage(config: TrainConfig, run: Callable[["Manifest"], object]) -> Stage:
-    """Returns the stage whose `run` trains with `config` into its output folder."""
+    """Return the stage whose `run` trains with `config` into its output folder."""
     return Stage(config.output.folder, lambda: finished_message(config, say), run)
 
 
 def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:
-    """Parses, checks and runs the stages that are not finished.
+    """Parse, checks and runs the stages that are not finished.
 
     Exits with 0 at the end, 1 on a mistake, 75 when stopped by a signal after saving.
     """
@@ -113,19 +113,19 @@ def begin_log(stage: Stage) -> None:
 
 
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":
-    """Returns the manifest with a warning for each option whose prompts hold what other programs interpret."""
+    """Return the manifest with a warning for each option whose prompts hold what other programs interpret."""
     return replace(manifest, warnings=(*manifest.warnings, *prompt_warnings(prompts_of(config))))
 
 
 def explained(error: Exception) -> Exception:
-    """Returns the error, or one that says what to do about memory that ran out where nothing else says it."""
+    """Return the error, or one that says what to do about memory that ran out where nothing else says it."""
     if not is_out_of_memory(error):
         return error
     return ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}")
 
 
 def quiet_libraries() -> None:
-    """Keeps what libraries say while they are imported and load weights out of the run's own output; errors still
+    """Keep what libraries say while they are imported and load weights out of the run's own output; errors still
     show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -140,13 +140,13 @@ def is_first_process() -> bool:
 
 
 def say(text: str, *, file: TextIO | None = None) -> None:
-    """Prints on the first process."""
+    """Print on the first process."""
     if is_first_process():
         print(text, file=file, flush=True)
 
 
 def fail(error: Exception) -> NoReturn:
-    """Prints a mistake as plain sentences and exits with 1.
+    """Print a mistake as plain sentences and exits with 1.
 
     A mistake that all processes meet is printed by the first, whose end makes the launcher stop the others while they
     wait here; one that a single process meets, such as its disk or its memory being full, it prints itself.
@@ -178,5 +178,5 @@ def fail_without(error: RuntimeError) -> NoReturn:
 
 
 def os_error_text(error: OSError) -> str:
-    """Returns the sentence of an OSError without its number."""
+    """Return the sentence of an OSError without its number."""
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)

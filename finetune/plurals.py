@@ -6,12 +6,12 @@ NUM_SHOWN = 5
 
 
 def plural(num: int, one: str, more: str = "") -> str:
-    """Returns "1 image", "2,000 images"."""
+    """Return "1 image", "2,000 images"."""
     return f"{num:,} {one if num == 1 else more or one + 's'}"
 
 
 def first_few(items: Sequence[str], count: int | None = None) -> str:
-    """Returns the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
+    """Return the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
     count = len(items) if count is None else count
     shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]

@@ -26,7 +26,7 @@ PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?
 
 
 def syntax_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yields what other programs would interpret in a text: what it is, and the piece of the text."""
+    """Yield what other programs would interpret in a text: what it is, and the piece of the text."""
     if SIGNS.search(text):
         for name, pattern in SYNTAX.items():
             found = pattern.search(text)
@@ -35,7 +35,7 @@ def syntax_in(text: str) -> Iterator[tuple[str, str]]:
 
 
 def caption_warning(name: str) -> str:
-    """Returns what is said of images whose caption holds something that `syntax_in` names so."""
+    """Return what is said of images whose caption holds something that `syntax_in` names so."""
     return f"images whose caption holds {name}, which is not interpreted but trained on as it stands"
 
 
@@ -45,7 +45,7 @@ def is_path(text: str) -> bool:
 
 
 def path_problems(option: str, prompts: Sequence[str | None]) -> list[str]:
-    """Returns a sentence for each prompt that is a path."""
+    """Return a sentence for each prompt that is a path."""
     return [
         f"{option}: got the path {prompt}, expected a prompt: files of prompts are not read. Write the prompts out, "
         f'--{option} "one" "two", or as a list in the YAML of --config.'
@@ -57,7 +57,7 @@ def path_problems(option: str, prompts: Sequence[str | None]) -> list[str]:
 
 
 def prompt_warnings(prompts: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns one sentence for each option whose prompts hold what other programs would interpret."""
+    """Return one sentence for each option whose prompts hold what other programs would interpret."""
     warnings = []
     for option, texts in prompts.items():
         found = list(dict.fromkeys(name for text in texts for name, _ in syntax_in(text)))

@@ -12,27 +12,27 @@ from torch import Tensor
 
 
 def stream(seed: int, purpose: str, *position: int | str) -> int:
-    """Returns a 63-bit seed for one purpose at one position; different purposes and positions do not collide."""
+    """Return a 63-bit seed for one purpose at one position; different purposes and positions do not collide."""
     text = "\0".join([str(seed), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, purpose: str, *position: int | str) -> torch.Generator:
-    """Returns a fresh CPU generator for one purpose at one position."""
+    """Return a fresh CPU generator for one purpose at one position."""
     return torch.Generator().manual_seed(stream(seed, purpose, *position))
 
 
 def uniform(seed: int, purpose: str, *position: int | str) -> float:
-    """Returns a number in [0, 1) with 53 random bits."""
+    """Return a number in [0, 1) with 53 random bits."""
     return (stream(seed, purpose, *position) >> 10) / 2**53
 
 
 def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int], draw: str = "") -> Tensor:
-    """Returns float32 standard normal noise [B *shape], independent for each position and name of a draw."""
+    """Return float32 standard normal noise [B *shape], independent for each position and name of a draw."""
     purpose = f"noise {draw}" if draw else "noise"
     return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, position)) for position in positions])
 
 
 def uniform_at(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
-    """Returns float64 uniforms [B] in [0, 1), one a position."""
+    """Return float64 uniforms [B] in [0, 1), one a position."""
     return torch.tensor([uniform(seed, purpose, position) for position in positions], dtype=torch.float64)

@@ -10,7 +10,7 @@ ENDING = ".replaced"
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Gives a complete folder its final name; what others put into the one that was there before is kept.
+    """Give a complete folder its final name; what others put into the one that was there before is kept.
 
     A kill between the renames leaves the old folder beside its place, and the next call takes it from there.
     """
@@ -28,7 +28,7 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 
 def copy_others(old: Path, new: Path) -> None:
-    """Copies what a folder has and `new` has not, but for weights in subfolders, which an earlier export may have split
+    """Copy what a folder has and `new` has not, but for weights in subfolders, which an earlier export may have split
     into other files."""
     for path in sorted(old.rglob("*")) if old.is_dir() else []:
         place = path.relative_to(old)

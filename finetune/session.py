@@ -45,7 +45,7 @@ class Progress:
     """Spent in steps."""
 
     def after_step(self, loss: float, num_images: int, seconds: float) -> "Progress":
-        """Returns the progress one optimizer step later."""
+        """Return the progress one optimizer step later."""
         window = self.window.plus(loss, num_images, seconds)
         return replace(self, step=self.step + 1, window=window, row=None, seconds=self.seconds + seconds)
 
@@ -58,7 +58,7 @@ class ResumePoint:
     state: dict[str, Any]
 
     def progress(self) -> Progress:
-        """Returns how far the run was."""
+        """Return how far the run was."""
         state = self.state
         return Progress(
             state["step"],
@@ -103,11 +103,11 @@ class Run:
         return self.config.train.batch_size * self.config.train.accumulation * self.accelerator.num_processes
 
     def say(self, text: str) -> None:
-        """Prints on the main process."""
+        """Print on the main process."""
         self.accelerator.print(text)
 
     def warn(self, warnings: Sequence[str]) -> None:
-        """Prints warnings on the main process."""
+        """Print warnings on the main process."""
         for warning in warnings:
             self.say(f"warning: {warning}")
 

@@ -24,7 +24,7 @@ def train(
     *,
     from_scratch: bool = False,
 ) -> Path:
-    """Trains, saves, exports and reports; returns the run folder.
+    """Train, saves, exports and reports; returns the run folder.
 
     A model that is trained `from_scratch` is not asked whether it fits its objective. Raises ValueError or OSError for
     what a user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.

@@ -1,1 +1,1 @@
-"""From pictures and captions on disk to batches."""
+"""From images and captions on disk to batches."""

@@ -1,4 +1,4 @@
-"""Pictures of a subject and of its class in one list, balanced (DreamBooth, arXiv 2208.12242); torch-free."""
+"""Images of a subject and of its class, balanced (DreamBooth, arXiv 2208.12242)."""
 
 import os
 from collections import Counter
@@ -9,37 +9,37 @@ from finetune.data.listing import ImageSource
 from finetune.data.manifest import Manifest, Record
 
 CLASS_PREFIX = "/class/"
-"""No file name of a folder or data set begins with a slash."""
+"""No file name of a folder or dataset begins with a slash."""
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class InstanceAndClass:
-    """Reads a class picture from one source and everything else from the other."""
+    """Two sources in one: class images, and everything else."""
 
     instance: ImageSource
     of_class: ImageSource
 
     def read(self, file_name: str) -> bytes:
-        """Returns a picture's original bytes."""
+        """Return an image's original bytes."""
         if file_name.startswith(CLASS_PREFIX):
             return self.of_class.read(file_name.removeprefix(CLASS_PREFIX))
         return self.instance.read(file_name)
 
 
 def captioned(manifest: Manifest, prompt: str) -> Manifest:
-    """Returns the manifest with one caption for every picture."""
+    """Return the manifest with one caption for every image."""
     return replace(manifest, records=tuple(replace(record, captions=(prompt,)) for record in manifest.records))
 
 
 def with_class_images(
     instance: Manifest, of_class: Manifest, *, prompt: str | None, weight: float, held_out: Container[int]
 ) -> Manifest:
-    """Returns both lists as one, in which instance and class samples come up equally often to within 1 %.
+    """Merge both lists so instance and class samples are equally frequent.
 
-    Class pictures have the caption `prompt`, with None their own, and `weight` on their loss. `held_out` are the
-    instance records kept for validation; class pictures are never held out, since a split of both would leave the
-    balance to chance.
+    They are to within 1 %. Class images have the caption `prompt`, with None their own, and `weight` on their loss.
+    `held_out` are the instance records kept for validation; class images are never held out, since a split of both
+    would leave the balance to chance.
 
     The loss of a global batch is then half of equation 2 of arXiv 2208.12242 in the mean, with lambda = `weight`: half
     of the samples are of the instance, half of the class. Adam's step does not change with such a factor.
@@ -73,10 +73,10 @@ def with_class_images(
 
 
 def balance(num_instance: int, num_class: int) -> tuple[int, int]:
-    """Returns the smallest repeats of both under which their counts are equal to within `TOLERANCE`.
+    """Return the smallest repeats that make both counts equal within `TOLERANCE`.
 
-    Equal counts need repeats up to the other count; a pass would then be so long that what lies in a batch was left to
-    chance, and with primes of thousands hold millions of entries.
+    Equal counts need repeats up to the other count; the content of a batch would then be left to chance, and with
+    primes of thousands a pass would have millions of entries.
     """
     if num_instance < 1 or num_class < 1:
         return 1, 1
@@ -92,37 +92,37 @@ def balance(num_instance: int, num_class: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run trains on: by repeats in a pass, how many images of the dataset, and how many of the class."""
+    """Numbers of dataset and class images to train on, by repeats in a pass."""
 
     instance: dict[int, int]
     of_class: dict[int, int]
 
     @property
     def num_samples(self) -> int:
-        """How many samples a pass has."""
+        """Number of samples in a pass."""
         return sum(repeats * num for counts in (self.instance, self.of_class) for repeats, num in counts.items())
 
 
 def trained(records: Sequence[Record], held_out: Container[int]) -> Trained:
-    """Counts the records that are not held out."""
+    """Count the records that are not held out."""
     kept = [record for number, record in enumerate(records) if number not in held_out]
     of_class = Counter(record.repeats for record in kept if is_class_image(record))
     return Trained(dict(Counter(record.repeats for record in kept) - of_class), dict(of_class))
 
 
 def trained_captions(records: Sequence[Record], held_out: Container[int]) -> list[str]:
-    """Returns the captions of the dataset's own images that are not held out."""
+    """Return the captions of trained images that are not class images."""
     kept = [record for number, record in enumerate(records) if number not in held_out]
     return [caption for record in kept if not is_class_image(record) for caption in record.captions]
 
 
 def is_class_image(record: Record) -> bool:
-    """True for an image of the class, which only keeps what the model knows."""
+    """Tell class images from those of the dataset."""
     return record.file_name.startswith(CLASS_PREFIX)
 
 
 def balance_text(records: Sequence[Record]) -> str:
-    """Returns the counts of both kinds and their share of the samples, for the user."""
+    """Describe both counts and the instance's share of the samples."""
     trained = [record for record in records if record.split != "validation"]
     counts, samples = [0, 0], [0, 0]
     for record in trained:
@@ -130,4 +130,4 @@ def balance_text(records: Sequence[Record]) -> str:
         counts[is_class] += 1
         samples[is_class] += record.repeats
     share = samples[0] / max(sum(samples), 1)
-    return f"{counts[0]} instance and {counts[1]} class pictures; {share:.1%} of the samples are of the instance."
+    return f"{counts[0]} instance and {counts[1]} class images; {share:.1%} of the samples are of the instance."

@@ -1,4 +1,7 @@
-"""Lists the pictures and captions of a folder: metadata.jsonl, metadata.csv, or text files beside the pictures."""
+"""List the images and captions of a folder.
+
+They are in metadata.jsonl, in metadata.csv, or in text files beside the images.
+"""
 
 import csv
 import io
@@ -40,18 +43,21 @@ MASK_SUFFIX = "-masklabel"
 LIKELY_MASK = re.compile(
     r"(?:[-_. ]?mask|[-_. ](?:seg|segmentation|matte|alpha|silhouette))(?:[-_. ]?\d\d?)?$", re.IGNORECASE
 )
-"""x_mask.png, or x_seg_1.png, may be a mask of x.png, which preparation finds out from the pixels."""
+"""x_mask.png, or x_seg_1.png, may be a mask of x.png; preparation decides from the pixels."""
 MAX_FILE_BYTES = 500_000_000
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Reads pictures of a folder."""
+    """Images of a folder."""
 
     root: str
 
     def read(self, file_name: str) -> bytes:
-        """Returns a file's bytes; refuses pipes, devices and folders, which could block for ever, and huge files."""
+        """Return a file's bytes.
+
+        Pipes, devices and folders, which could block for ever, and huge files are refused.
+        """
         path = os.path.join(self.root, file_name)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -72,14 +78,15 @@ def read_folder(
     mask: MaskConfig = NO_MASKS,
     repeats: FolderRepeats = "auto",
 ) -> list[Entry]:
-    """Returns what a folder lists; ValueError where it holds no pictures or no captions at all, anything else is noted.
+    """Return the images that a folder lists, with their captions.
 
-    `shown` is the folder as the user wrote it, `prepare` the command that makes a usable one. Captions are listed with
-    the pictures, or are the names of the folders these lie in, or empty. Masks are no pictures: NAME-masklabel.png
-    beside a NAME.jpg, and what lies in mask.folder.
+    Raises ValueError where there are no images or no captions at all; anything else is noted. `shown` is the folder as
+    the user wrote it, `prepare` the command that makes a usable one. Captions are listed with the images, or are the
+    names of their folders, or empty. Masks do not count as images: NAME-masklabel.png beside a NAME.jpg, and the files
+    in mask.folder.
     """
     files = visible_files(root, findings)
-    pictures = _without_masks(files, root, mask, findings)
+    images = _without_masks(files, root, mask, findings)
     unread = [name for name in files if _suffix(name) in UNREAD_SUFFIXES and not _is_read(_suffix(name))]
     for name in unread:
         findings.warn(_why_unread(_suffix(name)), name)
@@ -89,25 +96,25 @@ def read_folder(
         for name in [*listings, *sidecars]:
             findings.warn(f"captions that are not read because data.captions is {captions}", name)
     elif listings:
-        return _read_listed(root, shown, (listings, sidecars, pictures), reading, findings)
-    if not pictures:
+        return _read_listed(root, shown, (listings, sidecars, images), reading, findings)
+    if not images:
         findings.raise_errors(f"data.folder: {shown} cannot be read:", "Check the permissions.")
         raise ValueError(
-            f"data.folder: there are no pictures in {shown}. Expected metadata.jsonl, or pictures with .txt captions. "
+            f"data.folder: there are no images in {shown}. Expected metadata.jsonl, or images with .txt captions. "
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
-    named = folder_repeats(pictures, repeats, "data.folder_repeats", findings)
+    named = folder_repeats(images, repeats, "data.folder_repeats", findings)
     if captions == "none":
-        entries = [Entry(name, ("",)) for name in pictures]
+        entries = [Entry(name, ("",)) for name in images]
     elif captions == "folder":
-        entries = [_named_by_folder(name, named, findings) for name in pictures]
+        entries = [_named_by_folder(name, named, findings) for name in images]
     else:
-        texts = _read_sidecars(root, files, pictures, reading, findings)
+        texts = _read_sidecars(root, files, images, reading, findings)
         if not texts:
             findings.raise_errors(f"data.folder: {shown} cannot be trained on as it is:", "Correct these.")
-            raise ValueError(_no_captions(shown, len(pictures), files, prepare))
-        entries = [Entry(name, read_captions([*texts.get(name, [])], name, findings)) for name in pictures]
+            raise ValueError(_no_captions(shown, len(images), files, prepare))
+        entries = [Entry(name, read_captions([*texts.get(name, [])], name, findings)) for name in images]
     return [_repeated(entry, named) for entry in entries]
 
 
@@ -118,25 +125,28 @@ def _read_listed(
     reading: CaptionReading,
     findings: Findings,
 ) -> list[Entry]:
-    """What metadata.jsonl or metadata.csv lists; `files` are the listings, text files and pictures that there are."""
-    listings, sidecars, pictures = files
+    """Return the images of metadata.jsonl or metadata.csv.
+
+    `files` are the listings, text files and images in the folder.
+    """
+    listings, sidecars, images = files
     if len(listings) > 1:
         findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
     for name in sidecars:
         findings.warn(f"text files that are not read because {listings[0]} is there", name)
-    entries = read_listing(root, shown, listings[0], reading, findings, pictures)
+    entries = read_listing(root, shown, listings[0], reading, findings, images)
     listed = {entry.file_name for entry in entries}
-    for name in pictures:
+    for name in images:
         if name not in listed:
-            findings.warn(f"pictures that {listings[0]} does not mention, which are not used", name)
+            findings.warn(f"images that {listings[0]} does not mention, which are not used", name)
     return entries
 
 
-def _no_captions(shown: str, num_pictures: int, files: Sequence[str], prepare: str) -> str:
+def _no_captions(shown: str, num_images: int, files: Sequence[str], prepare: str) -> str:
     below = [name for name in files if posixpath.basename(name) in LISTINGS]
     return (
-        f"data.folder: {shown} holds {num_pictures:,} pictures but no captions: no metadata.jsonl, and no .txt or "
-        f".caption file beside a picture. Run: {prepare}"
+        f"data.folder: {shown} contains {num_images:,} images but no captions: no metadata.jsonl, and no .txt or "
+        f".caption file beside an image. Run: {prepare}"
         + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
     )
 
@@ -147,12 +157,12 @@ def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
 
 
 def is_image_name(name: str) -> bool:
-    """True for a name that ends as pictures do whose format is read."""
+    """Tell by its ending if a file's format is read."""
     return _is_read(_suffix(name))
 
 
 def _without_masks(files: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
-    """The pictures among them; notes masks that are not used."""
+    """Return the images among `files`; note masks that are not used."""
     names = [name for name in files if is_image_name(name)]
     masks = _masks_among(names, {_stem(name) for name in files if _suffix(name) in TEXT_SUFFIXES}, root, mask)
     stems = {_stem(name) for name in names if name not in masks}
@@ -169,7 +179,10 @@ def _without_masks(files: list[str], root: str, mask: MaskConfig, findings: Find
 
 
 def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskConfig) -> set[str]:
-    """The masks by their names; one without its image that is `captioned`, a stem of a text file, is an image."""
+    """Return the masks by their names.
+
+    One without its image that is `captioned`, a stem of a text file, is an image.
+    """
     stems = {_stem(name) for name in names}
     found = {
         name
@@ -190,7 +203,7 @@ def _is_read(suffix: str) -> bool:
 
 def _why_unread(suffix: str) -> str:
     if suffix not in PLUGIN_SUFFIXES:
-        return "pictures in a format that is not read; save them as PNG or JPEG to use them"
+        return "images in a format that is not read; save them as PNG or JPEG to use them"
     command = install_command(PLUGINS[PLUGIN_SUFFIXES[suffix]][1])
     return f"images whose format is not read. Run: {command}, or save them as PNG or JPEG"
 
@@ -199,7 +212,7 @@ def _named_by_folder(name: str, named: Mapping[str, tuple[int, str]], findings: 
     path = posixpath.dirname(name)
     folder = (named[path][1] if path in named else posixpath.basename(path)).replace("_", " ").strip()
     if not folder:
-        findings.error("pictures that lie in no class's folder", name)
+        findings.error("images outside the folders of classes", name)
     return Entry(name, (folder,))
 
 
@@ -212,8 +225,10 @@ def _suffix(name: str) -> str:
 
 
 def visible_files(root: str, findings: Findings) -> list[str]:
-    """Returns the POSIX paths of all visible files, sorted by bytes; each real folder is entered once, so that loops of
-    links end."""
+    """Return the POSIX paths of all visible files, sorted by bytes.
+
+    Each real folder is entered once, so loops of links end.
+    """
     names, entered, pending = [], set(), [""]
     while pending:
         folder = pending.pop()
@@ -246,7 +261,7 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 def _read_sidecars(
     root: str, files: Sequence[str], images: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, list[str]]:
-    """The captions of the images from the files among `files`; notes those that are not understood."""
+    """Return the captions from files beside the images; note unreadable ones."""
     suffixes = {*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES}
     chosen = [name for name in files if _suffix(name) in suffixes]
     found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_image_name, reading, findings)
@@ -257,11 +272,11 @@ def _read_sidecars(
 def read_listing(
     root: str, shown: str, listing: str, reading: CaptionReading, findings: Findings, names: Sequence[str] = ()
 ) -> list[Entry]:
-    """Returns the pictures that metadata.jsonl or metadata.csv in the folder `root` lists, relative to it.
+    """Return the images that metadata.jsonl or metadata.csv lists.
 
-    `names` are the files that there are; one of them is meant where a listed name differs only in how Unicode composes
-    it or in capitals. Notes what is wrong with single lines; ValueError where there is no usable one, or no column of
-    that name.
+    Their names are relative to the folder `root`. `names` are the files that exist: a listed name may differ from one
+    of them in how Unicode composes it, or in capitals. Notes errors of single lines; raises ValueError where no line is
+    usable or the caption column is absent.
     """
     try:
         text = read_text(FolderSource(root).read, listing, findings)
@@ -280,14 +295,14 @@ def read_listing(
             continue
         where = name = actual.of(posixpath.normpath(name))
         if name in entries:
-            findings.error("file names that stand twice", f"{name} (again in line {line})")
+            findings.error("file names that are listed twice", f"{name} (again in line {line})")
             continue
         captions = ()
         column = _caption_column(row, reading.column)
         if column in row or "captions_alt" in row:
             captions = read_captions([row.get(column), row.get("captions_alt")], where, findings)
         else:
-            findings.error("pictures without a caption", where)
+            findings.error("images without a caption", where)
         weight, repeats = read_weight(row, where, findings), read_repeats(row, where, findings)
         entries[name] = Entry(name, captions, weight, repeats, read_split(row, where, findings))
     column = _caption_column(columns, reading.column)
@@ -301,8 +316,8 @@ def read_listing(
             f"listings without the column {reading.column}, of which another is read", f"{listing} ({column})"
         )
     if not entries:
-        findings.raise_errors(f"data.folder: {shown}/{listing} lists no usable picture:", "Correct it and run again.")
-        raise ValueError(f"data.folder: {shown}/{listing} is empty, expected one picture a line. Write it again.")
+        findings.raise_errors(f"data.folder: {shown}/{listing} lists no usable image:", "Correct it and run again.")
+        raise ValueError(f"data.folder: {shown}/{listing} is empty, expected one image per line. Write it again.")
     return list(entries.values())
 
 
@@ -314,7 +329,10 @@ class _ActualNames:
         self._folded: dict[str, list[str]] = {}
 
     def of(self, name: str) -> str:
-        """Returns the name of the one file that differs from `name` only in composition or capitals, else `name`."""
+        """Return the existing name that differs in composition or capitals alone.
+
+        Without exactly one, returns `name`.
+        """
         if name in self._names or not self._names:
             return name
         if not self._folded:
@@ -337,7 +355,7 @@ def _listed_name(row: Mapping[str, object], line: int, findings: Findings) -> st
 
 
 def _caption_column(there: Container[str], wanted: str) -> str:
-    """The column with the captions: caption or captions where the usual text is absent."""
+    """Return the column of the captions: caption or captions without the usual text."""
     if wanted == "text" and "text" not in there:
         return next((column for column in ("caption", "captions") if column in there), wanted)
     return wanted

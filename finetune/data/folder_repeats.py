@@ -1,4 +1,4 @@
-"""How often the images of folders such as "10_sks star" stand in one pass, as other trainers name them; torch-free."""
+"""Repeats of images from folder names such as "10_sks star"; torch-free."""
 
 import posixpath
 import re
@@ -17,7 +17,7 @@ NUMBERED = re.compile(r"(\d{1,3})_\s*(.*[^\W\d_].*)", re.DOTALL)
 def folder_repeats(
     images: Iterable[str], choice: FolderRepeats, option: str, findings: Findings
 ) -> Mapping[str, tuple[int, str]]:
-    """Returns folder -> repeats and the name without them, for the folders of `images` that are named so.
+    """Map folders with a number in their name to repeats and plain name.
 
     With auto every folder that has images must be named so. Where some are not, where the numbers only count the
     folders (1_cat, 2_dog), are zero or begin with one, the names are doubtful: an error until `option` decides.
@@ -48,7 +48,7 @@ def folder_repeats(
 
 
 def _doubt(numbers: list[str], is_mixed: bool) -> str:
-    """Why numbers may not be repeats; empty where nothing speaks against it."""
+    """Return the reason why numbers may not be repeats; empty without one."""
     if is_mixed:
         return "other folders with images have none"
     if any(number.startswith("0") for number in numbers):

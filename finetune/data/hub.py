@@ -1,4 +1,4 @@
-"""Lists the pictures and captions of a Hub data set, or of one that `Dataset.save_to_disk` wrote to a folder."""
+"""List the rows of a Hub dataset, or of a folder from `Dataset.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class RowSource:
-    """Reads pictures of a data set's rows; a file name begins with the row's number."""
+    """Reads images of a dataset's rows; a file name begins with the row's number."""
 
     rows: Dataset
     image_column: str
     roots: tuple[str, ...]
-    """Folders that a row which holds a path instead of bytes may point into."""
+    """Folders that a row with a path instead of bytes may point into."""
 
     def read(self, file_name: str) -> bytes:
-        """Returns the original bytes of a row's picture; a picture stored as plain numbers is encoded as PNG."""
+        """Return the original bytes of a row's image; an image stored as plain numbers is encoded as PNG."""
         return image_bytes(self.rows[int(file_name.partition("-")[0])][self.image_column], self.roots)
 
 
 def image_bytes(value: object, roots: Sequence[str]) -> bytes:
-    """Returns the bytes that a row's value holds, or the file in one of the `roots` that it names."""
+    """Return the bytes in a row's value, or of the file that it names.
+
+    The file must be in one of the `roots`.
+    """
     if isinstance(value, dict):
         path = value.get("path")
         value = value.get("bytes")
         if value is None and path is not None:
             real = os.path.realpath(path)
             if not any(Path(real).is_relative_to(root) for root in roots):
-                raise ValueError("its row names a file outside the data set")
+                raise ValueError("its row names a file outside the dataset")
             return Path(real).read_bytes()
     if isinstance(value, bytes):
         return value
@@ -51,7 +54,7 @@ def image_bytes(value: object, roots: Sequence[str]) -> bytes:
         encoded = io.BytesIO()
         Image.fromarray(np.asarray(value, dtype=np.uint8)).save(encoded, "PNG")
         return encoded.getvalue()
-    raise ValueError(f"its row holds no picture but {type(value).__name__}")
+    raise ValueError(f"its row has no image but {type(value).__name__}")
 
 
 def read_rows(
@@ -61,12 +64,15 @@ def read_rows(
     findings: Findings,
     captions: Literal["listed", "folder", "none"] = "listed",
 ) -> tuple[list[Entry], RowSource]:
-    """Returns what the rows list and where their pictures are; ValueError where the data set or a column is missing."""
+    """Return the listed images and their source.
+
+    Raises ValueError where the dataset or a column is missing.
+    """
     import datasets
 
     if captions == "folder":
         raise ValueError(
-            f"data.captions: got folder, but the rows of {location} lie in no folders. Set data.caption_column to the "
+            f"data.captions: got folder, but the rows of {location} are not in folders. Set data.caption_column to the "
             "column of their labels and leave data.captions away."
         )
     rows = open_rows(location)
@@ -84,24 +90,25 @@ def read_rows(
         found = ("",) if captions == "none" else read_captions([row[caption_column]], name, findings)
         entries.append(Entry(name, found))
     if not entries:
-        raise ValueError(
-            f"data.folder: {location} has no rows, expected pictures with captions. Choose another data set."
-        )
+        raise ValueError(f"data.folder: {location} has no rows, expected images with captions. Choose another dataset.")
     return entries, row_source(rows, image_column, location)
 
 
 def row_source(rows: Dataset, image_column: str, location: str) -> RowSource:
-    """Returns where to read the pictures of rows whose image column is not decoded."""
+    """Return the source of images whose column is not decoded."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
     roots = [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *([location] if os.path.isdir(location) else [])]
-    pictures = rows.select_columns([image_column])
-    return RowSource(pictures, image_column, tuple(os.path.realpath(root) for root in roots))
+    images = rows.select_columns([image_column])
+    return RowSource(images, image_column, tuple(os.path.realpath(root) for root in roots))
 
 
 def iterate_rows(rows: Dataset, image_column: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yields the name of every row and what it holds in some columns, class labels by their names; no picture."""
+    """Yield the name of every row and its values in some columns.
+
+    Class labels become their names; no image is read.
+    """
     import datasets
 
     names = rows.select_columns([image_column]).with_format("arrow")
@@ -116,12 +123,12 @@ def iterate_rows(rows: Dataset, image_column: str, columns: Sequence[str]) -> It
             found = {column: values[column][row - start] for column in columns}
             for column, label in labels.items():
                 if found[column] is not None:
-                    found[column] = label.int2str(found[column]) if found[column] >= 0 else None  # -1 is no class
+                    found[column] = label.int2str(found[column]) if found[column] >= 0 else None  # -1: unlabelled
             yield f"{row:08d}-{Path(path).name if path else 'picture'}", found
 
 
 def _paths(column: ChunkedArray) -> list[str | None]:
-    """The `path` of every picture in a column, None where it has none; the pictures themselves are not copied."""
+    """Return the `path` of every image in a column, without copying the images."""
     import pyarrow
 
     if not pyarrow.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
@@ -130,9 +137,10 @@ def _paths(column: ChunkedArray) -> list[str | None]:
 
 
 def _ask_hub_once(location: str) -> None:
-    """Raises at once what `load_dataset` finds only after half a minute of retries: no such data set, or no network.
+    """Raise at once if the dataset does not exist or the network is down.
 
-    Passes where the cache holds a data set of that owner, which may serve without network.
+    `load_dataset` finds out only after half a minute of retries. Passes where the cache contains a dataset of that
+    owner, which may serve without network.
     """
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub import HfApi
@@ -143,7 +151,10 @@ def _ask_hub_once(location: str) -> None:
 
 
 def open_rows(location: str, split: str = "train") -> Dataset:
-    """Returns a split of a folder from `save_to_disk` or of a Hub data set; ValueError where it cannot be loaded."""
+    """Open a split of a folder from `save_to_disk` or of a Hub dataset.
+
+    Raises ValueError where it cannot be loaded.
+    """
     import datasets
 
     is_local = os.path.isdir(location)
@@ -160,7 +171,7 @@ def open_rows(location: str, split: str = "train") -> Dataset:
         raise ValueError(
             f"data.folder: {location} could not be loaded with datasets.load_from_disk ({reason}). Save it again."
             if is_local
-            else f"data.folder: there is no folder {location}, and the Hub data set of that name could not be loaded "
+            else f"data.folder: there is no folder {location}, and the Hub dataset of that name could not be loaded "
             f"({reason}). Check spelling and network, and log in with `hf auth login` where it is private or gated."
         ) from error
     if isinstance(rows, datasets.DatasetDict):

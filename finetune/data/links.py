@@ -1,4 +1,7 @@
-"""Links that lead out of a folder of images: captions behind them would end up in exports."""
+"""Refuse links out of a folder of images.
+
+Captions behind them would end up in exports.
+"""
 
 import os
 from collections.abc import Iterator
@@ -10,14 +13,14 @@ HUB_REPOSITORIES = ("datasets--", "models--", "spaces--")
 
 
 def refuse_links_out(folder: str, option: str) -> None:
-    """Raises ValueError where links below a folder lead out of it; `option` is the one that allows them."""
+    """Raise ValueError where links below a folder lead out of it; `option` is the one that allows them."""
     found = [os.path.relpath(path, folder) for path in sorted(_links(folder), key=os.fsencode)]
     if found:
         raise links_refused(folder, found, option)
 
 
 def links_refused(folder: str, names: list[str], option: str) -> ValueError:
-    """Returns the error for links that lead out."""
+    """Return the error for links that lead out."""
     return ValueError(
         f"{option}: links in {folder} lead out of it ({len(names):,}): {first_few(names)}. Put the files themselves "
         f"there, or set {option} true if you know where these lead."
@@ -25,7 +28,7 @@ def links_refused(folder: str, names: list[str], option: str) -> ValueError:
 
 
 def leads_out(path: str, folder: str) -> bool:
-    """Whether a link's end is outside a folder, and outside the repository of the Hub's cache that the folder is in."""
+    """Tell if a link leads out of a folder and its Hub cache repository."""
     end, root = os.path.realpath(path), os.path.realpath(folder)
     parts = root.split(os.sep)
     for place in range(1, len(parts)):
@@ -36,7 +39,7 @@ def leads_out(path: str, folder: str) -> bool:
 
 
 def _links(folder: str) -> Iterator[str]:
-    """Yields the links below a folder that lead out of it; hidden folders are not looked at."""
+    """Yield the links below a folder that lead out of it; hidden folders are not looked at."""
     pending = [folder]
     while pending:
         try:
@@ -47,5 +50,5 @@ def _links(folder: str) -> Iterator[str]:
                             yield child.path
                     elif child.is_dir() and not child.name.startswith("."):
                         pending.append(child.path)
-        except OSError:  # whoever lists the folder says so
+        except OSError:  # reported when the folder is listed
             continue

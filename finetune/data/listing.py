@@ -1,4 +1,4 @@
-"""What a data set says about each of its pictures before one is opened, and how its mistakes are gathered."""
+"""Images as their dataset lists them, and the collection of its mistakes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ Split = Literal["train", "validation"]
 
 
 class ImageSource(Protocol):
-    """Where the bytes of pictures come from; picklable, so that data loader workers can have it."""
+    """The bytes of images; picklable, for workers of a data loader."""
 
     def read(self, file_name: str) -> bytes:
-        """Returns a picture's original bytes; raises OSError or ValueError with the reason where there are none."""
+        """Return an image's original bytes; raises OSError or ValueError with the reason where there are none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture as its data set lists it."""
+    """One image as its dataset lists it."""
 
     file_name: str
     captions: tuple[str, ...]
@@ -31,36 +31,36 @@ class Entry:
 
 
 class FindingItems:
-    """How many items there are, and the first few; of millions no more is kept."""
+    """The number of items and the first few; the rest of millions is dropped."""
 
     def __init__(self) -> None:
         self.count = 0
         self.items: list[str] = []
 
     def add(self, item: str) -> None:
-        """Counts an item."""
+        """Count an item."""
         self.count += 1
         if len(self.items) < NUM_SHOWN:
             self.items.append(item)
 
 
 class Findings:
-    """Errors and warnings by kind, in the order met, so that a user hears of all of them at once."""
+    """Errors and warnings by kind, in the order met, reported together."""
 
     def __init__(self) -> None:
         self._errors: dict[str, FindingItems] = {}
         self._warnings: dict[str, FindingItems] = {}
 
     def error(self, kind: str, item: str) -> None:
-        """Notes something that training must not start with."""
+        """Note something that training must not start with."""
         self._errors.setdefault(kind, FindingItems()).add(item)
 
     def warn(self, kind: str, item: str) -> None:
-        """Notes something that training can live with but a user should know."""
+        """Note something that training can live with but a user should know."""
         self._warnings.setdefault(kind, FindingItems()).add(item)
 
     def raise_errors(self, heading: str, advice: str) -> None:
-        """Raises one ValueError with the count and the first few of every kind of error, where there is any."""
+        """Raise one ValueError with count and first items of every kind, if any."""
         if self._errors:
             raise ValueError("\n  ".join([heading, *_lines(self._errors)]) + "\n" + advice)
 
@@ -75,9 +75,9 @@ def _lines(found: dict[str, FindingItems]) -> list[str]:
 
 
 def read_captions(values: list[object], where: str, findings: Findings) -> tuple[str, ...]:
-    """Returns the captions among the values of a picture's caption columns, stripped, each once; notes what is wrong.
+    """Return the captions of an image's caption columns, stripped, each once.
 
-    A value is a string, a list of strings or None. Blank ones are no captions.
+    A value is a string, a list of strings or None. Blank strings do not count; anything else is noted.
     """
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     captions: dict[str, None] = {}
@@ -95,9 +95,9 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
         elif item.strip():
             captions[item.strip()] = None
     if not captions:
-        findings.error("pictures without a caption", where)
+        findings.error("images without a caption", where)
     elif any(isinstance(item, str) and not item.strip() for item in flat):
-        findings.warn("pictures with a blank caption among others, which is left out", where)
+        findings.warn("images with a blank caption among others, which is left out", where)
     return tuple(captions)
 
 
@@ -110,7 +110,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def read_weight(row: Mapping[str, object], where: str, findings: Findings) -> float:
-    """Returns the row's `weight`, 1 where there is none; notes one that is no number above 0."""
+    """Return the row's `weight`, 1 without one; note an invalid one."""
     value = row.get("weight")
     if value is None:
         return 1.0
@@ -121,7 +121,7 @@ def read_weight(row: Mapping[str, object], where: str, findings: Findings) -> fl
 
 
 def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> int:
-    """Returns the row's `repeats`, 1 where there is none; notes one that is not a whole number from 1."""
+    """Return the row's `repeats`, 1 where there is none; notes one that is not a whole number from 1."""
     value = row.get("repeats")
     if value is None:
         return 1
@@ -132,7 +132,7 @@ def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> i
 
 
 def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Split | None:
-    """Returns the row's `split`, None where there is none; notes one that is neither train nor validation."""
+    """Return the row's `split`, None where there is none; notes one that is neither train nor validation."""
     value = row.get("split")
     if value is None:
         return None
@@ -145,7 +145,7 @@ def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Spl
 
 
 def listed_bytes(source: ImageSource, file_name: str, sha256: str) -> bytes:
-    """Returns a file's bytes; ValueError where the file is gone, or is no longer the one that was listed."""
+    """Return a file's bytes; ValueError if it is gone or has changed."""
     name = first_few((file_name,))
     try:
         data = source.read(file_name)

@@ -1,4 +1,4 @@
-"""The list of pictures and captions that a run trains on, from a folder or a Hub data set, checked as a whole."""
+"""The images and captions that a run trains on, checked as a whole."""
 
 import hashlib
 import json
@@ -29,30 +29,30 @@ PROBED_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture with its captions."""
+    """One image with its captions."""
 
     file_name: str
-    """POSIX path relative to the folder, or row number and name in a data set, or data/TABLE.parquet#ROW. Unique; may
+    """POSIX path relative to the folder, or row number and name in a dataset, or data/TABLE.parquet#ROW. Unique; may
     hold surrogate escapes."""
     captions: tuple[str, ...]
     width: int
-    """Pixels of the upright picture, like height."""
+    """Pixels of the upright image, like height."""
     height: int
     sha256: str
     """Of the file's bytes, in hex."""
     weight: float = 1.0
-    """Factor on the picture's loss."""
+    """Factor on the image's loss."""
     repeats: int = 1
-    """Times that the picture stands in one pass."""
+    """Times that the image is used in one pass."""
     split: Split | None = None
     """None leaves the choice to the run."""
     mask: MaskFile | None = None
-    """None trains on the whole picture."""
+    """None trains on the whole image."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between a data set now and as it was."""
+    """Differences between a dataset now and as it was."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -62,14 +62,14 @@ class Changes:
         return bool(self.added or self.removed or self.changed)
 
     def summary(self) -> str:
-        """Returns one line with the counts and the first few names."""
+        """Return one line with the counts and the first few names."""
         parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
         return "; ".join(f"{len(names):,} {what}: {first_few(names)}" for what, names in parts.items() if names)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All records, sorted by the bytes of their file names, and where to read the pictures."""
+    """All records, sorted by the bytes of their file names, and their source."""
 
     records: tuple[Record, ...]
     source: ImageSource
@@ -81,12 +81,17 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over what all records say and their pictures' bytes, whatever the place on disk."""
+        """SHA-256 in hex of all records and their images' bytes.
+
+        It does not depend on the place on disk.
+        """
         return _digest(sorted(self.digests().items()))
 
     def digests(self) -> dict[str, str]:
-        """Returns file name -> SHA-256 in hex of picture, captions, weight, repeats, split and mask, to save with a
-        run."""
+        """Return a SHA-256 in hex for every file name, to save with a run.
+
+        It covers image, captions, weight, repeats, split and mask.
+        """
         return {
             r.file_name: _digest(
                 [r.sha256, r.captions, r.weight, r.repeats, r.split, *([r.mask.sha256] if r.mask else [])]
@@ -95,7 +100,10 @@ class Manifest:
         }
 
     def changes(self, saved: dict[str, str]) -> Changes:
-        """Returns what was added, removed and changed since `digests` gave `saved`."""
+        """Return what was added, removed and changed since `saved`.
+
+        `saved` is the result of an earlier `digests`.
+        """
         now = self.digests()
         return Changes(
             added=tuple(name for name in now if name not in saved),
@@ -105,11 +113,14 @@ class Manifest:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes are no trouble
+    return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes cannot fail
 
 
 def configured_manifest(data: DataConfig, mask: MaskConfig, captions: Literal["listed", "folder", "none"]) -> Manifest:
-    """Returns the manifest that a recipe's options describe; `captions` says where those of the images come from."""
+    """Return the manifest that a recipe's options describe.
+
+    `captions` names the source of the images' captions.
+    """
     return read_manifest(
         data.folder,
         image_column=data.image_column,
@@ -133,20 +144,23 @@ def read_manifest(
     mask: MaskConfig = NO_MASKS,
     follow_links: bool = False,
 ) -> Manifest:
-    """Returns the checked list of pictures of a folder or a Hub data set.
+    """Return the checked list of images of a folder or a Hub dataset.
 
-    A folder holds metadata.jsonl or metadata.csv (file_name, the caption column; optionally captions_alt, weight,
-    repeats, split), or pictures with text or JSON files beside them or in lists of other trainers (see
-    `finetune.data.captions.files`), of which `caption_lines` says what several lines are, or is one that
-    `Dataset.save_to_disk` wrote, or holds data/*.parquet from preparation, whose columns say what pictures would. What
-    is no folder but has the form owner/name is a Hub data set, whose train split is read. The caption column holds a
-    text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of the folder
-    that a picture lies in is its caption; with none, all have the empty one. `folder_repeats` says whether 10_NAME is a
-    folder whose images count ten times. Masks in files go with a folder of
-    pictures only, those in alpha channels with a Hub data set too.
+    A folder contains one of these:
+    - metadata.jsonl or metadata.csv: file_name, the caption column; optionally captions_alt, weight, repeats, split,
+    - images with text or JSON files beside them, or in lists of other trainers (see `finetune.data.captions.files`);
+      `caption_lines` says what several lines are,
+    - the files that `Dataset.save_to_disk` wrote,
+    - data/*.parquet from preparation, whose columns replace what image files would tell.
+
+    A name of the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column
+    has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
+    image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
+    whose images count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub
+    dataset too.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
-    Links that lead out of a folder are refused unless `follow_links`. No file of the user is written to.
+    Links that lead out of a folder are refused unless `follow_links`. The user's files are never written to.
     """
     findings = Findings()
     path = Path(folder)
@@ -192,15 +206,15 @@ CORRECT_FILES = (
 
 
 def _refuse_no_dataset(folder: str) -> None:
-    """Raises an error for what is neither a folder nor has the form of a Hub dataset's id."""
+    """Refuse what is neither a folder nor a Hub dataset's id."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise ValueError(
-            f"data.folder: {folder} is a file, expected a folder. Give the folder it stands in: {path.parent}"
+            f"data.folder: {folder} is a file, expected a folder. Use the folder that contains it: {path.parent}"
         )
     if not path.is_dir() and not _is_hub_id(folder):
         raise FileNotFoundError(
-            f"data.folder: there is no folder {folder}. Expected a folder of pictures with captions, or a Hub data set "
+            f"data.folder: there is no folder {folder}. Expected a folder of images with captions, or a Hub dataset "
             "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
         )
 
@@ -233,7 +247,7 @@ def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
 def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
     if mask.kind in kinds:
         raise ValueError(
-            f"mask.kind: got {mask.kind}, but the pictures of {folder} are in tables, in which there are none. "
+            f"mask.kind: got {mask.kind}, but the images of {folder} are in tables, in which there are none. "
             "Use a folder of image files, or prepare images and masks together."
         )
 
@@ -253,18 +267,16 @@ def _read_tables(
     _refuse_masks(folder, mask, ("alpha",))
 
     if captions == "folder":
-        raise ValueError(
-            f"data.captions: got folder, but the pictures of {folder} lie in tables. Leave data.captions away."
-        )
+        raise ValueError(f"data.captions: got folder, but the images of {folder} are in tables. Omit data.captions.")
     findings = Findings()
     root = os.path.abspath(folder)
     listed = list(read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed"))
     records = [_record(each.entry, (each.width, each.height), each.sha256) for each in listed]
     _note_syntax(records, findings)
-    advice = "Prepare the pictures anew: python -m datasets_prep --source FOLDER --output PREPARED"
+    advice = "Prepare the images again: python -m datasets_prep --source FOLDER --output PREPARED"
     if not records:
         findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
-        raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected pictures. {advice}")
+        raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected images. {advice}")
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     source = ParquetSource(root, "image")
     if mask.kind == "none":
@@ -276,7 +288,7 @@ def _read_tables(
 
 
 def _check_finished(folder: Path) -> None:
-    """Refuses what preparation was writing when it was stopped: it may hold a part of the pictures only."""
+    """Refuse an unfinished preparation, which may contain a part of the images only."""
     try:
         state = json.loads((folder / ".prep" / "state.json").read_bytes())
     except (OSError, ValueError):
@@ -284,7 +296,7 @@ def _check_finished(folder: Path) -> None:
     if not state.get("is_done"):
         raise ValueError(
             f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` "
-            "command again; it goes on from there."
+            "command again; it continues from there."
         )
 
 
@@ -293,7 +305,10 @@ def _is_hub_id(folder: str) -> bool:
 
 
 def _probe_all(entries: Sequence[Entry], source: ImageSource, findings: Findings) -> Iterator[Record]:
-    """Adds what only the files can tell, in threads: reading and hashing release Python's lock."""
+    """Add size and hash of every file, in threads.
+
+    Reading and hashing release Python's lock.
+    """
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(entries), PROBED_AT_ONCE):
             part = entries[start : start + PROBED_AT_ONCE]

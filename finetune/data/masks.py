@@ -1,7 +1,7 @@
-"""Masks of pictures, checked before training: from alpha channels, or from mask pictures found by name.
+"""Masks from alpha channels or from files, checked before training.
 
-White and opaque is 1, trained on; black and transparent is 0. A mask has the size of its picture, is cut as the picture
-is, and is averaged over the area of each latent.
+White and opaque is 1, trained on; black and transparent is 0. A mask has the size of its image, is cut as the image is,
+and is averaged over the area of each latent.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from finetune.data.listing import Findings, ImageSource
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """Where a picture's mask is read: a file in the masks' source, or with alpha the picture itself."""
+    """The file of an image's mask; with alpha the image itself."""
 
     file_name: str
     sha256: str
 
 
 class Listed(Protocol):
-    """What the check of masks needs to know of a picture; its size is upright."""
+    """The properties of an image that the check of masks reads; its size is upright."""
 
     @property
     def file_name(self) -> str: ...
@@ -43,9 +43,9 @@ class Listed(Protocol):
 
 
 def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
-    """Returns the mask in a file's bytes as L, upright; None where the picture of an alpha mask has no alpha.
+    """Return the mask in a file's bytes as L, upright; None where the image of an alpha mask has no alpha.
 
-    A mask picture's own transparent parts are black. Raises ValueError as `open_rgb`.
+    A mask image's own transparent parts are black. Raises ValueError as `open_rgb`.
     """
     return open_alpha(data) if kind == "alpha" else open_rgb(data, background=(0, 0, 0)).convert("L")
 
@@ -53,8 +53,10 @@ def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None
 def cut_mask(
     mask: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool, pixel_multiple: int
 ) -> np.ndarray:  # float32 [H W]
-    """Returns the mean of the mask over each latent's pixels, 0 to 1, for the part that `resize_and_crop` cuts out of
-    the picture."""
+    """Return the mean of the mask over each latent's pixels, 0 to 1.
+
+    The mask is cut as `resize_and_crop` cuts the image.
+    """
     assert width % pixel_multiple == 0 and height % pixel_multiple == 0, (width, height, pixel_multiple)
     box = crop_box(mask.width, mask.height, width, height, left=left, top=top)
     size = width // pixel_multiple, height // pixel_multiple
@@ -63,22 +65,22 @@ def cut_mask(
 
 
 def checked_masks(
-    pictures: Sequence[Listed],
+    images: Sequence[Listed],
     source: ImageSource,
     root: str,
     config: MaskConfig,
     findings: Findings,
     known: Mapping[str, str] | None = None,
 ) -> list[MaskFile | None]:
-    """Returns the mask of each picture, None where it has none and is trained on as a whole, which is warned of.
+    """Return the mask of each image, or None with a warning.
 
-    `source` reads the masks, which for mask.kind file lie in the folder `root`; `known` gives their names by those of
-    the pictures where no folder has to be searched. Noted as errors: no masks at all, and
-    masks that are of another size than their picture, show nothing, stand twice, or cannot be read.
+    An image without a mask is trained on as a whole. `source` reads the masks, which for mask.kind file are in the
+    folder `root`; `known` gives their names by those of the images where no folder has to be searched. Noted as errors:
+    no masks at all, and masks that are of another size than their image, show nothing, exist twice, or cannot be read.
     """
     if config.kind == "none":
-        return [None] * len(pictures)
-    names: Mapping[str, str] = {picture.file_name: picture.file_name for picture in pictures}
+        return [None] * len(images)
+    names: Mapping[str, str] = {image.file_name: image.file_name for image in images}
     if known is not None:
         names = known
     elif config.kind == "file":
@@ -86,45 +88,43 @@ def checked_masks(
             raise FileNotFoundError(f"mask.folder: there is no folder {config.folder}. Check the spelling.")
         names = _masks_by_image(list(names), root, config, findings)
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = list(pool.map(lambda picture: _check(picture, names.get(picture.file_name), source, config), pictures))
+        found = list(pool.map(lambda image: _check(image, names.get(image.file_name), source, config), images))
     is_any = any(result is not None for result in found)
-    for picture, result in zip(pictures, found, strict=True):
+    for image, result in zip(images, found, strict=True):
         if isinstance(result, tuple):
             findings.error(*result)
         elif result is None and is_any:
-            findings.warn("pictures without a mask, which are trained on as a whole", picture.file_name)
+            findings.warn("images without a mask, which are trained on as a whole", image.file_name)
         elif result is None:
-            findings.error(
-                f"pictures without a mask, and none has one; expected {_expected(config)}", picture.file_name
-            )
+            findings.error(f"images without a mask, and none has one; expected {_expected(config)}", image.file_name)
     return [None if isinstance(result, tuple) else result for result in found]
 
 
 def _expected(config: MaskConfig) -> str:
     if config.kind == "alpha":
-        return "pictures with an alpha channel, which JPEG has not"
+        return "images with an alpha channel (not JPEG)"
     if config.folder is None:
         return f"NAME{MASK_SUFFIX}.png beside NAME.jpg"
     return f"{config.folder}/NAME.png for NAME.jpg"
 
 
-def _masks_by_image(pictures: Sequence[str], root: str, config: MaskConfig, findings: Findings) -> dict[str, str]:
+def _masks_by_image(images: Sequence[str], root: str, config: MaskConfig, findings: Findings) -> dict[str, str]:
     suffix = MASK_SUFFIX if config.folder is None else ""
     by_stem: dict[str, str] = {}
     for name in visible_files(root, findings):
         stem = posixpath.splitext(name)[0]
         if is_image_name(name) and stem.endswith(suffix):
             if stem in by_stem:
-                findings.error("masks that stand twice, in two formats", f"{by_stem[stem]} and {name}")
+                findings.error("masks that exist twice, in two formats", f"{by_stem[stem]} and {name}")
             by_stem[stem] = name
-    stems = {name: posixpath.splitext(name)[0] + suffix for name in pictures}
+    stems = {name: posixpath.splitext(name)[0] + suffix for name in images}
     return {name: by_stem[stem] for name, stem in stems.items() if stem in by_stem}
 
 
 def _check(
-    picture: Listed, name: str | None, source: ImageSource, config: MaskConfig
+    image: Listed, name: str | None, source: ImageSource, config: MaskConfig
 ) -> MaskFile | tuple[str, str] | None:
-    """Returns the mask, None where there is none, or kind and item of a finding."""
+    """Return the mask, None without one, or kind and item of a finding."""
     if name is None or config.kind == "none":
         return None
     try:
@@ -134,9 +134,9 @@ def _check(
         return "masks that cannot be read", f"{name} ({error})"
     if mask is None:
         return None
-    if mask.size != (picture.width, picture.height):
-        sizes = f"{mask.width}x{mask.height}, expected {picture.width}x{picture.height}"
-        return "masks of another size than their picture", f"{name} ({sizes})"
+    if mask.size != (image.width, image.height):
+        sizes = f"{mask.width}x{mask.height}, expected {image.width}x{image.height}"
+        return "masks of another size than their image", f"{name} ({sizes})"
     extrema = mask.getextrema()
     if extrema[1] == 0:
         return "masks that are black everywhere, so nothing of their images is trained on", name

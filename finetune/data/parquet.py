@@ -1,4 +1,4 @@
-"""Reads pictures, and the columns beside them, from Parquet files; only a few pictures are in memory at a time."""
+"""Reads images, and the columns beside them, from Parquet files; only a few images are in memory at a time."""
 
 import functools
 import os
@@ -24,25 +24,25 @@ PREPARED_COLUMNS = ("image", "text", "width", "height", "sha256", "source")
 """Columns that every table of `python -m datasets_prep` has."""
 
 MASK_COLUMN = "mask_image"
-"""Column of the masks, where there are any; the column mask then says where each is from."""
+"""Column of the masks, where there are any; the column mask then names the source of each."""
 
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """Reads pictures of the tables in a folder; a file name is the table's, "#", and the number of the row."""
+    """Reads images of the tables in a folder; a file name is the table's, "#", and the number of the row."""
 
     root: str
     image_column: str
 
     def read(self, file_name: str) -> bytes:
-        """Returns the original bytes of a row's picture."""
+        """Return the original bytes of a row's image."""
         table, _, row = file_name.rpartition("#")
         return read_image(os.path.join(self.root, table), self.image_column, int(row))
 
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """A row of a prepared table: what a picture's file would tell is in its columns."""
+    """A row of a prepared table, with the image's properties in its columns."""
 
     entry: Entry
     width: int
@@ -52,21 +52,21 @@ class ListedImage:
 
 
 def read_image(path: str, column: str, row: int) -> bytes:
-    """Returns the bytes of a picture; OSError or ValueError with the reason where there are none.
+    """Return the bytes of an image; OSError or ValueError says why not.
 
-    Fast where rows are asked for in order, because each process keeps the last rows that it decoded.
+    Rows in order are fast, because each process keeps the last rows that it decoded.
     """
     status = os.stat(path)
     return _opened(path, column, (status.st_size, status.st_mtime_ns), os.getpid()).read(row)
 
 
 def read_schema(path: str) -> "Schema":
-    """Returns the columns and their types; ValueError where the file is no whole Parquet file."""
+    """Return columns and types; ValueError if the Parquet file is incomplete."""
     return _open_file(path).schema_arrow
 
 
 def read_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Sequence[Any]]]]:
-    """Yields (first row, column -> values) in pieces; a part of a struct is named with a dot and comes as such."""
+    """Yield (first row, column -> values) in pieces; a part of a struct is named with a dot and comes as such."""
     import pyarrow
 
     first = 0
@@ -75,31 +75,31 @@ def read_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mappi
             yield first, {name: batch.column(name).to_pylist() for name in batch.schema.names}
             first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({_first_line(error)}). Copy it anew, or leave it away.") from error
+        raise ValueError(f"{path} is damaged ({_first_line(error)}). Copy it again, or omit it.") from error
 
 
 def num_rows(path: str) -> int:
-    """Returns how many rows a table has."""
+    """Return the number of rows of a table."""
     return _open_file(path).metadata.num_rows
 
 
 def check_image_column(path: str, column: str, option: str) -> None:
-    """Raises ValueError, which names `option`, unless the column holds the bytes of pictures."""
+    """Refuse a column without the bytes of images; the error names `option`."""
     import pyarrow
 
     schema = read_schema(path)
     if column not in schema.names:
         raise ValueError(
             f"{option}: {column!r} is not a column of {path}, whose columns are {', '.join(schema.names)}. "
-            f"Set {option} to the one with the pictures."
+            f"Set {option} to the one with the images."
         )
     kind = schema.field(column).type
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     if not _is_binary(kind):
         raise ValueError(
-            f"{option}: the column {column!r} of {path} holds {kind}, expected the bytes of pictures. Where it holds "
-            "paths, give their folder, or a .txt file with a path a line, instead of the table."
+            f"{option}: the column {column!r} of {path} holds {kind}, expected the bytes of images. Where it has "
+            "paths, use their folder, or a .txt file with one path per line, instead of the table."
         )
 
 
@@ -128,7 +128,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _OpenTable:
-    """An open file, and the last two pieces of its pictures that were decoded."""
+    """An open file, and the last two pieces of its images that were decoded."""
 
     def __init__(self, path: str, column: str) -> None:
         self._file = _open_file(path)
@@ -147,7 +147,7 @@ class _OpenTable:
             if not 0 <= row < self._starts[-1]:
                 raise ValueError(f"there is no row {row}, the table has {self._starts[-1]:,}")
             piece = self._piece(row)
-            return _picture_bytes(piece[1][row - piece[0]])
+            return _stored_bytes(piece[1][row - piece[0]])
 
     def _piece(self, row: int) -> tuple[int, "Array"]:
         for piece in self._pieces:
@@ -189,20 +189,20 @@ def _num_bytes(group: Any, column: str) -> int:
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] == column)
 
 
-def _picture_bytes(value: Any) -> bytes:
+def _stored_bytes(value: Any) -> bytes:
     import pyarrow
 
     if isinstance(value, pyarrow.StructScalar) and value.is_valid:
         if not value["bytes"].is_valid and value.as_py().get("path") is not None:
-            raise ValueError("its row names a file instead of holding the picture")
+            raise ValueError("its row names a file instead of holding the image")
         value = value["bytes"]
     if not value.is_valid:
-        raise ValueError("its row holds no picture")
+        raise ValueError("its row has no image")
     return value.as_buffer().to_pybytes()
 
 
 def prepared_tables(root: str) -> list[str]:
-    """Returns the tables in the folder `data`, relative to `root`; none where preparation did not write them."""
+    """Return the tables in the folder `data`, relative to `root`; none where preparation did not write them."""
     names = sorted(path.name for path in (Path(root) / "data").glob("*.parquet"))
     tables = [f"data/{name}" for name in names if not name.startswith(".")]
     if tables and all(name in read_schema(os.path.join(root, tables[0])).names for name in PREPARED_COLUMNS):
@@ -213,7 +213,7 @@ def prepared_tables(root: str) -> list[str]:
 def read_prepared(
     root: str, tables: Sequence[str], caption_column: str, findings: Findings, is_captioned: bool = True
 ) -> Iterator[ListedImage]:
-    """Yields what prepared tables list, in order; no picture is opened. Notes what is wrong with a row."""
+    """Yield what prepared tables list, in order; no image is opened. Notes what is wrong with a row."""
     for table in tables:
         path = os.path.join(root, table)
         check_image_column(path, "image", "data.image_column")
@@ -222,7 +222,7 @@ def read_prepared(
         if missing:
             raise ValueError(
                 f"data.folder: {path} has no column {', '.join(missing)}, expected a table that preparation wrote. "
-                f"Prepare the pictures anew, or set data.caption_column to one of {', '.join(there)}."
+                f"Prepare the images again, or set data.caption_column to one of {', '.join(there)}."
             )
         beside = ("captions_alt", "width", "height", "sha256", "weight", "repeats", "split", "mask")
         for first, columns in read_columns(path, [caption_column, *(name for name in beside if name in there)]):

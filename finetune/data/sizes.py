@@ -1,13 +1,14 @@
-"""The sizes that pictures are trained at, and which of them fits a picture; torch-free, since preparation asks too."""
+"""Training sizes, and the choice of one for an image; torch-free."""
 
 import math
 from collections.abc import Sequence
 
 
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Returns (width, height) pairs by rising aspect ratio, multiples of `step`, none larger in area than resolution^2.
+    """Return (width, height) pairs by rising aspect ratio.
 
-    No side could grow. With each size stands its transpose, so that upright and lying pictures are treated alike.
+    They are multiples of `step`, none larger in area than resolution^2, and no side could grow. Each size comes with
+    its transpose, so upright and lying images are treated alike.
     """
     sizes = set()
     for short in range(step, resolution + 1, step):
@@ -21,6 +22,6 @@ def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[in
 
 
 def nearest_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Returns that of the (width, height) pairs whose aspect ratio is nearest to the picture's."""
+    """Return the (width, height) pair with the aspect ratio nearest to the image's."""
     aspect = math.log(width / height)
     return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))

@@ -17,18 +17,18 @@ PICTURE_SIZE = 64
 SUPERSAMPLING = 4  # drawn this much larger, then averaged down: smooth edges
 INK = (38, 32, 92)
 PAPER = (246, 214, 160)
-LARGEST_SIDE = 0.8  # of the picture
+LARGEST_SIDE = 0.8  # of the image
 
 GLYPHS = (
     "☀☁☂☃☄★☎☕☘☛☠☢☮☯☸☹☺☾♔♕♖♗♘♙♚♛♜♝♞♟♠♡♢♣♨♪♫♻♿⚀⚃⚑⚒⚓⚔⚖⚗⚘⚙⚛⚜⚡⚰⚱✂✆✇✈✉✌✎✏✒✔✝✪✿❀❁❄❆❖❤❦➔➤⌂⌘⌨⌬"
     "😀😂😄😆😇😈😉😋😍😎😐😒😕😗😛😟😠😢😨😮😱😴😵😷😸😺😻😼😽😿🐭🐮🐱🐵"
 )
-"""What DejaVu Sans draws as a picture of something."""
+"""What DejaVu Sans draws as an image of something."""
 NUM_REPEATED = 4
 
 
 def write_glyph_folder(folder: Path) -> None:
-    """Writes a PNG file a glyph, such as "umbrella_9730.png", copies of a few, and a torn file; complete or absent.
+    """Write a PNG file a glyph, such as "umbrella_9730.png", copies of a few, and a torn file; complete or absent.
 
     Raises FileNotFoundError where matplotlib, whose wheel holds the fonts, is not installed.
     """
@@ -45,7 +45,7 @@ def write_glyph_folder(folder: Path) -> None:
 
 
 def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Returns the glyph in the middle of its paper, as large as fits."""
+    """Return the glyph in the middle of its paper, as large as fits."""
     side = round(font.size)
     left, top, right, bottom = font.getbbox(glyph)
     fitted = font.font_variant(size=side * side * LARGEST_SIDE / max(right - left, bottom - top))
@@ -57,7 +57,7 @@ def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def file_stem(glyph: str) -> str:
-    """Returns the glyph's name and number, such as "umbrella_9730".
+    """Return the glyph's name and number, such as "umbrella_9730".
 
     "Black" and "white" mean filled and outlined in these names; to a model that knows colours they would mean colours.
     """
@@ -66,7 +66,7 @@ def file_stem(glyph: str) -> str:
 
 
 def font_file() -> str:
-    """Returns the path of DejaVu Sans in matplotlib's wheel, without importing it."""
+    """Return the path of DejaVu Sans in matplotlib's wheel, without importing it."""
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:
         raise FileNotFoundError(

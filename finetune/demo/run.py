@@ -1,6 +1,6 @@
-"""`finetune demo`: a style set, its preparation, the LoRA recipe under `accelerate launch`, and a picture of both."""
+"""`finetune demo`: a style set, its preparation, the LoRA recipe under `accelerate launch`, and an image of both."""
 
-# diffusers annotates results as tuples, pictures as several kinds of them, and folders as str alone.
+# diffusers annotates results as tuples, images as several kinds of them, and folders as str alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 import os
@@ -38,7 +38,7 @@ mixed_precision: "no"
 
 
 def run_demo(output: Path, steps: int | None = None) -> Path:
-    """Runs all stages below `output` and returns the before/after picture; stages that are complete are not done again.
+    """Run all stages below `output` and returns the before/after image; stages that are complete are not done again.
 
     Raises subprocess.CalledProcessError where a stage that is a command of its own fails; it has said why.
     """
@@ -54,7 +54,7 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
     if not pictures.exists():
         write_glyph_folder(pictures)
 
-    console.print("[bold]2/4[/] Preparing the pictures: datasets_prep")
+    console.print("[bold]2/4[/] Preparing the images: datasets_prep")
     said = start("datasets_prep", "--source", pictures, "--output", prepared, silent=True)
     console.print(said.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
 
@@ -64,12 +64,12 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
     console.print("[bold]4/4[/] Drawing the same prompts and seeds before and after")
     picture = before_and_after(run / "export", pictures, output / "before_after.png")
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
-    console.print(f"  picture: {picture}\n  report:  {run / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"  image: {picture}\n  report:  {run / 'report.html'}", highlight=False, soft_wrap=True)
     return picture
 
 
 def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
-    """Runs a module in a process of its own, as a user would; returns what it printed where it is to be `silent`."""
+    """Run a module in a process of its own, as a user would; returns what it printed where it is to be `silent`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     stdout = subprocess.PIPE if silent else None
@@ -78,7 +78,7 @@ def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
 
 
 def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) -> None:
-    """Trains the LoRA on the prepared pictures into the folder `run`, for the preset's steps or for other ones."""
+    """Train the LoRA on the prepared images into the folder `run`, for the preset's steps or for other ones."""
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice
@@ -90,7 +90,7 @@ def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) ->
 
 
 def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
-    """Writes a sheet with a column a prompt; rows: untouched model, with the LoRA, and pictures of the style set."""
+    """Write a sheet with a column a prompt; rows: base model, with the LoRA, and images of the style set."""
     import torch
     from diffusers import DiffusionPipeline, logging
 

@@ -23,7 +23,7 @@ Places = dict[str, SingleFileLayer]
 
 
 def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
-    """Returns the layers of the file that hold the layers of these names; refuses two at the same place."""
+    """Return the layers of the file that hold the layers of these names; refuses two at the same place."""
     found: dict[str, Places] = {}
     for name in names:
         part, module = split_name(name)
@@ -45,7 +45,7 @@ def stand_alone(places: Places) -> bool:
 
 
 def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
-    """Returns the changes [outputs inputs] of the layers by name as that of the one layer; those that are missing are
+    """Return the changes [outputs inputs] of the layers by name as that of the one layer; those that are missing are
     zero."""
     rows = {place.place: in_other_order(place, changes[name]) for name, place in places.items()}
     first = next(iter(places.values()))
@@ -55,7 +55,7 @@ def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
 
 
 def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
-    """Returns the left factors [outputs rank] of the layers, in their order, as the one layer's: [sum of outputs, sum
+    """Return the left factors [outputs rank] of the layers, in their order, as the one layer's: [sum of outputs, sum
     of ranks]."""
     columns = [
         stacked({name: place}, {name: factor}) for (name, place), factor in zip(places.items(), factors, strict=True)
@@ -64,11 +64,11 @@ def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
 
 
 def share(place: SingleFileLayer, change: Tensor) -> Tensor:
-    """Returns the layer's part of a change of the one layer of the file, as `stacked` put it there."""
+    """Return the layer's part of a change of the one layer of the file, as `stacked` put it there."""
     own = change.split(place.sizes)[place.place] if place.sizes else change
     return in_other_order(place, own)
 
 
 def in_other_order(place: SingleFileLayer, rows: Tensor) -> Tensor:
-    """Returns the outputs in the order of the file for those in the order of diffusers, and back."""
+    """Return the outputs in the order of the file for those in the order of diffusers, and back."""
     return torch.cat(rows.chunk(2)[::-1]) if place.swapped else rows

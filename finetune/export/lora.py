@@ -64,7 +64,7 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> list[LoRALayer]:
-    """Returns the layers of a trained state, each with the scale of its name; refuses keys that are no LoRA weights,
+    """Return the layers of a trained state, each with the scale of its name; refuses keys that are no LoRA weights,
     lack a pair or are not finite."""
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
@@ -90,7 +90,7 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Returns layers of twice the rank that do to the untouched weights W what `layers` do to W - scale * up0 @ down0,
+    """Return layers of twice the rank that do to the untouched weights W what `layers` do to W - scale * up0 @ down0,
     where `start` holds up0 and down0: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
     return [
         LoRALayer(
@@ -105,7 +105,7 @@ def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) ->
 
 
 def save_diffusers_lora(family: ModelFamily, components: Components, layers: Sequence[LoRALayer], folder: Path) -> Path:
-    """Writes FOLDER/pytorch_lora_weights.safetensors for `pipeline.load_lora_weights(FOLDER)` and returns its path.
+    """Write FOLDER/pytorch_lora_weights.safetensors for `pipeline.load_lora_weights(FOLDER)` and returns its path.
 
     Weights are float32 with the scale multiplied into lora_B, and the adapter's metadata say alpha = rank: diffusers
     before 0.34 reads no metadata and takes just that. The metadata hold only what a loader needs, since PEFT refuses
@@ -140,7 +140,7 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
 
 
 def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
-    """Returns what diffusers builds the layers of one part from; alpha is the rank, for each layer."""
+    """Return what diffusers builds the layers of one part from; alpha is the rank, for each layer."""
     rank = layers[0].rank
     others = {f"^{layer.module}": layer.rank for layer in layers if layer.rank != rank}
     found = {
@@ -162,7 +162,7 @@ def save_kohya_lora(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Writes one file with `lora_unet_....lora_down.weight`, `.lora_up.weight`, `.alpha` per layer; returns its path.
+    """Write one file with `lora_unet_....lora_down.weight`, `.lora_up.weight`, `.alpha` per layer; returns its path.
 
     All layers have one alpha, the most frequent, with what others differ by multiplied into `lora_up`: diffusers 0.42
     overlooks the alphas of single attention layers. Layers that the file has as one are joined. Alpha stays float32
@@ -187,7 +187,7 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Returns the layers of the single file by name; one that holds several has all their ranks, and the scale 1."""
+    """Return the layers of the single file by name; one that holds several has all their ranks, and the scale 1."""
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     found = {}
     for file_name, places in file_layers(family, denoiser, by_name).items():
@@ -201,19 +201,19 @@ def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> d
 
 
 def single_alpha(layers: Sequence[LoRALayer]) -> float:
-    """Returns the most frequent alpha."""
+    """Return the most frequent alpha."""
     return Counter(layer.alpha for layer in layers).most_common(1)[0][0]
 
 
 def ignored_by_sd_scripts(family: ModelFamily, layers: Sequence[LoRALayer]) -> list[str]:
-    """Returns the denoiser's layers outside `sd_scripts_blocks`, e.g. conv_in and time_embedding.linear_1."""
+    """Return the denoiser's layers outside `sd_scripts_blocks`, e.g. conv_in and time_embedding.linear_1."""
     blocks = set(family.sd_scripts_blocks)
     names = [layer.module for layer in layers if layer.part == "denoiser"]
     return sorted(name for name in names if blocks and blocks.isdisjoint(name.split(".")))
 
 
 def pipeline_names(pipeline: Any, components: Components) -> dict[str, str]:
-    """Returns the name of each part in diffusers, e.g. {"denoiser": "unet", "text_encoders.0": "text_encoder"}."""
+    """Return the name of each part in diffusers, e.g. {"denoiser": "unet", "text_encoders.0": "text_encoder"}."""
     names = {id(component): name for name, component in pipeline.components.items()}
     parts = {"denoiser": components.denoiser}
     parts |= {f"text_encoders.{number}": encoder for number, encoder in enumerate(components.text_encoders)}

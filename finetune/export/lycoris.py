@@ -30,7 +30,7 @@ def save_lycoris(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Writes a trained state of LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, ... and `NAME.alpha`.
+    """Write a trained state of LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, ... and `NAME.alpha`.
 
     LoKr's scale is multiplied into w1 and alpha is the rank: readers leave alpha aside where both factors are whole.
     Layers that the file has as one are joined: LoHa's factors as those of LoRA are, LoKr as whole differences, since
@@ -59,7 +59,7 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Returns the tensors of the one layer that the file has for several; the stacked products of LoHa are multiplied
+    """Return the tensors of the one layer that the file has for several; the stacked products of LoHa are multiplied
     row by row, as each was."""
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
@@ -83,7 +83,7 @@ def save_differences(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Writes by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
+    """Write by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
     tensors: dict[str, Tensor] = {}
     for name, places in file_layers(family, denoiser, differences).items():
         tensors[f"{name}.diff"] = narrowed(stacked(places, differences), dtype, name)
@@ -92,7 +92,7 @@ def save_differences(
 
 @torch.no_grad()
 def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]:
-    """Adds what the file says to the network's weights; returns the names of the layers."""
+    """Add what the file says to the network's weights; returns the names of the layers."""
     layers: dict[str, Any] = {
         name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     }
@@ -110,7 +110,7 @@ def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]
 
 
 def weight_change(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Returns the change of one layer's weight, as a matrix or in its own shape.
+    """Return the change of one layer's weight, as a matrix or in its own shape.
 
     LoHa: alpha / r (w1_a w1_b) * (w2_a w2_b), elementwise (FedPara, arXiv 2108.06098, proposition 1; LyCORIS, arXiv
     2309.14859, section 3.2). LoKr: w1 (x) w2, the Kronecker product, with w2 = alpha / r w2_a w2_b where it is split

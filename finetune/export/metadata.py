@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.config.loss import LossConfig
 
 MAX_TAGS = 1000
-"""Most frequent tags that are written; captions in whole sentences would else copy the data set into every file."""
+"""Most frequent tags that are written; captions in whole sentences would else copy the dataset into every file."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LoRAFacts:
     """None where layers differ, or where the kind has none."""
     steps: int
     epochs: int
-    """Passes over the pictures that were begun."""
+    """Passes over the images that were begun."""
     seed: int
     num_train_images: int
     """Images of the dataset, without those that are held out."""
@@ -50,12 +50,12 @@ class LoRAFacts:
     reg_image_repeats: Mapping[int, int]
     """The same of class images."""
     global_batch_size: int
-    """Pictures per optimizer step, over all processes and accumulation."""
+    """Images per optimizer step, over all processes and accumulation."""
     batch_size: int
-    """Pictures per process and forward pass."""
+    """Images per process and forward pass."""
     accumulation: int
     dataset_location: str
-    """Folder or Hub id of the pictures; only its last part is written."""
+    """Folder or Hub id of the images; only its last part is written."""
     dataset_fingerprint: str
     tags: Mapping[str, int]
     """`tag_counts` of the captions."""
@@ -87,7 +87,7 @@ class LoRAFacts:
 
 
 def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
-    """Returns the metadata of a LoRA file but for the hashes of its own tensors, which `with_hashes` adds."""
+    """Return the metadata of a LoRA file but for the hashes of its own tensors, which `with_hashes` adds."""
     dataset = last_part(facts.dataset_location)
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -146,7 +146,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
 
 
 def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str, int]]:
-    """Returns folders as sd-scripts describes them, one for each number of repeats; it writes that before the name."""
+    """Return folders as sd-scripts describes them, one for each number of repeats; it writes that before the name."""
     return {
         name if len(repeats) == 1 else f"{times}_{name}": {"n_repeats": times, "img_count": num}
         for times, num in sorted(repeats.items())
@@ -154,7 +154,7 @@ def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str
 
 
 def loss_fields(loss: LossConfig) -> dict[str, object]:
-    """Returns the fields of loss and noise; None where an option is off, as sd-scripts writes it."""
+    """Return the fields of loss and noise; None where an option is off, as sd-scripts writes it."""
     huber = loss.error == "huber"
     return {
         "ss_min_snr_gamma": loss.snr_gamma if loss.weighting == "min_snr" else None,
@@ -169,14 +169,14 @@ def loss_fields(loss: LossConfig) -> dict[str, object]:
 
 
 def timestep_fields(loss: LossConfig) -> dict[str, object]:
-    """Returns the range of the trained timesteps where it is not all of them."""
+    """Return the range of the trained timesteps where it is not all of them."""
     if loss.min_timestep is None and loss.max_timestep is None:
         return {}
     return {"ss_min_timestep": loss.min_timestep, "ss_max_timestep": loss.max_timestep}
 
 
 def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Returns the metadata with the hashes of a safetensors file that holds `tensors`.
+    """Return the metadata with the hashes of a safetensors file that holds `tensors`.
 
     `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header: what A1111 and Forge
     compute and what model sites are searched by; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB
@@ -195,12 +195,12 @@ def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> d
 
 
 def tag_counts(captions: Iterable[str]) -> dict[str, int]:
-    """Returns how often each comma-separated part of the captions occurs: lower case, the MAX_TAGS most frequent."""
+    """Return how often each comma-separated part of the captions occurs: lower case, the MAX_TAGS most frequent."""
     tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
 
 
 def last_part(location: str) -> str:
-    """Returns the last part of a folder or Hub id, so that no folder of the user's machine is published."""
+    """Return the last part of a folder or Hub id, so that no folder of the user's machine is published."""
     name = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Path(location).resolve().name if name in ("", ".", "..") else name

@@ -25,7 +25,7 @@ def save_peft_folders(
     state: Mapping[str, Tensor],
     folder: Path,
 ) -> Path:
-    """Writes FOLDER/unet (and FOLDER/text_encoder) for `PeftModel.from_pretrained(pipeline.unet, ...)`, in float32;
+    """Write FOLDER/unet (and FOLDER/text_encoder) for `PeftModel.from_pretrained(pipeline.unet, ...)`, in float32;
     returns FOLDER."""
     names = pipeline_names(family.pipeline(components), components)
     temporary = unfinished(folder)
@@ -45,7 +45,7 @@ def save_peft_folders(
 
 
 def load_peft_folders(family: ModelFamily, components: Components, folder: Path) -> None:
-    """Puts the adapters of a folder into the components, as a user would."""
+    """Put the adapters of a folder into the components, as a user would."""
     parts = {name: part for part, name in pipeline_names(family.pipeline(components), components).items()}
     for name in sorted(name for name in os.listdir(folder) if name in parts):
         module = components.denoiser if parts[name] == "denoiser" else components.text_encoders[number_of(parts[name])]
@@ -53,7 +53,7 @@ def load_peft_folders(family: ModelFamily, components: Components, folder: Path)
 
 
 def number_of(part: str) -> int:
-    """Returns the number of text_encoders.0, text_encoders.1, ..."""
+    """Return the number of text_encoders.0, text_encoders.1, ..."""
     return int(part.rpartition(".")[2])
 
 
@@ -63,12 +63,12 @@ def is_of(part: str, key: str) -> bool:
 
 
 def peft_name(key: str) -> str:
-    """Returns a weight's name in peft's files: denoiser.a.oft_R.default.weight -> base_model.model.a.oft_R.weight."""
+    """Return a weight's name in peft's files: denoiser.a.oft_R.default.weight -> base_model.model.a.oft_R.weight."""
     return f"base_model.model.{split_name(key)[1]}".replace(".default", "")
 
 
 def config_text(config: PeftConfig) -> str:
-    """Returns adapter_config.json; sets are written in order, so that the same run writes the same file."""
+    """Return adapter_config.json; sets are written in order, so that the same run writes the same file."""
     fields = config.to_dict() | {"inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in fields.items()}
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"

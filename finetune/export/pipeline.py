@@ -36,7 +36,7 @@ def save_full_pipeline(
     folder: Path,
     source: ModelSource | None = None,
 ) -> float:
-    """Writes FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
+    """Write FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
 
     `components` are left as they are; their scheduler is the one that is written. The folder appears under its name
     only when it has been reloaded and the outputs of its denoiser and its decoder compared; one that was there before
@@ -78,7 +78,7 @@ def save_full_pipeline(
 
 
 def tidy_configs(folder: Path) -> None:
-    """Makes the parts of a pipeline load in one dtype where the caller names none, and takes out where they came from.
+    """Make the parts of a pipeline load in one dtype where the caller names none, and takes out where they came from.
 
     transformers 5 follows the dtype in a part's config, diffusers' own classes always take float32, and a pipeline of
     both kinds fails at its first step. Where a part came from is a path of the machine that it was trained on.
@@ -93,14 +93,14 @@ def tidy_configs(folder: Path) -> None:
 
 @torch.no_grad()
 def outputs(family: ModelFamily, components: Components) -> tuple[Tensor, Tensor]:
-    """Returns what the denoiser and the VAE's decoder make of fixed noise; parts are float32 on the CPU."""
+    """Return what the denoiser and the VAE's decoder make of fixed noise; parts are float32 on the CPU."""
     predicted = prediction(family, components)
     latents = torch.randn(predicted.shape, generator=torch.Generator().manual_seed(1))
     return predicted, components.vae.eval().decode(latents).sample
 
 
 def cast(components: Components, dtype: torch.dtype) -> Components:
-    """Returns the components on the CPU with weights in `dtype`; weights that already are so are shared, not copied."""
+    """Return the components on the CPU with weights in `dtype`; weights that already are so are shared, not copied."""
     return replace(
         components,
         denoiser=cast_module(components.denoiser, dtype),
@@ -110,7 +110,7 @@ def cast(components: Components, dtype: torch.dtype) -> Components:
 
 
 def cast_module(module: Any, dtype: torch.dtype) -> Any:
-    """Returns a copy of the module around cast weights, without copying the originals on the way."""
+    """Return a copy of the module around cast weights, without copying the originals on the way."""
     weights: dict[int, Any] = {}
     for parameter in module.parameters():
         weights[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", dtype), requires_grad=False)
@@ -120,6 +120,6 @@ def cast_module(module: Any, dtype: torch.dtype) -> Any:
 
 
 def num_bytes(components: Components) -> int:
-    """Returns the size of all weights."""
+    """Return the size of all weights."""
     modules = (components.denoiser, components.vae, *components.text_encoders)
     return sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())

@@ -24,14 +24,14 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 
 def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
-    """Writes the tensors with the metadata and their hashes; the file appears under its name only when it is whole."""
+    """Write the tensors with the metadata and their hashes; the file appears under its name only when it is whole."""
     if path.name == DIFFUSERS_FILE:
         raise ValueError(f"output.name: {path.stem} is the name of the diffusers file; choose another one.")
     return write_tensors(tensors, with_hashes(metadata, tensors), path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
-    """Writes a safetensors file, which appears under its name only when it is whole, and returns its path."""
+    """Write a safetensors file, which appears under its name only when it is whole, and returns its path."""
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, dict(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -47,13 +47,13 @@ def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pa
 
 
 def single_file_name(family: ModelFamily, denoiser: Any, part: str, module: str) -> str:
-    """Returns a layer's name in the single file, e.g. lora_unet_mid_block_attentions_0_proj_in."""
+    """Return a layer's name in the single file, e.g. lora_unet_mid_block_attentions_0_proj_in."""
     name = family.single_file_layer(denoiser, module).name if part == "denoiser" else published_name(part, module)
     return f"{family.kohya_prefixes[part]}_{name.replace('.', '_')}"
 
 
 def published_name(part: str, module: str) -> str:
-    """Returns the layer's name as files spell it: CLIP's stand under `text_model`, a level that transformers 5 dropped.
+    """Return the layer's name as files spell it: CLIP's stand under `text_model`, a level that transformers 5 dropped.
 
     Other tools look for that level, and diffusers takes it away where the text encoder has none.
     """
@@ -62,14 +62,14 @@ def published_name(part: str, module: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Returns part and module of a name in `Network`: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> ..., a."""
+    """Return part and module of a name in `Network`: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> ..., a."""
     level = 2 if name.startswith("text_encoders.") else 1
     parts = name.split(".")
     return ".".join(parts[:level]), ".".join(parts[level:])
 
 
 def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
-    """Returns the weight in the file's dtype; one too large for it is refused."""
+    """Return the weight in the file's dtype; one too large for it is refused."""
     result = weight.to(DTYPES[dtype]).contiguous()
     if not bool(result.isfinite().all()):
         largest = float(weight.abs().max())
@@ -80,7 +80,7 @@ def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
 
 
 def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
-    """Returns the failure as an OSError that names the path, the bytes needed and the bytes free."""
+    """Return the failure as an OSError that names the path, the bytes needed and the bytes free."""
     free = shutil.disk_usage(path.parent).free
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EIO
     if "No space left" in str(error) or free < num_bytes:

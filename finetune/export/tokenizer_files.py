@@ -35,7 +35,7 @@ def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None
 
 
 def write_byte_pairs(folder: Path, rules: dict[str, Any]) -> None:
-    """Writes vocab.json and merges.txt, and added_tokens.json where a token is in neither."""
+    """Write vocab.json and merges.txt, and added_tokens.json where a token is in neither."""
     model = rules["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     write_json(folder / "vocab.json", model["vocab"])
@@ -46,7 +46,7 @@ def write_byte_pairs(folder: Path, rules: dict[str, Any]) -> None:
 
 
 def keep_special_tokens_readable(config_file: Path) -> None:
-    """Gives a list of further special tokens the name that both read; transformers 4 takes the new one for a dict."""
+    """Give a list of further special tokens the name that both read; transformers 4 takes the new one for a dict."""
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
@@ -54,7 +54,7 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copies the file that a T5 tokenizer was made from, which cannot be made again; False where there is none."""
+    """Copy the file that a T5 tokenizer was made from, which cannot be made again; False where there is none."""
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE
@@ -65,5 +65,5 @@ def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) ->
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Writes a JSON file as transformers and diffusers do."""
+    """Write a JSON file as transformers and diffusers do."""
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ class TokenFacts:
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Returns what a token's files say of it: ModelSpec 1.0.1 and fields of ours, which no loader needs."""
+    """Return what a token's files say of it: ModelSpec 1.0.1 and fields of ours, which no loader needs."""
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -82,7 +82,7 @@ def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> d
 
 
 def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder: Path) -> dict[Path, str]:
-    """Writes FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder, for each
+    """Write FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder, for each
     token; returns the token of each path."""
     written = {}
     for name, parts in vectors.items():
@@ -100,7 +100,7 @@ def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder
 def token_differences(
     family: ModelFamily, source: ModelSource, vectors: Vectors, files: Mapping[Path, str]
 ) -> dict[Path, float]:
-    """Returns ||trained - file|| / ||trained|| by path: the largest one of the text encoders' and the denoiser's output
+    """Return ||trained - file|| / ||trained|| by path: the largest one of the text encoders' and the denoiser's output
     for a prompt with the file's token.
 
     The trained side is the fresh base model with the vectors beside its tables, as they were trained. The files of each
@@ -129,7 +129,7 @@ def token_differences(
 
 
 def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
-    """Loads one file into the pipeline as a user would: the text encoder of a diffusers file by its name, all of them
+    """Load one file into the pipeline as a user would: the text encoder of a diffusers file by its name, all of them
     from the others' keys where there are several."""
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
     if path.name in DIFFUSERS_FILES:
@@ -151,7 +151,7 @@ def load_token(family: ModelFamily, components: Components, pipeline: Any, path:
 
 
 def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> Components:
-    """Returns the fresh base model with the tokens as training has them."""
+    """Return the fresh base model with the tokens as training has them."""
     components = family.load(source)
     words = [word for name, parts in vectors.items() for word in vector_words(name, len(parts[0]))]
     for number, tokenizer in enumerate(components.tokenizers):
@@ -161,13 +161,13 @@ def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> 
 
 
 def prompt_with(name: str) -> str:
-    """Returns a prompt with a token in it, short enough for models of few tokens."""
+    """Return a prompt with a token in it, short enough for models of few tokens."""
     return f"a red house, {name}"
 
 
 @torch.no_grad()
 def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
-    """Returns what the denoiser is told by a prompt with the token; parts are float32 on the CPU."""
+    """Return what the denoiser is told by a prompt with the token; parts are float32 on the CPU."""
     for text_encoder in components.text_encoders:
         text_encoder.eval()
     tokens = family.tokenize(components.tokenizers, [prompt_with(name)])
@@ -175,6 +175,6 @@ def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
 
 
 def outputs(family: ModelFamily, components: Components, prompts: Prompts) -> list[Tensor]:
-    """Returns the text encoders' outputs, embeddings first, and what the denoiser makes of them."""
+    """Return the text encoders' outputs, embeddings first, and what the denoiser makes of them."""
     told = [prompts[key] for key in ("embeddings", "pooled") if key in prompts]
     return [*told, prediction_for(family, components, prompts)]

@@ -39,7 +39,7 @@ def reloaded_differences(
     *,
     text_encoders: bool = True,
 ) -> dict[Path, float]:
-    """Returns ||trained - reloaded|| / ||trained|| of the denoiser's output by path.
+    """Return ||trained - reloaded|| / ||trained|| of the denoiser's output by path.
 
     `trained` is the `prediction` of the network that was trained, `expected` the names of its adapted layers. Each path
     is loaded into a fresh base model: diffusers' and sd-scripts' layouts by `load_lora_weights`, LyCORIS' layout by its
@@ -61,7 +61,7 @@ def reloaded_differences(
 
 
 def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
-    """Returns the untouched model as it is needed to predict: the denoiser, and the text encoders or else what they
+    """Return the base model as it is needed to predict: the denoiser, and the text encoders or else what they
     make of PROMPT; other parts have no weights."""
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
@@ -76,7 +76,7 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
-    """Raises a ValueError that names every file whose difference is above TOLERANCE or not a number."""
+    """Raise a ValueError that names every file whose difference is above TOLERANCE or not a number."""
     wrong = [
         f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
         f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
@@ -89,7 +89,7 @@ def require_equal(differences: Mapping[Path, float]) -> None:
 
 
 def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
-    """Loads what was exported into the fresh base model as its readers do; returns the names of the layers adapted."""
+    """Load what was exported into the fresh base model as its readers do; returns the names of the layers adapted."""
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():
         load_peft_folders(family, components, path)
@@ -109,7 +109,7 @@ def diffusers_reads_single_file(family: ModelFamily, components: Components, lay
 
 
 def held_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
-    """Returns the other layers that the single file holds as one with these; they are read, with a change of zero."""
+    """Return the other layers that the single file holds as one with these; they are read, with a change of zero."""
     linear = [f"denoiser.{n}" for n, layer in components.denoiser.named_modules() if isinstance(layer, nn.Linear)]
     held = file_layers(family, components.denoiser, linear).values()
     return {name for places in held if not layers.isdisjoint(places) for name in places} - layers
@@ -127,7 +127,7 @@ def is_lycoris(path: Path) -> bool:
 
 
 def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> None:
-    """Raises a ValueError where not exactly the expected layers were adapted."""
+    """Raise a ValueError where not exactly the expected layers were adapted."""
     if adapted != expected:
         raise ValueError(
             f"export: {path.name} adapts {len(adapted & expected)} of {len(expected)} trained layers and "
@@ -138,7 +138,7 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 
 @torch.no_grad()
 def prediction(family: ModelFamily, components: Components, prompts: Prompts | None = None) -> Tensor:
-    """Returns the denoiser's output [1 C H W] for a fixed latent, timestep and prompt, of which `prompts` is what the
+    """Return the denoiser's output [1 C H W] for a fixed latent, timestep and prompt, of which `prompts` is what the
     text encoders made; parts are float32 on the CPU."""
     if prompts is not None:
         return prediction_for(family, components, prompts)
@@ -150,7 +150,7 @@ def prediction(family: ModelFamily, components: Components, prompts: Prompts | N
 
 @torch.no_grad()
 def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
-    """Returns the denoiser's output [1 C H W] for a fixed latent and timestep; parts are float32 on the CPU."""
+    """Return the denoiser's output [1 C H W] for a fixed latent and timestep; parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     more = family.filling_channels(components)
@@ -163,7 +163,7 @@ def prediction_for(family: ModelFamily, components: Components, prompts: Prompts
 
 
 def relative_difference(reference: Tensor, other: Tensor) -> float:
-    """Returns ||reference - other|| / ||reference||."""
+    """Return ||reference - other|| / ||reference||."""
     return float((reference.double() - other.double()).norm() / reference.double().norm())
 
 

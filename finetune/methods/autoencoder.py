@@ -28,7 +28,7 @@ class Autoencoder:
     """All weights of the VAE."""
 
     manifest: Manifest
-    """The pictures whose latents the scaling factor brings to a standard deviation of 1."""
+    """The images whose latents the scaling factor brings to a standard deviation of 1."""
     data: DataConfig
 
     @property
@@ -56,7 +56,7 @@ class Autoencoder:
         return usual_groups(network, config)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes `folder` as a whole pipeline in float32, its other parts as they were."""
+        """Write `folder` as a whole pipeline in float32, its other parts as they were."""
         load_trained_state(model.network, model.state)
         vae = model.components.vae
         vae.register_to_config(scaling_factor=scaling_factor(model.family, vae, self.manifest, self.data))
@@ -67,7 +67,7 @@ class Autoencoder:
 
 @torch.no_grad()
 def scaling_factor(family: ModelFamily, vae: Any, manifest: Manifest, data: DataConfig) -> float:
-    """Returns one over the standard deviation of the latents, over at most MEASURED_PICTURES pictures (arXiv
+    """Return one over the standard deviation of the latents, over at most MEASURED_PICTURES images (arXiv
     2112.10752, appendix G)."""
     vae.register_to_config(scaling_factor=1.0)
     latents = []

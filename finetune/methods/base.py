@@ -43,7 +43,7 @@ class TrainedModel:
     family: ModelFamily
     source: ModelSource
     components: Components
-    """With the scheduler that pictures are made with. Without weights, but for text encoders of the network, where the
+    """With the scheduler that images are made with. Without weights, but for text encoders of the network, where the
     method does not export all."""
     network: nn.Module
     objective: Objective
@@ -81,24 +81,24 @@ class TuningMethod(Protocol):
         ...
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Raises ValueError where its options do not fit the model; the parts have no weights yet."""
+        """Raise ValueError where its options do not fit the model; the parts have no weights yet."""
         ...
 
     def network(self, family: ModelFamily, components: Components) -> Network | AutoencoderNetwork:
-        """Returns the root module around what trains."""
+        """Return the root module around what trains."""
         ...
 
     def attach(self, network: Any, seed: int) -> None:
-        """Sets `requires_grad` on what trains, adding parameters where the method has its own; the same on every
+        """Set `requires_grad` on what trains, adding parameters where the method has its own; the same on every
         process."""
         ...
 
     def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
-        """Returns what trains, with its learning rates; called after `attach`."""
+        """Return what trains, with its learning rates; called after `attach`."""
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes every layout, reloads each and compares.
+        """Write every layout, reloads each and compares.
 
         Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
         """

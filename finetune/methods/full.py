@@ -42,7 +42,7 @@ class Full:
         return Network.from_components(family, components, text_encoder=self.text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
-        """Returns the names of the weights that train."""
+        """Return the names of the weights that train."""
         unread = network.family.unread_layers(list(network.text_encoders))
         names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)
@@ -62,7 +62,7 @@ class Full:
         return usual_groups(network, config)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes `folder` as a whole pipeline in diffusers layout."""
+        """Write `folder` as a whole pipeline in diffusers layout."""
         load_trained_state(model.network, model.state)
         dtype = model.config.output.dtype
         difference = save_full_pipeline(model.family, model.components, dtype=dtype, folder=folder, source=model.source)
@@ -70,7 +70,7 @@ class Full:
 
 
 def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
-    """Returns the parameters that train; raises ValueError for a pattern without a match, and where nothing is left."""
+    """Return the parameters that train; raises ValueError for a pattern without a match, and where nothing is left."""
     examples = ", ".join(dict.fromkeys(".".join(name.split(".")[:3]) for name in names))
     for key, patterns in (("train", config.train), ("freeze", config.freeze)):
         for pattern in patterns:

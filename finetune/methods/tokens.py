@@ -31,7 +31,7 @@ class TextualInversion:
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
-        """Returns the method for a model's tokenizers; raises ValueError where one knows a name already or does not
+        """Return the method for a model's tokenizers; raises ValueError where one knows a name already or does not
         know a word to start from, before any weights are read."""
         source = ModelSource.from_config(model)
         family = family_named(find_family(source, model.family))
@@ -70,15 +70,15 @@ class TextualInversion:
         return False
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Names and words were checked with the tokenizer."""
+        """Name and words were checked with the tokenizer."""
 
     def network(self, family: ModelFamily, components: Components) -> Network:
-        """Gives the components' tokenizers and text encoders the new tokens."""
+        """Give the components' tokenizers and text encoders the new tokens."""
         self.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 
     def add_to(self, components: Components) -> None:
-        """Gives the components' tokenizers and text encoders the new tokens, with vectors of zeros."""
+        """Give the components' tokenizers and text encoders the new tokens, with vectors of zeros."""
         for tokenizer, text_encoder in zip(components.tokenizers, components.text_encoders, strict=True):
             add_tokens(tokenizer, text_encoder, self.words)
 
@@ -94,12 +94,12 @@ class TextualInversion:
             embedding.rows.requires_grad_(True)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Returns the one group; decay would pull the vectors to the origin, where no word is."""
+        """Return the one group; decay would pull the vectors to the origin, where no word is."""
         rows = [embedding.rows for embedding in token_embeddings(network).values()]
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and
+        """Write `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and
         `embeddings/TOKEN/learned_embeds.safetensors` for diffusers (learned_embeds_2 for a second text encoder), for
         each token."""
         embeddings = token_embeddings(model.network)
@@ -129,12 +129,12 @@ class TextualInversion:
 
 
 def token_embeddings(network: nn.Module) -> dict[str, TokenEmbedding]:
-    """Returns the places of a network that hold new tokens, by name."""
+    """Return the places of a network that hold new tokens, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, TokenEmbedding)}
 
 
 def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
-    """Raises ValueError that names every token that the tokenizer has already."""
+    """Raise ValueError that names every token that the tokenizer has already."""
     words = {word for name in config.names for word in (*vector_words(name, config.num_vectors), f"{name}_1")}
     known = sorted(word for word in words if is_known(tokenizer, word))
     if known:
@@ -145,7 +145,7 @@ def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
 
 
 def refuse_unknown_words(config: TokensConfig, tokenizer: Any) -> None:
-    """Raises ValueError that names every word to start from that the tokenizer has to take apart."""
+    """Raise ValueError that names every word to start from that the tokenizer has to take apart."""
     pieces = [found for text in config.init for found in word_pieces(tokenizer, text)]
     apart = [
         "".join(found).replace("</w>", " ").strip() + f" ({' + '.join(found)})" for found in pieces if len(found) != 1

@@ -17,14 +17,14 @@ FAMILIES = {
 
 
 def family_named(name: str) -> "ModelFamily":
-    """Returns the family of that name; raises ValueError for one that is not known."""
+    """Return the family of that name; raises ValueError for one that is not known."""
     refuse_unknown_family(name)
     module, _, attribute = FAMILIES[name].partition(":")
     return vars(importlib.import_module(module))[attribute]()
 
 
 def refuse_unknown_family(name: str | None) -> None:
-    """Raises ValueError for a name that no family has; none is to be found in the checkpoint."""
+    """Raise ValueError for a name that no family has; none is to be found in the checkpoint."""
     if name is not None and name not in FAMILIES:
         raise ValueError(
             f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.{suggestion(name, FAMILIES)} Leave it "

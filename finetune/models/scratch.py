@@ -19,7 +19,7 @@ from finetune.files import new_folder, writing
 def save_new_pipeline(
     config: ArchitectureConfig, captions: Iterable[str], resolution: int, seed: int, folder: Path
 ) -> str:
-    """Writes the pipeline to `folder`, complete or not at all, and returns its sizes as a line of text."""
+    """Write the pipeline to `folder`, complete or not at all, and returns its sizes as a line of text."""
     pipeline = new_pipeline(config, captions, resolution, seed)
     with writing(folder), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
@@ -31,7 +31,7 @@ def save_new_pipeline(
 def new_pipeline(
     config: ArchitectureConfig, captions: Iterable[str], resolution: int, seed: int
 ) -> StableDiffusionPipeline:
-    """Returns the pipeline; a function of its arguments, which leaves the global random state as it was."""
+    """Return the pipeline; a function of its arguments, which leaves the global random state as it was."""
     tokenizer = new_tokenizer(captions, config.vocabulary, config.text_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def new_pipeline(
 
 
 def new_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLIPTokenizer:
-    """Returns a CLIP tokenizer of at most `vocabulary` tokens whose merges are learned from the captions."""
+    """Return a CLIP tokenizer of at most `vocabulary` tokens whose merges are learned from the captions."""
     backend = CLIPTokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -68,7 +68,7 @@ def new_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLIP
 
 
 def new_vae(config: ArchitectureConfig, resolution: int) -> AutoencoderKL:
-    """Returns an autoencoder that makes pictures `config.pixel_multiple` times smaller along each side."""
+    """Return an autoencoder that makes images `config.pixel_multiple` times smaller along each side."""
     levels = len(config.vae_channels)
     return AutoencoderKL(
         block_out_channels=config.vae_channels,
@@ -84,7 +84,7 @@ def new_vae(config: ArchitectureConfig, resolution: int) -> AutoencoderKL:
 
 
 def new_text_encoder(config: ArchitectureConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Returns a CLIP text model; its heads are 32 channels wide where that divides its width, else 8."""
+    """Return a CLIP text model; its heads are 32 channels wide where that divides its width, else 8."""
     width = config.text_width
     return CLIPTextModel(
         CLIPTextConfig(
@@ -103,7 +103,7 @@ def new_text_encoder(config: ArchitectureConfig, tokenizer: CLIPTokenizer) -> CL
 
 
 def new_unet(config: ArchitectureConfig, resolution: int) -> UNet2DConditionModel:
-    """Returns a U-Net whose first levels have convolutions only, the others cross-attention too."""
+    """Return a U-Net whose first levels have convolutions only, the others cross-attention too."""
     plain, attending = config.unet_plain_levels, len(config.unet_channels) - config.unet_plain_levels
     return UNet2DConditionModel(
         sample_size=resolution // config.pixel_multiple,
@@ -120,7 +120,7 @@ def new_unet(config: ArchitectureConfig, resolution: int) -> UNet2DConditionMode
 
 
 def new_scheduler(config: ArchitectureConfig) -> DDIMScheduler:
-    """Returns the scheduler; latents are never clipped, whatever other scheduler is made from its config."""
+    """Return the scheduler; latents are never clipped, whatever other scheduler is made from its config."""
     return DDIMScheduler(
         beta_start=config.beta_start,
         beta_end=config.beta_end,

@@ -27,13 +27,13 @@ def is_narrow(value: Tensor) -> bool:
 
 
 def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
-    """Returns bfloat16 or float16 where all weights of a part are stored so, else float32."""
+    """Return bfloat16 or float16 where all weights of a part are stored so, else float32."""
     paths = (files.root / part).glob("*.safetensors")
     return common_dtype((path, "") for path in paths if variant_of(path.name) == files.variant)
 
 
 def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
-    """Returns bfloat16 or float16 where all weights of the files are so whose names begin as given, else float32."""
+    """Return bfloat16 or float16 where all weights of the files are so whose names begin as given, else float32."""
     formats = set()
     for path, beginning in places:
         with safe_open(path, framework="pt") as file:
@@ -43,7 +43,7 @@ def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
 
 
 def with_float32_buffers(model: Any) -> Any:
-    """Returns the model of diffusers with the same weights, and all else as a model in float32 has it.
+    """Return the model of diffusers with the same weights, and all else as a model in float32 has it.
 
     diffusers builds a model under the number format that it is loaded in, which rounds what is computed then.
     """
@@ -58,7 +58,7 @@ def with_float32_buffers(model: Any) -> Any:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has.
+    """Return the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has.
 
     There, sums of products depend on where the numbers begin in memory, which in a file depends on its header.
     """
@@ -66,7 +66,7 @@ def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
-    """Gives trained and frozen weights their number formats, and says what to do where the device does not hold
+    """Give trained and frozen weights their number formats, and says what to do where the device does not hold
     them."""
     with explaining_out_of_memory(
         "while the network was put in its number format",

@@ -1,4 +1,4 @@
-"""Autoencoders that overflow in fp16 stay out of it while pictures are drawn; encoding for training never uses it."""
+"""Autoencoders that overflow in fp16 stay out of it while images are drawn; encoding for training never uses it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor
 def kept_from_overflow(vae: Any) -> Iterator[None]:
     """Within it, a VAE whose config has `force_upcast` runs in the dtype of its weights where autocast is to fp16.
 
-    Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and pictures come out black. diffusers'
+    Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and images come out black. diffusers'
     pipelines upcast weights in fp16; here weights are float32 and autocast alone would round. bf16 reaches as far as
     float32.
     """

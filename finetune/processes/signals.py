@@ -77,7 +77,7 @@ class StopRequest:
 
 
 def end_on_signals(meaning: str) -> None:
-    """Lets the signals end the process at once with `EXIT_CODE`, for the times when there is nothing to save.
+    """Let the signals end the process at once with `EXIT_CODE`, for the times when there is nothing to save.
 
     No exception is raised, since libraries may swallow one or print it while they import, load or export.
     """
@@ -92,13 +92,13 @@ def end_on_signals(meaning: str) -> None:
 
 
 def end_with_launcher() -> None:
-    """Asks for SIGTERM at the end of `accelerate launch`, which does not pass on the one it gets."""
+    """Ask for SIGTERM at the end of `accelerate launch`, which does not pass on the one it gets."""
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def outlive_signals(worker: int) -> None:
-    """Lets a data loader's worker survive what is sent to all processes of a job; only its parent ends it.
+    """Let a data loader's worker survive what is sent to all processes of a job; only its parent ends it.
 
     torchrun, SLURM and systemd signal every process; a worker that dies of it takes the run down before it has saved.
     """
@@ -121,7 +121,7 @@ def outlive_signals(worker: int) -> None:
 
 
 def tell(text: str) -> None:
-    """Writes to stderr on the first process; a terminal that is gone is no reason not to save."""
+    """Write to stderr on the first process; a terminal that is gone is no reason not to save."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), text.encode())

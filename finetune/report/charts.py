@@ -46,7 +46,7 @@ class Chart:
 
 
 def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Returns the exponential running mean over about a twentieth of the points; missing values count for nothing."""
+    """Return the exponential running mean over about a twentieth of the points; missing values count for nothing."""
     keep = 1 - 1 / max(1.0, len(points) / 20)
     total = weight = 0.0
     means: list[Point] = []
@@ -58,7 +58,7 @@ def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def line_chart(chart: Chart) -> str:
-    """Returns a `figure` element; an empty text where no line has a finite value."""
+    """Return a `figure` element; an empty text where no line has a finite value."""
     values = [value for line in chart.lines for _, value in line.points if value is not None]
     if not values:
         return ""
@@ -109,7 +109,7 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
-    """Leaves single raw outliers outside: they are drawn at the edge, and hovering tells their value."""
+    """Leave single raw outliers outside: they are drawn at the edge, and hovering tells their value."""
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
     raw = sorted(
         value for line in chart.lines if line.style == "faint" for _, value in line.points if value is not None
@@ -122,7 +122,7 @@ def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Returns about `count` round numbers between low and high."""
+    """Return about `count` round numbers between low and high."""
     raw = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next((power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.8), power * 10)
@@ -131,7 +131,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Returns a short text: 0.1042, 12,000, 1e-4."""
+    """Return a short text: 0.1042, 12,000, 1e-4."""
     if value == 0:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e7:
@@ -181,7 +181,7 @@ def _drawn(plot: _Plot, line: Line) -> Iterator[str]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Returns at most `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
+    """Return at most `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most // 2))
@@ -197,7 +197,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
-    """Yields invisible strips, one a step, that show the values of all lines."""
+    """Yield invisible strips, one a step, that show the values of all lines."""
     known = [dict(line.points) for line in chart.lines]
     every = sorted({step for points in known for step in points})
     steps = every[:: math.ceil(len(every) / MOST_HOVERS)]

@@ -32,14 +32,14 @@ class Card:
 def data_card(card: dict[str, Any]) -> Card:
     """Return the parts of data_card.json that the report shows."""
     counts = (
-        f"{card.get('num_pictures', '?')} pictures: {card.get('num_train', '?')} to train on, "
+        f"{card.get('num_pictures', '?')} images: {card.get('num_train', '?')} to train on, "
         f"{card.get('num_validation', '?')} held out"
     )
     captions = card.get("captions") or {}
     facts = [
         ("location", card.get("location", "")),
         ("pictures", counts),
-        ("captions", f"{captions.get('num', '?')}, at most {captions.get('most_per_picture', '?')} a picture"),
+        ("captions", f"{captions.get('num', '?')}, at most {captions.get('most_per_picture', '?')} per image"),
         ("fingerprint", card.get("fingerprint", "")),
     ]
     if parameters := card.get("parameters"):

@@ -102,7 +102,7 @@ def small_copy(path: Path | None, side: int, width: int) -> SmallPreview | None:
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:
-    """Returns at most `most` of the values, evenly spread, the first and last among them."""
+    """Return at most `most` of the values, evenly spread, the first and last among them."""
     if len(values) <= most:
         return list(values)
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]

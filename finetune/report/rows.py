@@ -12,7 +12,7 @@ Row = dict[str, float | None]
 
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
-    """Returns the rows by step, and how many lines hold none; numbers that are not finite are None."""
+    """Return the rows by step, and how many lines hold none; numbers that are not finite are None."""
     rows, num_broken = [], 0
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
@@ -26,13 +26,13 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
 
 
 def finite(value: Any) -> float | None:
-    """Returns the number; None for all that is none or not finite."""
+    """Return the number; None for all that is none or not finite."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Returns the object in a file; empty where there is none."""
+    """Return the object in a file; empty where there is none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -41,16 +41,16 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def series(rows: Sequence[Row], key: str) -> tuple[Point, ...]:
-    """Returns the points of the rows that hold the key."""
+    """Return the points of the rows that hold the key."""
     return tuple((row["step"] or 0.0, row[key]) for row in rows if key in row)
 
 
 def numbers(rows: Sequence[Row], key: str) -> list[float]:
-    """Returns the finite values of a key."""
+    """Return the finite values of a key."""
     return [value for _, value in series(rows, key) if value is not None]
 
 
 def base_loss(rows: Sequence[Row]) -> float | None:
-    """Returns the untouched model's validation loss."""
+    """Return the base model's validation loss."""
     at_start = numbers([row for row in rows if row["step"] == 0], "validation/loss")
     return next(iter(at_start + numbers(rows, "validation/base_loss")), None)

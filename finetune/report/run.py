@@ -23,7 +23,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsand
 
 
 def write_report(folder: Path, *, message: str | None = None) -> Path:
-    """Writes OUT/report.html from metrics.jsonl, config.yaml, data_card.json and previews/, as far as they exist.
+    """Write OUT/report.html from metrics.jsonl, config.yaml, data_card.json and previews/, as far as they exist.
 
     `message` says what a reader must know first, e.g. that the run was stopped. Returns the page's path.
     """
@@ -61,7 +61,7 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
 
 
 def subtitle(config: str) -> str:
-    """Returns the model and data of the run in a line."""
+    """Return the model and data of the run in a line."""
     try:
         options = load_yaml(config)
         return f"{options['model']['source']} tuned on {options['data']['folder']}"
@@ -92,7 +92,7 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     if validation:
         first = validation[0] if base is None else base
         change = (validation[-1] - first) / first if first else 0.0
-        note = f"{change:+.1%} against the untouched model" if base is not None else ""
+        note = f"{change:+.1%} against the base model" if base is not None else ""
         text = f"{number(first, 3)} → {number(validation[-1], 3)}"
         found.append(Tile("validation loss", text, note, base is not None and change < 0))
     speeds = numbers(rows, "images_per_second")
@@ -105,7 +105,7 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
 
 
 def duration(seconds: float) -> str:
-    """Returns 42 s, 3 min 5 s or 2 h 10 min."""
+    """Return 42 s, 3 min 5 s or 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of_rate(key: str) -> str:
-    """Returns what a learning rate's key says: lr_text_encoder is that of the text encoder, lr that of the rest."""
+    """Return what a learning rate's key says: lr_text_encoder is that of the text encoder, lr that of the rest."""
     return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
 
 
@@ -129,8 +129,8 @@ def charts(rows: Sequence[Row]) -> list[Markup]:
         Chart(
             "Validation loss",
             "loss",
-            (Line("held-out pictures", validation, "dots", color=2),),
-            Level(f"untouched model {number(base)}", base) if base is not None else None,
+            (Line("held-out images", validation, "dots", color=2),),
+            Level(f"base model {number(base)}", base) if base is not None else None,
         ),
         Chart(
             "Learning rate",
@@ -147,7 +147,7 @@ def charts(rows: Sequence[Row]) -> list[Markup]:
 
 
 def raw_and_smooth(points: tuple[Point, ...], color: int = 1) -> tuple[Line, ...]:
-    """Returns the raw line behind its running mean."""
+    """Return the raw line behind its running mean."""
     return Line("raw", points, "faint", color), Line("running mean", smoothed(points), color=color)
 
 

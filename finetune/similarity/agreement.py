@@ -1,4 +1,4 @@
-"""Whether two pictures show the same: one is moved onto the other, and what is left over is judged.
+"""Whether two images show the same: one is moved onto the other, and what is left over is judged.
 
 Axes: H W height and width. Torch-free.
 """
@@ -16,9 +16,9 @@ from finetune.similarity.tones import brightened, coarse, curve, fitted, largest
 __all__ = ["CERTAIN", "VERSION", "ComparedImage", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
 VERSION = 4
-"""Raised when two pictures get another agreement, which depends on them and on `can_verify` alone."""
+"""Raised when two images get another agreement, which depends on them and on `can_verify` alone."""
 CERTAIN = 0.8
-"""Agreement from which pictures are copies.
+"""Agreement from which images are copies.
 
 Different photographs of one subject reach 0.69; of true copies 0.1 % fewer are found at 0.80 than at 0.70."""
 PARTS, FEWEST_PARTS, FLAT_PART = 8, 8, 4.0
@@ -26,21 +26,21 @@ PARTS, FEWEST_PARTS, FLAT_PART = 8, 8, 4.0
 MOST_PARTS, FEWEST_OF_MOST = 0.17, 32
 """By how much better half of the parts must agree where a quarter do not, and how many parts must count for that.
 
-Text leaves most parts as they were; so do the black corners of turned pictures, of which few other parts count."""
+Text leaves most parts as they were; so do the black corners of turned images, of which few other parts count."""
 MIDDLE, FEWEST_OF_MIDDLE, SAME_MIDDLE = slice(2, 6), 4, 0.5
 """Parts along a side in the middle, how many must count, and the median correlation that they have at least in flat
 images: photographs of different prints on one table agree around them."""
 SAME_TONES = 20.0
 """Levels by which tones and colours of photographs may differ anywhere; other photographs differ by 39 and more."""
 SIMPLE_DIFFERENCE, PLAIN_DIFFERENCE = (14.0, 18.0), (30.0, 30.0)
-"""Levels by which tones and colours of a part of simple and of plain pictures may differ."""
+"""Levels by which tones and colours of a part of simple and of plain images may differ."""
 SIMPLE_DISTANCE, PLAIN_DISTANCE = 48, 64
-"""Bits; codes of simple and of plain pictures are often close by chance, so that a look pays up to here only."""
+"""Bits; codes of simple and of plain images are often close by chance, so that a look pays up to here only."""
 TONE_PARTS, COLOUR_PARTS = 12, 6
 """Parts along a side within which their differences are averaged."""
 COLOUR_GAINS = (0.6, 1.6)
-"""By which colourfulness of simple pictures may differ."""
-SMALLEST_OVERLAP = 0.2  # of what is within the target's border; what shows less of it is another picture
+"""By which colourfulness of simple images may differ."""
+SMALLEST_OVERLAP = 0.2  # of what is within the target's border; what shows less of it is another image
 CLOSE_CORRELATION = 0.8  # of the whole, from which differences of tone are worth a look
 TRIMMED = KINDS.index("without its border")
 BLUR = ImageFilter.GaussianBlur(0.7)  # before letters are compared, to forgive half a pixel
@@ -48,14 +48,14 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
-    """Returns whether codes at a distance may be those of copies, given whether one is simple or both are plain."""
+    """Return whether codes at a distance may be those of copies, given whether one is simple or both are plain."""
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
 def agreement(first: ComparedImage, second: ComparedImage) -> float:
-    """Returns how well two pictures agree, 1 for the same and from CERTAIN on for copies.
+    """Return how well two images agree, 1 for the same and from CERTAIN on for copies.
 
-    Photographs with codes up to CERTAIN_DISTANCE need no more. In plain pictures, such as drawings, no part may differ
+    Photographs with codes up to CERTAIN_DISTANCE need no more. In plain images, such as drawings, no part may differ
     much in tone or colour. Simple ones must agree unturned and in their colours too, since pictograms that differ in
     these mean something else.
     """
@@ -85,7 +85,7 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
 
 
 def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
-    """Returns the correlation of two pictures on each other in grey, and that of their parts; zeros where few count.
+    """Return the correlation of two images on each other in grey, and that of their parts; zeros where few count.
 
     A quarter of the parts lie below that of the parts, or half of them, if these agree still better. What is outside of
     the border of either does not count.
@@ -111,14 +111,14 @@ def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: n
 
 
 def differs_in_the_middle(grid: np.ndarray) -> bool:
-    """Returns whether most parts in the middle do not agree, by the correlations of all [PARTS PARTS]."""
+    """Return whether most parts in the middle do not agree, by the correlations of all [PARTS PARTS]."""
     middle = grid[MIDDLE, MIDDLE]
     middle = middle[~np.isnan(middle)]
     return len(middle) >= FEWEST_OF_MIDDLE and bool(np.median(middle) < SAME_MIDDLE)
 
 
 def within(look: ComparedImage, factor: int) -> Image.Image:
-    """Returns what is within the border of a picture, white on black, at its size or at half of it."""
+    """Return what is within the border of an image, white on black, at its size or at half of it."""
     mask = Image.new("L", look.half.size if factor == 2 else look.image.size, 0)
     left, top, right, bottom = (place / factor for place in look.border)
     mask.paste(255, (math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)))
@@ -126,7 +126,7 @@ def within(look: ComparedImage, factor: int) -> Image.Image:
 
 
 def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Returns the correlations of the parts [PARTS PARTS]; NaN where half is not covered or either is flat."""
+    """Return the correlations of the parts [PARTS PARTS]; NaN where half is not covered or either is flat."""
     found = np.full((PARTS, PARTS), np.nan)
     for row, rows in enumerate(np.array_split(np.arange(one.shape[0]), PARTS)):
         for column, columns in enumerate(np.array_split(np.arange(one.shape[1]), PARTS)):
@@ -141,19 +141,19 @@ def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) 
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the correlation of two lists of tones, 0 where one is flat."""
+    """Return the correlation of two lists of tones, 0 where one is flat."""
     first, second = first - first.mean(dtype=np.float64), second - second.mean(dtype=np.float64)
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / scale) if scale > 1e-6 else 0.0
 
 
 def moved(image: Image.Image, motion: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Returns the picture seen through an affine map of places of the result to places of it; black where it ends."""
+    """Return the image seen through an affine map of places of the result to places of it; black where it ends."""
     return image.transform(size, Image.Transform.AFFINE, tuple(motion.ravel()), Image.Resampling.BILINEAR)
 
 
 def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> float:
-    """Returns the agreement of pictures with little in them, CERTAIN at the largest difference allowed."""
+    """Return the agreement of images with little in them, CERTAIN at the largest difference allowed."""
     upright = {(0, 0), (TRIMMED, TRIMMED)}
     if not any(0 < kind < TRIMMED for kind in kinds):
         upright.add(kinds)
@@ -194,7 +194,7 @@ def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarra
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True where a motion scales a picture as if both were seen in full: a larger square is another square."""
+    """True where a motion scales an image as if both were seen in full: a larger square is another square."""
     scales = motion[0, 0] * size[0] / other[0], motion[1, 1] * size[1] / other[1]
     return all(abs(scale - 1) < 0.1 for scale in scales)
 
@@ -202,7 +202,7 @@ def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int,
 def differences(
     first: ComparedImage, second: ComparedImage, motion: np.ndarray, is_fitted: bool
 ) -> tuple[float, float]:
-    """Returns the largest differences of tone and of colour of a part, in levels of 255.
+    """Return the largest differences of tone and of colour of a part, in levels of 255.
 
     The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where
     `is_fitted`, else within the bounds of what leaves a drawing the same.

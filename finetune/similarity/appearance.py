@@ -1,4 +1,4 @@
-"""Pictures as they are compared, and the motions that may put one onto another.
+"""Images as they are compared, and the motions that may put one onto another.
 
 Axes: H W height and width. Torch-free; OpenCV (the extra [dedup]) finds motions that codes do not tell, such as that of
 a crop off the centre, and is needed for nothing else.
@@ -19,11 +19,11 @@ from finetune.similarity.designs import Box, is_flat, is_lettered
 SIDE = 384
 """Pixels of the longer side at which corners are found; places are counted at this size."""
 SIMPLE_SIDE, SIMPLE_BYTES = 256, 1300
-"""A picture that takes fewer bytes at this side, in grey as a JPEG, has so little in it that it may be drawn twice."""
+"""An image that takes fewer bytes at this side, in grey as a JPEG, has so little in it that it may be drawn twice."""
 PLAIN_SIDE, FLAT_SHARE, COLOUR_SHARE = 256, 0.35, 0.2
-"""Plain pictures have this share of flat pixels and this share of one colour at this side, as drawings have."""
+"""Plain images have this share of flat pixels and this share of one colour at this side, as drawings have."""
 ICON_SIDE = 288
-"""Plain pictures of at most so many pixels are simple, since icons are saved so small and photographs are not."""
+"""Plain images of at most so many pixels are simple, since icons are saved so small and photographs are not."""
 FLAT_STEP = 1  # grey levels between neighbours in what is flat
 HEADER_BYTES = 330  # of a grey JPEG as Pillow writes it
 NUM_CORNERS, FEWEST_MATCHES, REPROJECTION = 500, 8, 3.0
@@ -37,7 +37,7 @@ TURNS: tuple[Image.Transpose | None, ...] = (
     Image.Transpose.ROTATE_270,
     Image.Transpose.TRANSVERSE,
 )
-"""What makes the pictures of the first KINDS."""
+"""What makes the images of the first KINDS."""
 
 
 def can_verify() -> bool:
@@ -47,7 +47,7 @@ def can_verify() -> bool:
 
 @dataclass(frozen=True)
 class Corners:
-    """Corners of a picture and what surrounds them (ORB; Rublee et al., ICCV 2011), strongest first."""
+    """Corners of an image and what surrounds them (ORB; Rublee et al., ICCV 2011), strongest first."""
 
     places: np.ndarray
     """[N 2] x and y, with the middle of the first pixel at one half."""
@@ -57,7 +57,7 @@ class Corners:
 
 @dataclass(frozen=True)
 class ComparedImage:
-    """A picture as it is compared."""
+    """An image as it is compared."""
 
     image: Image.Image
     """RGB, its longer side at SIDE pixels."""
@@ -66,23 +66,23 @@ class ComparedImage:
     border: Box
     """What is within its border."""
     is_simple: bool
-    """Whether it has so little in it that another picture may look the same by design, as pictograms do."""
+    """Whether it has so little in it that another image may look the same by design, as pictograms do."""
     is_plain: bool
     """Whether it has large areas of exactly one colour, as drawings have."""
 
     @cached_property
     def grey(self) -> Image.Image:
-        """The picture in grey."""
+        """The image in grey."""
         return self.image.convert("L")
 
     @cached_property
     def half(self) -> Image.Image:
-        """The grey picture at half of its size, in which parts are compared."""
+        """The grey image at half of its size, in which parts are compared."""
         return self.grey.reduce(2)
 
     @cached_property
     def small(self) -> Image.Image:
-        """The picture at a quarter of its size, in which tones and colours are compared."""
+        """The image at a quarter of its size, in which tones and colours are compared."""
         return self.image.reduce(4)
 
     @cached_property
@@ -108,7 +108,7 @@ class ComparedImage:
 
 
 def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> ComparedImage:
-    """Returns what comparing needs of an upright RGB picture; one known to be simple is taken for it."""
+    """Return what comparing needs of an upright RGB image; one known to be simple is taken for it."""
     scale = SIDE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     scaled = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -126,7 +126,7 @@ def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool
 
 
 def has_large_areas(image: Image.Image) -> bool:
-    """True for a picture in which much is flat and of exactly one colour."""
+    """True for an image in which much is flat and of exactly one colour."""
     image = image.copy()
     image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
@@ -137,14 +137,14 @@ def has_large_areas(image: Image.Image) -> bool:
 
 
 def bytes_in(grey: Image.Image) -> int:
-    """Returns how many bytes a grey picture takes as a JPEG."""
+    """Return how many bytes a grey image takes as a JPEG."""
     saved = io.BytesIO()
     grey.save(saved, "JPEG", quality=50)
     return len(saved.getvalue()) - HEADER_BYTES
 
 
 def corners_of(grey: Image.Image, num: int = NUM_CORNERS) -> Corners:
-    """Returns at most `num` corners of a grey picture."""
+    """Return at most `num` corners of a grey image."""
     import cv2
 
     found, descriptors = cv2.ORB.create(nfeatures=num).detectAndCompute(np.asarray(grey), None)
@@ -156,7 +156,7 @@ def corners_of(grey: Image.Image, num: int = NUM_CORNERS) -> Corners:
 
 
 def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int, int]]:
-    """Returns the smallest distance of the codes [12 4] of two pictures, and which two those are."""
+    """Return the smallest distance of the codes [12 4] of two images, and which two those are."""
     distance = np.bitwise_count(first[:, None] ^ second[None]).sum(-1, dtype=np.int64)
     return min(
         (int(distance[one, other]), (one, other))
@@ -167,7 +167,7 @@ def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int
 
 
 def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yields affine maps [2 3] from places of `first` to places of `second` that may make them agree."""
+    """Yield affine maps [2 3] from places of `first` to places of `second` that may make them agree."""
     distance, kinds = closest_codes(first.codes, second.codes)
     if distance <= LARGEST_DISTANCE:
         yield motion_of(first, second, kinds)
@@ -176,14 +176,14 @@ def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]
 
 
 def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> np.ndarray:
-    """Returns the affine map [2 3] from places of `first` to those of `second` that makes their codes agree."""
+    """Return the affine map [2 3] from places of `first` to those of `second` that makes their codes agree."""
     start = corners_turned(*seen_of(first, kinds[0]))
     end = corners_turned(*seen_of(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
 
 
 def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
-    """Returns which part of a picture a code of this kind is of (left, top, right, bottom), and how it is turned."""
+    """Return which part of an image a code of this kind is of (left, top, right, bottom), and how it is turned."""
     width, height = look.image.size
     if kind < len(TURNS):
         return (0, 0, width, height), TURNS[kind]
@@ -194,7 +194,7 @@ def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None
 
 
 def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
-    """Returns where [3 2] the left upper, right upper and left lower corner of a turned part come from."""
+    """Return where [3 2] the left upper, right upper and left lower corner of a turned part come from."""
     left, top, right, bottom = box
     grid = np.arange(4, dtype=np.uint8).reshape(2, 2)
     if turn is not None:
@@ -204,7 +204,7 @@ def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def motions_by_corners(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yields the affine maps [2 3] from `first` to `second`, and to its mirror image, that most corners follow."""
+    """Yield the affine maps [2 3] from `first` to `second`, and to its mirror image, that most corners follow."""
     import cv2
 
     width = second.image.width

@@ -1,8 +1,8 @@
-"""Which pictures may show the same: 256-bit codes of them, and a join that finds close ones without comparing all.
+"""Which images may show the same: 256-bit codes of them, and a join that finds close ones without comparing all.
 
-A code holds the signs of the lowest frequencies of the grey picture against their median (perceptual hash; Zauner,
+A code holds the signs of the lowest frequencies of the grey image against their median (perceptual hash; Zauner,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits instead of 64. Torch-free,
-since both the preparation of data sets and the search for memorised pictures need it.
+since both the preparation of datasets and the search for memorised images need it.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ KINDS = (
     *("transposed", "turned by 90", "turned by 270", "transverse"),  # counter-clockwise, as in Pillow
     *("without its border", "its middle, 5 % cut", "its middle, 10 % cut", "its middle, 20 % cut"),
 )
-"""What the codes of a picture are of, in their order."""
+"""What the codes of an image are of, in their order."""
 MEETINGS = (
     ((0,), tuple(range(12))),  # the first as it is may be the second turned, framed or cropped
     ((8, 9, 10, 11), tuple(range(8))),  # the second, as it is or turned, may be what is left of the first
     ((8,), (8,)),  # both may be framed
 )
-"""Which codes of the first of two pictures meet which of the second; all 144 would find no more."""
+"""Which codes of the first of two images meet which of the second; all 144 would find no more."""
 CERTAIN_DISTANCE = 31
 """Bits; `close_pairs` finds every pair up to here.
 
@@ -35,16 +35,16 @@ LARGEST_DISTANCE = 92
 BAND_BITS = 16
 CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
-SIDE, KEPT = 64, 16  # the grey picture, and its frequencies, along each side
+SIDE, KEPT = 64, 16  # the grey image, and its frequencies, along each side
 CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
 PAIRS_PER_IMAGE, FEWEST_KEPT = 64, 2_000_000
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
 COMPARED_AT_ONCE = 64  # rows, so that the counts stay in the processor's cache
-ALL_COMPARED = 4096  # up to so many pictures all are compared, which finds every pair up to any distance
+ALL_COMPARED = 4096  # up to so many images all are compared, which finds every pair up to any distance
 
 
 def cosine_basis(num: int, side: int) -> np.ndarray:
-    """Returns the first rows of the orthogonal DCT-II [num side]."""
+    """Return the first rows of the orthogonal DCT-II [num side]."""
     rows, places = np.arange(num)[:, None], np.arange(side)[None] + 0.5
     return np.cos(np.pi * rows * places / side) * np.sqrt(2 / side)
 
@@ -55,9 +55,9 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
-    """Returns the twelve codes [12 4] (uint64) of a picture, in the order of KINDS.
+    """Return the twelve codes [12 4] (uint64) of an image, in the order of KINDS.
 
-    A thumbnail of 256 pixels gives the codes of the picture it was made of, but for a few bits.
+    A thumbnail of 256 pixels gives the codes of the image it was made of, but for a few bits.
     """
     grey = image.convert("L")
     low = frequencies(grey)
@@ -70,13 +70,13 @@ def image_codes(image: Image.Image) -> np.ndarray:
 
 
 def frequencies(grey: Image.Image) -> np.ndarray:
-    """Returns the lowest frequencies [16 16] of a grey picture stretched to a square."""
+    """Return the lowest frequencies [16 16] of a grey image stretched to a square."""
     pixels = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0), dtype=np.float64)
     return BASIS @ pixels @ BASIS.T
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Returns codes [N 4] of frequencies [N 16 16]: a bit is set where a frequency is above the median.
+    """Return codes [N 4] of frequencies [N 16 16]: a bit is set where a frequency is above the median.
 
     The first one, which is the brightness, is left out of the median and out of the code.
     """
@@ -87,19 +87,19 @@ def packed(low: np.ndarray) -> np.ndarray:
 
 
 def middle(grey: Image.Image, share: float) -> Image.Image:
-    """Returns the picture without `share` of its width and height, cut off evenly."""
+    """Return the image without `share` of its width and height, cut off evenly."""
     width, height = grey.size
     x, y = width * share / 2, height * share / 2
     return grey.crop((round(x), round(y), max(round(width - x), round(x) + 1), max(round(height - y), round(y) + 1)))
 
 
 def without_border(grey: Image.Image) -> Image.Image:
-    """Returns the picture without rows and columns at its edges that are all of one tone; a flat picture as it is."""
+    """Return the image without rows and columns at its edges that are all of one tone; a flat image as it is."""
     return grey.crop(border_box(grey))
 
 
 def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
-    """Returns what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
+    """Return what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
     pixels = np.asarray(grey, dtype=np.int16)
     differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
@@ -110,7 +110,7 @@ def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class ClosePairs:
-    """Pairs of pictures with codes at a small distance, each pair once, sorted by the two numbers."""
+    """Pairs of images with codes at a small distance, each pair once, sorted by the two numbers."""
 
     first: np.ndarray
     """[M] The smaller number of the two."""
@@ -119,7 +119,7 @@ class ClosePairs:
     distance: np.ndarray
     """[M] Bits, the smallest of the pair's codes."""
     first_kind: np.ndarray
-    """[M] Which code of the first picture it was, an index into KINDS."""
+    """[M] Which code of the first image it was, an index into KINDS."""
     second_kind: np.ndarray
     """[M] Which of the second."""
     largest: int = LARGEST_DISTANCE
@@ -132,7 +132,7 @@ class ClosePairs:
 class Codes(Protocol):
     """Codes [N 12 4] (uint64): an array, or what reads them from disk as they are indexed.
 
-    Indexed are a picture, an array of pictures, and one kind of all (codes[:, kind]).
+    Indexed are an image, an array of images, and one kind of all (codes[:, kind]).
     """
 
     @property
@@ -142,13 +142,13 @@ class Codes(Protocol):
 
 
 def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
-    """Returns the pairs of pictures with a distance of at most `largest` between their codes [N 12 4].
+    """Return the pairs of images with a distance of at most `largest` between their codes [N 12 4].
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
     (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
-    them among at most ALL_COMPARED pictures. The codes of MEETINGS are compared. Codes [N 1 4], of the pictures as they
-    are only, will do as well. Where pictures are `chosen` by number the result counts in that choice, without a copy.
-    Of more than PAIRS_PER_IMAGE pairs a picture, as thousands of icons have, the closest stay.
+    them among at most ALL_COMPARED images. The codes of MEETINGS are compared. Codes [N 1 4], of the images as they
+    are only, will do as well. Where images are `chosen` by number the result counts in that choice, without a copy.
+    Of more than PAIRS_PER_IMAGE pairs an image, as thousands of icons have, the closest stay.
     """
     chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
@@ -165,7 +165,7 @@ def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarra
 
 
 def thinned(rows: np.ndarray, most: int, largest: int) -> tuple[np.ndarray, int]:
-    """Returns the closest of the rows, at most about `most`, and the distance up to which they are."""
+    """Return the closest of the rows, at most about `most`, and the distance up to which they are."""
     while len(rows) > most and largest > CERTAIN_DISTANCE:
         largest -= 1
         rows = rows[rows[:, 2] <= largest]
@@ -173,7 +173,7 @@ def thinned(rows: np.ndarray, most: int, largest: int) -> tuple[np.ndarray, int]
 
 
 def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yields those of MEETINGS that are among the first kinds."""
+    """Yield those of MEETINGS that are among the first kinds."""
     for first, second in MEETINGS:
         first, second = (tuple(kind for kind in kinds if kind < num_kinds) for kinds in (first, second))
         if first and second:
@@ -181,7 +181,7 @@ def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yields rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
+    """Yield rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
     codes = stored[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
@@ -199,9 +199,9 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yields such rows of codes that have a band in common but for a bit, maybe several times.
+    """Yield such rows of codes that have a band in common but for a bit, maybe several times.
 
-    Codes of two kinds are in memory at a time, 120 bytes a picture with all that is made of them.
+    Codes of two kinds are in memory at a time, 120 bytes an image with all that is made of them.
     """
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
@@ -217,18 +217,18 @@ def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.
 
 @dataclass(frozen=True)
 class InBand:
-    """Codes of one kind sorted by the bits of a band and, among equal ones, by picture."""
+    """Codes of one kind sorted by the bits of a band and, among equal ones, by image."""
 
     codes: np.ndarray
     """[N 4]"""
     keys: np.ndarray
-    """[N] The band's bits above 32 bits of the picture's number."""
+    """[N] The band's bits above 32 bits of the image's number."""
     starts: np.ndarray
     """[2^16] Where each value begins."""
 
     @classmethod
     def sorted_by(cls, codes: np.ndarray, chosen: np.ndarray, band: int) -> "InBand":
-        """Returns the chosen ones of codes [. 4] sorted by their band."""
+        """Return the chosen ones of codes [. 4] sorted by their band."""
         word, place = divmod(band, 64 // BAND_BITS)
         values = (codes[chosen, word] >> np.uint64(place * BAND_BITS)).astype(np.uint16)
         order = np.argsort(values, kind="stable")
@@ -238,11 +238,11 @@ class InBand:
         return cls(codes[chosen[order]], keys, np.cumsum(counts) - counts)
 
     def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields picture, later picture of `probing` and distance of codes whose band differs by a bit at most."""
+        """Yield image, later image of `probing` and distance of codes whose band differs by a bit at most."""
         for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
             wanted = probing.keys ^ (flipped << 32)
             starts = self.starts[wanted >> 32]
-            total = np.cumsum(np.searchsorted(self.keys, wanted) - starts)  # earlier pictures with the wanted band
+            total = np.cumsum(np.searchsorted(self.keys, wanted) - starts)  # earlier images with the wanted band
             begin = 0
             while begin < len(total):
                 done = total[begin - 1] if begin else 0
@@ -259,7 +259,7 @@ class InBand:
 def within(
     first: np.ndarray, places: np.ndarray, second: np.ndarray, rows: np.ndarray, largest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which of the pairs of codes first[places] and second[rows] are close, and how close.
+    """Return which of the pairs of codes first[places] and second[rows] are close, and how close.
 
     Half of a code leaves few of the pairs in most cases, so the other half is looked at for those only.
     """
@@ -275,13 +275,13 @@ def within(
 
 
 def found_rows(first: np.ndarray, second: np.ndarray, distance: np.ndarray, one: int, other: int) -> np.ndarray:
-    """Returns rows [M 5] of pairs and their kinds."""
+    """Return rows [M 5] of pairs and their kinds."""
     kinds = np.full(len(first), one), np.full(len(first), other)
     return np.stack([first, second, distance, *kinds], axis=1).astype(np.int32)
 
 
 def best_of_each(rows: np.ndarray) -> np.ndarray:
-    """Returns the closest of the rows of every pair of pictures, sorted by the pair."""
+    """Return the closest of the rows of every pair of images, sorted by the pair."""
     order = np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))
     rows = rows[order]
     is_new = np.ones(len(rows), bool)

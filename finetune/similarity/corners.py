@@ -1,6 +1,6 @@
-"""Which pictures have corners in common, turned, mirrored, scaled or cut off as they may be: votes of small patches.
+"""Which images have corners in common, turned, mirrored, scaled or cut off as they may be: votes of small patches.
 
-Needs OpenCV (the extra [dedup]). Letters: N pictures, M descriptors.
+Needs OpenCV (the extra [dedup]). Letters: N images, M descriptors.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,25 +13,25 @@ from finetune.similarity.appearance import corners_of
 Descriptors = tuple[np.ndarray, np.ndarray]
 """[M 32] uint8 of an image, and of its mirror image."""
 NUM_DESCRIPTORS = 150
-"""Of a picture, and again of its mirror image."""
+"""Of an image, and again of its mirror image."""
 FEWEST_VOTES = 6
 LARGEST_DISTANCE = 48
 """Of the 256 bits of two descriptors that show the same."""
 NUM_TABLES, KEY_BITS = 6, 24
 """Descriptors meet if all of these bits agree in a table; the bits are drawn once."""
 COMMON = 64
-"""Descriptors with a key that more pictures have say nothing; their number would be squared."""
+"""Descriptors with a key that more images have say nothing; their number would be squared."""
 CANDIDATES_AT_ONCE = 1 << 20
 
 
 def descriptors_of(grey: Image.Image) -> Descriptors:
-    """Returns the descriptors of the corners of a grey image and of its mirror image."""
+    """Return the descriptors of the corners of a grey image and of its mirror image."""
     mirrored = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return corners_of(grey, NUM_DESCRIPTORS).descriptors, corners_of(mirrored, NUM_DESCRIPTORS).descriptors
 
 
 def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
-    """Returns the pairs [M 2] of the images that share FEWEST_VOTES corners or more, the smaller number first.
+    """Return the pairs [M 2] of the images that share FEWEST_VOTES corners or more, the smaller number first.
 
     Images that are None have no votes.
     """
@@ -56,19 +56,19 @@ def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
 
 
 def gathered(descriptors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns whose the descriptors are [M], and all of them [M 4] as words of 64 bits."""
+    """Return whose the descriptors are [M], and all of them [M 4] as words of 64 bits."""
     owners = np.repeat(np.arange(len(descriptors)), [len(each) for each in descriptors])
     return owners, np.ascontiguousarray(np.concatenate(descriptors)).view(np.uint64)
 
 
 def table_bits() -> list[np.ndarray]:
-    """Returns which bits make the key of each table."""
+    """Return which bits make the key of each table."""
     rng = np.random.default_rng(0)
     return [rng.permutation(256)[:KEY_BITS] for _ in range(NUM_TABLES)]
 
 
 def key_of(codes: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Returns the keys [M] of codes [M 4]."""
+    """Return the keys [M] of codes [M 4]."""
     key = np.zeros(len(codes), np.uint32)
     for bit in bits:
         key = key << np.uint32(1) | (codes[:, bit // 64] >> np.uint64(bit % 64) & np.uint64(1)).astype(np.uint32)
@@ -76,7 +76,7 @@ def key_of(codes: np.ndarray, bits: np.ndarray) -> np.ndarray:
 
 
 def met(keys: np.ndarray, others: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields rows with equal keys, some at a time."""
+    """Yield rows with equal keys, some at a time."""
     order = np.argsort(keys, kind="stable")
     ranked = keys[order]
     starts = np.searchsorted(ranked, others, side="left")
@@ -99,7 +99,7 @@ def close_votes(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Yields pairs of descriptors of two pictures that are close, as the one's number above 32 bits of the other's."""
+    """Yield pairs of descriptors of two images that are close, as the one's number above 32 bits of the other's."""
     for left, right in rows:
         differs = first[0][left] != second[0][right]
         left, right = left[differs], right[differs]

@@ -13,14 +13,14 @@ COARSE = 48
 
 
 def coarse(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of a picture at COARSE pixels a side."""
+    """Return the pixels of an image at COARSE pixels a side."""
     scale = COARSE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     return np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float64)
 
 
 def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
-    """Returns the gain and the offsets that bring `first` closest to `second`, values [N C]."""
+    """Return the gain and the offsets that bring `first` closest to `second`, values [N C]."""
     mean, other = first.mean(0), second.mean(0)
     spread = ((first - mean) ** 2).mean()
     gain = float(((first - mean) * (second - other)).mean() / spread) if spread > 1e-3 else 1.0
@@ -28,7 +28,7 @@ def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the tones [N] of `first` brought closest to those of `second` within GAINS, cut off at the ends."""
+    """Return the tones [N] of `first` brought closest to those of `second` within GAINS, cut off at the ends."""
     best, smallest = first, np.inf
     for gain in np.arange(GAINS[0], GAINS[1] + 0.01, 0.05):
         free = (second > 2) & (second < 253)
@@ -41,7 +41,7 @@ def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns for each tone of `first` [N] the mean tone that `second` has where the first is about as bright."""
+    """Return for each tone of `first` [N] the mean tone that `second` has where the first is about as bright."""
     steps = np.clip(first, 0, 255) / 16
     weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
     means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)
@@ -49,7 +49,7 @@ def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def largest_part(left: np.ndarray, num_parts: int) -> float:
-    """Returns how far the mean of a part of differences [H W C] is from 0 at most; NaN does not count."""
+    """Return how far the mean of a part of differences [H W C] is from 0 at most; NaN does not count."""
     known = ~np.isnan(left[..., :1])
     sums = [np.where(known, left, 0.0), known.astype(np.float64), np.ones_like(left[..., :1])]
     for axis in (0, 1):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One preview picture; `base_path` is the untouched model's for the same prompt and seed."""
+    """One preview image; `base_path` is the base model's for the same prompt and seed."""
 
     prompt: str
     seed: int
@@ -28,7 +28,7 @@ class LoggedFiles:
     metadata: Mapping[str, Any]
 
     def named(self) -> list[tuple[Path, str]]:
-        """Returns each path with its name relative to `folder`, empty for `folder` itself."""
+        """Return each path with its name relative to `folder`, empty for `folder` itself."""
         return [(path, path.relative_to(self.folder).as_posix().removeprefix(".")) for path in self.paths]
 
 
@@ -49,19 +49,19 @@ class Backend(Protocol):
     """One tracker, open from construction to `finish`; every call may raise or hang, `tracking.Tracker` copes."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Records numbers of a step."""
+        """Record numbers of a step."""
         ...
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Records the preview pictures of a step."""
+        """Record the preview images of a step."""
         ...
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Records files and folders that the run made."""
+        """Record files and folders that the run made."""
         ...
 
     def finish(self, exit_code: int) -> None:
-        """Closes the record on disk."""
+        """Close the record on disk."""
         ...
 
     def notes(self) -> list[str]:
@@ -74,9 +74,9 @@ class Uploading(Protocol):
     """What a tracker that sends its record elsewhere offers too."""
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Waits, after `finish`, for what is still being sent; gives up early where nobody answers."""
+        """Wait, after `finish`, for what is still being sent; gives up early where nobody answers."""
         ...
 
     def abandon(self) -> None:
-        """Ends what `finish` waits for in vain; called from another thread."""
+        """End what `finish` waits for in vain; called from another thread."""
         ...

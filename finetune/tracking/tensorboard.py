@@ -18,12 +18,12 @@ class TensorBoard:
         self._writer.add_text("config", as_code(run.config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Writes a scalar for each number."""
+        """Write a scalar for each number."""
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Writes each picture under the number of its row, its prompt as text beside it."""
+        """Write each image under the number of its row, its prompt as text beside it."""
         import numpy as np
         from PIL import Image
 
@@ -35,12 +35,12 @@ class TensorBoard:
         self._writer.flush()
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Writes where the files are; TensorBoard keeps no files."""
+        """Write where the files are; TensorBoard keeps no files."""
         paths = [str(path) for path in files.paths]
         self._writer.add_text(f"files/{files.name}", as_code({"paths": paths, "kind": files.kind, **files.metadata}))
 
     def finish(self, exit_code: int) -> None:
-        """Closes the event file."""
+        """Close the event file."""
         self._writer.close()
 
     def notes(self) -> list[str]:
@@ -49,6 +49,6 @@ class TensorBoard:
 
 
 def as_code(values: Mapping[str, Any]) -> str:
-    """Returns indented JSON as a Markdown code block, which TensorBoard shows as it stands."""
+    """Return indented JSON as a Markdown code block, which TensorBoard shows as it stands."""
     lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
     return "\n".join(f"    {line}" for line in lines)

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raises ValueError for trackers whose package is not installed, and for a project, tags or a run id that W&B
+    """Raise ValueError for trackers whose package is not installed, and for a project, tags or a run id that W&B
     refuses; imports none of them."""
     missing = [name for name in config.names if importlib.util.find_spec(name) is None]
     if missing:
@@ -61,7 +61,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def open_backend(name: str, run: TrackedRun) -> Backend:
-    """Returns the open tracker of that name."""
+    """Return the open tracker of that name."""
     module, _, kind = BACKENDS[name].partition(":")
     return vars(importlib.import_module(module))[kind](run)
 
@@ -86,12 +86,12 @@ class _Lane:
             self.count_failure(f"{MOST_WAITING_CALLS} calls wait for it")
 
     def close(self, exit_code: int) -> None:
-        """Lets the thread end after the calls that wait."""
+        """Let the thread end after the calls that wait."""
         self._exit_code = exit_code
         self._calls.put(None)
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Makes one call; the only place where what a tracker raises is caught.
+        """Make one call; the only place where what a tracker raises is caught.
 
         Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days
         of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
@@ -102,7 +102,7 @@ class _Lane:
             self.count_failure(f"{type(fault).__name__}: {fault}")
 
     def count_failure(self, what: str) -> None:
-        """Counts, and warns the first time."""
+        """Count, and warns the first time."""
         self.num_failures += 1
         if self.num_failures == 1:
             logger.warning(
@@ -137,20 +137,20 @@ class Tracker:
         self._copy_seconds = 0.0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs numbers of a step; a key without a slash becomes train/KEY, and `step` itself is the axis."""
+        """Log numbers of a step; a key without a slash becomes train/KEY, and `step` itself is the axis."""
         named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log(named, step))
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Logs the preview pictures of a step as a table of prompt x seed, base and tuned side by side."""
+        """Log the preview images of a step as a table of prompt x seed, base and tuned side by side."""
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
     def log_files(
         self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
     ) -> None:
-        """Records files and folders inside `folder`, such as the exported model, as one artifact of this run.
+        """Record files and folders inside `folder`, such as the exported model, as one artifact of this run.
 
         The run's id is part of the artifact's name: two runs that share a name have an artifact each.
         """
@@ -163,7 +163,7 @@ class Tracker:
             lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
-        """Closes every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner.
+        """Close every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner.
 
         A healthy upload is waited for where the run succeeded; a run that was stopped has no time for it.
         """
@@ -181,14 +181,14 @@ class Tracker:
                 lane.attempt(partial(backend.wait_for_upload, UPLOAD_SECONDS if exit_code == 0 else FINISH_SECONDS))
 
     def notes(self) -> list[str]:
-        """Returns a sentence a tracker: where its record lies and how to look at it."""
+        """Return a sentence a tracker: where its record lies and how to look at it."""
         return [note for lane in self._lanes if lane.backend is not None for note in lane.backend.notes()]
 
 
 def start_tracking(
     config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], *, data_fingerprint: str
 ) -> Tracker:
-    """Opens the trackers in turn, waiting at most `START_SECONDS` for all; what opens later still gets every call."""
+    """Open the trackers in turn, waiting at most `START_SECONDS` for all; what opens later still gets every call."""
     tracks_wandb = "wandb" in config.names
     run = TrackedRun(
         folder=folder,
@@ -220,7 +220,7 @@ def start_tracking(
 
 
 def run_id(file: Path, wanted: str | None = None) -> str:
-    """Returns the run's id, chosen once and kept in `file`, so a resumed run continues under it.
+    """Return the run's id, chosen once and kept in `file`, so a resumed run continues under it.
 
     `wanted` is the id that the user asks for; a run that already has another keeps its own, with a warning.
     """

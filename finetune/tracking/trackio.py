@@ -25,11 +25,11 @@ class Trackio:
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs the numbers."""
+        """Log the numbers."""
         self._run.log(dict(metrics), step=step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Logs each picture under the number of its row."""
+        """Log each image under the number of its row."""
         import trackio
 
         pictures = {
@@ -39,7 +39,7 @@ class Trackio:
         self._run.log(pictures, step=step)
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Copies the files and folders into the project."""
+        """Copy the files and folders into the project."""
         import trackio
 
         artifact = trackio.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
@@ -51,7 +51,7 @@ class Trackio:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Waits until everything is in the database."""
+        """Wait until everything is in the database."""
         self._run.finish()
 
     def notes(self) -> list[str]:

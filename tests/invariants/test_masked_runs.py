@@ -41,7 +41,7 @@ def options(tiny_run: Options, masked_pictures: Path) -> Options:
 
 def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
     output = same_uncached_and_killed(options, {"cache.latents": False, "data.num_workers": 1}, tmp_path)
-    assert "pictures without a mask, which are trained on as a whole (1): 0000.png" in output
+    assert "images without a mask, which are trained on as a whole (1): 0000.png" in output
 
 
 def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:

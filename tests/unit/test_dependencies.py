@@ -19,12 +19,12 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
 def canonical(need: str) -> str:
-    """Returns the name of a requirement as package indexes compare it (PEP 503)."""
+    """Return the name of a requirement as package indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", need)[0]).lower()
 
 
 def imported(code: str) -> set[str]:
-    """Returns the top-level modules that a source imports, also by name and for types alone, not those it looks for."""
+    """Return the top-level modules that a source imports, also by name and for types alone, not those it looks for."""
     names: list[str] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ def imported(code: str) -> set[str]:
 
 
 def third_party() -> dict[str, Path]:
-    """Returns each module of somebody else that the packages import, with one file that does."""
+    """Return each module of somebody else that the packages import, with one file that does."""
     found: dict[str, Path] = {}
     for path in [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]:
         modules = imported(path.read_text(encoding="utf-8")) - sys.stdlib_module_names - set(PACKAGES)

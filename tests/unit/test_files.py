@@ -31,7 +31,7 @@ __all__ = ["open_folder"]
 
 
 def lock_bytes(descriptor: int, mode: int, num_bytes: int) -> None:
-    """Locks bytes from the current position on, as `msvcrt.locking` does, with real locks of this system."""
+    """Lock bytes from the current position on, as `msvcrt.locking` does, with real locks of this system."""
     request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_CUR, 0, num_bytes, 0)
     try:
         fcntl.fcntl(descriptor, mode, request)

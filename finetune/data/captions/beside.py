@@ -16,7 +16,7 @@ RTF_START = "{\\rtf"
 def read_beside(
     read: Read, beside: Mapping[str, list[str]], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> None:
-    """Reads the files that each belong to an image, texts before JSON."""
+    """Read the files that each belong to an image, texts before JSON."""
     from_text: set[str] = set()
     for name, owners in beside.items():
         if split_name(name)[1] == JSON_SUFFIX:
@@ -28,7 +28,7 @@ def read_beside(
             continue
         found.used.add(name)
         if len(owners) > 1:
-            findings.warn("text files that give several pictures of the same name their captions", name)
+            findings.warn("text files that give several images of the same name their captions", name)
         for owner in owners:
             if split_name(name)[1] == JSON_SUFFIX and owner in from_text:
                 note_other(texts, owner, name, found, findings)
@@ -47,7 +47,7 @@ def _texts(
         found.unusable[name] = str(error), owners
         return []
     if "\0" in text:
-        found.unusable[name] = "it holds NUL characters", owners
+        found.unusable[name] = "it contains NUL characters", owners
         return []
     if text.startswith(RTF_START):
         found.unusable[name] = "it is rich text (RTF); save it as plain text", owners
@@ -62,10 +62,10 @@ def _texts(
         except ValueError:  # a prompt such as {red|blue} cat
             values = None
         if values is not None:
-            told = (
+            outcome = (
                 "of which the captions are used" if values else "in which no caption is known, and which are not used"
             )
-            findings.warn(f"text files that hold JSON, {told}", name)
+            findings.warn(f"text files that contain JSON, {outcome}", name)
             return usable_texts(values, name, findings)
     content = caption_text(text)
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):

@@ -1,4 +1,7 @@
-"""The texts that training may draw for a picture, and the draw itself; both without history, the same in every run."""
+"""The texts that training may draw for an image, and the draw.
+
+Both are the same in every run, whatever was drawn before.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """How captions become prompts."""
+    """Options that turn captions into prompts."""
 
     dropout: float = 0.0
     """Share of samples, 0 to 1, that get the empty prompt."""
     template: str = "{caption}"
-    """Text around every caption; {caption} stands for it. Shuffling never moves the template's own words."""
+    """Text around every caption, with {caption} in its place. Shuffling never moves the template's words."""
     shuffle_tags: bool = False
     """Whether the tags of a caption change their order."""
     keep_tags: int = 0
@@ -19,14 +22,17 @@ class CaptionOptions:
     num_shuffles: int = 4
     """Orders to draw from, per caption."""
     tag_separator: str = ","
-    """What stands between two tags."""
+    """Between two tags."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.dropout <= 1 and self.keep_tags >= 0 and self.num_shuffles >= 1 and self.tag_separator, self
 
 
 def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tuple[str, ...]:
-    """Returns every text but the empty prompt that `draw_caption` may give, each once, in a stable order."""
+    """Return every text that `draw_caption` may return, in a stable order.
+
+    Each is there once; the empty prompt is not among them.
+    """
     num_orders = options.num_shuffles if options.shuffle_tags else 1
     return tuple(
         dict.fromkeys(_variant(caption, order, options) for caption in captions for order in range(num_orders))
@@ -34,7 +40,7 @@ def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tupl
 
 
 def draw_caption(captions: tuple[str, ...], options: CaptionOptions, *, u: float, drop_u: float) -> str:
-    """Returns the empty prompt where drop_u < dropout, else one of `caption_variants`; u, drop_u uniform in [0, 1).
+    """Return the empty prompt where drop_u < dropout, else one of `caption_variants`; u, drop_u uniform in [0, 1).
 
     Each caption is equally likely, and each of its orders, also where two of them happen to give the same text.
     """
@@ -53,7 +59,10 @@ def _variant(caption: str, order: int, options: CaptionOptions) -> str:
 
 
 def _reordered(caption: str, order: int, options: CaptionOptions) -> str:
-    """The caption with its tags in one of its own orders; a hash sorts them, so no library's random stream matters."""
+    """Return the caption with its tags in the order numbered `order`.
+
+    A hash sorts them, so the order is independent of a library's random stream.
+    """
     tags = [tag.strip() for tag in caption.split(options.tag_separator)]
     tags = [tag for tag in tags if tag]
     kept, free = tags[: options.keep_tags], tags[options.keep_tags :]

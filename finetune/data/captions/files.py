@@ -1,8 +1,8 @@
-"""Finds the files that hold the captions of a folder's images and reads them, for recipes and preparation; torch-free.
+"""Find and read the caption files of a folder's images; torch-free.
 
 In order: text files beside an image (x.txt, x.png.txt, x.caption), JSON beside it (x.json, x.png.json), and files that
-list several images (captions.json, sd-scripts' metadata, CSV). What comes later is read where nothing before had a
-caption. What seems to hold captions and is not understood stops the run where an image is left without one.
+list several images (captions.json, sd-scripts' metadata, CSV). Later ones are read for images without a caption from
+earlier ones. A file that seems to contain captions and is not understood stops the run if an image is left without one.
 """
 
 import posixpath
@@ -36,7 +36,7 @@ def read_caption_files(
     *,
     is_keyed: bool = False,
 ) -> FoundCaptions:
-    """Returns image -> captions from the files among `names`, and the files that hold them.
+    """Return image -> captions from the files among `names`, and their sources.
 
     `is_image` knows images by their names; files of other endings count as images where no image has the same stem.
     `is_keyed` is how WebDataset names files: .cls counts too, and where no file has the same name, all up to the first
@@ -70,7 +70,7 @@ def read_caption_files(
     read_beside(read, apart, reading, findings, found)
     for name in orphans:
         if name not in found.used and split_name(name)[1] in TEXT_SUFFIXES:
-            findings.warn("text files without a picture of the same name", name)
+            findings.warn("text files without an image of the same name", name)
             if owners := [*filter(is_image, images.nearly(name))]:
                 found.puzzling.setdefault(name, (f"its name is nearly that of {owners[0]}", owners))
     return found
@@ -81,7 +81,10 @@ def _order(suffix: str, suffixes: Sequence[str]) -> int:
 
 
 def texts_apart(texts: Iterable[str], images: ImageNames, found: FoundCaptions) -> dict[str, list[str]]:
-    """Returns the text files in folders without images that each fit one image alone, which has no caption yet."""
+    """Return text files in folders without images that each fit one image.
+
+    The image has no caption yet, and no other fits.
+    """
     by_image: dict[str, list[str]] = {}
     for name in texts:
         folder, base = posixpath.split(name)

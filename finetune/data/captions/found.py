@@ -16,11 +16,11 @@ class FoundCaptions:
     puzzling: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
     """Files that seem to hold captions, why they are not understood, and the images they are beside, if any."""
     unusable: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
-    """The same for files whose text cannot be had, such as those that may not be read."""
+    """The same for unreadable files, such as those without permission."""
 
 
 def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: CaptionReading, findings: Findings) -> None:
-    """Notes as an error the files that seem to hold captions where one of the `images` has none."""
+    """Note caption files that were not understood, if an image has no caption."""
     bare = {name for name in images if not found.captions.get(name)} if found.puzzling or found.unusable else set()
     for name, (why, owners) in found.puzzling.items():
         if bare and (not owners or bare.intersection(owners)):
@@ -37,7 +37,7 @@ def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Capt
 
 
 def refuse_unusable(name: str, why: str, findings: Findings) -> None:
-    """Notes as an error a caption file whose text cannot be had, while an image has no other caption."""
+    """Note an unreadable caption file as an error; the image has no other caption."""
     findings.error(
         "caption files that cannot be used, while images are left without a caption; make them readable, write them "
         "again, or move them away",
@@ -46,7 +46,7 @@ def refuse_unusable(name: str, why: str, findings: Findings) -> None:
 
 
 def note_other(texts: Sequence[str], owner: str, name: str, found: FoundCaptions, findings: Findings) -> None:
-    """Warn of captions that another file has for an image whose text file counts."""
+    """Warn of captions in another file than the image's text file."""
     if not set(texts) <= set(found.captions.get(owner, ())):
         findings.warn("files with other captions than the text file beside the image, which counts", name)
 

@@ -25,8 +25,8 @@ LARGEST_TABLE = 200_000_000
 def read_table(
     read: Read, name: str, images: ImageNames, reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> None:
-    """Reads a file that lists several images, unless it is about something else."""
-    own = Findings()  # what is noted of a file that turns out to be about something else is not said
+    """Read a file that lists several images, unless it is about something else."""
+    own = Findings()  # dropped if the file turns out to be about something else
     try:
         text = read_text(read, name, own)
     except UnreadableTextError as error:
@@ -65,7 +65,7 @@ def _rows(text: str, suffix: str, column: str, images: ImageNames) -> list[Row]:
 
 
 def _mentions(text: str, images: ImageNames) -> bool:
-    """Whether a text that is no list names an image all the same."""
+    """Tell if a text that is not a list names an image."""
     return any(word in images for word in text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000])
 
 
@@ -74,7 +74,7 @@ def _take_rows(matches: Sequence[tuple[Row, list[str]]], name: str, findings: Fi
     for row, owners in matches:
         texts = usable_texts(row.values, f"{name}: {row.name}", findings)
         if not owners:
-            findings.warn("pictures that a listing mentions but that are not there", f"{name}: {row.name}")
+            findings.warn("images that a listing mentions but that are not there", f"{name}: {row.name}")
         elif len({split_name(owner)[0] for owner in owners}) > 1:
             findings.error(
                 "names in a listing that several images have; give them with their folders", f"{name}: {row.name}"

@@ -15,12 +15,12 @@ FURTHER_PART = re.compile(r"[-_. ]+[^-_. \d][^-_. ]*$")
 
 
 def folded(name: str) -> str:
-    """Returns a name for comparison: Unicode composed, as most systems write it, and in small letters."""
+    """Return a name for comparison: composed Unicode in small letters."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Returns a name without its ending, and the ending in small letters."""
+    """Return a name without its ending, and the ending in small letters."""
     stem, suffix = posixpath.splitext(name)
     return stem, suffix.lower()
 
@@ -46,7 +46,7 @@ class ImageNames:
         return name in self._names
 
     def beside(self, text: str) -> list[str]:
-        """Returns the images that a text file belongs to: x.png, or all of that stem, for x.txt, and x.png.txt.
+        """Return the images of a text file: x.png for x.png.txt, the stem's for x.txt.
 
         Names that differ in capitals or in how Unicode composes them fit where no other does.
         """
@@ -57,11 +57,14 @@ class ImageNames:
             found = by_fold.get(folded(stem), [])
         if not found and self._is_image(stem):  # x.jpg.txt beside x.png: the image was saved in another format
             found = self._stems.get(split_name(stem)[0], [])
-        pictures = [name for name in found if self._is_image(name)]
-        return pictures or found
+        images = [name for name in found if self._is_image(name)]
+        return images or found
 
     def listed(self, name: str, folder: str) -> list[str]:
-        """Returns the images that a list in `folder` may mean by a name: one, or several where it does not decide."""
+        """Return the images that a list in `folder` may mean by a name.
+
+        They are several where the name is ambiguous.
+        """
         path = posixpath.normpath(name.replace("\\", "/"))
         inside = posixpath.normpath(posixpath.join(folder, path))
         found = self._exactly(inside) or self._stems.get(inside) or self._by_fold().get(folded(inside))
@@ -74,10 +77,10 @@ class ImageNames:
         return ends or found
 
     def nearly(self, text: str) -> list[str]:
-        """Returns the images that a text file without an image of its name may be of.
+        """Return possible images of a text file without an image of its name.
 
-        Its name has one more part, as x_caption.txt and x.en.txt have, or it is in a folder of texts, as others of its
-        name are.
+        Its name has one more part, as in x_caption.txt and x.en.txt, or the file is in a folder of texts, as others of
+        its name are.
         """
         folder, base = posixpath.split(split_name(text)[0])
         shorter = FURTHER_PART.sub("", base)
@@ -88,11 +91,11 @@ class ImageNames:
         return [name] if name in self._names else []
 
     def called(self, base: str) -> list[str]:
-        """Returns the images whose file names are this one, with or without their endings."""
+        """Return the images of a file name, with or without its ending."""
         return self._by_base().get(folded(base), [])
 
     def has_folder(self, folder: str) -> bool:
-        """Returns whether images are directly in a folder."""
+        """Tell if images are directly in a folder."""
         if self._folders is None:
             self._folders = {posixpath.dirname(name) for name in self._names if self._is_image(name)}
         return folder in self._folders

@@ -1,4 +1,4 @@
-"""Read the text of caption files, and choose what of it can be used."""
+"""Read the text of caption files, and choose its usable parts."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class CaptionReading:
-    """How captions are read, and what the options that decide are called where they are read for."""
+    """Options of reading captions, and their names for messages."""
 
     column: str = "text"
     lines: CaptionLines | None = None
@@ -30,11 +30,11 @@ class CaptionReading:
 
 
 class UnreadableTextError(ValueError):
-    """A text file whose bytes cannot be had; its text says why."""
+    """An unreadable text file; its text says why."""
 
 
 def read_text(read: Read, name: str, findings: Findings) -> str:
-    """Returns the text of a file and notes a guessed encoding; raises UnreadableTextError."""
+    """Return the text of a file and notes a guessed encoding; raises UnreadableTextError."""
     try:
         data = read(name)
     except OSError as error:
@@ -52,7 +52,10 @@ def read_text(read: Read, name: str, findings: Findings) -> str:
 
 
 def usable_texts(values: Iterable[object], where: str, findings: Findings) -> list[str]:
-    """Returns the captions among values from a table or JSON: texts and lists of them, stripped, without blank ones."""
+    """Return the usable captions among values from a table or JSON.
+
+    Values are texts and lists of them; they are stripped, blank ones dropped.
+    """
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     texts = []
     for item in flat:
@@ -70,7 +73,7 @@ def usable_texts(values: Iterable[object], where: str, findings: Findings) -> li
 
 
 def is_unicode(text: str) -> bool:
-    """Returns whether a text can be written as UTF-8; names that are none hold surrogates."""
+    """Tell if a text can be written as UTF-8; other names have surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

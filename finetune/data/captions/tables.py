@@ -17,7 +17,7 @@ NAME_FIELDS = (
 TEXT_FIELDS = ("caption", "text", "captions")
 TAG_FIELDS = ("tags", "tag_string")
 TRAINER_FIELDS = frozenset(("caption", "tags", "train_resolution"))
-"""What sd-scripts' metadata holds of an image, whose tags follow its caption there."""
+"""Fields of sd-scripts' metadata, where an image's tags follow its caption."""
 TELLING_FIELD = re.compile(
     r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt|conversation|sentence|response|answer",
     re.IGNORECASE,
@@ -30,12 +30,12 @@ DEPTH = 6
 
 
 class NotUnderstood(ValueError):
-    """A file that seems to hold captions but not in a form that is read; its text says why."""
+    """A file with captions in an unknown form; its text says why."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of an image."""
+    """The name and captions of an image in a table."""
 
     name: str
     """As it is written there: a path, a file name, or one without its ending."""
@@ -44,7 +44,10 @@ class Row:
 
 
 def parsed_json(text: str) -> Any:
-    """Returns what a JSON file holds; ValueError where it is none, `NotUnderstood` where captions were meant."""
+    """Parse a JSON file; ValueError for anything else.
+
+    Raises `NotUnderstood` where it seems meant as captions.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -54,10 +57,10 @@ def parsed_json(text: str) -> Any:
 
 
 def caption_values(value: object, column: str) -> list[object] | None:
-    """Returns the texts of an object that JSON holds of one image, None where it has none of the known fields.
+    """Return the texts of one image's JSON object, None without a known field.
 
-    They are `column`, caption, text and captions, each caption of its own, then the tags as one, and a prompt where
-    there is nothing else to read. Raises `NotUnderstood` where captions seem to be in another field.
+    They are `column`, caption, text and captions, each a caption by itself, then the tags as one, and a prompt where
+    there is nothing else. Raises `NotUnderstood` where captions seem to be in another field.
     """
     if isinstance(value, str):
         return [value]
@@ -81,13 +84,16 @@ def caption_values(value: object, column: str) -> list[object] | None:
 
 
 def joined_tags(value: Mapping[str, object]) -> object:
-    """Returns caption and tags as sd-scripts trains on them, one behind the other."""
+    """Join caption and tags in the order that sd-scripts trains on."""
     parts = [value.get("caption"), tags_text(value.get("tags"))]
     return ", ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
 
 
 def tags_text(tags: object) -> object:
-    """Returns tags as one caption: a list, lists by category, or a text with spaces between words like long_hair."""
+    """Join tags into one caption.
+
+    They are a list, lists by category, or a text with spaces between words like long_hair.
+    """
     if isinstance(tags, list | Mapping):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:
@@ -96,13 +102,13 @@ def tags_text(tags: object) -> object:
 
 
 def spaced(tag: str) -> str:
-    """Returns a tag with spaces for its underscores."""
+    """Return a tag with spaces for its underscores."""
     tag = tag.strip()
     return tag if len(tag) < SHORTEST_TAG_WITH_SPACES else tag.replace("_", " ")
 
 
 def texts_within(value: object, depth: int = 0) -> Iterator[str]:
-    """Yields the texts in nested lists and objects, e.g. tags by category or by tag service."""
+    """Yield the texts in nested lists and objects, e.g. tags by category or by tag service."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | Mapping) and depth < DEPTH:
@@ -111,7 +117,10 @@ def texts_within(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
-    """Yields the names of fields, also nested ones, that seem to hold captions: by their names, and words in them."""
+    """Yield fields, also nested ones, that seem to contain captions.
+
+    Their names and the words in them decide.
+    """
     if isinstance(value, Mapping) and depth < DEPTH:
         for field, content in value.items():
             if TELLING_FIELD.search(str(field)) and any(is_wordy(text) for text in texts_within(content)):
@@ -124,12 +133,15 @@ def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def is_wordy(text: object) -> bool:
-    """True for a text of two words or more, rather than a name, a number or a date."""
+    """Tell texts of two words or more from names, numbers and dates."""
     return isinstance(text, str) and len(re.findall(r"[^\W\d_]{2,}", text)) > 1
 
 
 def json_rows(value: object, column: str) -> list[Row]:
-    """Returns the images that a JSON value lists: name -> caption or object, a list of objects, or COCO's form."""
+    """Return the images in a JSON value.
+
+    Forms: name -> caption or object, a list of objects, or COCO's.
+    """
     if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):
         value = list(_coco_objects(value))
     if isinstance(value, Mapping):
@@ -154,7 +166,7 @@ def _coco_objects(value: Mapping[str, Any]) -> Iterator[dict[str, object]]:
 
 
 def object_rows(objects: Iterable[object], column: str) -> list[Row]:
-    """Returns the images of objects that each name a file and hold captions."""
+    """Return the images of objects with a file name and captions."""
     rows = []
     for item in objects:
         if isinstance(item, Mapping):
@@ -166,15 +178,15 @@ def object_rows(objects: Iterable[object], column: str) -> list[Row]:
 
 
 def json_lines_rows(text: str, column: str) -> list[Row]:
-    """Returns the images that the lines of a .jsonl list."""
+    """Return the images that the lines of a .jsonl list."""
     return object_rows((parsed_json(line) for line in in_lines(text) if line.strip()), column)
 
 
 def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
-    """Returns the images that a table lists whose columns are parted by commas, semicolons, tabs or bars.
+    """Return the images of a table with commas, semicolons, tabs or bars.
 
-    `images` has the file names that there are: a first line that begins with one is no heading, and the second column
-    then holds the captions.
+    `images` are the existing file names: a first line that begins with one is not a heading, and the second column then
+    has the captions.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     try:
@@ -192,12 +204,12 @@ def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
 
 
 def known_field(field: str) -> str:
-    """Returns a column's name as it is known, where it differs in capitals alone: Image is image."""
+    """Return the known spelling of a column's name: Image is image."""
     return field.lower() if field.lower() in (*NAME_FIELDS, *TEXT_FIELDS, *TAG_FIELDS) else field
 
 
 def named_lines(text: str, images: Container[str]) -> list[Row]:
-    """Returns the images of lines such as "x.png: a cat"; none unless every line begins with one of the `images`."""
+    """Return the images of lines such as "x.png: a cat"; none unless every line begins with one of the `images`."""
     rows = []
     for line in in_lines(text):
         match = re.fullmatch(r"\s*(.+?\.\w+)(?:\s*[:|=]\s*|\s+)(\S.*)", line)
@@ -208,6 +220,6 @@ def named_lines(text: str, images: Container[str]) -> list[Row]:
 
 
 def delimiter_of(text: str) -> str:
-    """Returns what separates the columns of a table: the comma, semicolon, tab or bar that its first line has most."""
+    """Return the separator most frequent in the first line: comma, semicolon, tab, bar."""
     head = next((line for line in in_lines(text) if line.strip()), "")
     return max((",", ";", "\t", "|"), key=head.count)

@@ -1,4 +1,4 @@
-"""What a caption file's bytes say: their encoding, and which of their lines are captions; torch-free."""
+"""Decode a caption file, and find the captions in its lines; torch-free."""
 
 import codecs
 import itertools
@@ -22,7 +22,7 @@ OPEN_END = re.compile(
 )
 CONTINUATION = re.compile(r"(?:and|or|but|of|to|while|which|that|who|whose|as|because|than)\b")
 BACK_REFERENCE = re.compile(r"(?:It|He|She|They|Its|His|Their)\b")
-"""What a caption of its own does not begin with."""
+"""Begins a sentence, not a caption."""
 LONG_LINE_WORDS = 25
 TAG_WORDS = 3
 TAG_CHARACTERS = 12
@@ -42,9 +42,9 @@ WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for 
 
 
 def decode_text(data: bytes) -> tuple[str, bool]:
-    """Returns the text of UTF-8, UTF-16 or UTF-32 bytes, and whether none fitted and Windows-1252 was taken.
+    """Decode UTF-8, UTF-16, UTF-32 or, with True as second, Windows-1252.
 
-    Bytes that Windows-1252 leaves undefined are read as in Latin-1.
+    Windows-1252 is taken where nothing else fits; bytes that it leaves undefined are read as in Latin-1.
     """
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -60,9 +60,9 @@ def decode_text(data: bytes) -> tuple[str, bool]:
 
 
 def looks_misread(text: str) -> bool:
-    """True for a text read as Windows-1252 most of which is beyond ASCII, as in no language that is written in it.
+    """Tell if a text read as Windows-1252 is mostly beyond ASCII.
 
-    Short words such as the French for summer may be.
+    No language written in it is, but for short words such as the French for summer.
     """
     beyond = [character for character in text if character > "\x7f"]
     is_most = len(beyond) * 2 > len("".join(text.split()))
@@ -70,41 +70,41 @@ def looks_misread(text: str) -> bool:
 
 
 def in_fence(text: str) -> str:
-    """Returns a text without the space around it, and without the fence of Markdown that captioners put around JSON."""
+    """Strip space, and the Markdown fence that captioners put around JSON."""
     stripped = text.strip()
     fenced = FENCE.fullmatch(stripped)
     return fenced[1].strip() if fenced else stripped
 
 
 def has_words(text: str) -> bool:
-    """True where a text says something: not for punctuation alone, and not for what programs write for nothing."""
+    """Tell texts from punctuation alone, and from markers for nothing (nan, null)."""
     return NOTHING.fullmatch(text.strip()) is None and any(
         unicodedata.category(character)[0] in "LN" or unicodedata.category(character) == "So" for character in text
     )
 
 
 def in_lines(text: str) -> list[str]:
-    """Returns the lines of a text, whatever ends them."""
+    """Return the lines of a text, whatever ends them."""
     return LINE_END.split(text)
 
 
 @dataclass(frozen=True)
 class CaptionText:
-    """The lines of a caption file that are captions, and what is notable about the file."""
+    """The captions in the lines of a file, and remarkable facts about it."""
 
     lines: tuple[str, ...]
     """Stripped, none of them blank."""
     looks_wrapped: bool = False
     """Whether the lines seem to be paragraphs or one sentence rather than captions of their own."""
     has_parameters: bool = False
-    """Whether an image generator's parameters stood below the prompt; they are not among the lines."""
+    """Whether an image generator's parameters were below the prompt; they are not among the lines."""
     has_wordless: bool = False
     """Whether there were lines such as ".,", which are not among the lines."""
     is_boxes: bool = False
-    """Whether the file holds numbers of an object detector's labels, of which none is a caption."""
+    """Whether the file has an object detector's labels, numbers without a caption."""
 
     def captions(self, lines: CaptionLines | None) -> list[str]:
-        """Returns the captions; None is alternatives."""
+        """Return the captions; None is alternatives."""
         if lines == "first":
             return list(self.lines[:1])
         if lines == "joined" and self.lines:
@@ -113,7 +113,7 @@ class CaptionText:
 
 
 def caption_text(text: str) -> CaptionText:
-    """Returns what a text file beside an image says."""
+    """Parse the text of a file beside an image."""
     prompt = text
     parameters = PARAMETERS.search(text)
     if parameters is not None:
@@ -131,11 +131,11 @@ def caption_text(text: str) -> CaptionText:
 
 
 def looks_wrapped(text: str, lines: tuple[str, ...]) -> bool:
-    """Returns whether lines seem to be paragraphs or a wrapped sentence rather than captions of their own.
+    """Tell paragraphs or a wrapped sentence from one caption per line.
 
-    So they are with a blank line between two blocks, with several sentences in a long line, where a line begins with
-    "It" or the like, and where one line breaks off before its sentence ends and the next continues it in lower case, or
-    in a script that has none.
+    Signs are a blank line between two blocks, several sentences in a long line, a line that begins with "It" or the
+    like, and a line that breaks off before its sentence ends where the next continues it in lower case, or in a script
+    that has none.
     """
     if BLOCKS.search(LINE_END.sub("\n", text)):
         return True
@@ -159,9 +159,10 @@ def _continues(line: str, following: str, has_sentences: bool) -> bool:
 
 
 def joined(lines: tuple[str, ...]) -> str:
-    """Returns lines as one caption: tags and short phrases with commas between them, anything else with spaces.
+    """Join lines to one caption, with commas if they are tags, else with spaces.
 
-    Where Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space is added.
+    Short phrases count as tags. Where Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space
+    is added.
     """
     are_tags = all(_is_short(line) for line in lines)
     stripped = [line.rstrip(SEPARATORS) for line in lines] if are_tags else lines
@@ -174,6 +175,9 @@ def joined(lines: tuple[str, ...]) -> str:
 
 
 def _is_short(line: str) -> bool:
-    """Whether a line may be a tag or a phrase; where no spaces separate words, characters are counted."""
+    """Tell if a line may be a tag or a phrase.
+
+    Where no spaces separate words, characters are counted.
+    """
     is_brief = len(line.split()) <= TAG_WORDS and len(UNSPACED.findall(line)) <= TAG_CHARACTERS
     return is_brief and not SENTENCE_END.search(line)

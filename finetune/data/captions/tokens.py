@@ -1,4 +1,4 @@
-"""Whether captions name the tokens that are to be learned; no torch here."""
+"""Check that captions name the tokens to learn; torch-free."""
 
 from dataclasses import replace
 
@@ -11,9 +11,9 @@ from finetune.plurals import first_few
 def check_token_captions(
     manifest: Manifest, tokens: TokensConfig, data: DataConfig, preview: PreviewConfig
 ) -> Manifest:
-    """Returns the manifest with a warning for captions, and one for preview prompts, that name no new token.
+    """Add warnings for captions and preview prompts without a new token.
 
-    Raises ValueError where a token stands in no caption at all, so that nothing would be learned of it.
+    Raises ValueError where a token is in no caption at all, so nothing would be learned of it.
     """
     texts = [
         (record.file_name, data.template.replace("{caption}", caption))
@@ -24,9 +24,9 @@ def check_token_captions(
     if absent:
         raise ValueError(
             f"tokens.names: no caption of {manifest.location} ({len(texts):,} in all) contains {', '.join(absent)}, so "
-            "that nothing would be learned. Write the token into the captions (in lower case), or around all of them: "
+            "nothing would be learned. Write the token into the captions (in lower case), or around all of them: "
             f'--data.template "{{caption}}, in the style of {absent[0]}"; without captions: --data.captions none '
-            f'--data.template "a picture in the style of {absent[0]}".'
+            f'--data.template "an image in the style of {absent[0]}".'
         )
     warnings = list(manifest.warnings)
     without = [file_name for file_name, text in texts if not any(name in text for name in tokens.names)]

@@ -1,4 +1,4 @@
-"""Turns the pixels of a decoded picture, whatever their mode and profile, into sRGB of 8 bits a channel, and alpha."""
+"""Convert decoded pixels of any mode and profile to 8-bit sRGB and alpha."""
 
 import functools
 import io
@@ -15,18 +15,18 @@ HIGH_RANGE = 16.0
 
 
 class UnsupportedSamples(ValueError):
-    """An intact image whose numbers cannot be told the colours of."""
+    """An intact image whose numbers do not determine colours."""
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether Pillow holds an image in one channel of more than 8 bits."""
+    """Tell if Pillow has an image in one channel of more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tuple[Image.Image, Image.Image | None]:
-    """Splits an image of any mode into 8-bit L, RGB or CMYK, and alpha as L where there is some.
+    """Split any image into 8-bit L, RGB or CMYK, and alpha.
 
-    An encoding is followed here only where `is_deep`.
+    Alpha is L, or None without transparency. `encoding` is applied here only where `is_deep`.
     """
     if is_deep(image):
         return _eight_bits(image, encoding)
@@ -42,10 +42,10 @@ def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tu
 
 
 def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Image, Image.Image | None]:
-    """Scales 16-bit, 32-bit and float samples to L; a transparent level becomes alpha.
+    """Scale 16-bit, 32-bit and float samples to L; a transparent level becomes alpha.
 
-    The first range that holds all samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats;
-    else from least to greatest. Works in strips, so that large pictures need no further copies.
+    The first range that contains all samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats;
+    else from least to greatest. Works in strips, so large images need no further copies.
     """
     boxes = [(0, y, image.width, min(y + STRIP_ROWS, image.height)) for y in range(0, image.height, STRIP_ROWS)]
     extremes = [(float(strip.min()), float(strip.max())) for strip in (np.asarray(image.crop(box)) for box in boxes)]
@@ -74,7 +74,7 @@ def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Im
 
 
 def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """Returns L, RGB or CMYK as RGB in sRGB, and why the profile was not used where it could not be."""
+    """Convert L, RGB or CMYK to sRGB; the warning says why a profile was ignored."""
     warning = None
     if profile:
         if colour.mode == "L" and profile[16:20] == b"RGB ":
@@ -89,7 +89,7 @@ def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
 
 
 def decoded(colour: Image.Image, encoding: Encoding) -> tuple[Image.Image, str | None]:
-    """Returns L or RGB of an encoding as RGB in sRGB, and what of the encoding could not be followed."""
+    """Convert L or RGB of an encoding to sRGB; the warning names ignored parts."""
     samples = np.arange(256) / 255
     light = srgb_light(samples) if encoding.gamma is None else samples**encoding.gamma
     if encoding.primaries is None or colour.mode == "L":  # grey is grey whatever the primaries
@@ -107,18 +107,21 @@ def decoded(colour: Image.Image, encoding: Encoding) -> tuple[Image.Image, str |
 
 
 def srgb_samples(light: np.ndarray) -> np.ndarray:
-    """Returns samples 0 to 1 for light 0 to 1, what is beyond cut off: IEC 61966-2-1, section 5.2."""
+    """Convert light to samples, both 0 to 1 and clipped: IEC 61966-2-1, section 5.2."""
     light = np.clip(light, 0, 1)
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def srgb_light(samples: np.ndarray) -> np.ndarray:
-    """Returns light 0 to 1 for samples 0 to 1; the inverse of `srgb_samples`."""
+    """Convert samples 0 to 1 to light 0 to 1, the inverse of `srgb_samples`."""
     return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
 
 
 def primaries_to_srgb(primaries: tuple[float, ...]) -> np.ndarray:
-    """Returns the matrix [3 3] from light of given primaries to that of sRGB, white adapted by Bradford's method."""
+    """Return the matrix [3 3] from light of given primaries to sRGB's.
+
+    White is adapted by Bradford's method.
+    """
     from_white, to_white = (BRADFORD @ _xyz(*each[:2]) for each in (primaries, SRGB_PRIMARIES))
     adapt = np.linalg.inv(BRADFORD) @ np.diag(to_white / from_white) @ BRADFORD
     return np.linalg.inv(_light_to_xyz(SRGB_PRIMARIES)) @ adapt @ _light_to_xyz(primaries)
@@ -135,13 +138,16 @@ def _xyz(x: float, y: float) -> np.ndarray:
 
 def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # it is None only where the picture is changed in place
+    assert converted is not None  # it is None only where the image is changed in place
     return converted
 
 
 @functools.lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from a profile's colours to sRGB, None where it changes nothing: most profiles are sRGB by some name."""
+    """Return the transform from a profile to sRGB, None if it changes nothing.
+
+    Most profiles are sRGB under some name.
+    """
     transform = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
         _srgb(),

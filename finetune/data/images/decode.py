@@ -1,4 +1,7 @@
-"""Opens a picture the way training sees it (upright, sRGB, opaque, 8 bits a channel) and cuts it to a given size."""
+"""Open an image as training sees it, and cut it to a size.
+
+Training sees it upright, in sRGB, opaque, with 8 bits a channel.
+"""
 
 import contextlib
 import functools
@@ -17,10 +20,10 @@ from finetune.data.images.tiff import refuse_unsupported_tiff
 from finetune.extras import install_command
 
 # Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
-# Pillow's own limit, which holds for the whole process, is left alone: it warns above 89 million pixels.
+# Pillow's own limit, which is for the whole process, stays: it warns above 89 million pixels.
 MAX_PIXELS = 100 * 2**20
 
-# Named one by one so that an EPS, which Pillow hands to Ghostscript, never reaches its plugin. JPEG includes MPO.
+# A list, so an EPS, which Pillow passes to Ghostscript, never reaches its plugin. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
 PLUGINS = {"HEIF": ("pillow_heif", "heic"), "JXL": ("pillow_jxl", "jxl")}  # format -> module, and extra to install
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -42,14 +45,14 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 def open_rgb(
     data: bytes, *, background: tuple[int, int, int] = (255, 255, 255), draft: tuple[int, int] | None = None
 ) -> Image.Image:
-    """Returns the fully decoded picture: upright, RGB in sRGB, alpha flattened onto `background`, first frame only.
+    """Decode an image: upright, RGB in sRGB, alpha flattened, first frame only.
 
     With `draft` a JPEG may be decoded at a half, quarter or eighth, but never below that (width, height), both upright.
-    Raises ValueError when the bytes are no picture, are cut short or damaged, or hold more than `MAX_PIXELS`. Damage
-    inside a JPEG's or WebP's compressed data that still decodes cannot be seen. A colour profile that cannot be used is
-    ignored; the result's `info["colour_warning"]` then says why, for the caller to count. `info["blank_warning"]` says
-    where transparency leaves one colour, as of white lines on white. `info["is_transparent"]` is there where a pixel is
-    transparent, which an alpha channel alone does not mean.
+    Raises ValueError when the bytes are not an image, are cut short or damaged, or have more than `MAX_PIXELS`. Damage
+    inside a JPEG's or WebP's compressed data that still decodes cannot be seen. In the result's `info`,
+    "colour_warning" says why a colour profile was ignored, for the caller to count, "blank_warning" where transparency
+    leaves one colour, as of white lines on white, and "is_transparent" is there where a pixel is transparent, which an
+    alpha channel alone does not mean.
     """
     image = open_header(data)
     orientation = _orientation(image, data)
@@ -66,27 +69,27 @@ def open_rgb(
         colour, alpha = colour_and_alpha(image, encoding)
         if is_deep(image):  # its encoding was followed where there were more than 8 bits
             encoding = encoding and Encoding(warning=encoding.warning)
-        del image  # of large pictures no second copy is kept
-        picture, warning = to_srgb(colour, profile) if encoding is None else decoded(colour, encoding)
+        del image  # two copies of a large image would not fit
+        flat, warning = to_srgb(colour, profile) if encoding is None else decoded(colour, encoding)
         del colour
     blank = None
     if alpha is not None:
-        canvas = Image.new("RGB", picture.size, background)
-        canvas.paste(picture, (0, 0), alpha)
-        picture = canvas
-        if is_one_colour(picture) and not is_one_colour(alpha):
+        canvas = Image.new("RGB", flat.size, background)
+        canvas.paste(flat, (0, 0), alpha)
+        flat = canvas
+        if is_one_colour(flat) and not is_one_colour(alpha):
             blank = BLANK
     if orientation in UPRIGHT:
-        picture = picture.transpose(UPRIGHT[orientation])
+        flat = flat.transpose(UPRIGHT[orientation])
     notes = {"colour_warning": warning, "blank_warning": blank}
-    picture.info = {name: text for name, text in notes.items() if text is not None}
+    flat.info = {name: text for name, text in notes.items() if text is not None}
     if alpha is not None and alpha.getextrema() != (255, 255):
-        picture.info["is_transparent"] = True
-    return picture
+        flat.info["is_transparent"] = True
+    return flat
 
 
 def open_alpha(data: bytes) -> Image.Image | None:
-    """Returns a picture's alpha channel as L, upright; None where it has none. ValueError as in `open_rgb`."""
+    """Return the alpha channel as L, upright, or None; ValueError as in `open_rgb`."""
     image = open_header(data)
     orientation = _orientation(image, data)
     if image.format == "PNG":
@@ -97,7 +100,7 @@ def open_alpha(data: bytes) -> Image.Image | None:
 
 
 def is_one_colour(image: Image.Image) -> bool:
-    """Whether all pixels of an 8-bit image are the same."""
+    """Tell if all pixels of an 8-bit image are the same."""
     return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
 
 
@@ -108,9 +111,9 @@ def _load(image: ImageFile.ImageFile) -> None:
 
 @contextlib.contextmanager
 def _blamed_on_the_file(fault: str) -> Iterator[None]:
-    """Turns what a decoder raises on hostile bytes, which is an open set, into a ValueError that says so.
+    """Turn errors of a decoder on hostile bytes into a ValueError.
 
-    Decoders written in Rust panic with a BaseException. What says nothing about the file passes.
+    They are an open set: decoders written in Rust panic with a BaseException. Errors that are not about the file pass.
     """
     try:
         yield
@@ -122,26 +125,29 @@ def _blamed_on_the_file(fault: str) -> Iterator[None]:
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Returns the names, as Pillow calls them, of all formats that are read: `FORMATS` and those of the plugins."""
+    """Names, as in Pillow, of all readable formats: `FORMATS` and the plugins'."""
     return FORMATS + tuple(kind for kind in PLUGINS if _plugin_is_there(kind))
 
 
 @functools.cache
 def _plugin_is_there(kind: str) -> bool:
-    """Makes Pillow know a plugin's format, where the plugin is installed."""
+    """Make Pillow know a plugin's format, where the plugin is installed."""
     try:
         plugin = importlib.import_module(PLUGINS[kind][0])
     except ImportError:
         return False
     if kind == "HEIF":
-        plugin.register_heif_opener(decode_threads=1)  # pictures are decoded side by side, in threads or processes
+        plugin.register_heif_opener(decode_threads=1)  # images are decoded side by side, in threads or processes
     else:
         plugin.JpegXLImagePlugin.DECODE_THREADS = 0
     return True
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """Returns (width, height) after the EXIF rotation, from the header alone; ValueError where that is no picture's."""
+    """Read (width, height) after the EXIF rotation from the header.
+
+    Raises ValueError where the header is not an image's.
+    """
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):  # to open it decodes it
         return _jpeg_xl_size(data)
     image = open_header(data)
@@ -150,13 +156,13 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def cover_scale(width: int, height: int, target_width: int, target_height: int) -> float:
-    """Returns the least factor by which a picture must grow to cover the target; above 1 it is upscaled."""
+    """Return the scale at which an image covers the target; above 1 upscales."""
     assert min(width, height, target_width, target_height) > 0, (width, height, target_width, target_height)
     return max(target_width / width, target_height / height)
 
 
 def crop_loss(width: int, height: int, target_width: int, target_height: int) -> float:
-    """Returns the fraction of the picture's area, 0 to 1, that is cut away once it covers the target."""
+    """Return the fraction of the area, 0 to 1, that covering the target cuts away."""
     scale = cover_scale(width, height, target_width, target_height)
     return max(0.0, 1.0 - (target_width / scale / width) * (target_height / scale / height))
 
@@ -164,7 +170,7 @@ def crop_loss(width: int, height: int, target_width: int, target_height: int) ->
 def crop_box(
     width: int, height: int, target_width: int, target_height: int, *, left: float, top: float
 ) -> tuple[float, float, float, float]:
-    """Returns left, upper, right and lower edge of the part that fills the target, in the picture's pixels."""
+    """Return left, upper, right and lower edge of the cut, in source pixels."""
     scale = cover_scale(width, height, target_width, target_height)
     box_width, box_height = min(target_width / scale, width), min(target_height / scale, height)
     x, y = left * (width - box_width), top * (height - box_height)
@@ -174,11 +180,11 @@ def crop_box(
 def resize_and_crop(
     image: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool
 ) -> np.ndarray:  # uint8 [H W 3]
-    """Returns the part of an RGB picture that fills (width, height) with its aspect kept, as uint8 [H W 3].
+    """Cut an RGB image to (width, height), aspect kept, as uint8 [H W 3].
 
-    `left` and `top` say where the part lies: 0 takes it at the left or upper edge, 1 at the other, 0.5 in the middle.
-    `flip` mirrors the part after it is cut. The cut is made in fractions of a source pixel and resampled once, so no
-    border pixel is missing and nothing larger than the result is made.
+    `left` and `top` place the cut: 0 takes it at the left or upper edge, 1 at the other, 0.5 in the middle. `flip`
+    mirrors the result. The cut is made in fractions of a source pixel and resampled once, so no border pixel is missing
+    and nothing larger than the result is made.
     """
     assert image.mode == "RGB" and 0 <= left <= 1 and 0 <= top <= 1, (image.mode, left, top)
     box = crop_box(image.width, image.height, width, height, left=left, top=top)
@@ -188,7 +194,7 @@ def resize_and_crop(
 
 
 def open_header(data: bytes) -> ImageFile.ImageFile:
-    """Returns the picture opened by Pillow, its pixels not yet decoded; ValueError as in `open_rgb`."""
+    """Return the image opened by Pillow, its pixels not yet decoded; ValueError as in `open_rgb`."""
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):
         _jpeg_xl_size(data)  # its plugin decodes all pixels at once, so their number is checked before
     try:
@@ -247,7 +253,7 @@ def _what_it_is(data: bytes) -> str:
         return "the file holds HTML, XML or SVG text, not pixels"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", *TIFF_STARTS, b"GIF8")) or data[4:12] == b"ftypavif":
         return "cut short or damaged: its header cannot be read"
-    return f"not a picture in one of the formats {', '.join(FORMATS)}"
+    return f"not an image in one of the formats {', '.join(FORMATS)}"
 
 
 def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
@@ -260,7 +266,7 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     try:
         exif = Image.Image.getexif(image)  # the base class: PNG's own override decodes the pixels
         if image.format == "PNG" and ORIENTATION_TAG not in exif:
-            for kind, body, _ in png_blocks(data):  # the block may stand behind the pixels
+            for kind, body, _ in png_blocks(data):  # the block may follow the pixels
                 if kind == b"eXIf":
                     exif.load(b"Exif\0\0" + bytes(body))
         orientation = exif.get(ORIENTATION_TAG)

@@ -1,6 +1,7 @@
-"""Reads size and orientation from the header of a JPEG XL, whose decoder would first unpack all pixels.
+"""Read size and orientation from the header of a JPEG XL.
 
-The layout is that of ISO/IEC 18181-1, "SizeHeader" and "ImageMetadata", and of the boxes in ISO/IEC 18181-2.
+Its decoder would first unpack all pixels. The layout is that of ISO/IEC 18181-1, "SizeHeader" and "ImageMetadata", and
+of the boxes in ISO/IEC 18181-2.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ HEADER_BYTES = 16  # more than size and orientation ever take
 
 @dataclass(frozen=True)
 class JpegXlHeader:
-    """What is known before decoding."""
+    """Properties in the header."""
 
     width: int
     """Of the pixels as stored, like height."""
@@ -26,12 +27,12 @@ class JpegXlHeader:
 
 
 def is_jpeg_xl(data: bytes) -> bool:
-    """Returns whether a file begins as JPEG XL does."""
+    """Tell by its first bytes if a file is JPEG XL."""
     return data.startswith((CODESTREAM, CONTAINER))
 
 
 def read_jpeg_xl_header(data: bytes) -> JpegXlHeader:
-    """Returns size and orientation; ValueError where the file is cut short or no JPEG XL."""
+    """Return size and orientation; ValueError where the file is cut short or no JPEG XL."""
     is_jpeg, start = False, b""
     if data.startswith(CODESTREAM):
         start = data[:HEADER_BYTES]
@@ -81,5 +82,5 @@ class _Bits:
         return taken
 
     def size(self) -> int:
-        """A side: two bits say how many more it takes."""
+        """Read a side: two bits give the number of those that follow."""
         return self.take((9, 13, 18, 30)[self.take(2)]) + 1

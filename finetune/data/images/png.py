@@ -1,4 +1,7 @@
-"""What a PNG's blocks say that Pillow does not: whether they are whole, and how its colours are encoded."""
+"""Check a PNG's blocks and read how its colours are encoded.
+
+Pillow does neither.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -19,18 +22,18 @@ PRIMARIES_TOLERANCE = 0.002
 
 @dataclass(frozen=True)
 class Encoding:
-    """How samples from 0 to 1 stand for light."""
+    """The relation of samples from 0 to 1 to light."""
 
     gamma: float | None = None
     """Light is the sample to this power; None is the curve of sRGB."""
     primaries: tuple[float, ...] | None = None
     """As in `SRGB_PRIMARIES`; None where they are those."""
     warning: str | None = None
-    """What the file says of its colours and cannot be followed."""
+    """Why the file's own encoding is not used."""
 
 
 def png_blocks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Yields kind, content and stored checksum of each whole block."""
+    """Yield kind, content and stored checksum of each whole block."""
     view, position = memoryview(data), 8
     while position + 12 <= len(data):
         end = position + 8 + int.from_bytes(view[position : position + 4], "big")
@@ -45,7 +48,7 @@ def png_blocks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
 
 
 def check_png(data: bytes) -> None:
-    """Raises ValueError where a block is damaged or missing; Pillow passes over the checksums of the pixel blocks."""
+    """Raise ValueError where a block is damaged or missing; Pillow passes over the checksums of the pixel blocks."""
     for kind, body, checksum in png_blocks(data):
         if zlib.crc32(body, zlib.crc32(kind)) != checksum:
             raise ValueError(f"damaged: the checksum of its {kind.decode('latin-1')} block is wrong")
@@ -55,7 +58,7 @@ def check_png(data: bytes) -> None:
 
 
 def png_encoding(data: bytes) -> Encoding | None:
-    """Returns how a PNG's colours are encoded, None where its ICC profile says so.
+    """Read how a PNG's colours are encoded, None if by its ICC profile.
 
     Precedence as in the PNG specification, third edition, section 4.3: cICP, iCCP, sRGB, then gAMA and cHRM.
     """
@@ -91,13 +94,16 @@ def _from_gamma(gamma_block: bytes, chroma_block: bytes) -> Encoding:
     if len(chroma_block) == 32:
         values = [int.from_bytes(chroma_block[start : start + 4], "big") / 100_000 for start in range(0, 32, 4)]
         if not _is_possible(values):
-            return Encoding(gamma, warning="colours read as sRGB: its cHRM block holds impossible primaries")
+            return Encoding(gamma, warning="colours read as sRGB: its cHRM block has impossible primaries")
         primaries = _unless_srgb(tuple(values))
     return Encoding(gamma, primaries)
 
 
 def _is_possible(values: list[float]) -> bool:
-    """Whether four chromaticities are of visible colours, white among them, and red, green and blue span an area."""
+    """Check that four chromaticities are visible and span an area.
+
+    White is among them; red, green and blue span the area.
+    """
     points = [(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
     if any(not (0 <= x <= 1 and 0 < y <= 1) for x, y in points[1:]) or min(points[0]) < 0.1:
         return False

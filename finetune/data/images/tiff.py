@@ -1,4 +1,4 @@
-"""TIFFs that are intact but that Pillow does not open, or opens with wrong pixels; both are named instead of read."""
+"""Refuse intact TIFFs that Pillow does not open or decodes wrongly."""
 
 import io
 import warnings
@@ -41,9 +41,9 @@ READ_RIGHT = {  # colours -> (bits, format) of the samples
 
 
 def refuse_unsupported_tiff(data: bytes, *, is_open: bool) -> None:
-    """Raises ValueError for a TIFF whose first image is there as a whole, and which Pillow does not open or read right.
+    """Raise ValueError for a TIFF that Pillow does not open or read right.
 
-    Says nothing where the file is cut short or damaged.
+    Its first image must be complete: a file that is cut short or damaged passes.
     """
     if not data.startswith(STARTS):
         return
@@ -72,7 +72,7 @@ def _first_page(data: bytes) -> ImageFileDirectory_v2:
 
 
 def _is_whole(tags: ImageFileDirectory_v2, num_bytes: int) -> bool:
-    """Whether all strips or tiles are in the file."""
+    """Tell if all strips or tiles are in the file."""
     for offsets, byte_counts in zip(OFFSETS, BYTE_COUNTS, strict=True):
         if offsets in tags and byte_counts in tags:
             ends = [start + size for start, size in zip(tags[offsets], tags[byte_counts], strict=True)]

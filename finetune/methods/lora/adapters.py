@@ -22,7 +22,7 @@ Sizes = tuple[dict[str, int], dict[str, float]]
 
 
 def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str, PeftConfig]:
-    """Adds adapters to the parts of the network and returns each part's peft config; the same seed gives the same
+    """Add adapters to the parts of the network and returns each part's peft config; the same seed gives the same
     start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,7 +31,7 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
 
 
 def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list[str]], Sizes]:
-    """Returns the names of the layers to adapt by part, and rank and alpha of each; refuses names and patterns that fit
+    """Return the names of the layers to adapt by part, and rank and alpha of each; refuses names and patterns that fit
     none."""
     family = network.family
     if config.conv and not family.lora_conv_targets:
@@ -77,7 +77,7 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
 def peft_config(
     config: LoRAConfig, names: Sequence[str], ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> PeftConfig:
-    """Returns peft's config for exactly the layers `names`, of which some may have a rank or alpha of their own."""
+    """Return peft's config for exactly the layers `names`, of which some may have a rank or alpha of their own."""
     if config.kind == "oft":
         # The exact Cayley transform: peft's default is a series that leaves the rotations when they grow.
         return OFTConfig(r=0, oft_block_size=block_size(config), use_cayley_neumann=False, target_modules=list(names))
@@ -104,12 +104,12 @@ def peft_config(
 
 
 def block_size(config: LoRAConfig) -> int:
-    """Returns the side of oft's rotations."""
+    """Return the side of oft's rotations."""
     return config.block_size or BLOCK_SIZE
 
 
 def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> Sizes:
-    """Returns rank and alpha of each layer; a pattern that no name contains a match of is a ValueError."""
+    """Return rank and alpha of each layer; a pattern that no name contains a match of is a ValueError."""
     ranks = dict.fromkeys(names, config.rank) | {
         name: int(rank) for name, rank in matched(config.rank_pattern, "lora.rank_pattern", names).items()
     }
@@ -118,7 +118,7 @@ def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> Sizes:
 
 
 def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dict[str, float]:
-    """Returns the number of each layer that a pattern matches, of the first that does."""
+    """Return the number of each layer that a pattern matches, of the first that does."""
     parsed = parsed_patterns(patterns)
     for text, (pattern, _) in zip(patterns, parsed, strict=True):
         if not any(pattern.search(name) for name in names):
@@ -134,7 +134,7 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
 
 
 def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
-    """Returns the names of the layers that end with one of the targets; anything but a linear layer or a convolution is
+    """Return the names of the layers that end with one of the targets; anything but a linear layer or a convolution is
     refused."""
     found = []
     for name, layer in module.named_modules():
@@ -163,14 +163,14 @@ def ends_with(name: str, target: str) -> bool:
 
 
 def refuse_unmatched(targets: Sequence[str], option: str, names: Sequence[str]) -> None:
-    """Raises ValueError for a target that no layer's name ends with."""
+    """Raise ValueError for a target that no layer's name ends with."""
     lost = [target for target in targets if not any(ends_with(name, target) for name in names)]
     if lost:
         raise ValueError(f"{option}: no layer of the denoiser ends with {', '.join(lost)}. Correct or remove it.")
 
 
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:
-    """Raises ValueError for a layer that rotations of this size do not fill, or whose kernel peft 0.21 gets wrong."""
+    """Raise ValueError for a layer that rotations of this size do not fill, or whose kernel peft 0.21 gets wrong."""
     for name in names:
         layer: Any = module.get_submodule(name)
         width = layer.weight.shape[1]
@@ -183,20 +183,20 @@ def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], bloc
 
 
 def adapter_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yields name and peft layer of all that is adapted."""
+    """Yield name and peft layer of all that is adapted."""
     for name, layer in network.named_modules():
         if isinstance(layer, BaseTunerLayer):
             yield name, layer
 
 
 def layer_scales(network: nn.Module) -> dict[str, float]:
-    """Returns what each layer's update is multiplied by; not for oft, which has no scale."""
+    """Return what each layer's update is multiplied by; not for oft, which has no scale."""
     return {name: layer.scaling["default"] for name, layer in adapter_layers(network)}
 
 
 @torch.no_grad()
 def merged_differences(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Merges the adapters into the network's weights and returns by how much each weight changed."""
+    """Merge the adapters into the network's weights and returns by how much each weight changed."""
     found = {}
     for name, layer in adapter_layers(network):
         before = layer.get_base_layer().weight.detach().clone()

@@ -38,7 +38,7 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Writes the files of the adapters' kind; returns how far each one's output is from that of the trained weights.
+    """Write the files of the adapters' kind; returns how far each one's output is from that of the trained weights.
 
     lora: diffusers' and sd-scripts' layout. lora with dora: diffusers' layout and whole differences, since programs
     read `dora_scale` for rows in three ways. loha, lokr: a folder for peft and LyCORIS' layout. oft: a folder for peft
@@ -95,7 +95,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
 
 
 def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> LoRAFacts:
-    """Returns what the single file says of the run; `layers` are those of a file in sd-scripts' layout."""
+    """Return what the single file says of the run; `layers` are those of a file in sd-scripts' layout."""
     options = model.config
     same_rank, same_alpha = not config.rank_pattern, not config.alpha_pattern
     rank = config.rank if same_rank and config.kind != "oft" else None
@@ -134,12 +134,12 @@ def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) 
 
 
 def network_module(config: LoRAConfig) -> str:
-    """Returns the module whose layout the single file has."""
+    """Return the module whose layout the single file has."""
     return "networks.lora" if config.kind == "lora" and not config.dora else "lycoris.kohya"
 
 
 def network_args(config: LoRAConfig, rank: int | None, alpha: float | None) -> dict[str, str | int | float | bool]:
-    """Returns the arguments of that module, under its names where it has them, else under those of LoRAConfig."""
+    """Return the arguments of that module, under its names where it has them, else under those of LoRAConfig."""
     found: dict[str, str | int | float | bool] = {}
     if config.dora or config.kind == "oft":
         found |= {"algo": "full", "trained_as": "dora" if config.dora else f"oft block_size={block_size(config)}"}

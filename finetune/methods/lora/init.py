@@ -13,7 +13,7 @@ Start = Literal["orthogonal", "pissa", "olora"]
 
 @torch.no_grad()
 def set_start(layer: Any, start: Start, name: str) -> None:
-    """Sets A and B of peft's LoRA layer; pissa and olora take their scaled product out of the layer's weight.
+    """Set A and B of peft's LoRA layer; pissa and olora take their scaled product out of the layer's weight.
 
     The global random state is used, as by peft's own starts.
     """
@@ -36,7 +36,7 @@ def set_start(layer: Any, start: Start, name: str) -> None:
 
 
 def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
-    """Returns A [rank inputs] and B [outputs rank] whose product is a part of the matrix.
+    """Return A [rank inputs] and B [outputs rank] whose product is a part of the matrix.
 
     pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
     and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,
@@ -51,7 +51,7 @@ def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Ten
 
 
 def orthogonal_factors(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
-    """Returns A and B of normal numbers in the odd and the even half of a random basis of the rank's space, so that
+    """Return A and B of normal numbers in the odd and the even half of a random basis of the rank's space, so that
     their product is zero up to rounding.
 
     https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with peft's factor of 1/10.

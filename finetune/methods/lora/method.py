@@ -55,7 +55,7 @@ class LoRA:
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
         """Each part's parameters, with those of a rate or decay of their own apart: B in LoRA+ (NAME_b), and the
-        lengths of DoRA (NAME_magnitude), which decay would pull to zero and not to the untouched model."""
+        lengths of DoRA (NAME_magnitude), which decay would pull to zero and not to the base model."""
         groups = usual_groups(network, config)
         if self.config.plus_ratio != 1:
             groups = [
@@ -74,19 +74,19 @@ class LoRA:
         return groups
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Writes what diffusers or peft loads in float32, and `NAME.safetensors` for ComfyUI, A1111 and Forge."""
+        """Write what diffusers or peft loads in float32, and `NAME.safetensors` for ComfyUI, A1111 and Forge."""
         return export_adapters(self.config, model, folder)
 
 
 def named(network: nn.Module, text: str) -> set[int]:
-    """Returns the identities of the parameters whose name contains the text."""
+    """Return the identities of the parameters whose name contains the text."""
     return {id(parameter) for name, parameter in network.named_parameters() if text in name}
 
 
 def split_off(
     group: ParamGroup, name: str, chosen: set[int], *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
-    """Returns the group without the chosen parameters, then those under GROUP_NAME, each where there are any."""
+    """Return the group without the chosen parameters, then those under GROUP_NAME, each where there are any."""
     rest = [parameter for parameter in group.parameters if id(parameter) not in chosen]
     apart = [parameter for parameter in group.parameters if id(parameter) in chosen]
     decay = group.weight_decay if weight_decay is None else weight_decay

@@ -37,7 +37,7 @@ FUSED_IN_SINGLE_BLOCKS = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "pr
 
 
 def published_layer(denoiser: Any, module: str) -> SingleFileLayer:
-    """Returns where the file has a layer of diffusers' transformer; one that it does not know keeps its name."""
+    """Return where the file has a layer of diffusers' transformer; one that it does not know keeps its name."""
     block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
     if block is None:
         return SingleFileLayer(RENAMED.get(module, module), swapped=module == "norm_out.linear")

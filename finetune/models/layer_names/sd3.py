@@ -37,7 +37,7 @@ FUSED = {
 
 
 def single_file_layer(denoiser: Any, module: str) -> SingleFileLayer:
-    """Returns where the original checkpoint has that layer of the transformer."""
+    """Return where the original checkpoint has that layer of the transformer."""
     if module in OUTSIDE:
         return SingleFileLayer(OUTSIDE[module], swapped=module == "norm_out.linear")
     _, number, inside = module.split(".", 2)

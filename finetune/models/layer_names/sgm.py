@@ -25,7 +25,7 @@ OUTSIDE = {
 
 
 def sgm_name(config: Any, module: str) -> str:
-    """Returns the name of diffusers' layer `module` there; `config` is that of the U-Net.
+    """Return the name of diffusers' layer `module` there; `config` is that of the U-Net.
 
     input_blocks holds conv_in, then for each level its resnets and its downsampler; output_blocks the resnets of each
     level, the upsampler within the step of the last.
@@ -51,5 +51,5 @@ def sgm_name(config: Any, module: str) -> str:
 
 
 def within_step(kind: str, inner: list[str]) -> list[str]:
-    """Returns the place in its step of a layer of a resnet or of the attention after it."""
+    """Return the place in its step of a layer of a resnet or of the attention after it."""
     return ["0", *(RESNET.get(part, part) for part in inner)] if kind == "resnets" else ["1", *inner]

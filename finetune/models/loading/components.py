@@ -58,7 +58,7 @@ from finetune.out_of_memory import is_out_of_memory
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
-    """Returns the name of the family that trains the checkpoint; ValueError where it is not the one given, or none."""
+    """Return the name of the family that trains the checkpoint; ValueError where it is not the one given, or none."""
     if given is not None:
         index_for(family_named(given), source)
         return given
@@ -70,7 +70,7 @@ def find_family(source: ModelSource, given: str | None = None) -> str:
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:
-    """Returns model_index.json, for a single file that of its configs with the file's own pipeline; raises one clear
+    """Return model_index.json, for a single file that of its configs with the file's own pipeline; raises one clear
     sentence for a missing source or a damaged index."""
     path = Path(source.location)
     if source.is_single_file:
@@ -89,7 +89,7 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
 
 
 def local_contents(folder: Path) -> str:
-    """Returns what a folder without model_index.json is instead, as the end of a sentence."""
+    """Return what a folder without model_index.json is instead, as the end of a sentence."""
     if (folder / "model_index.json").is_file():
         return ""
     snapshots = folder.glob("snapshots/*/model_index.json")  # of the Hub's cache
@@ -98,7 +98,7 @@ def local_contents(folder: Path) -> str:
 
 
 def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
-    """Returns what a model_index.json holds; the error names the option that led there, and ends with `other`."""
+    """Return what a model_index.json holds; the error names the option that led there, and ends with `other`."""
     if not file.is_file():
         raise FileNotFoundError(
             f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout.{other}"
@@ -115,7 +115,7 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
 
 
 def single_file_index(source: ModelSource) -> dict[str, Any]:
-    """Returns the model_index.json that goes with a single file; ValueError where no family reads such files, or the
+    """Return the model_index.json that goes with a single file; ValueError where no family reads such files, or the
     configs are missing or another model's."""
     kind, name = single_file_kind(source), Path(source.location).name
     families = [family_named(known) for known in FAMILIES]
@@ -149,7 +149,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
 
 
 def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
-    """Returns model_index.json; raises ValueError where it is another family's, or names a scheduler that the family
+    """Return model_index.json; raises ValueError where it is another family's, or names a scheduler that the family
     does not train with."""
     index = pipeline_index(source)
     name = index.get("_class_name")
@@ -182,14 +182,14 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
 
 
 def stated(source: ModelSource) -> str:
-    """Returns how the source says what it is, as the beginning of a sentence."""
+    """Return how the source says what it is, as the beginning of a sentence."""
     if source.is_single_file:
         return f"the single file {Path(source.location).name} belongs to"
     return f"model_index.json of {source.location} names"
 
 
 def other_family(pipeline: Any) -> str:
-    """Returns what to do with a checkpoint of that pipeline instead."""
+    """Return what to do with a checkpoint of that pipeline instead."""
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
             presets = presets_of_family(name)
@@ -202,18 +202,18 @@ def other_family(pipeline: Any) -> str:
 
 
 def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
-    """Returns the scheduler that the index names, with the objective that the weights of a single file state."""
+    """Return the scheduler that the index names, with the objective that the weights of a single file state."""
     kind, settings, _ = scheduler_settings(family, source)
     return loaded(lambda: kind.from_config(settings), source, "scheduler")
 
 
 def scheduler_warnings(family: ModelFamily, source: ModelSource) -> list[str]:
-    """Returns what the user should know of the scheduler of a single file."""
+    """Return what the user should know of the scheduler of a single file."""
     return scheduler_settings(family, source)[2]
 
 
 def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, dict[str, Any], list[str]]:
-    """Returns the scheduler's class, its settings, and what the user should know of them."""
+    """Return the scheduler's class, its settings, and what the user should know of them."""
     _, name = index_for(family, source)["scheduler"]
     kind = scheduler_class(name, family.scheduler_option)
     root = part_files(source, "scheduler", has_weights=False).root
@@ -226,7 +226,7 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
 
 
 def scheduler_class(name: str, option: str) -> Any:
-    """Returns diffusers' scheduler class of that name, None where there is none or it is made without the option."""
+    """Return diffusers' scheduler class of that name, None where there is none or it is made without the option."""
     # The module imports its parts when they are asked for, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
     if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
@@ -235,7 +235,7 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
+    """Return one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
     where the file does not hold the weights of its model, all of them and no others."""
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
@@ -251,7 +251,7 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def load_other_vae(kind: Any, source: ModelSource) -> Any:
-    """Returns the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
+    """Return the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
     with naming_option():
         if in_original_layout(source):
             configs = part_files(source, "vae", has_weights=False).root
@@ -269,7 +269,7 @@ def load_other_vae(kind: Any, source: ModelSource) -> Any:
 
 
 def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
-    """Returns one part of a folder in diffusers layout."""
+    """Return one part of a folder in diffusers layout."""
     refuse_quantised(files.root / part / "config.json", source.location)
     refuse_other_shards(files, source.location, part)
     options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
@@ -285,18 +285,18 @@ def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFi
 
 
 def load_part(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part of the pipeline that has no weights; raises ValueError that names it where it does not load."""
+    """Return one part of the pipeline that has no weights; raises ValueError that names it where it does not load."""
     files = part_files(source, part, has_weights=False)
     return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
 
 
 def parts_warnings(source: ModelSource) -> list[str]:
-    """Returns what the user should know of how the parts are read that the index names."""
+    """Return what the user should know of how the parts are read that the index names."""
     return [*variant_warnings(source, named_parts(source)), *vae_warnings(source)]
 
 
 def named_parts(source: ModelSource) -> list[str]:
-    """Returns the parts that the index names and that are read from the source itself."""
+    """Return the parts that the index names and that are read from the source itself."""
     entries = pipeline_index(source).items()
     loaded_by = ("diffusers", "transformers")
     parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
@@ -305,13 +305,13 @@ def named_parts(source: ModelSource) -> list[str]:
 
 
 def weighted_parts(source: ModelSource) -> list[str]:
-    """Returns those of the parts that have weights."""
+    """Return those of the parts that have weights."""
     names = files_of(source).names
     return [part for part in named_parts(source) if variants(names, part)]
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
-    """Returns what `load` returns; raises ValueError that names the part and says what to do where it fails."""
+    """Return what `load` returns; raises ValueError that names the part and says what to do where it fails."""
     try:
         return load()
     except (
@@ -333,7 +333,7 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
 
 
 def part_advice(source: ModelSource, part: str) -> str:
-    """Returns what to do where a part of a folder does not load."""
+    """Return what to do where a part of a folder does not load."""
     places = [Path(source.location)] if source.is_single_file else sorted(Path(source.location, part).glob("*"))
     if closed := [path.name for path in places if not may_read(path)]:
         return f"This user may not read {closed[0]} (permission denied). Run as its owner, or change the permissions."
@@ -351,7 +351,7 @@ def part_advice(source: ModelSource, part: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, without its full stop and what diffusers adds where shapes differ:
+    """Return the first line of an error's text, without its full stop and what diffusers adds where shapes differ:
     the subfolder, and advice to overwrite weights."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
     return re.sub(r"^Cannot load \S* because ", "", line).rstrip(".")

@@ -68,7 +68,7 @@ VAE = {
 
 
 def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
-    """Raises ValueError for a scheduler_config.json that no model can have been trained with."""
+    """Raise ValueError for a scheduler_config.json that no model can have been trained with."""
     file = f"scheduler/scheduler_config.json of {source.configs}"
     if not isinstance(settings, Mapping):
         raise ValueError(f"model.source: {file} is not a JSON object. Put back what was published with the model.")
@@ -82,12 +82,12 @@ def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
 
 
 def refuse_vae_settings(settings: Mapping[str, Any], source: ModelSource) -> None:
-    """Raises ValueError for a config.json of an autoencoder whose latents would be of no use."""
+    """Raise ValueError for a config.json of an autoencoder whose latents would be of no use."""
     refuse_values(settings, VAE, f"vae/config.json of {source.configs}")
 
 
 def refuse_values(settings: Mapping[str, Any], expected: Mapping[str, Expected], file: str) -> None:
-    """Raises ValueError for the first setting that is not what it may be; settings that are absent keep defaults."""
+    """Raise ValueError for the first setting that is not what it may be; settings that are absent keep defaults."""
     for name, allowed in expected.items():
         if name in settings and not allowed.fits(settings[name]):
             raise ValueError(

@@ -48,7 +48,7 @@ class ModelListing:
 
 @functools.cache
 def listed(location: str, revision: str | None) -> ModelListing:
-    """Lists a model of the Hub; where that does not answer, what the cache holds of it."""
+    """List a model of the Hub; where that does not answer, what the cache holds of it."""
     try:
         return ModelListing(frozenset(HfApi().list_repo_files(location, revision=revision)))
     except NOT_ANSWERED as error:
@@ -61,12 +61,12 @@ def listed(location: str, revision: str | None) -> ModelListing:
 
 
 def downloaded(location: str, revision: str | None, names: Iterable[str]) -> Path:
-    """Downloads these files where the cache has not got them; returns the folder that has them all."""
+    """Download these files where the cache has not got them; returns the folder that has them all."""
     return Path(snapshot_download(location, revision=revision, allow_patterns=sorted(names)))
 
 
 def hub_file(source: ModelSource, name: str) -> Path:
-    """Returns where a file of the model is, from the cache or the Hub; raises ValueError with one sentence."""
+    """Return where a file of the model is, from the cache or the Hub; raises ValueError with one sentence."""
     try:
         return Path(hf_hub_download(source.location, name, revision=source.revision))
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def hub_file(source: ModelSource, name: str) -> Path:
 
 
 def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> ValueError:
-    """Returns the refusal of a model that does not come from the Hub; `missing` as in `hub_advice`."""
+    """Return the refusal of a model that does not come from the Hub; `missing` as in `hub_advice`."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
         hub_advice(error, source, missing)
@@ -85,7 +85,7 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:
-    """Returns the sentence for an error that the Hub is behind, None for another one; `missing` says what the model
+    """Return the sentence for an error that the Hub is behind, None for another one; `missing` says what the model
     does not have where a file is not there, and what to do."""
     location, found = source.location, {type(cause) for cause in causes(error)}
 
@@ -133,7 +133,7 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
 
 
 def download_command(source: ModelSource) -> str:
-    """Returns what fetches the parts of a model in one variant: whole repositories hold them several times over."""
+    """Return what fetches the parts of a model in one variant: whole repositories hold them several times over."""
     weights = f"*/*.{source.variant}*.safetensors" if source.variant else "*/*.safetensors"
     others = "" if source.variant else " --exclude '*/*.*.safetensors'"
     revision = f" --revision {source.revision}" if source.revision else ""
@@ -142,7 +142,7 @@ def download_command(source: ModelSource) -> str:
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """Returns the error and those it was raised from or because of."""
+    """Return the error and those it was raised from or because of."""
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)

@@ -48,7 +48,7 @@ class Marks:
 
 
 def read_marks(source: ModelSource) -> Marks:
-    """Returns the marks of a single file; ValueError where they contradict each other or name an objective that is not
+    """Return the marks of a single file; ValueError where they contradict each other or name an objective that is not
     trained here."""
     name = Path(source.location).name
     try:
@@ -79,7 +79,7 @@ def read_marks(source: ModelSource) -> Marks:
 
 
 def refuse_edm(keys: Iterable[str], name: str) -> None:
-    """Raises ValueError for the weights of a model that is trained with noise levels of another kind."""
+    """Raise ValueError for the weights of a model that is trained with noise levels of another kind."""
     found = sorted(set(keys).intersection(EDM_KEYS))
     if found:
         raise ValueError(
@@ -90,7 +90,7 @@ def refuse_edm(keys: Iterable[str], name: str) -> None:
 
 
 def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Returns what each mark says is predicted, and a field whose value is not known."""
+    """Return what each mark says is predicted, and a field whose value is not known."""
     said, unknown = {}, ""
     if V_KEY in keys:
         said[f"the key {V_KEY}"] = "v_prediction"
@@ -109,7 +109,7 @@ def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
-    """Returns the scheduler's settings as a single file's weights and `loss.prediction_type` have them, and what the
+    """Return the scheduler's settings as a single file's weights and `loss.prediction_type` have them, and what the
     user should know; ValueError where those two contradict each other."""
     marks, name = read_marks(source), Path(source.location).name
     stated, rescaled = settings.get("prediction_type", "epsilon"), settings.get("rescale_betas_zero_snr", False)

@@ -26,7 +26,7 @@ VECTORS = ({"emb_params"}, {"clip_l", "clip_g"}, {"string_to_param"})
 
 
 def refuse_scaled(keys: Iterable[str], name: str) -> None:
-    """Raises ValueError for weights in 8 bits whose scales are keys of their own, which no model here applies."""
+    """Raise ValueError for weights in 8 bits whose scales are keys of their own, which no model here applies."""
     scaled = next((key for key in keys if key.endswith(SCALES)), None)
     if scaled is not None:
         raise ValueError(
@@ -36,7 +36,7 @@ def refuse_scaled(keys: Iterable[str], name: str) -> None:
 
 
 def refuse_quantised(config_file: Path, location: str) -> None:
-    """Raises ValueError for a part whose weights are stored quantised, by bitsandbytes or another library."""
+    """Raise ValueError for a part whose weights are stored quantised, by bitsandbytes or another library."""
     if config_file.is_file() and '"quantization_config"' in config_file.read_text(encoding="utf-8"):
         raise ValueError(
             f"model.source: {config_file.parent.name} of {location} is stored quantised (quantization_config in its "
@@ -45,7 +45,7 @@ def refuse_quantised(config_file: Path, location: str) -> None:
 
 
 def file_contents(keys: Collection[str]) -> str:
-    """Returns what a single file without some of a model's parts is, and what to give in its place."""
+    """Return what a single file without some of a model's parts is, and what to give in its place."""
     if any(word in key for key in keys for word in ADAPTER_WORDS):
         return (
             "It looks like an adapter (LoRA). Give the base model that it is for; a run starts from a base model, or "
@@ -79,7 +79,7 @@ DENOISER_ADVICE = (
 
 
 def folder_contents(names: Collection[str], location: str, *, is_local: bool) -> str:
-    """Returns what a folder or repository without model_index.json is, by the names of its files, and what to give in
+    """Return what a folder or repository without model_index.json is, by the names of its files, and what to give in
     its place; empty where that is not known."""
     root = {name for name in names if "/" not in name}
     safe = sorted(name for name in root if name.endswith(".safetensors"))
@@ -110,6 +110,6 @@ def folder_contents(names: Collection[str], location: str, *, is_local: bool) ->
 
 
 def first(names: Iterable[str]) -> str:
-    """Returns up to three names, and how many more there are."""
+    """Return up to three names, and how many more there are."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -34,7 +34,7 @@ class Place:
 
 
 def base_config(source: ModelSource) -> dict[str, Any]:
-    """Returns the config of the VAE that the base model was published with."""
+    """Return the config of the VAE that the base model was published with."""
     file = part_files(replace(source, vae=None), "vae", has_weights=False).root / "vae" / CONFIG
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -64,14 +64,14 @@ def naming_option() -> Iterator[None]:
 
 @contextmanager
 def placed(source: ModelSource) -> Iterator[Place]:
-    """Finds a VAE in diffusers layout; within it, a single file is in a folder, with the config of the base's VAE."""
+    """Find a VAE in diffusers layout; within it, a single file is in a folder, with the config of the base's VAE."""
     with naming_option(), found(source) as place:
         yield place
 
 
 @contextmanager
 def found(source: ModelSource) -> Iterator[Place]:
-    """Finds a VAE as `placed` does; errors name `model.source`."""
+    """Find a VAE as `placed` does; errors name `model.source`."""
     assert source.vae is not None
     if is_file(source):
         configs = part_files(source, "vae", has_weights=False).root
@@ -93,7 +93,7 @@ def found(source: ModelSource) -> Iterator[Place]:
 
 
 def vae_paths(source: ModelSource) -> list[Path]:
-    """Returns the files that a VAE of its own is read from; none where the model's own is."""
+    """Return the files that a VAE of its own is read from; none where the model's own is."""
     if source.vae is None:
         return []
     if is_file(source):
@@ -103,7 +103,7 @@ def vae_paths(source: ModelSource) -> list[Path]:
 
 
 def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None:
-    """Raises ValueError where the latents are not of the shape of the base model's."""
+    """Raise ValueError where the latents are not of the shape of the base model's."""
     base = base_config(source)
     for name, words in (("latent_channels", "latent channels"), ("block_out_channels", "levels")):
         found, expected = (size(settings.get(name)) for settings in (config, base))
@@ -115,12 +115,12 @@ def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None
 
 
 def size(value: Any) -> int | None:
-    """Returns a number, or how many a list has; None for no setting."""
+    """Return a number, or how many a list has; None for no setting."""
     return len(value) if isinstance(value, list | tuple) else value
 
 
 def vae_warnings(source: ModelSource) -> list[str]:
-    """Returns what the user should know of a VAE of its own."""
+    """Return what the user should know of a VAE of its own."""
     if source.vae is None or is_file(source):
         return []
     with placed(source) as place:

@@ -33,7 +33,7 @@ class PartFiles:
 
 
 def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFiles:
-    """Finds a part, and downloads what it needs of the Hub; raises ValueError with one sentence where that fails."""
+    """Find a part, and downloads what it needs of the Hub; raises ValueError with one sentence where that fails."""
     if source.is_single_file:
         return PartFiles(Path(source.configs))
     listing = files_of(source)
@@ -44,7 +44,7 @@ def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFile
 
 @cache
 def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFiles:
-    """Finds a part of a model of the Hub, once in a process: runs read their parts again at any time."""
+    """Find a part of a model of the Hub, once in a process: runs read their parts again at any time."""
     listing = files_of(source)
     variant = part_variant(source, part, listing) if has_weights else None
     names = small_files(listing.names, part) | (weight_files(listing.names, part, variant) if has_weights else set())
@@ -68,12 +68,12 @@ def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFil
 
 
 def with_weights(variant: str | None) -> str:
-    """Returns the end of a sentence on a part that has no weights."""
+    """Return the end of a sentence on a part that has no weights."""
     return f" with safetensors weights{f' of the variant {variant}' if variant else ''}"
 
 
 def files_of(source: ModelSource) -> ModelListing:
-    """Lists the files of a folder or of a model of the Hub; raises ValueError with one sentence where it does not
+    """List the files of a folder or of a model of the Hub; raises ValueError with one sentence where it does not
     answer."""
     folder = Path(source.location)
     if folder.is_dir():
@@ -92,7 +92,7 @@ def is_weights(name: str) -> bool:
 
 
 def variant_of(name: str) -> str | None:
-    """Returns fp16 for NAME.fp16.safetensors, NAME.fp16-00001-of-00002.safetensors and
+    """Return fp16 for NAME.fp16.safetensors, NAME.fp16-00001-of-00002.safetensors and
     NAME.safetensors.index.fp16.json, None for no variant."""
     _, *ends = PurePosixPath(name).name.split(".")
     others = [end.partition("-")[0] for end in ends if end not in ("safetensors", "index", "json")]
@@ -100,17 +100,17 @@ def variant_of(name: str) -> str | None:
 
 
 def variants(names: Iterable[str], part: str) -> set[str | None]:
-    """Returns the variants that a part's weights are there in; None is that without a name."""
+    """Return the variants that a part's weights are there in; None is that without a name."""
     return {variant_of(name) for name in inside(names, part) if is_weights(name) and name.endswith(".safetensors")}
 
 
 def inside(names: Iterable[str], part: str) -> list[str]:
-    """Returns the files of a part."""
+    """Return the files of a part."""
     return [name for name in names if PurePosixPath(name).parent == PurePosixPath(part)]
 
 
 def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str | None:
-    """Chooses the variant that a part is read in: that of the option, else the one that the part has; ValueError where
+    """Choose the variant that a part is read in: that of the option, else the one that the part has; ValueError where
     no part has that of the option, or this one several others."""
     found = variants(listing.names, part)
     refuse_unknown_variant(source, listing)
@@ -127,7 +127,7 @@ def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str |
 
 
 def refuse_unknown_variant(source: ModelSource, listing: ModelListing) -> None:
-    """Raises ValueError for a variant that no part of the model has."""
+    """Raise ValueError for a variant that no part of the model has."""
     known = {variant_of(name) for name in listing.names if is_weights(name)}
     if source.variant is None or source.variant in known:
         return
@@ -140,12 +140,12 @@ def refuse_unknown_variant(source: ModelSource, listing: ModelListing) -> None:
 
 
 def small_files(names: Iterable[str], part: str) -> set[str]:
-    """Returns the names of a part's configs and vocabularies."""
+    """Return the names of a part's configs and vocabularies."""
     return {name for name in inside(names, part) if name.endswith(SMALL) and not is_weights(name)}
 
 
 def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[str]:
-    """Returns the names of the files that a part's weights are read from in one variant, with the index of several."""
+    """Return the names of the files that a part's weights are read from in one variant, with the index of several."""
     weights = {name for name in inside(names, part) if is_weights(name) and variant_of(name) == variant}
     shards = {name for name in weights if "-of-" in name or ".index." in name}
     # Where both are there, diffusers reads the shards and transformers the one file.
@@ -154,7 +154,7 @@ def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[st
 
 
 def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
-    """Returns the names of those files that a part needs and that are not in the folder, shards of its index too."""
+    """Return the names of those files that a part needs and that are not in the folder, shards of its index too."""
     wanted = {*names}
     for name in [name for name in names if ".index." in name and (root / name).is_file()]:
         wanted |= {str(PurePosixPath(part, shard)) for shard in weight_map(root / name).values()}
@@ -162,7 +162,7 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Returns the file that each weight is in, as an index of several files says; ValueError for no valid index."""
+    """Return the file that each weight is in, as an index of several files says; ValueError for no valid index."""
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not (files and all(isinstance(file, str) for file in files.values())):
@@ -176,7 +176,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def variant_warnings(source: ModelSource, parts: Iterable[str]) -> list[str]:
-    """Returns one sentence on parts that are read in another variant than the one asked for."""
+    """Return one sentence on parts that are read in another variant than the one asked for."""
     if source.is_single_file:
         return []
     listing = files_of(source)

@@ -44,7 +44,7 @@ DENOISERS = ("unet", "transformer")
 
 
 def single_file_kind(source: ModelSource) -> str:
-    """Returns what the file holds, as diffusers names it; ValueError for no whole model. Reads no weights."""
+    """Return what the file holds, as diffusers names it; ValueError for no whole model. Reads no weights."""
     path = Path(source.location)
     if not path.is_file():
         raise FileNotFoundError(f"model.source: no file {path}. Give a .safetensors file, a folder, or a Hub id.")
@@ -76,7 +76,7 @@ def single_file_kind(source: ModelSource) -> str:
 
 
 def refuse_unknown(keys: Iterable[str], name: str) -> None:
-    """Raises ValueError where the names of the weights are not those of Stable Diffusion 1.x."""
+    """Raise ValueError where the names of the weights are not those of Stable Diffusion 1.x."""
     names = tuple(keys)
     if any(key.startswith(SDXL_STARTS) for key in names):
         raise ValueError(
@@ -92,7 +92,7 @@ def refuse_unknown(keys: Iterable[str], name: str) -> None:
 
 
 def weight_shapes(path: Path) -> dict[str, Tensor]:
-    """Returns every weight of the file without its values."""
+    """Return every weight of the file without its values."""
     if not may_read(path):
         raise not_permitted(path)
     try:
@@ -108,7 +108,7 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def published_folder(kind: str, prediction_type: str | None = None) -> str:
-    """Returns the Hub id of a folder with the configs of such a file: diffusers' own, a mirror of it, or one whose
+    """Return the Hub id of a folder with the configs of such a file: diffusers' own, a mirror of it, or one whose
     scheduler says what the file predicts."""
     if (kind, prediction_type) in BY_PREDICTION:
         return BY_PREDICTION[kind, prediction_type]
@@ -117,7 +117,7 @@ def published_folder(kind: str, prediction_type: str | None = None) -> str:
 
 
 def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
-    """Returns one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
+    """Return one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
     has more."""
     weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
     dtype = torch.float32
@@ -146,7 +146,7 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def model_without_weights(kind: Any, configs: str, part: str) -> Any:
-    """Returns the model that the part's config.json describes, on the meta device but for its buffers."""
+    """Return the model that the part's config.json describes, on the meta device but for its buffers."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
             settings: Any = kind.config_class
@@ -155,7 +155,7 @@ def model_without_weights(kind: Any, configs: str, part: str) -> Any:
 
 
 def part_starts(part: str) -> tuple[str, ...]:
-    """Returns how the names of the part's own weights begin in the file."""
+    """Return how the names of the part's own weights begin in the file."""
     if part in DENOISERS:
         return PARTS["denoiser"]
     if part == "vae":
@@ -166,7 +166,7 @@ def part_starts(part: str) -> tuple[str, ...]:
 
 
 def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Returns the weights of one part under the names of its model; KeyError where the conversion misses one."""
+    """Return the weights of one part under the names of its model; KeyError where the conversion misses one."""
     if not isinstance(model, PreTrainedModel):
         convert = SINGLE_FILE_LOADABLE_CLASSES[type(model).__name__]["checkpoint_mapping_fn"]
         return convert(checkpoint=dict(weights), config=dict(model.config))
@@ -185,7 +185,7 @@ def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> 
 def refuse_other_weights(
     model: nn.Module, weights: Mapping[str, Tensor], converted: Mapping[str, Tensor], starts: tuple[str, ...]
 ) -> None:
-    """Raises ValueError that names weights which the model has and the file lacks, or the other way round, or of
+    """Raise ValueError that names weights which the model has and the file lacks, or the other way round, or of
     another shape."""
     kind, own = type(model), model.state_dict()
     used = {value.data_ptr() for value in converted.values()}

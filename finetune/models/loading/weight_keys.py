@@ -26,7 +26,7 @@ SHOWN = 3
 
 
 def harmless(kind: type) -> Callable[[str], bool]:
-    """Returns a test for names that a file may hold beyond the weights of such a model."""
+    """Return a test for names that a file may hold beyond the weights of such a model."""
     patterns = ()
     if issubclass(kind, PreTrainedModel):
         patterns = TEXT_EXTRAS
@@ -36,7 +36,7 @@ def harmless(kind: type) -> Callable[[str], bool]:
 
 
 def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
-    """Returns in what the weights of a file differ from those of their model; None where they are the same."""
+    """Return in what the weights of a file differ from those of their model; None where they are the same."""
     is_harmless = harmless(kind)
     lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
     found = []
@@ -52,13 +52,13 @@ def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatch
 
 
 def first_names(names: list[str]) -> str:
-    """Returns the first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
-    """Raises ValueError where the loading information of diffusers or transformers tells of other weights."""
+    """Raise ValueError where the loading information of diffusers or transformers tells of other weights."""
     text = gaps(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     if text is not None:
         raise ValueError(
@@ -68,7 +68,7 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
 
 
 def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
-    """Raises ValueError where the files of a part are not those that its index tells of, weight by weight.
+    """Raise ValueError where the files of a part are not those that its index tells of, weight by weight.
 
     diffusers believes the index, and fills what the files lack at random.
     """
@@ -89,7 +89,7 @@ def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
 
 
 def stored_names(path: Path) -> set[str]:
-    """Returns the names of the weights in a safetensors file; ValueError where it is damaged."""
+    """Return the names of the weights in a safetensors file; ValueError where it is damaged."""
     if not may_read(path):
         raise not_permitted(path)
     try:
@@ -102,7 +102,7 @@ def stored_names(path: Path) -> set[str]:
 
 
 def weights_name(files: PartFiles, part: str) -> str:
-    """Returns the file with a part's weights, its index where there are several; empty where there is none."""
+    """Return the file with a part's weights, its index where there are several; empty where there is none."""
     found = [str(PurePosixPath(part, path.name)) for path in (files.root / part).glob("*")]
     read = sorted(weight_files(found, part, files.variant))
     index = [name for name in read if name.endswith(".json")]

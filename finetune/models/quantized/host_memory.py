@@ -19,7 +19,7 @@ class PinnedBlocks:
         self.block, self.used = torch.empty(0, dtype=torch.uint8), 0
 
     def keep(self, value: Tensor) -> Tensor:
-        """Returns the bytes, copied into a block."""
+        """Return the bytes, copied into a block."""
         num = value.numel()
         if self.used + num > len(self.block):
             self.block = torch.empty(max(self.size, num), dtype=torch.uint8, pin_memory=self.pinned)

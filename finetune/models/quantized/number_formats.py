@@ -18,7 +18,7 @@ SCALE_BLOCK = 256
 
 
 def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
-    """Returns a float32 weight [O I] as numbers of 4 or 8 bits and their scales.
+    """Return a float32 weight [O I] as numbers of 4 or 8 bits and their scales.
 
     int8: W_ij = c_i q_ij, with c_i = max_j |W_ij| / 127 (vector-wise quantisation of LLM.int8, arXiv 2208.07339,
     section 2). Activations are not quantised, and need no outliers taken out. fp8: the same with e4m3 and its maximum
@@ -44,7 +44,7 @@ def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
 
 
 def unpack(packed: Packed, kind: Kind, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Returns the weight [O I] that `pack` was given, up to rounding; of kind none the one that stands as `weight`."""
+    """Return the weight [O I] that `pack` was given, up to rounding; of kind none the one that stands as `weight`."""
     if kind == "none":
         return packed["weight"].to(dtype)
     if kind != "nf4":
@@ -75,7 +75,7 @@ def unpack(packed: Packed, kind: Kind, shape: tuple[int, int], dtype: torch.dtyp
 
 @functools.cache
 def nf4_codes(device: torch.device) -> Tensor:
-    """Returns the 16 values of NF4 in [-1, 1] (appendix E of QLoRA)."""
+    """Return the 16 values of NF4 in [-1, 1] (appendix E of QLoRA)."""
     from bitsandbytes import functional
 
     return functional.get_4bit_type("nf4", device=device)
@@ -83,7 +83,7 @@ def nf4_codes(device: torch.device) -> Tensor:
 
 @functools.cache
 def scale_codes(device: torch.device) -> Tensor:
-    """Returns the 256 values that scales of blocks are rounded to: bitsandbytes' dynamic 8-bit numbers."""
+    """Return the 256 values that scales of blocks are rounded to: bitsandbytes' dynamic 8-bit numbers."""
     from bitsandbytes import functional
 
     return functional.create_dynamic_map().to(device)

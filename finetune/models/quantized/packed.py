@@ -19,7 +19,7 @@ from finetune.models.stored import narrowed
 
 
 class PackedLinear(nn.Linear):
-    """A frozen linear layer around a packed weight; `weight` unpacks it anew whenever it is read."""
+    """A frozen linear layer around a packed weight; `weight` unpacks it again whenever it is read."""
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class PackedLinear(nn.Linear):
         return self.unpacked(torch.float32)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """Returns the weight [O I]; one in host memory comes to the device anew."""
+        """Return the weight [O I]; one in host memory comes to the device again."""
         kept = {name: value.to(self.device, non_blocking=True) for name, value in self.waiting.items()}
         packed = {name: value.view(self.dtypes[name]) for name, value in (kept or self.packed).items()}
         return unpack(packed, self.kind, (self.out_features, self.in_features), dtype)
 
     def num_bytes(self) -> int:
-        """Returns the size of the packed weight."""
+        """Return the size of the packed weight."""
         return sum(value.numel() for value in (self.waiting or self.packed).values())
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that Linear has)
@@ -98,7 +98,7 @@ class Savings:
     """The same, wherever they are kept."""
 
     def summary(self, kind: Kind, *, offload: bool) -> str:
-        """Returns the saving as a sentence."""
+        """Return the saving as a sentence."""
         size = f"{self.bytes_now / 1e9:.2f} GB"
         size += "" if kind == "none" else f" instead of {self.bytes_before / 1e9:.2f}"
         where = " in host memory, one at a time on the device" if offload else ""
@@ -108,7 +108,7 @@ class Savings:
 def pack_layers(
     denoiser: nn.Module, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
 ) -> Savings:
-    """Replaces the linear layers of the repeated blocks, each on `device`, or with `offload` in host memory; `dtype` is
+    """Replace the linear layers of the repeated blocks, each on `device`, or with `offload` in host memory; `dtype` is
     the one they would have.
 
     Repeated blocks hold nearly all weights of a denoiser. What stands once, the projections in and out and what embeds
@@ -134,11 +134,11 @@ def pack_layers(
 
 
 def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
-    """Yields the packed layers."""
+    """Yield the packed layers."""
     return (module for module in network.modules() if isinstance(module, PackedLinear))
 
 
 def num_frozen(network: nn.Module) -> int:
-    """Returns the number of weights that are not trained, packed ones counted as what they stand for."""
+    """Return the number of weights that are not trained, packed ones counted as what they stand for."""
     loose = sum(p.numel() for p in network.parameters() if not p.requires_grad and p.is_floating_point())
     return loose + sum(layer.in_features * layer.out_features for layer in packed_layers(network))

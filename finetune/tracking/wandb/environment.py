@@ -18,7 +18,7 @@ LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
-    """Returns the run as W&B shows it: project, name and tags from the options, else from W&B's variables.
+    """Return the run as W&B shows it: project, name and tags from the options, else from W&B's variables.
 
     The rest that wandb reads by itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...) is left to it.
     """
@@ -58,7 +58,7 @@ def refuse_invalid(config: TrackingConfig) -> None:
 
 
 def wanted_run_id() -> str | None:
-    """Returns WANDB_RUN_ID, None where it is not set; raises ValueError where W&B would refuse it."""
+    """Return WANDB_RUN_ID, None where it is not set; raises ValueError where W&B would refuse it."""
     wanted = os.environ.get("WANDB_RUN_ID") or None
     if wanted is not None and not RUN_ID.fullmatch(wanted):
         raise ValueError(
@@ -69,7 +69,7 @@ def wanted_run_id() -> str | None:
 
 
 def switched_off_by(config: TrackingConfig) -> str | None:
-    """Returns the variable with which W&B is off on this machine, None where it is on.
+    """Return the variable with which W&B is off on this machine, None where it is on.
 
     WANDB_MODE is W&B's own; transformers and tools built on it read WANDB_DISABLED.
     """
@@ -81,7 +81,7 @@ def switched_off_by(config: TrackingConfig) -> str | None:
 
 
 def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
-    """Returns one sentence for each of W&B's variables that is set but not used, with what is used in its place."""
+    """Return one sentence for each of W&B's variables that is set but not used, with what is used in its place."""
     options = {
         "WANDB_PROJECT": ("tracking.project", config.project),
         "WANDB_NAME": ("tracking.run_name", config.run_name),

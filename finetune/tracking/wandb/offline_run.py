@@ -121,11 +121,11 @@ class WeightsAndBiases:
         return f"The run is kept in {self.folder.parent}. Upload it any time with: {self._sync_command()}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs a row."""
+        """Log a row."""
         self._run.log({**metrics, "step": step})
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Logs a table of the step, and its tuned pictures for the step slider."""
+        """Log a table of the step, and its tuned images for the step slider."""
         import wandb
 
         def picture(path: Path | None, row: PreviewRow) -> wandb.Image | None:
@@ -139,7 +139,7 @@ class WeightsAndBiases:
         self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Logs an artifact."""
+        """Log an artifact."""
         import wandb
 
         artifact = wandb.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
@@ -152,7 +152,7 @@ class WeightsAndBiases:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Closes the record on disk and wandb with it."""
+        """Close the record on disk and wandb with it."""
         import wandb
 
         try:
@@ -162,7 +162,7 @@ class WeightsAndBiases:
             wandb.teardown(exit_code)
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Waits while the uploader works and the server answers; says what to do where it did not get through."""
+        """Wait while the uploader works and the server answers; says what to do where it did not get through."""
         if self._upload is None:
             return
         began, is_told = time.monotonic(), False
@@ -195,7 +195,7 @@ class WeightsAndBiases:
             self._upload.wait()
 
     def abandon(self) -> None:
-        """Ends wandb's helper process, which frees whoever waits for it, and the uploader."""
+        """End wandb's helper process, which frees whoever waits for it, and the uploader."""
         import psutil
 
         for child in psutil.Process().children():

@@ -125,7 +125,7 @@ def option(key: str, value: object) -> Change:
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no folder": (no_folder, ("data.folder", "nowhere")),
-    "empty folder": (empty_folder, ("data.folder", "no pictures")),
+    "empty folder": (empty_folder, ("data.folder", "no images")),
     "no captions": (no_captions, ("data.folder", "captions")),
     "one caption missing": (one_caption_missing, ("0000.png", "without a caption")),
     "not a picture": (no_picture, ("0003.png",)),

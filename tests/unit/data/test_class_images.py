@@ -1,4 +1,4 @@
-"""Instance and class pictures come up equally often, whatever their numbers, shapes and repeats."""
+"""Instance and class images come up equally often, whatever their numbers, shapes and repeats."""
 
 import itertools
 from collections import Counter

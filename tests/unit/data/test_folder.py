@@ -87,8 +87,8 @@ def test_pictures_that_the_listing_does_not_mention_are_counted_not_used(tmp_pat
         ({"file_name": "https://example.org/a.png", "text": "x"}, ["out of the folder"]),
         ({"file_name": "file:///etc/passwd", "text": "x"}, ["out of the folder"]),
         ({"file_name": "a\0.png", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "a.png", "text": "x"}, ["stand twice (1)", "line 2"]),
-        ({"file_name": "./a.png", "text": "x"}, ["stand twice (1)"]),
+        ({"file_name": "a.png", "text": "x"}, ["listed twice (1)", "line 2"]),
+        ({"file_name": "./a.png", "text": "x"}, ["listed twice (1)"]),
         ({"file_name": "page.png", "text": "x"}, ["not usable images (1)", "HTML"]),
         ({"file_name": "sub", "text": "x"}, ["cannot be read (1)", "not a regular file"]),
         ({"file_name": "n" * 300 + ".png", "text": "x"}, ["cannot be read (1)"]),
@@ -131,7 +131,7 @@ def test_all_mistakes_are_reported_at_once_with_counts_and_the_first_five(tmp_pa
     write(tmp_path, {"page.png": "<html>"})
     message = mistakes(listed(tmp_path, A, A, {"file_name": "page.png", "text": "x"}, {**B, "text": ""}, *rows))
     assert "do not exist (8)" in message and "lost4.png and 3 more" in message and "lost5.png" not in message
-    for word in ("stand twice (1)", "not usable images (1)", "without a caption (1)"):
+    for word in ("listed twice (1)", "not usable images (1)", "without a caption (1)"):
         assert word in message
     assert len(message) < 2000
 
@@ -145,7 +145,7 @@ def test_an_empty_listing_is_named(tmp_path: Path) -> None:
     assert "is empty" in mistakes(write(tmp_path, {"a.png": picture(), "metadata.jsonl": "\n"}))
 
 
-# ---- text files beside the pictures
+# ---- text files beside the images
 
 
 def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
 def test_orphan_text_files_and_unreadable_formats_are_counted(tmp_path: Path) -> None:
     files = {"a.png": picture(), "a.txt": "x", "readme.txt": "hello", "old.caption": "x", "phone.CR2": b"junk"}
     warnings = "\n".join(read_manifest(write(tmp_path, {**files})).warnings)
-    assert "without a picture of the same name (2)" in warnings and "not read" in warnings and "phone.CR2" in warnings
+    assert "without an image of the same name (2)" in warnings and "not read" in warnings and "phone.CR2" in warnings
 
 
 def test_a_picture_without_text_and_an_empty_text_are_reported(tmp_path: Path) -> None:

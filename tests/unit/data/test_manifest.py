@@ -24,12 +24,12 @@ from tests.support.images import (
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     message = mistakes(str(tmp_path))
-    assert "no pictures" in message and "python -m datasets_prep" in message
+    assert "no images" in message and "python -m datasets_prep" in message
 
 
 def test_a_folder_of_only_unreadable_formats_names_them(tmp_path: Path) -> None:
     message = mistakes(write(tmp_path, {"phone.CR2": b"junk", "phone.txt": "x"}))
-    assert "no pictures" in message and "PNG or JPEG" in message and "phone.CR2" in message
+    assert "no images" in message and "PNG or JPEG" in message and "phone.CR2" in message
 
 
 def test_a_folder_without_captions_says_what_to_do(tmp_path: Path) -> None:

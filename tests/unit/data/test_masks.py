@@ -1,4 +1,4 @@
-"""Masks are found by name, checked before training, cut as their picture is, and averaged over each latent."""
+"""Masks are found by name, checked before training, cut as their image is, and averaged over each latent."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_mask_lies_beside_its_picture_and_is_no_picture_itself(tmp_path: Path)
 
 
 def test_masks_have_the_names_of_their_pictures_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    """Also where that folder lies among the pictures, whose captions may be the folders' names."""
+    """Also where that folder lies among the images, whose captions may be the folders' names."""
     files = {"cat/a.jpg": picture(kind="JPEG"), "masks/cat/a.png": white()}
     folder = write(tmp_path, files)
     mask = MaskConfig("file", folder=tmp_path / "masks")
@@ -67,7 +67,7 @@ def test_a_picture_without_a_mask_among_others_is_counted_and_trained_on_as_a_wh
     files = {"metadata.jsonl": listing(A, B), "a.png": picture(), "b.png": picture("blue"), "a-masklabel.png": white()}
     manifest = read_manifest(write(tmp_path, files), mask=FILE)
     assert [record.mask is None for record in manifest.records] == [False, True]
-    assert "pictures without a mask, which are trained on as a whole (1): b.png" in manifest.warnings
+    assert "images without a mask, which are trained on as a whole (1): b.png" in manifest.warnings
     assert manifest.masks is not None
     masks = LatentMasks("file", manifest.masks, 4)
     assert torch.equal(masks.read(manifest.records[1], View(16, 8, 0.5, 0.5, False)), torch.ones(1, 2, 4))
@@ -76,7 +76,7 @@ def test_a_picture_without_a_mask_among_others_is_counted_and_trained_on_as_a_wh
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (white((8, 12)), "another size than their picture"),
+        (white((8, 12)), "another size than their image"),
         (white((24, 16)), "24x16, expected 12x8"),
         (encoded(Image.new("L", (12, 8), 0)), "black everywhere"),
         (b"no picture", "cannot be read"),
@@ -93,12 +93,12 @@ def test_no_mask_at_all_two_for_one_picture_and_a_missing_folder_are_refused(tmp
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "x"})
     with pytest.raises(ValueError, match=r"expected NAME-masklabel\.png beside"):
         read_manifest(folder, mask=FILE)
-    with pytest.raises(ValueError, match="expected pictures with an alpha channel"):
+    with pytest.raises(ValueError, match="expected images with an alpha channel"):
         read_manifest(folder, mask=MaskConfig("alpha"))
     with pytest.raises(FileNotFoundError, match=r"mask\.folder: there is no folder"):
         read_manifest(folder, mask=MaskConfig("file", folder=tmp_path / "nothing"))
     write(tmp_path, {"a-masklabel.png": white(), "a-masklabel.bmp": encoded(Image.new("L", (12, 8), 255), "BMP")})
-    with pytest.raises(ValueError, match="stand twice"):
+    with pytest.raises(ValueError, match="exist twice"):
         read_manifest(folder, mask=FILE)
 
 

@@ -1,4 +1,4 @@
-"""Tables of pictures are read row by row, and prepared ones are trained on without opening a picture."""
+"""Tables of images are read row by row, and prepared ones are trained on without opening an image."""
 
 import hashlib
 import os
@@ -159,7 +159,7 @@ def test_damage_inside_a_table_costs_only_the_rows_there(tmp_path: Path) -> None
     parquet.write_table(pyarrow.table({"image": contents}), path, row_group_size=10, write_page_checksum=False)
     data = bytearray(path.read_bytes())
     start = data.index(contents[15][:20])
-    data[start - 4 : start] = b"\xff" * 4  # the length of a picture
+    data[start - 4 : start] = b"\xff" * 4  # the length of an image
     path.write_bytes(data)
     for _ in range(2):
         with pytest.raises(ValueError, match="damaged"):

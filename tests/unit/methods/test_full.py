@@ -16,7 +16,7 @@ def network(*, text_encoder: bool = False) -> Network:
 
 
 def attached(config: FullConfig, *, text_encoder: bool = False) -> dict[str, bool]:
-    """Returns which parameters train."""
+    """Return which parameters train."""
     model = network(text_encoder=text_encoder)
     Full(config).attach(model, seed=0)
     return {name: parameter.requires_grad for name, parameter in model.named_parameters()}

@@ -98,19 +98,19 @@ def test_the_page_draws_every_curve_with_values_on_hover(folder: Path) -> None:
         assert title in parsed.text
     assert parsed.tags.count("svg") == 5
     assert "step 20\nraw: 0.15\n" in parsed.text
-    assert "untouched model 0.5" in parsed.text
+    assert "base model 0.5" in parsed.text
 
 
 def test_the_validation_curve_begins_at_the_untouched_model(folder: Path) -> None:
     text = report(folder).text
-    assert "step 0\nheld-out pictures: 0.5" in text
+    assert "step 0\nheld-out images: 0.5" in text
     write_metrics(folder, [{"step": 0, "validation/loss": 0.7}, *rows()])
-    assert "step 0\nheld-out pictures: 0.7" in report(folder).text
+    assert "step 0\nheld-out images: 0.7" in report(folder).text
 
 
 def test_previews_stand_in_rows_of_prompts_and_columns_of_steps(folder: Path) -> None:
     parsed = report(folder)
-    assert re.search(r"untouched model\s*step 10\s*step 20\s*a cat seed 0\s*a dog seed 0", parsed.text)
+    assert re.search(r"base model\s*step 10\s*step 20\s*a cat seed 0\s*a dog seed 0", parsed.text)
     assert parsed.tags.count("img") == 6
 
 
@@ -130,7 +130,7 @@ def test_of_many_previews_a_part_is_shown_and_the_page_stays_small(folder: Path)
 def test_the_page_shows_data_config_and_versions(folder: Path) -> None:
     text = report(folder).text
     assert "models/tiny tuned on prepared/ink" in text
-    assert "14 pictures: 12 to train on, 2 held out" in text
+    assert "14 images: 12 to train on, 2 held out" in text
     assert re.search(r"512 × 384\s*12\s*3\.1%\s*2", text)
     assert "lr: 0.0001" in text
     assert "diffusers" in text

@@ -1,4 +1,4 @@
-"""The second look at two pictures."""
+"""The second look at two images."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ needs_opencv = pytest.mark.skipif(not can_verify(), reason="needs opencv-python-
 
 
 def texture(seed: int, width: int = 400, height: int = 320) -> Image.Image:
-    """A random picture with detail at several scales, as photographs have."""
+    """A random image with detail at several scales, as photographs have."""
     rng = np.random.default_rng(seed)
     layers = [
         np.asarray(
@@ -181,14 +181,14 @@ from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions
 from finetune.similarity.codes import image_codes
 from tests.unit.similarity.test_agreement import heart, texture
 assert not can_verify()
-pictures = [texture(seed) for seed in range(12)] + [heart(colour) for colour in ("red", "green", "blue", "#888")]
-pictures += [texture(3).resize((200, 160)), ImageOps.mirror(texture(4)), ImageOps.expand(texture(5), 40, "black")]
-pictures += [texture(6).crop((20, 16, 380, 304)), heart("red").resize((128, 128))]
-codes = np.stack([image_codes(each) for each in pictures])
-num = len(pictures)
+images = [texture(seed) for seed in range(12)] + [heart(colour) for colour in ("red", "green", "blue", "#888")]
+images += [texture(3).resize((200, 160)), ImageOps.mirror(texture(4)), ImageOps.expand(texture(5), 40, "black")]
+images += [texture(6).crop((20, 16, 380, 304)), heart("red").resize((128, 128))]
+codes = np.stack([image_codes(each) for each in images])
+num = len(images)
 mask = np.ones(num, bool)
 for level in ("fast", "thorough"):
-    searched = SearchedImages(codes, np.arange(num), mask, ~mask, pictures.__getitem__)
+    searched = SearchedImages(codes, np.arange(num), mask, ~mask, images.__getitem__)
     copies = near_duplicates(searched, SearchOptions(level), Known(), lambda *_: None).duplicates
     print({number: copy.keeper for number, copy in sorted(copies.items())})
 """

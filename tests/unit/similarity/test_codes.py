@@ -1,4 +1,4 @@
-"""Codes of pictures and the join that finds close ones."""
+"""Codes of images and the join that finds close ones."""
 
 import io
 from pathlib import Path
@@ -22,7 +22,7 @@ PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "photos"
 
 
 def texture(seed: int, width: int = 200, height: int = 160) -> Image.Image:
-    """A random picture that is smooth as photographs are."""
+    """A random image that is smooth as photographs are."""
     rng = np.random.default_rng(seed)
     rough = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))
     return rough.resize((width, height), Image.Resampling.BICUBIC)

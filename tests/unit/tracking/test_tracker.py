@@ -50,7 +50,7 @@ class Collected(logging.Handler):
 
 @contextmanager
 def warnings_collected() -> Iterator[list[str]]:
-    """Collects what the user is told while the context lasts."""
+    """Collect what the user is told while the context lasts."""
     collected = Collected()
     logging.getLogger("finetune.tracking.tracker").addHandler(collected)
     yield collected.messages

@@ -132,10 +132,10 @@ def test_texts_of_one_image_in_two_folders_stop_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["nan", "None", "NULL\n", "n/a"])
 def test_what_programs_write_for_nothing_is_no_caption(tmp_path: Path, text: str) -> None:
     message = mistakes(write(tmp_path / "text", {"x.png": P, "x.txt": text, "y.png": Q, "y.txt": "a dog"}))
-    assert "pictures without a caption (1): x.png" in message
+    assert "images without a caption (1): x.png" in message
     table = f"file_name,text\nx.png,{text.strip()}\ny.png,a dog\n"
     message = mistakes(write(tmp_path / "table", {"x.png": P, "y.png": Q, "metadata.csv": table}))
-    assert "pictures without a caption (1): x.png" in message
+    assert "images without a caption (1): x.png" in message
 
 
 def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:

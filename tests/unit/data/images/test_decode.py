@@ -1,4 +1,4 @@
-"""Pictures of every orientation and state of damage become upright pixels of the asked size, or one clear error."""
+"""Images of every orientation and state of damage become upright pixels of the asked size, or one clear error."""
 
 import io
 import subprocess
@@ -13,7 +13,7 @@ from finetune.data.images.decode import cover_scale, crop_loss, open_rgb, resize
 from tests.support.images import SHARED, encoded, gradient, png, png_block
 from tests.support.odd_images import read_all
 
-STORED = {  # EXIF orientation -> how an upright picture is stored
+STORED = {  # EXIF orientation -> how an upright image is stored
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,7 +89,7 @@ ENCODINGS = [
 
 
 def noisy(kind: str) -> bytes:
-    """A picture that does not compress away, so that half of the file is half of the picture."""
+    """An image that does not compress away, so that half of the file is half of the image."""
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     name, _, option = kind.partition(" ")
     named = {"compression": option} if name == "TIFF" and option else {option: True} if option else {}
@@ -166,8 +166,8 @@ def test_a_decoder_that_panics_blames_the_file(monkeypatch: pytest.MonkeyPatch) 
         (b"<!DOCTYPE html><html></html>", "HTML"),
         (b"\xef\xbb\xbf <?xml version='1.0'?><svg/>", "SVG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC|cut short"),
-        (b"just some text", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"just some text", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (b"\xff\xd8\xff", "cut short"),
     ],
 )

@@ -62,7 +62,7 @@ def tiff(
 
 
 def ramp(num: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Samples [2 8 num], and what they are from 0 to 1."""
+    """Sample [2 8 num], and what they are from 0 to 1."""
     values = np.linspace(0, 1, 8)[None, :, None] * np.linspace(1, 0.25, num) * np.ones((2, 1, 1))
     top = 1 if dtype.startswith("f") else np.iinfo(dtype).max
     return (values * top).astype(dtype), values

@@ -62,7 +62,7 @@ def test_broken_lines_are_noted_and_the_others_used(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.png": "x", "b.png": "x", "metadata.jsonl": listing(A) + "{broken\n"}
     found, notices = entries(tmp_path, files | {"b.txt": "nul\0", "b.json": '"two"'})
     assert found == {"a.png": ("one",), "b.png": ("two",)}
-    assert "not JSON" in notices and "b.txt (it holds NUL characters)" in notices
+    assert "not JSON" in notices and "b.txt (it contains NUL characters)" in notices
 
 
 def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_json_file_without_a_picture_is_nobodys_caption(tmp_path: Path) -> Non
 def test_pictures_of_the_same_stem_share_a_text_file_and_it_is_said(tmp_path: Path) -> None:
     found, notices = entries(tmp_path, {"a.jpg": "x", "a.png": "x", "a.txt": "one", "b.txt": "two", "b.png": "x"})
     assert found == {"a.jpg": ("one",), "a.png": ("one",), "b.png": ("two",)}
-    assert "several pictures" in notices and "(1): a.txt" in notices
+    assert "several images" in notices and "(1): a.txt" in notices
 
 
 def test_listings_below_the_top_count_for_their_folder(tmp_path: Path) -> None:

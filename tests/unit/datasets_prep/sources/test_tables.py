@@ -61,7 +61,7 @@ def test_rows_without_a_picture_say_so(tmp_path: Path) -> None:
     assert names == ["part/00000000-passwd", "part/00000001-picture", "part/00000002-c.png"]
     with pytest.raises(ValueError, match="names a file"):
         source.read(names[0])
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="has no image"):
         source.read(names[1])
     assert source.read(names[2]) == RED
 

@@ -47,7 +47,7 @@ def test_all_files_of_a_key_belong_together(tmp_path: Path) -> None:
         "b.jpg": (),
         "b.json": (),
     }
-    assert "several pictures" in notes and "numbers of classes" in notes
+    assert "several images" in notes and "numbers of classes" in notes
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

@@ -21,7 +21,7 @@ from finetune.optim.ema import trained_state
 from tests.support.adapter_models import FAMILY, KINDS, attached, fresh
 
 UP_TO_ROUNDING = {"pissa", "olora", "orthogonal", "dora"}
-"""The other kinds start from the untouched model's very numbers."""
+"""The other kinds start from the base model's very numbers."""
 
 
 @pytest.fixture(scope="module")

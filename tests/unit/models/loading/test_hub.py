@@ -45,7 +45,7 @@ print("ANSWERS" + json.dumps(answers))
 
 
 def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> list[str]:
-    """Loads every source in one fresh process, since the libraries read these variables when they are imported."""
+    """Load every source in one fresh process, since the libraries read these variables when they are imported."""
     settings = {"HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
     ended = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(sources)],
@@ -144,7 +144,7 @@ def hub(tmp_path: Path) -> Iterator[Served]:
 
 
 def cached(model: Path, cache: Path, name: str) -> Path:
-    """Puts a model into a cache as `hf download owner/NAME` does; returns its snapshot."""
+    """Put a model into a cache as `hf download owner/NAME` does; returns its snapshot."""
     repository = cache / f"models--owner--{name}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
@@ -161,7 +161,7 @@ def cached(model: Path, cache: Path, name: str) -> Path:
 
 
 def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
-    """Adds a variant fp16 of the weights of some parts, in as many shards."""
+    """Add a variant fp16 of the weights of some parts, in as many shards."""
     for part in parts:
         for file in folder.glob(f"{part}/*.safetensors"):
             stem, *rest = file.name.removesuffix(".safetensors").partition("-")

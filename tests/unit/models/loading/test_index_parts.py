@@ -22,7 +22,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def change(file: Path, **values: object) -> None:
-    """Changes a JSON file; None removes a key."""
+    """Change a JSON file; None removes a key."""
     content = json.loads(file.read_text()) | values
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 

@@ -59,7 +59,7 @@ def single_file(
 
 
 def with_settings(configs: Path, folder: Path, **settings: Any) -> Path:
-    """Copies the configs with other settings of the scheduler."""
+    """Copy the configs with other settings of the scheduler."""
     (folder / "scheduler").mkdir(parents=True)
     file = "scheduler/scheduler_config.json"
     (folder / file).write_text(json.dumps(json.loads((configs / file).read_text()) | settings))

@@ -36,7 +36,7 @@ def vae_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def written(layout: str, folder: Path) -> Path:
-    """Returns the other VAE in a layout."""
+    """Return the other VAE in a layout."""
     pipeline: Any = build_pipeline(size="micro", seed=1)
     file = folder / "other.safetensors"
     match layout:

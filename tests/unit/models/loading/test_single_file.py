@@ -28,7 +28,7 @@ FAMILY = StableDiffusion()
 
 
 def without_weights(pipeline: Any, folder: Path) -> Path:
-    """Writes the configs, the tokenizer and the scheduler of a pipeline to a folder and returns it."""
+    """Write the configs, the tokenizer and the scheduler of a pipeline to a folder and returns it."""
     pipeline.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
@@ -72,7 +72,7 @@ def test_a_single_file_of_sdxl_is_the_folder_of_the_same_weights(
 
 
 def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path, *, is_inpainting: bool) -> None:
-    """Writes the pipeline as a folder and as a single file; the family finds and loads the same in both."""
+    """Write the pipeline as a folder and as a single file; the family finds and loads the same in both."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype)
