@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def refused(tmp_path: Path, text: str) -> list[str]:
-    """Return what the gate prints about a page."""
+    """Returns what the gate prints about a page."""
     page = tmp_path / "page.md"
     page.write_text(text)
     command = [sys.executable, str(ROOT / ".ci" / "phrases.py"), str(page)]
@@ -22,11 +22,11 @@ def refused(tmp_path: Path, text: str) -> list[str]:
 @pytest.mark.parametrize(
     "text",
     [
-        "Images are cached.",
-        "Compared with the base model.",
-        "A dataset of images.",
+        "Pictures are cached.",
+        "Compared with the untouched model.",
+        "A data set of images.",
         "It finds near-copies.",
-        "The text is saved again.",
+        "The text is saved anew.",
         "The option may be left away.",
         "A killed run goes on.",
         "The report stands in the run folder.",
@@ -43,10 +43,10 @@ def test_a_phrase_that_is_out_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Use `prior.kind images` and `sd15_lora_from_pictures.yaml`.",
+        "Use `prior.kind pictures` and `sd15_lora_from_pictures.yaml`.",
         "See [the preset](recipes/configs/sd15_lora_from_pictures.yaml).",
         "```bash\npython -m datasets_prep --source my_pictures\n```",
-        "Run\n\n    python -m datasets_prep --source images\n\nand look.",
+        "Run\n\n    python -m datasets_prep --source pictures\n\nand look.",
         "There is no such file, and it is no longer read.",
         "A token that stands for the subject.",
         "Every image gets a caption; each line ends a sentence.",
@@ -58,9 +58,9 @@ def test_code_and_other_words_pass(tmp_path: Path, text: str) -> None:
 
 
 def test_the_line_and_what_to_write_are_named(tmp_path: Path) -> None:
-    (line,) = refused(tmp_path, "# Title\n\n```\ncode\n```\n\nA image.\n")
+    (line,) = refused(tmp_path, "# Title\n\n```\ncode\n```\n\nA picture.\n")
     assert "page.md:7" in line and '"picture"' in line and "image" in line
 
 
 def test_prose_after_an_indented_block_is_read(tmp_path: Path) -> None:
-    assert refused(tmp_path, "Run\n\n    command\n\nIt draws images.\n")
+    assert refused(tmp_path, "Run\n\n    command\n\nIt draws pictures.\n")
