@@ -1,1 +1,1 @@
-"""A five-minute tour that needs no download: the model that ships with the project, adapted to a new style."""
+"""A five-minute tour without downloads: the shipped model learns a new style."""

@@ -1,6 +1,6 @@
-"""The demo's style set: glyphs of the DejaVu fonts, as dark ink on tinted paper, named by `unicodedata`.
+"""The demo's style set: glyphs of the DejaVu fonts as dark ink on tinted paper.
 
-With them stand what a folder from real life brings along: files that are there twice, and one that is torn.
+Their names are those of `unicodedata`. As in real folders some files are duplicates, and one is damaged.
 """
 
 import importlib.util
@@ -28,9 +28,10 @@ NUM_REPEATED = 4
 
 
 def write_glyph_folder(folder: Path) -> None:
-    """Write a PNG file a glyph, such as "umbrella_9730.png", copies of a few, and a torn file; complete or absent.
+    """Write one PNG per glyph, some duplicates and a damaged file.
 
-    Raises FileNotFoundError where matplotlib, whose wheel holds the fonts, is not installed.
+    An example is "umbrella_9730.png". The folder is complete or absent. Raises FileNotFoundError where matplotlib,
+    whose wheel contains the fonts, is not installed.
     """
     large = PICTURE_SIZE * SUPERSAMPLING
     font = ImageFont.truetype(font_file(), large)
@@ -45,7 +46,7 @@ def write_glyph_folder(folder: Path) -> None:
 
 
 def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Return the glyph in the middle of its paper, as large as fits."""
+    """Draw the glyph in the middle of its paper, as large as fits."""
     side = round(font.size)
     left, top, right, bottom = font.getbbox(glyph)
     fitted = font.font_variant(size=side * side * LARGEST_SIDE / max(right - left, bottom - top))

@@ -1,4 +1,4 @@
-"""`finetune demo`: a style set, its preparation, the LoRA recipe under `accelerate launch`, and an image of both."""
+"""`finetune demo`: a style set, its preparation, a LoRA run, a comparison."""
 
 # diffusers annotates results as tuples, images as several kinds of them, and folders as str alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -16,13 +16,13 @@ from rich.console import Console
 from finetune.launch import quiet_libraries
 
 PACKAGES = Path(__file__).parents[2]
-"""The folder that `finetune`, `recipes` and `datasets_prep` stand in."""
+"""The folder of `finetune`, `recipes` and `datasets_prep`."""
 BASE_MODEL = PACKAGES / "finetune" / "assets" / "pictograms"
 PRESET = PACKAGES / "recipes" / "configs" / "demo.yaml"
 PROMPTS = ("red apple", "alarm clock", "sailboat", "rocket", "green heart", "pear", "guitar", "yellow star")
-"""What the base model draws well; of these the style set holds a heart and stars."""
+"""Subjects that the base model draws well; the style set has a heart and stars."""
 STYLE_GLYPHS = "☂😎♞⚓☎❀✈🐭"
-ADAPTER_WEIGHT = 0.7  # at 1 the shapes of the style set begin to replace what the prompt asks for
+ADAPTER_WEIGHT = 0.7  # at 1 the shapes of the style set begin to replace those of the prompt
 SEED = 0
 CELL = 112
 LABEL = 24
@@ -38,38 +38,38 @@ mixed_precision: "no"
 
 
 def run_demo(output: Path, steps: int | None = None) -> Path:
-    """Run all stages below `output` and returns the before/after image; stages that are complete are not done again.
+    """Run all missing stages below `output`; return the before/after image.
 
-    Raises subprocess.CalledProcessError where a stage that is a command of its own fails; it has said why.
+    Raises subprocess.CalledProcessError where a stage that is a command fails; the command has printed why.
     """
     console = Console()
     started = time.monotonic()
     quiet_libraries()
     output.mkdir(parents=True, exist_ok=True)
-    pictures, prepared, run = output / "pictures", output / "prepared", output / "run"
+    glyphs, prepared, run = output / "pictures", output / "prepared", output / "run"
 
     console.print("[bold]1/4[/] Drawing the style: glyphs in ink on paper, four of them twice, and a torn file")
     from finetune.demo.glyphs import write_glyph_folder
 
-    if not pictures.exists():
-        write_glyph_folder(pictures)
+    if not glyphs.exists():
+        write_glyph_folder(glyphs)
 
     console.print("[bold]2/4[/] Preparing the images: datasets_prep")
-    said = start("datasets_prep", "--source", pictures, "--output", prepared, silent=True)
-    console.print(said.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
+    printed = start("datasets_prep", "--source", glyphs, "--output", prepared, silent=True)
+    console.print(printed.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
 
     console.print("[bold]3/4[/] Adapting the model of pictograms to the style: recipes.lora under accelerate launch")
     launch_recipe(output, prepared, run, steps)
 
     console.print("[bold]4/4[/] Drawing the same prompts and seeds before and after")
-    picture = before_and_after(run / "export", pictures, output / "before_after.png")
+    image = before_and_after(run / "export", glyphs, output / "before_after.png")
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
-    console.print(f"  image: {picture}\n  report:  {run / 'report.html'}", highlight=False, soft_wrap=True)
-    return picture
+    console.print(f"  image: {image}\n  report:  {run / 'report.html'}", highlight=False, soft_wrap=True)
+    return image
 
 
 def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
-    """Run a module in a process of its own, as a user would; returns what it printed where it is to be `silent`."""
+    """Run a module in a process, as a user would; return its output if `silent`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     stdout = subprocess.PIPE if silent else None
@@ -78,7 +78,10 @@ def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
 
 
 def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) -> None:
-    """Train the LoRA on the prepared images into the folder `run`, for the preset's steps or for other ones."""
+    """Train the LoRA on the prepared images into the folder `run`.
+
+    `steps` replaces the preset's steps.
+    """
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice
@@ -89,7 +92,7 @@ def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) ->
     start("accelerate.commands.launch", *launcher, *options)
 
 
-def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
+def before_and_after(export: Path, glyphs: Path, target: Path) -> Path:
     """Write a sheet with a column a prompt; rows: base model, with the LoRA, and images of the style set."""
     import torch
     from diffusers import DiffusionPipeline, logging
@@ -108,7 +111,7 @@ def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
     pipeline.load_lora_weights(export, adapter_name="style")
     pipeline.set_adapters("style", ADAPTER_WEIGHT)
     after = draw(list(PROMPTS))
-    style = [Image.open(pictures / f"{file_stem(glyph)}.png") for glyph in STYLE_GLYPHS]
+    style = [Image.open(glyphs / f"{file_stem(glyph)}.png") for glyph in STYLE_GLYPHS]
     rows = {"before": before, "after the LoRA": after, "the style set": style}
     sheet = Image.new("RGB", (CELL * (len(PROMPTS) + 1), LABEL + CELL * len(rows)), "white")
     text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
@@ -117,8 +120,8 @@ def before_and_after(export: Path, pictures: Path, target: Path) -> Path:
     for row, (label, drawn) in enumerate(rows.items()):
         top = LABEL + CELL * row
         text.text((CELL // 2, top + CELL // 2), label, "black", font, anchor="mm")
-        for column, picture in enumerate(drawn, start=1):
-            large = picture.convert("RGB").resize((CELL - 6, CELL - 6), Image.Resampling.LANCZOS)
+        for column, image in enumerate(drawn, start=1):
+            large = image.convert("RGB").resize((CELL - 6, CELL - 6), Image.Resampling.LANCZOS)
             sheet.paste(large, (CELL * column + 3, top + 3))
     sheet.save(target)
     return target

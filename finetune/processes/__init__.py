@@ -1,1 +1,1 @@
-"""The processes of a job: signals, streams, threads, and what they tell each other; torch-free."""
+"""Signals, streams, threads and ranks of a job's processes; torch-free."""

@@ -1,6 +1,6 @@
-"""What the launcher was asked for and training does not do; torch-free, so that it is refused at once.
+"""Refuse launcher settings that training does not follow; torch-free.
 
-Accelerate passes a request on in environment variables. Some it then drops in silence: an FSDP config on a CPU trains
+Accelerate passes settings on in environment variables. Some it then drops in silence: an FSDP config on a CPU trains
 with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
 """
 
@@ -22,7 +22,7 @@ NOT_SUPPORTED = {
 
 
 def launcher() -> tuple[Mapping[str, str], list[str]]:
-    """The environment that the parent process was started with, and its command line; empty where neither is known."""
+    """Return the parent's environment and command line, empty where unknown."""
     import psutil  # not for --help, which is shown without what psutil needs of the system
 
     try:
@@ -33,9 +33,9 @@ def launcher() -> tuple[Mapping[str, str], list[str]]:
 
 
 def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]) -> None:
-    """Raise ValueError that names every request of the launcher which would be ignored or change what is trained.
+    """Refuse launcher settings that would be ignored or change the training.
 
-    `of_launcher` is the environment that the launcher was started with.
+    Raises one ValueError that names all. `of_launcher` is the environment that the launcher was started with.
     """
     found = [
         f"accelerate config: got a request for {name} ({variable}), which is not supported yet: every process would "
@@ -66,7 +66,7 @@ def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]
         )
     if PRECISION in environment and "WORLD_SIZE" not in environment and MANY in environment.keys() - of_launcher.keys():
         found.append(
-            "num_processes: several were asked for, but accelerate started one. Add --multi_gpu, and on CPUs the "
+            "num_processes: got 1 process, expected the several that were configured. Add --multi_gpu, and on CPUs the "
             "variable ACCELERATE_USE_CPU=true, as accelerate_configs/cpu.yaml says."
         )
     if found:

@@ -1,9 +1,10 @@
-"""What the processes of a job tell each other outside of collectives: alive, asked to stop, arrived; torch-free.
+"""State that a job's processes share outside of collectives; torch-free.
 
-A collective (NCCL, gloo) ends with an error after `train.timeout_seconds`. That is right within a step, where all
-processes do equal work, and wrong where one works alone for long: an export, a large checkpoint, more than its share of
-a cache. There the others wait in `exchange`, which knows a busy process from a frozen one: every process has a thread
-that counts in a shared store, and a frozen process has a frozen thread.
+Each is alive, has a stop request, has arrived. A collective (NCCL, gloo) ends with an error after
+`train.timeout_seconds`. That is right within a step, where all processes do equal work, and wrong where one works alone
+for long: an export, a large checkpoint, more than its share of a cache. There the others wait in `exchange`, which
+tells a busy process from a frozen one: every process has a thread that counts in a shared store, and a frozen process
+has a frozen thread.
 """
 
 import contextlib
@@ -64,7 +65,7 @@ class Ranks:
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
-        """The texts of all processes in the order of their ranks, once all have called this.
+        """Return the texts of all processes by rank, once all have called this.
 
         Waits for as long as the others live; raises LostProcess where one does not.
         """
@@ -97,7 +98,7 @@ class Ranks:
             self._waits = before
 
     def any(self, claim: bool) -> bool:
-        """True on every process where it is true on one."""
+        """Return on every process if the claim is true on one."""
         return "yes" in self.exchange("yes" if claim else "no")
 
     @contextlib.contextmanager
@@ -123,7 +124,10 @@ class Ranks:
         )
 
     def leave(self) -> None:
-        """Tell the others that this process ends as planned; the first, which may hold the store, ends last."""
+        """Announce that this process ends as planned.
+
+        The first, which may have the store, ends last.
+        """
         self.close()
         if self._store is None or self.size == 1:
             return
@@ -186,7 +190,10 @@ class Ranks:
             self._lose_frozen(rank)
 
     def _guard(self) -> None:
-        """The thread that notices when the store does not answer: the first process may hold it and be frozen."""
+        """Run the thread that notices a store without response.
+
+        The first process may have the store and be frozen.
+        """
         rounds, num_stale = -1, 0
         while not self._closed.wait(self._period) and self.lost is None:
             num_stale = num_stale + 1 if self._rounds == rounds else 0
@@ -214,7 +221,7 @@ class Ranks:
 
 
 def has_ended(process: "psutil.Process") -> bool:
-    """True where the process is gone, or only waits for its parent to take note."""
+    """Tell if the process is gone, or only waits for its parent to take note."""
     import psutil
 
     try:
@@ -224,7 +231,7 @@ def has_ended(process: "psutil.Process") -> bool:
 
 
 def end(process: "psutil.Process") -> None:
-    """Kill a frozen process, which hears no other signal."""
+    """Kill a frozen process, which receives no other signal."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
@@ -235,7 +242,7 @@ _ranks = Ranks()
 
 
 def ranks() -> Ranks:
-    """This process in its job; alone until `join` was called."""
+    """Return this process in its job; alone until `join` was called."""
     return _ranks
 
 
@@ -248,7 +255,10 @@ def join(store: KeyValueStore, rank: int, size: int, timeout_seconds: float) -> 
 
 
 def refuse_differences(facts: Mapping[str, object]) -> None:
-    """Raise ValueError on every process where one has other facts, such as another seed, than the first."""
+    """Raise ValueError on every process if facts differ from the first one's.
+
+    Facts are such as the seed.
+    """
     gathered = [json.loads(text) for text in ranks().exchange(json.dumps(facts, default=str))]
     first, problems = gathered[0], []
     for rank, other in enumerate(gathered):
@@ -270,7 +280,7 @@ def brief(value: object) -> str:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """True for what torch raises in a collective because another process is gone or too late."""
+    """Tell if a collective failed because another process is gone or too late."""
     if isinstance(error, LostProcess) or any(kind.__name__ == "DistError" for kind in type(error).__mro__):
         return True
     texts = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # of plain RuntimeErrors

@@ -1,4 +1,4 @@
-"""OUT/run.log: the lines that a run prints, without what a terminal's progress bars redraw."""
+"""OUT/run.log: the lines that a run prints, without progress bars' redraws."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ _descriptor: int | None = None
 
 
 class PrintedLines:
-    """Cuts what one stream prints into lines as a reader of the terminal sees them in the end."""
+    """Cut a stream into lines as they look in a terminal in the end."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -44,9 +44,10 @@ def log_lines(lines: list[str]) -> None:
 
 
 def open_run_log(file: Path) -> None:
-    """Begins or continues the log of a run; what was printed before is its first text, after the time and command.
+    """Begin or continue the log of a run.
 
-    The stage before it, if there was one, has ended: its log is closed.
+    It begins with the time, the command and what was printed before. The log of an earlier stage is closed: that stage
+    has ended.
     """
     global _descriptor
     if _descriptor is not None:

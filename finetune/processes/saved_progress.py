@@ -1,20 +1,20 @@
-"""How far this run is saved, for the sentences that say why it ends; torch-free.
+"""The step of the newest checkpoint, for messages at the end; torch-free.
 
-A process of a data loader knows only what was saved when it was started, so it does not ask.
+A process of a data loader has only the step from when it was started, so it does not use it.
 """
 
 _step: int | None = None
 
 
 def note_saved(step: int | None) -> None:
-    """Remember the step of the newest checkpoint, None where the run has none yet."""
+    """Remember the step of the newest checkpoint, None without one."""
     global _step
     _step = step
 
 
 def what_is_saved() -> str:
     """Return a sentence about the newest checkpoint."""
-    return "No checkpoint was saved yet." if _step is None else f"The checkpoint of step {_step} stands."
+    return "No checkpoint was saved yet." if _step is None else f"The checkpoint of step {_step} is saved."
 
 
 def what_comes_next() -> str:

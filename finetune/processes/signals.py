@@ -37,7 +37,7 @@ def caught_signals() -> list[signal.Signals]:
 
 
 class StopRequest:
-    """Remembers the first such signal; the loop asks for it between steps and images.
+    """The first such signal, which the loop reads between steps and images.
 
     A SIGINT that comes more than `SECONDS_OF_ONE_REQUEST` later, and not while the run saves, ends the process at once.
     """
@@ -62,7 +62,7 @@ class StopRequest:
             self._is_saving = False
 
     def requested(self) -> bool:
-        """True once this process, or about a second ago another of the job, was asked to stop."""
+        """Whether this process or, about a second ago, another of the job got the signal."""
         return self.signal is not None or ranks().others_ask_to_stop
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -70,21 +70,22 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._since = signal.Signals(number), now
             ranks().asks_to_stop = True
-            tell(f"\n{self.signal.name}: saving after this step or image, then stopping.\n")
+            print_on_first_process(f"\n{self.signal.name}: saving after this step or image, then stopping.\n")
         elif number == signal.SIGINT and now - self._since > SECONDS_OF_ONE_REQUEST and not self._is_saving:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
 
 
 def end_on_signals(meaning: str) -> None:
-    """Let the signals end the process at once with `EXIT_CODE`, for the times when there is nothing to save.
+    """End the process at once on a signal, when there is nothing to save.
 
-    No exception is raised, since libraries may swallow one or print it while they import, load or export.
+    The exit code is `EXIT_CODE`. No exception is raised, since libraries may swallow one or print it while they import,
+    load or export.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         show_cursor = SHOW_CURSOR if sys.stderr.isatty() else ""  # a progress bar may have hidden it
-        tell(f"{show_cursor}\n{signal.Signals(number).name}: {meaning}\n")
+        print_on_first_process(f"{show_cursor}\n{signal.Signals(number).name}: {meaning}\n")
         os._exit(EXIT_CODE)
 
     for number in caught_signals():
@@ -92,13 +93,13 @@ def end_on_signals(meaning: str) -> None:
 
 
 def end_with_launcher() -> None:
-    """Ask for SIGTERM at the end of `accelerate launch`, which does not pass on the one it gets."""
+    """Request SIGTERM at the end of `accelerate launch`, which passes none on."""
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a data loader's worker survive what is sent to all processes of a job; only its parent ends it.
+    """Let a data loader's worker survive signals to the job; its parent ends it.
 
     torchrun, SLURM and systemd signal every process; a worker that dies of it takes the run down before it has saved.
     """
@@ -120,8 +121,8 @@ def outlive_signals(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def tell(text: str) -> None:
-    """Write to stderr on the first process; a terminal that is gone is no reason not to save."""
+def print_on_first_process(text: str) -> None:
+    """Write to stderr on the first process; ignore a terminal that is gone."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), text.encode())

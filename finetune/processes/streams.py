@@ -1,4 +1,7 @@
-"""Standard output and error that may be closed or full: what cannot be written is lost, and the program continues."""
+"""Standard output and error that survive a closed reader or a full disk.
+
+What cannot be written is lost, and the program continues.
+"""
 
 import contextlib
 import errno
@@ -17,10 +20,10 @@ _may_be_read_in_part = False
 
 
 def outlive_lost_output() -> None:
-    """Replace sys.stdout and sys.stderr by streams that never raise because a reader is gone or a disk is full.
+    """Replace sys.stdout and sys.stderr by streams that never raise.
 
-    Everything that prints goes through them: print, rich, logging, warnings. Without this, `| head` would end a run
-    before it has saved, and an exit code would become Python's 120.
+    A reader may be gone or a disk full. Everything that prints goes through them: print, rich, logging, warnings.
+    Without this, `| head` would end a run before it has saved, and an exit code would become Python's 120.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a closed descriptor would go to the next file that is opened, and prints with it
@@ -30,7 +33,10 @@ def outlive_lost_output() -> None:
 
 
 def let_readers_leave() -> None:
-    """From now on, say nothing where a reader has seen enough, as in `--help | head`: printing is all that is done."""
+    """End silently when a reader leaves, as in `--help | head`.
+
+    For commands that do nothing but print.
+    """
     global _may_be_read_in_part
     _may_be_read_in_part = True
 

@@ -1,4 +1,7 @@
-"""Line charts as inline SVG: axes with round ticks, values on hover, colors from the page's style sheet."""
+"""Line charts as inline SVG, with round ticks and values on hover.
+
+Colours come from the page's style sheet.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -84,7 +87,7 @@ def line_chart(chart: Chart) -> str:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Where steps and values lie on the drawing."""
+    """Positions of steps and values on the drawing."""
 
     width: int
     steps: tuple[float, float]
@@ -109,7 +112,10 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
-    """Leave single raw outliers outside: they are drawn at the edge, and hovering tells their value."""
+    """Return the span of values, without single raw outliers.
+
+    Outliers are drawn at the edge, and hovering shows their values.
+    """
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
     raw = sorted(
         value for line in chart.lines if line.style == "faint" for _, value in line.points if value is not None
@@ -181,7 +187,10 @@ def _drawn(plot: _Plot, line: Line) -> Iterator[str]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
+    """Return at most `most` points: lowest and highest of each stretch.
+
+    So no spike is lost.
+    """
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most // 2))
@@ -197,7 +206,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
-    """Yield invisible strips, one a step, that show the values of all lines."""
+    """Yield invisible strips, one per step, that show the values of all lines."""
     known = [dict(line.points) for line in chart.lines]
     every = sorted({step for points in known for step in points})
     steps = every[:: math.ceil(len(every) / MOST_HOVERS)]

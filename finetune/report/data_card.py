@@ -38,7 +38,7 @@ def data_card(card: dict[str, Any]) -> Card:
     captions = card.get("captions") or {}
     facts = [
         ("location", card.get("location", "")),
-        ("pictures", counts),
+        ("images", counts),
         ("captions", f"{captions.get('num', '?')}, at most {captions.get('most_per_picture', '?')} per image"),
         ("fingerprint", card.get("fingerprint", "")),
     ]

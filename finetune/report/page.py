@@ -1,4 +1,7 @@
-"""The page around a report: one file, nothing fetched, no script but the one it was made with; light and dark."""
+"""The page around a report: one file without requests; light and dark.
+
+No script runs but the one it was made with.
+"""
 
 import base64
 import hashlib
@@ -32,9 +35,9 @@ def templates(*packages: str) -> Environment:
 
 
 def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
-    """Return what page.html needs beside its body.
+    """Return the parts of page.html beside its body.
 
-    `style` is added to the style sheet. `script` is the only one that browsers run: they are told its hash.
+    `style` is added to the style sheet. `script` is the only one that browsers run: the page contains its hash.
     """
     policy = POLICY
     if script:

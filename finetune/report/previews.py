@@ -1,4 +1,7 @@
-"""The report's previews: one row per prompt and seed, one column per step, the base model first."""
+"""The previews in the report: rows of prompts and seeds, columns of steps.
+
+The base model is the first column.
+"""
 
 import base64
 import io
@@ -23,7 +26,7 @@ Shots = dict[tuple[int, int], dict[int, Path]]
 
 @dataclass(frozen=True)
 class SmallPreview:
-    """A small copy of a preview."""
+    """A preview, scaled down."""
 
     data: str | None
     """JPEG in base64; None where the file cannot be read."""
@@ -42,7 +45,7 @@ class PreviewTableRow:
 
 @dataclass(frozen=True)
 class PreviewTable:
-    """The previews that a report shows, and the numbers of those it does not."""
+    """The previews in a report, and the numbers of those left out."""
 
     steps: list[int]
     rows: list[PreviewTableRow]
@@ -63,7 +66,7 @@ def find_previews(folder: Path) -> Shots:
 
 
 def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
-    """Return the table, of many steps or prompts a part; None where there are no previews."""
+    """Return the table, a part of many steps or prompts; None without previews."""
     if not shots:
         return None
     all_steps = sorted({step for by_step in shots.values() for step in by_step})
@@ -87,7 +90,7 @@ def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
 
 
 def small_copy(path: Path | None, side: int, width: int) -> SmallPreview | None:
-    """Return a copy of at most `side` pixels, shown `width` units wide."""
+    """Scale an image to at most `side` pixels, shown `width` units wide."""
     if path is None:
         return None
     try:
@@ -102,7 +105,7 @@ def small_copy(path: Path | None, side: int, width: int) -> SmallPreview | None:
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` of the values, evenly spread, the first and last among them."""
+    """Return at most `most` values, evenly spread, first and last included."""
     if len(values) <= most:
         return list(values)
     return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]

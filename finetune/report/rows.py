@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl, as a report reads them: also of a run that was killed while it wrote."""
+"""Read the rows of metrics.jsonl, also those of a killed run."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""OUT/report.html: a run at a glance, made from the files the run left in its folder."""
+"""Write OUT/report.html, a run at a glance, from the run folder's files."""
 
 import itertools
 import platform
@@ -23,9 +23,10 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsand
 
 
 def write_report(folder: Path, *, message: str | None = None) -> Path:
-    """Write OUT/report.html from metrics.jsonl, config.yaml, data_card.json and previews/, as far as they exist.
+    """Write OUT/report.html from the run's files, as far as they exist.
 
-    `message` says what a reader must know first, e.g. that the run was stopped. Returns the page's path.
+    They are metrics.jsonl, config.yaml, data_card.json and previews/. `message` is shown first, e.g. that the run was
+    stopped. Returns the page's path.
     """
     rows, num_broken = read_rows(folder / "metrics.jsonl")
     card = read_json(folder / "data_card.json")
@@ -61,7 +62,7 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
 
 
 def subtitle(config: str) -> str:
-    """Return the model and data of the run in a line."""
+    """Return the model and data of the run in one line."""
     try:
         options = load_yaml(config)
         return f"{options['model']['source']} tuned on {options['data']['folder']}"
@@ -113,7 +114,10 @@ def duration(seconds: float) -> str:
 
 
 def name_of_rate(key: str) -> str:
-    """Return what a learning rate's key says: lr_text_encoder is that of the text encoder, lr that of the rest."""
+    """Return the name for a learning rate's key, such as lr_text_encoder.
+
+    The key lr is that of the other weights.
+    """
     return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
 
 

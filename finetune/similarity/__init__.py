@@ -1,1 +1,1 @@
-"""Which images show the same; torch-free."""
+"""Similarity of images; torch-free."""

@@ -1,4 +1,4 @@
-"""Whether two images show the same: one is moved onto the other, and what is left over is judged.
+"""Agreement of two images: one is moved onto the other, the rest is compared.
 
 Axes: H W height and width. Torch-free.
 """
@@ -18,11 +18,11 @@ __all__ = ["CERTAIN", "VERSION", "ComparedImage", "agreement", "can_verify", "is
 VERSION = 4
 """Raised when two images get another agreement, which depends on them and on `can_verify` alone."""
 CERTAIN = 0.8
-"""Agreement from which images are copies.
+"""Agreement from which images are duplicates.
 
-Different photographs of one subject reach 0.69; of true copies 0.1 % fewer are found at 0.80 than at 0.70."""
+Different photographs of one subject reach 0.69; of true duplicates 0.1 % fewer are found at 0.80 than at 0.70."""
 PARTS, FEWEST_PARTS, FLAT_PART = 8, 8, 4.0
-"""Parts along a side whose correlations count, how many must, and the deviation below which they say nothing."""
+"""Parts along a side whose correlations count, how many must, and the deviation below which they are ignored."""
 MOST_PARTS, FEWEST_OF_MOST = 0.17, 32
 """By how much better half of the parts must agree where a quarter do not, and how many parts must count for that.
 
@@ -35,7 +35,7 @@ SAME_TONES = 20.0
 SIMPLE_DIFFERENCE, PLAIN_DIFFERENCE = (14.0, 18.0), (30.0, 30.0)
 """Levels by which tones and colours of a part of simple and of plain images may differ."""
 SIMPLE_DISTANCE, PLAIN_DISTANCE = 48, 64
-"""Bits; codes of simple and of plain images are often close by chance, so that a look pays up to here only."""
+"""Bits; codes of simple and of plain images are often close by chance, so a look pays up to here only."""
 TONE_PARTS, COLOUR_PARTS = 12, 6
 """Parts along a side within which their differences are averaged."""
 COLOUR_GAINS = (0.6, 1.6)
@@ -48,16 +48,19 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
-    """Return whether codes at a distance may be those of copies, given whether one is simple or both are plain."""
+    """Tell if codes at a distance may be those of duplicates.
+
+    `is_simple` is true if one image is simple, `is_plain` if both are plain.
+    """
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
 def agreement(first: ComparedImage, second: ComparedImage) -> float:
-    """Return how well two images agree, 1 for the same and from CERTAIN on for copies.
+    """Return the agreement of two images, 1 for equal ones.
 
-    Photographs with codes up to CERTAIN_DISTANCE need no more. In plain images, such as drawings, no part may differ
-    much in tone or colour. Simple ones must agree unturned and in their colours too, since pictograms that differ in
-    these mean something else.
+    From CERTAIN on they are duplicates. Photographs with codes up to CERTAIN_DISTANCE need no more. In plain images,
+    such as drawings, no part may differ much in tone or colour. Simple ones must agree unturned and in their colours
+    too, since pictograms that differ in these mean something else.
     """
     distance, kinds = closest_codes(first.codes, second.codes)
     if first.is_simple or second.is_simple:
@@ -85,10 +88,10 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
 
 
 def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
-    """Return the correlation of two images on each other in grey, and that of their parts; zeros where few count.
+    """Return the correlation of two overlaid images in grey, and of their parts.
 
-    A quarter of the parts lie below that of the parts, or half of them, if these agree still better. What is outside of
-    the border of either does not count.
+    Both are zero where few parts count. A quarter of the parts are below that of the parts, or half of them, if these
+    agree still better. What is outside of the border of either does not count.
     """
     half = motion * [1, 1, 0.5]
     size = first.half.size
@@ -111,14 +114,14 @@ def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: n
 
 
 def differs_in_the_middle(grid: np.ndarray) -> bool:
-    """Return whether most parts in the middle do not agree, by the correlations of all [PARTS PARTS]."""
+    """Tell from the correlations [PARTS PARTS] if most middle parts differ."""
     middle = grid[MIDDLE, MIDDLE]
     middle = middle[~np.isnan(middle)]
     return len(middle) >= FEWEST_OF_MIDDLE and bool(np.median(middle) < SAME_MIDDLE)
 
 
 def within(look: ComparedImage, factor: int) -> Image.Image:
-    """Return what is within the border of an image, white on black, at its size or at half of it."""
+    """Return the inside of an image's border, white on black, at 1 or 1/`factor`."""
     mask = Image.new("L", look.half.size if factor == 2 else look.image.size, 0)
     left, top, right, bottom = (place / factor for place in look.border)
     mask.paste(255, (math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)))
@@ -141,19 +144,22 @@ def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) 
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of two lists of tones, 0 where one is flat."""
+    """Return the correlation of two lists of tones, 0 if one is flat."""
     first, second = first - first.mean(dtype=np.float64), second - second.mean(dtype=np.float64)
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / scale) if scale > 1e-6 else 0.0
 
 
 def moved(image: Image.Image, motion: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Return the image seen through an affine map of places of the result to places of it; black where it ends."""
+    """Apply an affine map from places of the result to places of the image.
+
+    Beyond the image the result is black.
+    """
     return image.transform(size, Image.Transform.AFFINE, tuple(motion.ravel()), Image.Resampling.BILINEAR)
 
 
 def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> float:
-    """Return the agreement of images with little in them, CERTAIN at the largest difference allowed."""
+    """Return the agreement of simple images, CERTAIN at the largest difference allowed."""
     upright = {(0, 0), (TRIMMED, TRIMMED)}
     if not any(0 < kind < TRIMMED for kind in kinds):
         upright.add(kinds)
@@ -171,7 +177,7 @@ def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[i
 
 
 def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
-    """True for flat images with other words in one layout, or with one drawing on another colour."""
+    """Tell flat images with other words, or with a drawing on another colour."""
     if not (first.is_flat and second.is_flat):
         return False
     small, size = motion * [1, 1, 0.25], first.small.size
@@ -187,14 +193,17 @@ def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndar
 
 
 def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarray, factor: int) -> np.ndarray:
-    """Return where [H W], at a part of its size, the first shows what is within the borders of both."""
+    """Return where [H W] the first shows the inside of both borders, scaled down."""
     one, other = within(first, 1), within(second, 1)
     both = ImageChops.darker(one, moved(other, motion, one.size))
     return np.asarray(both.reduce(factor)) > 254
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True where a motion scales an image as if both were seen in full: a larger square is another square."""
+    """Tell if a motion scales an image as if both were seen in full.
+
+    A larger square is another square.
+    """
     scales = motion[0, 0] * size[0] / other[0], motion[1, 1] * size[1] / other[1]
     return all(abs(scale - 1) < 0.1 for scale in scales)
 
@@ -204,8 +213,8 @@ def differences(
 ) -> tuple[float, float]:
     """Return the largest differences of tone and of colour of a part, in levels of 255.
 
-    The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where
-    `is_fitted`, else within the bounds of what leaves a drawing the same.
+    The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where `is_fitted`,
+    else within bounds that leave a drawing the same.
     """
     small, size = motion * [1, 1, 0.25], first.small.size
     covered = moved(Image.new("L", second.small.size, 255), small, size)

@@ -1,6 +1,6 @@
-"""Images as they are compared, and the motions that may put one onto another.
+"""Images prepared for comparison, and motions of one onto another.
 
-Axes: H W height and width. Torch-free; OpenCV (the extra [dedup]) finds motions that codes do not tell, such as that of
+Axes: H W height and width. Torch-free; OpenCV (the extra [dedup]) finds motions that codes do not show, such as that of
 a crop off the centre, and is needed for nothing else.
 """
 
@@ -41,7 +41,7 @@ TURNS: tuple[Image.Transpose | None, ...] = (
 
 
 def can_verify() -> bool:
-    """True where OpenCV is installed; without it only motions that the codes tell are tried."""
+    """Tell if OpenCV is installed; without it motions come from the codes alone."""
     return importlib.util.find_spec("cv2") is not None
 
 
@@ -77,17 +77,17 @@ class ComparedImage:
 
     @cached_property
     def half(self) -> Image.Image:
-        """The grey image at half of its size, in which parts are compared."""
+        """The grey image at half of its size; parts are compared in it."""
         return self.grey.reduce(2)
 
     @cached_property
     def small(self) -> Image.Image:
-        """The image at a quarter of its size, in which tones and colours are compared."""
+        """The image at a quarter of its size; tones and colours are compared in it."""
         return self.image.reduce(4)
 
     @cached_property
     def is_flat(self) -> bool:
-        """Whether much of it is flat, as in designs and photographs of things before a wall."""
+        """Whether much of it is flat, as in designs and photographs before a wall."""
         return is_flat(self.half)
 
     @cached_property
@@ -98,7 +98,7 @@ class ComparedImage:
 
     @cached_property
     def corners(self) -> Corners:
-        """Its corners."""
+        """The image's corners."""
         return corners_of(self.grey)
 
     @cached_property
@@ -108,7 +108,10 @@ class ComparedImage:
 
 
 def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> ComparedImage:
-    """Return what comparing needs of an upright RGB image; one known to be simple is taken for it."""
+    """Prepare an upright RGB image for comparison.
+
+    An image known to be simple is passed as such.
+    """
     scale = SIDE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     scaled = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -126,7 +129,7 @@ def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool
 
 
 def has_large_areas(image: Image.Image) -> bool:
-    """True for an image in which much is flat and of exactly one colour."""
+    """Tell if much of an image is flat and of exactly one colour."""
     image = image.copy()
     image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
@@ -137,7 +140,7 @@ def has_large_areas(image: Image.Image) -> bool:
 
 
 def bytes_in(grey: Image.Image) -> int:
-    """Return how many bytes a grey image takes as a JPEG."""
+    """Return the size of a grey image as a JPEG."""
     saved = io.BytesIO()
     grey.save(saved, "JPEG", quality=50)
     return len(saved.getvalue()) - HEADER_BYTES
@@ -156,7 +159,7 @@ def corners_of(grey: Image.Image, num: int = NUM_CORNERS) -> Corners:
 
 
 def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int, int]]:
-    """Return the smallest distance of the codes [12 4] of two images, and which two those are."""
+    """Return the smallest distance of two images' codes [12 4], and their kinds."""
     distance = np.bitwise_count(first[:, None] ^ second[None]).sum(-1, dtype=np.int64)
     return min(
         (int(distance[one, other]), (one, other))
@@ -167,7 +170,7 @@ def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int
 
 
 def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yield affine maps [2 3] from places of `first` to places of `second` that may make them agree."""
+    """Yield affine maps [2 3] from `first` to `second` that may make them agree."""
     distance, kinds = closest_codes(first.codes, second.codes)
     if distance <= LARGEST_DISTANCE:
         yield motion_of(first, second, kinds)
@@ -176,14 +179,17 @@ def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]
 
 
 def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> np.ndarray:
-    """Return the affine map [2 3] from places of `first` to those of `second` that makes their codes agree."""
+    """Return the affine map [2 3] that makes two codes agree.
+
+    It maps places of `first` to places of `second`.
+    """
     start = corners_turned(*seen_of(first, kinds[0]))
     end = corners_turned(*seen_of(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
 
 
 def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
-    """Return which part of an image a code of this kind is of (left, top, right, bottom), and how it is turned."""
+    """Return the part (left, top, right, bottom) behind a kind of code, and its turn."""
     width, height = look.image.size
     if kind < len(TURNS):
         return (0, 0, width, height), TURNS[kind]
@@ -194,7 +200,10 @@ def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None
 
 
 def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
-    """Return where [3 2] the left upper, right upper and left lower corner of a turned part come from."""
+    """Return the origins [3 2] of a turned part's corners.
+
+    They are the left upper, right upper and left lower ones.
+    """
     left, top, right, bottom = box
     grid = np.arange(4, dtype=np.uint8).reshape(2, 2)
     if turn is not None:
@@ -204,7 +213,10 @@ def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def motions_by_corners(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yield the affine maps [2 3] from `first` to `second`, and to its mirror image, that most corners follow."""
+    """Yield the affine maps [2 3] that most corners follow.
+
+    They map `first` to `second`, and to its mirror image.
+    """
     import cv2
 
     width = second.image.width

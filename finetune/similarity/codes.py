@@ -1,8 +1,8 @@
-"""Which images may show the same: 256-bit codes of them, and a join that finds close ones without comparing all.
+"""Codes of 256 bits for images, and a join that finds close ones.
 
-A code holds the signs of the lowest frequencies of the grey image against their median (perceptual hash; Zauner,
-"Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits instead of 64. Torch-free,
-since both the preparation of datasets and the search for memorised images need it.
+It compares some pairs only. A code has the signs of the lowest frequencies of the grey image against their median
+(perceptual hash; Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits
+instead of 64. Torch-free, since both the preparation of datasets and the search for memorised images need it.
 """
 
 from collections.abc import Iterator
@@ -29,17 +29,17 @@ MEETINGS = (
 CERTAIN_DISTANCE = 31
 """Bits; `close_pairs` finds every pair up to here.
 
-Photographs so close were copies of each other wherever it was measured; drawings are not, such as two smiling faces."""
+All photographs measured so close were duplicates; drawings may not be, such as two smiling faces."""
 LARGEST_DISTANCE = 92
-"""Bits; of pairs so far apart few are copies, and a second look has to tell."""
+"""Bits; of pairs so far apart few are duplicates, and a second comparison decides."""
 BAND_BITS = 16
 CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
 SIDE, KEPT = 64, 16  # the grey image, and its frequencies, along each side
-CANDIDATES_AT_ONCE = 1 << 18  # so that what is computed of them stays in the processor's cache
+CANDIDATES_AT_ONCE = 1 << 18  # their intermediate results fit the processor's cache
 PAIRS_PER_IMAGE, FEWEST_KEPT = 64, 2_000_000
 ROWS_AT_ONCE = 1 << 22  # found rows that are kept before the best of each pair are taken
-COMPARED_AT_ONCE = 64  # rows, so that the counts stay in the processor's cache
+COMPARED_AT_ONCE = 64  # rows; their counts fit the processor's cache
 ALL_COMPARED = 4096  # up to so many images all are compared, which finds every pair up to any distance
 
 
@@ -55,9 +55,9 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
-    """Return the twelve codes [12 4] (uint64) of an image, in the order of KINDS.
+    """Return the twelve codes [12 4] (uint64) of an image, ordered as KINDS.
 
-    A thumbnail of 256 pixels gives the codes of the image it was made of, but for a few bits.
+    A thumbnail of 256 pixels has the codes of its image, but for a few bits.
     """
     grey = image.convert("L")
     low = frequencies(grey)
@@ -76,7 +76,7 @@ def frequencies(grey: Image.Image) -> np.ndarray:
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Return codes [N 4] of frequencies [N 16 16]: a bit is set where a frequency is above the median.
+    """Return codes [N 4]: the bits where frequencies [N 16 16] exceed the median.
 
     The first one, which is the brightness, is left out of the median and out of the code.
     """
@@ -87,19 +87,22 @@ def packed(low: np.ndarray) -> np.ndarray:
 
 
 def middle(grey: Image.Image, share: float) -> Image.Image:
-    """Return the image without `share` of its width and height, cut off evenly."""
+    """Cut `share` of width and height off evenly."""
     width, height = grey.size
     x, y = width * share / 2, height * share / 2
     return grey.crop((round(x), round(y), max(round(width - x), round(x) + 1), max(round(height - y), round(y) + 1)))
 
 
 def without_border(grey: Image.Image) -> Image.Image:
-    """Return the image without rows and columns at its edges that are all of one tone; a flat image as it is."""
+    """Cut off rows and columns of one tone at the edges.
+
+    A flat image stays as it is.
+    """
     return grey.crop(border_box(grey))
 
 
 def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
-    """Return what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
+    """Return the box within the edges of one tone: left, top, right, bottom."""
     pixels = np.asarray(grey, dtype=np.int16)
     differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
@@ -110,7 +113,7 @@ def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class ClosePairs:
-    """Pairs of images with codes at a small distance, each pair once, sorted by the two numbers."""
+    """Pairs of images with close codes, each once, sorted by their numbers."""
 
     first: np.ndarray
     """[M] The smaller number of the two."""
@@ -123,16 +126,16 @@ class ClosePairs:
     second_kind: np.ndarray
     """[M] Which of the second."""
     largest: int = LARGEST_DISTANCE
-    """Bits up to which pairs are among these; fewer than were asked for where there were too many."""
+    """Bits up to which pairs are among these; fewer than requested where there were too many."""
 
     def __len__(self) -> int:
         return len(self.first)
 
 
 class Codes(Protocol):
-    """Codes [N 12 4] (uint64): an array, or what reads them from disk as they are indexed.
+    """Codes [N 12 4] (uint64): an array, or a reader of files with indices.
 
-    Indexed are an image, an array of images, and one kind of all (codes[:, kind]).
+    The index is an image, an array of images, or one kind of all (codes[:, kind]).
     """
 
     @property
@@ -142,13 +145,13 @@ class Codes(Protocol):
 
 
 def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
-    """Return the pairs of images with a distance of at most `largest` between their codes [N 12 4].
+    """Return the pairs of images whose codes differ by at most `largest` bits.
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
-    (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that those of which a band happens to, and all of
-    them among at most ALL_COMPARED images. The codes of MEETINGS are compared. Codes [N 1 4], of the images as they
-    are only, will do as well. Where images are `chosen` by number the result counts in that choice, without a copy.
-    Of more than PAIRS_PER_IMAGE pairs an image, as thousands of icons have, the closest stay.
+    (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that only pairs with such a band, and all pairs among
+    at most ALL_COMPARED images. The codes of MEETINGS are compared. Codes [N 12 4] may also be [N 1 4], of the images
+    as they are. With `chosen` the result counts in that choice of numbers, without a copy of the codes. Of more than
+    PAIRS_PER_IMAGE pairs an image, as thousands of icons have, the closest stay.
     """
     chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
@@ -165,7 +168,7 @@ def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarra
 
 
 def thinned(rows: np.ndarray, most: int, largest: int) -> tuple[np.ndarray, int]:
-    """Return the closest of the rows, at most about `most`, and the distance up to which they are."""
+    """Return the closest of the rows, about `most`, and their largest distance."""
     while len(rows) > most and largest > CERTAIN_DISTANCE:
         largest -= 1
         rows = rows[rows[:, 2] <= largest]
@@ -181,7 +184,10 @@ def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield rows (first, second, distance, first kind, second kind) of close codes, having compared all."""
+    """Compare all codes, and yield the close ones.
+
+    Rows are first, second, distance, first kind, second kind.
+    """
     codes = stored[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
@@ -199,9 +205,10 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield such rows of codes that have a band in common but for a bit, maybe several times.
+    """Yield rows of close codes with a band that differs in a bit at most.
 
-    Codes of two kinds are in memory at a time, 120 bytes an image with all that is made of them.
+    A row may come several times. Codes of two kinds are in memory at a time, 120 bytes an image with all that is
+    derived from them.
     """
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
@@ -217,7 +224,7 @@ def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.
 
 @dataclass(frozen=True)
 class InBand:
-    """Codes of one kind sorted by the bits of a band and, among equal ones, by image."""
+    """Codes of one kind, sorted by the bits of a band and then by image."""
 
     codes: np.ndarray
     """[N 4]"""
@@ -238,7 +245,10 @@ class InBand:
         return cls(codes[chosen[order]], keys, np.cumsum(counts) - counts)
 
     def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield image, later image of `probing` and distance of codes whose band differs by a bit at most."""
+        """Yield close codes whose band differs by a bit at most.
+
+        They are image, later image of `probing` and distance.
+        """
         for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
             wanted = probing.keys ^ (flipped << 32)
             starts = self.starts[wanted >> 32]
@@ -259,9 +269,9 @@ class InBand:
 def within(
     first: np.ndarray, places: np.ndarray, second: np.ndarray, rows: np.ndarray, largest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of the pairs of codes first[places] and second[rows] are close, and how close.
+    """Return which pairs first[places] and second[rows] are close, and their distances.
 
-    Half of a code leaves few of the pairs in most cases, so the other half is looked at for those only.
+    Half of a code leaves few of the pairs in most cases, so the other half is compared for those only.
     """
     half = NUM_WORDS // 2
     distance = np.zeros(len(rows), np.uint16)
@@ -281,7 +291,7 @@ def found_rows(first: np.ndarray, second: np.ndarray, distance: np.ndarray, one:
 
 
 def best_of_each(rows: np.ndarray) -> np.ndarray:
-    """Return the closest of the rows of every pair of images, sorted by the pair."""
+    """Return the closest row of every pair of images, sorted by the pair."""
     order = np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))
     rows = rows[order]
     is_new = np.ones(len(rows), bool)

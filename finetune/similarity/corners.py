@@ -1,6 +1,7 @@
-"""Which images have corners in common, turned, mirrored, scaled or cut off as they may be: votes of small patches.
+"""Pairs of images with corners in common, found by votes of small patches.
 
-Needs OpenCV (the extra [dedup]). Letters: N images, M descriptors.
+The images may be turned, mirrored, scaled or cut off. Needs OpenCV (the extra [dedup]). Letters: N images, M
+descriptors.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,20 +21,20 @@ LARGEST_DISTANCE = 48
 NUM_TABLES, KEY_BITS = 6, 24
 """Descriptors meet if all of these bits agree in a table; the bits are drawn once."""
 COMMON = 64
-"""Descriptors with a key that more images have say nothing; their number would be squared."""
+"""Descriptors with a key that more images have are ignored; their number would be squared."""
 CANDIDATES_AT_ONCE = 1 << 20
 
 
 def descriptors_of(grey: Image.Image) -> Descriptors:
-    """Return the descriptors of the corners of a grey image and of its mirror image."""
+    """Describe the corners of a grey image and of its mirror image."""
     mirrored = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return corners_of(grey, NUM_DESCRIPTORS).descriptors, corners_of(mirrored, NUM_DESCRIPTORS).descriptors
 
 
 def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
-    """Return the pairs [M 2] of the images that share FEWEST_VOTES corners or more, the smaller number first.
+    """Return the pairs [M 2] of images that share FEWEST_VOTES corners or more.
 
-    Images that are None have no votes.
+    The smaller number is first. Images that are None have no votes.
     """
     nothing = np.zeros((0, 32), np.uint8)
     both = [(nothing, nothing) if each is None else each for each in descriptors]
@@ -56,13 +57,13 @@ def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
 
 
 def gathered(descriptors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return whose the descriptors are [M], and all of them [M 4] as words of 64 bits."""
+    """Return the owners [M] and words [M 4] of 64 bits of all descriptors."""
     owners = np.repeat(np.arange(len(descriptors)), [len(each) for each in descriptors])
     return owners, np.ascontiguousarray(np.concatenate(descriptors)).view(np.uint64)
 
 
 def table_bits() -> list[np.ndarray]:
-    """Return which bits make the key of each table."""
+    """Return the bits that make the key of each table."""
     rng = np.random.default_rng(0)
     return [rng.permutation(256)[:KEY_BITS] for _ in range(NUM_TABLES)]
 
@@ -99,7 +100,10 @@ def close_votes(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Yield pairs of descriptors of two images that are close, as the one's number above 32 bits of the other's."""
+    """Yield close pairs of descriptors of two images.
+
+    A pair is the first number above 32 bits of the second.
+    """
     for left, right in rows:
         differs = first[0][left] != second[0][right]
         left, right = left[differs], right[differs]

@@ -1,7 +1,7 @@
-"""Designs such as slides and logos: other words in one layout, and one drawing on another colour, are no duplicates.
+"""Tell designs apart: other words in one layout, a drawing on another colour.
 
-A flat background agrees with any other and is no evidence; only what is drawn on it is. Axes: H W height and width, C
-channels. Torch-free.
+Slides and logos that differ so are not duplicates. A flat background agrees with any other and is not evidence; only
+what is drawn on it is. Axes: H W height and width, C channels. Torch-free.
 """
 
 import numpy as np
@@ -26,16 +26,16 @@ colour in the other image too."""
 OTHER_COLOUR = 40.0
 """Levels by which a background differs from what the change of the drawing on it explains."""
 TONE_PRIOR, HUE_PRIOR, FEWEST_DRAWN = 1600.0, 50.0, 20
-"""Squared levels and pixels; drawings of about one tone or colour, and thin ones, do not tell a change of it."""
+"""Squared levels and pixels; drawings of about one tone or colour, and thin ones, do not show a change of it."""
 
 
 def is_flat(grey: Image.Image) -> bool:
-    """True for an image [H W] of which much is flat."""
+    """Tell if much of an image [H W] is flat."""
     return bool((deviations(tiles(grey, TILE)) < FLAT_TILE).mean() >= FLAT_SHARE)
 
 
 def is_lettered(grey: Image.Image, border: Box) -> bool:
-    """True for a flat image [H W] whose content is thin, as letters are."""
+    """Tell flat images [H W] with thin content, as letters are."""
     inside = inner(grey, border)
     has_content = deviations(tiles(inside, TILE)) >= FLAT_TILE
     if 1 - has_content.mean() < FLAT_SHARE:
@@ -45,7 +45,7 @@ def is_lettered(grey: Image.Image, border: Box) -> bool:
 
 
 def inner(grey: Image.Image, border: Box) -> Image.Image:
-    """Return what is within a border, at least a tile."""
+    """Return the inside of a border, at least a tile."""
     left, top = round(border[0]), round(border[1])
     return grey.crop((left, top, max(round(border[2]), left + TILE), max(round(border[3]), top + TILE)))
 
@@ -64,20 +64,20 @@ def deviations(cut: np.ndarray) -> np.ndarray:
 
 
 def has_other_words(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """True where much of what two grey images [H W], one upon the other, hold on their backgrounds differs.
+    """Tell if much content on the backgrounds of two overlaid images differs.
 
-    Each tile may be moved by a pixel. What only one of them holds counts up to what only the other holds, since an
-    overlaid text adds and takes nothing away.
+    The images are grey [H W]. Each tile may be moved by a pixel. Content of only one of them counts up to the content
+    of only the other, since an overlaid text adds and removes nothing.
     """
     first, counts = tiles(one, WORD_TILE), tiles(covered, WORD_TILE).min(-1) > 0
     best = np.full(first.shape[:2], -1.0)
     for y in (-1, 0, 1):
         for x in (-1, 0, 1):
             best = np.maximum(best, correlations(first, tiles(np.roll(other, (y, x), (0, 1)), WORD_TILE)))
-    holds = deviations(first), deviations(tiles(other, WORD_TILE))
-    has_content = counts & (np.maximum(*holds) > WORD_DEVIATION)
-    in_both = has_content & (np.minimum(*holds) > LEAST_DEVIATION)
-    only = [int((has_content & ~in_both & (each > WORD_DEVIATION)).sum()) for each in holds]
+    content = deviations(first), deviations(tiles(other, WORD_TILE))
+    has_content = counts & (np.maximum(*content) > WORD_DEVIATION)
+    in_both = has_content & (np.minimum(*content) > LEAST_DEVIATION)
+    only = [int((has_content & ~in_both & (each > WORD_DEVIATION)).sum()) for each in content]
     num_other = int((in_both & (best < SAME_WORDS)).sum()) + 2 * min(only)
     return num_other > OTHER_WORDS * max(1, int(has_content.sum()))
 
@@ -90,7 +90,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """True where the plain background of two images [H W 3], one upon the other, differs and not what is drawn on it.
+    """Tell if the plain background of two overlaid images [H W 3] differs alone.
 
     A change of brightness or contrast that the drawing shows too explains another background, and so does one of
     saturation. The edges of the drawing do not count, since they are mixed with the background.
@@ -117,12 +117,15 @@ def tone_of(colours: np.ndarray) -> np.ndarray:
 
 
 def hue_of(colours: np.ndarray) -> np.ndarray:
-    """Return how far each channel is from the mean of the channels."""
+    """Subtract from each channel the mean of the channels."""
     return colours - tone_of(colours)
 
 
 def expected(first: np.ndarray, second: np.ndarray, colour: np.ndarray, prior: float) -> np.ndarray:
-    """Return what becomes of a colour [C] where others [N C] become the second ones; the same where they are few."""
+    """Predict a colour [C] from the change of other colours [N C].
+
+    It stays the same where they are few.
+    """
     if len(first) < FEWEST_DRAWN:
         return colour
     means = first.mean(0), second.mean(0)

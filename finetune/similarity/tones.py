@@ -1,4 +1,4 @@
-"""Tones and colours of two images: how those of one are fitted to the other's, and what is left over.
+"""Fit tones and colours of one image to another's, and measure the rest.
 
 Letters: N places, H W height and width, C channels. Torch-free.
 """
@@ -20,7 +20,7 @@ def coarse(image: Image.Image) -> np.ndarray:
 
 
 def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the gain and the offsets that bring `first` closest to `second`, values [N C]."""
+    """Return gain and offsets that bring `first` closest to `second` [N C]."""
     mean, other = first.mean(0), second.mean(0)
     spread = ((first - mean) ** 2).mean()
     gain = float(((first - mean) * (second - other)).mean() / spread) if spread > 1e-3 else 1.0
@@ -28,7 +28,7 @@ def fitted(first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the tones [N] of `first` brought closest to those of `second` within GAINS, cut off at the ends."""
+    """Fit tones [N] of `first` to `second` within GAINS, clipped."""
     best, smallest = first, np.inf
     for gain in np.arange(GAINS[0], GAINS[1] + 0.01, 0.05):
         free = (second > 2) & (second < 253)
@@ -41,7 +41,10 @@ def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return for each tone of `first` [N] the mean tone that `second` has where the first is about as bright."""
+    """Return the mean tone of `second` for each tone of `first` [N].
+
+    It is the mean over places where the first is about as bright.
+    """
     steps = np.clip(first, 0, 255) / 16
     weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
     means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)
@@ -49,7 +52,10 @@ def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def largest_part(left: np.ndarray, num_parts: int) -> float:
-    """Return how far the mean of a part of differences [H W C] is from 0 at most; NaN does not count."""
+    """Return the largest distance from 0 of a part's mean, of [H W C].
+
+    NaN does not count.
+    """
     known = ~np.isnan(left[..., :1])
     sums = [np.where(known, left, 0.0), known.astype(np.float64), np.ones_like(left[..., :1])]
     for axis in (0, 1):

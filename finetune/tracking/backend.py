@@ -1,4 +1,4 @@
-"""What every tracker offers, and the records that it is given."""
+"""The interface of a tracker, and the records passed to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class LoggedFiles:
     metadata: Mapping[str, Any]
 
     def named(self) -> list[tuple[Path, str]]:
-        """Return each path with its name relative to `folder`, empty for `folder` itself."""
+        """Return each path with its name in `folder`, empty for `folder` itself."""
         return [(path, path.relative_to(self.folder).as_posix().removeprefix(".")) for path in self.paths]
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What every tracker knows about a run; `id` stays the same when the run is resumed."""
+    """The facts of a run; `id` stays the same when the run is resumed."""
 
     folder: Path
     id: str
@@ -65,16 +65,16 @@ class Backend(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """Sentences for the user: where the record lies and how it is looked at."""
+        """Sentences for the user: where the record is, and how to look at it."""
         ...
 
 
 @runtime_checkable
 class Uploading(Protocol):
-    """What a tracker that sends its record elsewhere offers too."""
+    """The additional interface of a tracker that sends its record elsewhere."""
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Wait, after `finish`, for what is still being sent; gives up early where nobody answers."""
+        """Wait after `finish` for the upload; give up early where no server answers."""
         ...
 
     def abandon(self) -> None:

@@ -23,14 +23,14 @@ class TensorBoard:
             self._writer.add_scalar(key, value, step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Write each image under the number of its row, its prompt as text beside it."""
+        """Write each image under the number of its row, with its prompt as text."""
         import numpy as np
         from PIL import Image
 
         for number, row in enumerate(rows):
             tag = f"previews/{number:02d}"
-            with Image.open(row.path) as picture:
-                self._writer.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            with Image.open(row.path) as image:
+                self._writer.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
             self._writer.add_text(tag, as_code({"prompt": row.prompt, "seed": row.seed}), step)
         self._writer.flush()
 
@@ -44,11 +44,11 @@ class TensorBoard:
         self._writer.close()
 
     def notes(self) -> list[str]:
-        """Says how to look at it."""
+        """A sentence on how to look at it."""
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 
 def as_code(values: Mapping[str, Any]) -> str:
-    """Return indented JSON as a Markdown code block, which TensorBoard shows as it stands."""
+    """Return JSON as a Markdown code block, which TensorBoard shows unchanged."""
     lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
     return "\n".join(f"    {line}" for line in lines)

@@ -1,4 +1,7 @@
-"""Tells the chosen trackers what happens in a run; no fault of theirs, nor of the network, stops or slows it."""
+"""Pass a run's records to its trackers, whose faults never stop or slow it.
+
+The network's faults neither.
+"""
 
 import importlib
 import importlib.util
@@ -48,8 +51,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ValueError for trackers whose package is not installed, and for a project, tags or a run id that W&B
-    refuses; imports none of them."""
+    """Refuse missing packages, and names that W&B refuses, without importing either.
+
+    Raises ValueError. Names are the project, tags and run id.
+    """
     missing = [name for name in config.names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -67,7 +72,7 @@ def open_backend(name: str, run: TrackedRun) -> Backend:
 
 
 class _Lane:
-    """One backend on a thread of its own: calls wait in a queue, so that whoever makes them does not."""
+    """A backend on a thread: calls wait in a queue, their callers do not."""
 
     def __init__(self, name: str, run: TrackedRun) -> None:
         self.name = name
@@ -79,7 +84,7 @@ class _Lane:
         threading.Thread(target=self._work, args=(run,), name=f"tracking-{name}", daemon=True).start()
 
     def submit(self, call: Callable[[Backend], None]) -> None:
-        """Queues a call; lost, and a failure, where too many wait already."""
+        """Queue a call; in a full queue it is lost and counts as a failure."""
         if self._calls.qsize() < MOST_WAITING_CALLS:
             self._calls.put(call)
         else:
@@ -106,7 +111,7 @@ class _Lane:
         self.num_failures += 1
         if self.num_failures == 1:
             logger.warning(
-                "tracking: %s failed (%s). The run goes on, after %d failures without it.",
+                "tracking: %s failed (%s). The run continues, after %d failures without it.",
                 self.name,
                 what,
                 MOST_FAILURES,
@@ -143,16 +148,17 @@ class Tracker:
             lane.submit(lambda backend: backend.log(named, step))
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Log the preview images of a step as a table of prompt x seed, base and tuned side by side."""
+        """Log the previews of a step: prompt x seed, base and tuned side by side."""
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
     def log_files(
         self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
     ) -> None:
-        """Record files and folders inside `folder`, such as the exported model, as one artifact of this run.
+        """Record files and folders inside `folder` as one artifact of this run.
 
-        The run's id is part of the artifact's name: two runs that share a name have an artifact each.
+        The exported model is one. The run's id is part of the artifact's name: two runs that share a name have an
+        artifact each.
         """
         safe_name = re.sub(r"[^\w.-]", "-", f"{name[:64]}-{self._run_id[:63]}")  # W&B takes 128 characters
         described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
@@ -181,7 +187,7 @@ class Tracker:
                 lane.attempt(partial(backend.wait_for_upload, UPLOAD_SECONDS if exit_code == 0 else FINISH_SECONDS))
 
     def notes(self) -> list[str]:
-        """Return a sentence a tracker: where its record lies and how to look at it."""
+        """One sentence per tracker: where its record is, and how to look at it."""
         return [note for lane in self._lanes if lane.backend is not None for note in lane.backend.notes()]
 
 
@@ -220,9 +226,9 @@ def start_tracking(
 
 
 def run_id(file: Path, wanted: str | None = None) -> str:
-    """Return the run's id, chosen once and kept in `file`, so a resumed run continues under it.
+    """Return the run's id, chosen once and kept in `file` for resumed runs.
 
-    `wanted` is the id that the user asks for; a run that already has another keeps its own, with a warning.
+    `wanted` is the user's choice; a run that already has another id keeps it, with a warning.
     """
     if file.exists():
         try:

@@ -32,14 +32,14 @@ class Trackio:
         """Log each image under the number of its row."""
         import trackio
 
-        pictures = {
+        images = {
             f"previews/{number:02d}": trackio.Image(str(row.path), caption=f"{row.prompt} (seed {row.seed})")
             for number, row in enumerate(rows)
         }
-        self._run.log(pictures, step=step)
+        self._run.log(images, step=step)
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Copy the files and folders into the project."""
+        """Copy files and folders into the project."""
         import trackio
 
         artifact = trackio.Artifact(files.name, type=files.kind, metadata=dict(files.metadata))
@@ -55,5 +55,5 @@ class Trackio:
         self._run.finish()
 
     def notes(self) -> list[str]:
-        """Says how to look at it."""
+        """A sentence on how to look at it."""
         return [f"trackio: TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {self._project}"]

@@ -1,4 +1,7 @@
-"""W&B's own environment variables beside the options of `tracking`: which are used, and which are not and why."""
+"""W&B's environment variables beside the options of `tracking`.
+
+Some are used, the others are reported with the reason.
+"""
 
 import os
 import re
@@ -18,9 +21,9 @@ LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
-    """Return the run as W&B shows it: project, name and tags from the options, else from W&B's variables.
+    """Return the run with project, name and tags from options or W&B's variables.
 
-    The rest that wandb reads by itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...) is left to it.
+    Options come first. wandb reads the others itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...).
     """
     environment = os.environ
     return replace(
@@ -32,12 +35,12 @@ def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
 
 
 def tags_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The tags in WANDB_TAGS, without the empty ones, for which wandb would refuse the run."""
+    """Return the tags in WANDB_TAGS, without empty ones, which wandb refuses."""
     return tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
 
 
 def refuse_invalid(config: TrackingConfig) -> None:
-    """Raise ValueError for a project, tags or a run id that W&B would refuse, so the run would not be tracked."""
+    """Raise ValueError for a project, tags or a run id that W&B would refuse."""
     option = "tracking.project" if config.project else "WANDB_PROJECT"
     project = config.project or os.environ.get("WANDB_PROJECT") or ""
     found = []
@@ -69,7 +72,7 @@ def wanted_run_id() -> str | None:
 
 
 def switched_off_by(config: TrackingConfig) -> str | None:
-    """Return the variable with which W&B is off on this machine, None where it is on.
+    """Return the variable that switches W&B off, None where it is on.
 
     WANDB_MODE is W&B's own; transformers and tools built on it read WANDB_DISABLED.
     """
@@ -81,7 +84,7 @@ def switched_off_by(config: TrackingConfig) -> str | None:
 
 
 def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
-    """Return one sentence for each of W&B's variables that is set but not used, with what is used in its place."""
+    """Return one sentence per unused variable of W&B, with its replacement."""
     options = {
         "WANDB_PROJECT": ("tracking.project", config.project),
         "WANDB_NAME": ("tracking.run_name", config.run_name),

@@ -1,9 +1,10 @@
-"""W&B: an offline run in OUT/wandb, and beside it, where the user is logged in, a process that uploads it as it grows.
+"""W&B: an offline run in OUT/wandb, and a process that uploads it.
 
-The training process itself never talks to a W&B server. wandb's online mode does so in the middle of calls: with 0.31
-`log_artifact` waited 41 s for a server that had fallen silent. And its helper process, which also keeps the record on
-disk, crashed on an answer it did not expect. An offline run has neither; `wandb beta sync --live` sends the same
-records from outside, and what it could not send is complete for `wandb sync`.
+It uploads the run as it grows, where the user is logged in. The training process itself never connects to a W&B server.
+wandb's online mode does so in the middle of calls: with 0.31 `log_artifact` waited 41 s for a server that had fallen
+silent. And its helper process, which also keeps the record on disk, crashed on a response that it did not expect. An
+offline run has neither; `wandb beta sync --live` sends the same records from outside, and an incomplete upload is
+complete after `wandb sync`.
 """
 
 import json
@@ -34,7 +35,7 @@ logger = logging.getLogger("finetune.tracking.tracker")
 
 
 class WeightsAndBiases:
-    """An offline W&B run; our own `step` is the axis, so that a resumed run may log a step again."""
+    """An offline W&B run; `step` is its axis, so a resumed run may log a step twice."""
 
     def __init__(self, run: TrackedRun) -> None:
         # Files of artifacts and tables wait here for the upload; the default is in the home folder, apart from the run.
@@ -54,7 +55,7 @@ class WeightsAndBiases:
             save_code=False,
             disable_code=True,
             disable_git=True,
-            # wandb's metadata file carries the command line, where a token may stand.
+            # wandb's metadata file has the command line, which may contain a token.
             x_disable_meta=True,
             # The default of 15 s is what a killed run would lose.
             x_transaction_log_flush_interval=1.0,
@@ -102,7 +103,7 @@ class WeightsAndBiases:
     def _start_upload(self) -> subprocess.Popen[bytes]:
         # These would lead it to our own wandb helper process, or keep it offline.
         environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
-        environment["WANDB_DIR"] = str(self.folder.absolute().parents[1])  # or its log lies wherever we were started
+        environment["WANDB_DIR"] = str(self.folder.absolute().parents[1])  # or its log is in the working folder
         with (self.folder / "upload.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(UPLOAD_SCRIPT), str(self.folder.absolute())],
@@ -128,15 +129,15 @@ class WeightsAndBiases:
         """Log a table of the step, and its tuned images for the step slider."""
         import wandb
 
-        def picture(path: Path | None, row: PreviewRow) -> wandb.Image | None:
+        def image(path: Path | None, row: PreviewRow) -> wandb.Image | None:
             return wandb.Image(str(path), caption=f"{row.prompt} (seed {row.seed})") if path else None
 
         table = wandb.Table(
             columns=["step", "prompt", "seed", "base", "tuned"],
-            data=[[step, r.prompt, r.seed, picture(r.base_path, r), picture(r.path, r)] for r in rows],
+            data=[[step, r.prompt, r.seed, image(r.base_path, r), image(r.path, r)] for r in rows],
         )
-        pictures = [picture(row.path, row) for row in rows]
-        self._run.log({"previews/table": table, "previews/pictures": pictures, "step": step})
+        images = [image(row.path, row) for row in rows]
+        self._run.log({"previews/table": table, "previews/pictures": images, "step": step})
 
     def log_files(self, files: LoggedFiles) -> None:
         """Log an artifact."""
@@ -162,7 +163,10 @@ class WeightsAndBiases:
             wandb.teardown(exit_code)
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Wait while the uploader works and the server answers; says what to do where it did not get through."""
+        """Wait while the uploader works and the server answers.
+
+        Says what to do where the upload did not succeed.
+        """
         if self._upload is None:
             return
         began, is_told = time.monotonic(), False
@@ -195,7 +199,7 @@ class WeightsAndBiases:
             self._upload.wait()
 
     def abandon(self) -> None:
-        """End wandb's helper process, which frees whoever waits for it, and the uploader."""
+        """End the uploader and wandb's helper process, and free their callers."""
         import psutil
 
         for child in psutil.Process().children():
@@ -204,7 +208,7 @@ class WeightsAndBiases:
         self._end_upload()
 
     def notes(self) -> list[str]:
-        """Says how to look at the run, and whether it is uploaded."""
+        """Sentences on how to look at the run, and on its upload."""
         shown = f"W&B: wandb leet {shlex.quote(str(self.folder.parent))} shows the run in the terminal"
         if not self._is_uploaded():
             return [f"{shown}; {self._sync_command()} uploads it."]
@@ -214,7 +218,10 @@ class WeightsAndBiases:
 
 
 def answers(server: str) -> bool:
-    """Whether a W&B server answers a small question within `PROBE_SECONDS`, name resolution included."""
+    """Tell if a W&B server answers a small request within `PROBE_SECONDS`.
+
+    That includes name resolution.
+    """
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -226,12 +233,12 @@ def answers(server: str) -> bool:
         except urllib.error.HTTPError as refusal:
             bodies.put(refusal.read(65536) if refusal.code < 500 else b"")
         except urllib.error.URLError as fault:
-            # wandb may trust certificates that Python does not; somebody did answer.
+            # wandb may trust certificates that Python does not; the server is there.
             bodies.put(b"{}" if isinstance(fault.reason, ssl.SSLCertVerificationError) else b"")
         except (OSError, ValueError, HTTPException):
             bodies.put(b"")
 
-    # urlopen's timeout bounds neither a slow name server nor an answer that drips; waiting for a thread does.
+    # urlopen's timeout bounds neither a slow name server nor a slow response; waiting for a thread does.
     threading.Thread(target=ask, daemon=True).start()
     try:
         return isinstance(json.loads(bodies.get(timeout=PROBE_SECONDS)), dict)

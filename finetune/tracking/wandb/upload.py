@@ -1,7 +1,8 @@
-"""Uploads a growing offline W&B run from a process of its own, and ends with the process that started it.
+"""Upload a growing offline W&B run from a process of its own.
 
-`offline_run` starts this file by its path, so it imports nothing of ours. Its standard input is a pipe whose other
-end the training process holds and never writes to: end of file means that training is gone, however it went.
+It ends with the process that started it. `offline_run` starts this file by its path, so it imports nothing of ours. Its
+standard input is a pipe whose other end the training process has and never writes to: end of file means that training
+is gone, whatever the reason.
 """
 
 import os
@@ -11,7 +12,10 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Blocks until the training process is gone, then ends this one; wandb's own helper process follows it."""
+    """Block until the training process is gone, then end this one.
+
+    wandb's own helper process ends with it.
+    """
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 

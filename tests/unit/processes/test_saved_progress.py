@@ -22,5 +22,5 @@ def test_no_checkpoint_is_promised_before_one_was_saved() -> None:
 
 def test_the_newest_checkpoint_is_named() -> None:
     note_saved(40)
-    assert what_is_saved() == "The checkpoint of step 40 stands."
+    assert what_is_saved() == "The checkpoint of step 40 is saved."
     assert "up to step 40 is saved" in Ranks(timeout_seconds=1.0).explanation()
