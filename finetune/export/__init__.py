@@ -1,5 +1,5 @@
-"""Trained weights in the layouts that other tools read, reloaded and compared before a run ends.
+"""Trained weights in the layouts of other tools, reloaded and compared.
 
 `lora` writes adapters (diffusers layout and the single-file layout of kohya's sd-scripts), `pipeline` whole models,
-`metadata` says inside the file what it is and where it comes from, and `verify` reloads what was written.
+`metadata` the description and origin inside the file, and `verify` reloads what was written.
 """

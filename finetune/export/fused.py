@@ -1,7 +1,7 @@
-"""Layers of the denoiser that the single file holds as one: their adapters joined, and their shares of a change.
+"""Join adapters of layers that the single file has as one layer.
 
 Query, key and value of diffusers' attention are three layers, and one in the files of other programs. Its outputs are
-theirs one after the other, so that their changes are stacked: exactly so for a product B_i A_i of low rank, since
+theirs one after the other, so their changes are stacked: exactly so for a product B_i A_i of low rank, since
 
     [B_1 A_1]   [B_1  0 ] [A_1]
     [B_2 A_2] = [ 0  B_2] [A_2],
@@ -23,7 +23,10 @@ Places = dict[str, SingleFileLayer]
 
 
 def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
-    """Return the layers of the file that hold the layers of these names; refuses two at the same place."""
+    """Return the file's layers for the layers of these names.
+
+    Two at the same place are refused.
+    """
     found: dict[str, Places] = {}
     for name in names:
         part, module = split_name(name)
@@ -40,13 +43,15 @@ def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dic
 
 
 def stand_alone(places: Places) -> bool:
-    """True for a layer that the file has as it is here."""
+    """Tell if the file has the layer as it is here."""
     return all(not place.sizes and not place.swapped for place in places.values())
 
 
 def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
-    """Return the changes [outputs inputs] of the layers by name as that of the one layer; those that are missing are
-    zero."""
+    """Stack the layers' changes [outputs inputs] to that of the one layer.
+
+    Missing ones are zero.
+    """
     rows = {place.place: in_other_order(place, changes[name]) for name, place in places.items()}
     first = next(iter(places.values()))
     other = next(iter(rows.values()))
@@ -55,8 +60,10 @@ def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
 
 
 def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
-    """Return the left factors [outputs rank] of the layers, in their order, as the one layer's: [sum of outputs, sum
-    of ranks]."""
+    """Join left factors [outputs rank] to the one layer's, in order.
+
+    It is [sum of outputs, sum of ranks].
+    """
     columns = [
         stacked({name: place}, {name: factor}) for (name, place), factor in zip(places.items(), factors, strict=True)
     ]
@@ -64,11 +71,11 @@ def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
 
 
 def share(place: SingleFileLayer, change: Tensor) -> Tensor:
-    """Return the layer's part of a change of the one layer of the file, as `stacked` put it there."""
+    """Cut the layer's part out of a change that `stacked` joined."""
     own = change.split(place.sizes)[place.place] if place.sizes else change
     return in_other_order(place, own)
 
 
 def in_other_order(place: SingleFileLayer, rows: Tensor) -> Tensor:
-    """Return the outputs in the order of the file for those in the order of diffusers, and back."""
+    """Reorder outputs from diffusers' order to the file's, or back."""
     return torch.cat(rows.chunk(2)[::-1]) if place.swapped else rows

@@ -1,7 +1,8 @@
-"""LoRA files: diffusers' layout, and the single-file layout that sd-scripts, ComfyUI, A1111 and Forge read.
+"""Write LoRA files in diffusers' layout and as single files.
 
-Both hold the same update; they differ in names and in where its scale stands. Neither mixes the two, which diffusers
-0.42 would load in part without a word (it converts old names only if the first key of the file has one).
+sd-scripts, ComfyUI, A1111 and Forge read the single files. Both layouts have the same update; they differ in names and
+in the place of its scale. Neither mixes the two, which diffusers 0.42 would load in part and silently (it converts old
+names only if the first key of the file has one).
 """
 
 import logging
@@ -32,7 +33,7 @@ from finetune.models.family import Components, ModelFamily
 logger = logging.getLogger(__name__)
 
 MAGNITUDE_KEYS = {"denoiser": "lora_magnitude_vector", "text_encoders": "lora_magnitude_vector.weight"}
-"""peft's loader adds the end of the name; that of transformers 5, which loads text encoders, takes it as it stands."""
+"""peft's loader adds the end of the name; that of transformers 5, which loads text encoders, takes it unchanged."""
 
 KEY = re.compile(r"(denoiser|text_encoders\.\d+)\.(.+)\.lora_(A|B|magnitude_vector)\.default\.weight")
 
@@ -64,14 +65,16 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> list[LoRALayer]:
-    """Return the layers of a trained state, each with the scale of its name; refuses keys that are no LoRA weights,
-    lack a pair or are not finite."""
+    """Return the layers of a trained state, each with the scale of its name.
+
+    Keys that are not LoRA weights, lack a pair or are not finite are refused.
+    """
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
         if match is None:
             raise ValueError(
-                f"export: {key} is no LoRA weight, expected PART.LAYER.lora_A.default.weight or ...lora_B..."
+                f"export: {key} is not a LoRA weight, expected PART.LAYER.lora_A.default.weight or ...lora_B..."
             )
         if not bool(weight.isfinite().all()):
             raise ValueError(f"export: {key} holds values that are not finite. Export an earlier checkpoint.")
@@ -82,7 +85,7 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
             shapes = {f"lora_{letter}": tuple(weight.shape) for letter, weight in own.items()}
             raise ValueError(f"export: {part}.{module} has {shapes}, expected lora_A [rank ...] and lora_B [... rank].")
     if not found:
-        raise ValueError("export: the trained state holds no LoRA weights.")
+        raise ValueError("export: the trained state has no LoRA weights.")
     return [
         LoRALayer(part, module, own["A"], own["B"], scales[f"{part}.{module}"], own.get("magnitude_vector"))
         for (part, module), own in found.items()
@@ -90,8 +93,11 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Return layers of twice the rank that do to the untouched weights W what `layers` do to W - scale * up0 @ down0,
-    where `start` holds up0 and down0: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
+    """Return layers for base weights W, from layers for W - scale * up0 @ down0.
+
+    `start` has up0 and down0, and the result twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv
+    2404.02948, appendix C).
+    """
     return [
         LoRALayer(
             trained.part,
@@ -105,11 +111,12 @@ def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) ->
 
 
 def save_diffusers_lora(family: ModelFamily, components: Components, layers: Sequence[LoRALayer], folder: Path) -> Path:
-    """Write FOLDER/pytorch_lora_weights.safetensors for `pipeline.load_lora_weights(FOLDER)` and returns its path.
+    """Write FOLDER/pytorch_lora_weights.safetensors for `load_lora_weights(FOLDER)`.
 
-    Weights are float32 with the scale multiplied into lora_B, and the adapter's metadata say alpha = rank: diffusers
-    before 0.34 reads no metadata and takes just that. The metadata hold only what a loader needs, since PEFT refuses
-    fields that its version does not know; diffusers 0.34 to 0.38 ask for both patterns, empty or not.
+    Returns its path. Weights are float32 with the scale multiplied into lora_B, and the adapter's metadata have alpha =
+    rank: diffusers before 0.34 reads no metadata and assumes just that. The metadata have only what a loader needs,
+    since PEFT refuses fields that its version does not know; diffusers 0.34 to 0.38 require both patterns, empty or
+    not.
     """
     pipeline = family.pipeline(components)
     names = pipeline_names(pipeline, components)
@@ -140,7 +147,10 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
 
 
 def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
-    """Return what diffusers builds the layers of one part from; alpha is the rank, for each layer."""
+    """Return the metadata from which diffusers builds one part's layers.
+
+    Alpha is the rank, for each layer.
+    """
     rank = layers[0].rank
     others = {f"^{layer.module}": layer.rank for layer in layers if layer.rank != rank}
     found = {
@@ -187,7 +197,10 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Return the layers of the single file by name; one that holds several has all their ranks, and the scale 1."""
+    """Return the layers of the single file by name.
+
+    A layer for several has all their ranks, and the scale 1.
+    """
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     found = {}
     for file_name, places in file_layers(family, denoiser, by_name).items():

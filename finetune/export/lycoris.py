@@ -1,7 +1,7 @@
-"""LyCORIS' single-file layout of LoHa, LoKr and whole weight differences: written, and read by its published formulas,
-as LoRA is where diffusers does not read all of the file.
+"""Write and read LyCORIS' single files of LoHa, LoKr and weight differences.
 
-ComfyUI, A1111 and Forge read all three. Reading uses nothing of the code that trained.
+LoRA is read too, where diffusers does not read all of the file. ComfyUI, A1111 and Forge read all three kinds. Reading
+follows the published formulas and uses nothing of the code that trained.
 """
 
 import re
@@ -30,17 +30,17 @@ def save_lycoris(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Write a trained state of LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, ... and `NAME.alpha`.
+    """Write LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, `NAME.alpha`, ...
 
-    LoKr's scale is multiplied into w1 and alpha is the rank: readers leave alpha aside where both factors are whole.
-    Layers that the file has as one are joined: LoHa's factors as those of LoRA are, LoKr as whole differences, since
-    Kronecker products one below the other are none.
+    LoKr's scale is multiplied into w1 and alpha is the rank: readers ignore alpha where both factors are whole. Layers
+    that the file has as one are joined: LoHa's factors as those of LoRA are, LoKr as whole differences, since stacked
+    Kronecker products are not one.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
         if match is None:
-            raise ValueError(f"export: {key} is no LoHa or LoKr weight.")
+            raise ValueError(f"export: {key} is not a LoHa or LoKr weight.")
         if not bool(weight.isfinite().all()):
             raise ValueError(f"export: {key} holds values that are not finite. Export an earlier checkpoint.")
         layer, kind = match.groups()
@@ -59,8 +59,10 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of the one layer that the file has for several; the stacked products of LoHa are multiplied
-    row by row, as each was."""
+    """Return the tensors of the one layer that the file has for several.
+
+    The stacked products of LoHa are multiplied row by row, as each was.
+    """
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
     scales = [layer["alpha"] / layer["hada_w1_b"].shape[0] for layer in layers]
@@ -92,7 +94,7 @@ def save_differences(
 
 @torch.no_grad()
 def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]:
-    """Add what the file says to the network's weights; returns the names of the layers."""
+    """Add the file's changes to the network's weights; return the layers' names."""
     layers: dict[str, Any] = {
         name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     }

@@ -1,6 +1,7 @@
-"""What a LoRA file says about itself: ModelSpec 1.0.1, sd-scripts' `ss_*` fields, and the hashes it is looked up by.
+"""Metadata of a LoRA file: ModelSpec 1.0.1, sd-scripts' `ss_*`, and hashes.
 
 ModelSpec: https://github.com/Stability-AI/ModelSpec. The `ss_*` names are those that A1111, Forge and sd-scripts read.
+Files are looked up by their hashes.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ from torch import Tensor
 from finetune.config.loss import LossConfig
 
 MAX_TAGS = 1000
-"""Most frequent tags that are written; captions in whole sentences would else copy the dataset into every file."""
+"""Most frequent tags that are written; captions in whole sentences would otherwise repeat the dataset in every file."""
 
 
 @dataclass(frozen=True)
 class LoRAFacts:
-    """A finished run, as far as its LoRA file tells of it."""
+    """Facts of a finished run for the metadata of its LoRA file."""
 
     name: str
     """Title and file name without ending."""
@@ -83,11 +84,14 @@ class LoRAFacts:
     network_module: str = "networks.lora"
     """The module of sd-scripts or LyCORIS whose layout the file has."""
     network_args: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """What that module was, or would have been, told beyond rank and alpha."""
+    """Arguments of that module beyond rank and alpha."""
 
 
 def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
-    """Return the metadata of a LoRA file but for the hashes of its own tensors, which `with_hashes` adds."""
+    """Return the metadata of a LoRA file without its hashes.
+
+    `with_hashes` adds those of its tensors.
+    """
     dataset = last_part(facts.dataset_location)
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -169,17 +173,17 @@ def loss_fields(loss: LossConfig) -> dict[str, object]:
 
 
 def timestep_fields(loss: LossConfig) -> dict[str, object]:
-    """Return the range of the trained timesteps where it is not all of them."""
+    """Return the range of the trained timesteps, if it is not all of them."""
     if loss.min_timestep is None and loss.max_timestep is None:
         return {}
     return {"ss_min_timestep": loss.min_timestep, "ss_max_timestep": loss.max_timestep}
 
 
 def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the metadata with the hashes of a safetensors file that holds `tensors`.
+    """Add the hashes of a safetensors file with `tensors` to the metadata.
 
-    `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header: what A1111 and Forge
-    compute and what model sites are searched by; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB
+    `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header, as A1111 and Forge
+    compute it and model sites are searched by it; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB
     from 1 MiB into the file as it would be with the `ss_*` fields alone, since the others may be edited later.
     """
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
@@ -195,12 +199,15 @@ def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> d
 
 
 def tag_counts(captions: Iterable[str]) -> dict[str, int]:
-    """Return how often each comma-separated part of the captions occurs: lower case, the MAX_TAGS most frequent."""
+    """Count the comma-separated parts of the captions, in lower case.
+
+    The MAX_TAGS most frequent are returned.
+    """
     tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
 
 
 def last_part(location: str) -> str:
-    """Return the last part of a folder or Hub id, so that no folder of the user's machine is published."""
+    """Return the last part of a folder or Hub id, to publish no folder names."""
     name = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Path(location).resolve().name if name in ("", ".", "..") else name

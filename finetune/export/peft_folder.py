@@ -1,4 +1,4 @@
-"""Adapters as folders that peft itself reads, for the kinds that diffusers' own loader does not know."""
+"""Adapters as peft's own folders, for kinds that diffusers does not load."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def number_of(part: str) -> int:
 
 
 def is_of(part: str, key: str) -> bool:
-    """True where the weight of that name in `Network` belongs to the part."""
+    """Tell if the weight of that name in `Network` belongs to the part."""
     return split_name(key)[0] == part
 
 
@@ -68,7 +68,10 @@ def peft_name(key: str) -> str:
 
 
 def config_text(config: PeftConfig) -> str:
-    """Return adapter_config.json; sets are written in order, so that the same run writes the same file."""
+    """Return adapter_config.json, with sets in order.
+
+    The same run writes the same file.
+    """
     fields = config.to_dict() | {"inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in fields.items()}
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"

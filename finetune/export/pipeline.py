@@ -1,4 +1,4 @@
-"""Whole models as a pipeline folder that `from_pretrained` takes, reloaded and compared before it gets its name."""
+"""Write a whole model as a pipeline folder, reloaded and compared first."""
 
 import copy
 import json
@@ -36,13 +36,13 @@ def save_full_pipeline(
     folder: Path,
     source: ModelSource | None = None,
 ) -> float:
-    """Write FOLDER as a pipeline in diffusers layout; returns the relative difference that rounding to `dtype` makes.
+    """Write FOLDER in diffusers layout; return the rounding's relative difference.
 
-    `components` are left as they are; their scheduler is the one that is written. The folder appears under its name
-    only when it has been reloaded and the outputs of its denoiser and its decoder compared; one that was there before
-    is replaced. Where the written weights differ from the given ones beyond rounding, or rounding costs more than
-    ROUNDING allows, nothing is replaced and a ValueError says so. Files that can only be copied come from `source`, the
-    model that was trained.
+    The difference comes from `dtype`. `components` stay as they are; their scheduler is the one that is written. The
+    folder appears under its name only when it has been reloaded and the outputs of its denoiser and its decoder
+    compared; an earlier one is replaced. Where the written weights differ from the given ones beyond rounding, or
+    rounding costs more than ROUNDING allows, nothing is replaced and a ValueError names the difference. Files that can
+    only be copied come from `source`, the model that was trained.
     """
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -78,10 +78,10 @@ def save_full_pipeline(
 
 
 def tidy_configs(folder: Path) -> None:
-    """Make the parts of a pipeline load in one dtype where the caller names none, and takes out where they came from.
+    """Make all parts load in one dtype by default, and remove their origins.
 
-    transformers 5 follows the dtype in a part's config, diffusers' own classes always take float32, and a pipeline of
-    both kinds fails at its first step. Where a part came from is a path of the machine that it was trained on.
+    transformers 5 follows the dtype in a part's config, diffusers' own classes always use float32, and a pipeline of
+    both kinds fails at its first step. The origin of a part is a path of the machine that it was trained on.
     """
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +93,10 @@ def tidy_configs(folder: Path) -> None:
 
 @torch.no_grad()
 def outputs(family: ModelFamily, components: Components) -> tuple[Tensor, Tensor]:
-    """Return what the denoiser and the VAE's decoder make of fixed noise; parts are float32 on the CPU."""
+    """Return the outputs of denoiser and decoder for fixed noise.
+
+    Parts are float32 on the CPU.
+    """
     predicted = prediction(family, components)
     latents = torch.randn(predicted.shape, generator=torch.Generator().manual_seed(1))
     return predicted, components.vae.eval().decode(latents).sample
@@ -110,7 +113,7 @@ def cast(components: Components, dtype: torch.dtype) -> Components:
 
 
 def cast_module(module: Any, dtype: torch.dtype) -> Any:
-    """Return a copy of the module around cast weights, without copying the originals on the way."""
+    """Return a module with cast weights, without copying the originals."""
     weights: dict[int, Any] = {}
     for parameter in module.parameters():
         weights[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", dtype), requires_grad=False)

@@ -1,4 +1,7 @@
-"""The single file that ComfyUI, A1111, Forge and sd-scripts read: its names, number formats, and how it is written."""
+"""Names, number formats and writing of single files for other tools.
+
+ComfyUI, A1111, Forge and sd-scripts read them.
+"""
 
 import errno
 import os
@@ -20,7 +23,7 @@ Dtype = Literal["fp16", "bf16", "fp32"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-"""diffusers takes the file of this name where a folder holds several: `load_lora_weights(FOLDER)` is enough."""
+"""diffusers prefers this name among several files, so `load_lora_weights(FOLDER)` is enough."""
 
 
 def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
@@ -31,7 +34,7 @@ def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
-    """Write a safetensors file, which appears under its name only when it is whole, and returns its path."""
+    """Write a safetensors file, complete or absent, and return its path."""
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, dict(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
@@ -53,16 +56,20 @@ def single_file_name(family: ModelFamily, denoiser: Any, part: str, module: str)
 
 
 def published_name(part: str, module: str) -> str:
-    """Return the layer's name as files spell it: CLIP's stand under `text_model`, a level that transformers 5 dropped.
+    """Return the layer's name in published files.
 
-    Other tools look for that level, and diffusers takes it away where the text encoder has none.
+    CLIP's are under `text_model`, a level that transformers 5 dropped. Other tools look for that level, and diffusers
+    removes it where the text encoder has none.
     """
     inside_clip = part.startswith("text_encoders.") and module.startswith("encoder.layers.")
     return f"text_model.{module}" if inside_clip else module
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return part and module of a name in `Network`: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> ..., a."""
+    """Split a name in `Network` into part and module.
+
+    Examples: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> text_encoders.0, a.
+    """
     level = 2 if name.startswith("text_encoders.") else 1
     parts = name.split(".")
     return ".".join(parts[:level]), ".".join(parts[level:])
@@ -80,7 +87,7 @@ def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
 
 
 def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
-    """Return the failure as an OSError that names the path, the bytes needed and the bytes free."""
+    """Return an OSError that names the path, the bytes needed and the bytes free."""
     free = shutil.disk_usage(path.parent).free
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EIO
     if "No space left" in str(error) or free < num_bytes:
@@ -88,6 +95,6 @@ def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
     return OSError(
         number,
         f"the export {path} could not be written: {os.strerror(number)} ({errno.errorcode[number]}); it needs about "
-        f"{num_bytes:,} bytes and {free:,} are free. The checkpoints are untouched: make room and run the same command "
+        f"{num_bytes:,} bytes and {free:,} are free. The checkpoints are unchanged. Make room and run the same command "
         "again.",
     )

@@ -1,4 +1,4 @@
-"""Tokenizers of a pipeline's folder in the files that transformers 4 reads, beside the one that transformers 5 writes.
+"""Complete a pipeline's tokenizers with files that transformers 4 reads.
 
 transformers 5 saves `tokenizer.json` alone, and writes settings and class names that transformers 4 does not load.
 """
@@ -15,7 +15,7 @@ SENTENCEPIECE = "spiece.model"
 
 
 def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None) -> list[str]:
-    """Completes the tokenizers of a pipeline's folder; returns those whose `spiece.model` the source does not have.
+    """Complete the tokenizers in a folder; return those without `spiece.model`.
 
     Without that file transformers 4 reads them as the pipeline names them, but not as `T5Tokenizer`.
     """
@@ -54,7 +54,10 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copy the file that a T5 tokenizer was made from, which cannot be made again; False where there is none."""
+    """Copy the file that a T5 tokenizer was made from; False without one.
+
+    It cannot be made again.
+    """
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE

@@ -29,7 +29,7 @@ Vectors = Mapping[str, Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """A finished run, as far as a token's file tells of it."""
+    """Facts of a finished run for the metadata of a token's file."""
 
     base_sha256: str
     model_location: str
@@ -52,7 +52,10 @@ class TokenFacts:
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Return what a token's files say of it: ModelSpec 1.0.1 and fields of ours, which no loader needs."""
+    """Return the metadata of a token's files: ModelSpec 1.0.1 and fields of ours.
+
+    No loader needs ours.
+    """
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -100,12 +103,11 @@ def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder
 def token_differences(
     family: ModelFamily, source: ModelSource, vectors: Vectors, files: Mapping[Path, str]
 ) -> dict[Path, float]:
-    """Return ||trained - file|| / ||trained|| by path: the largest one of the text encoders' and the denoiser's output
-    for a prompt with the file's token.
+    """Return ||trained - file|| / ||trained|| by path, for a prompt with the token.
 
-    The trained side is the fresh base model with the vectors beside its tables, as they were trained. The files of each
-    layout go through `load_textual_inversion` into another fresh copy, whose own `encode_prompt` reads the prompt where
-    it is not too long for that.
+    It is the largest one of the text encoders' and the denoiser's output. The trained side is the fresh base model with
+    the vectors beside its tables, as they were trained. The files of each layout go through `load_textual_inversion`
+    into another fresh copy, whose own `encode_prompt` encodes a prompt that is not too long for it.
     """
     with torch.random.fork_rng(devices=[]):
         components = with_vectors(family, source, vectors)
@@ -129,8 +131,10 @@ def token_differences(
 
 
 def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
-    """Load one file into the pipeline as a user would: the text encoder of a diffusers file by its name, all of them
-    from the others' keys where there are several."""
+    """Load one file into the pipeline as a user would.
+
+    The name of a diffusers file names its text encoder; other files have a key for each of several.
+    """
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
     if path.name in DIFFUSERS_FILES:
         text_encoder, tokenizer = encoders[DIFFUSERS_FILES.index(path.name)]
@@ -167,7 +171,7 @@ def prompt_with(name: str) -> str:
 
 @torch.no_grad()
 def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
-    """Return what the denoiser is told by a prompt with the token; parts are float32 on the CPU."""
+    """Encode a prompt with the token; parts are float32 on the CPU."""
     for text_encoder in components.text_encoders:
         text_encoder.eval()
     tokens = family.tokenize(components.tokenizers, [prompt_with(name)])
@@ -175,6 +179,6 @@ def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
 
 
 def outputs(family: ModelFamily, components: Components, prompts: Prompts) -> list[Tensor]:
-    """Return the text encoders' outputs, embeddings first, and what the denoiser makes of them."""
-    told = [prompts[key] for key in ("embeddings", "pooled") if key in prompts]
-    return [*told, prediction_for(family, components, prompts)]
+    """Return the text encoders' outputs, embeddings first, and the denoiser's."""
+    texts = [prompts[key] for key in ("embeddings", "pooled") if key in prompts]
+    return [*texts, prediction_for(family, components, prompts)]

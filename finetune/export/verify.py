@@ -1,4 +1,4 @@
-"""Reloads exported files as a user would and compares the denoiser's output with that of the trained weights.
+"""Reload exported files as a user would, and compare the denoiser's outputs.
 
 Everything runs in float32 on the CPU, with one copy of the base model in memory at a time.
 """
@@ -61,8 +61,10 @@ def reloaded_differences(
 
 
 def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
-    """Return the base model as it is needed to predict: the denoiser, and the text encoders or else what they
-    make of PROMPT; other parts have no weights."""
+    """Return the base model as far as a prediction needs it.
+
+    That is the denoiser, and the text encoders or else the encoded PROMPT; other parts have no weights.
+    """
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
 
@@ -76,7 +78,10 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
-    """Raise a ValueError that names every file whose difference is above TOLERANCE or not a number."""
+    """Raise a ValueError that names every file that differs by more than TOLERANCE.
+
+    A difference that is not a number counts too.
+    """
     wrong = [
         f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
         f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
@@ -89,7 +94,10 @@ def require_equal(differences: Mapping[Path, float]) -> None:
 
 
 def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
-    """Load what was exported into the fresh base model as its readers do; returns the names of the layers adapted."""
+    """Load exported files into the fresh base model; return the adapted layers' names.
+
+    Each file is loaded as its readers do.
+    """
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():
         load_peft_folders(family, components, path)
@@ -103,25 +111,28 @@ def load_adapters(family: ModelFamily, components: Components, path: Path, expec
 
 
 def diffusers_reads_single_file(family: ModelFamily, components: Components, layers: set[str]) -> bool:
-    """True where diffusers takes all of a single file with adapters of these layers of `Network`."""
+    """Tell if diffusers reads all of a single file with these layers of `Network`."""
     names = [name.partition(".")[2] for name in sorted(layers) if name.startswith("denoiser.")]
     return family.diffusers_reads_single_file(components.denoiser, names)
 
 
 def held_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
-    """Return the other layers that the single file holds as one with these; they are read, with a change of zero."""
+    """Return the other layers that share a layer of the single file with these.
+
+    They are read, with a change of zero.
+    """
     linear = [f"denoiser.{n}" for n, layer in components.denoiser.named_modules() if isinstance(layer, nn.Linear)]
     held = file_layers(family, components.denoiser, linear).values()
     return {name for places in held if not layers.isdisjoint(places) for name in places} - layers
 
 
 def is_diffusers(path: Path) -> bool:
-    """True for the file in diffusers' layout."""
+    """Recognise a file in diffusers' layout."""
     return path.name == DIFFUSERS_FILE
 
 
 def is_lycoris(path: Path) -> bool:
-    """True where the file's layers are of another kind than LoRA."""
+    """Recognise a file whose layers are of another kind than LoRA."""
     with safe_open(path, framework="pt") as file:
         return any(key.endswith((".diff", ".hada_w1_a", ".lokr_w1")) for key in file.keys())  # noqa: SIM118
 
@@ -138,8 +149,10 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 
 @torch.no_grad()
 def prediction(family: ModelFamily, components: Components, prompts: Prompts | None = None) -> Tensor:
-    """Return the denoiser's output [1 C H W] for a fixed latent, timestep and prompt, of which `prompts` is what the
-    text encoders made; parts are float32 on the CPU."""
+    """Return the denoiser's output [1 C H W] for fixed inputs.
+
+    Latent, timestep and prompt are fixed; `prompts` is the encoded prompt. Parts are float32 on the CPU.
+    """
     if prompts is not None:
         return prediction_for(family, components, prompts)
     for text_encoder in components.text_encoders:
@@ -150,7 +163,10 @@ def prediction(family: ModelFamily, components: Components, prompts: Prompts | N
 
 @torch.no_grad()
 def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
-    """Return the denoiser's output [1 C H W] for a fixed latent and timestep; parts are float32 on the CPU."""
+    """Return the denoiser's output [1 C H W] for a fixed latent and timestep.
+
+    Parts are float32 on the CPU.
+    """
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     more = family.filling_channels(components)
@@ -169,7 +185,10 @@ def relative_difference(reference: Tensor, other: Tensor) -> float:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Silences diffusers' warnings: it warns of every part that a file does not adapt, which is checked here anyway."""
+    """Silence diffusers' warnings about parts that a file does not adapt.
+
+    They are checked here anyway.
+    """
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     try:

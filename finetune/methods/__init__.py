@@ -1,2 +1,4 @@
-"""How a network is tuned: which parameters train, and what is exported. One class a method; nothing else asks which it
-is."""
+"""Tuning methods: their trained parameters and exports, one class each.
+
+Nothing else asks which method is used.
+"""

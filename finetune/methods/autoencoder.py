@@ -20,7 +20,7 @@ from finetune.optim.ema import load_trained_state
 from finetune.optim.groups import ParamGroup, usual_groups
 from finetune.randomness import generator
 
-MEASURED_PICTURES = 256
+MEASURED_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Autoencoder:
         return usual_groups(network, config)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write `folder` as a whole pipeline in float32, its other parts as they were."""
+        """Write `folder` as a pipeline in float32, with the other parts unchanged."""
         load_trained_state(model.network, model.state)
         vae = model.components.vae
         vae.register_to_config(scaling_factor=scaling_factor(model.family, vae, self.manifest, self.data))
@@ -67,12 +67,14 @@ class Autoencoder:
 
 @torch.no_grad()
 def scaling_factor(family: ModelFamily, vae: Any, manifest: Manifest, data: DataConfig) -> float:
-    """Return one over the standard deviation of the latents, over at most MEASURED_PICTURES images (arXiv
-    2112.10752, appendix G)."""
+    """Return one over the standard deviation of the latents.
+
+    At most MEASURED_IMAGES images are measured (arXiv 2112.10752, appendix G).
+    """
     vae.register_to_config(scaling_factor=1.0)
     latents = []
     for bucket in assign_buckets(manifest.records, data):
-        for index in bucket.records[:: math.ceil(len(manifest.records) / MEASURED_PICTURES)]:
+        for index in bucket.records[:: math.ceil(len(manifest.records) / MEASURED_IMAGES)]:
             record = manifest.records[index]
             pixels = record_pixels(manifest.source, record, View(bucket.width, bucket.height, 0.5, 0.5, False))
             latents.append(family.encode_images(vae, pixels[None], [generator(0, "scaling", record.sha256)]).flatten())

@@ -1,4 +1,4 @@
-"""What every tuning method answers, and what it is handed for its export."""
+"""The interface of a tuning method, and the input of its export."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from finetune.out_of_memory import explaining_out_of_memory
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a file's metadata say of the run it comes from."""
+    """Facts of a run for the metadata of its files."""
 
     base_sha256: str
     steps: int
@@ -38,7 +38,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a finished run hands to its method's export; everything on the CPU."""
+    """A finished run as its method's export receives it; everything on the CPU."""
 
     family: ModelFamily
     source: ModelSource
@@ -54,11 +54,13 @@ class TrainedModel:
 
 
 def explaining_export() -> AbstractContextManager[None]:
-    """Within it, running out of memory names the export, which holds a base model in float32 beside what was
-    trained."""
+    """Name the export where memory runs out.
+
+    It has a base model in float32 beside what was trained.
+    """
     return explaining_out_of_memory(
         "while the model was exported, for which the CPU computes in float32",
-        "The last checkpoint holds all that was trained: the same command on a machine with more memory exports it.",
+        "The last checkpoint has all that was trained. Run the same command with more memory to export it.",
     )
 
 
@@ -67,17 +69,20 @@ class TuningMethod(Protocol):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that its network holds."""
+        """The parts in its network."""
         ...
 
     @property
     def alters_weights(self) -> bool:
-        """True where weights of the model itself change, which takes float32; others may stay as they are stored."""
+        """Whether the model's own weights change, which takes float32.
+
+        Others may stay as they are stored.
+        """
         ...
 
     @property
     def exports_all(self) -> bool:
-        """True where the export is a whole model, whose parts then have their weights."""
+        """Whether the export is a whole model, so all parts need their weights."""
         ...
 
     def check(self, family: ModelFamily, components: Components) -> None:
@@ -89,12 +94,14 @@ class TuningMethod(Protocol):
         ...
 
     def attach(self, network: Any, seed: int) -> None:
-        """Set `requires_grad` on what trains, adding parameters where the method has its own; the same on every
-        process."""
+        """Set `requires_grad` on what trains, and add the method's own parameters.
+
+        The result is the same on every process.
+        """
         ...
 
     def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
-        """Return what trains, with its learning rates; called after `attach`."""
+        """Return the trained parameters with their learning rates, after `attach`."""
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:

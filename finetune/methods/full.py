@@ -17,8 +17,7 @@ from finetune.optim.groups import ParamGroup, usual_groups
 
 @dataclass(frozen=True)
 class Full:
-    """All weights of the denoiser, and of the text encoder where it is trained, or those of them that patterns
-    choose."""
+    """All weights of the denoiser and a trained text encoder, or chosen ones."""
 
     config: FullConfig = field(default_factory=FullConfig)
     text_encoder: bool = False
@@ -42,7 +41,10 @@ class Full:
         return Network.from_components(family, components, text_encoder=self.text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
-        """Return the names of the weights that train."""
+        """Return the parameters that train.
+
+        Raises ValueError for a pattern without a match, and where nothing is left.
+        """
         unread = network.family.unread_layers(list(network.text_encoders))
         names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)

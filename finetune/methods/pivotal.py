@@ -1,4 +1,4 @@
-"""New tokens and low-rank adapters in one run (pivotal tuning, after arXiv 2106.05744)."""
+"""New tokens and adapters in one run (pivotal tuning, after arXiv 2106.05744)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class Pivotal:
-    """Tokens that name what is learned, and adapters for what no token can hold; each with its own rate and files.
+    """Tokens and adapters together, each with its own rate and files.
 
     The name is that of GAN inversion: first find the point nearest to the image, then tune the model around it. Here
-    both go on together.
+    both train together: adapters learn what no token can.
     """
 
     lora: LoRA
@@ -39,7 +39,7 @@ class Pivotal:
         self.lora.check(family, components)
 
     def network(self, family: ModelFamily, components: Components) -> Network:
-        """Return the network with the text encoder in it, which the tokens' gradient goes through."""
+        """Return the network with the text encoder, which the tokens' gradient passes."""
         self.tokens.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 
@@ -48,7 +48,7 @@ class Pivotal:
         self.tokens.attach(network, seed)  # last, since adapters freeze what is not theirs
 
     def _adapted(self, network: Network) -> Network:
-        """Return the same modules, without the text encoder where it gets no adapters."""
+        """Return the same modules, without a text encoder that gets no adapters."""
         text_encoders = list(network.text_encoders) if self.lora.text_encoder else []
         return Network(network.family, network.denoiser, text_encoders)
 
@@ -62,7 +62,7 @@ class Pivotal:
         return [group for group in adapters if group.parameters] + new
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write the adapters' files and the tokens', each of use alone, though made for one another."""
+        """Write the adapters' files and the tokens', which work best together."""
         new = {f"{name}.rows" for name in token_embeddings(model.network)}
         adapters = replace(model, state={key: value for key, value in model.state.items() if key not in new})
         return self.lora.export(adapters, folder) | self.tokens.export(model, folder)

@@ -23,7 +23,10 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """Vectors for new words of the prompt, found by the very loss that the model was trained with (equation 2)."""
+    """Vectors for new words of the prompt, trained with the model's own loss.
+
+    It is that of equation 2.
+    """
 
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
@@ -31,8 +34,11 @@ class TextualInversion:
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
-        """Return the method for a model's tokenizers; raises ValueError where one knows a name already or does not
-        know a word to start from, before any weights are read."""
+        """Return the method for a model's tokenizers.
+
+        Raises ValueError, before any weights are read, where a tokenizer knows a name already or does not know a word
+        to start from.
+        """
         source = ModelSource.from_config(model)
         family = family_named(find_family(source, model.family))
         if family.no_new_tokens is not None:
@@ -78,7 +84,7 @@ class TextualInversion:
         return Network(family, components.denoiser, components.text_encoders)
 
     def add_to(self, components: Components) -> None:
-        """Give the components' tokenizers and text encoders the new tokens, with vectors of zeros."""
+        """Add the new tokens, as vectors of zeros, to tokenizers and text encoders."""
         for tokenizer, text_encoder in zip(components.tokenizers, components.text_encoders, strict=True):
             add_tokens(tokenizer, text_encoder, self.words)
 
@@ -99,9 +105,11 @@ class TextualInversion:
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write `embeddings/TOKEN.safetensors` for A1111, Forge and ComfyUI, and
-        `embeddings/TOKEN/learned_embeds.safetensors` for diffusers (learned_embeds_2 for a second text encoder), for
-        each token."""
+        """Write the files of each token for diffusers and for other tools.
+
+        A1111, Forge and ComfyUI read `embeddings/TOKEN.safetensors`, diffusers
+        `embeddings/TOKEN/learned_embeds.safetensors` (learned_embeds_2 for a second text encoder).
+        """
         embeddings = token_embeddings(model.network)
         tables = [model.state[f"{name}.rows"].float().split(self.config.num_vectors) for name in embeddings]
         vectors = dict(zip(self.config.names, zip(*tables, strict=True), strict=True))
@@ -145,7 +153,7 @@ def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
 
 
 def refuse_unknown_words(config: TokensConfig, tokenizer: Any) -> None:
-    """Raise ValueError that names every word to start from that the tokenizer has to take apart."""
+    """Raise ValueError for start words that the tokenizer splits."""
     pieces = [found for text in config.init for found in word_pieces(tokenizer, text)]
     apart = [
         "".join(found).replace("</w>", " ").strip() + f" ({' + '.join(found)})" for found in pieces if len(found) != 1

@@ -114,7 +114,10 @@ class Ranks:
             yield
 
     def explanation(self) -> str:
-        """Why a collective failed, as a sentence; waits a moment for the cause to be found."""
+        """Return the cause of a failed collective as a sentence.
+
+        Waits a moment for the cause to be found.
+        """
         deadline = time.monotonic() + 3 * self._period
         while self.lost is None and time.monotonic() < deadline:
             time.sleep(0.05)

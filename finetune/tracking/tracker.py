@@ -107,7 +107,7 @@ class _Lane:
             self.count_failure(f"{type(fault).__name__}: {fault}")
 
     def count_failure(self, what: str) -> None:
-        """Count, and warns the first time."""
+        """Count a failure; the first one is warned of."""
         self.num_failures += 1
         if self.num_failures == 1:
             logger.warning(

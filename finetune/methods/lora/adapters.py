@@ -1,4 +1,4 @@
-"""peft's adapter layers of every kind, put into a network, and what they are asked afterwards."""
+"""Put peft's adapter layers of every kind into a network, and read them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,10 @@ Sizes = tuple[dict[str, int], dict[str, float]]
 
 
 def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str, PeftConfig]:
-    """Add adapters to the parts of the network and returns each part's peft config; the same seed gives the same
-    start."""
+    """Add adapters to the parts of the network; return each part's peft config.
+
+    The same seed gives the same start.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with seen_in_float32(network):
@@ -31,8 +33,10 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
 
 
 def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list[str]], Sizes]:
-    """Return the names of the layers to adapt by part, and rank and alpha of each; refuses names and patterns that fit
-    none."""
+    """Return the layers to adapt by part, with rank and alpha of each.
+
+    Names and patterns without a match are refused.
+    """
     family = network.family
     if config.conv and not family.lora_conv_targets:
         raise ValueError(f"lora.conv: got true, but the denoiser of {family.title} has no convolutions. Remove it.")
@@ -77,7 +81,10 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
 def peft_config(
     config: LoRAConfig, names: Sequence[str], ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> PeftConfig:
-    """Return peft's config for exactly the layers `names`, of which some may have a rank or alpha of their own."""
+    """Return peft's config for exactly the layers `names`.
+
+    Some may have their own rank or alpha.
+    """
     if config.kind == "oft":
         # The exact Cayley transform: peft's default is a series that leaves the rotations when they grow.
         return OFTConfig(r=0, oft_block_size=block_size(config), use_cayley_neumann=False, target_modules=list(names))
@@ -118,7 +125,7 @@ def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> Sizes:
 
 
 def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dict[str, float]:
-    """Return the number of each layer that a pattern matches, of the first that does."""
+    """Return each matching layer with the number of its first pattern."""
     parsed = parsed_patterns(patterns)
     for text, (pattern, _) in zip(patterns, parsed, strict=True):
         if not any(pattern.search(name) for name in names):
@@ -134,8 +141,10 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
 
 
 def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
-    """Return the names of the layers that end with one of the targets; anything but a linear layer or a convolution is
-    refused."""
+    """Return the names of the layers that end with one of the targets.
+
+    Anything but a linear layer or a convolution is refused.
+    """
     found = []
     for name, layer in module.named_modules():
         if any(ends_with(name, target) for target in targets):
@@ -156,7 +165,7 @@ def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list
 
 
 def ends_with(name: str, target: str) -> bool:
-    """True where the last parts of a layer's name are those of the target, in which * stands for any one part."""
+    """Compare the last parts of a layer's name with a target, where * is any part."""
     given, wanted = name.split("."), target.split(".")
     ending = given[-len(wanted) :]
     return len(ending) == len(wanted) and all(w in ("*", g) for g, w in zip(ending, wanted, strict=True))
@@ -170,7 +179,10 @@ def refuse_unmatched(targets: Sequence[str], option: str, names: Sequence[str]) 
 
 
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:
-    """Raise ValueError for a layer that rotations of this size do not fill, or whose kernel peft 0.21 gets wrong."""
+    """Raise ValueError for layers that do not fit rotations of this size.
+
+    A kernel that peft 0.21 gets wrong is refused too.
+    """
     for name in names:
         layer: Any = module.get_submodule(name)
         width = layer.weight.shape[1]
@@ -190,13 +202,13 @@ def adapter_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def layer_scales(network: nn.Module) -> dict[str, float]:
-    """Return what each layer's update is multiplied by; not for oft, which has no scale."""
+    """Return the factor of each layer's update; oft has none."""
     return {name: layer.scaling["default"] for name, layer in adapter_layers(network)}
 
 
 @torch.no_grad()
 def merged_differences(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Merge the adapters into the network's weights and returns by how much each weight changed."""
+    """Merge the adapters into the weights; return each weight's change."""
     found = {}
     for name, layer in adapter_layers(network):
         before = layer.get_base_layer().weight.detach().clone()

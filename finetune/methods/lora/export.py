@@ -1,5 +1,4 @@
-"""What a run with adapters leaves behind: the files of each kind, reloaded and compared, and what they say of
-themselves."""
+"""Export adapters: the files of each kind, with metadata, reloaded and compared."""
 
 import logging
 from collections.abc import Sequence
@@ -38,11 +37,9 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Write the files of the adapters' kind; returns how far each one's output is from that of the trained weights.
+    """Write the files of the adapters' kind; return the difference of each.
 
-    lora: diffusers' and sd-scripts' layout. lora with dora: diffusers' layout and whole differences, since programs
-    read `dora_scale` for rows in three ways. loha, lokr: a folder for peft and LyCORIS' layout. oft: a folder for peft
-    and whole differences, since the `oft_blocks` of other programs turn a layer's outputs and peft's its inputs.
+    It is that of its output from the output of the trained weights.
     """
     family, source = model.family, model.source
     trains_text = model.config.train.text_encoder
@@ -95,7 +92,10 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
 
 
 def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> LoRAFacts:
-    """Return what the single file says of the run; `layers` are those of a file in sd-scripts' layout."""
+    """Return the facts for the single file's metadata.
+
+    `layers` are those of a file in sd-scripts' layout.
+    """
     options = model.config
     same_rank, same_alpha = not config.rank_pattern, not config.alpha_pattern
     rank = config.rank if same_rank and config.kind != "oft" else None
@@ -139,7 +139,10 @@ def network_module(config: LoRAConfig) -> str:
 
 
 def network_args(config: LoRAConfig, rank: int | None, alpha: float | None) -> dict[str, str | int | float | bool]:
-    """Return the arguments of that module, under its names where it has them, else under those of LoRAConfig."""
+    """Return the arguments of that module.
+
+    They have its names where it has them, else those of LoRAConfig.
+    """
     found: dict[str, str | int | float | bool] = {}
     if config.dora or config.kind == "oft":
         found |= {"algo": "full", "trained_as": "dora" if config.dora else f"oft block_size={block_size(config)}"}

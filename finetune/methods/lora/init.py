@@ -1,4 +1,4 @@
-"""Where A and B of a LoRA layer start when they are made from the weight, or are orthogonal to each other.
+"""Start values of A and B: from the weight, or orthogonal to each other.
 
 peft has these for linear layers; here a convolution is the matrix [outputs, inputs x kernel], as in its update.
 """
@@ -36,7 +36,7 @@ def set_start(layer: Any, start: Start, name: str) -> None:
 
 
 def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
-    """Return A [rank inputs] and B [outputs rank] whose product is a part of the matrix.
+    """Return A [rank inputs] and B [outputs rank], a part of the matrix.
 
     pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
     and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,
@@ -51,9 +51,9 @@ def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Ten
 
 
 def orthogonal_factors(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
-    """Return A and B of normal numbers in the odd and the even half of a random basis of the rank's space, so that
-    their product is zero up to rounding.
+    """Return A and B whose product is zero up to rounding.
 
+    They are normal numbers in the odd and the even half of a random basis of the rank's space.
     https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with peft's factor of 1/10.
     """
     if rank % 2:

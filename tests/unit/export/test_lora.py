@@ -34,11 +34,11 @@ def test_layers_carry_part_name_and_matrices() -> None:
 
 def test_a_state_that_is_no_complete_lora_is_refused_by_the_name_of_the_layer() -> None:
     bad = {
-        "no LoRA weight": GOOD | {"denoiser.conv_in.weight": torch.ones(1)},
+        "not a LoRA weight": GOOD | {"denoiser.conv_in.weight": torch.ones(1)},
         "not finite": GOOD | {f"{NAME}.lora_A.default.weight": torch.full((2, 16, 1, 1), torch.nan)},
         "proj_in": {f"{NAME}.lora_A.default.weight": torch.ones(2, 16, 1, 1)},
         r"lora_A \[rank": GOOD | {f"{NAME}.lora_B.default.weight": torch.ones(16, 3, 1, 1)},
-        "holds no LoRA": {},
+        "has no LoRA": {},
     }
     for word, state in bad.items():
         with pytest.raises(ValueError, match=word):
