@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def refuse_training(command: str) -> None:
-    """Exits with 1 and says how a recipe runs, where one is given as the subcommand."""
+    """Exit with 1 and the command of a recipe that was given as the subcommand."""
     from finetune.config.parse.recipe_options import RECIPES
     from finetune.launch import fail
 
@@ -110,12 +110,12 @@ def demonstrate(options: argparse.Namespace) -> None:
         print(f"error: the recipe stopped with exit code {error.returncode}; see above.", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last stage that was complete.", file=sys.stderr)
+        print("\nInterrupted. The same command continues from the last complete stage.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:
-    """Return a line for each rare token of a model, with the reason."""
+    """Return one line per rare token of a model, with the reason."""
     from finetune.models import family_named, refuse_unknown_family
 
     problems = [*model.problems(), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
@@ -132,7 +132,7 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     if not found:
         return f"The tokenizer of {model.source} has no rare words of three or four letters without a vowel."
     lines = [f"  {token.text:<5} {token.reason}" for token in found]
-    advice = "None of this knows what a word looks like: draw it with the base model before you choose."
+    advice = "This is only about spelling. Draw a word with the base model before you choose it."
     return "\n".join(["Rare words to call a subject by:", *lines, advice])
 
 

@@ -1,4 +1,7 @@
-"""Files that are complete or absent, sentences for a disk that refuses, and the lock of a run's folder; torch-free."""
+"""Atomic files and folders, advice on write errors, and the run folder's lock.
+
+Torch-free.
+"""
 
 import contextlib
 import errno
@@ -22,11 +25,14 @@ UMASK = os.umask(0o077)
 OWNER_ONLY = 0o600
 LEFT_BEHIND_SECONDS = 3600.0
 """A small file is written in far less; what is older was left by a kill."""
-os.umask(UMASK)  # to read it is to set it, so this is done once, while there are no threads
+os.umask(UMASK)  # reading it sets it, so this happens once, before there are threads
 
 
 def sync(path: Path) -> None:
-    """Forces a file or folder to disk; Windows flushes only files that are open for writing, and no folders."""
+    """Force a file or folder to disk.
+
+    Windows flushes only files that are open for writing, and no folders.
+    """
     is_windows = sys.platform == "win32"
     if is_windows and path.is_dir():
         return
@@ -38,7 +44,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Forces a folder with every file and folder below it to disk."""
+    """Force a folder with every file and folder below it to disk."""
     for path in [*folder.rglob("*"), folder]:
         if not path.is_symlink():
             sync(path)
@@ -47,8 +53,8 @@ def sync_folder(folder: Path) -> None:
 def give_usual_modes(place: Path) -> None:
     """Give a file, or the files in a folder, the mode that the umask leaves.
 
-    safetensors writes its files for their owner alone. Other modes are left alone, as are those of folders, which may
-    pass on a group.
+    safetensors writes its files for their owner alone. Other modes stay, as do those of folders, which may pass on a
+    group.
     """
     for path in place.rglob("*") if place.is_dir() else [place]:
         status = path.lstat()
@@ -57,12 +63,12 @@ def give_usual_modes(place: Path) -> None:
 
 
 def is_anothers(path: Path) -> bool:
-    """Whether a file is there and belongs to another user, whose it stays."""
+    """Tell if a file exists and belongs to another user."""
     return sys.platform != "win32" and path.exists() and path.stat().st_uid != os.geteuid()
 
 
 def may_read(path: Path) -> bool:
-    """Whether nothing forbids this user to read a file; safetensors says that such a file does not exist."""
+    """Tell if this user may read a file; safetensors reports others as absent."""
     try:
         path.open("rb").close()
     except PermissionError:
@@ -73,7 +79,7 @@ def may_read(path: Path) -> bool:
 
 
 def not_permitted(path: Path) -> PermissionError:
-    """Return the error for a file that is there and that this user may not read; nothing is wrong with the file."""
+    """Return the error for an existing file that this user may not read."""
     return PermissionError(
         errno.EACCES,
         f"{path} may not be read by this user (permission denied). Run as its owner, or let the owner run: chmod a+rX",
@@ -86,7 +92,10 @@ def unfinished(path: Path) -> Path:
 
 
 def put_in_place(temporary: Path, path: Path) -> Path:
-    """Rename a complete, synced file or folder to its final name and makes the rename last; returns `path`."""
+    """Rename a complete, synced file or folder to its final name.
+
+    Makes the rename last; returns `path`.
+    """
     if temporary.is_file():
         give_usual_modes(temporary)
     temporary.replace(path)
@@ -96,9 +105,10 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which gets its name `path` when the block ends without an error; else nothing is left.
+    """Open a folder to fill; it gets its name `path` if the block succeeds.
 
-    What a killed process left behind is cleared first, so that two must not write the same path at a time.
+    Otherwise nothing is left. Leftovers of a killed process are removed first, so two must not write the same path at a
+    time.
     """
     temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -113,7 +123,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def aside(path: Path) -> Path:
-    """Return a name beside `path` that no other writer uses: process ids repeat in containers that share a folder."""
+    """Return a name beside `path` that no other writer uses.
+
+    Process ids repeat in containers that share a folder.
+    """
     host = re.sub(r"[^A-Za-z0-9]+", "-", platform.node())[:32]
     return path.with_name(f".tmp-{path.name}-{host}-{os.getpid()}-{secrets.token_hex(4)}")
 
@@ -127,7 +140,7 @@ def remove_left_behind(folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step that lasts through a power cut."""
+    """Replace a text file in one step that survives a power cut."""
     data = text.encode("utf-8")
     temporary = aside(path)
     with writing(path, len(data)):
@@ -147,13 +160,13 @@ def file_sha256(path: Path) -> str:
 
 
 def size_and_sha256(path: Path) -> dict[str, Any]:
-    """Return what a file is compared by."""
+    """Return size and SHA-256 of a file, for comparison."""
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 @contextlib.contextmanager
 def writing(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """Make an OSError inside say which path it was about, and what room there was."""
+    """Make an OSError inside name its path and the free bytes."""
     try:
         yield
     except OSError as error:
@@ -161,28 +174,28 @@ def writing(path: Path, num_bytes: int | None = None) -> Iterator[None]:
 
 
 def not_written(path: Path, error: BaseException, num_bytes: int | None = None) -> OSError:
-    """Return a failure to write as one OSError that names the path, the reason, and the bytes needed and free."""
+    """Return an OSError for a failed write: path, reason, bytes needed and free."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     number = errno_of(error)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OSError(
             number,
             f"{path} could not be written: {os.strerror(number)} ({errno.errorcode[number]}). What was saved before is "
-            "untouched: use a folder that this user may write to, or let its owner change the permissions.",
+            "unchanged. Use a folder that this user may write to, or let its owner change the permissions.",
         )
     needed = "" if num_bytes is None else f" it needs about {num_bytes:,} bytes and"
     return OSError(
         number,
         f"{path} could not be written: {os.strerror(number)} ({errno.errorcode.get(number, number)});{needed} "
-        f"{shutil.disk_usage(folder).free:,} are free there. What was saved before is untouched: make room or mend the "
+        f"{shutil.disk_usage(folder).free:,} are free there. What was saved before is unchanged. Make room or mend the "
         "disk, then run the same command again.",
     )
 
 
 def errno_of(error: BaseException | None) -> int:
-    """Return the number of the system's error behind an exception, EIO where none is found.
+    """Return the system's error number behind an exception, EIO without one.
 
-    safetensors states it in its text; torch.save reports a broken archive and hides the error in the context.
+    safetensors has it in its text; torch.save reports a broken archive and hides the error in the context.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
@@ -194,10 +207,10 @@ def errno_of(error: BaseException | None) -> int:
 
 
 def lock_folder(folder: Path) -> TextIO:
-    """Return an open file that holds the run's lock until it is closed or this process ends.
+    """Lock a run's folder until the returned file is closed or the process ends.
 
-    Raises ValueError where another process holds it. The lock is the process's, not the open file's, which the workers
-    of a data loader would inherit and hold on to for seconds after their parent was killed.
+    Raises ValueError where another process has the lock. The lock is the process's, not the open file's, which the
+    workers of a data loader would inherit and keep for seconds after their parent was killed.
     """
     with writing(folder / ".lock"):
         file = (folder / ".lock").open("a+")
@@ -233,7 +246,7 @@ def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is
 
 
 def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
-    """Lock bytes far behind the end of the file, so that its text can be read meanwhile.
+    """Lock bytes far behind the end of the file, whose text stays readable.
 
     Windows' own lock of bytes is never shared: each that shares takes one byte, and one that does not takes all.
     """
@@ -248,7 +261,7 @@ def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
 
 
 def refuse_lost_folder(lock: TextIO | None, folder: Path) -> None:
-    """Raise ValueError where the folder that `lock` was taken in is gone, or another one has its name."""
+    """Raise ValueError if the folder of `lock` is gone or was replaced."""
     if lock is None:
         return
     try:

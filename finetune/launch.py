@@ -1,5 +1,7 @@
-"""What every recipe's command does: options and data are checked without torch, then `train` runs; mistakes are
-sentences."""
+"""The command of every recipe: check options and data, then train.
+
+The checks run without torch, and mistakes are sentences.
+"""
 
 import logging
 import os
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
 LOWER = (
-    "What was saved stands. Lower data.resolution, train.batch_size or preview.size, keep frozen weights in fewer bits "
-    "(model.quantization) or in host memory (model.offload), launch fewer processes, or use a machine with more memory."
+    "What was saved is kept. Lower data.resolution, train.batch_size or preview.size, keep frozen weights in "
+    "fewer bits (model.quantization) or in host memory (model.offload), launch fewer processes, or use more memory."
 )
 
 
@@ -48,10 +50,7 @@ def training_stage(config: TrainConfig, run: Callable[["Manifest"], object]) -> 
 
 
 def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:
-    """Parse, checks and runs the stages that are not finished.
-
-    Exits with 0 at the end, 1 on a mistake, 75 when stopped by a signal after saving.
-    """
+    """Parse, check and run the stages that are not finished."""
     outlive_lost_output()
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
@@ -107,26 +106,28 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
 
 
 def begin_log(stage: Stage) -> None:
-    """Begins or continues OUT/run.log of a stage on the first process."""
+    """Begin or continue OUT/run.log of a stage on the first process."""
     if is_first_process():
         open_run_log(stage.folder / "run.log")
 
 
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":
-    """Return the manifest with a warning for each option whose prompts hold what other programs interpret."""
+    """Add a warning per option with prompts that other programs interpret."""
     return replace(manifest, warnings=(*manifest.warnings, *prompt_warnings(prompts_of(config))))
 
 
 def explained(error: Exception) -> Exception:
-    """Return the error, or one that says what to do about memory that ran out where nothing else says it."""
+    """Return the error, with advice if memory ran out and it has none."""
     if not is_out_of_memory(error):
         return error
     return ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}")
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say while they are imported and load weights out of the run's own output; errors still
-    show."""
+    """Hide what libraries print while they are imported and load weights.
+
+    Errors still show.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -135,7 +136,7 @@ def quiet_libraries() -> None:
 
 
 def is_first_process() -> bool:
-    """True on the process that speaks for all."""
+    """Tell the process that prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -167,7 +168,7 @@ def fail(error: Exception) -> NoReturn:
 def fail_without(error: RuntimeError) -> NoReturn:
     """Print why this process cannot continue without another one, and exit with 1.
 
-    Every process says so, before the launcher ends it. The usual exit would wait for the others once more.
+    Every process prints it, before the launcher ends it. The usual exit would wait for the others once more.
     """
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)

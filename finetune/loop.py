@@ -12,7 +12,7 @@ from finetune.session import Progress, Session
 
 
 def loop(session: Session) -> Progress:
-    """Train from the session's start to its last step, and returns how far it came.
+    """Train from the session's start to its last step; return the progress.
 
     Raises SystemExit(75) where a signal stopped it after a checkpoint.
     """

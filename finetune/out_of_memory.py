@@ -1,15 +1,15 @@
-"""Running out of memory as one sentence: what was being done, how large it was, and what to lower; torch-free."""
+"""Running out of memory as one sentence: activity, size and advice; torch-free."""
 
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""What torch and the libraries below it say where they raise a plain RuntimeError, as torch does on a CPU."""
+"""Texts of a plain RuntimeError of torch, as on a CPU, and of the libraries below it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True where the device or the host had no memory left."""
+    """Tell if the device or the host had no memory left."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     says_so = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)
@@ -18,7 +18,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_out_of_memory(doing: str | Callable[[], str], advice: str) -> Iterator[None]:
-    """Turn running out of memory into a ValueError: "out of memory DOING. ADVICE". A callable is asked only then."""
+    """Turn running out of memory into a ValueError: "out of memory DOING. ADVICE".
+
+    A callable is called only then.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Counts with their nouns, and the first of many, as messages say them."""
+"""Counts with nouns, and the first of many items, for messages."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,10 @@ def plural(num: int, one: str, more: str = "") -> str:
 
 
 def first_few(items: Sequence[str], count: int | None = None) -> str:
-    """Return the first few items and how many more there are of `count`; unprintable ones escaped, long ones cut."""
+    """Return the first few items and the number of others, of `count`.
+
+    Unprintable ones are escaped, long ones cut.
+    """
     count = len(items) if count is None else count
     shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]

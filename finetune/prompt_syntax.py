@@ -1,4 +1,7 @@
-"""Finds what other programs would interpret in a prompt or caption and this one takes as text; torch-free."""
+"""Find syntax in prompts and captions that only other programs interpret.
+
+Here it is plain text. Torch-free.
+"""
 
 import os
 import re
@@ -26,7 +29,7 @@ PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?
 
 
 def syntax_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yield what other programs would interpret in a text: what it is, and the piece of the text."""
+    """Yield the syntax of other programs in a text: its kind, and the piece."""
     if SIGNS.search(text):
         for name, pattern in SYNTAX.items():
             found = pattern.search(text)
@@ -35,12 +38,12 @@ def syntax_in(text: str) -> Iterator[tuple[str, str]]:
 
 
 def caption_warning(name: str) -> str:
-    """Return what is said of images whose caption holds something that `syntax_in` names so."""
-    return f"images whose caption holds {name}, which is not interpreted but trained on as it stands"
+    """Return the warning about captions with such syntax."""
+    return f"images whose caption has {name}, which is not interpreted but trained on as it is"
 
 
 def is_path(text: str) -> bool:
-    """True for a prompt that is the path of a file rather than words."""
+    """Tell a file's path from a prompt."""
     return PATH.fullmatch(text.strip()) is not None or (os.sep in text and os.path.isfile(text))
 
 
@@ -57,14 +60,14 @@ def path_problems(option: str, prompts: Sequence[str | None]) -> list[str]:
 
 
 def prompt_warnings(prompts: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return one sentence for each option whose prompts hold what other programs would interpret."""
+    """Return one sentence per option with prompts that other programs interpret."""
     warnings = []
     for option, texts in prompts.items():
         found = list(dict.fromkeys(name for text in texts for name, _ in syntax_in(text)))
         if found:
             first = next(text for text in texts if any(syntax_in(text)))
             warnings.append(
-                f'{option}: "{first[:80]}" holds {" and ".join(found)}, which is not interpreted but given to the '
-                "model as it stands. Write what you mean in words."
+                f'{option}: "{first[:80]}" has {" and ".join(found)}, which is not interpreted but passed to the '
+                "model as it is. Write what you mean in words."
             )
     return warnings

@@ -1,7 +1,7 @@
 """Noise, timesteps, crops and captions as functions of (seed, position in the sample stream).
 
-Nothing here has a history: a resumed run, or one with another number of processes, asks for the same positions and gets
-the same numbers. Generators are PyTorch's CPU ones, so that a GPU sees the same noise as a CPU.
+Nothing here has a history: a resumed run, or one with another number of processes, uses the same positions and gets the
+same numbers. Generators are PyTorch's CPU ones, so a GPU gets the same noise as a CPU.
 """
 
 import hashlib
@@ -28,7 +28,10 @@ def uniform(seed: int, purpose: str, *position: int | str) -> float:
 
 
 def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int], draw: str = "") -> Tensor:
-    """Return float32 standard normal noise [B *shape], independent for each position and name of a draw."""
+    """Return float32 standard normal noise [B *shape], independent per position.
+
+    It is independent for each name of a draw, too.
+    """
     purpose = f"noise {draw}" if draw else "noise"
     return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, position)) for position in positions])
 

@@ -1,4 +1,4 @@
-"""A folder that takes the place of an older one, with what others put there; torch-free."""
+"""Replace a folder by a newer one, with others' files kept; torch-free."""
 
 import shutil
 from pathlib import Path
@@ -28,8 +28,10 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 
 def copy_others(old: Path, new: Path) -> None:
-    """Copy what a folder has and `new` has not, but for weights in subfolders, which an earlier export may have split
-    into other files."""
+    """Copy the files of a folder that `new` does not have.
+
+    Weights in subfolders are not copied: an earlier export may have split them into other files.
+    """
     for path in sorted(old.rglob("*")) if old.is_dir() else []:
         place = path.relative_to(old)
         is_weights = len(place.parts) == 2 and path.name.endswith((".safetensors", ".safetensors.index.json"))
@@ -40,9 +42,9 @@ def copy_others(old: Path, new: Path) -> None:
 
 
 def clear_replaced(folder: Path) -> None:
-    """Remove what a kill between two renames left of replaced folders in `folder`; the caller holds its lock.
+    """Remove replaced folders that a kill between two renames left behind.
 
-    Where the new folder did not get its name, the older one gets it back.
+    The caller has the lock of `folder`. Where the new folder did not get its name, the older one gets it back.
     """
     for older in sorted(folder.glob(f".*{ENDING}")):
         place = folder / older.name.removeprefix(".").removesuffix(ENDING)

@@ -1,4 +1,7 @@
-"""What a run has opened, loaded, prepared and attached; frozen, and known to train, loop, setup and run alone."""
+"""The frozen state of a run: opened, loaded, prepared and attached.
+
+Known to train, loop, setup and run alone.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +33,7 @@ from finetune.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; the loop's half of a checkpoint."""
+    """The progress of a run; the loop's half of a checkpoint."""
 
     step: int = 0
     """Optimizer steps made."""
@@ -58,7 +61,7 @@ class ResumePoint:
     state: dict[str, Any]
 
     def progress(self) -> Progress:
-        """Return how far the run was."""
+        """Return the progress at the checkpoint."""
         state = self.state
         return Progress(
             state["step"],
@@ -122,7 +125,7 @@ class LoadedModel:
     objective: Objective
     is_inpainting: bool
     in_network: tuple[Part, ...]
-    """What the network of the method holds."""
+    """The parts in the method's network."""
     identity: dict[str, Any]
     base_sha256: str
     stamps: Any
@@ -171,7 +174,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Records:
-    """What the main process writes as the run goes; both are None on the others."""
+    """The files that the main process writes during a run; None on the others."""
 
     metrics: MetricsFile | None
     tracker: Tracker | None

@@ -1,4 +1,7 @@
-"""Assemble a run, train it, and leave its results: the same for all recipes, families and methods."""
+"""Assemble a run, train it, and leave its results.
+
+The same for all recipes, families and methods.
+"""
 
 from pathlib import Path
 
@@ -24,10 +27,10 @@ def train(
     *,
     from_scratch: bool = False,
 ) -> Path:
-    """Train, saves, exports and reports; returns the run folder.
+    """Train, save, export and report; return the run folder.
 
-    A model that is trained `from_scratch` is not asked whether it fits its objective. Raises ValueError or OSError for
-    what a user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.
+    A model that is trained `from_scratch` is not checked against its objective. Raises ValueError or OSError for what a
+    user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.
     """
     with open_run(config, manifest) as run:
         model = load_model(run, method)

@@ -73,7 +73,7 @@ def read_rows(
     if captions == "folder":
         raise ValueError(
             f"data.captions: got folder, but the rows of {location} are not in folders. Set data.caption_column to the "
-            "column of their labels and leave data.captions away."
+            "column of their labels and omit data.captions."
         )
     rows = open_rows(location)
     needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})

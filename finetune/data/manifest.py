@@ -346,5 +346,5 @@ def _probe(source: ImageSource, file_name: str) -> _Probed | _Fault:
     except ValueError as error:
         return _Fault("files that are not usable images", f"{file_name} ({error})")
     except MemoryError:
-        return _Fault("files that are not usable images", f"{file_name} (its header asks for too much memory)")
+        return _Fault("files that are not usable images", f"{file_name} (its header needs too much memory)")
     return _Probed(width, height, hashlib.sha256(data).hexdigest())

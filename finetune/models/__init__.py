@@ -1,4 +1,4 @@
-"""The model families, resolved when asked for, so that naming one loads no torch."""
+"""The model families, imported on use, so naming one loads no torch."""
 
 import importlib
 import typing
@@ -17,7 +17,7 @@ FAMILIES = {
 
 
 def family_named(name: str) -> "ModelFamily":
-    """Return the family of that name; raises ValueError for one that is not known."""
+    """Return the family of that name; ValueError for an unknown one."""
     refuse_unknown_family(name)
     module, _, attribute = FAMILIES[name].partition(":")
     return vars(importlib.import_module(module))[attribute]()

@@ -1,4 +1,4 @@
-"""A new Stable Diffusion pipeline with random weights, and the tokenizer it begins with, learned from captions."""
+"""A new Stable Diffusion pipeline: random weights, tokenizer from captions."""
 
 # diffusers annotates tuples of several as tuples of one, and optional parts as required.
 # pyright: reportArgumentType=false
@@ -19,7 +19,10 @@ from finetune.files import new_folder, writing
 def save_new_pipeline(
     config: ArchitectureConfig, captions: Iterable[str], resolution: int, seed: int, folder: Path
 ) -> str:
-    """Write the pipeline to `folder`, complete or not at all, and returns its sizes as a line of text."""
+    """Write the pipeline to `folder`, complete or not at all.
+
+    Returns its sizes as a line of text.
+    """
     pipeline = new_pipeline(config, captions, resolution, seed)
     with writing(folder), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
@@ -48,7 +51,7 @@ def new_pipeline(
 
 
 def new_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLIPTokenizer:
-    """Return a CLIP tokenizer of at most `vocabulary` tokens whose merges are learned from the captions."""
+    """Learn a CLIP tokenizer of at most `vocabulary` tokens from the captions."""
     backend = CLIPTokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -103,7 +106,10 @@ def new_text_encoder(config: ArchitectureConfig, tokenizer: CLIPTokenizer) -> CL
 
 
 def new_unet(config: ArchitectureConfig, resolution: int) -> UNet2DConditionModel:
-    """Return a U-Net whose first levels have convolutions only, the others cross-attention too."""
+    """Return a U-Net with cross-attention in all but its first levels.
+
+    The first have convolutions only.
+    """
     plain, attending = config.unet_plain_levels, len(config.unet_channels) - config.unet_plain_levels
     return UNet2DConditionModel(
         sample_size=resolution // config.pixel_multiple,

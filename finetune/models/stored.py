@@ -1,7 +1,7 @@
-"""The number format that weights are stored in, and weights of 16 bits that stay in it until they are needed wider.
+"""The number format of stored weights, kept at 16 bits until needed wider.
 
-Read as they are stored, weights stay mapped to their file, and the system may take their memory back. float32 holds all
-numbers of bfloat16 and float16, so that whoever widens them later computes with the same numbers.
+Read as they are stored, weights stay mapped to their file, and the system may take their memory back. float32 has all
+numbers of bfloat16 and float16, so a later cast computes with the same numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,18 +22,21 @@ SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def is_narrow(value: Tensor) -> bool:
-    """True for floating-point numbers of fewer bits than float32."""
+    """Recognise floating-point numbers of fewer bits than float32."""
     return value.is_floating_point() and value.itemsize < torch.float32.itemsize
 
 
 def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
-    """Return bfloat16 or float16 where all weights of a part are stored so, else float32."""
+    """Return bfloat16 or float16 if all of a part's weights are, else float32."""
     paths = (files.root / part).glob("*.safetensors")
     return common_dtype((path, "") for path in paths if variant_of(path.name) == files.variant)
 
 
 def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
-    """Return bfloat16 or float16 where all weights of the files are so whose names begin as given, else float32."""
+    """Return bfloat16 or float16 if all chosen weights are, else float32.
+
+    Chosen are those in the files whose names begin as given.
+    """
     formats = set()
     for path, beginning in places:
         with safe_open(path, framework="pt") as file:
@@ -43,7 +46,7 @@ def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
 
 
 def with_float32_buffers(model: Any) -> Any:
-    """Return the model of diffusers with the same weights, and all else as a model in float32 has it.
+    """Rebuild a model of diffusers with the same weights and float32 buffers.
 
     diffusers builds a model under the number format that it is loaded in, which rounds what is computed then.
     """
@@ -66,8 +69,10 @@ def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
-    """Give trained and frozen weights their number formats, and says what to do where the device does not hold
-    them."""
+    """Cast trained and frozen weights and move them to the device.
+
+    An error on a full device gives advice.
+    """
     with explaining_out_of_memory(
         "while the network was put in its number format",
         "Keep frozen weights in fewer bits (model.quantization) or in host memory (model.offload), launch with "
@@ -89,9 +94,9 @@ class Widened(nn.Module):
 
 @contextmanager
 def seen_in_float32(module: nn.Module) -> Iterator[None]:
-    """Within it, whoever reads the weights of linear layers and convolutions gets a copy in float32.
+    """Give readers of linear and convolution weights a float32 copy.
 
-    peft rounds what adapters start from to the number format of the layer that they are for.
+    peft rounds the start of adapters to the number format of the layer that they are for.
     """
     layers = [
         layer

@@ -1,4 +1,7 @@
-"""Autoencoders that overflow in fp16 stay out of it while images are drawn; encoding for training never uses it."""
+"""Keep autoencoders that overflow in fp16 out of it while images are drawn.
+
+Encoding for training never uses fp16.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +13,7 @@ from torch import Tensor
 
 @contextmanager
 def kept_from_overflow(vae: Any) -> Iterator[None]:
-    """Within it, a VAE whose config has `force_upcast` runs in the dtype of its weights where autocast is to fp16.
+    """Run a VAE with `force_upcast` in its weights' dtype under fp16 autocast.
 
     Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and images come out black. diffusers'
     pipelines upcast weights in fp16; here weights are float32 and autocast alone would round. bf16 reaches as far as

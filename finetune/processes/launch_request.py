@@ -67,7 +67,7 @@ def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]
     if PRECISION in environment and "WORLD_SIZE" not in environment and MANY in environment.keys() - of_launcher.keys():
         found.append(
             "num_processes: got 1 process, expected the several that were configured. Add --multi_gpu, and on CPUs the "
-            "variable ACCELERATE_USE_CPU=true, as accelerate_configs/cpu.yaml says."
+            "variable ACCELERATE_USE_CPU=true, as in accelerate_configs/cpu.yaml."
         )
     if found:
         raise ValueError("\n".join(found))

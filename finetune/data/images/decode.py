@@ -270,7 +270,7 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
                 if kind == b"eXIf":
                     exif.load(b"Exif\0\0" + bytes(body))
         orientation = exif.get(ORIENTATION_TAG)
-    except MemoryError:  # says nothing about the file
+    except MemoryError:  # not the file's fault
         raise
     except Exception:  # noqa: BLE001  damaged blocks raise an open set
         return 1

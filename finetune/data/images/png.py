@@ -89,7 +89,7 @@ def _from_gamma(gamma_block: bytes, chroma_block: bytes) -> Encoding:
     if len(gamma_block) == 4:
         exponent = int.from_bytes(gamma_block, "big") / 100_000
         if not 0.05 <= exponent <= 20:
-            return Encoding(warning=f"colours read as sRGB: its gAMA block says {exponent:g}")
+            return Encoding(warning=f"colours read as sRGB: its gAMA block has {exponent:g}")
         gamma = None if abs(exponent * 2.2 - 1) <= GAMMA_TOLERANCE else 1 / exponent
     if len(chroma_block) == 32:
         values = [int.from_bytes(chroma_block[start : start + 4], "big") / 100_000 for start in range(0, 32, 4)]

@@ -50,9 +50,9 @@ def refuse_unsupported_tiff(data: bytes, *, is_open: bool) -> None:
     try:
         tags = _first_page(data)
         what = _what_is_wrong(tags) if _is_whole(tags, len(data)) else None
-    except MemoryError:  # says nothing about the file
+    except MemoryError:  # not the file's fault
         raise
-    except Exception:  # noqa: BLE001  damaged tags raise what they like; Pillow then says what is wrong with the file
+    except Exception:  # noqa: BLE001  damaged tags raise anything; Pillow then names the fault
         return
     if what is None and not is_open and _is_whole(tags, len(data)):
         what = _kind(tags)

@@ -1,4 +1,7 @@
-"""What the layers of FLUX.1 are called in the published single files of the model, which adapters follow."""
+"""Names of FLUX.1's layers in the published single files.
+
+Adapters follow them.
+"""
 
 import re
 from typing import Any
@@ -37,7 +40,10 @@ FUSED_IN_SINGLE_BLOCKS = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "pr
 
 
 def published_layer(denoiser: Any, module: str) -> SingleFileLayer:
-    """Return where the file has a layer of diffusers' transformer; one that it does not know keeps its name."""
+    """Return the file's place of a layer of diffusers' transformer.
+
+    An unknown one keeps its name.
+    """
     block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
     if block is None:
         return SingleFileLayer(RENAMED.get(module, module), swapped=module == "norm_out.linear")

@@ -1,7 +1,7 @@
-"""The names that the original Stable Diffusion 3 checkpoints give to the layers of diffusers' transformer.
+"""Names of the transformer's layers in the original Stable Diffusion 3 files.
 
-sd-scripts and ComfyUI know the layers by them. Query, key and value are one layer there, in this order. Outputs that
-diffusers has as scale and shift are shift and scale there in the two norms that have no gate.
+sd-scripts and ComfyUI use them. Query, key and value are one layer there, in this order. Outputs that diffusers has as
+scale and shift are shift and scale there in the two norms that have no gate.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ FUSED = {
 
 
 def single_file_layer(denoiser: Any, module: str) -> SingleFileLayer:
-    """Return where the original checkpoint has that layer of the transformer."""
+    """Return the original checkpoint's place of a layer of the transformer."""
     if module in OUTSIDE:
         return SingleFileLayer(OUTSIDE[module], swapped=module == "norm_out.linear")
     _, number, inside = module.split(".", 2)
@@ -49,4 +49,4 @@ def single_file_layer(denoiser: Any, module: str) -> SingleFileLayer:
     for name, parts in FUSED.items():
         if inside in parts:
             return SingleFileLayer(f"{block}.{name}", parts.index(inside), (width,) * len(parts))
-    raise AssertionError(f"{module} is no layer of the transformer")
+    raise AssertionError(f"{module} is not a layer of the transformer")

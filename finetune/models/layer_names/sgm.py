@@ -1,6 +1,7 @@
-"""Names of a U-Net's layers in Stability AI's own code (generative-models), which single files of SDXL adapters use.
+"""Names of a U-Net's layers in generative-models, for SDXL's single files.
 
-There, every resnet, down- and upsampler, with the attention behind it, is one numbered step of three long lists.
+In that code of Stability AI, every resnet, down- and upsampler, with the attention behind it, is one numbered step of
+three long lists.
 """
 
 from typing import Any
@@ -25,10 +26,10 @@ OUTSIDE = {
 
 
 def sgm_name(config: Any, module: str) -> str:
-    """Return the name of diffusers' layer `module` there; `config` is that of the U-Net.
+    """Return the name there of diffusers' layer `module`.
 
-    input_blocks holds conv_in, then for each level its resnets and its downsampler; output_blocks the resnets of each
-    level, the upsampler within the step of the last.
+    `config` is that of the U-Net. input_blocks has conv_in, then for each level its resnets and its downsampler;
+    output_blocks the resnets of each level, the upsampler within the step of the last.
     """
     resnets = config.layers_per_block
     match module.split("."):
@@ -51,5 +52,5 @@ def sgm_name(config: Any, module: str) -> str:
 
 
 def within_step(kind: str, inner: list[str]) -> list[str]:
-    """Return the place in its step of a layer of a resnet or of the attention after it."""
+    """Return the place in its step of a layer of a resnet or its attention."""
     return ["0", *(RESNET.get(part, part) for part in inner)] if kind == "resnets" else ["1", *inner]

@@ -1,1 +1,1 @@
-"""From a folder, a Hub repository or a single file to the parts of a model."""
+"""Load the parts of a model from a folder, a Hub repository or a single file."""

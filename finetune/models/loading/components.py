@@ -1,6 +1,6 @@
-"""Reads the parts of a pipeline from a folder, the Hub or a single file, for all families; a refusal is one sentence.
+"""Read the parts of a pipeline from a folder, the Hub or a single file.
 
-Weights come from safetensors alone, and no code of a checkpoint is run.
+A refusal is one sentence, for all families. Weights come from safetensors alone, and no code of a checkpoint is run.
 """
 
 import inspect
@@ -70,8 +70,10 @@ def find_family(source: ModelSource, given: str | None = None) -> str:
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:
-    """Return model_index.json, for a single file that of its configs with the file's own pipeline; raises one clear
-    sentence for a missing source or a damaged index."""
+    """Return model_index.json, for a single file that of its configs.
+
+    The pipeline is then the file's own. Raises ValueError for a missing source or a damaged index.
+    """
     path = Path(source.location)
     if source.is_single_file:
         return single_file_index(source)
@@ -89,7 +91,7 @@ def pipeline_index(source: ModelSource) -> dict[str, Any]:
 
 
 def local_contents(folder: Path) -> str:
-    """Return what a folder without model_index.json is instead, as the end of a sentence."""
+    """Describe a folder without model_index.json, as the end of a sentence."""
     if (folder / "model_index.json").is_file():
         return ""
     snapshots = folder.glob("snapshots/*/model_index.json")  # of the Hub's cache
@@ -98,7 +100,7 @@ def local_contents(folder: Path) -> str:
 
 
 def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
-    """Return what a model_index.json holds; the error names the option that led there, and ends with `other`."""
+    """Read a model_index.json; errors name the option and end with `other`."""
     if not file.is_file():
         raise FileNotFoundError(
             f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout.{other}"
@@ -115,8 +117,10 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
 
 
 def single_file_index(source: ModelSource) -> dict[str, Any]:
-    """Return the model_index.json that goes with a single file; ValueError where no family reads such files, or the
-    configs are missing or another model's."""
+    """Return the model_index.json for a single file.
+
+    Raises ValueError where no family reads such files, or the configs are missing or another model's.
+    """
     kind, name = single_file_kind(source), Path(source.location).name
     families = [family_named(known) for known in FAMILIES]
     family = next((family for family in families if kind in family.single_files), None)
@@ -133,7 +137,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
     if source.config is None:
         folder = f"configs/{repository.partition('/')[2]}"
         raise ValueError(
-            f"model.config: missing for {name}, a single file of the kind {kind}, which holds no configs and no "
+            f"model.config: missing for {name}, a single file of the kind {kind}, which has no configs and no "
             f"tokenizer. Fetch those of its base model once (some megabytes), then give their folder, as "
             f"below.{CONFIG_NOTES.get(kind, '')}\n"
             f"hf download {repository} --include '*.json' --include '*.txt' --local-dir {folder}\n"
@@ -143,7 +147,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
     if index.get("_class_name") not in family.pipelines:
         raise ValueError(
             f"model.config: {source.config} is of the pipeline {index.get('_class_name')}, but {name} is of "
-            f"{family.single_files[kind]} ({family.title}). Give a folder such as that of {repository}."
+            f"{family.single_files[kind]} ({family.title}). Use a folder such as that of {repository}."
         )
     return index | {"_class_name": family.single_files[kind]}
 
@@ -182,14 +186,14 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
 
 
 def stated(source: ModelSource) -> str:
-    """Return how the source says what it is, as the beginning of a sentence."""
+    """Return the kind that the source states, as the beginning of a sentence."""
     if source.is_single_file:
         return f"the single file {Path(source.location).name} belongs to"
     return f"model_index.json of {source.location} names"
 
 
 def other_family(pipeline: Any) -> str:
-    """Return what to do with a checkpoint of that pipeline instead."""
+    """Return the advice for a checkpoint of that pipeline."""
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
             presets = presets_of_family(name)
@@ -202,18 +206,18 @@ def other_family(pipeline: Any) -> str:
 
 
 def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
-    """Return the scheduler that the index names, with the objective that the weights of a single file state."""
+    """Load the index's scheduler, with the objective of a single file's weights."""
     kind, settings, _ = scheduler_settings(family, source)
     return loaded(lambda: kind.from_config(settings), source, "scheduler")
 
 
 def scheduler_warnings(family: ModelFamily, source: ModelSource) -> list[str]:
-    """Return what the user should know of the scheduler of a single file."""
+    """Return the warnings about the scheduler of a single file."""
     return scheduler_settings(family, source)[2]
 
 
 def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, dict[str, Any], list[str]]:
-    """Return the scheduler's class, its settings, and what the user should know of them."""
+    """Return the scheduler's class, its settings and warnings."""
     _, name = index_for(family, source)["scheduler"]
     kind = scheduler_class(name, family.scheduler_option)
     root = part_files(source, "scheduler", has_weights=False).root
@@ -226,8 +230,11 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
 
 
 def scheduler_class(name: str, option: str) -> Any:
-    """Return diffusers' scheduler class of that name, None where there is none or it is made without the option."""
-    # The module imports its parts when they are asked for, and lists all of them before.
+    """Return diffusers' scheduler class of that name, None without one.
+
+    One that is made without the option counts as none.
+    """
+    # The module imports its parts when they are used, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
     if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
         return None
@@ -235,8 +242,10 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Return one part of the pipeline with its weights on the CPU, in float32 or as the source says; raises ValueError
-    where the file does not hold the weights of its model, all of them and no others."""
+    """Load one part with its weights on the CPU, in float32 or as configured.
+
+    Raises ValueError unless the file has exactly the weights of its model.
+    """
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
     elif source.is_single_file:
@@ -251,7 +260,10 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def load_other_vae(kind: Any, source: ModelSource) -> Any:
-    """Return the VAE that the source names beside its own; raises ValueError where it is not one for this model."""
+    """Load the source's other VAE.
+
+    Raises ValueError where it does not fit this model.
+    """
     with naming_option():
         if in_original_layout(source):
             configs = part_files(source, "vae", has_weights=False).root
@@ -285,18 +297,21 @@ def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFi
 
 
 def load_part(kind: Any, source: ModelSource, part: str) -> Any:
-    """Return one part of the pipeline that has no weights; raises ValueError that names it where it does not load."""
+    """Load one part of the pipeline without weights.
+
+    Raises ValueError that names a part that does not load.
+    """
     files = part_files(source, part, has_weights=False)
     return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
 
 
 def parts_warnings(source: ModelSource) -> list[str]:
-    """Return what the user should know of how the parts are read that the index names."""
+    """Return the warnings about reading the index's parts."""
     return [*variant_warnings(source, named_parts(source)), *vae_warnings(source)]
 
 
 def named_parts(source: ModelSource) -> list[str]:
-    """Return the parts that the index names and that are read from the source itself."""
+    """Return the index's parts that are read from the source itself."""
     entries = pipeline_index(source).items()
     loaded_by = ("diffusers", "transformers")
     parts = [name for name, entry in entries if isinstance(entry, list) and entry and entry[0] in loaded_by]
@@ -311,7 +326,10 @@ def weighted_parts(source: ModelSource) -> list[str]:
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
-    """Return what `load` returns; raises ValueError that names the part and says what to do where it fails."""
+    """Return the result of `load`; errors name the part and the remedy.
+
+    They are ValueError.
+    """
     try:
         return load()
     except (
@@ -324,7 +342,7 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
         TypeError,
         AttributeError,
     ) as error:
-        if is_out_of_memory(error):  # says nothing about the part
+        if is_out_of_memory(error):  # not the part's fault
             raise
         text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")
         # A VAE of its own may be in no subfolder.
@@ -333,7 +351,7 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
 
 
 def part_advice(source: ModelSource, part: str) -> str:
-    """Return what to do where a part of a folder does not load."""
+    """Return the advice where a part of a folder does not load."""
     places = [Path(source.location)] if source.is_single_file else sorted(Path(source.location, part).glob("*"))
     if closed := [path.name for path in places if not may_read(path)]:
         return f"This user may not read {closed[0]} (permission denied). Run as its owner, or change the permissions."
@@ -344,14 +362,16 @@ def part_advice(source: ModelSource, part: str) -> str:
     files = [path.name for path in Path(source.location, part).glob("*")]
     if not any(name.endswith(SINGLE_FILE) for name in files) and any(name.endswith(PICKLED) for name in files):
         return (
-            "It holds pickled weights alone, which can run code when they are read, expected safetensors. Where you "
+            "It has pickled weights alone, which can run code when they are read, expected safetensors. Where you "
             "trust them: DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)."
         )
     return "Expected safetensors weights and their config.json in diffusers layout."
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, without its full stop and what diffusers adds where shapes differ:
-    the subfolder, and advice to overwrite weights."""
+    """Return the first line of an error's text, without its full stop.
+
+    Where shapes differ, diffusers adds the subfolder and advice to overwrite weights; both are left out.
+    """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
     return re.sub(r"^Cannot load \S* because ", "", line).rstrip(".")

@@ -1,4 +1,4 @@
-"""The numbers of a checkpoint's configs that a run computes with: those that no model can have are refused."""
+"""Refuse numbers in a checkpoint's configs that no model can have."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ MOST_TIMESTEPS = 100_000
 
 @dataclass(frozen=True)
 class Expected:
-    """What a setting may be."""
+    """The allowed values of a setting."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
-    """True for a finite number; true and false are not numbers."""
+    """Recognise finite numbers; true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
-    """True for a whole number of at least 1."""
+    """Recognise whole numbers from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -68,7 +68,7 @@ VAE = {
 
 
 def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
-    """Raise ValueError for a scheduler_config.json that no model can have been trained with."""
+    """Raise ValueError for a scheduler_config.json without a possible model."""
     file = f"scheduler/scheduler_config.json of {source.configs}"
     if not isinstance(settings, Mapping):
         raise ValueError(f"model.source: {file} is not a JSON object. Put back what was published with the model.")
@@ -82,12 +82,12 @@ def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
 
 
 def refuse_vae_settings(settings: Mapping[str, Any], source: ModelSource) -> None:
-    """Raise ValueError for a config.json of an autoencoder whose latents would be of no use."""
+    """Raise ValueError for an autoencoder's config.json with useless latents."""
     refuse_values(settings, VAE, f"vae/config.json of {source.configs}")
 
 
 def refuse_values(settings: Mapping[str, Any], expected: Mapping[str, Expected], file: str) -> None:
-    """Raise ValueError for the first setting that is not what it may be; settings that are absent keep defaults."""
+    """Raise ValueError for the first invalid setting; absent ones keep defaults."""
     for name, allowed in expected.items():
         if name in settings and not allowed.fits(settings[name]):
             raise ValueError(

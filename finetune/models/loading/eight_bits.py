@@ -1,4 +1,4 @@
-"""Weights that a model's files store in 8 bits without scales: their numbers are coarse, but they are the numbers."""
+"""Weights in 8 bits without scales: coarse numbers, but usable as they are."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +15,10 @@ FP8 = "F8_"
 
 
 def eight_bit_warnings(source: ModelSource) -> list[str]:
-    """Return one warning that counts the weights in 8 bits, over all parts; the weights are on this machine by now.
+    """Return one warning that counts the weights in 8 bits, over all parts.
 
-    Such weights with scales beside them are refused, since nothing here applies the scales.
+    The files are on this machine by now. Such weights with scales beside them are refused, since nothing here applies
+    the scales.
     """
     formats = stored_formats(weight_paths(source))
     narrow = [name for name in formats if name.startswith(FP8)]
@@ -25,7 +26,7 @@ def eight_bit_warnings(source: ModelSource) -> list[str]:
         return []
     return [
         f"model.source: {len(narrow):,} of {len(formats):,} weights of {source.location} are stored in 8 bits (fp8), "
-        "rounded to 2 or 3 bits after the point; the run learns on top of that rounding. Give the same model in fp16, "
+        "rounded to 2 or 3 bits after the point; the run learns on top of that rounding. Use the same model in fp16, "
         "bf16 or fp32 where there is one; --model.quantization fp8 saves the same memory."
     ]
 
@@ -43,7 +44,7 @@ def weight_paths(source: ModelSource) -> list[Path]:
 
 
 def stored_formats(paths: Iterable[Path]) -> list[str]:
-    """Return the number format of each weight of the files, as safetensors calls it."""
+    """Return the number format of each weight, as safetensors names it."""
     formats = []
     for path in paths:
         if path.suffix == ".safetensors":

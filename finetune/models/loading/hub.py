@@ -1,4 +1,4 @@
-"""Models of the Hub: where their files are, and what to do where one does not come."""
+"""Find and download models of the Hub, with advice where that fails."""
 
 import functools
 import os
@@ -48,7 +48,7 @@ class ModelListing:
 
 @functools.cache
 def listed(location: str, revision: str | None) -> ModelListing:
-    """List a model of the Hub; where that does not answer, what the cache holds of it."""
+    """List the files of a model on the Hub, or in the cache if it is unreachable."""
     try:
         return ModelListing(frozenset(HfApi().list_repo_files(location, revision=revision)))
     except NOT_ANSWERED as error:
@@ -61,12 +61,15 @@ def listed(location: str, revision: str | None) -> ModelListing:
 
 
 def downloaded(location: str, revision: str | None, names: Iterable[str]) -> Path:
-    """Download these files where the cache has not got them; returns the folder that has them all."""
+    """Download the missing ones of these files; return the folder of all."""
     return Path(snapshot_download(location, revision=revision, allow_patterns=sorted(names)))
 
 
 def hub_file(source: ModelSource, name: str) -> Path:
-    """Return where a file of the model is, from the cache or the Hub; raises ValueError with one sentence."""
+    """Return the path of a file from the cache or the Hub.
+
+    Raises ValueError with one sentence.
+    """
     try:
         return Path(hf_hub_download(source.location, name, revision=source.revision))
     except (OSError, ValueError) as error:
@@ -75,7 +78,10 @@ def hub_file(source: ModelSource, name: str) -> Path:
 
 
 def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> ValueError:
-    """Return the refusal of a model that does not come from the Hub; `missing` as in `hub_advice`."""
+    """Return the refusal of a model that the Hub does not provide.
+
+    `missing` as in `hub_advice`.
+    """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
         hub_advice(error, source, missing)
@@ -85,8 +91,10 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:
-    """Return the sentence for an error that the Hub is behind, None for another one; `missing` says what the model
-    does not have where a file is not there, and what to do."""
+    """Return the sentence for an error of the Hub, None for another one.
+
+    `missing` names the absent file's purpose, and what to do.
+    """
     location, found = source.location, {type(cause) for cause in causes(error)}
 
     def is_a(*kinds: type[BaseException]) -> bool:
@@ -106,21 +114,21 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
         )
     if is_a(RevisionNotFoundError):
         return (
-            f"model.revision: {location} has no revision {source.revision}. Give one of its branches, tags or whole "
+            f"model.revision: {location} has no revision {source.revision}. Use one of its branches, tags or whole "
             "commits, or remove the option."
         )
     if is_a(DisabledRepoError):
         return f"model.source: {location} has been disabled on the Hub. Choose another model."
-    answers = [cause.response.status_code for cause in causes(error) if isinstance(cause, HfHubHTTPError)]
-    if 401 in answers or 403 in answers:
+    codes = [cause.response.status_code for cause in causes(error) if isinstance(cause, HfHubHTTPError)]
+    if 401 in codes or 403 in codes:
         return (
-            f"model.source: the Hub does not let you read {location} ({answers[0]}). Log in with `hf auth login` and a "
+            f"model.source: the Hub does not let you read {location} ({codes[0]}). Log in with `hf auth login` and a "
             "token that may read it."
         )
     if is_a(LocalEntryNotFoundError, OfflineModeIsEnabled):
         offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
         why = "HF_HUB_OFFLINE is set" if offline else "the Hub is not reached"
-        why = f"the Hub answers {answers[0]}" if answers else why
+        why = f"the Hub returned {codes[0]}" if codes else why
         return (
             f"model.source: no folder {location} is here, the cache does not hold all of the model of that name, and "
             f"{why}. Where there is a network: `{download_command(source)}`; or give a local folder."
@@ -133,7 +141,10 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
 
 
 def download_command(source: ModelSource) -> str:
-    """Return what fetches the parts of a model in one variant: whole repositories hold them several times over."""
+    """Return the command that downloads a model in one variant.
+
+    Whole repositories have several.
+    """
     weights = f"*/*.{source.variant}*.safetensors" if source.variant else "*/*.safetensors"
     others = "" if source.variant else " --exclude '*/*.*.safetensors'"
     revision = f" --revision {source.revision}" if source.revision else ""

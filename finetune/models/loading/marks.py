@@ -1,7 +1,7 @@
-"""What the weights of a single file say of their objective, in keys and metadata that other programs write and read.
+"""Objectives that the weights of a single file state in keys and metadata.
 
-The scheduler's config of a single file is borrowed from another model, so what the weights say goes before it, and an
-option may correct what they leave open.
+Other programs write and read them. The scheduler's config of a single file is borrowed from another model, so the marks
+in the weights go before it, and an option may add what they leave open.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,9 +29,9 @@ PREDICTIONS = {
     "vpred": "v_prediction",
     "sample": "sample",
 }
-NOTHING_SAID = ("", "none", "unknown", "n/a")
+NO_VALUE = ("", "none", "unknown", "n/a")
 ARCHITECTURES = {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion-v2-512": "epsilon"}
-"""Names of ModelSpec that tell the objective, without what may follow a slash."""
+"""Names of ModelSpec that fix the objective, without what may follow a slash."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,18 @@ class Marks:
 
     prediction_type: str | None = None
     prediction_mark: str = ""
-    """Where that is said."""
+    """The key or field that states it."""
     zero_snr_mark: str = ""
-    """Where zero terminal SNR is said; empty where it is not."""
+    """The key or field that states zero terminal SNR; empty without one."""
     unknown: str = ""
-    """A field whose value no objective is known by."""
+    """A field with an unknown value."""
 
 
 def read_marks(source: ModelSource) -> Marks:
-    """Return the marks of a single file; ValueError where they contradict each other or name an objective that is not
-    trained here."""
+    """Return the marks of a single file.
+
+    Raises ValueError where they contradict each other or name an objective that is not trained here.
+    """
     name = Path(source.location).name
     try:
         with safe_open(source.location, framework="pt") as file:
@@ -58,28 +60,28 @@ def read_marks(source: ModelSource) -> Marks:
         raise ValueError(
             f"model.source: the single file {name} is not an intact safetensors file ({error}). Download it again."
         ) from error
-    said, unknown = predictions(keys, metadata)
-    if len(set(said.values())) > 1:
+    found, unknown = predictions(keys, metadata)
+    if len(set(found.values())) > 1:
         raise ValueError(
             f"model.source: the single file {name} contradicts itself: "
-            f"{' and '.join(f'{mark} says {value}' for mark, value in said.items())}. Ask who made it which is right, "
-            "and save it without the wrong mark."
+            f"{' and '.join(f'{mark} means {value}' for mark, value in found.items())}. Ask who made it which is "
+            "right, and save it without the wrong mark."
         )
     zero = f"the key {ZERO_SNR_KEY}" if ZERO_SNR_KEY in keys else ""
     if metadata.get("ss_zero_terminal_snr") == "True":
         zero = zero or "ss_zero_terminal_snr True"
-    mark, prediction = next(iter(said.items()), ("", None))
+    mark, prediction = next(iter(found.items()), ("", None))
     if zero and prediction == "epsilon":
         raise ValueError(
-            f"model.source: the single file {name} contradicts itself: {mark} says epsilon, and {zero} says zero "
-            "terminal SNR, where epsilon says nothing. Ask who made it which is right, and save it without the wrong "
+            f"model.source: the single file {name} contradicts itself: {mark} means epsilon, and {zero} means zero "
+            "terminal SNR, where epsilon has no signal. Ask who made it which is right, and save it without the wrong "
             "mark."
         )
     return Marks(prediction, mark, zero, unknown)
 
 
 def refuse_edm(keys: Iterable[str], name: str) -> None:
-    """Raise ValueError for the weights of a model that is trained with noise levels of another kind."""
+    """Raise ValueError for weights trained with EDM's noise levels."""
     found = sorted(set(keys).intersection(EDM_KEYS))
     if found:
         raise ValueError(
@@ -90,59 +92,63 @@ def refuse_edm(keys: Iterable[str], name: str) -> None:
 
 
 def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Return what each mark says is predicted, and a field whose value is not known."""
-    said, unknown = {}, ""
+    """Return the prediction of each mark, and a field with an unknown value."""
+    found, unknown = {}, ""
     if V_KEY in keys:
-        said[f"the key {V_KEY}"] = "v_prediction"
+        found[f"the key {V_KEY}"] = "v_prediction"
     for field in PREDICTION_FIELDS:
         value = metadata.get(field, "").strip()
         if value.lower() in PREDICTIONS:
-            said[f"{field} {value}"] = PREDICTIONS[value.lower()]
-        elif value.lower() not in NOTHING_SAID:
+            found[f"{field} {value}"] = PREDICTIONS[value.lower()]
+        elif value.lower() not in NO_VALUE:
             unknown = f"{field} {value}"
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     if architecture in ARCHITECTURES:
-        said[f"modelspec.architecture {architecture}"] = ARCHITECTURES[architecture]
+        found[f"modelspec.architecture {architecture}"] = ARCHITECTURES[architecture]
     if metadata.get("ss_v_parameterization") == "True":
-        said["ss_v_parameterization True"] = "v_prediction"
-    return said, unknown
+        found["ss_v_parameterization True"] = "v_prediction"
+    return found, unknown
 
 
 def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
-    """Return the scheduler's settings as a single file's weights and `loss.prediction_type` have them, and what the
-    user should know; ValueError where those two contradict each other."""
+    """Return the scheduler's settings, corrected by marks and `loss.prediction_type`.
+
+    Also returns warnings. Raises ValueError where marks and option contradict each other.
+    """
     marks, name = read_marks(source), Path(source.location).name
     stated, rescaled = settings.get("prediction_type", "epsilon"), settings.get("rescale_betas_zero_snr", False)
     option, warnings = source.prediction_type, []
     if marks.unknown and option is None:
         raise ValueError(
-            f"model.source: {name} says {marks.unknown}, which is not a known objective of its architecture, expected "
-            f"one of {', '.join(sorted(set(PREDICTIONS)))}. Give what it predicts with --loss.prediction_type."
+            f"model.source: {name} has {marks.unknown}, which is not a known objective of its architecture, expected "
+            f"one of {', '.join(sorted(set(PREDICTIONS)))}. Set what it predicts with --loss.prediction_type."
         )
     if marks.prediction_type is not None and option not in (None, marks.prediction_type):
         raise ValueError(
-            f"loss.prediction_type: got {option}, but the weights of {name} say {marks.prediction_type} "
+            f"loss.prediction_type: got {option}, but the weights of {name} are marked {marks.prediction_type} "
             f"({marks.prediction_mark}). Remove the option; if the mark is wrong, save a copy of the file without it."
         )
     chosen = option or marks.prediction_type or stated
     zero = bool(marks.zero_snr_mark) or (rescaled and chosen != "epsilon")
     if marks.zero_snr_mark and chosen == "epsilon":
         raise ValueError(
-            f"model.source: the weights of {name} say zero terminal SNR ({marks.zero_snr_mark}), but not what they "
-            "predict, and it cannot be epsilon: the last timestep would carry no signal to learn. Give what they "
-            "predict with --loss.prediction_type v_prediction; if the mark is wrong, save a copy of the file without "
-            "it."
+            f"model.source: the weights of {name} are marked zero terminal SNR ({marks.zero_snr_mark}), but not "
+            "what they predict, and it cannot be epsilon: the last timestep would carry no signal to learn. Set what "
+            "they predict with --loss.prediction_type v_prediction; if the mark is wrong, save a copy of the file "
+            "without it."
         )
-    said = " and ".join(filter(None, (marks.prediction_mark, marks.zero_snr_mark)))
+    marked = " and ".join(filter(None, (marks.prediction_mark, marks.zero_snr_mark)))
     if (chosen, zero) == (stated, rescaled):
         return dict(settings), []
     terms = f"{chosen}{' with zero terminal SNR' if zero else ''}"
-    borrowed = f"the scheduler of model.config says {stated}{' with zero terminal SNR' if rescaled else ''}"
-    if said:
-        warnings.append(f"model.source: {name} trains as {terms}, since its weights say so ({said}); {borrowed}.")
+    borrowed = f"the scheduler of model.config has {stated}{' with zero terminal SNR' if rescaled else ''}"
+    if marked:
+        warnings.append(
+            f"model.source: {name} trains as {terms}, since its weights are marked so ({marked}); {borrowed}."
+        )
     else:
         warnings.append(
-            f"loss.prediction_type: {name} trains as {terms}, as the option says; its weights say nothing of it, and "
+            f"loss.prediction_type: {name} trains as {terms}, as the option sets; its weights are not marked, and "
             f"{borrowed}."
         )
     changes: dict[str, Any] = {"prediction_type": chosen, "rescale_betas_zero_snr": zero}

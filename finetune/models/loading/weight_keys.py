@@ -1,4 +1,7 @@
-"""The weights of a file are those of its model, name by name; what may be left over is listed here."""
+"""Compare the weights of a file with its model's, name by name.
+
+Harmless extra weights are listed here.
+"""
 
 import re
 from collections.abc import Callable, Iterable
@@ -26,7 +29,7 @@ SHOWN = 3
 
 
 def harmless(kind: type) -> Callable[[str], bool]:
-    """Return a test for names that a file may hold beyond the weights of such a model."""
+    """Return a test for names that such a file may have beyond the model's."""
     patterns = ()
     if issubclass(kind, PreTrainedModel):
         patterns = TEXT_EXTRAS
@@ -36,7 +39,7 @@ def harmless(kind: type) -> Callable[[str], bool]:
 
 
 def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
-    """Return in what the weights of a file differ from those of their model; None where they are the same."""
+    """Describe how a file's weights differ from the model's, None if they do not."""
     is_harmless = harmless(kind)
     lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
     found = []
@@ -58,7 +61,7 @@ def first_names(names: list[str]) -> str:
 
 
 def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
-    """Raise ValueError where the loading information of diffusers or transformers tells of other weights."""
+    """Raise ValueError if diffusers or transformers loaded other weights."""
     text = gaps(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     if text is not None:
         raise ValueError(
@@ -68,9 +71,9 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
 
 
 def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
-    """Raise ValueError where the files of a part are not those that its index tells of, weight by weight.
+    """Raise ValueError if a part's files do not match their index, by weight.
 
-    diffusers believes the index, and fills what the files lack at random.
+    diffusers relies on the index, and fills missing weights at random.
     """
     index = weights_name(files, part)
     if not index.endswith(".json"):
@@ -83,7 +86,7 @@ def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
         lacking = sorted({weight for weight in listed if listed[weight] == shard} - stored_names(path))
         if lacking:
             raise ValueError(
-                f"model.source: {name} of {location} lacks {first_names(lacking)}, which {index} says it holds. "
+                f"model.source: {name} of {location} lacks {first_names(lacking)}, which {index} lists in it. "
                 "Download both again, or convert the model again."
             )
 
@@ -102,7 +105,7 @@ def stored_names(path: Path) -> set[str]:
 
 
 def weights_name(files: PartFiles, part: str) -> str:
-    """Return the file with a part's weights, its index where there are several; empty where there is none."""
+    """Return the file of a part's weights, the index of several, or ""."""
     found = [str(PurePosixPath(part, path.name)) for path in (files.root / part).glob("*")]
     read = sorted(weight_files(found, part, files.variant))
     index = [name for name in read if name.endswith(".json")]

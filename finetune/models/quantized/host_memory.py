@@ -1,4 +1,4 @@
-"""Host memory that a GPU copies from by itself."""
+"""Pinned host memory, which a GPU copies from by itself."""
 
 import torch
 from torch import Tensor

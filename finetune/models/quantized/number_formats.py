@@ -1,4 +1,4 @@
-"""Weights as numbers of 4 or 8 bits with their scales, and back.
+"""Pack weights to 4 or 8 bits with scales, and unpack them.
 
 Axes: O outputs, I inputs.
 """
@@ -44,7 +44,10 @@ def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
 
 
 def unpack(packed: Packed, kind: Kind, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Return the weight [O I] that `pack` was given, up to rounding; of kind none the one that stands as `weight`."""
+    """Return a packed weight [O I], equal up to rounding.
+
+    Of kind none it is the one stored as `weight`.
+    """
     if kind == "none":
         return packed["weight"].to(dtype)
     if kind != "nf4":
@@ -83,7 +86,7 @@ def nf4_codes(device: torch.device) -> Tensor:
 
 @functools.cache
 def scale_codes(device: torch.device) -> Tensor:
-    """Return the 256 values that scales of blocks are rounded to: bitsandbytes' dynamic 8-bit numbers."""
+    """Return the 256 values of blocks' scales: bitsandbytes' dynamic 8-bit numbers."""
     from bitsandbytes import functional
 
     return functional.create_dynamic_map().to(device)

@@ -1,9 +1,9 @@
-"""Frozen linear layers whose weights are packed, and spread out only while they are multiplied with.
+"""Frozen linear layers with packed weights, unpacked only to multiply.
 
 Packed means in 4 or 8 bits, with adapters that train beside them in float32 (QLoRA, arXiv 2305.14314); or in host
-memory, from where they come to the device for each product; or both. All that is kept on the device stands as bytes, so
-that nothing that casts floating-point weights, of a module or of a network, touches it; what is kept in host memory is
-no parameter, so that nothing moves, sends or saves it. Axes: O outputs, I inputs.
+memory, copied to the device for each product; or both. On the device the weights are bytes, so a cast of a module or
+network leaves them alone; in host memory they are not parameters, so nothing moves, sends or saves them. Axes: O
+outputs, I inputs.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """[O I] in float32, what adapters ask for when they are made."""
+        """[O I] in float32; adapters read it when they are made."""
         return self.unpacked(torch.float32)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
@@ -73,7 +73,10 @@ class PackedLinear(nn.Linear):
 
 
 class FrozenLinear(torch.autograd.Function):
-    """x W^T + b with a gradient for x alone; the backward pass unpacks W again, so that nobody keeps it."""
+    """x W^T + b with a gradient for x alone.
+
+    The backward pass unpacks W again, so it is not kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
@@ -89,7 +92,7 @@ class FrozenLinear(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Savings:
-    """What packing changed."""
+    """The memory that packing saved."""
 
     num_layers: int
     bytes_before: int
@@ -108,11 +111,11 @@ class Savings:
 def pack_layers(
     denoiser: nn.Module, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
 ) -> Savings:
-    """Replace the linear layers of the repeated blocks, each on `device`, or with `offload` in host memory; `dtype` is
-    the one they would have.
+    """Pack the linear layers of the repeated blocks.
 
-    Repeated blocks hold nearly all weights of a denoiser. What stands once, the projections in and out and what embeds
-    timesteps, texts and sizes, stays as it is: it is small, and all that the blocks see goes through it.
+    They end on `device`, or with `offload` in host memory; `dtype` is the one they would otherwise have. Repeated
+    blocks have nearly all weights of a denoiser. The other layers, the projections in and out and the embeddings of
+    timesteps, texts and sizes, stay as they are: they are small, and all inputs of the blocks pass through them.
     """
     num_layers = before = now = 0
     keep = None
@@ -139,6 +142,6 @@ def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
 
 
 def num_frozen(network: nn.Module) -> int:
-    """Return the number of weights that are not trained, packed ones counted as what they stand for."""
+    """Count the weights that are not trained, packed ones by their unpacked number."""
     loose = sum(p.numel() for p in network.parameters() if not p.requires_grad and p.is_floating_point())
     return loose + sum(layer.in_features * layer.out_features for layer in packed_layers(network))

@@ -211,7 +211,7 @@ def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub: Served, 
     assert "model.revision: owner/half has no revision v9" in revision
     assert "owner/open has no file model_index.json" in no_index
     assert "owner/half has no unet with safetensors weights of the variant fp16" in part
-    assert "owner/half has no weights of the variant bf16. Give one that it has (fp16)" in variant
+    assert "owner/half has no weights of the variant bf16. Use one that it has (fp16)" in variant
     assert "owner/pickled has no vae with safetensors weights." in pickled
     assert "does not let you read owner/forbidden (403)" in forbidden
     for text in (gated, unseen, revision, no_index, part, variant, pickled, forbidden):

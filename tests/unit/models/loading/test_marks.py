@@ -99,7 +99,7 @@ def test_marks_of_the_weights_decide_the_objective(
     assert drawn.config.timestep_spacing == ("trailing" if zero else "leading")
     warnings = scheduler_warnings(FAMILY, source)
     assert len(warnings) == (prediction != "epsilon")
-    assert all("noob.safetensors trains as v_prediction" in text and "says epsilon" in text for text in warnings)
+    assert all("noob.safetensors trains as v_prediction" in text and "has epsilon" in text for text in warnings)
 
 
 def test_a_mark_of_epsilon_goes_before_a_borrowed_scheduler_of_v_with_zero_terminal_snr(
@@ -117,8 +117,8 @@ def test_a_mark_of_epsilon_goes_before_a_borrowed_scheduler_of_v_with_zero_termi
 @pytest.mark.parametrize(
     ("keys", "metadata", "words"),
     [
-        (("v_pred",), EPSILON, "contradicts itself: the key v_pred says v_prediction and modelspec.prediction_type"),
-        (("ztsnr",), EPSILON, "contradicts itself: .* the key ztsnr says zero terminal SNR"),
+        (("v_pred",), EPSILON, "contradicts itself: the key v_pred means v_prediction and modelspec.prediction_type"),
+        (("ztsnr",), EPSILON, "contradicts itself: .* the key ztsnr means zero terminal SNR"),
         ((), V | {"modelspec.predict_key": "epsilon"}, "contradicts itself"),
         (("edm_vpred.sigma_max", "edm_vpred.sigma_min", "v_pred"), None, "holds edm_vpred.sigma_max: .*EDM"),
         (("edm_mean", "edm_std"), None, "holds edm_mean: .*EDM"),
@@ -138,7 +138,7 @@ def test_an_option_settles_what_the_file_leaves_open_and_nothing_else(configs: P
     objective = FAMILY.objective(scheduler, LossConfig(prediction_type="v_prediction", zero_terminal_snr=True))
     assert objective.options.prediction_type == "v_prediction" and objective.options.zero_terminal_snr
     (warning,) = scheduler_warnings(FAMILY, source)
-    assert "loss.prediction_type: noob.safetensors trains as v_prediction, as the option says" in warning
+    assert "loss.prediction_type: noob.safetensors trains as v_prediction, as the option sets" in warning
     assert FAMILY.sampling_scheduler(scheduler, objective.options).config.prediction_type == "v_prediction"
 
     zero_alone = single_file(tmp_path, configs, "ztsnr")
@@ -147,7 +147,9 @@ def test_an_option_settles_what_the_file_leaves_open_and_nothing_else(configs: P
     settled = FAMILY.scheduler(single_file(tmp_path, configs, "ztsnr", option="v_prediction"))
     assert FAMILY.objective(settled, LossConfig()).options.zero_terminal_snr
 
-    with pytest.raises(ValueError, match=r"loss\.prediction_type: got epsilon, but the weights .* say v_prediction"):
+    with pytest.raises(
+        ValueError, match=r"loss\.prediction_type: got epsilon, but the weights .* are marked v_prediction"
+    ):
         FAMILY.scheduler(single_file(tmp_path, configs, "v_pred", option="epsilon"))
     own = FAMILY.scheduler(ModelSource(str(configs), prediction_type="v_prediction"))
     with pytest.raises(ValueError, match=r"loss\.prediction_type: got v_prediction, but the checkpoint's scheduler"):

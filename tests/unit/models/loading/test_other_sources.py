@@ -23,7 +23,7 @@ FILES = {
     "LoKr": (["lycoris_x.lokr_w1"], "looks like an adapter (LoRA)"),
     "new token": (["emb_params"], "vectors of a new token"),
     "checkpoint": (["denoiser.conv_in.weight"], "weights in a run's checkpoint"),
-    "transformer": (FLUX, "a denoiser (U-Net or transformer) alone. Give the whole model"),
+    "transformer": (FLUX, "a denoiser (U-Net or transformer) alone. Use the whole model"),
     "ComfyUI transformer": ([f"model.diffusion_model.{key}" for key in FLUX], "transformer) alone"),
     "CLIP": (["text_model.final_layer_norm.weight"], "a text encoder alone"),
     "T5": (["shared.weight", "encoder.block.0.layer.0.layer_norm.weight"], "a text encoder alone"),
@@ -50,7 +50,7 @@ def test_a_file_that_is_not_a_whole_model_is_called_what_it_is(kind: str, tmp_pa
 def test_files_of_real_parts_are_called_what_they_are(tmp_path: Path) -> None:
     pipeline = build_pipeline(size="micro")
     for name, weights, words in (
-        ("vae", pipeline.vae.state_dict(), "a VAE alone. Give the base model, and this file with --model.vae"),
+        ("vae", pipeline.vae.state_dict(), "a VAE alone. Use the base model, and this file with --model.vae"),
         ("vae", vae_weights(pipeline.vae), "a VAE alone"),
         ("clip", pipeline.text_encoder.state_dict(), "a text encoder alone"),
         ("unet", pipeline.unet.state_dict(), "a denoiser (U-Net or transformer) alone"),
@@ -80,17 +80,17 @@ def test_a_part_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_called_what_it_is(tmp_path: Path) -> None:
     model = save_pipeline(tmp_path / "models" / "ink", size="micro")
-    assert f"Give a folder inside it: {model}" in refusal(model.parent)
-    assert f"one part of a model alone. Give the folder of the whole model: {model}" in refusal(model / "unet")
+    assert f"Use a folder inside it: {model}" in refusal(model.parent)
+    assert f"one part of a model alone. Use the folder of the whole model: {model}" in refusal(model / "unet")
     snapshot = tmp_path / "models--owner--ink" / "snapshots" / ("1" * 40)
     shutil.copytree(model, snapshot)
     assert str(snapshot) in refusal(tmp_path / "models--owner--ink")
     assert "images, which belong into --data.folder" in refusal(save_pictures(tmp_path / "images", count=1))
     for files, words in (
-        (["ink.safetensors", "other.safetensors"], "single files. Give one of them"),
+        (["ink.safetensors", "other.safetensors"], "single files. Use one of them"),
         (["adapter_config.json", "adapter_model.safetensors"], "an adapter (LoRA)"),
         (["pytorch_lora_weights.safetensors", "ink.safetensors"], "an adapter (LoRA)"),
-        (["manifest.json", "trained.safetensors"], "a run's checkpoint. Give the base model here"),
+        (["manifest.json", "trained.safetensors"], "a run's checkpoint. Use the base model here"),
         (["config.yaml", "export/ink.safetensors"], "a run's folder"),
         (["a.ckpt"], "pickles"),
         (["dev-Q8_0.gguf"], "GGUF"),
@@ -112,4 +112,4 @@ def test_a_repository_of_single_files_says_how_to_get_one() -> None:
 def test_a_run_that_has_an_export_of_a_whole_model_leads_to_it(tmp_path: Path) -> None:
     save_pipeline(tmp_path / "run" / "export", size="micro")
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({}))
-    assert f"Give a folder inside it: {tmp_path / 'run' / 'export'}" in refusal(tmp_path / "run")
+    assert f"Use a folder inside it: {tmp_path / 'run' / 'export'}" in refusal(tmp_path / "run")

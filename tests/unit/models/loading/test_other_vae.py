@@ -74,7 +74,7 @@ def test_a_single_file_without_a_vae_takes_that_of_the_option(source: ModelSourc
     weights = safetensors.torch.load_file(file)
     safetensors.torch.save_file({k: v for k, v in weights.items() if not k.startswith("first_stage")}, file)
     single = ModelSource(str(file), config=Path(source.location))
-    with pytest.raises(ValueError, match=r"holds no autoencoder \(VAE\)\. Give .* --model\.vae"):
+    with pytest.raises(ValueError, match=r"holds no autoencoder \(VAE\)\. Use .* --model\.vae"):
         find_family(single)
     single = replace(single, vae=str(tmp_path / "other"))
     assert find_family(single) == "sd"

@@ -77,8 +77,8 @@ def test_a_variant_that_no_part_has_and_several_to_choose_from_are_refused(sourc
         FAMILY.load(replace(source, variant="bf16"))
     rename(source, "vae", "bf16", keep=True)
     rename(source, "vae", "fp16")
-    with pytest.raises(ValueError, match=r"vae of .* has weights of the variants bf16, fp16\. Give one"):
+    with pytest.raises(ValueError, match=r"vae of .* has weights of the variants bf16, fp16\. Use one"):
         FAMILY.load(source)
-    with pytest.raises(ValueError, match=r"variant fp32\. Give one that it has \(bf16, fp16\)"):
+    with pytest.raises(ValueError, match=r"variant fp32\. Use one that it has \(bf16, fp16\)"):
         FAMILY.load(replace(source, variant="fp32"))
     FAMILY.load(replace(source, variant="fp16"))

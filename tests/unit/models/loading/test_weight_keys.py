@@ -75,7 +75,7 @@ def test_files_that_are_not_what_their_index_says_are_named(part: str, tmp_path:
     key = min(weights)
     safetensors.torch.save_file({f"{key}_old" if k == key else k: v for k, v in weights.items()}, shard)
     load = FLUX.denoiser if part == "transformer" else FLUX.text_encoders
-    with pytest.raises(ValueError, match=rf"{part}/{shard.name} of .* lacks {key}, which {part}/{index.name} says"):
+    with pytest.raises(ValueError, match=rf"{part}/{shard.name} of .* lacks {key}, which {part}/{index.name} lists"):
         load(source)
     shard.write_bytes(whole[:-9])
     with pytest.raises(ValueError, match=rf"{shard.name} is not an intact safetensors file .*\. Download it again"):
