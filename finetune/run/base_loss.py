@@ -1,7 +1,7 @@
-"""The base model's own loss on the data before the first step, against that of predicting zero.
+"""Compare the base model's loss before the first step with that of zero.
 
-A model that is asked for something else than it was trained to predict is hardly better than zero, or worse: training
-then runs without an error and ruins it.
+A model with another prediction type than its training's is hardly better than zero, or worse: training then runs
+without an error and ruins it.
 """
 
 import functools
@@ -23,10 +23,10 @@ WORST_SHARE = 0.9
 
 @torch.no_grad()
 def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> tuple[float, float]:
-    """Returns the mean plain loss of the network, and of predicting zero, on the same images, noise and timesteps.
+    """Return the mean plain loss of the network, and of predicting zero.
 
-    A function of weights and dataset alone, which every process computes for itself: it draws nothing from the global
-    random state and exchanges nothing.
+    Images, noise and timesteps are the same. A function of weights and dataset alone, which every process computes by
+    itself: it draws nothing from the global random state and exchanges nothing.
     """
     indices = sorted(dataset.views)
     task, zero = task.plain(), predicted_zero
@@ -45,12 +45,12 @@ def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device
 
 
 def predicted_zero(noisy: Tensor, *conditions: Any) -> Tensor:
-    """Returns zeros in the place of a network's prediction [B C H W]."""
+    """Return zeros in the place of a network's prediction [B C H W]."""
     return torch.zeros_like(noisy)
 
 
 def base_loss_warnings(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> list[str]:
-    """Returns what the user should know where the base model does not predict what it is asked for."""
+    """Return a warning if the base model hardly predicts its objective."""
     if not isinstance(task.plain(), Denoising):
         return []
     base, zero = base_losses(network, task, dataset, device)

@@ -1,9 +1,8 @@
-"""Checkpoints that are complete or absent: written aside, checksummed, renamed; verified before use; nothing is
-unpickled.
+"""Checkpoints that are complete or absent, and verified before use.
 
-A checkpoint folder holds `trained.safetensors`, `ema.safetensors` (where there is one), `optimizer.pt` (tensors and
-numbers only, read with `weights_only`), `state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of
-each.
+They are written aside, checksummed and renamed; nothing is unpickled. A checkpoint folder has `trained.safetensors`,
+`ema.safetensors` (if there is an average), `optimizer.pt` (tensors and numbers only, read with `weights_only`),
+`state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of each.
 """
 
 import json
@@ -48,10 +47,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
-    """Writes `folder/step_NNNNNN`, removes all but the `keep` newest up to it, and all beyond it.
+    """Write `folder/step_NNNNNN`; remove later ones and all but the `keep` newest.
 
-    What lies beyond was passed over as damaged when the run resumed; counted, it would push sound ones out. Raises
-    OSError with the path and size where the disk refuses, ValueError where the weights are no longer finite.
+    Later ones were passed over as damaged when the run resumed; counted, they would push sound ones out. Raises OSError
+    with the path and size where the disk refuses, ValueError where the weights are no longer finite.
     """
     step = checkpoint.state["step"]
     refuse_non_finite_weights(checkpoint)
@@ -98,7 +97,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
 
 
 def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
-    """Raises ValueError where a weight is infinite or no number, before it replaces a good checkpoint."""
+    """Raise ValueError if a weight is not finite, before a good checkpoint goes."""
     for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
         if not bool(weight.isfinite().all()):
             raise ValueError(
@@ -108,13 +107,16 @@ def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
 
 
 def save_optimizer(state: dict[str, Any], path: Path) -> None:
-    """Writes an optimizer's state; through Python's own file, whose errors say what the disk said."""
+    """Write an optimizer's state.
+
+    Python's own file keeps the disk's error.
+    """
     with path.open("wb") as file:
         torch.save(state, file)
 
 
 def size_of(checkpoint: Checkpoint) -> int:
-    """Returns the bytes of all tensors of a checkpoint."""
+    """Return the bytes of all tensors of a checkpoint."""
 
     def count(value: Any) -> int:
         if isinstance(value, Tensor):
@@ -127,7 +129,7 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 
 def open_checkpoint(folder: Path) -> dict[str, Any]:
-    """Returns the state of a checkpoint whose files are all intact; raises ValueError that names the damaged one.
+    """Return the state of a checkpoint whose files are all intact; raises ValueError that names the damaged one.
 
     Tensors are not read yet, but their files are those of a checkpoint.
     """
@@ -140,13 +142,13 @@ def open_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Returns the names of the tensors in a safetensors file."""
+    """Return the names of the tensors in a safetensors file."""
     with safe_open(path, "pt") as file:
         return list(file.keys())
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Returns a checkpoint with its tensors, after `open_checkpoint` found it intact."""
+    """Return the state of an intact checkpoint; ValueError names a damaged file."""
     files, ema = read(folder / MANIFEST, read_manifest), folder / "ema.safetensors"
     with explaining_out_of_memory(
         f"while {folder} was read",
@@ -162,8 +164,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def verify(folder: Path) -> set[str]:
-    """Compares every file with the manifest and returns their names; raises ValueError that names the first that
-    differs."""
+    """Compare every file with the manifest and return the files' names.
+
+    Raises ValueError that names the first one that differs.
+    """
     expected = read(folder / MANIFEST, read_manifest)
     for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
         if needed not in expected:
@@ -178,33 +182,33 @@ def verify(folder: Path) -> set[str]:
 
 
 def read(path: Path, reader: Callable[[Path], Content]) -> Content:
-    """Returns what `reader` makes of a file; raises ValueError that names it where that fails."""
+    """Read a file with `reader`; ValueError names the file where that fails."""
     try:
         return reader(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
-    except PermissionError as error:  # says nothing about the file, so an older checkpoint is no way out
+    except PermissionError as error:  # not the file's fault, so an older checkpoint would not help
         raise not_permitted(path) from error
     except UNREADABLE as error:
-        if is_out_of_memory(error):  # says nothing about the file, which must not be passed over
+        if is_out_of_memory(error):  # not the fault of the file, which must not be passed over
             raise
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(f"{path} does not read ({type(error).__name__}: {reason})") from error
 
 
 def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
-    """Returns the size and SHA-256 of every file by name."""
+    """Return the size and SHA-256 of every file by name."""
     return {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(path.read_text()).items()}
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
-    """Returns an optimizer's state, mapped to its file until it is copied; anything but tensors and plain values is
+    """Return an optimizer's state, mapped to its file until it is copied; anything but tensors and plain values is
     refused, and nothing of it is run."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Returns what state.json says; ValueError where something is absent."""
+    """Read state.json; ValueError where something is absent."""
     state = json.loads(path.read_text())
     if not isinstance(state, dict) or not state.keys() >= STATE_KEYS or not isinstance(state["step"], int):
         raise ValueError("not what a run writes")
@@ -212,9 +216,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the newest intact checkpoint and its state, None where there is none; warns of each one passed over.
+    """Return the newest intact checkpoint and its state, None without any.
 
-    Raises ValueError where checkpoints exist and none is usable: starting again would throw the run away.
+    Warns of each one passed over. Raises ValueError where checkpoints exist and none is usable: starting again would
+    throw the run away.
     """
     steps, reasons = complete_steps(folder), []
     for _, path in steps:
@@ -229,14 +234,17 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
     if steps:
         listed = "".join(f"\n{reason}." for reason in reasons)
         raise ValueError(
-            f"resume: no intact checkpoint in {folder}, which holds {len(steps):,}. Restore one of these files, or use "
+            f"resume: no intact checkpoint in {folder}, which has {len(steps):,}. Restore one of these files, or use "
             f"another output.folder to start again.{listed}"
         )
     return None
 
 
 def complete_steps(folder: Path) -> list[tuple[int, Path]]:
-    """Returns (step, folder) of all checkpoints, newest first, by the number in the name."""
+    """Return (step, folder) of all checkpoints, newest first.
+
+    The step is the number in the name.
+    """
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
@@ -244,20 +252,23 @@ def complete_steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def discard(folder: Path) -> None:
-    """Removes a checkpoint in a way that a crash leaves it whole or gone."""
+    """Remove a checkpoint so that a crash leaves it whole or gone."""
     trash = folder.with_name(f".tmp-removed-{folder.name}-{os.getpid()}")
     folder.rename(trash)
     remove(trash)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed runs left half written or half removed; the caller holds the run's lock."""
+    """Remove half written or half removed checkpoints of killed runs.
+
+    The caller has the run's lock.
+    """
     for path in folder.glob(".tmp-*"):
         remove(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all it holds."""
+    """Remove a file, or a folder with its content."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -265,5 +276,5 @@ def remove(path: Path) -> None:
 
 
 def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors on the CPU in the dense layout that safetensors stores."""
+    """Return the tensors on the CPU in the dense layout of safetensors."""
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}

@@ -1,8 +1,8 @@
-"""Class pictures of the untouched model, made once and kept (DreamBooth's prior preservation, arXiv 2208.12242).
+"""Class images of the base model, drawn once (DreamBooth, arXiv 2208.12242).
 
-A picture is a function of the model's weights, the prompt, its number and the sampling options. Pictures are made in
-fixed groups of prior.batch_size, each as a whole by one process: whatever the number of processes, and whatever was
-there before, picture N is computed beside the same others, so that it is the same file.
+They are for its prior preservation. An image is a function of the model's weights, the prompt, its number and the
+sampling options. Images are drawn in fixed groups of prior.batch_size, each as a whole by one process: for any number
+of processes and of existing images, image N is computed beside the same others, so it is the same file.
 """
 
 import json
@@ -37,7 +37,7 @@ from finetune.run.device import COMPUTE_DTYPES
 from finetune.run.weight_hashes import Hashes, hashed_parts
 
 VERSION = 2
-"""Raised whenever the same options give other pictures."""
+"""Raised whenever the same options give other images."""
 
 
 def make_class_images(
@@ -50,10 +50,10 @@ def make_class_images(
     *,
     offload: bool = False,
 ) -> Path:
-    """Returns the folder below `folder` that holds prior.num_pictures pictures of `size` pixels, and no others of use.
+    """Return the subfolder of `folder` with prior.num_pictures class images.
 
-    All processes make a part, so that none waits long; pictures that are there are not made again. With `offload` the
-    denoiser's blocks wait in host memory, which changes no picture.
+    They have `size` pixels; other images there are not used. All processes draw a part, so none waits long; existing
+    images are not drawn again. With `offload` the denoiser's blocks wait in host memory, which changes no image.
     """
     parts, weights = hashed_parts(family, replace(source, as_stored=True), folder)
     components = parts.components
@@ -84,15 +84,15 @@ def make_class_images(
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
     (missing,) = broadcast_object_list([missing_groups(target, config)])
     if missing:
-        accelerator.print(f'Making class pictures of "{config.prompt}" in {target}')
-        with progress_bar("Making class pictures", len(missing) * config.batch_size, accelerator) as advance:
+        accelerator.print(f'Making class images of "{config.prompt}" in {target}')
+        with progress_bar("Making class images", len(missing) * config.batch_size, accelerator) as advance:
             mine = missing[accelerator.process_index :: accelerator.num_processes]
             if mine:
                 draw_groups(parts, mine, config, target, size, accelerator, advance, offload=offload)
         ranks().exchange()
         absent = missing_groups(target, config)
         if absent:
-            raise ValueError(f"cache.folder: class pictures are missing in {target}; is it on a disk that all share?")
+            raise ValueError(f"cache.folder: class images are missing in {target}; is it on a disk that all share?")
     parts.drop(*PARTS)
     accelerator.free_memory()
     return target
@@ -109,7 +109,7 @@ def draw_groups(
     *,
     offload: bool,
 ) -> None:
-    """Writes the images of the groups; the text encoders are gone before the denoiser is loaded."""
+    """Write the images of the groups; the text encoders are gone before the denoiser is loaded."""
     family, device = parts.family, accelerator.device
     assert config.prompt is not None
     with explaining_encoding(), parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
@@ -137,7 +137,7 @@ def draw_groups(
 
 
 def model_fingerprint(components: Components, weights: Hashes) -> str:
-    """Returns a hash over all of the model that decides a picture; `weights` has the fingerprints of its modules."""
+    """Return a hash over all of the model that decides an image; `weights` has the fingerprints of its modules."""
     denoiser = *weights["denoiser"], settings_text(dict(components.denoiser.config))
     vae = *weights["vae"], settings_text(dict(components.vae.config))
     texts = text_fingerprint(components, weights["text_encoders"])
@@ -146,12 +146,12 @@ def model_fingerprint(components: Components, weights: Hashes) -> str:
 
 
 def image_path(folder: Path, number: int) -> Path:
-    """Returns the file of a picture."""
+    """Return the file of an image."""
     return folder / f"{number:06d}.png"
 
 
 def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
-    """Returns the groups of which a picture is missing."""
+    """Return the groups of which an image is missing."""
     there = {path.name for path in folder.glob("*.png")}
     absent = [n for n in range(config.num_pictures) if image_path(folder, n).name not in there]
     return sorted({number // config.batch_size for number in absent})
@@ -161,7 +161,7 @@ def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
 def drawn_group(
     pipeline: Any, prompts: dict[str, torch.Tensor], group: int, config: PriorConfig, size: int
 ) -> list[tuple[int, Image.Image]]:
-    """Returns the pictures of one group, with their numbers; the last group is whole, too."""
+    """Return the images of one group, with their numbers; the last group is whole, too."""
     numbers = range(group * config.batch_size, (group + 1) * config.batch_size)
     drawn = pipeline(
         **{name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},
@@ -180,11 +180,11 @@ def drawn_group(
     return [(n, Image.fromarray((row * 255).round().astype(np.uint8))) for n, row in zip(numbers, drawn, strict=True)]
 
 
-def save_image(picture: Image.Image, path: Path) -> None:
-    """Writes a picture that is complete or absent."""
-    temporary = aside(path)  # another run may write the same picture
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image that is complete or absent."""
+    temporary = aside(path)  # another run may write the same image
     try:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
         sync(temporary)
         put_in_place(temporary, path)
     except OSError as error:
@@ -194,10 +194,10 @@ def save_image(picture: Image.Image, path: Path) -> None:
 
 
 def refuse_full_disk(folder: Path, num_pictures: int, size: int) -> None:
-    """Raises OSError where the pictures, taken as not compressed, do not fit on the disk."""
+    """Raise OSError where uncompressed images would not fit on the disk."""
     needed, free = max(num_pictures, 0) * size * size * 3, shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"prior.num_pictures: {num_pictures:,} class pictures take up to {needed:,} bytes, and {free:,} are "
+            f"prior.num_pictures: {num_pictures:,} class images take up to {needed:,} bytes, and {free:,} are "
             f"free in {folder}. Make room, lower prior.num_pictures, or put the cache elsewhere with --cache.folder."
         )

@@ -26,7 +26,7 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 
 
 def compute_dtype() -> torch.dtype:
-    """Returns the number format that `accelerate launch` configured for frozen weights."""
+    """Return the number format that `accelerate launch` configured for frozen weights."""
     return COMPUTE_DTYPES[os.environ.get(PRECISION_VARIABLE, "no")]
 
 
@@ -78,13 +78,16 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
 
 
 def end_group() -> None:
-    """End the process group, which the stages of a recipe share; does nothing for one process."""
+    """End the process group, which the stages of a recipe share.
+
+    Does nothing for one process.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
-    """Raises ValueError where the optimizer's options do not go with how the run was launched."""
+    """Raise ValueError for optimizer options that do not fit the launch."""
     found = []
     if config.optim.weights != "fp32" and accelerator.mixed_precision != "bf16":
         found.append(
@@ -106,11 +109,11 @@ def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
 
 
 def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:
-    """Returns one sentence for each thing that works otherwise on this machine than it was asked for."""
+    """Return one sentence per setting that this machine changes."""
     found = []
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu and PRECISION_VARIABLE in os.environ and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
-        found.append("no GPU found: this run uses the CPU. accelerate_configs/cpu.yaml says so on purpose.")
+        found.append("no GPU found: this run uses the CPU. accelerate_configs/cpu.yaml sets it on purpose.")
     if on_cpu and config.optim.name == "paged_adamw8bit":
         found.append(
             "optim.name paged_adamw8bit pages between GPU and CPU memory; on a CPU it is the same as adamw8bit."

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on in its model, named part by part, so that a resumed run can say what changed."""
+"""The parts of a model that a run's numbers depend on, compared on resuming."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ OBJECTIVE = "objective"
 
 
 def model_identity(components: Components, hashes: Hashes, objective: Objective) -> Identity:
-    """Describes the model as it was read, before anything is attached to it or trained."""
+    """Describe the model as it was read, before anything is attached or trained."""
     found: Identity = {
         "denoiser": described(components.denoiser.config, hashes["denoiser"][0]),
         "VAE": described(components.vae.config, hashes["vae"][0]),
@@ -40,14 +40,14 @@ def model_identity(components: Components, hashes: Hashes, objective: Objective)
 
 
 def described(config: Mapping[str, Any], sha256: str) -> dict[str, Any]:
-    """Describes a part by the config that diffusers gives it, which lists the settings that it assumed itself."""
+    """Describe a part by its config from diffusers, with the assumed settings."""
     settings = described_settings(dict(config))
     assumed = [name for name in config.get("_use_default_values", []) if name in settings]
     return {"hash": sha256, "settings": settings, "assumed": sorted(assumed)}
 
 
 def objective_settings(objective: Objective) -> dict[str, Any]:
-    """Returns what the checkpoint says of the objective, without the options that the user gives."""
+    """Return the checkpoint's objective, without the user's options."""
     if not dataclasses.is_dataclass(objective):
         return {"class": type(objective).__name__}
     values = {item.name: getattr(objective, item.name) for item in dataclasses.fields(objective)}
@@ -59,9 +59,9 @@ def objective_settings(objective: Objective) -> dict[str, Any]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Returns a hash over vocabulary, merges, special tokens, the longest prompt, and the tokens of a probing text.
+    """Hash vocabulary, merges, special tokens, longest prompt and probing tokens.
 
-    Not over the files: libraries write the same tokenizer in several ways.
+    The files are not hashed: libraries write the same tokenizer in several ways.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
@@ -72,11 +72,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def differences(before: Identity, now: Identity) -> dict[str, list[str]]:
-    """Returns for each part what is different, as in "scaling_factor 0.18215 -> 0.13025"; parts that are equal are
-    absent.
+    """Return the changes of each part, as in "scaling_factor 0.18215 -> 0.13025".
 
-    A setting that one of the two does not have counts unless it was assumed: another version of a library may know more
-    settings.
+    Equal parts are absent. A setting that one of the two does not have counts unless it was assumed: another version of
+    a library may have more settings.
     """
     found: dict[str, list[str]] = {}
     for part in {**before, **now}:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: exported files, the report, and its status."""
+"""Leave a run's results: exported files, the report, and its status."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ from finetune.tracking.tracker import Tracker
 
 
 def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
-    """Exports what was trained and writes the report on the main process, for which the others wait."""
+    """Export and write the report on the main process; the others wait."""
     run, tracker = session.run, session.records.tracker
     end_on_signals("the run is trained and saved; the same command exports it.")
     if ranks().any(session.stop.requested()):
@@ -51,7 +51,10 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
 
 
 def export(session: Session, progress: Progress, method: TuningMethod) -> dict[Path, float]:
-    """Writes every layout of the method's files; returns how far each differs after it was reloaded."""
+    """Write every layout of the method's files; return their differences.
+
+    They are measured on the reloaded files.
+    """
     run, model, tuned = session.run, session.model, session.tuned
     with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, run.config.optim):
         weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)
@@ -74,7 +77,7 @@ def export(session: Session, progress: Progress, method: TuningMethod) -> dict[P
 
 
 def run_facts(session: Session, progress: Progress) -> RunFacts:
-    """Returns what the metadata of exported files say of the run."""
+    """Return the run's facts for the metadata of exported files."""
     run, manifest = session.run, session.run.manifest
     counted = trained(manifest.records, session.data.held_out_indices)
     return RunFacts(
@@ -96,7 +99,7 @@ def run_facts(session: Session, progress: Progress) -> RunFacts:
 
 
 def log_export(session: Session, progress: Progress, paths: list[Path], tracker: Tracker) -> None:
-    """Gives the exported files to the trackers."""
+    """Give the exported files to the trackers."""
     run = session.run
     tracker.log_files(
         run.folder / "export",
@@ -112,7 +115,7 @@ def log_export(session: Session, progress: Progress, paths: list[Path], tracker:
 
 
 def end_stopped(session: Session, step: int) -> NoReturn:
-    """Ends a run that a signal stopped, whose newest checkpoint is that of `step`."""
+    """End a run that a signal stopped; its newest checkpoint is of `step`."""
     run, tracker = session.run, session.records.tracker
     where = f"after step {step} of {run.steps}" if step else "before the first step"
     run.say(f"Stopped {where}; the same command continues from there.")

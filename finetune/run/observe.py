@@ -1,4 +1,4 @@
-"""What is measured and shown of a step: validation, the row of metrics, previews."""
+"""Measure and show a step: validation, the row of metrics, previews."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from finetune.session import Progress, Session
 
 
 def begin(session: Session) -> Progress:
-    """Returns the progress to start from; a new run measures and draws the base model first."""
+    """Return the progress to start from; a new run measures and draws the base model first."""
     progress = session.start
     session.tuned.network.train()
     ranks().exchange()  # one opened the trackers
@@ -31,7 +31,10 @@ def begin(session: Session) -> Progress:
 
 
 def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress:
-    """Returns the progress with the row of its step where one is due, and the size of metrics.jsonl before it."""
+    """Add a due row of the step to the progress, and the size of metrics.jsonl.
+
+    The size is that before the row.
+    """
     run, metrics = session.run, session.records.metrics
     config, step = run.config, progress.step
     progress = replace(progress, metrics_bytes=metrics.num_bytes() if metrics else 0)
@@ -45,15 +48,12 @@ def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress
 
 
 def validation_is_due(session: Session, step: int) -> bool:
-    """True where a step is followed by a validation."""
+    """Tell if a validation follows the step."""
     return session.validates and due(step, session.run.config.validation.every, session.run.steps)
 
 
 def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
-    """Validates, logs and draws what is due; False where it was stopped before its end.
-
-    It follows the checkpoint of its step, so a run that resumes from this one does it again.
-    """
+    """Validate, log and draw what is due; False if a signal stopped it."""
     run, records, row, step = session.run, session.records, progress.row, progress.step
     refuse_lost_folder(run.lock, run.folder)
     if row is not None:

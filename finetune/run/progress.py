@@ -1,4 +1,4 @@
-"""The progress bar on the main process; plain lines where the output is no terminal."""
+"""The progress bar on the main process; plain lines without a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ class ProgressLine:
         self._task = bar.add_task("", total=steps, completed=done, loss="-", speed="-")
 
     def advance(self, loss: float) -> None:
-        """Counts one step."""
+        """Count one step."""
         self._bar.update(self._task, advance=1, loss=f"{loss:.4f}")
 
     def log(self, row: Row) -> None:
-        """Shows the means of a logged line."""
+        """Show the means of a logged line."""
         self._bar.update(self._task, speed=f"{row['images_per_second']:.3g}")
         if not self._is_terminal:
             validation = f", validation {row['validation/loss']:.4f}" if "validation/loss" in row else ""
@@ -36,7 +36,7 @@ class ProgressLine:
 
 @contextmanager
 def progress_line(steps: int, done: int, *, shown: bool) -> Iterator[ProgressLine]:
-    """Shows the bar while the context lasts, if `shown`."""
+    """Show the bar while the context lasts, if `shown`."""
     console = Console(stderr=True)
     columns = (
         TextColumn("training"),

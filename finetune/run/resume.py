@@ -1,4 +1,4 @@
-"""What a run continues from, and whether it may."""
+"""Find the checkpoint that a run continues from, and check that it may."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +27,10 @@ from finetune.session import ResumePoint
 def find_checkpoint(
     config: TrainConfig, manifest: Manifest, accelerator: Accelerator, warnings: list[str]
 ) -> ResumePoint | None:
-    """Returns the verified checkpoint that config.resume asks for, None for a new run; adds what the user should know
-    to `warnings`.
+    """Return config.resume's verified checkpoint, None for a new run.
 
-    Raises ValueError where the checkpoint is damaged, too far, of other pictures, or of another optimizer.
+    Adds to `warnings`. Raises ValueError where the checkpoint is damaged, too far, of other images, or of another
+    optimizer.
     """
     folder = config.output.folder / "checkpoints"
     if config.resume == "never":
@@ -73,13 +73,16 @@ def find_checkpoint(
 
 
 def is_same_branch(config: TrainConfig) -> bool:
-    """True where output.folder's run began at the very checkpoint that config.resume names: the same command again."""
+    """Tell if output.folder's run began at config.resume's checkpoint.
+
+    It did if the same command runs again.
+    """
     saved = config.output.folder / "config.yaml"
     return saved.is_file() and read_yaml(saved)[0].get("resume") == [config.resume]
 
 
 def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
-    """Returns a warning where more steps make a schedule go up again, for the rate after `step`."""
+    """Return a warning if more steps make the learning rate rise after `step`."""
     options = read_options(saved, type(config), ("train.steps", "optim.schedule"))
     schedule, now = config.optim.schedule, config.train.steps
     planned, before = options.get("optim.schedule", schedule), options.get("train.steps", now)
@@ -98,7 +101,10 @@ def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
 
 
 def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[str, Any]) -> list[str]:
-    """Returns "mixed_precision no -> bf16" for what the accelerate config alters of what is learned."""
+    """Return changes of the accelerate config that alter the result.
+
+    An example is "mixed_precision no -> bf16".
+    """
     batch = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     changes = {
         "mixed_precision": (state["precision"], accelerator.mixed_precision),
@@ -110,8 +116,10 @@ def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[st
 def refuse_other_model(
     identity: Identity, base_sha256: str, path: Path, state: dict[str, Any], config: TrainConfig
 ) -> list[str]:
-    """Raises ValueError that names the parts of the model which are not those that the checkpoint was trained with;
-    returns a warning where a checkpoint of version 0.1 does not say."""
+    """Raise ValueError that names changed parts of the checkpoint's model.
+
+    Returns a warning where a checkpoint of version 0.1 does not name them.
+    """
     found: dict[str, list[str]] = {}
     if base_sha256 != state["base_sha256"]:
         found = {"denoiser": ["other content"]}
@@ -134,8 +142,11 @@ def refuse_other_model(
 
 
 def leave_file(optimizer: torch.optim.Optimizer) -> None:
-    """Copies what an optimizer's state has on the CPU, tensor by tensor: as loaded, it is mapped to a checkpoint's
-    file, which may be gone later. State of weights on another device was copied there, or to paged memory."""
+    """Copy an optimizer's state on the CPU out of the checkpoint's file.
+
+    As loaded, it is mapped to the file, which may be gone later. State of weights on another device was copied there,
+    or to paged memory.
+    """
     copies: dict[int, torch.Tensor] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
@@ -155,7 +166,7 @@ def restore(
     accelerator: Accelerator,
     groups: Sequence[ParamGroup],
 ) -> None:
-    """Puts a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
+    """Put a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
     learning rates."""
     checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)

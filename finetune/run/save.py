@@ -12,7 +12,7 @@ from finetune.session import Progress, Session
 
 
 def save(session: Session, progress: Progress) -> None:
-    """Writes a checkpoint on the main process, for which the others wait."""
+    """Write a checkpoint on the main process, for which the others wait."""
     run = session.run
     with session.stop.saving():
         if session.records.metrics is not None:
@@ -25,7 +25,7 @@ def save(session: Session, progress: Progress) -> None:
 
 
 def checkpoint_of(session: Session, progress: Progress) -> Checkpoint:
-    """Returns everything that the run continues from."""
+    """Return everything that the run continues from."""
     run, model, tuned = session.run, session.model, session.tuned
     scaler = run.accelerator.scaler
     state = {

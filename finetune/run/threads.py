@@ -1,4 +1,4 @@
-"""Threads that torch computes with on the CPU: the cores of the machine, shared by its processes.
+"""Threads of torch on the CPU: the machine's cores, shared by its processes.
 
 `accelerate launch` and torchrun set OMP_NUM_THREADS to 1 where the user gave nothing, so exports, averages in host
 memory and all training on a CPU would use one core.
@@ -14,12 +14,12 @@ import torch
 from finetune.processes.launch_request import launcher
 
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
-"""Variables that tell of a launcher."""
+"""Variables that a launcher sets."""
 FLAGS = ("--num_cpu_threads_per_process", "--num-cpu-threads-per-process")
 
 
 def share_cores() -> None:
-    """Give this process its share of the cores, unless the user chose a number of threads."""
+    """Give this process its share of the cores, unless the user chose a number."""
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not is_chosen() and (num_local > 1 or "OMP_NUM_THREADS" in os.environ):
         torch.set_num_threads(max(1, num_cores() // num_local))
@@ -27,7 +27,10 @@ def share_cores() -> None:
 
 @contextlib.contextmanager
 def all_cores() -> Iterator[None]:
-    """Within it, this process computes with all cores, unless the user chose a number; for when the others wait."""
+    """Use all cores within it, while other processes wait.
+
+    A number that the user chose stays.
+    """
     before = torch.get_num_threads()
     if not is_chosen():
         torch.set_num_threads(max(before, num_cores()))
@@ -47,12 +50,12 @@ def num_cores() -> int:
 
 
 def is_chosen() -> bool:
-    """True where OMP_NUM_THREADS is what the user set, not what a launcher put there."""
+    """Tell if the user set OMP_NUM_THREADS, not a launcher."""
     return is_users_choice(os.environ, *launcher())
 
 
 def is_users_choice(own: Mapping[str, str], of_launcher: Mapping[str, str], arguments: Sequence[str]) -> bool:
-    """True where the number of threads in this process's environment is the user's.
+    """Tell if the number of threads in this environment is the user's.
 
     `of_launcher` is the environment that the parent process was started with, `arguments` its command line.
     """

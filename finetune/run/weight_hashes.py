@@ -1,6 +1,6 @@
-"""Hashes of a model's parts, kept beside the caches so that weights are hashed once and not at every start.
+"""Hashes of a model's parts, stored so weights are hashed once.
 
-They are found again by the names, sizes and times of the files that the weights came from. A record is one small file
+They are beside the caches, and found by the names, sizes and times of the weights' files. A record is one small file
 that is written aside and renamed: several processes may write the same one, and any of them may be killed.
 """
 
@@ -35,7 +35,10 @@ SECONDS_TO_SETTLE = 2.0
 def hashed_parts(
     family: ModelFamily, source: ModelSource, folder: Path, warn: Callable[[str], None] = lambda text: None
 ) -> tuple[Parts, Hashes]:
-    """Loads and drops each part as `one_by_one` does; returns the parts and their hashes, kept in `folder`/hashes."""
+    """Load and drop each part in turn; return the parts and their hashes.
+
+    The hashes are stored in `folder`/hashes.
+    """
     began = time.time()
     known = read_record(record_file(source, folder))
     hashes: Hashes = {}
@@ -55,14 +58,17 @@ def hashed_parts(
 
 
 def record_file(source: ModelSource, folder: Path) -> Path:
-    """Returns the file that the hashes of the source's weights are kept in, as its files are now."""
+    """Return the file with the hashes of the source's files as they are now."""
     read_wide = replace(source, as_stored=False)  # hashes are those of float32 however weights are kept
     key = hashlib.sha256(json.dumps([VERSION, repr(read_wide), file_stamps(source)]).encode()).hexdigest()[:40]
     return folder / "hashes" / f"{key}.json"
 
 
 def file_stamps(source: ModelSource) -> Stamps:
-    """Returns what tells a changed file of the model: all weights and configs, of any part."""
+    """Return size and time of every file of the model.
+
+    A changed file shows in them; weights and configs of any part count.
+    """
     if source.is_single_file:
         paths = [Path(source.location), *Path(source.configs).glob("*/*.json")]
     else:
@@ -75,7 +81,10 @@ def file_stamps(source: ModelSource) -> Stamps:
 
 
 def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
-    """Raises ValueError where a file of the model is not as it was; parts of it are read again at the end of a run."""
+    """Raise ValueError if a file of the model has changed.
+
+    Its parts are read again at the end of a run.
+    """
     now = {stamp[:3] for stamp in file_stamps(source)}
     changed = sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}})
     if changed:
@@ -87,7 +96,7 @@ def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
 
 
 def read_record(path: Path) -> Hashes:
-    """Returns the hashes in a record; empty where there is none, or none that reads."""
+    """Return the hashes in a record; empty where there is none, or none that reads."""
     try:
         content = json.loads(path.read_text())
         return {part: [valid_hash(text) for text in content[part]] for part in PARTS}
@@ -96,14 +105,14 @@ def read_record(path: Path) -> Hashes:
 
 
 def valid_hash(text: str) -> str:
-    """Returns a SHA-256 in hex digits; raises ValueError for anything else."""
+    """Return a SHA-256 in hex digits; ValueError for anything else."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError(f"{text} is not a SHA-256")
     return text
 
 
 def write_record(path: Path, hashes: Hashes) -> None:
-    """Writes a record that is complete or absent; one of another user, which could not be read, stays."""
+    """Write a record that is complete or absent; one of another user, which could not be read, stays."""
     if is_anothers(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures
     options |= {"data.folder": pictures, "instance.captions": True, "prior.folder": pictures, "train.steps": 1}
     ended = run("dreambooth", options, tmp_path / "log")
     assert ended.exit_code == 0, ended.output
-    assert "14 instance and 14 class pictures" in ended.output
+    assert "14 instance and 14 class images" in ended.output
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert card["num_pictures"] == 28
     with safetensors.safe_open(tmp_path / "out" / "export" / "out.safetensors", framework="pt") as exported:

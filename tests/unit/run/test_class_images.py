@@ -92,7 +92,7 @@ def test_a_denoiser_in_host_memory_draws_the_same_pictures(tiny_model: Path, cac
 
 
 def test_a_full_disk_is_said_before_a_picture_is_made(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="class pictures take up to"):
+    with pytest.raises(OSError, match="class images take up to"):
         made(tiny_model, tmp_path, changed(num_pictures=10**12))
     assert list(tmp_path.rglob("*.png")) == []
 
