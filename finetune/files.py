@@ -1,7 +1,4 @@
-"""Atomic files and folders, advice on write errors, and the run folder's lock.
-
-Torch-free.
-"""
+"""Atomic files and folders, advice on write errors, and the run folder's lock. Torch-free."""
 
 import contextlib
 import errno
@@ -29,10 +26,7 @@ os.umask(UMASK)  # reading it sets it, so this happens once, before there are th
 
 
 def sync(path: Path) -> None:
-    """Force a file or folder to disk.
-
-    Windows flushes only files that are open for writing, and no folders.
-    """
+    """Force a file or folder to disk. Windows flushes only files that are open for writing, and no folders."""
     is_windows = sys.platform == "win32"
     if is_windows and path.is_dir():
         return
@@ -51,11 +45,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def give_usual_modes(place: Path) -> None:
-    """Give a file, or the files in a folder, the mode that the umask leaves.
-
-    safetensors writes its files for their owner alone. Other modes stay, as do those of folders, which may pass on a
-    group.
-    """
+    """Give a file, or the files in a folder, the mode that the umask leaves. safetensors writes its files for their
+    owner alone. Other modes stay, as do those of folders, which may pass on a group."""
     for path in place.rglob("*") if place.is_dir() else [place]:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == OWNER_ONLY:
@@ -92,10 +83,7 @@ def unfinished(path: Path) -> Path:
 
 
 def put_in_place(temporary: Path, path: Path) -> Path:
-    """Rename a complete, synced file or folder to its final name.
-
-    Makes the rename last; returns `path`.
-    """
+    """Rename a complete, synced file or folder to its final name. Makes the rename last; returns `path`."""
     if temporary.is_file():
         give_usual_modes(temporary)
     temporary.replace(path)
@@ -105,11 +93,8 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Open a folder to fill; it gets its name `path` if the block succeeds.
-
-    Otherwise nothing is left. Leftovers of a killed process are removed first, so two must not write the same path at a
-    time.
-    """
+    """Open a folder to fill; it gets its name `path` if the block succeeds. Otherwise nothing is left. Leftovers of a
+    killed process are removed first, so two must not write the same path at a time."""
     temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -123,10 +108,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def aside(path: Path) -> Path:
-    """Return a name beside `path` that no other writer uses.
-
-    Process ids repeat in containers that share a folder.
-    """
+    """Return a name beside `path` that no other writer uses. Process ids repeat in containers that share a folder."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", platform.node())[:32]
     return path.with_name(f".tmp-{path.name}-{host}-{os.getpid()}-{secrets.token_hex(4)}")
 
@@ -193,10 +175,8 @@ def not_written(path: Path, error: BaseException, num_bytes: int | None = None) 
 
 
 def errno_of(error: BaseException | None) -> int:
-    """Return the system's error number behind an exception, EIO without one.
-
-    safetensors has it in its text; torch.save reports a broken archive and hides the error in the context.
-    """
+    """Return the system's error number behind an exception, EIO without one. safetensors has it in its text; torch.save
+    reports a broken archive and hides the error in the context."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
@@ -229,10 +209,8 @@ def lock_folder(folder: Path) -> TextIO:
 
 
 def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is_shared: bool = False) -> bool:
-    """Lock an open file without waiting; False where others hold a lock that excludes it.
-
-    The lock ends with the process, however that ends. Shared locks exclude only those that are not shared.
-    """
+    """Lock an open file without waiting; False where others hold a lock that excludes it. The lock ends with the
+    process, however that ends. Shared locks exclude only those that are not shared."""
     try:
         import fcntl
     except ModuleNotFoundError:
@@ -246,10 +224,8 @@ def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is
 
 
 def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
-    """Lock bytes far behind the end of the file, whose text stays readable.
-
-    Windows' own lock of bytes is never shared: each that shares takes one byte, and one that does not takes all.
-    """
+    """Lock bytes far behind the end of the file, whose text stays readable. Windows' own lock of bytes is never shared:
+    each that shares takes one byte, and one that does not takes all."""
     msvcrt = importlib.import_module("msvcrt")
     places = range(LOCK_START, LOCK_START + MOST_SHARES) if is_shared else [LOCK_START]
     for place in places:

@@ -1,7 +1,5 @@
-"""The command of every recipe: check options and data, then train.
-
-The checks run without torch, and mistakes are sentences.
-"""
+"""The command of every recipe: check options and data, then train. The checks run without torch, and mistakes are
+sentences."""
 
 import logging
 import os
@@ -124,10 +122,7 @@ def explained(error: Exception) -> Exception:
 
 
 def quiet_libraries() -> None:
-    """Hide what libraries print while they are imported and load weights.
-
-    Errors still show.
-    """
+    """Hide what libraries print while they are imported and load weights. Errors still show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -166,10 +161,8 @@ def fail(error: Exception) -> NoReturn:
 
 
 def fail_without(error: RuntimeError) -> NoReturn:
-    """Print why this process cannot continue without another one, and exit with 1.
-
-    Every process prints it, before the launcher ends it. The usual exit would wait for the others once more.
-    """
+    """Print why this process cannot continue without another one, and exit with 1. Every process prints it, before the
+    launcher ends it. The usual exit would wait for the others once more."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     text = str(error) if isinstance(error, LostProcess) else ranks().explanation()

@@ -18,10 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_out_of_memory(doing: str | Callable[[], str], advice: str) -> Iterator[None]:
-    """Turn running out of memory into a ValueError: "out of memory DOING. ADVICE".
-
-    A callable is called only then.
-    """
+    """Turn running out of memory into a ValueError: "out of memory DOING. ADVICE". A callable is called only then."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:

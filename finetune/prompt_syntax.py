@@ -1,7 +1,4 @@
-"""Find syntax in prompts and captions that only other programs interpret.
-
-Here it is plain text. Torch-free.
-"""
+"""Find syntax in prompts and captions that only other programs interpret. Here it is plain text. Torch-free."""
 
 import os
 import re

@@ -28,10 +28,8 @@ def uniform(seed: int, purpose: str, *position: int | str) -> float:
 
 
 def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int], draw: str = "") -> Tensor:
-    """Return float32 standard normal noise [B *shape], independent per position.
-
-    It is independent for each name of a draw, too.
-    """
+    """Return float32 standard normal noise [B *shape], independent per position. It is independent for each name of a
+    draw, too."""
     purpose = f"noise {draw}" if draw else "noise"
     return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, position)) for position in positions])
 

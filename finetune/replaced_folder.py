@@ -10,10 +10,8 @@ ENDING = ".replaced"
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Give a complete folder its final name; what others put into the one that was there before is kept.
-
-    A kill between the renames leaves the old folder beside its place, and the next call takes it from there.
-    """
+    """Give a complete folder its final name; what others put into the one that was there before is kept. A kill between
+    the renames leaves the old folder beside its place, and the next call takes it from there."""
     replaced = path.with_name(f".{path.name}{ENDING}")
     if not path.exists() and replaced.exists():
         replaced.replace(path)
@@ -28,10 +26,8 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 
 def copy_others(old: Path, new: Path) -> None:
-    """Copy the files of a folder that `new` does not have.
-
-    Weights in subfolders are not copied: an earlier export may have split them into other files.
-    """
+    """Copy the files of a folder that `new` does not have. Weights in subfolders are not copied: an earlier export may
+    have split them into other files."""
     for path in sorted(old.rglob("*")) if old.is_dir() else []:
         place = path.relative_to(old)
         is_weights = len(place.parts) == 2 and path.name.endswith((".safetensors", ".safetensors.index.json"))
@@ -42,10 +38,8 @@ def copy_others(old: Path, new: Path) -> None:
 
 
 def clear_replaced(folder: Path) -> None:
-    """Remove replaced folders that a kill between two renames left behind.
-
-    The caller has the lock of `folder`. Where the new folder did not get its name, the older one gets it back.
-    """
+    """Remove replaced folders that a kill between two renames left behind. The caller has the lock of `folder`. Where
+    the new folder did not get its name, the older one gets it back."""
     for older in sorted(folder.glob(f".*{ENDING}")):
         place = folder / older.name.removeprefix(".").removesuffix(ENDING)
         if place.exists():

@@ -1,7 +1,4 @@
-"""The frozen state of a run: opened, loaded, prepared and attached.
-
-Known to train, loop, setup and run alone.
-"""
+"""The frozen state of a run: opened, loaded, prepared and attached. Known to train, loop, setup and run alone."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

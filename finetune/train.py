@@ -1,7 +1,4 @@
-"""Assemble a run, train it, and leave its results.
-
-The same for all recipes, families and methods.
-"""
+"""Assemble a run, train it, and leave its results. The same for all recipes, families and methods."""
 
 from pathlib import Path
 

@@ -1,7 +1,5 @@
-"""List the images and captions of a folder.
-
-They are in metadata.jsonl, in metadata.csv, or in text files beside the images.
-"""
+"""List the images and captions of a folder. They are in metadata.jsonl, in metadata.csv, or in text files beside the
+images."""
 
 import csv
 import io
@@ -54,10 +52,7 @@ class FolderSource:
     root: str
 
     def read(self, file_name: str) -> bytes:
-        """Return a file's bytes.
-
-        Pipes, devices and folders, which could block for ever, and huge files are refused.
-        """
+        """Return a file's bytes. Pipes, devices and folders, which could block for ever, and huge files are refused."""
         path = os.path.join(self.root, file_name)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -125,10 +120,8 @@ def _read_listed(
     reading: CaptionReading,
     findings: Findings,
 ) -> list[Entry]:
-    """Return the images of metadata.jsonl or metadata.csv.
-
-    `files` are the listings, text files and images in the folder.
-    """
+    """Return the images of metadata.jsonl or metadata.csv. `files` are the listings, text files and images in the
+    folder."""
     listings, sidecars, images = files
     if len(listings) > 1:
         findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
@@ -225,10 +218,8 @@ def _suffix(name: str) -> str:
 
 
 def visible_files(root: str, findings: Findings) -> list[str]:
-    """Return the POSIX paths of all visible files, sorted by bytes.
-
-    Each real folder is entered once, so loops of links end.
-    """
+    """Return the POSIX paths of all visible files, sorted by bytes. Each real folder is entered once, so loops of links
+    end."""
     names, entered, pending = [], set(), [""]
     while pending:
         folder = pending.pop()

@@ -36,10 +36,7 @@ class RowSource:
 
 
 def image_bytes(value: object, roots: Sequence[str]) -> bytes:
-    """Return the bytes in a row's value, or of the file that it names.
-
-    The file must be in one of the `roots`.
-    """
+    """Return the bytes in a row's value, or of the file that it names. The file must be in one of the `roots`."""
     if isinstance(value, dict):
         path = value.get("path")
         value = value.get("bytes")
@@ -64,10 +61,7 @@ def read_rows(
     findings: Findings,
     captions: Literal["listed", "folder", "none"] = "listed",
 ) -> tuple[list[Entry], RowSource]:
-    """Return the listed images and their source.
-
-    Raises ValueError where the dataset or a column is missing.
-    """
+    """Return the listed images and their source. Raises ValueError where the dataset or a column is missing."""
     import datasets
 
     if captions == "folder":
@@ -105,10 +99,7 @@ def row_source(rows: Dataset, image_column: str, location: str) -> RowSource:
 
 
 def iterate_rows(rows: Dataset, image_column: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the name of every row and its values in some columns.
-
-    Class labels become their names; no image is read.
-    """
+    """Yield the name of every row and its values in some columns. Class labels become their names; no image is read."""
     import datasets
 
     names = rows.select_columns([image_column]).with_format("arrow")
@@ -137,11 +128,8 @@ def _paths(column: ChunkedArray) -> list[str | None]:
 
 
 def _ask_hub_once(location: str) -> None:
-    """Raise at once if the dataset does not exist or the network is down.
-
-    `load_dataset` finds out only after half a minute of retries. Passes where the cache contains a dataset of that
-    owner, which may serve without network.
-    """
+    """Raise at once if the dataset does not exist or the network is down. `load_dataset` finds out only after half a
+    minute of retries. Passes where the cache contains a dataset of that owner, which may serve without network."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub import HfApi
 
@@ -151,10 +139,7 @@ def _ask_hub_once(location: str) -> None:
 
 
 def open_rows(location: str, split: str = "train") -> Dataset:
-    """Open a split of a folder from `save_to_disk` or of a Hub dataset.
-
-    Raises ValueError where it cannot be loaded.
-    """
+    """Open a split of a folder from `save_to_disk` or of a Hub dataset. Raises ValueError where it cannot be loaded."""
     import datasets
 
     is_local = os.path.isdir(location)

@@ -1,7 +1,4 @@
-"""Refuse links out of a folder of images.
-
-Captions behind them would end up in exports.
-"""
+"""Refuse links out of a folder of images. Captions behind them would end up in exports."""
 
 import os
 from collections.abc import Iterator

@@ -75,10 +75,8 @@ def _lines(found: dict[str, FindingItems]) -> list[str]:
 
 
 def read_captions(values: list[object], where: str, findings: Findings) -> tuple[str, ...]:
-    """Return the captions of an image's caption columns, stripped, each once.
-
-    A value is a string, a list of strings or None. Blank strings do not count; anything else is noted.
-    """
+    """Return the captions of an image's caption columns, stripped, each once. A value is a string, a list of strings or
+    None. Blank strings do not count; anything else is noted."""
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     captions: dict[str, None] = {}
     for item in flat:

@@ -81,17 +81,12 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of all records and their images' bytes.
-
-        It does not depend on the place on disk.
-        """
+        """SHA-256 in hex of all records and their images' bytes. It does not depend on the place on disk."""
         return _digest(sorted(self.digests().items()))
 
     def digests(self) -> dict[str, str]:
-        """Return a SHA-256 in hex for every file name, to save with a run.
-
-        It covers image, captions, weight, repeats, split and mask.
-        """
+        """Return a SHA-256 in hex for every file name, to save with a run. It covers image, captions, weight, repeats,
+        split and mask."""
         return {
             r.file_name: _digest(
                 [r.sha256, r.captions, r.weight, r.repeats, r.split, *([r.mask.sha256] if r.mask else [])]
@@ -100,10 +95,7 @@ class Manifest:
         }
 
     def changes(self, saved: dict[str, str]) -> Changes:
-        """Return what was added, removed and changed since `saved`.
-
-        `saved` is the result of an earlier `digests`.
-        """
+        """Return what was added, removed and changed since `saved`. `saved` is the result of an earlier `digests`."""
         now = self.digests()
         return Changes(
             added=tuple(name for name in now if name not in saved),
@@ -117,10 +109,7 @@ def _digest(value: object) -> str:
 
 
 def configured_manifest(data: DataConfig, mask: MaskConfig, captions: Literal["listed", "folder", "none"]) -> Manifest:
-    """Return the manifest that a recipe's options describe.
-
-    `captions` names the source of the images' captions.
-    """
+    """Return the manifest that a recipe's options describe. `captions` names the source of the images' captions."""
     return read_manifest(
         data.folder,
         image_column=data.image_column,
@@ -305,10 +294,7 @@ def _is_hub_id(folder: str) -> bool:
 
 
 def _probe_all(entries: Sequence[Entry], source: ImageSource, findings: Findings) -> Iterator[Record]:
-    """Add size and hash of every file, in threads.
-
-    Reading and hashing release Python's lock.
-    """
+    """Add size and hash of every file, in threads. Reading and hashing release Python's lock."""
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(entries), PROBED_AT_ONCE):
             part = entries[start : start + PROBED_AT_ONCE]

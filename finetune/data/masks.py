@@ -43,20 +43,16 @@ class Listed(Protocol):
 
 
 def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
-    """Return the mask in a file's bytes as L, upright; None where the image of an alpha mask has no alpha.
-
-    A mask image's own transparent parts are black. Raises ValueError as `open_rgb`.
-    """
+    """Return the mask in a file's bytes as L, upright; None where the image of an alpha mask has no alpha. A mask
+    image's own transparent parts are black. Raises ValueError as `open_rgb`."""
     return open_alpha(data) if kind == "alpha" else open_rgb(data, background=(0, 0, 0)).convert("L")
 
 
 def cut_mask(
     mask: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool, pixel_multiple: int
 ) -> np.ndarray:  # float32 [H W]
-    """Return the mean of the mask over each latent's pixels, 0 to 1.
-
-    The mask is cut as `resize_and_crop` cuts the image.
-    """
+    """Return the mean of the mask over each latent's pixels, 0 to 1. The mask is cut as `resize_and_crop` cuts the
+    image."""
     assert width % pixel_multiple == 0 and height % pixel_multiple == 0, (width, height, pixel_multiple)
     box = crop_box(mask.width, mask.height, width, height, left=left, top=top)
     size = width // pixel_multiple, height // pixel_multiple

@@ -52,10 +52,8 @@ class ListedImage:
 
 
 def read_image(path: str, column: str, row: int) -> bytes:
-    """Return the bytes of an image; OSError or ValueError says why not.
-
-    Rows in order are fast, because each process keeps the last rows that it decoded.
-    """
+    """Return the bytes of an image; OSError or ValueError says why not. Rows in order are fast, because each process
+    keeps the last rows that it decoded."""
     status = os.stat(path)
     return _opened(path, column, (status.st_size, status.st_mtime_ns), os.getpid()).read(row)
 

@@ -1,7 +1,5 @@
-"""The demo's style set: glyphs of the DejaVu fonts as dark ink on tinted paper.
-
-Their names are those of `unicodedata`. As in real folders some files are duplicates, and one is damaged.
-"""
+"""The demo's style set: glyphs of the DejaVu fonts as dark ink on tinted paper. Their names are those of `unicodedata`.
+As in real folders some files are duplicates, and one is damaged."""
 
 import importlib.util
 import shutil
@@ -28,11 +26,8 @@ NUM_REPEATED = 4
 
 
 def write_glyph_folder(folder: Path) -> None:
-    """Write one PNG per glyph, some duplicates and a damaged file.
-
-    An example is "umbrella_9730.png". The folder is complete or absent. Raises FileNotFoundError where matplotlib,
-    whose wheel contains the fonts, is not installed.
-    """
+    """Write one PNG per glyph, some duplicates and a damaged file. An example is "umbrella_9730.png". The folder is
+    complete or absent. Raises FileNotFoundError where matplotlib, whose wheel contains the fonts, is not installed."""
     large = PICTURE_SIZE * SUPERSAMPLING
     font = ImageFont.truetype(font_file(), large)
     with new_folder(folder) as unfinished:
@@ -58,10 +53,8 @@ def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def file_stem(glyph: str) -> str:
-    """Return the glyph's name and number, such as "umbrella_9730".
-
-    "Black" and "white" mean filled and outlined in these names; to a model that knows colours they would mean colours.
-    """
+    """Return the glyph's name and number, such as "umbrella_9730". "Black" and "white" mean filled and outlined in
+    these names; to a model that knows colours they would mean colours."""
     words = unicodedata.name(glyph).lower().replace("-", " ").split()
     return "_".join([*(word for word in words if word not in ("black", "white")), str(ord(glyph))])
 

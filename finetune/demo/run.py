@@ -38,10 +38,8 @@ mixed_precision: "no"
 
 
 def run_demo(output: Path, steps: int | None = None) -> Path:
-    """Run all missing stages below `output`; return the before/after image.
-
-    Raises subprocess.CalledProcessError where a stage that is a command fails; the command has printed why.
-    """
+    """Run all missing stages below `output`; return the before/after image. Raises subprocess.CalledProcessError where
+    a stage that is a command fails; the command has printed why."""
     console = Console()
     started = time.monotonic()
     quiet_libraries()
@@ -78,10 +76,7 @@ def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
 
 
 def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) -> None:
-    """Train the LoRA on the prepared images into the folder `run`.
-
-    `steps` replaces the preset's steps.
-    """
+    """Train the LoRA on the prepared images into the folder `run`. `steps` replaces the preset's steps."""
     config = output / "accelerate_cpu.yaml"
     config.write_text(LAUNCH_CONFIG)
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())  # else the launcher explains its choice

@@ -23,10 +23,7 @@ Places = dict[str, SingleFileLayer]
 
 
 def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
-    """Return the file's layers for the layers of these names.
-
-    Two at the same place are refused.
-    """
+    """Return the file's layers for the layers of these names. Two at the same place are refused."""
     found: dict[str, Places] = {}
     for name in names:
         part, module = split_name(name)
@@ -48,10 +45,7 @@ def stand_alone(places: Places) -> bool:
 
 
 def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
-    """Stack the layers' changes [outputs inputs] to that of the one layer.
-
-    Missing ones are zero.
-    """
+    """Stack the layers' changes [outputs inputs] to that of the one layer. Missing ones are zero."""
     rows = {place.place: in_other_order(place, changes[name]) for name, place in places.items()}
     first = next(iter(places.values()))
     other = next(iter(rows.values()))
@@ -60,10 +54,7 @@ def stacked(places: Places, changes: Mapping[str, Tensor]) -> Tensor:
 
 
 def block_diagonal(places: Places, factors: Sequence[Tensor]) -> Tensor:
-    """Join left factors [outputs rank] to the one layer's, in order.
-
-    It is [sum of outputs, sum of ranks].
-    """
+    """Join left factors [outputs rank] to the one layer's, in order. It is [sum of outputs, sum of ranks]."""
     columns = [
         stacked({name: place}, {name: factor}) for (name, place), factor in zip(places.items(), factors, strict=True)
     ]

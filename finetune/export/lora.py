@@ -65,10 +65,8 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> list[LoRALayer]:
-    """Return the layers of a trained state, each with the scale of its name.
-
-    Keys that are not LoRA weights, lack a pair or are not finite are refused.
-    """
+    """Return the layers of a trained state, each with the scale of its name. Keys that are not LoRA weights, lack a
+    pair or are not finite are refused."""
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
@@ -93,11 +91,8 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Return layers for base weights W, from layers for W - scale * up0 @ down0.
-
-    `start` has up0 and down0, and the result twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv
-    2404.02948, appendix C).
-    """
+    """Return layers for base weights W, from layers for W - scale * up0 @ down0. `start` has up0 and down0, and the
+    result twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
     return [
         LoRALayer(
             trained.part,
@@ -147,10 +142,7 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
 
 
 def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
-    """Return the metadata from which diffusers builds one part's layers.
-
-    Alpha is the rank, for each layer.
-    """
+    """Return the metadata from which diffusers builds one part's layers. Alpha is the rank, for each layer."""
     rank = layers[0].rank
     others = {f"^{layer.module}": layer.rank for layer in layers if layer.rank != rank}
     found = {
@@ -197,10 +189,7 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Return the layers of the single file by name.
-
-    A layer for several has all their ranks, and the scale 1.
-    """
+    """Return the layers of the single file by name. A layer for several has all their ranks, and the scale 1."""
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     found = {}
     for file_name, places in file_layers(family, denoiser, by_name).items():

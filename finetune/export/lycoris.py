@@ -59,10 +59,8 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of the one layer that the file has for several.
-
-    The stacked products of LoHa are multiplied row by row, as each was.
-    """
+    """Return the tensors of the one layer that the file has for several. The stacked products of LoHa are multiplied
+    row by row, as each was."""
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
     scales = [layer["alpha"] / layer["hada_w1_b"].shape[0] for layer in layers]

@@ -88,10 +88,7 @@ class LoRAFacts:
 
 
 def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
-    """Return the metadata of a LoRA file without its hashes.
-
-    `with_hashes` adds those of its tensors.
-    """
+    """Return the metadata of a LoRA file without its hashes. `with_hashes` adds those of its tensors."""
     dataset = last_part(facts.dataset_location)
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -199,10 +196,7 @@ def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> d
 
 
 def tag_counts(captions: Iterable[str]) -> dict[str, int]:
-    """Count the comma-separated parts of the captions, in lower case.
-
-    The MAX_TAGS most frequent are returned.
-    """
+    """Count the comma-separated parts of the captions, in lower case. The MAX_TAGS most frequent are returned."""
     tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
 

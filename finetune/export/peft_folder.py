@@ -68,10 +68,7 @@ def peft_name(key: str) -> str:
 
 
 def config_text(config: PeftConfig) -> str:
-    """Return adapter_config.json, with sets in order.
-
-    The same run writes the same file.
-    """
+    """Return adapter_config.json, with sets in order. The same run writes the same file."""
     fields = config.to_dict() | {"inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in fields.items()}
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"

@@ -93,10 +93,7 @@ def tidy_configs(folder: Path) -> None:
 
 @torch.no_grad()
 def outputs(family: ModelFamily, components: Components) -> tuple[Tensor, Tensor]:
-    """Return the outputs of denoiser and decoder for fixed noise.
-
-    Parts are float32 on the CPU.
-    """
+    """Return the outputs of denoiser and decoder for fixed noise. Parts are float32 on the CPU."""
     predicted = prediction(family, components)
     latents = torch.randn(predicted.shape, generator=torch.Generator().manual_seed(1))
     return predicted, components.vae.eval().decode(latents).sample

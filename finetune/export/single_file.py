@@ -1,7 +1,4 @@
-"""Names, number formats and writing of single files for other tools.
-
-ComfyUI, A1111, Forge and sd-scripts read them.
-"""
+"""Names, number formats and writing of single files for other tools. ComfyUI, A1111, Forge and sd-scripts read them."""
 
 import errno
 import os
@@ -56,20 +53,15 @@ def single_file_name(family: ModelFamily, denoiser: Any, part: str, module: str)
 
 
 def published_name(part: str, module: str) -> str:
-    """Return the layer's name in published files.
-
-    CLIP's are under `text_model`, a level that transformers 5 dropped. Other tools look for that level, and diffusers
-    removes it where the text encoder has none.
-    """
+    """Return the layer's name in published files. CLIP's are under `text_model`, a level that transformers 5 dropped.
+    Other tools look for that level, and diffusers removes it where the text encoder has none."""
     inside_clip = part.startswith("text_encoders.") and module.startswith("encoder.layers.")
     return f"text_model.{module}" if inside_clip else module
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a name in `Network` into part and module.
-
-    Examples: denoiser.a.b -> denoiser, a.b; text_encoders.0.a -> text_encoders.0, a.
-    """
+    """Split a name in `Network` into part and module. Examples: denoiser.a.b -> denoiser, a.b; text_encoders.0.a ->
+    text_encoders.0, a."""
     level = 2 if name.startswith("text_encoders.") else 1
     parts = name.split(".")
     return ".".join(parts[:level]), ".".join(parts[level:])

@@ -1,7 +1,5 @@
-"""Complete a pipeline's tokenizers with files that transformers 4 reads.
-
-transformers 5 saves `tokenizer.json` alone, and writes settings and class names that transformers 4 does not load.
-"""
+"""Complete a pipeline's tokenizers with files that transformers 4 reads. transformers 5 saves `tokenizer.json` alone,
+and writes settings and class names that transformers 4 does not load."""
 
 import json
 import shutil
@@ -15,10 +13,8 @@ SENTENCEPIECE = "spiece.model"
 
 
 def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None) -> list[str]:
-    """Complete the tokenizers in a folder; return those without `spiece.model`.
-
-    Without that file transformers 4 reads them as the pipeline names them, but not as `T5Tokenizer`.
-    """
+    """Complete the tokenizers in a folder; return those without `spiece.model`. Without that file transformers 4 reads
+    them as the pipeline names them, but not as `T5Tokenizer`."""
     index_file, incomplete = folder / "model_index.json", []
     index = json.loads(index_file.read_text(encoding="utf-8"))
     for path in sorted(folder.glob("*/tokenizer.json")):
@@ -54,10 +50,7 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copy the file that a T5 tokenizer was made from; False without one.
-
-    It cannot be made again.
-    """
+    """Copy the file that a T5 tokenizer was made from; False without one. It cannot be made again."""
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE

@@ -52,10 +52,7 @@ class TokenFacts:
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Return the metadata of a token's files: ModelSpec 1.0.1 and fields of ours.
-
-    No loader needs ours.
-    """
+    """Return the metadata of a token's files: ModelSpec 1.0.1 and fields of ours. No loader needs ours."""
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -131,10 +128,8 @@ def token_differences(
 
 
 def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
-    """Load one file into the pipeline as a user would.
-
-    The name of a diffusers file names its text encoder; other files have a key for each of several.
-    """
+    """Load one file into the pipeline as a user would. The name of a diffusers file names its text encoder; other files
+    have a key for each of several."""
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
     if path.name in DIFFUSERS_FILES:
         text_encoder, tokenizer = encoders[DIFFUSERS_FILES.index(path.name)]

@@ -1,7 +1,5 @@
-"""Reload exported files as a user would, and compare the denoiser's outputs.
-
-Everything runs in float32 on the CPU, with one copy of the base model in memory at a time.
-"""
+"""Reload exported files as a user would, and compare the denoiser's outputs. Everything runs in float32 on the CPU,
+with one copy of the base model in memory at a time."""
 
 import contextlib
 import gc
@@ -61,10 +59,8 @@ def reloaded_differences(
 
 
 def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
-    """Return the base model as far as a prediction needs it.
-
-    That is the denoiser, and the text encoders or else the encoded PROMPT; other parts have no weights.
-    """
+    """Return the base model as far as a prediction needs it. That is the denoiser, and the text encoders or else the
+    encoded PROMPT; other parts have no weights."""
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
 
@@ -78,10 +74,8 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
-    """Raise a ValueError that names every file that differs by more than TOLERANCE.
-
-    A difference that is not a number counts too.
-    """
+    """Raise a ValueError that names every file that differs by more than TOLERANCE. A difference that is not a number
+    counts too."""
     wrong = [
         f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
         f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
@@ -94,10 +88,8 @@ def require_equal(differences: Mapping[Path, float]) -> None:
 
 
 def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
-    """Load exported files into the fresh base model; return the adapted layers' names.
-
-    Each file is loaded as its readers do.
-    """
+    """Load exported files into the fresh base model; return the adapted layers' names. Each file is loaded as its
+    readers do."""
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():
         load_peft_folders(family, components, path)
@@ -149,10 +141,8 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 
 @torch.no_grad()
 def prediction(family: ModelFamily, components: Components, prompts: Prompts | None = None) -> Tensor:
-    """Return the denoiser's output [1 C H W] for fixed inputs.
-
-    Latent, timestep and prompt are fixed; `prompts` is the encoded prompt. Parts are float32 on the CPU.
-    """
+    """Return the denoiser's output [1 C H W] for fixed inputs. Latent, timestep and prompt are fixed; `prompts` is the
+    encoded prompt. Parts are float32 on the CPU."""
     if prompts is not None:
         return prediction_for(family, components, prompts)
     for text_encoder in components.text_encoders:
@@ -163,10 +153,7 @@ def prediction(family: ModelFamily, components: Components, prompts: Prompts | N
 
 @torch.no_grad()
 def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
-    """Return the denoiser's output [1 C H W] for a fixed latent and timestep.
-
-    Parts are float32 on the CPU.
-    """
+    """Return the denoiser's output [1 C H W] for a fixed latent and timestep. Parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     more = family.filling_channels(components)
@@ -185,10 +172,7 @@ def relative_difference(reference: Tensor, other: Tensor) -> float:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Silence diffusers' warnings about parts that a file does not adapt.
-
-    They are checked here anyway.
-    """
+    """Silence diffusers' warnings about parts that a file does not adapt. They are checked here anyway."""
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     try:

@@ -67,10 +67,8 @@ class Autoencoder:
 
 @torch.no_grad()
 def scaling_factor(family: ModelFamily, vae: Any, manifest: Manifest, data: DataConfig) -> float:
-    """Return one over the standard deviation of the latents.
-
-    At most MEASURED_IMAGES images are measured (arXiv 2112.10752, appendix G).
-    """
+    """Return one over the standard deviation of the latents. At most MEASURED_IMAGES images are measured (arXiv
+    2112.10752, appendix G)."""
     vae.register_to_config(scaling_factor=1.0)
     latents = []
     for bucket in assign_buckets(manifest.records, data):

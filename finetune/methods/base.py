@@ -54,10 +54,7 @@ class TrainedModel:
 
 
 def explaining_export() -> AbstractContextManager[None]:
-    """Name the export where memory runs out.
-
-    It has a base model in float32 beside what was trained.
-    """
+    """Name the export where memory runs out. It has a base model in float32 beside what was trained."""
     return explaining_out_of_memory(
         "while the model was exported, for which the CPU computes in float32",
         "The last checkpoint has all that was trained. Run the same command with more memory to export it.",
@@ -74,10 +71,7 @@ class TuningMethod(Protocol):
 
     @property
     def alters_weights(self) -> bool:
-        """Whether the model's own weights change, which takes float32.
-
-        Others may stay as they are stored.
-        """
+        """Whether the model's own weights change, which takes float32. Others may stay as they are stored."""
         ...
 
     @property
@@ -94,10 +88,8 @@ class TuningMethod(Protocol):
         ...
 
     def attach(self, network: Any, seed: int) -> None:
-        """Set `requires_grad` on what trains, and add the method's own parameters.
-
-        The result is the same on every process.
-        """
+        """Set `requires_grad` on what trains, and add the method's own parameters. The result is the same on every
+        process."""
         ...
 
     def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
@@ -105,8 +97,6 @@ class TuningMethod(Protocol):
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write every layout, reloads each and compares.
-
-        Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
-        """
+        """Write every layout, reloads each and compares. Returns the relative difference of the denoiser's output by
+        path; raises ValueError where one is too large."""
         ...

@@ -23,10 +23,7 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """Vectors for new words of the prompt, trained with the model's own loss.
-
-    It is that of equation 2.
-    """
+    """Vectors for new words of the prompt, trained with the model's own loss. It is that of equation 2."""
 
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
@@ -34,11 +31,8 @@ class TextualInversion:
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
-        """Return the method for a model's tokenizers.
-
-        Raises ValueError, before any weights are read, where a tokenizer knows a name already or does not know a word
-        to start from.
-        """
+        """Return the method for a model's tokenizers. Raises ValueError, before any weights are read, where a tokenizer
+        knows a name already or does not know a word to start from."""
         source = ModelSource.from_config(model)
         family = family_named(find_family(source, model.family))
         if family.no_new_tokens is not None:

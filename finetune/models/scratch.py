@@ -19,10 +19,7 @@ from finetune.files import new_folder, writing
 def save_new_pipeline(
     config: ArchitectureConfig, captions: Iterable[str], resolution: int, seed: int, folder: Path
 ) -> str:
-    """Write the pipeline to `folder`, complete or not at all.
-
-    Returns its sizes as a line of text.
-    """
+    """Write the pipeline to `folder`, complete or not at all. Returns its sizes as a line of text."""
     pipeline = new_pipeline(config, captions, resolution, seed)
     with writing(folder), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
@@ -106,10 +103,7 @@ def new_text_encoder(config: ArchitectureConfig, tokenizer: CLIPTokenizer) -> CL
 
 
 def new_unet(config: ArchitectureConfig, resolution: int) -> UNet2DConditionModel:
-    """Return a U-Net with cross-attention in all but its first levels.
-
-    The first have convolutions only.
-    """
+    """Return a U-Net with cross-attention in all but its first levels. The first have convolutions only."""
     plain, attending = config.unet_plain_levels, len(config.unet_channels) - config.unet_plain_levels
     return UNet2DConditionModel(
         sample_size=resolution // config.pixel_multiple,

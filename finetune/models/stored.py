@@ -33,10 +33,8 @@ def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
 
 
 def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
-    """Return bfloat16 or float16 if all chosen weights are, else float32.
-
-    Chosen are those in the files whose names begin as given.
-    """
+    """Return bfloat16 or float16 if all chosen weights are, else float32. Chosen are those in the files whose names
+    begin as given."""
     formats = set()
     for path, beginning in places:
         with safe_open(path, framework="pt") as file:
@@ -46,10 +44,8 @@ def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
 
 
 def with_float32_buffers(model: Any) -> Any:
-    """Rebuild a model of diffusers with the same weights and float32 buffers.
-
-    diffusers builds a model under the number format that it is loaded in, which rounds what is computed then.
-    """
+    """Rebuild a model of diffusers with the same weights and float32 buffers. diffusers builds a model under the number
+    format that it is loaded in, which rounds what is computed then."""
     with init_empty_weights():
         fresh = type(model).from_config(model.config)
     fresh.load_state_dict(model.state_dict(), assign=True)
@@ -61,18 +57,13 @@ def with_float32_buffers(model: Any) -> Any:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has.
-
-    There, sums of products depend on where the numbers begin in memory, which in a file depends on its header.
-    """
+    """Return the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has. There, sums
+    of products depend on where the numbers begin in memory, which in a file depends on its header."""
     return value.to(dtype, copy=device.type == "cpu" and is_narrow(value))
 
 
 def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
-    """Cast trained and frozen weights and move them to the device.
-
-    An error on a full device gives advice.
-    """
+    """Cast trained and frozen weights and move them to the device. An error on a full device gives advice."""
     with explaining_out_of_memory(
         "while the network was put in its number format",
         "Keep frozen weights in fewer bits (model.quantization) or in host memory (model.offload), launch with "
@@ -94,10 +85,8 @@ class Widened(nn.Module):
 
 @contextmanager
 def seen_in_float32(module: nn.Module) -> Iterator[None]:
-    """Give readers of linear and convolution weights a float32 copy.
-
-    peft rounds the start of adapters to the number format of the layer that they are for.
-    """
+    """Give readers of linear and convolution weights a float32 copy. peft rounds the start of adapters to the number
+    format of the layer that they are for."""
     layers = [
         layer
         for layer in module.modules()

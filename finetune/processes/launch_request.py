@@ -33,10 +33,8 @@ def launcher() -> tuple[Mapping[str, str], list[str]]:
 
 
 def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]) -> None:
-    """Refuse launcher settings that would be ignored or change the training.
-
-    Raises one ValueError that names all. `of_launcher` is the environment that the launcher was started with.
-    """
+    """Refuse launcher settings that would be ignored or change the training. Raises one ValueError that names all.
+    `of_launcher` is the environment that the launcher was started with."""
     found = [
         f"accelerate config: got a request for {name} ({variable}), which is not supported yet: every process would "
         "hold the whole model. Use one of accelerate_configs/."

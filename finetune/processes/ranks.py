@@ -65,10 +65,8 @@ class Ranks:
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
-        """Return the texts of all processes by rank, once all have called this.
-
-        Waits for as long as the others live; raises LostProcess where one does not.
-        """
+        """Return the texts of all processes by rank, once all have called this. Waits for as long as the others live;
+        raises LostProcess where one does not."""
         if self._store is None or self.size == 1:
             return [text]
         self._count += 1
@@ -114,10 +112,7 @@ class Ranks:
             yield
 
     def explanation(self) -> str:
-        """Return the cause of a failed collective as a sentence.
-
-        Waits a moment for the cause to be found.
-        """
+        """Return the cause of a failed collective as a sentence. Waits a moment for the cause to be found."""
         deadline = time.monotonic() + 3 * self._period
         while self.lost is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -127,10 +122,7 @@ class Ranks:
         )
 
     def leave(self) -> None:
-        """Announce that this process ends as planned.
-
-        The first, which may have the store, ends last.
-        """
+        """Announce that this process ends as planned. The first, which may have the store, ends last."""
         self.close()
         if self._store is None or self.size == 1:
             return
@@ -193,10 +185,7 @@ class Ranks:
             self._lose_frozen(rank)
 
     def _guard(self) -> None:
-        """Run the thread that notices a store without response.
-
-        The first process may have the store and be frozen.
-        """
+        """Run the thread that notices a store without response. The first process may have the store and be frozen."""
         rounds, num_stale = -1, 0
         while not self._closed.wait(self._period) and self.lost is None:
             num_stale = num_stale + 1 if self._rounds == rounds else 0
@@ -258,10 +247,7 @@ def join(store: KeyValueStore, rank: int, size: int, timeout_seconds: float) -> 
 
 
 def refuse_differences(facts: Mapping[str, object]) -> None:
-    """Raise ValueError on every process if facts differ from the first one's.
-
-    Facts are such as the seed.
-    """
+    """Raise ValueError on every process if facts differ from the first one's. Facts are such as the seed."""
     gathered = [json.loads(text) for text in ranks().exchange(json.dumps(facts, default=str))]
     first, problems = gathered[0], []
     for rank, other in enumerate(gathered):

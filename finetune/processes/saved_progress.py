@@ -1,7 +1,5 @@
-"""The step of the newest checkpoint, for messages at the end; torch-free.
-
-A process of a data loader has only the step from when it was started, so it does not use it.
-"""
+"""The step of the newest checkpoint, for messages at the end; torch-free. A process of a data loader has only the step
+from when it was started, so it does not use it."""
 
 _step: int | None = None
 

@@ -37,10 +37,8 @@ def caught_signals() -> list[signal.Signals]:
 
 
 class StopRequest:
-    """The first such signal, which the loop reads between steps and images.
-
-    A SIGINT that comes more than `SECONDS_OF_ONE_REQUEST` later, and not while the run saves, ends the process at once.
-    """
+    """The first such signal, which the loop reads between steps and images. A SIGINT that comes more than
+    `SECONDS_OF_ONE_REQUEST` later, and not while the run saves, ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -77,11 +75,8 @@ class StopRequest:
 
 
 def end_on_signals(meaning: str) -> None:
-    """End the process at once on a signal, when there is nothing to save.
-
-    The exit code is `EXIT_CODE`. No exception is raised, since libraries may swallow one or print it while they import,
-    load or export.
-    """
+    """End the process at once on a signal, when there is nothing to save. The exit code is `EXIT_CODE`. No exception is
+    raised, since libraries may swallow one or print it while they import, load or export."""
 
     def end(number: int, frame: FrameType | None) -> None:
         show_cursor = SHOW_CURSOR if sys.stderr.isatty() else ""  # a progress bar may have hidden it
@@ -99,10 +94,8 @@ def end_with_launcher() -> None:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a data loader's worker survive signals to the job; its parent ends it.
-
-    torchrun, SLURM and systemd signal every process; a worker that dies of it takes the run down before it has saved.
-    """
+    """Let a data loader's worker survive signals to the job; its parent ends it. torchrun, SLURM and systemd signal
+    every process; a worker that dies of it takes the run down before it has saved."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

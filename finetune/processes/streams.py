@@ -1,7 +1,5 @@
-"""Standard output and error that survive a closed reader or a full disk.
-
-What cannot be written is lost, and the program continues.
-"""
+"""Standard output and error that survive a closed reader or a full disk. What cannot be written is lost, and the
+program continues."""
 
 import contextlib
 import errno
@@ -33,10 +31,7 @@ def outlive_lost_output() -> None:
 
 
 def let_readers_leave() -> None:
-    """End silently when a reader leaves, as in `--help | head`.
-
-    For commands that do nothing but print.
-    """
+    """End silently when a reader leaves, as in `--help | head`. For commands that do nothing but print."""
     global _may_be_read_in_part
     _may_be_read_in_part = True
 

@@ -1,7 +1,4 @@
-"""Line charts as inline SVG, with round ticks and values on hover.
-
-Colours come from the page's style sheet.
-"""
+"""Line charts as inline SVG, with round ticks and values on hover. Colours come from the page's style sheet."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -112,10 +109,8 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
-    """Return the span of values, without single raw outliers.
-
-    Outliers are drawn at the edge, and hovering shows their values.
-    """
+    """Return the span of values, without single raw outliers. Outliers are drawn at the edge, and hovering shows their
+    values."""
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
     raw = sorted(
         value for line in chart.lines if line.style == "faint" for _, value in line.points if value is not None
@@ -187,10 +182,7 @@ def _drawn(plot: _Plot, line: Line) -> Iterator[str]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points: lowest and highest of each stretch.
-
-    So no spike is lost.
-    """
+    """Return at most `most` points: lowest and highest of each stretch. So no spike is lost."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most // 2))

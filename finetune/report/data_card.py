@@ -8,7 +8,7 @@ from finetune.report.rows import finite
 
 
 @dataclass(frozen=True)
-class BucketRow:
+class CardBucket:
     """A bucket of the data card; texts are as they were read."""
 
     width: Any
@@ -26,7 +26,7 @@ class Card:
 
     facts: list[tuple[str, Any]]
     warnings: list[Any]
-    buckets: list[BucketRow]
+    buckets: list[CardBucket]
 
 
 def data_card(card: dict[str, Any]) -> Card:
@@ -47,11 +47,11 @@ def data_card(card: dict[str, Any]) -> Card:
     return Card(facts, list(card.get("warnings") or []), buckets(card.get("buckets") or []))
 
 
-def buckets(read: Sequence[dict[str, Any]]) -> list[BucketRow]:
+def buckets(read: Sequence[dict[str, Any]]) -> list[CardBucket]:
     """Return the buckets with their shares of the largest."""
     sizes = [finite(bucket.get("num_pictures")) or 0.0 for bucket in read]
     return [
-        BucketRow(
+        CardBucket(
             width=bucket.get("width"),
             height=bucket.get("height"),
             num_images=size,

@@ -1,7 +1,4 @@
-"""The page around a report: one file without requests; light and dark.
-
-No script runs but the one it was made with.
-"""
+"""The page around a report: one file without requests; light and dark. No script runs but the one it was made with."""
 
 import base64
 import hashlib
@@ -20,10 +17,8 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @cache
 def templates(*packages: str) -> Environment:
-    """Return the templates of `PACKAGE/report/templates`, with those of this package behind them.
-
-    Every text is escaped on its way into a page, unless it is `Markup`.
-    """
+    """Return the templates of `PACKAGE/report/templates`, with those of this package behind them. Every text is escaped
+    on its way into a page, unless it is `Markup`."""
     loaders = [PackageLoader(package, "report/templates") for package in (*packages, "finetune")]
     return Environment(
         loader=ChoiceLoader(loaders),
@@ -35,10 +30,8 @@ def templates(*packages: str) -> Environment:
 
 
 def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
-    """Return the parts of page.html beside its body.
-
-    `style` is added to the style sheet. `script` is the only one that browsers run: the page contains its hash.
-    """
+    """Return the parts of page.html beside its body. `style` is added to the style sheet. `script` is the only one that
+    browsers run: the page contains its hash."""
     policy = POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -23,11 +23,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsand
 
 
 def write_report(folder: Path, *, message: str | None = None) -> Path:
-    """Write OUT/report.html from the run's files, as far as they exist.
-
-    They are metrics.jsonl, config.yaml, data_card.json and previews/. `message` is shown first, e.g. that the run was
-    stopped. Returns the page's path.
-    """
+    """Write OUT/report.html from the run's files, as far as they exist. They are metrics.jsonl, config.yaml,
+    data_card.json and previews/. `message` is shown first, e.g. that the run was stopped. Returns the page's path."""
     rows, num_broken = read_rows(folder / "metrics.jsonl")
     card = read_json(folder / "data_card.json")
     shots = find_previews(folder / "previews")
@@ -114,10 +111,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of_rate(key: str) -> str:
-    """Return the name for a learning rate's key, such as lr_text_encoder.
-
-    The key lr is that of the other weights.
-    """
+    """Return the name for a learning rate's key, such as lr_text_encoder. The key lr is that of the other weights."""
     return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
 
 

@@ -1,8 +1,5 @@
-"""Compare the base model's loss before the first step with that of zero.
-
-A model with another prediction type than its training's is hardly better than zero, or worse: training then runs
-without an error and ruins it.
-"""
+"""Compare the base model's loss before the first step with that of zero. A model with another prediction type than its
+training's is hardly better than zero, or worse: training then runs without an error and ruins it."""
 
 import functools
 from typing import Any

@@ -107,10 +107,7 @@ def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
 
 
 def save_optimizer(state: dict[str, Any], path: Path) -> None:
-    """Write an optimizer's state.
-
-    Python's own file keeps the disk's error.
-    """
+    """Write an optimizer's state. Python's own file keeps the disk's error."""
     with path.open("wb") as file:
         torch.save(state, file)
 
@@ -130,9 +127,7 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 def open_checkpoint(folder: Path) -> dict[str, Any]:
     """Return the state of a checkpoint whose files are all intact; raises ValueError that names the damaged one.
-
-    Tensors are not read yet, but their files are those of a checkpoint.
-    """
+    Tensors are not read yet, but their files are those of a checkpoint."""
     files = verify(folder)
     for name in ("trained.safetensors", "ema.safetensors"):
         if name in files:
@@ -164,10 +159,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def verify(folder: Path) -> set[str]:
-    """Compare every file with the manifest and return the files' names.
-
-    Raises ValueError that names the first one that differs.
-    """
+    """Compare every file with the manifest and return the files' names. Raises ValueError that names the first one that
+    differs."""
     expected = read(folder / MANIFEST, read_manifest)
     for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
         if needed not in expected:
@@ -216,11 +209,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest intact checkpoint and its state, None without any.
-
-    Warns of each one passed over. Raises ValueError where checkpoints exist and none is usable: starting again would
-    throw the run away.
-    """
+    """Return the newest intact checkpoint and its state, None without any. Warns of each one passed over. Raises
+    ValueError where checkpoints exist and none is usable: starting again would throw the run away."""
     steps, reasons = complete_steps(folder), []
     for _, path in steps:
         try:
@@ -241,10 +231,7 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
 
 
 def complete_steps(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of all checkpoints, newest first.
-
-    The step is the number in the name.
-    """
+    """Return (step, folder) of all checkpoints, newest first. The step is the number in the name."""
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
@@ -259,10 +246,7 @@ def discard(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove half written or half removed checkpoints of killed runs.
-
-    The caller has the run's lock.
-    """
+    """Remove half written or half removed checkpoints of killed runs. The caller has the run's lock."""
     for path in folder.glob(".tmp-*"):
         remove(path)
 

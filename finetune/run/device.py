@@ -31,11 +31,8 @@ def compute_dtype() -> torch.dtype:
 
 
 def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
-    """The Accelerator that `accelerate launch` configured, in contact with the other processes.
-
-    Raises ValueError for what this machine cannot run, and where the processes were started with different options,
-    data or versions.
-    """
+    """The Accelerator that `accelerate launch` configured, in contact with the other processes. Raises ValueError for
+    what this machine cannot run, and where the processes were started with different options, data or versions."""
     refuse_launch(os.environ, launcher()[0])
     share_cores()
     if os.environ.get(PRECISION_VARIABLE) == "fp16" and not torch.cuda.is_available():
@@ -78,10 +75,7 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
 
 
 def end_group() -> None:
-    """End the process group, which the stages of a recipe share.
-
-    Does nothing for one process.
-    """
+    """End the process group, which the stages of a recipe share. Does nothing for one process."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

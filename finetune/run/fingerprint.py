@@ -59,10 +59,8 @@ def objective_settings(objective: Objective) -> dict[str, Any]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash vocabulary, merges, special tokens, longest prompt and probing tokens.
-
-    The files are not hashed: libraries write the same tokenizer in several ways.
-    """
+    """Hash vocabulary, merges, special tokens, longest prompt and probing tokens. The files are not hashed: libraries
+    write the same tokenizer in several ways."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
     vocabulary = sorted(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]

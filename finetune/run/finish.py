@@ -51,10 +51,7 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
 
 
 def export(session: Session, progress: Progress, method: TuningMethod) -> dict[Path, float]:
-    """Write every layout of the method's files; return their differences.
-
-    They are measured on the reloaded files.
-    """
+    """Write every layout of the method's files; return their differences. They are measured on the reloaded files."""
     run, model, tuned = session.run, session.model, session.tuned
     with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, run.config.optim):
         weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)

@@ -27,11 +27,8 @@ from finetune.session import ResumePoint
 def find_checkpoint(
     config: TrainConfig, manifest: Manifest, accelerator: Accelerator, warnings: list[str]
 ) -> ResumePoint | None:
-    """Return config.resume's verified checkpoint, None for a new run.
-
-    Adds to `warnings`. Raises ValueError where the checkpoint is damaged, too far, of other images, or of another
-    optimizer.
-    """
+    """Return config.resume's verified checkpoint, None for a new run. Adds to `warnings`. Raises ValueError where the
+    checkpoint is damaged, too far, of other images, or of another optimizer."""
     folder = config.output.folder / "checkpoints"
     if config.resume == "never":
         return None
@@ -73,10 +70,7 @@ def find_checkpoint(
 
 
 def is_same_branch(config: TrainConfig) -> bool:
-    """Tell if output.folder's run began at config.resume's checkpoint.
-
-    It did if the same command runs again.
-    """
+    """Tell if output.folder's run began at config.resume's checkpoint. It did if the same command runs again."""
     saved = config.output.folder / "config.yaml"
     return saved.is_file() and read_yaml(saved)[0].get("resume") == [config.resume]
 
@@ -101,10 +95,7 @@ def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
 
 
 def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[str, Any]) -> list[str]:
-    """Return changes of the accelerate config that alter the result.
-
-    An example is "mixed_precision no -> bf16".
-    """
+    """Return changes of the accelerate config that alter the result. An example is "mixed_precision no -> bf16"."""
     batch = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     changes = {
         "mixed_precision": (state["precision"], accelerator.mixed_precision),
@@ -116,10 +107,8 @@ def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[st
 def refuse_other_model(
     identity: Identity, base_sha256: str, path: Path, state: dict[str, Any], config: TrainConfig
 ) -> list[str]:
-    """Raise ValueError that names changed parts of the checkpoint's model.
-
-    Returns a warning where a checkpoint of version 0.1 does not name them.
-    """
+    """Raise ValueError that names changed parts of the checkpoint's model. Returns a warning where a checkpoint of
+    version 0.1 does not name them."""
     found: dict[str, list[str]] = {}
     if base_sha256 != state["base_sha256"]:
         found = {"denoiser": ["other content"]}
@@ -142,11 +131,8 @@ def refuse_other_model(
 
 
 def leave_file(optimizer: torch.optim.Optimizer) -> None:
-    """Copy an optimizer's state on the CPU out of the checkpoint's file.
-
-    As loaded, it is mapped to the file, which may be gone later. State of weights on another device was copied there,
-    or to paged memory.
-    """
+    """Copy an optimizer's state on the CPU out of the checkpoint's file. As loaded, it is mapped to the file, which may
+    be gone later. State of weights on another device was copied there, or to paged memory."""
     copies: dict[int, torch.Tensor] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():

@@ -27,10 +27,7 @@ def share_cores() -> None:
 
 @contextlib.contextmanager
 def all_cores() -> Iterator[None]:
-    """Use all cores within it, while other processes wait.
-
-    A number that the user chose stays.
-    """
+    """Use all cores within it, while other processes wait. A number that the user chose stays."""
     before = torch.get_num_threads()
     if not is_chosen():
         torch.set_num_threads(max(before, num_cores()))
@@ -55,10 +52,8 @@ def is_chosen() -> bool:
 
 
 def is_users_choice(own: Mapping[str, str], of_launcher: Mapping[str, str], arguments: Sequence[str]) -> bool:
-    """Tell if the number of threads in this environment is the user's.
-
-    `of_launcher` is the environment that the parent process was started with, `arguments` its command line.
-    """
+    """Tell if the number of threads in this environment is the user's. `of_launcher` is the environment that the parent
+    process was started with, `arguments` its command line."""
     if "OMP_NUM_THREADS" not in own:
         return False
     if own["OMP_NUM_THREADS"] != "1" or not any(name in own for name in LAUNCHERS):

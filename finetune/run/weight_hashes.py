@@ -35,10 +35,7 @@ SECONDS_TO_SETTLE = 2.0
 def hashed_parts(
     family: ModelFamily, source: ModelSource, folder: Path, warn: Callable[[str], None] = lambda text: None
 ) -> tuple[Parts, Hashes]:
-    """Load and drop each part in turn; return the parts and their hashes.
-
-    The hashes are stored in `folder`/hashes.
-    """
+    """Load and drop each part in turn; return the parts and their hashes. The hashes are stored in `folder`/hashes."""
     began = time.time()
     known = read_record(record_file(source, folder))
     hashes: Hashes = {}
@@ -65,10 +62,8 @@ def record_file(source: ModelSource, folder: Path) -> Path:
 
 
 def file_stamps(source: ModelSource) -> Stamps:
-    """Return size and time of every file of the model.
-
-    A changed file shows in them; weights and configs of any part count.
-    """
+    """Return size and time of every file of the model. A changed file shows in them; weights and configs of any part
+    count."""
     if source.is_single_file:
         paths = [Path(source.location), *Path(source.configs).glob("*/*.json")]
     else:
@@ -81,10 +76,7 @@ def file_stamps(source: ModelSource) -> Stamps:
 
 
 def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
-    """Raise ValueError if a file of the model has changed.
-
-    Its parts are read again at the end of a run.
-    """
+    """Raise ValueError if a file of the model has changed. Its parts are read again at the end of a run."""
     now = {stamp[:3] for stamp in file_stamps(source)}
     changed = sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}})
     if changed:

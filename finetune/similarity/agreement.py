@@ -48,10 +48,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
-    """Tell if codes at a distance may be those of duplicates.
-
-    `is_simple` is true if one image is simple, `is_plain` if both are plain.
-    """
+    """Tell if codes at a distance may be those of duplicates. `is_simple` is true if one image is simple, `is_plain` if
+    both are plain."""
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
@@ -151,10 +149,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def moved(image: Image.Image, motion: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Apply an affine map from places of the result to places of the image.
-
-    Beyond the image the result is black.
-    """
+    """Apply an affine map from places of the result to places of the image. Beyond the image the result is black."""
     return image.transform(size, Image.Transform.AFFINE, tuple(motion.ravel()), Image.Resampling.BILINEAR)
 
 
@@ -200,10 +195,7 @@ def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarra
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Tell if a motion scales an image as if both were seen in full.
-
-    A larger square is another square.
-    """
+    """Tell if a motion scales an image as if both were seen in full. A larger square is another square."""
     scales = motion[0, 0] * size[0] / other[0], motion[1, 1] * size[1] / other[1]
     return all(abs(scale - 1) < 0.1 for scale in scales)
 

@@ -108,10 +108,7 @@ class ComparedImage:
 
 
 def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> ComparedImage:
-    """Prepare an upright RGB image for comparison.
-
-    An image known to be simple is passed as such.
-    """
+    """Prepare an upright RGB image for comparison. An image known to be simple is passed as such."""
     scale = SIDE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     scaled = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -179,10 +176,7 @@ def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]
 
 
 def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> np.ndarray:
-    """Return the affine map [2 3] that makes two codes agree.
-
-    It maps places of `first` to places of `second`.
-    """
+    """Return the affine map [2 3] that makes two codes agree. It maps places of `first` to places of `second`."""
     start = corners_turned(*seen_of(first, kinds[0]))
     end = corners_turned(*seen_of(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
@@ -200,10 +194,7 @@ def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None
 
 
 def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
-    """Return the origins [3 2] of a turned part's corners.
-
-    They are the left upper, right upper and left lower ones.
-    """
+    """Return the origins [3 2] of a turned part's corners. They are the left upper, right upper and left lower ones."""
     left, top, right, bottom = box
     grid = np.arange(4, dtype=np.uint8).reshape(2, 2)
     if turn is not None:
@@ -213,10 +204,7 @@ def corners_turned(box: Box, turn: Image.Transpose | None) -> np.ndarray:
 
 
 def motions_by_corners(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yield the affine maps [2 3] that most corners follow.
-
-    They map `first` to `second`, and to its mirror image.
-    """
+    """Yield the affine maps [2 3] that most corners follow. They map `first` to `second`, and to its mirror image."""
     import cv2
 
     width = second.image.width

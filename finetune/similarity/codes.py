@@ -55,10 +55,8 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
-    """Return the twelve codes [12 4] (uint64) of an image, ordered as KINDS.
-
-    A thumbnail of 256 pixels has the codes of its image, but for a few bits.
-    """
+    """Return the twelve codes [12 4] (uint64) of an image, ordered as KINDS. A thumbnail of 256 pixels has the codes of
+    its image, but for a few bits."""
     grey = image.convert("L")
     low = frequencies(grey)
     flipped = [low, low * ODD[None], low * ODD[:, None], low * ODD[None] * ODD[:, None]]
@@ -76,10 +74,8 @@ def frequencies(grey: Image.Image) -> np.ndarray:
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Return codes [N 4]: the bits where frequencies [N 16 16] exceed the median.
-
-    The first one, which is the brightness, is left out of the median and out of the code.
-    """
+    """Return codes [N 4]: the bits where frequencies [N 16 16] exceed the median. The first one, which is the
+    brightness, is left out of the median and out of the code."""
     flat = low.reshape(len(low), -1).copy()
     flat[:, 0] = np.median(flat[:, 1:], axis=1)
     bits = flat > flat[:, :1]
@@ -94,10 +90,7 @@ def middle(grey: Image.Image, share: float) -> Image.Image:
 
 
 def without_border(grey: Image.Image) -> Image.Image:
-    """Cut off rows and columns of one tone at the edges.
-
-    A flat image stays as it is.
-    """
+    """Cut off rows and columns of one tone at the edges. A flat image stays as it is."""
     return grey.crop(border_box(grey))
 
 
@@ -133,10 +126,8 @@ class ClosePairs:
 
 
 class Codes(Protocol):
-    """Codes [N 12 4] (uint64): an array, or a reader of files with indices.
-
-    The index is an image, an array of images, or one kind of all (codes[:, kind]).
-    """
+    """Codes [N 12 4] (uint64): an array, or a reader of files with indices. The index is an image, an array of images,
+    or one kind of all (codes[:, kind])."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -184,10 +175,7 @@ def meetings(num_kinds: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Compare all codes, and yield the close ones.
-
-    Rows are first, second, distance, first kind, second kind.
-    """
+    """Compare all codes, and yield the close ones. Rows are first, second, distance, first kind, second kind."""
     codes = stored[chosen]
     for first_kinds, second_kinds in meetings(codes.shape[1]):
         for one, other in ((one, other) for one in first_kinds for other in second_kinds):
@@ -205,11 +193,8 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield rows of close codes with a band that differs in a bit at most.
-
-    A row may come several times. Codes of two kinds are in memory at a time, 120 bytes an image with all that is
-    derived from them.
-    """
+    """Yield rows of close codes with a band that differs in a bit at most. A row may come several times. Codes of two
+    kinds are in memory at a time, 120 bytes an image with all that is derived from them."""
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
             for one in first_kinds:
@@ -269,10 +254,8 @@ class InBand:
 def within(
     first: np.ndarray, places: np.ndarray, second: np.ndarray, rows: np.ndarray, largest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pairs first[places] and second[rows] are close, and their distances.
-
-    Half of a code leaves few of the pairs in most cases, so the other half is compared for those only.
-    """
+    """Return which pairs first[places] and second[rows] are close, and their distances. Half of a code leaves few of
+    the pairs in most cases, so the other half is compared for those only."""
     half = NUM_WORDS // 2
     distance = np.zeros(len(rows), np.uint16)
     kept = np.arange(len(rows))

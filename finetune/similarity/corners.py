@@ -1,8 +1,5 @@
-"""Pairs of images with corners in common, found by votes of small patches.
-
-The images may be turned, mirrored, scaled or cut off. Needs OpenCV (the extra [dedup]). Letters: N images, M
-descriptors.
-"""
+"""Pairs of images with corners in common, found by votes of small patches. The images may be turned, mirrored, scaled
+or cut off. Needs OpenCV (the extra [dedup]). Letters: N images, M descriptors."""
 
 from collections.abc import Iterable, Iterator
 
@@ -32,10 +29,8 @@ def descriptors_of(grey: Image.Image) -> Descriptors:
 
 
 def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
-    """Return the pairs [M 2] of images that share FEWEST_VOTES corners or more.
-
-    The smaller number is first. Images that are None have no votes.
-    """
+    """Return the pairs [M 2] of images that share FEWEST_VOTES corners or more. The smaller number is first. Images
+    that are None have no votes."""
     nothing = np.zeros((0, 32), np.uint8)
     both = [(nothing, nothing) if each is None else each for each in descriptors]
     upright, mirrored = [one for one, _ in both], [other for _, other in both]
@@ -100,10 +95,7 @@ def close_votes(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Yield close pairs of descriptors of two images.
-
-    A pair is the first number above 32 bits of the second.
-    """
+    """Yield close pairs of descriptors of two images. A pair is the first number above 32 bits of the second."""
     for left, right in rows:
         differs = first[0][left] != second[0][right]
         left, right = left[differs], right[differs]

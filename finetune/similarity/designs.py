@@ -122,10 +122,7 @@ def hue_of(colours: np.ndarray) -> np.ndarray:
 
 
 def expected(first: np.ndarray, second: np.ndarray, colour: np.ndarray, prior: float) -> np.ndarray:
-    """Predict a colour [C] from the change of other colours [N C].
-
-    It stays the same where they are few.
-    """
+    """Predict a colour [C] from the change of other colours [N C]. It stays the same where they are few."""
     if len(first) < FEWEST_DRAWN:
         return colour
     means = first.mean(0), second.mean(0)

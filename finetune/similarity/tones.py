@@ -1,7 +1,5 @@
-"""Fit tones and colours of one image to another's, and measure the rest.
-
-Letters: N places, H W height and width, C channels. Torch-free.
-"""
+"""Fit tones and colours of one image to another's, and measure the rest. Letters: N places, H W height and width, C
+channels. Torch-free."""
 
 import numpy as np
 from PIL import Image
@@ -41,10 +39,8 @@ def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the mean tone of `second` for each tone of `first` [N].
-
-    It is the mean over places where the first is about as bright.
-    """
+    """Return the mean tone of `second` for each tone of `first` [N]. It is the mean over places where the first is
+    about as bright."""
     steps = np.clip(first, 0, 255) / 16
     weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
     means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)
@@ -52,10 +48,7 @@ def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def largest_part(left: np.ndarray, num_parts: int) -> float:
-    """Return the largest distance from 0 of a part's mean, of [H W C].
-
-    NaN does not count.
-    """
+    """Return the largest distance from 0 of a part's mean, of [H W C]. NaN does not count."""
     known = ~np.isnan(left[..., :1])
     sums = [np.where(known, left, 0.0), known.astype(np.float64), np.ones_like(left[..., :1])]
     for axis in (0, 1):

@@ -1,7 +1,4 @@
-"""Pass a run's records to its trackers, whose faults never stop or slow it.
-
-The network's faults neither.
-"""
+"""Pass a run's records to its trackers, whose faults never stop or slow it. The network's faults neither."""
 
 import importlib
 import importlib.util
@@ -51,10 +48,8 @@ logger = logging.getLogger(__name__)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Refuse missing packages, and names that W&B refuses, without importing either.
-
-    Raises ValueError. Names are the project, tags and run id.
-    """
+    """Refuse missing packages, and names that W&B refuses, without importing either. Raises ValueError. Names are the
+    project, tags and run id."""
     missing = [name for name in config.names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -155,11 +150,8 @@ class Tracker:
     def log_files(
         self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
     ) -> None:
-        """Record files and folders inside `folder` as one artifact of this run.
-
-        The exported model is one. The run's id is part of the artifact's name: two runs that share a name have an
-        artifact each.
-        """
+        """Record files and folders inside `folder` as one artifact of this run. The exported model is one. The run's id
+        is part of the artifact's name: two runs that share a name have an artifact each."""
         safe_name = re.sub(r"[^\w.-]", "-", f"{name[:64]}-{self._run_id[:63]}")  # W&B takes 128 characters
         described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
         files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
@@ -169,10 +161,8 @@ class Tracker:
             lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
-        """Close every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner.
-
-        A healthy upload is waited for where the run succeeded; a run that was stopped has no time for it.
-        """
+        """Close every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner. A healthy
+        upload is waited for where the run succeeded; a run that was stopped has no time for it."""
         for lane in self._lanes:
             lane.close(exit_code)
         deadline = time.monotonic() + FINISH_SECONDS + self._copy_seconds
@@ -226,10 +216,8 @@ def start_tracking(
 
 
 def run_id(file: Path, wanted: str | None = None) -> str:
-    """Return the run's id, chosen once and kept in `file` for resumed runs.
-
-    `wanted` is the user's choice; a run that already has another id keeps it, with a warning.
-    """
+    """Return the run's id, chosen once and kept in `file` for resumed runs. `wanted` is the user's choice; a run that
+    already has another id keeps it, with a warning."""
     if file.exists():
         try:
             known = json.loads(file.read_text())["run_id"]

@@ -1,7 +1,5 @@
-"""The texts that training may draw for an image, and the draw.
-
-Both are the same in every run, whatever was drawn before.
-"""
+"""The texts that training may draw for an image, and the draw. Both are the same in every run, whatever was drawn
+before."""
 
 import hashlib
 from dataclasses import dataclass
@@ -29,10 +27,8 @@ class CaptionOptions:
 
 
 def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tuple[str, ...]:
-    """Return every text that `draw_caption` may return, in a stable order.
-
-    Each is there once; the empty prompt is not among them.
-    """
+    """Return every text that `draw_caption` may return, in a stable order. Each is there once; the empty prompt is not
+    among them."""
     num_orders = options.num_shuffles if options.shuffle_tags else 1
     return tuple(
         dict.fromkeys(_variant(caption, order, options) for caption in captions for order in range(num_orders))
@@ -40,10 +36,8 @@ def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tupl
 
 
 def draw_caption(captions: tuple[str, ...], options: CaptionOptions, *, u: float, drop_u: float) -> str:
-    """Return the empty prompt where drop_u < dropout, else one of `caption_variants`; u, drop_u uniform in [0, 1).
-
-    Each caption is equally likely, and each of its orders, also where two of them happen to give the same text.
-    """
+    """Return the empty prompt where drop_u < dropout, else one of `caption_variants`; u, drop_u uniform in [0, 1). Each
+    caption is equally likely, and each of its orders, also where two of them happen to give the same text."""
     assert captions and 0 <= u < 1, (captions, u)
     if drop_u < options.dropout:
         return ""
@@ -59,10 +53,8 @@ def _variant(caption: str, order: int, options: CaptionOptions) -> str:
 
 
 def _reordered(caption: str, order: int, options: CaptionOptions) -> str:
-    """Return the caption with its tags in the order numbered `order`.
-
-    A hash sorts them, so the order is independent of a library's random stream.
-    """
+    """Return the caption with its tags in the order numbered `order`. A hash sorts them, so the order is independent of
+    a library's random stream."""
     tags = [tag.strip() for tag in caption.split(options.tag_separator)]
     tags = [tag for tag in tags if tag]
     kept, free = tags[: options.keep_tags], tags[options.keep_tags :]

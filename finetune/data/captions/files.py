@@ -81,10 +81,8 @@ def _order(suffix: str, suffixes: Sequence[str]) -> int:
 
 
 def texts_apart(texts: Iterable[str], images: ImageNames, found: FoundCaptions) -> dict[str, list[str]]:
-    """Return text files in folders without images that each fit one image.
-
-    The image has no caption yet, and no other fits.
-    """
+    """Return text files in folders without images that each fit one image. The image has no caption yet, and no other
+    fits."""
     by_image: dict[str, list[str]] = {}
     for name in texts:
         folder, base = posixpath.split(name)

@@ -46,10 +46,8 @@ class ImageNames:
         return name in self._names
 
     def beside(self, text: str) -> list[str]:
-        """Return the images of a text file: x.png for x.png.txt, the stem's for x.txt.
-
-        Names that differ in capitals or in how Unicode composes them fit where no other does.
-        """
+        """Return the images of a text file: x.png for x.png.txt, the stem's for x.txt. Names that differ in capitals or
+        in how Unicode composes them fit where no other does."""
         stem = split_name(text)[0]
         found = self._stems.get(stem) or self._exactly(stem) or self._keys.get(_key(text))
         if found is None:
@@ -77,11 +75,8 @@ class ImageNames:
         return ends or found
 
     def nearly(self, text: str) -> list[str]:
-        """Return possible images of a text file without an image of its name.
-
-        Its name has one more part, as in x_caption.txt and x.en.txt, or the file is in a folder of texts, as others of
-        its name are.
-        """
+        """Return possible images of a text file without an image of its name. Its name has one more part, as in
+        x_caption.txt and x.en.txt, or the file is in a folder of texts, as others of its name are."""
         folder, base = posixpath.split(split_name(text)[0])
         shorter = FURTHER_PART.sub("", base)
         found = self._stems.get(posixpath.join(folder, shorter), []) if shorter != base else []

@@ -44,10 +44,7 @@ class Row:
 
 
 def parsed_json(text: str) -> Any:
-    """Parse a JSON file; ValueError for anything else.
-
-    Raises `NotUnderstood` where it seems meant as captions.
-    """
+    """Parse a JSON file; ValueError for anything else. Raises `NotUnderstood` where it seems meant as captions."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -90,10 +87,8 @@ def joined_tags(value: Mapping[str, object]) -> object:
 
 
 def tags_text(tags: object) -> object:
-    """Join tags into one caption.
-
-    They are a list, lists by category, or a text with spaces between words like long_hair.
-    """
+    """Join tags into one caption. They are a list, lists by category, or a text with spaces between words like
+    long_hair."""
     if isinstance(tags, list | Mapping):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:
@@ -117,10 +112,7 @@ def texts_within(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
-    """Yield fields, also nested ones, that seem to contain captions.
-
-    Their names and the words in them decide.
-    """
+    """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide."""
     if isinstance(value, Mapping) and depth < DEPTH:
         for field, content in value.items():
             if TELLING_FIELD.search(str(field)) and any(is_wordy(text) for text in texts_within(content)):
@@ -138,10 +130,7 @@ def is_wordy(text: object) -> bool:
 
 
 def json_rows(value: object, column: str) -> list[Row]:
-    """Return the images in a JSON value.
-
-    Forms: name -> caption or object, a list of objects, or COCO's.
-    """
+    """Return the images in a JSON value. Forms: name -> caption or object, a list of objects, or COCO's."""
     if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):
         value = list(_coco_objects(value))
     if isinstance(value, Mapping):
@@ -183,11 +172,8 @@ def json_lines_rows(text: str, column: str) -> list[Row]:
 
 
 def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
-    """Return the images of a table with commas, semicolons, tabs or bars.
-
-    `images` are the existing file names: a first line that begins with one is not a heading, and the second column then
-    has the captions.
-    """
+    """Return the images of a table with commas, semicolons, tabs or bars. `images` are the existing file names: a first
+    line that begins with one is not a heading, and the second column then has the captions."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     try:
         lines = [line for line in reader if any(line)]

@@ -42,10 +42,8 @@ WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for 
 
 
 def decode_text(data: bytes) -> tuple[str, bool]:
-    """Decode UTF-8, UTF-16, UTF-32 or, with True as second, Windows-1252.
-
-    Windows-1252 is taken where nothing else fits; bytes that it leaves undefined are read as in Latin-1.
-    """
+    """Decode UTF-8, UTF-16, UTF-32 or, with True as second, Windows-1252. Windows-1252 is taken where nothing else
+    fits; bytes that it leaves undefined are read as in Latin-1."""
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "utf-32"
@@ -60,10 +58,8 @@ def decode_text(data: bytes) -> tuple[str, bool]:
 
 
 def looks_misread(text: str) -> bool:
-    """Tell if a text read as Windows-1252 is mostly beyond ASCII.
-
-    No language written in it is, but for short words such as the French for summer.
-    """
+    """Tell if a text read as Windows-1252 is mostly beyond ASCII. No language written in it is, but for short words
+    such as the French for summer."""
     beyond = [character for character in text if character > "\x7f"]
     is_most = len(beyond) * 2 > len("".join(text.split()))
     return is_most and (len(beyond) > MOST_ACCENTS or not all(map(str.isalpha, beyond)))
@@ -159,11 +155,8 @@ def _continues(line: str, following: str, has_sentences: bool) -> bool:
 
 
 def joined(lines: tuple[str, ...]) -> str:
-    """Join lines to one caption, with commas if they are tags, else with spaces.
-
-    Short phrases count as tags. Where Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space
-    is added.
-    """
+    """Join lines to one caption, with commas if they are tags, else with spaces. Short phrases count as tags. Where
+    Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space is added."""
     are_tags = all(_is_short(line) for line in lines)
     stripped = [line.rstrip(SEPARATORS) for line in lines] if are_tags else lines
     text = stripped[0]
@@ -175,9 +168,6 @@ def joined(lines: tuple[str, ...]) -> str:
 
 
 def _is_short(line: str) -> bool:
-    """Tell if a line may be a tag or a phrase.
-
-    Where no spaces separate words, characters are counted.
-    """
+    """Tell if a line may be a tag or a phrase. Where no spaces separate words, characters are counted."""
     is_brief = len(line.split()) <= TAG_WORDS and len(UNSPACED.findall(line)) <= TAG_CHARACTERS
     return is_brief and not SENTENCE_END.search(line)

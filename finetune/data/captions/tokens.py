@@ -11,10 +11,8 @@ from finetune.plurals import first_few
 def check_token_captions(
     manifest: Manifest, tokens: TokensConfig, data: DataConfig, preview: PreviewConfig
 ) -> Manifest:
-    """Add warnings for captions and preview prompts without a new token.
-
-    Raises ValueError where a token is in no caption at all, so nothing would be learned of it.
-    """
+    """Add warnings for captions and preview prompts without a new token. Raises ValueError where a token is in no
+    caption at all, so nothing would be learned of it."""
     texts = [
         (record.file_name, data.template.replace("{caption}", caption))
         for record in manifest.records

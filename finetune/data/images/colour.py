@@ -24,10 +24,8 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tuple[Image.Image, Image.Image | None]:
-    """Split any image into 8-bit L, RGB or CMYK, and alpha.
-
-    Alpha is L, or None without transparency. `encoding` is applied here only where `is_deep`.
-    """
+    """Split any image into 8-bit L, RGB or CMYK, and alpha. Alpha is L, or None without transparency. `encoding` is
+    applied here only where `is_deep`."""
     if is_deep(image):
         return _eight_bits(image, encoding)
     if image.has_transparency_data:  # in palettes and single colours too
@@ -118,10 +116,7 @@ def srgb_light(samples: np.ndarray) -> np.ndarray:
 
 
 def primaries_to_srgb(primaries: tuple[float, ...]) -> np.ndarray:
-    """Return the matrix [3 3] from light of given primaries to sRGB's.
-
-    White is adapted by Bradford's method.
-    """
+    """Return the matrix [3 3] from light of given primaries to sRGB's. White is adapted by Bradford's method."""
     from_white, to_white = (BRADFORD @ _xyz(*each[:2]) for each in (primaries, SRGB_PRIMARIES))
     adapt = np.linalg.inv(BRADFORD) @ np.diag(to_white / from_white) @ BRADFORD
     return np.linalg.inv(_light_to_xyz(SRGB_PRIMARIES)) @ adapt @ _light_to_xyz(primaries)

@@ -1,7 +1,5 @@
-"""Open an image as training sees it, and cut it to a size.
-
-Training sees it upright, in sRGB, opaque, with 8 bits a channel.
-"""
+"""Open an image as training sees it, and cut it to a size. Training sees it upright, in sRGB, opaque, with 8 bits a
+channel."""
 
 import contextlib
 import functools
@@ -111,10 +109,8 @@ def _load(image: ImageFile.ImageFile) -> None:
 
 @contextlib.contextmanager
 def _blamed_on_the_file(fault: str) -> Iterator[None]:
-    """Turn errors of a decoder on hostile bytes into a ValueError.
-
-    They are an open set: decoders written in Rust panic with a BaseException. Errors that are not about the file pass.
-    """
+    """Turn errors of a decoder on hostile bytes into a ValueError. They are an open set: decoders written in Rust panic
+    with a BaseException. Errors that are not about the file pass."""
     try:
         yield
     except (UnsupportedSamples, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -144,10 +140,8 @@ def _plugin_is_there(kind: str) -> bool:
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """Read (width, height) after the EXIF rotation from the header.
-
-    Raises ValueError where the header is not an image's.
-    """
+    """Read (width, height) after the EXIF rotation from the header. Raises ValueError where the header is not an
+    image's."""
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):  # to open it decodes it
         return _jpeg_xl_size(data)
     image = open_header(data)

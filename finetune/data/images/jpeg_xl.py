@@ -1,8 +1,5 @@
-"""Read size and orientation from the header of a JPEG XL.
-
-Its decoder would first unpack all pixels. The layout is that of ISO/IEC 18181-1, "SizeHeader" and "ImageMetadata", and
-of the boxes in ISO/IEC 18181-2.
-"""
+"""Read size and orientation from the header of a JPEG XL. Its decoder would first unpack all pixels. The layout is that
+of ISO/IEC 18181-1, "SizeHeader" and "ImageMetadata", and of the boxes in ISO/IEC 18181-2."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Check a PNG's blocks and read how its colours are encoded.
-
-Pillow does neither.
-"""
+"""Check a PNG's blocks and read how its colours are encoded. Pillow does neither."""
 
 import zlib
 from collections.abc import Iterator
@@ -58,10 +55,8 @@ def check_png(data: bytes) -> None:
 
 
 def png_encoding(data: bytes) -> Encoding | None:
-    """Read how a PNG's colours are encoded, None if by its ICC profile.
-
-    Precedence as in the PNG specification, third edition, section 4.3: cICP, iCCP, sRGB, then gAMA and cHRM.
-    """
+    """Read how a PNG's colours are encoded, None if by its ICC profile. Precedence as in the PNG specification, third
+    edition, section 4.3: cICP, iCCP, sRGB, then gAMA and cHRM."""
     found: dict[bytes, bytes] = {}
     for kind, body, _ in png_blocks(data):
         if kind == b"IDAT":
@@ -100,10 +95,8 @@ def _from_gamma(gamma_block: bytes, chroma_block: bytes) -> Encoding:
 
 
 def _is_possible(values: list[float]) -> bool:
-    """Check that four chromaticities are visible and span an area.
-
-    White is among them; red, green and blue span the area.
-    """
+    """Check that four chromaticities are visible and span an area. White is among them; red, green and blue span the
+    area."""
     points = [(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
     if any(not (0 <= x <= 1 and 0 < y <= 1) for x, y in points[1:]) or min(points[0]) < 0.1:
         return False

@@ -22,10 +22,7 @@ Sizes = tuple[dict[str, int], dict[str, float]]
 
 
 def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str, PeftConfig]:
-    """Add adapters to the parts of the network; return each part's peft config.
-
-    The same seed gives the same start.
-    """
+    """Add adapters to the parts of the network; return each part's peft config. The same seed gives the same start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with seen_in_float32(network):
@@ -81,10 +78,7 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
 def peft_config(
     config: LoRAConfig, names: Sequence[str], ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> PeftConfig:
-    """Return peft's config for exactly the layers `names`.
-
-    Some may have their own rank or alpha.
-    """
+    """Return peft's config for exactly the layers `names`. Some may have their own rank or alpha."""
     if config.kind == "oft":
         # The exact Cayley transform: peft's default is a series that leaves the rotations when they grow.
         return OFTConfig(r=0, oft_block_size=block_size(config), use_cayley_neumann=False, target_modules=list(names))
@@ -141,10 +135,8 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
 
 
 def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
-    """Return the names of the layers that end with one of the targets.
-
-    Anything but a linear layer or a convolution is refused.
-    """
+    """Return the names of the layers that end with one of the targets. Anything but a linear layer or a convolution is
+    refused."""
     found = []
     for name, layer in module.named_modules():
         if any(ends_with(name, target) for target in targets):
@@ -179,10 +171,8 @@ def refuse_unmatched(targets: Sequence[str], option: str, names: Sequence[str]) 
 
 
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:
-    """Raise ValueError for layers that do not fit rotations of this size.
-
-    A kernel that peft 0.21 gets wrong is refused too.
-    """
+    """Raise ValueError for layers that do not fit rotations of this size. A kernel that peft 0.21 gets wrong is refused
+    too."""
     for name in names:
         layer: Any = module.get_submodule(name)
         width = layer.weight.shape[1]

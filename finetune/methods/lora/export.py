@@ -37,10 +37,8 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Write the files of the adapters' kind; return the difference of each.
-
-    It is that of its output from the output of the trained weights.
-    """
+    """Write the files of the adapters' kind; return the difference of each. It is that of its output from the output of
+    the trained weights."""
     family, source = model.family, model.source
     trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):
@@ -92,10 +90,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
 
 
 def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> LoRAFacts:
-    """Return the facts for the single file's metadata.
-
-    `layers` are those of a file in sd-scripts' layout.
-    """
+    """Return the facts for the single file's metadata. `layers` are those of a file in sd-scripts' layout."""
     options = model.config
     same_rank, same_alpha = not config.rank_pattern, not config.alpha_pattern
     rank = config.rank if same_rank and config.kind != "oft" else None
@@ -139,10 +134,7 @@ def network_module(config: LoRAConfig) -> str:
 
 
 def network_args(config: LoRAConfig, rank: int | None, alpha: float | None) -> dict[str, str | int | float | bool]:
-    """Return the arguments of that module.
-
-    They have its names where it has them, else those of LoRAConfig.
-    """
+    """Return the arguments of that module. They have its names where it has them, else those of LoRAConfig."""
     found: dict[str, str | int | float | bool] = {}
     if config.dora or config.kind == "oft":
         found |= {"algo": "full", "trained_as": "dora" if config.dora else f"oft block_size={block_size(config)}"}

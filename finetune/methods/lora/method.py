@@ -54,11 +54,8 @@ class LoRA:
         attach_adapters(network, self.config, seed)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Return each part's parameters, apart where rate or decay differs.
-
-        These are B in LoRA+ (NAME_b), and the lengths of DoRA (NAME_magnitude), which decay would pull to zero and not
-        to the base model.
-        """
+        """Return each part's parameters, apart where rate or decay differs. These are B in LoRA+ (NAME_b), and the
+        lengths of DoRA (NAME_magnitude), which decay would pull to zero and not to the base model."""
         groups = usual_groups(network, config)
         if self.config.plus_ratio != 1:
             groups = [
@@ -77,10 +74,8 @@ class LoRA:
         return groups
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write files in float32 for diffusers or peft, and one for other tools.
-
-        ComfyUI, A1111 and Forge read `NAME.safetensors`.
-        """
+        """Write files in float32 for diffusers or peft, and one for other tools. ComfyUI, A1111 and Forge read
+        `NAME.safetensors`."""
         return export_adapters(self.config, model, folder)
 
 
@@ -92,10 +87,7 @@ def named(network: nn.Module, text: str) -> set[int]:
 def split_off(
     group: ParamGroup, name: str, chosen: set[int], *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
-    """Split the chosen parameters off a group, as GROUP_NAME.
-
-    Empty groups are left out.
-    """
+    """Split the chosen parameters off a group, as GROUP_NAME. Empty groups are left out."""
     rest = [parameter for parameter in group.parameters if id(parameter) not in chosen]
     apart = [parameter for parameter in group.parameters if id(parameter) in chosen]
     decay = group.weight_decay if weight_decay is None else weight_decay

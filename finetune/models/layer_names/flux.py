@@ -1,7 +1,4 @@
-"""Names of FLUX.1's layers in the published single files.
-
-Adapters follow them.
-"""
+"""Names of FLUX.1's layers in the published single files. Adapters follow them."""
 
 import re
 from typing import Any
@@ -40,10 +37,7 @@ FUSED_IN_SINGLE_BLOCKS = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "pr
 
 
 def published_layer(denoiser: Any, module: str) -> SingleFileLayer:
-    """Return the file's place of a layer of diffusers' transformer.
-
-    An unknown one keeps its name.
-    """
+    """Return the file's place of a layer of diffusers' transformer. An unknown one keeps its name."""
     block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
     if block is None:
         return SingleFileLayer(RENAMED.get(module, module), swapped=module == "norm_out.linear")

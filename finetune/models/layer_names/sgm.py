@@ -1,8 +1,5 @@
-"""Names of a U-Net's layers in generative-models, for SDXL's single files.
-
-In that code of Stability AI, every resnet, down- and upsampler, with the attention behind it, is one numbered step of
-three long lists.
-"""
+"""Names of a U-Net's layers in generative-models, for SDXL's single files. In that code of Stability AI, every resnet,
+down- and upsampler, with the attention behind it, is one numbered step of three long lists."""
 
 from typing import Any
 

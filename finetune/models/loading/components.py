@@ -1,7 +1,5 @@
-"""Read the parts of a pipeline from a folder, the Hub or a single file.
-
-A refusal is one sentence, for all families. Weights come from safetensors alone, and no code of a checkpoint is run.
-"""
+"""Read the parts of a pipeline from a folder, the Hub or a single file. A refusal is one sentence, for all families.
+Weights come from safetensors alone, and no code of a checkpoint is run."""
 
 import inspect
 import json
@@ -70,10 +68,8 @@ def find_family(source: ModelSource, given: str | None = None) -> str:
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:
-    """Return model_index.json, for a single file that of its configs.
-
-    The pipeline is then the file's own. Raises ValueError for a missing source or a damaged index.
-    """
+    """Return model_index.json, for a single file that of its configs. The pipeline is then the file's own. Raises
+    ValueError for a missing source or a damaged index."""
     path = Path(source.location)
     if source.is_single_file:
         return single_file_index(source)
@@ -117,10 +113,8 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
 
 
 def single_file_index(source: ModelSource) -> dict[str, Any]:
-    """Return the model_index.json for a single file.
-
-    Raises ValueError where no family reads such files, or the configs are missing or another model's.
-    """
+    """Return the model_index.json for a single file. Raises ValueError where no family reads such files, or the configs
+    are missing or another model's."""
     kind, name = single_file_kind(source), Path(source.location).name
     families = [family_named(known) for known in FAMILIES]
     family = next((family for family in families if kind in family.single_files), None)
@@ -230,10 +224,8 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
 
 
 def scheduler_class(name: str, option: str) -> Any:
-    """Return diffusers' scheduler class of that name, None without one.
-
-    One that is made without the option counts as none.
-    """
+    """Return diffusers' scheduler class of that name, None without one. One that is made without the option counts as
+    none."""
     # The module imports its parts when they are used, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
     if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
@@ -242,10 +234,8 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Load one part with its weights on the CPU, in float32 or as configured.
-
-    Raises ValueError unless the file has exactly the weights of its model.
-    """
+    """Load one part with its weights on the CPU, in float32 or as configured. Raises ValueError unless the file has
+    exactly the weights of its model."""
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
     elif source.is_single_file:
@@ -260,10 +250,7 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def load_other_vae(kind: Any, source: ModelSource) -> Any:
-    """Load the source's other VAE.
-
-    Raises ValueError where it does not fit this model.
-    """
+    """Load the source's other VAE. Raises ValueError where it does not fit this model."""
     with naming_option():
         if in_original_layout(source):
             configs = part_files(source, "vae", has_weights=False).root
@@ -297,10 +284,7 @@ def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFi
 
 
 def load_part(kind: Any, source: ModelSource, part: str) -> Any:
-    """Load one part of the pipeline without weights.
-
-    Raises ValueError that names a part that does not load.
-    """
+    """Load one part of the pipeline without weights. Raises ValueError that names a part that does not load."""
     files = part_files(source, part, has_weights=False)
     return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
 
@@ -326,10 +310,7 @@ def weighted_parts(source: ModelSource) -> list[str]:
 
 
 def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
-    """Return the result of `load`; errors name the part and the remedy.
-
-    They are ValueError.
-    """
+    """Return the result of `load`; errors name the part and the remedy. They are ValueError."""
     try:
         return load()
     except (
@@ -369,9 +350,7 @@ def part_advice(source: ModelSource, part: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, without its full stop.
-
-    Where shapes differ, diffusers adds the subfolder and advice to overwrite weights; both are left out.
-    """
+    """Return the first line of an error's text, without its full stop. Where shapes differ, diffusers adds the
+    subfolder and advice to overwrite weights; both are left out."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want to instead")[0]
     return re.sub(r"^Cannot load \S* because ", "", line).rstrip(".")

@@ -15,11 +15,8 @@ FP8 = "F8_"
 
 
 def eight_bit_warnings(source: ModelSource) -> list[str]:
-    """Return one warning that counts the weights in 8 bits, over all parts.
-
-    The files are on this machine by now. Such weights with scales beside them are refused, since nothing here applies
-    the scales.
-    """
+    """Return one warning that counts the weights in 8 bits, over all parts. The files are on this machine by now. Such
+    weights with scales beside them are refused, since nothing here applies the scales."""
     formats = stored_formats(weight_paths(source))
     narrow = [name for name in formats if name.startswith(FP8)]
     if not narrow:

@@ -66,10 +66,7 @@ def downloaded(location: str, revision: str | None, names: Iterable[str]) -> Pat
 
 
 def hub_file(source: ModelSource, name: str) -> Path:
-    """Return the path of a file from the cache or the Hub.
-
-    Raises ValueError with one sentence.
-    """
+    """Return the path of a file from the cache or the Hub. Raises ValueError with one sentence."""
     try:
         return Path(hf_hub_download(source.location, name, revision=source.revision))
     except (OSError, ValueError) as error:
@@ -78,10 +75,7 @@ def hub_file(source: ModelSource, name: str) -> Path:
 
 
 def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> ValueError:
-    """Return the refusal of a model that the Hub does not provide.
-
-    `missing` as in `hub_advice`.
-    """
+    """Return the refusal of a model that the Hub does not provide. `missing` as in `hub_advice`."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
         hub_advice(error, source, missing)
@@ -91,10 +85,8 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:
-    """Return the sentence for an error of the Hub, None for another one.
-
-    `missing` names the absent file's purpose, and what to do.
-    """
+    """Return the sentence for an error of the Hub, None for another one. `missing` names the absent file's purpose, and
+    what to do."""
     location, found = source.location, {type(cause) for cause in causes(error)}
 
     def is_a(*kinds: type[BaseException]) -> bool:
@@ -141,10 +133,7 @@ def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str |
 
 
 def download_command(source: ModelSource) -> str:
-    """Return the command that downloads a model in one variant.
-
-    Whole repositories have several.
-    """
+    """Return the command that downloads a model in one variant. Whole repositories have several."""
     weights = f"*/*.{source.variant}*.safetensors" if source.variant else "*/*.safetensors"
     others = "" if source.variant else " --exclude '*/*.*.safetensors'"
     revision = f" --revision {source.revision}" if source.revision else ""

@@ -1,7 +1,4 @@
-"""Compare the classes that a model's files name for its parts.
-
-They must be those that are trained.
-"""
+"""Compare the classes that a model's files name for its parts. They must be those that are trained."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +9,8 @@ from transformers import PreTrainedModel
 
 
 def refuse_other_class(kind: type, index: Mapping[str, Any], folder: Path, part: str) -> None:
-    """Raise ValueError if model_index.json or a config names another class.
-
-    A missing part is refused too. The class of a text encoder may differ: its layers are compared by name, and a
-    projection that is not read is harmless.
-    """
+    """Raise ValueError if model_index.json or a config names another class. A missing part is refused too. The class of
+    a text encoder may differ: its layers are compared by name, and a projection that is not read is harmless."""
     entry = index.get(part)
     where = f"model.source: model_index.json of {folder}"
     again = "that was published with the model"

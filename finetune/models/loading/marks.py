@@ -48,10 +48,8 @@ class Marks:
 
 
 def read_marks(source: ModelSource) -> Marks:
-    """Return the marks of a single file.
-
-    Raises ValueError where they contradict each other or name an objective that is not trained here.
-    """
+    """Return the marks of a single file. Raises ValueError where they contradict each other or name an objective that
+    is not trained here."""
     name = Path(source.location).name
     try:
         with safe_open(source.location, framework="pt") as file:
@@ -111,10 +109,8 @@ def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
-    """Return the scheduler's settings, corrected by marks and `loss.prediction_type`.
-
-    Also returns warnings. Raises ValueError where marks and option contradict each other.
-    """
+    """Return the scheduler's settings, corrected by marks and `loss.prediction_type`. Also returns warnings. Raises
+    ValueError where marks and option contradict each other."""
     marks, name = read_marks(source), Path(source.location).name
     stated, rescaled = settings.get("prediction_type", "epsilon"), settings.get("rescale_betas_zero_snr", False)
     option, warnings = source.prediction_type, []

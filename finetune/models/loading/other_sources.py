@@ -26,10 +26,7 @@ VECTORS = ({"emb_params"}, {"clip_l", "clip_g"}, {"string_to_param"})
 
 
 def refuse_scaled(keys: Iterable[str], name: str) -> None:
-    """Raise ValueError for weights in 8 bits with scales in separate keys.
-
-    No model here applies them.
-    """
+    """Raise ValueError for weights in 8 bits with scales in separate keys. No model here applies them."""
     scaled = next((key for key in keys if key.endswith(SCALES)), None)
     if scaled is not None:
         raise ValueError(
@@ -82,10 +79,8 @@ DENOISER_ADVICE = (
 
 
 def folder_contents(names: Collection[str], location: str, *, is_local: bool) -> str:
-    """Describe a folder or repository without model_index.json, with advice.
-
-    The names of its files decide; empty where they are not known.
-    """
+    """Describe a folder or repository without model_index.json, with advice. The names of its files decide; empty where
+    they are not known."""
     root = {name for name in names if "/" not in name}
     safe = sorted(name for name in root if name.endswith(".safetensors"))
     below = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/model_index.json"))

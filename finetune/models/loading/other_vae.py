@@ -40,10 +40,7 @@ def base_config(source: ModelSource) -> dict[str, Any]:
 
 
 def in_original_layout(source: ModelSource) -> bool:
-    """Recognise a single file with the names of the first published models.
-
-    It may be a VAE alone or a whole model.
-    """
+    """Recognise a single file with the names of the first published models. It may be a VAE alone or a whole model."""
     return is_file(source) and not any(".down_blocks." in name for name in weight_shapes(Path(str(source.vae))))
 
 

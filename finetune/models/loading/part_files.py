@@ -33,10 +33,7 @@ class PartFiles:
 
 
 def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFiles:
-    """Find a part, and download its files from the Hub.
-
-    Raises ValueError with one sentence where that fails.
-    """
+    """Find a part, and download its files from the Hub. Raises ValueError with one sentence where that fails."""
     if source.is_single_file:
         return PartFiles(Path(source.configs))
     listing = files_of(source)
@@ -47,10 +44,7 @@ def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFile
 
 @cache
 def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFiles:
-    """Find a part of a model of the Hub, once in a process.
-
-    Runs read their parts again at any time.
-    """
+    """Find a part of a model of the Hub, once in a process. Runs read their parts again at any time."""
     listing = files_of(source)
     variant = part_variant(source, part, listing) if has_weights else None
     names = small_files(listing.names, part) | (weight_files(listing.names, part, variant) if has_weights else set())
@@ -79,10 +73,8 @@ def with_weights(variant: str | None) -> str:
 
 
 def files_of(source: ModelSource) -> ModelListing:
-    """List the files of a folder or of a model of the Hub.
-
-    Raises ValueError with one sentence where the Hub does not answer.
-    """
+    """List the files of a folder or of a model of the Hub. Raises ValueError with one sentence where the Hub does not
+    answer."""
     folder = Path(source.location)
     if folder.is_dir():
         paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
@@ -118,10 +110,8 @@ def inside(names: Iterable[str], part: str) -> list[str]:
 
 
 def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str | None:
-    """Choose the variant of a part: the option's, else the one that exists.
-
-    Raises ValueError where no part has that of the option, or this one several others.
-    """
+    """Choose the variant of a part: the option's, else the one that exists. Raises ValueError where no part has that of
+    the option, or this one several others."""
     found = variants(listing.names, part)
     refuse_unknown_variant(source, listing)
     if source.variant in found or not found:

@@ -1,8 +1,5 @@
-"""Read single files in a model's first published layout, through diffusers.
-
-A file has the weights of all parts. No request goes to the Hub: configs come from a local folder of the same base
-model.
-"""
+"""Read single files in a model's first published layout, through diffusers. A file has the weights of all parts. No
+request goes to the Hub: configs come from a local folder of the same base model."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,10 +42,8 @@ DENOISERS = ("unet", "transformer")
 
 
 def single_file_kind(source: ModelSource) -> str:
-    """Return diffusers' name for the file's kind without reading weights.
-
-    Raises ValueError for anything but a whole model.
-    """
+    """Return diffusers' name for the file's kind without reading weights. Raises ValueError for anything but a whole
+    model."""
     path = Path(source.location)
     if not path.is_file():
         raise FileNotFoundError(f"model.source: no file {path}. Use a .safetensors file, a folder, or a Hub id.")
@@ -112,10 +107,8 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def published_folder(kind: str, prediction_type: str | None = None) -> str:
-    """Return the Hub id of a folder with the configs of such a file.
-
-    It is diffusers' own, a mirror of it, or one whose scheduler has the file's prediction type.
-    """
+    """Return the Hub id of a folder with the configs of such a file. It is diffusers' own, a mirror of it, or one whose
+    scheduler has the file's prediction type."""
     if (kind, prediction_type) in BY_PREDICTION:
         return BY_PREDICTION[kind, prediction_type]
     known = single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]

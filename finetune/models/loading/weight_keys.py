@@ -1,7 +1,4 @@
-"""Compare the weights of a file with its model's, name by name.
-
-Harmless extra weights are listed here.
-"""
+"""Compare the weights of a file with its model's, name by name. Harmless extra weights are listed here."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -71,10 +68,8 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
 
 
 def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
-    """Raise ValueError if a part's files do not match their index, by weight.
-
-    diffusers relies on the index, and fills missing weights at random.
-    """
+    """Raise ValueError if a part's files do not match their index, by weight. diffusers relies on the index, and fills
+    missing weights at random."""
     index = weights_name(files, part)
     if not index.endswith(".json"):
         return

@@ -8,11 +8,8 @@ ALIGNMENT = 256
 
 
 class PinnedBlocks:
-    """Keeps bytes in large blocks of pinned memory.
-
-    torch rounds every pinned allocation up to a power of two, which for the layers of a model adds up to far more than
-    they hold. A block is such a power, and layers share it.
-    """
+    """Keeps bytes in large blocks of pinned memory. torch rounds every pinned allocation up to a power of two, which
+    for the layers of a model adds up to far more than they hold. A block is such a power, and layers share it."""
 
     def __init__(self, *, pinned: bool = True, block: int = BLOCK) -> None:
         self.pinned, self.size = pinned, block

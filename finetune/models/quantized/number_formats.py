@@ -1,7 +1,4 @@
-"""Pack weights to 4 or 8 bits with scales, and unpack them.
-
-Axes: O outputs, I inputs.
-"""
+"""Pack weights to 4 or 8 bits with scales, and unpack them. Axes: O outputs, I inputs."""
 
 import functools
 from typing import Literal
@@ -44,10 +41,7 @@ def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
 
 
 def unpack(packed: Packed, kind: Kind, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Return a packed weight [O I], equal up to rounding.
-
-    Of kind none it is the one stored as `weight`.
-    """
+    """Return a packed weight [O I], equal up to rounding. Of kind none it is the one stored as `weight`."""
     if kind == "none":
         return packed["weight"].to(dtype)
     if kind != "nf4":

@@ -73,10 +73,7 @@ class PackedLinear(nn.Linear):
 
 
 class FrozenLinear(torch.autograd.Function):
-    """x W^T + b with a gradient for x alone.
-
-    The backward pass unpacks W again, so it is not kept.
-    """
+    """x W^T + b with a gradient for x alone. The backward pass unpacks W again, so it is not kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:

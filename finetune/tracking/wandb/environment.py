@@ -21,10 +21,8 @@ LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
-    """Return the run with project, name and tags from options or W&B's variables.
-
-    Options come first. wandb reads the others itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...).
-    """
+    """Return the run with project, name and tags from options or W&B's variables. Options come first. wandb reads the
+    others itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...)."""
     environment = os.environ
     return replace(
         run,
@@ -72,10 +70,8 @@ def wanted_run_id() -> str | None:
 
 
 def switched_off_by(config: TrackingConfig) -> str | None:
-    """Return the variable that switches W&B off, None where it is on.
-
-    WANDB_MODE is W&B's own; transformers and tools built on it read WANDB_DISABLED.
-    """
+    """Return the variable that switches W&B off, None where it is on. WANDB_MODE is W&B's own; transformers and tools
+    built on it read WANDB_DISABLED."""
     if config.mode != "auto":
         return None
     if os.environ.get("WANDB_MODE") == "disabled":

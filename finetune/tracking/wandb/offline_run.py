@@ -163,10 +163,7 @@ class WeightsAndBiases:
             wandb.teardown(exit_code)
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Wait while the uploader works and the server answers.
-
-        Says what to do where the upload did not succeed.
-        """
+        """Wait while the uploader works and the server answers. Says what to do where the upload did not succeed."""
         if self._upload is None:
             return
         began, is_told = time.monotonic(), False
@@ -218,10 +215,7 @@ class WeightsAndBiases:
 
 
 def answers(server: str) -> bool:
-    """Tell if a W&B server answers a small request within `PROBE_SECONDS`.
-
-    That includes name resolution.
-    """
+    """Tell if a W&B server answers a small request within `PROBE_SECONDS`. That includes name resolution."""
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def ask() -> None:

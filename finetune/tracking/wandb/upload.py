@@ -12,10 +12,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Block until the training process is gone, then end this one.
-
-    wandb's own helper process ends with it.
-    """
+    """Block until the training process is gone, then end this one. wandb's own helper process ends with it."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
