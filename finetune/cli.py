@@ -78,7 +78,7 @@ def propose_tokens(options: argparse.Namespace) -> None:
 
 
 def print_accelerate_config(name: str) -> None:
-    """Print the path of a config of Accelerate that the package carries; exits with 1 on a mistake."""
+    """Print the path of a shipped Accelerate config. Exits with 1 on a mistake."""
     from finetune.config.parse.presets import find_accelerate_config
     from finetune.launch import fail
 

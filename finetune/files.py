@@ -59,7 +59,7 @@ def is_anothers(path: Path) -> bool:
 
 
 def may_read(path: Path) -> bool:
-    """Tell if this user may read a file; safetensors reports others as absent."""
+    """Tell if this user may read a file. safetensors reports others as absent."""
     try:
         path.open("rb").close()
     except PermissionError:
@@ -78,7 +78,7 @@ def not_permitted(path: Path) -> PermissionError:
 
 
 def unfinished(path: Path) -> Path:
-    """Return the name that something has until it is complete; without .safetensors at its end no tool loads it."""
+    """Return the name that something has until it is complete. Without .safetensors at its end no tool loads it."""
     return path.with_name(f".{path.name}.unfinished")
 
 
@@ -93,7 +93,7 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Open a folder to fill; it gets its name `path` if the block succeeds. Otherwise nothing is left. Leftovers of a
+    """Open a folder to fill. It gets its name `path` if the block succeeds. Otherwise nothing is left. Leftovers of a
     killed process are removed first, so two must not write the same path at a time."""
     temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -114,7 +114,7 @@ def aside(path: Path) -> Path:
 
 
 def remove_left_behind(folder: Path) -> None:
-    """Remove what killed processes were writing; the folder may be shared, so only what is old."""
+    """Remove old leftovers of killed processes. Recent ones may be another process's, in a shared folder."""
     for path in folder.glob(".tmp-*"):
         with contextlib.suppress(OSError):  # another process may be doing the same, or own the file
             if time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS:
@@ -209,7 +209,7 @@ def lock_folder(folder: Path) -> TextIO:
 
 
 def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is_shared: bool = False) -> bool:
-    """Lock an open file without waiting; False where others hold a lock that excludes it. The lock ends with the
+    """Lock an open file without waiting. Returns False if others have a lock that excludes it. The lock ends with the
     process, however that ends. Shared locks exclude only those that are not shared."""
     try:
         import fcntl

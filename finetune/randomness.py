@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def stream(seed: int, purpose: str, *position: int | str) -> int:
-    """Return a 63-bit seed for one purpose at one position; different purposes and positions do not collide."""
+    """Return a 63-bit seed for one purpose at one position. Different purposes and positions do not collide."""
     text = "\0".join([str(seed), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

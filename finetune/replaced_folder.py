@@ -10,7 +10,7 @@ ENDING = ".replaced"
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Give a complete folder its final name; what others put into the one that was there before is kept. A kill between
+    """Give a complete folder its final name. Files of others in the folder that it replaces are kept. A kill between
     the renames leaves the old folder beside its place, and the next call takes it from there."""
     replaced = path.with_name(f".{path.name}{ENDING}")
     if not path.exists() and replaced.exists():

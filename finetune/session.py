@@ -114,7 +114,7 @@ class Run:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The base model of a run; its parts have weights only while they are needed."""
+    """The base model of a run. Its parts have weights only while they are needed."""
 
     source: ModelSource
     """As it is read: weights that do not change stay in their number format."""
@@ -171,7 +171,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Records:
-    """The files that the main process writes during a run; None on the others."""
+    """The files that the main process writes during a run. Both are None on the others."""
 
     metrics: MetricsFile | None
     tracker: Tracker | None

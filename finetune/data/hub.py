@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class RowSource:
-    """Reads images of a dataset's rows; a file name begins with the row's number."""
+    """Images of a dataset's rows. A file name begins with the row's number."""
 
     rows: Dataset
     image_column: str
@@ -31,7 +31,7 @@ class RowSource:
     """Folders that a row with a path instead of bytes may point into."""
 
     def read(self, file_name: str) -> bytes:
-        """Return the original bytes of a row's image; an image stored as plain numbers is encoded as PNG."""
+        """Return the original bytes of a row's image. An image stored as plain numbers is encoded as PNG."""
         return image_bytes(self.rows[int(file_name.partition("-")[0])][self.image_column], self.roots)
 
 

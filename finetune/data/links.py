@@ -10,7 +10,7 @@ HUB_REPOSITORIES = ("datasets--", "models--", "spaces--")
 
 
 def refuse_links_out(folder: str, option: str) -> None:
-    """Raise ValueError where links below a folder lead out of it; `option` is the one that allows them."""
+    """Raise ValueError where links below a folder lead out of it. `option` is the one that allows them."""
     found = [os.path.relpath(path, folder) for path in sorted(_links(folder), key=os.fsencode)]
     if found:
         raise links_refused(folder, found, option)
@@ -36,7 +36,7 @@ def leads_out(path: str, folder: str) -> bool:
 
 
 def _links(folder: str) -> Iterator[str]:
-    """Yield the links below a folder that lead out of it; hidden folders are not looked at."""
+    """Yield the links below a folder that lead out of it. Hidden folders are skipped."""
     pending = [folder]
     while pending:
         try:

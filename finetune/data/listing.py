@@ -15,7 +15,7 @@ class ImageSource(Protocol):
     """The bytes of images; picklable, for workers of a data loader."""
 
     def read(self, file_name: str) -> bytes:
-        """Return an image's original bytes; raises OSError or ValueError with the reason where there are none."""
+        """Return an image's original bytes. Raises OSError or ValueError with a reason."""
         ...
 
 
@@ -31,7 +31,7 @@ class Entry:
 
 
 class FindingItems:
-    """The number of items and the first few; the rest of millions is dropped."""
+    """The number of items and the first few. The rest of millions is dropped."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -119,7 +119,7 @@ def read_weight(row: Mapping[str, object], where: str, findings: Findings) -> fl
 
 
 def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> int:
-    """Return the row's `repeats`, 1 where there is none; notes one that is not a whole number from 1."""
+    """Return the row's `repeats`, 1 without any. Notes one that is not a whole number from 1."""
     value = row.get("repeats")
     if value is None:
         return 1
@@ -130,7 +130,7 @@ def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> i
 
 
 def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Split | None:
-    """Return the row's `split`, None where there is none; notes one that is neither train nor validation."""
+    """Return the row's `split`, None without one. Notes one that is neither train nor validation."""
     value = row.get("split")
     if value is None:
         return None

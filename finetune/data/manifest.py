@@ -216,7 +216,7 @@ def _masked(
     findings: Findings,
     known: Mapping[str, str] | None = None,
 ) -> tuple[Record, ...]:
-    """The records with their masks; ValueError with all that is wrong with these."""
+    """Add the masks to the records. Raises ValueError with all that is wrong with masks."""
     found = checked_masks(records, masks, root, mask, findings, known)
     findings.raise_errors("mask: the masks cannot be used as they are:", "Correct or remove them.")
     return tuple(replace(record, mask=each) for record, each in zip(records, found, strict=True))

@@ -30,7 +30,7 @@ class MaskFile:
 
 
 class Listed(Protocol):
-    """The properties of an image that the check of masks reads; its size is upright."""
+    """The properties of an image that the check of masks reads. Its size is upright."""
 
     @property
     def file_name(self) -> str: ...
@@ -43,7 +43,7 @@ class Listed(Protocol):
 
 
 def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
-    """Return the mask in a file's bytes as L, upright; None where the image of an alpha mask has no alpha. A mask
+    """Return the mask in a file's bytes as L, upright. It is None where the image of an alpha mask has no alpha. A mask
     image's own transparent parts are black. Raises ValueError as `open_rgb`."""
     return open_alpha(data) if kind == "alpha" else open_rgb(data, background=(0, 0, 0)).convert("L")
 

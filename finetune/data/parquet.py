@@ -1,4 +1,4 @@
-"""Reads images, and the columns beside them, from Parquet files; only a few images are in memory at a time."""
+"""Read images, and the columns beside them, from Parquet files. Only a few images are in memory at a time."""
 
 import functools
 import os
@@ -29,7 +29,7 @@ MASK_COLUMN = "mask_image"
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """Reads images of the tables in a folder; a file name is the table's, "#", and the number of the row."""
+    """Images of the tables in a folder. A file name is the table's, "#", and the number of the row."""
 
     root: str
     image_column: str
@@ -64,7 +64,7 @@ def read_schema(path: str) -> "Schema":
 
 
 def read_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Sequence[Any]]]]:
-    """Yield (first row, column -> values) in pieces; a part of a struct is named with a dot and comes as such."""
+    """Yield (first row, column -> values) in pieces. A part of a struct is named with a dot and comes as such."""
     import pyarrow
 
     first = 0
@@ -178,7 +178,7 @@ class _OpenTable:
 
 @functools.lru_cache(maxsize=8)
 def _opened(path: str, column: str, stamp: tuple[int, int], process: int) -> _OpenTable:
-    """Another stamp is another table; another process must not inherit what a thread of its parent was reading."""
+    """Open a table once per stamp and process. A process must not inherit what a thread of its parent was reading."""
     return _OpenTable(path, column)
 
 
@@ -200,7 +200,7 @@ def _stored_bytes(value: Any) -> bytes:
 
 
 def prepared_tables(root: str) -> list[str]:
-    """Return the tables in the folder `data`, relative to `root`; none where preparation did not write them."""
+    """Return the tables in the folder `data`, relative to `root`. There are none unless preparation wrote them."""
     names = sorted(path.name for path in (Path(root) / "data").glob("*.parquet"))
     tables = [f"data/{name}" for name in names if not name.startswith(".")]
     if tables and all(name in read_schema(os.path.join(root, tables[0])).names for name in PREPARED_COLUMNS):

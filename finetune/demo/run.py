@@ -67,7 +67,7 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
 
 
 def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
-    """Run a module in a process, as a user would; return its output if `silent`."""
+    """Run a module in a process, as a user would. Return its output if `silent`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     stdout = subprocess.PIPE if silent else None
@@ -88,7 +88,7 @@ def launch_recipe(output: Path, prepared: Path, run: Path, steps: int | None) ->
 
 
 def before_and_after(export: Path, glyphs: Path, target: Path) -> Path:
-    """Write a sheet with a column a prompt; rows: base model, with the LoRA, and images of the style set."""
+    """Write a sheet with one column per prompt. Rows are the base model, the LoRA, and images of the style set."""
     import torch
     from diffusers import DiffusionPipeline, logging
 

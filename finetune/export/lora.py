@@ -40,7 +40,7 @@ KEY = re.compile(r"(denoiser|text_encoders\.\d+)\.(.+)\.lora_(A|B|magnitude_vect
 
 @dataclass(frozen=True)
 class LoRALayer:
-    """One adapted layer; its weight changes by alpha / rank * up @ down."""
+    """One adapted layer. Its weight changes by alpha / rank * up @ down."""
 
     part: str
     """denoiser or text_encoders.0, text_encoders.1, ..."""

@@ -147,7 +147,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
 
 
 def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str, int]]:
-    """Return folders as sd-scripts describes them, one for each number of repeats; it writes that before the name."""
+    """Return folders as sd-scripts describes them, one for each number of repeats before the name."""
     return {
         name if len(repeats) == 1 else f"{times}_{name}": {"n_repeats": times, "img_count": num}
         for times, num in sorted(repeats.items())
@@ -155,7 +155,7 @@ def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str
 
 
 def loss_fields(loss: LossConfig) -> dict[str, object]:
-    """Return the fields of loss and noise; None where an option is off, as sd-scripts writes it."""
+    """Return the fields of loss and noise. An option that is off is None, as sd-scripts writes it."""
     huber = loss.error == "huber"
     return {
         "ss_min_snr_gamma": loss.snr_gamma if loss.weighting == "min_snr" else None,

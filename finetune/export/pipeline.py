@@ -100,7 +100,7 @@ def outputs(family: ModelFamily, components: Components) -> tuple[Tensor, Tensor
 
 
 def cast(components: Components, dtype: torch.dtype) -> Components:
-    """Return the components on the CPU with weights in `dtype`; weights that already are so are shared, not copied."""
+    """Return the components on the CPU with weights in `dtype`. Weights that already have it are shared, not copied."""
     return replace(
         components,
         denoiser=cast_module(components.denoiser, dtype),

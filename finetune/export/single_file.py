@@ -24,7 +24,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 
 def write_single_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Path:
-    """Write the tensors with the metadata and their hashes; the file appears under its name only when it is whole."""
+    """Write the tensors with metadata and hashes. The file is complete or absent."""
     if path.name == DIFFUSERS_FILE:
         raise ValueError(f"output.name: {path.stem} is the name of the diffusers file; choose another one.")
     return write_tensors(tensors, with_hashes(metadata, tensors), path)
@@ -68,7 +68,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
-    """Return the weight in the file's dtype; one too large for it is refused."""
+    """Return the weight in the file's dtype. One too large for it is refused."""
     result = weight.to(DTYPES[dtype]).contiguous()
     if not bool(result.isfinite().all()):
         largest = float(weight.abs().max())

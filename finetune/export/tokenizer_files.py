@@ -42,7 +42,7 @@ def write_byte_pairs(folder: Path, rules: dict[str, Any]) -> None:
 
 
 def keep_special_tokens_readable(config_file: Path) -> None:
-    """Give a list of further special tokens the name that both read; transformers 4 takes the new one for a dict."""
+    """Rename a list of special tokens as both versions read it. transformers 4 takes the new name for a dict."""
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
@@ -50,7 +50,7 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copy the file that a T5 tokenizer was made from; False without one. It cannot be made again."""
+    """Copy the file that a T5 tokenizer was made from, False without one. It cannot be made again."""
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE

@@ -1,4 +1,4 @@
-"""New tokens as files: for diffusers, and for A1111, Forge and ComfyUI; reloaded and compared.
+"""New tokens as files: for diffusers, and for A1111, Forge and ComfyUI. They are reloaded and compared.
 
 All hold the vectors [V D] of one token in float32; a model of several text encoders has some for each. diffusers takes
 the token's name from the file, and a file a text encoder; the others call it what the file is called.
@@ -83,7 +83,7 @@ def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> d
 
 def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder: Path) -> dict[Path, str]:
     """Write FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder, for each
-    token; returns the token of each path."""
+    token. Returns the token of each path."""
     written = {}
     for name, parts in vectors.items():
         if not all(bool(rows.isfinite().all()) for rows in parts):

@@ -88,7 +88,7 @@ def require_equal(differences: Mapping[Path, float]) -> None:
 
 
 def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
-    """Load exported files into the fresh base model; return the adapted layers' names. Each file is loaded as its
+    """Load exported files into the fresh base model. Return the adapted layers' names. Each file is loaded as its
     readers do."""
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():

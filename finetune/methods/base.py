@@ -38,7 +38,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run as its method's export receives it; everything on the CPU."""
+    """A finished run as its method's export receives it. Everything is on the CPU."""
 
     family: ModelFamily
     source: ModelSource
@@ -80,7 +80,7 @@ class TuningMethod(Protocol):
         ...
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Raise ValueError where its options do not fit the model; the parts have no weights yet."""
+        """Raise ValueError where its options do not fit the model. The parts have no weights yet."""
         ...
 
     def network(self, family: ModelFamily, components: Components) -> Network | AutoencoderNetwork:

@@ -72,7 +72,7 @@ class Full:
 
 
 def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
-    """Return the parameters that train; raises ValueError for a pattern without a match, and where nothing is left."""
+    """Return the parameters that train. Raises ValueError for a pattern without a match, and where nothing is left."""
     examples = ", ".join(dict.fromkeys(".".join(name.split(".")[:3]) for name in names))
     for key, patterns in (("train", config.train), ("freeze", config.freeze)):
         for pattern in patterns:

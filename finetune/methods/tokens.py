@@ -94,7 +94,7 @@ class TextualInversion:
             embedding.rows.requires_grad_(True)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Return the one group; decay would pull the vectors to the origin, where no word is."""
+        """Return the one group. Decay would pull the vectors to the origin, where no word is."""
         rows = [embedding.rows for embedding in token_embeddings(network).values()]
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
 

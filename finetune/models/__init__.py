@@ -24,7 +24,7 @@ def family_named(name: str) -> "ModelFamily":
 
 
 def refuse_unknown_family(name: str | None) -> None:
-    """Raise ValueError for a name that no family has; none is to be found in the checkpoint."""
+    """Raise ValueError for an unknown family. The name none means that of the checkpoint."""
     if name is not None and name not in FAMILIES:
         raise ValueError(
             f"model.family: got {name}, expected one of {', '.join(FAMILIES)}.{suggestion(name, FAMILIES)} Leave it "

@@ -31,7 +31,7 @@ def save_new_pipeline(
 def new_pipeline(
     config: ArchitectureConfig, captions: Iterable[str], resolution: int, seed: int
 ) -> StableDiffusionPipeline:
-    """Return the pipeline; a function of its arguments, which leaves the global random state as it was."""
+    """Return the pipeline. It depends on the arguments alone, and the global random state stays as it was."""
     tokenizer = new_tokenizer(captions, config.vocabulary, config.text_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -84,7 +84,7 @@ def new_vae(config: ArchitectureConfig, resolution: int) -> AutoencoderKL:
 
 
 def new_text_encoder(config: ArchitectureConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return a CLIP text model; its heads are 32 channels wide where that divides its width, else 8."""
+    """Return a CLIP text model. Its heads are 32 channels wide where that divides its width, else 8."""
     width = config.text_width
     return CLIPTextModel(
         CLIPTextConfig(
@@ -120,7 +120,7 @@ def new_unet(config: ArchitectureConfig, resolution: int) -> UNet2DConditionMode
 
 
 def new_scheduler(config: ArchitectureConfig) -> DDIMScheduler:
-    """Return the scheduler; latents are never clipped, whatever other scheduler is made from its config."""
+    """Return the scheduler. Latents are never clipped, whatever other scheduler is made from its config."""
     return DDIMScheduler(
         beta_start=config.beta_start,
         beta_end=config.beta_end,

@@ -57,7 +57,7 @@ def with_float32_buffers(model: Any) -> Any:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the weight in `dtype`; on a CPU it leaves the file that it is mapped to, as a widened one has. There, sums
+    """Return the weight in `dtype`. On a CPU it leaves the file that it is mapped to, as a widened one has. There, sums
     of products depend on where the numbers begin in memory, which in a file depends on its header."""
     return value.to(dtype, copy=device.type == "cpu" and is_narrow(value))
 

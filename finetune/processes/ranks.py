@@ -101,7 +101,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Within it, this process waits in collectives; where one of those never ends, the process is ended.
+        """Within it, this process waits in collectives. Where one of those never ends, the process is ended.
 
         gloo raises as soon as a connection breaks. NCCL may wait for its timeout and then aborts without a sentence
         (read in torch 2.13, not run: no GPU was there).
@@ -239,7 +239,7 @@ def ranks() -> Ranks:
 
 
 def join(store: KeyValueStore, rank: int, size: int, timeout_seconds: float) -> Ranks:
-    """Take up contact with the other processes, once; all call this at the same point."""
+    """Connect with the other processes, once. All call this at the same point."""
     global _ranks
     if _ranks.size != size:
         _ranks = Ranks(store, rank, size, timeout_seconds)

@@ -24,7 +24,7 @@ class PrintedLines:
         self._rest = b""
 
     def add(self, data: bytes) -> list[str]:
-        """Return the lines that are complete now; of one that was redrawn, what it was last."""
+        """Return the lines that are complete now, redrawn ones in their last state."""
         *whole, rest = (self._rest + data).split(b"\n")
         self._rest = rest[rest.rfind(b"\r", 0, -1) + 1 :]  # a redrawn line may never end
         return [self._shown(line.decode("utf-8", "replace")) for line in whole]
@@ -35,7 +35,7 @@ class PrintedLines:
 
 
 def log_lines(lines: list[str]) -> None:
-    """Write lines to the log, or keeps them until it is opened; a full disk loses them and nothing else."""
+    """Write lines to the log, or keep them until it is opened. A full disk loses them and nothing else."""
     if _descriptor is None:
         _early.extend(lines[: MOST_EARLY_LINES - len(_early)])
     elif lines:

@@ -94,7 +94,7 @@ def end_with_launcher() -> None:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a data loader's worker survive signals to the job; its parent ends it. torchrun, SLURM and systemd signal
+    """Let a data loader's worker survive signals to the job. Its parent ends it. torchrun, SLURM and systemd signal
     every process; a worker that dies of it takes the run down before it has saved."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -115,7 +115,7 @@ def outlive_signals(worker: int) -> None:
 
 
 def print_on_first_process(text: str) -> None:
-    """Write to stderr on the first process; ignore a terminal that is gone."""
+    """Write to stderr on the first process. Ignore a terminal that is gone."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), text.encode())

@@ -42,7 +42,7 @@ def lost_output() -> list[str]:
 
 
 def lasting(stream: TextIO | None, original: TextIO | None, name: str) -> TextIO:
-    """A stream that writes where `stream` does; one that somebody else put in place stays."""
+    """Return a stream that writes where `stream` does. One that another library put in place stays."""
     if stream is None:  # closed before Python started
         nowhere = LastingFile(io.FileIO(os.devnull, "w"), name)
         return io.TextIOWrapper(io.BufferedWriter(nowhere), encoding="utf-8", line_buffering=True)

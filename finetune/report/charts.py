@@ -18,7 +18,7 @@ MOST_HOVERS = 160
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `faint` draws raw points behind a smooth line, `dots` marks every point."""
+    """One line of a chart. `faint` draws raw points behind a smooth line, `dots` marks every point."""
 
     name: str
     points: tuple[Point, ...]
@@ -36,7 +36,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over steps; `width` is in the units of the page, in which a letter is 11 high."""
+    """Lines over steps. `width` is in the units of the page, in which a letter is 11 high."""
 
     title: str
     unit: str
@@ -46,7 +46,7 @@ class Chart:
 
 
 def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Return the exponential running mean over about a twentieth of the points; missing values count for nothing."""
+    """Return the exponential running mean over about a twentieth of the points. Missing values count for nothing."""
     keep = 1 - 1 / max(1.0, len(points) / 20)
     total = weight = 0.0
     means: list[Point] = []
@@ -58,7 +58,7 @@ def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def line_chart(chart: Chart) -> str:
-    """Return a `figure` element; an empty text where no line has a finite value."""
+    """Return a `figure` element, or "" if no line has a finite value."""
     values = [value for line in chart.lines for _, value in line.points if value is not None]
     if not values:
         return ""

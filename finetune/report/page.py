@@ -40,7 +40,7 @@ def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
 
 
 def write_page(path: Path, pieces: Iterable[str]) -> None:
-    """Replace the file in one step; what UTF-8 cannot hold (undecodable file names) becomes a question mark."""
+    """Replace the file in one step. Characters outside UTF-8 (undecodable file names) become question marks."""
     temporary = aside(path)
     with temporary.open("wb") as file:
         for piece in pieces:

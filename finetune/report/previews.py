@@ -33,7 +33,7 @@ class SmallPreview:
 
 @dataclass(frozen=True)
 class PreviewTableRow:
-    """The previews of one prompt and seed, one per step; None where a step has none."""
+    """The previews of one prompt and seed, one per step. An image is None where a step has none."""
 
     prompt: str
     seed: int
@@ -63,7 +63,7 @@ def find_previews(folder: Path) -> Shots:
 
 
 def preview_table(shots: Shots, prompts: Sequence[str]) -> PreviewTable | None:
-    """Return the table, a part of many steps or prompts; None without previews."""
+    """Return the table, a part of many steps or prompts. It is None without previews."""
     if not shots:
         return None
     all_steps = sorted({step for by_step in shots.values() for step in by_step})

@@ -12,7 +12,7 @@ Row = dict[str, float | None]
 
 
 def read_rows(file: Path) -> tuple[list[Row], int]:
-    """Return the rows by step, and how many lines hold none; numbers that are not finite are None."""
+    """Return the rows by step, and the number of lines without one. Numbers that are not finite are None."""
     rows, num_broken = [], 0
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:

@@ -126,7 +126,7 @@ def size_of(checkpoint: Checkpoint) -> int:
 
 
 def open_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return the state of a checkpoint whose files are all intact; raises ValueError that names the damaged one.
+    """Return the state of a checkpoint whose files are all intact. Raises ValueError that names the damaged one.
     Tensors are not read yet, but their files are those of a checkpoint."""
     files = verify(folder)
     for name in ("trained.safetensors", "ema.safetensors"):
@@ -195,7 +195,7 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
-    """Return an optimizer's state, mapped to its file until it is copied; anything but tensors and plain values is
+    """Return an optimizer's state, mapped to its file until it is copied. Anything but tensors and plain values is
     refused, and nothing of it is run."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 

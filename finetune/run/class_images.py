@@ -109,7 +109,7 @@ def draw_groups(
     *,
     offload: bool,
 ) -> None:
-    """Write the images of the groups; the text encoders are gone before the denoiser is loaded."""
+    """Write the images of the groups. The text encoders are gone before the denoiser is loaded."""
     family, device = parts.family, accelerator.device
     assert config.prompt is not None
     with explaining_encoding(), parts.lent("text_encoders"), on_device(parts.components.text_encoders, device):
@@ -137,7 +137,7 @@ def draw_groups(
 
 
 def model_fingerprint(components: Components, weights: Hashes) -> str:
-    """Return a hash over all of the model that decides an image; `weights` has the fingerprints of its modules."""
+    """Hash all of the model that decides an image. `weights` has the fingerprints of its modules."""
     denoiser = *weights["denoiser"], settings_text(dict(components.denoiser.config))
     vae = *weights["vae"], settings_text(dict(components.vae.config))
     texts = text_fingerprint(components, weights["text_encoders"])
@@ -161,7 +161,7 @@ def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
 def drawn_group(
     pipeline: Any, prompts: dict[str, torch.Tensor], group: int, config: PriorConfig, size: int
 ) -> list[tuple[int, Image.Image]]:
-    """Return the images of one group, with their numbers; the last group is whole, too."""
+    """Return the images of one group, with their numbers. The last group is whole, too."""
     numbers = range(group * config.batch_size, (group + 1) * config.batch_size)
     drawn = pipeline(
         **{name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},

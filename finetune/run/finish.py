@@ -112,7 +112,7 @@ def log_export(session: Session, progress: Progress, paths: list[Path], tracker:
 
 
 def end_stopped(session: Session, step: int) -> NoReturn:
-    """End a run that a signal stopped; its newest checkpoint is of `step`."""
+    """End a run that a signal stopped. Its newest checkpoint is of `step`."""
     run, tracker = session.run, session.records.tracker
     where = f"after step {step} of {run.steps}" if step else "before the first step"
     run.say(f"Stopped {where}; the same command continues from there.")

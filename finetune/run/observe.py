@@ -15,7 +15,7 @@ from finetune.session import Progress, Session
 
 
 def begin(session: Session) -> Progress:
-    """Return the progress to start from; a new run measures and draws the base model first."""
+    """Return the progress to start from. A new run measures and draws the base model first."""
     progress = session.start
     session.tuned.network.train()
     ranks().exchange()  # one opened the trackers
@@ -50,7 +50,7 @@ def validation_is_due(session: Session, step: int) -> bool:
 
 
 def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
-    """Validate, log and draw what is due; False if a signal stopped it."""
+    """Validate, log and draw what is due. Returns False if a signal stopped it."""
     run, records, row, step = session.run, session.records, progress.row, progress.step
     refuse_lost_folder(run.lock, run.folder)
     if row is not None:

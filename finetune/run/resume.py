@@ -152,7 +152,7 @@ def restore(
     accelerator: Accelerator,
     groups: Sequence[ParamGroup],
 ) -> None:
-    """Put a checkpoint's weights, averages, optimizer state and gradient scaler in place; `groups` carry the peak
+    """Put a checkpoint's weights, averages, optimizer state and gradient scaler in place. `groups` carry the peak
     learning rates."""
     checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)

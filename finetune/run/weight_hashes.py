@@ -35,7 +35,7 @@ SECONDS_TO_SETTLE = 2.0
 def hashed_parts(
     family: ModelFamily, source: ModelSource, folder: Path, warn: Callable[[str], None] = lambda text: None
 ) -> tuple[Parts, Hashes]:
-    """Load and drop each part in turn; return the parts and their hashes. The hashes are stored in `folder`/hashes."""
+    """Load and drop each part in turn. Return the parts and their hashes. The hashes are stored in `folder`/hashes."""
     began = time.time()
     known = read_record(record_file(source, folder))
     hashes: Hashes = {}
@@ -88,7 +88,7 @@ def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
 
 
 def read_record(path: Path) -> Hashes:
-    """Return the hashes in a record; empty where there is none, or none that reads."""
+    """Return the hashes in a record, empty without a readable one."""
     try:
         content = json.loads(path.read_text())
         return {part: [valid_hash(text) for text in content[part]] for part in PARTS}
@@ -104,7 +104,7 @@ def valid_hash(text: str) -> str:
 
 
 def write_record(path: Path, hashes: Hashes) -> None:
-    """Write a record that is complete or absent; one of another user, which could not be read, stays."""
+    """Write a record that is complete or absent. Another user's unreadable one stays."""
     if is_anothers(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,7 @@ def within(look: ComparedImage, factor: int) -> Image.Image:
 
 
 def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Return the correlations of the parts [PARTS PARTS]; NaN where half is not covered or either is flat."""
+    """Return the correlations of the parts [PARTS PARTS], NaN where half is not covered or either is flat."""
     found = np.full((PARTS, PARTS), np.nan)
     for row, rows in enumerate(np.array_split(np.arange(one.shape[0]), PARTS)):
         for column, columns in enumerate(np.array_split(np.arange(one.shape[1]), PARTS)):

@@ -41,7 +41,7 @@ TURNS: tuple[Image.Transpose | None, ...] = (
 
 
 def can_verify() -> bool:
-    """Tell if OpenCV is installed; without it motions come from the codes alone."""
+    """Tell if OpenCV is installed. Without it motions come from the codes alone."""
     return importlib.util.find_spec("cv2") is not None
 
 
@@ -77,12 +77,12 @@ class ComparedImage:
 
     @cached_property
     def half(self) -> Image.Image:
-        """The grey image at half of its size; parts are compared in it."""
+        """The grey image at half of its size. Parts are compared in it."""
         return self.grey.reduce(2)
 
     @cached_property
     def small(self) -> Image.Image:
-        """The image at a quarter of its size; tones and colours are compared in it."""
+        """The image at a quarter of its size. Tones and colours are compared in it."""
         return self.image.reduce(4)
 
     @cached_property

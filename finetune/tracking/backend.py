@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One preview image; `base_path` is the base model's for the same prompt and seed."""
+    """One preview image. `base_path` is the base model's for the same prompt and seed."""
 
     prompt: str
     seed: int
@@ -18,7 +18,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class LoggedFiles:
-    """Files and folders of a run that belong together; `paths` are inside `folder`, or `folder` itself."""
+    """Files and folders of a run that belong together. `paths` are inside `folder`, or `folder` itself."""
 
     name: str
     """Letters, digits, `_`, `.` and `-`; no other run has it."""
@@ -34,7 +34,7 @@ class LoggedFiles:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """The facts of a run; `id` stays the same when the run is resumed."""
+    """The facts of a run. `id` stays the same when the run is resumed."""
 
     folder: Path
     id: str
@@ -46,7 +46,7 @@ class TrackedRun:
 
 
 class Backend(Protocol):
-    """One tracker, open from construction to `finish`; every call may raise or hang, `tracking.Tracker` copes."""
+    """One tracker, open from construction to `finish`. Every call may raise or hang, `tracking.Tracker` copes."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers of a step."""
@@ -74,7 +74,7 @@ class Uploading(Protocol):
     """The additional interface of a tracker that sends its record elsewhere."""
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Wait after `finish` for the upload; give up early where no server answers."""
+        """Wait after `finish` for the upload. Give up early where no server answers."""
         ...
 
     def abandon(self) -> None:

@@ -79,7 +79,7 @@ class _Lane:
         threading.Thread(target=self._work, args=(run,), name=f"tracking-{name}", daemon=True).start()
 
     def submit(self, call: Callable[[Backend], None]) -> None:
-        """Queue a call; in a full queue it is lost and counts as a failure."""
+        """Queue a call. In a full queue it is lost and counts as a failure."""
         if self._calls.qsize() < MOST_WAITING_CALLS:
             self._calls.put(call)
         else:
@@ -91,7 +91,7 @@ class _Lane:
         self._calls.put(None)
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Make one call; the only place where what a tracker raises is caught.
+        """Make one call. Only here errors of a tracker are caught.
 
         Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days
         of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
@@ -128,7 +128,7 @@ class _Lane:
 
 
 class Tracker:
-    """The open trackers of a run, on the main process only; every call returns at once."""
+    """The open trackers of a run, on the main process only. Every call returns at once."""
 
     def __init__(self, lanes: Sequence[_Lane], run_id: str, data_fingerprint: str) -> None:
         self._lanes = lanes
@@ -137,7 +137,7 @@ class Tracker:
         self._copy_seconds = 0.0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log numbers of a step; a key without a slash becomes train/KEY, and `step` itself is the axis."""
+        """Log numbers of a step. A key without a slash becomes train/KEY, and `step` itself is the axis."""
         named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log(named, step))
@@ -161,7 +161,7 @@ class Tracker:
             lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
-        """Close every tracker; one that hangs is left behind after `FINISH_SECONDS`, a dead server sooner. A healthy
+        """Close every tracker. One that hangs is left behind after `FINISH_SECONDS`, a dead server sooner. A healthy
         upload is waited for where the run succeeded; a run that was stopped has no time for it."""
         for lane in self._lanes:
             lane.close(exit_code)
@@ -184,7 +184,7 @@ class Tracker:
 def start_tracking(
     config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], *, data_fingerprint: str
 ) -> Tracker:
-    """Open the trackers in turn, waiting at most `START_SECONDS` for all; what opens later still gets every call."""
+    """Open the trackers in turn, waiting at most `START_SECONDS` for all. What opens later still gets every call."""
     tracks_wandb = "wandb" in config.names
     run = TrackedRun(
         folder=folder,

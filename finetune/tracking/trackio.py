@@ -7,7 +7,7 @@ from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
 
 
 class Trackio:
-    """A local trackio project in OUT/trackio; no dashboard is started and nothing is synced."""
+    """A local trackio project in OUT/trackio. No dashboard is started and nothing is synced."""
 
     def __init__(self, run: TrackedRun) -> None:
         # trackio reads its folder from the environment, once, when it is imported; the default is in the home folder.

@@ -36,7 +36,7 @@ def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tupl
 
 
 def draw_caption(captions: tuple[str, ...], options: CaptionOptions, *, u: float, drop_u: float) -> str:
-    """Return the empty prompt where drop_u < dropout, else one of `caption_variants`; u, drop_u uniform in [0, 1). Each
+    """Return the empty prompt if drop_u < dropout, else one of `caption_variants`. u and drop_u are in [0, 1). Each
     caption is equally likely, and each of its orders, also where two of them happen to give the same text."""
     assert captions and 0 <= u < 1, (captions, u)
     if drop_u < options.dropout:

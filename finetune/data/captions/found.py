@@ -37,7 +37,7 @@ def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Capt
 
 
 def refuse_unusable(name: str, why: str, findings: Findings) -> None:
-    """Note an unreadable caption file as an error; the image has no other caption."""
+    """Note an unreadable caption file as an error. The image has no other caption."""
     findings.error(
         "caption files that cannot be used, while images are left without a caption; make them readable, write them "
         "again, or move them away",

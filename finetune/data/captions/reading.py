@@ -34,7 +34,7 @@ class UnreadableTextError(ValueError):
 
 
 def read_text(read: Read, name: str, findings: Findings) -> str:
-    """Return the text of a file and notes a guessed encoding; raises UnreadableTextError."""
+    """Return the text of a file, and note a guessed encoding. Raises UnreadableTextError."""
     try:
         data = read(name)
     except OSError as error:
@@ -71,7 +71,7 @@ def usable_texts(values: Iterable[object], where: str, findings: Findings) -> li
 
 
 def is_unicode(text: str) -> bool:
-    """Tell if a text can be written as UTF-8; other names have surrogates."""
+    """Tell if a text can be written as UTF-8. Other names have surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -195,7 +195,7 @@ def known_field(field: str) -> str:
 
 
 def named_lines(text: str, images: Container[str]) -> list[Row]:
-    """Return the images of lines such as "x.png: a cat"; none unless every line begins with one of the `images`."""
+    """Return the images of lines such as "x.png: a cat". There are none unless each line begins with a name."""
     rows = []
     for line in in_lines(text):
         match = re.fullmatch(r"\s*(.+?\.\w+)(?:\s*[:|=]\s*|\s+)(\S.*)", line)

@@ -40,7 +40,7 @@ def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tu
 
 
 def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Image, Image.Image | None]:
-    """Scale 16-bit, 32-bit and float samples to L; a transparent level becomes alpha.
+    """Scale 16-bit, 32-bit and float samples to L. A transparent level becomes alpha.
 
     The first range that contains all samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats;
     else from least to greatest. Works in strips, so large images need no further copies.
@@ -72,7 +72,7 @@ def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Im
 
 
 def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """Convert L, RGB or CMYK to sRGB; the warning says why a profile was ignored."""
+    """Convert L, RGB or CMYK to sRGB. The warning says why a profile was ignored."""
     warning = None
     if profile:
         if colour.mode == "L" and profile[16:20] == b"RGB ":
@@ -87,7 +87,7 @@ def to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
 
 
 def decoded(colour: Image.Image, encoding: Encoding) -> tuple[Image.Image, str | None]:
-    """Convert L or RGB of an encoding to sRGB; the warning names ignored parts."""
+    """Convert L or RGB of an encoding to sRGB. The warning names ignored parts."""
     samples = np.arange(256) / 255
     light = srgb_light(samples) if encoding.gamma is None else samples**encoding.gamma
     if encoding.primaries is None or colour.mode == "L":  # grey is grey whatever the primaries

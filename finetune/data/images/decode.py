@@ -87,7 +87,7 @@ def open_rgb(
 
 
 def open_alpha(data: bytes) -> Image.Image | None:
-    """Return the alpha channel as L, upright, or None; ValueError as in `open_rgb`."""
+    """Return the alpha channel as L, upright, or None. Raises ValueError as in `open_rgb`."""
     image = open_header(data)
     orientation = _orientation(image, data)
     if image.format == "PNG":
@@ -150,7 +150,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def cover_scale(width: int, height: int, target_width: int, target_height: int) -> float:
-    """Return the scale at which an image covers the target; above 1 upscales."""
+    """Return the scale at which an image covers the target. Above 1 upscales."""
     assert min(width, height, target_width, target_height) > 0, (width, height, target_width, target_height)
     return max(target_width / width, target_height / height)
 
@@ -188,7 +188,7 @@ def resize_and_crop(
 
 
 def open_header(data: bytes) -> ImageFile.ImageFile:
-    """Return the image opened by Pillow, its pixels not yet decoded; ValueError as in `open_rgb`."""
+    """Return the image opened by Pillow, its pixels not yet decoded. Raises ValueError as in `open_rgb`."""
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):
         _jpeg_xl_size(data)  # its plugin decodes all pixels at once, so their number is checked before
     try:
@@ -251,7 +251,7 @@ def _what_it_is(data: bytes) -> str:
 
 
 def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
-    """EXIF orientation 1 to 8 of the stored pixels; without an EXIF block, or with a damaged one, 1."""
+    """Return the EXIF orientation 1 to 8 of the stored pixels, 1 without a sound EXIF block."""
     if image.format in ("TIFF", "HEIF"):  # these are turned while decoding, size and pixels
         return 1
     if image.format == "JXL":  # so is this, unless it was a JPEG, which comes out as that was

@@ -29,7 +29,7 @@ def is_jpeg_xl(data: bytes) -> bool:
 
 
 def read_jpeg_xl_header(data: bytes) -> JpegXlHeader:
-    """Return size and orientation; ValueError where the file is cut short or no JPEG XL."""
+    """Return size and orientation. Raises ValueError where the file is cut short or not JPEG XL."""
     is_jpeg, start = False, b""
     if data.startswith(CODESTREAM):
         start = data[:HEADER_BYTES]

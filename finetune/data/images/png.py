@@ -45,7 +45,7 @@ def png_blocks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
 
 
 def check_png(data: bytes) -> None:
-    """Raise ValueError where a block is damaged or missing; Pillow passes over the checksums of the pixel blocks."""
+    """Raise ValueError where a block is damaged or missing. Pillow skips the checksums of the pixel blocks."""
     for kind, body, checksum in png_blocks(data):
         if zlib.crc32(body, zlib.crc32(kind)) != checksum:
             raise ValueError(f"damaged: the checksum of its {kind.decode('latin-1')} block is wrong")

@@ -22,7 +22,7 @@ Sizes = tuple[dict[str, int], dict[str, float]]
 
 
 def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str, PeftConfig]:
-    """Add adapters to the parts of the network; return each part's peft config. The same seed gives the same start."""
+    """Add adapters to the parts of the network. Return each part's peft config. The same seed gives the same start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with seen_in_float32(network):
@@ -110,7 +110,7 @@ def block_size(config: LoRAConfig) -> int:
 
 
 def layer_sizes(config: LoRAConfig, names: Sequence[str]) -> Sizes:
-    """Return rank and alpha of each layer; a pattern that no name contains a match of is a ValueError."""
+    """Return rank and alpha of each layer. Raises ValueError for a pattern without a match."""
     ranks = dict.fromkeys(names, config.rank) | {
         name: int(rank) for name, rank in matched(config.rank_pattern, "lora.rank_pattern", names).items()
     }

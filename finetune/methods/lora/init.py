@@ -11,7 +11,7 @@ Start = Literal["orthogonal", "pissa", "olora"]
 
 @torch.no_grad()
 def set_start(layer: Any, start: Start, name: str) -> None:
-    """Set A and B of peft's LoRA layer; pissa and olora take their scaled product out of the layer's weight. The global
+    """Set A and B of peft's LoRA layer. pissa and olora take their scaled product out of the layer's weight. The global
     random state is used, as by peft's own starts."""
     weight = layer.get_base_layer().weight
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight

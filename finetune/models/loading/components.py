@@ -56,7 +56,7 @@ from finetune.out_of_memory import is_out_of_memory
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
-    """Return the name of the family that trains the checkpoint; ValueError where it is not the one given, or none."""
+    """Return the name of the checkpoint's family. Raises ValueError where there is none, or another was given."""
     if given is not None:
         index_for(family_named(given), source)
         return given
@@ -147,7 +147,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
 
 
 def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
-    """Return model_index.json; raises ValueError where it is another family's, or names a scheduler that the family
+    """Return model_index.json. Raises ValueError where it is another family's, or names a scheduler that the family
     does not train with."""
     index = pipeline_index(source)
     name = index.get("_class_name")

@@ -36,7 +36,7 @@ def refuse_other_class(kind: type, index: Mapping[str, Any], folder: Path, part:
 
 
 def stated_class(config_file: Path) -> Any:
-    """Return the class that a part's config.json names, None where none; what does not read is refused on loading."""
+    """Return the class that a part's config.json names, or None. An unreadable one is refused on loading."""
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         return config.get("_class_name") if isinstance(config, dict) else None

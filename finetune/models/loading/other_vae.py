@@ -64,7 +64,7 @@ def naming_option() -> Iterator[None]:
 
 @contextmanager
 def placed(source: ModelSource) -> Iterator[Place]:
-    """Find a VAE in diffusers layout; within it, a single file is in a folder, with the config of the base's VAE."""
+    """Find a VAE in diffusers layout. Within it, a single file is in a folder, with the config of the base's VAE."""
     with naming_option(), found(source) as place:
         yield place
 
@@ -115,7 +115,7 @@ def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None
 
 
 def size(value: Any) -> int | None:
-    """Return a number, or how many a list has; None for no setting."""
+    """Return a number, or the length of a list, None without a setting."""
     return len(value) if isinstance(value, list | tuple) else value
 
 

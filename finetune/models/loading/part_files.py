@@ -100,7 +100,7 @@ def variant_of(name: str) -> str | None:
 
 
 def variants(names: Iterable[str], part: str) -> set[str | None]:
-    """Return the variants that a part's weights are there in; None is that without a name."""
+    """Return the variants of a part's weights. None is the one without a name."""
     return {variant_of(name) for name in inside(names, part) if is_weights(name) and name.endswith(".safetensors")}
 
 
@@ -162,7 +162,7 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Return the file of each weight from an index; ValueError if it is not valid."""
+    """Return the file of each weight from an index. Raises ValueError if it is not valid."""
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not (files and all(isinstance(file, str) for file in files.values())):

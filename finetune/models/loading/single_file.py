@@ -167,7 +167,7 @@ def part_starts(part: str) -> tuple[str, ...]:
 
 
 def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the weights of one part under the names of its model; KeyError where the conversion misses one."""
+    """Return the weights of one part under the names of its model. Raises KeyError where the conversion misses one."""
     if not isinstance(model, PreTrainedModel):
         convert = SINGLE_FILE_LOADABLE_CLASSES[type(model).__name__]["checkpoint_mapping_fn"]
         return convert(checkpoint=dict(weights), config=dict(model.config))

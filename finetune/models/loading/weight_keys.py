@@ -87,7 +87,7 @@ def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
 
 
 def stored_names(path: Path) -> set[str]:
-    """Return the names of the weights in a safetensors file; ValueError where it is damaged."""
+    """Return the names of the weights in a safetensors file. Raises ValueError where it is damaged."""
     if not may_read(path):
         raise not_permitted(path)
     try:

@@ -19,7 +19,7 @@ from finetune.models.stored import narrowed
 
 
 class PackedLinear(nn.Linear):
-    """A frozen linear layer around a packed weight; `weight` unpacks it again whenever it is read."""
+    """A frozen linear layer around a packed weight. `weight` unpacks it again whenever it is read."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class PackedLinear(nn.Linear):
         return self.unpacked(torch.float32)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight [O I]; one in host memory comes to the device again."""
+        """Return the weight [O I]. One in host memory comes to the device again."""
         kept = {name: value.to(self.device, non_blocking=True) for name, value in self.waiting.items()}
         packed = {name: value.view(self.dtypes[name]) for name, value in (kept or self.packed).items()}
         return unpack(packed, self.kind, (self.out_features, self.in_features), dtype)

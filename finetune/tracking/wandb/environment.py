@@ -59,7 +59,7 @@ def refuse_invalid(config: TrackingConfig) -> None:
 
 
 def wanted_run_id() -> str | None:
-    """Return WANDB_RUN_ID, None where it is not set; raises ValueError where W&B would refuse it."""
+    """Return WANDB_RUN_ID, None where it is not set. Raises ValueError where W&B would refuse it."""
     wanted = os.environ.get("WANDB_RUN_ID") or None
     if wanted is not None and not RUN_ID.fullmatch(wanted):
         raise ValueError(

@@ -35,7 +35,7 @@ logger = logging.getLogger("finetune.tracking.tracker")
 
 
 class WeightsAndBiases:
-    """An offline W&B run; `step` is its axis, so a resumed run may log a step twice."""
+    """An offline W&B run. `step` is its axis, so a resumed run may log a step twice."""
 
     def __init__(self, run: TrackedRun) -> None:
         # Files of artifacts and tables wait here for the upload; the default is in the home folder, apart from the run.
