@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def give_usual_modes(place: Path) -> None:
-    """Give a file, or the files in a folder, the mode that the umask leaves. safetensors writes its files for their
+    """Give a file, or a folder's files, the mode of the umask. safetensors writes its files for their
     owner alone. Other modes stay, as do those of folders, which may pass on a group."""
     for path in place.rglob("*") if place.is_dir() else [place]:
         status = path.lstat()
@@ -187,7 +187,7 @@ def errno_of(error: BaseException | None) -> int:
 
 
 def lock_folder(folder: Path) -> TextIO:
-    """Lock a run's folder until the returned file is closed or the process ends.
+    """Lock a run's folder until the returned file is closed.
 
     Raises ValueError where another process has the lock. The lock is the process's, not the open file's, which the
     workers of a data loader would inherit and keep for seconds after their parent was killed.

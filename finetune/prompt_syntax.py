@@ -26,7 +26,7 @@ PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?
 
 
 def syntax_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the syntax of other programs in a text: its kind, and the piece."""
+    """Yield kind and text of other programs' syntax."""
     if SIGNS.search(text):
         for name, pattern in SYNTAX.items():
             found = pattern.search(text)

@@ -92,7 +92,7 @@ def balance(num_instance: int, num_class: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Trained:
-    """Numbers of dataset and class images to train on, by repeats in a pass."""
+    """Numbers of dataset and class images, by repeats in a pass."""
 
     instance: dict[int, int]
     of_class: dict[int, int]

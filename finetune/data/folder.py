@@ -346,7 +346,7 @@ def _listed_name(row: Mapping[str, object], line: int, findings: Findings) -> st
 
 
 def _caption_column(there: Container[str], wanted: str) -> str:
-    """Return the column of the captions: caption or captions without the usual text."""
+    """Return the captions' column: text, caption or captions."""
     if wanted == "text" and "text" not in there:
         return next((column for column in ("caption", "captions") if column in there), wanted)
     return wanted

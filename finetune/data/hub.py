@@ -1,4 +1,4 @@
-"""List the rows of a Hub dataset, or of a folder from `Dataset.save_to_disk`."""
+"""List the rows of a Hub dataset or a `save_to_disk` folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RowSource:
 
 
 def image_bytes(value: object, roots: Sequence[str]) -> bytes:
-    """Return the bytes in a row's value, or of the file that it names. The file must be in one of the `roots`."""
+    """Return the bytes of a row's value or of its file. The file must be in one of the `roots`."""
     if isinstance(value, dict):
         path = value.get("path")
         value = value.get("bytes")
@@ -119,7 +119,7 @@ def iterate_rows(rows: Dataset, image_column: str, columns: Sequence[str]) -> It
 
 
 def _paths(column: ChunkedArray) -> list[str | None]:
-    """Return the `path` of every image in a column, without copying the images."""
+    """Return the images' `path`s in a column, without copying images."""
     import pyarrow
 
     if not pyarrow.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
@@ -128,7 +128,7 @@ def _paths(column: ChunkedArray) -> list[str | None]:
 
 
 def _ask_hub_once(location: str) -> None:
-    """Raise at once if the dataset does not exist or the network is down. `load_dataset` finds out only after half a
+    """Raise at once without the dataset or the network. `load_dataset` finds out only after half a
     minute of retries. Passes where the cache contains a dataset of that owner, which may serve without network."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub import HfApi
@@ -139,7 +139,7 @@ def _ask_hub_once(location: str) -> None:
 
 
 def open_rows(location: str, split: str = "train") -> Dataset:
-    """Open a split of a folder from `save_to_disk` or of a Hub dataset. Raises ValueError where it cannot be loaded."""
+    """Open a split of a `save_to_disk` folder or Hub dataset. Raises ValueError where it cannot be loaded."""
     import datasets
 
     is_local = os.path.isdir(location)

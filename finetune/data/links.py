@@ -25,7 +25,7 @@ def links_refused(folder: str, names: list[str], option: str) -> ValueError:
 
 
 def leads_out(path: str, folder: str) -> bool:
-    """Tell if a link leads out of a folder and its Hub cache repository."""
+    """Tell if a link leads out of a folder and its repository."""
     end, root = os.path.realpath(path), os.path.realpath(folder)
     parts = root.split(os.sep)
     for place in range(1, len(parts)):

@@ -85,7 +85,7 @@ class Manifest:
         return _digest(sorted(self.digests().items()))
 
     def digests(self) -> dict[str, str]:
-        """Return a SHA-256 in hex for every file name, to save with a run. It covers image, captions, weight, repeats,
+        """Return a SHA-256 in hex for every file name. It covers image, captions, weight, repeats,
         split and mask."""
         return {
             r.file_name: _digest(

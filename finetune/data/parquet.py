@@ -126,7 +126,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _OpenTable:
-    """An open file, and the last two pieces of its images that were decoded."""
+    """An open file, and its last two decoded pieces of images."""
 
     def __init__(self, path: str, column: str) -> None:
         self._file = _open_file(path)

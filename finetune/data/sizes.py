@@ -22,6 +22,6 @@ def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[in
 
 
 def nearest_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the (width, height) pair with the aspect ratio nearest to the image's."""
+    """Return the (width, height) nearest to the image's aspect ratio."""
     aspect = math.log(width / height)
     return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))

@@ -1,4 +1,4 @@
-"""The demo's style set: glyphs of the DejaVu fonts as dark ink on tinted paper. Their names are those of `unicodedata`.
+"""The demo's style set: DejaVu glyphs as dark ink on tinted paper. Their names are those of `unicodedata`.
 As in real folders some files are duplicates, and one is damaged."""
 
 import importlib.util

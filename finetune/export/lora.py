@@ -65,7 +65,7 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> list[LoRALayer]:
-    """Return the layers of a trained state, each with the scale of its name. Keys that are not LoRA weights, lack a
+    """Return the layers of a trained state with their scales. Keys that are not LoRA weights, lack a
     pair or are not finite are refused."""
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
@@ -91,7 +91,7 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Return layers for base weights W, from layers for W - scale * up0 @ down0. `start` has up0 and down0, and the
+    """Return layers for W from layers for W - scale * up0 @ down0. `start` has up0 and down0, and the
     result twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
     return [
         LoRALayer(

@@ -110,7 +110,7 @@ def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]
 
 
 def weight_change(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the change of one layer's weight, as a matrix or in its own shape.
+    """Return the change of a weight, as a matrix or in its shape.
 
     LoHa: alpha / r (w1_a w1_b) * (w2_a w2_b), elementwise (FedPara, arXiv 2108.06098, proposition 1; LyCORIS, arXiv
     2309.14859, section 3.2). LoKr: w1 (x) w2, the Kronecker product, with w2 = alpha / r w2_a w2_b where it is split

@@ -147,7 +147,7 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
 
 
 def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str, int]]:
-    """Return folders as sd-scripts describes them, one for each number of repeats before the name."""
+    """Return folders as sd-scripts names them, one per number of repeats."""
     return {
         name if len(repeats) == 1 else f"{times}_{name}": {"n_repeats": times, "img_count": num}
         for times, num in sorted(repeats.items())
@@ -170,7 +170,7 @@ def loss_fields(loss: LossConfig) -> dict[str, object]:
 
 
 def timestep_fields(loss: LossConfig) -> dict[str, object]:
-    """Return the range of the trained timesteps, if it is not all of them."""
+    """Return the range of trained timesteps, unless it is all."""
     if loss.min_timestep is None and loss.max_timestep is None:
         return {}
     return {"ss_min_timestep": loss.min_timestep, "ss_max_timestep": loss.max_timestep}
@@ -202,6 +202,6 @@ def tag_counts(captions: Iterable[str]) -> dict[str, int]:
 
 
 def last_part(location: str) -> str:
-    """Return the last part of a folder or Hub id, to publish no folder names."""
+    """Return the last part of a folder or id. No other folder's name is published."""
     name = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Path(location).resolve().name if name in ("", ".", "..") else name

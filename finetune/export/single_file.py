@@ -79,7 +79,7 @@ def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
 
 
 def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
-    """Return an OSError that names the path, the bytes needed and the bytes free."""
+    """Return an OSError with the path, bytes needed and bytes free."""
     free = shutil.disk_usage(path.parent).free
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EIO
     if "No space left" in str(error) or free < num_bytes:

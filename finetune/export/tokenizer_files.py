@@ -50,7 +50,7 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copy the file that a T5 tokenizer was made from, False without one. It cannot be made again."""
+    """Copy a T5 tokenizer's original file, False without one. It cannot be made again."""
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE

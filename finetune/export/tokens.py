@@ -100,7 +100,7 @@ def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder
 def token_differences(
     family: ModelFamily, source: ModelSource, vectors: Vectors, files: Mapping[Path, str]
 ) -> dict[Path, float]:
-    """Return ||trained - file|| / ||trained|| by path, for a prompt with the token.
+    """Return ||trained - file|| / ||trained|| by path, for a prompt.
 
     It is the largest one of the text encoders' and the denoiser's output. The trained side is the fresh base model with
     the vectors beside its tables, as they were trained. The files of each layout go through `load_textual_inversion`
@@ -160,7 +160,7 @@ def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> 
 
 
 def prompt_with(name: str) -> str:
-    """Return a prompt with a token in it, short enough for models of few tokens."""
+    """Return a prompt with the token, short enough for any model."""
     return f"a red house, {name}"
 
 

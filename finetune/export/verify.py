@@ -103,16 +103,13 @@ def load_adapters(family: ModelFamily, components: Components, path: Path, expec
 
 
 def diffusers_reads_single_file(family: ModelFamily, components: Components, layers: set[str]) -> bool:
-    """Tell if diffusers reads all of a single file with these layers of `Network`."""
+    """Tell if diffusers reads a single file with these layers completely."""
     names = [name.partition(".")[2] for name in sorted(layers) if name.startswith("denoiser.")]
     return family.diffusers_reads_single_file(components.denoiser, names)
 
 
 def held_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
-    """Return the other layers that share a layer of the single file with these.
-
-    They are read, with a change of zero.
-    """
+    """Return other layers that share a file's layer with these. They are read, with a change of zero."""
     linear = [f"denoiser.{n}" for n, layer in components.denoiser.named_modules() if isinstance(layer, nn.Linear)]
     held = file_layers(family, components.denoiser, linear).values()
     return {name for places in held if not layers.isdisjoint(places) for name in places} - layers
@@ -153,7 +150,7 @@ def prediction(family: ModelFamily, components: Components, prompts: Prompts | N
 
 @torch.no_grad()
 def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
-    """Return the denoiser's output [1 C H W] for a fixed latent and timestep. Parts are float32 on the CPU."""
+    """Return the denoiser's output [1 C H W] for fixed latents and timestep. Parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     more = family.filling_channels(components)

@@ -23,7 +23,7 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """Vectors for new words of the prompt, trained with the model's own loss. It is that of equation 2."""
+    """Vectors for new words, trained with the model's own loss. It is that of equation 2."""
 
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
@@ -78,7 +78,7 @@ class TextualInversion:
         return Network(family, components.denoiser, components.text_encoders)
 
     def add_to(self, components: Components) -> None:
-        """Add the new tokens, as vectors of zeros, to tokenizers and text encoders."""
+        """Add the tokens, as zeros, to tokenizers and text encoders."""
         for tokenizer, text_encoder in zip(components.tokenizers, components.text_encoders, strict=True):
             add_tokens(tokenizer, text_encoder, self.words)
 

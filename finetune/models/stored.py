@@ -1,4 +1,4 @@
-"""The number format of stored weights, kept at 16 bits until needed wider.
+"""The number format of stored weights, widened when needed.
 
 Read as they are stored, weights stay mapped to their file, and the system may take their memory back. float32 has all
 numbers of bfloat16 and float16, so a later cast computes with the same numbers.
@@ -27,7 +27,7 @@ def is_narrow(value: Tensor) -> bool:
 
 
 def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
-    """Return bfloat16 or float16 if all of a part's weights are, else float32."""
+    """Return bfloat16 or float16 for such a part, else float32."""
     paths = (files.root / part).glob("*.safetensors")
     return common_dtype((path, "") for path in paths if variant_of(path.name) == files.variant)
 

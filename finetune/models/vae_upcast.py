@@ -1,4 +1,4 @@
-"""Keep autoencoders that overflow in fp16 out of it while images are drawn. Encoding for training never uses fp16."""
+"""Keep autoencoders out of fp16 that overflow in it. Encoding for training never uses fp16."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -65,7 +65,7 @@ class Ranks:
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
-        """Return the texts of all processes by rank, once all have called this. Waits for as long as the others live;
+        """Return all processes' texts by rank, once all called this. Waits for as long as the others live;
         raises LostProcess where one does not."""
         if self._store is None or self.size == 1:
             return [text]
@@ -213,7 +213,7 @@ class Ranks:
 
 
 def has_ended(process: "psutil.Process") -> bool:
-    """Tell if the process is gone, or only waits for its parent to take note."""
+    """Tell if the process is gone, or a zombie."""
     import psutil
 
     try:
@@ -269,7 +269,7 @@ def brief(value: object) -> str:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Tell if a collective failed because another process is gone or too late."""
+    """Tell if a collective failed for another process's absence."""
     if isinstance(error, LostProcess) or any(kind.__name__ == "DistError" for kind in type(error).__mro__):
         return True
     texts = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # of plain RuntimeErrors

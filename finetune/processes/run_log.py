@@ -18,13 +18,13 @@ _descriptor: int | None = None
 
 
 class PrintedLines:
-    """Cut a stream into lines as they look in a terminal in the end."""
+    """Cut a stream into lines as a terminal finally shows them."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def add(self, data: bytes) -> list[str]:
-        """Return the lines that are complete now, redrawn ones in their last state."""
+        """Return complete lines, redrawn ones in their last state."""
         *whole, rest = (self._rest + data).split(b"\n")
         self._rest = rest[rest.rfind(b"\r", 0, -1) + 1 :]  # a redrawn line may never end
         return [self._shown(line.decode("utf-8", "replace")) for line in whole]

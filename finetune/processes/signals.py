@@ -60,7 +60,7 @@ class StopRequest:
             self._is_saving = False
 
     def requested(self) -> bool:
-        """Whether this process or, about a second ago, another of the job got the signal."""
+        """Whether this process, or a second ago another one, got the signal."""
         return self.signal is not None or ranks().others_ask_to_stop
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -75,7 +75,7 @@ class StopRequest:
 
 
 def end_on_signals(meaning: str) -> None:
-    """End the process at once on a signal, when there is nothing to save. The exit code is `EXIT_CODE`. No exception is
+    """End the process at once on a signal. The exit code is `EXIT_CODE`. No exception is
     raised, since libraries may swallow one or print it while they import, load or export."""
 
     def end(number: int, frame: FrameType | None) -> None:

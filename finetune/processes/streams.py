@@ -1,4 +1,4 @@
-"""Standard output and error that survive a closed reader or a full disk. What cannot be written is lost, and the
+"""Standard streams that survive a closed reader or a full disk. What cannot be written is lost, and the
 program continues."""
 
 import contextlib

@@ -58,7 +58,7 @@ def smoothed(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def line_chart(chart: Chart) -> str:
-    """Return a `figure` element, or "" if no line has a finite value."""
+    """Return a `figure` element, or "" without finite values."""
     values = [value for line in chart.lines for _, value in line.points if value is not None]
     if not values:
         return ""
@@ -198,7 +198,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
-    """Yield invisible strips, one per step, that show the values of all lines."""
+    """Yield one invisible strip per step, with all lines' values."""
     known = [dict(line.points) for line in chart.lines]
     every = sorted({step for points in known for step in points})
     steps = every[:: math.ceil(len(every) / MOST_HOVERS)]

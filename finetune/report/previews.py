@@ -1,4 +1,4 @@
-"""The previews in the report: rows of prompts and seeds, columns of steps. The base model is the first column."""
+"""The report's previews: rows of prompts and seeds, columns of steps. The base model is the first column."""
 
 import base64
 import io

@@ -1,1 +1,1 @@
-"""The steps of a run: one module each, in the order of `finetune.train`."""
+"""The steps of a run, in one module each."""

@@ -1,4 +1,4 @@
-"""Compare the base model's loss before the first step with that of zero. A model with another prediction type than its
+"""Compare the base model's loss with that of predicting zero. A model with another prediction type than its
 training's is hardly better than zero, or worse: training then runs without an error and ruins it."""
 
 import functools
@@ -42,7 +42,7 @@ def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device
 
 
 def predicted_zero(noisy: Tensor, *conditions: Any) -> Tensor:
-    """Return zeros in the place of a network's prediction [B C H W]."""
+    """Return zeros as a network's prediction [B C H W]."""
     return torch.zeros_like(noisy)
 
 

@@ -97,7 +97,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
 
 
 def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
-    """Raise ValueError if a weight is not finite, before a good checkpoint goes."""
+    """Raise ValueError if a weight is not finite."""
     for name, weight in [*checkpoint.trained.items(), *(checkpoint.ema or {}).items()]:
         if not bool(weight.isfinite().all()):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The parts of a model that a run's numbers depend on, compared on resuming."""
+"""The identity of a model's parts, compared on resuming."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ OBJECTIVE = "objective"
 
 
 def model_identity(components: Components, hashes: Hashes, objective: Objective) -> Identity:
-    """Describe the model as it was read, before anything is attached or trained."""
+    """Describe the model as read, before anything is attached."""
     found: Identity = {
         "denoiser": described(components.denoiser.config, hashes["denoiser"][0]),
         "VAE": described(components.vae.config, hashes["vae"][0]),

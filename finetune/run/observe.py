@@ -31,7 +31,7 @@ def begin(session: Session) -> Progress:
 
 
 def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress:
-    """Add a due row of the step to the progress, and the size of metrics.jsonl. The size is that before the row."""
+    """Add a due row, and the size of metrics.jsonl, to the progress. The size is that before the row."""
     run, metrics = session.run, session.records.metrics
     config, step = run.config, progress.step
     progress = replace(progress, metrics_bytes=metrics.num_bytes() if metrics else 0)

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a run continues from, and check that it may."""
+"""Find the checkpoint of a run, and check that it fits."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,7 +76,7 @@ def is_same_branch(config: TrainConfig) -> bool:
 
 
 def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
-    """Return a warning if more steps make the learning rate rise after `step`."""
+    """Warn if more steps make the rate rise after `step`."""
     options = read_options(saved, type(config), ("train.steps", "optim.schedule"))
     schedule, now = config.optim.schedule, config.train.steps
     planned, before = options.get("optim.schedule", schedule), options.get("train.steps", now)

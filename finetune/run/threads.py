@@ -1,8 +1,5 @@
-"""Threads of torch on the CPU: the machine's cores, shared by its processes.
-
-`accelerate launch` and torchrun set OMP_NUM_THREADS to 1 where the user gave nothing, so exports, averages in host
-memory and all training on a CPU would use one core.
-"""
+"""Threads of torch on the CPU, shared by a job's processes. `accelerate launch` and torchrun set OMP_NUM_THREADS to 1
+where the user gave nothing, so exports, averages in host memory and all training on a CPU would use one core."""
 
 import contextlib
 import os
@@ -19,7 +16,7 @@ FLAGS = ("--num_cpu_threads_per_process", "--num-cpu-threads-per-process")
 
 
 def share_cores() -> None:
-    """Give this process its share of the cores, unless the user chose a number."""
+    """Give this process its share of cores. A user's number stays."""
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not is_chosen() and (num_local > 1 or "OMP_NUM_THREADS" in os.environ):
         torch.set_num_threads(max(1, num_cores() // num_local))

@@ -55,7 +55,7 @@ def hashed_parts(
 
 
 def record_file(source: ModelSource, folder: Path) -> Path:
-    """Return the file with the hashes of the source's files as they are now."""
+    """Return the file of the hashes for the source's present files."""
     read_wide = replace(source, as_stored=False)  # hashes are those of float32 however weights are kept
     key = hashlib.sha256(json.dumps([VERSION, repr(read_wide), file_stamps(source)]).encode()).hexdigest()[:40]
     return folder / "hashes" / f"{key}.json"

@@ -1,7 +1,4 @@
-"""Agreement of two images: one is moved onto the other, the rest is compared.
-
-Axes: H W height and width. Torch-free.
-"""
+"""Agreement of two images: one is moved onto the other. Axes: H W height and width. Torch-free."""
 
 import math
 
@@ -86,7 +83,7 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
 
 
 def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
-    """Return the correlation of two overlaid images in grey, and of their parts.
+    """Correlate two overlaid images in grey, and their parts.
 
     Both are zero where few parts count. A quarter of the parts are below that of the parts, or half of them, if these
     agree still better. What is outside of the border of either does not count.
@@ -119,7 +116,7 @@ def differs_in_the_middle(grid: np.ndarray) -> bool:
 
 
 def within(look: ComparedImage, factor: int) -> Image.Image:
-    """Return the inside of an image's border, white on black, at 1 or 1/`factor`."""
+    """Draw the inside of the border white on black, scaled by 1/`factor`."""
     mask = Image.new("L", look.half.size if factor == 2 else look.image.size, 0)
     left, top, right, bottom = (place / factor for place in look.border)
     mask.paste(255, (math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)))
@@ -127,7 +124,7 @@ def within(look: ComparedImage, factor: int) -> Image.Image:
 
 
 def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Return the correlations of the parts [PARTS PARTS], NaN where half is not covered or either is flat."""
+    """Correlate the parts [PARTS PARTS]. NaN marks parts half uncovered or flat."""
     found = np.full((PARTS, PARTS), np.nan)
     for row, rows in enumerate(np.array_split(np.arange(one.shape[0]), PARTS)):
         for column, columns in enumerate(np.array_split(np.arange(one.shape[1]), PARTS)):
@@ -142,14 +139,14 @@ def parts_correlations(one: np.ndarray, other: np.ndarray, covered: np.ndarray) 
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of two lists of tones, 0 if one is flat."""
+    """Correlate two lists of tones, 0 if one is flat."""
     first, second = first - first.mean(dtype=np.float64), second - second.mean(dtype=np.float64)
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / scale) if scale > 1e-6 else 0.0
 
 
 def moved(image: Image.Image, motion: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Apply an affine map from places of the result to places of the image. Beyond the image the result is black."""
+    """Apply an affine map from the result to the image. Beyond the image the result is black."""
     return image.transform(size, Image.Transform.AFFINE, tuple(motion.ravel()), Image.Resampling.BILINEAR)
 
 
@@ -172,7 +169,7 @@ def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[i
 
 
 def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
-    """Tell flat images with other words, or with a drawing on another colour."""
+    """Tell flat images with other words or another background."""
     if not (first.is_flat and second.is_flat):
         return False
     small, size = motion * [1, 1, 0.25], first.small.size
@@ -188,14 +185,14 @@ def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndar
 
 
 def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarray, factor: int) -> np.ndarray:
-    """Return where [H W] the first shows the inside of both borders, scaled down."""
+    """Return where [H W] the first shows the inside of both borders."""
     one, other = within(first, 1), within(second, 1)
     both = ImageChops.darker(one, moved(other, motion, one.size))
     return np.asarray(both.reduce(factor)) > 254
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Tell if a motion scales an image as if both were seen in full. A larger square is another square."""
+    """Tell if a motion's scale is that of images in full. A larger square is another square."""
     scales = motion[0, 0] * size[0] / other[0], motion[1, 1] * size[1] / other[1]
     return all(abs(scale - 1) < 0.1 for scale in scales)
 
@@ -203,7 +200,7 @@ def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int,
 def differences(
     first: ComparedImage, second: ComparedImage, motion: np.ndarray, is_fitted: bool
 ) -> tuple[float, float]:
-    """Return the largest differences of tone and of colour of a part, in levels of 255.
+    """Return the largest differences of a part's tone and colour (0 to 255).
 
     The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where `is_fitted`,
     else within bounds that leave a drawing the same.

@@ -47,7 +47,7 @@ def can_verify() -> bool:
 
 @dataclass(frozen=True)
 class Corners:
-    """Corners of an image and what surrounds them (ORB; Rublee et al., ICCV 2011), strongest first."""
+    """Corners of an image, strongest first. ORB describes them (Rublee et al., ICCV 2011)."""
 
     places: np.ndarray
     """[N 2] x and y, with the middle of the first pixel at one half."""
@@ -87,7 +87,7 @@ class ComparedImage:
 
     @cached_property
     def is_flat(self) -> bool:
-        """Whether much of it is flat, as in designs and photographs before a wall."""
+        """Whether much of it is flat, as in designs."""
         return is_flat(self.half)
 
     @cached_property
@@ -126,7 +126,7 @@ def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool
 
 
 def has_large_areas(image: Image.Image) -> bool:
-    """Tell if much of an image is flat and of exactly one colour."""
+    """Tell if much of an image is of exactly one colour."""
     image = image.copy()
     image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
@@ -156,7 +156,7 @@ def corners_of(grey: Image.Image, num: int = NUM_CORNERS) -> Corners:
 
 
 def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int, int]]:
-    """Return the smallest distance of two images' codes [12 4], and their kinds."""
+    """Return the smallest distance of codes [12 4], with its kinds."""
     distance = np.bitwise_count(first[:, None] ^ second[None]).sum(-1, dtype=np.int64)
     return min(
         (int(distance[one, other]), (one, other))
@@ -167,7 +167,7 @@ def closest_codes(first: np.ndarray, second: np.ndarray) -> tuple[int, tuple[int
 
 
 def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]:
-    """Yield affine maps [2 3] from `first` to `second` that may make them agree."""
+    """Yield affine maps [2 3] that may put `first` onto `second`."""
     distance, kinds = closest_codes(first.codes, second.codes)
     if distance <= LARGEST_DISTANCE:
         yield motion_of(first, second, kinds)
@@ -183,7 +183,7 @@ def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int
 
 
 def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
-    """Return the part (left, top, right, bottom) behind a kind of code, and its turn."""
+    """Return the box (left, top, right, bottom) and turn of a kind."""
     width, height = look.image.size
     if kind < len(TURNS):
         return (0, 0, width, height), TURNS[kind]

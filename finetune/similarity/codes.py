@@ -1,4 +1,4 @@
-"""Codes of 256 bits for images, and a join that finds close ones.
+"""Codes of 256 bits, and a join that finds close ones.
 
 It compares some pairs only. A code has the signs of the lowest frequencies of the grey image against their median
 (perceptual hash; Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits
@@ -55,7 +55,7 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
-    """Return the twelve codes [12 4] (uint64) of an image, ordered as KINDS. A thumbnail of 256 pixels has the codes of
+    """Return an image's codes [12 4] (uint64), ordered as KINDS. A thumbnail of 256 pixels has the codes of
     its image, but for a few bits."""
     grey = image.convert("L")
     low = frequencies(grey)
@@ -68,13 +68,13 @@ def image_codes(image: Image.Image) -> np.ndarray:
 
 
 def frequencies(grey: Image.Image) -> np.ndarray:
-    """Return the lowest frequencies [16 16] of a grey image stretched to a square."""
+    """Return the lowest frequencies [16 16] of a grey, squared image."""
     pixels = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0), dtype=np.float64)
     return BASIS @ pixels @ BASIS.T
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Return codes [N 4]: the bits where frequencies [N 16 16] exceed the median. The first one, which is the
+    """Return codes [N 4]: frequencies [N 16 16] above the median. The first one, which is the
     brightness, is left out of the median and out of the code."""
     flat = low.reshape(len(low), -1).copy()
     flat[:, 0] = np.median(flat[:, 1:], axis=1)
@@ -95,7 +95,7 @@ def without_border(grey: Image.Image) -> Image.Image:
 
 
 def border_box(grey: Image.Image) -> tuple[int, int, int, int]:
-    """Return the box within the edges of one tone: left, top, right, bottom."""
+    """Return left, top, right and bottom within edges of one tone."""
     pixels = np.asarray(grey, dtype=np.int16)
     differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
@@ -126,7 +126,7 @@ class ClosePairs:
 
 
 class Codes(Protocol):
-    """Codes [N 12 4] (uint64): an array, or a reader of files with indices. The index is an image, an array of images,
+    """Codes [N 12 4] (uint64), an array or a reader of files. The index is an image, an array of images,
     or one kind of all (codes[:, kind])."""
 
     @property
@@ -136,7 +136,7 @@ class Codes(Protocol):
 
 
 def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
-    """Return the pairs of images whose codes differ by at most `largest` bits.
+    """Return images whose codes differ by at most `largest` bits.
 
     Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
     (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that only pairs with such a band, and all pairs among
@@ -193,7 +193,7 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield rows of close codes with a band that differs in a bit at most. A row may come several times. Codes of two
+    """Yield close codes with a band that differs in one bit. A row may come several times. Codes of two
     kinds are in memory at a time, 120 bytes an image with all that is derived from them."""
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
@@ -209,7 +209,7 @@ def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.
 
 @dataclass(frozen=True)
 class InBand:
-    """Codes of one kind, sorted by the bits of a band and then by image."""
+    """Codes of one kind, sorted by a band's bits, then by image."""
 
     codes: np.ndarray
     """[N 4]"""
@@ -274,7 +274,7 @@ def found_rows(first: np.ndarray, second: np.ndarray, distance: np.ndarray, one:
 
 
 def best_of_each(rows: np.ndarray) -> np.ndarray:
-    """Return the closest row of every pair of images, sorted by the pair."""
+    """Return every image pair's closest row, sorted by the pair."""
     order = np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0]))
     rows = rows[order]
     is_new = np.ones(len(rows), bool)

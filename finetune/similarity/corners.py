@@ -1,4 +1,4 @@
-"""Pairs of images with corners in common, found by votes of small patches. The images may be turned, mirrored, scaled
+"""Pairs of images with common corners, found by votes. The images may be turned, mirrored, scaled
 or cut off. Needs OpenCV (the extra [dedup]). Letters: N images, M descriptors."""
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ def descriptors_of(grey: Image.Image) -> Descriptors:
 
 
 def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
-    """Return the pairs [M 2] of images that share FEWEST_VOTES corners or more. The smaller number is first. Images
+    """Return image pairs [M 2] that share FEWEST_VOTES corners or more. The smaller number is first. Images
     that are None have no votes."""
     nothing = np.zeros((0, 32), np.uint8)
     both = [(nothing, nothing) if each is None else each for each in descriptors]
@@ -52,7 +52,7 @@ def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
 
 
 def gathered(descriptors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the owners [M] and words [M 4] of 64 bits of all descriptors."""
+    """Return owners [M] and 64-bit words [M 4] of all descriptors."""
     owners = np.repeat(np.arange(len(descriptors)), [len(each) for each in descriptors])
     return owners, np.ascontiguousarray(np.concatenate(descriptors)).view(np.uint64)
 

@@ -1,4 +1,4 @@
-"""Tell designs apart: other words in one layout, a drawing on another colour.
+"""Tell designs apart: other words, or a drawing on another colour.
 
 Slides and logos that differ so are not duplicates. A flat background agrees with any other and is not evidence; only
 what is drawn on it is. Axes: H W height and width, C channels. Torch-free.
@@ -51,7 +51,7 @@ def inner(grey: Image.Image, border: Box) -> Image.Image:
 
 
 def tiles(pixels: Image.Image | np.ndarray, side: int) -> np.ndarray:
-    """Return the whole tiles of an image as [H W side * side]."""
+    """Cut an image into whole tiles [H W side * side]."""
     whole = np.asarray(pixels, dtype=np.float32)
     height, width = whole.shape[0] // side, whole.shape[1] // side
     cut = whole[: height * side, : width * side].reshape(height, side, width, side)
@@ -90,7 +90,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Tell if the plain background of two overlaid images [H W 3] differs alone.
+    """Tell if only the background of two overlaid images [H W 3] differs.
 
     A change of brightness or contrast that the drawing shows too explains another background, and so does one of
     saturation. The edges of the drawing do not count, since they are mixed with the background.

@@ -1,4 +1,4 @@
-"""Fit tones and colours of one image to another's, and measure the rest. Letters: N places, H W height and width, C
+"""Fit one image's tones and colours to another's. Letters: N places, H W height and width, C
 channels. Torch-free."""
 
 import numpy as np
@@ -48,7 +48,7 @@ def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def largest_part(left: np.ndarray, num_parts: int) -> float:
-    """Return the largest distance from 0 of a part's mean, of [H W C]. NaN does not count."""
+    """Return the largest absolute mean of a part of [H W C]. NaN does not count."""
     known = ~np.isnan(left[..., :1])
     sums = [np.where(known, left, 0.0), known.astype(np.float64), np.ones_like(left[..., :1])]
     for axis in (0, 1):

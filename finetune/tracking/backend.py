@@ -65,7 +65,7 @@ class Backend(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """Sentences for the user: where the record is, and how to look at it."""
+        """Sentences on where and how to see the record."""
         ...
 
 

@@ -23,7 +23,7 @@ class TensorBoard:
             self._writer.add_scalar(key, value, step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Write each image under the number of its row, with its prompt as text."""
+        """Write each image under its row's number, with its prompt."""
         import numpy as np
         from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Pass a run's records to its trackers, whose faults never stop or slow it. The network's faults neither."""
+"""Pass records to trackers, whose faults never stop or slow the run. The network's faults neither."""
 
 import importlib
 import importlib.util
@@ -67,7 +67,7 @@ def open_backend(name: str, run: TrackedRun) -> Backend:
 
 
 class _Lane:
-    """A backend on a thread: calls wait in a queue, their callers do not."""
+    """A backend on a thread, with a queue of calls."""
 
     def __init__(self, name: str, run: TrackedRun) -> None:
         self.name = name
@@ -143,7 +143,7 @@ class Tracker:
             lane.submit(lambda backend: backend.log(named, step))
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Log the previews of a step: prompt x seed, base and tuned side by side."""
+        """Log the previews of a step, base and tuned side by side."""
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
@@ -177,7 +177,7 @@ class Tracker:
                 lane.attempt(partial(backend.wait_for_upload, UPLOAD_SECONDS if exit_code == 0 else FINISH_SECONDS))
 
     def notes(self) -> list[str]:
-        """One sentence per tracker: where its record is, and how to look at it."""
+        """One sentence per tracker on where and how to see its record."""
         return [note for lane in self._lanes if lane.backend is not None for note in lane.backend.notes()]
 
 
@@ -216,7 +216,7 @@ def start_tracking(
 
 
 def run_id(file: Path, wanted: str | None = None) -> str:
-    """Return the run's id, chosen once and kept in `file` for resumed runs. `wanted` is the user's choice; a run that
+    """Return the run's id, chosen once and stored in `file`. `wanted` is the user's choice; a run that
     already has another id keeps it, with a warning."""
     if file.exists():
         try:

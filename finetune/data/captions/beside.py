@@ -95,7 +95,7 @@ def _texts(
 def _json_texts(
     read: Read, name: str, owners: Sequence[str], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> list[str] | None:
-    """Return the captions of a .json beside an image, None if it is about something else."""
+    """Return the captions of a .json beside an image, or None."""
     try:
         text = read_text(read, name, findings)
     except UnreadableTextError as error:

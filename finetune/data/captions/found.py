@@ -20,7 +20,7 @@ class FoundCaptions:
 
 
 def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: CaptionReading, findings: Findings) -> None:
-    """Note caption files that were not understood, if an image has no caption."""
+    """Note unknown caption files, if an image has no caption."""
     bare = {name for name in images if not found.captions.get(name)} if found.puzzling or found.unusable else set()
     for name, (why, owners) in found.puzzling.items():
         if bare and (not owners or bare.intersection(owners)):

@@ -25,7 +25,7 @@ LARGEST_TABLE = 200_000_000
 def read_table(
     read: Read, name: str, images: ImageNames, reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> None:
-    """Read a file that lists several images, unless it is about something else."""
+    """Read a list of several images. A file about something else passes."""
     own = Findings()  # dropped if the file turns out to be about something else
     try:
         text = read_text(read, name, own)

@@ -46,7 +46,7 @@ class ImageNames:
         return name in self._names
 
     def beside(self, text: str) -> list[str]:
-        """Return the images of a text file: x.png for x.png.txt, the stem's for x.txt. Names that differ in capitals or
+        """Return a text file's images: x.png for x.png.txt and x.txt. Names that differ in capitals or
         in how Unicode composes them fit where no other does."""
         stem = split_name(text)[0]
         found = self._stems.get(stem) or self._exactly(stem) or self._keys.get(_key(text))
@@ -59,10 +59,7 @@ class ImageNames:
         return images or found
 
     def listed(self, name: str, folder: str) -> list[str]:
-        """Return the images that a list in `folder` may mean by a name.
-
-        They are several where the name is ambiguous.
-        """
+        """Return the images that a list's name may mean. They are several where the name is ambiguous."""
         path = posixpath.normpath(name.replace("\\", "/"))
         inside = posixpath.normpath(posixpath.join(folder, path))
         found = self._exactly(inside) or self._stems.get(inside) or self._by_fold().get(folded(inside))
@@ -75,7 +72,7 @@ class ImageNames:
         return ends or found
 
     def nearly(self, text: str) -> list[str]:
-        """Return possible images of a text file without an image of its name. Its name has one more part, as in
+        """Return possible images of a text file with another name. Its name has one more part, as in
         x_caption.txt and x.en.txt, or the file is in a folder of texts, as others of its name are."""
         folder, base = posixpath.split(split_name(text)[0])
         shorter = FURTHER_PART.sub("", base)

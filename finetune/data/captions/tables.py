@@ -1,4 +1,4 @@
-"""Captions in JSON and CSV, as galleries, taggers and other trainers write them; torch-free."""
+"""Captions in JSON and CSV of galleries, taggers and other trainers. Torch-free."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def parsed_json(text: str) -> Any:
 
 
 def caption_values(value: object, column: str) -> list[object] | None:
-    """Return the texts of one image's JSON object, None without a known field.
+    """Return an object's texts, None without a known field.
 
     They are `column`, caption, text and captions, each a caption by itself, then the tags as one, and a prompt where
     there is nothing else. Raises `NotUnderstood` where captions seem to be in another field.
@@ -195,7 +195,7 @@ def known_field(field: str) -> str:
 
 
 def named_lines(text: str, images: Container[str]) -> list[Row]:
-    """Return the images of lines such as "x.png: a cat". There are none unless each line begins with a name."""
+    """Return the images of lines such as "x.png: cat". There are none unless each line begins with a name."""
     rows = []
     for line in in_lines(text):
         match = re.fullmatch(r"\s*(.+?\.\w+)(?:\s*[:|=]\s*|\s+)(\S.*)", line)
@@ -206,6 +206,6 @@ def named_lines(text: str, images: Container[str]) -> list[Row]:
 
 
 def delimiter_of(text: str) -> str:
-    """Return the separator most frequent in the first line: comma, semicolon, tab, bar."""
+    """Return the first line's separator: comma, semicolon, tab or bar."""
     head = next((line for line in in_lines(text) if line.strip()), "")
     return max((",", ";", "\t", "|"), key=head.count)

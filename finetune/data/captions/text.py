@@ -86,7 +86,7 @@ def in_lines(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class CaptionText:
-    """The captions in the lines of a file, and remarkable facts about it."""
+    """The captions in a file's lines, and facts about it."""
 
     lines: tuple[str, ...]
     """Stripped, none of them blank."""
@@ -155,7 +155,7 @@ def _continues(line: str, following: str, has_sentences: bool) -> bool:
 
 
 def joined(lines: tuple[str, ...]) -> str:
-    """Join lines to one caption, with commas if they are tags, else with spaces. Short phrases count as tags. Where
+    """Join lines to one caption, tags with commas, others with spaces. Short phrases count as tags. Where
     Chinese or Japanese meets Chinese or Japanese, the comma is theirs, and no space is added."""
     are_tags = all(_is_short(line) for line in lines)
     stripped = [line.rstrip(SEPARATORS) for line in lines] if are_tags else lines

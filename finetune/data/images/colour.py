@@ -1,4 +1,4 @@
-"""Convert decoded pixels of any mode and profile to 8-bit sRGB and alpha."""
+"""Convert pixels of any mode and profile to sRGB and alpha."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ class UnsupportedSamples(ValueError):
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell if Pillow has an image in one channel of more than 8 bits."""
+    """Tell if an image is one channel of more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
@@ -105,13 +105,13 @@ def decoded(colour: Image.Image, encoding: Encoding) -> tuple[Image.Image, str |
 
 
 def srgb_samples(light: np.ndarray) -> np.ndarray:
-    """Convert light to samples, both 0 to 1 and clipped: IEC 61966-2-1, section 5.2."""
+    """Convert light to samples, both 0 to 1. IEC 61966-2-1, section 5.2; clipped."""
     light = np.clip(light, 0, 1)
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def srgb_light(samples: np.ndarray) -> np.ndarray:
-    """Convert samples 0 to 1 to light 0 to 1, the inverse of `srgb_samples`."""
+    """Convert samples to light, the inverse of `srgb_samples`."""
     return np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
 
 
@@ -139,10 +139,7 @@ def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image
 
 @functools.lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile to sRGB, None if it changes nothing.
-
-    Most profiles are sRGB under some name.
-    """
+    """Return the transform from a profile to sRGB, or None. Most profiles are sRGB under some name."""
     transform = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
         _srgb(),

@@ -1,4 +1,4 @@
-"""Open an image as training sees it, and cut it to a size. Training sees it upright, in sRGB, opaque, with 8 bits a
+"""Open an image as training sees it, and cut it. Training sees it upright, in sRGB, opaque, with 8 bits a
 channel."""
 
 import contextlib
@@ -156,7 +156,7 @@ def cover_scale(width: int, height: int, target_width: int, target_height: int) 
 
 
 def crop_loss(width: int, height: int, target_width: int, target_height: int) -> float:
-    """Return the fraction of the area, 0 to 1, that covering the target cuts away."""
+    """Return the fraction of the area that covering the target cuts away."""
     scale = cover_scale(width, height, target_width, target_height)
     return max(0.0, 1.0 - (target_width / scale / width) * (target_height / scale / height))
 
@@ -164,7 +164,7 @@ def crop_loss(width: int, height: int, target_width: int, target_height: int) ->
 def crop_box(
     width: int, height: int, target_width: int, target_height: int, *, left: float, top: float
 ) -> tuple[float, float, float, float]:
-    """Return left, upper, right and lower edge of the cut, in source pixels."""
+    """Return the cut's left, upper, right and lower source edge."""
     scale = cover_scale(width, height, target_width, target_height)
     box_width, box_height = min(target_width / scale, width), min(target_height / scale, height)
     x, y = left * (width - box_width), top * (height - box_height)
@@ -174,7 +174,7 @@ def crop_box(
 def resize_and_crop(
     image: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool
 ) -> np.ndarray:  # uint8 [H W 3]
-    """Cut an RGB image to (width, height), aspect kept, as uint8 [H W 3].
+    """Cut an RGB image to (width, height) as uint8 [H W 3].
 
     `left` and `top` place the cut: 0 takes it at the left or upper edge, 1 at the other, 0.5 in the middle. `flip`
     mirrors the result. The cut is made in fractions of a source pixel and resampled once, so no border pixel is missing
@@ -251,7 +251,7 @@ def _what_it_is(data: bytes) -> str:
 
 
 def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the EXIF orientation 1 to 8 of the stored pixels, 1 without a sound EXIF block."""
+    """Return the EXIF orientation, 1 to 8. It is 1 without a sound EXIF block."""
     if image.format in ("TIFF", "HEIF"):  # these are turned while decoding, size and pixels
         return 1
     if image.format == "JXL":  # so is this, unless it was a JPEG, which comes out as that was

@@ -30,10 +30,7 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
 
 
 def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list[str]], Sizes]:
-    """Return the layers to adapt by part, with rank and alpha of each.
-
-    Names and patterns without a match are refused.
-    """
+    """Return each part's layers to adapt, with rank and alpha. Names and patterns without a match are refused."""
     family = network.family
     if config.conv and not family.lora_conv_targets:
         raise ValueError(f"lora.conv: got true, but the denoiser of {family.title} has no convolutions. Remove it.")
@@ -157,7 +154,7 @@ def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list
 
 
 def ends_with(name: str, target: str) -> bool:
-    """Compare the last parts of a layer's name with a target, where * is any part."""
+    """Compare a layer's last names with a target; * is any name."""
     given, wanted = name.split("."), target.split(".")
     ending = given[-len(wanted) :]
     return len(ending) == len(wanted) and all(w in ("*", g) for g, w in zip(ending, wanted, strict=True))

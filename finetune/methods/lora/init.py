@@ -1,4 +1,4 @@
-"""Start values of A and B: from the weight, or orthogonal to each other. peft has these for linear layers; here a
+"""Start values of A and B: parts of the weight, or orthogonal. peft has these for linear layers; here a
 convolution is the matrix [outputs, inputs x kernel], as in its update."""
 
 from typing import Any, Literal
@@ -32,7 +32,7 @@ def set_start(layer: Any, start: Start, name: str) -> None:
 
 
 def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
-    """Return A [rank inputs] and B [outputs rank], a part of the matrix.
+    """Split a part of the matrix into A [rank inputs], B [outputs rank].
 
     pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
     and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,

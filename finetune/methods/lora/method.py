@@ -17,7 +17,7 @@ from finetune.optim.groups import ParamGroup, usual_groups
 
 @dataclass(frozen=True)
 class LoRA:
-    """Adapters of one kind on the denoiser, and on a trained text encoder."""
+    """Adapters of one kind on denoiser and trained text encoder."""
 
     config: LoRAConfig
     text_encoder: bool = False
@@ -74,7 +74,7 @@ class LoRA:
         return groups
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write files in float32 for diffusers or peft, and one for other tools. ComfyUI, A1111 and Forge read
+        """Write files for diffusers or peft, and for other tools. ComfyUI, A1111 and Forge read
         `NAME.safetensors`."""
         return export_adapters(self.config, model, folder)
 

@@ -49,5 +49,5 @@ def sgm_name(config: Any, module: str) -> str:
 
 
 def within_step(kind: str, inner: list[str]) -> list[str]:
-    """Return the place in its step of a layer of a resnet or its attention."""
+    """Return a layer's place in its step of resnet and attention."""
     return ["0", *(RESNET.get(part, part) for part in inner)] if kind == "resnets" else ["1", *inner]

@@ -1,1 +1,1 @@
-"""Load the parts of a model from a folder, a Hub repository or a single file."""
+"""Load the parts of a model from a folder, the Hub or a file."""

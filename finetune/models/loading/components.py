@@ -1,4 +1,4 @@
-"""Read the parts of a pipeline from a folder, the Hub or a single file. A refusal is one sentence, for all families.
+"""Read the parts of a pipeline from a folder, the Hub or a file. A refusal is one sentence, for all families.
 Weights come from safetensors alone, and no code of a checkpoint is run."""
 
 import inspect
@@ -180,7 +180,7 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
 
 
 def stated(source: ModelSource) -> str:
-    """Return the kind that the source states, as the beginning of a sentence."""
+    """Return the source's stated kind, as a sentence's beginning."""
     if source.is_single_file:
         return f"the single file {Path(source.location).name} belongs to"
     return f"model_index.json of {source.location} names"
@@ -234,7 +234,7 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Load one part with its weights on the CPU, in float32 or as configured. Raises ValueError unless the file has
+    """Load one part on the CPU, in float32 or as configured. Raises ValueError unless the file has
     exactly the weights of its model."""
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)

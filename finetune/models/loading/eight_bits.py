@@ -1,4 +1,4 @@
-"""Weights in 8 bits without scales: coarse numbers, but usable as they are."""
+"""Weights in 8 bits without scales: coarse, but usable."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ FP8 = "F8_"
 
 
 def eight_bit_warnings(source: ModelSource) -> list[str]:
-    """Return one warning that counts the weights in 8 bits, over all parts. The files are on this machine by now. Such
+    """Return one warning that counts all parts' weights in 8 bits. The files are on this machine by now. Such
     weights with scales beside them are refused, since nothing here applies the scales."""
     formats = stored_formats(weight_paths(source))
     narrow = [name for name in formats if name.startswith(FP8)]

@@ -48,7 +48,7 @@ class ModelListing:
 
 @functools.cache
 def listed(location: str, revision: str | None) -> ModelListing:
-    """List the files of a model on the Hub, or in the cache if it is unreachable."""
+    """List the files of a model on the Hub, else in the cache."""
     try:
         return ModelListing(frozenset(HfApi().list_repo_files(location, revision=revision)))
     except NOT_ANSWERED as error:
@@ -85,7 +85,7 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:
-    """Return the sentence for an error of the Hub, None for another one. `missing` names the absent file's purpose, and
+    """Return the sentence for an error of the Hub, or None. `missing` names the absent file's purpose, and
     what to do."""
     location, found = source.location, {type(cause) for cause in causes(error)}
 

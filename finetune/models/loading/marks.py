@@ -1,4 +1,4 @@
-"""Objectives that the weights of a single file state in keys and metadata.
+"""Objectives that a single file states in keys and metadata.
 
 Other programs write and read them. The scheduler's config of a single file is borrowed from another model, so the marks
 in the weights go before it, and an option may add what they leave open.
@@ -90,7 +90,7 @@ def refuse_edm(keys: Iterable[str], name: str) -> None:
 
 
 def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Return the prediction of each mark, and a field with an unknown value."""
+    """Return each mark's prediction, and a field of unknown value."""
     found, unknown = {}, ""
     if V_KEY in keys:
         found[f"the key {V_KEY}"] = "v_prediction"

@@ -34,7 +34,7 @@ class Place:
 
 
 def base_config(source: ModelSource) -> dict[str, Any]:
-    """Return the config of the VAE that the base model was published with."""
+    """Return the config of the base model's own VAE."""
     file = part_files(replace(source, vae=None), "vae", has_weights=False).root / "vae" / CONFIG
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -115,7 +115,7 @@ def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None
 
 
 def size(value: Any) -> int | None:
-    """Return a number, or the length of a list, None without a setting."""
+    """Return a number or a list's length, None without a setting."""
     return len(value) if isinstance(value, list | tuple) else value
 
 

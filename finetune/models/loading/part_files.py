@@ -44,7 +44,7 @@ def part_files(source: ModelSource, part: str, *, has_weights: bool) -> PartFile
 
 @cache
 def hub_part_files(source: ModelSource, part: str, has_weights: bool) -> PartFiles:
-    """Find a part of a model of the Hub, once in a process. Runs read their parts again at any time."""
+    """Find a part of a Hub model, once in a process. Runs read their parts again at any time."""
     listing = files_of(source)
     variant = part_variant(source, part, listing) if has_weights else None
     names = small_files(listing.names, part) | (weight_files(listing.names, part, variant) if has_weights else set())
@@ -73,7 +73,7 @@ def with_weights(variant: str | None) -> str:
 
 
 def files_of(source: ModelSource) -> ModelListing:
-    """List the files of a folder or of a model of the Hub. Raises ValueError with one sentence where the Hub does not
+    """List the files of a folder or Hub model. Raises ValueError with one sentence where the Hub does not
     answer."""
     folder = Path(source.location)
     if folder.is_dir():
@@ -110,7 +110,7 @@ def inside(names: Iterable[str], part: str) -> list[str]:
 
 
 def part_variant(source: ModelSource, part: str, listing: ModelListing) -> str | None:
-    """Choose the variant of a part: the option's, else the one that exists. Raises ValueError where no part has that of
+    """Choose the option's variant of a part, else the existing one. Raises ValueError where no part has that of
     the option, or this one several others."""
     found = variants(listing.names, part)
     refuse_unknown_variant(source, listing)
@@ -145,7 +145,7 @@ def small_files(names: Iterable[str], part: str) -> set[str]:
 
 
 def weight_files(names: Iterable[str], part: str, variant: str | None) -> set[str]:
-    """Return the names of a part's weight files in one variant, with their index."""
+    """Return a part's weight files in one variant, with their index."""
     weights = {name for name in inside(names, part) if is_weights(name) and variant_of(name) == variant}
     shards = {name for name in weights if "-of-" in name or ".index." in name}
     # Where both are there, diffusers reads the shards and transformers the one file.

@@ -107,7 +107,7 @@ def weight_shapes(path: Path) -> dict[str, Tensor]:
 
 
 def published_folder(kind: str, prediction_type: str | None = None) -> str:
-    """Return the Hub id of a folder with the configs of such a file. It is diffusers' own, a mirror of it, or one whose
+    """Return the Hub id of configs for such a file. It is diffusers' own, a mirror of it, or one whose
     scheduler has the file's prediction type."""
     if (kind, prediction_type) in BY_PREDICTION:
         return BY_PREDICTION[kind, prediction_type]
@@ -147,7 +147,7 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
 
 
 def model_without_weights(kind: Any, configs: str, part: str) -> Any:
-    """Build the model of a part's config.json on the meta device, with buffers."""
+    """Build the model of a config.json on the meta device."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
             settings: Any = kind.config_class

@@ -26,7 +26,7 @@ SHOWN = 3
 
 
 def harmless(kind: type) -> Callable[[str], bool]:
-    """Return a test for names that such a file may have beyond the model's."""
+    """Return a test for harmless names beyond the model's."""
     patterns = ()
     if issubclass(kind, PreTrainedModel):
         patterns = TEXT_EXTRAS
@@ -36,7 +36,7 @@ def harmless(kind: type) -> Callable[[str], bool]:
 
 
 def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
-    """Describe how a file's weights differ from the model's, None if they do not."""
+    """Describe how a file's weights differ from the model's, or None."""
     is_harmless = harmless(kind)
     lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
     found = []
@@ -68,7 +68,7 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
 
 
 def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
-    """Raise ValueError if a part's files do not match their index, by weight. diffusers relies on the index, and fills
+    """Raise ValueError if a part's files do not match their index. diffusers relies on the index, and fills
     missing weights at random."""
     index = weights_name(files, part)
     if not index.endswith(".json"):
@@ -100,7 +100,7 @@ def stored_names(path: Path) -> set[str]:
 
 
 def weights_name(files: PartFiles, part: str) -> str:
-    """Return the file of a part's weights, the index of several, or ""."""
+    """Return a part's weights file, index of several, or ""."""
     found = [str(PurePosixPath(part, path.name)) for path in (files.root / part).glob("*")]
     read = sorted(weight_files(found, part, files.variant))
     index = [name for name in read if name.endswith(".json")]

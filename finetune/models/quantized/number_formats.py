@@ -15,7 +15,7 @@ SCALE_BLOCK = 256
 
 
 def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
-    """Return a float32 weight [O I] as numbers of 4 or 8 bits and their scales.
+    """Pack a float32 weight [O I] to 4 or 8 bits with scales.
 
     int8: W_ij = c_i q_ij, with c_i = max_j |W_ij| / 127 (vector-wise quantisation of LLM.int8, arXiv 2208.07339,
     section 2). Activations are not quantised, and need no outliers taken out. fp8: the same with e4m3 and its maximum
@@ -72,7 +72,7 @@ def unpack(packed: Packed, kind: Kind, shape: tuple[int, int], dtype: torch.dtyp
 
 @functools.cache
 def nf4_codes(device: torch.device) -> Tensor:
-    """Return the 16 values of NF4 in [-1, 1] (appendix E of QLoRA)."""
+    """Return NF4's 16 values in [-1, 1] (appendix E of QLoRA)."""
     from bitsandbytes import functional
 
     return functional.get_4bit_type("nf4", device=device)

@@ -139,6 +139,6 @@ def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
 
 
 def num_frozen(network: nn.Module) -> int:
-    """Count the weights that are not trained, packed ones by their unpacked number."""
+    """Count the frozen weights, packed ones by their unpacked number."""
     loose = sum(p.numel() for p in network.parameters() if not p.requires_grad and p.is_floating_point())
     return loose + sum(layer.in_features * layer.out_features for layer in packed_layers(network))

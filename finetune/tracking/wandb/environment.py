@@ -21,7 +21,7 @@ LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
-    """Return the run with project, name and tags from options or W&B's variables. Options come first. wandb reads the
+    """Return the run as options or W&B's variables name it. Options come first. wandb reads the
     others itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...)."""
     environment = os.environ
     return replace(
@@ -38,7 +38,7 @@ def tags_of(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def refuse_invalid(config: TrackingConfig) -> None:
-    """Raise ValueError for a project, tags or a run id that W&B would refuse."""
+    """Raise ValueError for names (project, tags, id) that W&B would refuse."""
     option = "tracking.project" if config.project else "WANDB_PROJECT"
     project = config.project or os.environ.get("WANDB_PROJECT") or ""
     found = []

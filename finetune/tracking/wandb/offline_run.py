@@ -126,7 +126,7 @@ class WeightsAndBiases:
         self._run.log({**metrics, "step": step})
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Log a table of the step, and its tuned images for the step slider."""
+        """Log a table of the step, and tuned images for the slider."""
         import wandb
 
         def image(path: Path | None, row: PreviewRow) -> wandb.Image | None:
