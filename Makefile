@@ -1,7 +1,7 @@
 # Every target works from a fresh clone: those that need the environment make it first.
 #
 #   make setup PYTHON=python3.12          another interpreter (3.11 or newer)
-#   make test ARGS="tests/unit -k bucket" options for the command behind demo, test and test-gpu
+#   make test ARGS="tests/unit -k bucket" options for the command behind demo and the tests
 
 PYTHON ?= python3
 # Not heic and jxl: their packages contain code under the GPL (docs/preparation.md).
@@ -17,7 +17,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 # The pyright wheel asks the network for a newer release at every start unless told not to.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup shell demo test test-gpu check lint format-check types imports spelling gates bench clean
+.PHONY: help setup shell demo test test-all test-gpu check lint format-check types imports spelling gates bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,8 +49,13 @@ demo: setup  ## adapt the small model that ships with the project to a style and
 
 # Tests are many small torch programs: one thread each, WORKERS at a time (WORKERS=0: all in one process). More threads
 # than free cores can slow torch down tenfold.
-test: setup  ## the test suite, without GPU tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+
+test: setup  ## the tests of every day: each area, without what is slow or needs a GPU
+	$(PYTEST) -m "not gpu and not slow" $(ARGS)
+
+test-all: setup  ## every test that needs no GPU: whole families, kills, Ray, the demo, README's blocks
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu $(ARGS)

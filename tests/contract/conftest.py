@@ -8,11 +8,26 @@ from diffusers import DiffusionPipeline
 
 from finetune.models import FAMILIES, family_named
 from finetune.models.family import Components, ModelFamily, ModelSource
-from tests.support.families import save_tiny_pipeline
+from tests.support.families import save_tiny_pipeline, tiny_family
 from tests.support.runs import TINY, Options, run
 
-RESUMED: Options = {"train.steps": 5, "data.caption_dropout": 0.3, "data.flip": True, "optim.lr": 2e-3}
+RESUMED: Options = {
+    "train.steps": 5,
+    "data.caption_dropout": 0.3,
+    "data.crop": "random",
+    "data.flip": True,
+    "optim.lr": 2e-3,
+}
+RUNS = Path(__file__).with_name("test_runs.py")
 PROMPT = "a red circle on white paper"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the whole runs of some families to `make test-all`."""
+    for item in items:
+        family = item.callspec.params.get("name") if isinstance(item, pytest.Function) and item.path == RUNS else None
+        if family and not tiny_family(family).runs_are_fast:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -44,6 +44,7 @@ def paper(pictures: np.ndarray) -> np.ndarray:
     return np.median(np.concatenate(edges).reshape(-1, 3), axis=0)
 
 
+@pytest.mark.slow
 def test_the_style_set_holds_what_preparation_has_to_find(output: Path) -> None:
     rows = [json.loads(line) for line in (output / "prepared" / "rejected.jsonl").read_text().splitlines()]
     assert sorted(row["reason"] for row in rows) == ["exact_duplicate"] * NUM_REPEATED + ["truncated"]
@@ -52,12 +53,14 @@ def test_the_style_set_holds_what_preparation_has_to_find(output: Path) -> None:
     assert "umbrella" in {row["text"] for row in kept}
 
 
+@pytest.mark.slow
 def test_it_names_the_picture_and_the_report(output: Path) -> None:
     said = (output.parent / "said").read_text()
     for path in (output / "before_after.png", output / "run" / "report.html"):
         assert str(path) in said and path.is_file()
 
 
+@pytest.mark.slow
 def test_the_style_is_unmistakable_and_was_not_there_before(output: Path) -> None:
     before, after, style = (cells(output / "before_after.png", row) for row in range(3))
     assert len(before) == len(PROMPTS)
@@ -69,6 +72,7 @@ def test_the_style_is_unmistakable_and_was_not_there_before(output: Path) -> Non
     assert np.mean(nearest[0] > between / 4) > 0.5 and np.mean(nearest[1] > between / 4) < 0.25
 
 
+@pytest.mark.slow
 def test_the_same_command_again_draws_the_same_picture_and_trains_nothing(output: Path) -> None:
     first = (output / "before_after.png").read_bytes()
     assert "is finished" in run_demo(output)

@@ -45,6 +45,7 @@ def class_pictures(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in cache.glob("class_pictures/*/*.png")}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_pictures_of_one_and_take_its_steps(options: Options, tmp_path: Path) -> None:
     one = options | {"train.batch_size": 4, "output.folder": tmp_path / "one", "cache.folder": tmp_path / "cache_one"}
     ended = run("dreambooth", one, tmp_path / "log")
@@ -62,6 +63,7 @@ def test_two_processes_make_the_pictures_of_one_and_take_its_steps(options: Opti
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_class_by_prediction_as_one_does(options: Options, tmp_path: Path) -> None:
     """Adapters are switched off inside DistributedDataParallel, with the text encoder's among them."""
     kept = {key: value for key, value in options.items() if key != "prior.num_pictures"}
@@ -80,6 +82,7 @@ def test_two_processes_keep_the_class_by_prediction_as_one_does(options: Options
     assert class_pictures(tmp_path / "cache") == {}
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(options: Options, tmp_path: Path) -> None:
     options |= {"prior.num_pictures": 12, "prior.num_inference_steps": 20}
     undisturbed = options | {"cache.folder": tmp_path / "other", "output.folder": tmp_path / "other_out"}

@@ -37,6 +37,7 @@ def stand_ins(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_new_word_as_the_guide_says(tmp_path: Path) -> None:
     save_pictures(tmp_path / "images", count=8, size=64)
     small = [*FAST.split(), "--cache.folder", str(tmp_path / "cache")]
@@ -47,6 +48,7 @@ def test_a_new_word_as_the_guide_says(tmp_path: Path) -> None:
     assert (embeddings / "ink-style" / "learned_embeds.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_dreambooth_as_the_guide_says(tmp_path: Path) -> None:
     (save_pictures(tmp_path / "images", count=3, size=64) / "metadata.jsonl").unlink()
     small = f"--prior.num_pictures 3 --prior.num_inference_steps 1 --cache.folder {tmp_path / 'cache'} {FAST}".split()

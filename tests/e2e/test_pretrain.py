@@ -50,12 +50,14 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_both_stages_lower_their_loss_on_pictures_that_were_held_out(pretrained: Path) -> None:
     for stage, first, last in (("out/autoencoder", 0.8, 0.3), ("out", 0.9, 0.5)):
         rows = [row for row in metrics(pretrained / stage) if "validation/loss" in row]
         assert rows[0]["validation/base_loss"] > first and rows[-1]["validation/loss"] < last, (stage, rows)
 
 
+@pytest.mark.slow
 def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrained: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
         pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
@@ -68,6 +70,7 @@ def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrai
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
 def test_the_model_draws_finite_pictures_with_several_samplers(pretrained: Path, scheduler: type | None) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
@@ -86,6 +89,7 @@ def test_the_model_draws_finite_pictures_with_several_samplers(pretrained: Path,
     assert np.isfinite(drawn).all() and drawn.std() > 0.02
 
 
+@pytest.mark.slow
 def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> None:
     out = pretrained / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
@@ -97,6 +101,7 @@ def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> 
     assert "export/vae/diffusion_pytorch_model.safetensors" in stage["files"]
 
 
+@pytest.mark.slow
 def test_another_architecture_is_refused_where_a_model_was_made_already(pretrained: Path) -> None:
     options = SMALL | {
         "data.folder": pretrained / "pictures",

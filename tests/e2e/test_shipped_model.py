@@ -149,6 +149,7 @@ def test_colours_compose_with_things_that_the_data_shows_in_others(model: Stable
     assert colours_right(model, 20) >= 0.75  # 12 prompts; the card has the figure of 30 steps
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the pictures it was trained on")
 def test_pictures_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
     texts, pictures = read_data(DATA)

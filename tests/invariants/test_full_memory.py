@@ -151,6 +151,7 @@ def test_changed_weights_or_patterns_are_not_resumed(full_run: Options, tmp_path
         assert ended.exit_code == 1 and "cannot change within a run" in ended.output, ended.output
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Options, tmp_path: Path) -> None:
     options = full_run | {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "checkpoint.every": 2}
     options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0}

@@ -47,6 +47,7 @@ def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(optio
     assert drawn.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_new_tokens_and_priors_are_learned_on_an_inpainting_checkpoint(options: Options, tmp_path: Path) -> None:
     shared = {key: value for key, value in options.items() if not key.startswith("lora.")} | {"train.steps": 2}
     tokens = {"tokens.names": ("<ink>",), "data.template": "{caption} <ink>", "optim.lr": 1e-3}

@@ -39,6 +39,7 @@ def options(tiny_run: Options, masked_pictures: Path) -> Options:
     return tiny_run | MASKED | {"data.folder": masked_pictures}
 
 
+@pytest.mark.slow
 def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
     output = same_uncached_and_killed(options, {"cache.latents": False, "data.num_workers": 1}, tmp_path)
     assert "images without a mask, which are trained on as a whole (1): 0000.png" in output

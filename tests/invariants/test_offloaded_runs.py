@@ -24,7 +24,10 @@ SUBJECT: Options = {
 }
 
 
-@pytest.mark.parametrize(("family", "precision", "kind"), [("sd", "no", "int8"), ("flux", "bf16", "none")])
+@pytest.mark.parametrize(
+    ("family", "precision", "kind"),
+    [("sd", "no", "int8"), pytest.param("flux", "bf16", "none", marks=pytest.mark.slow)],
+)
 def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
     family: str, precision: str, kind: str, tiny_run: Options, tmp_path: Path
 ) -> None:
@@ -51,7 +54,9 @@ def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
     assert counts in usual.output
 
 
-@pytest.mark.parametrize("kind", ["dora", "lokr", "prediction"])
+@pytest.mark.parametrize(
+    "kind", ["lokr", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dora", "prediction"))]
+)
 def test_what_asks_the_base_weights_is_the_same_too(kind: str, tiny_run: Options, tmp_path: Path) -> None:
     own: dict[str, Options] = {"dora": {"lora.dora": True}, "lokr": {"lora.kind": "lokr"}, "prediction": SUBJECT}
     recipe = "dreambooth" if kind == "prediction" else "lora"

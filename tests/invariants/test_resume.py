@@ -11,6 +11,8 @@ from tests.support.runs import Options, differing, final_state, losses, metrics,
 STEPS = 11
 TWICE = ("lora", "full_ema", "textual_inversion_ema_bf16", "dreambooth_pictures")
 """Variants that are stopped by a signal and then killed; the others meet one of the two."""
+FAST = (*TWICE, "uncached_augmented", "full_bf16_stochastic", "autoencoder", "pivotal", "denoiser_and_text_encoder_ema")
+"""One variant for every method and each kind of state; `make test-all` runs the others too."""
 SUBJECT: Options = {
     "instance.prompt": "a photo of zkw circle",
     "prior.prompt": "a photo of a circle",
@@ -120,7 +122,9 @@ VARIANTS: dict[str, tuple[str, Options, dict[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
+)
 def test_resuming_gives_the_same_weights_and_losses(name: str, tiny_run: Options, tmp_path: Path) -> None:
     recipe, options, environment = VARIANTS[name]
     has_adapters = recipe == "lora" or (recipe == "dreambooth" and "method" not in options)

@@ -29,7 +29,12 @@ def save_as(source: Path, folder: Path, dtype: torch.dtype) -> Path:
 
 @pytest.mark.parametrize(
     ("family", "precision", "quantization"),
-    [("sd", "no", "none"), ("flux", "bf16", "none"), ("sd", "bf16", "nf4"), ("flux", "no", "int8")],
+    [
+        ("flux", "bf16", "none"),
+        pytest.param("sd", "no", "none", marks=pytest.mark.slow),
+        pytest.param("sd", "bf16", "nf4", marks=pytest.mark.slow),
+        pytest.param("flux", "no", "int8", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_in_bfloat16_trains_like_the_same_numbers_in_a_wider_format(
     family: str, precision: str, quantization: str, tiny_run: Options, tmp_path: Path

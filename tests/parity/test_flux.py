@@ -18,7 +18,7 @@ from finetune.models.family import Components, ModelSource, Network
 from finetune.objectives.diffusion import denoising_loss
 from finetune.objectives.flow_matching import FlowMatching, ResolutionShift
 from tests.faults.kills.injection import WhenOpened
-from tests.support.runs import Options, differing, final_state, losses, run, start
+from tests.support.runs import Options, run, start
 from tests.tiny.flux import build_pipeline, save_pipeline
 
 FAMILY = Flux()
@@ -216,30 +216,14 @@ def exported_differences(output: str) -> list[float]:
     return [float(line.split(" by ")[1].split()[0]) for line in output.splitlines() if "its output differs by" in line]
 
 
-def test_a_lora_run_resumes_exactly_and_both_layouts_reload(flux_run: Options, tmp_path: Path) -> None:
-    """With CLIP trained, previews, and a stop after the first of two steps."""
-    options = flux_run | {
-        "train.steps": 2,
-        "checkpoint.every": 1,
-        "train.text_encoder": True,
-        "cache.text": False,
-        "preview.prompts": ("a red circle",),
-        "preview.num_inference_steps": 1,
-        "preview.size": 32,
-    }
-    first = run("lora", options, tmp_path / "log")
-    assert first.exit_code == 0, first.output
-    differences = exported_differences(first.output)
+def test_both_layouts_of_a_lora_with_clip_reload(flux_run: Options, tmp_path: Path) -> None:
+    ended = run(
+        "lora", flux_run | {"train.steps": 1, "train.text_encoder": True, "cache.text": False}, tmp_path / "log"
+    )
+    assert ended.exit_code == 0, ended.output
+    differences = exported_differences(ended.output)
     assert len(differences) == 2 and max(differences) < 1e-5
-    out = tmp_path / "out"
-    straight, said = final_state(out), losses(out)
-    shutil.rmtree(out / "checkpoints" / "step_000002")
-    (out / "run.json").unlink()
-    again = run("lora", options, tmp_path / "log")
-    assert again.exit_code == 0 and "at step 1 of 2" in again.output, again.output
-    assert differing(straight, final_state(out)) == []
-    assert losses(out) == said
-    trained = safetensors.torch.load_file(out / "export" / "out.safetensors")
+    trained = safetensors.torch.load_file(tmp_path / "out" / "export" / "out.safetensors")
     assert any(key.startswith("lora_te1_") for key in trained)
     assert not any(key.startswith("lora_te3_") for key in trained)
 
@@ -257,22 +241,12 @@ def test_text_encoders_are_read_before_training_and_never_again_for_a_preview(
     assert {path.name[:11] for path in (out / "previews").glob("*_seed0.png")} == {"step_000000", "step_000001"}
 
 
-def test_full_training_exports_a_pipeline(flux_run: Options, tmp_path: Path) -> None:
-    options = {key: value for key, value in flux_run.items() if not key.startswith("lora.")}
-    ended = run("full", options | {"train.steps": 1}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert exported_differences(ended.output) == [0.0]
-    pipeline = FluxPipeline.from_pretrained(tmp_path / "out" / "export", use_safetensors=True)
-    pipeline("a red circle", height=32, width=32, num_inference_steps=1)
-
-
-@pytest.mark.parametrize("kind", ["pictures", "prediction"])
-def test_dreambooth_keeps_the_class(flux_run: Options, tmp_path: Path, kind: str) -> None:
+def test_dreambooth_keeps_the_class_by_prediction(flux_run: Options, tmp_path: Path) -> None:
     options = flux_run | {
         "train.steps": 1,
         "instance.prompt": "a photo of sks circle",
         "prior.prompt": "a circle",
-        "prior.kind": kind,
+        "prior.kind": "prediction",
         "prior.num_pictures": 2,
         "prior.num_inference_steps": 1,
     }
@@ -280,11 +254,6 @@ def test_dreambooth_keeps_the_class(flux_run: Options, tmp_path: Path, kind: str
     assert ended.exit_code == 0, ended.output
 
 
-def test_negative_prompts_and_new_tokens_are_refused(flux_run: Options, tmp_path: Path) -> None:
+def test_negative_prompts_are_refused(flux_run: Options, tmp_path: Path) -> None:
     ended = run("lora", flux_run | {"preview.negative_prompt": "blurry"}, tmp_path / "log")
     assert ended.exit_code != 0 and "preview.negative_prompt" in ended.output
-    options = {key: value for key, value in flux_run.items() if not key.startswith("lora.")}
-    ended = run(
-        "textual_inversion", options | {"tokens.names": "<ink>", "data.template": "{caption} <ink>"}, tmp_path / "log"
-    )
-    assert ended.exit_code != 0 and "summary" in ended.output

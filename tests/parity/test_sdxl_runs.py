@@ -16,7 +16,7 @@ from PIL import Image
 from finetune.export.tokens import save_tokens, token_differences
 from finetune.models.families.sdxl import StableDiffusionXL
 from finetune.models.family import ModelSource
-from tests.support.runs import Options, final_state, flags, metrics, run, same_uncached_and_killed
+from tests.support.runs import Options, final_state, flags, metrics, run
 from tests.tiny.sdxl import WIDTHS, save_pipeline
 from tests.unit.export.test_tokens import FACTS
 
@@ -39,12 +39,7 @@ def without_lora(options: Options) -> Options:
     return {key: value for key, value in options.items() if not key.startswith("lora.")}
 
 
-def test_a_lora_run_gives_the_same_bits_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
-    options |= {"train.steps": 4, "data.caption_dropout": 0.5, "data.crop": "random"}
-    output = same_uncached_and_killed(options, {"cache.latents": False, "cache.text": False}, tmp_path)
-    assert output.count("Exported") == 2
-
-
+@pytest.mark.slow
 def test_text_encoders_get_adapters_too(options: Options, tmp_path: Path) -> None:
     options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "preview.prompts": ("a circle",)}
     options |= {"preview.num_inference_steps": 2, "train.gradient_checkpointing": True}
@@ -57,6 +52,7 @@ def test_text_encoders_get_adapters_too(options: Options, tmp_path: Path) -> Non
     assert not any("text_encoders.0.encoder.layers.2." in key for key in state)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(options: Options, tmp_path: Path) -> None:
     """DistributedDataParallel fails where a trained weight gets no gradient."""
     options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "data.caption_dropout": 0.5}

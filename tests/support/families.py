@@ -18,15 +18,16 @@ class Tiny:
     """True where textual inversion can teach it a word; otherwise it has to be refused."""
     loads_single_file: bool = True
     """True where diffusers' pipeline reads the single file of the tiny model; its layers are compared in any case."""
+    runs_are_fast: bool = True
+    """False leaves the family's whole runs to `make test-all`."""
 
 
 TINY_FAMILIES = {
     "sd": Tiny("tests.tiny.sd", {"size": "micro"}),
-    "sdxl": Tiny("tests.tiny.sdxl"),
-    "sd3": Tiny("tests.tiny.sd3", learns_tokens=False, loads_single_file=False),  # diffusers 0.42 reads no such file
-    "flux": Tiny(
-        "tests.tiny.flux", learns_tokens=False, loads_single_file=False
-    ),  # diffusers takes 3072 wide ones only
+    "sdxl": Tiny("tests.tiny.sdxl", runs_are_fast=False),
+    # diffusers 0.42 reads no single file of SD3, and of FLUX those alone that are 3072 wide.
+    "sd3": Tiny("tests.tiny.sd3", learns_tokens=False, loads_single_file=False, runs_are_fast=False),
+    "flux": Tiny("tests.tiny.flux", learns_tokens=False, loads_single_file=False),
 }
 
 
