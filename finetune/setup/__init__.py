@@ -1,1 +1,1 @@
-"""What `finetune.train` opens, loads, prepares and attaches before the first step."""
+"""The steps of `finetune.train` before the first one of training."""

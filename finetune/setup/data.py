@@ -1,4 +1,4 @@
-"""Prepare the data of a run: what is held out, buckets, filled caches, and the loader."""
+"""Prepare the data of a run: held-out images, buckets, filled caches, loader."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from finetune.session import LoadedModel, Run, TrainingData
 
 
 def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> TrainingData:
-    """Returns the data with filled caches, those of the task's own prompts too; prints what is known before."""
+    """Return the data with filled caches. The task's own prompts are cached too, and the figures are printed first."""
     config = run.config
     held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
     images = training_images(run, model, held_out, prompts)
@@ -56,7 +56,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
 
 
 def training_images(run: Run, model: LoadedModel, held_out: frozenset[int], prompts: Sequence[str]) -> TrainingImages:
-    """Returns what is trained on and what is held out, with the masks and holes that the options ask for."""
+    """Return trained and held-out images, with the options' masks and holes."""
     config, manifest = run.config, run.manifest
     buckets, scored = split_buckets(run, model, held_out)
     masks = None
@@ -68,7 +68,7 @@ def training_images(run: Run, model: LoadedModel, held_out: frozenset[int], prom
 
 
 def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tuple[list[Bucket], list[Bucket]]:
-    """Returns the buckets of what is trained on, and those of what is held out."""
+    """Return the buckets of trained images, and those of held-out ones."""
     config, family, records = run.config, run.family, run.manifest.records
     multiple = family.pixel_multiple(model.components.vae)
     if config.data.bucket_step % multiple:
@@ -86,7 +86,7 @@ def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tup
 
 
 def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -> None:
-    """Prints how many images there are and which sizes they are trained at."""
+    """Print the number of images and their training sizes."""
     num = plural(len(run.manifest.records), "image")
     run.say(f"{num}, {num_held_out} held out; global batch size {run.global_batch_size}.")
     for figure in figures:
@@ -97,7 +97,7 @@ def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -
 
 
 def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
-    """Returns a warning where a global batch has more images than a bucket."""
+    """Return a warning if a global batch has more images than a bucket."""
     small = [figure for figure in figures if figure.num_pictures < run.global_batch_size]
     if not small:
         return []
@@ -109,7 +109,7 @@ def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
 
 
 def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Iterator[str]:
-    """Yields warnings where the run does not fit its base model or its dataset."""
+    """Yield warnings if the run does not fit its base model or dataset."""
     config, components = run.config, model.components
     learned_from = [record for index, record in enumerate(run.manifest.records) if index not in held_out]
     seen = config.train.steps * run.global_batch_size * own_share(config)
@@ -123,8 +123,7 @@ def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Ite
 
 
 def make_loader(run: Run, images: TrainingImages, dataset: TrainingDataset) -> torch.utils.data.DataLoader:
-    """Returns the loader of this process's part of every global batch, from the first step on that is still to be
-    made."""
+    """Return the loader of this process's part of the remaining global batches."""
     repeats = [record.repeats for record in images.records]
     return run.accelerator.prepare(
         torch.utils.data.DataLoader(

@@ -1,4 +1,4 @@
-"""Load the base model part by part: what contradicts the options is refused before weights are read."""
+"""Load the base model part by part. Contradicting options are refused before weights are read."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from finetune.session import LoadedModel, Run
 
 
 def load_model(run: Run, method: TuningMethod) -> LoadedModel:
-    """Returns the model with every part checked and hashed, and none with weights."""
+    """Return the model with every part checked and hashed, without weights."""
     config, family, source = run.config, run.family, run.source
     objective = family.objective(family.scheduler(source), config.loss)
     warnings = [*parts_warnings(source), *family.warnings(source), *scheduler_warnings(family, source)]
@@ -49,7 +49,7 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
 
 
 def objective_warnings(objective: Objective) -> list[str]:
-    """Returns a warning where the options give a timestep no weight."""
+    """Return a warning where the options give a timestep no weight."""
     if not objective.options.zero_terminal_snr or objective.options.weighting == "none":
         return []
     return [
@@ -59,11 +59,11 @@ def objective_warnings(objective: Objective) -> list[str]:
 
 
 def refuse_unfit_options(run: Run, *, is_inpainting: bool) -> None:
-    """Raises ValueError for options that the base model has no use for."""
+    """Raise ValueError for options that the base model has no use for."""
     config, family = run.config, run.family
     if not is_inpainting and config.inpaint != InpaintConfig():
         raise ValueError(
-            f"inpaint: {run.source.location} is not an inpainting model, so it is not told of hidden parts. "
+            f"inpaint: {run.source.location} is not an inpainting model, so it gets no hidden parts. "
             "Remove the options of this section."
         )
     if config.preview.negative_prompt and not family.knows_negative_prompts:

@@ -1,4 +1,4 @@
-"""Attach what trains to the base model, and restore the state of a checkpoint."""
+"""Attach trained weights to the base model, and restore a checkpoint's state."""
 
 import itertools
 from dataclasses import replace
@@ -21,7 +21,7 @@ from finetune.tasks.base_model import masked
 
 
 def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
-    """Returns the network of the method on its device, with the weights of the base model."""
+    """Return the method's network on its device, with the base weights."""
     config, device, components = run.config, run.accelerator.device, model.components
     model.parts.load(*model.in_network)
     if config.model.quantization != "none" or config.model.offload:
@@ -45,13 +45,13 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
 
 
 def parameter_counts(network: Any) -> dict[str, int]:
-    """Returns how many parameters are trained, and how many are frozen."""
+    """Count the trained and the frozen parameters."""
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     return {"trained": trained, "frozen": num_frozen(network)}
 
 
 def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
-    """Returns what the network learns; its weights must still be those of the base model."""
+    """Return the network's task. Its weights must still be those of the base model."""
     encoded, rows = data.dataset.encoded, {}
     if encoded.text is not None:
         keys = {prompt: text_key(prompt, encoded.encoder_fingerprint, encoded.text_dtype) for prompt in task.prompts}
@@ -61,7 +61,7 @@ def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, ta
 
 
 def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -> Tuned:
-    """Returns the network with its optimizer and averages, in the state of the checkpoint where there is one."""
+    """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
     ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
     wrapped = accelerator.prepare(network)
@@ -78,7 +78,7 @@ def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -
 
 
 def load_live_parts(run: Run, model: LoadedModel, encoded: Encoded) -> None:
-    """Puts what encodes at every step on the device: the parts that are not cached."""
+    """Put the parts that are not cached on the device."""
     live = list[Part]()
     if encoded.latents is None:
         live.append("vae")
@@ -90,7 +90,7 @@ def load_live_parts(run: Run, model: LoadedModel, encoded: Encoded) -> None:
 
 
 def with_trained_prompts(run: Run, model: LoadedModel, data: TrainingData) -> TrainingData:
-    """Returns the data with the prompts of previews as tokens, where the text encoders train."""
+    """Return the data with previews' prompts as tokens, if text encoders train."""
     if not model.trains_text_encoders:
         return data
     config, components = run.config.preview, model.components

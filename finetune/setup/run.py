@@ -1,4 +1,4 @@
-"""Open a run: its processes, its folder, and the checkpoint that it continues from."""
+"""Open a run: its processes, its folder, and the checkpoint to continue from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from finetune.session import Run
 
 @contextmanager
 def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
-    """Yields the run, with its folder locked; raises ValueError for what a user can mend."""
+    """Yield the run with a locked folder. Raises ValueError for what a user can mend."""
     started_at = datetime.now(UTC)
     folder = config.output.folder
     check_output(folder)
@@ -37,7 +37,7 @@ def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
     name = find_family(source, config.model.family)
     family = family_named(name)
     if config.model.family is None:
-        accelerator.print(f"model.family: {name} ({family.title}), as {source.location} says.")
+        accelerator.print(f"model.family: {name} ({family.title}), as in {source.location}.")
         config = replace(config, model=replace(config.model, family=name))
     resume = find_checkpoint(config, manifest, accelerator, warnings)
     yield Run(config, manifest, accelerator, source, family, lock, resume, warnings, started_at)

@@ -1,4 +1,4 @@
-"""Write what a run writes before its first step, and open its records; nothing is refused after this."""
+"""Write the files before the first step, and open the records. Nothing is refused after this."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +21,8 @@ from finetune.tracking.tracker import Tracker, start_tracking
 def open_session(
     run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned, task: Task, *, from_scratch: bool
 ) -> Iterator[Session]:
-    """Yields the session; where it fails, the trackers record the run as failed.
-
-    A model that is trained `from_scratch` is not asked whether it fits its objective.
-    """
+    """Yield the session. Where it fails, the trackers record the run as failed. A model that is trained `from_scratch`
+    is not checked against its objective."""
     load_live_parts(run, model, data.dataset.encoded)
     data = with_trained_prompts(run, model, data)
     start = Progress() if run.resume is None else run.resume.progress()
@@ -55,13 +53,13 @@ def open_session(
 
 
 def card(run: Run, data: TrainingData, counts: dict[str, int], warnings: list[str]) -> Any:
-    """Returns the content of data_card.json."""
+    """Return the content of data_card.json."""
     figures = [asdict(figure) for figure in data.figures]
     return data_card(run.manifest, set(data.held_out_indices), figures, counts, warnings)
 
 
 def open_trackers(run: Run) -> Tracker:
-    """Returns the trackers that the options ask for."""
+    """Return the trackers of the options."""
     options = as_plain(run.config) | {
         "num_processes": run.accelerator.num_processes,
         "precision": run.accelerator.mixed_precision,
