@@ -1,13 +1,13 @@
-"""Teach a Stable Diffusion model your subject from a few pictures with DreamBooth (arXiv 2208.12242).
+"""Teach a Stable Diffusion model your subject from a few images with DreamBooth (arXiv 2208.12242).
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.dreambooth \
         --config recipes/configs/sd15_dreambooth_lora.yaml --model.source MODEL --data.folder PICTURES \
         --instance.prompt "a photo of sks dog" --prior.prompt "a photo of a dog" --output.folder OUT
 
-PICTURES holds three to thirty pictures of the subject; captions are not needed. `finetune doctor tokens --model.source
-MODEL` proposes rare words for the place of sks. Before training, all processes together make class pictures with the
-untouched model, once: they stay in the cache. --prior.kind prediction needs none, --method full tunes all weights. The
-same command again goes on, with the class pictures too.
+PICTURES holds three to thirty images of the subject; captions are not needed. `finetune doctor tokens --model.source
+MODEL` proposes rare words for the place of sks. Before training, all processes together make class images with the
+base model, once: they stay in the cache. --prior.kind prediction needs none, --method full tunes all weights. The
+same command again continues, with the class images too.
 """
 
 import sys
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def tune(config: DreamBoothTrainConfig) -> list[Stage]:
-    """Returns the one stage that the config describes; making class pictures is part of it."""
+    """Return the config's one stage, with its class images."""
 
     def run(manifest: "Manifest") -> Path:
         from finetune.methods.full import Full
@@ -41,14 +41,13 @@ def tune(config: DreamBoothTrainConfig) -> list[Stage]:
         task: MakeTask = denoising
         if prior.kind == "prediction" and prior.prompt is not None:
             task = MakePreserving(prior.prompt, prior.weight, adapters=is_lora)
-        return train(config, method, training_pictures(config, manifest), task)
+        return train(config, method, training_images(config, manifest), task)
 
     return [training_stage(config, run)]
 
 
-def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
-    """Returns the subject's pictures with their prompt, and the class pictures with theirs where the config asks for
-    some."""
+def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
+    """Return the subject's images, and the configured class images, with their prompts."""
     from finetune.data.class_images import balance_text, captioned, with_class_images
     from finetune.models import family_named
     from finetune.models.family import ModelSource
@@ -59,8 +58,8 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
     family = family_named(find_family(source, config.model.family))
     if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
         raise ValueError(
-            f"prior.kind: got {config.prior.kind}, but {config.model.source} fills holes in pictures and is not asked "
-            "for whole ones. Give class pictures of your own with --prior.folder, or use --prior.kind prediction."
+            f"prior.kind: got {config.prior.kind}, but {config.model.source} fills holes in images and does not draw "
+            "whole ones. Use class images of your own with --prior.folder, or --prior.kind prediction."
         )
     if config.instance.prompt is not None:
         warning = common_words_warning(family.tokenizers(source), config.instance.prompt, config.model.source)
@@ -92,7 +91,7 @@ def training_pictures(config: DreamBoothTrainConfig, manifest: "Manifest") -> "M
 
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
-    """Returns the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
+    """Return the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
     from finetune.data.class_images import balance_text, captioned, with_class_images
 
     if config.prior.kind != "pictures":
@@ -111,7 +110,7 @@ def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[st
 
 
 def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
-    """Returns the class pictures of prior.folder, with their own captions where prior.captions asks for these."""
+    """Return the class images of prior.folder. With prior.captions they keep their captions."""
     from finetune.data.manifest import read_manifest
 
     try:
@@ -130,12 +129,12 @@ def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
 
 
 def _with_reason(warnings: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """The warnings with the option that decides here whether captions are read, which is not data.captions."""
+    """Name the option that decides here if captions are read. It is not data.captions."""
     return tuple(line.replace("because data.captions is none", f"because {option} is false") for line in warnings)
 
 
 def captions(config: DreamBoothTrainConfig) -> Captions:
-    """Returns where the captions of the subject's pictures come from: none are read where all get the same prompt."""
+    """Return the source of the subject's captions. None are read if all get the same prompt."""
     return config.data.captions if config.instance.captions else "none"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tune(config: FullTrainConfig) -> list[Stage]:
-    """Returns the one stage that the config describes."""
+    """Return the one stage that the config describes."""
 
     def run(manifest: "Manifest") -> Path:
         from finetune.methods.full import Full

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def tune(config: LoRATrainConfig) -> list[Stage]:
-    """Returns the one stage that the config describes."""
+    """Return the one stage that the config describes."""
 
     def run(manifest: "Manifest") -> Path:
         if config.tokens.names:
@@ -37,7 +37,7 @@ def tune(config: LoRATrainConfig) -> list[Stage]:
 
 
 def with_tokens(config: LoRATrainConfig, manifest: "Manifest") -> Path:
-    """Trains new tokens and adapters in one run; returns the run's folder."""
+    """Train new tokens and adapters in one run, and return its folder."""
     from finetune.data.captions.tokens import check_token_captions
 
     manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)

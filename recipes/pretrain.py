@@ -1,11 +1,11 @@
-"""Train a small latent diffusion model from scratch on your own pictures: tokenizer, autoencoder, denoiser.
+"""Train a small latent diffusion model from scratch on your own images: tokenizer, autoencoder, denoiser.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
         --config recipes/configs/pretrain_pictograms.yaml --data.folder PICTURES --output.folder OUT
 
-OUT/export is a pipeline in Stable Diffusion's format; OUT/tokenizer and OUT/autoencoder hold what the first two stages
-leave behind. The same command again resumes the stage it was stopped in. A stage by itself: --stage autoencoder
---model.source OUT/tokenizer/export. Pictures without captions: --data.captions none; classes as folders:
+OUT/export is a pipeline in Stable Diffusion's format; OUT/tokenizer and OUT/autoencoder have the results of the first
+two stages. The same command again resumes the stage it was stopped in. A stage by itself: --stage autoencoder
+--model.source OUT/tokenizer/export. Images without captions: --data.captions none; classes as folders:
 --data.captions folder.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def tune(config: PretrainConfig) -> list[Stage]:
-    """Returns the stages that the config asks for, each with the folder it writes."""
+    """Return the config's stages, each with the folder that it writes."""
     if config.stage == "tokenizer":
         return [new_model_stage(config, config.output.folder)]
     if config.stage == "autoencoder":
@@ -48,7 +48,7 @@ def tune(config: PretrainConfig) -> list[Stage]:
 
 
 def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
-    """Returns the stage that learns the tokenizer and writes a pipeline with random weights to FOLDER/export."""
+    """Return the first stage: a learned tokenizer and random weights in FOLDER/export."""
     target, written = folder / "export", folder / "config.yaml"
 
     def finished() -> str | None:
@@ -57,7 +57,7 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
         changed = [text for text in changed_options(config, written) if text.startswith(("architecture.", "seed "))]
         if changed:
             raise ValueError(
-                f"output.folder: {folder} holds a model that was made with other options ({', '.join(changed)}). "
+                f"output.folder: {folder} has a model that was made with other options ({', '.join(changed)}). "
                 "Choose another output.folder."
             )
         try:
@@ -88,7 +88,7 @@ def new_model_stage(config: PretrainConfig, folder: Path) -> Stage:
 
 
 def autoencoder_training(config: PretrainConfig) -> Stage:
-    """Returns the stage that trains the VAE."""
+    """Return the stage that trains the VAE."""
     own = autoencoder_stage(config)
 
     def run(manifest: "Manifest") -> Path:
@@ -103,7 +103,7 @@ def autoencoder_training(config: PretrainConfig) -> Stage:
 
 
 def denoiser_training(config: PretrainConfig) -> Stage:
-    """Returns the last stage: all weights of U-Net and text encoder."""
+    """Return the last stage: all weights of U-Net and text encoder."""
 
     def run(manifest: "Manifest") -> Path:
         from finetune.methods.full import Full

@@ -5,7 +5,7 @@
         --output.folder OUT --tokens.names "<NAME>" --data.template "{caption}, in the style of <NAME>"
 
 MODEL, PICTURES and OUT are as for recipes.lora; <NAME> is a word that no caption has otherwise, in lower case. Captions
-that contain it need no template; pictures without captions take --data.captions none --data.template "a drawing in the
+that contain it need no template; images without captions take --data.captions none --data.template "a drawing in the
 style of <NAME>". OUT/export/embeddings/NAME.safetensors is for A1111, Forge and ComfyUI, the folder NAME beside it for
 diffusers' load_textual_inversion.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def tune(config: TextualInversionTrainConfig) -> list[Stage]:
-    """Returns the one stage that the config describes."""
+    """Return the one stage that the config describes."""
 
     def run(manifest: "Manifest") -> Path:
         from finetune.data.captions.tokens import check_token_captions

@@ -1,4 +1,4 @@
-"""FLUX.1: a transformer over the patches of the picture and the tokens of T5, flow matching, guidance distilled."""
+"""FLUX.1: a transformer on image patches and T5's tokens, distilled guidance. It is trained with flow matching."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ MAX_TOKENS = 512
 """Of T5; a longer caption is cut, as the pipeline does by default."""
 TRAINING_GUIDANCE = 1.0
 """What a guidance-distilled model is told while it trains: no guidance, which is what the target of flow matching has.
-The strength that pictures are made with later is still the model's own; sd-scripts and ai-toolkit train at 1 too."""
+The strength that images are made with later is still the model's own; sd-scripts and ai-toolkit train at 1 too."""
 SAMPLING_GUIDANCE = 3.5
-"""What FLUX.1-dev's pictures are made with; FLUX.1-schnell is told of none."""
+"""What FLUX.1-dev's images are made with; FLUX.1-schnell is told of none."""
 CONVERTED_WIDTH = 3072
 """The width of the released models, which diffusers 0.42 has written into its reader of single blocks."""
 
@@ -34,10 +34,10 @@ class Flux(ModelFamily):
     title = "FLUX.1"
     pipelines = ("FluxPipeline", "FluxImg2ImgPipeline")
     refused_pipelines: ClassVar[dict[str, str]] = {
-        "FluxFillPipeline": "Inpainting models of FLUX.1 (Fill) are not trained: they take holes beside pictures.",
+        "FluxFillPipeline": "Inpainting models of FLUX.1 (Fill) are not trained: they take holes beside images.",
         "FluxInpaintPipeline": "Save the model as a FluxPipeline: inpainting with it needs no weights of its own.",
         "FluxControlPipeline": "Models that are told of a depth map or of edges are not trained.",
-        "FluxKontextPipeline": "Models that edit pictures (Kontext) are not trained: they need pairs of pictures.",
+        "FluxKontextPipeline": "Models that edit images (Kontext) are not trained: they need pairs of images.",
     }
     scheduler_option = "base_image_seq_len"
     lora_targets = (
@@ -141,7 +141,7 @@ class Flux(ModelFamily):
         return longer_than(tokenizers[1], captions, MAX_TOKENS)
 
     def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
-        """CLIP alone: T5 is far larger, and no other program loads adapters of it."""
+        """Return CLIP alone. T5 is far larger, and no other program loads adapters of it."""
         return tuple(text_encoders[:1])
 
     def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
@@ -191,7 +191,7 @@ class Flux(ModelFamily):
         return published_layer(denoiser, module)
 
     def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
-        """Not of another width, and not of layers outside the blocks, which diffusers 0.42 leaves aside in silence."""
+        """Refuse another width, and layers outside the blocks. diffusers 0.42 ignores those silently."""
         inside = all("transformer_blocks." in module for module in modules)
         return inside and denoiser.inner_dim == CONVERTED_WIDTH
 
@@ -207,20 +207,20 @@ class Flux(ModelFamily):
 
 
 def packed(latents: Tensor) -> Tensor:
-    """Returns latents [B C H W] as patches [B H/2*W/2 C*4], row by row; a patch has its channels outermost."""
+    """Pack latents [B C H W] to patches [B H/2*W/2 C*4]. They are row by row; a patch has its channels outermost."""
     batch, channels, height, width = latents.shape
     patches = latents.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpacked(patches: Tensor, rows: int, columns: int) -> Tensor:
-    """Returns patches [B rows*columns C*4] as latents [B C rows*2 columns*2]."""
+    """Return patches [B rows*columns C*4] as latents [B C rows*2 columns*2]."""
     grid = patches.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (rows, columns))  # [B rows columns C 2 2]
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
 def places(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Returns where each patch is: [rows*columns 3] of 0, row and column."""
+    """Return the places of the patches: [rows*columns 3] of 0, row and column."""
     ids = torch.zeros(rows, columns, 3, device=device)
     ids[..., 1] = torch.arange(rows, device=device)[:, None]
     ids[..., 2] = torch.arange(columns, device=device)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net with cross-attention, epsilon or v-prediction."""
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, U-Net, epsilon or v."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -116,8 +116,7 @@ class StableDiffusion(ModelFamily):
         return pipeline
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
-        """An inpainting pipeline gets an image that is hidden as a whole, whose size it adapts to that of the
-        output."""
+        """Pass a hidden image to inpainting pipelines. They adapt its size to that of the output."""
         embeddings = encoded["embeddings"]
         arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
         if takes_filling(components):

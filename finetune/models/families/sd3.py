@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: two CLIP text encoders and T5, a multimodal diffusion transformer, flow matching."""
+"""Stable Diffusion 3 and 3.5: two CLIP encoders, T5, transformer, flow matching."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -23,10 +23,10 @@ T5_LENGTH = 256
 
 
 class StableDiffusion3(ModelFamily):
-    """Rectified flow with a multimodal transformer (MMDiT, arXiv 2403.03206) as Stable Diffusion 3 and 3.5 ship it.
+    """Rectified flow with a multimodal transformer (MMDiT, arXiv 2403.03206).
 
-    Without T5, zeros stand in its place, as in the pipeline and in the paper's section 5.3.3. `Prompts` embeddings then
-    hold what CLIP says alone, and the zeros are added for the denoiser.
+    Without T5, zeros take its place, as in the pipeline and in the paper's section 5.3.3. `Prompts` embeddings are then
+    CLIP's alone, and the zeros are added for the denoiser.
     """
 
     title = "Stable Diffusion 3 and 3.5"
@@ -73,7 +73,7 @@ class StableDiffusion3(ModelFamily):
         return (*clip, load_weights(T5EncoderModel, source, T5)) if self.has_t5(source) else clip
 
     def has_t5(self, source: ModelSource) -> bool:
-        """True where the checkpoint has T5 and it is not left out."""
+        """Whether the checkpoint has T5 and it is not left out."""
         named = index_for(self, source).get(T5) or [None]
         return named[0] is not None and T5 not in source.without
 
@@ -81,7 +81,7 @@ class StableDiffusion3(ModelFamily):
         if self.has_t5(source) or T5 in source.without:
             return []
         return [
-            f"model.source: {source.location} has no {T5} (T5): zeros stand in its place, and captions are read up to "
+            f"model.source: {source.location} has no {T5} (T5): zeros take its place, and captions are read up to "
             "CLIP's 75 tokens."
         ]
 
@@ -132,7 +132,7 @@ class StableDiffusion3(ModelFamily):
         return longer_than(tokenizers[0], captions, tokenizers[0].model_max_length)
 
     def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
-        """The two of CLIP: T5 is larger than the denoiser, and no inference program loads adapters of it."""
+        """Return the two of CLIP. T5 is larger than the denoiser, and no inference program loads adapters of it."""
         return tuple(text_encoders[:2])
 
     def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
@@ -191,7 +191,7 @@ class StableDiffusion3(ModelFamily):
         return single_file_layer(denoiser, module)
 
     def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
-        """diffusers 0.42 reads its own layout alone."""
+        """Return False: diffusers 0.42 reads its own layout alone."""
         return False
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
@@ -208,14 +208,14 @@ class StableDiffusion3(ModelFamily):
 
 
 def with_zeros_for_t5(embeddings: Tensor, width: int) -> Tensor:
-    """Returns embeddings [B L+256 D] as wide as the denoiser takes them, with zeros where there was no T5."""
+    """Return embeddings [B L+256 D] as wide as the denoiser's, with zeros for T5."""
     if embeddings.shape[1] > T5_LENGTH:
         return embeddings
     return nn.functional.pad(embeddings, (0, width - embeddings.shape[2], 0, T5_LENGTH))
 
 
 def check_widths(components: Components, source: ModelSource) -> None:
-    """Raises ValueError where a part does not take what another one gives."""
+    """Raise ValueError where a part does not take what another one gives."""
     denoiser, (clip_l, clip_g) = components.denoiser.config, components.text_encoders[:2]
     given = [
         ("patches of", denoiser.patch_size, PATCH),

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders, sizes and crops as conditions, a U-Net with cross-attention.
+"""Stable Diffusion XL: two CLIP text encoders, sizes and crops, U-Net.
 
 Axes: B batch, N chunks of a long prompt, L tokens, D width.
 """
@@ -71,18 +71,18 @@ class StableDiffusionXL(ModelFamily):
         return self._index(source)["_class_name"] == INPAINTING
 
     def _index(self, source: ModelSource) -> dict[str, Any]:
-        """Returns model_index.json; refuses the refiner, and checkpoints whose noise is not that of SDXL."""
+        """Return model_index.json. The refiner, and checkpoints with other noise than SDXL's, are refused."""
         match pipeline_index(source).get("scheduler"):
             case ["diffusers", str(name)] if name.startswith("EDM"):
                 raise ValueError(
                     f"model.source: {source.location} is made for {name}, whose noise levels and scaling (EDM, arXiv "
-                    "2206.00364) are not those that SDXL is trained with here. Give a checkpoint that predicts epsilon "
+                    "2206.00364) are not those that SDXL is trained with here. Use a checkpoint that predicts epsilon "
                     "or v, such as SDXL's own."
                 )
         index = index_for(self, source)
         if index.get("requires_aesthetics_score") or index.get("text_encoder") == [None, None]:
             raise ValueError(
-                f"model.source: {source.location} is SDXL's refiner, which polishes pictures and has one text encoder; "
+                f"model.source: {source.location} is SDXL's refiner, which polishes images and has one text encoder; "
                 "expected the base model."
             )
         return index
@@ -204,7 +204,7 @@ class StableDiffusionXL(ModelFamily):
             "negative_pooled_prompt_embeds": encoded["pooled"][1:],
         }
         if takes_filling(components):
-            arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden picture would stay
+            arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden image would stay
         return arguments
 
     def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
@@ -229,5 +229,5 @@ class StableDiffusionXL(ModelFamily):
 
 
 def zeros_for_empty(text_encoder: Any) -> bool:
-    """True where a caption without a word is zeros, diffusers' default."""
+    """Whether a caption without a word is zeros, diffusers' default."""
     return vars(text_encoder.config).get(ZEROS, True)
