@@ -94,7 +94,7 @@ class HttpCaptioner:
         num_timeouts = 0
         for attempt in range(self.num_tries):
             is_last = attempt == self.num_tries - 1
-            wait = self.first_wait * 2**attempt
+            asked = None
             try:
                 with self._opener.open(
                     self._request("/chat/completions", body), timeout=self.timeout_seconds
@@ -107,7 +107,7 @@ class HttpCaptioner:
                     return self._refused(error.code, text)
                 if is_last:
                     return _error(f"status {error.code} {self.num_tries} times: {_shortened(text)}")
-                wait = max(wait, _retry_after(error.headers.get("Retry-After")))
+                asked = error.headers.get("Retry-After")
             except urllib.error.URLError as error:
                 if is_last:
                     raise OSError(
@@ -121,7 +121,7 @@ class HttpCaptioner:
             except BROKEN as error:
                 if is_last:
                     return _error(f"the connection broke {self.num_tries} times ({type(error).__name__})")
-            time.sleep(min(wait, LONGEST_WAIT))
+            time.sleep(wait_seconds(self.first_wait, attempt, asked))
         raise AssertionError("the last attempt returns or raises")
 
     def _request(self, path: str, body: bytes | None) -> urllib.request.Request:
@@ -185,6 +185,11 @@ def read_answer(data: bytes) -> Result:
     if not isinstance(content, str) or reason == "content_filter":
         return _error("an answer without text" if reason != "content_filter" else "the server's filter held it back")
     return Result(content, num_tokens, "length" if reason == "length" else "stop")
+
+
+def wait_seconds(first: float, attempt: int, asked: str | None) -> float:
+    """Seconds before the next attempt: twice as many each time, or what the server's Retry-After asks for."""
+    return min(max(first * 2**attempt, _retry_after(asked)), LONGEST_WAIT)
 
 
 def _retry_after(value: str | None) -> float:

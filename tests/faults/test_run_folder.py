@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,9 +48,7 @@ def test_a_place_that_is_no_folder_is_refused_before_torch_is_imported(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "dangling").symlink_to("nowhere/below")
-    began = time.monotonic()
     ended = run_fresh(small_run | {"output.folder": tmp_path / place})
-    assert time.monotonic() - began < 5
     assert_refused(ended.exit_code, ended.output, "output.folder", str(tmp_path / place), "no torch")
     assert len(re.findall("^error: ", ended.output, re.MULTILINE)) == 1
     assert (tmp_path / "file").read_text() == "in the way"

@@ -1,6 +1,5 @@
 """Every captioner describes pictures with tiny models of the real classes, and says in a sentence what is wrong."""
 
-import email.utils
 import http.server
 import json
 import os
@@ -22,7 +21,7 @@ from PIL import Image
 from datasets_prep.captioners import CAPTIONERS, Captioner, make_captioner
 from datasets_prep.captioners.chat import Message, chat_prompt
 from datasets_prep.captioners.florence2 import object_names
-from datasets_prep.captioners.http import HttpCaptioner
+from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, wait_seconds
 from datasets_prep.captioners.wd_tagger import spelled, tagger_input
 from datasets_prep.config import CaptionsConfig
 from tests.tiny.captioners import SAVED, TAGGER_SIDE, pictures, save_tagger
@@ -298,9 +297,9 @@ class Server:
     """Status and headers of the next answers; afterwards all are 200."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
     num_hangs: int = 0
-    seconds: float = 0.0
+    together: threading.Barrier | None = None
+    """Holds answers back until as many requests are there."""
     most_in_flight: int = 0
     in_flight: int = 0
     content: Any = "a red square"
@@ -321,7 +320,6 @@ def server() -> Iterator[Server]:
             with state.lock:
                 state.requests.append(body)
                 state.keys.append(self.headers["Authorization"])
-                state.times.append(time.monotonic())
                 state.in_flight += 1
                 state.most_in_flight = max(state.most_in_flight, state.in_flight)
                 status, headers = state.answers.pop(0) if state.answers else (200, {})
@@ -329,7 +327,8 @@ def server() -> Iterator[Server]:
                 state.num_hangs -= hangs
             if hangs:
                 released.wait(10)
-            time.sleep(state.seconds)
+            if state.together:
+                state.together.wait(30)
             with state.lock:
                 state.in_flight -= 1
             choice = {"message": {"content": state.content}, "finish_reason": "stop"}
@@ -378,24 +377,39 @@ def test_a_server_gets_picture_and_prompt_and_its_answer_is_the_caption(server: 
 
 
 def test_as_many_requests_are_in_flight_as_allowed(server: Server) -> None:
-    server.seconds = 0.15
+    server.together = threading.Barrier(3)
     results = client(server, requests_in_flight=3).caption(pictures(9), "long", [""] * 9)
     assert len(results) == 9 and server.most_in_flight == 3
 
 
-def test_a_busy_and_a_failing_and_a_hanging_server_are_asked_again(server: Server) -> None:
-    server.answers = [(429, {"Retry-After": "1"}), (500, {}), (503, {})]
+def test_a_busy_and_a_failing_and_a_hanging_server_are_asked_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.answers = [(429, {"Retry-After": "30"}), (500, {}), (503, {})]
     assert client(server).caption(pictures(1), "long", [""])[0].text == "a red square"
-    waits = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
-    assert len(waits) == 3 and waits[0] >= 1 > waits[2] > waits[1]
+    assert waits == [30, 0.04, 0.08]
     server.num_hangs = 1
     assert client(server, timeout_seconds=0.2).caption(pictures(1), "long", [""])[0].text == "a red square"
 
 
-def test_a_date_to_come_back_at_is_kept_too(server: Server) -> None:
-    server.answers = [(429, {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)})]
-    client(server).caption(pictures(1), "long", [""])
-    assert server.times[1] - server.times[0] > 0.5
+@pytest.mark.parametrize(
+    ("attempt", "asked", "expected"),
+    [
+        (0, None, 0.5),
+        (3, None, 4),
+        (0, "30", 30),
+        (7, "30", 64),
+        (0, "9999", LONGEST_WAIT),
+        (20, None, LONGEST_WAIT),
+        (0, "Thu, 01 Jan 2099 00:00:00 GMT", LONGEST_WAIT),
+        (0, "Thu, 01 Jan 1970 00:00:00 GMT", 0.5),
+        (0, "soon", 0.5),
+    ],
+)
+def test_waits_grow_and_follow_the_server_up_to_a_limit(attempt: int, asked: str | None, expected: float) -> None:
+    assert wait_seconds(0.5, attempt, asked) == expected
 
 
 def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: Server) -> None:
