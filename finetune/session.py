@@ -18,7 +18,7 @@ from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.config.sections import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.models.family import Components, ModelFamily, ModelSource
-from finetune.models.parts import Part, Parts
+from finetune.models.parts import ModelParts, Part
 from finetune.objectives.diffusion import Objective
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import EMA
@@ -118,7 +118,7 @@ class LoadedModel:
 
     source: ModelSource
     """As it is read: weights that do not change stay in their number format."""
-    parts: Parts
+    parts: ModelParts
     objective: Objective
     is_inpainting: bool
     in_network: tuple[Part, ...]

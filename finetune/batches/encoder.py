@@ -15,7 +15,7 @@ from finetune.config.sections import DataConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.manifest import ImageSource, Record
 from finetune.models.family import Components, ModelFamily, Prompts, stack_prompts
-from finetune.models.parts import Part, Parts
+from finetune.models.parts import ModelParts, Part
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.randomness import generator
@@ -79,7 +79,7 @@ class Encoder:
         device: torch.device,
         *,
         text_encoder_is_trained: bool,
-        parts: Parts | None = None,
+        parts: ModelParts | None = None,
     ) -> None:
         """Parts bring back weights that were dropped; none where all are there."""
         self.family = family

@@ -18,7 +18,7 @@ from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.models.family import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
-from finetune.models.parts import Part, one_by_one
+from finetune.models.parts import Part, load_sequentially
 
 TOLERANCE = 1e-3
 """Largest relative difference of the denoiser's output between a file and the trained weights."""
@@ -69,7 +69,9 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
             with torch.no_grad():
                 prompts.append(family.encode_prompts(modules, family.tokenize(tokenizers, [PROMPT])))
 
-    parts = one_by_one(family, source, look, keep=("denoiser", "text_encoders") if text_encoders else ("denoiser",))
+    parts = load_sequentially(
+        family, source, look, keep=("denoiser", "text_encoders") if text_encoders else ("denoiser",)
+    )
     return parts.components, prompts[0] if prompts else None
 
 

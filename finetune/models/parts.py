@@ -23,7 +23,7 @@ PARTS: tuple[Part, ...] = ("vae", "text_encoders", "denoiser")
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelParts:
     """Where the weights of a run's parts come from, and the parts."""
 
     family: ModelFamily
@@ -65,12 +65,12 @@ class Parts:
                 return self.components.text_encoders
 
 
-def one_by_one(
+def load_sequentially(
     family: ModelFamily,
     source: ModelSource,
     looks: Callable[[Part, Sequence[Any]], None] = lambda part, modules: None,
     keep: Sequence[Part] = (),
-) -> Parts:
+) -> ModelParts:
     """Loads each part, lets `looks` see it and drops its weights where it is none of `keep`, the denoiser last; refuses
     a checkpoint of another family, and parts that do not belong together."""
     scheduler, tokenizers = family.scheduler(source), family.tokenizers(source)
@@ -84,7 +84,7 @@ def one_by_one(
     (denoiser,), (vae,) = found["denoiser"], found["vae"]
     components = Components(denoiser, vae, tuple(found["text_encoders"]), tokenizers, scheduler)
     family.check(components, source)
-    return Parts(family, source, components)
+    return ModelParts(family, source, components)
 
 
 def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:

@@ -28,7 +28,7 @@ Weights = Literal["adapter", "all"]
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetFacts:
     """What the numbers follow from."""
 
     num_distinct: int
@@ -102,7 +102,7 @@ RATES: dict[tuple[str, Weights], tuple[float, str]] = {
 }
 
 
-def propose(config: AdaptConfig, fixed: Collection[str], facts: Facts) -> list[Number]:
+def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) -> list[Number]:
     """Returns a proposal for every option that the goal knows, in the order of `PROPOSED`; those named in `fixed` have
     their value already, and what rests on them follows it."""
     if config.goal is None:
@@ -124,7 +124,7 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: Facts) -> list[N
     return numbers
 
 
-def steps(views: Views, facts: Facts, warmup: int) -> Number:
+def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
     """Returns the steps in which the run sees as many pictures as `views` says.
 
     At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a handful
@@ -144,7 +144,7 @@ def steps(views: Views, facts: Facts, warmup: int) -> Number:
     )
 
 
-def rank(goal: str, facts: Facts) -> Number:
+def rank(goal: str, facts: DatasetFacts) -> Number:
     """Returns the rank.
 
     A style: 16 is what LyCORIS, OneTrainer and SimpleTuner ship; few pictures are learned by heart with less, and low
@@ -159,7 +159,7 @@ def rank(goal: str, facts: Facts) -> Number:
     return Number("lora.rank", 8, "a style of fewer than 10 pictures: less room to learn them by heart")
 
 
-def rate(value: float, reason: str, optimizer: str, facts: Facts) -> Number:
+def rate(value: float, reason: str, optimizer: str, facts: DatasetFacts) -> Number:
     """Returns the peak rate of the denoiser.
 
     Above 16 pictures a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
@@ -184,7 +184,7 @@ def warmup_steps(num_steps: int, weights: Weights, optimizer: str) -> Number:
     return Number("optim.warmup_steps", min(most, num_steps // 20), f"a twentieth of the steps, {most} at most")
 
 
-def doubts(config: AdaptConfig, facts: Facts) -> list[str]:
+def doubts(config: AdaptConfig, facts: DatasetFacts) -> list[str]:
     """Returns one line for each thing about the data that is unusual for the goal."""
     num, found = facts.num_distinct, []
     if config.goal == "subject" and num > USUAL_SUBJECT:

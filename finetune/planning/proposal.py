@@ -9,7 +9,7 @@ from finetune.config.parse.command_line import as_flat, read_options, with_optio
 from finetune.config.recipes import AdaptConfig
 from finetune.config.sections import TrainConfig
 from finetune.data.manifest import Manifest
-from finetune.planning.advice import PROPOSED, Facts, Number, doubts, own_share, propose
+from finetune.planning.advice import PROPOSED, DatasetFacts, Number, doubts, own_share, propose
 from finetune.run_folder.options import held_out_indices
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -48,7 +48,7 @@ def with_proposals(
     return settled, lines + [f"warning: {text}" for text in doubts(config, facts)]
 
 
-def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> Facts:
+def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> DatasetFacts:
     """Returns what the proposals follow from; the same on every process."""
     held_out = held_out_indices(manifest.records, config.validation)
     records = [record for index, record in enumerate(manifest.records) if index not in held_out]
@@ -56,7 +56,7 @@ def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> F
         raise ValueError(
             f"data.folder: all images ({len(manifest.records)}) are held out for validation. Lower validation.fraction."
         )
-    return Facts(
+    return DatasetFacts(
         num_distinct=len({record.sha256 for record in records}),
         num_listed=len(records),
         num_held_out=len(held_out),

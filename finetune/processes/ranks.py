@@ -247,7 +247,7 @@ def join(store: KeyValueStore, rank: int, size: int, timeout_seconds: float) -> 
 
 
 def refuse_differences(facts: Mapping[str, object]) -> None:
-    """Raise ValueError on every process if facts differ from the first one's. Facts are such as the seed."""
+    """Raise ValueError on every process if facts differ from the first one's. The seed is one."""
     gathered = [json.loads(text) for text in ranks().exchange(json.dumps(facts, default=str))]
     first, problems = gathered[0], []
     for rank, other in enumerate(gathered):

@@ -26,7 +26,7 @@ from finetune.batches.store import cache_key
 from finetune.config.dreambooth import PriorConfig
 from finetune.files import aside, not_written, put_in_place, remove_left_behind, sync, write_atomically
 from finetune.models.family import Components, ModelFamily, ModelSource
-from finetune.models.parts import PARTS, Parts, for_drawing
+from finetune.models.parts import PARTS, ModelParts, for_drawing
 from finetune.models.quantized.packed import pack_layers
 from finetune.models.stored import narrowed
 from finetune.models.vae_upcast import kept_from_overflow
@@ -99,7 +99,7 @@ def make_class_images(
 
 
 def draw_groups(
-    parts: Parts,
+    parts: ModelParts,
     groups: Sequence[int],
     config: PriorConfig,
     folder: Path,

@@ -18,7 +18,7 @@ from finetune.files import is_anothers, remove_left_behind, write_atomically
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.hub import hub_file
 from finetune.models.loading.other_vae import vae_paths
-from finetune.models.parts import PARTS, Part, Parts, one_by_one
+from finetune.models.parts import PARTS, ModelParts, Part, load_sequentially
 from finetune.plurals import plural
 
 Hashes = dict[Part, list[str]]
@@ -34,7 +34,7 @@ SECONDS_TO_SETTLE = 2.0
 
 def hashed_parts(
     family: ModelFamily, source: ModelSource, folder: Path, warn: Callable[[str], None] = lambda text: None
-) -> tuple[Parts, Hashes]:
+) -> tuple[ModelParts, Hashes]:
     """Load and drop each part in turn. Return the parts and their hashes. The hashes are stored in `folder`/hashes."""
     began = time.time()
     known = read_record(record_file(source, folder))
@@ -44,7 +44,7 @@ def hashed_parts(
         kept = known.get(part, [])
         hashes[part] = kept if len(kept) == len(modules) else [fingerprint(module) for module in modules]
 
-    parts = one_by_one(family, source, look)
+    parts = load_sequentially(family, source, look)
     newest = max((max(stamp[2:]) for stamp in file_stamps(source)), default=0) / 1e9
     if hashes != known and newest < began - SECONDS_TO_SETTLE:
         try:

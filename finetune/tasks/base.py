@@ -18,7 +18,7 @@ from finetune.objectives.noise import Noise
 
 
 @dataclass(frozen=True)
-class Losses:
+class SampleLosses:
     """Of each sample: the unweighted loss, the weight that the objective gives it, and its timestep; all [B]."""
 
     unweighted: Tensor
@@ -33,7 +33,7 @@ class Task(Protocol):
         """Returns what `losses` needs of the batch, encoded once."""
         ...
 
-    def losses(self, network: Callable[..., Any], inputs: Any, u: Tensor, noise: Noise) -> Losses:
+    def losses(self, network: Callable[..., Any], inputs: Any, u: Tensor, noise: Noise) -> SampleLosses:
         """Returns the losses for uniforms u [B] in [0, 1), which choose the timesteps, and for noise."""
         ...
 

@@ -16,7 +16,7 @@ from finetune.models.family import Prompts
 from finetune.objectives.diffusion import Objective, denoising_loss
 from finetune.objectives.mask import LossMask, Predict
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Losses, TaskContext
+from finetune.tasks.base import SampleLosses, TaskContext
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Denoising:
 
     def losses(
         self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts, Tensor | None], u: Tensor, noise: Noise
-    ) -> Losses:
+    ) -> SampleLosses:
         clean, prompts, inside = inputs
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Denoising:
         drawn, in_input = self.objective.draw_noise(noise, clean)
         mask = self.masking and self.masking.of(inside, predict)
         unweighted = denoising_loss(self.objective, predict, clean, drawn, t, noise_in_input=in_input, mask=mask)
-        return Losses(unweighted, self.objective.weight(t), t)
+        return SampleLosses(unweighted, self.objective.weight(t), t)
 
     def plain(self) -> Self:
         return replace(self, objective=self.objective.plain())

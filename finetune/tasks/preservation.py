@@ -16,7 +16,7 @@ from torch import Tensor
 from finetune.batches.dataset import Batch
 from finetune.models.family import Network, Prompts, stack_prompts
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Losses, TaskContext
+from finetune.tasks.base import SampleLosses, TaskContext
 from finetune.tasks.base_model import adapters_off
 from finetune.tasks.denoising import Denoising, denoising
 
@@ -101,7 +101,7 @@ class Preserving:
             texts = stack_prompts(prompt_rows(batch.prompts) + [kept] * num)
         return self.denoising.inputs(batch), texts | given
 
-    def losses(self, network: Callable[..., Any], inputs: tuple[Any, Prompts], u: Tensor, noise: Noise) -> Losses:
+    def losses(self, network: Callable[..., Any], inputs: tuple[Any, Prompts], u: Tensor, noise: Noise) -> SampleLosses:
         own, prompts = inputs
         distances: list[Tensor] = []
 

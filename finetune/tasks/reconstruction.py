@@ -14,7 +14,7 @@ from finetune.batches.dataset import Batch
 from finetune.config.pretrain import AutoencoderConfig
 from finetune.objectives.diffusion import reconstruction_loss
 from finetune.objectives.noise import Noise
-from finetune.tasks.base import Losses, TaskContext
+from finetune.tasks.base import SampleLosses, TaskContext
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Reconstruction:
         assert batch.pixels is not None, "pictures are not cached as latents while their encoder is trained"
         return batch.pixels
 
-    def losses(self, network: Callable[..., Any], inputs: Tensor, u: Tensor, noise: Noise) -> Losses:
+    def losses(self, network: Callable[..., Any], inputs: Tensor, u: Tensor, noise: Noise) -> SampleLosses:
         height, width = (side // self.pixel_multiple for side in inputs.shape[2:])
         drawn = noise((self.latent_channels, height, width)).to(inputs.device)
         decoded, mean, logvar = network(inputs, drawn)
         losses = reconstruction_loss(
             decoded, inputs, mean, logvar, kl_weight=self.kl_weight, edge_weight=self.edge_weight
         )
-        return Losses(losses, torch.ones_like(losses), torch.zeros_like(losses, dtype=torch.long))
+        return SampleLosses(losses, torch.ones_like(losses), torch.zeros_like(losses, dtype=torch.long))
 
     def plain(self) -> Self:
         return self

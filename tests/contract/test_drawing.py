@@ -19,7 +19,7 @@ from finetune.batches.preview_prompts import kept_prompts
 from finetune.config.dreambooth import PriorConfig
 from finetune.config.sections import PreviewConfig
 from finetune.models.family import ModelFamily, ModelSource
-from finetune.models.parts import PARTS, is_dropped, one_by_one
+from finetune.models.parts import PARTS, is_dropped, load_sequentially
 from finetune.run.class_images import make_class_images
 from finetune.run.preview import make_previews, planned_previews
 from tests.contract.conftest import PROMPT
@@ -57,7 +57,7 @@ def test_previews_hold_no_text_encoder_and_are_what_the_whole_model_draws(
     negative = "blurry" if family.knows_negative_prompts else ""
     config = PreviewConfig((PROMPT, "one, " * 100), negative, num_seeds=2, num_inference_steps=2, guidance_scale=4.0)
     planned, accelerator = planned_previews(tmp_path, config, 0), Accelerator(cpu=True)
-    parts = one_by_one(family, source)
+    parts = load_sequentially(family, source)
     components = parts.components
     parts.load(*PARTS)
     with torch.autocast("cpu", torch.bfloat16, enabled=rounded):

@@ -27,7 +27,7 @@ from finetune.launch import run_recipe
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.components import loaded
-from finetune.models.parts import PARTS, one_by_one
+from finetune.models.parts import PARTS, load_sequentially
 from finetune.models.stored import place
 from finetune.optim.ema import EMA
 from finetune.out_of_memory import explaining_out_of_memory
@@ -111,7 +111,7 @@ def test_weights_and_their_average_are_named(act: Callable[[], object], words: s
 
 
 def test_images_that_are_drawn_are_named_with_their_size(tiny_model: Path, tmp_path: Path) -> None:
-    parts, accelerator = one_by_one(FAMILY, ModelSource(str(tiny_model)), keep=PARTS), Accelerator(cpu=True)
+    parts, accelerator = load_sequentially(FAMILY, ModelSource(str(tiny_model)), keep=PARTS), Accelerator(cpu=True)
     config = PreviewConfig(("a red circle",), num_inference_steps=1)
     planned = planned_previews(tmp_path, config, 0)
     kept = kept_prompts(FAMILY, parts.components, config, accelerator, text_encoder_is_trained=False)

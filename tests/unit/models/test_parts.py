@@ -11,7 +11,7 @@ from finetune.batches.store import fingerprint
 from finetune.export.verify import base_model, prediction
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
-from finetune.models.parts import PARTS, Part, drop_weights, is_dropped, one_by_one
+from finetune.models.parts import PARTS, Part, drop_weights, is_dropped, load_sequentially
 
 FAMILY = StableDiffusion()
 
@@ -24,7 +24,7 @@ def test_each_part_is_seen_alone_and_then_dropped(tiny_model: Path) -> None:
         assert not any(is_dropped(module) for module in modules)
         seen[part] = modules
 
-    parts = one_by_one(FAMILY, ModelSource(str(tiny_model)), look)
+    parts = load_sequentially(FAMILY, ModelSource(str(tiny_model)), look)
     assert tuple(seen) == PARTS
     assert all(is_dropped(module) for part in PARTS for module in parts.modules(part))
 
@@ -33,7 +33,7 @@ def test_each_part_is_seen_alone_and_then_dropped(tiny_model: Path) -> None:
 def test_weights_come_back_into_the_same_module_bit_for_bit(part: Part, tiny_model: Path) -> None:
     source = ModelSource(str(tiny_model))
     whole = FAMILY.load(source)
-    parts = one_by_one(FAMILY, source)
+    parts = load_sequentially(FAMILY, source)
     (module,) = parts.modules(part)
     (expected,) = {"denoiser": (whole.denoiser,), "vae": (whole.vae,), "text_encoders": whole.text_encoders}[part]
     with parts.lent(part):

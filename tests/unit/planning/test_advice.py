@@ -14,7 +14,7 @@ from finetune.config.parse.command_line import dump, parse, parse_given, with_op
 from finetune.config.recipes import AdaptConfig, FullTrainConfig, LoRATrainConfig
 from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record
-from finetune.planning.advice import PROPOSED, Facts, Number, doubts, propose
+from finetune.planning.advice import PROPOSED, DatasetFacts, Number, doubts, propose
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
 from tests.support.runs import Options, flags, metrics, run
 from tests.tiny.sd import save_pictures
@@ -28,8 +28,8 @@ def lora(*arguments: str) -> LoRATrainConfig:
     return parse(LoRATrainConfig, [*REQUIRED, *arguments], program="test")
 
 
-def facts(num: int, *, batch: int = 4) -> Facts:
-    return Facts(num, num, 0, num, num, 512, batch)
+def facts(num: int, *, batch: int = 4) -> DatasetFacts:
+    return DatasetFacts(num, num, 0, num, num, 512, batch)
 
 
 def proposed(config: AdaptConfig, num: int, *fixed: str, batch: int = 4) -> dict[str, float]:
@@ -133,9 +133,9 @@ def test_all_that_was_given_stays_and_a_saved_config_is_a_fixed_point(tmp_path: 
 
 def test_copies_repeats_and_held_out_pictures_are_no_pictures_more() -> None:
     config = lora("--goal", "style")
-    assert read_facts(config, manifest(30, copies=3, repeats=5), 2) == Facts(30, 90, 0, 30, 450, 512, 2)
+    assert read_facts(config, manifest(30, copies=3, repeats=5), 2) == DatasetFacts(30, 90, 0, 30, 450, 512, 2)
     held_out = lora("--validation.fraction", "0.1")
-    assert read_facts(held_out, manifest(30, copies=3), 1) == Facts(27, 81, 9, 27, 81, 512, 1)
+    assert read_facts(held_out, manifest(30, copies=3), 1) == DatasetFacts(27, 81, 9, 27, 81, 512, 1)
     with pytest.raises(ValueError, match="held out"):
         read_facts(held_out, manifest(1), 1)
 

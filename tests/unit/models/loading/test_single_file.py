@@ -16,7 +16,7 @@ from finetune.models import family_named
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family
-from finetune.models.parts import PARTS, one_by_one
+from finetune.models.parts import PARTS, load_sequentially
 from finetune.run.fingerprint import differences, model_identity
 from finetune.run.weight_hashes import Hashes
 from tests.support.original_layout import save_single_file
@@ -83,7 +83,7 @@ def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path,
     assert find_family(single) == find_family(folder) == name
     family = family_named(name)
     assert family.is_inpainting(single) == family.is_inpainting(folder) == is_inpainting
-    one, other = (one_by_one(family, source, keep=PARTS).components for source in (single, folder))
+    one, other = (load_sequentially(family, source, keep=PARTS).components for source in (single, folder))
     for first, second in zip(
         (one.denoiser, one.vae, *one.text_encoders), (other.denoiser, other.vae, *other.text_encoders), strict=True
     ):
