@@ -127,7 +127,7 @@ class PixArtSigma(ModelFamily):
             "negative_prompt": None,
             "negative_prompt_embeds": encoded["embeddings"][1:],
             "negative_prompt_attention_mask": encoded["mask"][1:],
-            "use_resolution_binning": False,  # pictures of the size that was asked for
+            "use_resolution_binning": False,  # images of the requested size
         }
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:

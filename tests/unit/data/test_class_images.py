@@ -70,7 +70,7 @@ def test_samples_are_half_of_the_instance_and_half_of_the_class(batch_size: int)
     assert seen[is_class.index(False)] == pytest.approx(3 * seen[is_class.index(False) + 1], rel=0.1)
 
 
-def test_class_pictures_carry_their_prompt_weight_and_place() -> None:
+def test_class_images_carry_their_prompt_weight_and_place() -> None:
     both = with_class_images(
         captioned(manifest("instance", 3), "a sks dog"), manifest("class", 3), prompt="a dog", weight=0.5, held_out=()
     )
@@ -85,7 +85,7 @@ def test_class_pictures_carry_their_prompt_weight_and_place() -> None:
     assert "50.0%" in balance_text(both.records)
 
 
-def test_held_out_pictures_are_of_the_instance_and_do_not_count() -> None:
+def test_held_out_images_are_of_the_instance_and_do_not_count() -> None:
     both = with_class_images(manifest("instance", 5), manifest("class", 8), prompt="a dog", weight=1, held_out={0})
     splits = {record.file_name: record.split for record in both.records}
     assert splits["0000.png"] == "validation"
@@ -110,7 +110,7 @@ def test_masks_of_the_subject_stay() -> None:
     assert both.masks is masks and both.location == "instance"
 
 
-def test_class_pictures_may_keep_their_own_captions() -> None:
+def test_class_images_may_keep_their_own_captions() -> None:
     both = with_class_images(manifest("instance", 2), manifest("class", 2), prompt=None, weight=1.0, held_out=())
     assert {record.captions for record in both.records} == {("own",)}
 

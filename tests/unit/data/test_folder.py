@@ -34,7 +34,7 @@ def test_a_listed_folder_gives_every_column_of_a_record(tmp_path: Path) -> None:
     assert (second.width, second.height, second.sha256) == (30, 20, hashlib.sha256(data).hexdigest())
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
@@ -69,7 +69,7 @@ def test_a_listing_may_have_a_byte_order_mark_blank_lines_and_windows_line_ends(
     assert manifest.warnings == ()
 
 
-def test_pictures_that_the_listing_does_not_mention_are_counted_not_used(tmp_path: Path) -> None:
+def test_images_that_the_listing_does_not_mention_are_counted_not_used(tmp_path: Path) -> None:
     manifest = read_manifest(listed(tmp_path, A))
     assert captions(manifest) == {"a.png": ("one",)}
     assert len(manifest.warnings) == 1 and "does not mention" in manifest.warnings[0] and "(2)" in manifest.warnings[0]
@@ -185,7 +185,7 @@ def test_a_windows_1252_file_is_read_and_counted(tmp_path: Path) -> None:
     assert "Windows-1252 (1): a.txt" in manifest.warnings[0]
 
 
-def test_two_pictures_of_one_stem_share_the_text_and_other_folders_do_not(tmp_path: Path) -> None:
+def test_two_images_of_one_stem_share_the_text_and_other_folders_do_not(tmp_path: Path) -> None:
     files = {"a.jpg": picture(kind="JPEG"), "a.png": picture(), "a.txt": "x", "d/a.png": picture(), "d/a.txt": "y"}
     assert captions(read_manifest(write(tmp_path, {**files}))) == {"a.jpg": ("x",), "a.png": ("x",), "d/a.png": ("y",)}
 
@@ -206,12 +206,12 @@ def test_orphan_text_files_and_unreadable_formats_are_counted(tmp_path: Path) ->
     assert "without an image of the same name (2)" in warnings and "not read" in warnings and "phone.CR2" in warnings
 
 
-def test_a_picture_without_text_and_an_empty_text_are_reported(tmp_path: Path) -> None:
+def test_an_image_without_text_and_an_empty_text_are_reported(tmp_path: Path) -> None:
     files = {"a.png": picture(), "a.txt": "x", "b.png": picture(), "c.png": picture(), "c.txt": " \n"}
     assert "without a caption (2): b.png, c.png" in mistakes(write(tmp_path, {**files}))
 
 
-def test_damaged_pictures_are_all_named(tmp_path: Path) -> None:
+def test_damaged_images_are_all_named(tmp_path: Path) -> None:
     good = picture(kind="JPEG", size=(200, 200))
     files = {"a.jpg": good, "b.jpg": "<!DOCTYPE html>", "c.png": b"", "d.jpg": good[:100], "e.png": bytes(99)}
     texts = dict.fromkeys(("a.txt", "b.txt", "c.txt", "d.txt", "e.txt"), "x")

@@ -45,7 +45,7 @@ def test_lists_of_captions_and_other_column_names_are_read(tmp_path: Path) -> No
     assert [record.captions for record in manifest.records] == [("a", "b"), ("c",), ("d",)]
 
 
-def test_plain_bytes_and_plain_numbers_are_pictures_too(tmp_path: Path) -> None:
+def test_plain_bytes_and_plain_numbers_are_images_too(tmp_path: Path) -> None:
     folder = saved(tmp_path / "bytes", {"image": [picture("red")], "text": ["x"]}, is_image=False)
     assert read_manifest(folder).records[0].width == 12
     numbers = [[[[255, 0, 0]] * 4] * 2]
@@ -71,7 +71,7 @@ def test_bad_rows_are_reported_together(tmp_path: Path) -> None:
         assert words in str(caught.value)
 
 
-def test_a_row_cannot_point_to_a_file_outside_the_data_set(tmp_path: Path) -> None:
+def test_a_row_cannot_point_to_a_file_outside_the_dataset(tmp_path: Path) -> None:
     (tmp_path / "private.jpg").write_bytes(picture("red"))
     rows = {"image": [{"bytes": None, "path": str(tmp_path / "private.jpg")}], "text": ["x"]}
     with pytest.raises(ValueError, match="outside"):
@@ -87,13 +87,13 @@ def test_the_train_split_of_a_saved_dictionary_is_used(tmp_path: Path) -> None:
         read_manifest(str(tmp_path / "other"))
 
 
-def test_a_damaged_saved_data_set_is_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_saved_dataset_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match="could not be loaded"):
         read_manifest(str(tmp_path))
 
 
-def test_a_hub_data_set_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+def test_a_hub_dataset_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
     code = "from tests.support.images import mistakes; print(mistakes('nobody/nothing'))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     found = subprocess.run(

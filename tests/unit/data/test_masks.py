@@ -24,7 +24,7 @@ def white(size: tuple[int, int] = (12, 8)) -> bytes:
     return encoded(Image.new("L", size, 255))
 
 
-def test_a_mask_lies_beside_its_picture_and_is_no_picture_itself(tmp_path: Path) -> None:
+def test_a_mask_lies_beside_its_image_and_is_no_image_itself(tmp_path: Path) -> None:
     files = {"a.jpg": picture(kind="JPEG"), "a.txt": "x", "d/b.png": picture(), "d/b.txt": "y"}
     files |= {"a-masklabel.png": white(), "d/b-masklabel.webp": encoded(Image.new("L", (12, 8), 9), "WEBP")}
     manifest = read_manifest(write(tmp_path, files), mask=FILE)
@@ -33,7 +33,7 @@ def test_a_mask_lies_beside_its_picture_and_is_no_picture_itself(tmp_path: Path)
     assert manifest.warnings == ()
 
 
-def test_masks_have_the_names_of_their_pictures_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_masks_have_the_names_of_their_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
     """Also where that folder lies among the images, whose captions may be the folders' names."""
     files = {"cat/a.jpg": picture(kind="JPEG"), "masks/cat/a.png": white()}
     folder = write(tmp_path, files)
@@ -43,14 +43,14 @@ def test_masks_have_the_names_of_their_pictures_in_a_folder_of_their_own(tmp_pat
     assert [r.mask and r.mask.file_name for r in manifest.records] == ["cat/a.png"]
 
 
-def test_masks_that_are_not_asked_for_are_counted_and_no_pictures(tmp_path: Path) -> None:
+def test_masks_that_are_not_asked_for_are_counted_and_no_images(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "x", "a-masklabel.png": white()})
     manifest = read_manifest(folder)
     assert captions(manifest) == {"a.png": ("x",)} and manifest.records[0].mask is None
     assert "masks that are not used because mask.kind is none (1): a-masklabel.png" in manifest.warnings
 
 
-def test_a_picture_whose_name_only_looks_like_a_masks_is_a_picture(tmp_path: Path) -> None:
+def test_an_image_whose_name_only_looks_like_a_masks_is_an_image(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a-masklabel.png": picture(), "a-masklabel.txt": "x"})
     assert captions(read_manifest(folder)) == {"a-masklabel.png": ("x",)}
 
@@ -63,7 +63,7 @@ def test_a_mask_without_an_image_is_never_trained_on_and_likely_masks_are_named(
     assert any("(1): a_mask.png" in line and "-masklabel" in line for line in manifest.warnings)
 
 
-def test_a_picture_without_a_mask_among_others_is_counted_and_trained_on_as_a_whole(tmp_path: Path) -> None:
+def test_an_image_without_a_mask_among_others_is_counted_and_trained_on_as_a_whole(tmp_path: Path) -> None:
     files = {"metadata.jsonl": listing(A, B), "a.png": picture(), "b.png": picture("blue"), "a-masklabel.png": white()}
     manifest = read_manifest(write(tmp_path, files), mask=FILE)
     assert [record.mask is None for record in manifest.records] == [False, True]
@@ -89,7 +89,7 @@ def test_unusable_masks_are_refused_by_name(tmp_path: Path, mask: bytes, words: 
     assert "a-masklabel.png" in str(caught.value)
 
 
-def test_no_mask_at_all_two_for_one_picture_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
+def test_no_mask_at_all_two_for_one_image_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "x"})
     with pytest.raises(ValueError, match=r"expected NAME-masklabel\.png beside"):
         read_manifest(folder, mask=FILE)
@@ -102,7 +102,7 @@ def test_no_mask_at_all_two_for_one_picture_and_a_missing_folder_are_refused(tmp
         read_manifest(folder, mask=FILE)
 
 
-def test_a_changed_mask_is_a_changed_picture_and_no_mask_leaves_the_digest_as_it_was(tmp_path: Path) -> None:
+def test_a_changed_mask_is_a_changed_image_and_no_mask_leaves_the_digest_as_it_was(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "x", "a-masklabel.png": white()})
     plain, before = read_manifest(folder).digests(), read_manifest(folder, mask=FILE).digests()
     half = Image.new("L", (12, 8), 255)
@@ -124,7 +124,7 @@ def test_a_changed_mask_is_a_changed_picture_and_no_mask_leaves_the_digest_as_it
         record_pixels(manifest.source, manifest.records[0], view)
 
 
-def test_transparent_parts_of_a_mask_picture_are_black(tmp_path: Path) -> None:
+def test_transparent_parts_of_a_mask_image_are_black(tmp_path: Path) -> None:
     painted = Image.new("RGBA", (12, 8), (255, 255, 255, 0))
     painted.paste((255, 255, 255, 255), (0, 0, 6, 8))
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "x", "a-masklabel.png": encoded(painted)})

@@ -49,7 +49,7 @@ def prepared(folder: Path, columns: Mapping[str, object] | None = None, name: st
     return str(folder)
 
 
-def test_a_prepared_table_lists_its_pictures(tmp_path: Path) -> None:
+def test_a_prepared_table_lists_its_images(tmp_path: Path) -> None:
     manifest = read_manifest(prepared(tmp_path))
     first, second, third, *_ = manifest.records
     assert [record.file_name for record in manifest.records] == [f"data/train-00000.parquet#{n:08d}" for n in range(6)]
@@ -73,13 +73,13 @@ def test_tables_are_read_from_wherever_the_folder_is(tmp_path: Path, monkeypatch
     assert read_manifest(str(tmp_path / "moved")).fingerprint == manifest.fingerprint
 
 
-def test_no_picture_is_opened_to_list_them(tmp_path: Path) -> None:
+def test_no_image_is_opened_to_list_them(tmp_path: Path) -> None:
     junk = pyarrow.array([{"bytes": b"junk", "path": None}] * 6, IMAGE)
     manifest = read_manifest(prepared(tmp_path, rows(image=junk)))
     assert len(manifest.records) == 6 and manifest.source.read(manifest.records[0].file_name) == b"junk"
 
 
-def test_training_cuts_its_pictures_from_a_table(tmp_path: Path) -> None:
+def test_training_cuts_its_images_from_a_table(tmp_path: Path) -> None:
     from finetune.batches.dataset import View, record_pixels
 
     manifest = read_manifest(prepared(tmp_path))
@@ -114,7 +114,7 @@ def test_columns_of_the_wrong_kind_are_named(tmp_path: Path, column: str, values
     assert words in mistakes(prepared(tmp_path, rows(**{column: values})))
 
 
-def test_a_table_that_preparation_did_not_write_is_no_reason_to_pass_over_pictures(tmp_path: Path) -> None:
+def test_a_table_that_preparation_did_not_write_is_no_reason_to_pass_over_images(tmp_path: Path) -> None:
     prepared(tmp_path, {"year": [1999]})
     write(tmp_path, {"a.png": picture(), "a.txt": "one"})
     assert captions(read_manifest(str(tmp_path))) == {"a.png": ("one",)}

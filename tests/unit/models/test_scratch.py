@@ -52,7 +52,7 @@ def test_the_tokenizer_knows_the_words_of_the_captions_and_reads_any_other() -> 
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_each_level_of_the_vae_after_the_first_halves_the_picture(levels: int) -> None:
+def test_each_level_of_the_vae_after_the_first_halves_the_image(levels: int) -> None:
     config = replace(SMALL, vae_channels=(8,) * levels)
     assert config.pixel_multiple == 2 ** (levels - 1)
     pipeline = new_pipeline(config, CAPTIONS, 32, 0)

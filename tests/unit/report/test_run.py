@@ -101,7 +101,7 @@ def test_the_page_draws_every_curve_with_values_on_hover(folder: Path) -> None:
     assert "base model 0.5" in parsed.text
 
 
-def test_the_validation_curve_begins_at_the_untouched_model(folder: Path) -> None:
+def test_the_validation_curve_begins_at_the_base_model(folder: Path) -> None:
     text = report(folder).text
     assert "step 0\nheld-out images: 0.5" in text
     write_metrics(folder, [{"step": 0, "validation/loss": 0.7}, *rows()])

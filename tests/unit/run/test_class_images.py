@@ -50,7 +50,7 @@ def test_what_is_there_is_not_made_again(tiny_model: Path, cache: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.png")} == before
 
 
-def test_a_missing_picture_comes_back_as_it_was_and_the_others_are_untouched(tiny_model: Path, cache: Path) -> None:
+def test_a_missing_image_comes_back_as_it_was_and_the_others_are_untouched(tiny_model: Path, cache: Path) -> None:
     folder = made(tiny_model, cache)
     before = contents(folder)
     (folder / "000001.png").unlink()
@@ -58,7 +58,7 @@ def test_a_missing_picture_comes_back_as_it_was_and_the_others_are_untouched(tin
     assert contents(folder) == before
 
 
-def test_more_pictures_join_those_that_are_there(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+def test_more_images_join_those_that_are_there(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     few = contents(made(tiny_model, cache))
     more = contents(made(tiny_model, tmp_path, changed(num_pictures=5)))
     assert len(more) == 5 and few.items() <= more.items()
@@ -77,7 +77,7 @@ def test_other_options_and_other_weights_have_another_folder(tiny_model: Path, c
     assert len({contents(folder)["000000.png"] for folder in folders}) == 5
 
 
-def test_a_picture_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Path) -> None:
+def test_an_image_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Path) -> None:
     family = StableDiffusion()
     pipeline: Any = family.pipeline(family.load(ModelSource(str(tiny_model))))
     drawn = pipeline("a circle", 32, 32, 2, guidance_scale=7.5, generator=generator(0, "class picture", 1)).images[0]
@@ -85,13 +85,13 @@ def test_a_picture_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Pat
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(picture, dtype=int)).max() <= 1
 
 
-def test_a_denoiser_in_host_memory_draws_the_same_pictures(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_denoiser_in_host_memory_draws_the_same_images(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     family, source, accelerator = StableDiffusion(), ModelSource(str(tiny_model)), Accelerator(cpu=True)
     folder = make_class_images(family, source, OPTIONS, tmp_path, 32, accelerator, offload=True)
     assert contents(folder) == contents(made(tiny_model, cache))
 
 
-def test_a_full_disk_is_said_before_a_picture_is_made(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_before_an_image_is_made(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="class images take up to"):
         made(tiny_model, tmp_path, changed(num_pictures=10**12))
     assert list(tmp_path.rglob("*.png")) == []

@@ -46,7 +46,7 @@ def score(first: Image.Image, second: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
-def test_the_motion_of_a_kind_puts_a_picture_onto_the_other(kind: int) -> None:
+def test_the_motion_of_a_kind_puts_an_image_onto_the_other(kind: int) -> None:
     image = texture(0, 384, 300)
     turns = [None, *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)]
     turns += [Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270]
@@ -109,7 +109,7 @@ def test_corners_find_what_codes_do_not(edit) -> None:
 
 
 @needs_opencv
-def test_pictures_with_corners_in_common_are_voted_for() -> None:
+def test_images_with_corners_in_common_are_voted_for() -> None:
     pictures = [texture(seed) for seed in range(6)]
     pictures.append(ImageOps.mirror(pictures[2].crop((80, 64, 400, 320))).rotate(10, Image.Resampling.BICUBIC))
     found = [descriptors_of(look_at(image).grey) for image in pictures]
@@ -119,7 +119,7 @@ def test_pictures_with_corners_in_common_are_voted_for() -> None:
     assert voted_pairs(without).tolist() == []
 
 
-def test_nothing_and_flat_pictures_get_no_votes() -> None:
+def test_nothing_and_flat_images_get_no_votes() -> None:
     assert voted_pairs(iter(())).shape == (0, 2)
     if can_verify():
         flat = Image.new("L", (100, 80), 128)
@@ -159,7 +159,7 @@ def test_a_plain_photograph_may_be_brighter_or_mirrored_but_not_be_another() -> 
     assert score(image, other) < CERTAIN
 
 
-def test_a_logo_and_a_tiled_mark_leave_a_copy_but_another_picture_stays_one() -> None:
+def test_a_logo_and_a_tiled_mark_leave_a_copy_but_another_image_stays_one() -> None:
     image = texture(7)
     logo, marked = image.copy(), image.copy()
     ImageDraw.Draw(logo).rectangle((280, 20, 390, 110), "black")

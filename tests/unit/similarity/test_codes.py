@@ -38,7 +38,7 @@ def test_the_basis_is_orthogonal() -> None:
 
 
 @pytest.mark.parametrize("transpose", list(Image.Transpose))
-def test_a_turned_picture_has_the_code_of_its_name(transpose: Image.Transpose) -> None:
+def test_a_turned_image_has_the_code_of_its_name(transpose: Image.Transpose) -> None:
     names = {
         Image.Transpose.FLIP_LEFT_RIGHT: "mirrored",
         Image.Transpose.FLIP_TOP_BOTTOM: "upside down",
@@ -75,7 +75,7 @@ def test_an_edited_copy_is_found_and_others_are_not(edit) -> None:
     assert [(int(a), int(b)) for a, b in zip(pairs.first, pairs.second, strict=True)] == [(7, 20)]
 
 
-def test_a_flat_picture_keeps_its_frame_and_a_framed_one_loses_it() -> None:
+def test_a_flat_image_keeps_its_frame_and_a_framed_one_loses_it() -> None:
     flat = Image.new("L", (30, 20), 7)
     assert without_border(flat).size == (30, 20)
     inner = texture(1, 60, 40).convert("L")
@@ -101,7 +101,7 @@ def test_the_join_finds_what_was_planted(all_compared: int, monkeypatch: pytest.
     assert len(meetings) == 45 and found == planted
 
 
-def test_codes_of_the_pictures_as_they_are_can_be_joined_alone() -> None:
+def test_codes_of_the_images_as_they_are_can_be_joined_alone() -> None:
     codes = np.random.default_rng(2).integers(0, 1 << 64, (50, 1, 4), dtype=np.uint64)
     codes[40] = codes[3]
     pairs = close_pairs(codes, CERTAIN_DISTANCE)
@@ -133,7 +133,7 @@ def test_pairs_are_the_same_by_bands_and_by_comparing_all(monkeypatch: pytest.Mo
         assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
 
 
-def test_few_and_no_pictures_have_no_pairs() -> None:
+def test_few_and_no_images_have_no_pairs() -> None:
     codes = image_codes(texture(0))[None]
     assert len(close_pairs(codes)) == len(close_pairs(codes[:0])) == 0
 

@@ -283,7 +283,7 @@ def test_a_grey_profile_is_converted() -> None:
     assert np.abs(found[0, :, 0] - srgb_curve(np.arange(0, 256, 15) / 255)).max() <= 2
 
 
-def test_a_colour_profile_on_a_grey_picture_is_used() -> None:
+def test_a_colour_profile_on_a_grey_image_is_used() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 15, dtype=np.uint8), (2, 1)))
     found = pixels(encoded(ramp, icc_profile=icc_profile(b"RGB ", 1.0, SRGB)))
     assert np.abs(found[0, :, 0] - srgb_curve(np.arange(0, 256, 15) / 255)).max() <= 2
@@ -296,5 +296,5 @@ def test_an_unusable_profile_is_ignored_and_reported(profile: bytes) -> None:
     assert "profile" in picture.info["colour_warning"]
 
 
-def test_a_usable_picture_reports_nothing() -> None:
+def test_a_usable_image_reports_nothing() -> None:
     assert open_rgb(encoded(gradient())).info == {}

@@ -123,7 +123,7 @@ def test_any_flipped_bit_of_a_png_is_found() -> None:
 
 @pytest.mark.parametrize("kind", ENCODINGS)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_random_damage_gives_a_picture_or_a_value_error(kind: str) -> None:
+def test_random_damage_gives_an_image_or_a_value_error(kind: str) -> None:
     random = np.random.default_rng(2)
     data = noisy(kind)
     messages = []
@@ -171,7 +171,7 @@ def test_a_decoder_that_panics_blames_the_file(monkeypatch: pytest.MonkeyPatch) 
         (b"\xff\xd8\xff", "cut short"),
     ],
 )
-def test_what_is_no_picture_is_named(data: bytes, word: str) -> None:
+def test_what_is_no_image_is_named(data: bytes, word: str) -> None:
     for read in (upright_size, open_rgb):
         with pytest.raises(ValueError, match=word):
             read(data)
@@ -221,7 +221,7 @@ def test_scale_and_crop_loss_agree_with_hand_computed_values(
 @pytest.mark.parametrize("size", [(64, 40), (40, 64), (97, 61), (33, 333), (20, 10), (1, 1), (3000, 2)])
 @pytest.mark.parametrize("target", [(32, 32), (48, 24), (24, 40)])
 @pytest.mark.parametrize("place", [0.0, 0.37, 1.0])
-def test_a_crop_has_the_asked_size_whatever_the_picture(
+def test_a_crop_has_the_asked_size_whatever_the_image(
     size: tuple[int, int], target: tuple[int, int], place: float
 ) -> None:
     image = Image.new("RGB", size, (9, 8, 7))
@@ -241,7 +241,7 @@ def test_a_crop_without_scaling_cuts_at_the_asked_offset() -> None:
         assert np.array_equal(found, whole[:, start : start + 40])
 
 
-def test_a_crop_equals_resizing_the_whole_picture_and_cutting() -> None:
+def test_a_crop_equals_resizing_the_whole_image_and_cutting() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (200, 320, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((1280, 800), Image.Resampling.BICUBIC)
     whole = np.asarray(image.resize((320, 200), Image.Resampling.LANCZOS)).astype(int)

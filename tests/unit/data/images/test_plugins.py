@@ -57,7 +57,7 @@ def test_a_heic_is_turned_once(orientation: int) -> None:
 
 
 @needs_heif
-def test_of_several_pictures_in_a_heic_the_primary_one_counts() -> None:
+def test_of_several_images_in_a_heic_the_primary_one_counts() -> None:
     others = [Image.new("RGB", (70, 30), "red"), Image.new("RGB", (90, 50), "blue")]
     data = encoded(gradient(), "HEIF", save_all=True, append_images=others, primary_index=2)
     assert upright_size(data) == (90, 50)

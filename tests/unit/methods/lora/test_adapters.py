@@ -30,7 +30,7 @@ def source(tiny_model: Path) -> ModelSource:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_start_from_the_untouched_model_and_are_a_function_of_the_seed(kind: str, source: ModelSource) -> None:
+def test_adapters_start_from_the_base_model_and_are_a_function_of_the_seed(kind: str, source: ModelSource) -> None:
     config = LoRAConfig(**KINDS[kind])
     untouched, components, again = (fresh(source) for _ in range(3))
     network = attached(components, config)
