@@ -53,7 +53,7 @@ def give_usual_modes(place: Path) -> None:
             path.chmod(0o666 & ~UMASK)
 
 
-def is_anothers(path: Path) -> bool:
+def is_of_another_user(path: Path) -> bool:
     """Tell if a file exists and belongs to another user."""
     return sys.platform != "win32" and path.exists() and path.stat().st_uid != os.geteuid()
 

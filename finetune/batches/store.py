@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from finetune.files import errno_of, give_usual_modes, is_anothers, may_read, not_permitted
+from finetune.files import errno_of, give_usual_modes, is_of_another_user, may_read, not_permitted
 from finetune.models.stored import is_narrow
 
 Entry = dict[str, Tensor]
@@ -76,7 +76,7 @@ class ShardStore:
     def remove_torn(self) -> None:
         """Removes shards that are no safetensors; nobody can be writing them, since shards are renamed when whole."""
         for path in self.torn:
-            if not is_anothers(path):
+            if not is_of_another_user(path):
                 path.unlink(missing_ok=True)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -105,7 +105,7 @@ class ShardStore:
             f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()
         }
         path = self.folder / f"{cache_key(*sorted(entries))}.safetensors"
-        if is_anothers(path):  # and cannot be read, or these entries would not be made again
+        if is_of_another_user(path):  # and cannot be read, or these entries would not be made again
             path = path.with_stem(f"{path.stem}-{secrets.token_hex(4)}")
         temporary = self.folder / f".tmp-{path.name}-{secrets.token_hex(8)}"  # process ids repeat in containers
         try:

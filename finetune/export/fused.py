@@ -39,7 +39,7 @@ def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dic
     return {key: dict(sorted(own.items(), key=lambda item: item[1].place)) for key, own in found.items()}
 
 
-def stand_alone(places: Places) -> bool:
+def is_unjoined(places: Places) -> bool:
     """Tell if the file has the layer as it is here."""
     return all(not place.sizes and not place.swapped for place in places.values())
 

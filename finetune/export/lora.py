@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.export.fused import block_diagonal, file_layers, stand_alone
+from finetune.export.fused import block_diagonal, file_layers, is_unjoined
 from finetune.export.single_file import (
     DIFFUSERS_FILE,
     Dtype,
-    narrowed,
+    cast_in_range,
     not_written,
     published_name,
     write_single_file,
@@ -176,8 +176,8 @@ def save_kohya_lora(
     alpha = single_alpha(layers)
     tensors: dict[str, Tensor] = {}
     for name, layer in joined(family, denoiser, layers).items():
-        tensors[f"{name}.lora_down.weight"] = narrowed(layer.down, dtype, name)
-        tensors[f"{name}.lora_up.weight"] = narrowed(layer.up * (layer.alpha / alpha), dtype, name)
+        tensors[f"{name}.lora_down.weight"] = cast_in_range(layer.down, dtype, name)
+        tensors[f"{name}.lora_up.weight"] = cast_in_range(layer.up * (layer.alpha / alpha), dtype, name)
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     if ignored := ignored_by_sd_scripts(family, layers):
         logger.warning(
@@ -195,7 +195,7 @@ def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> d
     for file_name, places in file_layers(family, denoiser, by_name).items():
         own = [by_name[name] for name in places]
         found[file_name] = own[0]
-        if not stand_alone(places):
+        if not is_unjoined(places):
             down = torch.cat([layer.down for layer in own])
             up = block_diagonal(places, [layer.up * layer.scale for layer in own])
             found[file_name] = replace(own[0], down=down, up=up, scale=1.0)

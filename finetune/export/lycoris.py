@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from finetune.export.fused import Places, block_diagonal, file_layers, share, stacked, stand_alone
-from finetune.export.single_file import Dtype, narrowed, write_single_file
+from finetune.export.fused import Places, block_diagonal, file_layers, is_unjoined, share, stacked
+from finetune.export.single_file import Dtype, cast_in_range, write_single_file
 from finetune.models.family import ModelFamily, Network
 
 KEY = re.compile(r"(.+)\.((?:hada_w|lokr_w)[12](?:_[ab])?)\.default")
@@ -53,8 +53,8 @@ def save_lycoris(
     tensors: dict[str, Tensor] = {}
     for name, places in file_layers(family, denoiser, layers).items():
         chosen = [layers[layer] for layer in places]
-        for kind, weight in (chosen[0] if stand_alone(places) else joined(places, chosen)).items():
-            tensors[f"{name}.{kind}"] = weight if kind == "alpha" else narrowed(weight, dtype, name)
+        for kind, weight in (chosen[0] if is_unjoined(places) else joined(places, chosen)).items():
+            tensors[f"{name}.{kind}"] = weight if kind == "alpha" else cast_in_range(weight, dtype, name)
     return write_single_file(tensors, metadata, path)
 
 
@@ -86,7 +86,7 @@ def save_differences(
     """Write by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
     tensors: dict[str, Tensor] = {}
     for name, places in file_layers(family, denoiser, differences).items():
-        tensors[f"{name}.diff"] = narrowed(stacked(places, differences), dtype, name)
+        tensors[f"{name}.diff"] = cast_in_range(stacked(places, differences), dtype, name)
     return write_single_file(tensors, metadata, path)
 
 

@@ -32,7 +32,9 @@ def save_peft_folders(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         for part, config in configs.items():
-            tensors = {peft_name(key): value.float().contiguous() for key, value in state.items() if is_of(part, key)}
+            tensors = {
+                peft_name(key): value.float().contiguous() for key, value in state.items() if belongs_to(part, key)
+            }
             own = temporary / names[part]
             own.mkdir(parents=True)
             (own / "adapter_config.json").write_text(config_text(config), encoding="utf-8")
@@ -57,7 +59,7 @@ def number_of(part: str) -> int:
     return int(part.rpartition(".")[2])
 
 
-def is_of(part: str, key: str) -> bool:
+def belongs_to(part: str, key: str) -> bool:
     """Tell if the weight of that name in `Network` belongs to the part."""
     return split_name(key)[0] == part
 

@@ -67,7 +67,7 @@ def split_name(name: str) -> tuple[str, str]:
     return ".".join(parts[:level]), ".".join(parts[level:])
 
 
-def narrowed(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
+def cast_in_range(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
     """Return the weight in the file's dtype. One too large for it is refused."""
     result = weight.to(DTYPES[dtype]).contiguous()
     if not bool(result.isfinite().all()):

@@ -50,7 +50,7 @@ def reloaded_differences(
         for path in paths:
             gc.collect()
             components, prompts = base_model(family, source, text_encoders=text_encoders)
-            beside = held_with(family, components, expected)
+            beside = layers_joined_with(family, components, expected)
             adapted = load_adapters(family, components, path, expected)
             refuse_other_layers(path, adapted if path.is_dir() or is_diffusers(path) else adapted - beside, expected)
             found[path] = relative_difference(trained, prediction(family, components, prompts))
@@ -110,7 +110,7 @@ def diffusers_reads_single_file(family: ModelFamily, components: Components, lay
     return family.diffusers_reads_single_file(components.denoiser, names)
 
 
-def held_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
+def layers_joined_with(family: ModelFamily, components: Components, layers: set[str]) -> set[str]:
     """Return other layers that share a file's layer with these. They are read, with a change of zero."""
     linear = [f"denoiser.{n}" for n, layer in components.denoiser.named_modules() if isinstance(layer, nn.Linear)]
     held = file_layers(family, components.denoiser, linear).values()

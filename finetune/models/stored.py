@@ -56,13 +56,13 @@ def with_float32_buffers(model: Any) -> Any:
     return fresh.eval()
 
 
-def narrowed(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def cast_weight(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the weight in `dtype`. On a CPU it leaves the file that it is mapped to, as a widened one has. There, sums
     of products depend on where the numbers begin in memory, which in a file depends on its header."""
     return value.to(dtype, copy=device.type == "cpu" and is_narrow(value))
 
 
-def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
+def cast_and_move(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, device: torch.device) -> None:
     """Cast trained and frozen weights and move them to the device. An error on a full device gives advice."""
     with explaining_out_of_memory(
         "while the network was put in its number format",
@@ -72,7 +72,7 @@ def place(network: nn.Module, *, trained: torch.dtype, frozen: torch.dtype, devi
         for parameter in network.parameters():
             if parameter.is_floating_point():  # quantised weights are bytes
                 dtype = trained if parameter.requires_grad else frozen
-                parameter.data = narrowed(parameter.data, dtype, device)
+                parameter.data = cast_weight(parameter.data, dtype, device)
         network.to(device)
 
 
@@ -84,7 +84,7 @@ class Widened(nn.Module):
 
 
 @contextmanager
-def seen_in_float32(module: nn.Module) -> Iterator[None]:
+def readable_as_float32(module: nn.Module) -> Iterator[None]:
     """Give readers of linear and convolution weights a float32 copy. peft rounds the start of adapters to the number
     format of the layer that they are for."""
     layers = [

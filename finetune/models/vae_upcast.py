@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @contextmanager
-def kept_from_overflow(vae: Any) -> Iterator[None]:
+def without_fp16_overflow(vae: Any) -> Iterator[None]:
     """Run a VAE with `force_upcast` in its weights' dtype under fp16 autocast.
 
     Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and images come out black. diffusers'

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from finetune.processes.saved_progress import what_comes_next
+from finetune.processes.saved_progress import next_start_text
 
 if TYPE_CHECKING:
     import psutil
@@ -118,7 +118,7 @@ class Ranks:
             time.sleep(0.05)
         return self.lost or (
             f"the processes of this job did not finish an exchange within {self._timeout_seconds:g} s "
-            f"(train.timeout_seconds), or the connection between them broke. {what_comes_next()}"
+            f"(train.timeout_seconds), or the connection between them broke. {next_start_text()}"
         )
 
     def leave(self) -> None:
@@ -179,7 +179,7 @@ class Ranks:
         self.others_ask_to_stop |= beat.endswith("stop")
         if rank in self._local and has_ended(self._local[rank]):
             self.lost = (
-                f"process {rank} of this job has ended. If it was not killed, it printed why. {what_comes_next()}"
+                f"process {rank} of this job has ended. If it was not killed, it printed why. {next_start_text()}"
             )
         elif num_silent * self._period > self._timeout_seconds:
             self._lose_frozen(rank)
@@ -197,7 +197,7 @@ class Ranks:
     def _lose_frozen(self, rank: int) -> None:
         self.lost = (
             f"process {rank} of this job has not answered for {self._timeout_seconds:g} s (train.timeout_seconds): "
-            f"it is frozen, or its machine cannot be reached. {what_comes_next()}"
+            f"it is frozen, or its machine cannot be reached. {next_start_text()}"
         )
         if rank in self._local:
             end(self._local[rank])  # the launcher would wait 30 s for it
@@ -209,7 +209,7 @@ class Ranks:
             os._exit(1)  # the main thread waits for something that does not end
 
     def _store_is_gone(self) -> str:
-        return f"the process or launcher that connects the processes of this job is gone. {what_comes_next()}"
+        return f"the process or launcher that connects the processes of this job is gone. {next_start_text()}"
 
 
 def has_ended(process: "psutil.Process") -> bool:

@@ -10,12 +10,12 @@ def note_saved(step: int | None) -> None:
     _step = step
 
 
-def what_is_saved() -> str:
+def newest_checkpoint_text() -> str:
     """Return a sentence about the newest checkpoint."""
     return "No checkpoint was saved yet." if _step is None else f"The checkpoint of step {_step} is saved."
 
 
-def what_comes_next() -> str:
+def next_start_text() -> str:
     """Return a sentence about what the same command does now."""
     if _step is None:
         return "No checkpoint was saved yet: the same command starts the training from its beginning."

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from finetune.files import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
-from finetune.processes.saved_progress import what_is_saved
+from finetune.processes.saved_progress import newest_checkpoint_text
 
 Content = TypeVar("Content")
 
@@ -102,7 +102,7 @@ def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
         if not bool(weight.isfinite().all()):
             raise ValueError(
                 f"step {checkpoint.state['step']} made weights that are not finite numbers (first: {name}). Nothing "
-                f"was saved of it. {what_is_saved()} Lower optim.lr and run the same command again."
+                f"was saved of it. {newest_checkpoint_text()} Lower optim.lr and run the same command again."
             )
 
 

@@ -28,8 +28,8 @@ from finetune.files import aside, not_written, put_in_place, remove_left_behind,
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.parts import PARTS, ModelParts, for_drawing
 from finetune.models.quantized.packed import pack_layers
-from finetune.models.stored import narrowed
-from finetune.models.vae_upcast import kept_from_overflow
+from finetune.models.stored import cast_weight
+from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
 from finetune.randomness import generator
@@ -120,14 +120,14 @@ def draw_groups(
         pack_layers(components.denoiser, "none", double=False, device=device, dtype=dtype, offload=True)
     for parameter in components.denoiser.parameters():
         if parameter.is_floating_point():
-            parameter.data = narrowed(parameter.data, dtype, device)
+            parameter.data = cast_weight(parameter.data, dtype, device)
     components.denoiser.to(dtype)
     pipeline, drawn_by = family.pipeline(components), [components.denoiser, components.vae]
     explained = explaining_out_of_memory(
         f"while {config.batch_size} class images of {size}x{size} were drawn",
         "Lower prior.batch_size or data.resolution, set model.offload true, or draw none with prior.kind prediction.",
     )
-    with explained, on_device(drawn_by, device), accelerator.autocast(), kept_from_overflow(components.vae):
+    with explained, on_device(drawn_by, device), accelerator.autocast(), without_fp16_overflow(components.vae):
         arguments = drawing_arguments(family, components, kept, device)
         for group in groups:
             for number, image in drawn_group(pipeline, arguments, group, config, size):

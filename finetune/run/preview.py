@@ -17,7 +17,7 @@ from finetune.config.sections import PreviewConfig
 from finetune.files import write_atomically, writing
 from finetune.models.family import Components, ModelFamily
 from finetune.models.parts import for_drawing
-from finetune.models.vae_upcast import kept_from_overflow
+from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
 from finetune.session import Session
@@ -114,7 +114,7 @@ def make_previews(
         f"Lower preview.size (now {size}), or remove preview.prompts.",
     )
     on_its_device = on_device([components.vae], accelerator.device)
-    with explained, on_its_device, accelerator.autocast(), kept_from_overflow(components.vae):
+    with explained, on_its_device, accelerator.autocast(), without_fp16_overflow(components.vae):
         for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
             arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
             for preview in of_prompt:

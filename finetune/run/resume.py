@@ -130,7 +130,7 @@ def refuse_other_model(
     ]
 
 
-def leave_file(optimizer: torch.optim.Optimizer) -> None:
+def copy_from_file(optimizer: torch.optim.Optimizer) -> None:
     """Copy an optimizer's state on the CPU out of the checkpoint's file. As loaded, it is mapped to the file, which may
     be gone later. State of weights on another device was copied there, or to paged memory."""
     copies: dict[int, torch.Tensor] = {}
@@ -157,7 +157,7 @@ def restore(
     checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)
     load_state(optimizer, checkpoint.optimizer)
-    leave_file(optimizer)
+    copy_from_file(optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
         group["peak_lr"] = fresh.lr
     if ema and checkpoint.ema:

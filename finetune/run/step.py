@@ -24,7 +24,7 @@ from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 from finetune.processes.ranks import ranks
-from finetune.processes.saved_progress import what_is_saved
+from finetune.processes.saved_progress import newest_checkpoint_text
 from finetune.randomness import noise_at, stream, uniform_at
 from finetune.session import Session
 from finetune.tasks.base import Task
@@ -152,7 +152,7 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
         )
 
     advice = (
-        f"{what_is_saved()} Lower train.batch_size and raise train.accumulation instead, set "
+        f"{newest_checkpoint_text()} Lower train.batch_size and raise train.accumulation instead, set "
         "train.gradient_checkpointing true, or lower data.resolution."
     )
     with explaining_out_of_memory(doing, advice):
@@ -198,6 +198,6 @@ def refuse_non_finite(
     )
     raise ValueError(
         f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}. "
-        f"{what_is_saved()} Timesteps and file names of the batch are in {path}. Common causes: too high an "
+        f"{newest_checkpoint_text()} Timesteps and file names of the batch are in {path}. Common causes: too high an "
         "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
     )

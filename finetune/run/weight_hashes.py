@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.batches.store import fingerprint
-from finetune.files import is_anothers, remove_left_behind, write_atomically
+from finetune.files import is_of_another_user, remove_left_behind, write_atomically
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.hub import hub_file
 from finetune.models.loading.other_vae import vae_paths
@@ -105,7 +105,7 @@ def valid_hash(text: str) -> str:
 
 def write_record(path: Path, hashes: Hashes) -> None:
     """Write a record that is complete or absent. Another user's unreadable one stays."""
-    if is_anothers(path):
+    if is_of_another_user(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_behind(path.parent)

@@ -9,7 +9,7 @@ from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
 from finetune.models.parts import Part
 from finetune.models.quantized.packed import num_frozen, pack_layers
-from finetune.models.stored import place
+from finetune.models.stored import cast_and_move
 from finetune.optim.build import build_optimizer
 from finetune.optim.ema import EMA, trained_parameters
 from finetune.processes.ranks import ranks
@@ -36,7 +36,7 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
         run.say(savings.summary(config.model.quantization, offload=config.model.offload))
     network = method.network(run.family, components)
     method.attach(network, config.seed)
-    place(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
+    cast_and_move(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
     counts = parameter_counts(network)
     run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     if config.train.gradient_checkpointing:

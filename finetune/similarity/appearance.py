@@ -177,12 +177,12 @@ def motions(first: ComparedImage, second: ComparedImage) -> Iterator[np.ndarray]
 
 def motion_of(first: ComparedImage, second: ComparedImage, kinds: tuple[int, int]) -> np.ndarray:
     """Return the affine map [2 3] that makes two codes agree. It maps places of `first` to places of `second`."""
-    start = corners_turned(*seen_of(first, kinds[0]))
-    end = corners_turned(*seen_of(second, kinds[1]))
+    start = corners_turned(*part_of_code(first, kinds[0]))
+    end = corners_turned(*part_of_code(second, kinds[1]))
     return np.linalg.solve(np.column_stack([start, np.ones(3)]), end).T
 
 
-def seen_of(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
+def part_of_code(look: ComparedImage, kind: int) -> tuple[Box, Image.Transpose | None]:
     """Return the box (left, top, right, bottom) and turn of a kind."""
     width, height = look.image.size
     if kind < len(TURNS):

@@ -15,7 +15,7 @@ class TensorBoard:
 
         self._folder = run.folder / "tensorboard"
         self._writer = SummaryWriter(str(self._folder))
-        self._writer.add_text("config", as_code(run.config))
+        self._writer.add_text("config", json_block(run.config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write a scalar for each number."""
@@ -31,13 +31,13 @@ class TensorBoard:
             tag = f"previews/{number:02d}"
             with Image.open(row.path) as image:
                 self._writer.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-            self._writer.add_text(tag, as_code({"prompt": row.prompt, "seed": row.seed}), step)
+            self._writer.add_text(tag, json_block({"prompt": row.prompt, "seed": row.seed}), step)
         self._writer.flush()
 
     def log_files(self, files: LoggedFiles) -> None:
         """Write where the files are; TensorBoard keeps no files."""
         paths = [str(path) for path in files.paths]
-        self._writer.add_text(f"files/{files.name}", as_code({"paths": paths, "kind": files.kind, **files.metadata}))
+        self._writer.add_text(f"files/{files.name}", json_block({"paths": paths, "kind": files.kind, **files.metadata}))
 
     def finish(self, exit_code: int) -> None:
         """Close the event file."""
@@ -48,7 +48,7 @@ class TensorBoard:
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 
-def as_code(values: Mapping[str, Any]) -> str:
+def json_block(values: Mapping[str, Any]) -> str:
     """Return JSON as a Markdown code block, which TensorBoard shows unchanged."""
     lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
     return "\n".join(f"    {line}" for line in lines)

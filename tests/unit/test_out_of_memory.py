@@ -28,7 +28,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.components import loaded
 from finetune.models.parts import PARTS, load_sequentially
-from finetune.models.stored import place
+from finetune.models.stored import cast_and_move
 from finetune.optim.ema import EMA
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.planning.recipe import Recipe, Stage
@@ -94,7 +94,7 @@ class Wide(nn.Module):
 
 
 def placed() -> None:
-    place(Wide(), trained=torch.float32, frozen=torch.float32, device=torch.device("cpu"))
+    cast_and_move(Wide(), trained=torch.float32, frozen=torch.float32, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 from finetune.config.lora import LoRAConfig, parsed_patterns
 from finetune.methods.lora.init import set_start
 from finetune.models.family import Network, is_inside
-from finetune.models.stored import seen_in_float32
+from finetune.models.stored import readable_as_float32
 
 BLOCK_SIZE = 32
 
@@ -25,7 +25,7 @@ def attach_adapters(network: Network, config: LoRAConfig, seed: int) -> dict[str
     """Add adapters to the parts of the network. Return each part's peft config. The same seed gives the same start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with seen_in_float32(network):
+        with readable_as_float32(network):
             return _attach(network, config)
 
 

@@ -23,7 +23,7 @@ from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.loading.hub import hub_advice, hub_file
 from finetune.models.loading.index_parts import refuse_other_class
-from finetune.models.loading.marks import read_marks, settled
+from finetune.models.loading.marks import corrected_settings, read_marks
 from finetune.models.loading.other_sources import folder_contents, refuse_quantised
 from finetune.models.loading.other_vae import (
     SCALES,
@@ -64,7 +64,7 @@ def find_family(source: ModelSource, given: str | None = None) -> str:
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
             return name
-    raise ValueError(f"model.source: {stated(source)} the pipeline {pipeline}. {other_family(pipeline)}")
+    raise ValueError(f"model.source: {stated_kind(source)} the pipeline {pipeline}. {other_family(pipeline)}")
 
 
 def pipeline_index(source: ModelSource) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
         )
     if name not in family.pipelines:
         raise ValueError(
-            f"model.source: {stated(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "
+            f"model.source: {stated_kind(source)} the pipeline {name}, expected one of {', '.join(family.pipelines)} "
             f"({family.title}). {other_family(name)}"
         )
     for part in source.without:
@@ -179,7 +179,7 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
             )
 
 
-def stated(source: ModelSource) -> str:
+def stated_kind(source: ModelSource) -> str:
     """Return the source's stated kind, as a sentence's beginning."""
     if source.is_single_file:
         return f"the single file {Path(source.location).name} belongs to"
@@ -219,7 +219,7 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
     refuse_scheduler_settings(settings, source)
     warnings: list[str] = []
     if source.is_single_file:
-        settings, warnings = settled(settings, source)
+        settings, warnings = corrected_settings(settings, source)
     return kind, settings, warnings
 
 

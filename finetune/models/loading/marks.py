@@ -108,7 +108,7 @@ def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, 
     return found, unknown
 
 
-def settled(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
+def corrected_settings(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
     """Return the scheduler's settings, corrected by marks and `loss.prediction_type`. Also returns warnings. Raises
     ValueError where marks and option contradict each other."""
     marks, name = read_marks(source), Path(source.location).name

@@ -19,7 +19,7 @@ SCALES = ("scaling_factor", "shift_factor")
 
 
 @dataclass(frozen=True)
-class Place:
+class VAEFolder:
     """A separate VAE in diffusers layout."""
 
     source: ModelSource
@@ -63,14 +63,14 @@ def naming_option() -> Iterator[None]:
 
 
 @contextmanager
-def placed(source: ModelSource) -> Iterator[Place]:
+def placed(source: ModelSource) -> Iterator[VAEFolder]:
     """Find a VAE in diffusers layout. Within it, a single file is in a folder, with the config of the base's VAE."""
     with naming_option(), found(source) as place:
         yield place
 
 
 @contextmanager
-def found(source: ModelSource) -> Iterator[Place]:
+def found(source: ModelSource) -> Iterator[VAEFolder]:
     """Find a VAE as `placed` does; errors name `model.source`."""
     assert source.vae is not None
     if is_file(source):
@@ -78,7 +78,7 @@ def found(source: ModelSource) -> Iterator[Place]:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "diffusion_pytorch_model.safetensors").symlink_to(Path(source.vae).absolute())
             shutil.copyfile(configs / "vae" / CONFIG, f"{folder}/{CONFIG}")
-            yield Place(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
+            yield VAEFolder(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
         return
     other = ModelSource(source.vae)
     names = files_of(other).names
@@ -89,7 +89,7 @@ def found(source: ModelSource) -> Iterator[Place]:
         )
     if source.variant in variants(names, part):
         other = replace(other, variant=source.variant)
-    yield Place(other, part, part_files(other, part, has_weights=True))
+    yield VAEFolder(other, part, part_files(other, part, has_weights=True))
 
 
 def vae_paths(source: ModelSource) -> list[Path]:

@@ -18,7 +18,7 @@ from finetune.models.family import ModelSource
 from finetune.models.loading.hub import MIRRORS
 from finetune.models.loading.marks import refuse_edm
 from finetune.models.loading.other_sources import file_contents, refuse_scaled
-from finetune.models.loading.weight_keys import gaps, harmless
+from finetune.models.loading.weight_keys import harmless, weight_differences
 from finetune.models.stored import common_dtype
 
 PARTS = {
@@ -205,6 +205,8 @@ def refuse_other_weights(
         for name, value in converted.items()
         if name in own and value.shape != own[name].shape
     ]
-    text = gaps(kind, own.keys() - converted.keys(), [*unread, *(converted.keys() - own.keys())], mismatched)
+    text = weight_differences(
+        kind, own.keys() - converted.keys(), [*unread, *(converted.keys() - own.keys())], mismatched
+    )
     if text is not None:
         raise ValueError(f"the file {text}.")

@@ -35,7 +35,9 @@ def harmless(kind: type) -> Callable[[str], bool]:
     return lambda name: any(re.search(pattern, name) for pattern in patterns)
 
 
-def gaps(kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()) -> str | None:
+def weight_differences(
+    kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()
+) -> str | None:
     """Describe how a file's weights differ from the model's, or None."""
     is_harmless = harmless(kind)
     lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
@@ -59,7 +61,7 @@ def first_names(names: list[str]) -> str:
 
 def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
     """Raise ValueError if diffusers or transformers loaded other weights."""
-    text = gaps(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+    text = weight_differences(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     if text is not None:
         raise ValueError(
             f"model.source: {weights_name(files, part)} of {location} {text}. Download the model again, or convert it "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune.models.quantized.host_memory import PinnedBlocks
 from finetune.models.quantized.number_formats import Kind, pack, unpack
-from finetune.models.stored import narrowed
+from finetune.models.stored import cast_weight
 
 
 class PackedLinear(nn.Linear):
@@ -39,7 +39,7 @@ class PackedLinear(nn.Linear):
         self.device = device
         weight = layer.weight.detach()
         if kind == "none":
-            packed = {"weight": narrowed(weight, dtype, device)}
+            packed = {"weight": cast_weight(weight, dtype, device)}
         else:
             packed = pack(weight.to(device, torch.float32), kind, double=double)
         self.dtypes = {name: value.dtype for name, value in packed.items()}

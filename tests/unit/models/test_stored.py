@@ -19,7 +19,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.part_files import part_files
 from finetune.models.parts import PARTS, Part, loaded
-from finetune.models.stored import seen_in_float32, stored_dtype
+from finetune.models.stored import readable_as_float32, stored_dtype
 from tests.support.adapter_models import KINDS
 from tests.support.families import save_tiny_pipeline
 from tests.support.original_layout import save_single_file
@@ -120,7 +120,7 @@ def test_adapters_start_from_the_same_numbers(kind: str, half: ModelSource) -> N
 def test_weights_that_were_seen_in_float32_are_the_same_objects_afterwards() -> None:
     layer = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(1, 2, 3), nn.LayerNorm(3)).bfloat16()
     before = dict(layer.named_parameters())
-    with seen_in_float32(layer):
+    with readable_as_float32(layer):
         assert layer[0].weight.dtype == layer[1].weight.dtype == torch.float32
     after = dict(layer.named_parameters())
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())
