@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def refuse_training(command: str) -> None:
-    """Exit with 1 if a recipe is the subcommand, and print its command."""
+    """Exit with 1 and the command if a recipe is the subcommand."""
     from finetune.config.parse.recipe_options import RECIPES
     from finetune.launch import fail
 

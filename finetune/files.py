@@ -1,4 +1,4 @@
-"""Atomic files and folders, advice on write errors, and the run folder's lock. Torch-free."""
+"""Atomic files and folders, write errors, and the run folder's lock. Torch-free."""
 
 import contextlib
 import errno
@@ -70,7 +70,7 @@ def may_read(path: Path) -> bool:
 
 
 def not_permitted(path: Path) -> PermissionError:
-    """Return the error for an existing file that this user may not read."""
+    """Return the error for a file that this user may not read."""
     return PermissionError(
         errno.EACCES,
         f"{path} may not be read by this user (permission denied). Run as its owner, or let the owner run: chmod a+rX",
@@ -156,7 +156,7 @@ def writing(path: Path, num_bytes: int | None = None) -> Iterator[None]:
 
 
 def not_written(path: Path, error: BaseException, num_bytes: int | None = None) -> OSError:
-    """Return an OSError for a failed write: path, reason, bytes needed and free."""
+    """Return a failed write's OSError: path, reason, bytes needed and free."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     number = errno_of(error)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -224,7 +224,7 @@ def try_lock(descriptor: int, *, belongs_to: Literal["process", "open file"], is
 
 
 def _try_lock_on_windows(descriptor: int, is_shared: bool) -> bool:
-    """Lock bytes far behind the end of the file, whose text stays readable. Windows' own lock of bytes is never shared:
+    """Lock bytes behind the file's end, so its text stays readable. Windows' own lock of bytes is never shared:
     each that shares takes one byte, and one that does not takes all."""
     msvcrt = importlib.import_module("msvcrt")
     places = range(LOCK_START, LOCK_START + MOST_SHARES) if is_shared else [LOCK_START]

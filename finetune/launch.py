@@ -115,7 +115,7 @@ def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest
 
 
 def explained(error: Exception) -> Exception:
-    """Return the error, with advice if memory ran out and it has none."""
+    """Return the error, with advice if memory ran out."""
     if not is_out_of_memory(error):
         return error
     return ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}")
@@ -161,7 +161,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def fail_without(error: RuntimeError) -> NoReturn:
-    """Print why this process cannot continue without another one, and exit with 1. Every process prints it, before the
+    """Print why this process cannot continue alone, and exit with 1. Every process prints it, before the
     launcher ends it. The usual exit would wait for the others once more."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)

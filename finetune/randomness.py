@@ -1,4 +1,4 @@
-"""Noise, timesteps, crops and captions as functions of (seed, position in the sample stream).
+"""Noise, timesteps, crops and captions as functions of seed and position.
 
 Nothing here has a history: a resumed run, or one with another number of processes, uses the same positions and gets the
 same numbers. Generators are PyTorch's CPU ones, so a GPU gets the same noise as a CPU.

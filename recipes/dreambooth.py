@@ -1,4 +1,4 @@
-"""Teach a Stable Diffusion model your subject from a few images with DreamBooth (arXiv 2208.12242).
+"""Teach a Stable Diffusion model your subject from a few images. The method is DreamBooth (arXiv 2208.12242).
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.dreambooth \
         --config recipes/configs/sd15_dreambooth_lora.yaml --model.source MODEL --data.folder PICTURES \
@@ -91,7 +91,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
 
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
-    """Return the lines of `finetune plan` about class images; raises ValueError where those given cannot be used."""
+    """Describe class images for `finetune plan`. Raises ValueError where they cannot be used."""
     from finetune.data.class_images import balance_text, captioned, with_class_images
 
     if config.prior.kind != "pictures":

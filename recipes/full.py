@@ -1,4 +1,4 @@
-"""Fine-tune all weights of a Stable Diffusion model's U-Net, or those that full.train and full.freeze choose.
+"""Fine-tune all weights of a denoiser, or those that full.train and full.freeze choose.
 
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m recipes.full \
         --config recipes/configs/sd15_full.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT

@@ -1,4 +1,4 @@
-"""Train a small latent diffusion model from scratch on your own images: tokenizer, autoencoder, denoiser.
+"""Train a small latent diffusion model from scratch on your own images. It has tokenizer, autoencoder and denoiser.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
         --config recipes/configs/pretrain_pictograms.yaml --data.folder PICTURES --output.folder OUT

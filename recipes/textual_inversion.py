@@ -1,4 +1,4 @@
-"""Teach a Stable Diffusion model a new word for a style or subject: some vectors are learned, the model stays as it is.
+"""Teach a Stable Diffusion model a new word. Some vectors are learned, the model stays as it is.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.textual_inversion \
         --config recipes/configs/sd15_textual_inversion.yaml --model.source MODEL --data.folder PICTURES \

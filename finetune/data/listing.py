@@ -60,7 +60,7 @@ class Findings:
         self._warnings.setdefault(kind, FindingItems()).add(item)
 
     def raise_errors(self, heading: str, advice: str) -> None:
-        """Raise one ValueError with count and first items of every kind, if any."""
+        """Raise a ValueError with every kind's count and first items, if any."""
         if self._errors:
             raise ValueError("\n  ".join([heading, *_lines(self._errors)]) + "\n" + advice)
 

@@ -1,4 +1,4 @@
-"""The images and captions that a run trains on, checked as a whole."""
+"""The images and captions of a run, checked as a whole."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All records, sorted by the bytes of their file names, and their source."""
+    """All records, sorted by their file names' bytes, and their source."""
 
     records: tuple[Record, ...]
     source: ImageSource
@@ -133,7 +133,7 @@ def read_manifest(
     mask: MaskConfig = NO_MASKS,
     follow_links: bool = False,
 ) -> Manifest:
-    """Return the checked list of images of a folder or a Hub dataset.
+    """Return the checked images of a folder or a Hub dataset.
 
     A folder contains one of these:
     - metadata.jsonl or metadata.csv: file_name, the caption column; optionally captions_alt, weight, repeats, split,
@@ -277,7 +277,7 @@ def _read_tables(
 
 
 def _check_finished(folder: Path) -> None:
-    """Refuse an unfinished preparation, which may contain a part of the images only."""
+    """Refuse an unfinished preparation, which may lack images."""
     try:
         state = json.loads((folder / ".prep" / "state.json").read_bytes())
     except (OSError, ValueError):

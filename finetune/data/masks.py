@@ -51,7 +51,7 @@ def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None
 def cut_mask(
     mask: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool, pixel_multiple: int
 ) -> np.ndarray:  # float32 [H W]
-    """Return the mean of the mask over each latent's pixels, 0 to 1. The mask is cut as `resize_and_crop` cuts the
+    """Return the mask's mean over each latent's pixels, 0 to 1. The mask is cut as `resize_and_crop` cuts the
     image."""
     assert width % pixel_multiple == 0 and height % pixel_multiple == 0, (width, height, pixel_multiple)
     box = crop_box(mask.width, mask.height, width, height, left=left, top=top)
@@ -120,7 +120,7 @@ def _masks_by_image(images: Sequence[str], root: str, config: MaskConfig, findin
 def _check(
     image: Listed, name: str | None, source: ImageSource, config: MaskConfig
 ) -> MaskFile | tuple[str, str] | None:
-    """Return the mask, None without one, or kind and item of a finding."""
+    """Return the mask, None, or kind and item of a finding."""
     if name is None or config.kind == "none":
         return None
     try:

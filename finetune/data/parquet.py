@@ -42,7 +42,7 @@ class ParquetSource:
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """A row of a prepared table, with the image's properties in its columns."""
+    """A row of a prepared table, with the image's properties."""
 
     entry: Entry
     width: int

@@ -41,7 +41,7 @@ def write_glyph_folder(folder: Path) -> None:
 
 
 def draw_glyph(glyph: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Draw the glyph in the middle of its paper, as large as fits."""
+    """Draw the glyph centred on its paper, as large as fits."""
     side = round(font.size)
     left, top, right, bottom = font.getbbox(glyph)
     fitted = font.font_variant(size=side * side * LARGEST_SIDE / max(right - left, bottom - top))

@@ -59,7 +59,7 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of the one layer that the file has for several. The stacked products of LoHa are multiplied
+    """Join the tensors of layers that the file has as one. The stacked products of LoHa are multiplied
     row by row, as each was."""
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
@@ -110,7 +110,7 @@ def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]
 
 
 def weight_change(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the change of a weight, as a matrix or in its shape.
+    """Return a weight's change, as a matrix or in its shape.
 
     LoHa: alpha / r (w1_a w1_b) * (w2_a w2_b), elementwise (FedPara, arXiv 2108.06098, proposition 1; LyCORIS, arXiv
     2309.14859, section 3.2). LoKr: w1 (x) w2, the Kronecker product, with w2 = alpha / r w2_a w2_b where it is split

@@ -47,7 +47,7 @@ def save_peft_folders(
 
 
 def load_peft_folders(family: ModelFamily, components: Components, folder: Path) -> None:
-    """Put the adapters of a folder into the components, as a user would."""
+    """Load a folder's adapters into the components, as a user would."""
     parts = {name: part for part, name in pipeline_names(family.pipeline(components), components).items()}
     for name in sorted(name for name in os.listdir(folder) if name in parts):
         module = components.denoiser if parts[name] == "denoiser" else components.text_encoders[number_of(parts[name])]
@@ -60,7 +60,7 @@ def number_of(part: str) -> int:
 
 
 def belongs_to(part: str, key: str) -> bool:
-    """Tell if the weight of that name in `Network` belongs to the part."""
+    """Tell if a weight's name in `Network` belongs to the part."""
     return split_name(key)[0] == part
 
 

@@ -78,7 +78,7 @@ def save_full_pipeline(
 
 
 def tidy_configs(folder: Path) -> None:
-    """Make all parts load in one dtype by default, and remove their origins.
+    """Make all parts load in one dtype, and remove their origins.
 
     transformers 5 follows the dtype in a part's config, diffusers' own classes always use float32, and a pipeline of
     both kinds fails at its first step. The origin of a part is a path of the machine that it was trained on.

@@ -52,7 +52,7 @@ class TokenFacts:
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Return the metadata of a token's files: ModelSpec 1.0.1 and fields of ours. No loader needs ours."""
+    """Return a token's metadata: ModelSpec 1.0.1 and fields of ours. No loader needs ours."""
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",

@@ -76,7 +76,7 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
-    """Raise a ValueError that names every file that differs by more than TOLERANCE. A difference that is not a number
+    """Raise a ValueError with every file that differs beyond TOLERANCE. A difference that is not a number
     counts too."""
     wrong = [
         f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
@@ -152,7 +152,7 @@ def prediction(family: ModelFamily, components: Components, prompts: Prompts | N
 
 @torch.no_grad()
 def prediction_for(family: ModelFamily, components: Components, prompts: Prompts) -> Tensor:
-    """Return the denoiser's output [1 C H W] for fixed latents and timestep. Parts are float32 on the CPU."""
+    """Return the denoiser's output [1 C H W] for fixed inputs. Parts are float32 on the CPU."""
     shape = (1, components.vae.config.latent_channels, LATENT_SIZE, LATENT_SIZE)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     more = family.filling_channels(components)

@@ -76,7 +76,7 @@ class TuningMethod(Protocol):
 
     @property
     def exports_all(self) -> bool:
-        """Whether the export is a whole model, so all parts need their weights."""
+        """Whether the export is a whole model and needs all weights."""
         ...
 
     def check(self, family: ModelFamily, components: Components) -> None:

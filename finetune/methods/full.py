@@ -17,7 +17,7 @@ from finetune.optim.groups import ParamGroup, usual_groups
 
 @dataclass(frozen=True)
 class Full:
-    """All weights of the denoiser and a trained text encoder, or chosen ones."""
+    """All or chosen weights of the denoiser and a trained text encoder."""
 
     config: FullConfig = field(default_factory=FullConfig)
     text_encoder: bool = False

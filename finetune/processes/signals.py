@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and end: SIGTERM, SIGINT, SIGHUP and SIGUSR1."""
+"""Handle requests to save and end: SIGTERM, SIGINT, SIGHUP and SIGUSR1."""
 
 import contextlib
 import ctypes

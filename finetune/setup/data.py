@@ -97,7 +97,7 @@ def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -
 
 
 def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
-    """Return a warning if a global batch has more images than a bucket."""
+    """Warn if a global batch has more images than a bucket."""
     small = [figure for figure in figures if figure.num_pictures < run.global_batch_size]
     if not small:
         return []
@@ -109,7 +109,7 @@ def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
 
 
 def size_warnings(run: Run, model: LoadedModel, held_out: frozenset[int]) -> Iterator[str]:
-    """Yield warnings if the run does not fit its base model or dataset."""
+    """Yield warnings if the run misfits its base model or dataset."""
     config, components = run.config, model.components
     learned_from = [record for index, record in enumerate(run.manifest.records) if index not in held_out]
     seen = config.train.steps * run.global_batch_size * own_share(config)

@@ -1,4 +1,4 @@
-"""Open a run: its processes, its folder, and the checkpoint to continue from."""
+"""Open a run: its processes, folder, and checkpoint to continue from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -200,7 +200,7 @@ def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int,
 def differences(
     first: ComparedImage, second: ComparedImage, motion: np.ndarray, is_fitted: bool
 ) -> tuple[float, float]:
-    """Return the largest differences of a part's tone and colour (0 to 255).
+    """Return the largest differences of a part's tone and colour.
 
     The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where `is_fitted`,
     else within bounds that leave a drawing the same.

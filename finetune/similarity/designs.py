@@ -90,7 +90,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Tell if only the background of two overlaid images [H W 3] differs.
+    """Tell if only the background of overlaid images [H W 3] differs.
 
     A change of brightness or contrast that the drawing shows too explains another background, and so does one of
     saturation. The edges of the drawing do not count, since they are mixed with the background.

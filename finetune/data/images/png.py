@@ -55,7 +55,7 @@ def check_png(data: bytes) -> None:
 
 
 def png_encoding(data: bytes) -> Encoding | None:
-    """Read how a PNG's colours are encoded, None if by its ICC profile. Precedence as in the PNG specification, third
+    """Read a PNG's colour encoding, None if it has an ICC profile. Precedence as in the PNG specification, third
     edition, section 4.3: cICP, iCCP, sRGB, then gAMA and cHRM."""
     found: dict[bytes, bytes] = {}
     for kind, body, _ in png_blocks(data):

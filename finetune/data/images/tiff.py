@@ -41,7 +41,7 @@ READ_RIGHT = {  # colours -> (bits, format) of the samples
 
 
 def refuse_unsupported_tiff(data: bytes, *, is_open: bool) -> None:
-    """Raise ValueError for a TIFF that Pillow does not open or read right. Its first image must be complete: a file
+    """Raise ValueError for a TIFF that Pillow does not read right. Its first image must be complete: a file
     that is cut short or damaged passes."""
     if not data.startswith(STARTS):
         return

@@ -1,4 +1,4 @@
-"""Put peft's adapter layers of every kind into a network, and read them."""
+"""Put peft's adapter layers into a network, and read them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +132,7 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
 
 
 def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
-    """Return the names of the layers that end with one of the targets. Anything but a linear layer or a convolution is
+    """Return the layers whose names end with one of the targets. Anything but a linear layer or a convolution is
     refused."""
     found = []
     for name, layer in module.named_modules():

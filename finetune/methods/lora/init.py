@@ -32,7 +32,7 @@ def set_start(layer: Any, start: Start, name: str) -> None:
 
 
 def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
-    """Split a part of the matrix into A [rank inputs], B [outputs rank].
+    """Split a part of the matrix into A and B.
 
     pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
     and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,

@@ -1,1 +1,1 @@
-"""Load the parts of a model from a folder, the Hub or a file."""
+"""Load a model's parts from a folder, the Hub or a file."""

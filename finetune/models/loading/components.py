@@ -1,4 +1,4 @@
-"""Read the parts of a pipeline from a folder, the Hub or a file. A refusal is one sentence, for all families.
+"""Read a pipeline's parts from a folder, the Hub or a file. A refusal is one sentence, for all families.
 Weights come from safetensors alone, and no code of a checkpoint is run."""
 
 import inspect

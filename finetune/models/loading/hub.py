@@ -48,7 +48,7 @@ class ModelListing:
 
 @functools.cache
 def listed(location: str, revision: str | None) -> ModelListing:
-    """List the files of a model on the Hub, else in the cache."""
+    """List a model's files on the Hub, else in the cache."""
     try:
         return ModelListing(frozenset(HfApi().list_repo_files(location, revision=revision)))
     except NOT_ANSWERED as error:

@@ -15,7 +15,7 @@ SCALE_BLOCK = 256
 
 
 def pack(weight: Tensor, kind: Kind, *, double: bool) -> Packed:
-    """Pack a float32 weight [O I] to 4 or 8 bits with scales.
+    """Pack a float32 weight [O I] to 4 or 8 bits.
 
     int8: W_ij = c_i q_ij, with c_i = max_j |W_ij| / 127 (vector-wise quantisation of LLM.int8, arXiv 2208.07339,
     section 2). Activations are not quantised, and need no outliers taken out. fp8: the same with e4m3 and its maximum
