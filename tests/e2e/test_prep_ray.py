@@ -8,7 +8,7 @@ import pytest
 
 from datasets_prep.workers.pool import Engine, Failure, PoolEngine
 from datasets_prep.workers.ray_cluster import RayEngine
-from tests.unit.datasets_prep.workers.test_pool import act, fail
+from tests.faults.test_worker_pool import act, fail
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

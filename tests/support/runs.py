@@ -99,6 +99,7 @@ def start(
     prepare: Callable[[], None] | None = None,
 ) -> Running:
     """Starts `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
+    sys.audit("tests.run", recipe)  # tests/unit refuses it
     process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))
     with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         process.start()

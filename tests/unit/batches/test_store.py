@@ -1,11 +1,7 @@
 """Caches are right by construction: damage is found, and any process may be killed at any time."""
 
 import hashlib
-import multiprocessing
-import os
-import random
 import resource
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint, tensor_digest
-
-CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what is imported here
 
 
 def test_a_key_does_not_confuse_its_parts() -> None:
@@ -203,50 +197,3 @@ def test_a_folder_that_cannot_be_made_is_told_the_same_way(tmp_path: Path) -> No
 
 
 # Several processes, real ones.
-
-
-def encode_until(keys: Sequence[str], last: int) -> Iterator[tuple[str, Entry]]:
-    """Kills its own process before entry number `last` comes out."""
-    for number, entry in enumerate(encode(keys)):
-        if number == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield entry
-
-
-def fill_and_die(folder: Path, num: int, last: int) -> None:
-    fill_all(folder, keys_of(num), encode=lambda keys: encode_until(keys, last))
-
-
-def fill_with_shards_of(folder: Path, num: int, shard_size: int) -> None:
-    fill_all(folder, keys_of(num), shard_size=shard_size)
-
-
-def test_filling_again_after_kill_9_gives_what_an_undisturbed_fill_gives(tmp_path: Path) -> None:
-    num = 30
-    straight, broken = fill_all(tmp_path / "straight", keys_of(num)), tmp_path / "broken"
-    draw, missing = random.Random(0), num
-    while missing > 8:
-        killed = CONTEXT.Process(target=fill_and_die, args=(broken, num, draw.randrange(5, 9)))
-        killed.start()
-        killed.join(60)
-        assert killed.exitcode == -signal.SIGKILL
-        left = len(ShardStore(broken).missing(keys_of(num)))
-        assert left < missing  # each attempt keeps what it wrote
-        missing = left
-    refilled = fill_all(broken, keys_of(num))
-    assert refilled.missing(keys_of(num)) == [] and refilled.warnings == []
-    assert all(same(refilled.read(key), straight.read(key)) for key in keys_of(num))
-
-
-def test_two_processes_may_fill_one_folder_at_once(tmp_path: Path) -> None:
-    num = 200
-    both = [CONTEXT.Process(target=fill_with_shards_of, args=(tmp_path, num, size)) for size in (3, 3, 7)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-        assert process.exitcode == 0
-    store = ShardStore(tmp_path)
-    assert store.missing(keys_of(num)) == [] and store.warnings == []
-    assert all(same(store.read(key), value_of(key)) for key in keys_of(num))
-    assert [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == []

@@ -1,10 +1,7 @@
 """Data sets of rows are read as their original bytes; what is missing in them is named."""
 
 import io
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,13 +88,3 @@ def test_a_damaged_saved_dataset_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match="could not be loaded"):
         read_manifest(str(tmp_path))
-
-
-def test_a_hub_dataset_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
-    code = "from tests.support.images import mistakes; print(mistakes('nobody/nothing'))"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "data.folder" in found.stdout and "nobody/nothing" in found.stdout and "spelling" in found.stdout
-    assert found.stdout.count("\n") == 1

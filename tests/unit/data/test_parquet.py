@@ -3,8 +3,6 @@
 import hashlib
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.data import parquet as tables
-from finetune.data.manifest import Manifest, read_manifest
+from finetune.data.manifest import read_manifest
 from finetune.data.parquet import read_image
 from tests.support.images import captions, mistakes, picture, write
 
@@ -174,45 +172,3 @@ def test_a_table_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
         parquet.write_table(pyarrow.table({"image": [data]}), path)
         os.utime(path, ns=(len(data), len(data)))
         assert read_image(str(path), "image", 0) == data
-
-
-def listed_in_a_process(manifest: Manifest) -> list[bytes]:
-    return [manifest.source.read(record.file_name) for record in manifest.records]
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_other_processes_read_the_same(tmp_path: Path, method: str) -> None:
-    import multiprocessing
-
-    manifest = read_manifest(prepared(tmp_path))
-    here = listed_in_a_process(manifest)
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map(listed_in_a_process, [manifest] * 4) == [here] * 4
-
-
-def test_listing_many_rows_takes_little_memory_beside_the_records(tmp_path: Path) -> None:
-    number = 20_000
-    content = os.urandom(3000)
-    columns = {
-        "image": pyarrow.array([{"bytes": content, "path": None}] * number, IMAGE),
-        "text": ["x"] * number,
-        "width": [1] * number,
-        "height": [1] * number,
-        "sha256": ["0" * 64] * number,
-        "source": [str(row) for row in range(number)],
-    }
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "data" / "a.parquet"
-    parquet.write_table(pyarrow.table(columns), path, row_group_size=64, use_dictionary=False, compression="none")
-    assert path.stat().st_size > 55 * 2**20
-    program = (
-        "import resource, sys, pyarrow.parquet; from finetune.data.manifest import read_manifest;"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; m = read_manifest(sys.argv[1]);"
-        "print(len(m.records), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    found, grown = map(int, done.stdout.split())
-    assert found == number and grown < 45

@@ -14,7 +14,6 @@ from finetune.models.family import Network
 from finetune.optim.build import build_optimizer, check_optimizer, evaluation_weights
 from finetune.optim.ema import EMA, load_trained_state, trained_state
 from finetune.optim.groups import usual_groups
-from tests.support.runs import Options, final_state, run
 from tests.tiny.sd import build_pipeline
 
 NAMES: tuple[Optimizer, ...] = get_args(Optimizer)
@@ -197,20 +196,6 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
 
 
 # Under bf16.
-
-
-def test_adapters_averages_and_moments_stay_float32_under_bf16(tiny_run: Options, tmp_path: Path) -> None:
-    options = tiny_run | {"train.steps": 2, "train.ema_decay": 0.9, "train.text_encoder": True, "cache.text": False}
-    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
-    assert ended.exit_code == 0, ended.output
-    state = final_state(tmp_path / "out")
-    for part in ("trained.denoiser.", "trained.text_encoders.", "ema.denoiser.", "optimizer."):
-        assert any(name.startswith(part) for name in state)
-    moments = {name for name in state if name.endswith(("exp_avg", "exp_avg_sq"))}
-    assert len(moments) == 2 * sum(name.startswith("trained.") for name in state)
-    assert {
-        value.dtype for name, value in state.items() if name.startswith(("trained.", "ema.")) or name in moments
-    } == {torch.float32}
 
 
 def test_the_network_computes_in_the_number_format_of_its_frozen_weights() -> None:

@@ -1,14 +1,11 @@
 """What is proposed from the pictures, what wins over it, and that a run keeps its numbers."""
 
 import hashlib
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
-import yaml
 
 from finetune.config.parse.command_line import dump, parse, parse_given, with_options
 from finetune.config.recipes import AdaptConfig, FullTrainConfig, LoRATrainConfig
@@ -16,8 +13,6 @@ from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record
 from finetune.planning.advice import PROPOSED, DatasetFacts, Number, doubts, propose
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
-from tests.support.runs import Options, flags, metrics, run
-from tests.tiny.sd import save_pictures
 
 ROOT = Path(__file__).parents[3]
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
@@ -191,71 +186,3 @@ def test_the_preset_leaves_to_the_pictures_what_the_goal_proposes() -> None:
     preset = str(ROOT / "recipes" / "configs" / "sd15_lora_from_pictures.yaml")
     config, given = parse_given(LoRATrainConfig, ["--config", preset, *REQUIRED], program="test")
     assert config.goal == "style" and not given & set(PROPOSED)
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a run printed, and the numbers it wrote down."""
-
-    output: str
-    rank: int
-    steps: int
-
-
-def train(options: Options, log: Path) -> Told:
-    ended = run("lora", options, log)
-    assert ended.exit_code == 0, ended.output
-    saved = yaml.safe_load((Path(str(options["output.folder"])) / "config.yaml").read_text())
-    return Told(ended.output, saved["lora"]["rank"], saved["train"]["steps"])
-
-
-def test_a_run_keeps_its_numbers_when_pictures_are_added(tiny_run: Options, tmp_path: Path) -> None:
-    folder = save_pictures(tmp_path / "pictures", count=9)
-    chosen = {key: value for key, value in tiny_run.items() if key not in ("lora.rank", "train.steps")}
-    chosen |= {"goal": "style", "data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0}
-    first = train(chosen | {"train.steps": 2}, tmp_path / "first")
-    assert first.rank == 8 and "fewer than 10 pictures" in first.output
-    assert "is finished" in train(chosen, tmp_path / "same").output  # the steps of the run, though they are not given
-    save_pictures(folder, count=12)
-    longer = chosen | {"train.steps": 3, "data.allow_change": True}
-    later = train(longer, tmp_path / "later")
-    assert (later.rank, later.steps) == (8, 3) and "kept from the run; proposed would be 16" in later.output
-    other = tmp_path / "other"
-    saved = tmp_path / "relaunched.yaml"
-    saved.write_text((Path(str(chosen["output.folder"])) / "config.yaml").read_text())
-    again = train({"config": saved, "output.folder": other}, tmp_path / "again")
-    assert (again.rank, again.steps) == (8, 3) and len(metrics(other)) > 0
-
-
-def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) -> None:
-    folder = save_pictures(tmp_path / "pictures", count=12, aspects=(1.0, 1.5))
-    listing = folder / "metadata.jsonl"
-    listing.write_text(listing.read_text().replace('"text": "', '"text": "[trigger] ', 1))
-    options = {"goal": "style", "data.folder": folder, "data.resolution": 64, "data.bucket_step": 16}
-    script = (
-        "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
-        "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
-    )
-    arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
-    arguments += [
-        "--config",
-        "sd15_lora_from_pictures",
-        "--validation.fraction",
-        "0",
-        "--preview.prompts",
-        "cat --w 32",
-    ]
-    command = [sys.executable, "-c", script, *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "200 steps of 6 images" in ended.stdout and "100.0 passes of 2.0 steps" in ended.stdout
-    of_caption, of_prompt = [line for line in ended.stdout.splitlines() if line.startswith("warning")]
-    assert "0000.png ([trigger])" in of_caption and "preview.prompts" in of_prompt
-    assert "bucket 64x64: 6 images" in ended.stdout and "rank: 16" in ended.stdout
-    assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
-
-
-def test_plan_refuses_what_is_no_recipe() -> None:
-    command = [sys.executable, "-m", "finetune.cli", "plan", "recipes.loar"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1 and "recipes.lora" in ended.stderr and "Traceback" not in ended.stderr

@@ -1,8 +1,5 @@
 """The second look at two images."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
@@ -167,33 +164,3 @@ def test_a_logo_and_a_tiled_mark_leave_a_copy_but_another_image_stays_one() -> N
         ImageDraw.Draw(marked).text((y // 4, y), "sample " * 9, "white")
     assert score(image, logo) >= CERTAIN and score(image, Image.blend(image, marked, 0.4)) >= CERTAIN
     assert score(image, Image.blend(image, texture(8), 0.7)) < CERTAIN
-
-
-WITHOUT_OPENCV = """
-import sys
-sys.modules["cv2"] = None
-import importlib.util as util
-real = util.find_spec
-util.find_spec = lambda name, *rest: None if name == "cv2" else real(name, *rest)
-import numpy as np
-from PIL import ImageOps
-from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, can_verify, near_duplicates
-from finetune.similarity.codes import image_codes
-from tests.unit.similarity.test_agreement import heart, texture
-assert not can_verify()
-images = [texture(seed) for seed in range(12)] + [heart(colour) for colour in ("red", "green", "blue", "#888")]
-images += [texture(3).resize((200, 160)), ImageOps.mirror(texture(4)), ImageOps.expand(texture(5), 40, "black")]
-images += [texture(6).crop((20, 16, 380, 304)), heart("red").resize((128, 128))]
-codes = np.stack([image_codes(each) for each in images])
-num = len(images)
-mask = np.ones(num, bool)
-for level in ("fast", "thorough"):
-    searched = SearchedImages(codes, np.arange(num), mask, ~mask, images.__getitem__)
-    copies = near_duplicates(searched, SearchOptions(level), Known(), lambda *_: None).duplicates
-    print({number: copy.keeper for number, copy in sorted(copies.items())})
-"""
-
-
-def test_without_opencv_copies_are_found_by_what_their_codes_tell_and_nothing_else_is() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_OPENCV], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["{16: 3, 17: 4, 18: 5, 19: 6, 20: 12}"] * 2

@@ -1,7 +1,5 @@
 """From flags and YAML to a config and back, all mistakes at once, and nothing heavy loaded on the way."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,86 +249,6 @@ def test_odd_texts_come_back_from_their_dump(tmp_path: Path) -> None:
         seed=2**63 - 1,
     )
     assert parse(LoRATrainConfig, ["--config", written(tmp_path, dump(config))], program="test") == config
-
-
-HEAVY = ("torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "wandb")
-SCRIPT = """
-import atexit, runpy, sys
-atexit.register(lambda: print("HEAVY", *sorted(set(sys.modules) & set({heavy})), file=sys.stderr))
-sys.argv = ["recipes.{recipe}", *sys.argv[1:]]
-runpy.run_module("recipes.{recipe}", run_name="__main__")
-"""
-
-
-def ran(folder: Path, *arguments: str, recipe: str = "lora") -> subprocess.CompletedProcess[str]:
-    """Runs a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
-    script = SCRIPT.format(heavy=HEAVY, recipe=recipe)
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-
-
-@pytest.mark.parametrize("recipe", KINDS)
-def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: Path) -> None:
-    ended = ran(tmp_path, "--help", recipe=recipe)
-    assert ended.returncode == 0
-    assert ended.stderr.splitlines()[-1] == "HEAVY"
-    options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
-    assert [option for option in options if f"--{option} " not in ended.stdout] == []
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (("--optim.lrr", "1", *REQUIRED), "Did you mean optim.lr?"),
-        ((), "model.source: missing"),
-        (("--train.text_encoder", *REQUIRED), "cache.text"),
-        (REQUIRED, "there is no folder pictures"),
-    ],
-    ids=["wrong option", "nothing", "contradiction", "missing data"],
-)
-def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is_loaded(
-    arguments: tuple[str, ...], word: str, tmp_path: Path
-) -> None:
-    ended = ran(tmp_path, *arguments)
-    assert ended.returncode == 1
-    *message, heavy = ended.stderr.splitlines()
-    assert message[0].startswith("error: ") and word in "\n".join(message)
-    assert "Traceback" not in ended.stderr
-    assert heavy == "HEAVY"
-
-
-def test_importing_the_package_and_its_config_loads_nothing_heavy(tmp_path: Path) -> None:
-    script = f"""
-import sys
-import finetune, finetune.cli, finetune.config.parse.command_line, finetune.config.pretrain, finetune.launch
-import finetune.models
-import finetune.planning.plan
-import recipes.full, recipes.lora, recipes.pretrain, recipes.textual_inversion
-print(*sorted(set(sys.modules) & set({HEAVY})))
-"""
-    command = [sys.executable, "-c", script]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.split() == []
-
-
-def test_every_command_starts_on_a_system_without_the_modules_and_signals_of_unix(tmp_path: Path) -> None:
-    script = f"""
-import runpy, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-sys.modules |= dict.fromkeys(["fcntl", "resource", "pwd", "grp", "termios"])  # as if they were not installed
-del signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.pthread_sigmask
-import datasets_prep.captions.stage, datasets_prep.workers.worker, datasets_prep.pipeline, finetune.processes.signals
-for module in ["datasets_prep", "finetune.cli", *{[f"recipes.{recipe}" for recipe in KINDS]}]:
-    try:
-        sys.argv = [module, "--help"]
-        runpy.run_module(module, run_name="__main__")
-    except SystemExit as end:
-        print("ENDED", module, end.code)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("ENDED")]
-    assert len(lines) == len(KINDS) + 2 and all(line.endswith(" 0") for line in lines), (lines, ended.stderr)
 
 
 def test_an_option_that_has_another_name_here_is_not_missing_as_well() -> None:

@@ -1,9 +1,5 @@
 """Single figures that are kept outlive a kill, and a line that was torn costs only itself."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,20 +65,4 @@ def test_lines_of_something_else_are_counted_with_their_places(tmp_path: Path) -
     lines, warnings = reopened(path)
     assert (lines.get("a"), lines.get("b")) == (1, 2)
     assert "lines of scores.jsonl that cannot be read; they are made anew (9): line 2, line 3" in warnings[0]
-    lines.close()
-
-
-def test_what_was_put_outlives_a_killed_process(tmp_path: Path) -> None:
-    path = tmp_path / "scores.jsonl"
-    program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom datasets_prep.caches.lines import JsonLines\n"
-        "from finetune.data.listing import Findings\nlines = JsonLines(Path(sys.argv[1]), Findings())\n"
-        "for number in range(5):\n    lines.put(str(number), number / 4)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
-    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-    lines, warnings = reopened(path)
-    assert [lines.get(str(number)) for number in range(5)] == [0, 0.25, 0.5, 0.75, 1] and warnings == ()
     lines.close()

@@ -1,10 +1,6 @@
 """Captions come in batches that fit, survive a kill, and only what is usable of them is used."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -403,32 +399,3 @@ def test_a_later_line_wins(tmp_path: Path) -> None:
         cache.put("long", [(b"a", "id", Result(text, 1, "stop"))])
     assert cache.get(b"a", "id", "long") == Result("second", 1, "stop")
     cache.close()
-
-
-def test_what_was_put_outlives_a_killed_process(tmp_path: Path) -> None:
-    path = tmp_path / "captions.jsonl"
-    program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom datasets_prep.captions.cache import JsonLinesCache\n"
-        "from datasets_prep.captioners.base import Result\nfrom finetune.data.listing import Findings\n"
-        "cache = JsonLinesCache(Path(sys.argv[1]), Findings())\n"
-        "for number in range(5):\n    cache.put('long', [(bytes([number]), 'id', Result('text', 1, 'stop'))])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
-    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [json.loads(line)["picture"] for line in path.read_text().splitlines()] == ["00", "01", "02", "03", "04"]
-
-
-def test_the_host_loads_no_torch() -> None:
-    program = (
-        "import sys, datasets_prep.captions.generate, datasets_prep.lint.checks, datasets_prep.captioners.http\n"
-        "from datasets_prep.captioners import CAPTIONERS, make_captioner\n"
-        "from datasets_prep.config import CaptionsConfig\n"
-        "for name in set(CAPTIONERS) - {'http'}:\n"
-        "    kinds = ('tags',) if name == 'wd_tagger' else ('long',)\n"
-        "    make_captioner(CaptionsConfig(captioner=name, model='m', kinds=kinds))\n"
-        "sys.exit(bool({'torch', 'transformers', 'onnxruntime'} & set(sys.modules)))\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
-    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

@@ -1,9 +1,6 @@
 """Rows of tables and data sets bring their pictures, captions and what else a listing may say."""
 
 import json
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -96,26 +93,6 @@ def test_what_was_prepared_as_tables_can_be_prepared_again(tmp_path: Path) -> No
     write(tmp_path / "set", {"metadata.jsonl": "x", "rejected.jsonl": "x", "report.html": "x"})
     found, _ = entries(opened(tmp_path / "set"))
     assert found == {"part/00000000-picture": Entry("part/00000000-picture", ("one",))}
-
-
-def test_a_saved_data_set_is_read_without_its_library_across_its_files(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    images = [{"bytes": picture("red", size=(number + 1, 9)), "path": None} for number in range(7)]
-    rows = datasets.Dataset.from_dict({"image": images, "text": [str(number) for number in range(7)]})
-    for num_shards in (3, 2):  # the second time in the place of the first
-        rows.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "rows"), num_shards=num_shards)
-        source = opened(tmp_path / "rows")
-        found, _ = entries(source)
-        assert [source.read(name) for name in found] == [image["bytes"] for image in images]
-    (tmp_path / "pickled").write_bytes(pickle.dumps(source))
-    program = (
-        "import pickle, sys; source = pickle.load(open(sys.argv[1], 'rb'));"
-        "print(len(source.read('00000006-picture'))); assert not {'datasets', 'torch'} & set(sys.modules)"
-    )
-    root = Path(__file__).parents[4]
-    command = [sys.executable, "-c", program, str(tmp_path / "pickled")]
-    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
-    assert int(done.stdout) == len(images[6]["bytes"])
 
 
 def test_pictures_stored_as_numbers_are_read_too(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.components import find_family
 from finetune.run_folder.options import changed_options
-from tests.support.runs import Options, flags, run
 
 
 class Other(StableDiffusion):
@@ -90,18 +87,6 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     refuse_unknown_family(None)
 
 
-def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) -> None:
-    code = (
-        "import sys\nfrom finetune.launch import run_recipe\nfrom recipes.lora import RECIPE\n"
-        "try:\n    run_recipe(RECIPE, sys.argv[1:], 'recipes.lora')\n"
-        "finally:\n    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
-    )
-    arguments = flags(tiny_run | {"model.family": "sdd"})
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1 and "Did you mean sd" in ended.stderr, ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 def test_a_run_that_found_its_family_is_the_run_that_was_told(tmp_path: Path) -> None:
     common = ["--model.source", "MODEL", "--data.folder", "data", "--output.folder", str(tmp_path / "out")]
     found = parse(TrainConfig, common, program="t")
@@ -114,18 +99,6 @@ def test_a_run_that_found_its_family_is_the_run_that_was_told(tmp_path: Path) ->
     assert changed_options(found, tmp_path / "config.yaml") == []
     other = parse(TrainConfig, [*common, "--model.family", "other"], program="t")
     assert changed_options(other, tmp_path / "config.yaml") == ["model.family sd -> other"]
-
-
-def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
-    """The same command goes on from the folder in which the name stands, and finds it finished."""
-    options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
-    first = run("lora", options, tmp_path / "log")
-    assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output
-    assert "family: sd\n" in (tmp_path / "out" / "config.yaml").read_text()
-    again = run("lora", options, tmp_path / "log")
-    assert again.exit_code == 0 and "is finished" in again.output, again.output
-    longer = run("lora", options | {"train.steps": 3}, tmp_path / "log")
-    assert longer.exit_code == 0 and "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
 
 
 def test_rare_words_need_no_family(tiny_model: Path) -> None:

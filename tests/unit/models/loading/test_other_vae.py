@@ -12,12 +12,13 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from finetune.config.sections import ModelConfig
+from finetune.export.pipeline import save_full_pipeline
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family, parts_warnings
 from finetune.run.weight_hashes import file_stamps, record_file
 from tests.support.original_layout import save_single_file, vae_weights
-from tests.support.runs import Options, differing, run
+from tests.support.runs import differing
 from tests.tiny.sd import build_pipeline, build_shifted_vae
 
 FAMILY = StableDiffusion()
@@ -125,10 +126,7 @@ def test_a_scale_that_the_vae_does_not_state_is_the_bases_and_another_one_is_war
     assert "scaling_factor 0.18215 instead of 0.13025" in warning
 
 
-def test_a_full_export_has_the_other_vae(source: ModelSource, tiny_run: Options, tmp_path: Path) -> None:
-    options = {name: value for name, value in tiny_run.items() if not name.startswith("lora.")}
-    options |= {"model.source": source.location, "model.vae": written("diffusers file", tmp_path)}
-    options |= {"train.steps": 1, "output.dtype": "fp32", "cache.folder": tmp_path / "cache"}
-    ended = run("full", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(vae_of(tmp_path / "out" / "export"), vae_of(tmp_path / "other")) == []
+def test_a_full_export_has_the_other_vae(source: ModelSource, tmp_path: Path) -> None:
+    components = FAMILY.load(replace(source, vae=str(written("diffusers file", tmp_path))))
+    save_full_pipeline(FAMILY, components, dtype="fp32", folder=tmp_path / "export")
+    assert differing(vae_of(tmp_path / "export"), vae_of(tmp_path / "other")) == []

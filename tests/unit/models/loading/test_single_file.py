@@ -1,7 +1,6 @@
 """A single file is the folder of the same weights, bit for bit; what is no whole model of a known kind is refused."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from finetune.models.parts import PARTS, load_sequentially
 from finetune.run.fingerprint import differences, model_identity
 from finetune.run.weight_hashes import Hashes
 from tests.support.original_layout import save_single_file
-from tests.support.runs import Options, differing, final_state, losses, run
+from tests.support.runs import differing
 from tests.tiny.sd import build_pipeline
 from tests.tiny.sdxl import build_pipeline as build_sdxl_pipeline
 
@@ -35,8 +34,7 @@ def without_weights(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> ModelSource:
+def write_whole(folder: Path) -> ModelSource:
     """A single file of Stable Diffusion 1.x with its configs; `folder` beside it holds the same as a folder.
 
     In half precision, so that both are copied to float32: torch multiplies matrices in float32 by other sums where they
@@ -45,9 +43,14 @@ def whole(tmp_path: Path) -> ModelSource:
     pipeline: Any = build_pipeline(size="micro")
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.half()
-    pipeline.save_pretrained(tmp_path / "folder")
-    save_single_file(pipeline, tmp_path / "model.safetensors", torch.float16)
-    return ModelSource(str(tmp_path / "model.safetensors"), config=without_weights(pipeline, tmp_path / "configs"))
+    pipeline.save_pretrained(folder / "folder")
+    save_single_file(pipeline, folder / "model.safetensors", torch.float16)
+    return ModelSource(str(folder / "model.safetensors"), config=without_weights(pipeline, folder / "configs"))
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> ModelSource:
+    return write_whole(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -228,29 +231,3 @@ def test_what_published_files_hold_beside_the_model_is_no_weight_of_it(whole: Mo
     names = ("model_ema.decay", "alphas_cumprod", "first_stage_model.loss.logvar", "cond_stage_model.logit_scale")
     change(whole, {name: torch.ones(1) for name in names})
     FAMILY.load(whole)
-
-
-def test_a_run_from_a_single_file_is_the_run_from_its_folder(
-    whole: ModelSource, tiny_run: Options, tmp_path: Path
-) -> None:
-    """It trains, resumes and exports with the same numbers, and what it exports names the file."""
-    options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}
-    from_file = options | {"model.source": whole.location, "model.config": whole.config}
-    from_folder = options | {"model.source": tmp_path / "folder", "output.folder": tmp_path / "other"}
-    first = run("lora", from_file, tmp_path / "log")
-    assert first.exit_code == 0, first.output
-    assert "model.family: sd (Stable Diffusion 1.x and 2.x), as" in first.output
-    second = run("lora", from_folder, tmp_path / "log")
-    assert second.exit_code == 0, second.output
-    assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
-    assert losses(tmp_path / "out") == losses(tmp_path / "other")
-    with safetensors.safe_open(tmp_path / "out" / "export" / "out.safetensors", framework="pt") as file:
-        assert file.metadata()["ss_sd_model_name"] == "model.safetensors"
-
-    shutil.rmtree(tmp_path / "out" / "checkpoints" / "step_000004")
-    for leftover in ("run.json", "export"):
-        path = tmp_path / "out" / leftover
-        path.unlink() if path.is_file() else shutil.rmtree(path)
-    again = run("lora", from_file, tmp_path / "log")
-    assert again.exit_code == 0 and "at step 2 of 4" in again.output, again.output
-    assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []

@@ -410,7 +410,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
 def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from tests.unit.tracking.test_tracker import start, log_everything\n"
+        "from tests.e2e.test_trackers import start, log_everything\n"
         "folder = Path(sys.argv[1])\ntracker = start(folder, 'trackio')\n"
         "log_everything(tracker, folder)\ntracker.finish(0)\n"
         "from trackio.sqlite_storage import SQLiteStorage\n"

@@ -138,7 +138,7 @@ def test_an_error_of_the_work_costs_only_its_task_and_is_told_with_its_place() -
     for name in failing:
         failure = results.pop(name)
         assert isinstance(failure, Failure) and failure.kind == "worker_crashed"
-        assert failure.detail.startswith(f"{name}: no such thing (test_pool.py, line ")
+        assert failure.detail.startswith(f"{name}: no such thing (test_worker_pool.py, line ")
     assert results == {name: name for name in [*fine, "last"]}
     assert not children()
 
@@ -191,12 +191,12 @@ def test_what_decoders_print_stays_off_the_terminal(capfd: pytest.CaptureFixture
 def test_no_process_outlives_the_command(ending: signal.Signals, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "from tests.unit.datasets_prep.workers.test_pool import announce\n"
+        "from tests.faults.test_worker_pool import announce\n"
         "from datasets_prep.workers.pool import PoolEngine\n"
         "with PoolEngine(2, seconds=60, memory_gb=1) as engine:\n"  # not under `if __name__ == "__main__"`: none needed
         f"    list(engine.run(announce, [{str(tmp_path)!r}] * 2))\n"
     )
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[2]
     command = subprocess.Popen(
         [sys.executable, program], env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,

@@ -254,9 +254,11 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
     shutil.copytree(shards / "vae", tmp_path / "vae")
     cached(tmp_path / "vae", tmp_path / "cache", "vae")
     cached(save_flux_pipeline(tmp_path / "flux"), tmp_path / "cache", "flux")
-    flux, *loaded, gap, revision, variant, absent, no_vae = load(
+    flux, wide, narrow, *loaded, gap, revision, variant, absent, no_vae = load(
         tmp_path / "cache",
         {"location": "owner/flux"},
+        {"location": "owner/model", "as_stored": True},
+        {"location": "owner/model", "variant": "fp16", "as_stored": True},
         {"location": "owner/model"},
         {"location": "owner/model", "revision": "v1"},
         {"location": "owner/model", "revision": COMMIT, "variant": "fp16"},
@@ -270,6 +272,7 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
         HF_HUB_OFFLINE="1",
     )
     assert flux == "FluxTransformer2DModel torch.float32" and loaded == ["UNet2DConditionModel torch.float32"] * 5
+    assert (wide, narrow) == ("UNet2DConditionModel torch.float32", "UNet2DConditionModel torch.float16")
     assert no_vae.startswith("model.vae: ") and "owner/absent" in no_vae and "HF_HUB_OFFLINE is set" in no_vae
     assert "HF_HUB_OFFLINE is set" in gap and "missing: vae/diffusion_pytorch_model-00002-of-" in gap
     assert "HF_HUB_OFFLINE is set" in revision and "hf download owner/model --revision v9" in revision
@@ -277,17 +280,6 @@ def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tm
     assert "no folder owner/absent is here" in absent and "hf download owner/absent" in absent
     assert "--include '*/*.bf16*.safetensors' --exclude 'safety_checker/*'" in variant
     assert "--include '*/*.safetensors' --exclude '*/*.*.safetensors'" in absent
-
-
-def test_a_cached_model_is_read_as_it_is_stored(tiny_model: Path, tmp_path: Path) -> None:
-    cached(with_half(shutil.copytree(tiny_model, tmp_path / "both")), tmp_path / "cache", "model")
-    wide, narrow = load(
-        tmp_path / "cache",
-        {"location": "owner/model", "as_stored": True},
-        {"location": "owner/model", "variant": "fp16", "as_stored": True},
-        HF_HUB_OFFLINE="1",
-    )
-    assert (wide, narrow) == ("UNet2DConditionModel torch.float32", "UNet2DConditionModel torch.float16")
 
 
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path) -> None:

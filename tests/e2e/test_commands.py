@@ -1,0 +1,180 @@
+"""Commands in a process of their own: what they print, and what they do not load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.config.parse.command_line import as_flat, parse
+from tests.support.runs import Options, flags
+from tests.tiny.sd import save_pictures
+from tests.unit.config.parse.test_command_line import KINDS, REQUIRED, REQUIRED_BY
+
+ROOT = Path(__file__).parents[2]
+
+
+HEAVY = ("torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "wandb")
+
+
+SCRIPT = """
+import atexit, runpy, sys
+atexit.register(lambda: print("HEAVY", *sorted(set(sys.modules) & set({heavy})), file=sys.stderr))
+sys.argv = ["recipes.{recipe}", *sys.argv[1:]]
+runpy.run_module("recipes.{recipe}", run_name="__main__")
+"""
+
+
+def ran(folder: Path, *arguments: str, recipe: str = "lora") -> subprocess.CompletedProcess[str]:
+    """Runs a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
+    script = SCRIPT.format(heavy=HEAVY, recipe=recipe)
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("recipe", KINDS)
+def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: Path) -> None:
+    ended = ran(tmp_path, "--help", recipe=recipe)
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines()[-1] == "HEAVY"
+    options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
+    assert [option for option in options if f"--{option} " not in ended.stdout] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--optim.lrr", "1", *REQUIRED), "Did you mean optim.lr?"),
+        ((), "model.source: missing"),
+        (("--train.text_encoder", *REQUIRED), "cache.text"),
+        (REQUIRED, "there is no folder pictures"),
+    ],
+    ids=["wrong option", "nothing", "contradiction", "missing data"],
+)
+def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is_loaded(
+    arguments: tuple[str, ...], word: str, tmp_path: Path
+) -> None:
+    ended = ran(tmp_path, *arguments)
+    assert ended.returncode == 1
+    *message, heavy = ended.stderr.splitlines()
+    assert message[0].startswith("error: ") and word in "\n".join(message)
+    assert "Traceback" not in ended.stderr
+    assert heavy == "HEAVY"
+
+
+def test_every_command_starts_on_a_system_without_the_modules_and_signals_of_unix(tmp_path: Path) -> None:
+    script = f"""
+import runpy, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules |= dict.fromkeys(["fcntl", "resource", "pwd", "grp", "termios"])  # as if they were not installed
+del signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.pthread_sigmask
+import datasets_prep.captions.stage, datasets_prep.workers.worker, datasets_prep.pipeline, finetune.processes.signals
+for module in ["datasets_prep", "finetune.cli", *{[f"recipes.{recipe}" for recipe in KINDS]}]:
+    try:
+        sys.argv = [module, "--help"]
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        print("ENDED", module, end.code)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("ENDED")]
+    assert len(lines) == len(KINDS) + 2 and all(line.endswith(" 0") for line in lines), (lines, ended.stderr)
+
+
+def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "pictures", count=12, aspects=(1.0, 1.5))
+    listing = folder / "metadata.jsonl"
+    listing.write_text(listing.read_text().replace('"text": "', '"text": "[trigger] ', 1))
+    options = {"goal": "style", "data.folder": folder, "data.resolution": 64, "data.bucket_step": 16}
+    script = (
+        "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
+        "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
+    )
+    arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
+    arguments += [
+        "--config",
+        "sd15_lora_from_pictures",
+        "--validation.fraction",
+        "0",
+        "--preview.prompts",
+        "cat --w 32",
+    ]
+    command = [sys.executable, "-c", script, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "200 steps of 6 images" in ended.stdout and "100.0 passes of 2.0 steps" in ended.stdout
+    of_caption, of_prompt = [line for line in ended.stdout.splitlines() if line.startswith("warning")]
+    assert "0000.png ([trigger])" in of_caption and "preview.prompts" in of_prompt
+    assert "bucket 64x64: 6 images" in ended.stdout and "rank: 16" in ended.stdout
+    assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
+
+
+def test_plan_refuses_what_is_no_recipe() -> None:
+    command = [sys.executable, "-m", "finetune.cli", "plan", "recipes.loar"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1 and "recipes.lora" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_the_command_proposes_or_refuses(tiny_model: Path, tmp_path: Path) -> None:
+    def doctor(model: Path) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "finetune.cli", "doctor", "tokens", "--model.source", str(model), "--num", "3"]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    ended = doctor(tiny_model)
+    assert ended.returncode == 0 and "rare words" in ended.stdout.lower(), ended.stderr
+    (tmp_path / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
+    ended = doctor(tmp_path)
+    assert ended.returncode == 1 and "tokenizer" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) -> None:
+    code = (
+        "import sys\nfrom finetune.launch import run_recipe\nfrom recipes.lora import RECIPE\n"
+        "try:\n    run_recipe(RECIPE, sys.argv[1:], 'recipes.lora')\n"
+        "finally:\n    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+    )
+    arguments = flags(tiny_run | {"model.family": "sdd"})
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "Did you mean sd" in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+CAPTIONERS_BUT_HTTP = """
+import datasets_prep.captions.generate, datasets_prep.lint.checks, datasets_prep.captioners.http
+from datasets_prep.captioners import CAPTIONERS, make_captioner
+from datasets_prep.config import CaptionsConfig
+for name in set(CAPTIONERS) - {"http"}:
+    kinds = ("tags",) if name == "wd_tagger" else ("long",)
+    make_captioner(CaptionsConfig(captioner=name, model="m", kinds=kinds))
+"""
+A_PNG = """
+import io
+from PIL import Image
+from finetune.data.images.decode import open_rgb
+data = io.BytesIO()
+Image.new("RGB", (9, 9)).save(data, "PNG")
+open_rgb(data.getvalue())
+"""
+RECIPES_AND_OPTIONS = """
+import finetune, finetune.cli, finetune.config.parse.command_line, finetune.config.pretrain, finetune.launch
+import finetune.models, finetune.planning.plan
+import recipes.full, recipes.lora, recipes.pretrain, recipes.textual_inversion
+"""
+DATA = "import finetune.data.images.decode, finetune.data.manifest, finetune.data.captions.choice"
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        (RECIPES_AND_OPTIONS, HEAVY),
+        (DATA, ("torch", "datasets", "pyarrow")),
+        (A_PNG, ("pillow_heif", "pillow_jxl")),
+        (CAPTIONERS_BUT_HTTP, ("torch", "transformers", "onnxruntime")),
+    ],
+    ids=["recipes", "data", "PNG", "captioners"],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(code: str, heavy: tuple[str, ...]) -> None:
+    code += f"\nimport sys\nprint(*sorted(set(sys.modules) & set({heavy})))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []

@@ -1,0 +1,123 @@
+"""Runs that are told otherwise, longer or from another file, and stay what they were."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from tests.support.runs import Options, differing, final_state, losses, metrics, run
+from tests.tiny.sd import save_pictures
+from tests.unit.models.loading.test_single_file import write_whole
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
+    """The same command goes on from the folder in which the name stands, and finds it finished."""
+    options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
+    first = run("lora", options, tmp_path / "log")
+    assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output
+    assert "family: sd\n" in (tmp_path / "out" / "config.yaml").read_text()
+    again = run("lora", options, tmp_path / "log")
+    assert again.exit_code == 0 and "is finished" in again.output, again.output
+    longer = run("lora", options | {"train.steps": 3}, tmp_path / "log")
+    assert longer.exit_code == 0 and "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
+
+
+def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, tmp_path: Path) -> None:
+    """It trains, resumes and exports with the same numbers, and what it exports names the file."""
+    whole = write_whole(tmp_path)
+    options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}
+    from_file = options | {"model.source": whole.location, "model.config": whole.config}
+    from_folder = options | {"model.source": tmp_path / "folder", "output.folder": tmp_path / "other"}
+    first = run("lora", from_file, tmp_path / "log")
+    assert first.exit_code == 0, first.output
+    assert "model.family: sd (Stable Diffusion 1.x and 2.x), as" in first.output
+    second = run("lora", from_folder, tmp_path / "log")
+    assert second.exit_code == 0, second.output
+    assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
+    assert losses(tmp_path / "out") == losses(tmp_path / "other")
+    with safetensors.safe_open(tmp_path / "out" / "export" / "out.safetensors", framework="pt") as file:
+        assert file.metadata()["ss_sd_model_name"] == "model.safetensors"
+
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "step_000004")
+    for leftover in ("run.json", "export"):
+        path = tmp_path / "out" / leftover
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    again = run("lora", from_file, tmp_path / "log")
+    assert again.exit_code == 0 and "at step 2 of 4" in again.output, again.output
+    assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run printed, and the numbers it wrote down."""
+
+    output: str
+    rank: int
+    steps: int
+
+
+def train(options: Options, log: Path) -> Told:
+    ended = run("lora", options, log)
+    assert ended.exit_code == 0, ended.output
+    saved = yaml.safe_load((Path(str(options["output.folder"])) / "config.yaml").read_text())
+    return Told(ended.output, saved["lora"]["rank"], saved["train"]["steps"])
+
+
+def test_a_run_keeps_its_numbers_when_pictures_are_added(tiny_run: Options, tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "pictures", count=9)
+    chosen = {key: value for key, value in tiny_run.items() if key not in ("lora.rank", "train.steps")}
+    chosen |= {"goal": "style", "data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0}
+    first = train(chosen | {"train.steps": 2}, tmp_path / "first")
+    assert first.rank == 8 and "fewer than 10 pictures" in first.output
+    assert "is finished" in train(chosen, tmp_path / "same").output  # the steps of the run, though they are not given
+    save_pictures(folder, count=12)
+    longer = chosen | {"train.steps": 3, "data.allow_change": True}
+    later = train(longer, tmp_path / "later")
+    assert (later.rank, later.steps) == (8, 3) and "kept from the run; proposed would be 16" in later.output
+    other = tmp_path / "other"
+    saved = tmp_path / "relaunched.yaml"
+    saved.write_text((Path(str(chosen["output.folder"])) / "config.yaml").read_text())
+    again = train({"config": saved, "output.folder": other}, tmp_path / "again")
+    assert (again.rank, again.steps) == (8, 3) and len(metrics(other)) > 0
+
+
+@pytest.fixture
+def encoder_run(tiny_run: Options) -> Options:
+    return tiny_run | {"train.text_encoder": True, "cache.text": False, "checkpoint.every": 100, "lora.rank": 2}
+
+
+def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options, tmp_path: Path) -> None:
+    """Three steps, and five of which three train the encoder: it is the same bit for bit, with its optimizer state."""
+    short = encoder_run | {"output.folder": tmp_path / "short", "train.steps": 3}
+    long = encoder_run | {"output.folder": tmp_path / "long", "train.steps": 5, "train.text_encoder_steps": 3}
+    for options in (short, long):
+        ended = run("lora", options, tmp_path / "log")
+        assert ended.exit_code == 0, ended.output
+    first, second = final_state(tmp_path / "short"), final_state(tmp_path / "long")
+    encoder = [name for name in first if name.startswith("trained.text_encoders.")]
+    assert encoder
+    assert all(torch.equal(first[name], second[name]) for name in encoder)
+    denoiser = [name for name in first if name.startswith("trained.denoiser.")]
+    assert all(not torch.equal(first[name], second[name]) for name in denoiser if "lora_B" in name)
+    assert [row["lr_text_encoder"] for row in metrics(tmp_path / "long")] == [1e-2, 1e-2, 1e-2, 0.0, 0.0]
+    assert {float(second[name]) for name in second if name.endswith(".step")} == {3.0, 5.0}
+
+
+def test_adapters_averages_and_moments_stay_float32_under_bf16(tiny_run: Options, tmp_path: Path) -> None:
+    options = tiny_run | {"train.steps": 2, "train.ema_decay": 0.9, "train.text_encoder": True, "cache.text": False}
+    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
+    assert ended.exit_code == 0, ended.output
+    state = final_state(tmp_path / "out")
+    for part in ("trained.denoiser.", "trained.text_encoders.", "ema.denoiser.", "optimizer."):
+        assert any(name.startswith(part) for name in state)
+    moments = {name for name in state if name.endswith(("exp_avg", "exp_avg_sq"))}
+    assert len(moments) == 2 * sum(name.startswith("trained.") for name in state)
+    assert {
+        value.dtype for name, value in state.items() if name.startswith(("trained.", "ema.")) or name in moments
+    } == {torch.float32}
