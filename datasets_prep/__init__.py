@@ -1,1 +1,1 @@
-"""Turns raw pictures into a data set that every recipe reads; loads no torch."""
+"""Turns raw images into a data set that every recipe reads; loads no torch."""

@@ -1,10 +1,10 @@
-"""Prepare pictures for training.
+"""Prepare images for training.
 
     python -m datasets_prep --source FOLDER --output PREPARED --trigger "ink style"
     python -m datasets_prep review PREPARED
 
-PREPARED receives the pictures, metadata.jsonl, rejected.jsonl and report.html. The same command again does nothing, or
-only what is new: more pictures, other captions, other options, decisions made in review.
+PREPARED receives the images, metadata.jsonl, rejected.jsonl and report.html. The same command again does nothing, or
+only what is new: more images, other captions, other options, decisions made in review.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def review(arguments: list[str]) -> None:
     """Serves the review page of a prepared folder until Ctrl-C."""
     from datasets_prep.review.server import serve
 
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename picture by picture.")
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename image by image.")
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
     options = parser.parse_args(arguments)
@@ -82,15 +82,13 @@ def report(config: PrepConfig, outcome: Outcome) -> list[str]:
         return [f"Part {config.shard}: {plural(outcome.num_pictures, 'file is', 'files are')} measured. {again}"]
     left_out = sum(outcome.rejected.values())
     lines = [] if outcome.is_new else ["Nothing to do: the same files were prepared with the same options before."]
-    lines.append(
-        f"{output}: {plural(outcome.num_pictures, 'picture')} to train on, {plural(left_out, 'file')} left out."
-    )
+    lines.append(f"{output}: {plural(outcome.num_pictures, 'image')} to train on, {plural(left_out, 'file')} left out.")
     if left_out:
         reasons = counts_in_words(outcome.rejected)
         lines.append(f"Left out: {reasons}; each with its detail in {output / 'rejected.jsonl'}.")
     lines += [f"Note: {notice}" for notice in outcome.notices]
     lines.append(
-        f"Look at {output / 'report.html'}, or decide picture by picture: {PROGRAM} review {shlex.quote(str(output))}"
+        f"Look at {output / 'report.html'}, or decide image by image: {PROGRAM} review {shlex.quote(str(output))}"
     )
     where = Path("accelerate_configs", "single_gpu.yaml")
     where = where if where.is_file() else Path(__file__).parents[1] / where  # outside the checkout

@@ -1,4 +1,4 @@
-"""What a user decided about single pictures: decisions.jsonl, to which lines are only ever added."""
+"""What a user decided about single images: decisions.jsonl, to which lines are only ever added."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from finetune.data.listing import Findings
 from finetune.files import sync
 
 Action = Literal["keep", "drop", "caption", "undo"]
-"""undo takes back the latest decision about the same picture that still counts."""
+"""undo takes back the latest decision about the same image that still counts."""
 
 ACTIONS: Mapping[str, Action] = {name: name for name in get_args(Action)}
 
@@ -25,9 +25,9 @@ class Decision:
     """One line of decisions.jsonl."""
 
     sha256: str
-    """Of the picture's file, 64 hexadecimal digits; the decision follows the content, whatever the file is called."""
+    """Of the image's file, 64 hexadecimal digits; the decision follows the content, whatever the file is called."""
     source: str
-    """The name that the picture had; for the reader only."""
+    """The name that the image had; for the reader only."""
     action: Action
     text: str | None = None
     """The caption where the action is caption, else None."""
@@ -35,7 +35,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Decided:
-    """What all decisions about one picture come to."""
+    """What all decisions about one image come to."""
 
     source: str
     verdict: Literal["keep", "drop"] | None
@@ -85,7 +85,7 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
 
 
 def read_decisions(path: Path, findings: Findings) -> dict[str, Decided]:
-    """Returns what counts for each picture, by sha256: the latest verdict and the latest caption not taken back."""
+    """Returns what counts for each image, by sha256: the latest verdict and the latest caption not taken back."""
     counting: dict[str, list[Decision]] = {}
     for decision in read_lines(path, findings):
         own = counting.setdefault(decision.sha256, [])

@@ -31,7 +31,7 @@ MARGIN = 32
 
 @dataclass(frozen=True)
 class Masks:
-    """Which of the pictures are masks."""
+    """Which of the images are masks."""
 
     of_image: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask."""
@@ -58,7 +58,7 @@ class Candidate:
 
 
 def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
-    """Returns the masks among the pictures; `rejected` is what does not decode, whose masks are masks all the same.
+    """Returns the masks among the images; `rejected` is what does not decode, whose masks are masks all the same.
 
     NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same
     name in a folder called masks or the like, are masks where they have the size of that image and are black and white;
@@ -163,7 +163,7 @@ def is_mask(each: Candidate, owner: int | None, lost: Container[str], images: Me
 
 
 def is_two_tone(index: int, images: MeasuredImages, loader: Loader) -> bool:
-    """Returns whether a picture is black and white, as masks are."""
+    """Returns whether an image is black and white, as masks are."""
     if images.score("saturation")[index] > MOST_SATURATION:
         return False
     levels = np.asarray(loader.small(index).convert("L"))
@@ -171,7 +171,7 @@ def is_two_tone(index: int, images: MeasuredImages, loader: Loader) -> bool:
 
 
 def size_of(index: int, images: MeasuredImages) -> tuple[int, int]:
-    """Returns width and height of a picture."""
+    """Returns width and height of an image."""
     return int(images.width[index]), int(images.height[index])
 
 
@@ -186,7 +186,7 @@ def fault_of(mask: int, image: int, images: MeasuredImages) -> str:
 
 
 def take_out_masks(selection: Selection, masks: Masks) -> None:
-    """Takes the masks out of the pictures that the stages sort; what becomes of them depends on their images."""
+    """Takes the masks out of the images that the stages sort; what becomes of them depends on their images."""
     if masks.indices:
         before = int(selection.is_in.sum())
         selection.is_in[masks.indices] = False

@@ -1,4 +1,4 @@
-"""What the stages hand to each other: files, pictures with their measurements, copies, and what is left out."""
+"""What the stages hand to each other: files, images with their measurements, copies, and what is left out."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class Rejected:
     """The `source` of the copy that is kept."""
     score: float | None = None
     sha256: str | None = None
-    """Of the file's bytes in hex, where it was read as a picture; a decision in review holds on to it."""
+    """Of the file's bytes in hex, where it was read as an image; a decision in review holds on to it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Listing:
 
 
 class PrepSource(Protocol):
-    """A place that pictures come from; picklable, since other processes read from it. It is never written to."""
+    """A place that images come from; picklable, since other processes read from it. It is never written to."""
 
     @property
     def name(self) -> str:
@@ -104,7 +104,7 @@ class Measured:
     """Of the thumbnail and the size, 32 bytes: equal pixels have equal ones, and almost nothing else has."""
     num_bytes: int
     width: int
-    """Of the upright picture, like height."""
+    """Of the upright image, like height."""
     height: int
     suffix: str
     """By its content, with the dot."""
@@ -143,7 +143,7 @@ class Prepared:
     rejected: Sequence[Mapping[str, object]]
     """The lines of rejected.jsonl."""
     figures: Sequence[tuple[str, int, int, str]]
-    """(stage, pictures in, pictures out, what happened in words), in order."""
+    """(stage, images in, images out, what happened in words), in order."""
     notices: Sequence[str] = ()
     """What was printed as notes."""
     lint: Sequence["LintMark"] = ()
@@ -165,7 +165,7 @@ class LintMark:
 
 @dataclass(frozen=True, slots=True)
 class BucketRow:
-    """One training size and what it does to its pictures."""
+    """One training size and what it does to its images."""
 
     width: int
     height: int

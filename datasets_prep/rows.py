@@ -41,11 +41,11 @@ class Rows(Sequence[Row]):
 
 @dataclass(frozen=True)
 class Kept:
-    """The pictures that are kept, K of N, and all that is said of them."""
+    """The images that are kept, K of N, and all that is said of them."""
 
     images: MeasuredImages
     indices: np.ndarray
-    """[K] Which of the pictures, in the order of the lines."""
+    """[K] Which of the images, in the order of the lines."""
     captions: Captions
     metadata: SourceMetadata
     flags: Mapping[str, np.ndarray]
@@ -61,14 +61,14 @@ class Kept:
     masks: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask, where it has one."""
     saved_as: tuple[str, str] | None = None
-    """Format and background, where all pictures are saved anew."""
+    """Format and background, where all images are saved anew."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @functools.cached_property
     def has_split(self) -> bool:
-        """Whether some pictures are for validation."""
+        """Whether some images are for validation."""
         if self.is_held_out is not None:
             return bool(self.is_held_out.any())
         return any(self.split(place) == "validation" for place in range(len(self)))
@@ -110,7 +110,7 @@ class Kept:
         return "" if member == MADE else self.images.sources[member]
 
     def file_name(self, place: int) -> str:
-        """Returns the path of a picture in the result.
+        """Returns the path of an image in the result.
 
         It is the hash of its content: no name collides, and none holds a word like "test", which load_dataset takes for
         a split. The folder says the side where there are two, as load_dataset expects.
@@ -143,7 +143,7 @@ class Kept:
         return Rows(len(places), row)
 
     def split(self, place: int) -> str | None:
-        """Returns the side of a picture, None where the source says nothing and none was asked for."""
+        """Returns the side of an image, None where the source says nothing and none was asked for."""
         entry = self.metadata.special.get(int(self.indices[place]))
         if entry is not None and entry.split is not None:
             return entry.split

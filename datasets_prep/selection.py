@@ -1,4 +1,4 @@
-"""Which pictures are still in while the stages go on, and why the others are not."""
+"""Which images are still in while the stages go on, and why the others are not."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from datasets_prep.records import Duplicate, Rejected, Why, sort_key
 
 @dataclass
 class Selection:
-    """The pictures and what the stages decided; each stage only takes away."""
+    """The images and what the stages decided; each stage only takes away."""
 
     images: MeasuredImages
     is_in: np.ndarray
@@ -27,10 +27,10 @@ class Selection:
     links: list[tuple[int, int]] = field(default_factory=list)
     """Pairs of which both are in, but which must not stand on both sides of a split."""
     figures: list[tuple[str, int, int, str]] = field(default_factory=list)
-    """(stage, pictures in, pictures out, what happened)."""
+    """(stage, images in, images out, what happened)."""
 
     def reject(self, stage: str, found: Mapping[int, Why], said: str) -> None:
-        """Leaves pictures out for a reason, those that are protected excepted; `said` goes behind their number."""
+        """Leaves images out for a reason, those that are protected excepted; `said` goes behind their number."""
         before = int(self.is_in.sum())
         for index, why in found.items():
             if self.is_in[index] and not self.protected[index]:
@@ -66,13 +66,13 @@ class Selection:
         return found
 
     def final_keeper(self, index: int) -> int:
-        """Returns the picture that stands for this one; that of exact copies may itself be a near one of another."""
+        """Returns the image that stands for this one; that of exact copies may itself be a near one of another."""
         while index in self.duplicates:
             index = self.duplicates[index].keeper
         return index
 
     def final_duplicate(self, index: int) -> Duplicate:
-        """Returns how a copy relates to the picture that stands for it in the end, perhaps through another copy."""
+        """Returns how a copy relates to the image that stands for it in the end, perhaps through another copy."""
         duplicate = self.duplicates[index]
         while duplicate.keeper in self.duplicates:
             further = self.duplicates[duplicate.keeper]
@@ -81,7 +81,7 @@ class Selection:
         return duplicate
 
     def rejections(self) -> list[Rejected]:
-        """Returns a line for every picture that is not in."""
+        """Returns a line for every image that is not in."""
         sources, in_hex = self.images.sources, self.images.hex
         lines = [
             Rejected(sources[index], reason, detail, None, score, in_hex(index))

@@ -1,4 +1,4 @@
-"""What pictures bring along and what they end up being called, without an object a picture."""
+"""What images bring along and what they end up being called, without an object an image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MADE = -1
 
 @dataclass(frozen=True)
 class SourceMetadata:
-    """What the source says of each of N pictures."""
+    """What the source says of each of N images."""
 
     texts: Texts
     """[N] Captions, with BETWEEN in between."""
@@ -25,12 +25,12 @@ class SourceMetadata:
     """The entries with a weight, repeats or a split."""
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Returns the captions of a picture, maybe none."""
+        """Returns the captions of an image, maybe none."""
         text = self.texts[index]
         return tuple(text.split(BETWEEN)) if text else ()
 
     def only(self, chosen: np.ndarray) -> "SourceMetadata":
-        """Returns the same for some of the pictures, by their numbers."""
+        """Returns the same for some of the images, by their numbers."""
         special = {place: self.special[index] for place, index in enumerate(map(int, chosen)) if index in self.special}
         return SourceMetadata(self.texts.only(chosen), special)
 
@@ -48,22 +48,22 @@ def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceM
 
 @dataclass(frozen=True)
 class Captioned:
-    """What a picture that is kept ends up being called."""
+    """What an image that is kept ends up being called."""
 
     texts: Sequence[str]
     origin: str
     """Where the first is from."""
     brought_by: tuple[int, ...] = ()
-    """The picture that brought each text, MADE where none did; nothing where only its own are among these."""
+    """The image that brought each text, MADE where none did; nothing where only its own are among these."""
 
 
 class Captions:
-    """The captions of the pictures that are kept, and where each one's first is from."""
+    """The captions of the images that are kept, and where each one's first is from."""
 
     def __init__(self, indices: np.ndarray, captions: Iterable[Captioned], *, is_complete: bool = True) -> None:
-        """Takes the pictures' numbers in rising order, and for each its captions and their origin.
+        """Takes the images' numbers in rising order, and for each its captions and their origin.
 
-        It is not complete where a captioner failed on some pictures.
+        It is not complete where a captioner failed on some images.
         """
         self.indices = indices
         self.is_complete = is_complete
@@ -82,7 +82,7 @@ class Captions:
         self._codes = codes
 
     def of(self, index: int) -> tuple[str, ...]:
-        """Returns the captions of a picture, the one to train on first."""
+        """Returns the captions of an image, the one to train on first."""
         return tuple(self._texts[self._place(index)].split(BETWEEN))
 
     def origin(self, index: int) -> str:
@@ -90,7 +90,7 @@ class Captions:
         return list(self.origins)[self._codes[self._place(index)]]
 
     def brought_by(self, index: int) -> tuple[int, ...]:
-        """Returns the picture that brought each caption, as in `Captioned`."""
+        """Returns the image that brought each caption, as in `Captioned`."""
         return self._brought_by.get(index, ())
 
     def _place(self, index: int) -> int:

@@ -1,5 +1,5 @@
 "use strict";
-// Decisions about the pictures of the page. Opened as a file, they are kept in the browser and can be downloaded;
+// Decisions about the images of the page. Opened as a file, they are kept in the browser and can be downloaded;
 // served by `python -m datasets_prep review`, each is sent at once. Nothing of the data set is ever read as HTML.
 (() => {
   const find = (id) => document.getElementById(id);
@@ -111,16 +111,16 @@
   }
 
   function judge(action) {
-    if (!current) { say("Choose a picture first: click one, or press j", true); return; }
+    if (!current) { say("Choose an image first: click one, or press j", true); return; }
     const sha = current.dataset.sha;
     const own = counting(log.filter((decision) => decision.sha256 === sha && decision.action !== "caption"));
     if (!own.length || own.at(-1).action !== action) record(current, action);
   }
 
   function edit() {
-    if (!current) { say("Choose a picture first: click one, or press j", true); return; }
+    if (!current) { say("Choose an image first: click one, or press j", true); return; }
     const caption = captionOf(current.dataset.sha);
-    if (!caption) { say("This picture has no caption on this page", true); return; }
+    if (!caption) { say("This image has no caption on this page", true); return; }
     if ("cut" in caption.dataset) { say("This caption is too long to be edited here", true); return; }
     find("edited").textContent = nameOf(current);
     find("text").value = caption.textContent;
@@ -141,7 +141,7 @@
     if (!last) { say("There is nothing to undo"); return; }
     const among = bySha.get(last.sha256) || [];
     const card = among.find((other) => other === current) || among.find((other) => other.checkVisibility()) || among[0];
-    if (!card) { say("The last decision is about a picture that this page does not show", true); return; }
+    if (!card) { say("The last decision is about an image that this page does not show", true); return; }
     record(card, "undo");
     if (card.checkVisibility()) choose(card);
   }

@@ -14,7 +14,7 @@ CAPTIONERS = {
     "wd_tagger": "datasets_prep.captioners.wd_tagger:WDTagger",
     "http": "datasets_prep.captioners.http:HttpCaptioner",
 }
-"""Name -> "module:class"; the class is called with the options. file_name is none of them: it looks at no picture."""
+"""Name -> "module:class"; the class is called with the options. file_name is none of them: it looks at no image."""
 
 __all__ = ["CAPTIONERS", "Captioner", "Kind", "Result", "make_captioner"]
 
@@ -23,7 +23,7 @@ def make_captioner(config: CaptionsConfig) -> Captioner:
     """Returns the captioner that the options name, not loaded yet; refuses options that it cannot follow."""
     if config.captioner not in CAPTIONERS:
         raise ValueError(
-            f"captions.captioner: got {config.captioner}, which looks at no picture, expected one of "
+            f"captions.captioner: got {config.captioner}, which looks at no image, expected one of "
             f"{', '.join(CAPTIONERS)}."
         )
     module, _, name = CAPTIONERS[config.captioner].partition(":")

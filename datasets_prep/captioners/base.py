@@ -19,12 +19,12 @@ PROMPTS: dict[Kind, str] = {
 }
 """Instructions for models that follow any."""
 HINT = "{hint}"
-"""Stands in captions.prompt for what the name of the picture says."""
+"""Stands in captions.prompt for what the name of the image says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a captioner gave for one picture; an error is a result."""
+    """What a captioner gave for one image; an error is a result."""
 
     text: str
     num_tokens: int
@@ -35,7 +35,7 @@ class Result:
 
 
 class Captioner(Protocol):
-    """A model that describes pictures. It is built from the options, and `load` makes it ready."""
+    """A model that describes images. It is built from the options, and `load` makes it ready."""
 
     @property
     def name(self) -> str:
@@ -44,11 +44,11 @@ class Captioner(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Pictures to give at a time."""
+        """Images to give at a time."""
         ...
 
     def identity(self) -> str:
-        """Returns a name of all that the captions depend on besides the picture, the kind and the hint; needs no
+        """Returns a name of all that the captions depend on besides the image, the kind and the hint; needs no
         `load`, since who has every caption already need not load the model."""
         ...
 
@@ -57,12 +57,12 @@ class Captioner(Protocol):
         ...
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
-        """Returns a result for every picture (RGB), in order; only being out of memory or without the model raises."""
+        """Returns a result for every image (RGB), in order; only being out of memory or without the model raises."""
         ...
 
 
 def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
-    """Returns the instruction for a picture: the option's, else the kind's."""
+    """Returns the instruction for an image: the option's, else the kind's."""
     return PROMPTS[kind] if config.prompt is None else config.prompt.replace(HINT, hint)
 
 
@@ -77,17 +77,17 @@ def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> N
 
 
 def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
-    """Refuses a prompt that the captioner would ignore, and {hint} where all pictures have to get the same text."""
+    """Refuses a prompt that the captioner would ignore, and {hint} where all images have to get the same text."""
     if config.prompt is not None and not is_followed:
         raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
     if HINT in (config.prompt or ""):
         raise ValueError(
-            f"captions.prompt: {config.captioner} takes one text for all pictures, so {HINT} cannot stand in it. "
+            f"captions.prompt: {config.captioner} takes one text for all images, so {HINT} cannot stand in it. "
             "Leave it out, or take qwen_vl, llava or http."
         )
 
 
 def model_of(config: CaptionsConfig) -> str:
-    """Returns the option captions.model, which every captioner that looks at pictures has."""
+    """Returns the option captions.model, which every captioner that looks at images has."""
     assert config.model is not None  # CaptionsConfig has checked it
     return config.model

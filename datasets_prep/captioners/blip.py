@@ -55,11 +55,11 @@ class Blip2Captioner(LocalCaptioner):
 
         self._processor = load_part(AutoProcessor.from_pretrained, self.files)
         self._model = load_model(Blip2ForConditionalGeneration, self.files, self.config)
-        # Checkpoints from before the processor put the picture's places into the text do not say how many there are.
+        # Checkpoints from before the processor put the image's places into the text do not say how many there are.
         self._processor.num_query_tokens = self._model.config.num_query_tokens
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
-        # The same text for all pictures, so that nothing is padded.
+        # The same text for all images, so that nothing is padded.
         text = (self.config.prompt or "").strip()
         inputs = dict(self._processor(images=list(images), text=[text] * len(images), return_tensors="pt"))
         is_encoder_decoder = self._model.config.text_config.is_encoder_decoder

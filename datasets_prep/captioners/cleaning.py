@@ -93,7 +93,7 @@ def stripped(text: str, between: str = " ") -> str:
 
 
 def is_refusal(text: str) -> bool:
-    """Returns whether a model says that it cannot, rather than what the picture shows."""
+    """Returns whether a model says that it cannot, rather than what the image shows."""
     return REFUSAL.match(text.lower().replace("’", "'").lstrip("\"' ")) is not None
 
 

@@ -13,7 +13,7 @@ GREEDY: dict[str, Any] = {
     "top_p": None,
     "top_k": None,
 }
-"""The likeliest token each time, so that the same picture gets the same caption; models' own settings often sample."""
+"""The likeliest token each time, so that the same image gets the same caption; models' own settings often sample."""
 
 
 def generate(

@@ -90,7 +90,7 @@ class HttpCaptioner:
         return answer if isinstance(answer, Result) else read_answer(answer)
 
     def _ask(self, body: bytes) -> bytes | Result:
-        """Returns the server's answer; repeats what may pass, raises where no further picture would fare better."""
+        """Returns the server's answer; repeats what may pass, raises where no further image would fare better."""
         num_timeouts = 0
         for attempt in range(self.num_tries):
             is_last = attempt == self.num_tries - 1
@@ -116,7 +116,7 @@ class HttpCaptioner:
                     ) from error
             except TimeoutError:
                 num_timeouts += 1
-                if is_last or num_timeouts == 2:  # more would hold up all others for a picture that takes too long
+                if is_last or num_timeouts == 2:  # more would hold up all others for an image that takes too long
                     return _error(f"no answer within {self.timeout_seconds:g} seconds, {num_timeouts} times")
             except BROKEN as error:
                 if is_last:
@@ -164,7 +164,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def data_url(image: Image.Image) -> str:
-    """Returns a picture as a JPEG in a data: address."""
+    """Returns an image as a JPEG in a data: address."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -27,7 +27,7 @@ class LlavaCaptioner(LocalCaptioner):
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        if self._processor.patch_size is None:  # checkpoints from before the processor counted a picture's tokens
+        if self._processor.patch_size is None:  # checkpoints from before the processor counted an image's tokens
             config = self._model.config
             self._processor.patch_size = config.vision_config.patch_size
             self._processor.vision_feature_select_strategy = config.vision_feature_select_strategy

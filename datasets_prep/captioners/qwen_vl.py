@@ -21,7 +21,7 @@ class QwenVLCaptioner(LocalCaptioner):
     """`AutoModelForImageTextToText` with the model's image processor and tokenizer.
 
     The processor class that joins those two also wants a video processor, which takes torchvision. What it does for
-    pictures is to repeat a token as often as the picture has patches, so that is done here instead.
+    images is to repeat a token as often as the image has patches, so that is done here instead.
     """
 
     types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")

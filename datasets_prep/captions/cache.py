@@ -12,14 +12,14 @@ from finetune.data.listing import Findings
 
 
 class CaptionCache(Protocol):
-    """What captioners wrote, by the picture's sha256, the captioner's identity and the kind."""
+    """What captioners wrote, by the image's sha256, the captioner's identity and the kind."""
 
     def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
         """Returns what was written, or None."""
         ...
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        """Keeps the results of a batch, as (picture, identity, result), so that they outlive the process from when this
+        """Keeps the results of a batch, as (image, identity, result), so that they outlive the process from when this
         returns: all or none, so that a run that goes on makes up the same batches."""
         ...
 

@@ -1,4 +1,4 @@
-"""Has a captioner describe pictures: in batches that fit, kept as they come, and only what is usable."""
+"""Has a captioner describe images: in batches that fit, kept as they come, and only what is usable."""
 
 import concurrent.futures
 import hashlib
@@ -21,14 +21,14 @@ FAULTS: dict[Fault, str] = {
     "refusal": "captions not used because the model refused",
     "loop": "captions in which the model repeated itself, cut before that or not used",
     "no end": "captions that did not end within captions.max_new_tokens, cut after the last whole sentence or not used",
-    "nothing": "pictures for which the model wrote nothing",
+    "nothing": "images for which the model wrote nothing",
     "data": "captions not used because the model wrote JSON or code",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ImageToCaption:
-    """A picture to be described."""
+    """An image to be described."""
 
     key: int
     source: str
@@ -54,10 +54,10 @@ def write_captions(
     findings: Findings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, list[Written]]:
-    """Returns the captions of every picture by its key, in the order of captions.kinds; notes why some have none.
+    """Returns the captions of every image by its key, in the order of captions.kinds; notes why some have none.
 
-    `load` gives the upright RGB picture; it is called from one other thread, so that decoding goes on meanwhile.
-    `progress` hears how many pictures of how many are done. What the captioner wrote is kept in the cache as it is, so
+    `load` gives the upright RGB image; it is called from one other thread, so that decoding goes on meanwhile.
+    `progress` hears how many images of how many are done. What the captioner wrote is kept in the cache as it is, so
     that another prefix or template asks for nothing anew; errors are not kept. The captions do not depend on the batch
     size but for rounding in the model (see `generation.local_identity`).
     """
@@ -83,7 +83,7 @@ def unwritten(
     cache: CaptionCache,
     findings: Findings,
 ) -> set[int]:
-    """Returns the keys of the pictures that the captioner has not written every caption of: it failed on them."""
+    """Returns the keys of the images that the captioner has not written every caption of: it failed on them."""
     host = _Host(captioner, config, captioner.identity(), cache, findings)
     return {picture.key for picture in pictures if host.missing_kinds(picture)}
 
@@ -91,10 +91,10 @@ def unwritten(
 def final_captions(
     existing: Sequence[str], written: Sequence[str], mode: Literal["fill", "replace", "add"]
 ) -> tuple[str, ...]:
-    """Returns the captions of a picture: those it brings, and those that were written or made from its name.
+    """Returns the captions of an image: those it brings, and those that were written or made from its name.
 
     With replace the written ones stand alone; what they replace remains in the source. Where nothing was written, the
-    picture keeps what it has in every mode. Without any caption at all it has the empty one.
+    image keeps what it has in every mode. Without any caption at all it has the empty one.
     """
     chosen = {
         "fill": list(existing) or list(written),
@@ -105,7 +105,7 @@ def final_captions(
 
 
 class _Host:
-    """One captioner at work: what it has written, and how many pictures it takes at a time."""
+    """One captioner at work: what it has written, and how many images it takes at a time."""
 
     def __init__(
         self, captioner: Captioner, config: CaptionsConfig, identity: str, cache: CaptionCache, findings: Findings
@@ -150,7 +150,7 @@ class _Host:
         described = list(zip(pictures, results, strict=True))
         failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
         for picture, detail in failed:
-            self.findings.warn("pictures that could not be captioned", f"{picture.source} ({detail})")
+            self.findings.warn("images that could not be captioned", f"{picture.source} ({detail})")
         good = [(picture, result) for picture, result in described if result.finish != "error"]
         self.cache.put(kind, [(picture.sha256, self._name(picture), result) for picture, result in good])
         return [detail for _, detail in failed]
@@ -166,7 +166,7 @@ class _Host:
         if results is None:
             release_memory()
         elif len(results) != len(part):
-            raise AssertionError(f"{self.captioner.name} gave {len(results)} results for {len(part)} pictures")
+            raise AssertionError(f"{self.captioner.name} gave {len(results)} results for {len(part)} images")
         return results
 
     def _stop_where_all_fail(self, errors: list[str], num_asked: int) -> None:
@@ -203,7 +203,7 @@ def _loaded(
     batch_size: int,
     findings: Findings,
 ) -> Iterator[list[tuple[ImageToCaption, Image.Image]]]:
-    """Gives the pictures in batches; the next one is decoded while one is described."""
+    """Gives the images in batches; the next one is decoded while one is described."""
 
     def read(batch: Sequence[ImageToCaption]) -> list[tuple[ImageToCaption, Image.Image | str]]:
         return [(picture, _shown(load, picture.key, max_side)) for picture in batch]
@@ -213,7 +213,7 @@ def _loaded(
     ) -> Iterator[tuple[ImageToCaption, Image.Image]]:
         for picture, image in read:
             if isinstance(image, str):
-                findings.warn("pictures that could not be opened for captioning", f"{picture.source} ({image})")
+                findings.warn("images that could not be opened for captioning", f"{picture.source} ({image})")
             else:
                 yield picture, image
 
@@ -228,7 +228,7 @@ def _loaded(
 
 
 def _shown(load: Callable[[int], Image.Image], key: int, max_side: int) -> Image.Image | str:
-    """Returns the picture no larger than the model is to see it, or why there is none."""
+    """Returns the image no larger than the model is to see it, or why there is none."""
     try:
         image = load(key)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Finds the captions that pictures bring along, makes one where there is none, and adds the trigger."""
+"""Finds the captions that images bring along, makes one where there is none, and adds the trigger."""
 
 import os
 import posixpath
@@ -62,7 +62,7 @@ def read_folder_entries(
                 entry if above is None else replace(entry, captions=above.captions + entry.captions)
             )
     for name in sorted(set(listed).difference(sources)):
-        findings.warn("pictures that a listing mentions but that are not there", name)
+        findings.warn("images that a listing mentions but that are not there", name)
     found = read_caption_files(read, [name for name in sources if name not in used], is_image_name, reading, findings)
     entries = joined_entries([name for name in sources if name not in used | found.used], listed, found.captions)
     bare = [name for name, entry in entries.items() if not entry.captions and is_image_name(name)]
@@ -133,7 +133,7 @@ def _listings(sources: Iterable[str]) -> list[str]:
 def _read_listing(
     root: str, listing: str, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> list[Entry] | None:
-    """None where a file below the top, which only happens to have that name, lists no pictures."""
+    """None where a file below the top, which only happens to have that name, lists no images."""
     folder, name = posixpath.split(listing)
     found = Findings()  # its warnings speak of what training would do with the folder
     start = f"{folder}/" if folder else ""
@@ -142,7 +142,7 @@ def _read_listing(
         entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, reading, found, names)
     except ValueError as error:
         if folder and "file_name" not in str(error) and not isinstance(error, UnreadableTextError):
-            findings.warn("listings below the top that list no pictures", listing)
+            findings.warn("listings below the top that list no images", listing)
             return None
         text = str(error).replace("data.folder", "source")
         raise ValueError(f"{text}\nOr move {listing} away to do without its captions.") from error
@@ -163,10 +163,10 @@ def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
     }
     for origin, text in named.items():
         if text:
-            findings.warn(f"pictures without a caption, which got one made from {origin}", source)
+            findings.warn(f"images without a caption, which got one made from {origin}", source)
             return text
     findings.warn(
-        "pictures without a caption, which stay without one because neither their names nor their folders' say "
+        "images without a caption, which stay without one because neither their names nor their folders' say "
         "anything; add caption files, name a --trigger, or have them described with --captions.captioner",
         source,
     )

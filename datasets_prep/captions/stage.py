@@ -1,4 +1,4 @@
-"""Gives every picture that is kept its captions: decided ones, those it brings, and what the captioner writes."""
+"""Gives every image that is kept its captions: decided ones, those it brings, and what the captioner writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def check_captioner(config: CaptionsConfig) -> str:
 
 
 def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
-    """Returns the captions of every picture that is in, with the trigger in each.
+    """Returns the captions of every image that is in, with the trigger in each.
 
     A keeper has the captions of its copies too, behind its own, and the files that brought them.
     """
@@ -89,7 +89,7 @@ def source_captions(
 
 
 def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, list[str]], bool]:
-    """Returns what the captioner writes for the pictures that need it, and whether it failed on none."""
+    """Returns what the captioner writes for the images that need it, and whether it failed on none."""
     if not asked:
         return {}, True
     config, findings = context.config.captions, context.findings
@@ -113,7 +113,7 @@ def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, 
         cache.close()
     if num_failed == len(images):
         raise OSError(
-            f"captions: {captioner.name} failed on every picture ({num_failed:,}): {findings.warnings[-1]}. Mend that "
+            f"captions: {captioner.name} failed on every image ({num_failed:,}): {findings.warnings[-1]}. Mend that "
             "and run the same command again, or do without: captions.captioner file_name."
         )
     return {index: [each.text for each in texts] for index, texts in written.items()}, not num_failed

@@ -10,7 +10,7 @@ CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "l
 
 @dataclass(frozen=True)
 class CaptionsConfig:
-    """Where captions come from besides those that the pictures bring."""
+    """Where captions come from besides those that the images bring."""
 
     captioner: CaptionerName = "file_name"
     """What writes captions; file_name needs no model."""
@@ -22,15 +22,15 @@ class CaptionsConfig:
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     kinds: tuple[Literal["short", "long", "tags"], ...] = ("long",)
-    """Captions to write for each picture, the first of which becomes its text."""
+    """Captions to write for each image, the first of which becomes its text."""
     prompt: str | None = None
     """Instruction to the model instead of the one that belongs to the kind."""
     batch_size: int = 8
-    """Pictures at a time; halved where memory does not suffice."""
+    """Images at a time; halved where memory does not suffice."""
     max_new_tokens: int = 256
     """Most tokens of a caption."""
     max_side: int = 768
-    """Pictures are shown to the model at this size at most."""
+    """Images are shown to the model at this size at most."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the model; auto takes bfloat16 on a GPU and float32 on a CPU."""
     threshold: float = 0.35
@@ -68,7 +68,7 @@ class CaptionsConfig:
             )
         if self.captioner == "file_name" and self.kinds and self.kinds != ("long",):
             found.append(
-                f"captions.kinds: got {' '.join(self.kinds)}, but the captioner file_name writes one for each picture. "
+                f"captions.kinds: got {' '.join(self.kinds)}, but the captioner file_name writes one for each image. "
                 "Name another captioner: captions.captioner."
             )
         if self.captioner == "file_name" and self.model is not None:
@@ -85,7 +85,7 @@ class CaptionsConfig:
 
 @dataclass(frozen=True)
 class LintConfig:
-    """What captions are checked against; nothing of it leaves a picture out."""
+    """What captions are checked against; nothing of it leaves an image out."""
 
     tokenizer: str | None = None
     """Folder or Hub id of the tokenizer of the model to be trained; without one tokens are estimated from the words."""

@@ -6,7 +6,7 @@ from typing import Literal
 from datasets_prep.config.checks import not_positive, not_share
 
 FLAGS = ("small", "long", "dark", "light", "blurred", "upscaled", "compressed", "blocks", "border", "animated")
-"""What the quality gate says of pictures that it keeps."""
+"""What the quality gate says of images that it keeps."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class LimitsConfig:
     """What a single file may cost; one that costs more is left out, and the rest goes on."""
 
     pixels: int = 100 * 2**20
-    """Most pixels of a picture, read from its header before one is decoded."""
+    """Most pixels of an image, read from its header before one is decoded."""
     side: int = 32768
     """Longest side in pixels."""
     file_mb: float = 500.0
@@ -37,14 +37,14 @@ class LimitsConfig:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """When a picture is left out, and when it is kept but flagged."""
+    """When an image is left out, and when it is kept but flagged."""
 
     min_side: int = 64
-    """Pictures with a side of fewer pixels are left out."""
+    """Images with a side of fewer pixels are left out."""
     max_aspect: float = 8.0
-    """Pictures longer than this many times their width, or wider, are left out."""
+    """Images longer than this many times their width, or wider, are left out."""
     min_deviation: float = 4.0
-    """Pictures whose channels deviate less from their means, in levels of 255, show nothing and are left out."""
+    """Images whose channels deviate less from their means, in levels of 255, show nothing and are left out."""
     flag_side: int = 256
     """A side of fewer pixels is flagged as small."""
     flag_aspect: float = 4.0
@@ -54,9 +54,9 @@ class QualityConfig:
     flag_light: float = 245.0
     """A mean brightness above is flagged as light; drawings on white are often so."""
     flag_blurred: float = 0.42
-    """Detail below is flagged as blurred: the share of the picture's own resolution that its edges use, 0 to 1."""
+    """Detail below is flagged as blurred: the share of the image's own resolution that its edges use, 0 to 1."""
     flag_upscaled: float = 0.56
-    """Where the spectrum ends below this share of the resolution, the picture is flagged as upscaled; what was enlarged
+    """Where the spectrum ends below this share of the resolution, the image is flagged as upscaled; what was enlarged
     four times always is, what was enlarged twice in a quarter of the cases."""
     flag_jpeg_quality: int = 50
     """A JPEG saved with a lower quality is flagged as compressed."""
@@ -65,7 +65,7 @@ class QualityConfig:
     flag_border: float = 0.02
     """Borders of one tone on a share of a side above this are flagged as border."""
     reject: tuple[str, ...] = ()
-    """Flags whose pictures are left out too, e.g. blurred blocks."""
+    """Flags whose images are left out too, e.g. blurred blocks."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
@@ -91,21 +91,21 @@ class ScoresConfig:
     aesthetic_model: str | None = None
     """transformers image classifier or regressor (folder or Hub id) whose score is the aesthetic one."""
     min_aesthetic: float | None = None
-    """Pictures with a lower score are left out."""
+    """Images with a lower score are left out."""
     nsfw_model: str | None = None
     """transformers image classifier; the score is the probability of its label that names unsafe content."""
     max_nsfw: float | None = None
-    """Pictures with a higher score are left out."""
+    """Images with a higher score are left out."""
     watermark_model: str | None = None
     """transformers image classifier; the score is the probability of its label that names a watermark."""
     max_watermark: float | None = None
-    """Pictures with a higher score are left out."""
+    """Images with a higher score are left out."""
     clip_model: str | None = None
-    """CLIP or SigLIP model that scores how well picture and caption agree."""
+    """CLIP or SigLIP model that scores how well image and caption agree."""
     min_clip: float | None = None
-    """Pictures whose caption agrees less are left out."""
+    """Images whose caption agrees less are left out."""
     batch_size: int = 16
-    """Pictures at a time; halved where memory does not suffice."""
+    """Images at a time; halved where memory does not suffice."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
@@ -120,17 +120,17 @@ class ScoresConfig:
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """Which pictures count as near copies of another, and what becomes of them; those of the same bytes always go."""
+    """Which images count as near copies of another, and what becomes of them; those of the same bytes always go."""
 
     level: Literal["off", "fast", "thorough", "embed"] = "fast"
-    """fast finds edits of the whole picture, centre crops, mirrored and turned ones; thorough finds off-centre crops
+    """fast finds edits of the whole image, centre crops, mirrored and turned ones; thorough finds off-centre crops
     and small turns as well; embed asks a vision model; off finds none."""
     near: Literal["auto", "drop", "report"] = "auto"
-    """What becomes of near duplicates: drop keeps the best, report only names them; auto drops from 200 pictures on."""
+    """What becomes of near duplicates: drop keeps the best, report only names them; auto drops from 200 images on."""
     embed_model: str | None = None
     """transformers vision model (folder or Hub id) of the level embed, e.g. facebook/dinov2-base."""
     embed_similarity: float = 0.6
-    """Cosine from which two pictures are looked at again in the level embed."""
+    """Cosine from which two images are looked at again in the level embed."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""

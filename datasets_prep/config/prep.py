@@ -16,24 +16,24 @@ from finetune.config.sections import secrets_in
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Turn pictures into a data set that every recipe reads: sound, without copies, captioned, and looked over.
+    """Turn images into a data set that every recipe reads: sound, without copies, captioned, and looked over.
 
     Every file of the source ends in OUTPUT/metadata.jsonl or, with the reason, in OUTPUT/rejected.jsonl. The source is
     never written to. The same command again does only what is new. OUTPUT/report.html shows what was found;
-    `python -m datasets_prep review OUTPUT` lets you decide otherwise, picture by picture.
+    `python -m datasets_prep review OUTPUT` lets you decide otherwise, image by image.
     """
 
     source: tuple[str, ...]
-    """Folders, a Hub dataset id, a folder of Dataset.save_to_disk, .parquet files, WebDataset .tar files, pictures, or
+    """Folders, a Hub dataset id, a folder of Dataset.save_to_disk, .parquet files, WebDataset .tar files, images, or
     a .txt or .lst file with a path a line."""
     output: Path
     """Folder to write; one that this command did not write is never touched."""
     trigger: str | None = None
     """Words that call up what is trained, e.g. "ink style"; put behind every caption that does not hold them yet."""
     caption_column: str = "text"
-    """Column of the captions in a listing, a table or a .json file beside a picture."""
+    """Column of the captions in a listing, a table or a .json file beside an image."""
     image_column: str = "image"
-    """Column of the pictures in a table."""
+    """Column of the images in a table."""
     folder_repeats: Literal["auto", "on", "off"] = "auto"
     """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
     and asks where they leave it open."""
@@ -70,7 +70,7 @@ def source_problems(config: PrepConfig) -> list[str]:
     """Refuse a source that is blank."""
     if config.source and all(given.strip() for given in config.source):
         return []
-    return ["source: got nothing or a blank, expected a folder of pictures or another source."]
+    return ["source: got nothing or a blank, expected a folder of images or another source."]
 
 
 def trigger_problems(config: PrepConfig) -> list[str]:

@@ -8,10 +8,10 @@ from datasets_prep.config.checks import not_positive
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Pictures that are held out of training."""
+    """Images that are held out of training."""
 
     share: float = 0.0
-    """Share of the pictures that get split "validation", 0 to 0.5. Near duplicates never stand on both sides."""
+    """Share of the images that get split "validation", 0 to 0.5. Near duplicates never stand on both sides."""
     group: Literal["folder", "picture"] = "folder"
     """What is held out together besides near duplicates: folders, where there are several, or nothing else."""
     seed: int = 0
@@ -26,10 +26,10 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class BucketsConfig:
-    """The sizes that the report counts pictures for; as in the recipe's data options."""
+    """The sizes that the report counts images for; as in the recipe's data options."""
 
     resolution: int = 512
-    """Side of a square picture in training."""
+    """Side of a square image in training."""
     bucket_step: int = 64
     """Sides are multiples of it."""
     max_aspect: float = 2.0
@@ -50,17 +50,17 @@ class WriteConfig:
     """The form of the result."""
 
     format: Literal["auto", "folder", "parquet"] = "auto"
-    """folder holds a file a picture, parquet shards of the original bytes; auto takes shards above 10,000 pictures."""
+    """folder holds a file an image, parquet shards of the original bytes; auto takes shards above 10,000 images."""
     shard_mb: float = 256.0
     """Size of a shard."""
     txt: bool = False
-    """Whether a .txt file with the captions stands beside every picture, for other trainers; folder only."""
+    """Whether a .txt file with the captions stands beside every image, for other trainers; folder only."""
     reencode: Literal["no", "png", "webp"] = "no"
-    """no keeps the original bytes; else pictures are saved anew without loss, upright and in sRGB."""
+    """no keeps the original bytes; else images are saved anew without loss, upright and in sRGB."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
         found = not_positive("write", shard_mb=self.shard_mb)
         if self.txt and self.format == "parquet":
-            found.append("write.txt: text files stand beside pictures. Set write.format to folder.")
+            found.append("write.txt: text files stand beside images. Set write.format to folder.")
         return found

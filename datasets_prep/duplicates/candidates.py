@@ -1,6 +1,6 @@
-"""Which pairs of pictures are worth a second look: those with close codes, corners in common or close embeddings.
+"""Which pairs of images are worth a second look: those with close codes, corners in common or close embeddings.
 
-Letters: N pictures, M pairs, D width of an embedding. Pictures are named by their ranks, the best first.
+Letters: N images, M pairs, D width of an embedding. Images are named by their ranks, the best first.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ EMBEDDED_SIMILARITY = 0.6
 FARTHEST = 256
 """Bits; the distance of pairs that no codes brought together."""
 FEW = 2048
-"""Up to so many pictures fast looks for corners in common too, since that takes a minute or two."""
+"""Up to so many images fast looks for corners in common too, since that takes a minute or two."""
 MANY, MANY_DISTANCE = 20_000, 76
 """In larger sets only pairs up to so many bits are looked at.
 
-Unrelated codes come that close about 4,000 times among a million pictures, and ten million times up to
+Unrelated codes come that close about 4,000 times among a million images, and ten million times up to
 LARGEST_DISTANCE, of which each would take a hundredth of a second."""
 
 
@@ -33,7 +33,7 @@ def candidates(
     embeddings: np.ndarray | None,
     similarity: float,
 ) -> tuple[ClosePairs, np.ndarray]:
-    """Returns pairs of the pictures of these numbers, sorted, and which [M] have more in common than their codes."""
+    """Returns pairs of the images of these numbers, sorted, and which [M] have more in common than their codes."""
     num = len(ranked)
     pairs = close_pairs(codes, farthest(num), ranked)
     others = np.zeros((0, 2), np.int64)
@@ -47,7 +47,7 @@ def candidates(
 
 
 def farthest(num: int) -> int:
-    """Returns the bits up to which codes are asked for among so many pictures."""
+    """Returns the bits up to which codes are asked for among so many images."""
     return LARGEST_DISTANCE if num <= MANY else MANY_DISTANCE
 
 

@@ -1,4 +1,4 @@
-"""What a vision model makes of pictures: vectors that are close where pictures show the same."""
+"""What a vision model makes of images: vectors that are close where images show the same."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ VERSION = 1
 class Embedder:
     """A transformers vision model (folder or Hub id): DINOv2, ViT, ConvNeXt, CLIP, SigLIP and others.
 
-    Its vector of a picture is, whichever there is first: the features that CLIP and SigLIP compare with texts, the
+    Its vector of an image is, whichever there is first: the features that CLIP and SigLIP compare with texts, the
     pooled output, the mean of the last layer over all places.
     """
 
@@ -33,7 +33,7 @@ class Embedder:
         self._has_pooler = True
 
     def identity(self) -> str:
-        """Returns a name of all that the vectors depend on besides the pictures; needs no `load`."""
+        """Returns a name of all that the vectors depend on besides the images; needs no `load`."""
         return digest("embedding", model=self._model_files.identity(), version=VERSION)
 
     def load(self) -> None:
@@ -45,7 +45,7 @@ class Embedder:
         self._has_pooler = not lacks_pooler
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Returns vectors of length 1 [N D] float32; the pictures are one batch."""
+        """Returns vectors of length 1 [N D] float32; the images are one batch."""
         import torch
 
         with torch.inference_mode():
@@ -72,9 +72,9 @@ def cached_embeddings(
     folder: Path,
     progress: Callable[[str, int, int], None],
 ) -> np.ndarray:
-    """Returns vectors of length 1 [N D] float32 of the pictures that `load` opens by their indices.
+    """Returns vectors of length 1 [N D] float32 of the images that `load` opens by their indices.
 
-    `keys` are the sha256 of the pictures, under which vectors are kept in the folder; only new ones are computed.
+    `keys` are the sha256 of the images, under which vectors are kept in the folder; only new ones are computed.
     """
     embedder = Embedder(model)
     store = _Store(folder, embedder.identity())
@@ -86,7 +86,7 @@ def cached_embeddings(
         )
         for done, (place, vector) in enumerate(found, 1):
             store.put(keys[place], vector)
-            progress("embedding pictures", done, len(missing))
+            progress("embedding images", done, len(missing))
     return store.vectors(keys)
 
 

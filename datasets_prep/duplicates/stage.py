@@ -47,7 +47,7 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
         return identity
     if config.level != "fast":
         raise ValueError(
-            f"dedup.level: {config.level} compares pictures with OpenCV, which is not installed. "
+            f"dedup.level: {config.level} compares images with OpenCV, which is not installed. "
             f"Run: {install_command('dedup')}, or set dedup.level to fast."
         )
     findings.warn("near duplicates are found by codes alone, for OpenCV is missing", install_command("dedup"))
@@ -94,7 +94,7 @@ def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
         selection.reject_duplicates("near duplicates", near, "like another")
         return
     selection.note_duplicates("near duplicates", near, "like another, kept")
-    why = f"fewer than {SMALL_SET} pictures" if config.near == "auto" else "dedup.near is report"
+    why = f"fewer than {SMALL_SET} images" if config.near == "auto" else "dedup.near is report"
     for index in sorted(near):
         findings.warn(
             f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(selection, index, near)

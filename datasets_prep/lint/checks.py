@@ -126,7 +126,7 @@ KINDS = (
     "contradictory tags",
     "tag twice in a caption",
     "style words in a style set",
-    "talks of the picture itself",
+    "talks of the image itself",
 )
 """What is seen by looking at one caption, in the order of the marks."""
 
@@ -154,7 +154,7 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
         if MARKUP.search(text) or SPECIAL.search(text):
             yield "markup", ""
         if opening := OPENING.match(text) or INTRODUCTION.match(text):
-            yield "talks of the picture itself", opening.group().strip().lower()
+            yield "talks of the image itself", opening.group().strip().lower()
         yield from _tag_marks(text)
         if config.is_style_set:
             yield from (("style words in a style set", word) for word in style_words(text, trigger))
@@ -177,7 +177,7 @@ def is_file_name(text: str, source: str) -> bool:
 
 
 def _grouped(kind: str, by_detail: dict[str, set[str]]) -> list[LintMark]:
-    """Returns a mark for each detail, most pictures first; beyond the first few one for all others."""
+    """Returns a mark for each detail, most images first; beyond the first few one for all others."""
     order = sorted(by_detail, key=lambda detail: (-len(by_detail[detail]), detail))
     marks = [LintMark(kind, detail, tuple(sorted(by_detail[detail]))) for detail in order[:MOST_DETAILS]]
     rest = order[MOST_DETAILS:]
@@ -200,7 +200,7 @@ def _too_long(
 
 
 def _repeated(images: Sequence[tuple[str, tuple[str, ...]]]) -> list[LintMark]:
-    """Returns the captions that stand with several pictures, compared without case and spacing."""
+    """Returns the captions that stand with several images, compared without case and spacing."""
     by_caption: dict[str, list[tuple[str, str]]] = {}
     for source, captions in images:
         for caption in dict.fromkeys(" ".join(caption.split()) for caption in captions):
@@ -208,9 +208,7 @@ def _repeated(images: Sequence[tuple[str, tuple[str, ...]]]) -> list[LintMark]:
                 by_caption.setdefault(caption.casefold(), []).append((source, caption))
     shared = {found[0][1]: {source for source, _ in found} for found in by_caption.values() if len(found) > 1}
     shared = {caption: sources for caption, sources in shared.items() if len(sources) > 1}
-    return _grouped(
-        "same caption on several pictures", {_shortened(caption, shared): s for caption, s in shared.items()}
-    )
+    return _grouped("same caption on several images", {_shortened(caption, shared): s for caption, s in shared.items()})
 
 
 def _shortened(caption: str, shared: dict[str, set[str]]) -> str:

@@ -12,9 +12,9 @@ LENGTH = 4
 LONGEST = 60
 LEAST_IMAGES = 5
 SAMPLE = 20_000
-"""Pictures of which every phrase is looked at; of the others only phrases that are frequent in these."""
+"""Images of which every phrase is looked at; of the others only phrases that are frequent in these."""
 KEPT = 0.9
-"""A longer phrase stands for a shorter one in it if it is in this share of the shorter one's pictures."""
+"""A longer phrase stands for a shorter one in it if it is in this share of the shorter one's images."""
 MOST_PHRASES = 50
 BREAK = "\n"
 
@@ -22,10 +22,10 @@ Words = tuple[str, ...]
 
 
 def shared_phrases(captions: Sequence[Sequence[str]], share: float, trigger: str | None) -> list[tuple[str, list[int]]]:
-    """Returns phrases of four or more words in more than a share of the pictures, most frequent first, with indices.
+    """Returns phrases of four or more words in more than a share of the images, most frequent first, with indices.
 
     Upper and lower case are the same, the trigger is part of no phrase, and in tag lists no phrase crosses a comma.
-    Above 20,000 pictures the candidates come from a sample of evenly spaced ones; the counts are of all.
+    Above 20,000 images the candidates come from a sample of evenly spaced ones; the counts are of all.
     """
     least = max(LEAST_IMAGES, math.floor(share * len(captions)) + 1)
     candidates = _candidates(captions, share, trigger)
@@ -64,7 +64,7 @@ def _grams(words: Words, length: int) -> set[Words]:
 
 
 def _runs(texts: Sequence[str], trigger: str | None, candidates: set[Words]) -> tuple[Words, ...]:
-    """Returns the stretches of a picture's captions that consist of candidates, each once."""
+    """Returns the stretches of an image's captions that consist of candidates, each once."""
     runs = set()
     for words in _parts(texts, trigger):
         start = None

@@ -1,4 +1,4 @@
-"""Looks over the captions of all pictures that are kept."""
+"""Looks over the captions of all images that are kept."""
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.lint.checks import SYNTAX_KIND, lint, token_counter

@@ -120,7 +120,7 @@ def tags_of(caption: str) -> list[str] | None:
 
 
 def contradictions(tags: Sequence[str]) -> list[str]:
-    """Returns the pairs of tags that cannot both be true of a picture, e.g. "day and night"."""
+    """Returns the pairs of tags that cannot both be true of an image, e.g. "day and night"."""
     there = set(tags)
     groups = EXCLUSIVE + (OF_ONE_PERSON if "solo" in there else ())
     held = [[tag for tag in group if tag in there] for group in groups]

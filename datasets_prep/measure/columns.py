@@ -14,7 +14,7 @@ from datasets_prep.measure.store import CODE_BYTES, CODES, HASH_BYTES, ONE_CODE_
 
 @dataclass(frozen=True)
 class MeasuredImages:
-    """The pictures that decode, in the order of their names, as columns of about 200 bytes a picture."""
+    """The images that decode, in the order of their names, as columns of about 200 bytes an image."""
 
     sources: Sequence[str]
     sha256: np.ndarray
@@ -44,7 +44,7 @@ class MeasuredImages:
         return self.scores[:, SCORES.index(name)]
 
     def hex(self, index: int) -> str:
-        """Returns the SHA-256 of a picture's bytes in hex."""
+        """Returns the SHA-256 of an image's bytes in hex."""
         return self.sha256[index].tobytes().hex()
 
     def seen(self, index: int) -> bytes:
@@ -57,7 +57,7 @@ class MeasuredImages:
 
 
 class StoredCodes:
-    """Codes [N 12 4] (uint64) on disk, 384 bytes a picture, of which one kind or some pictures are read at a time.
+    """Codes [N 12 4] (uint64) on disk, 384 bytes an image, of which one kind or some images are read at a time.
 
     The file has a block for each of the store's, in which the codes of one kind lie together.
     """
@@ -66,7 +66,7 @@ class StoredCodes:
         self.shape = len(images), *CODES
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  lives as long as this object
         self._blocks: list[np.ndarray] = []
-        """The pictures in each block."""
+        """The images in each block."""
         self._block = np.empty(len(images), np.int32)
         self._place = np.empty(len(images), np.int32)
         for rows, table in images.parts.rows(images.places, ["codes"]):

@@ -1,4 +1,4 @@
-"""Finds the caption that a picture's own file holds: EXIF, XMP, IPTC or the text blocks of a PNG."""
+"""Finds the caption that an image's own file holds: EXIF, XMP, IPTC or the text blocks of a PNG."""
 
 import io
 import re
@@ -41,7 +41,7 @@ BOILERPLATE = re.compile(
 
 
 def embedded_caption(image: Image.Image, data: bytes) -> str | None:
-    """Returns what a picture, opened but not decoded from `data`, says that it shows; None where it says nothing.
+    """Returns what an image, opened but not decoded from `data`, says that it shows; None where it says nothing.
 
     What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt of the parameters with
     which an image generator made it. What cameras and programs write on their own is no caption, nor is a workflow.

@@ -1,4 +1,4 @@
-"""Figures that tell how good a picture is, from its pixels: tone, sharpness, traces of compression, borders."""
+"""Figures that tell how good an image is, from its pixels: tone, sharpness, traces of compression, borders."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -8,7 +8,7 @@ STANDARD_LUMINANCE_MEAN = 57.6  # of the table that a JPEG of quality 50 has (IT
 
 
 def middle_patch(image: Image.Image, side: int) -> Image.Image:
-    """Returns the middle of a picture, at most `side` pixels wide and high."""
+    """Returns the middle of an image, at most `side` pixels wide and high."""
     width, height = min(side, image.width), min(side, image.height)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
@@ -30,9 +30,9 @@ def deviation(levels: np.ndarray) -> float:
 
 
 def detail(grey: Image.Image) -> float:
-    """Returns near 1 for a grey picture whose edges are as sharp as its pixels, falling to 0 as it is blurred.
+    """Returns near 1 for a grey image whose edges are as sharp as its pixels, falling to 0 as it is blurred.
 
-    How much of the differences between neighbours goes when the picture is blurred once more; a blurred one has little
+    How much of the differences between neighbours goes when the image is blurred once more; a blurred one has little
     to lose (Crété et al., "The blur effect: perception and estimation with a new no-reference perceptual blur metric",
     2007). Of the two directions the less sharp one counts.
     """
@@ -50,9 +50,9 @@ def detail(grey: Image.Image) -> float:
 
 
 def spectrum_end(grey: np.ndarray) -> float:
-    """Returns the share of the representable frequencies below which a grey picture [H W] has its content, 0 to 1.
+    """Returns the share of the representable frequencies below which a grey image [H W] has its content, 0 to 1.
 
-    Natural pictures lose power with about the square of the frequency; an enlarged one stops at the resolution it had.
+    Natural images lose power with about the square of the frequency; an enlarged one stops at the resolution it had.
     The end is where power times frequency squared falls below a fiftieth of what it is in the lower third, or where no
     more is left than rounding to whole levels makes.
     """
@@ -79,7 +79,7 @@ def spectrum_end(grey: np.ndarray) -> float:
 def blocks(grey: np.ndarray) -> float:
     """Returns how much larger steps between pixels are at every eighth one than elsewhere, 1 where they are not.
 
-    `grey` [H W] (int16) is at the picture's own resolution. The eighths may begin anywhere.
+    `grey` [H W] (int16) is at the image's own resolution. The eighths may begin anywhere.
     """
     found = 1.0
     for plane in (grey, np.ascontiguousarray(grey.T)):

@@ -1,7 +1,7 @@
 """Decodes a file once and measures all that later stages ask of it: size, hashes, codes, and scores of its quality.
 
 JPEGs are decoded at a half, quarter or eighth as long as both sides keep 512 pixels (360 above 4 megapixels), other
-pictures are averaged down to that, so that scores mean the same whatever the format. Whether a photograph of 12
+images are averaged down to that, so that scores mean the same whatever the format. Whether a photograph of 12
 megapixels is sharp at its full size stays unknown, and does not matter to training at 512 or 1024.
 """
 
@@ -32,7 +32,7 @@ from finetune.similarity.codes import image_codes
 VERSION = 3
 """Raised when the same file gives other figures."""
 SCORES = (
-    "brightness",  # mean of the grey picture, 0 to 255
+    "brightness",  # mean of the grey image, 0 to 255
     "deviation",  # largest standard deviation of a channel, 0 to 255
     "entropy",  # of the grey levels, 0 to 8 bits
     "saturation",  # mean of largest less smallest channel, 0 to 255
@@ -41,7 +41,7 @@ SCORES = (
     "blocks",  # 1 without any
     "jpeg_quality",  # 1 to 100; 100 for formats without such a number
     "border",  # largest share of a side
-    "frames",  # pictures in the file
+    "frames",  # images in the file
 )
 FEATURE_SIDE = 512
 LARGE_PIXELS, LARGE_SIDE = 4_000_000, 360
@@ -56,7 +56,7 @@ def plugins() -> tuple[str, ...]:
     return tuple(sorted(readable_formats()))
 
 
-TRANSPARENT = "pictures with transparency, whose hidden pixels are not seen in training"
+TRANSPARENT = "images with transparency, whose hidden pixels are not seen in training"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Look:
 
 
 def measure(source: PrepSource, look: Look, name: str) -> Measured | Rejected:
-    """Reads a file of the source and returns what there is to know, or why it is no usable picture."""
+    """Reads a file of the source and returns what there is to know, or why it is no usable image."""
     try:
         data = source.read(name)
     except OSError as error:
@@ -98,7 +98,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 
 def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image) -> Measured:
-    """Returns the measurements of a decoded picture of the upright `size`; `decoded` may be smaller, and is used up."""
+    """Returns the measurements of a decoded image of the upright `size`; `decoded` may be smaller, and is used up."""
     header = open_header(data)
     told = decoded.info
     native = np.asarray(middle_patch(decoded, 2 * PATCH).convert("L"), np.int16) if decoded.size == size else None
@@ -157,7 +157,7 @@ def num_frames(header: Image.Image) -> int:
 
 
 def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tuple[str, ...]:
-    """Returns what a user should hear of a picture that is kept; `told` is what `open_rgb` says of it."""
+    """Returns what a user should hear of an image that is kept; `told` is what `open_rgb` says of it."""
     found = []
     if num_frames > 1:
         found.append("animations, of which the first frame is measured and trained on")

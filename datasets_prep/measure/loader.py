@@ -1,4 +1,4 @@
-"""Gives pictures of a source again, small, for the stages that need to look at some of them."""
+"""Gives images of a source again, small, for the stages that need to look at some of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from finetune.data.images.decode import open_rgb
 
 @dataclass(frozen=True)
 class Loader:
-    """Opens pictures of a source; whole, or at about the size they were measured at."""
+    """Opens images of a source; whole, or at about the size they were measured at."""
 
     source: PrepSource
     sources: Sequence[str]
@@ -20,19 +20,19 @@ class Loader:
     background: str
 
     def small(self, index: int) -> Image.Image:
-        """Returns a picture, upright and RGB, its shorter side below 1,024 pixels."""
+        """Returns an image, upright and RGB, its shorter side below 1,024 pixels."""
         return self.at_least(index, FEATURE_SIDE)
 
     def at_least(self, index: int, side: int) -> Image.Image:
-        """Returns a picture, upright and RGB, both sides of which keep `side` pixels if they have them."""
+        """Returns an image, upright and RGB, both sides of which keep `side` pixels if they have them."""
         return self._opened(self.sources[index], side)
 
     def whole(self, index: int) -> Image.Image:
-        """Returns a picture, upright and RGB, with all its pixels."""
+        """Returns an image, upright and RGB, with all its pixels."""
         return self._opened(self.sources[index], None)
 
     def by_name(self, name: str) -> Image.Image | None:
-        """Returns a picture as `small` does, None where it cannot be read."""
+        """Returns an image as `small` does, None where it cannot be read."""
         try:
             return self._opened(name, FEATURE_SIDE)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Decides which pictures cannot be used, and what to say of the others, from what was measured."""
+"""Decides which images cannot be used, and what to say of the others, from what was measured."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from datasets_prep.records import Why
 
 
 def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
-    """Returns the reason and the detail for every picture that is left out, by its index."""
+    """Returns the reason and the detail for every image that is left out, by its index."""
     short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     found: dict[int, Why] = {}
     for index in np.flatnonzero(images.score("deviation") < config.min_deviation):
@@ -35,7 +35,7 @@ def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
 
 
 def all_flags(images: MeasuredImages, config: QualityConfig) -> Mapping[str, np.ndarray]:
-    """Returns, for every flag, which pictures [N] have it."""
+    """Returns, for every flag, which images [N] have it."""
     short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     score = images.score
     return {

@@ -29,7 +29,7 @@ class State:
     """Those that are being replaced."""
     is_done: bool = False
     is_complete: bool = True
-    """False where a captioner failed on some pictures, which the next run asks again."""
+    """False where a captioner failed on some images, which the next run asks again."""
     num_pictures: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class State:
 
 
 class NothingUsable(ValueError):
-    """The source holds no picture; a folder that was made for the result goes again."""
+    """The source holds no image; a folder that was made for the result goes again."""
 
 
 @contextmanager

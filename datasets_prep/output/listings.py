@@ -13,7 +13,7 @@ SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "captio
 
 
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
-    """Writes a .txt with a caption a line beside every picture; returns their names."""
+    """Writes a .txt with a caption a line beside every image; returns their names."""
     names = []
     for row in rows:
         name = os.path.splitext(str(row["file_name"]))[0] + ".txt"

@@ -33,7 +33,7 @@ from finetune.files import file_sha256, put_in_place, sync, unfinished
 from finetune.plurals import plural
 
 LARGEST_FOLDER = 10_000
-"""Pictures; above it the format auto writes shards."""
+"""Images; above it the format auto writes shards."""
 CARD = "README.md"
 OWN_FILE = re.compile(rf"[0-9a-f]{{32}}({MASK_SUFFIX})?\.\w+|metadata\.jsonl")
 OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
@@ -50,9 +50,9 @@ def publish(
     read: Callable[[str], bytes],
     load: Callable[[str], SmallImage | None],
 ) -> None:
-    """Writes pictures, listings, card and report, and at last the state that says so.
+    """Writes images, listings, card and report, and at last the state that says so.
 
-    Pictures come first under names that stand for their content, listings replace the earlier ones then, and what these
+    Images come first under names that stand for their content, listings replace the earlier ones then, and what these
     named goes last.
     """
     background = colour(config.background)
@@ -138,7 +138,7 @@ def in_shards(
 
 
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
-    """Removes pictures and shards that an earlier run wrote and this one does not list; other files stay."""
+    """Removes images and shards that an earlier run wrote and this one does not list; other files stay."""
     remove_others(output, (), OWN_TEMPORARY)
     for name, own_name in [*dict.fromkeys(IMAGE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
         folder = output / name
@@ -160,13 +160,13 @@ def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
     lines = [
         f"# {prepared.name}",
         "",
-        f"{plural(len(prepared.kept), 'picture')}, prepared with `python -m datasets_prep`.",
+        f"{plural(len(prepared.kept), 'image')}, prepared with `python -m datasets_prep`.",
         "",
     ]
     lines += ["| stage | in | out | |", "| --- | ---: | ---: | --- |"]
     lines += [f"| {stage} | {before:,} | {after:,} | {said} |" for stage, before, after, said in prepared.figures]
     lines += [
         "",
-        "`metadata.jsonl` lists the pictures, `rejected.jsonl` what was left out and why, `report.html` shows both.",
+        "`metadata.jsonl` lists the images, `rejected.jsonl` what was left out and why, `report.html` shows both.",
     ]
     return "\n".join([*head, *lines]) + "\n"

@@ -78,8 +78,8 @@ def nothing_usable(config: PrepConfig, rejected: Sequence[Rejected]) -> NothingU
     counts = counts_in_words(counted(rejected))
     these = first_few([f"{each.source} ({each.detail})" for each in rejected])
     return NothingUsable(
-        f"source: {', '.join(config.source)} holds no usable picture ({counts or 'no files'}). Expected "
-        "pictures such as JPEG, PNG or WebP. Check the path" + (f" and these files: {these}" if rejected else ".")
+        f"source: {', '.join(config.source)} holds no usable image ({counts or 'no files'}). Expected "
+        "images such as JPEG, PNG or WebP. Check the path" + (f" and these files: {these}" if rejected else ".")
     )
 
 

@@ -16,7 +16,7 @@ from finetune.data.parquet import MASK_COLUMN
 from finetune.files import sync
 
 ROW_GROUP = 64
-"""Rows that a reader of one picture has to read at most."""
+"""Rows that a reader of one image has to read at most."""
 GROUP_BYTES = 100_000_000
 FEATURES: dict[str, pyarrow.DataType] = {
     "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
@@ -66,7 +66,7 @@ def write_shards(
 ) -> Iterator[tuple[str, int, int]]:
     """Writes those of the rows into FOLDER/<side>-00000.parquet and so on; yields shard, row in it and place in `rows`.
 
-    A shard ends with the row group that reaches `shard_mb`, and a row group with the picture that makes it large, by
+    A shard ends with the row group that reaches `shard_mb`, and a row group with the image that makes it large, by
     `num_bytes`, which has a figure a row. Bytes are the same for the same rows. `mask_content` gives the bytes of the
     mask of a row that has one; None where no row has.
     """
@@ -99,7 +99,7 @@ def next_group(places: Sequence[int], num_bytes: Sequence[int] | np.ndarray) -> 
 def as_table(
     rows: Sequence[Row], content: Callable[[Row], bytes], mask_content: Callable[[Row], bytes] | None = None
 ) -> pyarrow.Table:
-    """Returns the rows with their pictures, and masks where there are any, as a table."""
+    """Returns the rows with their images, and masks where there are any, as a table."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         images = list(pool.map(content, rows))
     columns = [
@@ -120,5 +120,5 @@ def as_table(
 
 
 def name_in_shard(row: Row) -> str:
-    """Returns the file name that a row's picture would have in a folder."""
+    """Returns the file name that a row's image would have in a folder."""
     return str(row["file_name"]).rpartition("/")[2]

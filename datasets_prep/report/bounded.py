@@ -1,4 +1,4 @@
-"""What the report remembers of rows that it does not keep: where each picture's row is, and the first few of many."""
+"""What the report remembers of rows that it does not keep: where each image's row is, and the first few of many."""
 
 import hashlib
 import heapq
@@ -18,7 +18,7 @@ def key_of(source: object) -> int:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows of pictures are, at 12 bytes a row."""
+    """Where the rows of images are, at 12 bytes a row."""
 
     keys: np.ndarray
     """[N] uint64, sorted."""
@@ -29,7 +29,7 @@ class Places:
         return len(self.keys)
 
     def of(self, sources: Sequence[str]) -> np.ndarray:
-        """Returns the places [len(sources)] of the rows of some pictures; -1 for those that have none."""
+        """Returns the places [len(sources)] of the rows of some images; -1 for those that have none."""
         if not len(self):
             return np.full(len(sources), -1)
         keys = np.fromiter((key_of(source) for source in sources), np.uint64, len(sources))
@@ -37,7 +37,7 @@ class Places:
         return np.where(self.keys[at] == keys, self.rows[at].astype(np.int64), -1)
 
     def having(self, lists: Sequence[Sequence[str]]) -> np.ndarray:
-        """Returns which rows [N] are of a picture that is in one of the lists, which may be long."""
+        """Returns which rows [N] are of an image that is in one of the lists, which may be long."""
         found = np.zeros(len(self), bool)
         for sources in lists:
             for start in range(0, len(sources), MOST_AT_ONCE):

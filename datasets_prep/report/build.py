@@ -1,4 +1,4 @@
-"""report.html: what a preparation found, in one file that needs no network and takes decisions about pictures."""
+"""report.html: what a preparation found, in one file that needs no network and takes decisions about images."""
 
 import hashlib
 from array import array
@@ -59,7 +59,7 @@ class Section:
 
 
 class _Seen:
-    """What the parts need of the rows, which go by here once; it grows by 12 bytes a picture and 12 a copy."""
+    """What the parts need of the rows, which go by here once; it grows by 12 bytes an image and 12 a copy."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.copies, self.left_out, self.flags = Copies(prepared), LeftOut(), Flags()
@@ -114,7 +114,7 @@ def _parts(prepared: Prepared, thumbnails: Thumbnails) -> dict[str, Any]:
     sections.insert(7, Section("list", "Captions", len(prepared.kept), captions))
     notices = list(prepared.notices)
     if thumbnails.is_full:
-        room = f"The page has room for {plural(len(thumbnails.sources), 'picture')}; others are shown as empty frames."
+        room = f"The page has room for {plural(len(thumbnails.sources), 'image')}; others are shown as empty frames."
         notices.append(room)
     return {
         "identity": seen.identity,
@@ -134,10 +134,10 @@ def _summary(prepared: Prepared) -> str:
 
 def _tiles(prepared: Prepared, seen: _Seen, num_clusters: int, num_marked: int) -> list[tuple[str, int]]:
     return [
-        ("pictures to train on", len(prepared.kept) - seen.num_held_out),
+        ("images to train on", len(prepared.kept) - seen.num_held_out),
         ("held out", seen.num_held_out),
         ("left out", len(prepared.rejected)),
-        ("pictures with copies", num_clusters),
+        ("images with copies", num_clusters),
         ("flagged", seen.flags.num_flagged),
         ("captions to mend", num_marked),
         *((f"captions from {name}", count) for name, count in seen.caption_sources.most_common(3)),

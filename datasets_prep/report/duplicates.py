@@ -1,4 +1,4 @@
-"""The report's part about copies: every kept picture that others repeat, side by side with them."""
+"""The report's part about copies: every kept image that others repeat, side by side with them."""
 
 import heapq
 from array import array
@@ -27,7 +27,7 @@ MOST_CLUSTERS = 100
 MOST_DUPLICATES = 5
 
 COPIES = ("near_duplicate", "pixel_duplicate", "exact_duplicate")
-"""The reasons that name another picture, those first that may be wrong."""
+"""The reasons that name another image, those first that may be wrong."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Group:
 
 
 class Copies:
-    """Finds what repeats another picture while the rows go by; 12 bytes a copy, and of the shown ones the rows."""
+    """Finds what repeats another image while the rows go by; 12 bytes a copy, and of the shown ones the rows."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._rejected, self._kept = prepared.rejected, prepared.kept
@@ -79,11 +79,11 @@ class Copies:
         return heapq.nsmallest(MOST_CLUSTERS, self._doubts, key=lambda keeper: (self._doubts[keeper], keeper))
 
     def html(self, places: Places, thumbnails: Thumbnails) -> tuple[int, Markup]:
-        """Returns how many pictures have copies, and those with the most doubtful copies first, side by side."""
+        """Returns how many images have copies, and those with the most doubtful copies first, side by side."""
         keys = np.frombuffer(self._keys, np.uint64)
         num = len(np.unique(keys))
         if not num:
-            return 0, nothing("No picture repeats another.")
+            return 0, nothing("No image repeats another.")
         shown = self._most_doubtful()
         groups = []
         for keeper, place in zip(shown, places.of(shown).tolist(), strict=True):
@@ -92,7 +92,7 @@ class Copies:
             rows = (self._row(int(number)) for number in copies)
             first = heapq.nsmallest(MOST_DUPLICATES, rows, key=lambda row: (_score(row), str(row["source"])))
             groups.append(_group(row, first, len(copies), thumbnails))
-        note = "The kept picture stands on the left. Point at a copy, or hold it, to see the kept one in its place."
+        note = "The kept image stands on the left. Point at a copy, or hold it, to see the kept one in its place."
         note += self._said_of_others(keys, shown)
         return num, render("duplicates.html", "clusters", groups, note)
 

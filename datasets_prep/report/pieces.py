@@ -82,17 +82,17 @@ def texts_of(row: Row, key: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture that the page holds once, as a rule of its style sheet."""
+    """A small image that the page holds once, as a rule of its style sheet."""
 
     css: str
     """Class of elements that show it."""
     width: int
-    """Of the picture that it was made from, like height."""
+    """Of the image that it was made from, like height."""
     height: int
 
 
 class Thumbnails:
-    """Makes the page's small pictures, each once, until the page would be too large; the first to ask get theirs."""
+    """Makes the page's small images, each once, until the page would be too large; the first to ask get theirs."""
 
     def __init__(
         self,
@@ -105,10 +105,10 @@ class Thumbnails:
         self._rules: list[str] = []
         self._num_bytes = 0
         self.is_full = False
-        """Whether a picture was left without one for lack of room."""
+        """Whether an image was left without one for lack of room."""
 
     def of(self, source: str) -> Thumbnail | None:
-        """Returns the thumbnail of a picture; None where it cannot be read or there is no more room."""
+        """Returns the thumbnail of an image; None where it cannot be read or there is no more room."""
         if source not in self._made:
             if len(self._rules) >= self._most or self._num_bytes >= self._most_bytes:
                 self.is_full = True
@@ -126,7 +126,7 @@ class Thumbnails:
 
     @property
     def sources(self) -> frozenset[str]:
-        """The pictures that somebody asked for and that had room."""
+        """The images that somebody asked for and that had room."""
         return frozenset(self._made)
 
     @property

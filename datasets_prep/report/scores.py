@@ -1,4 +1,4 @@
-"""The report's part about scores: the pictures at the worse end of each."""
+"""The report's part about scores: the images at the worse end of each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ HARMLESS = {"jpeg_quality": 100.0, "border": 0.0, "blocks": 1.0}
 """Values that say that there is nothing to see."""
 
 UNSHOWN = ("frames",)
-NUMBERS = (int, float)  # made once, since a million pictures have a dozen scores each
+NUMBERS = (int, float)  # made once, since a million images have a dozen scores each
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class End:
 
 
 class Worst:
-    """Finds the pictures at the worse end of every score while their rows go by."""
+    """Finds the images at the worse end of every score while their rows go by."""
 
     def __init__(self, num_pictures: int) -> None:
         self._num = min(MOST_WORST, max(4, num_pictures // 4))
@@ -96,7 +96,7 @@ def _end(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> 
 
 
 def _score_of(row: Row, name: str) -> float | None:
-    """Returns a score of a picture, None where it has no finite one of the name."""
+    """Returns a score of an image, None where it has no finite one of the name."""
     scores = row.get("scores")
     value = scores.get(name) if isinstance(scores, Mapping) else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

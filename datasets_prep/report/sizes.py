@@ -1,4 +1,4 @@
-"""The report's part about training sizes: how many pictures each takes, and what is cut away from them."""
+"""The report's part about training sizes: how many images each takes, and what is cut away from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from finetune.data.images.decode import crop_loss
 MOST_LOSSES = 24
 MOST_EXAMPLES = 6
 LEAST_LOSS = 0.02
-"""Share of a picture from which it is worth a look."""
+"""Share of an image from which it is worth a look."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Crop:
 
 
 class Losses:
-    """Finds the pictures that lose most to their training size while their rows go by."""
+    """Finds the images that lose most to their training size while their rows go by."""
 
     def __init__(self) -> None:
         self._least = Least(MOST_LOSSES)
@@ -73,7 +73,7 @@ def crop_of(thumbnail: Thumbnail | None, size: tuple[int, int]) -> Crop | None:
 
 
 def _loss(row: Row) -> float:
-    """The share of a picture that its training size cuts away, 0 where that is not known."""
+    """The share of an image that its training size cuts away, 0 where that is not known."""
     width, height, bucket = int(number_of(row, "width")), int(number_of(row, "height")), _bucket_of(row)
     return round(crop_loss(width, height, *bucket), 4) if min(width, height, *bucket) > 0 else 0.0
 

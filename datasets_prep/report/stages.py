@@ -27,7 +27,7 @@ MEANINGS = {
 
 REASONS = {
     "empty_file": "Empty files",
-    "not_an_image": "Not pictures",
+    "not_an_image": "Not images",
     "unsupported_format": "Formats that cannot be read",
     "truncated": "Cut short",
     "decode_error": "Damaged",
@@ -64,7 +64,7 @@ class Flags:
 
     def __init__(self) -> None:
         self.num_flagged = 0
-        """Pictures with one or more."""
+        """Images with one or more."""
         self._counts: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
@@ -76,7 +76,7 @@ class Flags:
     def html(self) -> Markup:
         """Return the table of the flags."""
         if not self._counts:
-            return nothing("No picture has a flag.")
+            return nothing("No image has a flag.")
         order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
         counts = [(flag, self._counts[flag]) for flag in order if self._counts[flag]]
         rows = [(render("stages.html", "mark", flag), num, MEANINGS.get(flag, "")) for flag, num in counts]

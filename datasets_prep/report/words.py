@@ -21,7 +21,7 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 class Words:
-    """Counts words and phrases while the rows go by; of many pictures, those of every few."""
+    """Counts words and phrases while the rows go by; of many images, those of every few."""
 
     def __init__(self, num_pictures: int) -> None:
         self._step = max(1, -(-num_pictures // MOST_COUNTED))

@@ -1,4 +1,4 @@
-"""What a review needs of a prepared folder: its report, and the pictures that stand in it."""
+"""What a review needs of a prepared folder: its report, and the images that stand in it."""
 
 import json
 import re
@@ -14,11 +14,11 @@ SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'se
 
 @dataclass(frozen=True)
 class Known:
-    """A picture that can be decided about."""
+    """An image that can be decided about."""
 
     source: str
     path: Path | None
-    """The file with its bytes; None where the picture was left out or lies in a shard."""
+    """The file with its bytes; None where the image was left out or lies in a shard."""
 
 
 def served_page(folder: Path) -> bytes:
@@ -37,10 +37,10 @@ def served_page(folder: Path) -> bytes:
 
 
 def known_images(folder: Path, page: bytes) -> dict[str, Known]:
-    """Returns, by sha256, the pictures that the page shows: a set of millions needs no more memory than its page."""
+    """Returns, by sha256, the images that the page shows: a set of millions needs no more memory than its page."""
     shown = {match.decode("ascii") for match in re.findall(rb' data-sha="([0-9a-f]{64})"', page)}
     known: dict[str, Known] = {}
-    for name in ("rejected.jsonl", "metadata.jsonl"):  # the second last, since a kept picture has its bytes here
+    for name in ("rejected.jsonl", "metadata.jsonl"):  # the second last, since a kept image has its bytes here
         if not (folder / name).is_file():
             continue
         with open(folder / name, encoding="utf-8") as file:
@@ -59,7 +59,7 @@ def known_images(folder: Path, page: bytes) -> dict[str, Known]:
 
 
 def _picture(folder: Path, file_name: object) -> Path | None:
-    """The file that a row names, where it is one of the prepared pictures."""
+    """The file that a row names, where it is one of the prepared images."""
     if not isinstance(file_name, str) or "\0" in file_name:
         return None
     path = (folder / file_name).resolve()

@@ -31,7 +31,7 @@ TYPES = {
     ".bmp": "image/bmp",
     ".ico": "image/x-icon",
 }
-"""What browsers show; for others the page shows its small picture."""
+"""What browsers show; for others the page shows its small image."""
 
 
 def serve(prepared_folder: Path, port: int = 0, open_browser: bool = False) -> None:
@@ -83,15 +83,15 @@ class ReviewServer(ThreadingHTTPServer):
 
     @property
     def lines(self) -> list[Mapping[str, object]]:
-        """All decisions about the page's pictures, in order."""
+        """All decisions about the page's images, in order."""
         with self._lock:
             return list(self._lines)
 
     def decide(self, line: object) -> None:
-        """Writes a decision down; ValueError where it is none about a picture of the page."""
+        """Writes a decision down; ValueError where it is none about an image of the page."""
         decision = checked(line)
         if decision.sha256 not in self.known:
-            raise ValueError("sha256 belongs to no picture of this report")
+            raise ValueError("sha256 belongs to no image of this report")
         own = {"sha256": decision.sha256, "source": self.known[decision.sha256].source}
         decision = checked({**asdict(decision), **own})  # the name is the folder's, not what a request says
         with self._lock:
@@ -184,12 +184,12 @@ class _Request(BaseHTTPRequestHandler):
     def _send_image(self, sha256: str) -> None:
         known = self._review.known.get(sha256)
         if known is None or known.path is None or known.path.suffix.lower() not in TYPES:
-            self._say(HTTPStatus.NOT_FOUND, "there is no such picture here, or none that browsers show")
+            self._say(HTTPStatus.NOT_FOUND, "there is no such image here, or none that browsers show")
             return
         try:
             data = known.path.read_bytes()
         except OSError as error:
-            self._say(HTTPStatus.NOT_FOUND, f"the picture cannot be read: {error.strerror}")
+            self._say(HTTPStatus.NOT_FOUND, f"the image cannot be read: {error.strerror}")
         else:
             self._answer(HTTPStatus.OK, data, TYPES[known.path.suffix.lower()])
 

@@ -1,4 +1,4 @@
-"""Learned scores of pictures, by transformers models."""
+"""Learned scores of images, by transformers models."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ DENIALS = ("no", "not", "non", "without")
 
 
 class Scorer(Protocol):
-    """A model that gives every picture a number."""
+    """A model that gives every image a number."""
 
     @property
     def name(self) -> str:
@@ -40,11 +40,11 @@ class Scorer(Protocol):
 
     @property
     def needs_captions(self) -> bool:
-        """Whether the score is about a picture and its caption."""
+        """Whether the score is about an image and its caption."""
         ...
 
     def identity(self) -> str:
-        """Returns a name of all that the scores depend on besides picture and caption; needs no `load`."""
+        """Returns a name of all that the scores depend on besides image and caption; needs no `load`."""
         ...
 
     def load(self) -> None:
@@ -52,7 +52,7 @@ class Scorer(Protocol):
         ...
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-        """Returns a score for every picture."""
+        """Returns a score for every image."""
         ...
 
 
@@ -76,7 +76,7 @@ def scores_of(
     captions: Mapping[int, str],
     batch_size: int,
 ) -> Iterator[tuple[int, float]]:
-    """Returns pictures' scores in order, to five digits; pictures without a caption have none where that is needed."""
+    """Returns images' scores in order, to five digits; images without a caption have none where that is needed."""
     model_score = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
     if not model_score:
         return
@@ -163,7 +163,7 @@ class ClassifierScorer:
 
 
 class AgreementScorer:
-    """CLIP or SigLIP: the cosine between picture and caption, -1 to 1.
+    """CLIP or SigLIP: the cosine between image and caption, -1 to 1.
 
     CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so that a limit belongs to a model.
     """

@@ -30,8 +30,8 @@ def open_source(
     """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
 
     - A folder of files, all that stand in it and below. Several are told apart by their own names.
-    - Picture files, or .txt or .lst files that hold a path a line.
-    - .parquet files, or a folder of nothing else, whose rows hold pictures.
+    - Image files, or .txt or .lst files that hold a path a line.
+    - .parquet files, or a folder of nothing else, whose rows hold images.
     - .tar files in the manner of WebDataset, or a folder of nothing else.
     - A folder from Dataset.save_to_disk, or the id of a Hub data set, each maybe with ":" and the split behind it.
 
@@ -97,7 +97,7 @@ def _kind(given: str) -> Kind:
     if path.exists():
         if lower.endswith(PACKED):
             raise ValueError(
-                f"source: {given} is a compressed archive, in which no picture can be reached without unpacking all "
+                f"source: {given} is a compressed archive, in which no image can be reached without unpacking all "
                 "before it. Unpack it and give the folder, or pack it anew without compression as .tar."
             )
         if lower.endswith((".jsonl", ".csv")):
@@ -111,7 +111,7 @@ def _kind(given: str) -> Kind:
     if re.fullmatch(HUB_ID, given) and not lower.endswith((".parquet", ".tar", ".txt", ".lst")):
         return "data sets"
     raise FileNotFoundError(
-        f"source: there is no {given}. Expected a folder of pictures, picture files, a .txt or .lst file with a path a "
+        f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with a path a "
         "line, .parquet or .tar files, or a Hub data set as owner/name. Check the spelling."
     )
 
@@ -207,7 +207,7 @@ def _distinct(values: Sequence[Value], name_of: Callable[[Value], str]) -> dict[
 def _add(named: dict[str, Value], name: str, value: Value) -> None:
     if name in named:
         raise ValueError(
-            f"source: {named[name]} and {value} have the same name, by which their pictures are told apart. "
+            f"source: {named[name]} and {value} have the same name, by which their images are told apart. "
             "Rename one, or give the folder that both stand in."
         )
     named[name] = value

@@ -1,4 +1,4 @@
-"""Sources that are files: a folder or several, and pictures that are named one by one."""
+"""Sources that are files: a folder or several, and images that are named one by one."""
 
 import os
 import posixpath
@@ -22,8 +22,8 @@ from finetune.data.listing import Entry, Findings
 class FoldersSource:
     """The files in one folder, named relative to it, or in several, whose names come first then.
 
-    Files that hold captions are items like all others; `entries` leaves those away that it used. A text file without a
-    picture of its name is nobody's caption: it is noted, keeps its entry, and is thus left out as no picture.
+    Files that hold captions are items like all others; `entries` leaves those away that it used. A text file without an
+    image of its name is nobody's caption: it is noted, keeps its entry, and is thus left out as no image.
     """
 
     folders: Mapping[str, str]
@@ -57,7 +57,7 @@ class FoldersSource:
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Pictures that are named one by one; text files beside them hold their captions, listings are not looked for."""
+    """Images that are named one by one; text files beside them hold their captions, listings are not looked for."""
 
     paths: Mapping[str, str]
     """Name -> absolute path."""
@@ -120,7 +120,7 @@ def sorted_listing(items: Sequence[Item], rejected: Sequence[Rejected]) -> Listi
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:
-    """Returns name -> absolute path of the pictures that are given, by their paths or in .txt or .lst files.
+    """Returns name -> absolute path of the images that are given, by their paths or in .txt or .lst files.
 
     A list holds a path a line, absolute or relative to the list's folder; blank lines and those with # are passed over.
     What is named twice counts once, under its first name.

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRows:
-    """The rows of data sets; a name is the row's number and the picture's own, behind the set's where there are more.
+    """The rows of data sets; a name is the row's number and the image's own, behind the set's where there are more.
 
-    Processes that only read pictures load neither the datasets library nor, with it, torch.
+    Processes that only read images load neither the datasets library nor, with it, torch.
     """
 
     locations: Mapping[str, tuple[str, str]]
@@ -76,7 +76,7 @@ class SavedRows:
 
 @dataclass(frozen=True)
 class ArrowFiles:
-    """Reads pictures from the files of a data set, of which one or two are mapped into memory at a time."""
+    """Reads images from the files of a data set, of which one or two are mapped into memory at a time."""
 
     paths: tuple[str, ...]
     first_rows: tuple[int, ...]
@@ -86,7 +86,7 @@ class ArrowFiles:
     """Folders that a row which holds a path instead of bytes may point into."""
 
     def read(self, file_name: str) -> bytes:
-        """Returns the original bytes of a row's picture; the row's number begins the name."""
+        """Returns the original bytes of a row's image; the row's number begins the name."""
         from finetune.data.hub import image_bytes
 
         row = int(file_name.partition("-")[0])
@@ -129,7 +129,7 @@ def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, .
     if image_column not in rows.column_names:
         raise ValueError(
             f"image_column: {image_column!r} is not a column of {location}, whose columns are "
-            f"{', '.join(rows.column_names)}. Set image_column to the one with the pictures."
+            f"{', '.join(rows.column_names)}. Set image_column to the one with the images."
         )
     is_image = isinstance(rows.features[image_column], datasets.Image)
     return rows.cast_column(image_column, datasets.Image(decode=False)) if is_image else rows
@@ -154,7 +154,7 @@ def _column(path: str, name: str) -> ChunkedArray:
 
 @functools.lru_cache(maxsize=2)
 def _column_at(path: str, name: str, stamp: tuple[int, ...]) -> ChunkedArray:
-    """The pictures of a file, not copied: a mapped file costs address space, of which a process may not have much."""
+    """The images of a file, not copied: a mapped file costs address space, of which a process may not have much."""
     import pyarrow
 
     with pyarrow.memory_map(path) as file:

@@ -1,4 +1,4 @@
-"""Sources that are rows of Parquet files, and what their columns say of pictures.
+"""Sources that are rows of Parquet files, and what their columns say of images.
 
 A mask in the column of masks that prepared tables have becomes a file of its own, named after its image.
 """
@@ -31,7 +31,7 @@ EXTRA_COLUMNS = ("captions_alt", "weight", "repeats", "split")
 
 @dataclass(frozen=True)
 class ParquetTables:
-    """The rows of Parquet files; a name is the file's without suffix, "/", the row's number, and the picture's own."""
+    """The rows of Parquet files; a name is the file's without suffix, "/", the row's number, and the image's own."""
 
     files: Mapping[str, str]
     """Name without suffix -> path."""
@@ -150,7 +150,7 @@ def note_other_images(columns: Sequence[str], place: str, findings: Findings) ->
 
 
 def parquet_tables(files: Mapping[str, str], name: str, image_column: str, caption_column: str) -> ParquetTables:
-    """Opens tables, given as name without suffix -> path; ValueError where none is whole or one lacks its pictures."""
+    """Opens tables, given as name without suffix -> path; ValueError where none is whole or one lacks its images."""
     from finetune.data.parquet import check_image_column, read_schema
 
     whole, damaged = {}, []
@@ -168,7 +168,7 @@ def parquet_tables(files: Mapping[str, str], name: str, image_column: str, capti
 
 
 def row_name(stem: str, row: int, path: str | None) -> str:
-    """Returns the name of a row: unique by its number, and telling by what its picture was called."""
+    """Returns the name of a row: unique by its number, and telling by what its image was called."""
     return f"{stem}/{row:08d}-{posixpath.basename(path.replace(chr(92), '/')) if path else 'picture'}"
 
 
@@ -180,7 +180,7 @@ def row_entry(
     findings: Findings,
     labels: Mapping[str, Sequence[str]],
 ) -> Entry:
-    """Returns what a row says of its picture; values that are no good are noted, and the picture does without."""
+    """Returns what a row says of its image; values that are no good are noted, and the image does without."""
     caption_column = caption_column_of(row, caption_column)
     caption = row.get(caption_column)
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):
@@ -201,7 +201,7 @@ def _row_of(source: str, stems: Iterable[str]) -> tuple[str, int]:
 
 
 def captioned_columns(names: Sequence[str], caption_column: str, place: str, findings: Findings) -> list[str]:
-    """Returns which columns say something of pictures; ValueError where the one that was named is missing."""
+    """Returns which columns say something of images; ValueError where the one that was named is missing."""
     wanted, caption_column = caption_column, caption_column_of(names, caption_column)
     if caption_column != wanted:
         findings.warn(f"tables without the column {wanted}, of which another is read", f"{place} ({caption_column})")

@@ -1,4 +1,4 @@
-"""Chooses the pictures that are held out of training, in groups that share nothing with those that are trained on."""
+"""Chooses the images that are held out of training, in groups that share nothing with those that are trained on."""
 
 import hashlib
 import posixpath
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str] | None) -> np.ndarray:
-    """Returns the group [N] of every picture: linked pictures, and those of one folder, stand in one.
+    """Returns the group [N] of every image: linked images, and those of one folder, stand in one.
 
-    Here links do form chains: pictures that are copies of copies must not stand on both sides either.
+    Here links do form chains: images that are copies of copies must not stand on both sides either.
     """
     group = np.arange(num)
 
@@ -37,9 +37,9 @@ def folders_of(sources: Sequence[str]) -> list[str] | None:
 
 
 def held_out(groups: np.ndarray, names: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Returns which pictures [N] are held out: whole groups in an order drawn from the seed, at most `share` of all.
+    """Returns which images [N] are held out: whole groups in an order drawn from the seed, at most `share` of all.
 
-    A group's place depends on its members' `names` alone, so that few change sides when pictures are added. At least
+    A group's place depends on its members' `names` alone, so that few change sides when images are added. At least
     one group is held out and one is not, where there are two and the share is above 0.
     """
     result = np.zeros(len(groups), bool)

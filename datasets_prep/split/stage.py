@@ -1,4 +1,4 @@
-"""Finds the training size of every picture, what it cuts away, and which pictures are held out."""
+"""Finds the training size of every image, what it cuts away, and which images are held out."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ NUM_EXAMPLES = 6
 
 
 def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) -> list[tuple[int, int]]:
-    """Returns the training size (width, height) of each of the kept pictures."""
+    """Returns the training size (width, height) of each of the kept images."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     by_shape: dict[tuple[int, int], tuple[int, int]] = {}
     found = []
@@ -33,9 +33,9 @@ def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) ->
 
 
 def bucket_rows(kept: Kept) -> list[BucketRow]:
-    """Returns the table of training sizes that hold pictures, by rising aspect ratio.
+    """Returns the table of training sizes that hold images, by rising aspect ratio.
 
-    The examples are the pictures that lose most.
+    The examples are the images that lose most.
     """
     members: dict[tuple[int, int], list[int]] = {}
     for place, size in enumerate(kept.sizes):
@@ -52,7 +52,7 @@ def bucket_rows(kept: Kept) -> list[BucketRow]:
 
 
 def shape_of(kept: Kept, place: int) -> tuple[int, int]:
-    """Returns width and height of a kept picture."""
+    """Returns width and height of a kept image."""
     index = int(kept.indices[place])
     return int(kept.images.width[index]), int(kept.images.height[index])
 
@@ -64,7 +64,7 @@ def split_images(
     config: SplitConfig,
     findings: Findings,
 ) -> np.ndarray | None:
-    """Returns which of the kept pictures [K] are held out, None where no share was asked for.
+    """Returns which of the kept images [K] are held out, None where no share was asked for.
 
     Near duplicates that are kept stand on one side, chains of them too, and so do folders where the option says so.
     """
@@ -77,12 +77,12 @@ def split_images(
     folders = folders_of(sources) if config.group == "folder" else None
     groups = groups_of(len(sources), links, folders)
     result = held_out(groups, sources, config.share, config.seed)
-    for place, index in enumerate(map(int, kept)):  # what the source says of one picture holds for its group
+    for place, index in enumerate(map(int, kept)):  # what the source says of one image holds for its group
         entry = metadata.special.get(index)
         if entry is not None and entry.split is not None:
             result[groups == groups[place]] = entry.split == "validation"
     if not result.any():
         findings.warn(
-            "split.share: nothing could be held out, for all pictures belong together", plural(len(sources), "picture")
+            "split.share: nothing could be held out, for all images belong together", plural(len(sources), "image")
         )
     return result

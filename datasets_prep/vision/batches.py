@@ -1,4 +1,4 @@
-"""Has a model look at many pictures: the next are opened meanwhile, and batches shrink to what memory holds."""
+"""Has a model look at many images: the next are opened meanwhile, and batches shrink to what memory holds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ def in_batches(
     """Returns every index with what `compute` makes of what `load` gives for it, in order.
 
     A batch is always full, the last one with its last item again: sums in a model depend on the batch's size in their
-    last digits, and a picture's result is not to depend on how many others are left to do. `option` is what to name
+    last digits, and an image's result is not to depend on how many others are left to do. `option` is what to name
     where memory does not suffice.
     """
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
@@ -41,7 +41,7 @@ def in_batches(
                     size //= 2
                 else:
                     raise ValueError(
-                        f"{option}: the memory does not suffice for even one picture at a time. Name a smaller model."
+                        f"{option}: the memory does not suffice for even one image at a time. Name a smaller model."
                     )
 
 

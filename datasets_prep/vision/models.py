@@ -1,4 +1,4 @@
-"""Loads transformers models that look at pictures, for scores and embeddings."""
+"""Loads transformers models that look at images, for scores and embeddings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from datasets_prep.vision.model_files import ModelFiles, find_model
 from finetune.plurals import plural
 
 IMAGE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
-"""Types of models that put pictures and texts into one space."""
+"""Types of models that put images and texts into one space."""
 
 
 class VisionModel:
@@ -33,7 +33,7 @@ class VisionModel:
         return self._part(AutoConfig.from_pretrained)
 
     def image_processor(self) -> Any:
-        """Returns what makes tensors of pictures, with Pillow where there is a choice, so that all machines agree."""
+        """Returns what makes tensors of images, with Pillow where there is a choice, so that all machines agree."""
         from transformers import AutoImageProcessor
 
         return self._part(AutoImageProcessor.from_pretrained, backend="pil")
@@ -86,13 +86,13 @@ class VisionModel:
 
 
 def image_inputs(processor: Any, images: Sequence[Image.Image], device: Any) -> dict[str, Any]:
-    """Returns what the model wants of pictures, on its device."""
+    """Returns what the model wants of images, on its device."""
     inputs = processor(images=list(images), return_tensors="pt")
     return {name: value.to(device) for name, value in inputs.items()}
 
 
 def features(output: Any) -> Any:
-    """Returns the features [B D] that a model of pictures and texts gives, bare before transformers 5."""
+    """Returns the features [B D] that a model of images and texts gives, bare before transformers 5."""
     import torch
 
     return output if isinstance(output, torch.Tensor) else output.pooler_output

@@ -37,7 +37,7 @@ def test_a_folder_becomes_a_data_set_that_everything_reads(tmp_path: Path) -> No
     output = tmp_path / "my prepared"
     ended = prepared("--source", write(tmp_path / "raw", files), "--output", output, "--trigger", "ink style")
     assert ended.returncode == 0, ended.stderr
-    assert "4 pictures" in ended.stdout and "exact_duplicate 1" in ended.stdout
+    assert "4 images" in ended.stdout and "exact_duplicate 1" in ended.stdout
     assert "without a caption" in ended.stdout and str(output / "report.html") in ended.stdout
     assert ended.stderr == ""
 

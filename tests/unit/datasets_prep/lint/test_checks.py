@@ -164,7 +164,7 @@ def test_contradictory_tags_are_named_and_others_not(tags: list[str], pairs: lis
 
 def test_the_same_caption_on_several_pictures_is_named() -> None:
     found = marks({"a.png": "A dog.", "b.png": ("a  dog.", "other"), "c.png": ("A cat.", "A cat.")})
-    assert found == {"same caption on several pictures": [("A dog.", ("a.png", "b.png"))]}
+    assert found == {"same caption on several images": [("A dog.", ("a.png", "b.png"))]}
 
 
 def test_style_words_matter_in_a_style_set_only_and_the_trigger_is_wanted() -> None:
@@ -199,7 +199,7 @@ def test_style_words_matter_in_a_style_set_only_and_the_trigger_is_wanted() -> N
         ("a <b>bold</b> dog", "markup"),
         ("a dog &amp; a cat", "markup"),
         ("a dog<|im_end|>", "markup"),
-        ("The image shows a dog.", "talks of the picture itself"),
+        ("The image shows a dog.", "talks of the image itself"),
     ],
 )
 def test_leftovers_are_named(caption: str, kind: str) -> None:
@@ -220,7 +220,7 @@ def test_letters_of_other_languages_are_not_broken() -> None:
 
 def test_beyond_thirty_details_the_rest_is_one_mark() -> None:
     captions = {f"{n:03}{side}.png": f"caption number {n}" for n in range(100) for side in "ab"}
-    found = marks(captions)["same caption on several pictures"]
+    found = marks(captions)["same caption on several images"]
     assert len(found) == 31 and found[-1][0].startswith("70 others, e.g. caption number ")
     assert len(found[-1][1]) == 140
 

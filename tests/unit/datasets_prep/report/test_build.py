@@ -321,7 +321,7 @@ def test_one_of_a_thing_is_not_called_many(tmp_path: Path) -> None:
     marks = [LintMark(f"kind {number}", "", ("a.png",)) for number in range(61)]
     lint = Page(report(tmp_path, Prepared("lint", [kept("a.png")], [], [], (), marks))).texts["lint"]
     assert "1 more mark is not shown." in lint
-    assert "\n1 picture, prepared" in card(prepared, {})
+    assert "\n1 image, prepared" in card(prepared, {})
 
 
 def test_words_and_phrases_are_counted_once_a_caption(monkeypatch: pytest.MonkeyPatch) -> None:
