@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from finetune.models.family import ModelSource
 from finetune.models.loading.hub import hub_advice
+from tests.support.http_server import QuietHandler, serving
 from tests.support.runs import Options, run
 from tests.tiny.flux import save_pipeline as save_flux_pipeline
 from tests.tiny.sd import build_pipeline
@@ -58,7 +57,7 @@ def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> li
     return json.loads(ended.stdout.rpartition("ANSWERS")[2])
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(QuietHandler):
     """Answers as huggingface.co does: status, headers and X-Error-Code; models are the subfolders of `folder`."""
 
     refusals = {  # noqa: RUF012
@@ -96,31 +95,17 @@ class Hub(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def answer(self, value: object) -> None:
-        self.reply(json.dumps(value).encode(), {"Content-Type": "application/json"})
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
     def give(self, file: Path) -> None:
         name = str(file.relative_to(self.folder))
         if self.command == "GET":
             self.sent.append(name)
-        self.reply(file.read_bytes(), {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(name.encode()).hexdigest()})
-
-    def reply(self, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        headers = {"X-Repo-Commit": COMMIT, "ETag": hashlib.sha1(name.encode()).hexdigest()}
+        self.send(200, headers, file.read_bytes())
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in (({"X-Error-Code": code} if code else {}) | (headers or {})).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Says nothing."""
+        self.send(status, ({"X-Error-Code": code} if code else {}) | (headers or {}))
 
 
 @dataclass(frozen=True)
@@ -136,11 +121,8 @@ class Served:
 def hub(tmp_path: Path) -> Iterator[Served]:
     folder, sent = tmp_path / "hub", []
     kind = type("OwnHub", (Hub,), {"folder": folder, "sent": sent})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Served(f"http://127.0.0.1:{server.server_port}", folder, sent)
-    server.shutdown()
-    server.server_close()
+    with serving(kind) as address:
+        yield Served(address, folder, sent)
 
 
 def cached(model: Path, cache: Path, name: str) -> Path:

@@ -1,11 +1,9 @@
 """What another process reads and keeps: tables, caches, and what a hub refuses."""
 
-import http.server
 import os
 import pickle
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pyarrow
@@ -13,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.data.manifest import Manifest, read_manifest
+from tests.support.http_server import QuietHandler, serving
 from tests.support.images import picture
 from tests.unit.data.test_parquet import IMAGE, prepared
 from tests.unit.datasets_prep.sources.test_detect import opened
@@ -102,29 +101,21 @@ def test_a_hub_dataset_that_cannot_be_reached_is_one_sentence(tmp_path: Path) ->
     ],
 )
 def test_what_the_hub_refuses_is_told_in_a_sentence(status: int, code: str, words: str, tmp_path: Path) -> None:
-    class Hub(http.server.BaseHTTPRequestHandler):
+    class Hub(QuietHandler):
         def do_HEAD(self) -> None:
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send(status, {"X-Error-Code": code})
 
         do_GET = do_HEAD
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     program = (
         "from datasets_prep.captioners import make_captioner\nfrom datasets_prep.config import CaptionsConfig\n"
         "make_captioner(CaptionsConfig(captioner='wd_tagger', model='owner/model', kinds=('tags',))).identity()\n"
     )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
-        threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
-        places = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    with serving(Hub) as address:
+        places = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
         places |= {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False)
-        hub.shutdown()
     assert done.stderr.splitlines()[-1].startswith("ValueError: captions.model: owner/model") and words in done.stderr
 
 

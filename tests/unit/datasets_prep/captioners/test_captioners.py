@@ -1,6 +1,5 @@
 """Every captioner describes pictures with tiny models of the real classes, and says in a sentence what is wrong."""
 
-import http.server
 import json
 import shutil
 import threading
@@ -21,6 +20,7 @@ from datasets_prep.captioners.florence2 import object_names
 from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, wait_seconds
 from datasets_prep.captioners.wd_tagger import spelled, tagger_input
 from datasets_prep.config import CaptionsConfig
+from tests.support.http_server import QuietHandler, serving
 from tests.tiny.captioners import SAVED, TAGGER_SIDE, pictures, save_tagger
 
 NO_HINTS = ["", "", ""]
@@ -273,9 +273,9 @@ def server() -> Iterator[Server]:
     state = Server()
     released = threading.Event()
 
-    class Answers(http.server.BaseHTTPRequestHandler):
+    class Answers(QuietHandler):
         def do_GET(self) -> None:
-            self._send(200, {}, {"data": [{"id": "tiny-vl"}]})
+            self.send(200, {}, b'{"data": [{"id": "tiny-vl"}]}')
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -294,33 +294,13 @@ def server() -> Iterator[Server]:
             with state.lock:
                 state.in_flight -= 1
             choice = {"message": {"content": state.content}, "finish_reason": "stop"}
-            self._send(status, headers, {"choices": [choice], "usage": {"completion_tokens": 3}, "error": "why"})
+            answer = {"choices": [choice], "usage": {"completion_tokens": 3}, "error": "why"}
+            self.send(status, headers, json.dumps(answer).encode())
 
-        def _send(self, status: int, headers: dict[str, str], answer: object) -> None:
-            data = json.dumps(answer).encode()
-            try:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-            except OSError:  # the client has given up waiting
-                pass
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    running.daemon_threads = True
-    thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-    thread.start()
-    state.url = f"http://127.0.0.1:{running.server_port}/v1"
-    yield state
-    released.set()
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with serving(Answers) as address:
+        state.url = f"{address}/v1"
+        yield state
+        released.set()
 
 
 def client(server: Server, timeout_seconds: float = 5.0, num_tries: int = 4, **options: Any) -> HttpCaptioner:

@@ -1,7 +1,6 @@
 """Stages that ask models, in whole preparations with tiny real models: what they say is used, kept, and asked once."""
 
 import base64
-import http.server
 import io
 import json
 import threading
@@ -21,6 +20,7 @@ from datasets_prep.config import CaptionsConfig, DedupConfig, LintConfig, PrepCo
 from datasets_prep.decisions import Decision, append_decision
 from datasets_prep.pipeline import Outcome, prepare
 from finetune.similarity.agreement import can_verify
+from tests.support.http_server import QuietHandler, serving
 from tests.support.images import drawn, encoded, write
 from tests.tiny.captioners import save_blip
 from tests.tiny.vision import save_classifier, save_clip, save_dinov2
@@ -285,7 +285,7 @@ def said_of(seed: int) -> str:
 def server() -> Iterator[Server]:
     state = Server()
 
-    class Answers(http.server.BaseHTTPRequestHandler):
+    class Answers(QuietHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with state.lock:
@@ -300,24 +300,12 @@ def server() -> Iterator[Server]:
             choice = {"message": {"content": state.text(colour_of(image))}, "finish_reason": "stop"}
             with state.lock:
                 state.in_flight -= 1
-            data = json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
-            self.send_response(200 if number <= state.num_good else 500)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            answer = {"choices": [choice], "usage": {"completion_tokens": 3}}
+            self.send(200 if number <= state.num_good else 500, {}, json.dumps(answer).encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    running.daemon_threads = True
-    thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-    thread.start()
-    state.url = f"http://127.0.0.1:{running.server_port}/v1"
-    yield state
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with serving(Answers) as address:
+        state.url = f"{address}/v1"
+        yield state
 
 
 def served(server: Server, **options: Any) -> CaptionsConfig:
