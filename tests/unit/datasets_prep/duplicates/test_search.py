@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,20 +28,9 @@ from finetune.similarity.codes import ClosePairs, image_codes
 from tests.unit.similarity.test_agreement import texture
 
 
-def near(
-    pictures: Sequence[Image.Image],
-    level: Level = "fast",
-    order: Sequence[int] | None = None,
-    left: Sequence[int] | None = None,
-    embeddings: np.ndarray | None = None,
-    seen: Scores | None = None,
-    whole: bool = False,
-    links: list[tuple[int, int]] | None = None,
-    kept: InMemory | None = None,
-) -> dict[int, int]:
-    """Copy -> keeper."""
-    copies = near_in_full(pictures, level, order, left, embeddings, seen, whole, links, kept)
-    return {number: copy.keeper for number, copy in copies.items()}
+def near(*given: Any, **options: Any) -> dict[int, int]:
+    """Return duplicate -> keeper, for the arguments of `near_in_full`."""
+    return {number: found.keeper for number, found in near_in_full(*given, **options).items()}
 
 
 def near_in_full(
