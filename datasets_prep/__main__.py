@@ -27,7 +27,7 @@ PROGRAM = "python -m datasets_prep"
 
 
 def main() -> None:
-    """Prepares, or serves the review; mistakes are sentences and end with 1."""
+    """Prepare a dataset, or serve the review. A user's mistake is printed and ends with exit code 1."""
     outlive_lost_output()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about single files, which it does not name
     try:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def shown_on(bar: Progress):
-    """Returns what shows progress on a bar a stage."""
+    """Make a callback that shows one bar per stage."""
     tasks = {}
 
     def progress(what: str, done: int, total: int) -> None:
@@ -64,7 +64,7 @@ def shown_on(bar: Progress):
 
 
 def review(arguments: list[str]) -> None:
-    """Serves the review page of a prepared folder until Ctrl-C."""
+    """Serve the review page of a prepared folder until Ctrl-C."""
     from datasets_prep.review.server import serve
 
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename image by image.")
@@ -75,7 +75,7 @@ def review(arguments: list[str]) -> None:
 
 
 def report(config: PrepConfig, outcome: Outcome) -> list[str]:
-    """Returns what is printed at the end, the next command behind a line "Next:"."""
+    """List the lines printed at the end. The next command follows a line "Next:"."""
     output = config.output
     if config.shard is not None and outcome.is_new:
         again = "Run the same command without --shard once all parts are through."

@@ -1,4 +1,4 @@
-"""What a user decided about single images: decisions.jsonl, to which lines are only ever added."""
+"""Decisions of a user about single images. Lines are only ever appended to decisions.jsonl."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Decided:
-    """What all decisions about one image come to."""
+    """The outcome of all decisions about one image."""
 
     source: str
     verdict: Literal["keep", "drop"] | None
@@ -44,7 +44,7 @@ class Decided:
 
 
 def checked(line: object) -> Decision:
-    """Returns the decision that a parsed line holds; ValueError with what is wrong."""
+    """Check a parsed line; ValueError with what is wrong."""
     if not isinstance(line, dict):
         raise ValueError("not a JSON object")
     sha256, action, text, source = (line.get(key) for key in ("sha256", "action", "text", "source"))
@@ -70,7 +70,7 @@ def _check_text(text: object) -> None:
 
 
 def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
-    """Yields every sound line in order; a broken one is a warning. No file holds no decisions."""
+    """Yield every valid line in order; warn of broken ones. A missing file has no decisions."""
     if not path.exists():
         return
     with open(path, "rb") as file:  # bytes, since a torn line may not be UTF-8
@@ -85,7 +85,10 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
 
 
 def read_decisions(path: Path, findings: Findings) -> dict[str, Decided]:
-    """Returns what counts for each image, by sha256: the latest verdict and the latest caption not taken back."""
+    """Read the decisions that count for each image, by sha256.
+
+    These are the latest verdict and the latest caption that were not taken back.
+    """
     counting: dict[str, list[Decision]] = {}
     for decision in read_lines(path, findings):
         own = counting.setdefault(decision.sha256, [])
@@ -107,7 +110,7 @@ def _merged(decisions: list[Decision]) -> Decided:
 
 
 def append_decision(path: Path, decision: Decision) -> None:
-    """Adds one whole line that lasts through a power cut; a line that was torn before it stays a line of its own."""
+    """Append one whole line that survives a power cut. A torn line before it stays a line of its own."""
     line = json.dumps({key: value for key, value in asdict(decision).items() if value is not None})
     is_new = not path.exists()
     with open(path, "ab+") as file:

@@ -1,4 +1,4 @@
-"""Tells masks from images, by their names and their pixels, and lets each follow its image to the output."""
+"""Masks among images, told apart by names and pixels. Each follows its image to the output."""
 
 import posixpath
 import re
@@ -31,7 +31,7 @@ MARGIN = 32
 
 @dataclass(frozen=True)
 class Masks:
-    """Which of the images are masks."""
+    """The images that are masks."""
 
     of_image: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask."""
@@ -58,11 +58,13 @@ class Candidate:
 
 
 def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
-    """Returns the masks among the images; `rejected` is what does not decode, whose masks are masks all the same.
+    """Find the masks among the images.
 
-    NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same
-    name in a folder called masks or the like, are masks where they have the size of that image and are black and white;
-    else they stay images, which is noted.
+    `rejected` is what does not decode; its masks are masks all the same.
+
+    NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same name
+    in a folder called masks or similar, are masks where they have the size of that image and are black and white.
+    Otherwise they stay images, with a note.
     """
     candidates = [found for index, name in enumerate(images.sources) if (found := candidate(index, name)) is not None]
     if not candidates:
@@ -84,7 +86,7 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
 
 
 def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredImages, findings: Findings) -> Masks:
-    """Returns which image each mask belongs to, and why others cannot be used; notes both."""
+    """Assign each mask to its image, or note why it is unused."""
     of_image: dict[int, int] = {}
     unused: dict[int, str] = {}
     for mask in masks:
@@ -102,7 +104,7 @@ def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredIm
 
 
 def candidate(index: int, name: str) -> Candidate | None:
-    """Returns what a file's name says of a mask; None where it is not named as one."""
+    """Parse a file name as that of a mask; None for other names."""
     stem = split_name(name)[0]
     plain = stem.removesuffix(MASK_SUFFIX)
     is_certain = plain != stem
@@ -118,7 +120,10 @@ def candidate(index: int, name: str) -> Candidate | None:
 
 
 def likely_image(stem: str) -> str:
-    """Returns what the image is called, without ending, of which a file may be the mask; the same for other names."""
+    """Derive the name of the image from that of its mask.
+
+    The result has no suffix; a name of another kind is returned as it is.
+    """
     folder, base = posixpath.split(stem)
     plain = LIKELY_MASK.sub("", base) or base
     if plain != base and is_image_name(plain):  # x.png.mask.png
@@ -127,7 +132,7 @@ def likely_image(stem: str) -> str:
 
 
 def owners_of(candidates: Sequence[Candidate], sources: Iterable[str]) -> dict[int, int]:
-    """Returns mask -> image, both by their numbers, for the candidates that fit an image by their names."""
+    """Map masks to images that fit by name, both by index."""
     wanted = {stem for each in candidates for stem in each.stems}
     beside = {each.beside for each in candidates if each.beside is not None}
     masks = {each.index for each in candidates}
@@ -154,7 +159,7 @@ def owners_of(candidates: Sequence[Candidate], sources: Iterable[str]) -> dict[i
 
 
 def is_mask(each: Candidate, owner: int | None, lost: Container[str], images: MeasuredImages, loader: Loader) -> bool:
-    """Returns whether a candidate is a mask; `lost` are the names, without endings, of images that do not decode."""
+    """Decide whether a candidate is a mask. `lost` are the names, without suffixes, of images that do not decode."""
     if each.is_certain:
         return True
     if owner is None:
@@ -163,7 +168,7 @@ def is_mask(each: Candidate, owner: int | None, lost: Container[str], images: Me
 
 
 def is_two_tone(index: int, images: MeasuredImages, loader: Loader) -> bool:
-    """Returns whether an image is black and white, as masks are."""
+    """Check for the black and white of masks."""
     if images.score("saturation")[index] > MOST_SATURATION:
         return False
     levels = np.asarray(loader.small(index).convert("L"))
@@ -171,12 +176,12 @@ def is_two_tone(index: int, images: MeasuredImages, loader: Loader) -> bool:
 
 
 def size_of(index: int, images: MeasuredImages) -> tuple[int, int]:
-    """Returns width and height of an image."""
+    """Width and height of an image."""
     return int(images.width[index]), int(images.height[index])
 
 
 def fault_of(mask: int, image: int, images: MeasuredImages) -> str:
-    """Returns why a mask cannot be used for an image, empty where it can."""
+    """Explain why an image cannot use a mask; empty if it can."""
     size, expected = size_of(mask, images), size_of(image, images)
     if size != expected:
         return f"{size[0]}x{size[1]} pixels, expected the {expected[0]}x{expected[1]} of {images.sources[image]}"
@@ -186,7 +191,7 @@ def fault_of(mask: int, image: int, images: MeasuredImages) -> str:
 
 
 def take_out_masks(selection: Selection, masks: Masks) -> None:
-    """Takes the masks out of the images that the stages sort; what becomes of them depends on their images."""
+    """Remove masks from the selection. What becomes of them depends on their images."""
     if masks.indices:
         before = int(selection.is_in.sum())
         selection.is_in[masks.indices] = False
@@ -194,7 +199,10 @@ def take_out_masks(selection: Selection, masks: Masks) -> None:
 
 
 def masks_of_kept(selection: Selection, masks: Masks) -> dict[int, int]:
-    """Returns image -> mask for the images that are kept: their own, else that of a duplicate with the same pixels."""
+    """Map kept images to masks: their own, else a duplicate's.
+
+    A duplicate passes its mask on only if it has the same pixels.
+    """
     found = {image: mask for image, mask in masks.of_image.items() if selection.is_in[image]}
     for image in sorted(set(masks.of_image) & set(selection.duplicates)):
         duplicate = selection.final_duplicate(image)
@@ -204,7 +212,7 @@ def masks_of_kept(selection: Selection, masks: Masks) -> dict[int, int]:
 
 
 def unused_masks(selection: Selection, masks: Masks, used: Mapping[int, int]) -> list[Rejected]:
-    """Returns a line for every mask that follows no image to the output."""
+    """List a rejection for every mask that follows no image."""
     sources, images = selection.images.sources, {mask: image for image, mask in masks.of_image.items()}
     taken, lines = set(used.values()), []
     for mask in masks.indices:

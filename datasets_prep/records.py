@@ -1,4 +1,4 @@
-"""What the stages hand to each other: files, images with their measurements, copies, and what is left out."""
+"""Records passed between stages: files, measurements, duplicates, rejections."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -50,13 +50,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """What is left out; the fields are the columns of rejected.jsonl."""
+    """A rejected file; the fields are the columns of rejected.jsonl."""
 
     source: str
     reason: Reason
     detail: str
     duplicate_of: str | None = None
-    """The `source` of the copy that is kept."""
+    """The `source` of the duplicate that is kept."""
     score: float | None = None
     sha256: str | None = None
     """Of the file's bytes in hex, where it was read as an image; a decision in review holds on to it."""
@@ -81,21 +81,21 @@ class PrepSource(Protocol):
         ...
 
     def listing(self, findings: Findings) -> Listing:
-        """Returns what there is; notes what is passed over."""
+        """List the files; note what is skipped."""
         ...
 
     def entries(self, sources: Sequence[str], findings: Findings) -> Mapping[str, Entry]:
-        """Returns what the source says of those that are not themselves captions: an entry each, maybe without one."""
+        """Read one entry for each file that does not hold captions. Its captions may be empty."""
         ...
 
     def read(self, source: str) -> bytes:
-        """Returns the original bytes; raises OSError or ValueError where there are none."""
+        """Read the original bytes; OSError or ValueError if there are none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A file that decodes, and what one look at it gave."""
+    """The measurements of a file that decodes."""
 
     source: str
     sha256: bytes

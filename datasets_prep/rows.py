@@ -1,4 +1,4 @@
-"""The lines of metadata.jsonl and rejected.jsonl, made one at a time: a million of them need not be in memory."""
+"""Lines of metadata.jsonl and rejected.jsonl, made one at a time. A million of them need not be in memory."""
 
 import functools
 import hashlib
@@ -19,7 +19,7 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Rows(Sequence[Row]):
-    """Lines that are made when they are asked for."""
+    """Lines that are made on access."""
 
     num: int
     make: Callable[[int], Row]
@@ -41,7 +41,7 @@ class Rows(Sequence[Row]):
 
 @dataclass(frozen=True)
 class Kept:
-    """The images that are kept, K of N, and all that is said of them."""
+    """The K of N images that are kept, and their metadata."""
 
     images: MeasuredImages
     indices: np.ndarray
@@ -68,17 +68,17 @@ class Kept:
 
     @functools.cached_property
     def has_split(self) -> bool:
-        """Whether some images are for validation."""
+        """True if some images are for validation."""
         if self.is_held_out is not None:
             return bool(self.is_held_out.any())
         return any(self.split(place) == "validation" for place in range(len(self)))
 
     def rows(self, names: Callable[[int], str] | None = None) -> Rows:
-        """Returns the lines of metadata.jsonl; `names` gives file_name by place where it is not the file's own."""
+        """Make the lines of metadata.jsonl. `names` gives file_name by place where it is not the file's own."""
         return Rows(len(self), lambda place: self.row(place, self.file_name(place) if names is None else names(place)))
 
     def row(self, place: int, file_name: str) -> Row:
-        """Returns one line."""
+        """Make one line."""
         index = int(self.indices[place])
         text, *others = self.captions.of(index)
         row: dict[str, object] = {"file_name": file_name, "text": text}
@@ -121,7 +121,7 @@ class Kept:
         return f"{folder}/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
-        """Returns the file's name alone."""
+        """The file's name without its folder."""
         index = int(self.indices[place])
         digest = self.images.hex(index)
         if self.saved_as is None:
@@ -143,7 +143,7 @@ class Kept:
         return Rows(len(places), row)
 
     def split(self, place: int) -> str | None:
-        """Returns the side of an image, None where the source says nothing and none was asked for."""
+        """The split of an image. None where the source names none and no split was requested."""
         entry = self.metadata.special.get(int(self.indices[place]))
         if entry is not None and entry.split is not None:
             return entry.split

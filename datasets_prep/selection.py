@@ -1,4 +1,4 @@
-"""Which images are still in while the stages go on, and why the others are not."""
+"""The images that are still in, and why others are not."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from datasets_prep.records import Duplicate, Rejected, Why, sort_key
 
 @dataclass
 class Selection:
-    """The images and what the stages decided; each stage only takes away."""
+    """The images and the decisions of the stages; each stage only removes."""
 
     images: MeasuredImages
     is_in: np.ndarray
@@ -30,7 +30,7 @@ class Selection:
     """(stage, images in, images out, what happened)."""
 
     def reject(self, stage: str, found: Mapping[int, Why], said: str) -> None:
-        """Leaves images out for a reason, those that are protected excepted; `said` goes behind their number."""
+        """Reject images for a reason, except protected ones. `said` follows their number in the figures."""
         before = int(self.is_in.sum())
         for index, why in found.items():
             if self.is_in[index] and not self.protected[index]:
@@ -39,7 +39,7 @@ class Selection:
         self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
     def reject_duplicates(self, stage: str, found: Mapping[int, Duplicate], said: str) -> None:
-        """Leaves copies out; a protected one is only reported."""
+        """Reject duplicates; a protected one is only reported."""
         before = int(self.is_in.sum())
         for index, duplicate in found.items():
             if self.protected[index] and duplicate.reason != "exact_duplicate":
@@ -50,29 +50,32 @@ class Selection:
         self.note(stage, before, f"{before - int(self.is_in.sum()):,} {said}")
 
     def note_duplicates(self, stage: str, found: Mapping[int, Duplicate], said: str) -> None:
-        """Only notes copies."""
+        """Report duplicates without rejecting them."""
         self.reported |= found
         self.note(stage, int(self.is_in.sum()), f"{len(found):,} {said}")
 
     def note(self, stage: str, before: int, said: str) -> None:
-        """Adds a stage's figures."""
+        """Add the figures of a stage."""
         self.figures.append((stage, before, int(self.is_in.sum()), said))
 
     def duplicates_by_keeper(self) -> dict[int, list[int]]:
-        """Returns, for every keeper, its copies in the order of their names."""
+        """Group the duplicates by their keeper, in the order of names."""
         found: dict[int, list[int]] = {}
         for index in sorted(self.duplicates):
             found.setdefault(self.final_keeper(index), []).append(index)
         return found
 
     def final_keeper(self, index: int) -> int:
-        """Returns the image that stands for this one; that of exact copies may itself be a near one of another."""
+        """Follow duplicates to the image that is kept.
+
+        The keeper of an exact duplicate may itself be a near duplicate.
+        """
         while index in self.duplicates:
             index = self.duplicates[index].keeper
         return index
 
     def final_duplicate(self, index: int) -> Duplicate:
-        """Returns how a copy relates to the image that stands for it in the end, perhaps through another copy."""
+        """Relate a duplicate to its final keeper, perhaps through another duplicate."""
         duplicate = self.duplicates[index]
         while duplicate.keeper in self.duplicates:
             further = self.duplicates[duplicate.keeper]
@@ -81,7 +84,7 @@ class Selection:
         return duplicate
 
     def rejections(self) -> list[Rejected]:
-        """Returns a line for every image that is not in."""
+        """List a rejection for every image that is out."""
         sources, in_hex = self.images.sources, self.images.hex
         lines = [
             Rejected(sources[index], reason, detail, None, score, in_hex(index))
@@ -100,7 +103,7 @@ class Selection:
 
 
 def new_selection(images: MeasuredImages, decisions: Mapping[str, Decided]) -> Selection:
-    """Returns a sorting with all in, but for those that were dropped by hand."""
+    """Select all images, except those dropped by hand."""
     selection = Selection(images, np.ones(len(images), bool), np.zeros(len(images), bool))
     if decisions:
         verdicts = [
@@ -114,15 +117,15 @@ def new_selection(images: MeasuredImages, decisions: Mapping[str, Decided]) -> S
 
 
 def sorted_rejections(rejected: Sequence[Rejected], selection: Selection) -> list[Rejected]:
-    """Returns all that is left out, by name."""
+    """List all rejections by name."""
     return sorted([*rejected, *selection.rejections()], key=lambda left: sort_key(left.source))
 
 
 def counted(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """Returns how many there are of each reason."""
+    """Count the rejections of each reason."""
     return dict(sorted(Counter(left.reason for left in rejected).items()))
 
 
 def counts_in_words(rejected: Mapping[str, int]) -> str:
-    """Returns the reasons with their counts in one line."""
+    """Write the reasons and their counts on one line."""
     return ", ".join(f"{reason} {num:,}" for reason, num in rejected.items())

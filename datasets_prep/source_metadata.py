@@ -1,4 +1,4 @@
-"""What images bring along and what they end up being called, without an object an image."""
+"""Captions and metadata of images, without an object per image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MADE = -1
 
 @dataclass(frozen=True)
 class SourceMetadata:
-    """What the source says of each of N images."""
+    """The source's metadata of N images."""
 
     texts: Texts
     """[N] Captions, with BETWEEN in between."""
@@ -25,18 +25,18 @@ class SourceMetadata:
     """The entries with a weight, repeats or a split."""
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Returns the captions of an image, maybe none."""
+        """Captions of an image; may be empty."""
         text = self.texts[index]
         return tuple(text.split(BETWEEN)) if text else ()
 
     def only(self, chosen: np.ndarray) -> "SourceMetadata":
-        """Returns the same for some of the images, by their numbers."""
+        """Select some of the images by index."""
         special = {place: self.special[index] for place, index in enumerate(map(int, chosen)) if index in self.special}
         return SourceMetadata(self.texts.only(chosen), special)
 
 
 def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceMetadata:
-    """Returns what the entries say, in the order of the sources."""
+    """Collect the metadata of the entries in the order of sources."""
     usual = (1.0, 1, None)
     special = {
         index: entries[source]
@@ -48,7 +48,7 @@ def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceM
 
 @dataclass(frozen=True)
 class Captioned:
-    """What an image that is kept ends up being called."""
+    """The final captions of an image that is kept."""
 
     texts: Sequence[str]
     origin: str
@@ -58,7 +58,7 @@ class Captioned:
 
 
 class Captions:
-    """The captions of the images that are kept, and where each one's first is from."""
+    """Captions of the kept images, and the origin of each first one."""
 
     def __init__(self, indices: np.ndarray, captions: Iterable[Captioned], *, is_complete: bool = True) -> None:
         """Takes the images' numbers in rising order, and for each its captions and their origin.
@@ -82,15 +82,15 @@ class Captions:
         self._codes = codes
 
     def of(self, index: int) -> tuple[str, ...]:
-        """Returns the captions of an image, the one to train on first."""
+        """Captions of an image, the one to train on first."""
         return tuple(self._texts[self._place(index)].split(BETWEEN))
 
     def origin(self, index: int) -> str:
-        """Returns where they are from: source, embedded, decision, file name, or the captioner."""
+        """Origin of the captions: source, embedded, decision, file name or captioner."""
         return list(self.origins)[self._codes[self._place(index)]]
 
     def brought_by(self, index: int) -> tuple[int, ...]:
-        """Returns the image that brought each caption, as in `Captioned`."""
+        """The image that brought each caption, as in `Captioned`."""
         return self._brought_by.get(index, ())
 
     def _place(self, index: int) -> int:

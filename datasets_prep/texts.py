@@ -1,4 +1,4 @@
-"""Holds millions of short texts without an object for each."""
+"""Millions of short texts without an object for each."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Texts(Sequence[str]):
-    """Texts in one piece of memory: their UTF-8 and eight bytes each; names with undecodable bytes are kept as well."""
+    """Texts in one block of memory: UTF-8 and eight bytes each. Names with undecodable bytes are kept as well."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._ends = array("q", [0])
@@ -33,7 +33,7 @@ class Texts(Sequence[str]):
         return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
 
     def only(self, chosen: Sequence[int] | np.ndarray) -> "Texts":
-        """Returns those with the numbers `chosen`, which rise; itself where that is all of them."""
+        """Select texts by rising indices; all of them return the object itself."""
         return self if len(chosen) == len(self) else Texts(self[int(index)] for index in chosen)
 
     def __iter__(self) -> Iterator[str]:

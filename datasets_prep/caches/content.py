@@ -1,4 +1,4 @@
-"""Keeps bytes by a key in a SQLite file, so what is slow to make of a file's content is made once."""
+"""A cache of bytes in a SQLite file. What is slow to derive from a file's content is derived once."""
 
 import sqlite3
 import time
@@ -42,7 +42,7 @@ class ContentCache:
         return self._opened()
 
     def get(self, key: str) -> bytes | None:
-        """Returns the bytes of a key, None where there are none."""
+        """Read the bytes of a key; None if missing."""
         try:
             row = self._database.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError:
@@ -52,7 +52,7 @@ class ContentCache:
         return None if row is None else bytes(row[0])
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps bytes under a key."""
+        """Store bytes under a key."""
         try:
             self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, value))
             if time.monotonic() - self._committed > SECONDS_BETWEEN_COMMITS:
@@ -62,6 +62,6 @@ class ContentCache:
             raise OSError(f"{self._path}: {error}. Remove that file and run the same command again.") from error
 
     def close(self) -> None:
-        """Writes what is waiting and closes the file."""
+        """Commit and close the file."""
         self._database.commit()
         self._database.close()

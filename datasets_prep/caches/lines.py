@@ -1,4 +1,4 @@
-"""Keeps single figures by a key in a file of JSON lines that only grows, so that a killed run goes on where it was."""
+"""A cache of numbers in an append-only JSON Lines file. A killed run continues with what it had."""
 
 import json
 from pathlib import Path
@@ -20,20 +20,20 @@ class JsonLines:
                     key, value = json.loads(line)
                     self._values[str(key)] = float(value)
                 except (ValueError, TypeError, OverflowError, RecursionError):
-                    findings.warn(f"lines of {path.name} that cannot be read; they are made anew", f"line {number}")
+                    findings.warn(f"lines of {path.name} that cannot be read; they are made again", f"line {number}")
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
         if ends_torn:
             self._file.write(b"\n")
 
     def get(self, key: str) -> float | None:
-        """Returns the number of a key, None where there is none."""
+        """Read the number of a key; None if missing."""
         return self._values.get(key)
 
     def put(self, key: str, value: float) -> None:
-        """Keeps a number."""
+        """Store a number."""
         self._values[key] = value
         self._file.write(json.dumps([key, value]).encode("ascii") + b"\n")
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._file.close()

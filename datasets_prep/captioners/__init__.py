@@ -1,4 +1,4 @@
-"""What writes captions, by name; a captioner's module is imported when it is asked for."""
+"""Captioners by name. A captioner's module is imported on use."""
 
 import importlib
 
@@ -20,7 +20,7 @@ __all__ = ["CAPTIONERS", "Captioner", "Kind", "Result", "make_captioner"]
 
 
 def make_captioner(config: CaptionsConfig) -> Captioner:
-    """Returns the captioner that the options name, not loaded yet; refuses options that it cannot follow."""
+    """Build the captioner of the options, without loading its model. Options that it cannot follow are refused."""
     if config.captioner not in CAPTIONERS:
         raise ValueError(
             f"captions.captioner: got {config.captioner}, which looks at no image, expected one of "

@@ -1,4 +1,4 @@
-"""What every captioner offers, and the instructions that belong to the kinds of captions."""
+"""The interface of captioners, and the instructions for kinds of captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ HINT = "{hint}"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a captioner gave for one image; an error is a result."""
+    """The result of a captioner for one image, or its error."""
 
     text: str
     num_tokens: int
@@ -39,35 +39,37 @@ class Captioner(Protocol):
 
     @property
     def name(self) -> str:
-        """A short name for messages, e.g. the captioner's and the model's."""
+        """Short name for messages, e.g. the captioner's and the model's."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """Images to give at a time."""
+        """Images per call."""
         ...
 
     def identity(self) -> str:
-        """Returns a name of all that the captions depend on besides the image, the kind and the hint; needs no
-        `load`, since who has every caption already need not load the model."""
+        """Hash what captions depend on besides image, kind and hint.
+
+        Needs no `load`: with every caption in the cache no model is loaded.
+        """
         ...
 
     def load(self) -> None:
-        """Makes the model ready; raises ValueError or OSError with a sentence where it cannot be had."""
+        """Load the model. ValueError or OSError with a sentence if that fails."""
         ...
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
-        """Returns a result for every image (RGB), in order; only being out of memory or without the model raises."""
+        """Caption RGB images in order. Only running out of memory or losing the model raises."""
         ...
 
 
 def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
-    """Returns the instruction for an image: the option's, else the kind's."""
+    """The instruction for an image: the option's, else the kind's."""
     return PROMPTS[kind] if config.prompt is None else config.prompt.replace(HINT, hint)
 
 
 def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> None:
-    """Refuses kinds of captions that the captioner cannot write."""
+    """Refuse kinds of captions that the captioner cannot write."""
     unable = [kind for kind in config.kinds if kind not in able]
     if unable:
         raise ValueError(
@@ -77,7 +79,7 @@ def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> N
 
 
 def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
-    """Refuses a prompt that the captioner would ignore, and {hint} where all images have to get the same text."""
+    """Refuse a prompt that the captioner would ignore. {hint} is refused too: all images get the same text."""
     if config.prompt is not None and not is_followed:
         raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
     if HINT in (config.prompt or ""):
@@ -88,6 +90,6 @@ def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
 
 
 def model_of(config: CaptionsConfig) -> str:
-    """Returns the option captions.model, which every captioner that looks at images has."""
+    """The option captions.model, which every captioner with a model has."""
     assert config.model is not None  # CaptionsConfig has checked it
     return config.model

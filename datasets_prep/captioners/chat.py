@@ -1,4 +1,4 @@
-"""Writes the prompt of chat models with their own template, with exactly one place for the image."""
+"""Prompts of chat models, with one place for the image."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,10 @@ Message = dict[str, object]
 def chat_prompt(
     render: Callable[[list[Message]], str], instruction: str, system: str | None, image_token: str, model: str
 ) -> str:
-    """Returns the rendered conversation; templates expect the image as a part of the message or in its text."""
+    """Render the conversation with the model's own template.
+
+    Templates expect the image as a part of the message or in its text.
+    """
     parts: list[Message] = [_message("user", [{"type": "image"}, {"type": "text", "text": instruction}])]
     plain: list[Message] = [_message("user", instruction)]
     marked: list[Message] = [_message("user", f"{image_token}\n{instruction}")]
@@ -34,5 +37,5 @@ def _message(role: str, content: object) -> Message:
 
 
 def expanded(texts: Sequence[str], image_token: str, counts: Sequence[int]) -> list[str]:
-    """Returns the texts with the image's one place repeated as often as the image has tokens."""
+    """Repeat the image token as often as the image has tokens."""
     return [text.replace(image_token, image_token * count) for text, count in zip(texts, counts, strict=True)]

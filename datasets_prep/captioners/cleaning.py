@@ -1,4 +1,7 @@
-"""Turns what a model wrote into a caption: without chat around it, cut before it repeats itself, or not at all."""
+"""Usable captions from the raw output of models.
+
+Chat around a caption is removed, and it ends before it repeats itself.
+"""
 
 import re
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ class Cleaned:
 
 
 def clean_result(result: Result, kind: Kind) -> Cleaned:
-    """Returns the usable part of what a captioner wrote."""
+    """Extract the usable part of a result."""
     if result.finish == "error":
         return Cleaned("", "nothing")
     text = stripped(result.text, between=", " if kind == "tags" else " ")  # a tag on each line is a list as well
@@ -79,9 +82,9 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
 
 
 def stripped(text: str, between: str = " ") -> str:
-    """Returns the text on one line, without thoughts, the chat's marks, introductions and quotation marks around it.
+    """Join the lines, without thoughts, chat tokens, introductions and quotation marks.
 
-    `between` stands between its lines. What no file can hold is dropped, e.g. where a server cuts a character in two.
+    `between` separates the lines. Characters that no file can hold are dropped, e.g. where a server cuts one in two.
     """
     text = SPECIAL.sub(" ", THOUGHTS.sub(" ", UNWRITABLE.sub("", text))).replace("**", "")
     text = between.join(" ".join(line.split()) for line in text.splitlines() if line.strip())
@@ -93,12 +96,12 @@ def stripped(text: str, between: str = " ") -> str:
 
 
 def is_refusal(text: str) -> bool:
-    """Returns whether a model says that it cannot, rather than what the image shows."""
+    """Recognize a model that declines instead of describing the image."""
     return REFUSAL.match(text.lower().replace("’", "'").lstrip("\"' ")) is not None
 
 
 def loop_start(text: str, *, is_whole: bool) -> int | None:
-    """Returns the place from which on a text repeats itself, behind the first time; None where it does not."""
+    """Position after the first occurrence of a repetition; None without one."""
     pieces = [(match.group().casefold(), match.start()) for match in PIECE.finditer(text)]
     words = [word for word, _ in pieces]
     threes = list(zip(words, words[1:], words[2:], strict=False))
@@ -117,13 +120,13 @@ def loop_start(text: str, *, is_whole: bool) -> int | None:
 
 
 def is_one_word(text: str) -> bool:
-    """Returns whether a text is one word over and over."""
+    """Recognize a text that repeats one word."""
     words = WORD.findall(text.casefold())
     return len(words) >= LEAST_WORDS and len(set(words)) == 1
 
 
 def _repetition(words: list[str], period: int) -> int | None:
-    """Returns where the second of several equal stretches of so many words begins."""
+    """Start of the second of several equal stretches of `period` words."""
     run = 0
     for place in range(period, len(words)):
         run = run + 1 if words[place] == words[place - period] else 0
@@ -142,7 +145,7 @@ def _recurrence(words: list[str]) -> int | None:
 
 
 def whole_sentences(text: str) -> str:
-    """Returns the text up to the end of its last whole sentence; empty where it has none."""
+    """Cut the text after its last whole sentence; may be empty."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     return text[: ends[-1]].strip() if ends else ""
 

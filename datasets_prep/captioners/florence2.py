@@ -51,6 +51,6 @@ class Florence2Captioner(LocalCaptioner):
 
 
 def object_names(text: str) -> str:
-    """Returns every object of a text such as "chair<loc_1><loc_2><loc_3><loc_4>window<loc_5>..." once."""
+    """List each object once. The text is such as "chair<loc_1><loc_2><loc_3><loc_4>window<loc_5>..."."""
     names = [part.strip(" ,") for part in LOCATIONS.split(text)]
     return ", ".join(dict.fromkeys(name for name in names if name))

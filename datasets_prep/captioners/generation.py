@@ -19,9 +19,9 @@ GREEDY: dict[str, Any] = {
 def generate(
     model: Any, inputs: Mapping[str, Any], max_new_tokens: int, eos_ids: Sequence[int], num_given: int
 ) -> list[tuple[list[int], bool]]:
-    """Returns the new token ids of every row without what ends it, and whether the model ended it.
+    """Generate token ids per row, and whether the model ended them.
 
-    `num_given` tokens at the start of the rows are not the model's.
+    The end token is removed. `num_given` tokens at the start of the rows are not the model's.
     """
     import torch
 
@@ -39,7 +39,7 @@ def generate(
 
 
 def results(tokenizer: Any, rows: Sequence[tuple[list[int], bool]], prefix: str = "") -> list[Result]:
-    """Returns the rows as text."""
+    """Decode the rows."""
     return [
         Result(prefix + tokenizer.decode(ids, skip_special_tokens=True), len(ids), "stop" if has_end else "length")
         for ids, has_end in rows
@@ -47,7 +47,7 @@ def results(tokenizer: Any, rows: Sequence[tuple[list[int], bool]], prefix: str 
 
 
 def ids_of(value: int | Sequence[int] | None) -> list[int]:
-    """Returns the ids that end a text, which configs give as one, several or none."""
+    """Token ids that end a text: configs give one, several or none."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)

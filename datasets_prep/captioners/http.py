@@ -1,4 +1,7 @@
-"""Any server that speaks OpenAI's chat completions (vLLM, SGLang, llama.cpp, ...), with several requests in flight."""
+"""Captions from a server with OpenAI's chat completions.
+
+Such are vLLM, SGLang and llama.cpp; several requests are in flight.
+"""
 
 import base64
 import concurrent.futures
@@ -63,7 +66,7 @@ class HttpCaptioner:
         )
 
     def load(self) -> None:
-        """Does nothing: the first caption shows whether the server is there."""
+        """Do nothing: the first caption shows whether the server answers."""
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
         with concurrent.futures.ThreadPoolExecutor(self.config.requests_in_flight) as pool:
@@ -90,7 +93,7 @@ class HttpCaptioner:
         return answer if isinstance(answer, Result) else read_answer(answer)
 
     def _ask(self, body: bytes) -> bytes | Result:
-        """Returns the server's answer; repeats what may pass, raises where no further image would fare better."""
+        """Request a completion, with retries. Raises where no further image would fare better."""
         num_timeouts = 0
         for attempt in range(self.num_tries):
             is_last = attempt == self.num_tries - 1
@@ -157,21 +160,21 @@ class HttpCaptioner:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect, so that the key goes nowhere but to the address that was given."""
+    """Follow no redirect: the key goes only to the given address."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
 
 
 def data_url(image: Image.Image) -> str:
-    """Returns an image as a JPEG in a data: address."""
+    """Encode an image as a JPEG in a data: address."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def read_answer(data: bytes) -> Result:
-    """Returns the result that a chat completion holds."""
+    """Parse a chat completion."""
     try:
         answer = json.loads(data)
         choice = answer["choices"][0]
@@ -193,7 +196,7 @@ def wait_seconds(first: float, attempt: int, asked: str | None) -> float:
 
 
 def _retry_after(value: str | None) -> float:
-    """Returns the seconds that a server asks for, as a number or a date; 0 where it asks for nothing."""
+    """Seconds to wait, given as a number or date; 0 without."""
     if value is None:
         return 0.0
     if value.strip().isdecimal():

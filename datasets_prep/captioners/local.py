@@ -1,4 +1,4 @@
-"""What captioners share whose transformers model is loaded here."""
+"""What captioners with a local transformers model share."""
 
 import functools
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ class LocalCaptioner:
         return files
 
     def identity(self) -> str:
-        """Returns a name of what the captions depend on.
+        """Hash what the captions depend on.
 
-        Not the batch size, though another one can change a caption, above all in float16 and bfloat16: sums are then
-        taken in another order, and of two tokens that are nearly equally likely the other one may win.
+        The batch size is not part of it, though another one can change a caption, above all in float16 and bfloat16:
+        sums are then taken in another order, and of two tokens that are nearly equally likely the other one may win.
         """
         return digest(
             self.config.captioner,

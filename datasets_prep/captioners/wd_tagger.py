@@ -58,7 +58,7 @@ class WDTagger:
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=providers)
         except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-            raise ValueError(f"captions.model: {path} is no ONNX model ({error}). Fetch it again.") from error
+            raise ValueError(f"captions.model: {path} is not an ONNX model ({error}). Fetch it again.") from error
         self._tags = self._read_tags()
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
@@ -103,7 +103,10 @@ class WDTagger:
 
 
 def tagger_input(image: Image.Image, side: int) -> np.ndarray:
-    """Returns [side side 3] float32 as the taggers were trained: on a white square, blue first, 0 to 255."""
+    """Square input of the taggers, [side side 3] float32.
+
+    The background is white, blue comes first, and values are 0 to 255.
+    """
     square = Image.new("RGB", (max(image.size), max(image.size)), "white")
     square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
     resized = square.resize((side, side), Image.Resampling.BICUBIC)
@@ -111,5 +114,5 @@ def tagger_input(image: Image.Image, side: int) -> np.ndarray:
 
 
 def spelled(tag: str) -> str:
-    """Returns a tag with spaces for underscores, unless it is a face such as ^_^, where no two letters are together."""
+    """Replace underscores by spaces, except in faces such as ^_^."""
     return tag.replace("_", " ") if re.search(r"[^\W_]{2}", tag) else tag

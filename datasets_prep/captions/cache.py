@@ -1,4 +1,4 @@
-"""Keeps what captioners wrote in a file of JSON lines, so that a killed run goes on where it was."""
+"""A cache of what captioners wrote, in JSON Lines. A killed run continues with what it had."""
 
 import hashlib
 import json
@@ -12,15 +12,17 @@ from finetune.data.listing import Findings
 
 
 class CaptionCache(Protocol):
-    """What captioners wrote, by the image's sha256, the captioner's identity and the kind."""
+    """Results by the image's sha256, the captioner's identity and the kind."""
 
     def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
-        """Returns what was written, or None."""
+        """Read a result; None if missing."""
         ...
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        """Keeps the results of a batch, as (image, identity, result), so that they outlive the process from when this
-        returns: all or none, so that a run that goes on makes up the same batches."""
+        """Store a batch of (image, identity, result), all or none.
+
+        They outlive the process once this returns, so a continued run makes the same batches.
+        """
         ...
 
 
@@ -49,7 +51,7 @@ class JsonLinesCache:
                 _result(row)
             except (ValueError, KeyError, TypeError, AttributeError):
                 findings.warn(
-                    f"lines of {self.path.name} that cannot be read, whose captions are written anew", f"line {number}"
+                    f"lines of {self.path.name} that cannot be read, whose captions are written again", f"line {number}"
                 )
                 continue
             self._places[key] = (place, len(line))
@@ -85,7 +87,7 @@ class JsonLinesCache:
         self._end += len(data)
 
     def close(self) -> None:
-        """Forces all to disk and lets go of the file."""
+        """Force all to disk and close the file."""
         os.fsync(self._file.fileno())
         self._file.close()
 

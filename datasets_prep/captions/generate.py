@@ -1,4 +1,4 @@
-"""Has a captioner describe images: in batches that fit, kept as they come, and only what is usable."""
+"""Captions from a captioner, in batches that fit in memory."""
 
 import concurrent.futures
 import hashlib
@@ -54,12 +54,14 @@ def write_captions(
     findings: Findings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, list[Written]]:
-    """Returns the captions of every image by its key, in the order of captions.kinds; notes why some have none.
+    """Write the captions of every image, by its key.
 
-    `load` gives the upright RGB image; it is called from one other thread, so that decoding goes on meanwhile.
-    `progress` hears how many images of how many are done. What the captioner wrote is kept in the cache as it is, so
-    that another prefix or template asks for nothing anew; errors are not kept. The captions do not depend on the batch
-    size but for rounding in the model (see `generation.local_identity`).
+    They are in the order of captions.kinds; notes say why some have none.
+
+    `load` returns the upright RGB image; it runs in another thread, so decoding overlaps with captioning. `progress`
+    receives the numbers of images done and in all. Results are cached as they are: another prefix or template needs no
+    new ones; errors are not cached. Captions do not depend on the batch size but for rounding in the model (see
+    `LocalCaptioner.identity`).
     """
     identity = captioner.identity()
     host = _Host(captioner, config, identity, cache, findings)
@@ -83,7 +85,7 @@ def unwritten(
     cache: CaptionCache,
     findings: Findings,
 ) -> set[int]:
-    """Returns the keys of the images that the captioner has not written every caption of: it failed on them."""
+    """Keys of images on which the captioner failed."""
     host = _Host(captioner, config, captioner.identity(), cache, findings)
     return {picture.key for picture in pictures if host.missing_kinds(picture)}
 
@@ -91,10 +93,10 @@ def unwritten(
 def final_captions(
     existing: Sequence[str], written: Sequence[str], mode: Literal["fill", "replace", "add"]
 ) -> tuple[str, ...]:
-    """Returns the captions of an image: those it brings, and those that were written or made from its name.
+    """Combine an image's own captions with those written for it.
 
-    With replace the written ones stand alone; what they replace remains in the source. Where nothing was written, the
-    image keeps what it has in every mode. Without any caption at all it has the empty one.
+    With replace only the written ones remain; the source keeps the others. Without a written one the image keeps its
+    own in every mode. With none at all it has the empty one.
     """
     chosen = {
         "fill": list(existing) or list(written),
@@ -105,7 +107,7 @@ def final_captions(
 
 
 class _Host:
-    """One captioner at work: what it has written, and how many images it takes at a time."""
+    """One captioner at work: its results and its batch limit."""
 
     def __init__(
         self, captioner: Captioner, config: CaptionsConfig, identity: str, cache: CaptionCache, findings: Findings
@@ -146,7 +148,7 @@ class _Host:
                 self._stop_where_all_fail(errors, len(asked))
 
     def _keep(self, kind: Kind, pictures: Sequence[ImageToCaption], results: Sequence[Result]) -> list[str]:
-        """Keeps what was written, notes what was not; returns the errors."""
+        """Cache the results, note the failures, return their errors."""
         described = list(zip(pictures, results, strict=True))
         failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
         for picture, detail in failed:
@@ -156,7 +158,7 @@ class _Host:
         return [detail for _, detail in failed]
 
     def _results(self, part: Sequence[tuple[ImageToCaption, Image.Image]], kind: Kind) -> list[Result] | None:
-        """Returns the captioner's results, or None where memory did not suffice."""
+        """Run the captioner; None if memory did not suffice."""
         try:
             results = self.captioner.caption([image for _, image in part], kind, [picture.hint for picture, _ in part])
         except Exception as error:  # torch, onnxruntime and CUDA have no error in common
@@ -203,7 +205,7 @@ def _loaded(
     batch_size: int,
     findings: Findings,
 ) -> Iterator[list[tuple[ImageToCaption, Image.Image]]]:
-    """Gives the images in batches; the next one is decoded while one is described."""
+    """Yield batches; the next is decoded while one is captioned."""
 
     def read(batch: Sequence[ImageToCaption]) -> list[tuple[ImageToCaption, Image.Image | str]]:
         return [(picture, _shown(load, picture.key, max_side)) for picture in batch]
@@ -228,7 +230,7 @@ def _loaded(
 
 
 def _shown(load: Callable[[int], Image.Image], key: int, max_side: int) -> Image.Image | str:
-    """Returns the image no larger than the model is to see it, or why there is none."""
+    """Scale an image down to the model's limit, or explain why not."""
     try:
         image = load(key)
     except (OSError, ValueError) as error:

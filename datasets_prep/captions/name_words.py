@@ -1,4 +1,4 @@
-"""Finds the words in the name of a file or folder that say something of an image."""
+"""Words in the name of a file or folder that describe an image."""
 
 import re
 import unicodedata
@@ -31,7 +31,9 @@ EMPTY_WORDS = frozenset(
 
 
 def name_in_words(name: str) -> str:
-    """Returns the words of a name, without numbers, hashes, and what cameras and programs write.
+    """Extract the words of a name.
+
+    Numbers, hashes, and what cameras and programs write are dropped.
 
     Empty where no word is left that says something of an image, e.g. of p, picture (2), or 00001-of-00099.
     """
@@ -45,7 +47,7 @@ def name_in_words(name: str) -> str:
 
 
 def _is_code(part: str) -> bool:
-    """Whether a part of a name is a hash, a piece of one, or another mixture of letters and digits; not 3d or cat01."""
+    """Recognize hashes and mixtures of letters and digits. 3d and cat01 are not such."""
     if re.fullmatch(r"(?=.*\d)(?=.*[a-fA-F])[0-9a-fA-F]{4,}|\d[0-9a-fA-F]{7,}", part):
         return True
     return part.isascii() and len(re.findall(r"\d(?=[A-Za-z])|[A-Za-z](?=\d)", part)) > 1

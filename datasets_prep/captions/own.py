@@ -1,4 +1,4 @@
-"""Finds the captions that images bring along, makes one where there is none, and adds the trigger."""
+"""Captions of the source, captions from names, and the trigger."""
 
 import os
 import posixpath
@@ -20,7 +20,7 @@ from finetune.data.listing import Entry, Findings
 def read_sidecars(
     read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings, *, is_keyed: bool = False
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """Returns source -> captions from the files among the sources that hold some, and these files.
+    """Read captions by source, and the files that held them.
 
     Files that seem to hold captions and are not understood are an error where an image is left without one.
     """
@@ -31,23 +31,25 @@ def read_sidecars(
 
 
 def is_image_name(name: str) -> bool:
-    """True for a name that ends as images do, also in formats that are not read."""
+    """True for a suffix of images, also of formats that are not read."""
     return split_name(name)[1] in IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
 
 def is_mask_name(name: str) -> bool:
-    """True for the name that masks of images have."""
+    """True for the name of a mask."""
     return split_name(name)[0].endswith(MASK_SUFFIX)
 
 
 def read_folder_entries(
     root: str, read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, Entry]:
-    """Returns an entry for every file that does not itself hold captions, with all its captions; it may have none.
+    """Read one entry for every file that does not hold captions.
 
-    They come from metadata.jsonl or metadata.csv at the top of the folder or in folders below, each of which lists what
-    lies in its folder, and then from files beside the images and lists in other forms. Weight, repeats and split are
-    those of the listing nearest to the image.
+    Each has all its captions, or none.
+
+    They come from metadata.jsonl or metadata.csv at the top of the folder or in folders below, each of which lists its
+    own folder, and then from files beside the images and lists in other forms. Weight, repeats and split are those of
+    the listing nearest to the image.
     """
     listed: dict[str, Entry] = {}
     used = set()
@@ -74,7 +76,7 @@ def read_folder_entries(
 
 
 def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, findings: Findings) -> Mapping[str, Entry]:
-    """Returns the entries with the repeats of folders such as 10_NAME, where a listing gives none of its own."""
+    """Apply the repeats of folders such as 10_NAME. Repeats of a listing win."""
     images = [name for name in entries if is_image_name(name) and not is_mask_name(name)]
     named = folder_repeats(images, choice, "folder_repeats", findings)
     if not named:
@@ -88,9 +90,9 @@ def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, fin
 
 
 def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Entry], findings: Findings) -> None:
-    """Notes as an error caption files that could not even be listed, such as broken links, of images without another.
+    """Report caption files that cannot be opened, such as broken links.
 
-    `rejected` is what the source lists and cannot be opened.
+    Only those of images without another caption are errors. `rejected` is what the source lists and cannot open.
     """
     lost = [each for each in rejected if split_name(each.source)[1] in (*TEXT_SUFFIXES, JSON_SUFFIX)]
     if not lost:
@@ -105,7 +107,7 @@ def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Ent
 def joined_entries(
     sources: Iterable[str], listed: Mapping[str, Entry], texts: Mapping[str, Sequence[str]]
 ) -> dict[str, Entry]:
-    """Returns an entry for each source: what is listed of it, and the texts beside it behind that, each once."""
+    """Join each listed entry with the texts beside it, without repeats."""
     entries = {name: listed.get(name, Entry(name, ())) for name in sources}
     return {
         name: replace(entry, captions=tuple(dict.fromkeys([*entry.captions, *texts.get(name, ())])))
@@ -114,7 +116,7 @@ def joined_entries(
 
 
 def warn_of_errors(found: Findings, place: str, findings: Findings) -> None:
-    """Notes as warnings what would be errors in training: a single line or row that is wrong stops no preparation."""
+    """Turn errors of a listing into warnings. A wrong line or row does not stop a preparation."""
     try:
         found.raise_errors("", "")
     except ValueError as error:
@@ -123,7 +125,7 @@ def warn_of_errors(found: Findings, place: str, findings: Findings) -> None:
 
 
 def _listings(sources: Iterable[str]) -> list[str]:
-    """One in each folder, the ones further up first."""
+    """One listing per folder, upper folders first."""
     by_folder: dict[str, str] = {}
     for name in sorted((name for name in sources if posixpath.basename(name) in LISTINGS), reverse=True):
         by_folder.setdefault(posixpath.dirname(name), name)  # .jsonl comes before .csv
@@ -133,7 +135,7 @@ def _listings(sources: Iterable[str]) -> list[str]:
 def _read_listing(
     root: str, listing: str, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> list[Entry] | None:
-    """None where a file below the top, which only happens to have that name, lists no images."""
+    """Read a listing; None for a file below that only shares the name."""
     folder, name = posixpath.split(listing)
     found = Findings()  # its warnings speak of what training would do with the folder
     start = f"{folder}/" if folder else ""
@@ -151,9 +153,10 @@ def _read_listing(
 
 
 def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
-    """Returns a caption for an image that has none: file name, folder or trigger, the first that says something.
+    """Make a caption from file name, folder or trigger.
 
-    Empty where none does: a name that says nothing of the image would be learned as its caption.
+    The first that says something is used; empty where none does, since a meaningless name would be learned as a
+    caption.
     """
     folder, file_name = posixpath.split(source)
     named = {
@@ -174,7 +177,7 @@ def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:
-    """Returns the caption with the trigger behind it, unless it stands somewhere in it."""
+    """Append the trigger, unless the caption contains it."""
     if trigger is None or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
         return caption
     return f"{caption}, {trigger}"

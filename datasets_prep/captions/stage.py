@@ -1,4 +1,4 @@
-"""Gives every image that is kept its captions: decided ones, those it brings, and what the captioner writes."""
+"""The captions of every image that is kept. They come from decisions, the source or the captioner."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +18,15 @@ from datasets_prep.source_metadata import MADE, Captioned, Captions, SourceMetad
 
 
 def check_captioner(config: CaptionsConfig) -> str:
-    """Returns what the captions depend on; refuses options that the captioner cannot follow, before all else."""
+    """Return what captions depend on; refuse unusable options early."""
     return "" if config.captioner == "file_name" else make_captioner(config).identity()
 
 
 def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
-    """Returns the captions of every image that is in, with the trigger in each.
+    """Collect the captions of every image that is in.
 
-    A keeper has the captions of its copies too, behind its own, and the files that brought them.
+    Each contains the trigger. A keeper has the captions of its duplicates too, after its own, with the files that
+    brought them.
     """
     config, selection, findings = context.config, context.selection, context.findings
     kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
@@ -75,7 +76,10 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
 def source_captions(
     selection: Selection, metadata: SourceMetadata, members: Sequence[int]
 ) -> tuple[dict[str, int], str]:
-    """Returns the captions of images, with the first that brings each: those from beside them, else those in them."""
+    """Collect captions of images, with the first image that brings each.
+
+    Those beside the images win over those embedded in them.
+    """
     found: dict[str, int] = {}
     for member in members:
         for caption in metadata.captions(member):
@@ -89,7 +93,7 @@ def source_captions(
 
 
 def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, list[str]], bool]:
-    """Returns what the captioner writes for the images that need it, and whether it failed on none."""
+    """Write missing captions, and say whether none failed."""
     if not asked:
         return {}, True
     config, findings = context.config.captions, context.findings

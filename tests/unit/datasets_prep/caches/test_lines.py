@@ -64,5 +64,5 @@ def test_lines_of_something_else_are_counted_with_their_places(tmp_path: Path) -
     path.write_bytes(b'["a", 1]\n' + b"\n".join(garbage) + b'\n["b", 2]\n')
     lines, warnings = reopened(path)
     assert (lines.get("a"), lines.get("b")) == (1, 2)
-    assert "lines of scores.jsonl that cannot be read; they are made anew (9): line 2, line 3" in warnings[0]
+    assert "lines of scores.jsonl that cannot be read; they are made again (9): line 2, line 3" in warnings[0]
     lines.close()
