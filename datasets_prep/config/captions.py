@@ -10,7 +10,7 @@ CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "l
 
 @dataclass(frozen=True)
 class CaptionsConfig:
-    """Where captions come from besides those that the images bring."""
+    """The source of captions besides those that the images bring."""
 
     captioner: CaptionerName = "file_name"
     """What writes captions; file_name needs no model."""
@@ -85,7 +85,7 @@ class CaptionsConfig:
 
 @dataclass(frozen=True)
 class LintConfig:
-    """What captions are checked against; nothing of it leaves an image out."""
+    """Checks of captions. None of them rejects an image."""
 
     tokenizer: str | None = None
     """Folder or Hub id of the tokenizer of the model to be trained; without one tokens are estimated from the words."""

@@ -11,7 +11,7 @@ FLAGS = ("small", "long", "dark", "light", "blurred", "upscaled", "compressed", 
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """What a single file may cost; one that costs more is left out, and the rest goes on."""
+    """Limits of a single file. One that exceeds them is rejected, and the rest continues."""
 
     pixels: int = 100 * 2**20
     """Most pixels of an image, read from its header before one is decoded."""
@@ -37,7 +37,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """When an image is left out, and when it is kept but flagged."""
+    """Thresholds for rejecting images, and for flagging those that stay."""
 
     min_side: int = 64
     """Images with a side of fewer pixels are left out."""
@@ -120,7 +120,7 @@ class ScoresConfig:
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """Which images count as near copies of another, and what becomes of them; those of the same bytes always go."""
+    """The search for near duplicates, and what becomes of them. Exact duplicates are always rejected."""
 
     level: Literal["off", "fast", "thorough", "embed"] = "fast"
     """fast finds edits of the whole image, centre crops, mirrored and turned ones; thorough finds off-centre crops

@@ -1,4 +1,4 @@
-"""Which pairs of images are worth a second look: those with close codes, corners in common or close embeddings.
+"""Candidate pairs: close codes, common corners or close embeddings.
 
 Letters: N images, M pairs, D width of an embedding. Images are named by their ranks, the best first.
 """
@@ -33,7 +33,7 @@ def candidates(
     embeddings: np.ndarray | None,
     similarity: float,
 ) -> tuple[ClosePairs, np.ndarray]:
-    """Returns pairs of the images of these numbers, sorted, and which [M] have more in common than their codes."""
+    """List candidate pairs, sorted, and which [M] share more than codes."""
     num = len(ranked)
     pairs = close_pairs(codes, farthest(num), ranked)
     others = np.zeros((0, 2), np.int64)
@@ -47,12 +47,15 @@ def candidates(
 
 
 def farthest(num: int) -> int:
-    """Returns the bits up to which codes are asked for among so many images."""
+    """The largest distance in bits to search among so many images."""
     return LARGEST_DISTANCE if num <= MANY else MANY_DISTANCE
 
 
 def neighbours(embeddings: np.ndarray, similarity: float, num_at_once: int = 1024) -> Iterator[np.ndarray]:
-    """Yields pairs [M 2] of embeddings [N D] with a cosine of at least `similarity`, the smaller number first."""
+    """Yield pairs [M 2] of embeddings [N D] above a cosine.
+
+    It is at least `similarity`; the smaller number comes first.
+    """
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
     for start in range(0, len(unit), num_at_once):
@@ -62,7 +65,7 @@ def neighbours(embeddings: np.ndarray, similarity: float, num_at_once: int = 102
 
 
 def joined(pairs: ClosePairs, others: np.ndarray) -> tuple[ClosePairs, np.ndarray]:
-    """Returns the pairs with those of the `others` [M 2] that are not among them, and which are among the others."""
+    """Join pairs with `others` [M 2], and mark those among the others."""
     known = pairs.first.astype(np.int64) << 32 | pairs.second
     wanted = np.unique(others[:, 0].astype(np.int64) << 32 | others[:, 1])
     more = wanted[~np.isin(wanted, known)]

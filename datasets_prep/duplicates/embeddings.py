@@ -1,4 +1,4 @@
-"""What a vision model makes of images: vectors that are close where images show the same."""
+"""Vectors from a vision model, close for images that show the same."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ def cached_embeddings(
     folder: Path,
     progress: Callable[[str, int, int], None],
 ) -> np.ndarray:
-    """Returns vectors of length 1 [N D] float32 of the images that `load` opens by their indices.
+    """Unit vectors [N D] float32 of the images that `load` opens.
 
     `keys` are the sha256 of the images, under which vectors are kept in the folder; only new ones are computed.
     """

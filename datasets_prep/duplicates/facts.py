@@ -1,4 +1,4 @@
-"""Measures of whole images that tell which of several near-duplicates others were made of; kept by content."""
+"""Measures of whole images that tell an original from its derivatives. They are kept by content."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -143,7 +143,7 @@ class Details:
 
 
 def inside_of(grey: Image.Image) -> tuple[int, int, int, int]:
-    """Returns what is within the rows and columns of one tone at the edges: left, top, right, bottom."""
+    """Crop one-coloured rows and columns: left, top, right, bottom."""
     pixels = np.asarray(grey, np.int16)
     differs = np.abs(pixels - pixels[0, 0]) > BORDER_TOLERANCE
     rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
@@ -153,7 +153,7 @@ def inside_of(grey: Image.Image) -> tuple[int, int, int, int]:
 
 
 def facts_of(opened: Opened) -> np.ndarray:
-    """Returns the fields of `Facts` in one row."""
+    """Read the fields of `Facts` as one row."""
     small = np.asarray(opened.image.resize((64, 64), Image.Resampling.BOX), np.int16)
     rows = [*opened.parts[WHOLE].size, *opened.parts[INSIDE].size, (small.max(2) - small.min(2)).mean()]
     for grey in opened.parts:
@@ -172,7 +172,7 @@ def lost(grey: Image.Image, factor: float) -> np.ndarray:
 
 
 def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
-    """Returns for each image the part that shows the same as a part of the others.
+    """Find the part of each image that shows the same as others.
 
     Text and noise cross the border of an image on a plain background, so whole images are compared then.
     """

@@ -29,7 +29,7 @@ THUMBNAIL = 32
 
 
 def may_be_framed(grey: Image.Image) -> bool:
-    """Returns whether an image is flat along one of its sides."""
+    """Check whether an image is flat along a side."""
     small = grey.copy()
     small.thumbnail((384, 384), Image.Resampling.BOX)
     if min(small.size) < 2 * TILE:
@@ -39,7 +39,7 @@ def may_be_framed(grey: Image.Image) -> bool:
 
 
 def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
-    """Returns where an RGB image shows another in a frame, None unless that is clear."""
+    """Locate another image framed in an RGB image. None unless it is clear."""
     place = place_of(outer, inner)
     if place is None:
         return None
@@ -57,7 +57,7 @@ def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
 
 
 def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:
-    """Returns where an image shows the whole of another upright, by their corners."""
+    """Locate the whole of another image upright, by their corners."""
     nothing = np.zeros((len(KINDS), 4), np.uint64)
     looks: list[ComparedImage] = [look_at(each, nothing) for each in (outer, inner)]
     motion = next(motions_by_corners(*looks), None)
@@ -110,5 +110,5 @@ def edges(
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Returns the grey levels of an image, reduced, in one row."""
+    """Grey levels of an image, reduced, in one row."""
     return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32).ravel()

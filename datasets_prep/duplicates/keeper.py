@@ -1,4 +1,4 @@
-"""Which image of a group of near-duplicates is kept: the one that shows most, with the least done to it.
+"""The image of a group of near duplicates to keep. It shows most, with the least done to it.
 
 In order: pixels within the border, where a larger image holds detail that smaller ones lack (an enlargement holds
 none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. What is left is ordered:
@@ -52,7 +52,7 @@ class Member:
 
 
 def best_member(members: Sequence[Member], details: Details) -> Member:
-    """Returns the member to keep."""
+    """Choose the member to keep."""
     find_frames(members, details)
     facts = {member.number: details.facts(member.number) for member in members}
     parts = common_parts(facts)
@@ -73,7 +73,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
 
 
 def find_frames(members: Sequence[Member], details: Details) -> None:
-    """Looks for images that show another of the group in a frame, such as screenshots."""
+    """Find images that frame another of the group, such as screenshots."""
     if not can_verify():
         return
     may_be = {member.number: details.may_be_framed(member.number) for member in members}
@@ -88,7 +88,7 @@ def find_frames(members: Sequence[Member], details: Details) -> None:
 
 
 def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
-    """Returns the members whose figures are the smallest, up to a factor."""
+    """Members with the smallest figures, up to a factor."""
     figures = [figure(member) for member in members]
     least = min(figures)
     most = least * slack if least > 0 else least / slack
@@ -119,7 +119,7 @@ def enlargements(
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the contrast of the first over that of the second, 1 where they show different things."""
+    """Contrast of the first over the second. It is 1 where they show different things."""
     deviations = first.std(), second.std()
     if min(deviations) < 1 or np.corrcoef(first, second)[0, 1] < SAME_CONTENT:
         return 1.0
@@ -127,14 +127,14 @@ def contrast(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
-    """Returns how much a thumbnail differs from all, in sum."""
+    """Sum of a thumbnail's differences from all."""
     return float(np.abs(others - thumbnail).mean(1).sum())
 
 
 def original(
     ranked: Sequence[Member], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
 ) -> Member:
-    """Returns the first member that was not made of another."""
+    """The first member that was not made of another."""
     compared = [(member, parts[member.number]) for member in ranked[:MOST_COMPARED]]
     sizes = {member.number: facts[member.number].sizes[part] for member, part in compared}
 
@@ -158,7 +158,7 @@ def with_best_keepers(
     details: Details,
     name: Callable[[int], str],
 ) -> dict[int, Duplicate]:
-    """Returns the near-duplicates of each group as repeats of its best member.
+    """Point the near duplicates of each group to its best member.
 
     Groups with an image that must stay (`is_fixed`) stay as they are.
     """

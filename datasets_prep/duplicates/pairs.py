@@ -1,4 +1,4 @@
-"""Which of two images of one size was made of the other: what filters, noise, text and vignettes leave.
+"""Which of two images was made of the other. Filters, noise, text and vignettes leave traces.
 
 Both are cut into tiles whose frequencies are compared ring by ring. Axes: H W height
 and width, R rings from coarse to fine.
@@ -62,7 +62,7 @@ def pair_figures(first: Image.Image, second: Image.Image) -> np.ndarray:
 
 
 def middle(image: Image.Image) -> np.ndarray:
-    """Returns the levels of the middle of an image [H W]."""
+    """Grey levels of the middle of an image [H W]."""
     left, top = max(0, (image.width - SIDE) // 2), max(0, (image.height - SIDE) // 2)
     box = left, top, min(image.width, left + SIDE), min(image.height, top + SIDE)
     return np.asarray(image.crop(box), np.float32)
@@ -109,7 +109,7 @@ def vignette(first: Image.Image, second: Image.Image) -> np.ndarray:
 
 
 def made_of(figures: np.ndarray) -> Made:
-    """Returns which of two images was made of the other, by their `pair_figures`."""
+    """Decide by `pair_figures` which image was made of the other."""
     lighter, explained = figures[:2]
     if abs(lighter) >= VIGNETTE and explained >= FITS:
         return Made.SECOND if lighter < 0 else Made.FIRST
@@ -140,7 +140,7 @@ def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray) -> bo
 
 
 def gains(first: np.ndarray, second: np.ndarray, shared: np.ndarray) -> Gains:
-    """Returns the gains from the first to the second."""
+    """Gains from the first to the second."""
     gain = shared / np.maximum(first, 1e-9) / np.sqrt(second[1] / first[1])
     coherence = shared**2 / np.maximum(first * second, 1e-9)
     return Gains(gain, float(coherence[12:].mean()))

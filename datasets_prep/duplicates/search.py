@@ -83,7 +83,7 @@ def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]
 
 
 def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplicate]:
-    """Return the files with the same bytes as a better one, by their hashes, [N] of 32 bytes or [N 32]."""
+    """List files with the same bytes as a better one. Hashes are [N] of 32 bytes or [N 32]."""
     duplicates: dict[int, Duplicate] = {}
     for best, *others in equal_groups(sha256, np.asarray(order)):
         duplicates.update((number, Duplicate(best, "exact_duplicate", 1.0, "same bytes")) for number in others)
@@ -112,7 +112,7 @@ def pixel_duplicates(
 
 
 def still_in(order: np.ndarray, left: np.ndarray | set[int]) -> np.ndarray:
-    """Return the numbers of `order` that are in a mask [N] or among numbers."""
+    """Filter `order` by a mask [N] or by numbers."""
     if isinstance(left, np.ndarray) and left.dtype == bool:
         return np.asarray(order)[left[order]]
     return np.asarray(order)[np.isin(order, list(left))]
@@ -145,7 +145,7 @@ class SearchedImages:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Which pairs are compared, and what is reported of them."""
+    """The pairs to compare, and what to report of them."""
 
     level: Level = "fast"
     similarity: float = EMBEDDED_SIMILARITY

@@ -1,4 +1,4 @@
-"""Looks over the captions and names what a user may want to mend; it changes nothing."""
+"""Checks of captions that name problems and change nothing."""
 
 import os
 import posixpath
@@ -39,7 +39,7 @@ UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def token_counter(config: LintConfig) -> Callable[[str], int]:
-    """Returns what counts the tokens of a caption: the tokenizer that the options name, else the estimate."""
+    """Build the token counter: the configured tokenizer or the estimate."""
     if config.tokenizer is None:
         return estimated_tokens
     tokenizer = _load_tokenizer(config.tokenizer)
@@ -73,7 +73,7 @@ def _load_tokenizer(name: str) -> Any:
 
 
 def estimated_tokens(text: str) -> int:
-    """Returns about how many tokens CLIP's tokenizer makes of a text.
+    """Estimate the number of CLIP tokens.
 
     A sign or digit is one, a word one and another for every five letters begun beyond seven, a letter of a script that
     writes no spaces two, a word with letters beyond ASCII one for every two letters.
@@ -95,7 +95,7 @@ def lint(
     trigger: str | None,
     count_tokens: Callable[[str], int],
 ) -> list[LintMark]:
-    """Returns what is notable about the captions of each (source, captions), most serious kinds first.
+    """List problems of each (source, captions), serious kinds first.
 
     The order of the marks does not depend on that of the rows, and the sources of a mark are sorted.
     """
@@ -132,7 +132,7 @@ KINDS = (
 
 
 def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: str | None) -> Iterable[tuple[str, str]]:
-    """Gives (kind, detail) of everything notable about each caption by itself."""
+    """Yield (kind, detail) of the problems of single captions."""
     if not captions or any(not caption.strip() for caption in captions):
         yield "empty caption", ""
     for caption in captions:
@@ -170,14 +170,14 @@ def _tag_marks(text: str) -> Iterable[tuple[str, str]]:
 
 
 def is_file_name(text: str, source: str) -> bool:
-    """Returns whether a caption is a file's name rather than words: by its form, or because it is the source's."""
+    """Recognize a file name in place of words. Its form tells, or that it is the source's."""
     stem = posixpath.splitext(posixpath.basename(source))[0]
     is_own = text == stem and re.search(r"[\d_]", stem) is not None and " " not in stem
     return is_own or FILE_NAME.fullmatch(text) is not None
 
 
 def _grouped(kind: str, by_detail: dict[str, set[str]]) -> list[LintMark]:
-    """Returns a mark for each detail, most images first; beyond the first few one for all others."""
+    """Group marks by detail, most images first. Beyond the first few, one mark stands for all others."""
     order = sorted(by_detail, key=lambda detail: (-len(by_detail[detail]), detail))
     marks = [LintMark(kind, detail, tuple(sorted(by_detail[detail]))) for detail in order[:MOST_DETAILS]]
     rest = order[MOST_DETAILS:]
@@ -200,7 +200,7 @@ def _too_long(
 
 
 def _repeated(images: Sequence[tuple[str, tuple[str, ...]]]) -> list[LintMark]:
-    """Returns the captions that stand with several images, compared without case and spacing."""
+    """Captions of several images, compared without case and spacing."""
     by_caption: dict[str, list[tuple[str, str]]] = {}
     for source, captions in images:
         for caption in dict.fromkeys(" ".join(caption.split()) for caption in captions):

@@ -1,4 +1,4 @@
-"""Finds phrases that many captions share, in time and memory that grow no faster than the captions."""
+"""Phrases that many captions share. Time and memory grow no faster than the captions."""
 
 import math
 import re
@@ -22,7 +22,9 @@ Words = tuple[str, ...]
 
 
 def shared_phrases(captions: Sequence[Sequence[str]], share: float, trigger: str | None) -> list[tuple[str, list[int]]]:
-    """Returns phrases of four or more words in more than a share of the images, most frequent first, with indices.
+    """Find frequent phrases of four or more words, with indices.
+
+    They are in more than a share of the images; the most frequent comes first.
 
     Upper and lower case are the same, the trigger is part of no phrase, and in tag lists no phrase crosses a comma.
     Above 20,000 images the candidates come from a sample of evenly spaced ones; the counts are of all.
@@ -64,7 +66,7 @@ def _grams(words: Words, length: int) -> set[Words]:
 
 
 def _runs(texts: Sequence[str], trigger: str | None, candidates: set[Words]) -> tuple[Words, ...]:
-    """Returns the stretches of an image's captions that consist of candidates, each once."""
+    """Stretches of captions that consist of candidates, each once."""
     runs = set()
     for words in _parts(texts, trigger):
         start = None
@@ -78,7 +80,7 @@ def _runs(texts: Sequence[str], trigger: str | None, candidates: set[Words]) -> 
 
 
 def _longest(rows: dict[tuple[Words, ...], list[int]], least: int) -> list[Words]:
-    """Returns the frequent phrases that no longer one stands for, most frequent first."""
+    """Frequent phrases that no longer phrase covers, most frequent first."""
     chosen: dict[Words, int] = {}
     current = _frequent(rows, LENGTH, least)
     for length in range(LENGTH + 1, LONGEST + 2):

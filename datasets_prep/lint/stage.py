@@ -9,7 +9,7 @@ from finetune.prompt_syntax import caption_warning
 
 
 def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintMark]:
-    """Returns what is to be said of the captions; notes what other programs would interpret and training would not."""
+    """Check the captions. Notes name what other programs would interpret and training would not."""
     captions = ((kept.images.sources[index], kept.captions.of(index)) for index in map(int, kept.indices))
     marks = lint(captions, config.lint, config.trigger, token_counter(config.lint))
     for mark in marks:

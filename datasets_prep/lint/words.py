@@ -109,7 +109,7 @@ OF_ARTIST = re.compile(r"(?<!\w)in the styles? of (?:\w+ ?){1,3}|(?<!\w)art by (
 
 
 def tags_of(caption: str) -> list[str] | None:
-    """Returns the tags of a caption that is a list of such, lower case and with spaces; None for one in sentences."""
+    """Split a list of tags, in lower case with spaces. None for a caption in sentences."""
     if caption.count(",") < 2:
         return None
     pieces = [" ".join(piece.replace("_", " ").split()).lower() for piece in caption.split(",")]
@@ -120,7 +120,7 @@ def tags_of(caption: str) -> list[str] | None:
 
 
 def contradictions(tags: Sequence[str]) -> list[str]:
-    """Returns the pairs of tags that cannot both be true of an image, e.g. "day and night"."""
+    """Pairs of tags that exclude each other, e.g. "day and night"."""
     there = set(tags)
     groups = EXCLUSIVE + (OF_ONE_PERSON if "solo" in there else ())
     held = [[tag for tag in group if tag in there] for group in groups]
@@ -133,14 +133,14 @@ def contradictions(tags: Sequence[str]) -> list[str]:
 
 
 def style_words(caption: str, trigger: str | None) -> list[str]:
-    """Returns the words of a caption that name a style, lower case; those of the trigger are wanted."""
+    """Words that name a style, in lower case, except the trigger's."""
     text = without_trigger(caption, trigger, " ")
     found = [match.group().strip().lower() for pattern in (STYLE, OF_ARTIST) for match in pattern.finditer(text)]
     return list(dict.fromkeys(found))
 
 
 def without_trigger(caption: str, trigger: str | None, instead: str) -> str:
-    """Returns the caption with something else wherever the trigger stands."""
+    """Replace the trigger in a caption."""
     if not trigger:
         return caption
     return re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", lambda match: instead, caption, flags=re.IGNORECASE)

@@ -14,7 +14,7 @@ from datasets_prep.measure.store import CODE_BYTES, CODES, HASH_BYTES, ONE_CODE_
 
 @dataclass(frozen=True)
 class MeasuredImages:
-    """The images that decode, in the order of their names, as columns of about 200 bytes an image."""
+    """Images that decode, by name, as columns. They take about 200 bytes per image."""
 
     sources: Sequence[str]
     sha256: np.ndarray
@@ -40,11 +40,11 @@ class MeasuredImages:
         return len(self.sources)
 
     def score(self, name: str) -> np.ndarray:
-        """Returns a column of the scores."""
+        """One column of the scores."""
         return self.scores[:, SCORES.index(name)]
 
     def hex(self, index: int) -> str:
-        """Returns the SHA-256 of an image's bytes in hex."""
+        """SHA-256 of an image's bytes in hex."""
         return self.sha256[index].tobytes().hex()
 
     def seen(self, index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Finds the caption that an image's own file holds: EXIF, XMP, IPTC or the text blocks of a PNG."""
+"""Captions inside image files: EXIF, XMP, IPTC or PNG text."""
 
 import io
 import re
@@ -41,7 +41,7 @@ BOILERPLATE = re.compile(
 
 
 def embedded_caption(image: Image.Image, data: bytes) -> str | None:
-    """Returns what an image, opened but not decoded from `data`, says that it shows; None where it says nothing.
+    """Read the caption inside an image that is opened, not decoded. None without one.
 
     What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt of the parameters with
     which an image generator made it. What cameras and programs write on their own is no caption, nor is a workflow.
@@ -72,7 +72,7 @@ def _usable(text: str) -> str | None:
 
 
 def _is_data(text: str) -> bool:
-    """Whether a text is meant for programs: JSON, XML, parameters, or mostly bytes read in a wrong way."""
+    """Recognize text meant for programs: JSON, XML, parameters, misread bytes."""
     if text[0] in "{[<" and text[-1] in "}]>":
         return True
     if "Steps: " in text and "Sampler: " in text:

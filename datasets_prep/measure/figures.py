@@ -8,21 +8,21 @@ STANDARD_LUMINANCE_MEAN = 57.6  # of the table that a JPEG of quality 50 has (IT
 
 
 def middle_patch(image: Image.Image, side: int) -> Image.Image:
-    """Returns the middle of an image, at most `side` pixels wide and high."""
+    """The middle of an image, at most `side` wide and high."""
     width, height = min(side, image.width), min(side, image.height)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
 def entropy(levels: np.ndarray) -> float:
-    """Returns the entropy of grey levels (uint8) in bits."""
+    """Entropy of grey levels (uint8) in bits."""
     shares = np.bincount(levels.ravel(), minlength=256) / levels.size
     shares = shares[shares > 0]
     return float(-(shares * np.log2(shares)).sum())
 
 
 def deviation(levels: np.ndarray) -> float:
-    """Returns the standard deviation of levels (uint8)."""
+    """Standard deviation of levels (uint8)."""
     counts = np.bincount(levels.ravel(), minlength=256)
     values = np.arange(256)
     mean = (counts * values).sum() / levels.size
@@ -102,7 +102,7 @@ def jpeg_quality(header: Image.Image) -> float:
 
 
 def border(levels: np.ndarray) -> float:
-    """Returns the largest share of a side that bars of one tone cover; 0 for a drawing on plain ground.
+    """Largest share of a side covered by bars of one tone. 0 for a drawing on plain ground.
 
     A bar ends in a straight line: of the first line inside, at least three quarters differ from it.
     """

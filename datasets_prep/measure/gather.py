@@ -1,4 +1,4 @@
-"""Runs the measuring of every file that was not measured before, and hands out all results as columns."""
+"""Measurements of every file, as columns; only new files are measured."""
 
 import functools
 import time
@@ -27,17 +27,17 @@ Progress = Callable[[str, int, int], None]
 
 
 def look_of(limits: LimitsConfig, background: str) -> Look:
-    """Returns the options that measuring depends on."""
+    """Options that measuring depends on."""
     return Look(limits.pixels, limits.side, int(limits.file_mb * 1e6), background)
 
 
 def salt_of(look: Look) -> str:
-    """Returns what, beside the file, decides the figures: versions and options."""
+    """Versions and options that decide the figures beside the file."""
     return repr((measuring.VERSION, PIL.__version__, measuring.plugins(), astuple(look)))
 
 
 def measure_task(source: PrepSource, look: Look, task: tuple[int, str]) -> Measured | Rejected:
-    """Returns what `measure` gives for a numbered name."""
+    """Measure a numbered name."""
     return measure(source, look, task[1])
 
 
@@ -57,7 +57,7 @@ def measure_missing(
     """
     store = Store(folder)
     for path in store.damaged:
-        findings.warn("damaged files of measurements, which are made anew", path.name)
+        findings.warn("damaged files of measurements, which are made again", path.name)
         path.unlink()
     missing = np.flatnonzero(store.places(keys) < 0)
     raw = keys.view(np.uint8).reshape(-1, KEY_BYTES)

@@ -1,4 +1,4 @@
-"""Decodes a file once and measures all that later stages ask of it: size, hashes, codes, and scores of its quality.
+"""Measurements of a file, decoded once: size, hashes, codes, scores.
 
 JPEGs are decoded at a half, quarter or eighth as long as both sides keep 512 pixels (360 above 4 megapixels), other
 images are averaged down to that, so that scores mean the same whatever the format. Whether a photograph of 12
@@ -52,7 +52,7 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}  # other formats 
 
 
 def plugins() -> tuple[str, ...]:
-    """Returns the formats that can be read; those of optional packages come and go with them."""
+    """Formats that can be read, including those of optional packages."""
     return tuple(sorted(readable_formats()))
 
 
@@ -70,7 +70,7 @@ class Look:
 
 
 def measure(source: PrepSource, look: Look, name: str) -> Measured | Rejected:
-    """Reads a file of the source and returns what there is to know, or why it is no usable image."""
+    """Read and measure a file, or explain why it is unusable."""
     try:
         data = source.read(name)
     except OSError as error:
@@ -92,7 +92,7 @@ def measure(source: PrepSource, look: Look, name: str) -> Measured | Rejected:
 
 
 def colour(name: str) -> tuple[int, int, int]:
-    """Returns the red, green and blue of a colour's name, each 0 to 255."""
+    """Red, green and blue of a colour name, each 0 to 255."""
     red, green, blue, *_ = ImageColor.getrgb(name)
     return red, green, blue
 
@@ -169,7 +169,7 @@ def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tu
 
 
 def reason(message: str, data: bytes, suffix: str) -> Reason:
-    """Returns what `open_rgb` said as one word."""
+    """The complaint of `open_rgb` as one word."""
     if not data:
         return "empty_file"
     if message.startswith("too many pixels"):

@@ -1,4 +1,4 @@
-"""Gives images of a source again, small, for the stages that need to look at some of them."""
+"""Images of the source at small size, for later stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ class Loader:
     background: str
 
     def small(self, index: int) -> Image.Image:
-        """Returns an image, upright and RGB, its shorter side below 1,024 pixels."""
+        """Open an upright RGB image, shorter side below 1,024 pixels."""
         return self.at_least(index, FEATURE_SIDE)
 
     def at_least(self, index: int, side: int) -> Image.Image:
-        """Returns an image, upright and RGB, both sides of which keep `side` pixels if they have them."""
+        """Open an upright RGB image with sides of at least `side`. Smaller ones keep their size."""
         return self._opened(self.sources[index], side)
 
     def whole(self, index: int) -> Image.Image:
-        """Returns an image, upright and RGB, with all its pixels."""
+        """Open an upright RGB image with all its pixels."""
         return self._opened(self.sources[index], None)
 
     def by_name(self, name: str) -> Image.Image | None:
-        """Returns an image as `small` does, None where it cannot be read."""
+        """Open an image as `small` does; None if unreadable."""
         try:
             return self._opened(name, FEATURE_SIDE)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Decides which images cannot be used, and what to say of the others, from what was measured."""
+"""Unusable images and flags, from the measurements."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from datasets_prep.records import Why
 
 
 def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
-    """Returns the reason and the detail for every image that is left out, by its index."""
+    """Reasons and details of rejected images, by index."""
     short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     found: dict[int, Why] = {}
     for index in np.flatnonzero(images.score("deviation") < config.min_deviation):
@@ -35,7 +35,7 @@ def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
 
 
 def all_flags(images: MeasuredImages, config: QualityConfig) -> Mapping[str, np.ndarray]:
-    """Returns, for every flag, which images [N] have it."""
+    """Masks [N] of the images that have each flag."""
     short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     score = images.score
     return {
@@ -57,7 +57,7 @@ FLAG_SCORES |= {"compressed": "jpeg_quality", "blocks": "blocks", "border": "bor
 
 
 def flag_detail(images: MeasuredImages, flag: str, index: int) -> str:
-    """Returns the figure behind a flag."""
+    """The figure behind a flag."""
     if flag in FLAG_SCORES:
         return f"{FLAG_SCORES[flag]} {images.score(FLAG_SCORES[flag])[index]:.3g}"
     return f"{images.width[index]} x {images.height[index]}"

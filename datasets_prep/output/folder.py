@@ -19,7 +19,7 @@ LISTINGS = ("metadata.jsonl", "rejected.jsonl")
 
 @dataclass(frozen=True)
 class State:
-    """What a run noted before it wrote, and once it was through."""
+    """A run's notes before writing and after finishing."""
 
     inputs: str
     """Hash of all that the result depends on."""
@@ -42,7 +42,7 @@ class NothingUsable(ValueError):
 
 @contextmanager
 def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
-    """Gives OUTPUT/.prep, locked against other preparations; shards of one preparation go side by side."""
+    """Lock OUTPUT/.prep; shards of one preparation may share it."""
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / OWN_FOLDER).is_dir())):
         raise ValueError(f"output: {output} exists and was not written by this command. Give the name of a new folder.")
     own, is_new = output / OWN_FOLDER, not output.exists()
@@ -61,7 +61,7 @@ def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
 
 
 def read_state(own: Path) -> State | None:
-    """Returns the latest state, None where there is none that can be read."""
+    """Read the latest state; None if missing or unreadable."""
     try:
         return State(**json.loads((own / "state.json").read_bytes()))
     except (OSError, ValueError, TypeError):

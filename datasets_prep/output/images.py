@@ -24,7 +24,7 @@ IMAGE_FOLDERS = ("images", "train", "validation")
 def image_bytes(
     read: Callable[[str], bytes], row: Row, reencode: Literal["no", "png", "webp"], background: tuple[int, int, int]
 ) -> bytes:
-    """Returns what is written for a row: the source's bytes, or the same image saved anew without loss.
+    """Bytes to write for a row: the source's or saved again losslessly.
 
     Raises ValueError where the source's bytes are no longer those that were measured.
     """

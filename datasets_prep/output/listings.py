@@ -13,7 +13,7 @@ SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "captio
 
 
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
-    """Writes a .txt with a caption a line beside every image; returns their names."""
+    """Write one .txt per image, one line per caption; return names."""
     names = []
     for row in rows:
         name = os.path.splitext(str(row["file_name"]))[0] + ".txt"
@@ -42,13 +42,13 @@ def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def captions_of(row: Row) -> list[str]:
-    """Returns the caption that is trained on first, and the others."""
+    """The caption to train on first, and the others."""
     others = row.get("captions_alt")
     return [str(row["text"]), *(map(str, others) if isinstance(others, list) else [])]
 
 
 def lines(rows: Sequence[Row], *, is_ascii: bool) -> Iterator[str]:
-    """Yields one JSON object a line; ASCII can also write names that are not UTF-8."""
+    """Yield one JSON object per line. ASCII can also hold names that are not UTF-8."""
     for row in rows:
         yield json.dumps(row, ensure_ascii=is_ascii) + "\n"
 

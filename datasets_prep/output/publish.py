@@ -1,4 +1,4 @@
-"""Writes the result so that a kill at any point leaves something that the same command completes."""
+"""The result on disk. After a kill at any point the same command completes it."""
 
 import hashlib
 import json
@@ -99,7 +99,7 @@ def publish(
 
 
 def is_parquet(config: PrepConfig, num_pictures: int) -> bool:
-    """Whether shards are written."""
+    """True if shards are written."""
     is_large = num_pictures > LARGEST_FOLDER and not config.write.txt
     return config.write.format == "parquet" or (config.write.format == "auto" and is_large)
 
@@ -148,7 +148,7 @@ def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
 
 
 def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
-    """Returns README.md, by which `datasets.load_dataset(OUTPUT)` knows what to load."""
+    """README.md, which lets `datasets.load_dataset(OUTPUT)` find the data."""
     splits = sorted({name.partition("-")[0] for name in files.get("data", ())})
     paths = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     head = ["---"]

@@ -1,4 +1,4 @@
-"""Writes the prepared folder from what the stages decided."""
+"""The prepared folder, from the decisions of the stages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

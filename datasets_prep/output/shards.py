@@ -47,7 +47,7 @@ MASK_DATASETS_FEATURES = {"mask": {"dtype": "string", "_type": "Value"}, MASK_CO
 
 
 def schema_of(*, has_masks: bool) -> pyarrow.Schema:
-    """Returns the columns of a shard."""
+    """Columns of a shard."""
     features = DATASETS_FEATURES | (MASK_DATASETS_FEATURES if has_masks else {})
     return pyarrow.schema(
         FEATURES | (MASK_FEATURES if has_masks else {}), {"huggingface": json.dumps({"info": {"features": features}})}
@@ -99,7 +99,7 @@ def next_group(places: Sequence[int], num_bytes: Sequence[int] | np.ndarray) -> 
 def as_table(
     rows: Sequence[Row], content: Callable[[Row], bytes], mask_content: Callable[[Row], bytes] | None = None
 ) -> pyarrow.Table:
-    """Returns the rows with their images, and masks where there are any, as a table."""
+    """Make a table of rows with their images and any masks."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         images = list(pool.map(content, rows))
     columns = [
@@ -120,5 +120,5 @@ def as_table(
 
 
 def name_in_shard(row: Row) -> str:
-    """Returns the file name that a row's image would have in a folder."""
+    """The file name that a row's image would have in a folder."""
     return str(row["file_name"]).rpartition("/")[2]

@@ -13,7 +13,7 @@ OF_IMAGES = ("aesthetic", "nsfw", "watermark")
 
 
 def models_of(config: ScoresConfig) -> dict[str, str]:
-    """Returns score -> model for the scores that are asked for."""
+    """Map configured scores to models."""
     named = {
         "aesthetic": config.aesthetic_model,
         "nsfw": config.nsfw_model,
@@ -24,7 +24,7 @@ def models_of(config: ScoresConfig) -> dict[str, str]:
 
 
 def limit_of(config: ScoresConfig, name: str) -> float | None:
-    """Returns the limit of a score, None where there is none."""
+    """Limit of a score, or None."""
     limits = {
         "aesthetic": config.min_aesthetic,
         "nsfw": config.max_nsfw,

@@ -112,7 +112,7 @@ class FilesSource:
 
 
 def sorted_listing(items: Sequence[Item], rejected: Sequence[Rejected]) -> Listing:
-    """Returns both sorted by the bytes of their names."""
+    """Sort both by the bytes of their names."""
     return Listing(
         sorted(items, key=lambda item: os.fsencode(item.source)),
         sorted(rejected, key=lambda left: os.fsencode(left.source)),
@@ -139,7 +139,7 @@ def named_files(given: Sequence[str]) -> dict[str, str]:
 
 
 def is_list(path: str) -> bool:
-    """Returns whether a file holds paths, by its name."""
+    """Recognize a list of paths by its name."""
     return path.lower().endswith((".txt", ".lst"))
 
 

@@ -1,4 +1,4 @@
-"""Lists the files of a folder, and what there is besides them that cannot be read."""
+"""Files of a folder, and other entries that cannot be read."""
 
 import os
 import posixpath
@@ -55,7 +55,7 @@ def walk(root: str, skipped: Iterable[Path], findings: Findings) -> tuple[list[I
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Returns what changes when a file's content does: its size, and when it was modified and changed."""
+    """A file's stamp: its size, and when it was modified and changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -1,4 +1,4 @@
-"""Sources that are rows of Parquet files, and what their columns say of images.
+"""Rows of Parquet files as sources of images.
 
 A mask in the column of masks that prepared tables have becomes a file of its own, named after its image.
 """
@@ -117,7 +117,7 @@ def _has_mask_column(path: str, stamp: tuple[int, ...]) -> bool:
 
 
 def holds_images(kind: DataType) -> bool:
-    """Returns whether a column's type is that of images in the datasets library."""
+    """Recognize the image type of the datasets library."""
     from pyarrow import types
 
     return types.is_struct(kind) and {"bytes", "path"} <= {kind.field(part).name for part in range(kind.num_fields)}

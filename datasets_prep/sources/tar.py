@@ -22,7 +22,7 @@ COPY_DETAIL = "the archive holds a later file of the same name, which counts"
 
 @dataclass(frozen=True)
 class Member:
-    """Where a file's bytes lie in the archive."""
+    """Position of a file's bytes in the archive."""
 
     offset: int
     num_bytes: int
@@ -30,7 +30,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Index:
-    """What an archive holds, in its order."""
+    """Contents of an archive, in its order."""
 
     members: Mapping[str, Member]
     rejected: Sequence[tuple[str, Reason, str]]

@@ -86,7 +86,7 @@ class VisionModel:
 
 
 def image_inputs(processor: Any, images: Sequence[Image.Image], device: Any) -> dict[str, Any]:
-    """Returns what the model wants of images, on its device."""
+    """Tensors for the model from images, on its device."""
     inputs = processor(images=list(images), return_tensors="pt")
     return {name: value.to(device) for name, value in inputs.items()}
 

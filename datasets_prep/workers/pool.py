@@ -1,4 +1,4 @@
-"""Runs work on many files in other processes, so that one that hangs or kills its process costs only itself."""
+"""Work on many files in processes. One that hangs or dies costs only its file."""
 
 import os
 import signal
