@@ -1,15 +1,15 @@
 """From a record and a position in the sample stream to what one training sample needs."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from finetune.batches.batch import Batch
 from finetune.batches.batch_errors import naming_images
 from finetune.batches.buckets import Bucket
-from finetune.batches.inpaint_masks import Filling, Holes, filling_key, hole, stack_fillings
+from finetune.batches.inpaint_masks import Filling, Holes, filling_key, hole
 from finetune.batches.latent_masks import LatentMasks
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.batches.store import ShardStore, cache_key
@@ -19,7 +19,6 @@ from finetune.data.captions.choice import CaptionOptions, draw_caption
 from finetune.data.images.decode import cover_scale, crop_box, open_rgb, resize_and_crop
 from finetune.data.listing import listed_bytes
 from finetune.data.manifest import ImageSource, Record
-from finetune.models.family import Prompts, stack_prompts
 from finetune.plurals import first_few
 from finetune.randomness import uniform
 
@@ -79,106 +78,6 @@ def text_key(text: str, encoder_fingerprint: str, dtype: torch.dtype) -> str:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training sample; latents or pixels, prompts or only the caption, by what is cached."""
-
-    index: int
-    position: int
-    weight: float
-    sizes: tuple[int, int, int, int, int, int]
-    caption: str
-    key: str
-    latents: Tensor | None
-    pixels: Tensor | None
-    prompts: Prompts | None
-    mask: Tensor | None = None
-    filling: Filling | None = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's part of a global batch. latents [B C H W] or pixels [B 3 h w]; weight [B]; sizes [B 6] as in
-    `Prompts`; mask [B 1 H W], 1 where the picture is trained on."""
-
-    indices: tuple[int, ...]
-    positions: tuple[int, ...]
-    captions: tuple[str, ...]
-    keys: tuple[str, ...]
-    weight: Tensor
-    sizes: Tensor
-    latents: Tensor | None
-    pixels: Tensor | None
-    prompts: Prompts | None
-    mask: Tensor | None = None
-    filling: Filling | None = None
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """Returns the batch with its tensors on `device`; Accelerate's data loader calls this."""
-
-        def moved(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=non_blocking)
-
-        prompts = self.prompts and {
-            key: value.to(device, non_blocking=non_blocking) for key, value in self.prompts.items()
-        }
-        weight, sizes = (value.to(device, non_blocking=non_blocking) for value in (self.weight, self.sizes))
-        tensors = {"latents": moved(self.latents), "pixels": moved(self.pixels), "mask": moved(self.mask)}
-        filling = self.filling and self.filling.to(device, non_blocking)
-        return replace(self, weight=weight, sizes=sizes, prompts=prompts, filling=filling, **tensors)
-
-    def micro_batches(self, num: int) -> list["Batch"]:
-        """Returns `num` equal parts in order."""
-        size = math.ceil(len(self.indices) / num)
-
-        def part(start: int) -> "Batch":
-            chosen = slice(start, start + size)
-            return Batch(
-                self.indices[chosen],
-                self.positions[chosen],
-                self.captions[chosen],
-                self.keys[chosen],
-                self.weight[chosen],
-                self.sizes[chosen],
-                None if self.latents is None else self.latents[chosen],
-                None if self.pixels is None else self.pixels[chosen],
-                self.prompts and {key: value[chosen] for key, value in self.prompts.items()},
-                None if self.mask is None else self.mask[chosen],
-                self.filling and self.filling.part(chosen),
-            )
-
-        return [part(start) for start in range(0, len(self.indices), size)]
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Returns samples of one bucket as a batch."""
-
-    def stacked(values: list[Tensor | None]) -> Tensor | None:
-        present = [value for value in values if value is not None]
-        return torch.stack(present) if present else None
-
-    rows = [sample.prompts for sample in samples if sample.prompts is not None]
-    return Batch(
-        tuple(sample.index for sample in samples),
-        tuple(sample.position for sample in samples),
-        tuple(sample.caption for sample in samples),
-        tuple(sample.key for sample in samples),
-        torch.tensor([sample.weight for sample in samples]),
-        torch.tensor([sample.sizes for sample in samples]),
-        stacked([sample.latents for sample in samples]),
-        stacked([sample.pixels for sample in samples]),
-        stack_prompts(rows) if rows else None,
-        stacked([sample.mask for sample in samples]),
-        stack_fillings([sample.filling for sample in samples if sample.filling is not None]),
-    )
-
-
-def collate_by_name(records: Sequence[Record], samples: Sequence[Sample]) -> Batch:
-    """Returns samples of one bucket as a batch."""
-    with naming_images("put together in a batch", lambda: [records[sample.index].file_name for sample in samples]):
-        return collate(samples)
-
-
-@dataclass(frozen=True)
 class Encoded:
     """What was encoded beforehand and the keys to find it; a store that is None means: encode at every step."""
 
@@ -209,7 +108,7 @@ class TrainingImages:
     holes: Holes | None = None
 
 
-class TrainingDataset(torch.utils.data.Dataset[Sample]):
+class TrainingDataset(torch.utils.data.Dataset[Batch]):
     """Samples by (record index, position); crop, flip and caption are functions of (seed, position)."""
 
     def __init__(self, images: TrainingImages, encoded: Encoded, seed: int) -> None:
@@ -222,7 +121,7 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         self.encoded = encoded
         self.seed = seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
         index, position = place
         choices = self.views[index]
         view = choices[int(uniform(self.seed, "view", position) * len(choices))]
@@ -236,25 +135,32 @@ class TrainingDataset(torch.utils.data.Dataset[Sample]):
         with naming_images("read", lambda: [self.records[index].file_name]):
             return self.sample(index, position, view, caption, hole_number)
 
-    def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Sample:
+    def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Batch:
         """Returns the sample for a chosen view, caption and hole, read from the caches where there are any."""
         record, encoded = self.records[index], self.encoded
         key = latent_key(record, view, encoded.vae_fingerprint)
         prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
-        latents = encoded.latents and encoded.latents.read(key)["latents"]
-        pixels = record_pixels(self.source, record, view) if latents is None else None
-        mask = self._mask(record, view)
-        filling = self._filling(record, view, hole_number) if self.holes else None
-        sizes = view_sizes(record, view)
-        prompts = prompts or None
-        return Sample(index, position, record.weight, sizes, caption, key, latents, pixels, prompts, mask, filling)
+        latents = encoded.latents and encoded.latents.read(key)["latents"][None]
+        return Batch(
+            indices=(index,),
+            positions=(position,),
+            captions=(caption,),
+            keys=(key,),
+            weight=torch.tensor([record.weight]),
+            sizes=torch.tensor([view_sizes(record, view)]),
+            latents=latents,
+            pixels=record_pixels(self.source, record, view)[None] if latents is None else None,
+            prompts={name: value[None] for name, value in prompts.items()} if prompts else None,
+            mask=self._mask(record, view),
+            filling=self._filling(record, view, hole_number) if self.holes else None,
+        )
 
     def _mask(self, record: Record, view: View) -> Tensor | None:
         if self.masks is None:
             return None
         if self.encoded.masks is None:
-            return self.masks.read(record, view)
-        return self.encoded.masks.read(self.masks.key(record, view))["mask"]
+            return self.masks.read(record, view)[None]
+        return self.encoded.masks.read(self.masks.key(record, view))["mask"][None]
 
     def _filling(self, record: Record, view: View, number: int) -> Filling:
         key = filling_key(record, view, number, self.encoded.vae_fingerprint)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from finetune.batches.batch import Batch
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import Batch, View, caption_options, record_pixels
+from finetune.batches.dataset import View, caption_options, record_pixels
 from finetune.batches.inpaint_masks import WHOLE, Filling, hole, latent_hole
 from finetune.batches.store import Entry
 from finetune.config.sections import DataConfig

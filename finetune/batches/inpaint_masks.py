@@ -3,7 +3,6 @@
 A hole is a function of the picture's bytes and a number alone, so that the latents of the rest can be cached.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from finetune.batches.rows import Rows
 from finetune.batches.store import cache_key
 from finetune.batches.view import View
 from finetune.data.manifest import Record
@@ -40,7 +40,7 @@ class Holes:
 
 
 @dataclass(frozen=True)
-class Filling:
+class Filling(Rows):
     """What an inpainting model is told of the pictures of a batch: encoded, or the holes to encode it with."""
 
     keys: tuple[str, ...]
@@ -48,28 +48,6 @@ class Filling:
     """[B 1+C H W], as in `Prompts`."""
     holes: Tensor | None
     """[B 1 h w], 1 where a picture is hidden."""
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Filling":
-        """Returns the same on `device`."""
-        encoded = None if self.encoded is None else self.encoded.to(device, non_blocking=non_blocking)
-        return Filling(
-            self.keys, encoded, None if self.holes is None else self.holes.to(device, non_blocking=non_blocking)
-        )
-
-    def part(self, chosen: slice) -> "Filling":
-        """Returns that part of the batch."""
-        encoded = None if self.encoded is None else self.encoded[chosen]
-        return Filling(self.keys[chosen], encoded, None if self.holes is None else self.holes[chosen])
-
-
-def stack_fillings(rows: Sequence[Filling]) -> Filling | None:
-    """Returns the fillings of single samples as that of a batch, None where there are none."""
-    if not rows:
-        return None
-    encoded = [row.encoded for row in rows if row.encoded is not None]
-    holes = [row.holes for row in rows if row.holes is not None]
-    keys = tuple(key for row in rows for key in row.keys)
-    return Filling(keys, torch.cat(encoded) if encoded else None, torch.cat(holes) if holes else None)
 
 
 def filling_key(record: Record, view: View, number: int, vae_fingerprint: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.batches.dataset import TrainingDataset, collate
+from finetune.batches.batch import collate
+from finetune.batches.dataset import TrainingDataset
 from finetune.randomness import noise_at
 from finetune.tasks.base import Task
 from finetune.tasks.denoising import Denoising

@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from finetune.batches.batch import Batch
 from finetune.batches.batch_errors import with_plain_errors
-from finetune.batches.dataset import Batch, TrainingDataset
+from finetune.batches.dataset import TrainingDataset
 from finetune.config.sections import TrainConfig
 from finetune.files import write_atomically
 from finetune.optim.build import learning_rate_factor

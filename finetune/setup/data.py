@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from finetune.batches.batch import collate_by_name
 from finetune.batches.buckets import (
     Bucket,
     BucketBatchSampler,
@@ -14,7 +15,7 @@ from finetune.batches.buckets import (
     bucket_figures,
     refuse_longer_sides,
 )
-from finetune.batches.dataset import TrainingDataset, TrainingImages, collate_by_name
+from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches, used_captions
 from finetune.batches.inpaint_masks import Holes

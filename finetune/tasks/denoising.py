@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from finetune.batches.dataset import Batch
+from finetune.batches.batch import Batch
 from finetune.batches.encoder import Encoder
 from finetune.models.family import Prompts
 from finetune.objectives.diffusion import Objective, denoising_loss

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
-from finetune.batches.dataset import Batch
+from finetune.batches.batch import Batch
 from finetune.models.family import Network, Prompts, stack_prompts
 from finetune.objectives.noise import Noise
 from finetune.tasks.base import SampleLosses, TaskContext

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from finetune.batches.dataset import Batch
+from finetune.batches.batch import Batch
 from finetune.config.pretrain import AutoencoderConfig
 from finetune.objectives.diffusion import reconstruction_loss
 from finetune.objectives.noise import Noise

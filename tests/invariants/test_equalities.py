@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from finetune.batches.batch import Batch, collate
 from finetune.batches.buckets import BucketBatchSampler, assign_buckets
-from finetune.batches.dataset import Batch, TrainingDataset, TrainingImages, collate
+from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches
 from finetune.config.recipes import LoRAConfig

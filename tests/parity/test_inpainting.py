@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 from torch import Tensor
 
-from finetune.batches.dataset import Batch
+from finetune.batches.batch import Batch
 from finetune.batches.encoder import Encoder
 from finetune.batches.inpaint_masks import WHOLE, Filling, hole
 from finetune.config.loss import LossConfig

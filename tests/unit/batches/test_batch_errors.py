@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
+from finetune.batches.batch import Batch, collate_by_name
 from finetune.batches.batch_errors import naming_images, with_plain_errors
-from finetune.batches.dataset import Sample, collate_by_name
 from finetune.data.manifest import Record
 
 RECORDS = [Record(name, ("a",), 64, 64, "") for name in ("a.png", "b.png", "c.png")]
 
 
-def sample(index: int, latents: torch.Tensor) -> Sample:
-    return Sample(index, index, 1.0, (64, 64, 0, 0, 64, 64), "a", "", latents, None, None)
+def sample(index: int, latents: torch.Tensor) -> Batch:
+    rows = torch.ones(1), torch.tensor([[64, 64, 0, 0, 64, 64]]), latents[None]
+    return Batch((index,), (index,), ("a",), ("",), *rows, None, None)
 
 
 def test_a_batch_that_memory_cannot_hold_is_named() -> None:
@@ -25,7 +26,7 @@ def test_a_batch_that_memory_cannot_hold_is_named() -> None:
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         collate_by_name(RECORDS, [sample(0, torch.zeros(4, 2, 2)), sample(1, torch.zeros(4, 2, 3))])
 
 

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from finetune.batches.inpaint_masks import WHOLE, Filling, Holes, filling_key, hole, latent_hole, stack_fillings
+from finetune.batches.inpaint_masks import WHOLE, Holes, filling_key, hole, latent_hole
 from finetune.batches.view import View
 from finetune.data.manifest import Record
 
@@ -47,12 +47,3 @@ def test_latents_take_the_nearest_pixel_as_interpolation_does() -> None:
     hidden = hole(RECORD.sha256, 0, 64, 48)
     expected = torch.nn.functional.interpolate(hidden[None], size=(6, 8))
     assert torch.equal(latent_hole(hidden[None], 8), expected)
-
-
-def test_fillings_are_stacked_and_cut_like_the_batch() -> None:
-    rows = [Filling((str(n),), None, torch.full((1, 1, 2, 2), float(n))) for n in range(4)]
-    stacked = stack_fillings(rows)
-    assert stacked is not None and stack_fillings([]) is None
-    part = stacked.part(slice(2, 4))
-    assert part.keys == ("2", "3") and part.holes is not None and part.holes[:, 0, 0, 0].tolist() == [2, 3]
-    assert part.encoded is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.batches.dataset import Batch
+from finetune.batches.batch import Batch
 from finetune.batches.encoder import Encoder
 from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig

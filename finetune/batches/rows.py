@@ -1,0 +1,56 @@
+"""Records of columns, one value per sample, which are moved, cut and joined as one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A record whose fields are columns: a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None.
+
+    A class below it names its columns and nothing else: whatever is done to a column is done to every one.
+    """
+
+    def map(self, change: Callable[..., Any], *others: Self) -> Self:
+        """Apply a function to every column, together with the same column of `others`."""
+        columns = {
+            field.name: changed(change, [getattr(rows, field.name) for rows in (self, *others)])
+            for field in fields(self)
+        }
+        return replace(self, **columns)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """Move the tensors to a device; Accelerate's data loader calls this."""
+        return self.map(
+            lambda column: column.to(device, non_blocking=non_blocking) if isinstance(column, Tensor) else column
+        )
+
+    def part(self, chosen: slice) -> Self:
+        """Take the chosen rows."""
+        return self.map(lambda column: column[chosen])
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+
+
+def join_rows(parts: Sequence[AnyRows]) -> AnyRows:
+    """Put the rows of all parts behind each other."""
+    return parts[0].map(
+        lambda *columns: torch.cat(columns) if isinstance(columns[0], Tensor) else sum(columns, ()), *parts[1:]
+    )
+
+
+def changed(change: Callable[..., Any], columns: Sequence[Any]) -> Any:
+    """Apply a function to the same column of several records."""
+    first = columns[0]
+    if first is None:
+        return None
+    if isinstance(first, Rows):
+        return first.map(change, *columns[1:])
+    if isinstance(first, dict):
+        return {name: change(*(column[name] for column in columns)) for name in first}
+    return change(*columns)

@@ -1,0 +1,60 @@
+"""Every column of a batch is moved, cut and joined, one that a subclass adds too."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetune.batches.batch import Batch, collate
+from finetune.batches.inpaint_masks import Filling
+
+
+@dataclass(frozen=True)
+class Scored(Batch):
+    """A batch with one more tensor and one more reference per sample: one line each."""
+
+    score: Tensor | None = None
+    sources: tuple[str, ...] = ()
+
+
+def sample(number: int, length: int) -> Scored:
+    one = torch.full((1, 2), float(number))
+    return Scored(
+        indices=(number,),
+        positions=(number + 10,),
+        captions=(f"caption {number}",),
+        keys=(f"key {number}",),
+        weight=torch.tensor([number + 0.5]),
+        sizes=torch.full((1, 6), number),
+        latents=one,
+        pixels=None,
+        prompts={"embeddings": torch.full((1, length, 1), float(number)), "pooled": one},
+        filling=Filling((f"hole {number}",), None, one),
+        score=one * 100,
+        sources=(f"source {number}",),
+    )
+
+
+def test_a_field_that_is_added_is_joined_cut_and_moved() -> None:
+    batch = collate([sample(number, length=number + 1) for number in range(4)])
+    assert isinstance(batch, Scored) and batch.score is not None and batch.pixels is None
+    assert batch.score[:, 0].tolist() == [0, 100, 200, 300] and batch.sources[3] == "source 3"
+    _, second = batch.micro_batches(2)
+    assert isinstance(second, Scored) and second.score is not None
+    assert second.score[:, 0].tolist() == [200, 300] and second.sources == ("source 2", "source 3")
+    moved = second.to(torch.device("meta"))
+    assert moved.score is not None and moved.score.is_meta and moved.sources == second.sources
+
+
+def test_what_is_nested_follows() -> None:
+    batch = collate([sample(number, length=number + 1) for number in range(4)])
+    assert batch.prompts is not None and batch.filling is not None and batch.filling.holes is not None
+    assert batch.prompts["embeddings"].shape == (4, 4, 1) and batch.prompts["mask"].sum(1).tolist() == [1, 2, 3, 4]
+    part = batch.micro_batches(3)[1]
+    assert part.indices == (2, 3) and part.positions == (12, 13) and part.captions[0] == "caption 2"
+    assert part.prompts is not None and part.prompts["pooled"][:, 0].tolist() == [2, 3]
+    assert part.filling is not None and part.filling.holes is not None and part.filling.encoded is None
+    assert part.filling.keys == ("hole 2", "hole 3") and part.filling.holes[:, 0].tolist() == [2, 3]
+    moved = part.to(torch.device("meta"))
+    assert moved.prompts is not None and moved.filling is not None and moved.filling.holes is not None
+    assert moved.weight.is_meta and moved.prompts["mask"].is_meta and moved.filling.holes.is_meta
