@@ -1,1 +1,1 @@
-"""Turns raw images into a data set that every recipe reads; loads no torch."""
+"""Turns raw images into a dataset that every recipe reads; loads no torch."""

@@ -45,7 +45,7 @@ def main() -> None:
         print("error: " + sentence.replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. What was measured is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. What was measured is kept; the same command continues from there.", file=sys.stderr)
         raise SystemExit(130) from None
     let_readers_leave()
     print("\n".join(report(config, outcome)), flush=True)

@@ -79,7 +79,7 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
                 continue
             try:
                 yield checked(json.loads(line))
-            except (ValueError, RecursionError) as error:  # json.loads raises both for what is no JSON
+            except (ValueError, RecursionError) as error:  # json.loads raises both for invalid JSON
                 reason = "not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
                 findings.warn("decisions that cannot be read", f"{path.name} line {number} ({reason})")
 

@@ -65,7 +65,7 @@ def measure_all(
     if config.shard is not None:
         return len(names)
     metadata = metadata_of(names, entries)
-    del entries  # hundreds of bytes a file
+    del entries  # hundreds of bytes per file
     images, good, unreadable = measured_images(names, keys, own / "measured", transient)
     return images, metadata.only(good), [*files.rejected, *unreadable]
 

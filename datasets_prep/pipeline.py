@@ -76,7 +76,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         if isinstance(found, int):
             return Outcome(found, {}, (), is_new=True)
         inputs, (images, metadata, rejected) = files.inputs, found
-        del files, found  # a hundred bytes a file
+        del files, found  # a hundred bytes per file
         selection = new_selection(images, decisions)
         first = ("scan and decode", len(images) + len(rejected), len(images), f"{len(rejected):,} cannot be read")
         selection.figures.insert(0, first)

@@ -61,7 +61,7 @@ class Kept:
     masks: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask, where it has one."""
     saved_as: tuple[str, str] | None = None
-    """Format and background, where all images are saved anew."""
+    """Format and background, where all images are saved again."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -130,7 +130,7 @@ class Kept:
         return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
 
     def mask_rows(self) -> Rows:
-        """Returns path, source and sha256 of the masks, which stand beside their images under their names."""
+        """Returns path, source and sha256 of the masks, which are beside their images under their names."""
         places = [place for place, index in enumerate(map(int, self.indices)) if index in self.masks]
 
         def row(number: int) -> Row:

@@ -25,7 +25,7 @@ class Selection:
     reported: dict[int, Duplicate] = field(default_factory=dict)
     """Near duplicates that stay in."""
     links: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of which both are in, but which must not stand on both sides of a split."""
+    """Pairs of which both are in, but which a split must not separate."""
     figures: list[tuple[str, int, int, str]] = field(default_factory=list)
     """(stage, images in, images out, what happened)."""
 

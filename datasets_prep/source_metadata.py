@@ -9,7 +9,7 @@ from datasets_prep.texts import Texts
 from finetune.data.listing import Entry
 
 BETWEEN = "\0"
-"""Stands in no caption."""
+"""No caption contains it."""
 
 MADE = -1
 """Stands for the file of a caption that none brought."""

@@ -19,7 +19,7 @@ PROMPTS: dict[Kind, str] = {
 }
 """Instructions for models that follow any."""
 HINT = "{hint}"
-"""Stands in captions.prompt for what the name of the image says."""
+"""Placeholder in captions.prompt for the words of the image's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
         raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
     if HINT in (config.prompt or ""):
         raise ValueError(
-            f"captions.prompt: {config.captioner} takes one text for all images, so {HINT} cannot stand in it. "
-            "Leave it out, or take qwen_vl, llava or http."
+            f"captions.prompt: {config.captioner} takes one text for all images, so it cannot contain {HINT}. "
+            "Omit it, or use qwen_vl, llava or http."
         )
 
 

@@ -41,7 +41,7 @@ class BlipCaptioner(LocalCaptioner):
 
 
 class Blip2Captioner(LocalCaptioner):
-    """`Blip2ForConditionalGeneration`; captions.prompt is what the language model goes on from."""
+    """`Blip2ForConditionalGeneration`; captions.prompt is what the language model continues."""
 
     types = ("blip-2",)
 

@@ -115,7 +115,7 @@ class HttpCaptioner:
                 if is_last:
                     raise OSError(
                         f"captions.url: no server answers at {self.url} ({error.reason}). Start it, or mend the "
-                        "address; the same command then goes on where it was."
+                        "address; the same command then continues."
                     ) from error
             except TimeoutError:
                 num_timeouts += 1

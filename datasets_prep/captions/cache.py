@@ -27,7 +27,7 @@ class CaptionCache(Protocol):
 
 
 class JsonLinesCache:
-    """A `CaptionCache` in an append-only file; in memory it holds about 150 bytes a line, the texts stay on disk.
+    """A `CaptionCache` in an append-only file; in memory it holds about 150 bytes per line, the texts stay on disk.
 
     A line that cannot be read, such as the last one of a process that was killed while it wrote, is counted and passed
     over. One process at a time.

@@ -15,7 +15,7 @@ class CaptionsConfig:
     captioner: CaptionerName = "file_name"
     """What writes captions; file_name needs no model."""
     mode: Literal["fill", "replace", "add"] = "fill"
-    """fill writes where there is none; replace writes all anew; add puts new ones behind those that are there."""
+    """fill writes where there is none; replace writes all again; add puts new ones behind those that are there."""
     model: str | None = None
     """Folder or Hub id of the captioner's model, or its name on the server."""
     lines: Literal["alternatives", "joined", "first"] | None = None

@@ -16,7 +16,7 @@ from finetune.config.sections import secrets_in
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Turn images into a data set that every recipe reads: sound, without copies, captioned, and looked over.
+    """Turn images into a dataset that every recipe reads: sound, without copies, captioned, and looked over.
 
     Every file of the source ends in OUTPUT/metadata.jsonl or, with the reason, in OUTPUT/rejected.jsonl. The source is
     never written to. The same command again does only what is new. OUTPUT/report.html shows what was found;

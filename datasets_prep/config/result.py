@@ -11,7 +11,7 @@ class SplitConfig:
     """Images that are held out of training."""
 
     share: float = 0.0
-    """Share of the images that get split "validation", 0 to 0.5. Near duplicates never stand on both sides."""
+    """Share of the images that get split "validation", 0 to 0.5. Near duplicates are never in both splits."""
     group: Literal["folder", "picture"] = "folder"
     """What is held out together besides near duplicates: folders, where there are several, or nothing else."""
     seed: int = 0
@@ -54,13 +54,13 @@ class WriteConfig:
     shard_mb: float = 256.0
     """Size of a shard."""
     txt: bool = False
-    """Whether a .txt file with the captions stands beside every image, for other trainers; folder only."""
+    """Write a .txt file with the captions beside every image, for other trainers; folder only."""
     reencode: Literal["no", "png", "webp"] = "no"
-    """no keeps the original bytes; else images are saved anew without loss, upright and in sRGB."""
+    """no keeps the original bytes; else images are saved again without loss, upright and in sRGB."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
         found = not_positive("write", shard_mb=self.shard_mb)
         if self.txt and self.format == "parquet":
-            found.append("write.txt: text files stand beside images. Set write.format to folder.")
+            found.append("write.txt: text files belong beside images. Set write.format to folder.")
         return found

@@ -1,7 +1,7 @@
 """Frames around an image: screenshots, pages and bars with text, told by another image that shows the same without.
 
 What surrounds it is a frame where the strips beside all its edges are flat and most pixels change there: a photograph
-that a crop was cut from goes on beyond the edges of that. Axes: H W height and width. Needs OpenCV.
+that a crop was cut from continues beyond the edges of that. Axes: H W height and width. Needs OpenCV.
 """
 
 import numpy as np

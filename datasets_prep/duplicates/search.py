@@ -42,7 +42,7 @@ def keep_order(
 ) -> np.ndarray:
     """Return the numbers of the images, the best first.
 
-    Most pixels, then most bytes a pixel (least compressed), then captioned, then the smallest path by its bytes.
+    Most pixels, then most bytes per pixel (least compressed), then captioned, then the smallest path by its bytes.
     """
     num_pixels = np.asarray(num_pixels, np.int64)
     per_pixel = np.asarray(num_bytes, np.float64) / np.maximum(num_pixels, 1)

@@ -25,7 +25,7 @@ class MeasuredImages:
     width: np.ndarray
     height: np.ndarray
     scores: np.ndarray
-    """[N S] float32, a column a name in SCORES."""
+    """[N S] float32, a column per name in SCORES."""
     suffixes: Sequence[str]
     suffix: np.ndarray
     """[N] uint8, an index into `suffixes`."""
@@ -57,9 +57,9 @@ class MeasuredImages:
 
 
 class StoredCodes:
-    """Codes [N 12 4] (uint64) on disk, 384 bytes an image, of which one kind or some images are read at a time.
+    """Codes [N 12 4] (uint64) on disk, 384 bytes per image, of which one kind or some images are read at a time.
 
-    The file has a block for each of the store's, in which the codes of one kind lie together.
+    The file has a block for each of the store's, in which the codes of one kind are adjacent.
     """
 
     def __init__(self, images: MeasuredImages, folder: Path) -> None:

@@ -44,7 +44,7 @@ def embedded_caption(image: Image.Image, data: bytes) -> str | None:
     """Read the caption inside an image that is opened, not decoded. None without one.
 
     What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt of the parameters with
-    which an image generator made it. What cameras and programs write on their own is no caption, nor is a workflow.
+    which an image generator made it. What cameras and programs write on their own is not a caption, nor is a workflow.
     """
     for find in (_xmp_texts, _iptc_texts, _exif_texts, _png_texts, _parameters):
         try:

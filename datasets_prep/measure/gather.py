@@ -23,7 +23,7 @@ ROWS_A_PART = 512
 SECONDS_A_PART = 15.0
 """What a kill costs at most."""
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much is done and how much there is."""
+"""Called with the stage, the amount done and the amount in all."""
 
 
 def look_of(limits: LimitsConfig, background: str) -> Look:

@@ -96,7 +96,7 @@ class Parts:
     """The first row of each file, and behind them their number."""
 
     def rows(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
-        """Yields, file by file, which of the places [N] lie in it, and the columns of those rows."""
+        """Yields, file by file, which of the places [N] it holds, and the columns of those rows."""
         order = np.argsort(places, kind="stable")
         cuts = np.searchsorted(places[order], self.starts)
         for path, start, begin, end in zip(self.paths, self.starts, cuts, cuts[1:], strict=False):
@@ -117,7 +117,7 @@ def opened(path: Path) -> pyarrow.Table:
 
 
 def fixed_bytes(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
-    """Returns a column of `width` bytes a row as uint8 [N width]."""
+    """Returns a column of `width` bytes per row as uint8 [N width]."""
     chunks = [
         np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset :][: len(chunk)]
         for chunk in column.chunks

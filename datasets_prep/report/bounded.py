@@ -18,7 +18,7 @@ def key_of(source: object) -> int:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows of images are, at 12 bytes a row."""
+    """Where the rows of images are, at 12 bytes per row."""
 
     keys: np.ndarray
     """[N] uint64, sorted."""

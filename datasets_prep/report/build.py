@@ -59,7 +59,7 @@ class Section:
 
 
 class _Seen:
-    """What the parts need of the rows, which go by here once; it grows by 12 bytes an image and 12 a copy."""
+    """What the parts need of the rows, which go by here once; it grows by 12 bytes per image and 12 a copy."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.copies, self.left_out, self.flags = Copies(prepared), LeftOut(), Flags()

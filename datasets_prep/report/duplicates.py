@@ -50,7 +50,7 @@ class Group:
 
 
 class Copies:
-    """Finds what repeats another image while the rows go by; 12 bytes a copy, and of the shown ones the rows."""
+    """Finds what repeats another image while the rows go by; 12 bytes per copy, and of the shown ones the rows."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._rejected, self._kept = prepared.rejected, prepared.kept
@@ -92,7 +92,7 @@ class Copies:
             rows = (self._row(int(number)) for number in copies)
             first = heapq.nsmallest(MOST_DUPLICATES, rows, key=lambda row: (_score(row), str(row["source"])))
             groups.append(_group(row, first, len(copies), thumbnails))
-        note = "The kept image stands on the left. Point at a copy, or hold it, to see the kept one in its place."
+        note = "The kept image is on the left. Point at a copy, or hold it, to see the kept one in its place."
         note += self._said_of_others(keys, shown)
         return num, render("duplicates.html", "clusters", groups, note)
 
@@ -124,7 +124,7 @@ def _score(row: Row) -> float:
 
 
 def _doubt(row: Row) -> tuple[int, float]:
-    """Near copies come before those of the same pixels, and those that agree least first."""
+    """Near duplicates come before those of the same pixels, and those that agree least first."""
     return (COPIES.index(str(row["reason"])) if "reason" in row else 0, _score(row))
 
 

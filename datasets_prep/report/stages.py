@@ -44,7 +44,7 @@ REASONS = {
     "out_of_memory": "Took too much memory",
     "exact_duplicate": "Same bytes as another",
     "pixel_duplicate": "Same pixels as another",
-    "near_duplicate": "Near copies of another",
+    "near_duplicate": "Near duplicates of another",
     "low_score": "Left out for a learned score",
     "dropped_by_user": "Dropped in review",
     "unused_mask": "Masks without an image",

@@ -61,12 +61,12 @@ class _Phrases:
 
     def add(self, words: Sequence[str]) -> None:
         ids = [self._ids.setdefault(word, len(self._ids)) for word in words]
-        if len(self._ids) <= 1 << ID_BITS:  # two million words are no captions
+        if len(self._ids) <= 1 << ID_BITS:  # two million words are not captions
             threes = zip(ids, ids[1:], ids[2:], strict=False)
             self._found.extend({(one << ID_BITS | two) << ID_BITS | three for one, two, three in threes})
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """Yields those that stand in more than one."""
+        """Yield those in more than one."""
         keys, counts = np.unique(np.frombuffer(self._found, np.uint64), return_counts=True)
         words, last = list(self._ids), (1 << ID_BITS) - 1
         for key, count in zip(keys[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):

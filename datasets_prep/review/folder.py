@@ -1,4 +1,4 @@
-"""What a review needs of a prepared folder: its report, and the images that stand in it."""
+"""What a review needs of a prepared folder: its report, and the images in it."""
 
 import json
 import re
@@ -18,12 +18,12 @@ class Known:
 
     source: str
     path: Path | None
-    """The file with its bytes; None where the image was left out or lies in a shard."""
+    """The file with its bytes; None where the image was left out or is in a shard."""
 
 
 def served_page(folder: Path) -> bytes:
     """Returns the report, allowed to ask this server."""
-    hint = "Expected a folder that python -m datasets_prep wrote. Check the path, or prepare it anew."
+    hint = "Expected a folder that python -m datasets_prep wrote. Check the path, or prepare it again."
     if not folder.is_dir():
         raise FileNotFoundError(f"review: there is no folder {folder}. {hint}")
     for name in ("report.html", "metadata.jsonl"):
@@ -51,7 +51,7 @@ def known_images(folder: Path, page: bytes) -> dict[str, Known]:
                 except (ValueError, KeyError, AttributeError, TypeError):
                     raise ValueError(
                         f"review: {folder / name} line {number} is not a line that python -m datasets_prep wrote. "
-                        "Prepare the folder anew."
+                        "Prepare the folder again."
                     ) from None
                 if sha256 in shown:
                     known[sha256] = Known(source, _picture(folder, row.get("file_name")))

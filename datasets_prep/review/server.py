@@ -155,7 +155,7 @@ class _Request(BaseHTTPRequestHandler):
     def _decide(self, body: bytes) -> None:
         try:
             self._review.decide(json.loads(body))
-        except (ValueError, RecursionError) as error:  # json.loads raises both for what is no JSON
+        except (ValueError, RecursionError) as error:  # json.loads raises both for invalid JSON
             is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
             self._say(HTTPStatus.BAD_REQUEST, str(error) if is_json else "expected JSON")
         except OSError as error:

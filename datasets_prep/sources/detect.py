@@ -1,4 +1,4 @@
-"""Opens what the user gives as the source: folders, files, tables, archives or data sets, told apart by looking."""
+"""Opens what the user gives as the source: folders, files, tables, archives or datasets, told apart by looking."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from datasets_prep.sources.tar import TarSource
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.links import refuse_links_out
 
-Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "data sets"]
+Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "datasets"]
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 BESIDE_TABLES = (".md", ".json", ".yaml")
@@ -29,14 +29,14 @@ def open_source(
 ) -> PrepSource:
     """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
 
-    - A folder of files, all that stand in it and below. Several are told apart by their own names.
+    - A folder of files, with those below it. Several are told apart by their own names.
     - Image files, or .txt or .lst files that hold a path a line.
     - .parquet files, or a folder of nothing else, whose rows hold images.
     - .tar files in the manner of WebDataset, or a folder of nothing else.
-    - A folder from Dataset.save_to_disk, or the id of a Hub data set, each maybe with ":" and the split behind it.
+    - A folder from Dataset.save_to_disk, or the id of a Hub dataset, each maybe with ":" and the split behind it.
 
     Raises FileNotFoundError or ValueError where there is nothing of the kind, kinds are mixed, or the output and the
-    source lie in each other, or where links lead out of a folder and `follow_links` does not allow it.
+    source contain each other, or where links lead out of a folder and `follow_links` does not allow it.
     """
     assert given
     kinds = {name: _kind(name) for name in given}
@@ -87,7 +87,7 @@ def _kind(given: str) -> Kind:
     path = Path(given).expanduser()
     if path.is_dir():
         if _is_saved_dataset(path):
-            return "data sets"
+            return "datasets"
         if _tables_folder(str(path)) is not None:
             return "Parquet"
         if _holds_only(path, ".tar", BESIDE_ARCHIVES):
@@ -98,21 +98,21 @@ def _kind(given: str) -> Kind:
         if lower.endswith(PACKED):
             raise ValueError(
                 f"source: {given} is a compressed archive, in which no image can be reached without unpacking all "
-                "before it. Unpack it and give the folder, or pack it anew without compression as .tar."
+                "before it. Unpack it and give the folder, or pack it again without compression as .tar."
             )
         if lower.endswith((".jsonl", ".csv")):
-            raise ValueError(f"source: {given} is a listing. Give the folder that it stands in: {path.parent}")
+            raise ValueError(f"source: {given} is a listing. Give its folder: {path.parent}")
         if lower.endswith(".parquet"):
             return "Parquet"
         return "WebDataset archives" if lower.endswith(".tar") else "files"
     location, _, _ = given.rpartition(":")
     if location and Path(location).expanduser().is_dir():
-        return "data sets"
+        return "datasets"
     if re.fullmatch(HUB_ID, given) and not lower.endswith((".parquet", ".tar", ".txt", ".lst")):
-        return "data sets"
+        return "datasets"
     raise FileNotFoundError(
         f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with a path a "
-        "line, .parquet or .tar files, or a Hub data set as owner/name. Check the spelling."
+        "line, .parquet or .tar files, or a Hub dataset as owner/name. Check the spelling."
     )
 
 
@@ -150,7 +150,7 @@ def _check_output(path: str, output: Path) -> None:
     source, target = Path(path).resolve(), output.expanduser().resolve()
     if source.exists() and (target.is_relative_to(source) or source.is_relative_to(target)):
         raise ValueError(
-            f"output: {output} and the source {path} lie in each other, expected two separate folders. "
+            f"output: {output} and the source {path} contain each other, expected two separate folders. "
             "Give an output elsewhere, so the source stays as it is."
         )
 
@@ -162,7 +162,7 @@ def _partial(output: Path) -> Path:
 
 
 def _short_name(paths: Sequence[str]) -> str:
-    """The name of the only one, or of the folder that all stand in."""
+    """The name of the only one, or of the folder of all."""
     if len(paths) == 1:
         path = os.path.abspath(paths[0] if os.path.exists(paths[0]) else _location(paths[0])[0])
         return os.path.basename(path) if os.path.isdir(path) else os.path.splitext(os.path.basename(path))[0]
@@ -174,7 +174,7 @@ def _prefixes(paths: Sequence[str]) -> dict[str, str]:
     for inner in real:
         for outer in real:
             if inner != outer and Path(inner).is_relative_to(outer):
-                raise ValueError(f"source: {inner} lies in {outer}, which is given too. Leave the inner one away.")
+                raise ValueError(f"source: {inner} is in {outer}, which is given too. Omit the inner one.")
     return _distinct(list(dict.fromkeys(real)), os.path.basename)
 
 
@@ -208,7 +208,7 @@ def _add(named: dict[str, Value], name: str, value: Value) -> None:
     if name in named:
         raise ValueError(
             f"source: {named[name]} and {value} have the same name, by which their images are told apart. "
-            "Rename one, or give the folder that both stand in."
+            "Rename one, or give the folder of both."
         )
     named[name] = value
 

@@ -1,4 +1,4 @@
-"""Sources that are data sets of the datasets library, from the Hub or from `Dataset.save_to_disk`."""
+"""Sources that are datasets of the datasets library, from the Hub or from `Dataset.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRows:
-    """The rows of data sets; a name is the row's number and the image's own, behind the set's where there are more.
+    """The rows of datasets; a name is the row's number and the image's own, behind the set's where there are more.
 
     Processes that only read images load neither the datasets library nor, with it, torch.
     """
@@ -76,7 +76,7 @@ class SavedRows:
 
 @dataclass(frozen=True)
 class ArrowFiles:
-    """Reads images from the files of a data set, of which one or two are mapped into memory at a time."""
+    """Reads images from the files of a dataset, of which one or two are mapped into memory at a time."""
 
     paths: tuple[str, ...]
     first_rows: tuple[int, ...]
@@ -98,7 +98,7 @@ class ArrowFiles:
 def saved_rows(
     locations: Mapping[str, tuple[str, str]], name: str, image_column: str, caption_column: str
 ) -> SavedRows:
-    """Opens data sets, given as prefix -> (location, split); ValueError where one or its image column is missing."""
+    """Opens datasets, given as prefix -> (location, split); ValueError where one or its image column is missing."""
     from finetune.data.hub import row_source
 
     images: dict[str, ImageSource] = {}
@@ -117,7 +117,7 @@ def _opened(location: str, split: str, image_column: str) -> Dataset:
 
 @functools.lru_cache(maxsize=8)
 def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, ...]) -> Dataset:
-    """Another stamp is another data set of the same name."""
+    """Another stamp is another dataset of the same name."""
     import datasets
 
     from finetune.data.hub import open_rows

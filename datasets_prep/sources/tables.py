@@ -180,7 +180,7 @@ def row_entry(
     findings: Findings,
     labels: Mapping[str, Sequence[str]],
 ) -> Entry:
-    """Returns what a row says of its image; values that are no good are noted, and the image does without."""
+    """Returns what a row says of its image; unusable values are noted, and the image does without."""
     caption_column = caption_column_of(row, caption_column)
     caption = row.get(caption_column)
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):

@@ -8,9 +8,9 @@ import numpy as np
 
 
 def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str] | None) -> np.ndarray:
-    """Returns the group [N] of every image: linked images, and those of one folder, stand in one.
+    """Returns the group [N] of every image: linked images, and those of one folder, share one.
 
-    Here links do form chains: images that are copies of copies must not stand on both sides either.
+    Here links do form chains: images that are copies of copies must not be on both sides either.
     """
     group = np.arange(num)
 
@@ -31,7 +31,7 @@ def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str]
 
 
 def folders_of(sources: Sequence[str]) -> list[str] | None:
-    """Returns the folder of every name, None where all lie in one."""
+    """Returns the folder of every name, None where all share one."""
     folders = [posixpath.dirname(source) for source in sources]
     return folders if len(set(folders)) > 1 else None
 

@@ -66,7 +66,7 @@ def split_images(
 ) -> np.ndarray | None:
     """Returns which of the kept images [K] are held out, None where no share was asked for.
 
-    Near duplicates that are kept stand on one side, chains of them too, and so do folders where the option says so.
+    Near duplicates that are kept are on one side, chains of them too, and so do folders where the option says so.
     """
     if config.share == 0:
         return None

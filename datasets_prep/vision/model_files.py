@@ -52,7 +52,7 @@ def check_type(files: ModelFiles, captioner: str, types: Sequence[str]) -> None:
         found = json.loads(files.file("config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"captions.model: the config.json of {files.model} is not JSON ({error}). Fetch it anew."
+            f"captions.model: the config.json of {files.model} is not JSON ({error}). Fetch it again."
         ) from None
     model_type = found.get("model_type")
     if model_type not in types:

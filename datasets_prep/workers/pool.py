@@ -194,7 +194,7 @@ class _Crew(Generic[Task, Result]):
                 yield worker.finished().task, Failure("worker_crashed", value)
         now = time.monotonic()
         for worker in [worker for worker in self._workers if worker.queue and self._limit(worker) <= now]:
-            if not worker.connection.poll():  # where the caller was slow, the result may lie there
+            if not worker.connection.poll():  # where the caller was slow, the result may be waiting
                 yield from self._failed(worker, "timeout", f"took longer than {self._seconds:g} seconds")
 
     def _limit(self, worker: _Worker[Task]) -> float:

@@ -64,3 +64,21 @@ def test_the_line_and_what_to_write_are_named(tmp_path: Path) -> None:
 
 def test_prose_after_an_indented_block_is_read(tmp_path: Path) -> None:
     assert refused(tmp_path, "Run\n\n    command\n\nIt draws pictures.\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("x = 1  # one picture", 1),
+        ('"""It goes on."""', 1),
+        ('raise ValueError("no such picture")', 1),
+        ("pictures = picture(1)", 0),
+        ('row["picture"]', 0),
+        ('"""Use `prior.kind pictures` there."""', 0),
+    ],
+)
+def test_prose_of_python_is_read_and_its_names_are_not(tmp_path: Path, line: str, number: int) -> None:
+    page = tmp_path / "module.py"
+    page.write_text(f"{line}\n")
+    command = [sys.executable, str(ROOT / ".ci" / "phrases.py"), str(page)]
+    assert len(subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()) == number

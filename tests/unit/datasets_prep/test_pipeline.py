@@ -429,7 +429,7 @@ def test_a_listing_that_was_edited_is_not_replaced_and_other_files_stay(config: 
 def test_source_and_output_in_each_other_are_refused(config: PrepConfig, source: str, output: str) -> None:
     top = Path(config.source[0]).parent
     before = contents(top / "raw")
-    with pytest.raises(ValueError, match="lie in each other"):
+    with pytest.raises(ValueError, match="contain each other"):
         prepare(PrepConfig((str(top / source),), top / output))
     assert contents(top / "raw") == before
 

@@ -146,9 +146,9 @@ def test_a_changed_picture_has_another_stamp(tmp_path: Path, give: str) -> None:
         (["nothing.parquet"], "there is no nothing.parquet"),
         (["raw", "part.tar"], "different kinds"),
         (["part.tgz"], "compressed"),
-        (["raw/metadata.jsonl"], "the folder that it stands in"),
+        (["raw/metadata.jsonl"], "Give its folder"),
         (["raw", "other/raw"], "the same name"),
-        (["raw", "raw/d"], "lies in"),
+        (["raw", "raw/d"], "is in .*, which is given too"),
         (["empty.lst"], "names no file"),
         (["junk.parquet"], "not a whole Parquet file"),
         (["paths.parquet"], "holds string"),
@@ -177,7 +177,7 @@ def test_source_and_output_in_each_other_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, {"raw/d/a.png": "x", "all.txt": "raw/d/a.png"})
-    with pytest.raises(ValueError, match="lie in each other"):
+    with pytest.raises(ValueError, match="contain each other"):
         opened(given, output=output)
 
 
