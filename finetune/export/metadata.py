@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,104 +17,72 @@ import safetensors.torch
 from torch import Tensor
 
 from finetune.config.loss import LossConfig
+from finetune.config.sections import TrainConfig
 
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in whole sentences would otherwise repeat the dataset in every file."""
 
 
 @dataclass(frozen=True)
-class LoRAFacts:
-    """Facts of a finished run for the metadata of its LoRA file."""
+class RunFacts:
+    """Figures of a finished run for the metadata of its files."""
 
-    name: str
-    """Title and file name without ending."""
-    model_location: str
-    """Folder or Hub id of the base model; only its last part is written."""
-    model_spec: Mapping[str, str]
-    """What `ModelFamily.model_spec` returns."""
     base_sha256: str
     """`fingerprint` of the base denoiser, before adapters were attached; no other program computes it."""
-    rank: int | None
-    """None where layers differ."""
-    alpha: float | None
-    """None where layers differ, or where the kind has none."""
     steps: int
     epochs: int
     """Passes over the images that were begun."""
-    seed: int
+    global_batch_size: int
     num_train_images: int
     """Images of the dataset, without those that are held out."""
     num_reg_images: int
     """Class images of DreamBooth."""
     image_repeats: Mapping[int, int]
-    """How many of the dataset's images come up so often in a pass."""
+    """Number of images of the dataset by how often they come up in a pass."""
     reg_image_repeats: Mapping[int, int]
-    """The same of class images."""
-    global_batch_size: int
-    """Images per optimizer step, over all processes and accumulation."""
-    batch_size: int
-    """Images per process and forward pass."""
-    accumulation: int
     dataset_location: str
-    """Folder or Hub id of the images; only its last part is written."""
+    """Folder or Hub id; only its last part is written."""
     dataset_fingerprint: str
     tags: Mapping[str, int]
     """`tag_counts` of the captions."""
-    resolution: int
-    caption_dropout: float
-    flip: bool
-    latents_cached: bool
-    lr: float
-    text_encoder_lr: float | None
-    """None where the text encoder was not trained."""
     mixed_precision: Literal["no", "fp16", "bf16"]
-    optimizer: str
-    schedule: str
-    warmup_steps: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora_dropout: float
-    loss: LossConfig
     started_at: float
-    """Seconds since 1970 (UTC)."""
+    """Seconds since 1970 (UTC), like `finished_at`."""
     finished_at: float
-    """Seconds since 1970 (UTC)."""
-    quantization: str = "none"
-    """How the base weights were kept while adapters trained beside them; the file is for the unquantised ones."""
-    network_module: str = "networks.lora"
-    """The module of sd-scripts or LyCORIS whose layout the file has."""
-    network_args: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """Arguments of that module beyond rank and alpha."""
 
 
-def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
-    """Return the metadata of a LoRA file without its hashes. `with_hashes` adds those of its tensors."""
-    dataset = last_part(facts.dataset_location)
+def lora_metadata(
+    config: TrainConfig, facts: RunFacts, loss: LossConfig, network: Mapping[str, object], model: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the metadata of a LoRA file except the hashes of its tensors, which `with_hashes` adds.
+
+    `loss` are the options of the objective, `network` the `ss_network_*` fields, `model` those of
+    `ModelFamily.model_spec`.
+    """
+    name, resolution, optim, train = config.output.export_name, config.data.resolution, config.optim, config.train
+    dataset, quantization = last_part(facts.dataset_location), config.model.quantization
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": facts.name,
+        "modelspec.title": name,
         "modelspec.date": datetime.fromtimestamp(int(facts.finished_at), UTC).isoformat(),
-        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
-        "ss_network_module": facts.network_module,
-        "ss_network_dim": "Dynamic" if facts.rank is None else facts.rank,
-        "ss_network_alpha": "Dynamic" if facts.alpha is None else facts.alpha,
-        "ss_network_dropout": facts.lora_dropout,
-        "ss_output_name": facts.name,
-        "ss_sd_model_name": last_part(facts.model_location),
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        **network,
+        "ss_output_name": name,
+        "ss_sd_model_name": last_part(config.model.source),
         "ss_base_weights_sha256": facts.base_sha256,  # ss_sd_model_hash is that of a file, which a folder is not
-        **({} if facts.quantization == "none" else {"ss_base_weights_quantization": facts.quantization}),
+        **({} if quantization == "none" else {"ss_base_weights_quantization": quantization}),
         "ss_num_train_images": facts.num_train_images,
         "ss_num_reg_images": facts.num_reg_images,
         "ss_total_batch_size": facts.global_batch_size,
-        "ss_batch_size_per_device": facts.batch_size,
-        "ss_gradient_accumulation_steps": facts.accumulation,
-        "ss_gradient_checkpointing": facts.gradient_checkpointing,
+        "ss_batch_size_per_device": train.batch_size,
+        "ss_gradient_accumulation_steps": train.accumulation,
+        "ss_gradient_checkpointing": train.gradient_checkpointing,
         "ss_steps": facts.steps,
         "ss_max_train_steps": facts.steps,
         "ss_epoch": facts.epochs,
         "ss_num_epochs": facts.epochs,
-        "ss_seed": facts.seed,
+        "ss_seed": config.seed,
         "ss_dataset_dirs": json.dumps(dataset_folders(dataset, facts.image_repeats)),
         **(
             {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}
@@ -123,27 +91,25 @@ def lora_metadata(facts: LoRAFacts) -> dict[str, str]:
         ),
         "ss_dataset_fingerprint": facts.dataset_fingerprint,
         "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
-        "ss_resolution": f"({facts.resolution}, {facts.resolution})",
-        "ss_caption_dropout_rate": facts.caption_dropout,
-        "ss_flip_aug": facts.flip,
-        "ss_cache_latents": facts.latents_cached,
-        "ss_learning_rate": facts.lr,
-        "ss_unet_lr": facts.lr,
-        "ss_text_encoder_lr": facts.text_encoder_lr,
-        "ss_lr_scheduler": facts.schedule,
-        "ss_lr_warmup_steps": facts.warmup_steps,
-        "ss_optimizer": facts.optimizer,
-        "ss_max_grad_norm": facts.max_grad_norm,
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_caption_dropout_rate": config.data.caption_dropout,
+        "ss_flip_aug": config.data.flip,
+        "ss_cache_latents": config.cache.latents,
+        "ss_learning_rate": optim.lr,
+        "ss_unet_lr": optim.lr,
+        "ss_text_encoder_lr": (optim.text_encoder_lr or optim.lr) if train.text_encoder else None,
+        "ss_lr_scheduler": optim.schedule,
+        "ss_lr_warmup_steps": optim.warmup_steps,
+        "ss_optimizer": optim.name,
+        "ss_max_grad_norm": train.max_grad_norm,
         "ss_mixed_precision": facts.mixed_precision,
-        "ss_zero_terminal_snr": facts.loss.zero_terminal_snr,
-        **timestep_fields(facts.loss),
-        **loss_fields(facts.loss),
+        "ss_zero_terminal_snr": loss.zero_terminal_snr,
+        **timestep_fields(loss),
+        **loss_fields(loss),
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
     }
-    if facts.network_args:
-        fields["ss_network_args"] = json.dumps({key: str(value) for key, value in facts.network_args.items()})
-    return {key: str(value) for key, value in fields.items()} | dict(facts.model_spec)
+    return {key: str(value) for key, value in fields.items()} | dict(model)
 
 
 def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str, int]]:

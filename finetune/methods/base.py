@@ -3,37 +3,18 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from finetune.config.optim import OptimConfig
 from finetune.config.sections import TrainConfig
+from finetune.export.metadata import RunFacts
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import Part
 from finetune.objectives.diffusion import Objective
 from finetune.optim.groups import ParamGroup
 from finetune.out_of_memory import explaining_out_of_memory
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """Facts of a run for the metadata of its files."""
-
-    base_sha256: str
-    steps: int
-    epochs: int
-    global_batch_size: int
-    num_train_images: int
-    num_reg_images: int
-    image_repeats: dict[int, int]
-    reg_image_repeats: dict[int, int]
-    dataset_location: str
-    dataset_fingerprint: str
-    tags: dict[str, int]
-    mixed_precision: Literal["no", "fp16", "bf16"]
-    started_at: float
-    finished_at: float
 
 
 @dataclass(frozen=True)

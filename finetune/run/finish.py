@@ -9,9 +9,9 @@ from typing import NoReturn
 import torch
 
 from finetune.data.class_images import trained, trained_captions
-from finetune.export.metadata import tag_counts
+from finetune.export.metadata import RunFacts, tag_counts
 from finetune.files import refuse_lost_folder, writing
-from finetune.methods.base import RunFacts, TrainedModel, TuningMethod, explaining_export
+from finetune.methods.base import TrainedModel, TuningMethod, explaining_export
 from finetune.models.parts import PARTS, is_dropped
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import trained_state

@@ -111,6 +111,7 @@ def test_a_reader_that_knows_alpha_over_rank_alone_gets_the_update_on_the_untouc
 
 def test_files_of_pissa_have_twice_the_rank_and_say_so(source: ModelSource, export: Export) -> None:
     metadata = metadata_of(export("olora").folder)
+    assert metadata["ss_network_dropout"] == str(LoRAConfig().dropout)
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("8", "8.0")
     assert json.loads(metadata["ss_network_args"]) == {"init": "olora"}
 

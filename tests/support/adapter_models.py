@@ -11,7 +11,8 @@ from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
 from finetune.config.recipes import LoRATrainConfig
 from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, OutputConfig
-from finetune.methods.base import RunFacts, TrainedModel
+from finetune.export.metadata import RunFacts
+from finetune.methods.base import TrainedModel
 from finetune.methods.lora.method import LoRA
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, ModelFamily, ModelSource, Network

@@ -1,5 +1,6 @@
 """Export adapters: the files of each kind, with metadata, reloaded and compared."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from finetune.export.lora import (
     single_alpha,
 )
 from finetune.export.lycoris import save_differences, save_lycoris
-from finetune.export.metadata import LoRAFacts, lora_metadata
+from finetune.export.metadata import lora_metadata
 from finetune.export.peft_folder import save_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.export.verify import (
@@ -37,8 +38,10 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Write the files of the adapters' kind; return the difference of each. It is that of its output from the output of
-    the trained weights."""
+    """Write the files of the adapters' kind; return how far each is off.
+
+    That is the largest difference between the output with the reloaded file and that of the trained weights.
+    """
     family, source = model.family, model.source
     trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):
@@ -58,7 +61,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
         if config.init in ("pissa", "olora"):
             layers = relative_to_base(layers, lora_layers(start, scales))
         paths = [save_diffusers_lora(family, model.components, layers, folder)]
-        metadata = lora_metadata(facts(config, model, layers))
+        metadata = metadata_of(config, model, layers)
         if not config.dora:
             paths.append(save_kohya_lora(family, network.denoiser, layers, metadata=metadata, dtype=dtype, path=path))
             if not diffusers_reads_single_file(family, components, expected):
@@ -74,7 +77,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
             PEFT_FOLDER,
         )
         paths = [save_peft_folders(family, model.components, configs, model.state, folder / PEFT_FOLDER)]
-        metadata = lora_metadata(facts(config, model, []))
+        metadata = metadata_of(config, model, [])
         if config.kind != "oft":
             scales = layer_scales(network)
             paths.append(
@@ -89,9 +92,11 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
     return found
 
 
-def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> LoRAFacts:
-    """Return the facts for the single file's metadata. `layers` are those of a file in sd-scripts' layout."""
-    options = model.config
+def metadata_of(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> dict[str, str]:
+    """Return the metadata of the single file.
+
+    `layers` are those of a file in sd-scripts' layout.
+    """
     same_rank, same_alpha = not config.rank_pattern, not config.alpha_pattern
     rank = config.rank if same_rank and config.kind != "oft" else None
     alpha = (config.alpha or rank) if same_alpha else None
@@ -99,33 +104,16 @@ def facts(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) 
         ranks = {layer.rank for layer in layers}
         rank = ranks.pop() if len(ranks) == 1 else None
         alpha = single_alpha(layers)
-    return LoRAFacts(
-        name=options.output.export_name,
-        model_location=options.model.source,
-        model_spec=model.family.model_spec(model.components, model.objective),
-        rank=rank,
-        alpha=alpha,
-        seed=options.seed,
-        batch_size=options.train.batch_size,
-        accumulation=options.train.accumulation,
-        resolution=options.data.resolution,
-        caption_dropout=options.data.caption_dropout,
-        flip=options.data.flip,
-        latents_cached=options.cache.latents,
-        lr=options.optim.lr,
-        text_encoder_lr=(options.optim.text_encoder_lr or options.optim.lr) if options.train.text_encoder else None,
-        optimizer=options.optim.name,
-        schedule=options.optim.schedule,
-        warmup_steps=options.optim.warmup_steps,
-        max_grad_norm=options.train.max_grad_norm,
-        gradient_checkpointing=options.train.gradient_checkpointing,
-        lora_dropout=config.dropout,
-        loss=model.objective.options,
-        quantization=options.model.quantization,
-        network_module=network_module(config),
-        network_args=network_args(config, rank, alpha),
-        **vars(model.facts),
-    )
+    network: dict[str, object] = {
+        "ss_network_module": network_module(config),
+        "ss_network_dim": "Dynamic" if rank is None else rank,
+        "ss_network_alpha": "Dynamic" if alpha is None else alpha,
+        "ss_network_dropout": config.dropout,
+    }
+    if arguments := network_args(config, rank, alpha):
+        network["ss_network_args"] = json.dumps({key: str(value) for key, value in arguments.items()})
+    model_spec = model.family.model_spec(model.components, model.objective)
+    return lora_metadata(model.config, model.facts, model.objective.options, network, model_spec)
 
 
 def network_module(config: LoRAConfig) -> str:
