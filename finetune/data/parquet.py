@@ -225,14 +225,14 @@ def read_prepared(
         beside = ("captions_alt", "width", "height", "sha256", "weight", "repeats", "split", "mask")
         for first, columns in read_columns(path, [caption_column, *(name for name in beside if name in there)]):
             for row, values in enumerate(zip(*columns.values(), strict=True), first):
-                listed = _listed(
-                    f"{table}#{row:08d}", dict(zip(columns, values, strict=True)), caption_column, findings
-                )
+                named = dict(zip(columns, values, strict=True))
+                texts = [named[caption_column], named.get("captions_alt")] if is_captioned else None
+                listed = _listed(f"{table}#{row:08d}", named, texts, findings)
                 if listed is not None:
-                    yield listed if is_captioned else _without_captions(listed)
+                    yield listed
 
 
-def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Findings) -> ListedImage | None:
+def _listed(name: str, row: Mapping[str, Any], texts: list[Any] | None, findings: Findings) -> ListedImage | None:
     width, height, sha256 = row["width"], row["height"], row["sha256"]
     if not all(isinstance(side, int) and side > 0 for side in (width, height)):
         findings.error("rows whose width and height are not sizes", f"{name} ({width!r} x {height!r})")
@@ -240,13 +240,7 @@ def _listed(name: str, row: Mapping[str, Any], caption_column: str, findings: Fi
     if not isinstance(sha256, str) or re.fullmatch(r"[0-9a-f]{64}", sha256) is None:
         findings.error("rows whose sha256 is none", f"{name} ({sha256!r})")
         return None
-    captions = read_captions([row[caption_column], row.get("captions_alt")], name, findings)
+    captions = ("",) if texts is None else read_captions(texts, name, findings)
     weight, repeats = read_weight(row, name, findings), read_repeats(row, name, findings)
     entry = Entry(name, captions, weight, repeats, read_split(row, name, findings))
     return ListedImage(entry, width, height, sha256, row.get("mask") is not None)
-
-
-def _without_captions(listed: ListedImage) -> ListedImage:
-    entry = listed.entry
-    bare = Entry(entry.file_name, ("",), entry.weight, entry.repeats, entry.split)
-    return ListedImage(bare, listed.width, listed.height, listed.sha256, listed.has_mask)

@@ -92,6 +92,8 @@ def test_captions_may_come_from_another_column_or_none(tmp_path: Path) -> None:
     folder = prepared(tmp_path, rows(short=["x"] * 6, captions_alt=None))
     assert set(captions(read_manifest(folder, caption_column="short")).values()) == {("x",)}
     assert set(captions(read_manifest(folder, captions="none")).values()) == {("",)}
+    empty = prepared(tmp_path / "empty", rows(text=[""] * 6, captions_alt=None))
+    assert set(captions(read_manifest(empty, captions="none")).values()) == {("",)}
     assert "caption_column to one of" in mistakes(folder, caption_column="nothing")
     assert "data.captions" in mistakes(folder, captions="folder")
 
