@@ -18,6 +18,11 @@ from tests.support.runs import Options, Running, flags, losses, metrics, run, st
 ROOT = Path(__file__).parents[2]
 
 
+def hang_ups_count() -> None:
+    """Heed SIGHUP although the tests run under nohup, whose children inherit that it is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def at_step(number: int, out: Path, running: Running) -> None:
     """Waits until a run has logged a step."""
     running.wait_until(lambda: len(metrics(out)) >= number)
@@ -27,7 +32,7 @@ def at_step(number: int, out: Path, running: Running) -> None:
 def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "checkpoint.every": 100}
-    running = start("lora", options, tmp_path / "log")
+    running = start("lora", options, tmp_path / "log", prepare=hang_ups_count)
     at_step(2, out, running)
     running.signal(number)
     running.signal(number)  # a launcher passes on what the terminal has sent already

@@ -87,7 +87,7 @@ def test_what_a_user_should_know_is_said_with_counts(prepared) -> None:
         "colour profiles",
         "hidden files",
         "Windows-1252",
-        "without a picture",
+        "without an image",
         "NUL",
     ):
         assert words in said, words
