@@ -137,19 +137,16 @@ def read_manifest(
 
     A folder contains one of these:
     - metadata.jsonl or metadata.csv: file_name, the caption column; optionally captions_alt, weight, repeats, split,
-    - images with text or JSON files beside them, or in lists of other trainers (see `finetune.data.captions.files`);
-      `caption_lines` says what several lines are,
-    - the files that `Dataset.save_to_disk` wrote,
-    - data/*.parquet from preparation, whose columns replace what image files would tell.
+    - images with text or JSON files beside them, or in lists of other trainers (see `finetune.data.captions.files`),
+    - the files of `Dataset.save_to_disk`, or data/*.parquet from preparation.
 
     A name of the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column
     has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
     image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
     whose images count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub
-    dataset too.
+    dataset too. Links that lead out of a folder are refused unless `follow_links`.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
-    Links that lead out of a folder are refused unless `follow_links`. The user's files are never written to.
     """
     findings = Findings()
     path = Path(folder)

@@ -14,7 +14,7 @@ from finetune.config.recipes import LoRATrainConfig
 from finetune.data.manifest import read_manifest
 from tests.support.images import SHARED, drawn, encoded, gradient, write
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def prepared(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from datasets_prep.records import LintMark, Prepared
 from datasets_prep.report.build import write_report
 from datasets_prep.report.thumbnails import small_image
 from finetune.data.listing import Findings
-from tests.e2e.browser import Browser
+from tests.e2e.preparation.browser import Browser
 from tests.support.images import encoded, gradient, listing
 
 HOSTILE = '"><img src=x onerror="window.ran=1"><script>window.ran=1;document.title="ran"</script>\n\u202egpj\udcff.png'
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 def address(folder: Path) -> Iterator[str]:
     """Where `serve` says that it serves the folder; it ends as Ctrl-C ends it."""
     code = "import sys, pathlib; from datasets_prep.review.server import serve; serve(pathlib.Path(sys.argv[1]))"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=root, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield next(line.strip() for line in process.stdout if "http://" in line)

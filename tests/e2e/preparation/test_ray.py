@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'sd-finetune[ray]'")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
