@@ -1,4 +1,4 @@
-"""The options of DreamBooth: the subject's pictures and what is kept of its class; no torch here."""
+"""The options of DreamBooth: the subject's images and what is preserved of its class; no torch here."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from finetune.config.sections import DataConfig, packed_full
 
 @dataclass(frozen=True)
 class DreamBoothDataConfig(DataConfig):
-    """Pictures of the subject; captions are read where instance.captions is true."""
+    """Images of the subject; captions are read where instance.captions is true."""
 
     caption_dropout: float = 0.0
     """Share of samples trained on the empty prompt; more than 0 writes the subject into the empty prompt too."""
@@ -21,51 +21,51 @@ class InstanceConfig:
     """What the subject is called."""
 
     prompt: str | None = None
-    """Prompt of every picture in data.folder, e.g. "a photo of sks dog": a rare word, then the class. `finetune doctor
+    """Prompt of every image in data.folder, e.g. "a photo of sks dog": a rare word, then the class. `finetune doctor
     tokens` proposes words."""
     captions: bool = False
-    """Pictures keep captions of their own instead."""
+    """Use the images' own captions instead."""
 
     def problems(self) -> list[str]:
         given = self.prompt is not None and self.prompt.strip() != ""
         if self.captions and self.prompt is not None:
             return [
-                f'instance.prompt: got "{self.prompt}" with instance.captions true, where pictures keep their own '
+                f'instance.prompt: got "{self.prompt}" with instance.captions true, where images keep their own '
                 "captions. Remove one of the two."
             ]
         if not self.captions and not given:
             return [
-                'instance.prompt: missing, expected the prompt of every picture, such as "a photo of sks dog". Add it, '
-                "or --instance.captions true where the pictures have captions."
+                'instance.prompt: missing, expected the prompt of every image, such as "a photo of sks dog". Add it, '
+                "or --instance.captions true where the images have captions."
             ]
         return []
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """What the model is to keep of the subject's class (arXiv 2208.12242, section 3.3)."""
+    """What the model preserves of the subject's class (arXiv 2208.12242, section 3.3)."""
 
     kind: Literal["pictures", "prediction", "none"] = "pictures"
-    """pictures trains on class pictures that the untouched model has made, prediction keeps its answers to prior.prompt
-    on the subject's own noisy pictures, none keeps nothing."""
+    """pictures trains on class images that the base model drew; prediction preserves the base model's predictions for
+    prior.prompt on the subject's noisy images; none preserves nothing."""
     prompt: str | None = None
     """The class without the subject's word, e.g. "a photo of a dog"."""
     weight: float = 1.0
     """Factor on the loss of the class: lambda of equation 2."""
     num_pictures: int = 200
-    """Class pictures to make; without effect where prior.folder holds them."""
+    """Class images to make; without effect where prior.folder holds them."""
     folder: str | None = None
-    """Your own class pictures, as data.folder would take them, instead of made ones."""
+    """Your own class images, in any form that data.folder accepts; none draws them."""
     captions: bool = False
-    """The class pictures in prior.folder keep captions of their own instead of prior.prompt."""
+    """Use the captions of the images in prior.folder instead of prior.prompt."""
     num_inference_steps: int = 50
-    """Denoising steps of a class picture."""
+    """Denoising steps of a class image."""
     guidance_scale: float | None = None
-    """Guidance of class pictures; none is what the architecture's pictures are usually made with."""
+    """Guidance of class images; none takes the usual value of the architecture."""
     batch_size: int = 4
-    """Class pictures that a process makes at a time."""
+    """Class images that one process draws at a time."""
     seed: int = 0
-    """Decides the class pictures, with their prompt and number."""
+    """Seed of the class images."""
 
     def problems(self) -> list[str]:
         found = []
@@ -89,7 +89,7 @@ class PriorConfig:
             )
         if self.folder is not None and self.kind != "pictures":
             found.append(
-                f"prior.folder: got {self.folder} with prior.kind {self.kind}, which reads no class pictures. Remove "
+                f"prior.folder: got {self.folder} with prior.kind {self.kind}, which reads no class images. Remove "
                 "it, or choose pictures."
             )
         if self.weight <= 0:
@@ -112,7 +112,7 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class DreamBoothTrainConfig(AdaptConfig):
-    """Teach a model a subject from a few pictures (DreamBooth, arXiv 2208.12242)."""
+    """Teach a model a subject from a few images (DreamBooth, arXiv 2208.12242)."""
 
     data: DreamBoothDataConfig
     method: Literal["lora", "full"] = "lora"
@@ -129,7 +129,7 @@ class DreamBoothTrainConfig(AdaptConfig):
         if self.method == "lora" and self.prior.kind == "prediction" and self.lora.init in ("pissa", "olora"):
             found.append(
                 f"prior.kind: got prediction with lora.init {self.lora.init}, which moves a part of the weights into "
-                "the adapters: without them the model is not the untouched one. Use prior.kind pictures."
+                "the adapters: without them the weights are not the base model's. Use prior.kind pictures."
             )
         if self.data.template != "{caption}":
             found.append(
@@ -138,7 +138,7 @@ class DreamBoothTrainConfig(AdaptConfig):
             )
         if not self.instance.captions and self.data.captions != "listed":
             found.append(
-                f"data.captions: got {self.data.captions}, but every picture gets instance.prompt. Remove it, or add "
+                f"data.captions: got {self.data.captions}, but every image gets instance.prompt. Remove it, or add "
                 "--instance.captions true."
             )
         if self.instance.captions and self.data.captions == "none":
@@ -157,6 +157,6 @@ class DreamBoothTrainConfig(AdaptConfig):
 
 
 def words(text: str) -> list[str]:
-    """Returns a prompt's words in small letters without punctuation around them."""
+    """Return a prompt's words in lower case without surrounding punctuation."""
     stripped = (word.strip(".,;:!?\"'()[]") for word in text.lower().split())
     return [word for word in stripped if word]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InpaintConfig:
-    """What is hidden of the pictures while an inpainting checkpoint is trained."""
+    """Which parts of the images are hidden while an inpainting checkpoint is trained."""
 
     num_masks: int = 4
-    """Random masks of rectangles and strokes per crop and mirroring of a picture; fixed, so that caches keep them."""
+    """Random masks of rectangles and strokes per crop and mirroring of an image; fixed, so they can be cached."""
     whole_share: float = 0.25
     """Share of samples of which everything is hidden, which the model then draws from the prompt alone."""
 

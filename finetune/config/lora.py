@@ -23,7 +23,7 @@ class LoRAConfig:
     rank: int = DEFAULT_RANK
     """Rank of the update matrices; oft takes block_size instead."""
     alpha: float | None = None
-    """Scale of the update is alpha / rank; none takes the rank, so that the scale is 1."""
+    """Scale of the update is alpha / rank; none takes the rank, for a scale of 1."""
     dropout: float = 0.0
     """Dropout on the adapters' input (kind lora)."""
     targets: tuple[str, ...] = ()
@@ -32,16 +32,16 @@ class LoRAConfig:
     conv: bool = False
     """Adapt the convolutions of the denoiser's residual blocks and samplers too (LoCon, arXiv 2309.14859)."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (rsLoRA, arXiv 2312.03732; kind
+    """Scale by alpha / sqrt(rank), so high ranks learn as fast as low ones (rsLoRA, arXiv 2312.03732; kind
     lora)."""
     dora: bool = False
     """Learn the length of each row of a weight apart from its direction (DoRA, arXiv 2402.09353; kind lora). It starts
-    from the untouched model; its single file holds whole weight differences and is large."""
+    from the base model; its single file holds whole weight differences and is large."""
     init: Init = "default"
     """Where A and B start (kind lora): default draws A uniformly, gaussian normally, with B = 0; orthogonal draws both
     in spaces that are orthogonal to each other; pissa takes the weight's largest singular vectors (PiSSA, arXiv
     2404.02948), olora its QR factors (OLoRA, arXiv 2406.01775). Those two leave the rest of the weight frozen, so the
-    prediction is that of the untouched model up to rounding; their files have twice the rank and fit the untouched
+    prediction is that of the base model up to rounding; their files have twice the rank and fit the base
     model, and weight decay is off for them."""
     rank_pattern: tuple[str, ...] = ()
     """REGEX=NUMBER: rank of the layers whose name (denoiser.mid_block..., text_encoders.0...) contains a match; the
@@ -111,7 +111,7 @@ class LoRAConfig:
                     )
             if self.conv:
                 yield (
-                    f"lora.conv: got true with kind {self.kind}, which changes the untouched model's prediction where "
+                    f"lora.conv: got true with kind {self.kind}, which changes the base model's prediction where "
                     "a kernel is larger than 1 (peft 0.21 sums overlapping patches). Remove it."
                 )
         elif self.block_size is not None:
@@ -123,7 +123,7 @@ class LoRAConfig:
 
 
 def parsed_patterns(patterns: tuple[str, ...]) -> list[tuple[re.Pattern[str], float]]:
-    """Returns "REGEX=NUMBER" as pairs; the last = counts, so that an expression may hold one."""
+    """Return "REGEX=NUMBER" texts as pairs. The last = counts, so an expression may contain one."""
     found = []
     for text in patterns:
         pattern, _, number = text.rpartition("=")

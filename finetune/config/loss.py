@@ -35,7 +35,7 @@ class LossConfig:
     p2_k: float = 1.0
     """Constant of p2 beside the signal-to-noise ratio; keeps the weights of nearly clean timesteps finite."""
     error: Literal["mse", "huber"] = "mse"
-    """Error of a value: squared, or pseudo-Huber, squared below a threshold and straight above it, so that odd pictures
+    """Error of a value: squared, or pseudo-Huber, squared below a threshold and straight above it, so odd images
     pull less (arXiv 2403.16728)."""
     huber_c: float = 0.1
     """Threshold of huber at the noisiest timestep."""
@@ -52,7 +52,7 @@ class LossConfig:
     """Standard deviation of noise in the input that the target does not know of (arXiv 2301.11706, which takes 0.1); 0
     turns it off."""
     nearest_noise: int = 1
-    """Draws of noise of which the one nearest to the picture is taken (immiscible diffusion, arXiv 2406.12303 and
+    """Draws of noise of which the one nearest to the image is taken (immiscible diffusion, arXiv 2406.12303 and
     2505.18521); 1 takes what comes."""
     min_timestep: int | None = None
     """Cleanest timestep that is trained; none is 0."""
@@ -105,8 +105,10 @@ class LossConfig:
         return found
 
     def plain(self) -> Self:
-        """Returns the options of validation, which are the same whatever training does with errors, noise and
-        timesteps, so that runs can be compared."""
+        """Return the loss options of validation.
+
+        Options of errors, noise and timesteps are reset, so runs can be compared.
+        """
         return replace(
             self,
             error=LossConfig.error,

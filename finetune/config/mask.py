@@ -7,17 +7,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Which parts of each picture are trained on."""
+    """Which parts of each image are trained on."""
 
     kind: Literal["none", "alpha", "file"] = "none"
-    """alpha takes each picture's own alpha channel, file a mask picture: NAME-masklabel.png (or another format) beside
+    """alpha takes each image's own alpha channel, file a mask image: NAME-masklabel.png (or another format) beside
     NAME.jpg, or the file of the same name in mask.folder. White, and opaque, is trained on."""
     folder: Path | None = None
-    """Folder of the masks, with the subfolders of data.folder; a mask's name is its picture's, but for the ending."""
+    """Folder of the masks, with the subfolders of data.folder; a mask's name is its image's, but for the ending."""
     outside_weight: float = 0.1
     """Loss weight outside the mask, 0 to 1; inside it is 1."""
     prior_weight: float = 0.0
-    """Weight, outside the mask, of the error to what the untouched model predicts; adapters only."""
+    """Weight, outside the mask, of the error to what the base model predicts; adapters only."""
 
     def problems(self) -> list[str]:
         found = []

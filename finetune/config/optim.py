@@ -35,7 +35,7 @@ class OptimConfig:
     """Learning rate that cosine and linear fall to, over its peak."""
     weights: Weights = "fp32"
     """Number format of the trained weights and their gradients: bf16 halves their memory; updates are then rounded at
-    random (stochastic) or with a second bfloat16 number a weight (kahan), so that small ones are not lost."""
+    random (stochastic) or with a second bfloat16 number per weight (kahan), so small ones are not lost."""
     in_backward: bool = False
     """Update each weight as soon as its gradient is there and free the gradient; one process, no accumulation, no
     clipping."""

@@ -13,7 +13,7 @@ class ArchitectureConfig:
     """Sizes of a new model; they are fixed once the model is made."""
 
     vae_channels: tuple[int, ...] = (32, 64, 64)
-    """Width of each level of the VAE; each level after the first halves the picture."""
+    """Width of each level of the VAE; each level after the first halves the image."""
     vae_layers: int = 1
     """Residual layers per level of the VAE's encoder; its decoder has one more."""
     latent_channels: int = 4
@@ -82,7 +82,7 @@ class ArchitectureConfig:
 
     @property
     def pixel_multiple(self) -> int:
-        """Pixels that a latent stands for, along each side."""
+        """Pixels per latent along each side."""
         return 2 ** (len(self.vae_channels) - 1)
 
 
@@ -93,7 +93,7 @@ class AutoencoderConfig:
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 16
-    """Pictures per process and forward pass."""
+    """Images per process and forward pass."""
     lr: float = 1e-3
     """Peak learning rate."""
     ema_decay: float | None = 0.99
@@ -129,7 +129,7 @@ class PretrainConfig(TrainConfig):
     train: LoopConfig = field(default_factory=lambda: LoopConfig(text_encoder=True, ema_decay=0.999))
     cache: CacheConfig = field(default_factory=lambda: CacheConfig(text=False))
     stage: Literal["all", "tokenizer", "autoencoder", "denoiser"] = "all"
-    """all runs the three in output.folder/tokenizer, output.folder/autoencoder and output.folder; each alone goes on
+    """all runs the three in output.folder/tokenizer, output.folder/autoencoder and output.folder; each alone continues
     from the pipeline in model.source."""
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -137,7 +137,7 @@ class PretrainConfig(TrainConfig):
     def _contradictions(self) -> list[str]:
         found = super()._contradictions() + packed_full(self.model)
         if self.mask.kind != "none":
-            found.append(f"mask.kind: got {self.mask.kind}, but pretraining takes whole pictures. Remove it.")
+            found.append(f"mask.kind: got {self.mask.kind}, but pretraining takes whole images. Remove it.")
         is_new = self.model.source == NEW
         if is_new and self.stage in ("autoencoder", "denoiser"):
             found.append(
@@ -163,7 +163,10 @@ class PretrainConfig(TrainConfig):
 
 
 def autoencoder_stage(config: PretrainConfig) -> PretrainConfig:
-    """Returns the config of the run that trains the VAE of model.source; the same for a config that is one already."""
+    """Return the config of the run that trains the VAE of model.source.
+
+    A config that is already one is returned unchanged.
+    """
     options = config.autoencoder
     return replace(
         config,

@@ -55,24 +55,24 @@ class TokensConfig:
 
 
 def vector_words(name: str, num_vectors: int) -> list[str]:
-    """Returns the tokenizer's words for a token's vectors, as diffusers spells them: NAME, NAME_1, NAME_2, ..."""
+    """Return the tokenizer's words for a token's vectors: NAME, NAME_1, NAME_2, ... (diffusers' spelling)."""
     return [name, *(f"{name}_{number}" for number in range(1, num_vectors))]
 
 
 def token_file_name(name: str) -> str:
-    """Returns the file name of a token's export without ending: A1111 and ComfyUI call the token so."""
+    """Return the name of a token's exported file, without ending. A1111 and ComfyUI use it as the token."""
     return re.sub(r"[^a-z0-9_.-]+", "_", name.strip("<>[]()")).strip("._") or "token"
 
 
 def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]:
-    """Returns what the options of new tokens and others make impossible together."""
+    """Return the contradictions between the options of new tokens and others."""
     if config.optim.name == "prodigy" and tokens.lr not in (None, config.optim.lr):
         return ["tokens.lr: given with prodigy, which knows one rate only. Remove it."]
     return []
 
 
 def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
-    """Returns what adapters that take a part of the weights say to quantised ones, and to those in host memory."""
+    """Return the problems of quantised and offloaded weights with some adapters' starts."""
     if lora.init not in ("pissa", "olora"):
         return []
     found = []
@@ -92,10 +92,10 @@ def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class AdaptConfig(TrainConfig):
-    """What every recipe that adapts a model to pictures has."""
+    """The options of every recipe that adapts a model to images."""
 
     goal: Literal["style", "subject"] | None = None
-    """What the pictures show; the run then proposes steps, rank and rates that are not given, and says why."""
+    """What the images show; the run then proposes steps, rank and rates that are not given, and says why."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,6 @@ class FullTrainConfig(AdaptConfig):
         if self.mask.prior_weight > 0:
             found.append(
                 f"mask.prior_weight: got {self.mask.prior_weight}, but where all weights are trained there is no "
-                "untouched model to compare with. Remove it, or train an adapter."
+                "base model to compare with. Remove it, or train an adapter."
             )
         return found

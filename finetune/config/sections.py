@@ -1,6 +1,6 @@
 """The options of every recipe as frozen dataclasses, and the rules between them; no torch here.
 
-A section refuses what is wrong on its own in `problems()`; rules across sections stand in `TrainConfig.__post_init__`,
+A section refuses what is wrong on its own in `problems()`; rules across sections are in `TrainConfig.__post_init__`,
 which raises one `ValueError` that names every problem at once. `finetune.config.parse.command_line` turns YAML and
 flags into these classes.
 """
@@ -97,7 +97,7 @@ class ModelConfig:
 
 
 def packed_full(model: ModelConfig) -> list[str]:
-    """Returns what a run that trains the model's own weights says to quantised ones, and to those in host memory."""
+    """Return the problems of quantised and offloaded weights in full training."""
     found = []
     if model.quantization != "none":
         found.append(
@@ -114,24 +114,24 @@ def packed_full(model: ModelConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Pictures and captions."""
+    """Images and captions."""
 
     folder: str
-    """Prepared folder with metadata.jsonl, folder of pictures with .txt captions, or Hub dataset id."""
+    """Prepared folder with metadata.jsonl, folder of images with .txt captions, or Hub dataset id."""
     image_column: str = "image"
-    """Column of the pictures in a Hub dataset."""
+    """Column of the images in a Hub dataset."""
     caption_column: str = "text"
     """Column of the captions in metadata.jsonl or a Hub dataset; the names of a column of class labels are captions
     too."""
     captions: Literal["listed", "folder", "none"] = "listed"
-    """Where captions come from: listed with the pictures, the name of the folder a picture lies in (its class), or none
-    at all, for a model without prompts."""
+    """Where captions come from: listed with the images, the name of the image's folder (its class), or none, for a
+    model without prompts."""
     caption_lines: Literal["alternatives", "joined", "first"] | None = None
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     folder_repeats: Literal["auto", "on", "off"] = "auto"
-    """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
-    and asks where they leave it open."""
+    """Repeat the images of a folder called 10_NAME ten times in a pass; auto decides by the names of all folders and
+    refuses names that leave it open."""
     resolution: int = 512
     """Side of the square whose area every bucket stays within, in pixels."""
     bucket_step: int = 64
@@ -139,28 +139,28 @@ class DataConfig:
     max_aspect: float = 2.0
     """Longest side over shortest side of the widest bucket; 1 puts everything into squares."""
     crop: Literal["center", "random"] = "center"
-    """Where a picture is cut to its bucket; random draws among num_crops fixed places, so that caches keep it."""
+    """Where an image is cut to its bucket; random draws among num_crops fixed places, so they can be cached."""
     num_crops: int = 4
-    """Places that crop=random draws from, per picture."""
+    """Places that crop=random draws from, per image."""
     flip: bool = False
     """Mirror half of the samples."""
     caption_dropout: float = 0.1
     """Share of samples trained on the empty prompt, which classifier-free guidance needs."""
     template: str = "{caption}"
-    """Text around every caption, e.g. "{caption}, ink style"; {caption} stands for the caption, and may be absent where
-    data.captions is none."""
+    """Text around every caption, e.g. "{caption}, ink style"; {caption} is replaced by the caption, and may be absent
+    where data.captions is none."""
     shuffle_tags: bool = False
     """Shuffle the comma-separated tags of a caption."""
     keep_tags: int = 0
     """The first tags that shuffling leaves in place."""
     num_shuffles: int = 4
-    """Orders that shuffle_tags draws from, per caption; fixed, so that caches keep them."""
+    """Orders that shuffle_tags draws from, per caption; fixed, so they can be cached."""
     num_workers: int = 0
-    """Processes that read pictures or cached latents ahead; 0 reads in the training process."""
+    """Processes that read images or cached latents ahead; 0 reads in the training process."""
     follow_links: bool = False
     """Read what links lead to outside the folder; else they are refused, since their captions end up in the export."""
     allow_change: bool = False
-    """Resume although pictures or captions changed since the checkpoint was written."""
+    """Resume although images or captions changed since the checkpoint was written."""
 
     def problems(self) -> list[str]:
         found = []
@@ -196,15 +196,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Pictures and captions encoded once and kept on disk."""
+    """Images and captions encoded once and kept on disk."""
 
     latents: bool = True
-    """Keep the VAE's latents; off encodes every picture again at every step."""
+    """Keep the VAE's latents; off encodes every image again at every step."""
     text: bool = True
     """Keep the text encoder's embeddings; cannot be on while the text encoder is trained, does nothing while tokens
     are."""
     folder: Path | None = None
-    """Where caches live; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
+    """Folder of the caches; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
     shard_size: int = 256
     """Entries per file."""
 
@@ -219,13 +219,13 @@ class LoopConfig:
     steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 1
-    """Pictures per process and forward pass."""
+    """Images per process and forward pass."""
     accumulation: int = 1
-    """Forward passes per optimizer step; one step sees batch_size x accumulation x processes pictures."""
+    """Forward passes per optimizer step; one step sees batch_size x accumulation x processes images."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time for less memory."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+    """Largest norm of the gradients, which are scaled down to it; 0 turns this off."""
     text_encoder: bool = False
     """Train the text encoder too."""
     text_encoder_steps: int | None = None
@@ -233,7 +233,7 @@ class LoopConfig:
     ema_decay: float | None = None
     """Decay of the exponential moving average of the weights, which is then what is validated and exported."""
     ema_device: Literal["same", "cpu"] = "same"
-    """Where the average lives: beside the weights, or in host memory, followed while the next step is computed."""
+    """Where the average is kept: beside the weights, or in host memory, followed while the next step is computed."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     timeout_seconds: int = 600
@@ -268,14 +268,14 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Loss on pictures that are never trained on, at fixed noise and fixed timesteps."""
+    """Loss on images that are never trained on, at fixed noise and fixed timesteps."""
 
     fraction: float = 0.0
-    """Share of the pictures held out, where the manifest itself names no validation split."""
+    """Share of the images held out, where the manifest itself names no validation split."""
     every: int = 100
     """Steps between two validations; also at the start and the end. 0 turns validation off."""
     num_timesteps: int = 4
-    """Timesteps each held-out picture is scored at, evenly spread."""
+    """Timesteps each held-out image is scored at, evenly spread."""
 
     def problems(self) -> list[str]:
         found = []
@@ -290,22 +290,22 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """Pictures made while training from fixed prompts and seeds, beside those of the untouched model."""
+    """Images made while training from fixed prompts and seeds, beside those of the base model."""
 
     prompts: tuple[str, ...] = ()
     """Prompts; none turns previews off."""
     negative_prompt: str = ""
     """Negative prompt of all previews."""
     num_seeds: int = 1
-    """Pictures per prompt, with the seeds 0, 1, ..."""
+    """Images per prompt, with the seeds 0, 1, ..."""
     every: int = 500
     """Steps between two previews; also at the start and the end."""
     num_inference_steps: int = 30
     """Denoising steps."""
     guidance_scale: float | None = None
-    """Guidance, classifier-free or distilled; none is what the architecture's pictures are usually made with."""
+    """Guidance, classifier-free or distilled; none takes the usual value of the architecture."""
     size: int | None = None
-    """Side of the square pictures in pixels; none takes data.resolution."""
+    """Side of the square images in pixels; none takes data.resolution."""
 
     def problems(self) -> list[str]:
         return [
@@ -322,7 +322,7 @@ class PreviewConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """States a stopped run continues from."""
+    """Saved states that a stopped run continues from."""
 
     every: int = 250
     """Steps between two checkpoints; one is always written at the end and when the run is stopped."""
@@ -473,7 +473,7 @@ SECRET_VARIABLES += ("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SECRET_ACC
 
 
 def options(section: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every option with its dotted name."""
+    """Yield every option with its dotted name."""
     for item in fields(section):
         value, key = getattr(section, item.name), f"{name}{item.name}"
         if is_dataclass(value):
@@ -483,13 +483,13 @@ def options(section: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def not_finite(config: Any) -> list[str]:
-    """Names every number that is nan or infinite; comparisons alone let nan pass."""
+    """Name every number that is nan or infinite. Comparisons alone let nan pass."""
     numbers = [(key, value) for key, value in options(config) if isinstance(value, float)]
     return [f"{key}: got {value}, expected a finite number." for key, value in numbers if not math.isfinite(value)]
 
 
 def prompts_of(config: Any) -> dict[str, list[str]]:
-    """Returns the options that hold prompts, and the template of captions, with their texts."""
+    """Return the texts of options that contain prompts or a caption template."""
     found: dict[str, list[str]] = {}
     for key, value in options(config):
         if key.rpartition(".")[2] in ("prompt", "prompts", "negative_prompt", "template"):
@@ -498,7 +498,10 @@ def prompts_of(config: Any) -> dict[str, list[str]]:
 
 
 def secrets_in(config: Any) -> list[str]:
-    """Names every option whose value holds an access token; such a value would end up in config.yaml and dashboards."""
+    """Name every option whose value contains an access token.
+
+    Such a value would be written to config.yaml and dashboards.
+    """
     known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
     found = []
     for key, value in options(config):

@@ -24,7 +24,7 @@ PACKAGES = {
 
 
 def check_optimizer(config: OptimConfig) -> None:
-    """Raises ValueError where the optimizer's package is missing."""
+    """Raise ValueError if the optimizer's package is missing."""
     if config.name in PACKAGES:
         package = PACKAGES[config.name]
         if importlib.util.find_spec(package) is None:
@@ -34,7 +34,7 @@ def check_optimizer(config: OptimConfig) -> None:
 
 
 def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, seed: int = 0) -> torch.optim.Optimizer:
-    """Returns the optimizer over the groups, each with its name and `peak_lr`; `seed` is that of rounding."""
+    """Return the configured optimizer of the groups. `seed` is that of rounding."""
     groups = [as_dict(group) for group in param_groups]
     optimizer = optimizer_named(groups, config)
     if config.weights == "fp32" and not config.in_backward:
@@ -43,7 +43,7 @@ def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, see
 
 
 def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Returns the optimizer that config.name says."""
+    """Return the optimizer named by config.name."""
     betas = (config.beta1, config.beta2)
     adam: dict[str, Any] = {"betas": betas, "weight_decay": config.weight_decay}
     match config.name:
@@ -71,17 +71,17 @@ def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
 
 
 def as_dict(group: ParamGroup) -> dict[str, Any]:
-    """Returns a group as torch's optimizers take it."""
+    """Return a group in the form that torch's optimizers accept."""
     decay = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
     rates = {"lr": group.lr, "peak_lr": group.lr}
     return {"name": group.name, "params": list(group.parameters), **rates, **decay}
 
 
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
-    """Returns the share of the peak learning rate at step 0 .. steps - 1: linear warm-up, then the schedule's shape.
+    """Return the share of the peak learning rate at step 0 .. steps - 1.
 
-    The first step of a warm-up over W steps takes 1 / W, and cosine and linear would take final_lr_ratio at the step
-    after the last, so that no step is wasted at rate 0.
+    It is a linear warm-up, then the schedule's shape. The first step of a warm-up over W steps takes 1 / W, and cosine
+    and linear would take final_lr_ratio at the step after the last, so no step is wasted at rate 0.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -96,11 +96,10 @@ def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
 
 @contextlib.contextmanager
 def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Iterator[None]:
-    """Puts a schedule-free optimizer's averaged weights into the model; afterwards the training weights are back bit
-    for bit.
+    """Load a schedule-free optimizer's averaged weights into the model for a while.
 
-    Its own eval() and train() compute one from the other with rounding, which would make a run depend on when it was
-    looked at.
+    Afterwards the training weights are restored bit for bit. Its own eval() and train() compute one from the other with
+    rounding, which would make a run depend on when it was validated.
     """
     if config.name != "adamw_schedule_free":
         yield

@@ -17,18 +17,18 @@ NEEDED_TWICE = "and the weights a second time while it is looked at"
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the trainable parameters by name."""
+    """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def trained_state(network: nn.Module) -> State:
-    """Returns the trained weights by name, without a copy."""
+    """Return the trained weights by name. They are not copied."""
     return {name: parameter.detach() for name, parameter in trained_parameters(network).items()}
 
 
 @torch.no_grad()
 def load_trained_state(network: nn.Module, state: State) -> None:
-    """Copies `state` into the trainable parameters; names and shapes must match exactly."""
+    """Copy `state` into the trainable parameters. Names and shapes must match exactly."""
     parameters = trained_parameters(network)
     if parameters.keys() != state.keys():
         missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
@@ -51,7 +51,7 @@ def load_trained_state(network: nn.Module, state: State) -> None:
 class EMA:
     """A float32 copy of the trained weights that follows them: average <- d average + (1 - d) weight.
 
-    The decay is min(decay, (1 + step) / (10 + step)), so that the start is forgotten quickly (TensorFlow's
+    The decay is min(decay, (1 + step) / (10 + step)), so the start is forgotten quickly (TensorFlow's
     ExponentialMovingAverage with num_updates).
     """
 
@@ -62,7 +62,7 @@ class EMA:
 
     @staticmethod
     def from_network(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
-        """Returns the average that starts at the weights, beside them or in host memory."""
+        """Return an average that starts at the weights, beside them or in host memory."""
         weights = trained_state(network)
         with explaining_average(weights, device):
             average = {
@@ -73,7 +73,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Follows the weights after optimizer step `step` (1, 2, ...)."""
+        """Update the average after optimizer step `step` (1, 2, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = trained_state(network)
         if self.host is not None:
@@ -87,14 +87,14 @@ class EMA:
                 average.lerp_(weights[name].float(), 1 - decay)
 
     def settled(self) -> State:
-        """Returns the average after the last update."""
+        """Return the average after the last update."""
         if self.host is not None:
             self.host.wait()
         return self.average
 
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Iterator[None]:
-        """Puts the average into the network; afterwards the trained weights are back bit for bit."""
+        """Load the average into the network for a while. Afterwards the trained weights are restored bit for bit."""
         average, weights = self.settled(), trained_state(network)
         with explaining_average(weights, "same" if self.host is None else "cpu"):
             saved = {name: value.to(average[name].device, copy=True) for name, value in weights.items()}
@@ -106,7 +106,7 @@ class EMA:
 
 
 def explaining_average(weights: State, device: Literal["same", "cpu"]) -> contextlib.AbstractContextManager[None]:
-    """Within it, running out of memory names the average of these weights."""
+    """Name the average of these weights where memory runs out within the context."""
 
     def doing() -> str:
         num = sum(value.numel() for value in weights.values())

@@ -24,15 +24,15 @@ class ParamGroup:
 
 
 def is_held(name: str, step: int, text_encoder_steps: int | None) -> bool:
-    """True for a group that step 0, 1, ... leaves as it is, since the text encoder has had its steps."""
+    """Return True if a group is frozen at step 0, 1, ...: the text encoder has had its steps."""
     return name.startswith("text_encoder") and text_encoder_steps is not None and step >= text_encoder_steps
 
 
 def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | None) -> None:
-    """Takes the gradients of an optimizer's held groups away: optimizers pass over weights without one, with their
-    weight decay and moments.
+    """Remove the gradients of an optimizer's frozen groups.
 
-    The groups keep `requires_grad`, which names what is saved, and which DistributedDataParallel looks at once.
+    Optimizers skip weights without one, with their weight decay and moments. The groups keep `requires_grad`, which
+    names what is saved, and which DistributedDataParallel looks at once.
     """
     for group in groups:
         if is_held(group["name"], step, text_encoder_steps):
@@ -41,7 +41,7 @@ def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | 
 
 
 def usual_groups(network: nn.Module, config: OptimConfig) -> list[ParamGroup]:
-    """Returns the trainable parameters outside `text_encoders`, then those inside, each where there are any."""
+    """Return one group of trainable parameters outside `text_encoders` and one inside. Empty ones are omitted."""
     rates = {"denoiser": config.lr, "text_encoder": config.text_encoder_lr or config.lr}
     found: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
     for key, parameter in network.named_parameters():

@@ -9,7 +9,7 @@ from torch import Tensor
 class HostAverage:
     """Float32 averages on the CPU; a thread moves them towards copies of the weights.
 
-    The weights are copied in the accelerator's own order of work, so that the next optimizer step waits for the copy
+    The weights are copied in the accelerator's own order of work, so the next optimizer step waits for the copy
     and nothing else does.
     """
 
@@ -21,7 +21,7 @@ class HostAverage:
 
     @torch.no_grad()
     def follow(self, weights: dict[str, Tensor], amount: float) -> None:
-        """Starts to move every average by `amount` of its way to the weight."""
+        """Start to move every average by the share `amount` towards its weight."""
         self.wait()
         if not self._staged:
             self._staged = {
@@ -37,7 +37,7 @@ class HostAverage:
         self._pending = self._thread.submit(self._move, amount, copied)
 
     def wait(self) -> None:
-        """Returns once the averages stand still; raises what went wrong in the thread."""
+        """Wait until the averages are complete. Errors of the thread are raised."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()

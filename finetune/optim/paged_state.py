@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 MOMENTS = ("state1", "state2")
-"""What bitsandbytes pages."""
+"""The tensors that bitsandbytes pages."""
 
 
 def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Loads what `state_dict` gave into any optimizer."""
+    """Load a state dict into any optimizer."""
     load_beside(optimizer, state_dict)
     place_state(optimizer)
 
 
 def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Loads the state; that of a paged optimizer stays in host memory until `place_state`."""
+    """Load the state. A paged optimizer's stays in host memory until `place_state`."""
     paged: Any = optimizer
     if is_from_bitsandbytes(optimizer) and paged.is_paged:
         paged.load_state_dict(state_dict, move_to_device=False)
@@ -31,8 +31,10 @@ def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) ->
 
 @torch.no_grad()
 def place_state(optimizer: torch.optim.Optimizer) -> None:
-    """Puts the loaded state of bitsandbytes' optimizers where they would have made it: moments of large weights in
-    paged memory, all else on the weight's device."""
+    """Move the loaded state of bitsandbytes' optimizers to where they would have created it.
+
+    Moments of large weights are in paged memory, all else is on the weight's device.
+    """
     if not is_from_bitsandbytes(optimizer):
         return
     from bitsandbytes.utils import sync_gpu

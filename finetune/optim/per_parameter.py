@@ -14,7 +14,7 @@ COMPENSATION = "compensation"
 
 
 class PerParameterOptimizer(torch.optim.Optimizer):
-    """Steps every parameter alone with another optimizer, whose groups and state it shares.
+    """Update of every parameter alone by another optimizer, whose groups and state it shares.
 
     Weights in bfloat16 are shown to that optimizer as float32, with float32 gradients, one at a time; so it keeps its
     own moments as it would for float32 weights. In the backward pass, each gradient is freed before the next is whole.
@@ -47,12 +47,12 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
 
     def set_step(self, step: int) -> None:
-        """Names the step of the next update."""
+        """Set the step of the next update."""
         self.step_number = step
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Steps what has a gradient, and frees it; in_backward has left none."""
+        """Update the weights that have a gradient, and free it. With in_backward none is left."""
         for parameter in self.places:
             if parameter.grad is not None:
                 self._step_parameter(parameter)
@@ -62,7 +62,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
             parameter.grad = None
 
     def take_grad_norm(self) -> Tensor:
-        """Returns the norm of all gradients of the last backward pass, nan where there was none."""
+        """Return the norm of the last backward pass's gradients, nan without one."""
         norms = [self.norms.pop(parameter) for parameter in self.places if parameter in self.norms]
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(torch.nan)
 
@@ -109,7 +109,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave; moments stay float32 where weights are bfloat16.
+        """Load a state dict. Moments stay float32 where weights are bfloat16.
 
         Optimizers cast what they load to the dtype of the weight it belongs to, so they are shown float32 ones.
         """

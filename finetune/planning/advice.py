@@ -1,10 +1,10 @@
-"""Numbers proposed from the pictures: steps, rank, alpha, rates and warm-up, each with its reason; no torch here.
+"""Numbers proposed from the images: steps, rank, alpha, rates and warm-up, each with its reason; no torch here.
 
 No trainer that was looked at derives these from the data, and their defaults for one and the same job differ by a
 factor of 150 in the rate and 32 in alpha / rank. So these rules are rules of thumb that lie between what trainers ship,
-papers used, and this project's presets; each function says which. What they stand on is real models, 320 channels wide
+papers used, and this project's presets; each function says which. They come from real models, 320 channels wide
 and more; narrow ones such as the model of pictograms want ten times the rate (`recipes/configs/demo.yaml`), which has
-to be given. Views of a picture (repeats) are no option of a run: they follow from the steps, and per picture from the
+to be given. Views of an image (repeats) are no option of a run: they follow from the steps, and per image from the
 column `repeats`.
 """
 
@@ -32,24 +32,24 @@ class DatasetFacts:
     """What the numbers follow from."""
 
     num_distinct: int
-    """Different pictures to train on, by their bytes; repeats and held-out ones do not count."""
+    """Different images to train on, by their bytes; repeats and held-out ones do not count."""
     num_listed: int
-    """Pictures to train on, copies counted."""
+    """Images to train on, with duplicates."""
     num_held_out: int
     num_captions: int
-    """Different captions of the pictures to train on."""
+    """Different captions of the images to train on."""
     entries_per_pass: int
-    """Pictures in one pass: each as often as its repeats say."""
+    """Images in one pass: each as often as its repeats say."""
     resolution: int
     global_batch_size: int
     own_share: float = 1.0
-    """Share of a step's pictures that are those of data.folder; made class pictures take half (DreamBooth)."""
+    """Share of a step's images that are those of data.folder; made class images take half (DreamBooth)."""
 
     def __str__(self) -> str:
         return (
-            f"{self.num_distinct:,} distinct pictures to learn from ({self.num_listed:,} listed, {self.num_held_out:,} "
+            f"{self.num_distinct:,} distinct images to learn from ({self.num_listed:,} listed, {self.num_held_out:,} "
             f"held out), {self.num_captions:,} distinct captions, {self.resolution} px, {self.global_batch_size:,} "
-            "pictures a step"
+            "images per step"
         )
 
 
@@ -64,8 +64,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Views:
-    """How many pictures a run sees: `each` of them this often in a small set; in a larger one a number that grows with
-    the root of theirs, so that each is seen less often; and never fewer or more than the limits."""
+    """The number of images that a run sees, within the limits.
+
+    Each image of a small set is seen `each` times; in a larger set the number grows with the root of the images', so
+    each is seen less often.
+    """
 
     each: int
     root: int | None
@@ -103,8 +106,10 @@ RATES: dict[tuple[str, Weights], tuple[float, str]] = {
 
 
 def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) -> list[Number]:
-    """Returns a proposal for every option that the goal knows, in the order of `PROPOSED`; those named in `fixed` have
-    their value already, and what rests on them follows it."""
+    """Return the goal's proposals, in the order of `PROPOSED`.
+
+    Options named in `fixed` keep their value, and proposals that depend on them use it.
+    """
     if config.goal is None:
         return []
     weights: Weights = "adapter" if trains_adapter(config) else "all"
@@ -125,7 +130,7 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) ->
 
 
 def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
-    """Returns the steps in which the run sees as many pictures as `views` says.
+    """Return the steps that show the run as many images as `views` says.
 
     At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a handful
     of steps moves nothing however large the batch; and at least twice a warm-up that was given.
@@ -140,14 +145,14 @@ def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
     return Number(
         "train.steps",
         num,
-        f"{own_seen:,.0f} pictures seen, {own_seen / facts.num_distinct:,.3g} views each ({views.source}{floor})",
+        f"{own_seen:,.0f} images seen, {own_seen / facts.num_distinct:,.3g} views each ({views.source}{floor})",
     )
 
 
 def rank(goal: str, facts: DatasetFacts) -> Number:
-    """Returns the rank.
+    """Return the proposed rank.
 
-    A style: 16 is what LyCORIS, OneTrainer and SimpleTuner ship; few pictures are learned by heart with less, and low
+    A style: 16 is what LyCORIS, OneTrainer and SimpleTuner ship; few images are learned by heart with less, and low
     ranks fall behind on large sets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). A subject: trainers ship 4 to
     32; PEFT's comparison has likeness and drift rise together with the rank. The steps between are a rule of thumb.
     """
@@ -155,14 +160,14 @@ def rank(goal: str, facts: DatasetFacts) -> Number:
         return Number("lora.rank", 16, "a subject; trainers ship 4 to 32, likeness and drift both rise with it")
     for least, value in ((10_000, 64), (1_000, 32), (10, 16)):
         if facts.num_distinct >= least:
-            return Number("lora.rank", value, f"a style of {least:,} pictures or more")
-    return Number("lora.rank", 8, "a style of fewer than 10 pictures: less room to learn them by heart")
+            return Number("lora.rank", value, f"a style of {least:,} images or more")
+    return Number("lora.rank", 8, "a style of fewer than 10 images: less room to learn them by heart")
 
 
 def rate(value: float, reason: str, optimizer: str, facts: DatasetFacts) -> Number:
-    """Returns the peak rate of the denoiser.
+    """Return the peak rate of the denoiser.
 
-    Above 16 pictures a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
+    Above 16 images a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
     2205.10287), four-fold at most; below, trainers use one rate for batches of 1 to 16. Lion wants 3 to 10 times less
     than Adam (arXiv 2302.06675, section 5); Prodigy multiplies its own estimate by 1 (arXiv 2306.06101).
     """
@@ -170,14 +175,14 @@ def rate(value: float, reason: str, optimizer: str, facts: DatasetFacts) -> Numb
         return Number("optim.lr", 1.0, "prodigy finds the rate itself")
     growth = min(4.0, math.sqrt(max(1.0, facts.global_batch_size / SCALED_BATCH)))
     if growth > 1:
-        reason += f"; times {growth:.2g} for {facts.global_batch_size:,} pictures a step (arXiv 2205.10287)"
+        reason += f"; times {growth:.2g} for {facts.global_batch_size:,} images per step (arXiv 2205.10287)"
     if optimizer == "lion8bit":
         value, reason = value / 5, reason + "; a fifth of it for Lion (arXiv 2302.06675)"
     return Number("optim.lr", float(f"{value * growth:.2g}"), reason)
 
 
 def warmup_steps(num_steps: int, weights: Weights, optimizer: str) -> Number:
-    """Returns a twentieth of the run, at most what this project's presets take; prodigy starts from a tiny rate."""
+    """Return a twentieth of the run, at most the presets' warm-up. Prodigy needs none."""
     if optimizer == "prodigy":
         return Number("optim.warmup_steps", 0, "prodigy starts from a tiny rate anyway")
     most = 50 if weights == "adapter" else 500
@@ -185,43 +190,43 @@ def warmup_steps(num_steps: int, weights: Weights, optimizer: str) -> Number:
 
 
 def doubts(config: AdaptConfig, facts: DatasetFacts) -> list[str]:
-    """Returns one line for each thing about the data that is unusual for the goal."""
+    """Return one line per fact of the data that is unusual for the goal."""
     num, found = facts.num_distinct, []
     if config.goal == "subject" and num > USUAL_SUBJECT:
         found.append(
             f"goal: subject with {plural(num, 'image')}; usual are 3 to 30 of one subject (DreamBooth: 3 to 5). Choose "
-            f"the best, or take goal style; {VIEWS['subject', 'adapter'].most:,} pictures seen stay the most that is "
+            f"the best, or take goal style; {VIEWS['subject', 'adapter'].most:,} images seen stay the most that is "
             "proposed."
         )
     if config.goal == "style" and num < USUAL_STYLE:
         found.append(
-            f"goal: style with {num:,} {'picture' if num == 1 else 'pictures'}; usual are 20 to 200. The run will "
-            "learn these pictures by heart rather than what they share."
+            f"goal: style with {plural(num, 'image')}; usual are 20 to 200. The run will "
+            "learn these images by heart rather than what they share."
         )
     if config.goal == "subject" and num == 1:
-        found.append("goal: subject with 1 picture; usual are 3 to 30. Its pose and background will be learned too.")
+        found.append("goal: subject with 1 image; usual are 3 to 30. Its pose and background will be learned too.")
     if config.goal == "style" and not trains_adapter(config) and num < 500:
         found.append(
             f"goal: style with {plural(num, 'image')} for all weights; usual are thousands. An adapter forgets less."
         )
     if facts.global_batch_size > facts.num_distinct:
-        found.append(f"train.batch_size: {facts.global_batch_size:,} pictures a step, but {num:,} distinct pictures.")
+        found.append(f"train.batch_size: {facts.global_batch_size:,} images per step, but {num:,} distinct images.")
     return found
 
 
 def trains_adapter(config: AdaptConfig) -> bool:
-    """True where the base model's weights stay as they are: a recipe with a section lora, unless its method is full."""
+    """Return True if the base model is frozen: there is a section lora, and method is not full."""
     used = as_flat(config)
     return "lora.rank" in used and ("method" not in used or used["method"] == "lora")
 
 
 def has_rank(config: AdaptConfig) -> bool:
-    """True where the adapter's size is a rank; that of rotations is not."""
+    """Return True if the adapter's size is a rank. That of rotations is not."""
     used = as_flat(config)
     return "lora.kind" not in used or used["lora.kind"] != "oft"
 
 
 def own_share(config: TrainConfig) -> float:
-    """Returns the share of a step's pictures that are those of data.folder: class pictures take the other half."""
+    """Return the share of data.folder in a step's images. Class images take the other half."""
     used = as_flat(config)
     return 0.5 if "prior.kind" in used and used["prior.kind"] == "pictures" else 1.0

@@ -1,4 +1,4 @@
-"""`finetune plan`: what a recipe's command would do with its pictures, before anything is trained; no torch here."""
+"""`finetune plan`: what a recipe's command would do with its images, before anything is trained; no torch here."""
 
 import importlib
 import importlib.util
@@ -21,11 +21,11 @@ from finetune.prompt_syntax import prompt_warnings
 from finetune.run_folder.options import held_out_indices
 
 STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
-"""What the plan does not need and a command may therefore leave out."""
+"""Options that the plan does not need and a command may omit."""
 
 
 def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> None:
-    """Prints the numbers with their reasons, the buckets, and how far the steps go.
+    """Print the numbers with their reasons, the buckets and the passes.
 
     Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
     """
@@ -50,7 +50,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 
 
 def find_recipe(name: str) -> tuple[str, AnyRecipe]:
-    """Returns a recipe with the name of its module.
+    """Return a recipe with the name of its module.
 
     `name` is the module or, for those that the package carries, its last part: recipes.lora or lora.
     """
@@ -68,7 +68,7 @@ def find_recipe(name: str) -> tuple[str, AnyRecipe]:
 
 
 def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:
-    """Yields the lines that follow from the config and the pictures alone."""
+    """Yield the lines that depend on config and images alone."""
     facts = read_facts(config, manifest, num_processes)
     own = facts.global_batch_size * facts.own_share
     seen = config.train.steps * own

@@ -16,10 +16,10 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 
 def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, frozenset[str]]:
-    """Returns the config with the numbers, of those not given, of the run that the command continues, and their names;
-    none where it begins a run.
+    """Return the config with the proposed numbers of the run that it continues, and their names.
 
-    So the same command goes on with the same numbers though pictures were added or the number of processes is another.
+    Numbers that are given stay; a new run keeps none. So the same command continues with the same numbers although
+    images were added or the number of processes changed.
     """
     if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
         return config, frozenset()
@@ -36,8 +36,10 @@ def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, f
 def with_proposals(
     config: Config, given: Collection[str], kept: Collection[str], manifest: Manifest, num_processes: int
 ) -> tuple[Config, list[str]]:
-    """Returns the config with what is proposed for the numbers that are neither given nor kept, and what to print: a
-    line a number, and warnings. Without a goal, the config as it is and nothing."""
+    """Return the config with proposals for the missing numbers, and lines to print.
+
+    There is one line per number, then warnings. Without a goal, the config is unchanged and there are no lines.
+    """
     if not isinstance(config, AdaptConfig) or config.goal is None:
         return config, []
     facts = read_facts(config, manifest, num_processes)
@@ -49,7 +51,7 @@ def with_proposals(
 
 
 def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> DatasetFacts:
-    """Returns what the proposals follow from; the same on every process."""
+    """Return the facts behind the proposals. They are the same on every process."""
     held_out = held_out_indices(manifest.records, config.validation)
     records = [record for index, record in enumerate(manifest.records) if index not in held_out]
     if not records:
@@ -69,7 +71,7 @@ def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> D
 
 
 def explained(config: TrainConfig, numbers: list[Number], given: Collection[str], kept: Collection[str]) -> list[str]:
-    """Returns a line a number: what the run uses, where that is from, and what it is based on."""
+    """Return one line per number: its value, its source and its reason."""
     used, lines = as_flat(config), []
     for number in numbers:
         origin = "given" if number.key in given else "kept from the run" if number.key in kept else ""
@@ -80,5 +82,5 @@ def explained(config: TrainConfig, numbers: list[Number], given: Collection[str]
 
 
 def launched_processes() -> int:
-    """Returns the number of processes that the launcher started."""
+    """Return the number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))

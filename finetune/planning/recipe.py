@@ -18,17 +18,17 @@ class Stage:
 
     folder: Path
     finished: Callable[[], str | None]
-    """Returns the sentence for a stage that is complete, None where there is work to do; loads no torch."""
+    """Return the sentence for a complete stage, None if there is work to do. No torch is loaded."""
     run: Callable[[Manifest], object]
 
 
 def captions_of_data(config: TrainConfig) -> Captions:
-    """Returns where data.captions says that captions come from."""
+    """Return the source of the captions, data.captions."""
     return config.data.captions
 
 
 def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
-    """Returns no lines."""
+    """Return no lines."""
     return ()
 
 

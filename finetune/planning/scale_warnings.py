@@ -12,7 +12,7 @@ MOST_PASSES = 300
 def scale_warnings(
     denoiser: Mapping[str, Any], pixels_per_latent: int, resolution: int, num_images: int, passes: float
 ) -> Iterator[str]:
-    """Yields what a user should know before images are encoded; `denoiser` is the config of the base model's."""
+    """Yield warnings before images are encoded. `denoiser` is the config of the base model's."""
     size = denoiser.get("sample_size")  # some have none
     if isinstance(size, int):
         native = size * pixels_per_latent

@@ -24,7 +24,7 @@ EXPORT_OPTIONS = ("output.name", "output.dtype")
 
 
 def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
-    """Records that the run in `folder` is complete, and what it exported: files, or folders of ours."""
+    """Record that the run in `folder` is complete, with its exported files and folders."""
     files = sorted(file for path in exported for file in own_files(path))
     content = {
         "status": "finished",
@@ -35,7 +35,7 @@ def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
 
 
 def own_files(path: Path) -> list[Path]:
-    """Returns the file, or the files of a pipeline's or an adapter's folder that programs load."""
+    """Return the exported file, or the files of an exported folder that programs load."""
     if path.is_file():
         return [path]
     index = path / "model_index.json"
@@ -47,11 +47,10 @@ def own_files(path: Path) -> list[Path]:
 
 
 def finished_message(config: TrainConfig, say: Callable[[str], None] = print) -> str | None:
-    """Returns the sentence for a run that is complete, None where there is work to do; `say` tells the user why where
-    the run was complete before.
+    """Return the sentence for a complete run, None if there is work to do.
 
-    Raises ValueError where the folder holds a complete run that was made with other options, or whose export is damaged
-    and cannot be made again.
+    `say` receives the reason where the run was complete before. Raises ValueError where the folder holds a complete run
+    that was made with other options, or whose export is damaged and cannot be made again.
     """
     folder = config.output.folder
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
@@ -103,7 +102,10 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
 
 
 def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> dict[str, Any] | None:
-    """Returns what run.json says, None where there is none, or a damaged one that the checkpoints replace."""
+    """Return the contents of run.json, or None.
+
+    A damaged one counts as missing if checkpoints replace it.
+    """
     try:
         return read_status(folder / STATUS_FILE)
     except ValueError as error:
@@ -117,7 +119,7 @@ def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoin
 
 
 def read_status(status_file: Path) -> dict[str, Any] | None:
-    """Returns what run.json says, None where there is none; raises ValueError where it is damaged."""
+    """Return the contents of run.json, None if it is missing. Raises ValueError if it is damaged."""
     if not status_file.exists():
         return None
     try:
@@ -131,8 +133,10 @@ def read_status(status_file: Path) -> dict[str, Any] | None:
 
 
 def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> list[str]:
-    """Returns what is wrong with the exported files, as in "export/a.safetensors is missing"; where no checksums were
-    recorded, with those that can be opened."""
+    """Return the damages of the exported files, as in "export/a.safetensors is missing".
+
+    Without recorded checksums, files are opened instead.
+    """
     if recorded is None:
         return unreadable_weights(folder)
     found = []
@@ -148,7 +152,7 @@ def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> l
 
 
 def unreadable_weights(folder: Path) -> list[str]:
-    """Returns the exported safetensors files that are cut short or cannot be opened."""
+    """Return the exported safetensors files that cannot be opened or are truncated."""
     files = [file for file in sorted((folder / "export").rglob("*.safetensors")) if not file.name.startswith(".")]
     if not files:
         return ["export has no weights"]

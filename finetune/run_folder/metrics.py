@@ -26,18 +26,19 @@ class Window:
     seconds: float = 0.0
 
     def plus(self, loss: float, pictures: int, seconds: float) -> "Window":
-        """Returns the sums with one more optimizer step."""
+        """Return the sums with one more optimizer step."""
         return Window(self.loss + loss, self.steps + 1, self.pictures + pictures, self.seconds + seconds)
 
     def means(self) -> Row:
-        """Returns the mean loss and the images per second."""
+        """Return the mean loss and the images per second."""
         return {"loss": self.loss / self.steps, "images_per_second": self.pictures / max(self.seconds, 1e-9)}
 
 
 def known_bytes(data: bytes, num_bytes: int, step: int) -> int:
-    """Returns how much of metrics.jsonl a run continues after that resumes at `step`, when it had `num_bytes`.
+    """Return the bytes of metrics.jsonl to keep when a run resumes at `step`.
 
-    Where that is not the end of a line, the file was altered; then it is the whole lines of the steps before.
+    These are `num_bytes`, unless that is not the end of a line: then the file was altered, and the whole lines of
+    earlier steps are kept.
     """
     if num_bytes == 0 or data[num_bytes - 1 : num_bytes] == b"\n":
         return num_bytes
@@ -50,7 +51,7 @@ def known_bytes(data: bytes, num_bytes: int, step: int) -> int:
 
 
 def line_step(line: bytes) -> int:
-    """Returns the step of a line; -1 where it does not say."""
+    """Return the step of a line, -1 if it has none."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -63,8 +64,10 @@ class MetricsFile:
     def __init__(
         self, path: Path, keep_bytes: int, step: int = 0, warn: Callable[[str], None] = lambda text: None
     ) -> None:
-        """Opens the file with its first `keep_bytes` bytes, those of the steps before `step`; warns where it was
-        altered, and keeps the lines of those steps that are left."""
+        """Open the file and keep its first `keep_bytes` bytes, those before `step`.
+
+        If it was altered, warn, and keep the lines of those steps that are left.
+        """
         self._path, self._warn = path, warn
         data = path.read_bytes() if path.exists() else b""
         kept = known_bytes(data, keep_bytes, step)
@@ -83,7 +86,7 @@ class MetricsFile:
         sync(self._path.parent)
 
     def write(self, row: Row) -> None:
-        """Adds one line; numbers that JSON cannot hold become null."""
+        """Add one line; numbers that JSON cannot hold become null."""
         plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
         line = (json.dumps(plain) + "\n").encode()
         with writing(self._path, len(line)):
@@ -93,8 +96,10 @@ class MetricsFile:
                 rest = rest[self._file.write(rest) :]
 
     def _follow(self) -> None:
-        """Opens the file again where it was deleted or replaced, so that lines are not written to one without a
-        name."""
+        """Open the file again if it was deleted or replaced.
+
+        Otherwise lines would go to a file without a name.
+        """
         if self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
             return
         self._file.close()

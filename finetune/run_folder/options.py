@@ -41,8 +41,7 @@ FOUND = ("model.family",)
 
 
 def check_output(folder: Path) -> None:
-    """Creates the run's folder and proves that it can be written to; raises OSError with one sentence where it
-    cannot."""
+    """Create the run's folder and test writing to it. Raises OSError with one sentence if that fails."""
     probe = folder / f".tmp-probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,7 @@ def refuse_separate_folders(folder: Path) -> None:
 
 
 def appears(path: Path) -> bool:
-    """True once the file is there; a network disk may show it some seconds later."""
+    """Return True once the file is there. A network disk may show it some seconds later."""
     deadline = time.monotonic() + SECONDS_TO_APPEAR
     while not path.exists():
         if time.monotonic() > deadline:
@@ -88,8 +87,10 @@ def appears(path: Path) -> bool:
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:
-    """Returns "optim.lr 0.0001 -> 0.0002" for every option that alters what is learned and differs from the saved
-    config."""
+    """Return "optim.lr 0.0001 -> 0.0002" for each changed option that alters training.
+
+    It is compared with the saved config.
+    """
     values = as_flat(config)
     free = [key for key in values if key.startswith(MAY_CHANGE) or key in MAY_GROW]
     free += [key for key in FOUND if values[key] is None]
@@ -97,13 +98,15 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
 
 
 def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
-    """Returns "output.dtype fp16 -> fp32" for each of the options that differs from the saved config, where there is
-    one."""
+    """Return "output.dtype fp16 -> fp32" for each option that differs from the saved config.
+
+    Without a saved config there are none.
+    """
     return [f"{key} {' '.join(before)} -> {' '.join(now)}" for key, before, now in changed_values(config, saved, keys)]
 
 
 def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
-    """Returns (option, texts before, texts now) for each of `keys` that both configs have and that differs."""
+    """Return (option, texts before, texts now) for each key that differs in both configs."""
     before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
     changed = []
     for key in [key for key in keys if key in values and key in before]:
@@ -114,14 +117,14 @@ def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> lis
 
 
 def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: bool) -> str | None:
-    """Compares the pictures and captions with those of the checkpoint; returns a warning, None where nothing changed.
+    """Compare images and captions with the checkpoint's, and return a warning if they changed.
 
-    Raises ValueError that lists the files where they differ and `allowed` is false.
+    Raises ValueError that lists the changed files if `allowed` is false.
     """
     changes = manifest.changes(digests)
     if not changes:
         return None
-    text = f"the pictures or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
+    text = f"the images or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
     if not allowed:
         raise ValueError(
             f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones."
@@ -130,16 +133,17 @@ def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: 
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """Returns where caches live."""
+    """Return the folder of the caches."""
     if config.folder is not None:
         return config.folder
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-finetune"
 
 
 def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:
-    """Returns the records kept for validation: those the manifest names, else the given share, chosen by content.
+    """Return the indices of the records that are held out for validation.
 
-    Equal pictures (same bytes) always stand on the same side. A share above 0 holds out at least one picture.
+    The manifest names them; otherwise the given share is chosen by content. Equal images (same bytes) are never split
+    between training and validation. A share above 0 holds out at least one image.
     """
     if any(record.split is not None for record in records):
         return {index for index, record in enumerate(records) if record.split == "validation"}
@@ -157,7 +161,7 @@ def data_card(
     parameters: dict[str, int],
     warnings: Sequence[str],
 ) -> str:
-    """Returns OUT/data_card.json: what the run was trained on."""
+    """Return the contents of OUT/data_card.json, a summary of the dataset."""
     counts = [len(record.captions) for record in manifest.records]
     card = {
         "location": manifest.location,

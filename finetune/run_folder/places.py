@@ -15,15 +15,14 @@ MODELS = ("model.source", "model.config", "model.vae")
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
-    """Raises ValueError where a folder that is written to is, contains, or is in one that is read or written
-    otherwise."""
+    """Raise ValueError if a folder that is written to overlaps another that is used."""
     found = list(nested_folders(config))
     if found:
         raise ValueError("\n".join(found))
 
 
 def nested_folders(config: TrainConfig) -> Iterator[str]:
-    """Yields a sentence for each pair of folders that are one another's."""
+    """Yield one sentence per pair of folders that overlap."""
     options = as_flat(config)
     output, cache = Path(config.output.folder), cache_folder(config.cache)
     read = {key: Path(options[key]) for key in READ if options.get(key) and os.path.isdir(options[key])}
@@ -50,7 +49,7 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
 
 
 def related(one: Path, other: Path) -> str | None:
-    """Returns how two folders are related, links followed: "is", "is in" or "contains"; None where they are apart."""
+    """Return how two folders overlap: "is", "is in", "contains" or None. Links are followed."""
     first, second = Path(os.path.realpath(one)), Path(os.path.realpath(other))
     if first == second:
         return "is"

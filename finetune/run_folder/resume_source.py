@@ -8,7 +8,7 @@ EXPECTED = "Expected auto, never, or the folder of a checkpoint such as OUT/chec
 
 
 def refuse_no_checkpoint(resume: str) -> None:
-    """Raises ValueError that says what `resume` names instead of a checkpoint's folder."""
+    """Raise ValueError that says what `resume` names instead of a checkpoint."""
     path = Path(resume)
     if resume in ("auto", "never") or (path.is_dir() and path.name.startswith("step_")):
         return  # a checkpoint's folder that is damaged is told so when it is read
@@ -29,7 +29,7 @@ def refuse_no_checkpoint(resume: str) -> None:
 
 
 def checkpoints_near(path: Path) -> list[Path]:
-    """Returns the checkpoints of the run that a path belongs to, newest first."""
+    """Return the checkpoints of the run that contains a path, newest first."""
     for folder in (path, *path.resolve().parents[:3]):
         found = sorted((*folder.glob("step_*/"), *folder.glob("checkpoints/step_*/")), reverse=True)
         if found:
@@ -38,14 +38,14 @@ def checkpoints_near(path: Path) -> list[Path]:
 
 
 def is_export(path: Path) -> bool:
-    """True for a file of weights, or a folder with some or with a pipeline."""
+    """Return True for a file of weights, or a folder with weights or a pipeline."""
     if path.is_file():
         return path.suffix == ".safetensors"
     return (path / "model_index.json").is_file() or any(path.glob("*.safetensors"))
 
 
 def how_to_start_from(path: Path) -> str:
-    """Returns how another run begins with an exported model."""
+    """Return the advice to start another run from an exported model."""
     if (path / "model_index.json").is_file():
         return f"To train it further in a new run: --model.source {path} with another --output.folder."
     return (

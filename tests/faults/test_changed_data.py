@@ -59,7 +59,7 @@ def test_changed_data_is_refused_unless_allowed(
     if change is edit_caption:
         ended = run("lora", options | {"data.allow_change": True}, tmp_path / "log")
         assert ended.exit_code == 0, ended.output
-        assert f"warning: the pictures or captions in {folder} differ" in ended.output
+        assert f"warning: the images or captions in {folder} differ" in ended.output
         assert metrics(out)[-1]["step"] == 6
 
 

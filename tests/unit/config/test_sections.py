@@ -292,7 +292,7 @@ def test_options_walks_all_sections() -> None:
 
 def test_a_prior_is_refused_where_all_weights_are_trained_and_masks_in_pretraining() -> None:
     given = ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out"))
-    with pytest.raises(ValueError, match=r"mask\.prior_weight.*no untouched model"):
+    with pytest.raises(ValueError, match=r"mask\.prior_weight.*no base model"):
         FullTrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1))
     with pytest.raises(ValueError, match=r"mask\.kind.*pretraining"):
         PretrainConfig(*given[1:], mask=MaskConfig("alpha"))

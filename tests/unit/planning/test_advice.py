@@ -137,7 +137,7 @@ def test_copies_repeats_and_held_out_pictures_are_no_pictures_more() -> None:
 
 @pytest.mark.parametrize(
     ("goal", "num", "word"),
-    [("subject", 400, "3 to 30"), ("subject", 1, "background"), ("style", 5, "by heart"), ("style", 1, "1 picture;")],
+    [("subject", 400, "3 to 30"), ("subject", 1, "background"), ("style", 5, "by heart"), ("style", 1, "1 image;")],
 )
 def test_what_is_unusual_is_said(goal: Literal["style", "subject"], num: int, word: str) -> None:
     assert word in " ".join(doubts(lora("--goal", goal), facts(num, batch=1)))
