@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from datasets_prep.duplicates.appearances import KeptBytes
+from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of, thumbnail
 from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
 
-VERSION = 2
+VERSION = 3
 """Raised when an image gets other measures."""
 RIM = 32
 """Which part of the shorter side is its rim."""
@@ -43,6 +44,8 @@ class Facts:
     """Width and height."""
     colour: float
     """How far channels differ in the middle, in levels."""
+    quality: float
+    """Of a JPEG that the image once was, as its pixels show; 100 where they show none."""
     thumbnails: np.ndarray
     """32 x 32 grey levels [2 1024]."""
 
@@ -82,8 +85,8 @@ class Details:
     def facts(self, number: int) -> Facts:
         """Returns the facts of an image."""
         found = self._facts(number)
-        sizes, colour = found[:4].astype(int), float(found[4])
-        return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, found[5:].reshape(2, -1))
+        sizes, (colour, quality) = found[:4].astype(int), found[4:6].tolist()
+        return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, quality, found[6:].reshape(2, -1))
 
     def detail(self, number: int, part: int, factor: float) -> float:
         """Returns the root mean square, in levels, of what is lost where a part is reduced by a factor."""
@@ -156,6 +159,7 @@ def facts_of(opened: Opened) -> np.ndarray:
     """Read the fields of `Facts` as one row."""
     small = np.asarray(opened.image.resize((64, 64), Image.Resampling.BOX), np.int16)
     rows = [*opened.parts[WHOLE].size, *opened.parts[INSIDE].size, (small.max(2) - small.min(2)).mean()]
+    rows.append(quality_of(opened.parts[WHOLE]))
     for grey in opened.parts:
         rows += list(thumbnail(grey))
     return np.array(rows)

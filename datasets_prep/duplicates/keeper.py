@@ -26,6 +26,8 @@ NO_DETAIL = 0.7
 """Levels, root mean square, up to which what a smaller image has may come from compression and rounding."""
 LARGEST_CROP = 1.7
 """Ratio of sides up to which a smaller image may be a crop that is found again."""
+GREYER = 3.0
+"""Ratio of how far channels differ from which an image is greyer than another; stronger colours do not count."""
 SAME_CONTENT = 0.9
 """Correlation of thumbnails from which their contrasts are compared; crops show something else."""
 POOR_QUALITY = 60.0
@@ -55,6 +57,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     """Choose the member to keep."""
     find_frames(members, details)
     facts = {member.number: details.facts(member.number) for member in members}
+    members = [replace(each, quality=min(each.quality, facts[each.number].quality)) for each in members]
     parts = common_parts(facts)
     sides = {number: each.side(parts[number]) for number, each in facts.items()}
     enlarged = enlargements(sides, facts, parts, details)
@@ -62,7 +65,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     largest = max(sides[member.number] for member in left)
     left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
     left = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
-    left = smallest(left, lambda member: -facts[member.number].colour, 2.0)
+    left = smallest(left, lambda member: -facts[member.number].colour, GREYER)
     left = [member for member in left if member.quality >= POOR_QUALITY] or left
     left = [member for member in left if member.has_caption] or left
     left.sort(key=lambda member: member.rank)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from datasets_prep.duplicates.appearances import InMemory
+from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.frames import may_be_framed
 from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
@@ -257,3 +258,57 @@ def test_a_crop_of_the_sharpest_part_does_not_make_the_whole_an_enlargement() ->
     box = (30, 30, 354, 354)
     whole.paste(sharp.crop(box), box)
     assert kept([whole.crop(box), whole]) == 1
+
+
+def saved_again(image: Image.Image, quality: int) -> Image.Image:
+    for each in (quality, 95):
+        file = BytesIO()
+        image.save(file, "JPEG", quality=each)
+        image = Image.open(file).convert("RGB")
+    return image
+
+
+@pytest.mark.parametrize("quality", [10, 30, 50])
+def test_the_quality_of_an_earlier_jpeg_shows_in_the_pixels(quality: int) -> None:
+    compressed = saved_again(scene(384), quality)
+    assert quality_of(compressed.convert("L")) == pytest.approx(quality, rel=0.3)
+    assert quality_of(compressed.resize((300, 300), LANCZOS).convert("L")) == 100
+
+
+def flat_drawing() -> Image.Image:
+    image = Image.new("RGB", (384, 384), "white")
+    for start in range(0, 384, 48):
+        ImageDraw.Draw(image).rectangle((start, 8, start + 24, 360), fill="navy")
+        ImageDraw.Draw(image).ellipse((8, start, 200, start + 30), outline="black", width=3)
+    return image
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: scene(384), flat_drawing, lambda: noisy(Image.new("RGB", (384, 384), "gray"))]
+)
+def test_images_that_were_no_jpeg_show_no_quality(make: Callable[[], Image.Image]) -> None:
+    assert quality_of(make().convert("L")) == 100
+    assert quality_of(saved_again(make(), 92).convert("L")) == 100
+
+
+@pytest.mark.parametrize("quality", [10, 30])
+def test_an_image_that_was_compressed_before_does_not_win_over_its_original(quality: int) -> None:
+    original = saved_again(scene(384), 95)
+    compressed = saved_again(original, quality)
+    assert kept([compressed, original], [95.0, 95.0]) == 1
+    assert kept([compressed, original, EDITS["blurred"](original)], [95.0, 95.0, 95.0]) == 1
+
+
+def test_where_all_were_compressed_before_the_original_is_kept_as_ever() -> None:
+    original = saved_again(scene(384), 30)
+    assert kept([original, original.resize((192, 192), LANCZOS), with_text(original)]) == 0
+
+
+def test_an_image_smaller_than_a_block_shows_no_quality() -> None:
+    assert [quality_of(Image.new("L", size)) for size in ((5, 5), (5, 100), (600, 7))] == [100, 100, 100]
+
+
+def test_strong_colours_are_no_better_than_those_of_the_original() -> None:
+    original = ImageEnhance.Color(scene()).enhance(0.4)
+    strong = ImageEnhance.Color(original).enhance(2.2)
+    assert kept([original, strong]) == 0
