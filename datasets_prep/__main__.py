@@ -20,6 +20,7 @@ from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import Outcome, prepare
 from datasets_prep.selection import counts_in_words
 from finetune.config.parse.command_line import parse
+from finetune.config.parse.once import options_once
 from finetune.plurals import plural
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -67,7 +68,9 @@ def review(arguments: list[str]) -> None:
     """Serve the review page of a prepared folder until Ctrl-C."""
     from datasets_prep.review.server import serve
 
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename image by image.")
+    parser = options_once(
+        argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename image by image.")
+    )
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
     options = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.config.parse.once import options_once
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
 if TYPE_CHECKING:
@@ -17,18 +18,20 @@ def main() -> None:
     outlive_lost_output()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="adapt the shipped model to a style, show before and after")
+    demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
     demo.add_argument(
         "--steps", type=int, help="training steps (the preset's 400); 120 show the style, not yet the content"
     )
-    plan = commands.add_parser("plan", help="show what a recipe's command would do, and why; trains nothing")
+    plan = options_once(
+        commands.add_parser("plan", help="show what a recipe's command would do, and why; trains nothing")
+    )
     plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
     plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     doctor = commands.add_parser("doctor", help="look into a model")
     checks = doctor.add_subparsers(dest="check", required=True)
-    tokens = checks.add_parser("tokens", help="propose rare words to call a subject by (DreamBooth)")
+    tokens = options_once(checks.add_parser("tokens", help="propose rare words to call a subject by (DreamBooth)"))
     tokens.add_argument(
         "--model.source", dest="source", required=True, help="folder of a diffusers pipeline, Hub id, or single file"
     )
