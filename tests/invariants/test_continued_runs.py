@@ -74,7 +74,7 @@ def test_a_run_keeps_its_numbers_when_pictures_are_added(tiny_run: Options, tmp_
     chosen = {key: value for key, value in tiny_run.items() if key not in ("lora.rank", "train.steps")}
     chosen |= {"goal": "style", "data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0}
     first = train(chosen | {"train.steps": 2}, tmp_path / "first")
-    assert first.rank == 8 and "fewer than 10 pictures" in first.output
+    assert first.rank == 8 and "fewer than 10 images" in first.output
     assert "is finished" in train(chosen, tmp_path / "same").output  # the steps of the run, though they are not given
     save_pictures(folder, count=12)
     longer = chosen | {"train.steps": 3, "data.allow_change": True}
