@@ -1,1 +1,1 @@
-"""Exact, pixel and near-duplicates, and which image of a group is kept."""
+"""Exact duplicates, near duplicates, and which image of a group is kept."""

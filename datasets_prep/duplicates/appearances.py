@@ -1,4 +1,4 @@
-"""Images as they are compared; what is slow to find of one is kept by its content."""
+"""Images ready for comparison; slow results are cached by content."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,40 +12,40 @@ from finetune.similarity.codes import Codes
 from finetune.similarity.corners import Descriptors, descriptors_of
 
 LOOKS_KEPT = 256
-"""Images whose looks stay in memory, about 1 MB each."""
+"""Images ready for comparison that stay in memory, about 1 MB each."""
 Load = Callable[[int], Image.Image]
 DESCRIPTOR_BYTES = 32
 
 
 class KeptBytes(Protocol):
-    """Bytes by the number of an image and what they are; they depend on the image's content alone."""
+    """A cache of bytes by image number and kind of result. They depend on the image's content alone."""
 
     def get(self, number: int, what: str) -> bytes | None:
-        """Returns the bytes, None where there are none."""
+        """Return the cached bytes, or None."""
         ...
 
     def put(self, number: int, what: str, value: bytes) -> None:
-        """Keeps them."""
+        """Cache the bytes."""
         ...
 
 
 class InMemory:
-    """Bytes in memory."""
+    """A cache in memory."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, str], bytes] = {}
 
     def get(self, number: int, what: str) -> bytes | None:
-        """Returns the bytes, None where there are none."""
+        """Return the cached bytes, or None."""
         return self.known.get((number, what))
 
     def put(self, number: int, what: str, value: bytes) -> None:
-        """Keeps them."""
+        """Cache the bytes."""
         self.known[number, what] = value
 
 
 class Appearances:
-    """Images as they are compared, in their ranks; those used last stay in memory."""
+    """Images ready for comparison, by rank. Those used last stay in memory."""
 
     def __init__(self, load: Load, ranked: np.ndarray, flat: np.ndarray, codes: Codes, kept: KeptBytes) -> None:
         self.load, self.ranked, self.flat, self.codes, self.kept = load, ranked, flat, codes, kept
@@ -53,7 +53,7 @@ class Appearances:
         self._natures: dict[int, tuple[bool, bool]] = {}
 
     def __getitem__(self, rank: int) -> ComparedImage:
-        """Returns an image's look."""
+        """Prepare an image for comparison."""
         if rank in self._looks:
             self._looks.move_to_end(rank)
             return self._looks[rank]
@@ -68,7 +68,7 @@ class Appearances:
         return look
 
     def nature(self, rank: int) -> tuple[bool, bool]:
-        """Returns whether an image is simple, and whether it is plain."""
+        """Tell whether an image is simple, and whether it is plain."""
         if rank not in self._natures:
             kept = self.kept.get(int(self.ranked[rank]), "nature")
             if kept is None:
@@ -78,7 +78,10 @@ class Appearances:
         return self._natures[rank]
 
     def descriptors(self) -> Iterator[Descriptors | None]:
-        """Yields the corners of each image and its mirror image; None for simple ones, whose corners say nothing."""
+        """Yield the corners of each image and of its mirror image.
+
+        None for simple images, whose corners say nothing.
+        """
         for rank in range(len(self.ranked)):
             yield None if self.nature(rank)[0] else self._descriptors(rank)
 
@@ -94,7 +97,7 @@ class Appearances:
         return rows[:num_upright], rows[num_upright:]
 
     def are_worth_it(self, first: int, second: int, distance: int) -> bool:
-        """Returns whether codes at a distance may be those of duplicates, given what the two images are like."""
+        """Check whether two codes are close enough to compare the images. Simple and plain images need closer codes."""
         if is_worth_a_look(True, True, distance):
             return True
         one, other = self.nature(first), self.nature(second)

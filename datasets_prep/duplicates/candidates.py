@@ -15,14 +15,15 @@ from finetune.similarity.corners import Descriptors, voted_pairs
 Level = Literal["fast", "thorough", "embed"]
 EMBEDDED_SIMILARITY = 0.6
 FARTHEST = 256
-"""Bits; the distance of pairs that no codes brought together."""
+"""Bits; the distance of pairs that were not found by codes."""
 FEW = 2048
-"""Up to so many images fast looks for corners in common too, since that takes a minute or two."""
+"""Up to this number of images level fast also searches for common corners, which takes a minute or two."""
 MANY, MANY_DISTANCE = 20_000, 76
-"""In larger sets only pairs up to so many bits are looked at.
+"""In larger sets only pairs up to this number of bits are compared.
 
-Unrelated codes come that close about 4,000 times among a million images, and ten million times up to
-LARGEST_DISTANCE, of which each would take a hundredth of a second."""
+Among a million images, unrelated codes come that close about 4,000 times, but ten million times up to LARGEST_DISTANCE,
+and each comparison takes a hundredth of a second.
+"""
 
 
 def candidates(

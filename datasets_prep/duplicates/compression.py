@@ -1,4 +1,4 @@
-"""How coarsely an image was compressed before it was saved as it is, as its pixels show.
+"""JPEG quality that an image once had, estimated from its pixels.
 
 JPEG rounds each frequency of its 8 x 8 blocks to multiples of a step. These steps outlast a second file of better
 quality, as long as the blocks stay where they were: the levels of a frequency then crowd around multiples.
@@ -9,30 +9,28 @@ from PIL import Image
 
 BLOCK = 8
 MIDDLE = 512
-"""Pixels a side that are looked at."""
+"""Width and height in pixels of the part that is examined."""
 FREQUENCIES = np.array([(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1)])
-"""Down and across, the coarsest but the mean."""
+"""Down and across: the lowest ones except the mean."""
 STANDARD_STEPS = np.array([11, 12, 12, 10, 14, 14, 13])
-"""Of these frequencies in the usual table of luminance, at quality 50."""
+"""Their steps in the usual luminance table, at quality 50."""
 STEPS = np.arange(6, 160)
-"""From quality 75 or so downwards; finer steps drown in the rounding of the second file."""
+"""Coarse steps, of quality 75 or less; finer ones drown in the rounding of the second file."""
 MOST_LEVELS = 640
 SPREAD = 3
-"""Levels up to which a frequency that was rounded to nothing strays in the second file."""
+"""Levels by which a frequency that was rounded to 0 may differ from 0 in the second file."""
 CROWDED, TIED = 0.55, 0.01
-"""Mean cosine of levels around multiples of a step, 1 where all are multiples, 0 where they are spread evenly; by how
-much a divisor of the step may seem better."""
+"""Mean cosine of levels around multiples of a step (1: all are multiples, 0: evenly spread), and by how much a divisor
+of the step may score higher.
+"""
 FEWEST_LEVELS, FEWEST_FREQUENCIES = 40, 3
-"""Levels beyond half a step that tell it, and frequencies that have a step."""
+"""Levels beyond half a step, and frequencies with a step, that an estimate needs."""
 ALIKE = 0.3
-"""By which part these steps may differ from those of the usual table; other tables are much like it."""
+"""Share by which these steps may differ from those of the usual table."""
 
 
 def quality_of(grey: Image.Image) -> float:
-    """Return the JPEG quality, 1 to 100, that a grey image once had.
-
-    It is 100 where none shows.
-    """
+    """Estimate the JPEG quality that a grey image once had. It is 1 to 100, and 100 where nothing shows."""
     levels = np.abs(frequencies_of(grey))
     found = np.array([step_of(each) for each in levels.T]) if len(levels) else np.zeros(len(FREQUENCIES))
     ratios = (found / STANDARD_STEPS)[found > 0]
@@ -44,7 +42,7 @@ def quality_of(grey: Image.Image) -> float:
 
 
 def frequencies_of(grey: Image.Image) -> np.ndarray:
-    """Return the levels of FREQUENCIES in the blocks of an image's middle [N F]."""
+    """Return the levels of FREQUENCIES in each block [N F]. Blocks are from the middle of the image."""
     left, top = (max(0, (side - MIDDLE) // 2 // BLOCK * BLOCK) for side in grey.size)
     right, bottom = (
         start + min(MIDDLE, side - start) // BLOCK * BLOCK for start, side in zip((left, top), grey.size, strict=True)
@@ -59,7 +57,7 @@ def frequencies_of(grey: Image.Image) -> np.ndarray:
 
 
 def step_of(levels: np.ndarray) -> int:
-    """Return the step of which the positive levels [N] are multiples; 0 for none."""
+    """Find the step of which positive levels [N] are multiples. It is 0 where there is none."""
     counts = np.bincount(np.minimum(levels.round().astype(int), MOST_LEVELS), minlength=MOST_LEVELS + 1)[:MOST_LEVELS]
     counts[: SPREAD + 1] = 0
     steps, values = STEPS[:, None], np.arange(MOST_LEVELS)

@@ -1,4 +1,4 @@
-"""Vectors from a vision model, close for images that show the same."""
+"""Embeddings from a vision model: close for images that show the same."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ VERSION = 1
 
 
 class Embedder:
-    """A transformers vision model (folder or Hub id): DINOv2, ViT, ConvNeXt, CLIP, SigLIP and others.
+    """A transformers vision model: DINOv2, ViT, ConvNeXt, CLIP, SigLIP and others.
 
-    Its vector of an image is, whichever there is first: the features that CLIP and SigLIP compare with texts, the
-    pooled output, the mean of the last layer over all places.
+    It is given as a folder or Hub id. An embedding is the first of these that the model has: the features that CLIP and
+    SigLIP compare with texts, the pooled output, the mean of the last layer over all positions.
     """
 
     def __init__(self, model: str) -> None:
@@ -33,11 +33,11 @@ class Embedder:
         self._has_pooler = True
 
     def identity(self) -> str:
-        """Returns a name of all that the vectors depend on besides the images; needs no `load`."""
+        """Return a name for all that embeddings depend on besides the images. It needs no `load`."""
         return digest("embedding", model=self._model_files.identity(), version=VERSION)
 
     def load(self) -> None:
-        """Makes the model ready."""
+        """Load the model."""
         from transformers import AutoModel
 
         # Checkpoints of classifiers have no pooler, and transformers would fill it with random numbers.
@@ -45,7 +45,7 @@ class Embedder:
         self._has_pooler = not lacks_pooler
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Returns vectors of length 1 [N D] float32; the images are one batch."""
+        """Embed one batch of images as unit vectors [N D] float32."""
         import torch
 
         with torch.inference_mode():
@@ -72,9 +72,9 @@ def cached_embeddings(
     folder: Path,
     progress: Callable[[str, int, int], None],
 ) -> np.ndarray:
-    """Unit vectors [N D] float32 of the images that `load` opens.
+    """Embed the images that `load` opens, as unit vectors [N D] float32.
 
-    `keys` are the sha256 of the images, under which vectors are kept in the folder; only new ones are computed.
+    `keys` are the sha256 of the images, under which embeddings are cached in the folder; only new ones are computed.
     """
     embedder = Embedder(model)
     store = _Store(folder, embedder.identity())
@@ -91,7 +91,10 @@ def cached_embeddings(
 
 
 class _Store:
-    """Vectors in a file that only grows: 32 bytes of key, then the vector; its name says how long vectors are."""
+    """An append-only file of embeddings: 32 bytes of key, then the vector.
+
+    The file name contains the length of a vector.
+    """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder
@@ -118,7 +121,7 @@ class _Store:
         return np.memmap(self._path, self._record, mode="r")
 
     def put(self, key: bytes, vector: np.ndarray) -> None:
-        """Keeps a vector."""
+        """Append an embedding."""
         if self._path is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._path = self._folder / f"embeddings-{self._identity}-{len(vector)}.bin"
@@ -127,7 +130,7 @@ class _Store:
         self.rows[key] = len(self.rows)
 
     def vectors(self, keys: Sequence[bytes]) -> np.ndarray:
-        """Returns the vectors of the keys [N D]."""
+        """Read the embeddings of the keys [N D]."""
         if not keys:
             return np.zeros((0, 1), np.float32)
         return self._records()["vector"][[self.rows[key] for key in keys]].astype(np.float32)

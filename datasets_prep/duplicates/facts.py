@@ -1,4 +1,4 @@
-"""Measures of whole images that tell an original from its derivatives. They are kept by content."""
+"""Measures that tell an original from its derivatives, cached by content."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_
 from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
 
 VERSION = 3
-"""Raised when an image gets other measures."""
+"""Increased when an image gets other measures."""
 RIM = 32
-"""Which part of the shorter side is its rim."""
+"""The rim is the shorter side divided by this."""
 BORDER_TOLERANCE = 6
-"""Levels by which pixels of a border differ; plain backgrounds of photographs differ by more."""
+"""Levels by which pixels of a border differ; plain backgrounds of photographs vary more."""
 MORE_ALIKE = 0.01
-"""By how much the correlation of whole images is higher where what seems a border belongs to the image."""
+"""How much higher the correlation of whole images must be to take an apparent border for content."""
 MOST_MIDDLES = 16
-"""Images of a group that others are compared with to tell their common part."""
+"""Images of a group that the others are compared with to find their common part."""
 WHOLE, INSIDE = 0, 1
 """Parts of an image: all of it, and what is within its border."""
 
@@ -38,25 +38,25 @@ class Opened:
 
 @dataclass(frozen=True)
 class Facts:
-    """Measures of one image; those of its two parts are in the order of WHOLE, INSIDE."""
+    """Measures of one image and of its parts WHOLE and INSIDE."""
 
     sizes: tuple[tuple[int, int], tuple[int, int]]
     """Width and height."""
     colour: float
     """How far channels differ in the middle, in levels."""
     quality: float
-    """Of a JPEG that the image once was, as its pixels show; 100 where they show none."""
+    """JPEG quality that the image once had, as its pixels show; 100 where they show none."""
     thumbnails: np.ndarray
     """32 x 32 grey levels [2 1024]."""
 
     def side(self, part: int) -> float:
-        """Returns the side of the square with the area of a part."""
+        """Return the side of a square with the area of a part."""
         width, height = self.sizes[part]
         return (width * height) ** 0.5
 
 
 class Details:
-    """Measures of images, kept by content; the two images used last stay open."""
+    """Measures of images, cached by content. The two images used last stay open."""
 
     def __init__(self, load: Callable[[int], Image.Image], kept: KeptBytes) -> None:
         self._load, self._kept = load, kept
@@ -64,12 +64,12 @@ class Details:
         self._frames: dict[int, Box] = {}
 
     def may_be_framed(self, number: int) -> bool:
-        """Returns whether an image is flat along a side, as one in a frame is."""
+        """Check whether an image is flat along a side, as frames are."""
         found = self._known(number, "rim", lambda: np.array([may_be_framed(self._opened(number).parts[WHOLE])]))
         return bool(found[0])
 
     def is_framed(self, number: int, other: int) -> bool:
-        """Returns whether an image shows another in a frame, which is its border from then on."""
+        """Check whether an image frames another one. If so, the frame becomes its border."""
 
         def measure() -> np.ndarray:
             found = frame_of(self._opened(number).image, self._opened(other).image)
@@ -83,18 +83,21 @@ class Details:
         return True
 
     def facts(self, number: int) -> Facts:
-        """Returns the facts of an image."""
+        """Measure an image."""
         found = self._facts(number)
         sizes, (colour, quality) = found[:4].astype(int), found[4:6].tolist()
         return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, quality, found[6:].reshape(2, -1))
 
     def detail(self, number: int, part: int, factor: float) -> float:
-        """Returns the root mean square, in levels, of what is lost where a part is reduced by a factor."""
+        """Measure the detail that a part loses when reduced by a factor.
+
+        This is the root mean square difference in levels.
+        """
         what = f"detail {part} {factor:.2f}" + (self._frame_name(number) if part == INSIDE else "")
         return float(self._known(number, what, lambda: lost(self._opened(number).parts[part], factor))[0])
 
     def shared_detail(self, number: int, other: int, factor: float) -> float | None:
-        """Returns the detail of that area of an image which another is a crop of; None where it is none."""
+        """Measure the detail of the area that another image shows. None if the other image is not a crop of it."""
 
         def measure() -> np.ndarray:
             image, box = self._opened(number).image, place_of(self._opened(number).image, self._opened(other).image)
@@ -104,7 +107,10 @@ class Details:
         return None if found < 0 else found
 
     def made_of(self, first: tuple[int, int], second: tuple[int, int]) -> Made:
-        """Returns which of two parts, each the number of an image and a part of one size, was made of the other."""
+        """Find which of two parts was made of the other.
+
+        Each is the number of an image and a part; both have the same size.
+        """
         names = {each: self._name(each[0]) for each in (first, second)}
         one, other = sorted((first, second), key=lambda each: (names[each], each))
 
@@ -156,7 +162,7 @@ def inside_of(grey: Image.Image) -> tuple[int, int, int, int]:
 
 
 def facts_of(opened: Opened) -> np.ndarray:
-    """Read the fields of `Facts` as one row."""
+    """Measure the fields of `Facts` as one row."""
     small = np.asarray(opened.image.resize((64, 64), Image.Resampling.BOX), np.int16)
     rows = [*opened.parts[WHOLE].size, *opened.parts[INSIDE].size, (small.max(2) - small.min(2)).mean()]
     rows.append(quality_of(opened.parts[WHOLE]))
@@ -166,7 +172,7 @@ def facts_of(opened: Opened) -> np.ndarray:
 
 
 def lost(grey: Image.Image, factor: float) -> np.ndarray:
-    """Returns what `Details.detail` says, [1]; the rim does not count, where a border may begin."""
+    """Return `Details.detail` as an array [1]. The rim does not count, because a border may begin there."""
     rim = min(grey.size) // RIM
     grey = grey.crop((rim, rim, grey.width - rim, grey.height - rim))
     size = max(1, round(grey.width / factor)), max(1, round(grey.height / factor))
@@ -176,9 +182,9 @@ def lost(grey: Image.Image, factor: float) -> np.ndarray:
 
 
 def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
-    """Find the part of each image that shows the same as others.
+    """Find the part of each image that matches the others.
 
-    Text and noise cross the border of an image on a plain background, so whole images are compared then.
+    Text and noise may cross the border of an image on a plain background, so whole images are compared then.
     """
     shown = np.stack([each.thumbnails for each in facts.values()])
     shown = shown - shown.mean(2, keepdims=True)

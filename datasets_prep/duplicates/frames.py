@@ -1,7 +1,7 @@
-"""Frames around an image: screenshots, pages and bars with text, told by another image that shows the same without.
+"""Frames around images, such as screenshots, found by comparing images.
 
-What surrounds it is a frame where the strips beside all its edges are flat and most pixels change there: a photograph
-that a crop was cut from continues beyond the edges of that. Axes: H W height and width. Needs OpenCV.
+The surroundings are a frame where the strips outside all edges are flat and most pixels change at the edges; a
+photograph that was cropped continues beyond the edges of the crop. Axes: H W height and width. Needs OpenCV.
 """
 
 import numpy as np
@@ -83,9 +83,10 @@ def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:
 def edges(
     pixels: np.ndarray, between: tuple[int, ...], along: tuple[int, ...]
 ) -> tuple[int, int, list[tuple[float, float]]]:
-    """Returns the columns [H W] between which an image is, and how flat and how changed each is that has more beyond.
+    """Find the columns [H W] between which an image is.
 
-    Columns are looked for near `between`, at the rows `along`.
+    For each edge with more beyond it, return how flat the outside is and how much changes there. Columns are searched
+    near `between`, in the rows `along`.
     """
     width, found, judged = pixels.shape[1], [], []
     rows = pixels[along[0] : along[1]]

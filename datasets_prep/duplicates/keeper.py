@@ -1,10 +1,10 @@
-"""The image of a group of near duplicates to keep. It shows most, with the least done to it.
+"""Which image of a group of near duplicates to keep.
 
-In order: pixels within the border, where a larger image holds detail that smaller ones lack (an enlargement holds
-none); the narrowest border; colour; a JPEG quality that shows no blocks; captions of its own. What is left is ordered:
-of more than two, those that are most like all others come first (an edit differs from its original by less than from
-another edit), else the order in which images are ranked anyway. The first is kept that was not blurred, sharpened,
-darkened at the corners, or drawn over to make it of another (`keeper_pairs`). Curves of tone leave no such trace.
+Criteria in order: most pixels within the border, not counting enlargements, which have no detail that smaller images
+lack; narrowest border; colour; a JPEG quality that shows no blocks; a caption of its own. The rest is ordered: in a
+group of more than two, those most like all others come first (an edit differs less from its original than from another
+edit), otherwise the usual rank decides. The first is kept that was not made of another by blurring, sharpening,
+darkening corners or drawing over it (`pairs`). Tone curves leave no such trace.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -101,9 +101,10 @@ def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack
 def enlargements(
     sides: Mapping[int, float], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
 ) -> set[int]:
-    """Returns the images that are larger than others and hold no detail which a third of those have.
+    """Find enlarged images: larger than others but without more detail.
 
-    Others may have lost their detail, as blurred ones have, or had none, as drawings of even areas.
+    At least a third of the smaller images must have the detail that it lacks: some may have lost theirs, as blurred
+    ones have, or had none, as drawings of even areas.
     """
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
@@ -122,7 +123,7 @@ def enlargements(
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> float:
-    """Contrast of the first over the second. It is 1 where they show different things."""
+    """Contrast of the first over the second; 1 for different content."""
     deviations = first.std(), second.std()
     if min(deviations) < 1 or np.corrcoef(first, second)[0, 1] < SAME_CONTENT:
         return 1.0
@@ -137,7 +138,7 @@ def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
 def original(
     ranked: Sequence[Member], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
 ) -> Member:
-    """The first member that was not made of another."""
+    """Return the first member that was not made of another."""
     compared = [(member, parts[member.number]) for member in ranked[:MOST_COMPARED]]
     sizes = {member.number: facts[member.number].sizes[part] for member, part in compared}
 
@@ -163,7 +164,7 @@ def with_best_keepers(
 ) -> dict[int, Duplicate]:
     """Point the near duplicates of each group to its best member.
 
-    Groups with an image that must stay (`is_fixed`) stay as they are.
+    Groups with an image that must stay (`is_fixed`) are not changed.
     """
     groups: dict[int, list[int]] = {}
     for number, copy in near.items():

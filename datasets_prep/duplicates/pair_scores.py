@@ -1,34 +1,33 @@
-"""Agreements of pairs of images that were compared before."""
+"""Agreement scores of pairs of images that were compared before."""
 
 from typing import Protocol
 
 
 class PairScores(Protocol):
-    """Agreements of pairs that were looked at before; the first is the better one of the two in the keep order.
+    """A cache of agreement scores; the better-ranked image comes first.
 
-    An agreement depends on the two images, `finetune.similarity.agreement.VERSION` and `can_verify()`, and on nothing
-    else.
+    A score depends only on the two images, `finetune.similarity.agreement.VERSION` and `can_verify()`.
     """
 
     def get(self, first: int, second: int) -> float | None:
-        """Returns the agreement of two images, None if they were not looked at."""
+        """Return the score of a pair, or None."""
         ...
 
     def put(self, first: int, second: int, score: float) -> None:
-        """Notes it."""
+        """Cache the score of a pair."""
         ...
 
 
 class Scores:
-    """Agreements in memory."""
+    """A cache in memory."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[int, int], float] = {}
 
     def get(self, first: int, second: int) -> float | None:
-        """Returns the agreement of two images, None if they were not looked at."""
+        """Return the score of a pair, or None."""
         return self.known.get((first, second))
 
     def put(self, first: int, second: int, score: float) -> None:
-        """Notes it."""
+        """Cache the score of a pair."""
         self.known[first, second] = score

@@ -1,7 +1,7 @@
-"""Which of two images was made of the other. Filters, noise, text and vignettes leave traces.
+"""Which of two images was made of the other.
 
-Both are cut into tiles whose frequencies are compared ring by ring. Axes: H W height
-and width, R rings from coarse to fine.
+Filters, noise, text and vignettes leave traces: both images are cut into tiles whose frequencies are compared ring by
+ring. Axes: H W height and width, R rings from low to high frequencies.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from PIL import Image
 
 SIDE, TILE, NUM_RINGS = 768, 64, 16
 GRID = 48
-"""Pixels a side at which light is compared."""
+"""Width and height in pixels at which brightness is compared."""
 VIGNETTE, FITS = 0.15, 0.85
-"""Logarithm of the light that is lost towards the corners, and the share of the difference that this explains."""
+"""Logarithm of the brightness lost towards the corners, and the share of the difference that this explains."""
 BLURRED, SHARPENED, ADDED = -0.35, 0.1, 0.25
-"""Logarithms of gains at middle frequencies from which images are blurred, sharpened, or more was added to them."""
+"""Logarithms of the gain at middle frequencies beyond which an image was blurred, sharpened, or got something added."""
 FLAT_GAIN = 0.05
-"""Logarithm of the gain at middle frequencies up to which noise alone was added."""
+"""Logarithm of the gain at middle frequencies up to which only noise was added."""
 LEAST_ADDED, MUCH_ADDED = 2.0, 4.0
 """Levels, root mean square, of what is added; much may show at the finest frequencies alone."""
 
@@ -52,7 +52,10 @@ class Gains:
 
 
 def pair_figures(first: Image.Image, second: Image.Image) -> np.ndarray:
-    """Returns what `made_of` takes, of two grey images of one size: vignette [2], then rings of each view [3 R]."""
+    """Measure two grey images of the same size for `made_of`.
+
+    The result has the vignette [2], then the rings of each view [3 R].
+    """
     views = [[middle(image) for image in (first, second)]]
     if max(first.size) > SIDE * 4 // 3:
         scale = SIDE / max(first.size)
@@ -62,14 +65,17 @@ def pair_figures(first: Image.Image, second: Image.Image) -> np.ndarray:
 
 
 def middle(image: Image.Image) -> np.ndarray:
-    """Grey levels of the middle of an image [H W]."""
+    """Crop the middle of an image as grey levels [H W]."""
     left, top = max(0, (image.width - SIDE) // 2), max(0, (image.height - SIDE) // 2)
     box = left, top, min(image.width, left + SIDE), min(image.height, top + SIDE)
     return np.asarray(image.crop(box), np.float32)
 
 
 def rings(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the power of both and what they share, in levels squared per ring [3 R]; zeros where they are small."""
+    """Measure the power of both images and what they share [3 R].
+
+    In levels squared per ring; zeros for images smaller than a tile.
+    """
     rows, columns = (side // TILE for side in first.shape)
     if not rows or not columns:
         return np.zeros((3, NUM_RINGS))
@@ -88,9 +94,9 @@ def rings(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def vignette(first: Image.Image, second: Image.Image) -> np.ndarray:
-    """Returns by how much the second is lighter at its corners, as a logarithm, and how much of the difference this is.
+    """Measure how much lighter the second image is at its corners.
 
-    A curve of tones is taken off first.
+    Returned as a logarithm, with the share of the difference that it explains. A tone curve is removed first.
     """
     one, other = (
         np.asarray(each.resize((GRID, GRID), Image.Resampling.BOX), np.float64).ravel() for each in (first, second)
@@ -125,7 +131,10 @@ def made_of(figures: np.ndarray) -> Made:
 
 
 def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray) -> bool:
-    """True where an image was blurred, was sharpened, or had noise or drawings added, by powers per ring [R]."""
+    """Check whether an image was blurred, sharpened or drawn over.
+
+    Added noise counts too. The powers are per ring [R].
+    """
     there, back = gains(original, made, shared), gains(made, original, shared)
     if there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6:
         return True
@@ -140,7 +149,7 @@ def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray) -> bo
 
 
 def gains(first: np.ndarray, second: np.ndarray, shared: np.ndarray) -> Gains:
-    """Gains from the first to the second."""
+    """Estimate the gains from the first image to the second."""
     gain = shared / np.maximum(first, 1e-9) / np.sqrt(second[1] / first[1])
     coherence = shared**2 / np.maximum(first * second, 1e-9)
     return Gains(gain, float(coherence[12:].mean()))

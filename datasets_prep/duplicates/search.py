@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SAME_PIXELS_DISTANCE = 16
-"""Bits; only pairs so close are looked at in full for equal pixels."""
+"""Bits; only pairs this close are opened in full and compared for equal pixels."""
 
 
 def keep_order(
@@ -59,14 +59,14 @@ def keep_order(
 
 
 def runs(equals_next: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each run of equal rows; the mask [N - 1] says which equal the next."""
+    """Yield start and end of each run of equal rows. The mask [N - 1] is true where a row equals the next."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], equals_next, [False]]).astype(np.int8)))
     for start, end in edges.reshape(-1, 2).tolist():
         yield start, end + 1
 
 
 def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]:
-    """Yield the groups of two and more of the `numbers` with equal hashes, in their order.
+    """Yield groups of two or more `numbers` with equal hashes, in order.
 
     The hashes are [N] of 32 bytes or [N 32]. Sorts by eight of the bytes and compares all only of those that
     agree, to save memory.
@@ -93,9 +93,10 @@ def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplica
 def pixel_duplicates(
     pixels_sha256: np.ndarray, order: np.ndarray, left: np.ndarray, load: Load
 ) -> dict[int, Duplicate]:
-    """Return the images with the same pixels as a better one, among those left (mask [N], or their numbers).
+    """Find images with the same pixels as a better one.
 
-    `load` gives the whole image; only those with an equal hash of their thumbnail are compared.
+    Only those in `left` are searched (a mask [N] or numbers). `load` opens the whole image; only images whose
+    thumbnails have equal hashes are compared.
     """
     duplicates: dict[int, Duplicate] = {}
     for group in equal_groups(pixels_sha256, still_in(order, left)):
@@ -119,13 +120,13 @@ def still_in(order: np.ndarray, left: np.ndarray | set[int]) -> np.ndarray:
 
 
 def is_equal(first: Image.Image, second: Image.Image) -> bool:
-    """Return whether two images have the same pixels."""
+    """Check whether two images have the same pixels."""
     return first.size == second.size and first.tobytes() == second.tobytes()
 
 
 @dataclass(frozen=True)
 class SearchedImages:
-    """N images to search, and how to see them."""
+    """N images to search, and how to open them."""
 
     codes: Codes
     """[N 12 4]"""
@@ -145,7 +146,7 @@ class SearchedImages:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The pairs to compare, and what to report of them."""
+    """Which pairs to compare, and what to report of them."""
 
     level: Level = "fast"
     similarity: float = EMBEDDED_SIMILARITY
@@ -177,10 +178,10 @@ class NearDuplicates:
 def near_duplicates(
     images: SearchedImages, options: SearchOptions, known: Known, progress: Callable[[int, int], None]
 ) -> NearDuplicates:
-    """Find the duplicates by what the images show.
+    """Find duplicates by what the images show.
 
-    Pairs with close codes are compared, in thorough also those with corners in common, in embed those with close
-    embeddings; fast is thorough up to `candidates.FEW` images.
+    Pairs with close codes are compared; at level thorough also those with common corners, at level embed those with
+    close embeddings. Level fast equals thorough up to `candidates.FEW` images.
     """
     ranked = still_in(images.order, images.mask).astype(np.int64)
     appearances = Appearances(images.load, ranked, images.flat, images.codes, known.appearances)
@@ -201,7 +202,7 @@ def near_duplicates(
 def duplicates_of(
     found: Mapping[int, Found], ranked: np.ndarray, pairs: ClosePairs, load_whole: Load | None
 ) -> dict[int, Duplicate]:
-    """Return the duplicates by the numbers of the images, those with equal pixels named so."""
+    """Return duplicates by image number instead of rank. Those with equal pixels get that reason."""
     duplicates: dict[int, Duplicate] = {}
     for other, each in found.items():
         two, keeper, compared = (int(ranked[rank]) for rank in (other, each.keeper, each.compared_with))

@@ -1,4 +1,4 @@
-"""Find the duplicates among the images, and reject or only name them."""
+"""Find duplicates among the images, and reject or only report them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,13 +31,13 @@ from finetune.extras import install_command
 from finetune.similarity.agreement import VERSION, can_verify
 
 SMALL_SET = 200
-"""Below that many images near duplicates are only reported: who has ten photographs crops them on purpose."""
+"""Below this number of images near duplicates are only reported: in small sets crops are often deliberate."""
 FLAT_DEVIATION = 20.0
-"""Levels; images that deviate less have codes that say little."""
+"""Levels; the codes of images that deviate less say little."""
 
 
 def check_dedup(config: DedupConfig, findings: Findings) -> str:
-    """Return what the search depends on; warn or refuse where OpenCV is missing."""
+    """Return what the search depends on; check that OpenCV is installed."""
     identity = f"{VERSION} {can_verify()}"
     if config.embed_model is not None:
         from datasets_prep.duplicates.embeddings import Embedder
@@ -55,14 +55,14 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
 
 
 def ordered(selection: Selection, has_caption: np.ndarray) -> np.ndarray:
-    """Return the numbers of all images, the best first."""
+    """Order the numbers of all images, the best first."""
     images = selection.images
     num_pixels = images.width.astype(np.int64) * images.height
     return keep_order(num_pixels, images.num_bytes, has_caption, images.sources)
 
 
 def reject_equal(context: Context, has_caption: np.ndarray) -> None:
-    """Reject what has the same bytes or pixels as another."""
+    """Reject images with the same bytes or pixels as another."""
     selection = context.selection
     images, order = selection.images, ordered(selection, has_caption)
     exact = exact_duplicates(images.sha256, order[selection.is_in[order]])
@@ -72,9 +72,9 @@ def reject_equal(context: Context, has_caption: np.ndarray) -> None:
 
 
 def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
-    """Reject near duplicates, or only name them, as the options say.
+    """Reject near duplicates, or only report them.
 
-    Where these stay and the images are to be split, duplicates of duplicates are linked too.
+    Where they stay and the images are to be split, duplicates of duplicates are linked too.
     """
     selection, config, findings = context.selection, context.config.dedup, context.findings
     if config.level == "off":
@@ -104,7 +104,10 @@ def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
 def found_near_duplicates(
     context: Context, has_caption: np.ndarray, options: SearchOptions
 ) -> tuple[dict[int, Duplicate], Sequence[tuple[int, int]]]:
-    """Return the near duplicates of the best image of each group, and the links that a split needs."""
+    """Find the near duplicates, and the links that a split needs.
+
+    Each is a duplicate of the best image of its group.
+    """
     selection = context.selection
     seen = StoredPairScores(context.own / "pairs.jsonl", selection, context.findings)
     kept = StoredAppearances(context.own / "appearances.sqlite", selection, context.findings)
@@ -136,7 +139,7 @@ def found_near_duplicates(
 def best_kept(
     near: Mapping[int, Duplicate], selection: Selection, has_caption: np.ndarray, loader: Loader, kept: KeptBytes
 ) -> dict[int, Duplicate]:
-    """Return the near duplicates of the best image of their group; those of equal pixels stay."""
+    """Point near duplicates to the best image of their group. Duplicates with equal pixels are not changed."""
     images, ranks = selection.images, {int(number): rank for rank, number in enumerate(ordered(selection, has_caption))}
     quality = images.score("jpeg_quality")
     equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
@@ -153,7 +156,7 @@ def best_kept(
 def with_compared(
     found: Mapping[int, Duplicate], near: Mapping[int, Duplicate], name: Callable[[int], str]
 ) -> dict[int, Duplicate]:
-    """Return duplicates whose detail names the image it was compared with, where that is not the keeper.
+    """Name the compared image in details where it is not the keeper.
 
     `near` has the groups before their best images were chosen.
     """
@@ -173,12 +176,12 @@ def with_compared(
 
 
 def pair(selection: Selection, index: int, duplicates: Mapping[int, Duplicate]) -> str:
-    """Return both names of a pair."""
+    """Name both images of a pair."""
     return f"{selection.images.sources[index]} of {selection.images.sources[duplicates[index].keeper]}"
 
 
 def embeddings_of(context: Context) -> np.ndarray | None:
-    """Return the vision model's embeddings [N D], zeros for images that are out; None at other levels."""
+    """Embed the images [N D] at level embed, else return None. Rejected images have zeros."""
     selection, config = context.selection, context.config.dedup
     if config.level != "embed":
         return None
@@ -194,7 +197,7 @@ def embeddings_of(context: Context) -> np.ndarray | None:
 
 
 class StoredAppearances:
-    """Descriptors of images that are slow to find, kept by content across runs."""
+    """Results of comparisons that are slow to compute, cached by content."""
 
     def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._cache = ContentCache(path, findings)
@@ -202,15 +205,15 @@ class StoredAppearances:
         self._suffix = f"{VERSION} {can_verify()} {PIL.__version__}"
 
     def get(self, number: int, what: str) -> bytes | None:
-        """Returns the bytes, None where there are none."""
+        """Return the cached bytes, or None."""
         return self._cache.get(self._key(number, what))
 
     def put(self, number: int, what: str, value: bytes) -> None:
-        """Keeps them."""
+        """Cache the bytes."""
         self._cache.put(self._key(number, what), value)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._cache.close()
 
     def _key(self, number: int, what: str) -> str:
@@ -218,7 +221,7 @@ class StoredAppearances:
 
 
 class StoredPairScores:
-    """Agreements of pairs of images, kept by content across runs."""
+    """Agreement scores of pairs of images, cached by content."""
 
     def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
         self._lines = JsonLines(path, findings)
@@ -226,16 +229,16 @@ class StoredPairScores:
         self._suffix = f"{VERSION} {can_verify()}"
 
     def get(self, first: int, second: int) -> float | None:
-        """Returns the score of a pair, None where it was not looked at."""
+        """Return the score of a pair, or None."""
         value = self._lines.get(self._key(first, second))
         return None if value is None else float(value)
 
     def put(self, first: int, second: int, score: float) -> None:
-        """Keeps the score of a pair."""
+        """Cache the score of a pair."""
         self._lines.put(self._key(first, second), score)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._lines.close()
 
     def _key(self, first: int, second: int) -> str:

@@ -1,6 +1,7 @@
-"""Groups of images that agree: stars around the best-ranked image, then leftovers that agree with another of a group.
+"""Groups of images that agree, each around its best-ranked image.
 
-Letters: N images, M pairs. Images are named by their ranks, the best first.
+Then leftovers join that agree with another image of a group. Letters: N images, M pairs. Images are named by their
+ranks, the best first.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Search:
     seen: PairScores
 
     def score(self, row: int) -> float:
-        """Return the agreement of a pair, 0 where it is not worth a look."""
+        """Return the agreement of a pair, 0 if not worth comparing."""
         first, second = int(self.pairs.first[row]), int(self.pairs.second[row])
         if not (self.is_worth[row] or self.appearances.are_worth_it(first, second, int(self.pairs.distance[row]))):
             return 0.0
@@ -57,9 +58,10 @@ class Search:
 def stars(
     search: Search, num: int, links: list[tuple[int, int]] | None, progress: Callable[[int, int], None]
 ) -> dict[int, Found]:
-    """Return the duplicates of images that are themselves none, the best-ranked first.
+    """Find the duplicates of each image that is not a duplicate itself.
 
-    Where `links` are wanted, pairs of which one is a duplicate already are compared too and added if they agree.
+    The best-ranked images come first. If `links` is given, pairs with a known duplicate are compared too and added if
+    they agree.
     """
     first, second = search.pairs.first, search.pairs.second
     starts = np.searchsorted(first, np.arange(num + 1))
@@ -82,14 +84,14 @@ def stars(
 
 
 def keeper_of(found: dict[int, Found], rank: int) -> int:
-    """Return the first of an image's group."""
+    """Return the first image of an image's group."""
     return found[rank].keeper if rank in found else rank
 
 
 def with_leftovers(search: Search, found: dict[int, Found]) -> dict[int, Found]:
-    """Return the duplicates with those leftovers that agree with another image of a group than its first.
+    """Add leftovers that agree with another image of a group.
 
-    A leftover is the first of its own group, perhaps of one; its group goes with it. One step only: that other image
+    A leftover is the first of its own group, perhaps of one; its group comes with it. One step only: that other image
     agrees with the first of its group, which did not join a third group.
     """
     first, second = search.pairs.first, search.pairs.second
