@@ -42,6 +42,8 @@ LIKELY_MASK = re.compile(
     r"(?:[-_. ]?mask|[-_. ](?:seg|segmentation|matte|alpha|silhouette))(?:[-_. ]?\d\d?)?$", re.IGNORECASE
 )
 """x_mask.png, or x_seg_1.png, may be a mask of x.png; preparation decides from the pixels."""
+TABLE_FILES = frozenset((".parquet", ".arrow", ".tar", ".zip"))
+"""What `datasets.load_dataset` reads where a folder has no images of its own."""
 MAX_FILE_BYTES = 500_000_000
 
 
@@ -147,6 +149,12 @@ def _no_captions(shown: str, num_images: int, files: Sequence[str], prepare: str
 def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
     folder = posixpath.dirname(entry.file_name)
     return replace(entry, repeats=named[folder][0]) if folder in named else entry
+
+
+def holds_tables(root: str) -> bool:
+    """Tell if a folder's images are in files that `datasets.load_dataset` reads: rows of tables, or archives."""
+    suffixes = {_suffix(name) for name in visible_files(root, Findings())}
+    return not suffixes.isdisjoint(TABLE_FILES) and suffixes.isdisjoint(IMAGE_SUFFIXES | UNREAD_SUFFIXES)
 
 
 def is_image_name(name: str) -> bool:

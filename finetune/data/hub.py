@@ -1,4 +1,4 @@
-"""List the rows of a Hub dataset or a `save_to_disk` folder."""
+"""List the rows of a Hub dataset, or of a folder that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_rows(
             f"data.captions: got folder, but the rows of {location} are not in folders. Set data.caption_column to the "
             "column of their labels and omit data.captions."
         )
-    rows = open_rows(location)
+    rows = open_rows(location, findings=findings)
     needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})
     for option, column in needed.items():
         if column not in rows.column_names:
@@ -138,23 +138,25 @@ def _ask_hub_once(location: str) -> None:
         HfApi().dataset_info(location, timeout=5)
 
 
-def open_rows(location: str, split: str = "train") -> Dataset:
-    """Open a split of a `save_to_disk` folder or Hub dataset. Raises ValueError where it cannot be loaded."""
+def open_rows(location: str, split: str = "train", findings: Findings | None = None) -> Dataset:
+    """Open a split of a folder or Hub dataset, and note the others.
+
+    Raises ValueError where it cannot be loaded.
+    """
     import datasets
 
     is_local = os.path.isdir(location)
+    is_saved = any(os.path.exists(os.path.join(location, f"dataset_{kind}.json")) for kind in ("dict", "info"))
+    loader = datasets.load_from_disk if is_saved else datasets.load_dataset
     try:
-        if is_local:
-            rows = datasets.load_from_disk(location)
-        else:
+        if not is_local:
             _ask_hub_once(location)
-            rows = datasets.load_dataset(location, split=split)
-    except (
-        Exception
-    ) as error:  # network, permission, format, missing split: the loaders of a dozen formats raise freely
+        rows = loader(location)
+    except Exception as error:  # network, permission, format: the loaders of a dozen formats raise freely
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"data.folder: {location} could not be loaded with datasets.load_from_disk ({reason}). Save it again."
+            f"data.folder: {location} could not be loaded with datasets.{loader.__name__} ({reason}). "
+            + ("Save it again." if is_saved else "Correct its files, or prepare them again.")
             if is_local
             else f"data.folder: there is no folder {location}, and the Hub dataset of that name could not be loaded "
             f"({reason}). Check spelling and network, and log in with `hf auth login` where it is private or gated."
@@ -165,6 +167,9 @@ def open_rows(location: str, split: str = "train") -> Dataset:
                 f"data.folder: {location} has the splits {', '.join(map(str, rows))}, expected one called {split}. "
                 "Save the split to train on by itself."
             )
+        for other in rows:
+            if other != split and findings is not None:
+                findings.warn(f"splits that are not read beside {split}", str(other))
         rows = rows[split]
     assert isinstance(rows, datasets.Dataset)
     return rows

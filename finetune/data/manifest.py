@@ -15,7 +15,7 @@ from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import CaptionLines
-from finetune.data.folder import FolderSource, read_folder
+from finetune.data.folder import FolderSource, holds_tables, read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.images.decode import upright_size
 from finetune.data.links import refuse_links_out
@@ -138,7 +138,8 @@ def read_manifest(
     A folder contains one of these:
     - metadata.jsonl or metadata.csv: file_name, the caption column; optionally captions_alt, weight, repeats, split,
     - images with text or JSON files beside them, or in lists of other trainers (see `finetune.data.captions.files`),
-    - the files of `Dataset.save_to_disk`, or data/*.parquet from preparation.
+    - the files of `Dataset.save_to_disk`, or data/*.parquet from preparation,
+    - no image of its own, but Parquet, Arrow or archive files, as `datasets.load_dataset` reads them.
 
     A name of the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column
     has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
@@ -161,7 +162,7 @@ def read_manifest(
 
         if tables := prepared_tables(os.path.abspath(path)):
             return _read_tables(folder, tables, caption_column, captions, mask)
-    if path.is_dir() and not is_saved:
+    if path.is_dir() and not is_saved and not holds_tables(os.path.abspath(path)):
         root, reading = os.path.abspath(path), CaptionReading(caption_column, caption_lines)
         source: ImageSource = FolderSource(root)
         entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)

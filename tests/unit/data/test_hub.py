@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,4 +88,48 @@ def test_the_train_split_of_a_saved_dictionary_is_used(tmp_path: Path) -> None:
 def test_a_damaged_saved_dataset_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match="could not be loaded"):
+        read_manifest(str(tmp_path))
+
+
+def tables(folder: Path, **splits: Sequence[str]) -> str:
+    folder.mkdir()
+    for split, texts in splits.items():
+        rows = {"image": [{"bytes": picture("red"), "path": None}] * len(texts), "text": texts}
+        datasets.Dataset.from_dict(rows).to_parquet(str(folder / f"{split}-00000.parquet"))
+    return str(folder)
+
+
+def test_a_folder_of_tables_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = tables(tmp_path / "set", train=["a cat", "a dog"], validation=["a cow"])
+    before = sorted(Path(folder).iterdir())
+    manifest = read_manifest(folder)
+    assert [record.captions for record in manifest.records] == [("a cat",), ("a dog",)]
+    assert [line for line in manifest.warnings if "splits" in line] == [
+        "splits that are not read beside train (1): validation"
+    ]
+    assert pickle.loads(pickle.dumps(manifest.source)).read(manifest.records[1].file_name) == picture("red")
+    assert sorted(Path(folder).iterdir()) == before
+
+
+def test_an_archive_of_images_is_read_as_it_is(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for name, data in (("x.png", picture("blue")), ("x.txt", b"a cat")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    manifest = read_manifest(str(tmp_path), image_column="png", caption_column="txt")
+    assert [record.captions for record in manifest.records] == [("a cat",)]
+    assert manifest.source.read(manifest.records[0].file_name) == picture("blue")
+
+
+def test_a_table_beside_images_is_left_alone(tmp_path: Path) -> None:
+    tables(tmp_path / "set", train=["a cat"])
+    (tmp_path / "set" / "x.png").write_bytes(picture("blue"))
+    (tmp_path / "set" / "x.txt").write_text("a dog")
+    assert [record.captions for record in read_manifest(str(tmp_path / "set")).records] == [("a dog",)]
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"data\.folder: .* could not be loaded with datasets\.load_dataset .*Correct"):
         read_manifest(str(tmp_path))
