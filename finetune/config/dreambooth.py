@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from finetune.config.lora import LoRAConfig
-from finetune.config.recipes import AdaptConfig, packed_starts
-from finetune.config.sections import DataConfig, packed_full
+from finetune.config.recipes import AdaptConfig, adapter_contradictions, full_contradictions
+from finetune.config.sections import DataConfig
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class DreamBoothTrainConfig(AdaptConfig):
 
     def _contradictions(self) -> list[str]:
         found = super()._contradictions()
-        found += packed_full(self.model) if self.method == "full" else packed_starts(self, self.lora)
+        found += full_contradictions(self) if self.method == "full" else adapter_contradictions(self, self.lora)
         if self.method == "full" and self.lora != LoRAConfig():
             found.append("lora: given with method full, which has no adapters. Remove the section or the method.")
         if self.method == "lora" and self.prior.kind == "prediction" and self.lora.init in ("pissa", "olora"):

@@ -71,11 +71,18 @@ def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]
     return []
 
 
-def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
-    """Return the problems of quantised and offloaded weights with some adapters' starts."""
-    if lora.init not in ("pissa", "olora"):
-        return []
+def adapter_contradictions(config: TrainConfig, lora: LoRAConfig) -> list[str]:
+    """Return the contradictions between the options of adapters and others."""
     found = []
+    if lora.plus_ratio != 1 and config.optim.name == "prodigy":
+        found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
+    if lora.init not in ("pissa", "olora"):
+        return found
+    if config.mask.prior_weight > 0:
+        found.append(
+            f"mask.prior_weight: got {config.mask.prior_weight}, which compares with the model without adapters, but "
+            f"lora.init {lora.init} alters its weights. Remove one of them."
+        )
     if config.model.quantization != "none":
         found.append(
             f"lora.init: got {lora.init} with model.quantization {config.model.quantization}; it takes a part out of "
@@ -86,6 +93,17 @@ def packed_starts(config: TrainConfig, lora: LoRAConfig) -> list[str]:
         found.append(
             f"lora.init: got {lora.init} with model.offload true; it takes a part out of the weights, and those in "
             "host memory stay as they are. Use another lora.init, or remove model.offload."
+        )
+    return found
+
+
+def full_contradictions(config: TrainConfig) -> list[str]:
+    """Return the contradictions between training all weights and other options."""
+    found = packed_full(config.model)
+    if config.mask.prior_weight > 0:
+        found.append(
+            f"mask.prior_weight: got {config.mask.prior_weight}, but where all weights are trained there is no "
+            "base model to compare with. Remove it, or train an adapter."
         )
     return found
 
@@ -107,15 +125,12 @@ class LoRATrainConfig(AdaptConfig):
 
     def _contradictions(self) -> list[str]:
         found = super()._contradictions() + token_contradictions(self, self.tokens)
-        if self.mask.prior_weight > 0 and (self.lora.init in ("pissa", "olora") or self.tokens.names):
+        if self.mask.prior_weight > 0 and self.tokens.names:
             found.append(
-                f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters; "
-                "lora.init pissa and olora alter its weights and tokens.names its text encoder. Remove one of them."
+                f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters, but "
+                "tokens.names alters its text encoder. Remove one of them."
             )
-        found += packed_starts(self, self.lora)
-        if self.lora.plus_ratio != 1 and self.optim.name == "prodigy":
-            found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
-        return found
+        return found + adapter_contradictions(self, self.lora)
 
 
 @dataclass(frozen=True)
@@ -167,10 +182,4 @@ class FullTrainConfig(AdaptConfig):
     full: FullConfig = field(default_factory=FullConfig)
 
     def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + packed_full(self.model)
-        if self.mask.prior_weight > 0:
-            found.append(
-                f"mask.prior_weight: got {self.mask.prior_weight}, but where all weights are trained there is no "
-                "base model to compare with. Remove it, or train an adapter."
-            )
-        return found
+        return super()._contradictions() + full_contradictions(self)

@@ -8,6 +8,8 @@ from finetune.config.parse.command_line import parse
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
 INSTANCE = ("--instance.prompt", "a photo of sks dog")
 PRIOR = ("--prior.prompt", "a photo of a dog")
+MASK = ("--mask.kind", "alpha", "--mask.prior_weight", "1")
+PRODIGY = ("--optim.name", "prodigy", "--optim.lr", "1")
 
 
 def config(*arguments: str) -> DreamBoothTrainConfig:
@@ -51,6 +53,9 @@ def test_two_prompts_are_all_it_needs() -> None:
         ((*INSTANCE, *PRIOR, "--data.template", "{caption}, ink"), "Put its words into instance.prompt"),
         ((*INSTANCE, *PRIOR, "--prior.kind", "prediction", "--lora.init", "pissa"), "are not the base model's"),
         ((*INSTANCE, *PRIOR, "--train.text_encoder_steps", "5"), "train.text_encoder is false"),
+        ((*INSTANCE, *PRIOR, *MASK, "--lora.init", "pissa"), "lora.init pissa alters its weights"),
+        ((*INSTANCE, *PRIOR, *MASK, "--method", "full"), "there is no base model to compare with"),
+        ((*INSTANCE, *PRIOR, *PRODIGY, "--lora.plus_ratio", "16"), "lora.plus_ratio: given with prodigy"),
     ],
 )
 def test_contradictions_are_refused(arguments: tuple[str, ...], says: str) -> None:
