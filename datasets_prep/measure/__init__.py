@@ -1,1 +1,1 @@
-"""One look at each image: size, hashes, codes, and figures of its quality."""
+"""Measurements of each image: size, hashes, codes, and quality scores."""

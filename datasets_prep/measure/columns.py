@@ -25,13 +25,13 @@ class MeasuredImages:
     width: np.ndarray
     height: np.ndarray
     scores: np.ndarray
-    """[N S] float32, a column per name in SCORES."""
+    """[N S] float32, one column per name in SCORES."""
     suffixes: Sequence[str]
     suffix: np.ndarray
     """[N] uint8, an index into `suffixes`."""
     notes: Mapping[int, tuple[str, ...]]
     captions: Mapping[int, str]
-    """What files say of themselves, where they do."""
+    """Captions found inside the files."""
     parts: Parts
     places: np.ndarray
     """[N] Their rows there."""
@@ -44,22 +44,23 @@ class MeasuredImages:
         return self.scores[:, SCORES.index(name)]
 
     def hex(self, index: int) -> str:
-        """SHA-256 of an image's bytes in hex."""
+        """Format the SHA-256 of an image's bytes in hex."""
         return self.sha256[index].tobytes().hex()
 
     def seen(self, index: int) -> bytes:
-        """Returns what stands for the pixels that a model or another look sees, the background's colour included."""
+        """Return a key for an image's pixels, including the background's colour."""
         return hashlib.sha256(self.sha256[index].tobytes() + self.pixels_sha256[index].tobytes()).digest()
 
     def codes(self, folder: Path) -> "StoredCodes":
-        """Returns the codes, laid out by their kinds in a nameless file of a folder; close it in the end."""
+        """Copy the codes into a temporary file of a folder. Close the result when done."""
         return StoredCodes(self, folder)
 
 
 class StoredCodes:
-    """Codes [N 12 4] (uint64) on disk, 384 bytes per image, of which one kind or some images are read at a time.
+    """Codes [N 12 4] (uint64) on disk, 384 bytes per image.
 
-    The file has a block for each of the store's, in which the codes of one kind are adjacent.
+    One kind or some images are read at a time. The file has one block per block of the store; codes of one kind are
+    adjacent in it.
     """
 
     def __init__(self, images: MeasuredImages, folder: Path) -> None:
@@ -77,7 +78,7 @@ class StoredCodes:
         self._starts = np.cumsum([0, *(len(rows) * CODE_BYTES for rows in self._blocks)])
 
     def close(self) -> None:
-        """Removes the file."""
+        """Remove the file."""
         self._file.close()
 
     def __getitem__(self, key: int | np.ndarray | tuple[slice, int]) -> np.ndarray:
@@ -104,7 +105,7 @@ class StoredCodes:
 
 
 def read_measured(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> MeasuredImages:
-    """Returns those rows of the store, none of which is a rejection, as columns."""
+    """Read rows of the store as columns. None of them may be a rejection."""
     num = len(places)
     hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
     numbers = {

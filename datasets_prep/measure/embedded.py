@@ -37,14 +37,14 @@ BOILERPLATE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-"""What cameras and programs write on their own."""
+"""Texts that cameras and programs write by default."""
 
 
 def embedded_caption(image: Image.Image, data: bytes) -> str | None:
-    """Read the caption inside an image that is opened, not decoded. None without one.
+    """Read the caption inside an image that is opened, not decoded.
 
-    What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt of the parameters with
-    which an image generator made it. What cameras and programs write on their own is not a caption, nor is a workflow.
+    None without one. What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt from
+    an image generator's parameters. Default texts of cameras and programs are not captions, nor are workflows.
     """
     for find in (_xmp_texts, _iptc_texts, _exif_texts, _png_texts, _parameters):
         try:
@@ -58,7 +58,7 @@ def embedded_caption(image: Image.Image, data: bytes) -> str | None:
 
 
 def cleaned(text: str) -> str:
-    """Returns a text on one line, of at most `MAX_CHARACTERS`, without control characters and what no file can hold."""
+    """Clean a text to one line of at most `MAX_CHARACTERS`. Control characters and lone surrogates are removed."""
     text = text.encode("utf-8", "ignore").decode()  # lone surrogates
     text = "".join(character if character.isprintable() else " " for character in text[: 2 * MAX_CHARACTERS])
     return " ".join(text.split())[:MAX_CHARACTERS].strip()
@@ -131,7 +131,10 @@ def _exif_texts(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _user_comment(exif: Image.Exif) -> str:
-    """Its first eight bytes name the charset; programs disagree on the byte order of Unicode."""
+    """Read the user comment of EXIF.
+
+    Its first eight bytes name the charset; programs disagree on the byte order of Unicode.
+    """
     value = exif.get_ifd(EXIF_BLOCK).get(USER_COMMENT)
     if isinstance(value, str):
         value = value.encode("latin-1", "ignore")
@@ -153,7 +156,10 @@ def _png_texts(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _parameters(image: Image.Image, data: bytes) -> Iterator[str]:
-    """The positive prompt of the parameters that image generators write, in a PNG's text or an EXIF comment."""
+    """Yield positive prompts from the parameters of image generators.
+
+    They are in the text of a PNG or an EXIF comment.
+    """
     texts = _text_blocks(image, data)
     exif = Image.Image.getexif(image)
     for text in (texts.get("parameters", ""), texts.get("description", ""), _user_comment(exif)):
@@ -163,7 +169,7 @@ def _parameters(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _text_blocks(image: Image.Image, data: bytes) -> dict[str, str]:
-    """Keyword in small letters -> text of a PNG's blocks, also of those behind the pixels, and of a GIF or JPEG."""
+    """Read keyword (lower case) -> text from a PNG, GIF or JPEG. Blocks after the pixels of a PNG are read too."""
     if image.format != "PNG":
         comment = image.info.get("comment")
         return {"comment": _decoded(comment)} if isinstance(comment, bytes) else {}
@@ -184,7 +190,7 @@ def _text_blocks(image: Image.Image, data: bytes) -> dict[str, str]:
 
 
 def _block_text(kind: bytes, body: bytes) -> str | None:
-    """The text of a PNG's block behind its keyword."""
+    """Decode the text of a PNG block, which follows the keyword."""
     if kind == b"tEXt":
         return _decoded(body)
     if kind == b"zTXt":

@@ -1,4 +1,4 @@
-"""Figures that tell how good an image is, from its pixels: tone, sharpness, traces of compression, borders."""
+"""Quality scores from pixels: tone, sharpness, traces of compression, borders."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -8,7 +8,7 @@ STANDARD_LUMINANCE_MEAN = 57.6  # of the table that a JPEG of quality 50 has (IT
 
 
 def middle_patch(image: Image.Image, side: int) -> Image.Image:
-    """The middle of an image, at most `side` wide and high."""
+    """Crop the middle of an image, at most `side` wide and high."""
     width, height = min(side, image.width), min(side, image.height)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
@@ -30,11 +30,11 @@ def deviation(levels: np.ndarray) -> float:
 
 
 def detail(grey: Image.Image) -> float:
-    """Returns near 1 for a grey image whose edges are as sharp as its pixels, falling to 0 as it is blurred.
+    """Measure sharpness: near 1 where edges are sharp, 0 where blurred.
 
-    How much of the differences between neighbours goes when the image is blurred once more; a blurred one has little
-    to lose (Crété et al., "The blur effect: perception and estimation with a new no-reference perceptual blur metric",
-    2007). Of the two directions the less sharp one counts.
+    This is the share of the differences between neighbours that is lost when the grey image is blurred once more; a
+    blurred one has little to lose (Crété et al., "The blur effect: perception and estimation with a new no-reference
+    perceptual blur metric", 2007). Of the two directions the less sharp one counts.
     """
     lost = []
     pixels = np.asarray(grey, np.int16)
@@ -50,11 +50,11 @@ def detail(grey: Image.Image) -> float:
 
 
 def spectrum_end(grey: np.ndarray) -> float:
-    """Returns the share of the representable frequencies below which a grey image [H W] has its content, 0 to 1.
+    """Find the highest frequency with content, as a share of all.
 
-    Natural images lose power with about the square of the frequency; an enlarged one stops at the resolution it had.
-    The end is where power times frequency squared falls below a fiftieth of what it is in the lower third, or where no
-    more is left than rounding to whole levels makes.
+    Of a grey image [H W], 0 to 1. Natural images lose power with about the square of the frequency; an enlarged one
+    stops at its original resolution. The end is where power times frequency squared falls below a fiftieth of its value
+    in the lower third, or where only the noise of rounding to whole levels is left.
     """
     side = min(grey.shape)
     if side < 32:
@@ -77,9 +77,9 @@ def spectrum_end(grey: np.ndarray) -> float:
 
 
 def blocks(grey: np.ndarray) -> float:
-    """Returns how much larger steps between pixels are at every eighth one than elsewhere, 1 where they are not.
+    """Measure how much larger every eighth step between pixels is than others.
 
-    `grey` [H W] (int16) is at the image's own resolution. The eighths may begin anywhere.
+    It is 1 where there are no blocks. `grey` [H W] (int16) is at the image's own resolution. Blocks may begin anywhere.
     """
     found = 1.0
     for plane in (grey, np.ascontiguousarray(grey.T)):
@@ -92,7 +92,7 @@ def blocks(grey: np.ndarray) -> float:
 
 
 def jpeg_quality(header: Image.Image) -> float:
-    """Returns the quality, 1 to 100, that the tables of a JPEG stand for on the usual scale; 100 for other formats."""
+    """Estimate the JPEG quality from the quantization tables, 1 to 100. Other formats have 100."""
     tables = header.quantization if header.format in ("JPEG", "MPO") else None  # type: ignore[attr-defined]
     if not tables:
         return 100.0
@@ -102,9 +102,10 @@ def jpeg_quality(header: Image.Image) -> float:
 
 
 def border(levels: np.ndarray) -> float:
-    """Largest share of a side covered by bars of one tone. 0 for a drawing on plain ground.
+    """Largest share of a side covered by bars of one tone.
 
-    A bar ends in a straight line: of the first line inside, at least three quarters differ from it.
+    0 for a drawing on plain ground. A bar ends in a straight line: at least three quarters of the first line inside
+    differ from it.
     """
     largest = 0.0
     for plane in (levels, levels[::-1], levels.T, levels.T[::-1]):

@@ -21,23 +21,23 @@ from finetune.data.listing import Findings
 
 ROWS_A_PART = 512
 SECONDS_A_PART = 15.0
-"""What a kill costs at most."""
+"""The most work that is lost when a run is killed."""
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, the amount done and the amount in all."""
+"""Called with the stage, the number done and the total."""
 
 
 def look_of(limits: LimitsConfig, background: str) -> Look:
-    """Options that measuring depends on."""
+    """Collect the options that measuring depends on."""
     return Look(limits.pixels, limits.side, int(limits.file_mb * 1e6), background)
 
 
 def salt_of(look: Look) -> str:
-    """Versions and options that decide the figures beside the file."""
+    """Name the versions and options that measurements depend on."""
     return repr((measuring.VERSION, PIL.__version__, measuring.plugins(), astuple(look)))
 
 
 def measure_task(source: PrepSource, look: Look, task: tuple[int, str]) -> Measured | Rejected:
-    """Measure a numbered name."""
+    """Measure one (index, name)."""
     return measure(source, look, task[1])
 
 
@@ -51,9 +51,9 @@ def measure_missing(
     findings: Findings,
     progress: Progress,
 ) -> dict[str, Rejected]:
-    """Measures those of the names whose keys [N] the folder's store does not hold; returns what another try may change.
+    """Measure files whose keys [N] are not in the folder's store yet.
 
-    Rows are written every few seconds, also where the run is interrupted.
+    Rejections that may not recur are returned. Rows are written every few seconds, also when the run is interrupted.
     """
     store = Store(folder)
     for path in store.damaged:
@@ -84,7 +84,7 @@ def measure_missing(
 def results_of(
     engine: Engine, source: PrepSource, look: Look, tasks: Iterator[tuple[int, str]]
 ) -> Iterator[tuple[int, str, Measured | Rejected]]:
-    """Yields every number and name with its result, in any order; a failure of its process is a reason too."""
+    """Yield every (index, name) with its result, in any order. A process that fails is a reason for rejection too."""
     for (index, name), result in engine.run(functools.partial(measure_task, source, look), tasks):
         yield index, name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
 
@@ -92,7 +92,10 @@ def results_of(
 def measured_images(
     names: Texts, keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
 ) -> tuple[MeasuredImages, np.ndarray, list[Rejected]]:
-    """Returns what decodes, in the order of the names, which of these it is, and the rest with its reasons."""
+    """Read measurements, which names they belong to, and rejections with reasons.
+
+    Images keep the order of the names.
+    """
     store = Store(folder)
     places = store.places(keys)
     assert int((places < 0).sum()) == len(transient), "a file was neither measured nor left out"

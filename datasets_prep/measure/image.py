@@ -1,8 +1,8 @@
 """Measurements of a file, decoded once: size, hashes, codes, scores.
 
-JPEGs are decoded at a half, quarter or eighth as long as both sides keep 512 pixels (360 above 4 megapixels), other
-images are averaged down to that, so that scores mean the same whatever the format. Whether a photograph of 12
-megapixels is sharp at its full size stays unknown, and does not matter to training at 512 or 1024.
+JPEGs are decoded at half, a quarter or an eighth of their size as long as both sides keep 512 pixels (360 above 4
+megapixels). Other images are averaged down to that size, so scores mean the same for every format. Whether a
+12-megapixel photograph is sharp at full size stays unknown, which does not matter for training at 512 or 1024.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from finetune.data.images.decode import open_header, open_rgb, readable_formats,
 from finetune.similarity.codes import image_codes
 
 VERSION = 3
-"""Raised when the same file gives other figures."""
+"""Increased when the same file gets other measurements."""
 SCORES = (
     "brightness",  # mean of the grey image, 0 to 255
     "deviation",  # largest standard deviation of a channel, 0 to 255
@@ -45,14 +45,14 @@ SCORES = (
 )
 FEATURE_SIDE = 512
 LARGE_PIXELS, LARGE_SIDE = 4_000_000, 360
-"""Above that many pixels the shorter side keeps this length at least, which a phone's JPEG has at an eighth."""
+"""Above this number of pixels the shorter side keeps at least this length, as an eighth of a phone's JPEG does."""
 THUMB_SIDE = 256
 PATCH = 256
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}  # other formats are called as their suffix is
 
 
 def plugins() -> tuple[str, ...]:
-    """Formats that can be read, including those of optional packages."""
+    """List the formats that can be read, including those of optional packages."""
     return tuple(sorted(readable_formats()))
 
 
@@ -61,7 +61,7 @@ TRANSPARENT = "images with transparency, whose hidden pixels are not seen in tra
 
 @dataclass(frozen=True)
 class Look:
-    """The options that decide what measuring gives."""
+    """The options that measurements depend on."""
 
     max_pixels: int
     max_side: int
@@ -98,7 +98,7 @@ def colour(name: str) -> tuple[int, int, int]:
 
 
 def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image) -> Measured:
-    """Returns the measurements of a decoded image of the upright `size`; `decoded` may be smaller, and is used up."""
+    """Measure a decoded image of the upright `size`. `decoded` may be smaller, and is changed."""
     header = open_header(data)
     told = decoded.info
     native = np.asarray(middle_patch(decoded, 2 * PATCH).convert("L"), np.int16) if decoded.size == size else None
@@ -137,10 +137,10 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
 
 
 def num_frames(header: Image.Image) -> int:
-    """Returns the images of an animation or the pages of a file; 1 for what phones save as MPO, or where the second
-    is damaged.
+    """Count the images of an animation or the pages of a file.
 
-    Raises ValueError where a later one is too large.
+    It is 1 for MPO, as phones save it, or where the second frame is damaged. Raises ValueError where a later frame is
+    too large.
     """
     frames = 1
     if header.format != "MPO":
@@ -157,7 +157,7 @@ def num_frames(header: Image.Image) -> int:
 
 
 def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tuple[str, ...]:
-    """Returns what a user should hear of an image that is kept; `told` is what `open_rgb` says of it."""
+    """List what to tell the user about an image that is kept. `told` is the info of `open_rgb`."""
     found = []
     if num_frames > 1:
         found.append("animations, of which the first frame is measured and trained on")
@@ -169,7 +169,7 @@ def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tu
 
 
 def reason(message: str, data: bytes, suffix: str) -> Reason:
-    """The complaint of `open_rgb` as one word."""
+    """Classify an error message of `open_rgb`."""
     if not data:
         return "empty_file"
     if message.startswith("too many pixels"):

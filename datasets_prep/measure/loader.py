@@ -12,7 +12,7 @@ from finetune.data.images.decode import open_rgb
 
 @dataclass(frozen=True)
 class Loader:
-    """Opens images of a source; whole, or at about the size they were measured at."""
+    """Images of a source, opened whole or at about their measured size."""
 
     source: PrepSource
     sources: Sequence[str]

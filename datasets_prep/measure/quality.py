@@ -1,4 +1,4 @@
-"""Unusable images and flags, from the measurements."""
+"""Unusable images and quality flags, from the measurements."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from datasets_prep.records import Why
 
 
 def unusable(images: MeasuredImages, config: QualityConfig) -> dict[int, Why]:
-    """Reasons and details of rejected images, by index."""
+    """Find the images to reject: index -> reason, detail and score."""
     short, long = np.minimum(images.width, images.height), np.maximum(images.width, images.height)
     found: dict[int, Why] = {}
     for index in np.flatnonzero(images.score("deviation") < config.min_deviation):
@@ -57,7 +57,7 @@ FLAG_SCORES |= {"compressed": "jpeg_quality", "blocks": "blocks", "border": "bor
 
 
 def flag_detail(images: MeasuredImages, flag: str, index: int) -> str:
-    """The figure behind a flag."""
+    """Format the figure behind a flag."""
     if flag in FLAG_SCORES:
         return f"{FLAG_SCORES[flag]} {images.score(FLAG_SCORES[flag])[index]:.3g}"
     return f"{images.width[index]} x {images.height[index]}"

@@ -1,7 +1,7 @@
-"""Keep measurements, so that a rerun or one after a kill measures only what is new.
+"""A store of measurements, so later runs measure only new files.
 
-Rows are in Arrow files that are written once, whole, and never changed; their names are the hashes of what they hold,
-so that several machines may add to one folder. A row is found by a key of 16 bytes over all that it depends on.
+Rows are in Arrow files that are written once, whole, and never changed; their names are hashes of the keys, so several
+machines may add to one folder. The key of a row is 16 bytes that depend on the file, the versions and the options.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ ONE_CODE_BYTES = NUM_WORDS * 8
 CODE_BYTES = len(KINDS) * ONE_CODE_BYTES
 KEY = np.dtype(f"S{KEY_BYTES}")  # drops zeros at the end where a single one is looked at, but not in comparisons
 TRANSIENT = ("timeout", "worker_crashed", "out_of_memory", "unreadable")
-"""Reasons that another try may not meet; they are not kept."""
+"""Reasons that may not recur; they are not stored."""
 SCHEMA = pyarrow.schema(
     {
         "key": pyarrow.binary(KEY_BYTES),
@@ -49,18 +49,18 @@ NOTHING |= {"suffix": "", "codes": bytes(CODE_BYTES), "scores": [0.0] * len(SCOR
 
 
 def row_key(salt: str, item: Item) -> bytes:
-    """Returns the key of what is measured of a file; `salt` stands for the versions and options."""
+    """Hash what the measurements of a file depend on. `salt` stands for the versions and options."""
     text = "\0".join((salt, item.source, *map(str, item.stamp)))
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
 
 
 def as_keys(keys: Sequence[bytes]) -> np.ndarray:
-    """Returns keys as an array [N] to look up."""
+    """Join keys into an array [N]."""
     return np.frombuffer(b"".join(keys), KEY)
 
 
 class Store:
-    """The Arrow files of a folder, as rows that are found by their keys."""
+    """The Arrow files of a folder, as rows found by key."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class Store:
         self.order = np.argsort(self.keys, kind="stable")
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the row of each key [N], -1 where there is none."""
+        """Find the row of each key [N], -1 where there is none."""
         if not len(self.keys):
             return np.full(len(keys), -1)
         found = np.searchsorted(self.keys, keys, sorter=self.order)
@@ -93,10 +93,10 @@ class Parts:
 
     paths: Sequence[Path]
     starts: np.ndarray
-    """The first row of each file, and behind them their number."""
+    """The first row of each file, then the number of rows."""
 
     def rows(self, places: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pyarrow.Table]]:
-        """Yields, file by file, which of the places [N] it holds, and the columns of those rows."""
+        """Yield the positions in `places` [N] and their columns, file by file."""
         order = np.argsort(places, kind="stable")
         cuts = np.searchsorted(places[order], self.starts)
         for path, start, begin, end in zip(self.paths, self.starts, cuts, cuts[1:], strict=False):
@@ -106,18 +106,18 @@ class Parts:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed runs left, where no other writes here."""
+    """Remove what killed runs left. No other run may be writing to the folder."""
     for left in folder.glob("*.unfinished"):
         left.unlink()
 
 
 def opened(path: Path) -> pyarrow.Table:
-    """Returns the table of a file; only the columns that are used are read from disk."""
+    """Open the table of a file; only used columns are read."""
     return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
 
 
 def fixed_bytes(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
-    """Returns a column of `width` bytes per row as uint8 [N width]."""
+    """Convert a column of `width` bytes per row to uint8 [N width]."""
     chunks = [
         np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[chunk.offset :][: len(chunk)]
         for chunk in column.chunks
@@ -126,7 +126,7 @@ def fixed_bytes(column: pyarrow.ChunkedArray, width: int) -> np.ndarray:
 
 
 def write_part(folder: Path, rows: Sequence[tuple[bytes, Measured | Rejected]]) -> None:
-    """Adds rows by key; they are there as a whole or not at all."""
+    """Add rows by key, all or none of them."""
     table = pyarrow.Table.from_pylist([as_row(key, result) for key, result in rows], SCHEMA)
     temporary = folder / f"{uuid.uuid4().hex}.unfinished"
     try:
@@ -141,7 +141,7 @@ def write_part(folder: Path, rows: Sequence[tuple[bytes, Measured | Rejected]]) 
 
 
 def as_row(key: bytes, result: Measured | Rejected) -> dict[str, object]:
-    """Returns the row of a result."""
+    """Convert a result to a row."""
     if isinstance(result, Rejected):
         return NOTHING | {"key": key, "reason": result.reason, "detail": result.detail}
     kept = {name: getattr(result, name) for name in ("sha256", "pixels_sha256", "num_bytes", "width", "height")}

@@ -12,7 +12,7 @@ from datasets_prep.vision.model_files import digest
 from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
 
 VERSION = 1
-"""Raised when the same model gives other scores."""
+"""Increased when the same model gives other scores."""
 
 MEANT: Mapping[str, tuple[str, ...]] = {
     "nsfw": ("nsfw", "unsafe", "explicit", "porn", "pornography", "pornographic", "hentai", "sexy", "sexual", "nude",
@@ -20,13 +20,13 @@ MEANT: Mapping[str, tuple[str, ...]] = {
     "watermark": ("watermark", "watermarked", "watermarks"),
     "aesthetic": ("aesthetic", "beautiful", "good", "great", "excellent", "best", "high", "hq"),
 }  # fmt: skip
-"""Words in the labels whose probability is the score."""
+"""Words in labels whose probability is the score."""
 OPPOSITE: Mapping[str, tuple[str, ...]] = {
     "nsfw": ("sfw", "safe", "normal", "neutral"),
     "watermark": ("clean",),
     "aesthetic": ("bad", "ugly", "low", "lq", "worst"),
 }
-"""Words of the other labels; where they are denied ("not safe") the label counts as meant."""
+"""Words in the other labels; denied ("not safe"), they count as meant."""
 DENIALS = ("no", "not", "non", "without")
 
 
@@ -35,37 +35,38 @@ class Scorer(Protocol):
 
     @property
     def name(self) -> str:
-        """The score's name."""
+        """Name of the score."""
         ...
 
     @property
     def needs_captions(self) -> bool:
-        """Whether the score is about an image and its caption."""
+        """True if the score compares an image with its caption."""
         ...
 
     def identity(self) -> str:
-        """Returns a name of all that the scores depend on besides image and caption; needs no `load`."""
+        """Hash what scores depend on besides image and caption. It needs no `load`."""
         ...
 
     def load(self) -> None:
-        """Makes the model ready; raises ValueError with a sentence where it cannot be had."""
+        """Load the model. Raises ValueError where it cannot be had."""
         ...
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-        """Returns a score for every image."""
+        """Score every image."""
         ...
 
 
 def make_scorer(name: str, model: str) -> Scorer:
-    """Returns the scorer of a model (folder or Hub id), its weights not loaded yet; refuses what cannot give the score.
+    """Make the scorer of a model (folder or Hub id).
 
-    The name is aesthetic, nsfw, watermark or clip.
+    Its weights are not loaded yet. Raises ValueError where the model cannot give the score. The name is aesthetic,
+    nsfw, watermark or clip.
     """
     return AgreementScorer(model) if name == "clip" else ClassifierScorer(name, model)
 
 
 def check_model(name: str, model: str) -> None:
-    """Refuses a model that cannot give the score; of the model only the small files are read."""
+    """Refuse a model that cannot give the score. Only its small files are read."""
     make_scorer(name, model)
 
 
@@ -76,7 +77,10 @@ def scores_of(
     captions: Mapping[int, str],
     batch_size: int,
 ) -> Iterator[tuple[int, float]]:
-    """Returns images' scores in order, to five digits; images without a caption have none where that is needed."""
+    """Yield the scores of images in order, rounded to five digits.
+
+    Images without a caption are skipped where one is needed.
+    """
     model_score = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
     if not model_score:
         return
@@ -103,7 +107,7 @@ class Reading:
 
 
 def reading_of(name: str, labels: Sequence[str], *, is_multi_label: bool = False) -> Reading:
-    """Returns how the outputs with these labels make the score; raises ValueError where none of them means it."""
+    """Choose how outputs with these labels make the score. Raises ValueError where none of them means it."""
     if name == "aesthetic":
         if len(labels) == 1:
             return Reading("none", (1.0,))
@@ -127,7 +131,10 @@ def _is_meant(name: str, label: str) -> bool:
 
 
 class ClassifierScorer:
-    """An image classifier: the probability of what is meant, an expected grade, or the one output of a regressor."""
+    """An image classifier.
+
+    The score is the probability of the meant labels, an expected grade, or the one output of a regressor.
+    """
 
     needs_captions = False
 
@@ -165,7 +172,7 @@ class ClassifierScorer:
 class AgreementScorer:
     """CLIP or SigLIP: the cosine between image and caption, -1 to 1.
 
-    CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so that a limit belongs to a model.
+    CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so a limit suits one model only.
     """
 
     name = "clip"

@@ -1,4 +1,4 @@
-"""Score the images that are still in with models, and reject what is beyond a limit."""
+"""Score images with models, and reject those beyond a limit."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def models_of(config: ScoresConfig) -> dict[str, str]:
 
 
 def limit_of(config: ScoresConfig, name: str) -> float | None:
-    """Limit of a score, or None."""
+    """Return the limit of a score, or None."""
     limits = {
         "aesthetic": config.min_aesthetic,
         "nsfw": config.max_nsfw,
@@ -35,13 +35,13 @@ def limit_of(config: ScoresConfig, name: str) -> float | None:
 
 
 def score_images(context: Context) -> dict[str, np.ndarray]:
-    """Return the scores [N] that need no captions, by name; NaN for images that are out."""
+    """Return scores [N] that need no captions, by name. NaN for rejected images."""
     models = models_of(context.config.scores)
     return {name: model_score(context, name, model, None) for name, model in models.items() if name in OF_IMAGES}
 
 
 def score_captions(context: Context, captions: Captions) -> dict[str, np.ndarray]:
-    """Return how well images [N] and their captions agree, if that is configured."""
+    """Score how well images [N] and captions agree, if configured."""
     models = models_of(context.config.scores)
     return {
         name: model_score(context, name, model, captions) for name, model in models.items() if name not in OF_IMAGES
@@ -49,7 +49,7 @@ def score_captions(context: Context, captions: Captions) -> dict[str, np.ndarray
 
 
 def model_score(context: Context, name: str, model: str, captions: Captions | None) -> np.ndarray:
-    """Return one score [N] and reject what is beyond its limit."""
+    """Return one score [N] and reject images beyond its limit."""
     from datasets_prep.scores.scorers import make_scorer, scores_of
 
     selection, config = context.selection, context.config.scores
@@ -81,7 +81,7 @@ def model_score(context: Context, name: str, model: str, captions: Captions | No
 
 
 def beyond(name: str, score: float, limit: float) -> Why | None:
-    """Returns why a score is not good enough, None where it is."""
+    """Explain why a score is beyond its limit, or return None."""
     is_least = LIMITS[name].startswith("min")
     if score >= limit if is_least else score <= limit:
         return None
@@ -90,7 +90,7 @@ def beyond(name: str, score: float, limit: float) -> Why | None:
 
 
 def check_scores(config: ScoresConfig) -> list[str]:
-    """Returns what the scores depend on; refuses models that cannot give theirs, before anything else is done."""
+    """Return what the scores depend on. Models that cannot give theirs are refused before anything else is done."""
     if not models_of(config):
         return []
     from datasets_prep.scores.scorers import check_model, make_scorer

@@ -1,4 +1,4 @@
-"""Opens what the user gives as the source: folders, files, tables, archives or datasets, told apart by looking."""
+"""The source that the user gives: folders, files, tables, archives or datasets."""
 
 import os
 import re
@@ -27,16 +27,18 @@ Value = TypeVar("Value")
 def open_source(
     given: tuple[str, ...], *, reading: CaptionReading, image_column: str, output: Path, follow_links: bool = False
 ) -> PrepSource:
-    """Returns the source that is given, once or as several of the same kind; nothing of it is read yet but its kind.
+    """Open the source, given once or as several of the same kind.
 
-    - A folder of files, with those below it. Several are told apart by their own names.
-    - Image files, or .txt or .lst files that hold a path a line.
-    - .parquet files, or a folder of nothing else, whose rows hold images.
-    - .tar files in the manner of WebDataset, or a folder of nothing else.
-    - A folder from Dataset.save_to_disk, or the id of a Hub dataset, each maybe with ":" and the split behind it.
+    Only its kind is found out; nothing else is read yet.
 
-    Raises FileNotFoundError or ValueError where there is nothing of the kind, kinds are mixed, or the output and the
-    source contain each other, or where links lead out of a folder and `follow_links` does not allow it.
+    - A folder of files, with the folders below it. Several folders are told apart by their names.
+    - Image files, or .txt or .lst files with one path per line.
+    - .parquet files with images in their rows, or a folder of nothing else.
+    - .tar files as WebDataset writes them, or a folder of nothing else.
+    - A folder from Dataset.save_to_disk, or the id of a Hub dataset; either may end in ":" and a split.
+
+    Raises FileNotFoundError or ValueError where there is no such source, kinds are mixed, the output and the source
+    contain each other, or links lead out of a folder and `follow_links` does not allow it.
     """
     assert given
     kinds = {name: _kind(name) for name in given}
@@ -57,7 +59,7 @@ def open_source(
     if kind == "files":
         named = named_files(paths)
         if not named:
-            raise ValueError(f"source: {', '.join(given)} names no file, expected a path a line. Check the list.")
+            raise ValueError(f"source: {', '.join(given)} names no file, expected one path per line. Check the list.")
         for path in named.values():
             _check_output(path, output)
         source = FilesSource(named, name, reading)
@@ -111,13 +113,13 @@ def _kind(given: str) -> Kind:
     if re.fullmatch(HUB_ID, given) and not lower.endswith((".parquet", ".tar", ".txt", ".lst")):
         return "datasets"
     raise FileNotFoundError(
-        f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with a path a "
-        "line, .parquet or .tar files, or a Hub dataset as owner/name. Check the spelling."
+        f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with one path "
+        "per line, .parquet or .tar files, or a Hub dataset as owner/name. Check the spelling."
     )
 
 
 def _holds_only(folder: Path, suffix: str, beside: tuple[str, ...]) -> bool:
-    """Whether there is a file of that suffix in a folder and below, and nothing but what comes along with such."""
+    """Check whether a folder has files of a suffix and nothing unrelated."""
     is_any = False
     for name in _files_below(folder):
         if name.lower().endswith(suffix):
@@ -128,7 +130,7 @@ def _holds_only(folder: Path, suffix: str, beside: tuple[str, ...]) -> bool:
 
 
 def _tables_folder(path: str) -> str | None:
-    """The folder of the tables in what was prepared before, which holds listings and a report besides."""
+    """Find the folder of the tables in a prepared dataset. Such a dataset has listings and a report beside it."""
     if not any((Path(path) / "data").glob("*.parquet")):
         return None
     from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
@@ -140,7 +142,7 @@ def _tables_folder(path: str) -> str | None:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    """Paths of the visible files, in no order; ends early where it is left early."""
+    """Yield the paths of visible files, unsorted, while they are wanted."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (os.path.join(root, name) for name in names if not name.startswith("."))
@@ -156,13 +158,13 @@ def _check_output(path: str, output: Path) -> None:
 
 
 def _partial(output: Path) -> Path:
-    """The folder beside the output in which the next one is made."""
+    """Name the folder in which the next output is made."""
     target = output.expanduser().resolve()
     return target.with_name(f".{target.name}.partial")
 
 
 def _short_name(paths: Sequence[str]) -> str:
-    """The name of the only one, or of the folder of all."""
+    """Name the source after its only path, or their common folder."""
     if len(paths) == 1:
         path = os.path.abspath(paths[0] if os.path.exists(paths[0]) else _location(paths[0])[0])
         return os.path.basename(path) if os.path.isdir(path) else os.path.splitext(os.path.basename(path))[0]
@@ -179,7 +181,10 @@ def _prefixes(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
-    """Name without suffix -> path, for files and folders of them, sorted; the former relative to such a folder."""
+    """Map names without suffix to paths of given and contained files, sorted.
+
+    The name of a contained file is relative to its folder.
+    """
     files: dict[str, str] = {}
     for path in paths:
         for file in _files_below(Path(path)) if os.path.isdir(path) else [path]:
@@ -195,7 +200,7 @@ def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
 
 
 def _distinct(values: Sequence[Value], name_of: Callable[[Value], str]) -> dict[str, Value]:
-    """Prefix -> value; the prefix is empty for a single one, else its name and "/"."""
+    """Map prefixes to values: "" for a single one, else its name and "/"."""
     if len(values) == 1:
         return {"": values[0]}
     named: dict[str, Value] = {}
@@ -214,6 +219,6 @@ def _add(named: dict[str, Value], name: str, value: Value) -> None:
 
 
 def _location(path: str) -> tuple[str, str]:
-    """(folder or id, split)"""
+    """Split a path into the folder or id, and the split."""
     location, _, split = path.rpartition(":")
     return (location, split) if location and not os.path.exists(path) else (path, "train")

@@ -1,4 +1,4 @@
-"""Sources that are files: a folder or several, and images that are named one by one."""
+"""Sources that are files: folders, and images named one by one."""
 
 import os
 import posixpath
@@ -20,14 +20,15 @@ from finetune.data.listing import Entry, Findings
 
 @dataclass(frozen=True)
 class FoldersSource:
-    """The files in one folder, named relative to it, or in several, whose names come first then.
+    """The files in folders, named relative to the folder.
 
-    Files that hold captions are items like all others; `entries` leaves those away that it used. A text file without an
-    image of its name is nobody's caption: it is noted, keeps its entry, and is thus left out as no image.
+    With several folders, their names come first. Files with captions are items like all others; `entries` omits those
+    that it used. A text file without an image of its name is not a caption: it is noted, keeps its entry, and is
+    therefore rejected as not an image.
     """
 
     folders: Mapping[str, str]
-    """What stands before the names, with "/" at its end or empty -> the real folder."""
+    """Prefix of the names, empty or ending in "/" -> the real folder."""
     name: str
     skipped: tuple[str, ...]
     """Folders that are not entered."""
@@ -57,7 +58,7 @@ class FoldersSource:
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Images that are named one by one; text files beside them hold their captions, listings are not looked for."""
+    """Images that are named one by one. Text files beside them have their captions; listings are not read."""
 
     paths: Mapping[str, str]
     """Name -> absolute path."""
@@ -97,7 +98,7 @@ class FilesSource:
         return FolderSource("/").read(self.paths[source])
 
     def refuse_links_out(self) -> None:
-        """Raises ValueError where a text file beside an image is a link that leads out of its folder."""
+        """Raise ValueError where a text file links out of its folder."""
         texts = [path for name in self.paths for path in self._beside(name).values() if os.path.islink(path)]
         found = [path for path in texts if leads_out(path, os.path.dirname(path))]
         if found:
@@ -120,10 +121,10 @@ def sorted_listing(items: Sequence[Item], rejected: Sequence[Rejected]) -> Listi
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:
-    """Returns name -> absolute path of the images that are given, by their paths or in .txt or .lst files.
+    """Map names to absolute paths of images given directly or in lists.
 
-    A list holds a path a line, absolute or relative to the list's folder; blank lines and those with # are passed over.
-    What is named twice counts once, under its first name.
+    A list (.txt or .lst) has one path per line, absolute or relative to the list's folder; blank lines and those with #
+    are skipped. An image that is named twice counts once, under its first name.
     """
     named: dict[str, str] = {}
     seen = set()

@@ -1,4 +1,4 @@
-"""Sources that are datasets of the datasets library, from the Hub or from `Dataset.save_to_disk`."""
+"""Datasets of the datasets library, from the Hub or `Dataset.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRows:
-    """The rows of datasets; a name is the row's number and the image's own, behind the set's where there are more.
+    """The rows of datasets, named by row number and image name.
 
-    Processes that only read images load neither the datasets library nor, with it, torch.
+    With several datasets, their names come first. Processes that only read images load neither the datasets library
+    nor, with it, torch.
     """
 
     locations: Mapping[str, tuple[str, str]]
-    """What stands before the names, with "/" at its end or empty -> folder or Hub id, and split."""
+    """Prefix of the names, empty or ending in "/" -> folder or Hub id, and split."""
     images: Mapping[str, ImageSource]
-    """The same -> where to read."""
+    """The same prefix -> where to read."""
     name: str
     image_column: str
     caption_column: str
@@ -76,17 +77,17 @@ class SavedRows:
 
 @dataclass(frozen=True)
 class ArrowFiles:
-    """Reads images from the files of a dataset, of which one or two are mapped into memory at a time."""
+    """Images in the files of a dataset. One or two files are mapped into memory at a time."""
 
     paths: tuple[str, ...]
     first_rows: tuple[int, ...]
-    """Of each file, counted over all of them."""
+    """The first row of each file, counted over all files."""
     image_column: str
     roots: tuple[str, ...]
-    """Folders that a row which holds a path instead of bytes may point into."""
+    """Folders that may be read where a row has a path instead of bytes."""
 
     def read(self, file_name: str) -> bytes:
-        """Returns the original bytes of a row's image; the row's number begins the name."""
+        """Read the original bytes of a row's image. The name begins with the row's number."""
         from finetune.data.hub import image_bytes
 
         row = int(file_name.partition("-")[0])
@@ -98,7 +99,10 @@ class ArrowFiles:
 def saved_rows(
     locations: Mapping[str, tuple[str, str]], name: str, image_column: str, caption_column: str
 ) -> SavedRows:
-    """Opens datasets, given as prefix -> (location, split); ValueError where one or its image column is missing."""
+    """Open datasets, given as prefix -> (location, split).
+
+    Raises ValueError where one or its image column is missing.
+    """
     from finetune.data.hub import row_source
 
     images: dict[str, ImageSource] = {}
@@ -117,7 +121,7 @@ def _opened(location: str, split: str, image_column: str) -> Dataset:
 
 @functools.lru_cache(maxsize=8)
 def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, ...]) -> Dataset:
-    """Another stamp is another dataset of the same name."""
+    """Open a dataset; the stamp tells apart datasets of the same name."""
     import datasets
 
     from finetune.data.hub import open_rows
@@ -136,7 +140,7 @@ def _opened_at(location: str, split: str, image_column: str, stamp: tuple[int, .
 
 
 def _arrow_files(rows: Dataset, image_column: str, roots: tuple[str, ...]) -> ArrowFiles | None:
-    """None where the rows are not simply those of the files one after the other."""
+    """Map the rows to their files. None where the rows are not those of the files in order."""
     from pyarrow import types
 
     paths = tuple(file["filename"] for file in rows.cache_files)
@@ -154,7 +158,10 @@ def _column(path: str, name: str) -> ChunkedArray:
 
 @functools.lru_cache(maxsize=2)
 def _column_at(path: str, name: str, stamp: tuple[int, ...]) -> ChunkedArray:
-    """The images of a file, not copied: a mapped file costs address space, of which a process may not have much."""
+    """Map the images of a file into memory without copying.
+
+    A mapped file takes address space, which a process may have little of.
+    """
     import pyarrow
 
     with pyarrow.memory_map(path) as file:

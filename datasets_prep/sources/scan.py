@@ -12,10 +12,11 @@ from finetune.data.listing import Findings
 
 
 def walk(root: str, skipped: Iterable[Path], findings: Findings) -> tuple[list[Item], list[Rejected]]:
-    """Returns the regular files, and what else there is, which cannot be read; both sorted by the bytes of their paths.
+    """List regular files, and everything else as rejected.
 
-    Each real folder is entered once, so loops of links end; links to folders come last, so files keep their real path.
-    The folders `skipped` are not entered. Hidden names are only noted.
+    Both are sorted by the bytes of their paths. Each real folder is entered once, so loops of links end; links to
+    folders come last, so files keep their real path. The folders `skipped` are not entered. Hidden names are only
+    noted.
     """
     items, rejected, folders, links = [], [], [""], []
     entered = {_identity(os.stat(path)) for path in skipped if path.exists()}
@@ -55,7 +56,7 @@ def walk(root: str, skipped: Iterable[Path], findings: Findings) -> tuple[list[I
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """A file's stamp: its size, and when it was modified and changed."""
+    """Return a file's size, and when it was modified and changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -1,6 +1,6 @@
 """Rows of Parquet files as sources of images.
 
-A mask in the column of masks that prepared tables have becomes a file of its own, named after its image.
+A mask in the mask column of prepared tables becomes a file of its own, named after its image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXTRA_COLUMNS = ("captions_alt", "weight", "repeats", "split")
 
 @dataclass(frozen=True)
 class ParquetTables:
-    """The rows of Parquet files; a name is the file's without suffix, "/", the row's number, and the image's own."""
+    """The rows of Parquet files. A name is the file's without suffix, "/", the row's number, and the image's name."""
 
     files: Mapping[str, str]
     """Name without suffix -> path."""
@@ -109,7 +109,7 @@ class ParquetTables:
 
 @functools.lru_cache(maxsize=1024)
 def _has_mask_column(path: str, stamp: tuple[int, ...]) -> bool:
-    """Whether a table has masks as preparation writes them; another stamp is another table."""
+    """Check whether a table has masks as preparation writes them. A changed table has another stamp."""
     from finetune.data.parquet import read_schema
 
     schema = read_schema(path)
@@ -124,7 +124,7 @@ def holds_images(kind: DataType) -> bool:
 
 
 def _masked_rows(path: str) -> Iterator[int]:
-    """The rows of a table with a mask."""
+    """Yield the rows of a table that have a mask."""
     from finetune.data.parquet import read_columns
 
     for first, columns in read_columns(path, [f"{MASK_COLUMN}.path"]):
@@ -132,25 +132,28 @@ def _masked_rows(path: str) -> Iterator[int]:
 
 
 def _own_name(value: Mapping[str, str | None] | None, *, has_masks: bool) -> str | None:
-    """What a row's image was called; nothing where that could be taken for the name of a mask."""
+    """Return the image's name in a row, unless it names a mask."""
     path = None if value is None else value["path"]
     return None if path is None or (has_masks and is_mask_name(path)) else path
 
 
 def mask_name(image: str) -> str:
-    """Returns the name of a row's mask, which is told from its image's."""
+    """Name the mask of a row, distinct from its image."""
     return f"{split_name(image)[0]}{MASK_SUFFIX}.png"
 
 
 def note_other_images(columns: Sequence[str], place: str, findings: Findings) -> None:
-    """Notes the columns of images besides the one that is read."""
+    """Warn of image columns that are not read."""
     if columns:
         kind = "tables with further columns of images, which are not read; masks are read as files NAME-masklabel.png"
         findings.warn(kind, f"{place} ({', '.join(columns)})")
 
 
 def parquet_tables(files: Mapping[str, str], name: str, image_column: str, caption_column: str) -> ParquetTables:
-    """Opens tables, given as name without suffix -> path; ValueError where none is whole or one lacks its images."""
+    """Open tables, given as name without suffix -> path.
+
+    Raises ValueError where none is whole or one lacks its images.
+    """
     from finetune.data.parquet import check_image_column, read_schema
 
     whole, damaged = {}, []
@@ -168,7 +171,7 @@ def parquet_tables(files: Mapping[str, str], name: str, image_column: str, capti
 
 
 def row_name(stem: str, row: int, path: str | None) -> str:
-    """Returns the name of a row: unique by its number, and telling by what its image was called."""
+    """Name a row by its number and its image's name."""
     return f"{stem}/{row:08d}-{posixpath.basename(path.replace(chr(92), '/')) if path else 'picture'}"
 
 
@@ -180,7 +183,7 @@ def row_entry(
     findings: Findings,
     labels: Mapping[str, Sequence[str]],
 ) -> Entry:
-    """Returns what a row says of its image; unusable values are noted, and the image does without."""
+    """Read the captions and settings of a row. Values that cannot be used are noted and omitted."""
     caption_column = caption_column_of(row, caption_column)
     caption = row.get(caption_column)
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):
@@ -194,14 +197,14 @@ def row_entry(
 
 
 def _row_of(source: str, stems: Iterable[str]) -> tuple[str, int]:
-    """The table and row that a name of `row_name` stands for."""
+    """Split a name made by `row_name` into table and row."""
     stem, _, rest = source.rpartition("/")
     assert stem in stems, source
     return stem, int(rest.partition("-")[0])
 
 
 def captioned_columns(names: Sequence[str], caption_column: str, place: str, findings: Findings) -> list[str]:
-    """Returns which columns say something of images; ValueError where the one that was named is missing."""
+    """List the columns to read beside the images. Raises ValueError where the named caption column is missing."""
     wanted, caption_column = caption_column, caption_column_of(names, caption_column)
     if caption_column != wanted:
         findings.warn(f"tables without the column {wanted}, of which another is read", f"{place} ({caption_column})")
@@ -219,14 +222,14 @@ def captioned_columns(names: Sequence[str], caption_column: str, place: str, fin
 
 
 def caption_column_of(there: Container[str], wanted: str) -> str:
-    """Returns the column with the captions: caption or captions where the usual text is absent."""
+    """Choose the caption column. It is caption or captions where the usual text is missing."""
     if wanted == "text" and "text" not in there:
         return next((column for column in ("caption", "captions") if column in there), wanted)
     return wanted
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Column -> names of the classes, where the datasets library wrote the table."""
+    """Map columns to class names where the datasets library wrote the table."""
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         kinds = {column: kind for column, kind in features.items() if isinstance(kind, dict)}

@@ -1,4 +1,4 @@
-"""Sources that are WebDataset archives: .tar files whose members share a name up to the first dot."""
+"""WebDataset archives: .tar files whose members share a name up to the first dot."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ COPY_DETAIL = "the archive holds a later file of the same name, which counts"
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """Position of a file's bytes in the archive."""
 
     offset: int
@@ -32,7 +32,7 @@ class Member:
 class Index:
     """Contents of an archive, in its order."""
 
-    members: Mapping[str, Member]
+    members: Mapping[str, ArchiveMember]
     rejected: Sequence[tuple[str, Reason, str]]
     """(name, reason, detail); the empty name stands for the archive itself."""
     hidden: Sequence[str]
@@ -40,7 +40,7 @@ class Index:
 
 @dataclass(frozen=True)
 class TarSource:
-    """The members of archives; a name is the archive's without suffix, "/", and the member's. Nothing is extracted."""
+    """The members of archives; nothing is extracted. A name is the archive's without suffix, "/", and the member's."""
 
     files: Mapping[str, str]
     """Name without suffix -> path."""
@@ -86,8 +86,8 @@ class TarSource:
 
 @functools.lru_cache(maxsize=4)
 def _index(path: str, stamp: tuple[int, ...]) -> Index:
-    """Reads the headers of an archive, once in each process; another stamp is another archive."""
-    members: dict[str, Member] = {}
+    """Read the headers of an archive, once in each process. A changed archive has another stamp."""
+    members: dict[str, ArchiveMember] = {}
     rejected: list[tuple[str, Reason, str]] = []
     hidden = []
     try:
@@ -103,11 +103,11 @@ def _index(path: str, stamp: tuple[int, ...]) -> Index:
 def _read_members(
     archive: tarfile.TarFile,
     num_bytes: int,
-    members: dict[str, Member],
+    members: dict[str, ArchiveMember],
     rejected: list[tuple[str, Reason, str]],
     hidden: list[str],
 ) -> str | None:
-    """Fills the three with what is there; returns what is wrong with the archive's end."""
+    """Read the headers into `members`, `rejected` and `hidden`. Returns the fault at the archive's end, if any."""
     while True:
         try:
             info = archive.next()
@@ -134,11 +134,11 @@ def _read_members(
         else:
             if name in members:
                 rejected.append((name, "unreadable", COPY_DETAIL))
-            members[name] = Member(info.offset_data, info.size)
+            members[name] = ArchiveMember(info.offset_data, info.size)
 
 
 def _fault_at_end(archive: tarfile.TarFile, num_bytes: int) -> str | None:
-    """An archive ends with zeros, or just so; anything else is a header that cannot be read, or another archive."""
+    """Describe the fault where an archive does not end in zeros."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     rest = archive.fileobj.read(TAIL_BYTES)

@@ -1,1 +1,1 @@
-"""Models that look at images: their files, loading, and batches that fit in memory."""
+"""Models that look at images: their files, loading, and batches."""

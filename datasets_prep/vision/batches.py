@@ -1,4 +1,4 @@
-"""Has a model look at many images: the next are opened meanwhile, and batches shrink to what memory holds."""
+"""Batches of images for a model, as large as memory allows. The next batch is opened meanwhile."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +17,11 @@ def in_batches(
     batch_size: int,
     option: str,
 ) -> Iterator[tuple[int, Output]]:
-    """Returns every index with what `compute` makes of what `load` gives for it, in order.
+    """Yield every index with the result of `compute`, in order.
 
-    A batch is always full, the last one with its last item again: sums in a model depend on the batch's size in their
-    last digits, and an image's result is not to depend on how many others are left to do. `option` is what to name
-    where memory does not suffice.
+    Batches are always full, the last one padded with its last item: the last digits of a model's results depend on the
+    batch size, and an image's result must not depend on how many others are left. `option` is named in the error where
+    memory does not suffice.
     """
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     size = batch_size
@@ -50,7 +50,7 @@ def _load_all(load: Callable[[int], Item], indices: Sequence[int]) -> list[Item]
 
 
 def _attempt(compute: Callable[[Sequence[Item]], Sequence[Output]], items: Sequence[Item]) -> Sequence[Output] | None:
-    """Returns what comes out, None where memory does not suffice."""
+    """Compute a batch; None where memory does not suffice."""
     try:
         return compute(items)
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Load models of transformers, whole or refused."""
+"""Transformers models, loaded whole or refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ def dtype_name(config: CaptionsConfig) -> str:
 
 
 def device_name() -> str:
-    """Return where models run: on the first CUDA device, else on the CPU."""
+    """Return where models run: the first CUDA device, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> Any:
-    """Load a model of a transformers class, ready to generate, on its device.
+    """Load a transformers model onto its device, ready to generate.
 
     Raises ValueError where its files lack weights, which would be random.
     """
@@ -39,7 +39,7 @@ def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> A
 
 
 def load_part(from_pretrained: Callable[..., Any], files: ModelFiles, **options: Any) -> Any:
-    """Load a model or its processor from a folder or the Hub; never run code that comes with it."""
+    """Load a model or its processor from a folder or the Hub. Code that comes with it is never run."""
     try:
         return from_pretrained(files.model, revision=files.revision or "main", trust_remote_code=False, **options)
     except (

@@ -5,7 +5,7 @@ import sys
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory did not suffice, on a GPU (torch, onnxruntime) or in RAM."""
+    """Recognise errors of GPU (torch, onnxruntime) and RAM that is full."""
     text = str(error).lower()
     phrases = ("out of memory", "can't allocate memory", "failed to allocate", "alloc_failed", "smaller than requested")
     return (

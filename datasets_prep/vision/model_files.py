@@ -1,4 +1,4 @@
-"""Find a model on disk or on the Hub, and tell two models apart."""
+"""The files of a model on disk or on the Hub."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WHOLE = 2**24
-"""Files up to this many bytes are hashed whole, larger ones at NUM_SAMPLES places."""
+"""Files up to this many bytes are hashed whole, larger ones in NUM_SAMPLES places."""
 NUM_SAMPLES = 64
 SAMPLE = 2**16
 
@@ -23,18 +23,18 @@ class ModelFiles:
     """The commit of a Hub model; None for a folder."""
 
     def identity(self) -> str:
-        """Returns what tells the model from any other: the commit, or a hash of a folder's files."""
+        """Identify the model by its commit, or a hash of its folder."""
         return f"{self.model}@{self.revision}" if self.revision is not None else folder_hash(Path(self.model))
 
     def file(self, name: str) -> Path:
-        """Returns the path of one file of the model, fetched where it is not here yet."""
+        """Return the path of a model file, downloaded if needed."""
         if self.revision is None:
             return _local_file(Path(self.model), name)
         return Path(_fetch(self.model, name, self.revision))
 
 
 def find_model(model: str, file_name: str = "config.json") -> ModelFiles:
-    """Returns the model, after a look at one of its files; raises ValueError with a sentence where it cannot be had."""
+    """Find a model by one of its files. Raises ValueError where it cannot be had."""
     path = Path(model).expanduser()
     if path.is_dir():
         _local_file(path, file_name)
@@ -47,7 +47,7 @@ def find_model(model: str, file_name: str = "config.json") -> ModelFiles:
 
 
 def check_type(files: ModelFiles, captioner: str, types: Sequence[str]) -> None:
-    """Refuses a model of another architecture than the captioner's."""
+    """Refuse a model of another architecture than the captioner's."""
     try:
         found = json.loads(files.file("config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -103,9 +103,10 @@ def _fetch(model: str, name: str, revision: str | None) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """Returns a hash of a folder's files; of large ones the size and samples from all over, so that it takes no time.
+    """Hash a folder's files.
 
-    Training changes weights everywhere, so that samples tell two models apart; a file cut short differs in size.
+    Large files are hashed by size and samples, to save time. Training changes weights everywhere, so samples tell two
+    models apart; a truncated file differs in size.
     """
     total = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
@@ -124,6 +125,6 @@ def folder_hash(folder: Path) -> str:
 
 
 def digest(name: str, **parts: object) -> str:
-    """Return a model's short name with a hash of what its results depend on."""
+    """Combine a short name with a hash of what results depend on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"

@@ -1,4 +1,4 @@
-"""Loads transformers models that look at images, for scores and embeddings."""
+"""Transformers models that look at images, for scores and embeddings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ IMAGE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "sig
 
 
 class VisionModel:
-    """The files of a model; errors name the option that asks for it."""
+    """The files of a model. Errors name the option that needs it."""
 
     def __init__(self, option: str, model: str) -> None:
         self._option = option
@@ -23,31 +23,31 @@ class VisionModel:
             self._files: ModelFiles = find_model(model)
 
     def identity(self) -> str:
-        """Returns what tells the model from any other."""
+        """Identify the model by its commit, or a hash of its folder."""
         return self._files.identity()
 
     def config(self) -> Any:
-        """Returns the model's configuration."""
+        """Load the model's configuration."""
         from transformers import AutoConfig
 
         return self._part(AutoConfig.from_pretrained)
 
     def image_processor(self) -> Any:
-        """Returns what makes tensors of images, with Pillow where there is a choice, so that all machines agree."""
+        """Load the image processor. It uses Pillow where there is a choice, so all machines agree."""
         from transformers import AutoImageProcessor
 
         return self._part(AutoImageProcessor.from_pretrained, backend="pil")
 
     def tokenizer(self) -> Any:
-        """Returns what makes tensors of captions."""
+        """Load the tokenizer of captions."""
         from transformers import AutoTokenizer
 
         return self._part(AutoTokenizer.from_pretrained)
 
     def weights(self, auto_class: Any, *, may_lack: str | None = None) -> tuple[Any, bool]:
-        """Returns the model on its device, in float32, and whether it lacks the part that it may lack.
+        """Load the model in float32 onto its device.
 
-        Weights that the files lack would be random, so that is refused elsewhere.
+        Also returns whether it lacks the part `may_lack`. Other missing weights would be random, so they are refused.
         """
         model, report = self._part(auto_class.from_pretrained, output_loading_info=True, dtype="float32")
         missing = sorted(report["missing_keys"])
@@ -86,13 +86,13 @@ class VisionModel:
 
 
 def image_inputs(processor: Any, images: Sequence[Image.Image], device: Any) -> dict[str, Any]:
-    """Tensors for the model from images, on its device."""
+    """Convert images to tensors for the model, on its device."""
     inputs = processor(images=list(images), return_tensors="pt")
     return {name: value.to(device) for name, value in inputs.items()}
 
 
 def features(output: Any) -> Any:
-    """Returns the features [B D] that a model of images and texts gives, bare before transformers 5."""
+    """Return the features [B D] of images or texts. They are bare before transformers 5."""
     import torch
 
     return output if isinstance(output, torch.Tensor) else output.pooler_output

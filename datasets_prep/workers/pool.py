@@ -1,4 +1,4 @@
-"""Work on many files in processes. One that hangs or dies costs only its file."""
+"""Worker processes for many files. One that hangs or dies costs only its file."""
 
 import os
 import signal
@@ -21,23 +21,23 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MOST_QUEUED = 8
-"""Tasks that a worker holds, so that it need not wait while the caller is busy with results."""
+"""Tasks queued for a worker, so it need not wait while the caller handles results."""
 MOST_QUEUED_BYTES = 32 * 1024
-"""What fits into a pipe for sure; above it a task waits until the worker is idle, for sending it might block."""
+"""What surely fits into a pipe; beyond it a task waits until the worker is idle, because sending it might block."""
 MOST_FAILED_STARTS = 5
 START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """That a task has no result."""
+    """Why a task has no result."""
 
     kind: Literal["timeout", "worker_crashed", "out_of_memory"]
     detail: str
 
 
 def usable_cores() -> int:
-    """Returns the cores that this process may use; all where the system does not say, which only Linux does."""
+    """Count the cores that this process may use. All cores count except on Linux, where the system says."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -45,10 +45,10 @@ class Engine(Protocol):
     """A place where work runs."""
 
     def run(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Failure]]:
-        """Returns every task with its result, in any order.
+        """Yield every task with its result, in any order.
 
         Tasks are taken as they are needed, so there may be millions. `work` is a function of a module, perhaps in a
-        functools.partial; it is pickled, as are its results. What it prints is lost. An exception of it costs its task.
+        functools.partial; it and its results are pickled. Its output is lost. An exception costs only its task.
         """
         ...
 
@@ -65,13 +65,13 @@ class _Worker(Generic[Task]):
     process: BaseProcess
     connection: Connection
     queue: deque[_Job[Task]] = field(default_factory=deque)
-    """What it was given and has not returned; it is at work on the first."""
+    """Jobs it has and has not returned; it works on the first."""
     since: float = field(default_factory=time.monotonic)
-    """When the first of the queue began as far as this side can know; later, if in doubt."""
+    """When the first job began as far as known here; later, if in doubt."""
     is_ready: bool = False
 
     def has_room_for(self, job: _Job[Task]) -> bool:
-        """Whether the job can be queued; a second try has its worker to itself."""
+        """Check whether a job can be queued. A second try has its worker to itself."""
         if not self.queue:
             return True
         if self.queue[0].is_second_try or len(self.queue) >= MOST_QUEUED:
@@ -79,7 +79,7 @@ class _Worker(Generic[Task]):
         return sum(len(other.pickled) for other in self.queue) + len(job.pickled) <= MOST_QUEUED_BYTES
 
     def give(self, job: _Job[Task]) -> None:
-        """Queues the job."""
+        """Queue a job."""
         if not self.queue and self.is_ready:
             self.since = time.monotonic()
         self.queue.append(job)
@@ -87,16 +87,16 @@ class _Worker(Generic[Task]):
             self.connection.send_bytes(job.pickled)
 
     def finished(self) -> _Job[Task]:
-        """Returns the first job, which is done."""
+        """Remove and return the first job, which is done."""
         self.since = time.monotonic()
         return self.queue.popleft()
 
 
 class PoolEngine:
-    """Processes of this machine, each with a limit on the time of a task and on memory.
+    """Processes of this machine with limits on time and memory.
 
-    A task that dies or wants too much memory is tried once more in a fresh process, which does nothing else: so neither
-    what ran there before nor a kill from outside decides about a file.
+    A task whose process dies or needs too much memory is tried once more in a fresh process that does nothing else, so
+    neither what ran there before nor a kill from outside rejects a file.
     """
 
     def __init__(self, workers: int, seconds: float, memory_gb: float) -> None:
@@ -139,7 +139,7 @@ class _Crew(Generic[Task, Result]):
         self._num_failed_starts = 0
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Failure]]:
-        """Returns every task with its result."""
+        """Yield every task with its result."""
         remaining = iter(tasks)
         while True:
             self._hand_out(remaining)
@@ -148,7 +148,7 @@ class _Crew(Generic[Task, Result]):
             yield from self._collect()
 
     def end(self) -> None:
-        """Ends all workers at once."""
+        """End all workers at once."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -174,7 +174,7 @@ class _Crew(Generic[Task, Result]):
             min(free, key=lambda worker: len(worker.queue)).give(self._waiting.popleft())
 
     def _collect(self) -> Iterator[tuple[Task, Result | Failure]]:
-        """Waits until a worker says something, dies or is over its time."""
+        """Wait until a worker reports, dies or exceeds its time."""
         now = time.monotonic()
         left = min(self._limit(worker) - now for worker in self._workers if worker.queue)
         ready = wait([worker.connection for worker in self._workers], timeout=max(0.0, left))
@@ -203,7 +203,7 @@ class _Crew(Generic[Task, Result]):
     def _failed(
         self, worker: _Worker[Task], kind: Literal["timeout", "worker_crashed", "out_of_memory"], detail: str
     ) -> Iterator[tuple[Task, Failure]]:
-        """Ends the worker; its first task is to blame, the others are done elsewhere."""
+        """End a worker, fail its first task and requeue the others."""
         self._workers.remove(worker)
         if kind == "timeout":
             worker.process.kill()

@@ -1,4 +1,4 @@
-"""Runs work on many files on a Ray cluster."""
+"""Work on many files on a Ray cluster."""
 
 import itertools
 import logging
@@ -11,14 +11,14 @@ from datasets_prep.workers.pool import Failure, PoolEngine, Result, Task
 from finetune.extras import install_command
 
 CHUNK = 64
-"""Tasks that a node gets at a time; a second of work, against a few milliseconds that handing it out takes."""
+"""Tasks that a node gets at a time: a second of work, a few milliseconds to hand out."""
 
 
 class RayEngine:
-    """The cores of a Ray cluster, each with the limits of a PoolEngine, so that a file costs only itself there too.
+    """The cores of a Ray cluster, with the limits of a PoolEngine.
 
-    Every node needs this package installed and the source under the same path. What ran on a node that is lost is done
-    again on others.
+    A file that fails costs only itself here too. Every node needs this package installed and the source under the same
+    path. The work of a lost node is repeated on others.
     """
 
     def __init__(self, address: str | None, seconds: float, memory_gb: float) -> None:
@@ -28,9 +28,10 @@ class RayEngine:
         self._is_ours = False
 
     def __enter__(self) -> Self:
-        """Connects to the cluster at the address, else to the one that RAY_ADDRESS names or that runs on this machine.
+        """Connect to the cluster.
 
-        Where there is none, one of this machine alone is started. A connection that exists already is used.
+        It is the one at the address, else that of RAY_ADDRESS or of this machine, else a new one on this machine alone.
+        An existing connection is used.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -82,6 +83,6 @@ class RayEngine:
 def _run_chunk(
     work: Callable[[Task], Result], tasks: list[Task], seconds: float, memory_gb: float
 ) -> list[tuple[Task, Result | Failure]]:
-    """Runs on a node."""
+    """Run tasks on a node."""
     with PoolEngine(1, seconds, memory_gb) as engine:
         return list(engine.run(work, tasks))

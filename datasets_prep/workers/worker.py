@@ -1,4 +1,4 @@
-"""Starts the worker processes of datasets_prep.workers.pool, and what runs in them."""
+"""The processes of `datasets_prep.workers.pool`, and what runs in them."""
 
 import functools
 import multiprocessing
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 MOST_CHARACTERS = 300
-"""Of the text of an error, which may quote what a hostile file holds."""
+"""Of the text of an error, which may quote a hostile file."""
 
 
 def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess, Connection]:
-    """Returns a new process that works, and the connection over which it says "ready" and then answers tasks.
+    """Start a worker process and return it with its connection.
 
-    It has no threads of this process and none of its memory. Where there is a fork server, which has imported what the
-    work needs, the first takes 0.1 s and each after it 6 ms; a wholly new interpreter takes 0.1 s every time.
+    It sends "ready", then the results of tasks. It has no threads of this process and none of its memory. With a fork
+    server, which has imported what the work needs, the first takes 0.1 s and each later one 6 ms; a new interpreter
+    takes 0.1 s every time.
     """
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     function = work.func if isinstance(work, functools.partial) else work
@@ -38,10 +39,11 @@ def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess,
 
 @contextmanager
 def _inheriting() -> Iterator[None]:
-    """Lets processes that are started meanwhile find this one's modules, use one thread, and never see Ctrl-C.
+    """Prepare the environment for processes that are started inside the block.
 
-    Ctrl-C is the business of this process, which ends the others. They do not import the program that runs here either,
-    as multiprocessing would have it: that takes long where it is Ray's, and never ends where a script calls us at once.
+    They find this process's modules, use one thread, and ignore Ctrl-C, on which this process ends them. They do not
+    import the main program, as multiprocessing would: that takes long for Ray's, and never ends for a script that calls
+    this module at import.
     """
     changes: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     changes["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -68,7 +70,7 @@ def _inheriting() -> Iterator[None]:
 
 
 def _serve(connection: Connection, work: Callable[[Any], object], memory_gb: float) -> None:
-    """Works in a process of its own until nobody wants more."""
+    """Work until the connection closes."""
     _isolate(memory_gb)
     connection.send(("ready", None))
     while True:
@@ -92,14 +94,14 @@ def _serve(connection: Connection, work: Callable[[Any], object], memory_gb: flo
 
 
 def _in_words(error: BaseException) -> str:
-    """Returns class and text of an error, and the line that raised it."""
+    """Describe an error: class, text, and the line that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:MOST_CHARACTERS]
     return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _isolate(memory_gb: float) -> None:
-    """Sets the process's limits, and keeps what native decoders print off the terminal."""
+    """Set the process's limits and silence what native decoders print."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
