@@ -1,1 +1,1 @@
-"""Turns raw images into a dataset that every recipe reads; loads no torch."""
+"""Preparation of raw images for every recipe; loads no torch."""

@@ -1,4 +1,4 @@
-"""What every stage of a preparation needs."""
+"""The context that every stage of a preparation shares."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,4 +22,4 @@ class Context:
     findings: Findings
     progress: Progress
     own: Path
-    """OUTPUT/.prep, where slow results are kept for the next run."""
+    """OUTPUT/.prep, where slow results are cached for the next run."""

@@ -12,12 +12,12 @@ from finetune.data.listing import Findings
 from finetune.files import sync
 
 Action = Literal["keep", "drop", "caption", "undo"]
-"""undo takes back the latest decision about the same image that still counts."""
+"""undo takes back the latest decision about the image that still counts."""
 
 ACTIONS: Mapping[str, Action] = {name: name for name in get_args(Action)}
 
 MOST_CHARACTERS = 20_000
-"""Longest caption, so that a mistake cannot fill the file."""
+"""Longest caption, so a mistake cannot fill the file."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Decision:
     """One line of decisions.jsonl."""
 
     sha256: str
-    """Of the image's file, 64 hexadecimal digits; the decision follows the content, whatever the file is called."""
+    """Of the image's file, 64 hexadecimal digits; a decision belongs to the content, not the file name."""
     source: str
-    """The name that the image had; for the reader only."""
+    """The name that the image had; for readers only."""
     action: Action
     text: str | None = None
     """The caption where the action is caption, else None."""
@@ -40,11 +40,11 @@ class Decided:
     source: str
     verdict: Literal["keep", "drop"] | None
     text: str | None
-    """The caption to take, None where it stays as it is."""
+    """The caption to use, None where it stays as it is."""
 
 
 def checked(line: object) -> Decision:
-    """Check a parsed line; ValueError with what is wrong."""
+    """Check a parsed line. Raises ValueError that says what is wrong."""
     if not isinstance(line, dict):
         raise ValueError("not a JSON object")
     sha256, action, text, source = (line.get(key) for key in ("sha256", "action", "text", "source"))
@@ -110,7 +110,7 @@ def _merged(decisions: list[Decision]) -> Decided:
 
 
 def append_decision(path: Path, decision: Decision) -> None:
-    """Append one whole line that survives a power cut. A torn line before it stays a line of its own."""
+    """Append one whole line that survives a power cut. A torn line before it stays separate."""
     line = json.dumps({key: value for key, value in asdict(decision).items() if value is not None})
     is_new = not path.exists()
     with open(path, "ab+") as file:

@@ -1,4 +1,4 @@
-"""Lists what a source holds and measures what no earlier run measured."""
+"""The files of a source, listed and measured."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from datasets_prep.workers.pool import Engine, PoolEngine, usable_cores
 from finetune.data.listing import Findings
 
 VERSION = 6
-"""Raised when the same input gives another result."""
+"""Increased when the same input gives another result."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Files:
     """[N] Keys in the store of measurements."""
     rejected: Sequence[Rejected]
     inputs: str
-    """Hash of all that the result depends on; sizes and times stand for contents."""
+    """Hash of all that the result depends on; sizes and times represent contents."""
 
 
 def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], findings: Findings) -> Files:
-    """List what the source holds; the result depends on `others` besides files and options."""
+    """List the files of the source, with a hash of all inputs. The hash includes files, options and `others`."""
     listing = source.listing(findings)
     salt = salt_of(look_of(config.limits, config.background))
     same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("any",))
@@ -51,7 +51,10 @@ def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], fi
 def measure_all(
     config: PrepConfig, source: PrepSource, own: Path, files: Files, findings: Findings, progress: Progress
 ) -> tuple[MeasuredImages, SourceMetadata, list[Rejected]] | int:
-    """Return the images, what the source says of them, and unreadable files; of a shard its number of files."""
+    """Measure the images; for a shard return its number of files.
+
+    Returns the images, their metadata in the source, and unreadable files.
+    """
     entries = with_folder_repeats(source.entries(files.names, findings), config.folder_repeats, findings)
     refuse_lost_captions(files.rejected, entries, findings)
     advice = "Or leave these files out of the source. Nothing was prepared."
@@ -80,7 +83,7 @@ def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
 
 
 def shard_of(places: np.ndarray, shard: str) -> np.ndarray:
-    """Return the i-th of n parts of an array; neighbours stay together, since tables are read in groups of rows."""
+    """Return the i-th of n parts of an array. Neighbours stay together, because tables are read in groups of rows."""
     number, _, total = shard.partition("/")
     start, end = (len(places) * part // int(total) for part in (int(number) - 1, int(number)))
     return places[start:end]

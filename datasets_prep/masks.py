@@ -1,4 +1,4 @@
-"""Masks among images, told apart by names and pixels. Each follows its image to the output."""
+"""Masks among images, recognized by names and pixels. Each follows its image to the output."""
 
 import posixpath
 import re
@@ -25,7 +25,7 @@ MASK_START = re.compile(r"^(?:mask|seg|segmentation|matte|alpha|silhouette)[-_. 
 MOST_SATURATION = 2.0
 """Of a grey image, in levels of 255; JPEG leaves a little."""
 TWO_TONE_SHARE = 0.8
-"""Share of a mask's pixels that are nearly black or nearly white, at least; the rest are soft edges."""
+"""Least share of a mask's pixels that are nearly black or nearly white; the rest are soft edges."""
 MARGIN = 32
 
 
@@ -36,7 +36,7 @@ class Masks:
     of_image: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask."""
     unused: Mapping[int, str] = field(default_factory=dict)
-    """Index of a mask that no image can use -> why."""
+    """Index of a mask that no image can use -> reason."""
 
     @property
     def indices(self) -> list[int]:
@@ -46,25 +46,23 @@ class Masks:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that is named as masks are."""
+    """A file with a name like that of a mask."""
 
     index: int
     stems: tuple[str, ...]
-    """What its image may be called, without ending; the first that there is counts."""
+    """Possible names of its image without suffix; the first that exists counts."""
     beside: tuple[str, str] | None
-    """For a mask in a folder of masks: the folder above that, and the stem below it, in whichever folder it is."""
+    """For a mask in a folder of masks: the folder above that, and the stem below it."""
     is_certain: bool
-    """Whether the name alone decides."""
+    """True if the name alone decides."""
 
 
 def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
     """Find the masks among the images.
 
-    `rejected` is what does not decode; its masks are masks all the same.
-
-    NAME-masklabel is one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same name
-    in a folder called masks or similar, are masks where they have the size of that image and are black and white.
-    Otherwise they stay images, with a note.
+    Masks of images that do not decode (`rejected`) are masks too. NAME-masklabel is one by its name. NAME_mask,
+    mask_NAME, NAME_seg etc. beside NAME, and the image of the same name in a folder called masks or similar, are masks
+    where they are black and white and have the size of that image. Otherwise they stay images, with a note.
     """
     candidates = [found for index, name in enumerate(images.sources) if (found := candidate(index, name)) is not None]
     if not candidates:
@@ -104,7 +102,7 @@ def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredIm
 
 
 def candidate(index: int, name: str) -> Candidate | None:
-    """Parse a file name as that of a mask; None for other names."""
+    """Parse a file name as a mask's; None for other names."""
     stem = split_name(name)[0]
     plain = stem.removesuffix(MASK_SUFFIX)
     is_certain = plain != stem
@@ -122,7 +120,7 @@ def candidate(index: int, name: str) -> Candidate | None:
 def likely_image(stem: str) -> str:
     """Derive the name of the image from that of its mask.
 
-    The result has no suffix; a name of another kind is returned as it is.
+    The result has no suffix; other names are returned unchanged.
     """
     folder, base = posixpath.split(stem)
     plain = LIKELY_MASK.sub("", base) or base
@@ -191,7 +189,7 @@ def fault_of(mask: int, image: int, images: MeasuredImages) -> str:
 
 
 def take_out_masks(selection: Selection, masks: Masks) -> None:
-    """Remove masks from the selection. What becomes of them depends on their images."""
+    """Remove masks from the selection. Whether they are written depends on their images."""
     if masks.indices:
         before = int(selection.is_in.sum())
         selection.is_in[masks.indices] = False

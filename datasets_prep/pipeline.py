@@ -1,8 +1,8 @@
 """Prepare a dataset from any source: list, measure, reject, caption, score, split, write, report.
 
-Each stage is a function of what the one before returned. What costs time is kept in OUTPUT/.prep by the content it
-belongs to: measurements, pairs that were compared, captions, scores of models. So a rerun, after a kill or with new
-images, repeats only what is cheap, and always comes to the same bytes.
+Each stage is a function of what the one before returned. Slow results are cached in OUTPUT/.prep by content:
+measurements, compared pairs, captions, scores of models. So a rerun, after a kill or with new images, repeats only what
+is cheap, and always gives the same bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,12 +38,12 @@ class Outcome:
     """Result of a preparation."""
 
     num_pictures: int
-    """Of the result; with `shard`, the files that are this part's."""
+    """Images of the result; with `shard`, files of this part."""
     rejected: Mapping[str, int]
     """Files by reason."""
     notices: tuple[str, ...]
     is_new: bool
-    """Whether anything was written; False where the result was there already."""
+    """False where the result was there already."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -51,9 +51,9 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
-    """Write the prepared folder, unless it is there, from the same files and options.
+    """Write the prepared folder, unless it is up to date.
 
-    Raises ValueError and OSError with a sentence for what a user can mend.
+    Raises ValueError and OSError for mistakes that a user can mend.
     """
     findings = Findings()
     output = config.output.expanduser().resolve()
@@ -91,7 +91,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
 
 
 def check_models(config: PrepConfig, findings: Findings) -> list[str]:
-    """Return what the result depends on of models and packages; refuse all that cannot be used at once."""
+    """Return what the result depends on in models and packages. All that cannot be used are refused at once."""
     checks: tuple[Callable[[], list[str]], ...] = (
         lambda: check_tokenizer(config.lint),
         lambda: [check_captioner(config.captions)],
@@ -111,7 +111,7 @@ def check_models(config: PrepConfig, findings: Findings) -> list[str]:
 
 
 def check_tokenizer(config: LintConfig) -> list[str]:
-    """Refuse a tokenizer that cannot be loaded; the result depends on its option alone."""
+    """Refuse a tokenizer that cannot be loaded. The result depends only on its option."""
     token_counter(config)
     return []
 
@@ -119,7 +119,7 @@ def check_tokenizer(config: LintConfig) -> list[str]:
 def run_stages(
     context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]
 ) -> tuple[Captions, dict[str, np.ndarray]]:
-    """Decide which images stay in; return their captions and the scores that models give."""
+    """Decide which images remain; return their captions and learned scores."""
     selection = context.selection
     gate = unusable(selection.images, context.config.quality)
     selection.reject("quality gate", gate, "without content, too small, too long, or with a flag to reject")
@@ -132,7 +132,7 @@ def run_stages(
 
 
 def has_captions(images: MeasuredImages, metadata: SourceMetadata) -> np.ndarray:
-    """Return which images [N] have a caption of their own, beside them or in them."""
+    """Return which images [N] have a caption of their own. It may be beside the image or embedded in it."""
     found = np.fromiter((text != "" for text in metadata.texts), bool, len(images))
     found[list(images.captions)] = True
     return found

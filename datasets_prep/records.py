@@ -33,14 +33,14 @@ Reason = Literal[
     "dropped_by_user",
     "unused_mask",
 ]
-"""The closed list of why something is left out."""
+"""All reasons why a file may be rejected."""
 Why = tuple[Reason, str, float | None]
-"""A reason, its detail, and the score behind it where there is one."""
+"""A reason, its detail, and the score behind it, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file, row or tar member of the source, and what tells whether it has changed."""
+    """A file, row or tar member of the source, with its stamp."""
 
     source: str
     """Its name: the POSIX path relative to the source; undecodable bytes as surrogate escapes."""
@@ -56,28 +56,28 @@ class Rejected:
     reason: Reason
     detail: str
     duplicate_of: str | None = None
-    """The `source` of the duplicate that is kept."""
+    """The `source` of the image that is kept."""
     score: float | None = None
     sha256: str | None = None
-    """Of the file's bytes in hex, where it was read as an image; a decision in review holds on to it."""
+    """Of the file's bytes in hex, where it was read as an image; decisions in review refer to it."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds."""
+    """The files of a source."""
 
     items: Sequence[Item]
-    """Every file, those that hold captions too, sorted by the bytes of the names, each name once."""
+    """Every file, caption files included, sorted by the bytes of the names, each name once."""
     rejected: Sequence[Rejected]
-    """What cannot even be read: pipes, broken links, folders without permission."""
+    """Entries that cannot be read at all: pipes, broken links, folders without permission."""
 
 
 class PrepSource(Protocol):
-    """A place that images come from; picklable, since other processes read from it. It is never written to."""
+    """A source of images, which is never written to. It can be pickled, because other processes read from it."""
 
     @property
     def name(self) -> str:
-        """A short name, from which a caption may be made, e.g. the folder's."""
+        """A short name, e.g. the folder's."""
         ...
 
     def listing(self, findings: Findings) -> Listing:
@@ -85,11 +85,11 @@ class PrepSource(Protocol):
         ...
 
     def entries(self, sources: Sequence[str], findings: Findings) -> Mapping[str, Entry]:
-        """Read one entry for each file that does not hold captions. Its captions may be empty."""
+        """Read one entry per file that has no captions for others. Its captions may be empty."""
         ...
 
     def read(self, source: str) -> bytes:
-        """Read the original bytes; OSError or ValueError if there are none."""
+        """Read the original bytes. Raises OSError or ValueError if there are none."""
         ...
 
 
@@ -101,7 +101,7 @@ class Measured:
     sha256: bytes
     """Of the file's bytes, 32 bytes."""
     pixels_sha256: bytes
-    """Of the thumbnail and the size, 32 bytes: equal pixels have equal ones, and almost nothing else has."""
+    """Of the thumbnail and the size, 32 bytes: equal for equal pixels, and almost never otherwise."""
     num_bytes: int
     width: int
     """Of the upright image, like height."""
@@ -113,9 +113,9 @@ class Measured:
     scores: Mapping[str, float]
     """By the names in datasets_prep.measure.image.SCORES."""
     notes: tuple[str, ...]
-    """Of animated, alpha, colour profile ignored: ...; what a user should hear of."""
+    """Things to tell the user, e.g. that it is animated or has transparency."""
     caption: str | None
-    """What the file itself says it shows (EXIF, XMP, PNG text)."""
+    """The caption inside the file (EXIF, XMP, PNG text)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,14 @@ class Duplicate:
     """One image that repeats another."""
 
     keeper: int
-    """Index of the image it repeats, which itself repeats none."""
+    """Index of the image it repeats, which is not a duplicate itself."""
     reason: Literal["exact_duplicate", "pixel_duplicate", "near_duplicate"]
     score: float
     """How well they agree, 1 for the same pixels."""
     detail: str
     """e.g. "mirrored, 12 of 256 bits differ"."""
     compared_with: int | None = None
-    """Index of the image that score and detail are about, where that is not the keeper but another of its group."""
+    """Index of the image that score and detail are about, where it is not the keeper but another of its group."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Prepared:
     figures: Sequence[tuple[str, int, int, str]]
     """(stage, images in, images out, what happened in words), in order."""
     notices: Sequence[str] = ()
-    """What was printed as notes."""
+    """The notes that were printed."""
     lint: Sequence["LintMark"] = ()
     buckets: Sequence["BucketRow"] = ()
     options: str = ""
@@ -154,7 +154,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class LintMark:
-    """Something about captions that a user may want to mend."""
+    """A problem of captions that a user may want to mend."""
 
     kind: str
     """e.g. "longer than 75 tokens"."""
@@ -165,7 +165,7 @@ class LintMark:
 
 @dataclass(frozen=True, slots=True)
 class BucketRow:
-    """One training size and what it does to its images."""
+    """One training size and how it crops its images."""
 
     width: int
     height: int
@@ -177,5 +177,5 @@ class BucketRow:
 
 
 def sort_key(source: str) -> bytes:
-    """Return the bytes of a name, by which names are sorted."""
+    """Return the bytes of a name, for sorting."""
     return os.fsencode(source)

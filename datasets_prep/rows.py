@@ -1,4 +1,4 @@
-"""Lines of metadata.jsonl and rejected.jsonl, made one at a time. A million of them need not be in memory."""
+"""Lines of metadata.jsonl and rejected.jsonl, made on access. A million of them need not be in memory."""
 
 import functools
 import hashlib
@@ -53,11 +53,11 @@ class Kept:
     model_scores: Mapping[str, np.ndarray]
     """Learned scores [N] by name; NaN where there is none."""
     reported: Mapping[int, Duplicate]
-    """Near duplicates that are kept and only named."""
+    """Near duplicates that are kept and only reported."""
     sizes: Sequence[tuple[int, int]]
     """[K] The training size of each."""
     is_held_out: np.ndarray | None
-    """[K] None where no split was asked for."""
+    """[K] None where no split was requested."""
     masks: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask, where it has one."""
     saved_as: tuple[str, str] | None = None
@@ -110,10 +110,10 @@ class Kept:
         return "" if member == MADE else self.images.sources[member]
 
     def file_name(self, place: int) -> str:
-        """Returns the path of an image in the result.
+        """Return the path of an image in the result.
 
-        It is the hash of its content: no name collides, and none holds a word like "test", which load_dataset takes for
-        a split. The folder says the side where there are two, as load_dataset expects.
+        It is the hash of its content: names never collide or contain a word like "test", which load_dataset takes for a
+        split. With two splits the folder names the split, as load_dataset expects.
         """
         folder = "images"
         if self.has_split:
@@ -121,7 +121,7 @@ class Kept:
         return f"{folder}/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
-        """The file's name without its folder."""
+        """Return the file's name without its folder."""
         index = int(self.indices[place])
         digest = self.images.hex(index)
         if self.saved_as is None:
@@ -130,7 +130,7 @@ class Kept:
         return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
 
     def mask_rows(self) -> Rows:
-        """Returns path, source and sha256 of the masks, which are beside their images under their names."""
+        """Make rows with path, source and sha256 of the masks. Masks are beside their images, with related names."""
         places = [place for place, index in enumerate(map(int, self.indices)) if index in self.masks]
 
         def row(number: int) -> Row:
@@ -143,7 +143,7 @@ class Kept:
         return Rows(len(places), row)
 
     def split(self, place: int) -> str | None:
-        """The split of an image. None where the source names none and no split was requested."""
+        """Return the split of an image. None where the source names none and no split was requested."""
         entry = self.metadata.special.get(int(self.indices[place]))
         if entry is not None and entry.split is not None:
             return entry.split

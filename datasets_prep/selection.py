@@ -1,4 +1,4 @@
-"""The images that are still in, and why others are not."""
+"""The images that remain, and why others were rejected."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,19 +13,19 @@ from datasets_prep.records import Duplicate, Rejected, Why, sort_key
 
 @dataclass
 class Selection:
-    """The images and the decisions of the stages; each stage only removes."""
+    """The images and the decisions of the stages, which only remove."""
 
     images: MeasuredImages
     is_in: np.ndarray
     """[N] bool."""
     protected: np.ndarray
-    """[N] bool: what a user decided to keep, which no stage leaves out."""
+    """[N] bool: images that a user decided to keep, which no stage rejects."""
     rejected: dict[int, Why] = field(default_factory=dict)
     duplicates: dict[int, Duplicate] = field(default_factory=dict)
     reported: dict[int, Duplicate] = field(default_factory=dict)
-    """Near duplicates that stay in."""
+    """Near duplicates that stay."""
     links: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of which both are in, but which a split must not separate."""
+    """Pairs of kept images that a split must not separate."""
     figures: list[tuple[str, int, int, str]] = field(default_factory=list)
     """(stage, images in, images out, what happened)."""
 

@@ -9,10 +9,10 @@ from datasets_prep.texts import Texts
 from finetune.data.listing import Entry
 
 BETWEEN = "\0"
-"""No caption contains it."""
+"""Separator; no caption contains it."""
 
 MADE = -1
-"""Stands for the file of a caption that none brought."""
+"""In place of the image that a caption came from, where there was none."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class SourceMetadata:
     """The source's metadata of N images."""
 
     texts: Texts
-    """[N] Captions, with BETWEEN in between."""
+    """[N] Captions, joined by BETWEEN."""
     special: Mapping[int, Entry]
     """The entries with a weight, repeats or a split."""
 
@@ -52,19 +52,16 @@ class Captioned:
 
     texts: Sequence[str]
     origin: str
-    """Where the first is from."""
+    """Origin of the first caption."""
     brought_by: tuple[int, ...] = ()
-    """The image that brought each text, MADE where none did; nothing where only its own are among these."""
+    """The image that each text came from, MADE for none; empty where all are its own."""
 
 
 class Captions:
-    """Captions of the kept images, and the origin of each first one."""
+    """Captions of the kept images, with the origin of the first."""
 
     def __init__(self, indices: np.ndarray, captions: Iterable[Captioned], *, is_complete: bool = True) -> None:
-        """Takes the images' numbers in rising order, and for each its captions and their origin.
-
-        It is not complete where a captioner failed on some images.
-        """
+        """Read captions of images, whose indices rise. It is not complete where a captioner failed on some images."""
         self.indices = indices
         self.is_complete = is_complete
         self.origins: dict[str, int] = {}
@@ -86,11 +83,11 @@ class Captions:
         return tuple(self._texts[self._place(index)].split(BETWEEN))
 
     def origin(self, index: int) -> str:
-        """Origin of the captions: source, embedded, decision, file name or captioner."""
+        """Origin of the first caption: source, embedded, decision, file name or captioner."""
         return list(self.origins)[self._codes[self._place(index)]]
 
     def brought_by(self, index: int) -> tuple[int, ...]:
-        """The image that brought each caption, as in `Captioned`."""
+        """The image that each caption came from, as in `Captioned`."""
         return self._brought_by.get(index, ())
 
     def _place(self, index: int) -> int:

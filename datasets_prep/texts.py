@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Texts(Sequence[str]):
-    """Texts in one block of memory: UTF-8 and eight bytes each. Names with undecodable bytes are kept as well."""
+    """Texts in one block of memory: UTF-8 and eight bytes each. Names with undecodable bytes are supported."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._ends = array("q", [0])
@@ -33,7 +33,7 @@ class Texts(Sequence[str]):
         return self._bytes[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
 
     def only(self, chosen: Sequence[int] | np.ndarray) -> "Texts":
-        """Select texts by rising indices; all of them return the object itself."""
+        """Select texts by rising indices. Selecting all returns the object itself."""
         return self if len(chosen) == len(self) else Texts(self[int(index)] for index in chosen)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Results kept by content, so a rerun computes only what is new."""
+"""Results cached by content, so a rerun computes only what is new."""

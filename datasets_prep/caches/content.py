@@ -1,4 +1,4 @@
-"""A cache of bytes in a SQLite file. What is slow to derive from a file's content is derived once."""
+"""A cache of bytes in a SQLite file."""
 
 import sqlite3
 import time
@@ -7,11 +7,14 @@ from pathlib import Path
 from finetune.data.listing import Findings
 
 SECONDS_BETWEEN_COMMITS = 5.0
-"""What a kill costs at most."""
+"""The most work that is lost when a run is killed."""
 
 
 class ContentCache:
-    """Key -> bytes. A file that cannot be read is counted, removed and made again: it holds nothing irreplaceable."""
+    """Key -> bytes.
+
+    A file that cannot be read is counted, removed and made again: its content can be computed again.
+    """
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

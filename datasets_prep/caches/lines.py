@@ -1,4 +1,4 @@
-"""A cache of numbers in an append-only JSON Lines file. A killed run continues with what it had."""
+"""A cache of numbers in JSON Lines that survives kills."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,10 @@ from finetune.data.listing import Findings
 
 
 class JsonLines:
-    """Key -> number; a line that cannot be read, such as the last one of a killed run, is counted and passed over."""
+    """Key -> number, in an append-only file.
+
+    Lines that cannot be read, such as the last one of a killed run, are counted and skipped.
+    """
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

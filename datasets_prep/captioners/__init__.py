@@ -1,4 +1,4 @@
-"""Captioners by name. A captioner's module is imported on use."""
+"""Captioners by name; each module is imported when it is used."""
 
 import importlib
 
@@ -14,13 +14,13 @@ CAPTIONERS = {
     "wd_tagger": "datasets_prep.captioners.wd_tagger:WDTagger",
     "http": "datasets_prep.captioners.http:HttpCaptioner",
 }
-"""Name -> "module:class"; the class is called with the options. file_name is none of them: it looks at no image."""
+"""Name -> "module:class"; the class is called with the options. file_name is not listed: it sees no image."""
 
 __all__ = ["CAPTIONERS", "Captioner", "Kind", "Result", "make_captioner"]
 
 
 def make_captioner(config: CaptionsConfig) -> Captioner:
-    """Build the captioner of the options, without loading its model. Options that it cannot follow are refused."""
+    """Build the captioner of the options without loading its model. Options that it cannot follow are refused."""
     if config.captioner not in CAPTIONERS:
         raise ValueError(
             f"captions.captioner: got {config.captioner}, which looks at no image, expected one of "

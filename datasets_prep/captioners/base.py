@@ -17,7 +17,7 @@ PROMPTS: dict[Kind, str] = {
     "tags": "List at most 30 tags for this picture, the most important first, in lower case and separated by commas. "
     "Write nothing but the tags.",
 }
-"""Instructions for models that follow any."""
+"""Instructions for models that follow instructions."""
 HINT = "{hint}"
 """Placeholder in captions.prompt for the words of the image's name."""
 
@@ -29,17 +29,17 @@ class Result:
     text: str
     num_tokens: int
     finish: Literal["stop", "length", "error"]
-    """Whether the model ended the caption, was cut off at the limit, or failed."""
+    """stop: the model ended the caption; length: it was cut off at the limit; error: it failed."""
     detail: str = ""
     """The error in a sentence."""
 
 
 class Captioner(Protocol):
-    """A model that describes images. It is built from the options, and `load` makes it ready."""
+    """A model that describes images. It is built from the options; `load` loads the model."""
 
     @property
     def name(self) -> str:
-        """Short name for messages, e.g. the captioner's and the model's."""
+        """Short name for messages, e.g. the captioner and the model."""
         ...
 
     @property
@@ -50,12 +50,12 @@ class Captioner(Protocol):
     def identity(self) -> str:
         """Hash what captions depend on besides image, kind and hint.
 
-        Needs no `load`: with every caption in the cache no model is loaded.
+        It needs no `load`: with every caption cached no model is loaded.
         """
         ...
 
     def load(self) -> None:
-        """Load the model. ValueError or OSError with a sentence if that fails."""
+        """Load the model. Raises ValueError or OSError if that fails."""
         ...
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
@@ -64,7 +64,7 @@ class Captioner(Protocol):
 
 
 def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
-    """The instruction for an image: the option's, else the kind's."""
+    """Return the instruction for an image: the option's, else the kind's."""
     return PROMPTS[kind] if config.prompt is None else config.prompt.replace(HINT, hint)
 
 
@@ -79,7 +79,7 @@ def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> N
 
 
 def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
-    """Refuse a prompt that the captioner would ignore. {hint} is refused too: all images get the same text."""
+    """Refuse a prompt that the captioner would ignore. {hint} is refused too, because all images get the same text."""
     if config.prompt is not None and not is_followed:
         raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
     if HINT in (config.prompt or ""):
@@ -90,6 +90,6 @@ def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
 
 
 def model_of(config: CaptionsConfig) -> str:
-    """The option captions.model, which every captioner with a model has."""
+    """Return captions.model, which every captioner with a model has."""
     assert config.model is not None  # CaptionsConfig has checked it
     return config.model

@@ -1,6 +1,6 @@
-"""Usable captions from the raw output of models.
+"""Captions cleaned from the raw output of models.
 
-Chat around a caption is removed, and it ends before it repeats itself.
+Chat around a caption is removed, and a caption ends before it repeats itself.
 """
 
 import re
@@ -24,31 +24,31 @@ INTRODUCTION = re.compile(
 THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>|</?s>|<pad>|<unk>|\[(?:CLS|SEP|PAD|UNK)\]")
 UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-"""Halves of characters, which no UTF-8 file can hold, and control characters, but for those that are white space."""
+"""Lone surrogates, which UTF-8 cannot encode, and control characters except white space."""
 QUOTES = ('""', "''", "“”", "‘’", "«»", "``")
 PIECE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]")
-"""A word, a sign, or a letter of a script that writes no spaces."""
+"""A word, a sign, or a letter of a script without spaces."""
 SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)]*(?:\s|$))[\"'”’)]*|[。！？]")
 END_SIGNS = (".", "!", "?", "。", "！", "？")
 LONGEST_PERIOD = 60
 NUM_REPEATS = 3
-"""The same pieces this often in a row are a loop, if they are LEAST_REPEATED pieces together."""
+"""The same pieces repeated this often are a loop, if they have LEAST_REPEATED pieces in all."""
 LEAST_REPEATED = 9
 NUM_RECURRENCES = 4
-"""In a caption that never ended, four words that come back this often are a loop even with others in between."""
+"""In a caption that never ended, four words that recur this often are a loop even with others in between."""
 
 DATA = re.compile(r"```|[\[{]\s*[\"'{\[]|\{.*\}\W*$", re.DOTALL)
 """How JSON and fenced code begin."""
 WORD = re.compile(r"[^\W_]+")
 LEAST_WORDS = 3
-"""One word this often and nothing else is a loop."""
+"""A single word repeated this often is a loop."""
 
 Fault = Literal["refusal", "loop", "no end", "nothing", "data"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A caption, and what was wrong with what the model wrote."""
+    """A caption, and the fault of what the model wrote."""
 
     text: str
     """Empty where nothing is usable."""
@@ -101,7 +101,7 @@ def is_refusal(text: str) -> bool:
 
 
 def loop_start(text: str, *, is_whole: bool) -> int | None:
-    """Position after the first occurrence of a repetition; None without one."""
+    """Find the position after the first occurrence of a repetition. None without one."""
     pieces = [(match.group().casefold(), match.start()) for match in PIECE.finditer(text)]
     words = [word for word, _ in pieces]
     threes = list(zip(words, words[1:], words[2:], strict=False))

@@ -1,4 +1,4 @@
-"""Florence-2: short and long captions by its task words, tags from the objects that it finds."""
+"""Florence-2: captions by its task words, tags from the objects it finds."""
 
 import re
 from collections.abc import Sequence
@@ -51,6 +51,6 @@ class Florence2Captioner(LocalCaptioner):
 
 
 def object_names(text: str) -> str:
-    """List each object once. The text is such as "chair<loc_1><loc_2><loc_3><loc_4>window<loc_5>..."."""
+    """List each object once. The text is like "chair<loc_1><loc_2><loc_3><loc_4>window<loc_5>..."."""
     names = [part.strip(" ,") for part in LOCATIONS.split(text)]
     return ", ".join(dict.fromkeys(name for name in names if name))

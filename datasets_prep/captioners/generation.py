@@ -1,4 +1,4 @@
-"""Turn what transformers models generate into results."""
+"""Results from the tokens that transformers models generate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ GREEDY: dict[str, Any] = {
     "top_p": None,
     "top_k": None,
 }
-"""The likeliest token each time, so that the same image gets the same caption; models' own settings often sample."""
+"""The likeliest token each time, so the same image gets the same caption; models' own settings often sample."""
 
 
 def generate(
@@ -21,7 +21,7 @@ def generate(
 ) -> list[tuple[list[int], bool]]:
     """Generate token ids per row, and whether the model ended them.
 
-    The end token is removed. `num_given` tokens at the start of the rows are not the model's.
+    The end token is removed, as are the `num_given` tokens that begin each row.
     """
     import torch
 
@@ -47,7 +47,7 @@ def results(tokenizer: Any, rows: Sequence[tuple[list[int], bool]], prefix: str 
 
 
 def ids_of(value: int | Sequence[int] | None) -> list[int]:
-    """Token ids that end a text: configs give one, several or none."""
+    """Return the token ids that end a text. Configs give one, several or none."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)

@@ -1,6 +1,6 @@
 """Captions from a server with OpenAI's chat completions.
 
-Such are vLLM, SGLang and llama.cpp; several requests are in flight.
+Examples are vLLM, SGLang and llama.cpp. Several requests are in flight.
 """
 
 import base64
@@ -30,7 +30,7 @@ BROKEN = (ConnectionError, http.client.HTTPException)
 
 
 class HttpCaptioner:
-    """A model on a server; its name stands for its weights, so that a server that moves keeps its captions."""
+    """A model on a server. The model's name identifies its weights, so captions stay valid when the server moves."""
 
     def __init__(
         self, config: CaptionsConfig, *, timeout_seconds: float = 300.0, num_tries: int = 6, first_wait: float = 1.0
@@ -93,7 +93,7 @@ class HttpCaptioner:
         return answer if isinstance(answer, Result) else read_answer(answer)
 
     def _ask(self, body: bytes) -> bytes | Result:
-        """Request a completion, with retries. Raises where no further image would fare better."""
+        """Request a completion, with retries. Raises where no other image would succeed either."""
         num_timeouts = 0
         for attempt in range(self.num_tries):
             is_last = attempt == self.num_tries - 1
@@ -191,12 +191,12 @@ def read_answer(data: bytes) -> Result:
 
 
 def wait_seconds(first: float, attempt: int, asked: str | None) -> float:
-    """Seconds before the next attempt: twice as many each time, or what the server's Retry-After asks for."""
+    """Seconds before the next attempt. They double each time, but the server's Retry-After counts if longer."""
     return min(max(first * 2**attempt, _retry_after(asked)), LONGEST_WAIT)
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds to wait, given as a number or date; 0 without."""
+    """Parse seconds to wait, given as a number or date; 0 without."""
     if value is None:
         return 0.0
     if value.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""What captioners with a local transformers model share."""
+"""The common part of captioners with a local transformers model."""
 
 import functools
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from datasets_prep.vision.model_files import ModelFiles, check_type, digest, fin
 
 
 class LocalCaptioner:
-    """A captioner with a model from a folder or the Hub; what writes the captions is added to it."""
+    """A captioner with a model from a folder or the Hub. Subclasses write the captions."""
 
     types: ClassVar[Sequence[str]]
-    """Of the models that it takes, as their config.json names them."""
+    """Model types that it accepts, as in their config.json."""
 
     def __init__(self, config: CaptionsConfig) -> None:
         self.config = config
@@ -25,7 +25,7 @@ class LocalCaptioner:
 
     @functools.cached_property
     def files(self) -> ModelFiles:
-        """The model that the options name; ValueError where it is of another type."""
+        """Find the model of the options. Raises ValueError where it is of another type."""
         files = find_model(model_of(self.config))
         check_type(files, self.config.captioner, self.types)
         return files
@@ -33,8 +33,8 @@ class LocalCaptioner:
     def identity(self) -> str:
         """Hash what the captions depend on.
 
-        The batch size is not part of it, though another one can change a caption, above all in float16 and bfloat16:
-        sums are then taken in another order, and of two tokens that are nearly equally likely the other one may win.
+        The batch size is not included, although another one can change a caption, above all in float16 and bfloat16:
+        sums are then computed in another order, and of two tokens that are about equally likely the other one may win.
         """
         return digest(
             self.config.captioner,

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL (and Qwen2-VL): they follow any instruction."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, which follow any instruction."""
 
 import inspect
 import json
@@ -20,8 +20,8 @@ IMAGE_TOKEN = "<|image_pad|>"
 class QwenVLCaptioner(LocalCaptioner):
     """`AutoModelForImageTextToText` with the model's image processor and tokenizer.
 
-    The processor class that joins those two also wants a video processor, which takes torchvision. What it does for
-    images is to repeat a token as often as the image has patches, so that is done here instead.
+    The processor class that joins the two also needs a video processor and with it torchvision. For images it only
+    repeats a token once per patch, which is done here instead.
     """
 
     types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -43,14 +43,14 @@ class QwenVLCaptioner(LocalCaptioner):
         self._model = load_model(AutoModelForImageTextToText, self.files, self.config)
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
-        pictures = self._image_processor(images=list(images), return_tensors="pt")
-        counts = pictures["image_grid_thw"].prod(dim=1) // self._image_processor.merge_size**2
+        pixels = self._image_processor(images=list(images), return_tensors="pt")
+        counts = pixels["image_grid_thw"].prod(dim=1) // self._image_processor.merge_size**2
         texts = [
             chat_prompt(self._render, prompt_for(self.config, kind, hint), None, IMAGE_TOKEN, model_of(self.config))
             for hint in hints
         ]
         tokens = self._tokenizer(expanded(texts, IMAGE_TOKEN, counts.tolist()), return_tensors="pt", padding=True)
-        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")} | dict(pictures)
+        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")} | dict(pixels)
         if "mm_token_type_ids" in inspect.signature(self._model.forward).parameters:  # from transformers 5 on
             image_id = self._tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
             inputs["mm_token_type_ids"] = (tokens["input_ids"] == image_id).int()

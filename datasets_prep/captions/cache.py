@@ -1,4 +1,4 @@
-"""A cache of what captioners wrote, in JSON Lines. A killed run continues with what it had."""
+"""A cache of captions in JSON Lines that survives kills."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from finetune.data.listing import Findings
 class CaptionCache(Protocol):
     """Results by the image's sha256, the captioner's identity and the kind."""
 
-    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
+    def get(self, sha256: bytes, identity: str, kind: Kind) -> Result | None:
         """Read a result; None if missing."""
         ...
 
@@ -27,10 +27,10 @@ class CaptionCache(Protocol):
 
 
 class JsonLinesCache:
-    """A `CaptionCache` in an append-only file; in memory it holds about 150 bytes per line, the texts stay on disk.
+    """A `CaptionCache` in an append-only file.
 
-    A line that cannot be read, such as the last one of a process that was killed while it wrote, is counted and passed
-    over. One process at a time.
+    About 150 bytes per line are in memory; the texts stay on disk. Lines that cannot be read, such as the last one of a
+    killed process, are counted and skipped. One process at a time.
     """
 
     def __init__(self, path: Path, findings: Findings) -> None:
@@ -64,8 +64,8 @@ class JsonLinesCache:
                 yield self._end, line
                 self._end += len(line)
 
-    def get(self, picture: bytes, identity: str, kind: Kind) -> Result | None:
-        place = self._places.get(_key(picture, identity, kind))
+    def get(self, sha256: bytes, identity: str, kind: Kind) -> Result | None:
+        place = self._places.get(_key(sha256, identity, kind))
         if place is None:
             return None
         with self.path.open("rb") as file:
@@ -73,10 +73,10 @@ class JsonLinesCache:
             return _result(json.loads(file.read(place[1])))
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        lines = [_line(picture, identity, kind, result) for picture, identity, result in results]
+        lines = [_line(sha256, identity, kind, result) for sha256, identity, result in results]
         start = self._end
-        for (picture, identity, _), line in zip(results, lines, strict=True):
-            self._places[_key(picture, identity, kind)] = (start, len(line))
+        for (sha256, identity, _), line in zip(results, lines, strict=True):
+            self._places[_key(sha256, identity, kind)] = (start, len(line))
             start += len(line)
         self._append(b"".join(lines))
 
@@ -92,13 +92,13 @@ class JsonLinesCache:
         self._file.close()
 
 
-def _key(picture: bytes, identity: str, kind: str) -> bytes:
-    return hashlib.blake2b(picture + f"\0{identity}\0{kind}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _key(sha256: bytes, identity: str, kind: str) -> bytes:
+    return hashlib.blake2b(sha256 + f"\0{identity}\0{kind}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _line(picture: bytes, identity: str, kind: Kind, result: Result) -> bytes:
+def _line(sha256: bytes, identity: str, kind: Kind, result: Result) -> bytes:
     row = {
-        "picture": picture.hex(),
+        "picture": sha256.hex(),
         "captioner": identity,
         "kind": kind,
         "text": result.text,

@@ -34,12 +34,12 @@ class ImageToCaption:
     source: str
     sha256: bytes
     hint: str = ""
-    """What its name says; stands for {hint} in captions.prompt."""
+    """The words of its name; replaces {hint} in captions.prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A caption that was written."""
+    """A caption that a captioner wrote."""
 
     kind: Kind
     text: str
@@ -48,7 +48,7 @@ class Written:
 def write_captions(
     captioner: Captioner,
     config: CaptionsConfig,
-    pictures: Sequence[ImageToCaption],
+    tasks: Sequence[ImageToCaption],
     load: Callable[[int], Image.Image],
     cache: CaptionCache,
     findings: Findings,
@@ -56,38 +56,36 @@ def write_captions(
 ) -> dict[int, list[Written]]:
     """Write the captions of every image, by its key.
 
-    They are in the order of captions.kinds; notes say why some have none.
-
-    `load` returns the upright RGB image; it runs in another thread, so decoding overlaps with captioning. `progress`
-    receives the numbers of images done and in all. Results are cached as they are: another prefix or template needs no
-    new ones; errors are not cached. Captions do not depend on the batch size but for rounding in the model (see
-    `LocalCaptioner.identity`).
+    They are in the order of captions.kinds; notes say why some are missing. `load` returns the upright RGB image; it
+    runs in another thread, so decoding overlaps with captioning. `progress` receives the number of images done and the
+    total. Results are cached without prefix and template, so changing these needs no new results; errors are not
+    cached. Captions do not depend on the batch size except for rounding in the model (see `LocalCaptioner.identity`).
     """
     identity = captioner.identity()
     host = _Host(captioner, config, identity, cache, findings)
-    missing = [picture for picture in pictures if host.missing_kinds(picture)]
-    done = len(pictures) - len(missing)
-    progress(done, len(pictures))
+    missing = [task for task in tasks if host.missing_kinds(task)]
+    done = len(tasks) - len(missing)
+    progress(done, len(tasks))
     if missing:
         captioner.load()
     for batch in _loaded(missing, load, config.max_side, captioner.batch_size, findings):
         host.describe(batch)
         done += len(batch)
-        progress(min(done, len(pictures)), len(pictures))
-    progress(len(pictures), len(pictures))
-    return {picture.key: host.captions(picture) for picture in pictures}
+        progress(min(done, len(tasks)), len(tasks))
+    progress(len(tasks), len(tasks))
+    return {task.key: host.captions(task) for task in tasks}
 
 
 def unwritten(
     captioner: Captioner,
     config: CaptionsConfig,
-    pictures: Sequence[ImageToCaption],
+    tasks: Sequence[ImageToCaption],
     cache: CaptionCache,
     findings: Findings,
 ) -> set[int]:
-    """Keys of images on which the captioner failed."""
+    """Return the keys of images on which the captioner failed."""
     host = _Host(captioner, config, captioner.identity(), cache, findings)
-    return {picture.key for picture in pictures if host.missing_kinds(picture)}
+    return {task.key for task in tasks if host.missing_kinds(task)}
 
 
 def final_captions(
@@ -95,8 +93,8 @@ def final_captions(
 ) -> tuple[str, ...]:
     """Combine an image's own captions with those written for it.
 
-    With replace only the written ones remain; the source keeps the others. Without a written one the image keeps its
-    own in every mode. With none at all it has the empty one.
+    With replace only the written ones remain; the source keeps the others. Without written ones the image keeps its own
+    in every mode. With neither it has one empty caption.
     """
     chosen = {
         "fill": list(existing) or list(written),
@@ -121,20 +119,20 @@ class _Host:
         self._limit = captioner.batch_size
         self._num_failed_batches = 0
 
-    def missing_kinds(self, picture: ImageToCaption) -> list[Kind]:
-        return [kind for kind in self.config.kinds if self._get(picture, kind) is None]
+    def missing_kinds(self, task: ImageToCaption) -> list[Kind]:
+        return [kind for kind in self.config.kinds if self._get(task, kind) is None]
 
-    def _get(self, picture: ImageToCaption, kind: Kind) -> Result | None:
-        return self.cache.get(picture.sha256, self._name(picture), kind)
+    def _get(self, task: ImageToCaption, kind: Kind) -> Result | None:
+        return self.cache.get(task.sha256, self._name(task), kind)
 
-    def _name(self, picture: ImageToCaption) -> str:
+    def _name(self, task: ImageToCaption) -> str:
         if not self._has_hint:
             return self._identity
-        return f"{self._identity}-{hashlib.sha256(picture.hint.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        return f"{self._identity}-{hashlib.sha256(task.hint.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
     def describe(self, batch: Sequence[tuple[ImageToCaption, Image.Image]]) -> None:
         for kind in self.config.kinds:
-            asked = [(picture, image) for picture, image in batch if self._get(picture, kind) is None]
+            asked = [(task, image) for task, image in batch if self._get(task, kind) is None]
             start, errors = 0, []
             while start < len(asked):
                 part = asked[start : start + self._limit]
@@ -142,25 +140,25 @@ class _Host:
                 if results is None and len(part) > 1:
                     self._limit = (len(part) + 1) // 2
                     continue
-                errors += self._keep(kind, [picture for picture, _ in part], results or [_NO_MEMORY])
+                errors += self._keep(kind, [task for task, _ in part], results or [_NO_MEMORY])
                 start += len(part)
             if asked:
                 self._stop_where_all_fail(errors, len(asked))
 
-    def _keep(self, kind: Kind, pictures: Sequence[ImageToCaption], results: Sequence[Result]) -> list[str]:
+    def _keep(self, kind: Kind, tasks: Sequence[ImageToCaption], results: Sequence[Result]) -> list[str]:
         """Cache the results, note the failures, return their errors."""
-        described = list(zip(pictures, results, strict=True))
-        failed = [(picture, result.detail) for picture, result in described if result.finish == "error"]
-        for picture, detail in failed:
-            self.findings.warn("images that could not be captioned", f"{picture.source} ({detail})")
-        good = [(picture, result) for picture, result in described if result.finish != "error"]
-        self.cache.put(kind, [(picture.sha256, self._name(picture), result) for picture, result in good])
+        described = list(zip(tasks, results, strict=True))
+        failed = [(task, result.detail) for task, result in described if result.finish == "error"]
+        for task, detail in failed:
+            self.findings.warn("images that could not be captioned", f"{task.source} ({detail})")
+        good = [(task, result) for task, result in described if result.finish != "error"]
+        self.cache.put(kind, [(task.sha256, self._name(task), result) for task, result in good])
         return [detail for _, detail in failed]
 
     def _results(self, part: Sequence[tuple[ImageToCaption, Image.Image]], kind: Kind) -> list[Result] | None:
         """Run the captioner; None if memory did not suffice."""
         try:
-            results = self.captioner.caption([image for _, image in part], kind, [picture.hint for picture, _ in part])
+            results = self.captioner.caption([image for _, image in part], kind, [task.hint for task, _ in part])
         except Exception as error:  # torch, onnxruntime and CUDA have no error in common
             if not is_out_of_memory(error):
                 raise
@@ -179,15 +177,15 @@ class _Host:
                 f"{errors[-1]}. What is written so far is kept. Mend that and run the same command again."
             )
 
-    def captions(self, picture: ImageToCaption) -> list[Written]:
+    def captions(self, task: ImageToCaption) -> list[Written]:
         captions = []
         for kind in self.config.kinds:
-            result = self._get(picture, kind)
+            result = self._get(task, kind)
             if result is None:
                 continue
             cleaned = clean_result(result, kind)
             if cleaned.fault is not None:
-                self.findings.warn(FAULTS[cleaned.fault], picture.source)
+                self.findings.warn(FAULTS[cleaned.fault], task.source)
             if cleaned.text:
                 captions.append(
                     Written(kind, self.config.prefix + self.config.template.replace("{caption}", cleaned.text))
@@ -199,7 +197,7 @@ _NO_MEMORY = Result("", 0, "error", "the memory does not suffice for even one; l
 
 
 def _loaded(
-    pictures: Sequence[ImageToCaption],
+    tasks: Sequence[ImageToCaption],
     load: Callable[[int], Image.Image],
     max_side: int,
     batch_size: int,
@@ -208,18 +206,18 @@ def _loaded(
     """Yield batches; the next is decoded while one is captioned."""
 
     def read(batch: Sequence[ImageToCaption]) -> list[tuple[ImageToCaption, Image.Image | str]]:
-        return [(picture, _shown(load, picture.key, max_side)) for picture in batch]
+        return [(task, _shown(load, task.key, max_side)) for task in batch]
 
     def usable(
         read: Iterable[tuple[ImageToCaption, Image.Image | str]],
     ) -> Iterator[tuple[ImageToCaption, Image.Image]]:
-        for picture, image in read:
+        for task, image in read:
             if isinstance(image, str):
-                findings.warn("images that could not be opened for captioning", f"{picture.source} ({image})")
+                findings.warn("images that could not be opened for captioning", f"{task.source} ({image})")
             else:
-                yield picture, image
+                yield task, image
 
-    batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    batches = [tasks[start : start + batch_size] for start in range(0, len(tasks), batch_size)]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         following = pool.submit(read, batches[0]) if batches else None
         for number in range(len(batches)):

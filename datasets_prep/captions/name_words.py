@@ -1,4 +1,4 @@
-"""Words in the name of a file or folder that describe an image."""
+"""Words in file and folder names that describe an image."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ import unicodedata
 CAMERA_WORDS = frozenset(
     ("img", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "gopr", "cimg", "sam", "pict", "hpim", "dji", "mvi", "vid")
 )
-"""What cameras write before a number."""
+"""Prefixes that cameras write before a number."""
 EMPTY_WORDS = frozenset(
     word
     for line in (
@@ -27,15 +27,14 @@ EMPTY_WORDS = frozenset(
     )
     for word in line.split()
 )
-"""Words that say nothing of what an image shows, unless another word beside them does; of several languages."""
+"""Words of several languages that say nothing about an image on their own."""
 
 
 def name_in_words(name: str) -> str:
     """Extract the words of a name.
 
-    Numbers, hashes, and what cameras and programs write are dropped.
-
-    Empty where no word is left that says something of an image, e.g. of p, picture (2), or 00001-of-00099.
+    Numbers, hashes, and words of cameras and programs are dropped. The result is empty where no word describes an
+    image, as for p, picture (2), or 00001-of-00099.
     """
     parts = [part for part in re.split(r"[^\w'’]+|_+", name) if part]
     kept = [part for part in parts if not _is_code(part)]
@@ -47,7 +46,7 @@ def name_in_words(name: str) -> str:
 
 
 def _is_code(part: str) -> bool:
-    """Recognize hashes and mixtures of letters and digits. 3d and cat01 are not such."""
+    """Recognize hashes and mixtures of letters and digits. 3d and cat01 are neither."""
     if re.fullmatch(r"(?=.*\d)(?=.*[a-fA-F])[0-9a-fA-F]{4,}|\d[0-9a-fA-F]{7,}", part):
         return True
     return part.isascii() and len(re.findall(r"\d(?=[A-Za-z])|[A-Za-z](?=\d)", part)) > 1

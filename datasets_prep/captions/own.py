@@ -20,9 +20,9 @@ from finetune.data.listing import Entry, Findings
 def read_sidecars(
     read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings, *, is_keyed: bool = False
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """Read captions by source, and the files that held them.
+    """Read captions by source, and list the files that had them.
 
-    Files that seem to hold captions and are not understood are an error where an image is left without one.
+    Files that seem to have captions but are not understood are an error where an image has no caption otherwise.
     """
     found = read_caption_files(read, sources, is_image_name, reading, findings, is_keyed=is_keyed)
     images = [name for name in sources if is_image_name(name) and not is_mask_name(name)]
@@ -31,25 +31,23 @@ def read_sidecars(
 
 
 def is_image_name(name: str) -> bool:
-    """True for a suffix of images, also of formats that are not read."""
+    """Recognize the suffix of an image. Formats that are not read count too."""
     return split_name(name)[1] in IMAGE_SUFFIXES | UNREAD_SUFFIXES
 
 
 def is_mask_name(name: str) -> bool:
-    """True for the name of a mask."""
+    """Recognize the name of a mask."""
     return split_name(name)[0].endswith(MASK_SUFFIX)
 
 
 def read_folder_entries(
     root: str, read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, Entry]:
-    """Read one entry for every file that does not hold captions.
+    """Read one entry for every file except caption files.
 
-    Each has all its captions, or none.
-
-    They come from metadata.jsonl or metadata.csv at the top of the folder or in folders below, each of which lists its
-    own folder, and then from files beside the images and lists in other forms. Weight, repeats and split are those of
-    the listing nearest to the image.
+    Captions come first from metadata.jsonl or metadata.csv, at the top of the folder or in folders below, each of which
+    lists its own folder; then from files beside the images and lists in other forms. Weight, repeats and split are
+    those of the listing nearest to the image.
     """
     listed: dict[str, Entry] = {}
     used = set()
@@ -92,7 +90,8 @@ def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, fin
 def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Entry], findings: Findings) -> None:
     """Report caption files that cannot be opened, such as broken links.
 
-    Only those of images without another caption are errors. `rejected` is what the source lists and cannot open.
+    Only those of images without another caption are errors. `rejected` are the files of the source that cannot be
+    opened.
     """
     lost = [each for each in rejected if split_name(each.source)[1] in (*TEXT_SUFFIXES, JSON_SUFFIX)]
     if not lost:
@@ -135,7 +134,7 @@ def _listings(sources: Iterable[str]) -> list[str]:
 def _read_listing(
     root: str, listing: str, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> list[Entry] | None:
-    """Read a listing; None for a file below that only shares the name."""
+    """Read a listing. None for a file in a folder below that only shares the name."""
     folder, name = posixpath.split(listing)
     found = Findings()  # its warnings speak of what training would do with the folder
     start = f"{folder}/" if folder else ""
@@ -155,8 +154,8 @@ def _read_listing(
 def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
     """Make a caption from file name, folder or trigger.
 
-    The first that says something is used; empty where none does, since a meaningless name would be learned as a
-    caption.
+    The first that says something is used. The result is empty where none does, because a meaningless name would be
+    learned as a caption.
     """
     folder, file_name = posixpath.split(source)
     named = {

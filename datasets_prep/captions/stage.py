@@ -23,10 +23,10 @@ def check_captioner(config: CaptionsConfig) -> str:
 
 
 def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
-    """Collect the captions of every image that is in.
+    """Collect the captions of all images that remain.
 
-    Each contains the trigger. A keeper has the captions of its duplicates too, after its own, with the files that
-    brought them.
+    Each caption contains the trigger. A keeper also has the captions of its duplicates, after its own, with the files
+    that they came from.
     """
     config, selection, findings = context.config, context.selection, context.findings
     kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
@@ -76,9 +76,9 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
 def source_captions(
     selection: Selection, metadata: SourceMetadata, members: Sequence[int]
 ) -> tuple[dict[str, int], str]:
-    """Collect captions of images, with the first image that brings each.
+    """Collect captions of images, with the first image that has each.
 
-    Those beside the images win over those embedded in them.
+    Captions beside the images win over those embedded in them.
     """
     found: dict[str, int] = {}
     for member in members:
@@ -93,7 +93,7 @@ def source_captions(
 
 
 def written_captions(context: Context, asked: Sequence[int]) -> tuple[dict[int, list[str]], bool]:
-    """Write missing captions, and say whether none failed."""
+    """Write missing captions; also return whether all succeeded."""
     if not asked:
         return {}, True
     config, findings = context.config.captions, context.findings

@@ -1,4 +1,4 @@
-"""Options of captions and what they are checked against."""
+"""Options of captions, with their checks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,27 +10,27 @@ CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "l
 
 @dataclass(frozen=True)
 class CaptionsConfig:
-    """The source of captions besides those that the images bring."""
+    """Where captions come from, besides those that images have."""
 
     captioner: CaptionerName = "file_name"
     """What writes captions; file_name needs no model."""
     mode: Literal["fill", "replace", "add"] = "fill"
-    """fill writes where there is none; replace writes all again; add puts new ones behind those that are there."""
+    """fill writes where there is none; replace writes all again; add appends new ones to existing ones."""
     model: str | None = None
     """Folder or Hub id of the captioner's model, or its name on the server."""
     lines: Literal["alternatives", "joined", "first"] | None = None
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     kinds: tuple[Literal["short", "long", "tags"], ...] = ("long",)
-    """Captions to write for each image, the first of which becomes its text."""
+    """Kinds of captions to write for each image; the first becomes its text."""
     prompt: str | None = None
-    """Instruction to the model instead of the one that belongs to the kind."""
+    """Instruction to the model instead of that of the kind."""
     batch_size: int = 8
     """Images at a time; halved where memory does not suffice."""
     max_new_tokens: int = 256
     """Most tokens of a caption."""
     max_side: int = 768
-    """Images are shown to the model at this size at most."""
+    """Largest size at which the model sees images."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the model; auto takes bfloat16 on a GPU and float32 on a CPU."""
     threshold: float = 0.35
@@ -38,13 +38,13 @@ class CaptionsConfig:
     url: str | None = None
     """Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1."""
     api_key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key, if it wants one."""
+    """Environment variable with the server's key, if it needs one."""
     requests_in_flight: int = 8
-    """Requests that the server gets at a time."""
+    """Requests to the server at a time."""
     prefix: str = ""
     """Text before every written caption."""
     template: str = "{caption}"
-    """Text around every written caption; {caption} stands for it."""
+    """Text around every written caption, in place of {caption}."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
@@ -88,11 +88,11 @@ class LintConfig:
     """Checks of captions. None of them rejects an image."""
 
     tokenizer: str | None = None
-    """Folder or Hub id of the tokenizer of the model to be trained; without one tokens are estimated from the words."""
+    """Folder or Hub id of the tokenizer of the model to be trained; without one, tokens are estimated."""
     max_tokens: int = 75
-    """Longest caption; what CLIP reads in one piece."""
+    """Longest caption; CLIP reads 75 at a time."""
     is_style_set: bool = False
-    """Whether the set is to teach a style, which captions should then not describe."""
+    """Whether the dataset teaches a style, which captions should then not describe."""
     boilerplate_share: float = 0.2
     """A phrase of four words in more than this share of the captions counts as boilerplate."""
 

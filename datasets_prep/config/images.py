@@ -1,4 +1,4 @@
-"""Options that decide which images stay in."""
+"""Options that decide which images are kept."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,23 +6,23 @@ from typing import Literal
 from datasets_prep.config.checks import not_positive, not_share
 
 FLAGS = ("small", "long", "dark", "light", "blurred", "upscaled", "compressed", "blocks", "border", "animated")
-"""What the quality gate says of images that it keeps."""
+"""Flags that images may have and still be kept."""
 
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """Limits of a single file. One that exceeds them is rejected, and the rest continues."""
+    """Limits of a single file. A file that exceeds them is rejected, and the rest continues."""
 
     pixels: int = 100 * 2**20
-    """Most pixels of an image, read from its header before one is decoded."""
+    """Most pixels of an image; its header is checked before it is decoded."""
     side: int = 32768
     """Longest side in pixels."""
     file_mb: float = 500.0
     """Largest file."""
     seconds: float = 30.0
-    """Longest time that reading and measuring one file may take."""
+    """Longest time for reading and measuring one file."""
     memory_gb: float = 4.0
-    """Address space that the process which decodes may add to what it starts with."""
+    """Address space that a decoding process may add to what it starts with."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
@@ -56,14 +56,15 @@ class QualityConfig:
     flag_blurred: float = 0.42
     """Detail below is flagged as blurred: the share of the image's own resolution that its edges use, 0 to 1."""
     flag_upscaled: float = 0.56
-    """Where the spectrum ends below this share of the resolution, the image is flagged as upscaled; what was enlarged
-    four times always is, what was enlarged twice in a quarter of the cases."""
+    """A spectrum that ends below this share of the resolution is flagged as upscaled: always after enlarging four
+    times, in a quarter of the cases after enlarging twice.
+    """
     flag_jpeg_quality: int = 50
     """A JPEG saved with a lower quality is flagged as compressed."""
     flag_blocks: float = 1.45
-    """Steps at every eighth pixel this many times those elsewhere are flagged as blocks, whatever the format is."""
+    """Steps at every eighth pixel this many times those elsewhere are flagged as blocks, in any format."""
     flag_border: float = 0.02
-    """Borders of one tone on a share of a side above this are flagged as border."""
+    """Borders of one tone that cover more than this share of a side are flagged as border."""
     reject: tuple[str, ...] = ()
     """Flags whose images are left out too, e.g. blurred blocks."""
 
@@ -86,7 +87,7 @@ class QualityConfig:
 
 @dataclass(frozen=True)
 class ScoresConfig:
-    """Learned scores, each off until a model is named; they run where torch finds a device."""
+    """Learned scores, each off until a model is named. They run on a GPU if torch finds one."""
 
     aesthetic_model: str | None = None
     """transformers image classifier or regressor (folder or Hub id) whose score is the aesthetic one."""
@@ -120,17 +121,18 @@ class ScoresConfig:
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """The search for near duplicates, and what becomes of them. Exact duplicates are always rejected."""
+    """The search for near duplicates, and what happens to them. Exact duplicates are always rejected."""
 
     level: Literal["off", "fast", "thorough", "embed"] = "fast"
-    """fast finds edits of the whole image, centre crops, mirrored and turned ones; thorough finds off-centre crops
-    and small turns as well; embed asks a vision model; off finds none."""
+    """fast finds edits of the whole image, centre crops, mirrored and rotated images; thorough also finds off-centre
+    crops and small rotations; embed also compares embeddings of a vision model; off finds none.
+    """
     near: Literal["auto", "drop", "report"] = "auto"
-    """What becomes of near duplicates: drop keeps the best, report only names them; auto drops from 200 images on."""
+    """drop keeps the best near duplicate of a group; report only names them; auto drops from 200 images on."""
     embed_model: str | None = None
     """transformers vision model (folder or Hub id) of the level embed, e.g. facebook/dinov2-base."""
     embed_similarity: float = 0.6
-    """Cosine from which two images are looked at again in the level embed."""
+    """Cosine from which level embed compares two images."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""

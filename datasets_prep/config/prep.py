@@ -1,4 +1,4 @@
-"""All options of a preparation, and the rules between them; every problem is reported at once."""
+"""All options of a preparation, and the rules between them. Every problem is reported at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,37 +16,39 @@ from finetune.config.sections import secrets_in
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Turn images into a dataset that every recipe reads: sound, without copies, captioned, and looked over.
+    """Turn images into a dataset that every recipe reads: checked, without duplicates, captioned.
 
-    Every file of the source ends in OUTPUT/metadata.jsonl or, with the reason, in OUTPUT/rejected.jsonl. The source is
-    never written to. The same command again does only what is new. OUTPUT/report.html shows what was found;
+    Every file of the source is listed in OUTPUT/metadata.jsonl or, with the reason, in OUTPUT/rejected.jsonl. The
+    source is never written to. The same command again does only what is new. OUTPUT/report.html shows the result;
     `python -m datasets_prep review OUTPUT` lets you decide otherwise, image by image.
     """
 
     source: tuple[str, ...]
-    """Folders, a Hub dataset id, a folder of Dataset.save_to_disk, .parquet files, WebDataset .tar files, images, or
-    a .txt or .lst file with a path a line."""
+    """Folders, a Hub dataset id, a folder of Dataset.save_to_disk, .parquet files, WebDataset .tar files, images, or a
+    .txt or .lst file with one path per line.
+    """
     output: Path
-    """Folder to write; one that this command did not write is never touched."""
+    """Folder to write; a folder that this command did not write is never changed."""
     trigger: str | None = None
-    """Words that call up what is trained, e.g. "ink style"; put behind every caption that does not hold them yet."""
+    """Words that call up what is trained, e.g. "ink style"; appended to captions that do not contain them."""
     caption_column: str = "text"
     """Column of the captions in a listing, a table or a .json file beside an image."""
     image_column: str = "image"
     """Column of the images in a table."""
     folder_repeats: Literal["auto", "on", "off"] = "auto"
-    """Whether the images of a folder called 10_NAME stand ten times in a pass; auto decides by the names of all folders
-    and asks where they leave it open."""
+    """Whether images of a folder called 10_NAME are used ten times per pass; auto decides by the names of all folders
+    and asks where they leave it open.
+    """
     follow_links: bool = False
-    """Read what links lead to outside the source's folder; else they are refused."""
+    """Read files that links lead to outside the source's folder; otherwise they are refused."""
     background: str = "white"
     """Colour behind transparent pixels."""
     workers: int = 0
-    """Processes that decode; 0 takes one a core."""
+    """Processes that decode; 0 means one per core."""
     engine: Literal["pool", "ray"] = "pool"
     """Where decoding runs: on this machine, or on the Ray cluster that RAY_ADDRESS names."""
     shard: str | None = None
-    """i/n does the i-th of n parts of the decoding (from 1) and stops, for job arrays; run without it at the end."""
+    """i/n decodes the i-th of n parts (from 1) and stops, for job arrays; run without it at the end."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     scores: ScoresConfig = field(default_factory=ScoresConfig)
@@ -94,7 +96,7 @@ def worker_problems(config: PrepConfig) -> list[str]:
 
 
 def background_problems(config: PrepConfig) -> list[str]:
-    """Refuse what is not a colour."""
+    """Refuse a background that is not a colour."""
     try:
         ImageColor.getrgb(config.background)
     except ValueError:
@@ -103,7 +105,7 @@ def background_problems(config: PrepConfig) -> list[str]:
 
 
 def shard_problems(config: PrepConfig) -> list[str]:
-    """Refuse what is not a part of a whole."""
+    """Refuse a shard that is not i/n."""
     first, _, last = "1/1".partition("/") if config.shard is None else config.shard.partition("/")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
         return []

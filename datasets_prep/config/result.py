@@ -11,11 +11,11 @@ class SplitConfig:
     """Images that are held out of training."""
 
     share: float = 0.0
-    """Share of the images that get split "validation", 0 to 0.5. Near duplicates are never in both splits."""
+    """Share of the images with split "validation", 0 to 0.5. Near duplicates are never in both splits."""
     group: Literal["folder", "picture"] = "folder"
     """What is held out together besides near duplicates: folders, where there are several, or nothing else."""
     seed: int = 0
-    """Another number holds out others."""
+    """Another number holds out other images."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
@@ -26,12 +26,12 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class BucketsConfig:
-    """The sizes that the report counts images for; as in the recipe's data options."""
+    """Training sizes that the report counts, as in data options."""
 
     resolution: int = 512
     """Side of a square image in training."""
     bucket_step: int = 64
-    """Sides are multiples of it."""
+    """Sides are multiples of this."""
     max_aspect: float = 2.0
     """Longest aspect ratio."""
 
@@ -50,13 +50,14 @@ class WriteConfig:
     """The form of the result."""
 
     format: Literal["auto", "folder", "parquet"] = "auto"
-    """folder holds a file an image, parquet shards of the original bytes; auto takes shards above 10,000 images."""
+    """folder writes one file per image, parquet shards of the original bytes; auto writes shards above 10,000 images.
+    """
     shard_mb: float = 256.0
     """Size of a shard."""
     txt: bool = False
     """Write a .txt file with the captions beside every image, for other trainers; folder only."""
     reencode: Literal["no", "png", "webp"] = "no"
-    """no keeps the original bytes; else images are saved again without loss, upright and in sRGB."""
+    """no keeps the original bytes; otherwise images are saved again without loss, upright and in sRGB."""
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""

@@ -1,4 +1,4 @@
-"""Checks of captions that name problems and change nothing."""
+"""Checks of captions, which change nothing."""
 
 import os
 import posixpath
@@ -16,7 +16,7 @@ from finetune.plurals import plural
 from finetune.prompt_syntax import syntax_in
 
 MOST_DETAILS = 30
-"""Marks of one kind; the rest of them is told in one."""
+"""Marks of one kind; one more mark covers the rest."""
 
 ADDRESS = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|net|org)\b", re.IGNORECASE)
 FILE_NAME = re.compile(
@@ -39,7 +39,7 @@ UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def token_counter(config: LintConfig) -> Callable[[str], int]:
-    """Build the token counter: the configured tokenizer or the estimate."""
+    """Make the token counter: the configured tokenizer or the estimate."""
     if config.tokenizer is None:
         return estimated_tokens
     tokenizer = _load_tokenizer(config.tokenizer)
@@ -75,8 +75,8 @@ def _load_tokenizer(name: str) -> Any:
 def estimated_tokens(text: str) -> int:
     """Estimate the number of CLIP tokens.
 
-    A sign or digit is one, a word one and another for every five letters begun beyond seven, a letter of a script that
-    writes no spaces two, a word with letters beyond ASCII one for every two letters.
+    A sign or digit is one token, a word one and another for every five letters begun beyond seven, a letter of a script
+    without spaces two, a word with letters beyond ASCII one for every two letters.
     """
     total = 0
     for piece in TOKEN_PIECE.findall(text):
@@ -128,7 +128,7 @@ KINDS = (
     "style words in a style set",
     "talks of the image itself",
 )
-"""What is seen by looking at one caption, in the order of the marks."""
+"""Problems seen in a single caption, in the order of the marks."""
 
 
 def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: str | None) -> Iterable[tuple[str, str]]:
@@ -170,14 +170,14 @@ def _tag_marks(text: str) -> Iterable[tuple[str, str]]:
 
 
 def is_file_name(text: str, source: str) -> bool:
-    """Recognize a file name in place of words. Its form tells, or that it is the source's."""
+    """Recognize a file name in place of words. It has the form of one, or is the source's."""
     stem = posixpath.splitext(posixpath.basename(source))[0]
     is_own = text == stem and re.search(r"[\d_]", stem) is not None and " " not in stem
     return is_own or FILE_NAME.fullmatch(text) is not None
 
 
 def _grouped(kind: str, by_detail: dict[str, set[str]]) -> list[LintMark]:
-    """Group marks by detail, most images first. Beyond the first few, one mark stands for all others."""
+    """Group marks by detail, most images first. Beyond the first few, one mark covers all others."""
     order = sorted(by_detail, key=lambda detail: (-len(by_detail[detail]), detail))
     marks = [LintMark(kind, detail, tuple(sorted(by_detail[detail]))) for detail in order[:MOST_DETAILS]]
     rest = order[MOST_DETAILS:]

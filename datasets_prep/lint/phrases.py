@@ -12,9 +12,9 @@ LENGTH = 4
 LONGEST = 60
 LEAST_IMAGES = 5
 SAMPLE = 20_000
-"""Images of which every phrase is looked at; of the others only phrases that are frequent in these."""
+"""Images whose phrases are all counted; in the others only phrases that are frequent in these."""
 KEPT = 0.9
-"""A longer phrase stands for a shorter one in it if it is in this share of the shorter one's images."""
+"""A longer phrase replaces a shorter one in it if it is in this share of the shorter one's images."""
 MOST_PHRASES = 50
 BREAK = "\n"
 
@@ -24,10 +24,9 @@ Words = tuple[str, ...]
 def shared_phrases(captions: Sequence[Sequence[str]], share: float, trigger: str | None) -> list[tuple[str, list[int]]]:
     """Find frequent phrases of four or more words, with indices.
 
-    They are in more than a share of the images; the most frequent comes first.
-
-    Upper and lower case are the same, the trigger is part of no phrase, and in tag lists no phrase crosses a comma.
-    Above 20,000 images the candidates come from a sample of evenly spaced ones; the counts are of all.
+    They are in more than a share of the images; the most frequent comes first. Case is ignored, phrases never contain
+    the trigger, and in tag lists they do not cross commas. Above 20,000 images the candidates come from an evenly
+    spaced sample; the counts are of all.
     """
     least = max(LEAST_IMAGES, math.floor(share * len(captions)) + 1)
     candidates = _candidates(captions, share, trigger)

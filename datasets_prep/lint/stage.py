@@ -1,4 +1,4 @@
-"""Looks over the captions of all images that are kept."""
+"""Checks of the captions of all images that are kept."""
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.lint.checks import SYNTAX_KIND, lint, token_counter
@@ -9,7 +9,7 @@ from finetune.prompt_syntax import caption_warning
 
 
 def lint_marks(kept: Kept, config: PrepConfig, findings: Findings) -> list[LintMark]:
-    """Check the captions. Notes name what other programs would interpret and training would not."""
+    """Check the captions. Notes name syntax of other programs, which training would not interpret."""
     captions = ((kept.images.sources[index], kept.captions.of(index)) for index in map(int, kept.indices))
     marks = lint(captions, config.lint, config.trigger, token_counter(config.lint))
     for mark in marks:

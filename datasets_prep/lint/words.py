@@ -1,4 +1,4 @@
-"""Words that captions should not hold together, or not at all: a short closed list."""
+"""Words that captions should not combine, or not contain: short closed lists."""
 
 import re
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ EXCLUSIVE = (
     ("blurry", "sharp focus"),
     ("lowres", "highres"),
 )
-"""Tags of which a caption should hold one at most."""
+"""Tags of which a caption should have at most one."""
 MANY = tuple(f"{count}{who}" for who in ("girls", "boys") for count in ("2", "3", "4", "5", "6+"))
 AGAINST = {
     "solo": (*MANY, "multiple girls", "multiple boys", "couple", "group", "crowd"),
     "no humans": ("1girl", "1boy", *MANY, "solo", "multiple girls", "multiple boys"),
 }
-"""A tag, and those that it rules out."""
+"""A tag, and those that it excludes."""
 OF_ONE_PERSON = (
     ("long hair", "short hair"),
     ("open mouth", "closed mouth"),
     ("standing", "sitting", "lying"),
     ("male", "female"),
 )
-"""Likewise, but only where the tag solo says that all is about one."""
+"""Likewise, but only with the tag solo."""
 WITHOUT_COLOUR = ("monochrome", "greyscale", "grayscale", "black and white")
 COLOURED = re.compile(r"(?:red|orange|yellow|green|blue|aqua|purple|pink|blonde|golden) (?!theme$)\w+")
 SPOTS = ("spot color", "spot colour", "partially colored", "partially coloured", "limited palette")
@@ -103,7 +103,7 @@ STYLE_WORDS = (
     "woodblock print",
     "woodcut",
 )
-"""What names a style; in a set that teaches one it ties the style to these words instead of the trigger."""
+"""Names of styles; in a dataset that teaches a style they attract it instead of the trigger."""
 STYLE = re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word) for word in STYLE_WORDS)})(?!\w)", re.IGNORECASE)
 OF_ARTIST = re.compile(r"(?<!\w)in the styles? of (?:\w+ ?){1,3}|(?<!\w)art by (?:\w+ ?){1,3}", re.IGNORECASE)
 

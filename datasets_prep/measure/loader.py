@@ -41,10 +41,10 @@ class Loader:
     def _opened(self, name: str, side: int | None) -> Image.Image:
         draft = None if side is None else (side, side)
         try:
-            picture = open_rgb(self.source.read(name), background=colour(self.background), draft=draft)
+            image = open_rgb(self.source.read(name), background=colour(self.background), draft=draft)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"source: {name} could be read before and now cannot ({error}). Run again once nothing writes to it."
             ) from error
-        factor = 1 if side is None else min(picture.size) // side
-        return picture.reduce(factor) if factor > 1 else picture
+        factor = 1 if side is None else min(image.size) // side
+        return image.reduce(factor) if factor > 1 else image

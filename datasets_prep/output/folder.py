@@ -1,4 +1,4 @@
-"""The output folder: who may write it, what an earlier run left there, and whether somebody edited it since."""
+"""The output folder: its lock, its state, and edits since."""
 
 import json
 import os
@@ -13,31 +13,31 @@ from finetune.files import file_sha256, try_lock
 from finetune.plurals import first_few
 
 OWN_FOLDER = ".prep"
-"""Holds the lock, the state, and what was measured."""
+"""Contains the lock, the state and all caches."""
 LISTINGS = ("metadata.jsonl", "rejected.jsonl")
 
 
 @dataclass(frozen=True)
 class State:
-    """A run's notes before writing and after finishing."""
+    """The state of a run before writing and after finishing."""
 
     inputs: str
     """Hash of all that the result depends on."""
     listings: Mapping[str, str]
     """SHA-256 of each listing and of README.md."""
     earlier: Mapping[str, str] = field(default_factory=dict)
-    """Those that are being replaced."""
+    """The listings that are being replaced."""
     is_done: bool = False
     is_complete: bool = True
-    """False where a captioner failed on some images, which the next run asks again."""
+    """False where a captioner failed on some images; the next run tries again."""
     num_pictures: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Folder -> number of files in it, and of their bytes."""
+    """Folder -> number of files in it, and their bytes."""
 
 
 class NothingUsable(ValueError):
-    """The source holds no image; a folder that was made for the result goes again."""
+    """The source has no image; a newly made folder is removed."""
 
 
 @contextmanager
@@ -69,12 +69,12 @@ def read_state(own: Path) -> State | None:
 
 
 def write_state(own: Path, state: State) -> None:
-    """Replaces the state."""
+    """Replace the state."""
     write_text(own / "state.json", json.dumps(asdict(state), indent=1) + "\n")
 
 
 def is_whole(output: Path, state: State) -> bool:
-    """Whether everything is there that the state says was written; contents are taken on trust."""
+    """Check that everything in the state is there. Contents are not checked."""
     return (
         state.is_done
         and state.is_complete
@@ -84,13 +84,13 @@ def is_whole(output: Path, state: State) -> bool:
 
 
 def extent(folder: Path) -> list[int]:
-    """Returns how many visible files a folder holds, and how many bytes they have."""
+    """Count the visible files of a folder, and their bytes."""
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if not entry.name.startswith(".")]
     return [len(sizes), sum(sizes)]
 
 
 def check_unedited(output: Path, state: State | None) -> None:
-    """Refuses to replace listings that a user has put work into."""
+    """Refuse to replace listings that a user has edited."""
     edited = [name for name in LISTINGS if not is_own(output / name, state)]
     if edited:
         raise ValueError(
@@ -101,7 +101,7 @@ def check_unedited(output: Path, state: State | None) -> None:
 
 
 def is_own(path: Path, state: State | None) -> bool:
-    """Whether a file is as this command wrote it, or is not there."""
+    """Check that a file is as this command wrote it, or missing."""
     if not path.exists():
         return True
     known = [] if state is None else [state.listings, state.earlier]

@@ -1,4 +1,4 @@
-"""Write the images and masks of a prepared folder."""
+"""Images and masks of a prepared folder."""
 
 import hashlib
 import io
@@ -18,13 +18,13 @@ Row = Mapping[str, object]
 NUM_THREADS = min(4, os.cpu_count() or 1)
 WRITTEN_AT_ONCE = 256
 IMAGE_FOLDERS = ("images", "train", "validation")
-"""The last two where there are sides."""
+"""The last two where there is a split."""
 
 
 def image_bytes(
     read: Callable[[str], bytes], row: Row, reencode: Literal["no", "png", "webp"], background: tuple[int, int, int]
 ) -> bytes:
-    """Bytes to write for a row: the source's or saved again losslessly.
+    """Return a row's bytes: the source's, or saved again losslessly.
 
     Raises ValueError where the source's bytes are no longer those that were measured.
     """
@@ -35,25 +35,25 @@ def image_bytes(
             raise ValueError("its bytes have changed")
         if reencode == "no":
             return data
-        picture = open_rgb(data, background=background)
+        image = open_rgb(data, background=background)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"source: {source} could be read before and now cannot ({error}). Run again once nothing writes to it."
         ) from error
     saved = io.BytesIO()
     if reencode == "png":
-        picture.save(saved, "PNG")
+        image.save(saved, "PNG")
     else:
-        picture.save(saved, "WEBP", lossless=True)
+        image.save(saved, "WEBP", lossless=True)
     return saved.getvalue()
 
 
 def write_files(
     output: Path, rows: Sequence[Row], content: Callable[[Row], bytes], sizes: Sequence[int] | np.ndarray | None
 ) -> None:
-    """Writes OUTPUT/<file_name> for every row that has no such file yet; a name stands for its content.
+    """Write OUTPUT/<file_name> for every row without such a file.
 
-    A file of another size than `sizes` says, where that is known, is written again.
+    The name depends on the content. A file whose size is not that in `sizes`, if known, is written again.
     """
 
     def write(place: int) -> None:
@@ -76,7 +76,7 @@ def write_files(
 
 
 def write_masks(output: Path, rows: Sequence[Row], content: Callable[[Row], bytes]) -> list[str]:
-    """Writes the masks that are not there yet with the same content; returns their names, which are the images'."""
+    """Write masks that are missing or differ; return their names. They are the names of their images."""
     for row in rows:
         path = output / str(row["file_name"])
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
@@ -88,7 +88,7 @@ def write_masks(output: Path, rows: Sequence[Row], content: Callable[[Row], byte
 
 
 def remove_others(folder: Path, kept: Container[str], own_name: re.Pattern[str]) -> None:
-    """Removes the files of a folder that this command wrote earlier, which their names tell, and no longer lists."""
+    """Remove files that this command wrote earlier and no longer lists. Their names tell."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if name not in kept and own_name.fullmatch(name.removeprefix(".").removesuffix(".unfinished")):
             (folder / name).unlink()

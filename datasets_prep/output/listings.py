@@ -1,4 +1,4 @@
-"""Write the listings and text files of a prepared folder."""
+"""Listings and text files of a prepared folder."""
 
 import hashlib
 import json
@@ -23,9 +23,10 @@ def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
-    """Writes metadata.jsonl into train/ and validation/, where `load_dataset` looks for it; returns the names.
+    """Write metadata.jsonl into train/ and validation/; return the names.
 
-    They hold the columns that every row has, since the two must have the same; OUTPUT/metadata.jsonl has the rest.
+    `load_dataset` looks for it there. They have the columns that every row has, because both must have the same;
+    OUTPUT/metadata.jsonl has the rest.
     """
     texts: dict[str, list[str]] = {}
     for row in rows:
@@ -42,7 +43,7 @@ def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def captions_of(row: Row) -> list[str]:
-    """The caption to train on first, and the others."""
+    """List the caption to train on first, then the others."""
     others = row.get("captions_alt")
     return [str(row["text"]), *(map(str, others) if isinstance(others, list) else [])]
 
@@ -54,7 +55,7 @@ def lines(rows: Sequence[Row], *, is_ascii: bool) -> Iterator[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that is there as a whole or not at all, unless it holds that text already."""
+    """Write a whole file or nothing, unless it has that text already."""
     data, temporary = text.encode("utf-8"), unfinished(path)
     if path.exists() and path.read_bytes() == data:
         temporary.unlink(missing_ok=True)  # of a killed run
@@ -65,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_listing(path: Path, rows: Sequence[Row], *, is_ascii: bool) -> str:
-    """Writes a listing, line by line, beside its final place; returns its SHA-256. `put_in_place` follows."""
+    """Write a listing beside its final place; return its SHA-256. `put_in_place` follows."""
     digest = hashlib.sha256()
     with open(unfinished(path), "wb") as file:
         for line in lines(rows, is_ascii=is_ascii):

@@ -33,7 +33,7 @@ from finetune.files import file_sha256, put_in_place, sync, unfinished
 from finetune.plurals import plural
 
 LARGEST_FOLDER = 10_000
-"""Images; above it the format auto writes shards."""
+"""Images above which the format auto writes shards."""
 CARD = "README.md"
 OWN_FILE = re.compile(rf"[0-9a-f]{{32}}({MASK_SUFFIX})?\.\w+|metadata\.jsonl")
 OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
@@ -50,10 +50,10 @@ def publish(
     read: Callable[[str], bytes],
     load: Callable[[str], SmallImage | None],
 ) -> None:
-    """Writes images, listings, card and report, and at last the state that says so.
+    """Write images, listings, card and report, then the final state.
 
-    Images come first under names that stand for their content, listings replace the earlier ones then, and what these
-    named goes last.
+    Images come first, under names that depend on their content; then new listings replace the earlier ones; files that
+    only these listed go last.
     """
     background = colour(config.background)
 
@@ -112,7 +112,7 @@ def in_shards(
     content: Callable[[Mapping[str, object]], bytes],
     mask_content: Callable[[Mapping[str, object]], bytes] | None,
 ) -> tuple[Rows, dict[str, set[str]]]:
-    """Writes OUTPUT/data/*.parquet, sorted by training size; returns the rows with their places in there."""
+    """Write OUTPUT/data/*.parquet, sorted by training size. Returns the rows with their places in the shards."""
     folder = own / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     order = sorted(range(len(kept)), key=lambda place: (kept.sizes[place], place))
@@ -138,7 +138,7 @@ def in_shards(
 
 
 def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
-    """Removes images and shards that an earlier run wrote and this one does not list; other files stay."""
+    """Remove earlier images and shards that are no longer listed. Other files stay."""
     remove_others(output, (), OWN_TEMPORARY)
     for name, own_name in [*dict.fromkeys(IMAGE_FOLDERS, OWN_FILE).items(), ("data", OWN_SHARD)]:
         folder = output / name
@@ -148,7 +148,7 @@ def tidy(output: Path, files: Mapping[str, set[str]]) -> None:
 
 
 def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
-    """README.md, which lets `datasets.load_dataset(OUTPUT)` find the data."""
+    """Write README.md, which lets `datasets.load_dataset(OUTPUT)` find the data."""
     splits = sorted({name.partition("-")[0] for name in files.get("data", ())})
     paths = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     head = ["---"]

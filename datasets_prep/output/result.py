@@ -27,7 +27,7 @@ from finetune.plurals import first_few
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of the images besides their measurements."""
+    """Metadata, masks, captions and learned scores of the images."""
 
     metadata: SourceMetadata
     masks: Masks
@@ -39,7 +39,7 @@ class Described:
 def write_result(
     context: Context, output: Path, state: State, described: Described, unreadable: Sequence[Rejected]
 ) -> State:
-    """Write the result, and return the state that says so; raise where no image is left."""
+    """Write the result and return its state. Raises where no image is left."""
     config, selection, findings = context.config, context.selection, context.findings
     masks = masks_of_kept(selection, described.masks)
     rejected = sorted_rejections([*unreadable, *unused_masks(selection, described.masks, masks)], selection)
@@ -84,7 +84,7 @@ def nothing_usable(config: PrepConfig, rejected: Sequence[Rejected]) -> NothingU
 
 
 def kept_images(context: Context, described: Described, masks: Mapping[int, int]) -> Kept:
-    """Return the images that are kept and all that is said of them."""
+    """Collect the kept images and their metadata."""
     config, selection, metadata = context.config, context.selection, described.metadata
     indices = np.flatnonzero(selection.is_in)
     return Kept(
@@ -103,7 +103,7 @@ def kept_images(context: Context, described: Described, masks: Mapping[int, int]
 
 
 def warn_of_notes(context: Context) -> None:
-    """Warn of what was noted of the images that are kept."""
+    """Warn of notes about the images that are kept."""
     config, selection = context.config, context.selection
     images = selection.images
     is_lost = config.write.reencode == "no" and colour(config.background) != (255, 255, 255)
@@ -119,6 +119,6 @@ def warn_of_notes(context: Context) -> None:
 
 
 def shown_options(config: PrepConfig) -> str:
-    """Return the options as YAML, without those that change nothing in the result."""
+    """Format as YAML the options that change the result."""
     lines = dump(config).splitlines(keepends=True)
     return "".join(line for line in lines if line.partition(":")[0] not in ("output", "workers", "engine", "shard"))

@@ -1,4 +1,4 @@
-"""Write images as Parquet shards of the original bytes."""
+"""Parquet shards of the original bytes of images."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from finetune.data.parquet import MASK_COLUMN
 from finetune.files import sync
 
 ROW_GROUP = 64
-"""Rows that a reader of one image has to read at most."""
+"""Most rows that a reader of one image must read."""
 GROUP_BYTES = 100_000_000
 FEATURES: dict[str, pyarrow.DataType] = {
     "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
@@ -42,12 +42,12 @@ DATASETS_FEATURES = {
     "repeats": {"dtype": "int64", "_type": "Value"},
 }
 MASK_FEATURES: dict[str, pyarrow.DataType] = {"mask": pyarrow.string(), MASK_COLUMN: FEATURES["image"]}
-"""Only where there are masks."""
+"""Only with masks."""
 MASK_DATASETS_FEATURES = {"mask": {"dtype": "string", "_type": "Value"}, MASK_COLUMN: {"_type": "Image"}}
 
 
 def schema_of(*, has_masks: bool) -> pyarrow.Schema:
-    """Columns of a shard."""
+    """Define the columns of a shard."""
     features = DATASETS_FEATURES | (MASK_DATASETS_FEATURES if has_masks else {})
     return pyarrow.schema(
         FEATURES | (MASK_FEATURES if has_masks else {}), {"huggingface": json.dumps({"info": {"features": features}})}
@@ -64,11 +64,11 @@ def write_shards(
     shard_mb: float,
     mask_content: Callable[[Row], bytes] | None = None,
 ) -> Iterator[tuple[str, int, int]]:
-    """Writes those of the rows into FOLDER/<side>-00000.parquet and so on; yields shard, row in it and place in `rows`.
+    """Write the rows at `places` to FOLDER/<side>-00000.parquet and so on.
 
-    A shard ends with the row group that reaches `shard_mb`, and a row group with the image that makes it large, by
-    `num_bytes`, which has a figure a row. Bytes are the same for the same rows. `mask_content` gives the bytes of the
-    mask of a row that has one; None where no row has.
+    Yields the shard, the row in it and the place in `rows`. A shard ends with the row group that reaches `shard_mb`,
+    and a row group with the image that makes it large, by `num_bytes`, which has one number per row. Bytes are the same
+    for the same rows. `mask_content` gives the bytes of the mask of a row that has one; None where no row has.
     """
     schema = schema_of(has_masks=mask_content is not None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def write_shards(
 
 
 def next_group(places: Sequence[int], num_bytes: Sequence[int] | np.ndarray) -> Sequence[int]:
-    """Returns the first of the places, as many as a row group of a tenth of a gigabyte takes."""
+    """Take places for one row group, at most about 100 MB."""
     total = 0
     for count, place in enumerate(places, 1):
         total += int(num_bytes[place])
@@ -120,5 +120,5 @@ def as_table(
 
 
 def name_in_shard(row: Row) -> str:
-    """The file name that a row's image would have in a folder."""
+    """Return the file name that a row's image has in a folder."""
     return str(row["file_name"]).rpartition("/")[2]

@@ -1,1 +1,1 @@
-"""report.html of a preparation."""
+"""The report of a preparation, report.html."""

@@ -1,4 +1,4 @@
-"""What the report remembers of rows that it does not keep: where each image's row is, and the first few of many."""
+"""Bounded memory of many rows: their places, and the lowest few."""
 
 import hashlib
 import heapq
@@ -12,24 +12,24 @@ MOST_AT_ONCE = 100_000
 
 
 def key_of(source: object) -> int:
-    """Returns a 64-bit hash of a name; among a million names two are equal once in tens of millions of sets."""
+    """Hash a name to 64 bits. Two of a million names collide in one of tens of millions of datasets."""
     return int.from_bytes(hashlib.blake2b(str(source).encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows of images are, at 12 bytes per row."""
+    """The rows of images by name, at 12 bytes per row."""
 
     keys: np.ndarray
     """[N] uint64, sorted."""
     rows: np.ndarray
-    """[N] uint32, the place of each key's row."""
+    """[N] uint32, the row of each key."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def of(self, sources: Sequence[str]) -> np.ndarray:
-        """Returns the places [len(sources)] of the rows of some images; -1 for those that have none."""
+        """Find the rows of images, -1 for images without one."""
         if not len(self):
             return np.full(len(sources), -1)
         keys = np.fromiter((key_of(source) for source in sources), np.uint64, len(sources))
@@ -37,7 +37,7 @@ class Places:
         return np.where(self.keys[at] == keys, self.rows[at].astype(np.int64), -1)
 
     def having(self, lists: Sequence[Sequence[str]]) -> np.ndarray:
-        """Returns which rows [N] are of an image that is in one of the lists, which may be long."""
+        """Mark the rows [N] of images in any of the lists. Lists may be long."""
         found = np.zeros(len(self), bool)
         for sources in lists:
             for start in range(0, len(sources), MOST_AT_ONCE):
@@ -47,14 +47,14 @@ class Places:
 
 
 def places_of(keys: "array[int]") -> Places:
-    """Returns where the rows are whose names have these keys, one after the other."""
+    """Index rows by these keys, one per row."""
     unsorted = np.frombuffer(keys, np.uint64)
     order = np.argsort(unsorted, kind="stable").astype(np.uint32)
     return Places(unsorted[order], order)
 
 
 class Least:
-    """The few least of many (value, place), where places only grow, so that the first of equal values stays."""
+    """The few lowest of many (value, place). Places only grow, so the first of equal values stays."""
 
     def __init__(self, num: int) -> None:
         self._num = num
@@ -63,7 +63,7 @@ class Least:
         """Values from here on change nothing."""
 
     def add(self, value: float, place: int) -> None:
-        """Notes a finite value."""
+        """Add a finite value."""
         if value < self.bound:
             self._found.append((value, place))
             if len(self._found) >= 4 * self._num:
@@ -71,5 +71,5 @@ class Least:
                 self.bound = self._found[-1][0]
 
     def places(self) -> list[int]:
-        """Returns the places of the least, the least first."""
+        """Return the places of the lowest values, the lowest first."""
         return [place for _, place in heapq.nsmallest(self._num, self._found)]

@@ -1,4 +1,4 @@
-"""report.html: what a preparation found, in one file that needs no network and takes decisions about images."""
+"""The report of a preparation: one HTML file that needs no network. Decisions about images can be made in it."""
 
 import hashlib
 from array import array
@@ -25,18 +25,18 @@ from finetune.plurals import plural
 from finetune.report.page import around, write_page
 
 MOST_BYTES = 24_000_000
-"""Size of the page, of which the captions get what the other parts leave."""
+"""Size of the page; captions get what the other parts leave."""
 LEAST_CAPTION_BYTES = 1_000_000
 MOST_NOTICES = 50
 MOST_OPTION_LETTERS = 20_000
 
 
 def write_report(path: Path, prepared: Prepared, load: Callable[[str], SmallImage | None]) -> Path:
-    """Writes the report of a preparation and returns its path.
+    """Write the report of a preparation and return its path.
 
-    `load` gives the thumbnail of a `source`, or None where it cannot be read; it is asked at most once for each, and
-    for no more than the page holds. The same preparation gives the same bytes. The rows of a preparation may be made
-    when they are asked for: they go by once, and a few thousand are asked for again to be shown.
+    `load` returns the thumbnail of a `source`, or None where it cannot be read; it is called at most once per image,
+    and only for images on the page. The same preparation gives the same bytes. Rows may be made on access: all are read
+    once, and a few thousand again to be shown.
     """
     thumbnails = Thumbnails(load)
     parts = _parts(prepared, thumbnails)
@@ -50,7 +50,7 @@ def write_report(path: Path, prepared: Prepared, load: Callable[[str], SmallImag
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, and how many things it is about."""
+    """A part of the page, and the number of things in it."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Section:
 
 
 class _Seen:
-    """What the parts need of the rows, which go by here once; it grows by 12 bytes per image and 12 a copy."""
+    """Summaries of all rows, which are read once. They take 12 bytes per image and 12 per duplicate."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.copies, self.left_out, self.flags = Copies(prepared), LeftOut(), Flags()
@@ -88,7 +88,7 @@ class _Seen:
 
 
 def _parts(prepared: Prepared, thumbnails: Thumbnails) -> dict[str, Any]:
-    """What the template shows."""
+    """Collect the values for the template."""
     seen = _Seen(prepared)
     places = seen.places
     is_marked = places.having([mark.sources for mark in prepared.lint])

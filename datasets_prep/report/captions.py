@@ -1,4 +1,4 @@
-"""The report's parts about captions: what to mend, and every caption."""
+"""The report's parts about captions: problems, and every caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ MOST_LETTERS_OF_ONE = 4000
 MOST_MARKS = 60
 MOST_MARKED = 12
 MOST_DRAWN_AT_ONCE = 500
-"""Above it browsers lay out only the captions in view."""
+"""Above this number browsers lay out only the captions in view."""
 
 
 @dataclass(frozen=True)
 class ShownMark:
-    """What may be mended about some captions, with the first of their images."""
+    """A problem of some captions, with the first of their images."""
 
     kind: str
     detail: str
@@ -31,7 +31,7 @@ class ShownMark:
 
 
 def lint(prepared: Prepared, places: Places, thumbnails: Thumbnails) -> Markup:
-    """Return what may be mended about the captions, each with a few of the images it concerns."""
+    """List the problems of captions, with a few images of each."""
     if not prepared.lint:
         return nothing("Nothing to mend about the captions.")
     marks = [_mark(mark, prepared.kept, places, thumbnails) for mark in prepared.lint[:MOST_MARKS]]
@@ -48,10 +48,10 @@ def _mark(mark: LintMark, kept: Sequence[Row], places: Places, thumbnails: Thumb
 
 
 def captions(prepared: Prepared, places: Places, is_marked: np.ndarray, thumbnails: Thumbnails, room: int) -> Markup:
-    """Returns the captions as a list that can be searched, of about `room` bytes at most.
+    """List captions for searching, in about `room` bytes.
 
-    Where there are too many, those stay that the report shows elsewhere, and then the marked ones: `is_marked` [N] says
-    of which rows something is to be mended.
+    Where there are too many, those of images that the report shows elsewhere come first, then the marked ones;
+    `is_marked` [N] tells which rows have problems.
     """
     kinds = list(dict.fromkeys(mark.kind for mark in prepared.lint))
     wanted = _by_need(places, is_marked, thumbnails)
@@ -77,14 +77,14 @@ def captions(prepared: Prepared, places: Places, is_marked: np.ndarray, thumbnai
 
 
 def _by_need(places: Places, is_marked: np.ndarray, thumbnails: Thumbnails) -> list[int]:
-    """The places of the rows to show, those first that matter most."""
+    """Choose the rows to show, the most important first."""
     rank = np.where(is_marked, np.uint8(1), np.uint8(2))
     rank[places.having([list(thumbnails.sources)])] = 0
     return np.concatenate([np.flatnonzero(rank == each)[:MOST_CAPTIONS] for each in range(3)])[:MOST_CAPTIONS].tolist()
 
 
 class _Tags:
-    """What captions can be filtered by, each with a short name that the rows carry, and how many have it."""
+    """Filters for captions: short names for the rows, and counts."""
 
     def __init__(self, kinds: Sequence[str]) -> None:
         self._counts: dict[str, int] = {}
@@ -93,7 +93,7 @@ class _Tags:
             self._noted(f"lint: {kind}", 0)
 
     def of(self, row: Row, kinds: Sequence[str]) -> str:
-        """Returns the short names of what a row has, and counts them."""
+        """Return the short names of a row's tags, and count them."""
         own = [f"lint: {kind}" for kind in kinds] + [f"flag: {flag}" for flag in texts_of(row, "flags")]
         own += [f"{key.replace('_', ' ')}: {row[key]}" for key in ("caption_from", "split") if row.get(key)]
         return " ".join(self._noted(tag, 1) for tag in own)
@@ -104,7 +104,7 @@ class _Tags:
 
     @property
     def options(self) -> list[tuple[str, str, int]]:
-        """The choices: short name, name, count."""
+        """List the choices: short name, name, count."""
         return [(self._short[tag], tag, count) for tag, count in sorted(self._counts.items()) if count]
 
 

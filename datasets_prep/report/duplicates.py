@@ -1,4 +1,4 @@
-"""The report's part about copies: every kept image that others repeat, side by side with them."""
+"""The report's part about duplicates, side by side with the kept images."""
 
 import heapq
 from array import array
@@ -27,7 +27,7 @@ MOST_CLUSTERS = 100
 MOST_DUPLICATES = 5
 
 COPIES = ("near_duplicate", "pixel_duplicate", "exact_duplicate")
-"""The reasons that name another image, those first that may be wrong."""
+"""The reasons that name another image, the least certain first."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Group:
 
 
 class Copies:
-    """Finds what repeats another image while the rows go by; 12 bytes per copy, and of the shown ones the rows."""
+    """Groups of duplicates, collected row by row. They take 12 bytes per duplicate, and the rows of those shown."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._rejected, self._kept = prepared.rejected, prepared.kept
@@ -58,12 +58,12 @@ class Copies:
         self._doubts: dict[str, tuple[int, float]] = {}
 
     def add_rejected(self, place: int, row: Row) -> None:
-        """Notes a row of rejected.jsonl."""
+        """Add a row of rejected.jsonl."""
         if row.get("reason") in COPIES and row.get("duplicate_of") is not None:
             self._add(place, row)
 
     def add_kept(self, place: int, row: Row) -> None:
-        """Notes a row of metadata.jsonl."""
+        """Add a row of metadata.jsonl."""
         if row.get("near_duplicate_of") is not None:
             self._add(len(self._rejected) + place, row)
 
@@ -79,7 +79,7 @@ class Copies:
         return heapq.nsmallest(MOST_CLUSTERS, self._doubts, key=lambda keeper: (self._doubts[keeper], keeper))
 
     def html(self, places: Places, thumbnails: Thumbnails) -> tuple[int, Markup]:
-        """Returns how many images have copies, and those with the most doubtful copies first, side by side."""
+        """Show the most doubtful groups; also count all groups."""
         keys = np.frombuffer(self._keys, np.uint64)
         num = len(np.unique(keys))
         if not num:
@@ -97,7 +97,7 @@ class Copies:
         return num, render("duplicates.html", "clusters", groups, note)
 
     def _said_of_others(self, keys: np.ndarray, shown: Sequence[str]) -> str:
-        """Returns in which listings the duplicates are that are not shown, "" where all are."""
+        """Say which listings have the duplicates that are not shown."""
         is_other = ~np.isin(keys, np.array([key_of(keeper) for keeper in shown], np.uint64))
         others = np.frombuffer(self._numbers, np.uint32)[is_other]
         if not len(others):
@@ -124,7 +124,7 @@ def _score(row: Row) -> float:
 
 
 def _doubt(row: Row) -> tuple[int, float]:
-    """Near duplicates come before those of the same pixels, and those that agree least first."""
+    """Order rows by doubt: near duplicates first, lowest score first."""
     return (COPIES.index(str(row["reason"])) if "reason" in row else 0, _score(row))
 
 

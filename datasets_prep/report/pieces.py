@@ -1,4 +1,4 @@
-"""The pieces that the report is put together from: its templates, texts made safe to show, and thumbnails."""
+"""Common pieces of the report: templates, escaped texts and thumbnails."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from finetune.report.charts import number
 from finetune.report.page import templates
 
 Row = Mapping[str, object]
-"""A line of metadata.jsonl or of rejected.jsonl."""
+"""A line of metadata.jsonl or rejected.jsonl."""
 
 MOST_THUMBNAILS = 1500
 MOST_THUMBNAIL_BYTES = 14_000_000
@@ -23,7 +23,7 @@ MOST_LETTERS = 240
 
 @cache
 def environment() -> Environment:
-    """Return the templates of this report, with filters for what a dataset contains."""
+    """Return the templates of this report, with filters for datasets."""
     made = templates("datasets_prep")
     made.filters |= {
         "name": name_html,
@@ -36,7 +36,7 @@ def environment() -> Environment:
 
 
 def render(template: str, part: str, *values: object) -> Markup:
-    """Return a part (a macro) of a template, filled with values."""
+    """Fill a part (a macro) of a template with values."""
     return getattr(environment().get_template(template).module, part)(*values)
 
 
@@ -46,13 +46,16 @@ def nothing(text: str) -> Markup:
 
 
 def name_html(name: object, most: int = MOST_LETTERS) -> Markup:
-    """Return a file name as HTML: what cannot be seen or would turn the line round is spelled out, long ones cut."""
+    """Format a file name as HTML, shortened.
+
+    Invisible characters and those that change the direction of text are spelled out.
+    """
     letters = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name)[: most + 1])
     return Markup('<bdi class="name">{}</bdi>').format(_cut(letters, most))
 
 
 def text_html(text: object, most: int = MOST_LETTERS) -> Markup:
-    """Return a text of the dataset as HTML with its line breaks; what no HTML may hold becomes a sign for it."""
+    """Format a text as HTML with its line breaks, shortened. Characters that HTML cannot contain are replaced."""
     letters = "".join(
         "\ufffd" if letter == "\0" or "\ud800" <= letter <= "\udfff" else letter for letter in str(text)[: most + 1]
     )
@@ -64,35 +67,38 @@ def _cut(letters: str, most: int) -> str:
 
 
 def value_text(value: object) -> str:
-    """Returns a score as a short text."""
+    """Format a score as a short text."""
     return number(float(value), 3) if isinstance(value, int | float) else str(value)
 
 
 def number_of(row: Row, key: str) -> float:
-    """Returns a number of a row, 0 where there is none."""
+    """Read a number of a row, 0 without one."""
     value = row.get(key)
     return float(value) if isinstance(value, int | float) else 0.0
 
 
 def texts_of(row: Row, key: str) -> list[str]:
-    """Returns a list of texts in a row, an empty one where there is none."""
+    """Read a list of texts in a row, empty without one."""
     value = row.get(key)
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small image that the page holds once, as a rule of its style sheet."""
+    """A small image, stored once in the page's style sheet."""
 
     css: str
-    """Class of elements that show it."""
+    """Class of the elements that show it."""
     width: int
-    """Of the image that it was made from, like height."""
+    """Of the original image, like height."""
     height: int
 
 
 class Thumbnails:
-    """Makes the page's small images, each once, until the page would be too large; the first to ask get theirs."""
+    """The small images of the page.
+
+    Each is made once, until the page would be too large; the first images asked for get theirs.
+    """
 
     def __init__(
         self,
@@ -108,7 +114,7 @@ class Thumbnails:
         """Whether an image was left without one for lack of room."""
 
     def of(self, source: str) -> Thumbnail | None:
-        """Returns the thumbnail of an image; None where it cannot be read or there is no more room."""
+        """Return the thumbnail of an image. None where it cannot be read or there is no more room."""
         if source not in self._made:
             if len(self._rules) >= self._most or self._num_bytes >= self._most_bytes:
                 self.is_full = True
@@ -126,10 +132,10 @@ class Thumbnails:
 
     @property
     def sources(self) -> frozenset[str]:
-        """The images that somebody asked for and that had room."""
+        """The images that were asked for while there was room."""
         return frozenset(self._made)
 
     @property
     def rules(self) -> str:
-        """The style sheet that the elements need."""
+        """The style sheet of the thumbnails."""
         return "".join(self._rules)

@@ -1,4 +1,4 @@
-"""The report's part about scores: the images at the worse end of each."""
+"""The report's part about scores: the worst images of each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ ENDS = {
     "watermark": (("Most likely with a watermark", True),),
     "clip": (("Caption agrees least", False),),
 }
-"""Which end of a score is the worse one; True stands for the high one. Other scores show both."""
+"""The worse end of a score; True is the high one. Other scores show both."""
 
 HARMLESS = {"jpeg_quality": 100.0, "border": 0.0, "blocks": 1.0}
-"""Values that say that there is nothing to see."""
+"""Values that mean there is nothing to see."""
 
 UNSHOWN = ("frames",)
 NUMBERS = (int, float)  # made once, since a million images have a dozen scores each
@@ -48,14 +48,14 @@ class End:
 
 
 class Worst:
-    """Finds the images at the worse end of every score while their rows go by."""
+    """The worst images of every score, collected row by row."""
 
     def __init__(self, num_pictures: int) -> None:
         self._num = min(MOST_WORST, max(4, num_pictures // 4))
         self._ends: dict[str, list[tuple[str, int, Least]]] = {}
 
     def add(self, place: int, row: Row) -> None:
-        """Notes a row of metadata.jsonl."""
+        """Add a row of metadata.jsonl."""
         scores = row.get("scores")
         for name, score in scores.items() if isinstance(scores, Mapping) else ():
             if name not in self._ends:
@@ -74,7 +74,7 @@ class Worst:
         return [(title, -1 if is_high else 1, Least(self._num)) for title, is_high in ends]
 
     def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> Markup:
-        """Return the images, by score."""
+        """Show the images, by score."""
         order = list(ENDS)
         names = sorted(self._ends, key=lambda name: (order.index(name) if name in ENDS else len(order), name))
         ends = []
@@ -96,7 +96,7 @@ def _end(title: str, name: str, rows: Sequence[Row], thumbnails: Thumbnails) -> 
 
 
 def _score_of(row: Row, name: str) -> float | None:
-    """Returns a score of an image, None where it has no finite one of the name."""
+    """Read a score of an image; None if missing or not finite."""
     scores = row.get("scores")
     value = scores.get(name) if isinstance(scores, Mapping) else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

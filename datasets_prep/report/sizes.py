@@ -1,4 +1,4 @@
-"""The report's part about training sizes: how many images each takes, and what is cut away from them."""
+"""The report's part about training sizes: images per size, and cropping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from finetune.data.images.decode import crop_loss
 MOST_LOSSES = 24
 MOST_EXAMPLES = 6
 LEAST_LOSS = 0.02
-"""Share of an image from which it is worth a look."""
+"""Share of an image that must be cut away for it to be shown."""
 
 
 @dataclass(frozen=True)
@@ -22,30 +22,30 @@ class Crop:
 
     thumbnail: Thumbnail
     down: float
-    """Per cent of the height at the top and at the bottom, like `across` of the width."""
+    """Percent of the height at the top and at the bottom, like `across` of the width."""
     across: float
 
 
 class Losses:
-    """Finds the images that lose most to their training size while their rows go by."""
+    """The images that lose most to cropping, collected row by row."""
 
     def __init__(self) -> None:
         self._least = Least(MOST_LOSSES)
 
     def add(self, place: int, row: Row) -> None:
-        """Notes a row of metadata.jsonl."""
+        """Add a row of metadata.jsonl."""
         loss = _loss(row)
         if loss >= LEAST_LOSS:
             self._least.add(-loss, place)
 
     def shown(self, kept: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[Row, Crop | None, float]]:
-        """Return them with what is cut away."""
+        """Return the images with what is cut away."""
         rows = [kept[place] for place in self._least.places()]
         return [(row, crop_of(thumbnails.of(str(row["source"])), _bucket_of(row)), _loss(row)) for row in rows]
 
 
 def buckets(prepared: Prepared, losses: Losses, places: Places, thumbnails: Thumbnails) -> Markup:
-    """Return the training sizes with what each cuts away, and the images that lose most."""
+    """Show the training sizes, and the images that lose most."""
     if not prepared.buckets:
         return nothing("No training sizes.")
     most = max(bucket.num_pictures for bucket in prepared.buckets) or 1
@@ -55,7 +55,7 @@ def buckets(prepared: Prepared, losses: Losses, places: Places, thumbnails: Thum
 
 
 def _bucket(bucket: BucketRow, places: Places, thumbnails: Thumbnails) -> tuple[object, ...]:
-    """The bucket, width and height of its icon, and crops of a few of its images."""
+    """Return the bucket, its icon's width and height, and example crops."""
     scale = 26 / max(bucket.width, bucket.height)
     size = (bucket.width, bucket.height)
     examples = bucket.examples[:MOST_EXAMPLES]
@@ -65,7 +65,7 @@ def _bucket(bucket: BucketRow, places: Places, thumbnails: Thumbnails) -> tuple[
 
 
 def crop_of(thumbnail: Thumbnail | None, size: tuple[int, int]) -> Crop | None:
-    """Return what an image of that size shows of the thumbnail, cut in the middle."""
+    """Crop a thumbnail in the middle to the shape of a size."""
     if thumbnail is None:
         return None
     wanted, own = size[0] / size[1], thumbnail.width / thumbnail.height
@@ -73,7 +73,7 @@ def crop_of(thumbnail: Thumbnail | None, size: tuple[int, int]) -> Crop | None:
 
 
 def _loss(row: Row) -> float:
-    """The share of an image that its training size cuts away, 0 where that is not known."""
+    """Share of an image that is cut away; 0 where not known."""
     width, height, bucket = int(number_of(row, "width")), int(number_of(row, "height")), _bucket_of(row)
     return round(crop_loss(width, height, *bucket), 4) if min(width, height, *bucket) > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""The report's parts about the stages, flags, and what was left out."""
+"""The report's parts about stages, flags and rejected files."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ REASONS = {
 
 
 def stages(prepared: Prepared) -> Markup:
-    """Return the table of the stages, with how many images went in and came out."""
+    """Show the table of stages with the images in and out."""
     if not prepared.figures:
         return nothing("No figures.")
     most = max(max(num_in, num_out) for _, num_in, num_out, _ in prepared.figures) or 1
@@ -60,7 +60,7 @@ def stages(prepared: Prepared) -> Markup:
 
 
 class Flags:
-    """Counts flags while the rows go by."""
+    """Counts of flags, collected row by row."""
 
     def __init__(self) -> None:
         self.num_flagged = 0
@@ -68,13 +68,13 @@ class Flags:
         self._counts: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
-        """Notes a row of metadata.jsonl."""
+        """Add a row of metadata.jsonl."""
         own = texts_of(row, "flags")
         self._counts.update(own)
         self.num_flagged += bool(own)
 
     def html(self) -> Markup:
-        """Return the table of the flags."""
+        """Show the table of the flags."""
         if not self._counts:
             return nothing("No image has a flag.")
         order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
@@ -85,7 +85,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class Reason:
-    """Files that were left out for one reason, with the first of them."""
+    """Files that were rejected for one reason, the first of them shown."""
 
     name: str
     title: str
@@ -95,7 +95,7 @@ class Reason:
 
 
 class LeftOut:
-    """Counts what was left out by reason, and holds the first few of each, while the rows go by."""
+    """Rejected files by reason, collected row by row. The first few of each reason are kept."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -104,7 +104,7 @@ class LeftOut:
         self._kept_contents: set[object] = set()
 
     def add(self, row: Row) -> None:
-        """Notes a row of rejected.jsonl."""
+        """Add a row of rejected.jsonl."""
         reason = str(row.get("reason"))
         self._counts[reason] += 1
         firsts = self._firsts.setdefault(reason, [])
@@ -113,12 +113,12 @@ class LeftOut:
             self._contents |= {row.get("sha256")} - {None}
 
     def add_kept(self, row: Row) -> None:
-        """Notes a row of metadata.jsonl, after all those of rejected.jsonl; it may have the content of one of them."""
+        """Add a row of metadata.jsonl, after all of rejected.jsonl. It may have the content of a rejected one."""
         if row.get("sha256") in self._contents:
             self._kept_contents.add(row.get("sha256"))
 
     def html(self, thumbnails: Thumbnails) -> Markup:
-        """Return the files by reason, the most frequent first."""
+        """Show the files by reason, the most frequent first."""
         if not self._counts:
             return nothing("Nothing was left out.")
         order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,4 +1,4 @@
-"""Small images of the report, each made once for its content."""
+"""Small images of the report, cached by content."""
 
 import hashlib
 import io
@@ -12,21 +12,21 @@ from datasets_prep.caches.content import ContentCache
 
 SIDE = 192
 VERSION = 1
-"""Raised when the same image gives another thumbnail."""
+"""Increased when the same image gives another thumbnail."""
 
 
 @dataclass(frozen=True)
 class SmallImage:
-    """An image as the report holds it."""
+    """An image at the report's size."""
 
     webp: bytes
     width: int
-    """Of the image that it was made from, like height."""
+    """Of the original image, like height."""
     height: int
 
 
 def small_image(image: Image.Image) -> SmallImage:
-    """Returns an image at the report's size."""
+    """Reduce an image to the report's size."""
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
@@ -41,7 +41,7 @@ def cached_small_image(
     background: str,
     cache: ContentCache,
 ) -> SmallImage | None:
-    """Returns the report's image of a name, None where it cannot be read; only new content is decoded."""
+    """Return the small image of a name, None where unreadable. Only new content is decoded."""
     try:
         digest = hashlib.sha256(read(name)).hexdigest()
     except (OSError, ValueError):

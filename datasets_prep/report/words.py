@@ -1,4 +1,4 @@
-"""The report's part about words: how long the captions are, and what many of them say."""
+"""The report's part about words: lengths of captions, and frequent phrases."""
 
 import heapq
 import re
@@ -15,13 +15,13 @@ from finetune.plurals import plural
 MOST_COUNTED = 20_000
 
 ID_BITS = 21
-"""Of a word's number, so that those of three fit in 64 bits."""
+"""Bits of a word's number; three numbers fit into 64 bits."""
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 class Words:
-    """Counts words and phrases while the rows go by; of many images, those of every few."""
+    """Counts of words and phrases, collected row by row. In large datasets only every n-th row counts."""
 
     def __init__(self, num_pictures: int) -> None:
         self._step = max(1, -(-num_pictures // MOST_COUNTED))
@@ -30,7 +30,7 @@ class Words:
         self._phrases = _Phrases()
 
     def add(self, place: int, row: Row) -> None:
-        """Notes a row of metadata.jsonl."""
+        """Add a row of metadata.jsonl."""
         if place % self._step == 0:
             words = WORD.findall(str(row.get("text", "")).lower())
             self._lengths[min(len(words) // 5, 20)] += 1
@@ -38,7 +38,7 @@ class Words:
             self._phrases.add(words)
 
     def html(self) -> Markup:
-        """Returns how long the captions are, and the words and phrases that most of them share."""
+        """Show the lengths of captions, and frequent words and phrases."""
         if not self._words:
             return nothing("No captions.")
         spans = [
@@ -53,7 +53,10 @@ class Words:
 
 
 class _Phrases:
-    """Counts in how many captions three words follow each other; 8 bytes each, where a text and its count take 200."""
+    """Counts of captions with the same three consecutive words.
+
+    Each takes 8 bytes instead of about 200 for a text and its count.
+    """
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
@@ -66,7 +69,7 @@ class _Phrases:
             self._found.extend({(one << ID_BITS | two) << ID_BITS | three for one, two, three in threes})
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """Yield those in more than one."""
+        """Yield the phrases in more than one caption, with counts."""
         keys, counts = np.unique(np.frombuffer(self._found, np.uint64), return_counts=True)
         words, last = list(self._ids), (1 << ID_BITS) - 1
         for key, count in zip(keys[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
@@ -74,6 +77,6 @@ class _Phrases:
 
 
 def _most_frequent(counts: Iterable[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """The most frequent ones that are in more than one caption."""
+    """Return the most frequent terms in more than one caption."""
     top = heapq.nsmallest(most, ((-count, term) for term, count in counts if count > 1))
     return [(term, -count) for count, term in top]

@@ -1,4 +1,4 @@
-"""What a review needs of a prepared folder: its report, and the images in it."""
+"""The report and the images of a prepared folder, for review."""
 
 import json
 import re
@@ -9,20 +9,20 @@ from datasets_prep.output.images import IMAGE_FOLDERS
 from finetune.report.page import POLICY
 
 SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
-"""What the page may do when served: ask this server, and nobody else."""
+"""Policy of the served page, which may request from this server only."""
 
 
 @dataclass(frozen=True)
-class Known:
+class ShownImage:
     """An image that can be decided about."""
 
     source: str
     path: Path | None
-    """The file with its bytes; None where the image was left out or is in a shard."""
+    """The image file; None where the image was rejected or is in a shard."""
 
 
 def served_page(folder: Path) -> bytes:
-    """Returns the report, allowed to ask this server."""
+    """Read the report and allow it to request from this server."""
     hint = "Expected a folder that python -m datasets_prep wrote. Check the path, or prepare it again."
     if not folder.is_dir():
         raise FileNotFoundError(f"review: there is no folder {folder}. {hint}")
@@ -36,10 +36,10 @@ def served_page(folder: Path) -> bytes:
     return page.replace(POLICY.encode(), SERVED_POLICY.encode(), 1)
 
 
-def known_images(folder: Path, page: bytes) -> dict[str, Known]:
-    """Returns, by sha256, the images that the page shows: a set of millions needs no more memory than its page."""
+def known_images(folder: Path, page: bytes) -> dict[str, ShownImage]:
+    """List the images on the page by sha256. Memory depends on the page, not on the dataset."""
     shown = {match.decode("ascii") for match in re.findall(rb' data-sha="([0-9a-f]{64})"', page)}
-    known: dict[str, Known] = {}
+    known: dict[str, ShownImage] = {}
     for name in ("rejected.jsonl", "metadata.jsonl"):  # the second last, since a kept image has its bytes here
         if not (folder / name).is_file():
             continue
@@ -54,12 +54,12 @@ def known_images(folder: Path, page: bytes) -> dict[str, Known]:
                         "Prepare the folder again."
                     ) from None
                 if sha256 in shown:
-                    known[sha256] = Known(source, _picture(folder, row.get("file_name")))
+                    known[sha256] = ShownImage(source, _image_path(folder, row.get("file_name")))
     return known
 
 
-def _picture(folder: Path, file_name: object) -> Path | None:
-    """The file that a row names, where it is one of the prepared images."""
+def _image_path(folder: Path, file_name: object) -> Path | None:
+    """Find the file that a row names among the prepared images."""
     if not isinstance(file_name, str) or "\0" in file_name:
         return None
     path = (folder / file_name).resolve()

@@ -1,4 +1,4 @@
-"""Serves a prepared folder's report on this machine alone, and writes down what is decided in it."""
+"""The review of a prepared folder, served on this machine alone. Decisions are appended to decisions.jsonl."""
 
 import hmac
 import json
@@ -31,11 +31,11 @@ TYPES = {
     ".bmp": "image/bmp",
     ".ico": "image/x-icon",
 }
-"""What browsers show; for others the page shows its small image."""
+"""Types that browsers show; for others the page shows its small image."""
 
 
 def serve(prepared_folder: Path, port: int = 0, open_browser: bool = False) -> None:
-    """Serves the report until Ctrl-C; ValueError or OSError where there is none or the port is taken."""
+    """Serve the report until Ctrl-C. Raises ValueError or OSError where there is none or the port is taken."""
     server = ReviewServer(prepared_folder, port)
     for warning in server.warnings:
         print(f"Note: {warning}")
@@ -57,7 +57,7 @@ def serve(prepared_folder: Path, port: int = 0, open_browser: bool = False) -> N
 
 
 class ReviewServer(ThreadingHTTPServer):
-    """The server; `url` holds the token without which it answers nothing."""
+    """The server; requests need the token in `url`."""
 
     daemon_threads = True
 
@@ -88,7 +88,7 @@ class ReviewServer(ThreadingHTTPServer):
             return list(self._lines)
 
     def decide(self, line: object) -> None:
-        """Writes a decision down; ValueError where it is none about an image of the page."""
+        """Store a decision. Raises ValueError if it is not about an image of the page."""
         decision = checked(line)
         if decision.sha256 not in self.known:
             raise ValueError("sha256 belongs to no image of this report")
@@ -101,7 +101,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 
 class _Request(BaseHTTPRequestHandler):
-    """One request; everything needs the token, and a browser that was led here by another site is refused."""
+    """One request, which needs the token. Browsers that another site led here are refused."""
 
     timeout = 30  # seconds that a client may be silent
     protocol_version = "HTTP/1.1"
@@ -164,9 +164,9 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, b"{}", "application/json")
 
     def _allowed_path(self) -> str | None:
-        """The path asked for; None where the request was refused.
+        """Return the requested path; None where the request was refused.
 
-        The host tells a page of this server from another site whose name was pointed at this machine.
+        The host distinguishes a page of this server from another site whose name points to this machine.
         """
         origin = self.headers.get("Origin")
         if self.headers.get("Host") not in self._review.hosts or (
@@ -207,4 +207,4 @@ class _Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base class names it so
-        """Says nothing: the terminal is for the user."""
+        """Log nothing: the terminal is for the user."""

@@ -1,4 +1,4 @@
-"""Chooses the images that are held out of training, in groups that share nothing with those that are trained on."""
+"""Images held out of training, in groups unrelated to the rest."""
 
 import hashlib
 import posixpath
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str] | None) -> np.ndarray:
-    """Returns the group [N] of every image: linked images, and those of one folder, share one.
+    """Number the groups [N] of linked images and of folders.
 
-    Here links do form chains: images that are copies of copies must not be on both sides either.
+    Here links do form chains: duplicates of duplicates must not be in both splits either.
     """
     group = np.arange(num)
 
@@ -31,16 +31,17 @@ def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str]
 
 
 def folders_of(sources: Sequence[str]) -> list[str] | None:
-    """Returns the folder of every name, None where all share one."""
+    """Return the folder of every name; None where all share one."""
     folders = [posixpath.dirname(source) for source in sources]
     return folders if len(set(folders)) > 1 else None
 
 
 def held_out(groups: np.ndarray, names: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Returns which images [N] are held out: whole groups in an order drawn from the seed, at most `share` of all.
+    """Choose whole groups to hold out, as a mask [N] of images.
 
-    A group's place depends on its members' `names` alone, so that few change sides when images are added. At least
-    one group is held out and one is not, where there are two and the share is above 0.
+    The seed decides the order; at most `share` of all images are held out. A group's place depends only on its members'
+    `names`, so few images change sides when others are added. At least one group is held out and one is not, where
+    there are two and the share is above 0.
     """
     result = np.zeros(len(groups), bool)
     members: dict[int, list[int]] = {}

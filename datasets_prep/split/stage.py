@@ -1,4 +1,4 @@
-"""Finds the training size of every image, what it cuts away, and which images are held out."""
+"""The training size of every image, and the validation split."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ NUM_EXAMPLES = 6
 
 
 def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) -> list[tuple[int, int]]:
-    """Returns the training size (width, height) of each of the kept images."""
+    """Return the training size (width, height) of each kept image."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     by_shape: dict[tuple[int, int], tuple[int, int]] = {}
     found = []
@@ -33,10 +33,7 @@ def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) ->
 
 
 def bucket_rows(kept: Kept) -> list[BucketRow]:
-    """Returns the table of training sizes that hold images, by rising aspect ratio.
-
-    The examples are the images that lose most.
-    """
+    """Summarize training sizes with images, by rising aspect ratio. The examples are the images that lose most."""
     members: dict[tuple[int, int], list[int]] = {}
     for place, size in enumerate(kept.sizes):
         members.setdefault(size, []).append(place)
@@ -52,7 +49,7 @@ def bucket_rows(kept: Kept) -> list[BucketRow]:
 
 
 def shape_of(kept: Kept, place: int) -> tuple[int, int]:
-    """Returns width and height of a kept image."""
+    """Return width and height of a kept image."""
     index = int(kept.indices[place])
     return int(kept.images.width[index]), int(kept.images.height[index])
 
@@ -64,9 +61,9 @@ def split_images(
     config: SplitConfig,
     findings: Findings,
 ) -> np.ndarray | None:
-    """Returns which of the kept images [K] are held out, None where no share was asked for.
+    """Mark which kept images [K] are held out; None without a split.
 
-    Near duplicates that are kept are on one side, chains of them too, and so do folders where the option says so.
+    Kept near duplicates are on one side, also in chains, and so are folders where the option says so.
     """
     if config.share == 0:
         return None
