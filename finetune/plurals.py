@@ -1,4 +1,4 @@
-"""Counts with nouns, and the first of many items, for messages."""
+"""Counts with nouns, and lists of names, for messages."""
 
 from collections.abc import Sequence
 
@@ -16,3 +16,8 @@ def first_few(items: Sequence[str], count: int | None = None) -> str:
     shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]
     return ", ".join(shown) + (f" and {count - NUM_SHOWN:,} more" if count > NUM_SHOWN else "")
+
+
+def either(names: Sequence[str]) -> str:
+    """Return "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

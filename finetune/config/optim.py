@@ -1,14 +1,61 @@
-"""The options of the optimizer; no torch here."""
+"""The optimizers, one row of facts each, and their options; no torch here."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-Optimizer = Literal["adamw", "adamw8bit", "paged_adamw8bit", "lion8bit", "adafactor", "prodigy", "adamw_schedule_free"]
+from finetune.plurals import either
+
 Schedule = Literal["constant", "cosine", "linear"]
 Weights = Literal["fp32", "bf16_stochastic", "bf16_kahan"]
 
-ALL_AT_ONCE = ("prodigy", "adamw_schedule_free")
-"""Optimizers that keep a number for all parameters together, and so cannot step one of them alone."""
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """Facts of an optimizer. Nothing else in the code depends on its name."""
+
+    place: str
+    """"package.module:Class", imported when it is built."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the class besides those that options set."""
+    has_betas: bool = True
+    """It has the averages that beta1 and beta2 are for."""
+    has_small_state: bool = False
+    """Its state takes a quarter of AdamW's memory or less."""
+    same_on_cpu: str | None = None
+    """The optimizer that it equals without a GPU, if it is for GPUs."""
+    lr_divisor: tuple[float, str] = (1, "")
+    """Proposed rates are divided by this number, and the reason."""
+    finds_lr: bool = False
+    """It finds the rate itself, one for all weights; optim.lr multiplies it."""
+    updates_alone: bool = True
+    """It can update one weight without the others. Those that keep a number for all weights together cannot."""
+    averages_weights: bool = False
+    """Its average of the weights replaces a schedule, and is what is validated and exported."""
+
+
+OPTIMIZERS: Mapping[str, OptimizerFacts] = {
+    "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}),
+    "adamw8bit": OptimizerFacts("bitsandbytes.optim:AdamW8bit", has_small_state=True),
+    "paged_adamw8bit": OptimizerFacts(
+        "bitsandbytes.optim:PagedAdamW8bit", has_small_state=True, same_on_cpu="adamw8bit"
+    ),
+    "lion8bit": OptimizerFacts(
+        "bitsandbytes.optim:Lion8bit", has_small_state=True, lr_divisor=(5, "a fifth of it for Lion (arXiv 2302.06675)")
+    ),  # which says 3 to 10 times less than Adam (section 5)
+    "adafactor": OptimizerFacts("torch.optim:Adafactor", has_betas=False, has_small_state=True),
+    "prodigy": OptimizerFacts(
+        "prodigyopt:Prodigy",
+        {"safeguard_warmup": True, "use_bias_correction": True},
+        finds_lr=True,  # its own estimate times 1 (arXiv 2306.06101)
+        updates_alone=False,
+    ),
+    "adamw_schedule_free": OptimizerFacts("schedulefree:AdamWScheduleFree", updates_alone=False, averages_weights=True),
+}
+if TYPE_CHECKING:
+    Optimizer = str
+else:
+    Optimizer = Literal[tuple(OPTIMIZERS)]
 
 
 @dataclass(frozen=True)
@@ -40,6 +87,10 @@ class OptimConfig:
     """Update each weight as soon as its gradient is there and free the gradient; one process, no accumulation, no
     clipping."""
 
+    @property
+    def facts(self) -> OptimizerFacts:
+        return OPTIMIZERS[self.name]
+
     def problems(self) -> list[str]:
         found = []
         if self.lr <= 0:
@@ -54,16 +105,16 @@ class OptimConfig:
             found.append(f"optim.warmup_steps: got {self.warmup_steps}, expected 0 or more.")
         if not 0 <= self.final_lr_ratio <= 1:
             found.append(f"optim.final_lr_ratio: got {self.final_lr_ratio}, expected a share from 0 to 1.")
-        if self.name == "adamw_schedule_free" and self.schedule != "constant":
+        if self.facts.averages_weights and self.schedule != "constant":
             found.append(
-                f"optim.schedule: got {self.schedule} with adamw_schedule_free, which replaces a schedule; use "
-                "constant."
+                f"optim.schedule: got {self.schedule} with {self.name}, which replaces a schedule. Use constant."
             )
-        if self.name in ALL_AT_ONCE:
+        if not self.facts.updates_alone:
+            others = either([name for name, facts in OPTIMIZERS.items() if facts.updates_alone])
             for key, given, default in (("weights", self.weights, "fp32"), ("in_backward", self.in_backward, False)):
                 if given != default:
                     found.append(
                         f"optim.{key}: got {str(given).lower()} with {self.name}, which cannot update one weight "
-                        "without the others. Use adamw, adamw8bit, paged_adamw8bit, lion8bit or adafactor."
+                        f"without the others. Use {others}."
                     )
         return found

@@ -66,16 +66,16 @@ def token_file_name(name: str) -> str:
 
 def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]:
     """Return the contradictions between the options of new tokens and others."""
-    if config.optim.name == "prodigy" and tokens.lr not in (None, config.optim.lr):
-        return ["tokens.lr: given with prodigy, which knows one rate only. Remove it."]
+    if config.optim.facts.finds_lr and tokens.lr not in (None, config.optim.lr):
+        return [f"tokens.lr: given with {config.optim.name}, which knows one rate only. Remove it."]
     return []
 
 
 def adapter_contradictions(config: TrainConfig, lora: LoRAConfig) -> list[str]:
     """Return the contradictions between the options of adapters and others."""
     found = []
-    if lora.plus_ratio != 1 and config.optim.name == "prodigy":
-        found.append("lora.plus_ratio: given with prodigy, which knows one rate only. Remove it.")
+    if lora.plus_ratio != 1 and config.optim.facts.finds_lr:
+        found.append(f"lora.plus_ratio: given with {config.optim.name}, which knows one rate only. Remove it.")
     if lora.init not in ("pissa", "olora"):
         return found
     if config.mask.prior_weight > 0:

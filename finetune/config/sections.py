@@ -453,10 +453,10 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 2**63:
             found.append(f"seed: got {self.seed}, expected 0 to 2^63 - 1.")
-        if self.optim.name == "prodigy" and self.optim.text_encoder_lr not in (None, self.optim.lr):
-            found.append("optim.text_encoder_lr: given with prodigy, which knows one rate only. Remove it.")
-        if self.optim.name == "prodigy" and self.optim.lr < 0.1:
-            found.append(f"optim.lr: got {self.optim.lr} with prodigy, which finds the rate itself; use 1.0.")
+        if self.optim.facts.finds_lr and self.optim.text_encoder_lr not in (None, self.optim.lr):
+            found.append(f"optim.text_encoder_lr: given with {self.optim.name}, which knows one rate only. Remove it.")
+        if self.optim.facts.finds_lr and self.optim.lr < 0.1:
+            found.append(f"optim.lr: got {self.optim.lr} with {self.optim.name}, which finds the rate itself; use 1.0.")
         return found
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,23 +15,14 @@ from finetune.extras import install_command
 from finetune.optim.groups import ParamGroup
 from finetune.optim.per_parameter import PerParameterOptimizer
 
-PACKAGES = {
-    "adamw8bit": "bitsandbytes",
-    "paged_adamw8bit": "bitsandbytes",
-    "lion8bit": "bitsandbytes",
-    "prodigy": "prodigyopt",
-    "adamw_schedule_free": "schedulefree",
-}
-
 
 def check_optimizer(config: OptimConfig) -> None:
     """Raise ValueError if the optimizer's package is missing."""
-    if config.name in PACKAGES:
-        package = PACKAGES[config.name]
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"optim.name: {config.name} needs {package}, which is not installed. Run: {install_command(package)}"
-            )
+    package = re.split("[.:]", config.facts.place)[0]
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"optim.name: {config.name} needs {package}, which is not installed. Run: {install_command(package)}"
+        )
 
 
 def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, seed: int = 0) -> torch.optim.Optimizer:
@@ -44,30 +36,16 @@ def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, see
 
 def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimizer named by config.name."""
-    betas = (config.beta1, config.beta2)
-    adam: dict[str, Any] = {"betas": betas, "weight_decay": config.weight_decay}
-    match config.name:
-        case "adamw":
-            return torch.optim.AdamW(groups, fused=True, **adam)
-        case "adafactor":
-            return torch.optim.Adafactor(groups, weight_decay=config.weight_decay)
-        case "prodigy":
-            from prodigyopt import Prodigy
-
-            return Prodigy(groups, safeguard_warmup=True, use_bias_correction=True, **adam)
-        case "adamw_schedule_free":
-            from schedulefree import AdamWScheduleFree
-
-            optimizer = AdamWScheduleFree(groups, **adam)
-            optimizer.train()
-            return optimizer
-        case _:
-            from bitsandbytes import optim as bnb
-
-            kinds = {"adamw8bit": bnb.AdamW8bit, "paged_adamw8bit": bnb.PagedAdamW8bit, "lion8bit": bnb.Lion8bit}
-            # devices.py has a sentence of our own about paging without a GPU; this one would come at the first step.
-            warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-            return kinds[config.name](groups, **adam)
+    module, _, name = config.facts.place.partition(":")
+    arguments = {"weight_decay": config.weight_decay, **config.facts.arguments}
+    if config.facts.has_betas:
+        arguments["betas"] = (config.beta1, config.beta2)
+    # run/device.py warns of paging without a GPU before the run; this sentence would come at the first step.
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    optimizer = vars(importlib.import_module(module))[name](groups, **arguments)
+    if config.facts.averages_weights:
+        optimizer.train()
+    return optimizer
 
 
 def as_dict(group: ParamGroup) -> dict[str, Any]:
@@ -101,7 +79,7 @@ def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) ->
     Afterwards the training weights are restored bit for bit. Its own eval() and train() compute one from the other with
     rounding, which would make a run depend on when it was validated.
     """
-    if config.name != "adamw_schedule_free":
+    if not config.facts.averages_weights:
         yield
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

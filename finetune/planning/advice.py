@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune.config.optim import OptimConfig
 from finetune.config.parse.command_line import as_flat
 from finetune.config.recipes import AdaptConfig
 from finetune.config.sections import TrainConfig
@@ -120,12 +121,12 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) ->
         numbers.append(rank(config.goal, facts))
         used = as_flat(config)["lora.rank"] if "lora.rank" in fixed else numbers[-1].value
         numbers.append(Number("lora.alpha", float(used), "the rank: at scale 1 a rate means the same at every rank"))
-    numbers.append(rate(*RATES[config.goal, weights], config.optim.name, facts))
+    numbers.append(rate(*RATES[config.goal, weights], config.optim, facts))
     used_rate = config.optim.lr if "optim.lr" in fixed else numbers[-1].value
-    if config.train.text_encoder and config.optim.name != "prodigy":
+    if config.train.text_encoder and not config.optim.facts.finds_lr:
         reason = "half the rate: text encoders forget first; half is EveryDream2's, others take 1/20 to 1"
         numbers.append(Number("optim.text_encoder_lr", used_rate / 2, reason))
-    numbers.append(warmup_steps(num_steps, weights, config.optim.name))
+    numbers.append(warmup_steps(num_steps, weights, config.optim))
     return numbers
 
 
@@ -164,27 +165,27 @@ def rank(goal: str, facts: DatasetFacts) -> Number:
     return Number("lora.rank", 8, "a style of fewer than 10 images: less room to learn them by heart")
 
 
-def rate(value: float, reason: str, optimizer: str, facts: DatasetFacts) -> Number:
+def rate(value: float, reason: str, optim: OptimConfig, facts: DatasetFacts) -> Number:
     """Return the peak rate of the denoiser.
 
     Above 16 images a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
-    2205.10287), four-fold at most; below, trainers use one rate for batches of 1 to 16. Lion wants 3 to 10 times less
-    than Adam (arXiv 2302.06675, section 5); Prodigy multiplies its own estimate by 1 (arXiv 2306.06101).
+    2205.10287), four-fold at most; below, trainers use one rate for batches of 1 to 16. The optimizer's
+    row says how many times less than Adam it wants, and whether it finds the rate itself.
     """
-    if optimizer == "prodigy":
-        return Number("optim.lr", 1.0, "prodigy finds the rate itself")
+    if optim.facts.finds_lr:
+        return Number("optim.lr", 1.0, f"{optim.name} finds the rate itself")
     growth = min(4.0, math.sqrt(max(1.0, facts.global_batch_size / SCALED_BATCH)))
     if growth > 1:
         reason += f"; times {growth:.2g} for {facts.global_batch_size:,} images per step (arXiv 2205.10287)"
-    if optimizer == "lion8bit":
-        value, reason = value / 5, reason + "; a fifth of it for Lion (arXiv 2302.06675)"
-    return Number("optim.lr", float(f"{value * growth:.2g}"), reason)
+    divisor, why = optim.facts.lr_divisor
+    reason = "; ".join(filter(None, (reason, why)))
+    return Number("optim.lr", float(f"{value / divisor * growth:.2g}"), reason)
 
 
-def warmup_steps(num_steps: int, weights: Weights, optimizer: str) -> Number:
-    """Return a twentieth of the run, at most the presets' warm-up. Prodigy needs none."""
-    if optimizer == "prodigy":
-        return Number("optim.warmup_steps", 0, "prodigy starts from a tiny rate anyway")
+def warmup_steps(num_steps: int, weights: Weights, optim: OptimConfig) -> Number:
+    """Return a twentieth of the run, at most the presets' warm-up; none where the optimizer finds the rate."""
+    if optim.facts.finds_lr:
+        return Number("optim.warmup_steps", 0, f"{optim.name} starts from a tiny rate anyway")
     most = 50 if weights == "adapter" else 500
     return Number("optim.warmup_steps", min(most, num_steps // 20), f"a twentieth of the steps, {most} at most")
 

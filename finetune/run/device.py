@@ -108,8 +108,8 @@ def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu and PRECISION_VARIABLE in os.environ and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
         found.append("no GPU found: this run uses the CPU. accelerate_configs/cpu.yaml sets it on purpose.")
-    if on_cpu and config.optim.name == "paged_adamw8bit":
+    if on_cpu and (same := config.optim.facts.same_on_cpu):
         found.append(
-            "optim.name paged_adamw8bit pages between GPU and CPU memory; on a CPU it is the same as adamw8bit."
+            f"optim.name {config.optim.name} pages between GPU and CPU memory; on a CPU it is the same as {same}."
         )
     return found

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from finetune.batches.batch import Batch
 from finetune.batches.batch_errors import with_plain_errors
 from finetune.batches.dataset import TrainingDataset
+from finetune.config.optim import OPTIMIZERS
 from finetune.config.sections import TrainConfig
 from finetune.files import write_atomically
 from finetune.optim.build import learning_rate_factor
 from finetune.optim.groups import hold, is_held
 from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.plurals import plural
+from finetune.plurals import either, plural
 from finetune.processes.ranks import ranks
 from finetune.processes.saved_progress import newest_checkpoint_text
 from finetune.randomness import noise_at, stream, uniform_at
@@ -162,10 +163,11 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
 
 def update(stepper: torch.optim.Optimizer, step: int) -> None:
     """Makes the optimizer's update of a step, and takes the gradients away."""
+    small = either([name for name, facts in OPTIMIZERS.items() if facts.has_small_state])
     with explaining_out_of_memory(
         f"in the update of step {step}, where the optimizer's state is made",
-        "Choose an optimizer with a smaller state (optim.name adamw8bit or adafactor), set optim.in_backward true, or "
-        "train fewer weights.",
+        f"Choose an optimizer with a smaller state (optim.name {small}), set optim.in_backward true, or train fewer "
+        "weights.",
     ):
         stepper.step()
     stepper.zero_grad()

@@ -1,14 +1,14 @@
 """Every optimizer trains, keeps its numbers in float32, and can be looked at without being disturbed."""
 
+import re
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.config.optim import OptimConfig, Optimizer
+from finetune.config.optim import OPTIMIZERS, OptimConfig, Optimizer
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Network
 from finetune.optim.build import build_optimizer, check_optimizer, evaluation_weights
@@ -16,7 +16,8 @@ from finetune.optim.ema import EMA, load_trained_state, trained_state
 from finetune.optim.groups import usual_groups
 from tests.tiny.sd import build_pipeline
 
-NAMES: tuple[Optimizer, ...] = get_args(Optimizer)
+ROOT = Path(__file__).parents[3]
+NAMES = tuple(OPTIMIZERS)
 RATES: dict[Optimizer, float] = {"prodigy": 1.0, "lion8bit": 1e-2, "adafactor": 5e-2}
 
 
@@ -57,6 +58,13 @@ def test_every_optimizer_lowers_a_quadratic(name: Optimizer) -> None:
     with evaluation_weights(optimizer, config_of(name)):
         assert model.loss().item() < 0.7 * before
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_name_of_an_optimizer_is_in_its_row_alone() -> None:
+    word = re.compile(rf"(?<![\w.])({'|'.join(NAMES)})(?!\w)")
+    paths = [path for folder in ("finetune", "recipes") for path in (ROOT / folder).rglob("*.py")]
+    found = [str(path.relative_to(ROOT)) for path in paths if word.search(path.read_text(encoding="utf-8"))]
+    assert found == ["finetune/config/optim.py"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "8bit" in name])
