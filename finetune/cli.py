@@ -69,7 +69,7 @@ def refuse_training(command: str) -> None:
 
 
 def propose_tokens(options: argparse.Namespace) -> None:
-    """Print rare words; exits with 1 on a mistake."""
+    """Print rare words; exit with 1 on a mistake."""
     from finetune.config.sections import ModelConfig
     from finetune.launch import fail, quiet_libraries
 
@@ -81,7 +81,7 @@ def propose_tokens(options: argparse.Namespace) -> None:
 
 
 def print_accelerate_config(name: str) -> None:
-    """Print the path of a shipped Accelerate config. Exits with 1 on a mistake."""
+    """Print the path of a shipped Accelerate config. Exit with 1 on a mistake."""
     from finetune.config.parse.presets import find_accelerate_config
     from finetune.launch import fail
 
@@ -92,7 +92,7 @@ def print_accelerate_config(name: str) -> None:
 
 
 def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
-    """Print the plan; exits with 1 on a mistake."""
+    """Print the plan; exit with 1 on a mistake."""
     from finetune.launch import fail
     from finetune.planning.plan import print_plan
 

@@ -1,4 +1,4 @@
-"""The pip commands that install packages this project can do without."""
+"""pip commands that install optional packages."""
 
 import shlex
 from functools import cache

@@ -21,7 +21,7 @@ LOCK_START, MOST_SHARES = 2**30, 1024
 UMASK = os.umask(0o077)
 OWNER_ONLY = 0o600
 LEFT_BEHIND_SECONDS = 3600.0
-"""A small file is written in far less; what is older was left by a kill."""
+"""A small file is written in far less; older ones were left by a kill."""
 os.umask(UMASK)  # reading it sets it, so this happens once, before there are threads
 
 
@@ -45,8 +45,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def give_usual_modes(place: Path) -> None:
-    """Give a file, or a folder's files, the mode of the umask. safetensors writes its files for their
-    owner alone. Other modes stay, as do those of folders, which may pass on a group."""
+    """Give a file, or a folder's files, the mode of the umask.
+
+    safetensors lets only the owner read its files. Other modes stay, as do those of folders, which may pass on a group.
+    """
     for path in place.rglob("*") if place.is_dir() else [place]:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == OWNER_ONLY:
@@ -54,12 +56,12 @@ def give_usual_modes(place: Path) -> None:
 
 
 def is_of_another_user(path: Path) -> bool:
-    """Tell if a file exists and belongs to another user."""
+    """Check whether a file exists and belongs to another user."""
     return sys.platform != "win32" and path.exists() and path.stat().st_uid != os.geteuid()
 
 
 def may_read(path: Path) -> bool:
-    """Tell if this user may read a file. safetensors reports others as absent."""
+    """Check whether this user may read a file. safetensors reports others as absent."""
     try:
         path.open("rb").close()
     except PermissionError:
@@ -78,7 +80,10 @@ def not_permitted(path: Path) -> PermissionError:
 
 
 def unfinished(path: Path) -> Path:
-    """Return the name that something has until it is complete. Without .safetensors at its end no tool loads it."""
+    """Return the temporary name of an incomplete file or folder.
+
+    It does not end in .safetensors, so no tool loads it.
+    """
     return path.with_name(f".{path.name}.unfinished")
 
 
@@ -93,8 +98,11 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Open a folder to fill. It gets its name `path` if the block succeeds. Otherwise nothing is left. Leftovers of a
-    killed process are removed first, so two must not write the same path at a time."""
+    """Open a folder to fill, which gets its name `path` on success.
+
+    Otherwise nothing is left. Leftovers of a killed process are removed first, so two processes must not write the same
+    path at a time.
+    """
     temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -131,7 +131,7 @@ def quiet_libraries() -> None:
 
 
 def is_first_process() -> bool:
-    """Tell the process that prints for all."""
+    """Check whether this process prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -142,10 +142,10 @@ def say(text: str, *, file: TextIO | None = None) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Print a mistake as plain sentences and exits with 1.
+    """Print a mistake as plain sentences and exit with 1.
 
-    A mistake that all processes meet is printed by the first, whose end makes the launcher stop the others while they
-    wait here; one that a single process meets, such as its disk or its memory being full, it prints itself.
+    A mistake that all processes meet is printed by the first, which then exits, so the launcher stops the others while
+    they wait here. A mistake that a single process meets, such as a full disk or memory, is printed by that process.
     """
     ranks().close()
     if os.environ.get(DEBUG_VARIABLE):
@@ -161,8 +161,10 @@ def fail(error: Exception) -> NoReturn:
 
 
 def fail_without(error: RuntimeError) -> NoReturn:
-    """Print why this process cannot continue alone, and exit with 1. Every process prints it, before the
-    launcher ends it. The usual exit would wait for the others once more."""
+    """Print why this process cannot continue alone, and exit with 1.
+
+    Every process prints it, before the launcher ends it. The usual exit would wait for the others again.
+    """
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     text = str(error) if isinstance(error, LostProcess) else ranks().explanation()

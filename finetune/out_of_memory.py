@@ -1,15 +1,15 @@
-"""Running out of memory as one sentence: activity, size and advice; torch-free."""
+"""Messages for running out of memory: activity, size and advice; torch-free."""
 
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""Texts of a plain RuntimeError of torch, as on a CPU, and of the libraries below it."""
+"""Texts in a plain RuntimeError of torch, as on a CPU, and of the libraries below it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell if the device or the host had no memory left."""
+    """Check whether the device or the host ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     says_so = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)

@@ -11,7 +11,7 @@ def plural(num: int, one: str, more: str = "") -> str:
 
 
 def first_few(items: Sequence[str], count: int | None = None) -> str:
-    """Return the first few items and the number of others, of `count`. Unprintable ones are escaped, long ones cut."""
+    """List the first few items, and count the others of `count`. Unprintable items are escaped, long ones shortened."""
     count = len(items) if count is None else count
     shown = [item if item.isprintable() else ascii(item) for item in items[:NUM_SHOWN]]
     shown = [item if len(item) <= 200 else f"{item[:200]}..." for item in shown]

@@ -1,4 +1,4 @@
-"""Find syntax in prompts and captions that only other programs interpret. Here it is plain text. Torch-free."""
+"""Syntax in prompts and captions that only other programs interpret. Here it is plain text. Torch-free."""
 
 import os
 import re
@@ -19,9 +19,9 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
     "the separator BREAK": re.compile(r"(?<!\S)BREAK(?![^\s,.])"),
     "generation parameters": re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d+, )"),
 }
-"""What it is, with an example -> how it is found."""
+"""Description with an example -> pattern."""
 SIGNS = re.compile(r"[{\[(<_-]|BREAK|Negative|Steps:")
-"""Without one of these there is nothing to find."""
+"""Texts without these characters have no such syntax."""
 PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
 
 
@@ -40,7 +40,7 @@ def caption_warning(name: str) -> str:
 
 
 def is_path(text: str) -> bool:
-    """Tell a file's path from a prompt."""
+    """Distinguish a file's path from a prompt."""
     return PATH.fullmatch(text.strip()) is not None or (os.sep in text and os.path.isfile(text))
 
 

@@ -1,7 +1,7 @@
 """Noise, timesteps, crops and captions as functions of seed and position.
 
-Nothing here has a history: a resumed run, or one with another number of processes, uses the same positions and gets the
-same numbers. Generators are PyTorch's CPU ones, so a GPU gets the same noise as a CPU.
+Nothing here depends on earlier draws: a resumed run, or one with another number of processes, uses the same positions
+and gets the same numbers. Generators are PyTorch's CPU ones, so a GPU gets the same noise as a CPU.
 """
 
 import hashlib
@@ -28,12 +28,11 @@ def uniform(seed: int, purpose: str, *position: int | str) -> float:
 
 
 def noise_at(seed: int, positions: Sequence[int], shape: Sequence[int], draw: str = "") -> Tensor:
-    """Return float32 standard normal noise [B *shape], independent per position. It is independent for each name of a
-    draw, too."""
+    """Draw float32 standard normal noise [B *shape], independent per position. It is independent per draw name, too."""
     purpose = f"noise {draw}" if draw else "noise"
     return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, position)) for position in positions])
 
 
 def uniform_at(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
-    """Return float64 uniforms [B] in [0, 1), one a position."""
+    """Return float64 uniforms [B] in [0, 1), one per position."""
     return torch.tensor([uniform(seed, purpose, position) for position in positions], dtype=torch.float64)

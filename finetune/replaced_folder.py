@@ -1,4 +1,4 @@
-"""Replace a folder by a newer one, with others' files kept; torch-free."""
+"""A folder replaced by a newer one, keeping others' files; torch-free."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune.files import give_usual_modes, put_in_place, sync_folder
 
 ENDING = ".replaced"
-"""How the name of the older folder ends for the moment that the change takes; it begins with a dot."""
+"""The end of the older folder's name during the change; the name begins with a dot."""
 
 
 def replace_folder(temporary: Path, path: Path) -> None:

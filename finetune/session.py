@@ -1,4 +1,4 @@
-"""The frozen state of a run: opened, loaded, prepared and attached. Known to train, loop, setup and run alone."""
+"""The frozen state of a run: opened, loaded, prepared and attached. Only train, loop, setup and run use it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -80,7 +80,7 @@ class Run:
     source: ModelSource
     family: ModelFamily
     lock: TextIO | None
-    """None where this is not the main process."""
+    """None outside the main process."""
     resume: ResumePoint | None
     warnings: Sequence[str]
     started_at: datetime
@@ -117,7 +117,7 @@ class LoadedModel:
     """The base model of a run. Its parts have weights only while they are needed."""
 
     source: ModelSource
-    """As it is read: weights that do not change stay in their number format."""
+    """Weights that do not change stay in their stored number format."""
     parts: ModelParts
     objective: Objective
     is_inpainting: bool
@@ -179,7 +179,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that the loop and what follows it read."""
+    """Everything that the loop and later steps read."""
 
     run: Run
     model: LoadedModel
@@ -197,7 +197,7 @@ class Session:
         return bool(self.data.images.held_out) and self.run.config.validation.every > 0
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Within it the network has the weights that are exported."""
+        """Load the weights that are exported into the network within the context."""
         tuned = self.tuned
         if tuned.ema:
             return tuned.ema.in_place_of(tuned.network)

@@ -1,10 +1,10 @@
 """Teach a Stable Diffusion model your subject from a few images. The method is DreamBooth (arXiv 2208.12242).
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.dreambooth \
-        --config recipes/configs/sd15_dreambooth_lora.yaml --model.source MODEL --data.folder PICTURES \
+        --config recipes/configs/sd15_dreambooth_lora.yaml --model.source MODEL --data.folder IMAGES \
         --instance.prompt "a photo of sks dog" --prior.prompt "a photo of a dog" --output.folder OUT
 
-PICTURES holds three to thirty images of the subject; captions are not needed. `finetune doctor tokens --model.source
+IMAGES holds three to thirty images of the subject; captions are not needed. `finetune doctor tokens --model.source
 MODEL` proposes rare words for the place of sks. Before training, all processes together make class images with the
 base model, once: they stay in the cache. --prior.kind prediction needs none, --method full tunes all weights. The
 same command again continues, with the class images too.
@@ -129,7 +129,7 @@ def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
 
 
 def _with_reason(warnings: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """Name the option that decides here if captions are read. It is not data.captions."""
+    """Name the option that decides whether captions are read. Here that is not data.captions."""
     return tuple(line.replace("because data.captions is none", f"because {option} is false") for line in warnings)
 
 

@@ -1,9 +1,10 @@
-"""Fine-tune all weights of a denoiser, or those that full.train and full.freeze choose.
+"""Fine-tune a denoiser: all weights, or those that options choose.
 
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m recipes.full \
-        --config recipes/configs/sd15_full.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT
+        --config recipes/configs/sd15_full.yaml --model.source MODEL --data.folder IMAGES --output.folder OUT
 
-MODEL, PICTURES and OUT are as for recipes.lora; OUT/export is a whole pipeline in diffusers layout.
+full.train and full.freeze choose weights. MODEL, IMAGES and OUT are as for recipes.lora; OUT/export is a whole pipeline
+in diffusers layout.
 """
 
 import sys

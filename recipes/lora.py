@@ -1,10 +1,10 @@
 """Adapt a Stable Diffusion model to a style or subject with LoRA.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.lora \
-        --config recipes/configs/sd15_lora_style.yaml --model.source MODEL --data.folder PICTURES --output.folder OUT
+        --config recipes/configs/sd15_lora_style.yaml --model.source MODEL --data.folder IMAGES --output.folder OUT
 
 MODEL is a folder in diffusers layout, a Hub id, or a .safetensors file of all parts (with --model.config FOLDER: the
-configs and the tokenizer of its base model); PICTURES a prepared folder, a folder with .txt captions, or a Hub dataset
+configs and the tokenizer of its base model); IMAGES a prepared folder, a folder with .txt captions, or a Hub dataset
 id. OUT receives config.yaml, metrics.jsonl, checkpoints/, previews/, report.html and export/. The same command again
 resumes. With --tokens.names "<NAME>" new tokens are learned in the same run, as in recipes.textual_inversion, and
 OUT/export/embeddings/ receives them.

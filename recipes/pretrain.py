@@ -1,12 +1,12 @@
-"""Train a small latent diffusion model from scratch on your own images. It has tokenizer, autoencoder and denoiser.
+"""Train a small latent diffusion model from scratch on your own images.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
-        --config recipes/configs/pretrain_pictograms.yaml --data.folder PICTURES --output.folder OUT
+        --config recipes/configs/pretrain_pictograms.yaml --data.folder IMAGES --output.folder OUT
 
-OUT/export is a pipeline in Stable Diffusion's format; OUT/tokenizer and OUT/autoencoder have the results of the first
-two stages. The same command again resumes the stage it was stopped in. A stage by itself: --stage autoencoder
---model.source OUT/tokenizer/export. Images without captions: --data.captions none; classes as folders:
---data.captions folder.
+OUT/export is a pipeline in Stable Diffusion's format with tokenizer, autoencoder and denoiser; OUT/tokenizer and
+OUT/autoencoder have the results of the first two stages. The same command again resumes the stage it was stopped in. A
+stage by itself: --stage autoencoder --model.source OUT/tokenizer/export. Images without captions: --data.captions none;
+classes as folders: --data.captions folder.
 """
 
 import sys

@@ -1,10 +1,10 @@
 """Teach a Stable Diffusion model a new word. Some vectors are learned, the model stays as it is.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.textual_inversion \
-        --config recipes/configs/sd15_textual_inversion.yaml --model.source MODEL --data.folder PICTURES \
+        --config recipes/configs/sd15_textual_inversion.yaml --model.source MODEL --data.folder IMAGES \
         --output.folder OUT --tokens.names "<NAME>" --data.template "{caption}, in the style of <NAME>"
 
-MODEL, PICTURES and OUT are as for recipes.lora; <NAME> is a word that no caption has otherwise, in lower case. Captions
+MODEL, IMAGES and OUT are as for recipes.lora; <NAME> is a word that no caption has otherwise, in lower case. Captions
 that contain it need no template; images without captions take --data.captions none --data.template "a drawing in the
 style of <NAME>". OUT/export/embeddings/NAME.safetensors is for A1111, Forge and ComfyUI, the folder NAME beside it for
 diffusers' load_textual_inversion.

@@ -21,7 +21,7 @@ GLYPHS = (
     "☀☁☂☃☄★☎☕☘☛☠☢☮☯☸☹☺☾♔♕♖♗♘♙♚♛♜♝♞♟♠♡♢♣♨♪♫♻♿⚀⚃⚑⚒⚓⚔⚖⚗⚘⚙⚛⚜⚡⚰⚱✂✆✇✈✉✌✎✏✒✔✝✪✿❀❁❄❆❖❤❦➔➤⌂⌘⌨⌬"
     "😀😂😄😆😇😈😉😋😍😎😐😒😕😗😛😟😠😢😨😮😱😴😵😷😸😺😻😼😽😿🐭🐮🐱🐵"
 )
-"""What DejaVu Sans draws as an image of something."""
+"""Characters that DejaVu Sans draws as images of things."""
 NUM_REPEATED = 4
 
 

@@ -1,7 +1,7 @@
-"""Join adapters of layers that the single file has as one layer.
+"""Adapters of several layers, joined where a single file has one layer.
 
-Query, key and value of diffusers' attention are three layers, and one in the files of other programs. Its outputs are
-theirs one after the other, so their changes are stacked: exactly so for a product B_i A_i of low rank, since
+Query, key and value of diffusers' attention are three layers, but one layer in the files of other programs. Its outputs
+are theirs in sequence, so their changes are stacked, which is exact for products B_i A_i of low rank, since
 
     [B_1 A_1]   [B_1  0 ] [A_1]
     [B_2 A_2] = [ 0  B_2] [A_2],
@@ -19,7 +19,7 @@ from finetune.export.single_file import single_file_name, split_name
 from finetune.models.family import ModelFamily, SingleFileLayer
 
 Places = dict[str, SingleFileLayer]
-"""Names of layers in `Network`, each with its place in one layer of the file, in the order of the places."""
+"""Names of layers in `Network`, each with its position in one layer of the file, in order."""
 
 
 def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
@@ -40,7 +40,7 @@ def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dic
 
 
 def is_unjoined(places: Places) -> bool:
-    """Tell if the file has the layer as it is here."""
+    """Check whether the file has this layer unchanged."""
     return all(not place.sizes and not place.swapped for place in places.values())
 
 

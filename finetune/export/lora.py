@@ -1,8 +1,8 @@
-"""Write LoRA files in diffusers' layout and as single files.
+"""LoRA files in diffusers' layout and as single files.
 
 sd-scripts, ComfyUI, A1111 and Forge read the single files. Both layouts have the same update; they differ in names and
-in the place of its scale. Neither mixes the two, which diffusers 0.42 would load in part and silently (it converts old
-names only if the first key of the file has one).
+in the place of its scale. They are never mixed in a file, which diffusers 0.42 would load only in part, without a
+warning (it converts old names only if the first key of the file is an old one).
 """
 
 import logging
@@ -33,7 +33,7 @@ from finetune.models.family import Components, ModelFamily
 logger = logging.getLogger(__name__)
 
 MAGNITUDE_KEYS = {"denoiser": "lora_magnitude_vector", "text_encoders": "lora_magnitude_vector.weight"}
-"""peft's loader adds the end of the name; that of transformers 5, which loads text encoders, takes it unchanged."""
+"""peft's loader adds the end of the name; that of transformers 5, which loads text encoders, does not."""
 
 KEY = re.compile(r"(denoiser|text_encoders\.\d+)\.(.+)\.lora_(A|B|magnitude_vector)\.default\.weight")
 
@@ -91,8 +91,11 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Return layers for W from layers for W - scale * up0 @ down0. `start` has up0 and down0, and the
-    result twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C)."""
+    """Make layers relative to W from layers relative to its residual.
+
+    The residual is W - scale * up0 @ down0. `start` has up0 and down0, and the result has twice the rank: W + scale *
+    (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C).
+    """
     return [
         LoRALayer(
             trained.part,
@@ -142,7 +145,7 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
 
 
 def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
-    """Return the metadata from which diffusers builds one part's layers. Alpha is the rank, for each layer."""
+    """Return the metadata from which diffusers builds a part's layers. Alpha is the rank, for each layer."""
     rank = layers[0].rank
     others = {f"^{layer.module}": layer.rank for layer in layers if layer.rank != rank}
     found = {
@@ -164,13 +167,14 @@ def save_kohya_lora(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Write one file with `lora_unet_....lora_down.weight`, `.lora_up.weight`, `.alpha` per layer; returns its path.
+    """Write a single file of LoRA; return its path.
 
-    All layers have one alpha, the most frequent, with what others differ by multiplied into `lora_up`: diffusers 0.42
-    overlooks the alphas of single attention layers. Layers that the file has as one are joined. Alpha stays float32
-    whatever `dtype`, since rounding it would scale the whole adapter. The hashes of the tensors are added to the
-    metadata. ComfyUI, A1111 and Forge take the file as it is; in diffusers it is `load_lora_weights(FOLDER,
-    weight_name=NAME)`. Layers that sd-scripts itself does not read are named in a warning.
+    Each layer has `lora_unet_....lora_down.weight`, `.lora_up.weight` and `.alpha`. All layers have one alpha, the most
+    frequent; differences from it are multiplied into `lora_up`, because diffusers 0.42 ignores the alphas of single
+    attention layers. Layers that are one in the file are joined. Alpha stays float32 for any `dtype`, since rounding it
+    would scale the whole adapter. The hashes of the tensors are added to the metadata. ComfyUI, A1111 and Forge read
+    the file as it is; diffusers needs `load_lora_weights(FOLDER, weight_name=NAME)`. Layers that sd-scripts itself does
+    not read are named in a warning.
     """
     assert all(layer.magnitude is None for layer in layers), "programs disagree on dora_scale"
     alpha = single_alpha(layers)
@@ -189,7 +193,10 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Return the layers of the single file by name. A layer for several has all their ranks, and the scale 1."""
+    """Return the layers of the single file by name.
+
+    A layer that joins several has the sum of their ranks, and scale 1.
+    """
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     found = {}
     for file_name, places in file_layers(family, denoiser, by_name).items():

@@ -1,7 +1,7 @@
-"""Write and read LyCORIS' single files of LoHa, LoKr and weight differences.
+"""LyCORIS' single files of LoHa, LoKr and weight differences.
 
-LoRA is read too, where diffusers does not read all of the file. ComfyUI, A1111 and Forge read all three kinds. Reading
-follows the published formulas and uses nothing of the code that trained.
+LoRA is read too, for files that diffusers reads only in part. ComfyUI, A1111 and Forge read all three kinds. Reading
+follows the published formulas and shares no code with training.
 """
 
 import re
@@ -32,9 +32,9 @@ def save_lycoris(
 ) -> Path:
     """Write LoHa or LoKr layers as `NAME.hada_w1_a`, `NAME.lokr_w1`, `NAME.alpha`, ...
 
-    LoKr's scale is multiplied into w1 and alpha is the rank: readers ignore alpha where both factors are whole. Layers
-    that the file has as one are joined: LoHa's factors as those of LoRA are, LoKr as whole differences, since stacked
-    Kronecker products are not one.
+    LoKr's scale is multiplied into w1 and alpha is the rank, because readers ignore alpha where both factors are whole.
+    Layers that are one in the file are joined: LoHa's factors like those of LoRA, LoKr as whole differences, since
+    stacked Kronecker products are not a Kronecker product.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, weight in state.items():
@@ -59,8 +59,10 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Join the tensors of layers that the file has as one. The stacked products of LoHa are multiplied
-    row by row, as each was."""
+    """Join the tensors of layers that are one in the file.
+
+    Stacked LoHa products are multiplied row by row, as each was.
+    """
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
     scales = [layer["alpha"] / layer["hada_w1_b"].shape[0] for layer in layers]
@@ -83,7 +85,7 @@ def save_differences(
     dtype: Dtype,
     path: Path,
 ) -> Path:
-    """Write by how much each weight changed as `NAME.diff` (LyCORIS' algorithm "full")."""
+    """Write the change of each weight as `NAME.diff`. This is LyCORIS' algorithm "full"."""
     tensors: dict[str, Tensor] = {}
     for name, places in file_layers(family, denoiser, differences).items():
         tensors[f"{name}.diff"] = cast_in_range(stacked(places, differences), dtype, name)

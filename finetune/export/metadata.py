@@ -20,7 +20,7 @@ from finetune.config.loss import LossConfig
 from finetune.config.sections import TrainConfig
 
 MAX_TAGS = 1000
-"""Most frequent tags that are written; captions in whole sentences would otherwise repeat the dataset in every file."""
+"""Most frequent tags that are written; captions in sentences would otherwise repeat the dataset in every file."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class RunFacts:
     """`fingerprint` of the base denoiser, before adapters were attached; no other program computes it."""
     steps: int
     epochs: int
-    """Passes over the images that were begun."""
+    """Passes over the images that were started."""
     global_batch_size: int
     num_train_images: int
-    """Images of the dataset, without those that are held out."""
+    """Images of the dataset, without held-out ones."""
     num_reg_images: int
     """Class images of DreamBooth."""
     image_repeats: Mapping[int, int]
-    """Number of images of the dataset by how often they come up in a pass."""
+    """Number of images by how often each appears in a pass."""
     reg_image_repeats: Mapping[int, int]
     dataset_location: str
     """Folder or Hub id; only its last part is written."""
@@ -54,10 +54,10 @@ class RunFacts:
 def lora_metadata(
     config: TrainConfig, facts: RunFacts, loss: LossConfig, network: Mapping[str, object], model: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the metadata of a LoRA file except the hashes of its tensors, which `with_hashes` adds.
+    """Return the metadata of a LoRA file, without hashes of tensors.
 
-    `loss` are the options of the objective, `network` the `ss_network_*` fields, `model` those of
-    `ModelFamily.model_spec`.
+    `with_hashes` adds those. `loss` are the options of the objective, `network` the `ss_network_*` fields, `model`
+    those of `ModelFamily.model_spec`.
     """
     name, resolution, optim, train = config.output.export_name, config.data.resolution, config.optim, config.train
     dataset, quantization = last_part(facts.dataset_location), config.model.quantization
@@ -145,9 +145,9 @@ def timestep_fields(loss: LossConfig) -> dict[str, object]:
 def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Add the hashes of a safetensors file with `tensors` to the metadata.
 
-    `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header, as A1111 and Forge
-    compute it and model sites are searched by it; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB
-    from 1 MiB into the file as it would be with the `ss_*` fields alone, since the others may be edited later.
+    `sshs_model_hash` (and `modelspec.hash_sha256`) is the SHA-256 of all bytes after the header, which A1111 and Forge
+    compute and model sites search for; it does not depend on the metadata. `sshs_legacy_hash` covers 64 KiB from 1 MiB
+    into the file as it would be with only the `ss_*` fields, since the others may be edited later.
     """
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     data = memoryview(safetensors.torch.save(dict(tensors), training))
@@ -162,12 +162,12 @@ def with_hashes(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> d
 
 
 def tag_counts(captions: Iterable[str]) -> dict[str, int]:
-    """Count the comma-separated parts of the captions, in lower case. The MAX_TAGS most frequent are returned."""
+    """Count the comma-separated parts of the captions, in lower case. Only the MAX_TAGS most frequent are returned."""
     tags = (tag.strip().lower() for caption in captions for tag in caption.split(","))
     return dict(Counter(tag for tag in tags if tag).most_common(MAX_TAGS))
 
 
 def last_part(location: str) -> str:
-    """Return the last part of a folder or id. No other folder's name is published."""
+    """Return the last part of a folder or id. Names of other folders are not published."""
     name = location.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Path(location).resolve().name if name in ("", ".", "..") else name

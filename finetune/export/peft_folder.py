@@ -1,4 +1,4 @@
-"""Adapters as peft's own folders, for kinds that diffusers does not load."""
+"""Folders of adapters for peft, of kinds that diffusers does not load."""
 
 import json
 import os
@@ -25,8 +25,10 @@ def save_peft_folders(
     state: Mapping[str, Tensor],
     folder: Path,
 ) -> Path:
-    """Write FOLDER/unet (and FOLDER/text_encoder) for `PeftModel.from_pretrained(pipeline.unet, ...)`, in float32;
-    returns FOLDER."""
+    """Write FOLDER/unet (and FOLDER/text_encoder) for peft, in float32; return FOLDER.
+
+    `PeftModel.from_pretrained(pipeline.unet, ...)` reads them.
+    """
     names = pipeline_names(family.pipeline(components), components)
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,7 +62,7 @@ def number_of(part: str) -> int:
 
 
 def belongs_to(part: str, key: str) -> bool:
-    """Tell if a weight's name in `Network` belongs to the part."""
+    """Check whether a weight's name in `Network` belongs to the part."""
     return split_name(key)[0] == part
 
 

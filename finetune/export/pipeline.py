@@ -1,4 +1,4 @@
-"""Write a whole model as a pipeline folder, reloaded and compared first."""
+"""A whole model as a pipeline folder, reloaded and compared first."""
 
 import copy
 import json
@@ -22,10 +22,11 @@ EXACT = 1e-5
 """Largest relative difference of an output between the folder and the weights rounded to its dtype."""
 
 ROUNDING = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
-"""Largest relative difference of an output that rounding all weights to the dtype may make.
+"""Largest relative difference of an output that rounding all weights to the dtype may cause.
 
-One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value. Small U-Nets with random weights gave 6e-4 and
-5e-3; the bounds leave deeper ones sixteen times that."""
+One weight moves by up to 2^-11 (fp16) or 2^-8 (bf16) of its value. Small U-Nets with random weights gave 6e-4 and 5e-3;
+the bounds allow deeper ones sixteen times that.
+"""
 
 
 def save_full_pipeline(
@@ -38,11 +39,11 @@ def save_full_pipeline(
 ) -> float:
     """Write FOLDER in diffusers layout; return the rounding's relative difference.
 
-    The difference comes from `dtype`. `components` stay as they are; their scheduler is the one that is written. The
-    folder appears under its name only when it has been reloaded and the outputs of its denoiser and its decoder
-    compared; an earlier one is replaced. Where the written weights differ from the given ones beyond rounding, or
-    rounding costs more than ROUNDING allows, nothing is replaced and a ValueError names the difference. Files that can
-    only be copied come from `source`, the model that was trained.
+    The difference comes from `dtype`. `components` are not changed; their scheduler is written. The folder gets its
+    name only after it has been reloaded and the outputs of its denoiser and decoder have been compared; an earlier one
+    is replaced. Where the written weights differ from the given ones beyond rounding, or rounding costs more than
+    ROUNDING allows, nothing is replaced and a ValueError names the difference. Files that can only be copied come from
+    `source`, the model that was trained.
     """
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""Complete a pipeline's tokenizers with files that transformers 4 reads. transformers 5 saves `tokenizer.json` alone,
-and writes settings and class names that transformers 4 does not load."""
+"""Files that let transformers 4 read a pipeline's tokenizers.
+
+transformers 5 saves `tokenizer.json` alone, and writes settings and class names that transformers 4 does not load.
+"""
 
 import json
 import shutil
@@ -50,7 +52,7 @@ def keep_special_tokens_readable(config_file: Path) -> None:
 
 
 def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) -> bool:
-    """Copy a T5 tokenizer's original file, False without one. It cannot be made again."""
+    """Copy a T5 tokenizer's original file; return False without one. It cannot be made again."""
     if source is None:
         return False
     file = part_files(source, part, has_weights=False).root / part / SENTENCEPIECE

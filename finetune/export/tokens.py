@@ -1,7 +1,8 @@
-"""New tokens as files: for diffusers, and for A1111, Forge and ComfyUI. They are reloaded and compared.
+"""New tokens as files for diffusers, A1111, Forge and ComfyUI.
 
-All hold the vectors [V D] of one token in float32; a model of several text encoders has some for each. diffusers takes
-the token's name from the file, and a file a text encoder; the others call it what the file is called.
+They are reloaded and compared. All have the vectors [V D] of one token in float32; a model with several text encoders
+has some for each. diffusers reads the token's name from the file, and one file per text encoder; the others use the
+file's name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,9 @@ from finetune.models.family import Components, ModelFamily, ModelSource, Prompts
 from finetune.models.text.tokens import add_tokens
 
 DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
-"""A text encoder's vectors each; the first is what `load_textual_inversion(FOLDER)` looks for."""
+"""One file per text encoder; `load_textual_inversion(FOLDER)` searches for the first."""
 Vectors = Mapping[str, Sequence[Tensor]]
-"""The vectors [V D] of each token, by its name: a tensor for each text encoder."""
+"""The vectors [V D] of each token by name: one tensor per text encoder."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ class TokenFacts:
     dataset_fingerprint: str
     resolution: int
     median_norms: tuple[float, ...]
-    """Median length of the vectors that each text encoder came with."""
+    """Median length of each text encoder's original vectors."""
     finished_at: float
     """Seconds since 1970 (UTC)."""
     quantization: str = "none"
-    """How the base weights were kept while tokens trained; the file is for the unquantised ones."""
+    """Storage of the base weights while tokens trained; the file is for the unquantized ones."""
 
 
 def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Return a token's metadata: ModelSpec 1.0.1 and fields of ours. No loader needs ours."""
+    """Return a token's metadata: ModelSpec 1.0.1 and our own fields. No loader needs ours."""
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -82,8 +83,10 @@ def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> d
 
 
 def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder: Path) -> dict[Path, str]:
-    """Write FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder, for each
-    token. Returns the token of each path."""
+    """Write the files of every token; return the token of each path.
+
+    They are FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder.
+    """
     written = {}
     for name, parts in vectors.items():
         if not all(bool(rows.isfinite().all()) for rows in parts):
@@ -102,9 +105,9 @@ def token_differences(
 ) -> dict[Path, float]:
     """Return ||trained - file|| / ||trained|| by path, for a prompt.
 
-    It is the largest one of the text encoders' and the denoiser's output. The trained side is the fresh base model with
-    the vectors beside its tables, as they were trained. The files of each layout go through `load_textual_inversion`
-    into another fresh copy, whose own `encode_prompt` encodes a prompt that is not too long for it.
+    It is the largest of the text encoders' and the denoiser's output. The trained side is the fresh base model with the
+    vectors beside its tables, as they were trained. The files of each layout go through `load_textual_inversion` into
+    another fresh copy, whose own `encode_prompt` encodes a prompt of allowed length.
     """
     with torch.random.fork_rng(devices=[]):
         components = with_vectors(family, source, vectors)
@@ -150,7 +153,7 @@ def load_token(family: ModelFamily, components: Components, pipeline: Any, path:
 
 
 def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> Components:
-    """Return the fresh base model with the tokens as training has them."""
+    """Return the fresh base model with the tokens as trained."""
     components = family.load(source)
     words = [word for name, parts in vectors.items() for word in vector_words(name, len(parts[0]))]
     for number, tokenizer in enumerate(components.tokenizers):

@@ -1,5 +1,7 @@
-"""Reload exported files as a user would, and compare the denoiser's outputs. Everything runs in float32 on the CPU,
-with one copy of the base model in memory at a time."""
+"""Exported files, reloaded as a user would; the denoiser's outputs are compared.
+
+Everything runs in float32 on the CPU, with one copy of the base model in memory at a time.
+"""
 
 import contextlib
 import gc
@@ -41,9 +43,9 @@ def reloaded_differences(
 
     `trained` is the `prediction` of the network that was trained, `expected` the names of its adapted layers. Each path
     is loaded into a fresh base model: diffusers' and sd-scripts' layouts by `load_lora_weights`, LyCORIS' layout by its
-    formulas, and sd-scripts' too where diffusers does not read all of it, a folder by peft. A file of which a layer was
-    left unused, or that adapts others, is a ValueError. Without `text_encoders` the files adapt none, and these are
-    dropped before the denoiser is loaded.
+    formulas, and sd-scripts' too where diffusers does not read all of it, a folder by peft. A file with an unused
+    layer, or that adapts others, is a ValueError. Without `text_encoders` the files adapt none, and these are dropped
+    before the denoiser is loaded.
     """
     found = {}
     with torch.random.fork_rng(devices=[]):
@@ -59,8 +61,10 @@ def reloaded_differences(
 
 
 def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
-    """Return the base model as far as a prediction needs it. That is the denoiser, and the text encoders or else the
-    encoded PROMPT; other parts have no weights."""
+    """Load the parts of the base model that a prediction needs.
+
+    These are the denoiser, and the text encoders or else the encoded PROMPT; other parts have no weights.
+    """
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
 
@@ -105,7 +109,7 @@ def load_adapters(family: ModelFamily, components: Components, path: Path, expec
 
 
 def diffusers_reads_single_file(family: ModelFamily, components: Components, layers: set[str]) -> bool:
-    """Tell if diffusers reads a single file with these layers completely."""
+    """Check whether diffusers reads a single file of these layers completely."""
     names = [name.partition(".")[2] for name in sorted(layers) if name.startswith("denoiser.")]
     return family.diffusers_reads_single_file(components.denoiser, names)
 

@@ -1,1 +1,1 @@
-"""Tuning methods: their trained parameters and exports, one class each. Nothing else asks which method is used."""
+"""Tuning methods: their trained parameters and exports, one class each. No other code depends on the method."""

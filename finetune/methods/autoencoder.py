@@ -1,4 +1,4 @@
-"""The weights of a VAE."""
+"""Training of a VAE."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Autoencoder:
     """All weights of the VAE."""
 
     manifest: Manifest
-    """The images whose latents the scaling factor brings to a standard deviation of 1."""
+    """The images from whose latents the scaling factor is measured."""
     data: DataConfig
 
     @property
@@ -44,7 +44,7 @@ class Autoencoder:
         return True
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Any VAE can be trained."""
+        """Accept any VAE."""
 
     def network(self, family: ModelFamily, components: Components) -> AutoencoderNetwork:
         return AutoencoderNetwork(components.vae)

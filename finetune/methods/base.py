@@ -24,18 +24,19 @@ class TrainedModel:
     family: ModelFamily
     source: ModelSource
     components: Components
-    """With the scheduler that images are made with. Without weights, but for text encoders of the network, where the
-    method does not export all."""
+    """With the scheduler for sampling. Without weights, except text encoders of the network, where the method does not
+    export all.
+    """
     network: nn.Module
     objective: Objective
     state: dict[str, Tensor]
-    """The trained weights by parameter name of `Network`, averaged where EMA is on."""
+    """The trained weights by parameter name of `Network`; averages if EMA is on."""
     config: TrainConfig
     facts: RunFacts
 
 
 def explaining_export() -> AbstractContextManager[None]:
-    """Name the export where memory runs out. It has a base model in float32 beside what was trained."""
+    """Explain running out of memory by the export. It has a base model in float32 beside what was trained."""
     return explaining_out_of_memory(
         "while the model was exported, for which the CPU computes in float32",
         "The last checkpoint has all that was trained. Run the same command with more memory to export it.",
@@ -43,7 +44,7 @@ def explaining_export() -> AbstractContextManager[None]:
 
 
 class TuningMethod(Protocol):
-    """Makes a network trainable and exports what it learned."""
+    """Makes a network trainable and exports the result."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -52,25 +53,24 @@ class TuningMethod(Protocol):
 
     @property
     def alters_weights(self) -> bool:
-        """Whether the model's own weights change, which takes float32. Others may stay as they are stored."""
+        """True if the model's own weights change, which takes float32. Others may stay as they are stored."""
         ...
 
     @property
     def exports_all(self) -> bool:
-        """Whether the export is a whole model and needs all weights."""
+        """True if the export is a whole model and needs all weights."""
         ...
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Raise ValueError where its options do not fit the model. The parts have no weights yet."""
+        """Raise ValueError where the method's options do not fit the model. The parts have no weights yet."""
         ...
 
     def network(self, family: ModelFamily, components: Components) -> Network | AutoencoderNetwork:
-        """Return the root module around what trains."""
+        """Return the root module around the trained parts."""
         ...
 
     def attach(self, network: Any, seed: int) -> None:
-        """Set `requires_grad` on what trains, and add the method's own parameters. The result is the same on every
-        process."""
+        """Set `requires_grad`, and add the method's own parameters. The result is the same on every process."""
         ...
 
     def param_groups(self, network: Any, config: OptimConfig) -> list[ParamGroup]:
@@ -78,6 +78,8 @@ class TuningMethod(Protocol):
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write every layout, reloads each and compares. Returns the relative difference of the denoiser's output by
-        path; raises ValueError where one is too large."""
+        """Write every layout, reload each and compare.
+
+        Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
+        """
         ...

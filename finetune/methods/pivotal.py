@@ -39,7 +39,7 @@ class Pivotal:
         self.lora.check(family, components)
 
     def network(self, family: ModelFamily, components: Components) -> Network:
-        """Return the network with the text encoder, which the tokens' gradient passes."""
+        """Return the network with the text encoder, whose gradient reaches the tokens."""
         self.tokens.add_to(components)
         return Network(family, components.denoiser, components.text_encoders)
 

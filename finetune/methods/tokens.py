@@ -1,4 +1,4 @@
-"""New tokens, and nothing else (Textual Inversion, arXiv 2208.01618)."""
+"""New tokens and nothing else (Textual Inversion, arXiv 2208.01618)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """Vectors for new words, trained with the model's own loss. It is that of equation 2."""
+    """Vectors for new words, trained with the model's own loss. The loss is equation 2 of the paper."""
 
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
-    """For each text encoder and each token the numbers of the tokens that it starts from; empty draws at random."""
+    """For each text encoder and token, the numbers of the tokens that it starts from; empty for a random start."""
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
@@ -70,7 +70,7 @@ class TextualInversion:
         return False
 
     def check(self, family: ModelFamily, components: Components) -> None:
-        """Name and words were checked with the tokenizer."""
+        """Accept the model: names and words were checked with the tokenizer."""
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         """Give the components' tokenizers and text encoders the new tokens."""
@@ -94,7 +94,7 @@ class TextualInversion:
             embedding.rows.requires_grad_(True)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Return the one group. Decay would pull the vectors to the origin, where no word is."""
+        """Return the one group, without decay. Decay would pull the vectors to the origin, where no word is."""
         rows = [embedding.rows for embedding in token_embeddings(network).values()]
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
 
@@ -131,7 +131,7 @@ class TextualInversion:
 
 
 def token_embeddings(network: nn.Module) -> dict[str, TokenEmbedding]:
-    """Return the places of a network that hold new tokens, by name."""
+    """Return the modules of a network with new tokens, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, TokenEmbedding)}
 
 

@@ -57,12 +57,12 @@ class EMA:
 
     decay: float
     average: State
-    """Read through `settled` while training."""
+    """Read it through `settled` while training."""
     host: HostAverage | None = None
 
     @staticmethod
     def from_network(network: nn.Module, decay: float, device: Literal["same", "cpu"] = "same") -> "EMA":
-        """Return an average that starts at the weights, beside them or in host memory."""
+        """Start an average at the weights, beside them or on the host."""
         weights = trained_state(network)
         with explaining_average(weights, device):
             average = {
@@ -94,7 +94,10 @@ class EMA:
 
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Iterator[None]:
-        """Load the average into the network for a while. Afterwards the trained weights are restored bit for bit."""
+        """Load the average into the network within the context.
+
+        Afterwards the trained weights are restored bit for bit.
+        """
         average, weights = self.settled(), trained_state(network)
         with explaining_average(weights, "same" if self.host is None else "cpu"):
             saved = {name: value.to(average[name].device, copy=True) for name, value in weights.items()}
@@ -106,7 +109,7 @@ class EMA:
 
 
 def explaining_average(weights: State, device: Literal["same", "cpu"]) -> contextlib.AbstractContextManager[None]:
-    """Name the average of these weights where memory runs out within the context."""
+    """Explain running out of memory within the context by the average."""
 
     def doing() -> str:
         num = sum(value.numel() for value in weights.values())

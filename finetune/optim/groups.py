@@ -14,25 +14,26 @@ class ParamGroup:
     """Parameters with one learning rate."""
 
     name: str
-    """denoiser, text_encoder, or what else a method trains; the rate is logged as lr_NAME, that of the first group as
-    lr."""
+    """denoiser, text_encoder, or another part that a method trains; the rate is logged as lr_NAME, that of the first
+    group as lr.
+    """
     parameters: Sequence[nn.Parameter]
     lr: float
     """Peak learning rate."""
     weight_decay: float | None = None
-    """None takes optim.weight_decay."""
+    """None means optim.weight_decay."""
 
 
 def is_held(name: str, step: int, text_encoder_steps: int | None) -> bool:
-    """Return True if a group is frozen at step 0, 1, ...: the text encoder has had its steps."""
+    """Check whether a group is frozen at step 0, 1, ... The text encoder is after its steps."""
     return name.startswith("text_encoder") and text_encoder_steps is not None and step >= text_encoder_steps
 
 
 def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | None) -> None:
     """Remove the gradients of an optimizer's frozen groups.
 
-    Optimizers skip weights without one, with their weight decay and moments. The groups keep `requires_grad`, which
-    names what is saved, and which DistributedDataParallel looks at once.
+    Optimizers skip weights without a gradient, along with their weight decay and moments. The groups keep
+    `requires_grad`, which decides what is saved, and which DistributedDataParallel reads only once.
     """
     for group in groups:
         if is_held(group["name"], step, text_encoder_steps):

@@ -1,4 +1,7 @@
-"""An average kept in host memory, which follows weights on an accelerator while that computes the next step."""
+"""An average in host memory that follows weights on an accelerator.
+
+It is updated while the accelerator computes the next step.
+"""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -7,10 +10,9 @@ from torch import Tensor
 
 
 class HostAverage:
-    """Float32 averages on the CPU; a thread moves them towards copies of the weights.
+    """Float32 averages on the CPU, moved towards weights in a thread.
 
-    The weights are copied in the accelerator's own order of work, so the next optimizer step waits for the copy
-    and nothing else does.
+    The weights are copied in the accelerator's own order of work, so only the next optimizer step waits for the copy.
     """
 
     def __init__(self, average: dict[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""The state of bitsandbytes' optimizers on resume: back in paged memory where it was.
+"""The state of bitsandbytes' optimizers on resume, paged where it was.
 
-bitsandbytes' own `load_state_dict` (0.46 to 0.49) moves all of it to the device as plain tensors. A paged optimizer is
-chosen because that does not fit.
+bitsandbytes' own `load_state_dict` (0.46 to 0.49) moves all of it to the device as plain tensors, but a paged optimizer
+is chosen because it does not fit there.
 """
 
 import sys
@@ -31,9 +31,9 @@ def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) ->
 
 @torch.no_grad()
 def place_state(optimizer: torch.optim.Optimizer) -> None:
-    """Move the loaded state of bitsandbytes' optimizers to where they would have created it.
+    """Move loaded state to where bitsandbytes would have created it.
 
-    Moments of large weights are in paged memory, all else is on the weight's device.
+    Moments of large weights are in paged memory, everything else is on the weight's device.
     """
     if not is_from_bitsandbytes(optimizer):
         return
@@ -51,6 +51,6 @@ def place_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def is_from_bitsandbytes(optimizer: torch.optim.Optimizer) -> bool:
-    """True for an optimizer of bitsandbytes, which is not imported for this."""
+    """Recognize an optimizer of bitsandbytes without importing that."""
     module = sys.modules.get("bitsandbytes.optim.optimizer")
     return module is not None and isinstance(optimizer, module.Optimizer8bit)

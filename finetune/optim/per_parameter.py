@@ -1,5 +1,7 @@
-"""An optimizer made to step one parameter after the other, each from a float32 copy or as soon as its gradient is
-there."""
+"""An optimizer that steps one parameter at a time.
+
+Each step uses a float32 copy, or happens as soon as the gradient is there.
+"""
 
 from typing import Any, Literal
 
@@ -14,11 +16,11 @@ COMPENSATION = "compensation"
 
 
 class PerParameterOptimizer(torch.optim.Optimizer):
-    """Update of every parameter alone by another optimizer, whose groups and state it shares.
+    """Steps of another optimizer, one parameter at a time.
 
-    Weights in bfloat16 are shown to that optimizer as float32, with float32 gradients, one at a time; so it keeps its
-    own moments as it would for float32 weights. In the backward pass, each gradient is freed before the next is whole.
-    The randomness of rounding is a function of the step that `set_step` names.
+    It shares the groups and state of the other one, which sees weights in bfloat16 as float32, with float32 gradients,
+    and so keeps its own moments as for float32 weights. In the backward pass each gradient is freed before the next is
+    complete. The randomness of rounding is a function of the step in `set_step`.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict. Moments stay float32 where weights are bfloat16.
 
-        Optimizers cast what they load to the dtype of the weight it belongs to, so they are shown float32 ones.
+        Optimizers cast state to the dtype of its weight, so they see float32 weights meanwhile.
         """
         whole = [group["params"] for group in self.inner.param_groups]
         shown = [[nn.Parameter(torch.empty(0, device=p.device)) for p in parameters] for parameters in whole]

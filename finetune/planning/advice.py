@@ -1,11 +1,11 @@
-"""Numbers proposed from the images: steps, rank, alpha, rates and warm-up, each with its reason; no torch here.
+"""Proposed numbers: steps, rank, alpha, rates and warm-up, each with its reason.
 
-No trainer that was looked at derives these from the data, and their defaults for one and the same job differ by a
-factor of 150 in the rate and 32 in alpha / rank. So these rules are rules of thumb that lie between what trainers ship,
-papers used, and this project's presets; each function says which. They come from real models, 320 channels wide
-and more; narrow ones such as the model of pictograms want ten times the rate (`recipes/configs/demo.yaml`), which has
-to be given. Views of an image (repeats) are no option of a run: they follow from the steps, and per image from the
-column `repeats`.
+No trainer that was examined derives these from the data, and their defaults for the same job differ by a factor of 150
+in the rate and 32 in alpha / rank. So these rules are rules of thumb between the defaults of trainers, the settings of
+papers, and this project's presets; each function says which. They come from real models, at least 320 channels wide;
+narrow ones such as the model of pictograms need ten times the rate (`recipes/configs/demo.yaml`), which has to be
+given. Views of an image (repeats) are not an option: they follow from the steps, and per image from the column
+`repeats`. Torch-free.
 """
 
 import math
@@ -20,7 +20,7 @@ from finetune.config.sections import TrainConfig
 from finetune.plurals import plural
 
 PROPOSED = ("train.steps", "lora.rank", "lora.alpha", "optim.lr", "optim.text_encoder_lr", "optim.warmup_steps")
-"""The options that a goal proposes, in the order in which one rests on another."""
+"""The options that a goal proposes, each after those that it depends on."""
 LEAST_STEPS = 100
 SCALED_BATCH = 16
 USUAL_SUBJECT = 50
@@ -30,21 +30,21 @@ Weights = Literal["adapter", "all"]
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What the numbers follow from."""
+    """Facts of a dataset and a batch, for proposals."""
 
     num_distinct: int
-    """Different images to train on, by their bytes; repeats and held-out ones do not count."""
+    """Different images to train on, by their bytes, without repeats and held-out images."""
     num_listed: int
     """Images to train on, with duplicates."""
     num_held_out: int
     num_captions: int
     """Different captions of the images to train on."""
     entries_per_pass: int
-    """Images in one pass: each as often as its repeats say."""
+    """Images in one pass, each as often as its repeats."""
     resolution: int
     global_batch_size: int
     own_share: float = 1.0
-    """Share of a step's images that are those of data.folder; made class images take half (DreamBooth)."""
+    """Share of images from data.folder in a step; generated class images take half (DreamBooth)."""
 
     def __str__(self) -> str:
         return (
@@ -65,10 +65,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Views:
-    """The number of images that a run sees, within the limits.
+    """How many images a run sees, within limits.
 
-    Each image of a small set is seen `each` times; in a larger set the number grows with the root of the images', so
-    each is seen less often.
+    Each image of a small dataset is seen `each` times; in a larger one the total grows with the square root of the
+    number of images, so each is seen less often.
     """
 
     each: int
@@ -97,7 +97,7 @@ VIEWS: dict[tuple[str, Weights], Views] = {
     ),
     ("subject", "all"): Views(160, None, 400, 2000, "400 to 800 for 5 as diffusers' DreamBooth"),
 }
-"""Trainers' defaults and papers' settings by goal and weights; where they disagree, a middle. Rules of thumb."""
+"""Defaults of trainers and settings of papers by goal and weights, or a middle where they disagree. Rules of thumb."""
 RATES: dict[tuple[str, Weights], tuple[float, str]] = {
     ("style", "adapter"): (1e-4, "an adapter of scale 1, as diffusers, SimpleTuner and ai-toolkit"),
     ("subject", "adapter"): (1e-4, "an adapter of scale 1, as diffusers' XL DreamBooth and SimpleTuner"),
@@ -107,9 +107,9 @@ RATES: dict[tuple[str, Weights], tuple[float, str]] = {
 
 
 def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) -> list[Number]:
-    """Return the goal's proposals, in the order of `PROPOSED`.
+    """Propose numbers for the goal, in the order of `PROPOSED`.
 
-    Options named in `fixed` keep their value, and proposals that depend on them use it.
+    Options in `fixed` keep their value, and proposals that depend on them use it.
     """
     if config.goal is None:
         return []
@@ -131,10 +131,10 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) ->
 
 
 def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
-    """Return the steps that show the run as many images as `views` says.
+    """Propose the steps in which the images of `views` are seen.
 
-    At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a handful
-    of steps moves nothing however large the batch; and at least twice a warm-up that was given.
+    At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a few steps
+    move nothing however large the batch; and at least twice a warm-up that was given.
     """
     seen = views.seen(facts.num_distinct)
     own_per_step = facts.global_batch_size * facts.own_share
@@ -151,11 +151,11 @@ def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
 
 
 def rank(goal: str, facts: DatasetFacts) -> Number:
-    """Return the proposed rank.
+    """Propose the rank.
 
-    A style: 16 is what LyCORIS, OneTrainer and SimpleTuner ship; few images are learned by heart with less, and low
-    ranks fall behind on large sets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). A subject: trainers ship 4 to
-    32; PEFT's comparison has likeness and drift rise together with the rank. The steps between are a rule of thumb.
+    Style: LyCORIS, OneTrainer and SimpleTuner ship 16; lower ranks learn few images less by heart, but fall behind on
+    large datasets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). Subject: trainers ship 4 to 32; in PEFT's
+    comparison likeness and drift rise together with the rank. The values between are a rule of thumb.
     """
     if goal == "subject":
         return Number("lora.rank", 16, "a subject; trainers ship 4 to 32, likeness and drift both rise with it")
@@ -166,11 +166,11 @@ def rank(goal: str, facts: DatasetFacts) -> Number:
 
 
 def rate(value: float, reason: str, optim: OptimConfig, facts: DatasetFacts) -> Number:
-    """Return the peak rate of the denoiser.
+    """Propose the peak rate of the denoiser.
 
-    Above 16 images a step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
-    2205.10287), four-fold at most; below, trainers use one rate for batches of 1 to 16. The optimizer's
-    row says how many times less than Adam it wants, and whether it finds the rate itself.
+    Above 16 images per step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
+    2205.10287), at most four-fold; below, trainers use one rate for batches of 1 to 16. The optimizer's row says by
+    how much its rate is lower than Adam's, and whether it finds the rate itself.
     """
     if optim.facts.finds_lr:
         return Number("optim.lr", 1.0, f"{optim.name} finds the rate itself")
@@ -183,7 +183,7 @@ def rate(value: float, reason: str, optim: OptimConfig, facts: DatasetFacts) -> 
 
 
 def warmup_steps(num_steps: int, weights: Weights, optim: OptimConfig) -> Number:
-    """Return a twentieth of the run, at most the presets' warm-up; none where the optimizer finds the rate."""
+    """Propose a twentieth of the run, at most the presets' warm-up. Optimizers that find the rate need none."""
     if optim.facts.finds_lr:
         return Number("optim.warmup_steps", 0, f"{optim.name} starts from a tiny rate anyway")
     most = 50 if weights == "adapter" else 500
@@ -191,7 +191,7 @@ def warmup_steps(num_steps: int, weights: Weights, optim: OptimConfig) -> Number
 
 
 def doubts(config: AdaptConfig, facts: DatasetFacts) -> list[str]:
-    """Return one line per fact of the data that is unusual for the goal."""
+    """List facts of the data that are unusual for the goal."""
     num, found = facts.num_distinct, []
     if config.goal == "subject" and num > USUAL_SUBJECT:
         found.append(
@@ -216,13 +216,13 @@ def doubts(config: AdaptConfig, facts: DatasetFacts) -> list[str]:
 
 
 def trains_adapter(config: AdaptConfig) -> bool:
-    """Return True if the base model is frozen: there is a section lora, and method is not full."""
+    """Check whether the base model is frozen. Then there is a section lora, and method is not full."""
     used = as_flat(config)
     return "lora.rank" in used and ("method" not in used or used["method"] == "lora")
 
 
 def has_rank(config: AdaptConfig) -> bool:
-    """Return True if the adapter's size is a rank. That of rotations is not."""
+    """Check whether the adapter's size is a rank. That of rotations is not."""
     used = as_flat(config)
     return "lora.kind" not in used or used["lora.kind"] != "oft"
 

@@ -1,4 +1,4 @@
-"""`finetune plan`: what a recipe's command would do with its images, before anything is trained; no torch here."""
+"""`finetune plan`: what a recipe would do, before anything is trained; torch-free."""
 
 import importlib
 import importlib.util
@@ -21,13 +21,13 @@ from finetune.prompt_syntax import prompt_warnings
 from finetune.run_folder.options import held_out_indices
 
 STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
-"""Options that the plan does not need and a command may omit."""
+"""Options that the plan does not need, so its command may omit them."""
 
 
 def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> None:
     """Print the numbers with their reasons, the buckets and the passes.
 
-    Raises ValueError or OSError where the recipe's command would, for all that is checked before a model is loaded.
+    Raises ValueError or OSError where the recipe's command would, for all that it checks before it loads a model.
     """
     program, chosen = find_recipe(recipe)
     texts, _ = given_texts(arguments, flat_types(chosen.config), find_preset)
@@ -52,7 +52,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 def find_recipe(name: str) -> tuple[str, AnyRecipe]:
     """Return a recipe with the name of its module.
 
-    `name` is the module or, for those that the package carries, its last part: recipes.lora or lora.
+    `name` is the module or, for recipes of the package, its last part: recipes.lora or lora.
     """
     for module in (f"recipes.{name}", name):
         try:
@@ -68,7 +68,7 @@ def find_recipe(name: str) -> tuple[str, AnyRecipe]:
 
 
 def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iterator[str]:
-    """Yield the lines that depend on config and images alone."""
+    """Yield the lines that depend only on config and images."""
     facts = read_facts(config, manifest, num_processes)
     own = facts.global_batch_size * facts.own_share
     seen = config.train.steps * own

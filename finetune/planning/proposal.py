@@ -1,4 +1,4 @@
-"""Which numbers a run takes: those given, else those of the run it continues, else those proposed; no torch here."""
+"""The numbers of a run: given, else kept from it, else proposed; torch-free."""
 
 import os
 from collections.abc import Collection
@@ -16,10 +16,10 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 
 def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, frozenset[str]]:
-    """Return the config with the proposed numbers of the run that it continues, and their names.
+    """Add numbers of the run to continue; also return their names.
 
-    Numbers that are given stay; a new run keeps none. So the same command continues with the same numbers although
-    images were added or the number of processes changed.
+    Given numbers stay; a new run keeps none. So the same command continues with the same numbers after images were
+    added or the number of processes changed.
     """
     if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
         return config, frozenset()
@@ -36,7 +36,7 @@ def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, f
 def with_proposals(
     config: Config, given: Collection[str], kept: Collection[str], manifest: Manifest, num_processes: int
 ) -> tuple[Config, list[str]]:
-    """Return the config with proposals for the missing numbers, and lines to print.
+    """Add proposals for missing numbers; also return lines to print.
 
     There is one line per number, then warnings. Without a goal, the config is unchanged and there are no lines.
     """

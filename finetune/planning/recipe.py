@@ -1,4 +1,4 @@
-"""A recipe: its options, and the stages that they ask for; torch-free."""
+"""A recipe: its options, and the stages that they need; torch-free."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class Stage:
 
     folder: Path
     finished: Callable[[], str | None]
-    """Return the sentence for a complete stage, None if there is work to do. No torch is loaded."""
+    """Returns the message for a complete stage, None if work remains. No torch is loaded."""
     run: Callable[[Manifest], object]
 
 
 def captions_of_data(config: TrainConfig) -> Captions:
-    """Return the source of the captions, data.captions."""
+    """Return data.captions, the source of the captions."""
     return config.data.captions
 
 
@@ -34,7 +34,7 @@ def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class Recipe(Generic[Config]):
-    """What a recipe's command and `finetune plan` need of it."""
+    """Everything that a recipe's command and `finetune plan` need."""
 
     config: type[Config]
     tune: Callable[[Config], Sequence[Stage]]

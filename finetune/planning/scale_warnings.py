@@ -1,4 +1,4 @@
-"""Warnings of a run whose size does not fit its base model or its dataset; torch-free."""
+"""Warnings where a run's size misfits its model or dataset; torch-free."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ MOST_PASSES = 300
 def scale_warnings(
     denoiser: Mapping[str, Any], pixels_per_latent: int, resolution: int, num_images: int, passes: float
 ) -> Iterator[str]:
-    """Yield warnings before images are encoded. `denoiser` is the config of the base model's."""
+    """Yield warnings before images are encoded. `denoiser` is the config of the base model's denoiser."""
     size = denoiser.get("sample_size")  # some have none
     if isinstance(size, int):
         native = size * pixels_per_latent

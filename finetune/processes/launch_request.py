@@ -1,16 +1,16 @@
-"""Refuse launcher settings that training does not follow; torch-free.
+"""Refusal of launcher settings that training does not follow; torch-free.
 
-Accelerate passes settings on in environment variables. Some it then drops in silence: an FSDP config on a CPU trains
-with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
+Accelerate passes settings on in environment variables. It then drops some without a warning: an FSDP config on a CPU
+trains with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
 """
 
 import os
 from collections.abc import Mapping
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
-"""Set by accelerate's launcher, always."""
+"""Always set by accelerate's launcher."""
 MANY = "MASTER_ADDR"
-"""Set by it for several processes, also where it then starts one (accelerate 1.15, without --multi_gpu)."""
+"""Set by it for several processes, even if it then starts one (accelerate 1.15, without --multi_gpu)."""
 PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {
     "ACCELERATE_USE_FSDP": "FSDP",

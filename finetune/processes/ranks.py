@@ -1,10 +1,10 @@
 """State that a job's processes share outside of collectives; torch-free.
 
-Each is alive, has a stop request, has arrived. A collective (NCCL, gloo) ends with an error after
+Each says that it is alive, has a stop request, or has arrived. A collective (NCCL, gloo) ends with an error after
 `train.timeout_seconds`. That is right within a step, where all processes do equal work, and wrong where one works alone
 for long: an export, a large checkpoint, more than its share of a cache. There the others wait in `exchange`, which
-tells a busy process from a frozen one: every process has a thread that counts in a shared store, and a frozen process
-has a frozen thread.
+distinguishes a busy process from a frozen one: every process has a thread that counts in a shared store, and a frozen
+process has a frozen thread.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_PERIOD = 1.0
 SECONDS_TO_RAISE = 5.0
-"""Time for a step that waits for a lost process to fail by itself, as it does with gloo."""
+"""Time for a step that waits for a lost process to fail on its own, as with gloo."""
 SECONDS_TO_LEAVE = 10.0
 
 
@@ -45,7 +45,7 @@ class Ranks:
     def __init__(
         self, store: KeyValueStore | None = None, rank: int = 0, size: int = 1, timeout_seconds: float = 600.0
     ) -> None:
-        """Without a store, the only process of its job."""
+        """Join the processes of a store; alone without one."""
         self.rank, self.size = rank, size
         self.lost: str | None = None
         """The sentence about the first process that was found gone or frozen."""
@@ -65,8 +65,10 @@ class Ranks:
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
-        """Return all processes' texts by rank, once all called this. Waits for as long as the others live;
-        raises LostProcess where one does not."""
+        """Return the texts of all processes by rank, once all called this.
+
+        Waits as long as the others live; raises LostProcess where one does not.
+        """
         if self._store is None or self.size == 1:
             return [text]
         self._count += 1
@@ -101,10 +103,10 @@ class Ranks:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Within it, this process waits in collectives. Where one of those never ends, the process is ended.
+        """Guard a block in which this process waits in collectives.
 
-        gloo raises as soon as a connection breaks. NCCL may wait for its timeout and then aborts without a sentence
-        (read in torch 2.13, not run: no GPU was there).
+        If one of them never ends, the process is ended. gloo raises as soon as a connection breaks. NCCL may wait for
+        its timeout and then aborts without an explanation (read in torch 2.13, not run: no GPU was available).
         """
         if self.lost is not None:
             raise LostProcess(self.lost)
@@ -112,7 +114,7 @@ class Ranks:
             yield
 
     def explanation(self) -> str:
-        """Return the cause of a failed collective as a sentence. Waits a moment for the cause to be found."""
+        """Explain why a collective failed. Waits a moment for the cause to be found."""
         deadline = time.monotonic() + 3 * self._period
         while self.lost is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -139,7 +141,7 @@ class Ranks:
         self._closed.set()
 
     def _found_here(self) -> "dict[int, psutil.Process]":
-        """The processes of the job that run on this machine, by rank."""
+        """Find the processes of the job on this machine, by rank."""
         import psutil
 
         found = {}
@@ -153,7 +155,7 @@ class Ranks:
         return found
 
     def _watch(self) -> None:
-        """The thread: counts, and looks whether the others do."""
+        """Count in a thread, and check that the others do."""
         assert self._store is not None
         seen: dict[int, tuple[str, int]] = dict.fromkeys(self._others, ("", 0))
         while not self._closed.wait(self._period) and self.lost is None:
@@ -213,7 +215,7 @@ class Ranks:
 
 
 def has_ended(process: "psutil.Process") -> bool:
-    """Tell if the process is gone, or a zombie."""
+    """Check whether the process is gone, or a zombie."""
     import psutil
 
     try:
@@ -263,13 +265,13 @@ def refuse_differences(facts: Mapping[str, object]) -> None:
 
 
 def brief(value: object) -> str:
-    """A value for a message; hashes are cut."""
+    """Format a value for a message; hashes are shortened."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Tell if a collective failed for another process's absence."""
+    """Check whether a collective failed because another process is gone."""
     if isinstance(error, LostProcess) or any(kind.__name__ == "DistError" for kind in type(error).__mro__):
         return True
     texts = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # of plain RuntimeErrors

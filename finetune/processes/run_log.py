@@ -13,7 +13,7 @@ CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 MOST_EARLY_LINES = 1000
 
 _early: list[str] = []
-"""Lines from before the log was opened: of a command that fails before it has a run folder, nothing is written."""
+"""Lines from before the log was opened; a command that fails before it has a run folder writes none."""
 _descriptor: int | None = None
 
 
@@ -44,8 +44,11 @@ def log_lines(lines: list[str]) -> None:
 
 
 def open_run_log(file: Path) -> None:
-    """Begin or continue the log of a run. It begins with the time, the command and what was printed before. The log of
-    an earlier stage is closed: that stage has ended."""
+    """Begin or continue the log of a run.
+
+    It begins with the time, the command and earlier lines. The log of an earlier stage is closed, because that stage
+    has ended.
+    """
     global _descriptor
     if _descriptor is not None:
         os.close(_descriptor)

@@ -1,5 +1,7 @@
-"""The step of the newest checkpoint, for messages at the end; torch-free. A process of a data loader has only the step
-from when it was started, so it does not use it."""
+"""The step of the newest checkpoint, for final messages; torch-free.
+
+A data loader's process knows only the step at its own start, so it does not use this.
+"""
 
 _step: int | None = None
 

@@ -21,24 +21,27 @@ NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")
 SIGNALS = tuple(number for number in signal.Signals if number.name in NAMES)
 """Those of them that this system has: Windows lacks SIGHUP and SIGUSR1, and its own Ctrl-Break is SIGBREAK."""
 SECONDS_OF_ONE_REQUEST = 3.0
-"""A terminal and a launcher may both send what the user sent once."""
+"""A terminal and a launcher may both send a signal that the user sent once."""
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = "\x1b[?25h"
 PARENT_CHECK_SECONDS = 2.0
 
 
 def caught_signals() -> list[signal.Signals]:
-    """The signals to catch. SIGHUP that is ignored at the start, as under nohup, stays ignored.
+    """List the signals to catch.
 
-    torchrun and `accelerate launch` with several processes catch SIGHUP themselves, also under nohup, and end their
-    processes; those do not inherit that it was ignored, so they save.
+    SIGHUP that is ignored at the start, as under nohup, stays ignored. torchrun and `accelerate launch` with several
+    processes catch SIGHUP themselves, also under nohup, and end their processes; those do not inherit that it was
+    ignored, so they save.
     """
     return [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 class StopRequest:
-    """The first such signal, which the loop reads between steps and images. A SIGINT that comes more than
-    `SECONDS_OF_ONE_REQUEST` later, and not while the run saves, ends the process at once."""
+    """The first such signal, which the loop reads between steps and images.
+
+    A SIGINT more than `SECONDS_OF_ONE_REQUEST` later, unless the run is saving, ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -52,7 +55,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Within it no second SIGINT ends the process."""
+        """Ignore a second SIGINT within the block."""
         self._is_saving = True
         try:
             yield
@@ -60,7 +63,7 @@ class StopRequest:
             self._is_saving = False
 
     def requested(self) -> bool:
-        """Whether this process, or a second ago another one, got the signal."""
+        """True if this process, or a second ago another, got the signal."""
         return self.signal is not None or ranks().others_ask_to_stop
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -88,7 +91,7 @@ def end_on_signals(meaning: str) -> None:
 
 
 def end_with_launcher() -> None:
-    """Request SIGTERM at the end of `accelerate launch`, which passes none on."""
+    """Request SIGTERM at the end of `accelerate launch`, which forwards none."""
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

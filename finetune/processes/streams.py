@@ -37,7 +37,7 @@ def let_readers_leave() -> None:
 
 
 def lost_output() -> list[str]:
-    """One sentence for each standard stream that could not be written."""
+    """Write one sentence for each standard stream that could not be written."""
     return list(_losses)
 
 
@@ -62,7 +62,7 @@ def lasting(stream: TextIO | None, original: TextIO | None, name: str) -> TextIO
 
 
 class LastingFile(io.RawIOBase):
-    """A raw file that accepts everything, also what it cannot write."""
+    """A raw file that accepts everything, even what it cannot write."""
 
     def __init__(self, raw: io.RawIOBase, name: str) -> None:
         self._raw = raw

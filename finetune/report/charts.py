@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 Point = tuple[float, float | None]
-"""Step and value; None where the value was not a finite number, which breaks the line."""
+"""Step and value; None breaks the line where the value was not finite."""
 
 HEIGHT = 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 20, 26
@@ -36,7 +36,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over steps. `width` is in the units of the page, in which a letter is 11 high."""
+    """Lines over steps. `width` is in the page's units, in which a letter is 11 high."""
 
     title: str
     unit: str
@@ -198,7 +198,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
-    """Yield one invisible strip per step, with all lines' values."""
+    """Yield one invisible strip per step, with the values of all lines."""
     known = [dict(line.points) for line in chart.lines]
     every = sorted({step for points in known for step in points})
     steps = every[:: math.ceil(len(every) / MOST_HOVERS)]

@@ -1,4 +1,7 @@
-"""The page around a report: one file without requests; light and dark. No script runs but the one it was made with."""
+"""The page around a report: one file without requests; light and dark.
+
+Only the script that it was made with can run.
+"""
 
 import base64
 import hashlib
@@ -12,13 +15,15 @@ from markupsafe import Markup
 from finetune.files import aside
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Browsers load nothing on such a page, and run no script, whatever it contains."""
+"""Forbids browsers to load anything or run any script on the page, whatever it contains."""
 
 
 @cache
 def templates(*packages: str) -> Environment:
-    """Return the templates of `PACKAGE/report/templates`, with those of this package behind them. Every text is escaped
-    on its way into a page, unless it is `Markup`."""
+    """Return the templates of `PACKAGE/report/templates`, before those of this package.
+
+    Every text is escaped in a page, unless it is `Markup`.
+    """
     loaders = [PackageLoader(package, "report/templates") for package in (*packages, "finetune")]
     return Environment(
         loader=ChoiceLoader(loaders),
@@ -30,8 +35,10 @@ def templates(*packages: str) -> Environment:
 
 
 def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
-    """Return the parts of page.html beside its body. `style` is added to the style sheet. `script` is the only one that
-    browsers run: the page contains its hash."""
+    """Return the parts of page.html beside its body.
+
+    `style` is added to the style sheet. Browsers run `script` alone, because the page contains its hash.
+    """
     policy = POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Read the rows of metrics.jsonl, also those of a killed run."""
+"""Rows of metrics.jsonl, also of a killed run."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
 
 
 def finite(value: Any) -> float | None:
-    """Return the number; None for all that is none or not finite."""
+    """Return a number; None if it is missing or not finite."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 

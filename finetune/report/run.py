@@ -1,4 +1,4 @@
-"""Write OUT/report.html, a run at a glance, from the run folder's files."""
+"""OUT/report.html: a run at a glance, from the run folder's files."""
 
 import itertools
 import platform
@@ -111,7 +111,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of_rate(key: str) -> str:
-    """Return the name for a learning rate's key, such as lr_text_encoder. The key lr is that of the other weights."""
+    """Return the name for a learning rate's key, such as lr_text_encoder. The key lr belongs to the other weights."""
     return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
 
 
@@ -150,7 +150,7 @@ def raw_and_smooth(points: tuple[Point, ...], color: int = 1) -> tuple[Line, ...
 
 
 def versions() -> list[tuple[str, str]]:
-    """Return the versions the run was made with."""
+    """List the versions of software that the run was made with."""
     found = [("Python", platform.python_version()), ("system", f"{platform.system()} {platform.machine()}")]
     for package in PACKAGES:
         try:

@@ -1,1 +1,1 @@
-"""What a run writes beside its checkpoints, and what a later run reads of it; torch-free."""
+"""Files of a run beside its checkpoints; torch-free."""

@@ -1,6 +1,6 @@
-"""OUT/run.json: a run that is complete, with the checksums of what it exported; torch-free.
+"""OUT/run.json: the mark of a complete run, with checksums of its export.
 
-What it says is compared with the files before a run is called finished. Files that others put there are left alone.
+The checksums are compared with the files before a run is called finished. Files of others are ignored. Torch-free.
 """
 
 import json
@@ -20,11 +20,11 @@ STATUS_FILE = "run.json"
 SMALL_FILES = (".json", "merges.txt", ".model")
 """Endings of configs and vocabularies; other text files are notes of the user."""
 EXPORT_OPTIONS = ("output.name", "output.dtype")
-"""Options that alter what is exported, and nothing that is learned."""
+"""Options that alter what is exported, but not the training."""
 
 
 def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
-    """Record that the run in `folder` is complete, with its exported files and folders."""
+    """Record that the run is complete, with its exported files and folders."""
     files = sorted(file for path in exported for file in own_files(path))
     content = {
         "status": "finished",
@@ -35,7 +35,7 @@ def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
 
 
 def own_files(path: Path) -> list[Path]:
-    """Return the exported file, or the files of an exported folder that programs load."""
+    """Return an exported file, or the files of an exported folder. Of a folder only the files that programs load."""
     if path.is_file():
         return [path]
     index = path / "model_index.json"
@@ -47,10 +47,10 @@ def own_files(path: Path) -> list[Path]:
 
 
 def finished_message(config: TrainConfig, say: Callable[[str], None] = print) -> str | None:
-    """Return the sentence for a complete run, None if there is work to do.
+    """Return the message for a complete run, None if work remains.
 
-    `say` receives the reason where the run was complete before. Raises ValueError where the folder holds a complete run
-    that was made with other options, or whose export is damaged and cannot be made again.
+    `say` receives the reason where the run was complete before. Raises ValueError where the folder has a complete run
+    with other options, or whose export is damaged and cannot be made again.
     """
     folder = config.output.folder
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
@@ -102,10 +102,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
 
 
 def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> dict[str, Any] | None:
-    """Return the contents of run.json, or None.
-
-    A damaged one counts as missing if checkpoints replace it.
-    """
+    """Return the contents of run.json, or None. A damaged one counts as missing if checkpoints can replace it."""
     try:
         return read_status(folder / STATUS_FILE)
     except ValueError as error:
@@ -133,7 +130,7 @@ def read_status(status_file: Path) -> dict[str, Any] | None:
 
 
 def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> list[str]:
-    """Return the damages of the exported files, as in "export/a.safetensors is missing".
+    """List damaged exported files, as in "export/a.safetensors is missing".
 
     Without recorded checksums, files are opened instead.
     """
@@ -152,7 +149,7 @@ def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> l
 
 
 def unreadable_weights(folder: Path) -> list[str]:
-    """Return the exported safetensors files that cannot be opened or are truncated."""
+    """List exported safetensors files that cannot be opened or are truncated."""
     files = [file for file in sorted((folder / "export").rglob("*.safetensors")) if not file.name.startswith(".")]
     if not files:
         return ["export has no weights"]

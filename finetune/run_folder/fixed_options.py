@@ -1,6 +1,6 @@
-"""Options that a run keeps for its whole length, compared before anything is loaded; torch-free.
+"""Options that a run keeps for its whole length; torch-free.
 
-They decide which tensors a checkpoint holds and of what shape, so with another value it is one of something else.
+They decide which tensors a checkpoint has and their shapes, so they are compared before anything is loaded.
 """
 
 import json
@@ -17,10 +17,10 @@ FIXED += tuple(f"lora.{name}" for name in ("init", "dora", "rslora", "plus_ratio
 
 
 def refuse_changed_start(config: TrainConfig) -> None:
-    """Raise ValueError where the checkpoint that the command would continue was written with other fixed options.
+    """Raise ValueError where the checkpoint to continue has other fixed options.
 
-    It is the newest of the run folder whose options are undamaged, else the one that `resume` names; whether the rest
-    of it is intact is checked when it is read.
+    It is the newest of the run folder whose options are undamaged, else the one that `resume` names; the rest of it is
+    checked when it is read.
     """
     own = (config.output.folder / "checkpoints").glob("step_*")
     newest_first = sorted(own, key=lambda folder: (len(folder.name), folder.name), reverse=True)
@@ -31,7 +31,7 @@ def refuse_changed_start(config: TrainConfig) -> None:
 
 
 def has_intact_options(checkpoint: Path) -> bool:
-    """Return True where config.yaml is as the checkpoint's own list of checksums says."""
+    """Check a checkpoint's config.yaml against its own checksum."""
     try:
         listed = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
         return listed["config.yaml"] == size_and_sha256(checkpoint / "config.yaml")
@@ -40,7 +40,7 @@ def has_intact_options(checkpoint: Path) -> bool:
 
 
 def refuse_changed_options(config: TrainConfig, checkpoint: Path) -> None:
-    """Raise ValueError with one line for each fixed option whose value is not the checkpoint's."""
+    """Raise ValueError with one line per fixed option that differs. They are compared with the checkpoint's."""
     lines = []
     for key, before, now in changed_values(config, checkpoint / "config.yaml", FIXED):
         if key in FOUND and ["None"] in (before, now):
@@ -54,5 +54,5 @@ def refuse_changed_options(config: TrainConfig, checkpoint: Path) -> None:
 
 
 def in_words(texts: list[str]) -> str:
-    """Return the texts of an option's value as they are given."""
+    """Write an option's value as on the command line."""
     return " ".join(text.lower() if text in ("None", "True", "False") else text for text in texts)

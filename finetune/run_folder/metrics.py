@@ -1,4 +1,4 @@
-"""OUT/metrics.jsonl, and the averages over the steps between two of its lines; torch-free."""
+"""OUT/metrics.jsonl, and averages between two of its lines; torch-free."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Window:
 
 
 def known_bytes(data: bytes, num_bytes: int, step: int) -> int:
-    """Return the bytes of metrics.jsonl to keep when a run resumes at `step`.
+    """Count the bytes of metrics.jsonl to keep on resume at `step`.
 
     These are `num_bytes`, unless that is not the end of a line: then the file was altered, and the whole lines of
     earlier steps are kept.
@@ -59,14 +59,14 @@ def line_step(line: bytes) -> int:
 
 
 class MetricsFile:
-    """One JSON object a logged step; on resume cut back to what the checkpoint knows."""
+    """One JSON object per logged step. On resume, lines after the checkpoint are removed."""
 
     def __init__(
         self, path: Path, keep_bytes: int, step: int = 0, warn: Callable[[str], None] = lambda text: None
     ) -> None:
         """Open the file and keep its first `keep_bytes` bytes, those before `step`.
 
-        If it was altered, warn, and keep the lines of those steps that are left.
+        If it was altered, warn, and keep the lines of earlier steps that are left.
         """
         self._path, self._warn = path, warn
         data = path.read_bytes() if path.exists() else b""
@@ -86,7 +86,7 @@ class MetricsFile:
         sync(self._path.parent)
 
     def write(self, row: Row) -> None:
-        """Add one line; numbers that JSON cannot hold become null."""
+        """Append one line; numbers that JSON cannot represent become null."""
         plain = {key: value if math.isfinite(value) else None for key, value in row.items()}
         line = (json.dumps(plain) + "\n").encode()
         with writing(self._path, len(line)):

@@ -1,5 +1,4 @@
-"""What is in a run's folder beside checkpoints: the data card, and which options a run there may be continued with;
-torch-free."""
+"""The data card, and options that may change within a run; torch-free."""
 
 import json
 import os
@@ -37,7 +36,7 @@ MAY_CHANGE = (
 SECONDS_TO_APPEAR = 5.0
 MAY_GROW = ("train.steps",)
 FOUND = ("model.family",)
-"""Options that, where none is given, are found while the run is assembled and then stand in its config."""
+"""Options that are found while the run is assembled, if not given; the run's config then contains them."""
 
 
 def check_output(folder: Path) -> None:
@@ -55,7 +54,7 @@ def check_output(folder: Path) -> None:
 
 
 def refuse_separate_folders(folder: Path) -> None:
-    """Raise ValueError on every process where the folder of one is not that of the first.
+    """Raise ValueError on every process unless all share one folder.
 
     Two machines that each have a folder of that name would both train, and only the first would save.
     """
@@ -87,9 +86,9 @@ def appears(path: Path) -> bool:
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:
-    """Return "optim.lr 0.0001 -> 0.0002" for each changed option that alters training.
+    """List changed options that alter training, as in "optim.lr 0.0001 -> 0.0002".
 
-    It is compared with the saved config.
+    They are compared with the saved config.
     """
     values = as_flat(config)
     free = [key for key in values if key.startswith(MAY_CHANGE) or key in MAY_GROW]
@@ -98,15 +97,15 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
 
 
 def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
-    """Return "output.dtype fp16 -> fp32" for each option that differs from the saved config.
+    """List changed options, as in "output.dtype fp16 -> fp32".
 
-    Without a saved config there are none.
+    They are compared with the saved config, if there is one.
     """
     return [f"{key} {' '.join(before)} -> {' '.join(now)}" for key, before, now in changed_values(config, saved, keys)]
 
 
 def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
-    """Return (option, texts before, texts now) for each key that differs in both configs."""
+    """List (option, texts before, texts now) of keys that differ. Only keys in both configs count."""
     before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
     changed = []
     for key in [key for key in keys if key in values and key in before]:
@@ -117,7 +116,7 @@ def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> lis
 
 
 def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: bool) -> str | None:
-    """Compare images and captions with the checkpoint's, and return a warning if they changed.
+    """Compare images and captions with the checkpoint's; return any warning.
 
     Raises ValueError that lists the changed files if `allowed` is false.
     """
@@ -140,7 +139,7 @@ def cache_folder(config: CacheConfig) -> Path:
 
 
 def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:
-    """Return the indices of the records that are held out for validation.
+    """Return the indices of the records held out for validation.
 
     The manifest names them; otherwise the given share is chosen by content. Equal images (same bytes) are never split
     between training and validation. A share above 0 holds out at least one image.

@@ -1,4 +1,4 @@
-"""Which folders of a run may not be in one another; torch-free."""
+"""Rules against folders of a run inside one another; torch-free."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from finetune.config.sections import TrainConfig
 from finetune.run_folder.options import cache_folder
 
 READ = ("data.folder", "mask.folder", "prior.folder")
-"""Options that name what is only read: folders, or for data the id of a dataset."""
+"""Options with folders that are only read, or for data the id of a dataset."""
 MODELS = ("model.source", "model.config", "model.vae")
 """Options that may name the folder of a model."""
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
-    """Raise ValueError if a folder that is written to overlaps another that is used."""
+    """Raise ValueError if a written folder overlaps another one."""
     found = list(nested_folders(config))
     if found:
         raise ValueError("\n".join(found))

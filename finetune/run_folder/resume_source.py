@@ -1,4 +1,4 @@
-"""What `resume` may name, and what to do with a path that is something else; torch-free."""
+"""The values of `resume`, with advice where one is wrong; torch-free."""
 
 from pathlib import Path
 
@@ -38,14 +38,14 @@ def checkpoints_near(path: Path) -> list[Path]:
 
 
 def is_export(path: Path) -> bool:
-    """Return True for a file of weights, or a folder with weights or a pipeline."""
+    """Recognize a weights file, or a folder with weights or a pipeline."""
     if path.is_file():
         return path.suffix == ".safetensors"
     return (path / "model_index.json").is_file() or any(path.glob("*.safetensors"))
 
 
 def how_to_start_from(path: Path) -> str:
-    """Return the advice to start another run from an exported model."""
+    """Advise how to start another run from an exported model."""
     if (path / "model_index.json").is_file():
         return f"To train it further in a new run: --model.source {path} with another --output.folder."
     return (

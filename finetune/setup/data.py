@@ -1,4 +1,4 @@
-"""Prepare the data of a run: held-out images, buckets, filled caches, loader."""
+"""The data of a run: held-out images, buckets, filled caches, loader."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from finetune.session import LoadedModel, Run, TrainingData
 
 
 def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> TrainingData:
-    """Return the data with filled caches. The task's own prompts are cached too, and the figures are printed first."""
+    """Return the data with filled caches. The task's own prompts are cached too. The figures are printed first."""
     config = run.config
     held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
     images = training_images(run, model, held_out, prompts)
@@ -57,7 +57,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
 
 
 def training_images(run: Run, model: LoadedModel, held_out: frozenset[int], prompts: Sequence[str]) -> TrainingImages:
-    """Return trained and held-out images, with the options' masks and holes."""
+    """Return trained and held-out images, with the options' masks and inpainting areas."""
     config, manifest = run.config, run.manifest
     buckets, scored = split_buckets(run, model, held_out)
     masks = None
@@ -98,7 +98,7 @@ def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -
 
 
 def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
-    """Warn if a global batch has more images than a bucket."""
+    """Warn if a global batch is larger than a bucket."""
     small = [figure for figure in figures if figure.num_pictures < run.global_batch_size]
     if not small:
         return []

@@ -1,4 +1,4 @@
-"""Load the base model part by part. Contradicting options are refused before weights are read."""
+"""The base model, loaded part by part. Contradictory options are refused before weights are read."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ def objective_warnings(objective: Objective) -> list[str]:
 
 
 def refuse_unfit_options(run: Run, *, is_inpainting: bool) -> None:
-    """Raise ValueError for options that the base model has no use for."""
+    """Raise ValueError for options that do not fit the base model."""
     config, family = run.config, run.family
     if not is_inpainting and config.inpaint != InpaintConfig():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Attach trained weights to the base model, and restore a checkpoint's state."""
+"""Trained weights attached to the base model; a checkpoint's state restored."""
 
 import itertools
 from dataclasses import replace

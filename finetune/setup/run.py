@@ -1,4 +1,4 @@
-"""Open a run: its processes, folder, and checkpoint to continue from."""
+"""An open run: its processes, folder, and checkpoint to continue from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Write the files before the first step, and open the records. Nothing is refused after this."""
+"""Files written before the first step, and the open records. Nothing is refused after this."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

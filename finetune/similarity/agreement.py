@@ -13,7 +13,7 @@ from finetune.similarity.tones import brightened, coarse, curve, fitted, largest
 __all__ = ["CERTAIN", "VERSION", "ComparedImage", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
 VERSION = 4
-"""Raised when two images get another agreement, which depends on them and on `can_verify` alone."""
+"""Increased when two images get another agreement, which depends only on them and on `can_verify`."""
 CERTAIN = 0.8
 """Agreement from which images are duplicates.
 
@@ -45,8 +45,10 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
-    """Tell if codes at a distance may be those of duplicates. `is_simple` is true if one image is simple, `is_plain` if
-    both are plain."""
+    """Check whether codes at a distance may be those of duplicates.
+
+    `is_simple` is true if one image is simple, `is_plain` if both are plain.
+    """
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
@@ -54,8 +56,8 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
     """Return the agreement of two images, 1 for equal ones.
 
     From CERTAIN on they are duplicates. Photographs with codes up to CERTAIN_DISTANCE need no more. In plain images,
-    such as drawings, no part may differ much in tone or colour. Simple ones must agree unturned and in their colours
-    too, since pictograms that differ in these mean something else.
+    such as drawings, no part may differ much in tone or colour. Simple images must also agree unturned and in their
+    colours, since pictograms that differ in these mean something else.
     """
     distance, kinds = closest_codes(first.codes, second.codes)
     if first.is_simple or second.is_simple:
@@ -85,8 +87,8 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
 def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
     """Correlate two overlaid images in grey, and their parts.
 
-    Both are zero where few parts count. A quarter of the parts are below that of the parts, or half of them, if these
-    agree still better. What is outside of the border of either does not count.
+    The part correlation is one that a quarter of the parts are below, or half of them, if these agree still better.
+    Both are zero where few parts count. Areas outside the border of either image do not count.
     """
     half = motion * [1, 1, 0.5]
     size = first.half.size
@@ -109,7 +111,7 @@ def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: n
 
 
 def differs_in_the_middle(grid: np.ndarray) -> bool:
-    """Tell from the correlations [PARTS PARTS] if most middle parts differ."""
+    """Check from the correlations [PARTS PARTS] if most middle parts differ."""
     middle = grid[MIDDLE, MIDDLE]
     middle = middle[~np.isnan(middle)]
     return len(middle) >= FEWEST_OF_MIDDLE and bool(np.median(middle) < SAME_MIDDLE)
@@ -169,7 +171,7 @@ def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[i
 
 
 def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
-    """Tell flat images with other words or another background."""
+    """Recognize flat images with other words or another background."""
     if not (first.is_flat and second.is_flat):
         return False
     small, size = motion * [1, 1, 0.25], first.small.size
@@ -192,7 +194,7 @@ def shared_within(first: ComparedImage, second: ComparedImage, motion: np.ndarra
 
 
 def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Tell if a motion's scale is that of images in full. A larger square is another square."""
+    """Check whether a motion's scale is that of images in full. A larger square is another square."""
     scales = motion[0, 0] * size[0] / other[0], motion[1, 1] * size[1] / other[1]
     return all(abs(scale - 1) < 0.1 for scale in scales)
 

@@ -1,7 +1,7 @@
 """Images prepared for comparison, and motions of one onto another.
 
-Axes: H W height and width. Torch-free; OpenCV (the extra [dedup]) finds motions that codes do not show, such as that of
-a crop off the centre, and is needed for nothing else.
+Axes: H W height and width. Torch-free. OpenCV (the extra [dedup]) finds motions that codes do not show, such as that of
+an off-centre crop, and is needed for nothing else.
 """
 
 import importlib.util
@@ -17,13 +17,13 @@ from finetune.similarity.codes import CROPS, KINDS, LARGEST_DISTANCE, border_box
 from finetune.similarity.designs import Box, is_flat, is_lettered
 
 SIDE = 384
-"""Pixels of the longer side at which corners are found; places are counted at this size."""
+"""Pixels of the longer side at which corners are found; positions are in these pixels."""
 SIMPLE_SIDE, SIMPLE_BYTES = 256, 1300
 """An image that takes fewer bytes at this side, in grey as a JPEG, has so little in it that it may be drawn twice."""
 PLAIN_SIDE, FLAT_SHARE, COLOUR_SHARE = 256, 0.35, 0.2
 """Plain images have this share of flat pixels and this share of one colour at this side, as drawings have."""
 ICON_SIDE = 288
-"""Plain images of at most so many pixels are simple, since icons are saved so small and photographs are not."""
+"""Plain images of at most this size are simple, since icons are saved this small and photographs are not."""
 FLAT_STEP = 1  # grey levels between neighbours in what is flat
 HEADER_BYTES = 330  # of a grey JPEG as Pillow writes it
 NUM_CORNERS, FEWEST_MATCHES, REPROJECTION = 500, 8, 3.0
@@ -37,11 +37,11 @@ TURNS: tuple[Image.Transpose | None, ...] = (
     Image.Transpose.ROTATE_270,
     Image.Transpose.TRANSVERSE,
 )
-"""What makes the images of the first KINDS."""
+"""The transforms behind the first KINDS."""
 
 
 def can_verify() -> bool:
-    """Tell if OpenCV is installed. Without it motions come from the codes alone."""
+    """Check whether OpenCV is installed. Without it motions come from the codes alone."""
     return importlib.util.find_spec("cv2") is not None
 
 
@@ -57,18 +57,18 @@ class Corners:
 
 @dataclass(frozen=True)
 class ComparedImage:
-    """An image as it is compared."""
+    """An image prepared for comparison."""
 
     image: Image.Image
     """RGB, its longer side at SIDE pixels."""
     codes: np.ndarray
     """[12 4] As of `image_codes`."""
     border: Box
-    """What is within its border."""
+    """The box within its border."""
     is_simple: bool
-    """Whether it has so little in it that another image may look the same by design, as pictograms do."""
+    """True if it has so little content that another image may look the same by design, as pictograms do."""
     is_plain: bool
-    """Whether it has large areas of exactly one colour, as drawings have."""
+    """True if it has large areas of exactly one colour, as drawings have."""
 
     @cached_property
     def grey(self) -> Image.Image:
@@ -77,22 +77,22 @@ class ComparedImage:
 
     @cached_property
     def half(self) -> Image.Image:
-        """The grey image at half of its size. Parts are compared in it."""
+        """The grey image at half its size, for comparing parts."""
         return self.grey.reduce(2)
 
     @cached_property
     def small(self) -> Image.Image:
-        """The image at a quarter of its size. Tones and colours are compared in it."""
+        """The image at a quarter of its size, for tones and colours."""
         return self.image.reduce(4)
 
     @cached_property
     def is_flat(self) -> bool:
-        """Whether much of it is flat, as in designs."""
+        """True if much of it is flat, as in designs."""
         return is_flat(self.half)
 
     @cached_property
     def is_lettered(self) -> bool:
-        """Whether it is flat but for thin strokes, as slides are."""
+        """True if it is flat except for thin strokes, like slides."""
         left, top, right, bottom = (place / 2 for place in self.border)
         return is_lettered(self.half, (left, top, right, bottom))
 
@@ -103,12 +103,12 @@ class ComparedImage:
 
     @cached_property
     def mirrored_corners(self) -> Corners:
-        """Those of its mirror image."""
+        """The corners of its mirror image."""
         return corners_of(self.grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool = False) -> ComparedImage:
-    """Prepare an upright RGB image for comparison. An image known to be simple is passed as such."""
+    """Prepare an upright RGB image for comparison. `is_simple` marks an image that is known to be simple."""
     scale = SIDE / max(image.size)
     size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     scaled = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -126,7 +126,7 @@ def look_at(image: Image.Image, codes: np.ndarray | None = None, is_simple: bool
 
 
 def has_large_areas(image: Image.Image) -> bool:
-    """Tell if much of an image is of exactly one colour."""
+    """Check whether much of an image is of exactly one colour."""
     image = image.copy()
     image.thumbnail((PLAIN_SIDE, PLAIN_SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)

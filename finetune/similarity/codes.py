@@ -1,6 +1,6 @@
 """Codes of 256 bits, and a join that finds close ones.
 
-It compares some pairs only. A code has the signs of the lowest frequencies of the grey image against their median
+It does not compare all pairs. A code has the signs of the lowest frequencies of the grey image against their median
 (perceptual hash; Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with 256 bits
 instead of 64. Torch-free, since both the preparation of datasets and the search for memorised images need it.
 """
@@ -19,19 +19,20 @@ KINDS = (
     *("transposed", "turned by 90", "turned by 270", "transverse"),  # counter-clockwise, as in Pillow
     *("without its border", "its middle, 5 % cut", "its middle, 10 % cut", "its middle, 20 % cut"),
 )
-"""What the codes of an image are of, in their order."""
+"""The views of an image that have codes, in order."""
 MEETINGS = (
     ((0,), tuple(range(12))),  # the first as it is may be the second turned, framed or cropped
     ((8, 9, 10, 11), tuple(range(8))),  # the second, as it is or turned, may be what is left of the first
     ((8,), (8,)),  # both may be framed
 )
-"""Which codes of the first of two images meet which of the second; all 144 would find no more."""
+"""Which codes of the first image are compared with which of the second; all 144 would find no more."""
 CERTAIN_DISTANCE = 31
 """Bits; `close_pairs` finds every pair up to here.
 
-All photographs measured so close were duplicates; drawings may not be, such as two smiling faces."""
+All photographs measured this close were duplicates; drawings may not be, such as two smiling faces.
+"""
 LARGEST_DISTANCE = 92
-"""Bits; of pairs so far apart few are duplicates, and a second comparison decides."""
+"""Bits; few pairs at this distance are duplicates, and a second comparison decides."""
 BAND_BITS = 16
 CROPS = (0.05, 0.10, 0.20)
 BORDER_TOLERANCE = 12  # grey levels by which a border's pixels may differ
@@ -51,7 +52,7 @@ def cosine_basis(num: int, side: int) -> np.ndarray:
 
 BASIS = cosine_basis(KEPT, SIDE)
 ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
-"""What mirroring makes of the frequencies along one side."""
+"""Signs of the frequencies along one side after mirroring."""
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
@@ -74,8 +75,10 @@ def frequencies(grey: Image.Image) -> np.ndarray:
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Return codes [N 4]: frequencies [N 16 16] above the median. The first one, which is the
-    brightness, is left out of the median and out of the code."""
+    """Return codes [N 4]: frequencies [N 16 16] above the median.
+
+    The first one, the brightness, is excluded from the median and the code.
+    """
     flat = low.reshape(len(low), -1).copy()
     flat[:, 0] = np.median(flat[:, 1:], axis=1)
     bits = flat > flat[:, :1]
@@ -119,7 +122,7 @@ class ClosePairs:
     second_kind: np.ndarray
     """[M] Which of the second."""
     largest: int = LARGEST_DISTANCE
-    """Bits up to which pairs are among these; fewer than requested where there were too many."""
+    """Largest distance in bits of these pairs; smaller than requested where there were too many."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -136,13 +139,13 @@ class Codes(Protocol):
 
 
 def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:
-    """Return images whose codes differ by at most `largest` bits.
+    """Find images whose codes differ by at most `largest` bits.
 
-    Finds every pair up to CERTAIN_DISTANCE, since of sixteen bands of sixteen bits one then differs in one bit at most
-    (multi-index hashing; Norouzi et al., arXiv 1307.2982); beyond that only pairs with such a band, and all pairs among
-    at most ALL_COMPARED images. The codes of MEETINGS are compared. Codes [N 12 4] may also be [N 1 4], of the images
-    as they are. With `chosen` the result counts in that choice of numbers, without a copy of the codes. Of more than
-    PAIRS_PER_IMAGE pairs an image, as thousands of icons have, the closest stay.
+    Finds every pair up to CERTAIN_DISTANCE: one of its sixteen bands of sixteen bits then differs in at most one bit
+    (multi-index hashing; Norouzi et al., arXiv 1307.2982). Beyond that it finds only pairs with such a band, and all
+    pairs among at most ALL_COMPARED images. The codes of MEETINGS are compared. Codes [N 12 4] may also be [N 1 4], of
+    the images as they are. With `chosen` the result counts in that choice of numbers, without a copy of the codes. Of
+    more than PAIRS_PER_IMAGE pairs per image, as for thousands of icons, the closest stay.
     """
     chosen = np.arange(codes.shape[0]) if chosen is None else chosen
     search = all_pairs if len(chosen) <= ALL_COMPARED else banded_pairs
@@ -193,8 +196,11 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield close codes with a band that differs in one bit. A row may come several times. Codes of two
-    kinds are in memory at a time, 120 bytes an image with all that is derived from them."""
+    """Yield close codes with a band that differs in one bit.
+
+    A row may appear several times. Codes of two kinds are in memory at a time, 120 bytes per image with everything
+    derived from them.
+    """
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
             for one in first_kinds:

@@ -14,7 +14,7 @@ NUM_DESCRIPTORS = 150
 """Of an image, and again of its mirror image."""
 FEWEST_VOTES = 6
 LARGEST_DISTANCE = 48
-"""Of the 256 bits of two descriptors that show the same."""
+"""Of the 256 bits of two descriptors that show the same corner."""
 NUM_TABLES, KEY_BITS = 6, 24
 """Descriptors meet if all of these bits agree in a table; the bits are drawn once."""
 COMMON = 64

@@ -1,7 +1,7 @@
-"""Tell designs apart: other words, or a drawing on another colour.
+"""Different designs: other words, or a drawing on another colour.
 
 Slides and logos that differ so are not duplicates. A flat background agrees with any other and is not evidence; only
-what is drawn on it is. Axes: H W height and width, C channels. Torch-free.
+the drawing on it is. Axes: H W height and width, C channels. Torch-free.
 """
 
 import numpy as np
@@ -30,12 +30,12 @@ TONE_PRIOR, HUE_PRIOR, FEWEST_DRAWN = 1600.0, 50.0, 20
 
 
 def is_flat(grey: Image.Image) -> bool:
-    """Tell if much of an image [H W] is flat."""
+    """Check whether much of an image [H W] is flat."""
     return bool((deviations(tiles(grey, TILE)) < FLAT_TILE).mean() >= FLAT_SHARE)
 
 
 def is_lettered(grey: Image.Image, border: Box) -> bool:
-    """Tell flat images [H W] with thin content, as letters are."""
+    """Recognize flat images [H W] with thin content, such as letters."""
     inside = inner(grey, border)
     has_content = deviations(tiles(inside, TILE)) >= FLAT_TILE
     if 1 - has_content.mean() < FLAT_SHARE:
@@ -64,7 +64,7 @@ def deviations(cut: np.ndarray) -> np.ndarray:
 
 
 def has_other_words(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Tell if much content on the backgrounds of two overlaid images differs.
+    """Check whether much content on the backgrounds of two overlaid images differs.
 
     The images are grey [H W]. Each tile may be moved by a pixel. Content of only one of them counts up to the content
     of only the other, since an overlaid text adds and removes nothing.
@@ -90,7 +90,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Tell if only the background of overlaid images [H W 3] differs.
+    """Check whether only the background of overlaid images [H W 3] differs.
 
     A change of brightness or contrast that the drawing shows too explains another background, and so does one of
     saturation. The edges of the drawing do not count, since they are mixed with the background.
@@ -132,7 +132,7 @@ def expected(first: np.ndarray, second: np.ndarray, colour: np.ndarray, prior: f
 
 
 def eroded(mask: np.ndarray) -> np.ndarray:
-    """Return a mask [H W] without the places beside others."""
+    """Shrink a mask [H W] by the places at its edge."""
     padded = np.pad(mask, 1)
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
 

@@ -39,8 +39,10 @@ def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the mean tone of `second` for each tone of `first` [N]. It is the mean over places where the first is
-    about as bright."""
+    """Return a tone of `second` for each tone of `first` [N].
+
+    It is the mean over places where the first is about as bright.
+    """
     steps = np.clip(first, 0, 255) / 16
     weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
     means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)

@@ -21,7 +21,7 @@ class LoggedFiles:
     """Files and folders of a run that belong together. `paths` are inside `folder`, or `folder` itself."""
 
     name: str
-    """Letters, digits, `_`, `.` and `-`; no other run has it."""
+    """Letters, digits, `_`, `.` and `-`; unique to this run."""
     kind: str
     folder: Path
     paths: tuple[Path, ...]
@@ -46,7 +46,10 @@ class TrackedRun:
 
 
 class Backend(Protocol):
-    """One tracker, open from construction to `finish`. Every call may raise or hang, `tracking.Tracker` copes."""
+    """One tracker, open from construction to `finish`.
+
+    Every call may raise or hang; `tracking.Tracker` handles both.
+    """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers of a step."""
@@ -65,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """Sentences on where and how to see the record."""
+        """Say where and how to see the record."""
         ...
 
 
@@ -78,5 +81,5 @@ class Uploading(Protocol):
         ...
 
     def abandon(self) -> None:
-        """End what `finish` waits for in vain; called from another thread."""
+        """Unblock `finish`; called from another thread."""
         ...

@@ -35,7 +35,7 @@ class TensorBoard:
         self._writer.flush()
 
     def log_files(self, files: LoggedFiles) -> None:
-        """Write where the files are; TensorBoard keeps no files."""
+        """Record where the files are, because TensorBoard stores none."""
         paths = [str(path) for path in files.paths]
         self._writer.add_text(f"files/{files.name}", json_block({"paths": paths, "kind": files.kind, **files.metadata}))
 
@@ -44,7 +44,7 @@ class TensorBoard:
         self._writer.close()
 
     def notes(self) -> list[str]:
-        """A sentence on how to look at it."""
+        """Say how to look at it."""
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 

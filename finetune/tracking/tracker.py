@@ -1,4 +1,4 @@
-"""Pass records to trackers, whose faults never stop or slow the run. The network's faults neither."""
+"""Records passed to trackers, whose faults never stop or slow the run. Faults of the network do not either."""
 
 import importlib
 import importlib.util
@@ -86,14 +86,14 @@ class _Lane:
             self.count_failure(f"{MOST_WAITING_CALLS} calls wait for it")
 
     def close(self, exit_code: int) -> None:
-        """Let the thread end after the calls that wait."""
+        """Let the thread end after the queued calls."""
         self._exit_code = exit_code
         self._calls.put(None)
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Make one call. Only here errors of a tracker are caught.
+        """Make one call, catching all errors.
 
-        Here we leave the rule never to catch Exception, on purpose and nowhere else: a tracker only watches, and days
+        Here the rule never to catch Exception is broken, on purpose and nowhere else: a tracker only watches, and days
         of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
         """
         try:
@@ -161,8 +161,11 @@ class Tracker:
             lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
-        """Close every tracker. One that hangs is left behind after `FINISH_SECONDS`, a dead server sooner. A healthy
-        upload is waited for where the run succeeded; a run that was stopped has no time for it."""
+        """Close every tracker.
+
+        One that hangs is abandoned after `FINISH_SECONDS`, a dead server sooner. A healthy upload is waited for where
+        the run succeeded; a run that was stopped has no time for it.
+        """
         for lane in self._lanes:
             lane.close(exit_code)
         deadline = time.monotonic() + FINISH_SECONDS + self._copy_seconds

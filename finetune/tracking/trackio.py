@@ -55,5 +55,5 @@ class Trackio:
         self._run.finish()
 
     def notes(self) -> list[str]:
-        """A sentence on how to look at it."""
+        """Say how to look at it."""
         return [f"trackio: TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {self._project}"]

@@ -1,4 +1,4 @@
-"""Put peft's adapter layers into a network, and read them."""
+"""peft's adapter layers in a network."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

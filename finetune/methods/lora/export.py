@@ -1,4 +1,4 @@
-"""Export adapters: the files of each kind, with metadata, reloaded and compared."""
+"""Files of each kind of adapter, with metadata, reloaded and compared."""
 
 import json
 import logging
@@ -38,9 +38,9 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Write the files of the adapters' kind; return how far each is off.
+    """Write the adapters' files; return the largest difference of each.
 
-    That is the largest difference between the output with the reloaded file and that of the trained weights.
+    It compares the output with the reloaded file and that of the trained weights.
     """
     family, source = model.family, model.source
     trains_text = model.config.train.text_encoder
@@ -93,10 +93,7 @@ def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> di
 
 
 def metadata_of(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALayer]) -> dict[str, str]:
-    """Return the metadata of the single file.
-
-    `layers` are those of a file in sd-scripts' layout.
-    """
+    """Return the metadata of the single file. `layers` are those of a file in sd-scripts' layout."""
     same_rank, same_alpha = not config.rank_pattern, not config.alpha_pattern
     rank = config.rank if same_rank and config.kind != "oft" else None
     alpha = (config.alpha or rank) if same_alpha else None

@@ -1,5 +1,7 @@
-"""Start values of A and B: parts of the weight, or orthogonal. peft has these for linear layers; here a
-convolution is the matrix [outputs, inputs x kernel], as in its update."""
+"""Start values of A and B: parts of the weight, or orthogonal.
+
+peft has these for linear layers; here a convolution is the matrix [outputs, inputs x kernel], as in its update.
+"""
 
 from typing import Any, Literal
 
@@ -11,8 +13,11 @@ Start = Literal["orthogonal", "pissa", "olora"]
 
 @torch.no_grad()
 def set_start(layer: Any, start: Start, name: str) -> None:
-    """Set A and B of peft's LoRA layer. pissa and olora take their scaled product out of the layer's weight. The global
-    random state is used, as by peft's own starts."""
+    """Set A and B of peft's LoRA layer.
+
+    pissa and olora subtract their scaled product from the layer's weight. The global random state is used, as for
+    peft's own starts.
+    """
     weight = layer.get_base_layer().weight
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     rank, scale = down.shape[0], layer.scaling["default"]

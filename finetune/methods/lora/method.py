@@ -54,8 +54,11 @@ class LoRA:
         attach_adapters(network, self.config, seed)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Return each part's parameters, apart where rate or decay differs. These are B in LoRA+ (NAME_b), and the
-        lengths of DoRA (NAME_magnitude), which decay would pull to zero and not to the base model."""
+        """Return each part's parameters, split where rate or decay differs.
+
+        These are B in LoRA+ (NAME_b), and the lengths of DoRA (NAME_magnitude), which decay would pull to zero instead
+        of the base model.
+        """
         groups = usual_groups(network, config)
         if self.config.plus_ratio != 1:
             groups = [
@@ -87,7 +90,7 @@ def named(network: nn.Module, text: str) -> set[int]:
 def split_off(
     group: ParamGroup, name: str, chosen: set[int], *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
-    """Split the chosen parameters off a group, as GROUP_NAME. Empty groups are left out."""
+    """Split the chosen parameters off a group, as GROUP_NAME. Empty groups are omitted."""
     rest = [parameter for parameter in group.parameters if id(parameter) not in chosen]
     apart = [parameter for parameter in group.parameters if id(parameter) in chosen]
     decay = group.weight_decay if weight_decay is None else weight_decay

@@ -13,10 +13,10 @@ from finetune.config.sections import TrackingConfig
 from finetune.tracking.backend import TrackedRun
 
 RUN_ID = re.compile(r"(?!\s)[^:;,#?/\\'\n]{1,128}(?<!\s)")
-"""What W&B takes as a run's id (wandb 0.31, `Settings.validate_run_id`) and a folder can be called."""
+"""Run ids that W&B accepts (wandb 0.31, `Settings.validate_run_id`) and a folder can have."""
 
 NOT_IN_PROJECTS = "/\\#?%:"
-"""What W&B refuses in the name of a project (wandb 0.31, `Settings.validate_project`)."""
+"""Characters that W&B refuses in project names (wandb 0.31, `Settings.validate_project`)."""
 LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 

@@ -1,10 +1,10 @@
 """W&B: an offline run in OUT/wandb, and a process that uploads it.
 
 It uploads the run as it grows, where the user is logged in. The training process itself never connects to a W&B server.
-wandb's online mode does so in the middle of calls: with 0.31 `log_artifact` waited 41 s for a server that had fallen
-silent. And its helper process, which also keeps the record on disk, crashed on a response that it did not expect. An
-offline run has neither; `wandb beta sync --live` sends the same records from outside, and an incomplete upload is
-complete after `wandb sync`.
+wandb's online mode does so in the middle of calls: with 0.31 `log_artifact` waited 41 s for a server that no longer
+responded, and its helper process, which also keeps the record on disk, crashed on an unexpected response. An offline
+run has neither problem; `wandb beta sync --live` sends the same records from outside, and `wandb sync` completes an
+incomplete upload.
 """
 
 import json
@@ -163,7 +163,7 @@ class WeightsAndBiases:
             wandb.teardown(exit_code)
 
     def wait_for_upload(self, seconds: float) -> None:
-        """Wait while the uploader works and the server answers. Says what to do where the upload did not succeed."""
+        """Wait while the uploader works and the server responds. Says what to do where the upload did not succeed."""
         if self._upload is None:
             return
         began, is_told = time.monotonic(), False
@@ -205,7 +205,7 @@ class WeightsAndBiases:
         self._end_upload()
 
     def notes(self) -> list[str]:
-        """Sentences on how to look at the run, and on its upload."""
+        """Say how to look at the run, and whether it was uploaded."""
         shown = f"W&B: wandb leet {shlex.quote(str(self.folder.parent))} shows the run in the terminal"
         if not self._is_uploaded():
             return [f"{shown}; {self._sync_command()} uploads it."]
@@ -215,7 +215,7 @@ class WeightsAndBiases:
 
 
 def answers(server: str) -> bool:
-    """Tell if a W&B server answers a small request within `PROBE_SECONDS`. That includes name resolution."""
+    """Check whether a W&B server responds to a request within `PROBE_SECONDS`. That includes name resolution."""
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def ask() -> None:
