@@ -80,6 +80,7 @@ spelling: setup
 gates:
 	bash .ci/gates.sh
 	$(PYTHON) .ci/phrases.py
+	$(PYTHON) .ci/docstrings.py
 
 bench:  ## list the benchmarks
 	@for script in benchmarks/*.py; do \

@@ -1,8 +1,8 @@
-"""Prepare a dataset from any source: list, measure, reject, caption, score, split, write, report.
+"""Preparation of a dataset from any source.
 
-Each stage is a function of what the one before returned. Slow results are cached in OUTPUT/.prep by content:
-measurements, compared pairs, captions, scores of models. So a rerun, after a kill or with new images, repeats only what
-is cheap, and always gives the same bytes.
+The stages are: list, measure, reject, caption, score, split, write, report. Each stage is a function of what the one
+before returned. Slow results are cached in OUTPUT/.prep by content: measurements, compared pairs, captions, scores of
+models. So a rerun, after a kill or with new images, repeats only what is cheap, and always gives the same bytes.
 """
 
 from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ from finetune.config.sections import secrets_in
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Turn images into a dataset that every recipe reads: checked, without duplicates, captioned.
+    """Turn images into a dataset: checked, without duplicates, captioned, for every recipe.
 
     Every file of the source is listed in OUTPUT/metadata.jsonl or, with the reason, in OUTPUT/rejected.jsonl. The
     source is never written to. The same command again does only what is new. OUTPUT/report.html shows the result;

@@ -1,4 +1,4 @@
-"""Search for duplicate images: by all bytes, by all pixels, or by what they show.
+"""Search for duplicates: by bytes, by pixels, or by what images show.
 
 Letters: N images, D width of an embedding. Stars, never long chains: images are walked through from the best to the
 worst; one that repeats none so far is a keeper, and repeats of it are its duplicates. A keeper that agrees with a

@@ -200,7 +200,7 @@ def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
 
 
 def _distinct(values: Sequence[Value], name_of: Callable[[Value], str]) -> dict[str, Value]:
-    """Map prefixes to values: "" for a single one, else its name and "/"."""
+    """Map prefixes to values. The prefix of a single value is empty, others are the name and "/"."""
     if len(values) == 1:
         return {"": values[0]}
     named: dict[str, Value] = {}

@@ -1,4 +1,4 @@
-"""WebDataset archives: .tar files whose members share a name up to the first dot."""
+"""WebDataset archives: .tar files with one sample per name. The name of a member ends at the first dot."""
 
 import functools
 import os

@@ -44,7 +44,7 @@ def explaining_export() -> AbstractContextManager[None]:
 
 
 class TuningMethod(Protocol):
-    """Makes a network trainable and exports the result."""
+    """A method that makes a network trainable and exports the result."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -49,10 +49,10 @@ def load_trained_state(network: nn.Module, state: State) -> None:
 
 @dataclass(frozen=True)
 class EMA:
-    """A float32 copy of the trained weights that follows them: average <- d average + (1 - d) weight.
+    """A float32 average that follows the trained weights.
 
-    The decay is min(decay, (1 + step) / (10 + step)), so the start is forgotten quickly (TensorFlow's
-    ExponentialMovingAverage with num_updates).
+    average <- d average + (1 - d) weight, where the decay d is min(decay, (1 + step) / (10 + step)), so the start is
+    forgotten quickly (TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
     decay: float

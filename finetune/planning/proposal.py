@@ -1,4 +1,4 @@
-"""The numbers of a run: given, else kept from it, else proposed; torch-free."""
+"""Numbers of a run: given, else kept from it, else proposed; torch-free."""
 
 import os
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""The gate of phrases sees prose in Markdown, and nothing else."""
+"""The gates of language: phrases in prose, and first sentences of docstrings."""
 
 import subprocess
 import sys
@@ -9,13 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def refused(tmp_path: Path, text: str) -> list[str]:
-    """Returns what the gate prints about a page."""
-    page = tmp_path / "page.md"
+def refused(tmp_path: Path, text: str, *, gate: str = "phrases", suffix: str = ".md") -> list[str]:
+    page = tmp_path / f"page{suffix}"
     page.write_text(text)
-    command = [sys.executable, str(ROOT / ".ci" / "phrases.py"), str(page)]
+    command = [sys.executable, str(ROOT / ".ci" / f"{gate}.py"), str(page)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == bool(ended.stderr)
+    assert ended.returncode == bool(ended.stderr), ended.stderr
     return ended.stderr.splitlines()
 
 
@@ -78,7 +77,24 @@ def test_prose_after_an_indented_block_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_prose_of_python_is_read_and_its_names_are_not(tmp_path: Path, line: str, number: int) -> None:
-    page = tmp_path / "module.py"
-    page.write_text(f"{line}\n")
-    command = [sys.executable, str(ROOT / ".ci" / "phrases.py"), str(page)]
-    assert len(subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()) == number
+    assert len(refused(tmp_path, f"{line}\n", suffix=".py")) == number
+
+
+@pytest.mark.parametrize(
+    ("docstring", "fault"),
+    [
+        ("Returns the loss.", "imperative"),
+        ("Whether the image is grey.", "imperative"),
+        ("A sentence of thirteen words, which is one more than all others have.", "13 words"),
+        ("Return the loss.", None),
+        ("Images as batches. A second sentence may have as many words as it needs to say what it has to.", None),
+        ("A sentence of twelve words, which is as many as all have.", None),
+    ],
+)
+@pytest.mark.parametrize("template", ['"""{}"""', 'def loss():\n    """{}\n\n    The rest.\n    """'])
+def test_first_sentences_of_docstrings_are_short_and_plain(
+    tmp_path: Path, template: str, docstring: str, fault: str | None
+) -> None:
+    found = refused(tmp_path, template.format(docstring) + "\n", gate="docstrings", suffix=".py")
+    assert len(found) == (fault is not None)
+    assert fault is None or fault in found[0]
