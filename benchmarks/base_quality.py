@@ -1,20 +1,20 @@
-"""How good a small model trained from scratch is: its autoencoder, whether pictures show their captions, variety.
+"""How good a small model trained from scratch is: its autoencoder, whether images show their captions, variety.
 
     python benchmarks/base_quality.py --data ../shared/data/emoji_base [--model FOLDER] [--num 200] [--steps 30]
 
 Figures, all for fixed seeds:
 
-* PSNR of the autoencoder over all pictures, from the mean of their squared errors, and the mean of their PSNRs; the
+* PSNR of the autoencoder over all images, from the mean of their squared errors, and the mean of their PSNRs; the
   posterior's mode is decoded.
-* Retrieval: for `--num` captions drawn once from the data, how often the picture that the model makes is nearest to the
+* Retrieval: for `--num` captions drawn once from the data, how often the image that the model makes is nearest to the
   reference of its own caption among the references of all of them (top-1), or among the five nearest (top-5), for
-  several guidance scales. Distance is Euclidean in a fixed feature: the picture averaged to 16x16 pixels, RGB in
-  [0, 1], and beside it, with twice the weight, how much neighbouring pixels of the grey picture differ, averaged to
+  several guidance scales. Distance is Euclidean in a fixed feature: the image averaged to 16x16 pixels, RGB in
+  [0, 1], and beside it, with twice the weight, how much neighbouring pixels of the grey image differ, averaged to
   16x16.
 * Samplers: the same retrieval at guidance 3 with other schedulers, which take their settings from the model's own.
-* Guidance: how far pictures move, in the same feature, when the scale goes from 1 to each other one, in units of the
+* Guidance: how far images move, in the same feature, when the scale goes from 1 to each other one, in units of the
   mean distance between two references; and their mean saturation.
-* Variety: the mean distance between pictures of one generic caption from different seeds, in the same units.
+* Variety: the mean distance between images of one generic caption from different seeds, in the same units.
 * Composition: for things in colours that the data does not show them in, how often the colour that covers most of the
   drawing is the one asked for.
 """
@@ -56,7 +56,7 @@ BATCH = 50
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
-    """Returns the fixed feature [N D] of pictures [N H W 3] in [0, 1]."""
+    """Return the fixed feature [N D] of images [N H W 3] in [0, 1]."""
     grey = pictures.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     across = np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
@@ -65,18 +65,18 @@ def features(pictures: np.ndarray) -> np.ndarray:
 
 
 def averaged(planes: np.ndarray) -> np.ndarray:
-    """Returns planes [N H W C] averaged to [N 16 16 C]."""
+    """Return planes [N H W C] averaged to [N 16 16 C]."""
     num, height, width, channels = planes.shape
     return planes.reshape(num, 16, height // 16, 16, width // 16, channels).mean((2, 4))
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the Euclidean distances [N M]."""
+    """Return the Euclidean distances [N M]."""
     return np.linalg.norm(first[:, None] - second[None], axis=-1)
 
 
 def autoencoder_psnr(pipeline: StableDiffusionPipeline, pictures: np.ndarray) -> tuple[float, float]:
-    """Returns the PSNR of the mean squared error, and the mean PSNR, in dB."""
+    """Return the PSNR of the mean squared error, and the mean PSNR, in dB."""
     errors = []
     for start in range(0, len(pictures), BATCH):
         pixels = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() * 2 - 1
@@ -89,7 +89,7 @@ def autoencoder_psnr(pipeline: StableDiffusionPipeline, pictures: np.ndarray) ->
 def draw(
     pipeline: StableDiffusionPipeline, prompts: list[str], seeds: list[int], scale: float, steps: int
 ) -> np.ndarray:
-    """Returns pictures [N H W 3] in [0, 1]."""
+    """Return images [N H W 3] in [0, 1]."""
     drawn = []
     for start in range(0, len(prompts), BATCH):
         chosen = slice(start, start + BATCH)
@@ -101,32 +101,32 @@ def draw(
 
 
 def saturation(pictures: np.ndarray) -> float:
-    """Returns the mean of (max - min) over the colour channels."""
+    """Return the mean of (max - min) over the colour channels."""
     return float((pictures.max(-1) - pictures.min(-1)).mean())
 
 
 def top_ranks(found: np.ndarray, references: np.ndarray, own: np.ndarray) -> dict[str, float]:
-    """Returns how often reference `own[i]` is nearest to `found[i]`, and how often it is among the five nearest."""
+    """Return how often reference `own[i]` is nearest to `found[i]`, and how often it is among the five nearest."""
     ranks = (distances(found, references).argsort(1) == own[:, None]).argmax(1)
     return {"top_1": float((ranks < 1).mean()), "top_5": float((ranks < 5).mean())}
 
 
 def read_data(data: Path) -> tuple[list[str], np.ndarray]:
-    """Returns the captions and the pictures [N H W 3] in [0, 1]."""
+    """Return the captions and the images [N H W 3] in [0, 1]."""
     rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     pictures = np.stack([np.asarray(Image.open(data / row["file_name"]).convert("RGB")) for row in rows]) / 255.0
     return [row["text"] for row in rows], pictures
 
 
 def load(model: Path) -> StableDiffusionPipeline:
-    """Returns the pipeline in fp32."""
+    """Return the pipeline in fp32."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
-    """Returns all figures by name."""
+    """Return all figures by name."""
     pipeline = load(model)
     texts, pictures = read_data(data)
     figures: dict[str, object] = dict(zip(("psnr", "psnr_mean"), autoencoder_psnr(pipeline, pictures), strict=True))
@@ -158,19 +158,19 @@ def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
 
 
 def colours_right(pipeline: StableDiffusionPipeline, steps: int) -> float:
-    """Returns the share of the composed prompts whose drawing is mostly of the colour they ask for."""
+    """Return the share of the composed prompts whose drawing is mostly of the colour they ask for."""
     drawn = draw(pipeline, COMPOSED, list(range(len(COMPOSED))), 5.0, steps)
     pairs = zip(COMPOSED, main_colours(drawn), strict=True)
     return float(np.mean([text.split()[0] == colour for text, colour in pairs]))
 
 
 def main_colours(pictures: np.ndarray) -> list[str | None]:
-    """Returns the name of the colour that covers most of each drawing [N H W 3]."""
+    """Return the name of the colour that covers most of each drawing [N H W 3]."""
     return [main_colour(as_image(picture)) for picture in pictures]
 
 
 def as_image(picture: np.ndarray) -> Image.Image:
-    """Returns a picture [H W 3] in [0, 1] as Pillow's."""
+    """Return an image [H W 3] in [0, 1] as Pillow's."""
     return Image.fromarray((picture * 255).round().astype(np.uint8))
 
 

@@ -2,12 +2,12 @@
 
     python benchmarks/dedup.py [--data ../shared/data] [--join 1000000]   (about five minutes without the join)
 
-Up to 2,048 pictures fast is the same as thorough; "codes only" is what it does with more. Figures of photographs are
+Up to 2,048 images fast is the same as thorough; "codes only" is what it does with more. Figures of photographs are
 shown for two halves of the subjects too, to see how far they depend on these.
 
 Every photograph stands with all its edits in one set; a copy counts as found if it is given to its own photograph or
 to another copy of it, and as false if to another one, of which those of the same subject are the hard ones. Two
-comparisons, each original with each other picture: imagehash's 64-bit phash at a distance of at most 8, and at most 10,
+comparisons, each original with each other image: imagehash's 64-bit phash at a distance of at most 8, and at most 10,
 which imagededup documents as its default; imagededup itself is not run, since it brings its own torch.
 """
 
@@ -167,7 +167,7 @@ def join(num: int) -> None:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--join", type=int, default=0, help="join so many random codes too")

@@ -1,9 +1,9 @@
-"""A LoRA step of the published models at their exact size and resolution: peak memory and pictures a second.
+"""A LoRA step of the published models at their exact size and resolution: peak memory and images a second.
 
     python benchmarks/family_steps.py [--only "SD 1.5" ...] [--batch-size 1] [--steps 5] [--tiny]
 
 The denoiser has random weights in bfloat16, with the adapters of a default run in float32, gradient checkpointing and
-AdamW; latents and prompts are noise of the right shape, as if they came from the caches, so that neither autoencoder
+AdamW; latents and prompts are noise of the right shape, as if they came from the caches, so neither autoencoder
 nor text encoders are there. Needs CUDA; --tiny takes the tests' tiny models on the CPU instead, to see that it works.
 """
 
@@ -57,7 +57,7 @@ class Figures:
 
 
 def inputs_for(model: Model, denoiser: Any, batch_size: int, device: torch.device) -> Inputs:
-    """Returns noise in the shapes that the denoiser's config asks for."""
+    """Return noise in the shapes that the denoiser's config asks for."""
     config, side = denoiser.config, model.resolution // PIXELS_PER_LATENT
     is_flow = "joint_attention_dim" in config
     channels = 16 if is_flow else config.in_channels
@@ -76,7 +76,7 @@ def inputs_for(model: Model, denoiser: Any, batch_size: int, device: torch.devic
 
 
 def measure(family: ModelFamily, denoiser: nn.Module, inputs: Inputs, *, rank: int, steps: int) -> Figures:
-    """Takes one step, then `steps` that are timed."""
+    """Take one step, then `steps` that are timed."""
     device = inputs.latents.device
     denoiser.requires_grad_(False)
     network = Network(family, denoiser)
@@ -115,7 +115,7 @@ def measure(family: ModelFamily, denoiser: nn.Module, inputs: Inputs, *, rank: i
 
 
 def exact(model: Model, batch_size: int, *, rank: int, steps: int) -> Figures:
-    """Measures the model at its exact size on the GPU."""
+    """Measure the model at its exact size on the GPU."""
     device, usual = torch.device("cuda"), torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -128,7 +128,7 @@ def exact(model: Model, batch_size: int, *, rank: int, steps: int) -> Figures:
 
 
 def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
-    """Measures the tests' tiny model of a family on the CPU, with prompts of its own text encoders."""
+    """Measure the tests' tiny model of a family on the CPU, with prompts of its own text encoders."""
     from tests.support.families import save_tiny_pipeline
 
     family = family_named(name)
@@ -145,13 +145,13 @@ def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
 
 
 def row(name: str, resolution: str, batch_size: int, found: Figures) -> str:
-    """Returns a line of the table."""
+    """Return a line of the table."""
     speed = f"{batch_size / found.seconds:10.2f}"
     return f"{name:14} {resolution:>10} {batch_size:>6} {found.peak_bytes / 1e9:>9.2f} {speed} {found.loss:>8.3f}"
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models (all)")
     parser.add_argument("--batch-size", type=int, default=1)

@@ -45,12 +45,12 @@ VARIANTS = {
 
 
 def num_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Returns the bytes of tensors, one that stands there twice counted once."""
+    """Return the bytes of tensors, one that stands there twice counted once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}.values())
 
 
 def measure(config: OptimConfig, width: int, steps: int) -> tuple[int, dict[str, float]]:
-    """Returns the number of parameters, and the bytes of each kind of tensor per parameter."""
+    """Return the number of parameters, and the bytes of each kind of tensor per parameter."""
     torch.manual_seed(0)
     dtype = TRAINED_DTYPES[config.weights]
     channels = (width, 2 * width, 4 * width, 4 * width)

@@ -103,7 +103,7 @@ EDITS: dict[str, tuple[Edit, int]] = {
 
 
 def versions(photo: Path) -> list[bytes]:
-    """Returns the photograph and its edits as files."""
+    """Return the photograph and its edits as files."""
     with Image.open(photo) as opened:
         image = opened.convert("RGB")
     files = [photo.read_bytes()]
@@ -115,7 +115,7 @@ def versions(photo: Path) -> list[bytes]:
 
 
 def compare(photo: Path) -> tuple[list[str], int]:
-    """Returns the edits that are kept in the place of the original, and in how many groups the original is kept."""
+    """Return the edits that are kept in the place of the original, and in how many groups the original is kept."""
     files = versions(photo)
     opened = [Image.open(io.BytesIO(data)) for data in files]
     qualities = [jpeg_quality(image) for image in opened]

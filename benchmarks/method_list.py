@@ -23,7 +23,7 @@ class Method:
     template: str = "{caption}"
     """Text that training puts around captions and drawing around prompts; {caption} is the concept or the class."""
     captions: Literal["written", "none", "prompts"] = "written"
-    """How the subject's name gets to the recipe: as the pictures' captions, as data.template alone, or as the prompts
+    """How the subject's name gets to the recipe: as the images' captions, as data.template alone, or as the prompts
     of recipes.dreambooth."""
 
 

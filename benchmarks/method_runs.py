@@ -24,15 +24,15 @@ GUIDANCE = 3.0
 
 @dataclass(frozen=True)
 class Sampling:
-    """How all pictures are drawn."""
+    """How all images are drawn."""
 
     num_seeds: int
-    """Pictures of each prompt, from the seeds 0, 1, ..."""
+    """Images of each prompt, from the seeds 0, 1, ..."""
     steps: int
 
 
 def train(work: Path, method: Method, data: Path, caption: str, steps: int, seed: int) -> Path:
-    """Runs the recipe in the folder of this method, data and seed, or goes on there, and returns the folder.
+    """Run the recipe in the folder of this method, data and seed, or continues there, and return the folder.
 
     Raises subprocess.CalledProcessError where it fails; the log beside it says why. ValueError where the folder holds
     another command's run.
@@ -63,7 +63,7 @@ def train(work: Path, method: Method, data: Path, caption: str, steps: int, seed
 
 
 def drawn(folder: Path, prompts: Sequence[str], sampling: Sampling, export: Path | None) -> np.ndarray:
-    """Returns the pictures [N H W 3] of the prompts, seed by seed, of the untouched model or with an export; kept in
+    """Return the images [N H W 3] of the prompts, seed by seed, of the base model or with an export; kept in
     the folder and drawn again when another list is asked for."""
     asked = json.dumps([list(prompts), sampling.num_seeds, sampling.steps])
     kept = folder / "pictures.npz"
@@ -82,7 +82,7 @@ def drawn(folder: Path, prompts: Sequence[str], sampling: Sampling, export: Path
 
 
 def pipeline_with(export: Path | None) -> StableDiffusionPipeline:
-    """Returns the untouched pipeline, or with what a run exported: a whole pipeline, adapters, new tokens."""
+    """Return the untouched pipeline, or with what a run exported: a whole pipeline, adapters, new tokens."""
     if export is None:
         return load(BASE_MODEL)
     if (export / "model_index.json").exists():

@@ -3,28 +3,28 @@
     python benchmarks/methods.py --data ../shared/data --work runs/methods [--part style] [--steps 300] [--only lora]
 
 Every method of benchmarks/method_list.py is its recipe, run as a process with one list of options. What is trained and
-drawn stays in `--work`, so that the same command goes on after an interruption and prints the tables from what is
-there; benchmarks/style_statistics.py computes the figures from pictures alone.
+drawn stays in `--work`, so the same command continues after an interruption and prints the tables from what is
+there; benchmarks/style_statistics.py computes the figures from images alone.
 
 Style: three sets of 60 pictograms (style_line, style_blob, style_glyph) train a method each. Prompts are concepts that
-the untouched model draws so that their shape is nearest to their own reference of all, and whose words stand in no
+the base model draws so that their shape is nearest to their own reference of all, and whose words stand in no
 caption of the three sets.
 
-* distance: of the pictures to the style set in fixed statistics, as the untouched model's -> the adapted one's, and
-  the ratio of the two; at most half is wanted. Below the untouched model stand distances without any model: of two
-  random halves of the set (chance); of pictures of the same things in the base's set and in this one (style alone);
-  and, both in the base's set, of pictures of the prompts' things and of this set's (things alone). Where the last is
+* distance: of the images to the style set in fixed statistics, as the base model's -> the adapted one's, and
+  the ratio of the two; at most half is wanted. Below the base model stand distances without any model: of two
+  random halves of the set (chance); of images of the same things in the base's set and in this one (style alone);
+  and, both in the base's set, of images of the prompts' things and of this set's (things alone). Where the last is
   as large as the others, these statistics see which things a set shows, and little of its style.
-* nearer, tenth: share of pictures nearer in shape to their concept than the median reference, and of those whose
+* nearer, tenth: share of images nearer in shape to their concept than the median reference, and of those whose
   concept is among the nearest tenth; 0.5 and 0.1 by chance.
 
 Subject: five views (shifted, turned, on coloured paper) of a pictogram in another colour than the model knows it in,
 under a rare word and its class; three subjects, every seed of `--seeds`.
 
-* likeness: of pictures of the rare word and class to the nearest view; 1 equals it, 0 is as far as unrelated pictograms
-  are, as the untouched model's (which takes the rare word as it comes) -> the adapted one's.
+* likeness: of images of the rare word and class to the nearest view; 1 equals it, 0 is as far as unrelated pictograms
+  are, as the base model's (which takes the rare word as it comes) -> the adapted one's.
 * class likeness: the same for the class alone; it is to stay what it was.
-* drift: how far pictures of the class alone and of other concepts moved from the untouched model's of the same seeds.
+* drift: how far images of the class alone and of other concepts moved from the base model's of the same seeds.
 
 Figures of seeds stand as mean +- half their spread.
 """
@@ -70,11 +70,11 @@ VIEWS = (
 OTHERS = ("red apple", "alarm clock", "sailboat", "rocket", "guitar", "tropical fish")
 Table = list[tuple[str, ...]]
 Pictures = tuple[list[str], np.ndarray]
-"""Captions, and the picture [N H W 3] in [0, 1] of each."""
+"""Captions, and the image [N H W 3] in [0, 1] of each."""
 
 
 def read_set(folder: Path) -> Pictures:
-    """Returns the set in a folder with its metadata.jsonl."""
+    """Return the set in a folder with its metadata.jsonl."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     pictures = [np.asarray(Image.open(folder / row["file_name"]).convert("RGB").resize((64, 64))) for row in rows]
     return [row["text"] for row in rows], np.stack(pictures) / 255.0
@@ -83,7 +83,7 @@ def read_set(folder: Path) -> Pictures:
 def known_concepts(
     data: Path, base: Pictures, work: Path, num: int, sampling: Sampling
 ) -> tuple[list[str], np.ndarray]:
-    """Returns `num` captions, fewer where the model knows fewer, and the references [num H W 3] they name."""
+    """Return `num` captions, fewer where the model knows fewer, and the references [num H W 3] they name."""
     captions, pictures = base
     taken = {word for name in STYLE_SETS for caption in read_set(data / name)[0] for word in caption.split()}
     free = [number for number, caption in enumerate(captions) if taken.isdisjoint(caption.split())]
@@ -98,7 +98,7 @@ def known_concepts(
 def style_table(
     data: Path, work: Path, sets: Sequence[str], methods: Sequence[Method], steps: int, seed: int, sampling: Sampling
 ) -> Table:
-    """Trains what is missing and returns the rows of the style part."""
+    """Train what is missing and return the rows of the style part."""
     base_set = read_set(data / "emoji_base")
     concepts, references = known_concepts(data, base_set, work, 32, sampling)
     repeated = np.concatenate([references] * sampling.num_seeds)
@@ -125,7 +125,7 @@ def style_table(
 
 
 def yardsticks(base: Pictures, style: Pictures, references: np.ndarray) -> list[tuple[str, float]]:
-    """Returns what distances to a style set there are without any model: by chance, by the style alone, and by the
+    """Return what distances to a style set there are without any model: by chance, by the style alone, and by the
     things alone, as the base set shows those of the prompts, `references` [N H W 3], and those of the style set."""
     shared = sorted(set(base[0]) & set(style[0]))
     in_base, in_style = (
@@ -139,7 +139,7 @@ def yardsticks(base: Pictures, style: Pictures, references: np.ndarray) -> list[
 
 
 def style_cells(found: dict[str, float], concept: dict[str, float]) -> tuple[str, ...]:
-    """Returns the parts of the distance and the concepts' figures as text."""
+    """Return the parts of the distance and the concepts' figures as text."""
     return tuple(f"{value:.3f}" for value in (found["colours"], found["edges"], found["saturation"], *concept.values()))
 
 
@@ -152,7 +152,7 @@ def subject_table(
     seeds: Sequence[int],
     sampling: Sampling,
 ) -> Table:
-    """Trains what is missing and returns the rows of the subject part."""
+    """Train what is missing and return the rows of the subject part."""
     captions, pictures = read_set(data / "emoji_base")
     unit = unit_distance(pictures[:200])
     rows: Table = [("subject", "method", "likeness", "class likeness", "class drift", "drift of others")]
@@ -183,17 +183,17 @@ def subject_table(
 
 
 def by_prompt(pictures: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns the pictures of each prompt, one a seed."""
+    """Return the images of each prompt, one a seed."""
     return {prompt: pictures[place :: len(prompts)] for place, prompt in enumerate(prompts)}
 
 
 def spread(values: Sequence[float]) -> str:
-    """Returns mean and half the range as text."""
+    """Return mean and half the range as text."""
     return f"{np.mean(values):.2f} +- {(max(values) - min(values)) / 2:.2f}"
 
 
 def write_views(folder: Path, picture: np.ndarray, caption: str, old: str, new: str) -> Path:
-    """Writes the views of a pictogram [H W 3] whose colour `old` is turned to `new`, each with its class as caption."""
+    """Write the views of a pictogram [H W 3] whose colour `old` is turned to `new`, each with its class as caption."""
     if folder.exists():
         return folder
     subject = recoloured(Image.fromarray((picture * 255).astype(np.uint8)), old, new)
@@ -209,7 +209,7 @@ def write_views(folder: Path, picture: np.ndarray, caption: str, old: str, new: 
 
 
 def trained(work: Path, method: Method, data: Path, caption: str, steps: int, seed: int) -> Path | None:
-    """Returns the folder of the method's run, None where the recipe failed, which is said."""
+    """Return the folder of the method's run, None where the recipe failed, which is said."""
     try:
         return train(work, method, data, caption, steps, seed)
     except subprocess.CalledProcessError as error:
@@ -218,7 +218,7 @@ def trained(work: Path, method: Method, data: Path, caption: str, steps: int, se
 
 
 def shown(rows: Table) -> str:
-    """Returns the rows in columns."""
+    """Return the rows in columns."""
     widths = [max(len(row[place]) for row in rows if place < len(row)) for place in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
 

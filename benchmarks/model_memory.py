@@ -30,7 +30,7 @@ KINDS |= {"none, host": ("none", True, True), "int8, host": ("int8", True, True)
 
 
 def measure(kind: Any, double: bool, offload: bool, width: int, size: int) -> dict[str, Any]:
-    """Returns the figures of one kind; runs alone in a process."""
+    """Return the figures of one kind; runs alone in a process."""
     from diffusers import UNet2DConditionModel
     from torch import nn
 

@@ -67,12 +67,12 @@ class Model:
     name: str
     family: str
     resolution: int
-    """The side of the pictures that it was trained on last."""
+    """The side of the images that it was trained on last."""
     parts: tuple[Part, ...]
 
 
 def unet(**options: Any) -> UNet2DConditionModel:
-    """Returns a U-Net; those of version 1 and 2 have diffusers' default blocks."""
+    """Return a U-Net; those of version 1 and 2 have diffusers' default blocks."""
     return UNet2DConditionModel(**options)
 
 
@@ -93,7 +93,7 @@ def sdxl_unet() -> UNet2DConditionModel:
 
 
 def sd3_transformer(layers: int, **options: Any) -> SD3Transformer2DModel:
-    """Returns a transformer of SD3 or 3.5, whose larger one is as wide as it is deep."""
+    """Return a transformer of SD3 or 3.5, whose larger one is as wide as it is deep."""
     heads = layers
     return SD3Transformer2DModel(
         sample_size=128,
@@ -126,7 +126,7 @@ def flux_transformer() -> FluxTransformer2DModel:
 
 
 def vae(latent_channels: int, *, quant_conv: bool) -> AutoencoderKL:
-    """Returns the autoencoder that all of these models share but for its latents."""
+    """Return the autoencoder that all of these models share but for its latents."""
     return AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -139,7 +139,7 @@ def vae(latent_channels: int, *, quant_conv: bool) -> AutoencoderKL:
 
 
 def clip_config(width: int, layers: int, heads: int, projection: int) -> CLIPTextConfig:
-    """Returns the config of a CLIP text encoder."""
+    """Return the config of a CLIP text encoder."""
     return CLIPTextConfig(
         hidden_size=width,
         intermediate_size=4 * width,
@@ -281,25 +281,25 @@ MODELS = (
 
 
 def on_meta(part: Part) -> nn.Module:
-    """Returns the part without memory for its weights."""
+    """Return the part without memory for its weights."""
     with torch.device("meta"):
         return part.build()
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Returns the number of parameters, one that is used twice counted once."""
+    """Return the number of parameters, one that is used twice counted once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def num_values(module: nn.Module) -> int:
-    """Returns how many numbers the part's file holds: parameters, and the buffers that are saved."""
+    """Return how many numbers the part's file holds: parameters, and the buffers that are saved."""
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     saved = [value.numel() for name, value in module.state_dict().items() if name not in names]
     return num_parameters(module) + sum(saved)
 
 
 def memory(module: nn.Module) -> dict[str, float]:
-    """Returns the bytes that the part takes in each number format."""
+    """Return the bytes that the part takes in each number format."""
     total = num_values(module)
     linear = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
     inside, rows = sum(weight.numel() for weight in linear), sum(len(weight) for weight in linear)
@@ -313,7 +313,7 @@ def memory(module: nn.Module) -> dict[str, float]:
 
 
 def adapter_parameters(family: str, denoiser: nn.Module, rank: int) -> int:
-    """Returns the parameters of the family's default adapters."""
+    """Return the parameters of the family's default adapters."""
     network = Network(family_named(family), denoiser)
     with torch.device("meta"):
         attach_adapters(network, LoRAConfig(rank=rank), seed=0)
@@ -321,7 +321,7 @@ def adapter_parameters(family: str, denoiser: nn.Module, rank: int) -> int:
 
 
 def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
-    """Returns the table as text, and the parts whose number of parameters is not the published one."""
+    """Return the table as text, and the parts whose number of parameters is not the published one."""
     head = f"{'':21} {'parameters':>15} {'published':>15}"
     head += "".join(f"{name + ' GB':>9}" for name in ("fp32", "bf16", "8-bit", "NF4")) + "  published by"
     lines, wrong = [], []
@@ -351,7 +351,7 @@ def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
 
 
 def main() -> None:
-    """Prints the table; exits with 1 where a number is not the published one."""
+    """Print the table; exit with 1 where a number is not the published one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=16, help="rank of the adapters (16)")
     parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models (all)")

@@ -3,7 +3,7 @@ process.
 
     python benchmarks/overhead.py [--rounds 3] [--steps 8] [--batch_size 1] [--width 64] [--side 256]
 
-The model has SD 1.5's exact U-Net topology at a quarter of its width (34 M parameters) and 256 px pictures, LoRA rank 4
+The model has SD 1.5's exact U-Net topology at a quarter of its width (34 M parameters) and 256 px images, LoRA rank 4
 on the attention layers. Rounds alternate: `train()` for some steps with warm caches, then as many steps of the bare
 network on resident inputs. Of each the fastest and the median step are compared, since other load on the machine only
 ever adds time. The first step of every round, which allocates, is left out.
@@ -47,7 +47,7 @@ ATTENTION = LoRAConfig(rank=4, targets=("to_q", "to_k", "to_v", "to_out.0"))
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def build_unet(width: int) -> UNet2DConditionModel:
-    """Returns SD 1.5's U-Net with `width` instead of 320 channels, for the tiny text encoder's embeddings."""
+    """Return SD 1.5's U-Net with `width` instead of 320 channels, for the tiny text encoder's embeddings."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         block_out_channels=(width, 2 * width, 4 * width, 4 * width), attention_head_dim=8, cross_attention_dim=32
@@ -84,7 +84,7 @@ def build_unet(width: int) -> UNet2DConditionModel:
 
 
 def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: argparse.Namespace) -> list[float]:
-    """Returns the seconds of each step of a real run, but the first."""
+    """Return the seconds of each step of a real run, but the first."""
     AcceleratorState._reset_state(reset_partial_state=True)
     config = LoRATrainConfig(
         ModelConfig(str(model)),
@@ -104,7 +104,7 @@ def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: 
 
 
 def pure_steps(options: argparse.Namespace) -> list[float]:
-    """Returns the seconds of each bare step, but the first: the same adapted U-Net on resident random inputs."""
+    """Return the seconds of each bare step, but the first: the same adapted U-Net on resident random inputs."""
     family = family_named("sd")
     network = Network(family, build_unet(options.width).requires_grad_(False))
     LoRA(ATTENTION).attach(network, 0)

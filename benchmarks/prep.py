@@ -4,7 +4,7 @@
 
 Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREADS=1):
 
-* decode: pictures a CPU second of `datasets_prep.measure.image` (read, hash, decode, twelve codes, scores) on
+* decode: images a CPU second of `datasets_prep.measure.image` (read, hash, decode, twelve codes, scores) on
   photographs (longest side 768) and on JPEGs of 12 megapixels (quality 90), smooth ones and ones with film grain,
   which have twice the bytes; beside it Pillow alone decoding them at the same
   draft size, in the same run, since machines differ.
@@ -14,7 +14,7 @@ Figures, in CPU seconds of one core unless they say otherwise (set OMP_NUM_THREA
 * rerun: wall time of the command with one worker on so many images, half of them icons and half of them textures, and
   again with 100 more, the measuring, the search for duplicates (fast and thorough) and the report included. With few
   images the start counts: of the 15 CPU seconds that 500 take, 0.7 are the imports and 1.8 a run with one more.
-* memory: peak memory of the command on so many small pictures, and what each more costs.
+* memory: peak memory of the command on so many small images, and what each more costs.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Held:
 
 
 def per_second(work: Callable[[], object], num: int) -> float:
-    """Returns how many of `num` things a CPU second does, the best of some rounds."""
+    """Return how many of `num` things a CPU second does, the best of some rounds."""
     best = 0.0
     for _ in range(5 * ROUNDS):
         start = time.process_time()
@@ -70,7 +70,7 @@ def per_second(work: Callable[[], object], num: int) -> float:
 
 
 def photograph(path: Path, grain_levels: float) -> bytes:
-    """Returns a photograph as a JPEG of 12 megapixels with grain of that deviation."""
+    """Return a photograph as a JPEG of 12 megapixels with grain of that deviation."""
     large = np.asarray(Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS), dtype=np.int16)
     grain = np.random.default_rng(0).normal(0, grain_levels, (3000, 4000, 1))
     saved = io.BytesIO()
@@ -79,7 +79,7 @@ def photograph(path: Path, grain_levels: float) -> bytes:
 
 
 def decode(data: Path) -> None:
-    """Prints the throughput of the pass that decodes and measures."""
+    """Print the throughput of the pass that decodes and measures."""
     photos = {path.name + path.parent.name: path.read_bytes() for path in sorted(data.glob("*/*.jpg"))}
     some = sorted(data.glob("*/*.jpg"))[:4]
     smooth, grainy = ({path.stem: photograph(path, levels) for path in some} for levels in (0, 3))
@@ -106,7 +106,7 @@ def decode(data: Path) -> None:
 
 
 def join(num: int) -> None:
-    """Prints what the join of `num` codes costs."""
+    """Print what the join of `num` codes costs."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 1 << 64, (num, 1, 4), dtype=np.uint64)
     planted = num // 1000
@@ -128,7 +128,7 @@ def join(num: int) -> None:
 
 
 def scaling(data: Path) -> None:
-    """Prints the wall time of the measuring with one process and with two."""
+    """Print the wall time of the measuring with one process and with two."""
     source = open_source(
         (str(data),), reading=CaptionReading(is_training=False), image_column="image", output=Path("nowhere")
     )
@@ -148,7 +148,7 @@ def scaling(data: Path) -> None:
 
 
 def drawn(number: int) -> Image.Image:
-    """Returns a texture of 512 pixels, or an icon of 64 where the number is odd."""
+    """Return a texture of 512 pixels, or an icon of 64 where the number is odd."""
     rng = np.random.default_rng(number)
     if number % 2:
         icon = Image.new("RGB", (64, 64), "white")
@@ -166,7 +166,7 @@ def drawn(number: int) -> Image.Image:
 
 
 def rerun(num: int, num_new: int = 100) -> None:
-    """Prints what preparing costs, and what it costs again with some more images."""
+    """Print what preparing costs, and what it costs again with some more images."""
     for level in ("fast", "thorough"):
         with tempfile.TemporaryDirectory() as folder:
             raw, seconds, done = Path(folder) / "raw", [], 0
@@ -186,7 +186,7 @@ def rerun(num: int, num_new: int = 100) -> None:
 
 
 def memory(num: int) -> None:
-    """Prints the peak memory of the command for two numbers of small pictures."""
+    """Print the peak memory of the command for two numbers of small images."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in (num // 4, num):

@@ -16,7 +16,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(root: Path) -> Iterator[tuple[str, Function]]:
-    """Yields every function with its place."""
+    """Yield every function with its place."""
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -25,38 +25,38 @@ def functions(root: Path) -> Iterator[tuple[str, Function]]:
 
 
 def num_lines(function: Function) -> int:
-    """Returns the lines of a function, signature and docstring included."""
+    """Return the lines of a function, signature and docstring included."""
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 def num_parameters(function: Function) -> int:
-    """Returns the parameters of a function, without self and cls."""
+    """Return the parameters of a function, without self and cls."""
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     return sum(each.arg not in ("self", "cls") for each in named)
 
 
 def modules(folder: Path) -> list[Path]:
-    """Returns the Python modules of one folder, without `__init__`."""
+    """Return the Python modules of one folder, without `__init__`."""
     return sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
 
 
 def folders(root: Path) -> list[Path]:
-    """Returns all folders of packages and tests."""
+    """Return all folders of packages and tests."""
     tops = [root / name for name in (*PACKAGES, "tests")]
     found = [path for top in tops for path in (top, *top.rglob("*")) if path.is_dir()]
     return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
 def shared_prefixes(folder: Path) -> list[str]:
-    """Returns the prefixes that more than two modules of a folder share."""
+    """Return the prefixes that more than two modules of a folder share."""
     names = [path.stem for path in modules(folder) if not path.stem.startswith("test_")]
     counts = Counter(name.split("_")[0] for name in names if "_" in name)
     return [prefix for prefix, count in counts.items() if count > MOST_ALIKE]
 
 
 def main() -> None:
-    """Prints the figures, and the places that are over a limit."""
+    """Print the figures, and the places that are over a limit."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1]
     found = list(functions(root))
     long = [(num_lines(node), place) for place, node in found if num_lines(node) > MOST_LINES]

@@ -1,16 +1,16 @@
-"""Fixed figures of sets of pictures: how far a style is, and whether a picture shows its thing whatever the style.
+"""Fixed figures of sets of images: how far a style is, and whether an image shows its thing whatever the style.
 
-All pictures are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a model.
+All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a model.
 
 * Statistics of a set: the mean histogram of its colours (4x4x4 boxes of RGB), the edge density (share of pixels whose
   grey value differs by more than 0.1 from the neighbour below or to the right) and the saturation (max - min over the
-  channels), each averaged over pixels and pictures.
+  channels), each averaged over pixels and images.
 * Distance of two sets: half the sum of the histograms' differences (the share of pixels that have another colour), plus
   the differences of edge density and of saturation; each part lies between 0 and 1.
-* Shape: how much neighbouring pixels of the grey picture differ, averaged to 16x16, as that of
+* Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as that of
   benchmarks/base_quality.py, here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the
   darker, nor how strong the lines are decides. Of drawings in another style the shape is a weak witness, so the figure
-  is how often a picture is nearer to the reference of its own caption than the median reference is: 0.5 by chance.
+  is how often an image is nearer to the reference of its own caption than the median reference is: 0.5 by chance.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ EDGE = 0.1
 
 
 def statistics(pictures: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Returns the mean colour histogram [BOXES^3], which sums to 1, the edge density and the saturation."""
+    """Return the mean colour histogram [BOXES^3], which sums to 1, the edge density and the saturation."""
     boxes = np.minimum((pictures * BOXES).astype(int), BOXES - 1)
     numbers = (boxes[..., 0] * BOXES + boxes[..., 1]) * BOXES + boxes[..., 2]
     histogram = np.bincount(numbers.ravel(), minlength=BOXES**3) / numbers.size
@@ -31,14 +31,14 @@ def statistics(pictures: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def grey_differences(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how much the grey values of neighbours differ, downwards and across, [N H W] each."""
+    """Return how much the grey values of neighbours differ, downwards and across, [N H W] each."""
     grey = pictures.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     return down, np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
 
 
 def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
-    """Returns the parts of the distance of two sets, and their sum as `total`."""
+    """Return the parts of the distance of two sets, and their sum as `total`."""
     (colours, edges, vivid), (own_colours, own_edges, own_vivid) = statistics(pictures), statistics(style)
     parts = {
         "colours": float(np.abs(colours - own_colours).sum() / 2),
@@ -49,7 +49,7 @@ def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
 
 
 def halves_distance(style: np.ndarray) -> float:
-    """Returns the mean distance of two random halves of a set, over twenty splits."""
+    """Return the mean distance of two random halves of a set, over twenty splits."""
     random = np.random.default_rng(0)
     found = []
     for _ in range(20):
@@ -59,7 +59,7 @@ def halves_distance(style: np.ndarray) -> float:
 
 
 def shapes(pictures: np.ndarray) -> np.ndarray:
-    """Returns the shape [N 256] of each picture."""
+    """Return the shape [N 256] of each image."""
     down, across = grey_differences(pictures)
     flat = averaged((down + across)[..., None]).reshape(len(pictures), -1)
     centred = flat - flat.mean(1, keepdims=True)
@@ -67,7 +67,7 @@ def shapes(pictures: np.ndarray) -> np.ndarray:
 
 
 def concept_figures(pictures: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Returns how often picture i is nearer in shape to reference i than the median reference is (chance: 0.5), and how
+    """Return how often image i is nearer in shape to reference i than the median reference is (chance: 0.5), and how
     often reference i is among its nearest tenth (chance: 0.1)."""
     found = distances(shapes(pictures), shapes(references))
     own = np.diagonal(found)
@@ -79,17 +79,17 @@ def concept_figures(pictures: np.ndarray, references: np.ndarray) -> dict[str, f
 
 
 def unit_distance(references: np.ndarray) -> float:
-    """Returns the mean distance of two different references in base_quality's feature: the unit of the others."""
+    """Return the mean distance of two different references in base_quality's feature: the unit of the others."""
     found = features(references)
     return float(distances(found, found).sum() / (len(found) * (len(found) - 1)))
 
 
 def likeness(pictures: np.ndarray, views: np.ndarray, unit: float) -> float:
-    """Returns 1 for pictures that equal a view of the subject, 0 for ones as far from the nearest view as two unrelated
-    references are from each other; the mean over the pictures."""
+    """Return 1 for images that equal a view of the subject, 0 for ones as far from the nearest view as two unrelated
+    references are from each other; the mean over the images."""
     return float(1 - distances(features(pictures), features(views)).min(1).mean() / unit)
 
 
 def drift(pictures: np.ndarray, before: np.ndarray, unit: float) -> float:
-    """Returns how far pictures of the same prompts and seeds moved, in units of two unrelated references' distance."""
+    """Return how far images of the same prompts and seeds moved, in units of two unrelated references' distance."""
     return float(np.linalg.norm(features(pictures) - features(before), axis=1).mean() / unit)

@@ -47,7 +47,7 @@ def tiny_inpainting_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen captioned pictures of three aspect ratios."""
+    """Fourteen captioned images of three aspect ratios."""
     folder = tmp_path_factory.mktemp("data") / "pictures"
     save_pictures(folder, count=14, size=64, aspects=(1.0, 1.6, 0.6))
     return folder

@@ -2,9 +2,9 @@
 
     python -m tools.pictograms --source PICTOGRAMS --output PREPARED [--looks true]
 
-PICTOGRAMS is a folder with metadata.jsonl. PREPARED receives each picture as it is with its caption, the caption with
-the words in another order, and the caption with its colour; a copy that is moved, scaled or mirrored; and, of pictures
-of one colour, copies in other colours that are named by them, so that colour and thing can be learned apart. With
+PICTOGRAMS is a folder with metadata.jsonl. PREPARED receives each image as it is with its caption, the caption with
+the words in another order, and the caption with its colour; a copy that is moved, scaled or mirrored; and, of images
+of one colour, copies in other colours that are named by them, so colour and thing can be learned apart. With
 --looks the copies are meant for an autoencoder, which needs no captions: on paper of any colour, dark ones too, as
 line drawings, as silhouettes, and in any colours.
 """
@@ -49,13 +49,13 @@ class PictogramConfig:
     output: Path
     """Folder to write; it must not exist."""
     recoloured: int = 3
-    """Copies in other colours of each picture that has one colour."""
+    """Copies in other colours of each image that has one colour."""
     repeats: int = 3
-    """Times that an unaltered picture stands in one pass; every copy stands once."""
+    """Times that an unaltered image stands in one pass; every copy stands once."""
     looks: bool = False
     """Make copies for an autoencoder instead."""
     seed: int = 0
-    """All choices are functions of this number and a picture's name."""
+    """All choices are functions of this number and an image's name."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.recoloured < len(HUES):
@@ -66,7 +66,7 @@ class PictogramConfig:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture to write."""
+    """One image to write."""
 
     name: str
     image: Image.Image
@@ -75,7 +75,7 @@ class Drawing:
 
 
 def main_colour(image: Image.Image) -> str | None:
-    """Returns the colour of most of the vivid pixels, None where these are less than half of what is not paper or have
+    """Return the colour of most of the vivid pixels, None where these are less than half of what is not paper or have
     no one colour."""
     hue, saturation, value = (np.asarray(channel, dtype=float) for channel in image.convert("HSV").split())
     drawn = (saturation > 40) | (value < 215)
@@ -90,7 +90,7 @@ def main_colour(image: Image.Image) -> str | None:
 
 
 def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
-    """Returns the picture with the hues around colour `old` turned to `new`, and their tone with them."""
+    """Return the image with the hues around colour `old` turned to `new`, and their tone with them."""
     hsv = np.asarray(image.convert("HSV"), dtype=float)
     degrees = hsv[..., 0] * 360 / 255
     offset = (degrees - HUES[old] + 180) % 360 - 180
@@ -106,7 +106,7 @@ def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
 
 
 def moved(image: Image.Image, dice: random.Random) -> Image.Image:
-    """Returns the picture somewhat smaller, shifted, and mirrored half of the times, on white."""
+    """Return the image somewhat smaller, shifted, and mirrored half of the times, on white."""
     scale, side = dice.uniform(0.8, 1.0), image.width
     small = image.resize((round(side * scale), round(side * scale)), Image.Resampling.LANCZOS)
     if dice.random() < 0.5:
@@ -119,7 +119,7 @@ def moved(image: Image.Image, dice: random.Random) -> Image.Image:
 
 
 def named(caption: str, old: str, new: str) -> str:
-    """Returns the caption with the colour word `new`, in the place of another where one stands there."""
+    """Return the caption with the colour word `new`, in the place of another where one stands there."""
     words = caption.split()
     stated = [word for word in words if word in COLOUR_WORDS]
     if stated and stated[0] == old:
@@ -128,7 +128,7 @@ def named(caption: str, old: str, new: str) -> str:
 
 
 def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str, ...]:
-    """Returns the caption, the caption with its colour where it states none, and its words in another order."""
+    """Return the caption, the caption with its colour where it states none, and its words in another order."""
     words = caption.split()
     found = [caption]
     if colour and not any(word in COLOUR_WORDS for word in words):
@@ -142,7 +142,7 @@ def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str
 
 
 def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:
-    """Yields a picture's entries in the set for the denoiser."""
+    """Yield an image's entries in the set for the denoiser."""
     stem, caption = Path(record.file_name).stem, record.captions[0]
     dice = random.Random(f"{config.seed} {record.file_name}")
     colour = main_colour(image)
@@ -154,7 +154,7 @@ def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Ite
     others = [name for name in HUES if name != colour]
     for new in dice.sample(others, config.recoloured):
         name = named(caption, colour, new)
-        if name == caption:  # it states another colour, so that no copy could be named by its own
+        if name == caption:  # it states another colour, so no copy could be named by its own
             return
         copy = recoloured(image, colour, new)
         copy = moved(copy, dice) if dice.random() < 0.5 else copy
@@ -162,7 +162,7 @@ def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Ite
 
 
 def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:
-    """Yields a picture's entries in the set for the autoencoder: itself, and four looks that a style may have."""
+    """Yield an image's entries in the set for the autoencoder: itself, and four looks that a style may have."""
     stem = Path(record.file_name).stem
     dice = random.Random(f"{config.seed} {record.file_name} looks")
     yield Drawing(f"{stem}.png", image, ("",), config.repeats)
@@ -189,9 +189,9 @@ def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterat
 
 
 def write(config: PictogramConfig) -> int:
-    """Writes the set and returns the number of its pictures.
+    """Write the set and return the number of its images.
 
-    Raises ValueError where the output is there already, and where two pictures of the source would get one name.
+    Raises ValueError where the output is there already, and where two images of the source would get one name.
     """
     if config.output.exists():
         raise ValueError(f"output: {config.output} exists. Name a new folder, or remove that one.")
@@ -217,7 +217,7 @@ def write(config: PictogramConfig) -> int:
 
 
 def main() -> None:
-    """Writes the set that the command line describes."""
+    """Write the set that the command line describes."""
     try:
         config = parse(PictogramConfig, sys.argv[1:], program="python -m tools.pictograms")
         print(f"{config.output}: {write(config):,} pictures.")

@@ -26,7 +26,7 @@ class Call:
 def denoiser_calls(
     pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
 ) -> list[Call]:
-    """Returns the calls for a picture, by default one that is made without guidance; the timesteps are the
+    """Return the calls for an image, by default one that is made without guidance; the timesteps are the
     scheduler's."""
     found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
     timesteps: list[Tensor] = []
@@ -61,7 +61,7 @@ def drawn(
     output_type: str = "latent",
     **more: Any,
 ) -> Tensor:
-    """Returns what the pipeline draws for the prompt from a fixed seed, by default without guidance."""
+    """Return what the pipeline draws for the prompt from a fixed seed, by default without guidance."""
     return pipeline(
         prompt,
         height=HEIGHT,
@@ -93,7 +93,7 @@ def packed(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def prompts_of(family: ModelFamily, components: Components, *captions: str) -> Prompts:
-    """What the denoiser is conditioned on for whole pictures of the size above."""
+    """What the denoiser is conditioned on for whole images of the size above."""
     tokens = family.tokenize(components.tokenizers, captions)
     sizes = {"sizes": whole_sizes(len(captions), HEIGHT, WIDTH)}
     return family.encode_prompts(components.text_encoders, tokens) | sizes

@@ -29,7 +29,7 @@ SIZE = 32
 
 @contextmanager
 def bytes_of_text_encoders(kind: type) -> Iterator[list[int]]:
-    """Gives for each call of a denoiser of that class the bytes that text encoders called before it still hold."""
+    """Give for each call of a denoiser of that class the bytes that text encoders called before it still hold."""
     weights: list[weakref.ref[Tensor]] = []
     held: list[int] = []
 

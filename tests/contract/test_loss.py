@@ -28,7 +28,7 @@ def latents_for(family: ModelFamily, components: Components, seed: int) -> Tenso
 
 
 def batch_of(captions: tuple[str, ...]) -> Batch:
-    """A batch of whole pictures with captions, of which only the prompts are asked for."""
+    """A batch of whole images with captions, of which only the prompts are asked for."""
     return Batch(
         indices=tuple(range(len(captions))),
         positions=tuple(range(len(captions))),
@@ -58,7 +58,7 @@ def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Ten
 
 
 def straight_line(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and target of rectified flow (arXiv 2209.03003, equation 1, with time from picture to noise)."""
+    """Noisy latents and target of rectified flow (arXiv 2209.03003, equation 1, with time from image to noise)."""
     s = (t.double() / config.num_train_timesteps).view(-1, 1, 1, 1)
     return clean + s * (noise - clean), (noise - clean).double()
 

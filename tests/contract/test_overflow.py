@@ -1,4 +1,4 @@
-"""A VAE that overflows in fp16, as SDXL's published one, draws no black pictures."""
+"""A VAE that overflows in fp16, as SDXL's published one, draws no black images."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FP16_MAX = 65504
 
 @torch.no_grad()
 def enlarge(layer: nn.Module) -> None:
-    """Makes the layer's outputs larger than fp16 can hold; norms behind it make them small again."""
+    """Make the layer's outputs larger than fp16 can hold; norms behind it make them small again."""
     for parameter in layer.parameters():
         parameter.mul_(100 * FP16_MAX)
 
@@ -36,7 +36,7 @@ def preview(family: ModelFamily, components: Components, folder: Path) -> np.nda
     return np.asarray(Image.open(planned[0].path)).astype(float)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # what a black picture is made of
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # what a black image is made of
 def test_previews_are_drawn_by_a_vae_that_asks_for_more_than_fp16(
     family: ModelFamily, components: Components, tmp_path: Path
 ) -> None:

@@ -100,7 +100,7 @@ def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFa
 
 @torch.no_grad()
 def test_previews_draw_what_the_pipeline_draws(family: ModelFamily, components: Components, pipeline: Any) -> None:
-    """Short prompts, so that the pipeline reads them whole; guidance away from the empty prompt."""
+    """Short prompts, so the pipeline reads them whole; guidance away from the empty prompt."""
     settings: dict[str, Any] = {"num_inference_steps": 2, "height": HEIGHT, "width": WIDTH, "output_type": "pt"}
     settings["guidance_scale"] = 4.0
     prompts = family.pipeline_prompts(components, SHORT[0], "")

@@ -91,7 +91,7 @@ def test_pictures_beyond_the_denoisers_positions_are_refused(
     pipeline(**given, height=step, width=longest, num_inference_steps=1, output_type="latent")
     own: Options = {"data.resolution": longest + step, "data.bucket_step": step, "data.max_aspect": 1}
     subject: Options = {"instance.prompt": "a photo of zkw circle", "prior.prompt": "a photo of a circle"}
-    # dreambooth makes class pictures before it looks at the data.
+    # dreambooth makes class images before it looks at the data.
     for recipe, more in (("lora", {}), ("dreambooth", subject)):
         ended = run(recipe, options | own | more | {"output.folder": tmp_path / "out"}, tmp_path / "log")
         assert ended.exit_code == 1 and "error: data.resolution, data.max_aspect" in ended.output, ended.output

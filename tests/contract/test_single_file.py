@@ -12,7 +12,7 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def expanded(line: str) -> list[str]:
-    """Returns the names that a line stands for: x_{q,k}_y is x_q_y and x_k_y."""
+    """Return the names that a line stands for: x_{q,k}_y is x_q_y and x_k_y."""
     found = BRACES.search(line)
     if found is None:
         return [line]

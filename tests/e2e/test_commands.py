@@ -26,7 +26,7 @@ runpy.run_module("recipes.{recipe}", run_name="__main__")
 
 
 def ran(folder: Path, *arguments: str, recipe: str = "lora") -> subprocess.CompletedProcess[str]:
-    """Runs a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
+    """Run a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
     script = SCRIPT.format(heavy=HEAVY, recipe=recipe)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)

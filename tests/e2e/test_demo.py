@@ -1,4 +1,4 @@
-"""`finetune demo` as a user runs it, and whether its picture shows what it promises."""
+"""`finetune demo` as a user runs it, and whether its image shows what it promises."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(sheet: Path, row: int) -> np.ndarray:
-    """Returns the pictures of a row of the sheet, [N H W 3] in [0, 255]."""
+    """Return the images of a row of the sheet, [N H W 3] in [0, 255]."""
     pixels = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
     top = LABEL + CELL * row
     return np.stack(
@@ -39,7 +39,7 @@ def cells(sheet: Path, row: int) -> np.ndarray:
 
 
 def paper(pictures: np.ndarray) -> np.ndarray:
-    """Returns the median colour of the outermost pixels, [3]."""
+    """Return the median colour of the outermost pixels, [3]."""
     edges = [pictures[:, :3], pictures[:, -3:]]
     return np.median(np.concatenate(edges).reshape(-1, 3), axis=0)
 

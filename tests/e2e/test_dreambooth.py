@@ -1,4 +1,4 @@
-"""DreamBooth's class pictures under real processes: one, two, and those that are killed; and what a run reports."""
+"""DreamBooth's class images under real processes: one, two, and those that are killed; and what a run reports."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_confi
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures without captions."""
+    """Five images without captions."""
     folder = save_pictures(tmp_path_factory.mktemp("subject") / "pictures", count=5, size=64)
     (folder / "metadata.jsonl").unlink()
     return folder

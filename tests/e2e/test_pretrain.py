@@ -31,7 +31,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model trained on 64 pictures of 32 pixels, a minute or two on one core."""
+    """A model trained on 64 images of 32 pixels, a minute or two on one core."""
     folder = tmp_path_factory.mktemp("pretrain")
     options = SMALL | {
         "data.folder": save_pictures(folder / "pictures", count=64, size=32),

@@ -21,7 +21,7 @@ SHORTENED = {
 
 
 def repository(folder: Path) -> Path:
-    """Returns a git repository of the working tree as it is."""
+    """Return a git repository of the working tree as it is."""
     shutil.copytree(ROOT, folder, ignore=lambda path, names: NOT_CLONED & set(names) if Path(path) == ROOT else set())
     author = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
     for words in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "all"]):
@@ -30,7 +30,7 @@ def repository(folder: Path) -> Path:
 
 
 def with_packages(images: Path) -> list[str]:
-    """Returns lines that put a reader's images into the clone and the packages that pip would fetch into its .venv.
+    """Return lines that put a reader's images into the clone and the packages that pip would fetch into its .venv.
 
     The packages are those of the tests' interpreter. The project itself is not among them: `make` has to install it.
     """
@@ -48,7 +48,7 @@ def with_packages(images: Path) -> list[str]:
 
 
 def script(tmp_path: Path) -> list[str]:
-    """Returns the lines of all blocks of README in their order, shortened and with stand-ins for what is downloaded."""
+    """Return the lines of all blocks of README in their order, shortened and with stand-ins for what is downloaded."""
     stand_ins = {
         "URL": str(repository(tmp_path / "origin")),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
@@ -129,7 +129,7 @@ def test_readme_is_short() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Returns the anchors that GitHub gives to a page's headings."""
+    """Return the anchors that GitHub gives to a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -101,7 +101,7 @@ def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_a
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
-    """Pivotal tuning, with dropped captions, so that a process sees batches without a token."""
+    """Pivotal tuning, with dropped captions, so a process sees batches without a token."""
     options = options_of("lora", tiny_run) | {"preview.prompts": (), "data.caption_dropout": 0.5, "train.steps": 3}
     ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
     assert ended.exit_code == 0, ended.output

@@ -1,4 +1,4 @@
-"""Pictures or captions that changed since the checkpoint: refused with their names, or allowed with a warning."""
+"""Images or captions that changed since the checkpoint: refused with their names, or allowed with a warning."""
 
 import shutil
 from collections.abc import Callable

@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_checkpoint_is_noticed_and_named(damage: Callable[[P
 
 
 def seal(checkpoint: Path) -> None:
-    """Makes the manifest agree with the files, as whoever wants to be believed would."""
+    """Make the manifest agree with the files, as whoever wants to be believed would."""
     files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
     manifest = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))

@@ -27,7 +27,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> None:
-    """Leaves so many bytes free."""
+    """Leave so many bytes free."""
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - leave))
 
 

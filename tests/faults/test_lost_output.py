@@ -8,7 +8,7 @@ from tests.support.runs import Options, start
 
 
 def lose_both() -> None:
-    """Writes standard output to a full disk, and standard error to a pipe that was closed as by `| head`."""
+    """Write standard output to a full disk, and standard error to a pipe that was closed as by `| head`."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)

@@ -20,7 +20,7 @@ from tests.support.runs import Ended, Options, Running, metrics, run, start
 def two(
     options: Options, folder: Path, *, second: Options | None = None, prepare: Sequence[Callable[[], None] | None] = ()
 ) -> list[Running]:
-    """Starts a job of two processes as a launcher does, the second with other options where some are given."""
+    """Start a job of two processes as a launcher does, the second with other options where some are given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

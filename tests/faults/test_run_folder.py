@@ -30,7 +30,7 @@ finally:
 
 
 def run_fresh(options: Options) -> Ended:
-    """Runs the recipe in a new interpreter, which says at its end whether torch was imported."""
+    """Run the recipe in a new interpreter, which says at its end whether torch was imported."""
     command = [sys.executable, "-c", FRESH, *flags(options)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     return Ended(ended.returncode, ended.stdout + ended.stderr)

@@ -24,7 +24,7 @@ def hang_ups_count() -> None:
 
 
 def at_step(number: int, out: Path, running: Running) -> None:
-    """Waits until a run has logged a step."""
+    """Wait until a run has logged a step."""
     running.wait_until(lambda: len(metrics(out)) >= number)
 
 

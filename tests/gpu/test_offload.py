@@ -16,7 +16,7 @@ WIDE = Shape((64, 128, 256, 256), SIZES["small"].vae_channels, num_heads=4, text
 
 
 def step(kind: Any, *, offload: bool) -> tuple[float, int, int, torch.Tensor]:
-    """Returns the loss, the device's bytes after a step, those of the packed weights, and all gradients."""
+    """Return the loss, the device's bytes after a step, those of the packed weights, and all gradients."""
     device = torch.device("cuda")
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()

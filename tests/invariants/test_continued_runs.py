@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
-    """The same command goes on from the folder in which the name stands, and finds it finished."""
+    """The same command continues from the folder in which the name stands, and finds it finished."""
     options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
     first = run("lora", options, tmp_path / "log")
     assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output

@@ -37,7 +37,7 @@ AUGMENTED: Options = {
 
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of three aspect ratios with two captions each; every third has one of more than 77 tokens."""
+    """Twelve images of three aspect ratios with two captions each; every third has one of more than 77 tokens."""
     folder = save_pictures(tmp_path_factory.mktemp("tagged"), count=12, size=70, aspects=(1.0, 1.7, 0.6))
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):
@@ -180,7 +180,7 @@ DATA = DataConfig(
 def batches_of(
     manifest: Manifest, components: Components, cache: CacheConfig, folder: Path
 ) -> list[tuple[Batch, Tensor]]:
-    """Returns twelve batches and their latents, as a run would see them."""
+    """Return twelve batches and their latents, as a run would see them."""
     accelerator = Accelerator(cpu=True)
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
     buckets = assign_buckets(manifest.records, DATA)

@@ -14,7 +14,7 @@ from tests.support.runs import Options, differing, final_state, losses, run
 
 
 def save_as(source: Path, folder: Path, dtype: torch.dtype) -> Path:
-    """Writes the numbers of the model, rounded to bfloat16, in `dtype`.
+    """Write the numbers of the model, rounded to bfloat16, in `dtype`.
 
     float64 is the wider format to compare with: it is brought to float32 as bfloat16 is, while float32 weights stay
     where their file has them, and torch multiplies matrices by other sums where they begin at another place in memory.

@@ -43,7 +43,7 @@ Export = Callable[..., Exported]
 
 @pytest.fixture(scope="module")
 def export(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Exports a kind, once for all tests."""
+    """Export a kind, once for all tests."""
 
     @functools.cache
     def exported(kind: str, dtype: Literal["fp16", "fp32"] = "fp32") -> Exported:

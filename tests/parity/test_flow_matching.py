@@ -27,7 +27,7 @@ def test_noisy_latents_and_target_are_those_of_the_scheduler() -> None:
     clean, noise = CLEAN[:3], NOISE[:3]
     noisy = scheduler.scale_noise(clean, t, noise)
     assert torch.allclose(objective.add_noise(clean, noise, t), noisy, atol=1e-6)
-    # One Euler step of the scheduler along the true velocity, from t to 0, gives the picture back.
+    # One Euler step of the scheduler along the true velocity, from t to 0, gives the image back.
     share = (t / 1000).view(-1, 1, 1, 1)
     assert torch.allclose(noisy - share * objective.target(clean, noise, t), clean, atol=1e-5)
     assert objective.weight(t).tolist() == [1, 1, 1]

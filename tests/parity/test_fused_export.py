@@ -48,7 +48,7 @@ Export = Callable[[str], tuple[dict[str, float], dict[str, Tensor]]]
 
 @pytest.fixture(scope="module")
 def export(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Exports a kind, once for all tests; returns the differences by file, and the tensors of the single one."""
+    """Export a kind, once for all tests; return the differences by file, and the tensors of the single one."""
 
     @functools.cache
     def exported(kind: str) -> tuple[dict[str, float], dict[str, Tensor]]:

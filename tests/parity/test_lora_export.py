@@ -38,7 +38,7 @@ class Trained:
 
 
 def trained(folder: Path, targets: Sequence[str], *, text_encoder: bool, sd2: bool = False) -> Trained:
-    """Returns a tiny model with adapters that change its output by some tens of percent."""
+    """Return a tiny model with adapters that change its output by some tens of percent."""
     prediction_type = "v_prediction" if sd2 else "epsilon"
     source = ModelSource(str(tiny.save_pipeline(folder / "base", sd2=sd2, prediction_type=prediction_type)))
     components = FAMILY.load(source)

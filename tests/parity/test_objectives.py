@@ -65,7 +65,7 @@ def test_targets_equal_noise_velocity_and_picture(scheduler: DDPMScheduler) -> N
 def test_diffusers_recovers_the_picture_from_the_target(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """The sampler, told the target, must say that x_0 is the clean picture: target and convention fit together."""
+    """The sampler, told the target, must say that x_0 is the clean image: target and convention fit together."""
     sampler = DDIMScheduler(**BETAS, prediction_type=prediction_type, clip_sample=False)
     sampler.set_timesteps(1000)
     objective = objective_of(scheduler, prediction_type)

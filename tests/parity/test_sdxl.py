@@ -64,7 +64,7 @@ def encoded(components: Components, *captions: str) -> Prompts:
 
 @contextmanager
 def calls_of(pipeline: Any) -> Iterator[list[tuple[Tensor, Tensor, dict[str, Any], Tensor]]]:
-    """Gives what the pipeline's U-Net is called with and what it returns."""
+    """Give what the pipeline's U-Net is called with and what it returns."""
     calls: list[tuple[Tensor, Tensor, dict[str, Any], Tensor]] = []
 
     def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:

@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def fresh(source: ModelSource, family: ModelFamily = FAMILY) -> Components:
-    """The untouched model, frozen."""
+    """The base model, frozen."""
     components = family.load(source)
     for part in (components.denoiser, *components.text_encoders):
         part.requires_grad_(False)

@@ -32,7 +32,7 @@ TINY_FAMILIES = {
 
 
 def tiny_family(name: str) -> Tiny:
-    """Returns what the suite knows of a family; one that it knows nothing of fails the suite."""
+    """Return what the suite knows of a family; one that it knows nothing of fails the suite."""
     if name not in TINY_FAMILIES:
         raise AssertionError(
             f"the family {name} has no tiny pipeline, so that nothing of it is tested. Write save_pipeline(folder, *, "
@@ -42,7 +42,7 @@ def tiny_family(name: str) -> Tiny:
 
 
 def save_tiny_pipeline(name: str, folder: Path) -> Path:
-    """Writes the family's tiny pipeline to the folder and returns it."""
+    """Write the family's tiny pipeline to the folder and return it."""
     tiny = tiny_family(name)
     importlib.import_module(tiny.module).save_pipeline(folder, **tiny.options)
     return folder

@@ -24,23 +24,23 @@ PROGRAMS = {
 
 
 def command_lines(text: str) -> list[str]:
-    """Returns the shell commands of a text's bash blocks in their order, each on one line."""
+    """Return the shell commands of a text's bash blocks in their order, each on one line."""
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def commands(text: str) -> list[list[str]]:
-    """Returns the shell commands of a text's bash blocks, split into words."""
+    """Return the shell commands of a text's bash blocks, split into words."""
     return [shlex.split(line, comments=True) for line in command_lines(text)]
 
 
 def command_with(guide: str, word: str) -> list[str]:
-    """Returns the command of docs/`guide` that contains the word."""
+    """Return the command of docs/`guide` that contains the word."""
     return next(command for command in commands((ROOT / "docs" / guide).read_text()) if word in command)
 
 
 def run_command(command: list[str], stand_ins: Mapping[str, str], extra: list[str]) -> None:
-    """Runs a command with some words replaced and some added; it must succeed."""
+    """Run a command with some words replaced and some added; it must succeed."""
     words = PROGRAMS[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Pictures and folders that the tests of this folder write."""
+"""Images and folders that the tests of this folder write."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from finetune.data.images.decode import open_rgb
 from finetune.data.manifest import Manifest, read_manifest
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-"""Real pictures, beside the repository; tests that need them skip where it is absent."""
+"""Real images, beside the repository; tests that need them skip where it is absent."""
 
 Row = Mapping[str, object]
 
@@ -25,26 +25,26 @@ C = {"file_name": "c.png", "text": "three"}
 
 
 def gradient(width: int = 64, height: int = 40) -> Image.Image:
-    """A picture whose corners and halves all differ."""
+    """An image whose corners and halves all differ."""
     y, x = np.mgrid[0:height, 0:width]
     red, green, blue = x * 255 / (width - 1), y * 255 / (height - 1), np.where(x > width / 2, 220, 30)
     return Image.fromarray(np.stack([red, green, blue], axis=-1).astype(np.uint8))
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The bytes of a picture's file."""
+    """The bytes of an image's file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (12, 8), kind: str = "PNG") -> bytes:
-    """An encoded picture of one colour."""
+    """An encoded image of one colour."""
     return encoded(Image.new("RGB", size, colour), kind)
 
 
 def drawn(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
-    """A picture of coloured patches that no other seed's resembles."""
+    """An image of coloured patches that no other seed's resembles."""
     patches = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
@@ -69,7 +69,7 @@ def png(
 
 
 def write(folder: Path, files: Mapping[str, bytes | str]) -> str:
-    """Writes the files by their names and returns the folder."""
+    """Write the files by their names and return the folder."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def listing(*rows: Row) -> str:
 
 
 def listed(folder: Path, *rows: Row) -> str:
-    """A folder whose metadata.jsonl has these rows, with pictures a.png, b.png and c.png."""
+    """A folder whose metadata.jsonl has these rows, with images a.png, b.png and c.png."""
     return write(folder, {"metadata.jsonl": listing(*rows), **{f"{name}.png": picture() for name in "abc"}})
 
 

@@ -43,7 +43,7 @@ LARGE = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def odd_images(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yields what was done to which file, and the bytes."""
+    """Yield what was done to which file, and the bytes."""
     rng = np.random.default_rng(seed)
     seeds = _tiny_files()
     for number in range(count):
@@ -55,7 +55,7 @@ def odd_images(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def _mutate(data: bytearray, rng: np.random.Generator) -> str:
-    """Changes the bytes in one of seven ways, mostly where headers are, and says which."""
+    """Change the bytes in one of seven ways, mostly where headers are, and say which."""
     if not data:
         return "emptied"
     end = len(data) if rng.random() < 0.3 else min(len(data), 200)
@@ -116,7 +116,7 @@ def _drawn() -> Image.Image:
 
 
 def gif_with_huge_second_frame() -> bytes:
-    """Returns an animation whose second frame claims 65535 x 65535 pixels."""
+    """Return an animation whose second frame claims 65535 x 65535 pixels."""
     frames = [_drawn().convert("P"), _drawn().rotate(90).convert("P")]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
@@ -148,12 +148,12 @@ class OneFile:
         self._data = data
 
     def read(self, source: str) -> bytes:
-        """Returns it, whatever its name."""
+        """Return it, whatever its name."""
         return self._data
 
 
 def read_all(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
-    """Reads many in every way; returns how they ended, and which errors escaped that are not a ValueError."""
+    """Read many in every way; return how they ended, and which errors escaped that are not a ValueError."""
     from datasets_prep.measure.image import Look, measure
     from finetune.data.images.decode import open_alpha, open_rgb, upright_size
 
@@ -179,7 +179,7 @@ def read_all(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
 
 
 def main() -> None:
-    """Prints both."""
+    """Print both."""
     warnings.simplefilter("ignore")
     for counts in read_all(int(sys.argv[1]), int(sys.argv[2])):
         for name, count in sorted(counts.items()):

@@ -40,7 +40,7 @@ OPEN_CLIP = {
 
 
 def save_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes all weights of a pipeline to one file and returns it."""
+    """Write all weights of a pipeline to one file and return it."""
     weights = {f"model.diffusion_model.{unet_name(k, pipeline.unet)}": v for k, v in pipeline.unet.state_dict().items()}
     weights |= {f"first_stage_model.{k}": v for k, v in vae_weights(pipeline.vae).items()}
     weights |= text_weights(pipeline)
@@ -50,7 +50,7 @@ def save_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float
 
 
 def unet_name(name: str, unet: Any) -> str:
-    """Returns the published name of one of the U-Net's weights."""
+    """Return the published name of one of the U-Net's weights."""
     per_block = unet.config.layers_per_block + 1
     layer, _, kind = name.rpartition(".")
     if layer in UNET:
@@ -71,13 +71,13 @@ def unet_name(name: str, unet: Any) -> str:
 
 
 def resnet_name(part: str, inner: str) -> str:
-    """Returns the published name inside a block; those of attention are the same."""
+    """Return the published name inside a block; those of attention are the same."""
     layer, _, kind = inner.rpartition(".")
     return f"{RESNET[layer]}.{kind}" if part == "resnets" else inner
 
 
 def vae_weights(vae: Any) -> dict[str, Tensor]:
-    """Returns the autoencoder's weights under their published names; attention is made of 1x1 convolutions there."""
+    """Return the autoencoder's weights under their published names; attention is made of 1x1 convolutions there."""
     found, last = {}, len(vae.config.up_block_types) - 1
     for old, weight in vae.state_dict().items():
         name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", old)
@@ -96,7 +96,7 @@ def vae_weights(vae: Any) -> dict[str, Tensor]:
 
 
 def text_weights(pipeline: Any) -> dict[str, Tensor]:
-    """Returns the weights of the one text encoder of 1.x and 2.x, or of both of XL."""
+    """Return the weights of the one text encoder of 1.x and 2.x, or of both of XL."""
     if "text_encoder_2" in pipeline.components:
         first = clip_weights(pipeline.text_encoder, "conditioner.embedders.0")
         return first | open_clip_weights(pipeline.text_encoder_2, "conditioner.embedders.1")
@@ -106,14 +106,14 @@ def text_weights(pipeline: Any) -> dict[str, Tensor]:
 
 
 def clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
-    """Returns the text encoder's weights as 1.x has them, with the positions that old files hold too."""
+    """Return the text encoder's weights as 1.x has them, with the positions that old files hold too."""
     start = f"{place}.transformer.text_model."
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     return {f"{start}{k}": v for k, v in weights.items()} | {f"{start}embeddings.position_ids": torch.arange(77)[None]}
 
 
 def open_clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
-    """Returns the text encoder's weights as 2.x has them: query, key and value are one matrix, and the projection is
+    """Return the text encoder's weights as 2.x has them: query, key and value are one matrix, and the projection is
     transposed, which 2.x does not read."""
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     projection = weights.get("text_projection.weight", torch.eye(text_encoder.config.hidden_size))

@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @contextmanager
 def as_another_user() -> Iterator[None]:
-    """Checks permissions as those of another user within the block; skips the test where that cannot be done."""
+    """Check permissions as those of another user within the block; skips the test where that cannot be done."""
     if sys.platform == "win32" or os.geteuid() != 0:
         pytest.skip("only root can act as another user")
     os.seteuid(NOBODY)

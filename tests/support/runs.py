@@ -1,6 +1,6 @@
 """Runs recipes as real processes, cheaply: forked from a server that has already imported everything.
 
-A child is a process of its own, so that it can be killed, limited and signalled like one started by hand.
+A child is a process of its own, so it can be killed, limited and signalled like one started by hand.
 """
 
 import importlib
@@ -44,7 +44,7 @@ Options = dict[str, object]
 
 
 def flags(options: Options) -> list[str]:
-    """Returns options as command-line flags."""
+    """Return options as command-line flags."""
     found: list[str] = []
     for key, value in options.items():
         values = value if isinstance(value, tuple) else (value,)
@@ -68,7 +68,7 @@ class Running:
     log: Path
 
     def wait(self, seconds: float = 180) -> Ended:
-        """Waits for the end; a process that takes longer is killed and fails the test."""
+        """Wait for the end; a process that takes longer is killed and fails the test."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
@@ -77,13 +77,13 @@ class Running:
         return Ended(self.process.exitcode or 0, self.log.read_text())
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, if it still runs."""
+        """Send a signal to the process, if it still runs."""
         assert self.process.pid is not None
         if self.process.is_alive():
             os.kill(self.process.pid, number)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> None:
-        """Waits until something is seen to have happened, or the process has ended."""
+        """Wait until something is seen to have happened, or the process has ended."""
         deadline = time.monotonic() + seconds
         while not happened() and self.process.is_alive():
             assert time.monotonic() < deadline, f"did not happen within {seconds} s:\n{self.log.read_text()}"
@@ -98,7 +98,7 @@ def start(
     environment: dict[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Running:
-    """Starts `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
+    """Start `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
     sys.audit("tests.run", recipe)  # tests/unit refuses it
     process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))
     with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
@@ -107,7 +107,7 @@ def start(
 
 
 def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
-    """Runs `recipes.RECIPE` to its end."""
+    """Run `recipes.RECIPE` to its end."""
     return start(recipe, options, log, environment=environment).wait()
 
 
@@ -129,7 +129,7 @@ def _child(
 
 
 def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:
-    """Runs LoRA straight, without caches, and killed and resumed; all three must leave the same bits.
+    """Run LoRA straight, without caches, and killed and resumed; all three must leave the same bits.
 
     Returns what the first printed.
     """
@@ -141,7 +141,7 @@ def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) 
 
 
 def refuse_other_bits(straight: Path, options: Options, uncached: Options, folder: Path) -> None:
-    """Runs LoRA without caches, and killed and resumed; both must leave the bits of the run in `straight`."""
+    """Run LoRA without caches, and killed and resumed; both must leave the bits of the run in `straight`."""
     other, broken = (options | {"output.folder": folder / name} for name in ("b", "c"))
     ended = run("lora", other | uncached, folder / "log")
     assert ended.exit_code == 0, ended.output
@@ -158,13 +158,13 @@ def refuse_other_bits(straight: Path, options: Options, uncached: Options, folde
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """Returns the lines of a run's metrics.jsonl."""
+    """Return the lines of a run's metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def final_state(folder: Path) -> dict[str, Tensor]:
-    """Returns weights, averages and optimizer state of the newest checkpoint under one flat set of names."""
+    """Return weights, averages and optimizer state of the newest checkpoint under one flat set of names."""
     newest = max((folder / "checkpoints").glob("step_*"))
     state = {f"trained.{k}": v for k, v in safetensors.torch.load_file(newest / "trained.safetensors").items()}
     if (newest / "ema.safetensors").exists():
@@ -185,13 +185,13 @@ def final_state(folder: Path) -> dict[str, Tensor]:
 
 
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """Returns the names whose values are not equal bit for bit."""
+    """Return the names whose values are not equal bit for bit."""
     assert first.keys() == second.keys(), first.keys() ^ second.keys()
     return [name for name, value in first.items() if not torch.equal(value, second[name])]
 
 
 def losses(folder: Path) -> list[tuple[float, ...]]:
-    """Returns what metrics.jsonl says of the numbers, without the clock."""
+    """Return what metrics.jsonl says of the numbers, without the clock."""
     return [
         tuple(row.get(key, 0.0) for key in ("step", "loss", "lr", "grad_norm", "validation/loss", "images_seen"))
         for row in metrics(folder)

@@ -34,10 +34,10 @@ class WandbServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing where a client goes away in the middle of an answer."""
+        """Say nothing where a client goes away in the middle of an answer."""
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """Returns the data of a GraphQL answer, as far as uploading a run needs it."""
+        """Return the data of a GraphQL answer, as far as uploading a run needs it."""
         operation = re.findall(r"(?:query|mutation)\s+(\w+)", query)[0]
         match operation:
             case "UpsertBucket":
@@ -66,7 +66,7 @@ class WandbServer(ThreadingHTTPServer):
         return {}
 
     def take_stream(self, body: dict[str, Any]) -> None:
-        """Keeps the rows of wandb's file stream at their offsets."""
+        """Keep the rows of wandb's file stream at their offsets."""
         for name, chunk in (body.get("files") or {}).items():
             if name == "wandb-history.jsonl":
                 self.history.update(enumerate(map(json.loads, chunk["content"]), chunk["offset"]))
@@ -100,4 +100,4 @@ class _Requests(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST
 
     def log_message(self, *arguments: Any) -> None:
-        """Prints nothing."""
+        """Print nothing."""

@@ -149,7 +149,7 @@ LLAVA_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] | upper }} : {% if message['content'] is string %}"
     "{{ message['content'] }}{% else %}{{ raise_exception('text only') }}{% endif %} {% endfor %}ASSISTANT :"
 )
-"""Takes text only, unlike Qwen's, and has no place for the picture of its own: what old checkpoints look like."""
+"""Takes text only, unlike Qwen's, and has no place for the image of its own: what old checkpoints look like."""
 
 
 def save_llava(folder: Path) -> Path:
@@ -196,7 +196,7 @@ TAGGER_SIDE = 16
 
 
 def save_tagger(folder: Path, *, fixed_batch: bool = False) -> Path:
-    """A tagger whose probabilities are the mean red and blue of the picture, and constants; needs onnx."""
+    """A tagger whose probabilities are the mean red and blue of the image, and constants; needs onnx."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -233,7 +233,7 @@ def save_tagger(folder: Path, *, fixed_batch: bool = False) -> Path:
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
-    """Pictures that differ in colours and size."""
+    """Images that differ in colours and size."""
     sizes = ((40, 40), (64, 32), (24, 56))
     gradients = [Image.linear_gradient("L").resize(sizes[number % 3]) for number in range(count)]
     levels = [(40 * number) % 256 for number in range(count)]

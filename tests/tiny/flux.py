@@ -12,14 +12,14 @@ T5_WIDTH = 24
 
 
 def save_pipeline(folder: Path, *, seed: int = 0, guidance: bool = True) -> Path:
-    """Writes a `FluxPipeline` with random weights in diffusers layout to `folder` and returns it; transformer and
+    """Write a `FluxPipeline` with random weights in diffusers layout to `folder` and return it; transformer and
     T5 are several files, as in the real one."""
     build_pipeline(seed=seed, guidance=guidance).save_pretrained(folder, max_shard_size="60KB")
     return folder
 
 
 def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
-    """Returns the pipeline that `save_pipeline` writes: like FLUX.1-dev, or without guidance like FLUX.1-schnell. The
+    """Return the pipeline that `save_pipeline` writes: like FLUX.1-dev, or without guidance like FLUX.1-schnell. The
     global random state is left as it was."""
     tokenizer, t5_tokenizer = train_tokenizer(), train_t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -38,7 +38,7 @@ def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
 
 
 def build_transformer(*, guidance: bool) -> FluxTransformer2DModel:
-    """Returns a transformer whose modules carry the names of the real ones: two double and two single blocks."""
+    """Return a transformer whose modules carry the names of the real ones: two double and two single blocks."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,
@@ -54,7 +54,7 @@ def build_transformer(*, guidance: bool) -> FluxTransformer2DModel:
 
 
 def build_scheduler(*, dynamic: bool) -> FlowMatchEulerDiscreteScheduler:
-    """Returns the scheduler with the settings that FLUX.1-dev (dynamic) or FLUX.1-schnell ships."""
+    """Return the scheduler with the settings that FLUX.1-dev (dynamic) or FLUX.1-schnell ships."""
     return FlowMatchEulerDiscreteScheduler(
         base_image_seq_len=256,
         base_shift=0.5,

@@ -10,13 +10,13 @@ from tests.tiny.t5 import build_t5, train_t5_tokenizer
 
 
 def save_pixart(folder: Path) -> Path:
-    """Writes a `PixArtSigmaPipeline` with random weights to `folder` and returns it."""
+    """Write a `PixArtSigmaPipeline` with random weights to `folder` and return it."""
     build_pixart().save_pretrained(folder)
     return folder
 
 
 def build_pixart() -> PixArtSigmaPipeline:
-    """Returns the pipeline; the global random state is left as it was."""
+    """Return the pipeline; the global random state is left as it was."""
     tokenizer = train_t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Tiny pipelines of the real classes and small picture folders for the tests, built from a seed."""
+"""Tiny pipelines of the real classes and small image folders for the tests, built from a seed."""
 
 import functools
 import json
@@ -54,7 +54,7 @@ SIZES = {
     "small": Shape((32, 64, 96, 96), (16, 32, 32, 32), num_heads=4, text_width=64),
 }
 """micro: two levels, for tests of the loop, which run many steps. tiny: pixels are twice as large as latents. factor8:
-eight times, as in the real models. small: eight times, and wide enough to learn a little from pictures of 64 pixels or
+eight times, as in the real models. small: eight times, and wide enough to learn a little from images of 64 pixels or
 more."""
 
 
@@ -67,7 +67,7 @@ def save_pipeline(
     size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
     inpainting: bool = False,
 ) -> Path:
-    """Writes a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and returns it.
+    """Write a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and return it.
 
     Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5, or with `sd2` of 2.1:
     linear projections, gelu, "!" as padding, and a text width of 1024, by which version 2 is told apart. `sd2` does not
@@ -87,7 +87,7 @@ def build_pipeline(
     size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
     inpainting: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
-    """Returns the pipeline that `save_pipeline` writes. The global random state is left as it was."""
+    """Return the pipeline that `save_pipeline` writes. The global random state is left as it was."""
     shape = SIZES[size]
     tokenizer = train_tokenizer(padding="!" if sd2 else "<|endoftext|>")
     with torch.random.fork_rng(devices=[]):
@@ -107,7 +107,7 @@ def build_pipeline(
 
 
 def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DConditionModel:
-    """Returns a U-Net whose modules carry the names of the real ones."""
+    """Return a U-Net whose modules carry the names of the real ones."""
     num_attending = len(shape.unet_channels) - 1
     return UNet2DConditionModel(
         sample_size=32,
@@ -125,7 +125,7 @@ def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DCondit
 
 
 def build_vae(shape: Shape) -> AutoencoderKL:
-    """Returns an autoencoder with 4 latent channels that halves the picture once per level after the first."""
+    """Return an autoencoder with 4 latent channels that halves the image once per level after the first."""
     num_levels = len(shape.vae_channels)
     return AutoencoderKL(
         block_out_channels=shape.vae_channels,
@@ -139,7 +139,7 @@ def build_vae(shape: Shape) -> AutoencoderKL:
 
 
 def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> AutoencoderKL:
-    """Returns an autoencoder with 16 latent channels that are shifted and scaled; it halves the picture once."""
+    """Return an autoencoder with 16 latent channels that are shifted and scaled; it halves the image once."""
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -155,7 +155,7 @@ def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> Autoenco
 
 
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
-    """Returns a CLIP text model of two layers; that of version 2 has one, whose width makes it the largest part."""
+    """Return a CLIP text model of two layers; that of version 2 has one, whose width makes it the largest part."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -174,7 +174,7 @@ def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> 
 
 
 def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMScheduler:
-    """Returns the scheduler with the settings that Stable Diffusion 1.5 (PNDM) or 2.1 (DDIM) ships."""
+    """Return the scheduler with the settings that Stable Diffusion 1.5 (PNDM) or 2.1 (DDIM) ships."""
     config = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -189,7 +189,7 @@ def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMS
 
 
 def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
-    """Returns a CLIP tokenizer: all bytes, all bytes with </w>, the merges learned from CAPTIONS, start and end."""
+    """Return a CLIP tokenizer: all bytes, all bytes with </w>, the merges learned from CAPTIONS, start and end."""
     vocab, merges = learned_merges()
     tokenizer = CLIPTokenizer(vocab=dict(vocab), merges=list(merges), pad_token=padding, model_max_length=77)
     assert tokenizer.pad_token_id == vocab[padding]
@@ -198,7 +198,7 @@ def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
 
 @functools.cache
 def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Returns vocabulary and merges of a byte-level BPE with CLIP's splitting and lower-casing rules."""
+    """Return vocabulary and merges of a byte-level BPE with CLIP's splitting and lower-casing rules."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -221,10 +221,10 @@ def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def save_pictures(
     folder: Path, *, count: int = 8, size: int = 64, seed: int = 0, aspects: Sequence[float] = (1.0,)
 ) -> Path:
-    """Writes PNG pictures of coloured shapes with metadata.jsonl (`file_name`, `text`) to `folder` and returns it.
+    """Write PNG images of coloured shapes with metadata.jsonl (`file_name`, `text`) to `folder` and return it.
 
-    A picture covers about size x size pixels; its width over height runs through `aspects` in turn. Captions are those
-    of `CAPTIONS`, so that the tiny tokenizer knows their words.
+    An image covers about size x size pixels; its width over height runs through `aspects` in turn. Captions are those
+    of `CAPTIONS`, so the tiny tokenizer knows their words.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -237,7 +237,7 @@ def save_pictures(
 
 
 def drawn_pictures(*, count: int, size: int, seed: int, aspects: Sequence[float]) -> Iterator[tuple[Image.Image, str]]:
-    """Yields pictures with their captions."""
+    """Yield images with their captions."""
     random = np.random.default_rng(seed)
     for number in range(count):
         aspect = aspects[number % len(aspects)]
@@ -253,7 +253,7 @@ def drawn_pictures(*, count: int, size: int, seed: int, aspects: Sequence[float]
 def draw_shape(
     draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: tuple[int, int, int]
 ) -> None:
-    """Draws one shape around (x, y)."""
+    """Draw one shape around (x, y)."""
     bounds = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         draw.ellipse(bounds, fill=color)

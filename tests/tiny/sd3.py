@@ -16,14 +16,14 @@ NUM_LAYERS = 2
 
 
 def save_pipeline(folder: Path, *, seed: int = 0, t5: bool = True, version35: bool = False) -> Path:
-    """Writes a `StableDiffusion3Pipeline` with random weights in diffusers layout to `folder` and returns it;
+    """Write a `StableDiffusion3Pipeline` with random weights in diffusers layout to `folder` and return it;
     transformer and T5 are several files, as in 3.5 large."""
     build_pipeline(seed=seed, t5=t5, version35=version35).save_pretrained(folder, max_shard_size="100KB")
     return folder
 
 
 def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -> StableDiffusion3Pipeline:
-    """Returns the pipeline that `save_pipeline` writes; `version35` has normalized queries and keys and a first block
+    """Return the pipeline that `save_pipeline` writes; `version35` has normalized queries and keys and a first block
     that attends twice, as 3.5 medium. The global random state is left as it was."""
     tokenizers = train_tokenizer(), train_tokenizer(padding="!")
     t5_tokenizer = train_t5_tokenizer() if t5 else None
@@ -55,7 +55,7 @@ def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -
 
 
 def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
-    """Returns a transformer whose modules carry the names of the real ones."""
+    """Return a transformer whose modules carry the names of the real ones."""
     return SD3Transformer2DModel(
         sample_size=32,
         patch_size=2,
@@ -74,7 +74,7 @@ def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
 
 
 def build_clip(width: int, tokenizer: CLIPTokenizer, activation: str) -> CLIPTextModelWithProjection:
-    """Returns a CLIP text model of three layers, so that the last but one is not the first."""
+    """Return a CLIP text model of three layers, so the last but one is not the first."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -27,7 +27,7 @@ def save_pipeline(
     force_zeros: bool = True,
     inpainting: bool = False,
 ) -> Path:
-    """Writes a `StableDiffusionXLPipeline` with random weights in diffusers layout to `folder` and returns it.
+    """Write a `StableDiffusionXLPipeline` with random weights in diffusers layout to `folder` and return it.
 
     Its text encoders have the old, wrong number of the end token in their configs, as the real ones.
     """
@@ -46,7 +46,7 @@ def build_pipeline(
     inpainting: bool = False,
     num_layers: int = 3,
 ) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
-    """Returns the pipeline that `save_pipeline` writes, or one with more layers in its second text encoder. The global
+    """Return the pipeline that `save_pipeline` writes, or one with more layers in its second text encoder. The global
     random state is left as it was."""
     first, second = train_tokenizer(), train_tokenizer(padding="!")
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +76,7 @@ def build_pipeline(
 
 
 def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
-    """Returns the config of a text encoder; beside the weights, what the real ones have."""
+    """Return the config of a text encoder; beside the weights, what the real ones have."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -93,7 +93,7 @@ def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_la
 
 
 def build_unet(*, in_channels: int) -> UNet2DConditionModel:
-    """Returns a U-Net of SDXL's three levels, two resnets each, the first without attention."""
+    """Return a U-Net of SDXL's three levels, two resnets each, the first without attention."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=in_channels,

@@ -13,7 +13,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
-    """Returns a T5 encoder of two layers, with the gated feed-forward layers of version 1.1; it drops nothing out, as a
+    """Return a T5 encoder of two layers, with the gated feed-forward layers of version 1.1; it drops nothing out, as a
     loaded one."""
     encoder = T5EncoderModel(
         T5Config(
@@ -32,13 +32,13 @@ def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
 
 
 def train_t5_tokenizer() -> T5Tokenizer:
-    """Returns a T5 tokenizer: pieces of words learned from CAPTIONS, and all printable characters of ASCII."""
+    """Return a T5 tokenizer: pieces of words learned from CAPTIONS, and all printable characters of ASCII."""
     return T5Tokenizer(vocab=list(learned_pieces()), extra_ids=0, model_max_length=512)
 
 
 @functools.cache
 def learned_pieces() -> tuple[tuple[str, float], ...]:
-    """Returns pieces with the logarithm of their probability."""
+    """Return pieces with the logarithm of their probability."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     alphabet = ["▁", *string.ascii_letters, *string.digits, *string.punctuation]

@@ -1,4 +1,4 @@
-"""Tiny models that look at pictures, of the real classes with random weights, in folders as on the Hub."""
+"""Tiny models that look at images, of the real classes with random weights, in folders as on the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +79,7 @@ def save_convnext(folder: Path) -> Path:
 
 
 def pictures() -> list[Image.Image]:
-    """Five pictures of different sizes that differ in colour and shape."""
+    """Five images of different sizes that differ in colour and shape."""
     gradient = Image.linear_gradient("L")
     found = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green")]
     for size, turn in (((64, 32), 0), ((30, 50), 90), ((48, 48), 180)):

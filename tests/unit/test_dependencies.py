@@ -68,7 +68,7 @@ def test_the_default_set_up_installs_nothing_under_the_gpl() -> None:
     installed = PROJECT["dependencies"] + [need for extra in listed[1].split(",") for need in extras[extra]]
     assert not {canonical(need) for need in installed} & set(GPL)
     optional = {canonical(need) for extra in extras.keys() - set(listed[1].split(",")) for need in extras[extra]}
-    assert optional == set(GPL)  # what else is optional belongs into the set-up, so that its tests run
+    assert optional == set(GPL)  # what else is optional belongs into the set-up, so its tests run
 
 
 def test_imports_of_every_form_are_found() -> None:

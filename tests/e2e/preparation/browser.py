@@ -47,7 +47,7 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def call(self, method: str, **parameters: object) -> dict:
-        """Returns what a command of the protocol answers; events are passed over."""
+        """Return what a command of the protocol answers; events are passed over."""
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": parameters}
         command |= {"sessionId": self._session} if self._session else {}
@@ -64,43 +64,43 @@ class Browser:
                 return answer["result"]
 
     def value(self, expression: str) -> object:
-        """Returns what a JavaScript expression gives."""
+        """Return what a JavaScript expression gives."""
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def open(self, address: str, width: int = 1100, height: int = 1000, scheme: str = "light") -> None:
-        """Shows a page and waits until its script has run."""
+        """Show a page and wait until its script has run."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=address)
         self.wait(lambda: self.value("document.readyState") == "complete")
 
     def press(self, *keys: str) -> None:
-        """Presses and releases keys, one after the other."""
+        """Press and release keys, one after the other."""
         for key in keys:
             text = {"text": key} if len(key) == 1 else {}
             self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def type(self, text: str) -> None:
-        """Writes into what has the focus."""
+        """Write into what has the focus."""
         self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> Path:
-        """Writes what is in view as PNG."""
+        """Write what is in view as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
         return path
 
     def wait(self, is_so: Callable[[], bool]) -> None:
-        """Waits until something is so."""
+        """Wait until something is so."""
         end = time.monotonic() + PATIENCE
         while not is_so():
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Ends the browser."""
+        """End the browser."""
         self.call("Browser.close")
         self._process.wait(PATIENCE)
         os.close(self._commands)

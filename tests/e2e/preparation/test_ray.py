@@ -62,7 +62,7 @@ def test_both_nodes_work(engine: RayEngine) -> None:
 
 
 def node_of(_: int) -> int:
-    """Returns the process number of the node that this runs on."""
+    """Return the process number of the node that this runs on."""
     process = os.getpid()
     while Path(f"/proc/{process}/comm").read_text().strip() != "raylet":
         process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

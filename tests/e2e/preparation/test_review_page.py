@@ -80,7 +80,7 @@ def state(browser: Browser) -> str:
 
 
 def choose(browser: Browser, name: str) -> None:
-    """Clicks the picture in the list of captions."""
+    """Click the image in the list of captions."""
     browser.value(f"document.querySelector('#captions [data-sha=\"{SHA256[name]}\"] .caption').click()")
 
 
@@ -95,7 +95,7 @@ def test_no_text_of_a_data_set_runs(browser: Browser, folder: Path, tmp_path: Pa
     assert_nothing_ran(browser)
     assert browser.value("document.querySelector('.caption').textContent.includes('<script>')")
     picture = Image.open(browser.screenshot(tmp_path / "page.png")).convert("RGB")
-    assert len(set(picture.resize((110, 100)).get_flattened_data())) > 50  # pictures are drawn, not an empty page
+    assert len(set(picture.resize((110, 100)).get_flattened_data())) > 50  # images are drawn, not an empty page
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -130,7 +130,7 @@ def test_a_page_opened_as_a_file_keeps_decisions_and_hands_them_over(browser: Br
 def test_keys_decide_and_the_served_page_writes_at_once(browser: Browser, folder: Path, address: str) -> None:
     browser.open(address)
     browser.wait(lambda: state(browser) == "No decisions yet")
-    browser.press("j", "j", "k", "x")  # the first picture is the keeper of the copy
+    browser.press("j", "j", "k", "x")  # the first image is the keeper of the copy
     browser.wait(lambda: state(browser).startswith("1 decision, saved"))
     browser.wait(lambda: decided(folder) == {SHA256["b.png"]: Decided("b.png", "drop", None)})
     assert browser.value(f"[...document.querySelectorAll('[data-sha=\"{SHA256['b.png']}\"]')].every("
@@ -168,7 +168,7 @@ def test_a_picture_is_shown_large(browser: Browser, folder: Path, address: str) 
     browser.wait(lambda: browser.value("document.querySelector('#view img')?.naturalWidth") == 300)
     browser.value("document.getElementById('large').close()")
     browser.value(f"document.querySelector('#copies [data-sha=\"{SHA256['copy.png']}\"]').click()")
-    browser.press("o")  # what was left out is not in the folder, so that its small picture has to do
+    browser.press("o")  # what was left out is not in the folder, so its small image has to do
     browser.wait(lambda: bool(browser.value("document.querySelector('#view .t') !== null")))
 
 

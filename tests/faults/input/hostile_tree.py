@@ -1,4 +1,4 @@
-"""A folder of pictures as hostile as real ones: every case with what has to become of it."""
+"""A folder of images as hostile as real ones: every case with what has to become of it."""
 
 import io
 import os
@@ -27,13 +27,13 @@ class Case:
     """None where `make` makes it."""
     make: Callable[[Path], None] | None = None
     size: tuple[int, int] | None = None
-    """Of the picture upright, where it is kept."""
+    """Of the image upright, where it is kept."""
     caption: str | None = None
     """The first caption it must get."""
 
 
 def cases() -> list[Case]:
-    """Returns all cases; every picture that is kept shows something else than the others."""
+    """Return all cases; every image that is kept shows something else than the others."""
     seeds = iter(range(1000, 2000))
 
     def image(size: tuple[int, int] = (120, 90), mode: str = "RGB") -> Image.Image:
@@ -107,7 +107,7 @@ def mode_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def lab(picture: Image.Image) -> Image.Image:
-    """Returns a picture in L*a*b*."""
+    """Return an image in L*a*b*."""
     way = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     result = ImageCms.applyTransform(picture, way)
     assert result is not None
@@ -115,7 +115,7 @@ def lab(picture: Image.Image) -> Image.Image:
 
 
 def animation_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Several pictures in one file: the first is taken."""
+    """Several images in one file: the first is taken."""
     found = []
     for kind, suffix in (("GIF", ".gif"), ("WEBP", ".webp"), ("PNG", ".png"), ("TIFF", ".tif")):
         frames = [image() for _ in range(3)]
@@ -156,7 +156,7 @@ def damaged_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def size_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Bombs, dots, lines, and pictures with nothing in them."""
+    """Bombs, dots, lines, and images with nothing in them."""
     side = 32000
     rows = zlib.compress(bytes((1 + side // 8) * side), 9)
     header = png_block(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
@@ -178,7 +178,7 @@ def size_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def hidden(picture: Image.Image) -> Image.Image:
-    """Returns a picture all of whose pixels are transparent."""
+    """Return an image all of whose pixels are transparent."""
     picture = picture.convert("RGBA")
     picture.putalpha(0)
     return picture
@@ -284,7 +284,7 @@ def special_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def build(root: Path) -> list[Case]:
-    """Writes the tree and returns its cases."""
+    """Write the tree and return its cases."""
     found = cases()
     for case in found:
         path = root / case.name

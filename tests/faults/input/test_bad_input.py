@@ -157,7 +157,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
 
 @pytest.fixture
 def scratch(small_run: Options, tmp_path: Path) -> Options:
-    """Options with a model and pictures of the test's own."""
+    """Options with a model and images of the test's own."""
     shutil.copytree(Path(str(small_run["model.source"])), tmp_path / "model")
     shutil.copytree(Path(str(small_run["data.folder"])), tmp_path / "pictures")
     return small_run | {

@@ -64,12 +64,12 @@ class WhenOpened:
 
 
 def die() -> None:
-    """Ends this process as kill -9 or the kernel's out-of-memory killer would."""
+    """End this process as kill -9 or the kernel's out-of-memory killer would."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def ask_to_stop() -> None:
-    """Asks this process to save and end, as a scheduler does."""
+    """Ask this process to save and end, as a scheduler does."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -84,12 +84,12 @@ class FileSizeLimit:
 
 
 def fork_workers() -> None:
-    """Starts data loader workers as a process that was started by hand does, not through the tests' fork server."""
+    """Start data loader workers as a process that was started by hand does, not through the tests' fork server."""
     multiprocessing.set_start_method("fork", force=True)
 
 
 def lead_a_group() -> None:
-    """Makes the process and its workers a group of their own, which can be signalled as one."""
+    """Make the process and its workers a group of their own, which can be signalled as one."""
     fork_workers()
     os.setpgrp()
 
@@ -122,18 +122,18 @@ class LimitMemoryWhenOpened:
 
 
 def every_interrupt_counts() -> None:
-    """Makes the second Ctrl-C a later one, however soon it comes."""
+    """Make the second Ctrl-C a later one, however soon it comes."""
     stopping.SECONDS_OF_ONE_REQUEST = 0.0
 
 
 def without_privileges() -> None:
-    """Takes from root what lets it write to read-only folders; the user stays, so that Python still finds itself."""
+    """Take from root what lets it write to read-only folders; the user stays, so Python still finds itself."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface; this process
     if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
         raise OSError(ctypes.get_errno(), "capset")
 
 
 def wait_for_tracer() -> None:
-    """Waits until a debugger has attached itself."""
+    """Wait until a debugger has attached itself."""
     while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
         time.sleep(0.01)

@@ -25,7 +25,7 @@ NEVER = 1_000_000
 
 
 def main(first: int = 1, last: int = NEVER) -> int:
-    """Sweeps and reports."""
+    """Sweep and report."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         tracer = place / "tracer"
@@ -66,7 +66,7 @@ def main(first: int = 1, last: int = NEVER) -> int:
 
 
 def traced(options: Options, out: Path, number: int, tracer: Path, log: Path) -> list[str]:
-    """Runs the recipe until its `number`-th change to a file under `out` kills it; returns these changes."""
+    """Run the recipe until its `number`-th change to a file under `out` kills it; return these changes."""
     running = start("lora", options, log, prepare=wait_for_tracer)
     while running.process.pid is None:
         time.sleep(0.01)

@@ -21,7 +21,7 @@ CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what 
 
 
 def encode_until(keys: Sequence[str], last: int) -> Iterator[tuple[str, Entry]]:
-    """Kills its own process before entry number `last` comes out."""
+    """Kill its own process before entry number `last` comes out."""
     for number, entry in enumerate(encode(keys)):
         if number == last:
             os.kill(os.getpid(), signal.SIGKILL)

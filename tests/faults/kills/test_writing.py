@@ -22,7 +22,7 @@ STRIDE = 5
 
 
 def armed(point: int) -> None:
-    """Makes this process end at the `point`-th call that changes the disk."""
+    """Make this process end at the `point`-th call that changes the disk."""
     left = [point]
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +40,7 @@ def armed(point: int) -> None:
 
 
 def ended_at(point: int, config: PrepConfig) -> bool:
-    """Runs a preparation in a copy of this process that ends at a point; False where it came to its end before."""
+    """Run a preparation in a copy of this process that ends at a point; False where it came to its end before."""
     child = os.fork()
     if child == 0:
         armed(point)
@@ -55,7 +55,7 @@ def ended_at(point: int, config: PrepConfig) -> bool:
 
 
 def readable(folder: Path) -> bool:
-    """Whether training gets all pictures, or is told that they are not all there."""
+    """Whether training gets all images, or is told that they are not all there."""
     try:
         return len(read_manifest(str(folder)).records) == 6
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Bucket sizes keep to their bounds; batches are full, of one bucket, and see every picture equally often."""
+"""Bucket sizes keep to their bounds; batches are full, of one bucket, and see every image equally often."""
 
 import itertools
 import random
@@ -209,7 +209,7 @@ def test_the_order_differs_between_seeds_buckets_and_passes() -> None:
 
 
 def test_the_position_in_the_stream_does_not_depend_on_the_batch_size() -> None:
-    """One bucket: the same pictures come in the same order, however they are cut into batches."""
+    """One bucket: the same images come in the same order, however they are cut into batches."""
     assert order(sampler_of([10], 2), 10) == order(sampler_of([10], 4), 5)
 
 

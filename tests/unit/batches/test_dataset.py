@@ -1,4 +1,4 @@
-"""The views of a picture, their keys, and the pixels behind them."""
+"""The views of an image, their keys, and the pixels behind them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_key_of_latents_ignores_what_does_not_alter_them() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_sizes_are_those_of_the_crop_that_was_cut(flip: bool) -> None:
-    """The picture scaled to cover the view is cut again at the place that the sizes name."""
+    """The image scaled to cover the view is cut again at the place that the sizes name."""
     record, view = Record("a.png", ("a",), 160, 80, "ab" * 32), View(48, 64, 0.25, 0.5, flip)
     height, width, top, left, *target = view_sizes(record, view)
     assert (height, width, target) == (80, 160, [64, 48])
@@ -70,7 +70,7 @@ def test_each_view_of_a_picture_has_a_key_of_its_own_and_is_the_same_in_every_ru
     chosen = views(RECORD, bucket, config)
     assert len({latent_key(RECORD, view, "vae") for view in chosen}) == 6
     assert chosen == views(RECORD, bucket, config)
-    assert {view.top for view in chosen} == {0.5}  # this picture has room to the sides only
+    assert {view.top for view in chosen} == {0.5}  # this image has room to the sides only
     exact = views(replace(RECORD, width=48, height=80), bucket, config)
     assert [(view.left, view.flip) for view in exact] == [(0.5, False), (0.5, True)]
 

@@ -1,4 +1,4 @@
-"""Holes are functions of picture and number, differ, and hide a part or all."""
+"""Holes are functions of image and number, differ, and hide a part or all."""
 
 import hashlib
 

@@ -20,7 +20,7 @@ from style_statistics import (
 
 
 def blocks(seed: int, count: int = 20) -> np.ndarray:
-    """Pictures of a few rectangles each, dark on white."""
+    """Images of a few rectangles each, dark on white."""
     random = np.random.default_rng(seed)
     pictures = np.ones((count, 64, 64, 3))
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""Data sets of rows are read as their original bytes; what is missing in them is named."""
+"""Datasets of rows are read as their original bytes; what is missing in them is named."""
 
 import io
 import pickle

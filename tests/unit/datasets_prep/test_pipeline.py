@@ -117,7 +117,7 @@ def test_the_same_pixels_in_another_file_are_a_copy(config: PrepConfig) -> None:
     pair = {by_reason["pixel_duplicate"]["source"], by_reason["pixel_duplicate"]["duplicate_of"]}
     assert pair == {"test/blue_2.png", "test/other.webp"}
     kept = {row["source"] for row in rows(config.output, "metadata.jsonl")}
-    assert "test/nearly.png" in kept  # almost the same; of few pictures it is only reported
+    assert "test/nearly.png" in kept  # almost the same; of few images it is only reported
 
 
 def test_training_reads_the_result(config: PrepConfig) -> None:
@@ -386,7 +386,7 @@ def test_copies_of_a_keeper_that_is_left_out_later_share_its_reason() -> None:
 
 
 def pictures_of(*sources: str) -> MeasuredImages:
-    """Pictures of which nothing but the names matters."""
+    """Images of which nothing but the names matters."""
     num = len(sources)
     return MeasuredImages(
         sources=sources,

@@ -24,7 +24,7 @@ TEXTS = ["  A red circle on white paper ", "", "a blue cross"]
 
 
 def register() -> None:
-    """Adds the line of the page to the registry of this process."""
+    """Add the line of the page to the registry of this process."""
     name, _, place = LINE.replace('"', "").partition(": ")
     FAMILIES[name] = place
 
@@ -47,7 +47,7 @@ def components(family: ModelFamily, model: Path) -> Components:
 
 
 def bare_lines(code: str) -> str:
-    """Returns the lines without indentation and empty ones: ruff formats the blocks of a page as code of their own."""
+    """Return the lines without indentation and empty ones: ruff formats the blocks of a page as code of their own."""
     return "\n".join(filter(None, map(str.strip, code.splitlines()))) + "\n"
 
 

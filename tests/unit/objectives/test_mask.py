@@ -1,4 +1,4 @@
-"""The masked loss equals its closed form, and the untouched model is the one from before the adapters."""
+"""The masked loss equals its closed form, and the base model is the one from before the adapters."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def clean_and_noise() -> tuple[Tensor, Tensor]:
 
 
 def losses(mask: LossMask | None) -> Tensor:
-    """Every position's prediction is 2 and its target 0, so that the unmasked loss is 4."""
+    """Every position's prediction is 2 and its target 0, so the unmasked loss is 4."""
     clean, noise = clean_and_noise()
     return denoising_loss(OBJECTIVE, lambda noisy, t: torch.full_like(noisy, 2), clean, noise, T, mask=mask)
 
@@ -48,7 +48,7 @@ def test_each_position_counts_by_its_weight_and_the_mean_goes_over_the_picture(o
 
 
 def test_the_prior_adds_the_distance_to_the_untouched_prediction_outside_the_mask() -> None:
-    """The untouched model says 5 at (noisy, t): 9 (1 - m) p is added."""
+    """The base model says 5 at (noisy, t): 9 (1 - m) p is added."""
     asked = []
 
     def untouched(noisy: Tensor, t: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_the_weights_alone() -> None:
     torch.testing.assert_close(prediction.grad, 2 * 2 * weights / 24)
 
 
-# The untouched model.
+# The base model.
 
 
 def network_and_parts() -> tuple[Network, Components]:

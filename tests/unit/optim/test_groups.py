@@ -1,4 +1,4 @@
-"""The text encoder stands still after its steps, exactly, and everything else goes on."""
+"""The text encoder stands still after its steps, exactly, and everything else continues."""
 
 import itertools
 

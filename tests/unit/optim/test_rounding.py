@@ -80,7 +80,7 @@ def test_a_weight_and_its_compensation_hold_sixteen_bits() -> None:
 
 
 def regression(weights: Weights | None) -> tuple[float, Tensor]:
-    """Returns the last loss over the first, and the weights; None is bfloat16 rounded to nearest by torch itself."""
+    """Return the last loss over the first, and the weights; None is bfloat16 rounded to nearest by torch itself."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 32, generator=generator)
     target = inputs @ torch.full((32,), 1.4)

@@ -1,4 +1,4 @@
-"""What is proposed from the pictures, what wins over it, and that a run keeps its numbers."""
+"""What is proposed from the images, what wins over it, and that a run keeps its numbers."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ def test_numbers_are_sensible_from_one_picture_to_thirty_thousand(
     config = parse(kind, [*REQUIRED, "--goal", goal], program="test")
     found = [proposed(config, num, batch=batch) for num in NUMS]
     seen = [numbers["train.steps"] * batch for numbers in found]
-    assert seen == sorted(seen)  # more pictures never mean a shorter run
+    assert seen == sorted(seen)  # more images never mean a shorter run
     views = [total / num for total, num in zip(seen, NUMS, strict=True)]
     assert views == sorted(views, reverse=True)  # and never more views of each
     for numbers in found:
@@ -165,7 +165,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class WithClassPictures(LoRATrainConfig):
-    """A recipe that can do both and trains on class pictures too."""
+    """A recipe that can do both and trains on class images too."""
 
     method: Literal["lora", "full"] = "lora"
     prior: Prior = field(default_factory=Prior)

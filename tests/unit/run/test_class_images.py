@@ -1,4 +1,4 @@
-"""Class pictures are made once, are a function of prompt, number and seed, and are complete or absent."""
+"""Class images are made once, are a function of prompt, number and seed, and are complete or absent."""
 
 import os
 import time

@@ -21,7 +21,7 @@ def config_of(kind: type[TrainConfig], out: Path, *more: str) -> TrainConfig:
 
 
 def write_checkpoint(out: Path, config: TrainConfig, step: int = 2) -> Path:
-    """Writes what of a checkpoint is looked at before torch is imported."""
+    """Write what of a checkpoint is looked at before torch is imported."""
     folder = out / "checkpoints" / f"step_{step:06d}"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(config))

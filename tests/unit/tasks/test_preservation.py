@@ -1,4 +1,4 @@
-"""The untouched model's prediction, and the loss that keeps it, in closed form on a tiny model."""
+"""The base model's prediction, and the loss that keeps it, in closed form on a tiny model."""
 
 import copy
 from dataclasses import replace
@@ -41,7 +41,7 @@ def attached(method: LoRA | Full) -> tuple[Components, Network]:
 
 @torch.no_grad()
 def train_a_little(network: Network) -> None:
-    """Moves all that trains away from where it began."""
+    """Move all that trains away from where it began."""
     generator = torch.Generator().manual_seed(3)
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -138,7 +138,7 @@ def test_afterwards_everything_trains_as_before() -> None:
 
 
 def test_at_the_start_the_class_costs_nothing() -> None:
-    """LoRA begins as the untouched model, so that only the subject's own loss is there."""
+    """LoRA begins as the base model, so only the subject's own loss is there."""
     method = LoRA(LoRAConfig(rank=4))
     parts, network = attached(method)
     task = task_of(method, parts, network)

@@ -87,7 +87,7 @@ ENCODINGS = [
 
 
 def noisy(kind: str) -> bytes:
-    """An image that does not compress away, so that half of the file is half of the image."""
+    """An image that does not compress away, so half of the file is half of the image."""
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     name, _, option = kind.partition(" ")
     named = {"compression": option} if name == "TIFF" and option else {option: True} if option else {}

@@ -1,4 +1,4 @@
-"""Every captioner describes pictures with tiny models of the real classes, and says in a sentence what is wrong."""
+"""Every captioner describes images with tiny models of the real classes, and says in a sentence what is wrong."""
 
 import json
 import shutil

@@ -197,7 +197,7 @@ def blip_options(models: dict[str, str], **options: Any) -> CaptionsConfig:
 
 @pytest.fixture(scope="module")
 def spoken(models: dict[str, str]) -> dict[str, str]:
-    """What the captioner says of each picture."""
+    """What the captioner says of each image."""
     captioner = make_captioner(blip_options(models))
     captioner.load()
     results = [captioner.caption([drawn(seed)], "short", [""])[0] for seed in range(len(NAMES))]
@@ -255,7 +255,7 @@ def test_a_caption_without_an_end_is_not_used_and_the_name_stands_in(
 
 @dataclass
 class Server:
-    """A server that names the mean colour of a picture, and what it has seen."""
+    """A server that names the mean colour of an image, and what it has seen."""
 
     url: str = ""
     num_good: int = 10**9
@@ -277,7 +277,7 @@ def colour_of(image: Image.Image) -> str:
 
 
 def said_of(seed: int) -> str:
-    """What the server says of the picture, which it sees as a JPEG."""
+    """What the server says of the image, which it sees as a JPEG."""
     return colour_of(Image.open(io.BytesIO(encoded(drawn(seed), "JPEG", quality=90))))
 
 
@@ -319,7 +319,7 @@ def test_a_server_that_fails_in_the_middle_is_asked_only_for_the_rest(
 ) -> None:
     waits = HttpCaptioner.__init__.__kwdefaults__
     assert waits is not None
-    monkeypatch.setitem(waits, "first_wait", 0.001)  # half a minute a picture otherwise
+    monkeypatch.setitem(waits, "first_wait", 0.001)  # half a minute an image otherwise
     source = write(tmp_path / "raw", {f"{number}.png": encoded(drawn(number)) for number in range(66)})
     config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig("off"))
     captions = served(server)
@@ -349,14 +349,14 @@ def test_broken_characters_of_a_server_end_no_run(config: PrepConfig, server: Se
 
 
 def squares(seed: int) -> Image.Image:
-    """A picture with corners all over, which parts of it can be known by."""
+    """An image with corners all over, which parts of it can be known by."""
     colours = np.random.default_rng(seed).integers(0, 256, (20, 25, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((500, 400), Image.Resampling.NEAREST)
 
 
 @pytest.fixture
 def copies(tmp_path: Path) -> PrepConfig:
-    """Two pictures with an off-centre crop each, and one that was saved twice."""
+    """Two images with an off-centre crop each, and one that was saved twice."""
     files: dict[str, bytes | str] = {f"{seed}.png": encoded(squares(seed)) for seed in range(3)}
     files |= {"0_corner.png": encoded(squares(0).crop((0, 0, 300, 250)))}
     files |= {"1_edge.png": encoded(squares(1).crop((100, 0, 500, 300)))}

@@ -16,7 +16,7 @@ KEYS = [hashlib.sha256(image.tobytes()).digest() for image in PICTURES]
 
 
 class Opened:
-    """Gives pictures, and notes which."""
+    """Gives images, and notes which."""
 
     def __init__(self) -> None:
         self.indices: list[int] = []

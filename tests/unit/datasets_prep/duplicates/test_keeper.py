@@ -39,7 +39,7 @@ def on_canvas(image: Image.Image) -> Image.Image:
 
 
 def kept(images: list[Image.Image], qualities: list[float] | None = None, captioned: tuple[int, ...] = ()) -> int:
-    """Returns the number of the image that is kept; the larger ones come first in the usual order."""
+    """Return the number of the image that is kept; the larger ones come first in the usual order."""
     order = sorted(range(len(images)), key=lambda number: -images[number].width * images[number].height)
     members = [
         Member(number, order.index(number), (qualities or [90.0] * len(images))[number], number in captioned)

@@ -1,4 +1,4 @@
-"""Which pictures repeat others."""
+"""Which images repeat others."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A caption inside a picture's file is found wherever it stands; what machines write is none."""
+"""A caption inside an image's file is found wherever it stands; what machines write is none."""
 
 import io
 import struct

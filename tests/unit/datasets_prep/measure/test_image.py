@@ -44,7 +44,7 @@ def look_at(data: bytes, look: Look = LOOK) -> Measured:
 
 
 def texture(side: int = 512, seed: int = 0) -> Image.Image:
-    """Noise of all frequencies, as natural pictures have it."""
+    """Noise of all frequencies, as natural images have it."""
     rng = np.random.default_rng(seed)
     layers = [
         np.asarray(Image.fromarray(rng.normal(0, 1, (size, size))).resize((side, side), Image.Resampling.BICUBIC))

@@ -95,7 +95,7 @@ def test_every_part_says_what_was_found(tmp_path: Path) -> None:
     assert "mirrored" in texts["copies"] and "score 0.91" in texts["copies"] and "score 0.83" in texts["copies"]
     assert "12 bytes lack" in texts["rejected"] and "cut.jpg" in texts["rejected"]
     assert "Darkest" in texts["worst"] and "brightness 10" in texts["worst"]
-    assert "Widest borders" not in texts["worst"]  # no picture has one
+    assert "Widest borders" not in texts["worst"]  # no image has one
     assert "dark" in texts["flags"]
     assert "90 tokens" in texts["lint"] and "h.png" in texts["lint"]
     assert "number" in texts["words"]
@@ -212,11 +212,11 @@ def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def nothing_to_show(source: str) -> None:
-    """Loads no picture."""
+    """Load no image."""
 
 
 def many(num: int, asked: Counter[str]) -> Prepared:
-    """A set whose rows are made anew whenever they are asked for."""
+    """A set whose rows are made again whenever they are asked for."""
 
     def kept_row(place: int) -> Row:
         asked["kept"] += 1

@@ -21,7 +21,7 @@ KEPT, OUTSIDE, REJECTED, UNSEEN = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A prepared folder with a kept picture, one whose row names a file elsewhere, and one left out."""
+    """A prepared folder with a kept image, one whose row names a file elsewhere, and one left out."""
     folder = tmp_path / "prepared"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(picture())

@@ -1,4 +1,4 @@
-"""The same pictures come out of a folder, a list, tables, archives and data sets; what is given is told apart."""
+"""The same images come out of a folder, a list, tables, archives and datasets; what is given is told apart."""
 
 import io
 import os

@@ -37,7 +37,7 @@ def without_weights(pipeline: Any, folder: Path) -> Path:
 def write_whole(folder: Path) -> ModelSource:
     """A single file of Stable Diffusion 1.x with its configs; `folder` beside it holds the same as a folder.
 
-    In half precision, so that both are copied to float32: torch multiplies matrices in float32 by other sums where they
+    In half precision, so both are copied to float32: torch multiplies matrices in float32 by other sums where they
     begin at another place of a memory block, which in a file depends on its header.
     """
     pipeline: Any = build_pipeline(size="micro")
