@@ -1,4 +1,6 @@
-"""How good a small model trained from scratch is: its autoencoder, whether images show their captions, variety.
+"""Quality of a small model trained from scratch.
+
+It measures the autoencoder, whether images show their captions, and variety.
 
     python benchmarks/base_quality.py --data ../shared/data/emoji_base [--model FOLDER] [--num 200] [--steps 30]
 
@@ -56,7 +58,7 @@ BATCH = 50
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
-    """Return the fixed feature [N D] of images [N H W 3] in [0, 1]."""
+    """Return the fixed feature [N D] of RGB images [N H W 3]. Values are in [0, 1]."""
     grey = pictures.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     across = np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
@@ -76,7 +78,7 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def autoencoder_psnr(pipeline: StableDiffusionPipeline, pictures: np.ndarray) -> tuple[float, float]:
-    """Return the PSNR of the mean squared error, and the mean PSNR, in dB."""
+    """Return the PSNR of the mean squared error, and the mean PSNR. Both are in dB."""
     errors = []
     for start in range(0, len(pictures), BATCH):
         pixels = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() * 2 - 1
@@ -106,13 +108,13 @@ def saturation(pictures: np.ndarray) -> float:
 
 
 def top_ranks(found: np.ndarray, references: np.ndarray, own: np.ndarray) -> dict[str, float]:
-    """Return how often reference `own[i]` is nearest to `found[i]`, and how often it is among the five nearest."""
+    """Count how often `own[i]` is nearest to `found[i]`, or among five. Both are shares of all images."""
     ranks = (distances(found, references).argsort(1) == own[:, None]).argmax(1)
     return {"top_1": float((ranks < 1).mean()), "top_5": float((ranks < 5).mean())}
 
 
 def read_data(data: Path) -> tuple[list[str], np.ndarray]:
-    """Return the captions and the images [N H W 3] in [0, 1]."""
+    """Return the captions and the RGB images [N H W 3]. Values are in [0, 1]."""
     rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     pictures = np.stack([np.asarray(Image.open(data / row["file_name"]).convert("RGB")) for row in rows]) / 255.0
     return [row["text"] for row in rows], pictures
@@ -158,14 +160,14 @@ def measure(model: Path, data: Path, num: int, steps: int) -> dict[str, object]:
 
 
 def colours_right(pipeline: StableDiffusionPipeline, steps: int) -> float:
-    """Return the share of the composed prompts whose drawing is mostly of the colour they ask for."""
+    """Return the share of drawings in the colour that the prompt names."""
     drawn = draw(pipeline, COMPOSED, list(range(len(COMPOSED))), 5.0, steps)
     pairs = zip(COMPOSED, main_colours(drawn), strict=True)
     return float(np.mean([text.split()[0] == colour for text, colour in pairs]))
 
 
 def main_colours(pictures: np.ndarray) -> list[str | None]:
-    """Return the name of the colour that covers most of each drawing [N H W 3]."""
+    """Name the most frequent colour of each drawing [N H W 3]."""
     return [main_colour(as_image(picture)) for picture in pictures]
 
 

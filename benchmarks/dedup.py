@@ -1,4 +1,4 @@
-"""Which edits of photographs and drawings the search for duplicates finds, and what it takes for one wrongly.
+"""Edits that the search for duplicates finds, and its wrong finds.
 
     python benchmarks/dedup.py [--data ../shared/data] [--join 1000000]   (about five minutes without the join)
 
@@ -51,7 +51,7 @@ class Pictures:
         groups: Sequence[str],
         step: int = 1,
     ) -> None:
-        """Of two values of an edit the second is that of the images of the other half."""
+        """Join edits; the second of two values is for the other half."""
         self.num = len(originals)
         self.groups = groups
         self.edits = ["original"] * self.num
@@ -136,7 +136,7 @@ def section(title: str, pictures: Pictures, ways: dict[str, tuple[Level, int]]) 
 
 
 def designs() -> None:
-    """Print how many slides of one layout, and one logo on ten colours, are merged; all are to be kept apart."""
+    """Print how many slides of a layout, and recoloured logos, are merged. All are to be kept apart."""
     print("\nDesigns that are no duplicates: merged images of each set")
     for half, name in enumerate(("rules chosen on these", "held out")):
         for kind, sets in (("slides", slides(half)), ("logos", logos(half))):

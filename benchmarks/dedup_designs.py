@@ -1,4 +1,4 @@
-"""Designed images that look alike and are none of each other's duplicates: slides of one layout, logos recoloured."""
+"""Designs that look alike and are not duplicates: slides, recoloured logos."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SLIDES, LOGO_COLOURS = 12, 10
 
 
 def font(name: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font; Pillow's own for an empty name and for one that is not installed."""
+    """Return a font; Pillow's own for an empty or unknown name."""
     if name:
         try:
             return ImageFont.truetype(name, size)
@@ -77,7 +77,7 @@ class Slide:
 
 
 def layouts(half: int) -> list[Slide]:
-    """Return layouts of slides: half 0 is what rules were chosen on, half 1 is held out."""
+    """Return layouts of slides. Rules were chosen on half 0; half 1 is held out."""
     kinds = ("header", "list", "centre", "side", "gradient")
     sizes = ((1280, 720), (960, 720), (1920, 1080), (640, 360), (512, 512), (1280, 720))
     found = []
@@ -142,7 +142,7 @@ COLOURS = (
 
 
 def logos(half: int) -> list[list[Image.Image]]:
-    """Return each logo on ten plain colours: half 0 is what rules were chosen on, half 1 is held out."""
+    """Return each logo on ten plain colours. Rules were chosen on half 0; half 1 is held out."""
     shapes: tuple[tuple[Shape, int, str], ...] = (
         ((rings, 512, "#111111"), (wordmark, 400, "#222222"), (crest, 256, "#922b21")),
         ((bird, 512, "#1b4f72"), (leaf, 300, "#145a32"), (blocks, 640, "#111111")),

@@ -1,4 +1,4 @@
-"""Edits of photographs and drawings by which the search for duplicates is measured."""
+"""Edits of photographs and drawings for measuring the search for duplicates."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How often the original is the image that is kept of all its edits, after grouping and choice of the best."""
+"""How often the original is kept among all its edits."""
 
 import io
 from collections import Counter
@@ -30,7 +30,7 @@ def files_of(image: Image.Image, half: int, names: Sequence[str]) -> list[bytes]
 
 
 def kept_of(files: Sequence[bytes]) -> list[int]:
-    """Return which of an original, the first, and its edits are kept, as preparation does it."""
+    """Return which images are kept, as preparation does. The first is the original, the others are its edits."""
     opened = [Image.open(io.BytesIO(data)) for data in files]
     qualities = [jpeg_quality(image) for image in opened]
     images, num = [image.convert("RGB") for image in opened], len(files)
@@ -54,7 +54,7 @@ def kept_of(files: Sequence[bytes]) -> list[int]:
 
 
 def print_originals_kept(images: Sequence[Image.Image], halves: Sequence[str]) -> None:
-    """Print in how many groups the original alone is kept, and which edits are kept in its place."""
+    """Print in how many groups only the original is kept. Also print which edits are kept in its place."""
     names, chance = [*PHOTO_EDITS, *SCENE_EDITS], np.random.default_rng(0)
     print("\nClean originals kept, of each photograph with edits")
     for title, num in (("with all edits", len(names)), (f"with {EDITS_A_GROUP} drawn edits", EDITS_A_GROUP)):

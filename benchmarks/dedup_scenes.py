@@ -1,4 +1,4 @@
-"""Edits that put an image into another scene: canvases, bars, perspective, prints and screenshots."""
+"""Edits into other scenes: canvases, bars, perspective, prints and screenshots."""
 
 import random
 
@@ -9,7 +9,7 @@ from benchmarks.dedup_edits import Edit, blurred, combined, framed, saved, scale
 
 
 def canvassed(colour: str, share: float, x: float = 0.5, y: float = 0.5) -> Edit:
-    """Put an image onto a canvas that is larger by a share; x and y say where, 0 to 1."""
+    """Put an image onto a canvas that is larger by a share. x and y are its position, 0 to 1."""
 
     def edit(image: Image.Image) -> Image.Image:
         width, height = round(image.width * (1 + share)), round(image.height * (1 + share))
@@ -21,7 +21,7 @@ def canvassed(colour: str, share: float, x: float = 0.5, y: float = 0.5) -> Edit
 
 
 def barred(share: float, colour: str = "black", *texts: str) -> Edit:
-    """Add bars at the top and bottom, with a text in each where texts are given."""
+    """Add bars at the top and bottom, with any texts given."""
 
     def edit(image: Image.Image) -> Image.Image:
         bar = round(image.height * share)
@@ -36,7 +36,7 @@ def barred(share: float, colour: str = "black", *texts: str) -> Edit:
 
 
 def vignetted(strength: float) -> Edit:
-    """Darken towards the corners, where 1 - strength of the light is left."""
+    """Darken the corners to 1 - strength of the light."""
 
     def edit(image: Image.Image) -> Image.Image:
         x, y = np.linspace(-1, 1, image.width)[None, :], np.linspace(-1, 1, image.height)[:, None]
@@ -47,7 +47,7 @@ def vignetted(strength: float) -> Edit:
 
 
 def tilted(strength: float, seed: int, background: tuple[int, int, int] = (0, 0, 0)) -> Edit:
-    """Show an image in perspective: its corners are moved inwards by at most a share of its sides."""
+    """Show an image in perspective. Its corners move inwards by at most a share of its sides."""
 
     def edit(image: Image.Image) -> Image.Image:
         chance = random.Random(seed)
@@ -87,7 +87,7 @@ def lit(from_left: float, to_right: float) -> Edit:
 
 
 def printed(strength: float, seed: int, border: float = 0.06) -> Edit:
-    """Photograph a print: a paper border, perspective on a table, uneven light, blur and JPEG."""
+    """Photograph a print. It has a paper border, perspective on a table, uneven light, blur and JPEG."""
     return combined(
         framed("#f4f1ea", border),
         canvassed("#6b5a48", 0.2),
@@ -99,7 +99,7 @@ def printed(strength: float, seed: int, border: float = 0.06) -> Edit:
 
 
 def browser(share: float, dark: bool = False) -> Edit:
-    """Take a screenshot of a browser that shows an image at a share of the page's width."""
+    """Take a screenshot of a browser that shows an image. The image has a share of the page's width."""
 
     def edit(image: Image.Image) -> Image.Image:
         width, height = 1280, 800
@@ -126,7 +126,7 @@ def browser(share: float, dark: bool = False) -> Edit:
 
 
 def phone(dark: bool = True) -> Edit:
-    """Take a screenshot of a phone that shows an image at its full width."""
+    """Take a screenshot of a phone with a full-width image."""
 
     def edit(image: Image.Image) -> Image.Image:
         width, height = 720, 1440

@@ -1,4 +1,6 @@
-"""A LoRA step of the published models at their exact size and resolution: peak memory and images a second.
+"""A LoRA step of the published models at full size.
+
+It prints peak memory and images per second.
 
     python benchmarks/family_steps.py [--only "SD 1.5" ...] [--batch-size 1] [--steps 5] [--tiny]
 
@@ -38,7 +40,7 @@ NUM_TOKENS = {"sd": 77, "sdxl": 77, "sd3": 77 + 256, "flux": 512}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a step begins with."""
+    """The inputs of a step."""
 
     latents: Tensor
     prompts: Prompts
@@ -47,7 +49,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured."""
+    """Measurements of a step."""
 
     loss: float
     seconds: float
@@ -128,7 +130,7 @@ def exact(model: Model, batch_size: int, *, rank: int, steps: int) -> Figures:
 
 
 def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
-    """Measure the tests' tiny model of a family on the CPU, with prompts of its own text encoders."""
+    """Measure the tests' tiny model of a family on the CPU. The prompts come from its own text encoders."""
     from tests.support.families import save_tiny_pipeline
 
     family = family_named(name)

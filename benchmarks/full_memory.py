@@ -1,4 +1,6 @@
-"""Bytes per trained parameter that full fine-tuning holds: weights, gradients at their most, optimizer state, average.
+"""Bytes per trained parameter in full fine-tuning.
+
+They are weights, gradients at their peak, optimizer state and average.
 
     python benchmarks/full_memory.py [--width 64] [--steps 2]
 
@@ -45,12 +47,12 @@ VARIANTS = {
 
 
 def num_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Return the bytes of tensors, one that stands there twice counted once."""
+    """Count the bytes of tensors, each tensor once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}.values())
 
 
 def measure(config: OptimConfig, width: int, steps: int) -> tuple[int, dict[str, float]]:
-    """Return the number of parameters, and the bytes of each kind of tensor per parameter."""
+    """Count the parameters, and the bytes of each tensor kind per parameter."""
     torch.manual_seed(0)
     dtype = TRAINED_DTYPES[config.weights]
     channels = (width, 2 * width, 4 * width, 4 * width)

@@ -1,4 +1,4 @@
-"""Which image of a group of near-duplicates is kept: how often that is the clean original, by kind of edit.
+"""How often the clean original of a group is kept.
 
     python benchmarks/keeper.py --photos ../shared/data/photos | tee benchmarks/results/keeper.txt
 
@@ -115,7 +115,7 @@ def versions(photo: Path) -> list[bytes]:
 
 
 def compare(photo: Path) -> tuple[list[str], int]:
-    """Return the edits that are kept in the place of the original, and in how many groups the original is kept."""
+    """Return edits kept instead of the original, and groups that keep it."""
     files = versions(photo)
     opened = [Image.open(io.BytesIO(data)) for data in files]
     qualities = [jpeg_quality(image) for image in opened]

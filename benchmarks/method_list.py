@@ -1,4 +1,4 @@
-"""The methods that benchmarks/methods.py compares: each is a recipe and its options, nothing else."""
+"""The methods of benchmarks/methods.py, each a recipe and its options."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,5 +1,4 @@
-"""Runs a method of benchmarks/method_list.py as a real process and draws with what it exports; both once a work
-folder."""
+"""Runs of benchmarks/method_list.py as processes, and drawings from their exports. Both happen once per work folder."""
 
 # diffusers annotates results as tuples and folders as str alone.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
@@ -32,7 +31,9 @@ class Sampling:
 
 
 def train(work: Path, method: Method, data: Path, caption: str, steps: int, seed: int) -> Path:
-    """Run the recipe in the folder of this method, data and seed, or continues there, and return the folder.
+    """Run or continue the recipe in its folder, and return that.
+
+    The folder belongs to a method, data and seed.
 
     Raises subprocess.CalledProcessError where it fails; the log beside it says why. ValueError where the folder holds
     another command's run.
@@ -63,8 +64,11 @@ def train(work: Path, method: Method, data: Path, caption: str, steps: int, seed
 
 
 def drawn(folder: Path, prompts: Sequence[str], sampling: Sampling, export: Path | None) -> np.ndarray:
-    """Return the images [N H W 3] of the prompts, seed by seed, of the base model or with an export; kept in
-    the folder and drawn again when another list is asked for."""
+    """Draw the prompts, seed by seed, as [N H W 3].
+
+    The model is the base model or has an export. Images are kept in the folder and drawn again for another list of
+    prompts.
+    """
     asked = json.dumps([list(prompts), sampling.num_seeds, sampling.steps])
     kept = folder / "pictures.npz"
     if kept.exists():
@@ -82,7 +86,7 @@ def drawn(folder: Path, prompts: Sequence[str], sampling: Sampling, export: Path
 
 
 def pipeline_with(export: Path | None) -> StableDiffusionPipeline:
-    """Return the untouched pipeline, or with what a run exported: a whole pipeline, adapters, new tokens."""
+    """Return the base pipeline, or one with a run's export. The export is a whole pipeline, adapters or new tokens."""
     if export is None:
         return load(BASE_MODEL)
     if (export / "model_index.json").exists():

@@ -1,4 +1,4 @@
-"""The methods beside each other at one step budget, on the shipped model, on a CPU.
+"""The methods compared at one step budget, on the shipped model.
 
     python benchmarks/methods.py --data ../shared/data --work runs/methods [--part style] [--steps 300] [--only lora]
 
@@ -83,7 +83,7 @@ def read_set(folder: Path) -> Pictures:
 def known_concepts(
     data: Path, base: Pictures, work: Path, num: int, sampling: Sampling
 ) -> tuple[list[str], np.ndarray]:
-    """Return `num` captions, fewer where the model knows fewer, and the references [num H W 3] they name."""
+    """Return up to `num` known captions, and references [num H W 3]."""
     captions, pictures = base
     taken = {word for name in STYLE_SETS for caption in read_set(data / name)[0] for word in caption.split()}
     free = [number for number, caption in enumerate(captions) if taken.isdisjoint(caption.split())]
@@ -125,8 +125,11 @@ def style_table(
 
 
 def yardsticks(base: Pictures, style: Pictures, references: np.ndarray) -> list[tuple[str, float]]:
-    """Return what distances to a style set there are without any model: by chance, by the style alone, and by the
-    things alone, as the base set shows those of the prompts, `references` [N H W 3], and those of the style set."""
+    """Measure distances to a style dataset without any model.
+
+    They are by chance, by the style alone, and by the things alone: as the base dataset shows those of the prompts,
+    `references` [N H W 3], and those of the style dataset.
+    """
     shared = sorted(set(base[0]) & set(style[0]))
     in_base, in_style = (
         pictures[[captions.index(caption) for caption in shared]] for captions, pictures in (base, style)
@@ -193,7 +196,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def write_views(folder: Path, picture: np.ndarray, caption: str, old: str, new: str) -> Path:
-    """Write the views of a pictogram [H W 3] whose colour `old` is turned to `new`, each with its class as caption."""
+    """Write recoloured views of a pictogram [H W 3].
+
+    Colour `old` is turned to `new`; the caption of each is its class.
+    """
     if folder.exists():
         return folder
     subject = recoloured(Image.fromarray((picture * 255).astype(np.uint8)), old, new)
@@ -209,7 +215,7 @@ def write_views(folder: Path, picture: np.ndarray, caption: str, old: str, new: 
 
 
 def trained(work: Path, method: Method, data: Path, caption: str, steps: int, seed: int) -> Path | None:
-    """Return the folder of the method's run, None where the recipe failed, which is said."""
+    """Return the folder of the method's run; None where it failed."""
     try:
         return train(work, method, data, caption, steps, seed)
     except subprocess.CalledProcessError as error:

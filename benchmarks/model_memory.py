@@ -1,5 +1,6 @@
-"""Memory of a LoRA step on a U-Net whose frozen linear layers are kept in 8 or 4 bits or in host memory, and what it
-does to the step.
+"""Memory of a LoRA step on quantized or offloaded linear layers.
+
+It also measures the error of the step.
 
     python benchmarks/model_memory.py [--width 96] [--size 16]
 

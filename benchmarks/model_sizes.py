@@ -1,4 +1,4 @@
-"""Parameters and memory of the published models at their exact size, part by part, without their weights.
+"""Parameters and memory of the published models, without their weights.
 
     python benchmarks/model_sizes.py [--rank 16] [--only "SD 1.5" ...]
 
@@ -52,7 +52,7 @@ class Part:
 
     @property
     def published_range(self) -> tuple[float, float]:
-        """The smallest and the largest number that the published one may be rounded from."""
+        """Return the range of numbers that round to the published one."""
         digits, _, unit = self.published.partition(" ")
         decimals = len(digits.partition(".")[2])
         half = UNITS[unit] * 10.0**-decimals / 2 if unit else 0.0
@@ -72,7 +72,7 @@ class Model:
 
 
 def unet(**options: Any) -> UNet2DConditionModel:
-    """Return a U-Net; those of version 1 and 2 have diffusers' default blocks."""
+    """Build a U-Net; versions 1 and 2 have diffusers' default blocks."""
     return UNet2DConditionModel(**options)
 
 
@@ -93,7 +93,7 @@ def sdxl_unet() -> UNet2DConditionModel:
 
 
 def sd3_transformer(layers: int, **options: Any) -> SD3Transformer2DModel:
-    """Return a transformer of SD3 or 3.5, whose larger one is as wide as it is deep."""
+    """Build a transformer of SD3 or 3.5. The larger one is as wide as it is deep."""
     heads = layers
     return SD3Transformer2DModel(
         sample_size=128,
@@ -126,7 +126,7 @@ def flux_transformer() -> FluxTransformer2DModel:
 
 
 def vae(latent_channels: int, *, quant_conv: bool) -> AutoencoderKL:
-    """Return the autoencoder that all of these models share but for its latents."""
+    """Build the autoencoder of all these models; their latents differ."""
     return AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -292,7 +292,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def num_values(module: nn.Module) -> int:
-    """Return how many numbers the part's file holds: parameters, and the buffers that are saved."""
+    """Count the numbers in the part's file. These are parameters, and buffers that are saved."""
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     saved = [value.numel() for name, value in module.state_dict().items() if name not in names]
     return num_parameters(module) + sum(saved)
@@ -321,7 +321,7 @@ def adapter_parameters(family: str, denoiser: nn.Module, rank: int) -> int:
 
 
 def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
-    """Return the table as text, and the parts whose number of parameters is not the published one."""
+    """Return the table, and parts whose number is not the published one."""
     head = f"{'':21} {'parameters':>15} {'published':>15}"
     head += "".join(f"{name + ' GB':>9}" for name in ("fp32", "bf16", "8-bit", "NF4")) + "  published by"
     lines, wrong = [], []
@@ -351,7 +351,7 @@ def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
 
 
 def main() -> None:
-    """Print the table; exit with 1 where a number is not the published one."""
+    """Print the table; exit with 1 for unpublished numbers of parameters."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=16, help="rank of the adapters (16)")
     parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models (all)")

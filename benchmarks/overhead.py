@@ -1,5 +1,6 @@
-"""Step time of the real training loop over pure forward, backward, clipping and optimizer time, side by side in one
-process.
+"""Step time of the real training loop over a bare step's.
+
+The bare step is forward, backward, clipping and optimizer alone, in the same process.
 
     python benchmarks/overhead.py [--rounds 3] [--steps 8] [--batch_size 1] [--width 64] [--side 256]
 
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def build_unet(width: int) -> UNet2DConditionModel:
-    """Return SD 1.5's U-Net with `width` instead of 320 channels, for the tiny text encoder's embeddings."""
+    """Build SD 1.5's U-Net with `width` instead of 320 channels. It reads the tiny text encoder's embeddings."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         block_out_channels=(width, 2 * width, 4 * width, 4 * width), attention_head_dim=8, cross_attention_dim=32
@@ -84,7 +85,7 @@ def build_unet(width: int) -> UNet2DConditionModel:
 
 
 def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: argparse.Namespace) -> list[float]:
-    """Return the seconds of each step of a real run, but the first."""
+    """Return the seconds of a real run's steps, except the first."""
     AcceleratorState._reset_state(reset_partial_state=True)
     config = LoRATrainConfig(
         ModelConfig(str(model)),
@@ -104,7 +105,7 @@ def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: 
 
 
 def pure_steps(options: argparse.Namespace) -> list[float]:
-    """Return the seconds of each bare step, but the first: the same adapted U-Net on resident random inputs."""
+    """Return the seconds of bare steps, except the first. They use the same adapted U-Net on resident random inputs."""
     family = family_named("sd")
     network = Network(family, build_unet(options.width).requires_grad_(False))
     LoRA(ATTENTION).attach(network, 0)

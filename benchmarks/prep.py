@@ -1,4 +1,4 @@
-"""How fast preparation is: the pass that decodes and measures, the join of codes, two processes against one, memory.
+"""Speed and memory of preparation: decoding, join of codes, processes.
 
     python benchmarks/prep.py [--data ../shared/data/photos] [--only decode join scaling rerun memory] [--num 1000000]
 
@@ -60,7 +60,7 @@ class Held:
 
 
 def per_second(work: Callable[[], object], num: int) -> float:
-    """Return how many of `num` things a CPU second does, the best of some rounds."""
+    """Return things per CPU second, the best of some rounds."""
     best = 0.0
     for _ in range(5 * ROUNDS):
         start = time.process_time()
@@ -70,7 +70,7 @@ def per_second(work: Callable[[], object], num: int) -> float:
 
 
 def photograph(path: Path, grain_levels: float) -> bytes:
-    """Return a photograph as a JPEG of 12 megapixels with grain of that deviation."""
+    """Return a 12-megapixel JPEG photograph with grain of that deviation."""
     large = np.asarray(Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS), dtype=np.int16)
     grain = np.random.default_rng(0).normal(0, grain_levels, (3000, 4000, 1))
     saved = io.BytesIO()
@@ -128,7 +128,7 @@ def join(num: int) -> None:
 
 
 def scaling(data: Path) -> None:
-    """Print the wall time of the measuring with one process and with two."""
+    """Print the wall time of measuring with one and two processes."""
     source = open_source(
         (str(data),), reading=CaptionReading(is_training=False), image_column="image", output=Path("nowhere")
     )
@@ -148,7 +148,7 @@ def scaling(data: Path) -> None:
 
 
 def drawn(number: int) -> Image.Image:
-    """Return a texture of 512 pixels, or an icon of 64 where the number is odd."""
+    """Draw a texture of 512 pixels, or an icon of 64. Odd numbers give icons."""
     rng = np.random.default_rng(number)
     if number % 2:
         icon = Image.new("RGB", (64, 64), "white")
@@ -166,7 +166,7 @@ def drawn(number: int) -> Image.Image:
 
 
 def rerun(num: int, num_new: int = 100) -> None:
-    """Print what preparing costs, and what it costs again with some more images."""
+    """Print the cost of preparing, and again with more images."""
     for level in ("fast", "thorough"):
         with tempfile.TemporaryDirectory() as folder:
             raw, seconds, done = Path(folder) / "raw", [], 0
@@ -186,7 +186,7 @@ def rerun(num: int, num_new: int = 100) -> None:
 
 
 def memory(num: int) -> None:
-    """Print the peak memory of the command for two numbers of small images."""
+    """Print the command's peak memory for two numbers of small images."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in (num // 4, num):

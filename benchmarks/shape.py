@@ -1,4 +1,4 @@
-"""The shape of the code: modules per folder, long functions, many parameters, lines.
+"""Shape of the code: modules, long functions, many parameters, lines.
 
 python benchmarks/shape.py [FOLDER]   (of a checkout; default: this one)
 """

@@ -1,4 +1,4 @@
-"""Fixed figures of sets of images: how far a style is, and whether an image shows its thing whatever the style.
+"""Fixed statistics of images: distance of styles, and likeness of shapes.
 
 All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a model.
 
@@ -21,7 +21,7 @@ EDGE = 0.1
 
 
 def statistics(pictures: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return the mean colour histogram [BOXES^3], which sums to 1, the edge density and the saturation."""
+    """Return mean colour histogram [BOXES^3], edge density and saturation. The histogram sums to 1."""
     boxes = np.minimum((pictures * BOXES).astype(int), BOXES - 1)
     numbers = (boxes[..., 0] * BOXES + boxes[..., 1]) * BOXES + boxes[..., 2]
     histogram = np.bincount(numbers.ravel(), minlength=BOXES**3) / numbers.size
@@ -31,14 +31,14 @@ def statistics(pictures: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def grey_differences(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much the grey values of neighbours differ, downwards and across, [N H W] each."""
+    """Return grey differences of neighbours, downwards and across, [N H W] each."""
     grey = pictures.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     return down, np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
 
 
 def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
-    """Return the parts of the distance of two sets, and their sum as `total`."""
+    """Return the parts of two datasets' distance, and their sum `total`."""
     (colours, edges, vivid), (own_colours, own_edges, own_vivid) = statistics(pictures), statistics(style)
     parts = {
         "colours": float(np.abs(colours - own_colours).sum() / 2),
@@ -49,7 +49,7 @@ def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
 
 
 def halves_distance(style: np.ndarray) -> float:
-    """Return the mean distance of two random halves of a set, over twenty splits."""
+    """Average the distance of random halves of a dataset, over twenty splits."""
     random = np.random.default_rng(0)
     found = []
     for _ in range(20):
@@ -67,8 +67,11 @@ def shapes(pictures: np.ndarray) -> np.ndarray:
 
 
 def concept_figures(pictures: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Return how often image i is nearer in shape to reference i than the median reference is (chance: 0.5), and how
-    often reference i is among its nearest tenth (chance: 0.1)."""
+    """Count how often shapes are nearest to their own references.
+
+    The first share is of images nearer to reference i than the median reference (chance: 0.5), the second of those with
+    reference i among the nearest tenth (chance: 0.1).
+    """
     found = distances(shapes(pictures), shapes(references))
     own = np.diagonal(found)
     ranks = (found < own[:, None]).sum(1)
@@ -79,17 +82,22 @@ def concept_figures(pictures: np.ndarray, references: np.ndarray) -> dict[str, f
 
 
 def unit_distance(references: np.ndarray) -> float:
-    """Return the mean distance of two different references in base_quality's feature: the unit of the others."""
+    """Return the mean distance of two references, the unit of others. It is measured in base_quality's feature."""
     found = features(references)
     return float(distances(found, found).sum() / (len(found) * (len(found) - 1)))
 
 
 def likeness(pictures: np.ndarray, views: np.ndarray, unit: float) -> float:
-    """Return 1 for images that equal a view of the subject, 0 for ones as far from the nearest view as two unrelated
-    references are from each other; the mean over the images."""
+    """Return the mean likeness of images to views of the subject.
+
+    It is 1 for a view itself, and 0 at the distance of two unrelated references.
+    """
     return float(1 - distances(features(pictures), features(views)).min(1).mean() / unit)
 
 
 def drift(pictures: np.ndarray, before: np.ndarray, unit: float) -> float:
-    """Return how far images of the same prompts and seeds moved, in units of two unrelated references' distance."""
+    """Measure how far images of the same prompts and seeds moved.
+
+    The unit is the distance of two unrelated references.
+    """
     return float(np.linalg.norm(features(pictures) - features(before), axis=1).mean() / unit)

@@ -1,4 +1,6 @@
-"""Make a pretraining set of flat pictograms on white more general: captions that vary, and copies that are recoloured.
+"""A more general pretraining dataset from flat pictograms on white.
+
+Captions vary, and copies are recoloured.
 
     python -m tools.pictograms --source PICTOGRAMS --output PREPARED [--looks true]
 
@@ -42,7 +44,7 @@ COLOUR_WORDS = (*HUES, "black", "white", "brown", "grey")
 
 @dataclass(frozen=True)
 class PictogramConfig:
-    """Add caption variants and altered copies to a folder of pictograms on white."""
+    """Add caption variants and altered copies to a folder of pictograms."""
 
     source: Path
     """Folder with metadata.jsonl."""
@@ -75,8 +77,10 @@ class Drawing:
 
 
 def main_colour(image: Image.Image) -> str | None:
-    """Return the colour of most of the vivid pixels, None where these are less than half of what is not paper or have
-    no one colour."""
+    """Return the colour of most vivid pixels.
+
+    None where these are less than half of the drawing or differ in colour.
+    """
     hue, saturation, value = (np.asarray(channel, dtype=float) for channel in image.convert("HSV").split())
     drawn = (saturation > 40) | (value < 215)
     vivid = drawn & (saturation > 70) & (value > 70)
@@ -90,7 +94,7 @@ def main_colour(image: Image.Image) -> str | None:
 
 
 def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
-    """Return the image with the hues around colour `old` turned to `new`, and their tone with them."""
+    """Turn the hues around colour `old` to `new`, with their tone."""
     hsv = np.asarray(image.convert("HSV"), dtype=float)
     degrees = hsv[..., 0] * 360 / 255
     offset = (degrees - HUES[old] + 180) % 360 - 180
@@ -106,7 +110,7 @@ def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
 
 
 def moved(image: Image.Image, dice: random.Random) -> Image.Image:
-    """Return the image somewhat smaller, shifted, and mirrored half of the times, on white."""
+    """Shrink, shift and half of the time mirror an image on white."""
     scale, side = dice.uniform(0.8, 1.0), image.width
     small = image.resize((round(side * scale), round(side * scale)), Image.Resampling.LANCZOS)
     if dice.random() < 0.5:
@@ -119,7 +123,7 @@ def moved(image: Image.Image, dice: random.Random) -> Image.Image:
 
 
 def named(caption: str, old: str, new: str) -> str:
-    """Return the caption with the colour word `new`, in the place of another where one stands there."""
+    """Put the colour word `new` into a caption. It replaces another colour word."""
     words = caption.split()
     stated = [word for word in words if word in COLOUR_WORDS]
     if stated and stated[0] == old:
@@ -128,7 +132,7 @@ def named(caption: str, old: str, new: str) -> str:
 
 
 def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str, ...]:
-    """Return the caption, the caption with its colour where it states none, and its words in another order."""
+    """Return the caption, one with its colour, and one reordered. The colour is added where it is missing."""
     words = caption.split()
     found = [caption]
     if colour and not any(word in COLOUR_WORDS for word in words):
@@ -162,7 +166,7 @@ def drawings(record: Record, image: Image.Image, config: PictogramConfig) -> Ite
 
 
 def looks(record: Record, image: Image.Image, config: PictogramConfig) -> Iterator[Drawing]:
-    """Yield an image's entries in the set for the autoencoder: itself, and four looks that a style may have."""
+    """Yield an image's entries for the autoencoder: itself and four looks."""
     stem = Path(record.file_name).stem
     dice = random.Random(f"{config.seed} {record.file_name} looks")
     yield Drawing(f"{stem}.png", image, ("",), config.repeats)
