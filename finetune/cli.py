@@ -119,11 +119,12 @@ def demonstrate(options: argparse.Namespace) -> None:
 
 def tokens_text(model: "ModelConfig", num: int) -> str:
     """Return one line per rare token of a model, with the reason."""
+    from finetune.config.checks import problems
     from finetune.models import family_named, refuse_unknown_family
 
-    problems = [*model.problems(), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
-    if problems:
-        raise ValueError("\n".join(problems))
+    wrong = [*problems(model, "model"), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
+    if wrong:
+        raise ValueError("\n".join(wrong))
     refuse_unknown_family(model.family)
     from finetune.models.family import ModelSource
     from finetune.models.loading.components import find_family

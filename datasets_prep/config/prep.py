@@ -11,7 +11,7 @@ from datasets_prep.config.captions import CaptionsConfig, LintConfig
 from datasets_prep.config.checks import not_utf8
 from datasets_prep.config.images import DedupConfig, LimitsConfig, QualityConfig, ScoresConfig
 from datasets_prep.config.result import BucketsConfig, SplitConfig, WriteConfig
-from finetune.config.sections import secrets_in
+from finetune.config.checks import secrets_in
 
 
 @dataclass(frozen=True)

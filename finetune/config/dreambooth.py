@@ -1,18 +1,24 @@
 """The options of DreamBooth: the subject's images and what is preserved of its class; no torch here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from finetune.config.facts import Count, Mark, NotNegative, Resume, Seed, Share, above_zero
 from finetune.config.lora import LoRAConfig
-from finetune.config.recipes import AdaptConfig, adapter_contradictions, full_contradictions
-from finetune.config.sections import DataConfig
+from finetune.config.mask import MaskConfig
+from finetune.config.optim import OptimConfig
+from finetune.config.recipes import AdaptConfig, adapters, no_prior
+from finetune.config.sections import DataConfig, ModelConfig, TrainConfig, all_weights
+
+Method = Literal["lora", "full"]
 
 
 @dataclass(frozen=True)
 class DreamBoothDataConfig(DataConfig):
     """Images of the subject; captions are read where instance.captions is true."""
 
-    caption_dropout: float = 0.0
+    caption_dropout: Share = 0.0
     """Share of samples trained on the empty prompt; more than 0 writes the subject into the empty prompt too."""
 
 
@@ -20,7 +26,7 @@ class DreamBoothDataConfig(DataConfig):
 class InstanceConfig:
     """What the subject is called."""
 
-    prompt: str | None = None
+    prompt: Annotated[str | None, Mark.PROMPT] = None
     """Prompt of every image in data.folder, e.g. "a photo of sks dog": a rare word, then the class. `finetune doctor
     tokens` proposes words."""
     captions: bool = False
@@ -48,23 +54,23 @@ class PriorConfig:
     kind: Literal["pictures", "prediction", "none"] = "pictures"
     """pictures trains on class images that the base model drew; prediction preserves the base model's predictions for
     prior.prompt on the subject's noisy images; none preserves nothing."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, Mark.PROMPT] = None
     """The class without the subject's word, e.g. "a photo of a dog"."""
-    weight: float = 1.0
+    weight: Annotated[float, above_zero("prior.kind none turns it off")] = 1.0
     """Factor on the loss of the class: lambda of equation 2."""
-    num_pictures: int = 200
+    num_pictures: Count = 200
     """Class images to make; without effect where prior.folder holds them."""
-    folder: str | None = None
+    folder: Annotated[str | None, Mark.READ] = None
     """Your own class images, in any form that data.folder accepts; none draws them."""
     captions: bool = False
     """Use the captions of the images in prior.folder instead of prior.prompt."""
-    num_inference_steps: int = 50
+    num_inference_steps: Count = 50
     """Denoising steps of a class image."""
-    guidance_scale: float | None = None
+    guidance_scale: NotNegative | None = None
     """Guidance of class images; none takes the usual value of the architecture."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """Class images that one process draws at a time."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the class images."""
 
     def problems(self) -> list[str]:
@@ -92,22 +98,56 @@ class PriorConfig:
                 f"prior.folder: got {self.folder} with prior.kind {self.kind}, which reads no class images. Remove "
                 "it, or choose pictures."
             )
-        if self.weight <= 0:
-            found.append(f"prior.weight: got {self.weight}, expected a number above 0; prior.kind none turns it off.")
-        if self.guidance_scale is not None and self.guidance_scale < 0:
-            found.append(f"prior.guidance_scale: got {self.guidance_scale}, expected 0 or more.")
-        if not 0 <= self.seed < 2**63:
-            found.append(f"prior.seed: got {self.seed}, expected 0 to 2^63 - 1.")
-        found += [
-            f"prior.{name}: got {value}, expected 1 or more."
-            for name, value in (
-                ("num_pictures", self.num_pictures),
-                ("num_inference_steps", self.num_inference_steps),
-                ("batch_size", self.batch_size),
-            )
-            if value < 1
-        ]
         return found
+
+
+def adapters_of_method(
+    method: Method, optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig, prior: PriorConfig
+) -> Iterator[str]:
+    """Refuse what adapters contradict, and adapters in full training."""
+    if method == "lora":
+        yield from adapters(optim, model, mask, lora)
+    if method == "full" and lora != LoRAConfig():
+        yield "lora: given with method full, which has no adapters. Remove the section or the method."
+    if method == "lora" and prior.kind == "prediction" and lora.init in ("pissa", "olora"):
+        yield (
+            f"prior.kind: got prediction with lora.init {lora.init}, which moves a part of the weights into "
+            "the adapters: without them the weights are not the base model's. Use prior.kind pictures."
+        )
+
+
+def weights_of_method(method: Method, model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
+    """Refuse what full training contradicts."""
+    if method == "full":
+        yield from all_weights(model)
+        yield from no_prior(mask)
+
+
+def captions_of_subject(data: DataConfig, instance: InstanceConfig) -> Iterator[str]:
+    """Refuse options of captions that the subject's prompt replaces."""
+    if data.template != "{caption}":
+        yield (
+            f'data.template: got "{data.template}", but the prompts of subject and class are written out. Put '
+            "its words into instance.prompt."
+        )
+    if not instance.captions and data.captions != "listed":
+        yield (
+            f"data.captions: got {data.captions}, but every image gets instance.prompt. Remove it, or add "
+            "--instance.captions true."
+        )
+    if instance.captions and data.captions == "none":
+        yield "instance.captions: got true with data.captions none, which reads none. Remove one of the two."
+
+
+def word_of_subject(instance: InstanceConfig, prior: PriorConfig) -> Iterator[str]:
+    """Refuse one name for both subject and class."""
+    subject, of_class = (set(words(text or "")) for text in (instance.prompt, prior.prompt))
+    if subject and subject <= of_class:
+        yield (
+            f'instance.prompt: got "{instance.prompt}", expected a word for the subject that prior.prompt '
+            f'"{prior.prompt}" does not have: with one name for both, the class is taught and kept at a '
+            "time. `finetune doctor tokens` proposes words."
+        )
 
 
 @dataclass(frozen=True)
@@ -115,45 +155,13 @@ class DreamBoothTrainConfig(AdaptConfig):
     """Teach a model a subject from a few images (DreamBooth, arXiv 2208.12242)."""
 
     data: DreamBoothDataConfig
-    method: Literal["lora", "full"] = "lora"
+    method: Annotated[Method, Resume.FIXED] = "lora"
     """What is tuned: low-rank adapters, or all weights."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     instance: InstanceConfig = field(default_factory=InstanceConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
-    def _contradictions(self) -> list[str]:
-        found = super()._contradictions()
-        found += full_contradictions(self) if self.method == "full" else adapter_contradictions(self, self.lora)
-        if self.method == "full" and self.lora != LoRAConfig():
-            found.append("lora: given with method full, which has no adapters. Remove the section or the method.")
-        if self.method == "lora" and self.prior.kind == "prediction" and self.lora.init in ("pissa", "olora"):
-            found.append(
-                f"prior.kind: got prediction with lora.init {self.lora.init}, which moves a part of the weights into "
-                "the adapters: without them the weights are not the base model's. Use prior.kind pictures."
-            )
-        if self.data.template != "{caption}":
-            found.append(
-                f'data.template: got "{self.data.template}", but the prompts of subject and class are written out. Put '
-                "its words into instance.prompt."
-            )
-        if not self.instance.captions and self.data.captions != "listed":
-            found.append(
-                f"data.captions: got {self.data.captions}, but every image gets instance.prompt. Remove it, or add "
-                "--instance.captions true."
-            )
-        if self.instance.captions and self.data.captions == "none":
-            found.append(
-                "instance.captions: got true with data.captions none, which reads none. Remove one of the two."
-            )
-        if self.instance.prompt and self.prior.prompt:
-            instance, prior = (set(words(text)) for text in (self.instance.prompt, self.prior.prompt))
-            if instance and instance <= prior:
-                found.append(
-                    f'instance.prompt: got "{self.instance.prompt}", expected a word for the subject that prior.prompt '
-                    f'"{self.prior.prompt}" does not have: with one name for both, the class is taught and kept at a '
-                    "time. `finetune doctor tokens` proposes words."
-                )
-        return found
+    rules = (*TrainConfig.rules, adapters_of_method, weights_of_method, captions_of_subject, word_of_subject)
 
 
 def words(text: str) -> list[str]:

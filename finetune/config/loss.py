@@ -1,18 +1,9 @@
 """The options of the objective; no torch here."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-ACTS_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "snr_gamma": ("weighting", ("auto", "min_snr", "soft_min_snr")),
-    "p2_gamma": ("weighting", ("p2",)),
-    "p2_k": ("weighting", ("p2",)),
-    "huber_c": ("error", ("huber",)),
-    "huber_schedule": ("error", ("huber",)),
-    "logit_mean": ("timestep_density", ("auto", "logit_normal")),
-    "logit_std": ("timestep_density", ("auto", "logit_normal")),
-}
-"""Options that act with some values of another one: its name and those values."""
+from finetune.config.facts import ActsWith, CountOrZero, NotNegative, Positive, ShareBelowOne, at_least
 
 
 @dataclass(frozen=True)
@@ -28,33 +19,33 @@ class LossConfig:
     """Weight of each timestep: min-SNR (arXiv 2303.09556), its smooth variant (arXiv 2401.11605), debiased estimation
     (arXiv 2310.08442), P2 (arXiv 2204.00227); none weighs all timesteps equally; auto is min_snr, and none for flow
     matching, which knows no other."""
-    snr_gamma: float = 5.0
+    snr_gamma: Annotated[Positive, ActsWith("weighting", "auto", "min_snr", "soft_min_snr")] = 5.0
     """Gamma of min_snr and soft_min_snr: the signal-to-noise ratio from which on timesteps stop to weigh more."""
-    p2_gamma: float = 1.0
+    p2_gamma: Annotated[NotNegative, ActsWith("weighting", "p2")] = 1.0
     """Exponent of p2; larger leaves out more of the nearly clean timesteps."""
-    p2_k: float = 1.0
+    p2_k: Annotated[Positive, ActsWith("weighting", "p2")] = 1.0
     """Constant of p2 beside the signal-to-noise ratio; keeps the weights of nearly clean timesteps finite."""
     error: Literal["mse", "huber"] = "mse"
     """Error of a value: squared, or pseudo-Huber, squared below a threshold and straight above it, so odd images
     pull less (arXiv 2403.16728)."""
-    huber_c: float = 0.1
+    huber_c: Annotated[Positive, ActsWith("error", "huber")] = 0.1
     """Threshold of huber at the noisiest timestep."""
-    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    huber_schedule: Annotated[Literal["constant", "exponential", "snr"], ActsWith("error", "huber")] = "snr"
     """Threshold of huber at the other timesteps: the same, or falling from 1 at the clean end, as a power of t / T or
     with the signal-to-noise ratio."""
-    offset_noise: float = 0.0
+    offset_noise: NotNegative = 0.0
     """Standard deviation of noise that is one number a channel, added to the usual: lets brightness be learned; 0.05 to
     0.1 is usual, 0 turns it off."""
-    pyramid_noise: float = 0.0
+    pyramid_noise: ShareBelowOne = 0.0
     """Multi-resolution noise: the share of each coarser level to the one before it; 0.3 to 0.9 is usual, 0 turns it
     off."""
-    input_perturbation: float = 0.0
+    input_perturbation: NotNegative = 0.0
     """Standard deviation of noise in the input that the target does not know of (arXiv 2301.11706, which takes 0.1); 0
     turns it off."""
-    nearest_noise: int = 1
+    nearest_noise: Annotated[int, at_least(1, "draws")] = 1
     """Draws of noise of which the one nearest to the image is taken (immiscible diffusion, arXiv 2406.12303 and
     2505.18521); 1 takes what comes."""
-    min_timestep: int | None = None
+    min_timestep: CountOrZero | None = None
     """Cleanest timestep that is trained; none is 0."""
     max_timestep: int | None = None
     """Noisiest timestep that is trained; none is the last."""
@@ -62,42 +53,22 @@ class LossConfig:
     """Draw noisy timesteps more often, which set what is where (content), or clean ones, which set textures (style)."""
     timestep_density: Literal["auto", "uniform", "logit_normal"] = "auto"
     """How timesteps of flow matching are drawn before they are shifted: auto is logit_normal (arXiv 2403.03206)."""
-    logit_mean: float = 0.0
+    logit_mean: Annotated[float, ActsWith("timestep_density", "auto", "logit_normal")] = 0.0
     """Mean of the logit; above 0 draws noisy timesteps more often."""
-    logit_std: float = 1.0
+    logit_std: Annotated[Positive, ActsWith("timestep_density", "auto", "logit_normal")] = 1.0
     """Standard deviation of the logit; larger draws the ends more often."""
-    timestep_shift: float | None = None
+    timestep_shift: Positive | None = None
     """Shift of flow matching's timesteps towards noise; 1 shifts nothing, none is what the checkpoint's scheduler
     says."""
 
     def problems(self) -> list[str]:
         found = []
-        for name, (option, values) in ACTS_WITH.items():
-            given, chosen = getattr(self, name), getattr(self, option)
-            if chosen not in values and given != getattr(LossConfig, name):
-                found.append(
-                    f"loss.{name}: got {given} with loss.{option} {chosen}, but only {' and '.join(values)} "
-                    f"{'knows' if len(values) == 1 else 'know'} it. Remove it, or change loss.{option}."
-                )
-        for name in ("snr_gamma", "p2_k", "huber_c", "logit_std", "timestep_shift"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                found.append(f"loss.{name}: got {value}, expected a number above 0.")
         if self.huber_schedule != "constant" and self.huber_c > 1:
             found.append(
                 f"loss.huber_c: got {self.huber_c} with huber_schedule {self.huber_schedule}, which falls from 1 to "
                 "it; expected at most 1. Lower it, or add --loss.huber_schedule constant."
             )
-        for name in ("p2_gamma", "offset_noise", "input_perturbation"):
-            if getattr(self, name) < 0:
-                found.append(f"loss.{name}: got {getattr(self, name)}, expected 0 or more.")
-        if not 0 <= self.pyramid_noise < 1:
-            found.append(f"loss.pyramid_noise: got {self.pyramid_noise}, expected a share from 0 to below 1.")
-        if self.nearest_noise < 1:
-            found.append(f"loss.nearest_noise: got {self.nearest_noise}, expected 1 or more draws.")
         lowest = self.min_timestep or 0
-        if lowest < 0:
-            found.append(f"loss.min_timestep: got {lowest}, expected 0 or more, or none.")
         if self.max_timestep is not None and self.max_timestep < max(lowest, 0):
             found.append(
                 f"loss.max_timestep: got {self.max_timestep}, expected at least loss.min_timestep {lowest}, or none."

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from finetune.config.facts import ActsWith, Mark, NotNegative, between
 
 
 @dataclass(frozen=True)
@@ -12,21 +14,15 @@ class MaskConfig:
     kind: Literal["none", "alpha", "file"] = "none"
     """alpha takes each image's own alpha channel, file a mask image: NAME-masklabel.png (or another format) beside
     NAME.jpg, or the file of the same name in mask.folder. White, and opaque, is trained on."""
-    folder: Path | None = None
+    folder: Annotated[Path | None, ActsWith("kind", "file"), Mark.READ] = None
     """Folder of the masks, with the subfolders of data.folder; a mask's name is its image's, but for the ending."""
-    outside_weight: float = 0.1
+    outside_weight: Annotated[float, between(0, 1, "a number from 0 to 1")] = 0.1
     """Loss weight outside the mask, 0 to 1; inside it is 1."""
-    prior_weight: float = 0.0
+    prior_weight: NotNegative = 0.0
     """Weight, outside the mask, of the error to what the base model predicts; adapters only."""
 
     def problems(self) -> list[str]:
         found = []
-        if not 0 <= self.outside_weight <= 1:
-            found.append(f"mask.outside_weight: got {self.outside_weight}, expected a number from 0 to 1.")
-        if self.prior_weight < 0:
-            found.append(f"mask.prior_weight: got {self.prior_weight}, expected 0 or more.")
-        if self.folder is not None and self.kind != "file":
-            found.append(f"mask.folder: given with mask.kind {self.kind}, which reads no files. Use --mask.kind file.")
         if self.kind == "none" and (self.outside_weight, self.prior_weight) != (0.1, 0.0):
             found.append(
                 "mask.kind: got none, so mask.outside_weight and mask.prior_weight do nothing. Set it, or omit them."

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from finetune.config.facts import CountOrZero, Mark, NotNegative, Positive, Resume, Share, ShareBelowOne
 from finetune.plurals import either
 
 Schedule = Literal["constant", "cosine", "linear"]
@@ -62,28 +63,28 @@ else:
 class OptimConfig:
     """Optimizer and learning rate."""
 
-    name: Optimizer = "adamw"
+    name: Annotated[Optimizer, Resume.FIXED] = "adamw"
     """Optimizer; the 8bit ones come from bitsandbytes."""
-    lr: float = 1e-4
+    lr: Annotated[Positive, Mark.PROPOSED] = 1e-4
     """Peak learning rate of the denoiser; prodigy wants 1.0."""
-    text_encoder_lr: float | None = None
+    text_encoder_lr: Annotated[Positive | None, Mark.PROPOSED] = None
     """Peak learning rate of a trained text encoder; none takes lr."""
-    weight_decay: float = 1e-2
+    weight_decay: NotNegative = 1e-2
     """Decoupled weight decay."""
-    beta1: float = 0.9
+    beta1: ShareBelowOne = 0.9
     """Decay of the gradient average."""
-    beta2: float = 0.999
+    beta2: ShareBelowOne = 0.999
     """Decay of the squared-gradient average."""
     schedule: Schedule = "constant"
     """Shape of the learning rate after the warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[CountOrZero, Mark.PROPOSED] = 0
     """Steps over which the learning rate rises from 0 to its peak."""
-    final_lr_ratio: float = 0.0
+    final_lr_ratio: Share = 0.0
     """Learning rate that cosine and linear fall to, over its peak."""
-    weights: Weights = "fp32"
+    weights: Annotated[Weights, Resume.FIXED] = "fp32"
     """Number format of the trained weights and their gradients: bf16 halves their memory; updates are then rounded at
     random (stochastic) or with a second bfloat16 number per weight (kahan), so small ones are not lost."""
-    in_backward: bool = False
+    in_backward: Annotated[bool, Resume.FREE] = False
     """Update each weight as soon as its gradient is there and free the gradient; one process, no accumulation, no
     clipping."""
 
@@ -93,18 +94,6 @@ class OptimConfig:
 
     def problems(self) -> list[str]:
         found = []
-        if self.lr <= 0:
-            found.append(f"optim.lr: got {self.lr}, expected a number above 0.")
-        if self.text_encoder_lr is not None and self.text_encoder_lr <= 0:
-            found.append(f"optim.text_encoder_lr: got {self.text_encoder_lr}, expected a number above 0 or none.")
-        if self.weight_decay < 0:
-            found.append(f"optim.weight_decay: got {self.weight_decay}, expected 0 or more.")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            found.append(f"optim.beta1, beta2: got {self.beta1}, {self.beta2}, expected numbers from 0 to below 1.")
-        if self.warmup_steps < 0:
-            found.append(f"optim.warmup_steps: got {self.warmup_steps}, expected 0 or more.")
-        if not 0 <= self.final_lr_ratio <= 1:
-            found.append(f"optim.final_lr_ratio: got {self.final_lr_ratio}, expected a share from 0 to 1.")
         if self.facts.averages_weights and self.schedule != "constant":
             found.append(
                 f"optim.schedule: got {self.schedule} with {self.name}, which replaces a schedule. Use constant."

@@ -1,38 +1,44 @@
 """The options of pretraining: the sizes of a new model, and the stages it is trained in; no torch here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from finetune.config.sections import CacheConfig, LoopConfig, ModelConfig, TrainConfig, packed_full
+from finetune.config.facts import Bound, Count, Decay, NotNegative, Positive, Resume, at_least
+from finetune.config.mask import MaskConfig
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, TrainConfig, all_weights
 
 NEW = "new"
+Stage = Literal["all", "tokenizer", "autoencoder", "denoiser"]
+WIDTHS = Bound(lambda value: value and all(width >= 8 and width % 8 == 0 for width in value), "multiples of 8")
+WIDTH = Bound(lambda value: value >= 8 and value % 8 == 0, "a multiple of 8")
 
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
     """Sizes of a new model; they are fixed once the model is made."""
 
-    vae_channels: tuple[int, ...] = (32, 64, 64)
+    vae_channels: Annotated[tuple[int, ...], WIDTHS] = (32, 64, 64)
     """Width of each level of the VAE; each level after the first halves the image."""
-    vae_layers: int = 1
+    vae_layers: Count = 1
     """Residual layers per level of the VAE's encoder; its decoder has one more."""
-    latent_channels: int = 4
+    latent_channels: Count = 4
     """Channels of the latents; diffusers' inpainting pipeline takes 4 only."""
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: Annotated[tuple[int, ...], WIDTHS] = (64, 128, 192)
     """Width of each level of the U-Net; each level after the first halves the latents."""
-    unet_layers: int = 1
+    unet_layers: Count = 1
     """Residual layers per level of the U-Net on its way down; one more on its way up."""
     unet_plain_levels: int = 1
     """The first levels, which have convolutions only; the others attend to the prompt too."""
     head_width: int = 32
     """Channels per attention head of the U-Net."""
-    text_width: int = 128
+    text_width: Annotated[int, WIDTH] = 128
     """Width of the text encoder's embeddings."""
-    text_layers: int = 2
+    text_layers: Count = 2
     """Layers of the text encoder."""
-    text_length: int = 16
+    text_length: Annotated[int, at_least(4)] = 16
     """Tokens of a prompt; longer prompts are encoded in chunks of this length."""
-    vocabulary: int = 2048
+    vocabulary: Annotated[int, at_least(514)] = 2048
     """Most tokens that the tokenizer learns from the captions, with the 512 of single bytes and the two of start and
     end."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
@@ -44,10 +50,6 @@ class ArchitectureConfig:
 
     def problems(self) -> list[str]:
         found = []
-        for name, widths in (("vae_channels", self.vae_channels), ("unet_channels", self.unet_channels)):
-            if not widths or any(width < 8 or width % 8 for width in widths):
-                shown = " ".join(map(str, widths)) or "nothing"
-                found.append(f"architecture.{name}: got {shown}, expected multiples of 8.")
         if not 0 <= self.unet_plain_levels <= len(self.unet_channels) - 1:
             found.append(
                 f"architecture.unet_plain_levels: got {self.unet_plain_levels}, expected 0 to "
@@ -59,20 +61,6 @@ class ArchitectureConfig:
             found.append(
                 f"architecture.head_width: got {self.head_width}, expected a divisor of the attending levels' widths."
             )
-        if self.text_width < 8 or self.text_width % 8:
-            found.append(f"architecture.text_width: got {self.text_width}, expected a multiple of 8.")
-        if self.text_length < 4:
-            found.append(f"architecture.text_length: got {self.text_length}, expected 4 or more.")
-        if self.vocabulary < 514:
-            found.append(f"architecture.vocabulary: got {self.vocabulary}, expected 514 or more.")
-        for name, value in (
-            ("vae_layers", self.vae_layers),
-            ("latent_channels", self.latent_channels),
-            ("unet_layers", self.unet_layers),
-            ("text_layers", self.text_layers),
-        ):
-            if value < 1:
-                found.append(f"architecture.{name}: got {value}, expected 1 or more.")
         if not 0 < self.beta_start < self.beta_end < 1:
             found.append(
                 f"architecture.beta_start, beta_end: got {self.beta_start}, {self.beta_end}, expected rising numbers "
@@ -90,35 +78,54 @@ class ArchitectureConfig:
 class AutoencoderConfig:
     """The stage that trains the VAE; the sections train and optim are those of the stage after it."""
 
-    steps: int = 2000
+    steps: Count = 2000
     """Optimizer steps."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Images per process and forward pass."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate."""
-    ema_decay: float | None = 0.99
+    ema_decay: Decay | None = 0.99
     """Decay of the exponential moving average of the weights."""
-    kl_weight: float = 1e-3
+    kl_weight: NotNegative = 1e-3
     """Weight of the latents' divergence from a standard normal, in nats a pixel value."""
-    edge_weight: float = 1.0
+    edge_weight: NotNegative = 1.0
     """Weight of the error of the differences between neighbouring pixels, for thin lines."""
 
-    def problems(self) -> list[str]:
-        found = [
-            f"autoencoder.{name}: got {value}, expected {least} or more."
-            for name, value, least in (
-                ("steps", self.steps, 1),
-                ("batch_size", self.batch_size, 1),
-                ("kl_weight", self.kl_weight, 0),
-                ("edge_weight", self.edge_weight, 0),
-            )
-            if value < least
-        ]
-        if self.lr <= 0:
-            found.append(f"autoencoder.lr: got {self.lr}, expected a number above 0.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            found.append(f"autoencoder.ema_decay: got {self.ema_decay}, expected a number between 0 and 1, or none.")
-        return found
+
+def whole_images(mask: MaskConfig) -> Iterator[str]:
+    """Refuse masks."""
+    if mask.kind != "none":
+        yield f"mask.kind: got {mask.kind}, but pretraining takes whole images. Remove it."
+
+
+def stages_source(model: ModelConfig, stage: Stage) -> Iterator[str]:
+    """Refuse a source that is not what the stage begins with."""
+    if model.source == NEW and stage in ("autoencoder", "denoiser"):
+        yield (
+            f"model.source: got new with stage {stage}, expected the folder of the pipeline that the stage "
+            "before it wrote."
+        )
+    if model.source != NEW and stage in ("all", "tokenizer"):
+        yield (
+            f"model.source: got {model.source} with stage {stage}, which makes a new model. Remove it, "
+            "or name a later stage."
+        )
+
+
+def trains_text_encoder(train: LoopConfig) -> Iterator[str]:
+    """Refuse a new text encoder that is not trained."""
+    if not train.text_encoder:
+        yield "train.text_encoder: got false, but a new text encoder knows nothing before it is trained. Remove it."
+
+
+def whole_latents(model: ModelConfig, data: DataConfig, architecture: ArchitectureConfig) -> Iterator[str]:
+    """Refuse buckets whose sides are not whole latents."""
+    if model.source == NEW and data.bucket_step > 0 and data.bucket_step % architecture.pixel_multiple:
+        yield (
+            f"data.bucket_step: got {data.bucket_step}, expected a multiple of "
+            f"{architecture.pixel_multiple}, the pixels of a latent with this many levels in "
+            "architecture.vae_channels."
+        )
 
 
 @dataclass(frozen=True)
@@ -127,39 +134,14 @@ class PretrainConfig(TrainConfig):
 
     model: ModelConfig = field(default_factory=lambda: ModelConfig(NEW), kw_only=True)
     train: LoopConfig = field(default_factory=lambda: LoopConfig(text_encoder=True, ema_decay=0.999))
-    cache: CacheConfig = field(default_factory=lambda: CacheConfig(text=False))
-    stage: Literal["all", "tokenizer", "autoencoder", "denoiser"] = "all"
+    cache: Annotated[CacheConfig, Resume.FREE] = field(default_factory=lambda: CacheConfig(text=False))
+    stage: Stage = "all"
     """all runs the three in output.folder/tokenizer, output.folder/autoencoder and output.folder; each alone continues
     from the pipeline in model.source."""
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
-    def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + packed_full(self.model)
-        if self.mask.kind != "none":
-            found.append(f"mask.kind: got {self.mask.kind}, but pretraining takes whole images. Remove it.")
-        is_new = self.model.source == NEW
-        if is_new and self.stage in ("autoencoder", "denoiser"):
-            found.append(
-                f"model.source: got new with stage {self.stage}, expected the folder of the pipeline that the stage "
-                "before it wrote."
-            )
-        if not is_new and self.stage in ("all", "tokenizer"):
-            found.append(
-                f"model.source: got {self.model.source} with stage {self.stage}, which makes a new model. Remove it, "
-                "or name a later stage."
-            )
-        if not self.train.text_encoder:
-            found.append(
-                "train.text_encoder: got false, but a new text encoder knows nothing before it is trained. Remove it."
-            )
-        if is_new and self.data.bucket_step > 0 and self.data.bucket_step % self.architecture.pixel_multiple:
-            found.append(
-                f"data.bucket_step: got {self.data.bucket_step}, expected a multiple of "
-                f"{self.architecture.pixel_multiple}, the pixels of a latent with this many levels in "
-                "architecture.vae_channels."
-            )
-        return found
+    rules = (*TrainConfig.rules, all_weights, whole_images, stages_source, trains_text_encoder, whole_latents)
 
 
 def autoencoder_stage(config: PretrainConfig) -> PretrainConfig:

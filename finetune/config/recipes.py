@@ -1,12 +1,15 @@
 """The options of the recipes that adapt a model, each TrainConfig with the section of its method; no torch here."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from finetune.config.facts import Count, Positive, Resume
 from finetune.config.lora import LoRAConfig
+from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.sections import TrainConfig, packed_full
+from finetune.config.sections import LoopConfig, ModelConfig, TrainConfig, all_weights
 
 
 @dataclass(frozen=True)
@@ -14,14 +17,14 @@ class TokensConfig:
     """New tokens, each with vectors of its own before the text encoder (Textual Inversion, arXiv 2208.01618); while
     they train, captions are encoded at every step, whatever cache.text says."""
 
-    names: tuple[str, ...] = ()
+    names: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """New tokens that stand in captions or data.template, e.g. "<ink-style>"; none trains no tokens."""
-    num_vectors: int = 1
+    num_vectors: Annotated[Count, Resume.FIXED] = 1
     """Vectors of each token; more hold more, and take as many of a prompt's 75 places."""
     init: tuple[str, ...] = ()
     """Words each token starts from, one text a token; several words are averaged where there are fewer vectors, spread
     in order where there are more. None starts at random, within the spread of the model's own tokens."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate of the new vectors, which never decay; none takes optim.lr."""
 
     def problems(self) -> list[str]:
@@ -39,16 +42,12 @@ class TokensConfig:
         files = [token_file_name(name) for name in self.names]
         doubled = sorted({file for file in files if files.count(file) > 1})
         found += [f"tokens.names: {file}.safetensors would be the file of two tokens." for file in doubled]
-        if self.num_vectors < 1:
-            found.append(f"tokens.num_vectors: got {self.num_vectors}, expected 1 or more.")
         if self.init and len(self.init) != len(self.names):
             found.append(
                 f"tokens.init: got {len(self.init)} for tokens.names {len(self.names)}, expected one per token."
             )
         if any(not text.strip() for text in self.init):
             found.append("tokens.init: got an empty text, expected words that the model knows.")
-        if self.lr is not None and self.lr <= 0:
-            found.append(f"tokens.lr: got {self.lr}, expected a number above 0, or none.")
         if not self.names and (self.num_vectors != 1 or self.lr is not None):
             found.append("tokens.num_vectors, tokens.lr: given without tokens.names. Name the tokens or remove them.")
         return found
@@ -64,55 +63,74 @@ def token_file_name(name: str) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "_", name.strip("<>[]()")).strip("._") or "token"
 
 
-def token_contradictions(config: TrainConfig, tokens: TokensConfig) -> list[str]:
-    """Return the contradictions between the options of new tokens and others."""
-    if config.optim.facts.finds_lr and tokens.lr not in (None, config.optim.lr):
-        return [f"tokens.lr: given with {config.optim.name}, which knows one rate only. Remove it."]
-    return []
+def token_rates(optim: OptimConfig, tokens: TokensConfig) -> Iterator[str]:
+    """Refuse a rate for tokens where the optimizer has one rate."""
+    if optim.facts.finds_lr and tokens.lr not in (None, optim.lr):
+        yield f"tokens.lr: given with {optim.name}, which knows one rate only. Remove it."
 
 
-def adapter_contradictions(config: TrainConfig, lora: LoRAConfig) -> list[str]:
-    """Return the contradictions between the options of adapters and others."""
-    found = []
-    if lora.plus_ratio != 1 and config.optim.facts.finds_lr:
-        found.append(f"lora.plus_ratio: given with {config.optim.name}, which knows one rate only. Remove it.")
+def needs_tokens(tokens: TokensConfig) -> Iterator[str]:
+    """Refuse textual inversion without a token."""
+    if not tokens.names:
+        yield 'tokens.names: missing, expected the new token. Give --tokens.names "<NAME>".'
+
+
+def trains_tokens_alone(train: LoopConfig) -> Iterator[str]:
+    """Refuse to train the text encoder in textual inversion."""
+    if train.text_encoder:
+        yield (
+            "train.text_encoder: got true, but textual inversion trains nothing but the new tokens. Remove it, or "
+            "use recipes.lora with --tokens.names, which trains both."
+        )
+
+
+def adapters(optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig) -> Iterator[str]:
+    """Refuse what adapters contradict, most of it in starts that take a part out of the weights."""
+    if lora.plus_ratio != 1 and optim.facts.finds_lr:
+        yield f"lora.plus_ratio: given with {optim.name}, which knows one rate only. Remove it."
     if lora.init not in ("pissa", "olora"):
-        return found
-    if config.mask.prior_weight > 0:
-        found.append(
-            f"mask.prior_weight: got {config.mask.prior_weight}, which compares with the model without adapters, but "
+        return
+    if mask.prior_weight > 0:
+        yield (
+            f"mask.prior_weight: got {mask.prior_weight}, which compares with the model without adapters, but "
             f"lora.init {lora.init} alters its weights. Remove one of them."
         )
-    if config.model.quantization != "none":
-        found.append(
-            f"lora.init: got {lora.init} with model.quantization {config.model.quantization}; it takes a part out of "
+    if model.quantization != "none":
+        yield (
+            f"lora.init: got {lora.init} with model.quantization {model.quantization}; it takes a part out of "
             "the weights, which quantised ones cannot give exactly. Use another lora.init, or remove "
             "model.quantization."
         )
-    if config.model.offload:
-        found.append(
+    if model.offload:
+        yield (
             f"lora.init: got {lora.init} with model.offload true; it takes a part out of the weights, and those in "
             "host memory stay as they are. Use another lora.init, or remove model.offload."
         )
-    return found
 
 
-def full_contradictions(config: TrainConfig) -> list[str]:
-    """Return the contradictions between training all weights and other options."""
-    found = packed_full(config.model)
-    if config.mask.prior_weight > 0:
-        found.append(
-            f"mask.prior_weight: got {config.mask.prior_weight}, but where all weights are trained there is no "
+def prior_and_tokens(mask: MaskConfig, tokens: TokensConfig) -> Iterator[str]:
+    """Refuse to compare with a base model whose text encoder tokens alter."""
+    if mask.prior_weight > 0 and tokens.names:
+        yield (
+            f"mask.prior_weight: got {mask.prior_weight}, which compares with the model without adapters, but "
+            "tokens.names alters its text encoder. Remove one of them."
+        )
+
+
+def no_prior(mask: MaskConfig) -> Iterator[str]:
+    """Refuse to compare with a base model that is not kept."""
+    if mask.prior_weight > 0:
+        yield (
+            f"mask.prior_weight: got {mask.prior_weight}, but where all weights are trained there is no "
             "base model to compare with. Remove it, or train an adapter."
         )
-    return found
 
 
 @dataclass(frozen=True)
 class AdaptConfig(TrainConfig):
     """The options of every recipe that adapts a model to images."""
 
-    goal: Literal["style", "subject"] | None = None
+    goal: Annotated[Literal["style", "subject"] | None, Resume.FREE] = None
     """What the images show; the run then proposes steps, rank and rates that are not given, and says why."""
 
 
@@ -123,14 +141,7 @@ class LoRATrainConfig(AdaptConfig):
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
-    def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + token_contradictions(self, self.tokens)
-        if self.mask.prior_weight > 0 and self.tokens.names:
-            found.append(
-                f"mask.prior_weight: got {self.mask.prior_weight}, which compares with the model without adapters, but "
-                "tokens.names alters its text encoder. Remove one of them."
-            )
-        return found + adapter_contradictions(self, self.lora)
+    rules = (*TrainConfig.rules, token_rates, prior_and_tokens, adapters)
 
 
 @dataclass(frozen=True)
@@ -140,16 +151,7 @@ class TextualInversionTrainConfig(TrainConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
-    def _contradictions(self) -> list[str]:
-        found = super()._contradictions() + token_contradictions(self, self.tokens)
-        if not self.tokens.names:
-            found.append('tokens.names: missing, expected the new token. Give --tokens.names "<NAME>".')
-        if self.train.text_encoder:
-            found.append(
-                "train.text_encoder: got true, but textual inversion trains nothing but the new tokens. Remove it, or "
-                "use recipes.lora with --tokens.names, which trains both."
-            )
-        return found
+    rules = (*TrainConfig.rules, token_rates, needs_tokens, trains_tokens_alone)
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ class FullConfig:
     Names begin with denoiser or text_encoders.0, as in checkpoints/step_*/trained.safetensors.
     """
 
-    train: tuple[str, ...] = ()
+    train: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Patterns of the weights that train, e.g. attn2; none trains all."""
-    freeze: tuple[str, ...] = ()
+    freeze: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Patterns of those among them that stay as they are, e.g. denoiser\\.down_blocks."""
 
     def problems(self) -> list[str]:
@@ -181,5 +183,4 @@ class FullTrainConfig(AdaptConfig):
 
     full: FullConfig = field(default_factory=FullConfig)
 
-    def _contradictions(self) -> list[str]:
-        return super()._contradictions() + full_contradictions(self)
+    rules = (*TrainConfig.rules, all_weights, no_prior)

@@ -19,8 +19,6 @@ from finetune.config.recipes import AdaptConfig
 from finetune.config.sections import TrainConfig
 from finetune.plurals import plural
 
-PROPOSED = ("train.steps", "lora.rank", "lora.alpha", "optim.lr", "optim.text_encoder_lr", "optim.warmup_steps")
-"""The options that a goal proposes, each after those that it depends on."""
 LEAST_STEPS = 100
 SCALED_BATCH = 16
 USUAL_SUBJECT = 50
@@ -107,7 +105,7 @@ RATES: dict[tuple[str, Weights], tuple[float, str]] = {
 
 
 def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) -> list[Number]:
-    """Propose numbers for the goal, in the order of `PROPOSED`.
+    """Propose numbers for the goal, each after those it depends on.
 
     Options in `fixed` keep their value, and proposals that depend on them use it.
     """

@@ -5,11 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
+from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import as_flat, read_options, with_options
 from finetune.config.recipes import AdaptConfig
 from finetune.config.sections import TrainConfig
 from finetune.data.manifest import Manifest
-from finetune.planning.advice import PROPOSED, DatasetFacts, Number, doubts, own_share, propose
+from finetune.planning.advice import DatasetFacts, Number, doubts, own_share, propose
 from finetune.run_folder.options import held_out_indices
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -23,7 +24,7 @@ def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, f
     """
     if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
         return config, frozenset()
-    folder, wanted = config.output.folder, [key for key in PROPOSED if key not in given]
+    folder, wanted = config.output.folder, [key for key in marked(type(config), Mark.PROPOSED) if key not in given]
     if (folder / "run.json").exists() or any((folder / "checkpoints").glob("step_*")):
         kept = read_options(folder / "config.yaml", type(config), wanted)
     elif config.resume != "auto":

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from finetune.config.facts import Resume, marked
 from finetune.config.sections import TrainConfig
 from finetune.files import size_and_sha256, write_atomically
 from finetune.plurals import first_few
@@ -19,8 +20,6 @@ from finetune.run_folder.options import changed_options, different_values
 STATUS_FILE = "run.json"
 SMALL_FILES = (".json", "merges.txt", ".model")
 """Endings of configs and vocabularies; other text files are notes of the user."""
-EXPORT_OPTIONS = ("output.name", "output.dtype")
-"""Options that alter what is exported, but not the training."""
 
 
 def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
@@ -78,7 +77,8 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             f"output.folder: {folder} holds a finished run of {steps} steps with other options ({listed}). Choose "
             "another output.folder, or raise train.steps to continue it."
         )
-    reasons = [*export_damage(folder, status.get("files")), *different_values(config, saved, EXPORT_OPTIONS)]
+    reasons = export_damage(folder, status.get("files"))
+    reasons += different_values(config, saved, marked(type(config), Resume.EXPORTED))
     if reasons and not checkpoints:
         raise ValueError(
             f"output.folder: the export of the finished run in {folder} is not what it should be "

@@ -6,14 +6,10 @@ They decide which tensors a checkpoint has and their shapes, so they are compare
 import json
 from pathlib import Path
 
+from finetune.config.facts import Resume, marked
 from finetune.config.sections import TrainConfig
 from finetune.files import size_and_sha256
-from finetune.run_folder.options import FOUND, changed_values
-
-FIXED = ("method", "model.without", "optim.name", "optim.weights", "train.ema_decay", "train.text_encoder")
-FIXED += (*FOUND, "tokens.names", "tokens.num_vectors", "full.train", "full.freeze")
-FIXED += tuple(f"lora.{name}" for name in ("kind", "rank", "targets", "conv", "rank_pattern", "factor", "block_size"))
-FIXED += tuple(f"lora.{name}" for name in ("init", "dora", "rslora", "plus_ratio"))
+from finetune.run_folder.options import changed_values
 
 
 def refuse_changed_start(config: TrainConfig) -> None:
@@ -41,9 +37,10 @@ def has_intact_options(checkpoint: Path) -> bool:
 
 def refuse_changed_options(config: TrainConfig, checkpoint: Path) -> None:
     """Raise ValueError with one line per fixed option that differs. They are compared with the checkpoint's."""
-    lines = []
-    for key, before, now in changed_values(config, checkpoint / "config.yaml", FIXED):
-        if key in FOUND and ["None"] in (before, now):
+    lines, found = [], marked(type(config), Resume.FOUND)
+    fixed = [*found, *marked(type(config), Resume.FIXED)]
+    for key, before, now in changed_values(config, checkpoint / "config.yaml", fixed):
+        if key in found and ["None"] in (before, now):
             continue  # found in the weights of the base model
         flag = f"--{key} {in_words(before)}".rstrip()
         got, expected = in_words(now) or "nothing", in_words(before) or "nothing"

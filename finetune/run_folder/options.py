@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.config.facts import Resume, marked
 from finetune.config.parse.command_line import as_flat, read_yaml
 from finetune.config.sections import CacheConfig, TrainConfig, ValidationConfig
 from finetune.processes.ranks import ranks
@@ -15,28 +16,7 @@ from finetune.processes.ranks import ranks
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest, Record
 
-MAY_CHANGE = (
-    "output.",
-    "tracking.",
-    "preview.",
-    "checkpoint.",
-    "cache.",
-    "resume",
-    "goal",
-    "data.num_workers",
-    "data.allow_change",
-    "data.follow_links",
-    "data.caption_lines",  # what it changes shows in the manifest, which is compared
-    "data.folder_repeats",
-    "train.ema_device",
-    "train.timeout_seconds",
-    "optim.in_backward",
-)
-"""Options that do not alter what is learned."""
 SECONDS_TO_APPEAR = 5.0
-MAY_GROW = ("train.steps",)
-FOUND = ("model.family",)
-"""Options that are found while the run is assembled, if not given; the run's config then contains them."""
 
 
 def check_output(folder: Path) -> None:
@@ -90,10 +70,9 @@ def changed_options(config: TrainConfig, saved: Path) -> list[str]:
 
     They are compared with the saved config.
     """
-    values = as_flat(config)
-    free = [key for key in values if key.startswith(MAY_CHANGE) or key in MAY_GROW]
-    free += [key for key in FOUND if values[key] is None]
-    return different_values(config, saved, [key for key in values if key not in free])
+    given = as_flat(config)
+    found = [key for key in marked(type(config), Resume.FOUND) if given[key] is not None]
+    return different_values(config, saved, [*found, *marked(type(config), Resume.NAMED, Resume.FIXED)])
 
 
 def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:

@@ -4,14 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import as_flat
 from finetune.config.sections import TrainConfig
 from finetune.run_folder.options import cache_folder
-
-READ = ("data.folder", "mask.folder", "prior.folder")
-"""Options with folders that are only read, or for data the id of a dataset."""
-MODELS = ("model.source", "model.config", "model.vae")
-"""Options that may name the folder of a model."""
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
@@ -23,10 +19,8 @@ def refuse_nested_folders(config: TrainConfig) -> None:
 
 def nested_folders(config: TrainConfig) -> Iterator[str]:
     """Yield one sentence per pair of folders that overlap."""
-    options = as_flat(config)
     output, cache = Path(config.output.folder), cache_folder(config.cache)
-    read = {key: Path(options[key]) for key in READ if options.get(key) and os.path.isdir(options[key])}
-    for key, folder in read.items():
+    for key, folder in folders(config, Mark.READ):
         for written, place in (("output.folder", output), ("cache.folder", cache)):
             if relation := related(place, folder):
                 yield (
@@ -37,7 +31,7 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
         yield (
             f"output.folder: {output} {relation} cache.folder {cache}, which other runs share. Use a folder beside it."
         )
-    for key, model in ((key, Path(options[key])) for key in MODELS if options.get(key) and os.path.isdir(options[key])):
+    for key, model in folders(config, Mark.MODEL):
         for written, place in (("output.folder", output), ("cache.folder", cache)):
             if (relation := related(place, model)) in ("is", "is in"):
                 yield f"{written}: {place} {relation} {key} {model}, which is never written to. Use a folder beside it."
@@ -46,6 +40,12 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
                 f"output.folder: {key} {model} is the export of the run in {output}, which this run would replace. Use "
                 "another folder."
             )
+
+
+def folders(config: TrainConfig, mark: Mark) -> list[tuple[str, Path]]:
+    """List the marked options that name folders, and those folders."""
+    given = as_flat(config)
+    return [(key, Path(given[key])) for key in marked(type(config), mark) if given[key] and os.path.isdir(given[key])]
 
 
 def related(one: Path, other: Path) -> str | None:

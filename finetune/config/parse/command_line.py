@@ -13,9 +13,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import yaml
 
+from finetune.config.checks import SECRET_PATTERN
+from finetune.config.facts import options, values
 from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
-from finetune.config.sections import SECRET_PATTERN
 from finetune.processes.streams import let_readers_leave
 
 Config = TypeVar("Config")
@@ -67,24 +68,24 @@ def parse_given(
         del given[key]
         meant = elsewhere(key) or meant_option(key, types_by_key)
         found.append(f"{key}: no such option.{meant} Run with --help for all.")
-    values: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for key, texts in given.items():
         try:
-            values[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
+            read[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
         except ValueError:
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
             meant = several(texts) if len(texts) > 1 else suggestion(got, choices(hint))
             found.append(f"{key}: got {got}, expected {described(hint)}.{meant}")
-            values[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
+            read[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
     told = {problem.partition(":")[0] for problem in found} | renamed
     for key in required:
-        if key not in values and not told & {key, "config"}:  # a file that does not read may have given it
+        if key not in read and not told & {key, "config"}:  # a file that does not read may have given it
             found.append(
                 f"{key}: missing, expected {described(types_by_key[key])}. Give --{key} or set it in the YAML file."
             )
-        values.setdefault(key, placeholder(types_by_key[key]))
+        read.setdefault(key, placeholder(types_by_key[key]))
     try:
-        config = build(kind, values)
+        config = build(kind, read)
     except ValueError as error:
         raise ValueError("\n".join([*found, str(error)])) from None
     if found:
@@ -169,39 +170,17 @@ def as_plain(value: Any) -> Any:
 
 def as_flat(config: Any) -> dict[str, Any]:
     """Returns `{"optim.lr": 1e-4, ...}`: every option under its dotted name, in YAML's own types."""
-
-    def walk(section: dict[str, Any], prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for key, value in section.items():
-            flat |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return flat
-
-    return walk(as_plain(config), "")
+    return {key: as_plain(value) for key, value in values(config)}
 
 
-def flat_types(kind: type, prefix: str = "") -> dict[str, Any]:
+def flat_types(kind: type) -> dict[str, Any]:
     """Returns the type of every option under its dotted name."""
-    hints = typing.get_type_hints(kind)
-    flat: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
-        hint = hints[item.name]
-        inner = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-        flat |= flat_types(hint, f"{prefix}{item.name}.") if inner else {prefix + item.name: hint}
-    return flat
+    return {option.key: option.hint for option in options(kind)}
 
 
-def required_keys(kind: type, prefix: str = "") -> list[str]:
+def required_keys(kind: type) -> list[str]:
     """Returns the dotted names of the options that have no default."""
-    hints = typing.get_type_hints(kind)
-    keys: list[str] = []
-    for item in dataclasses.fields(kind):
-        if item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING:
-            continue
-        if dataclasses.is_dataclass(hints[item.name]):
-            keys += required_keys(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            keys.append(prefix + item.name)
-    return keys
+    return [option.key for option in options(kind) if option.is_required]
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
@@ -315,17 +294,17 @@ def build(kind: type[Config], values: dict[str, Any], default: Config | None = N
 
 def spelled(text: str, hint: Any) -> str:
     """Returns booleans and none in the spelling that tyro reads, whatever their case, and `~/` as the home folder."""
-    options = typing.get_args(hint) or (hint,)
+    kinds = typing.get_args(hint) or (hint,)
     word = text.strip().lower()
-    if text.startswith("~/") and (Path in options or hint is str):  # in YAML and after = no shell has expanded it
+    if text.startswith("~/") and (Path in kinds or hint is str):  # in YAML and after = no shell has expanded it
         return os.path.expanduser(text)
-    if bool in options and word in ("true", "yes", "on", "1"):
+    if bool in kinds and word in ("true", "yes", "on", "1"):
         return "True"
-    if bool in options and word in ("false", "no", "off", "0"):
+    if bool in kinds and word in ("false", "no", "off", "0"):
         return "False"
     if text == "False":  # what YAML makes of a bare off or no, where these are choices
         return next((choice for choice in choices(hint) if choice in ("off", "no")), text)
-    return "None" if types.NoneType in options and word in ("none", "null", "") else text
+    return "None" if types.NoneType in kinds and word in ("none", "null", "") else text
 
 
 def choices(hint: Any) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from datasets_prep.config import PrepConfig
+from finetune.config.checks import problems
+from finetune.config.facts import values
 from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
 from finetune.config.mask import MaskConfig
@@ -30,7 +32,6 @@ from finetune.config.sections import (
     PreviewConfig,
     TrackingConfig,
     ValidationConfig,
-    options,
 )
 
 GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
@@ -194,7 +195,7 @@ def test_textual_inversion_needs_a_token_and_trains_nothing_else() -> None:
 
 
 def test_a_template_without_the_caption_is_for_pictures_without_captions() -> None:
-    assert DataConfig("x", template="a drawing in the style of <ink>", captions="none").problems() == []
+    assert list(DataConfig("x", template="a drawing in the style of <ink>", captions="none").problems()) == []
 
 
 def test_a_folder_of_any_name_is_accepted_with_a_name_for_the_model() -> None:
@@ -231,7 +232,7 @@ def test_validation_measures_the_same_whatever_training_does_with_errors_noise_a
         timestep_bias="style",
     )
     kept = LossConfig(prediction_type="v_prediction", zero_terminal_snr=True, weighting="p2", p2_k=2.0)
-    assert shaped.plain() == kept and shaped.plain().problems() == []
+    assert shaped.plain() == kept and problems(shaped.plain(), "loss") == []
 
 
 def test_all_problems_are_named_at_once_each_on_a_line() -> None:
@@ -285,7 +286,7 @@ def test_every_option_has_a_line_of_help() -> None:
 
 
 def test_options_walks_all_sections() -> None:
-    found = dict(options(GOOD))
+    found = dict(values(GOOD))
     assert found["model.source"] == "model" and found["lora.rank"] == 16 and found["seed"] == 0
     assert "model" not in found
 

@@ -7,15 +7,17 @@ from typing import Literal
 
 import pytest
 
+from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import dump, parse, parse_given, with_options
 from finetune.config.recipes import AdaptConfig, FullTrainConfig, LoRATrainConfig
 from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record
-from finetune.planning.advice import PROPOSED, DatasetFacts, Number, doubts, propose
+from finetune.planning.advice import DatasetFacts, Number, doubts, propose
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
 
 ROOT = Path(__file__).parents[3]
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
+PROPOSED = marked(LoRATrainConfig, Mark.PROPOSED)
 NUMS = (1, 5, 30, 300, 30_000)
 
 
@@ -94,7 +96,7 @@ def test_numbers_follow_those_that_were_given() -> None:
     assert (settled.lora.rank, settled.lora.alpha, settled.train.steps) == (3, 3.0, 40)
     assert (settled.optim.lr, settled.optim.text_encoder_lr, settled.optim.warmup_steps) == (1e-3, 5e-4, 2)
     by_key = {line.split()[0]: line for line in lines[1:]}
-    assert [key for key in PROPOSED if "given" in by_key[key]] == ["train.steps", "lora.rank", "optim.lr"]
+    assert [key for key in PROPOSED if "given" in by_key[key]] == ["train.steps", "optim.lr", "lora.rank"]
     assert "proposed would be 3000" in by_key["train.steps"]
 
 

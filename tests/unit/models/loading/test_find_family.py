@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.cli import tokens_text
+from finetune.config.checks import problems
 from finetune.config.parse.command_line import dump, parse
 from finetune.config.sections import ModelConfig, TrainConfig
 from finetune.models import FAMILIES, family_named, refuse_unknown_family
@@ -124,6 +125,6 @@ def test_rare_words_need_no_family(tiny_model: Path) -> None:
 def test_options_that_do_not_go_together_are_refused_without_torch(
     options: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    (problem,) = ModelConfig(**options).problems()  # pyright: ignore[reportArgumentType]
+    (problem,) = problems(ModelConfig(**options), "model")  # pyright: ignore[reportArgumentType]
     for word in words:
         assert word in problem

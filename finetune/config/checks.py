@@ -1,0 +1,120 @@
+"""The one checker of a config: bounds, rules, finite numbers, secrets; every problem is reported at once; torch-free.
+
+A section lists in `problems()` what contradicts within it. A rule across sections is a function whose parameters are
+called as the sections and options that it looks at; each config class lists its rules.
+"""
+
+import inspect
+import math
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
+from finetune.prompt_syntax import path_problems
+
+Rule = Callable[..., Iterable[str]]
+
+SECRET_PATTERN = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|(?<!/)\b[0-9a-f]{40}\b|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}"  # GitHub, GitLab
+    r"|\b(AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{30,}|xox[abeoprs]-[A-Za-z0-9-]{10,}"  # AWS, Google, Slack
+    r"|r8_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY"  # Replicate, keys
+    r"|\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:[^\s/@]+@"  # user:password@ in a URL
+)
+"""Forty hex digits are a W&B key, but behind a slash the commit in a Hub cache path such as .../snapshots/451f..."""
+SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
+SECRET_VARIABLES += ("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
+
+
+@runtime_checkable
+class Section(Protocol):
+    """A section with rules between its own options."""
+
+    def problems(self) -> Iterable[str]:
+        """Name what contradicts within the section."""
+        ...
+
+
+def refuse(config: Any, rules: Iterable[Rule]) -> None:
+    """Raise one ValueError that names every problem, each on a line."""
+    given = vars(config)
+    found = problems(config)
+    for rule in rules:
+        found += rule(**{name: given[name] for name in inspect.signature(rule).parameters})
+    found += secrets_in(config)
+    for option, texts in prompts_of(config).items():
+        found += path_problems(option, texts)
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def problems(config: Any, section: str = "") -> list[str]:
+    """List what is wrong with single options and within sections; `section` is the name of a single one."""
+    prefix = section and f"{section}."
+    found, given = [], dict(values(config, prefix))
+    for option in options(type(config), prefix):
+        found += wrong_value(option, given)
+    for part in (config, *vars(config).values()):
+        if is_dataclass(part) and isinstance(part, Section):
+            found += part.problems()
+    return found
+
+
+def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
+    """Yield which fact of an option its value does not fit."""
+    key, value = option.key, given[option.key]
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}: got {value}, expected a finite number."
+        return
+    for bound in option.of(Bound):
+        if value is not None and not bound.accepts(value):
+            none = ", or none" if type(None) in typing.get_args(option.hint) else ""
+            yield f"{key}: got {shown(value)}, expected {bound.expected}{none}{bound.hint and f'; {bound.hint}'}."
+    for fact in option.of(ActsWith):
+        other = f"{key.rpartition('.')[0]}.{fact.other}"
+        if given[other] not in fact.values and value != option.default:
+            can = " or ".join(map(shown, fact.values))
+            yield (
+                f"{key}: got {shown(value)} with {other} {shown(given[other])}, but it acts only with {can}. Remove "
+                f"it, or change {other}."
+            )
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is given."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)).strip() or "nothing"
+    if isinstance(value, str):
+        return value if value.isprintable() and value.strip() else repr(value) if value else "an empty text"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def prompts_of(config: Any) -> dict[str, list[str]]:
+    """Return the texts of options that contain prompts or a caption template."""
+    given, found = dict(values(config)), {}
+    for key in marked(type(config), Mark.PROMPT):
+        value = given[key]
+        found[key] = [str(part) for part in (value if isinstance(value, tuple) else (value,)) if part]
+    return found
+
+
+def secrets_in(config: Any) -> list[str]:
+    """Name every option whose value contains an access token.
+
+    Such a value would be written to config.yaml and dashboards.
+    """
+    known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
+    commits, found = marked(type(config), Mark.COMMIT), []
+    for key, value in values(config):
+        texts = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
+        looks_secret = key not in commits and any(SECRET_PATTERN.search(text) for text in texts)
+        if looks_secret or any(secret in text for secret in known for text in texts):
+            found.append(
+                f"{key}: holds an access token or password, which would be written to files. Remove it; use "
+                "`hf auth login`, `wandb login` or an environment variable."
+            )
+    return found

@@ -1,0 +1,156 @@
+"""What the annotation of an option says: its bounds, its part in a continued run, its use; torch-free.
+
+An option is a field such as `rank: Annotated[Count, Resume.FIXED] = 16`; a mark on a section holds for the options in
+it that have none of their own.
+"""
+
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum, auto
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The values that an option accepts, besides none where its type has it."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+    hint: str = ""
+
+
+def at_least(least: float, unit: str = "", hint: str = "") -> Bound:
+    """Accept a number from `least` on."""
+    return Bound(lambda value: value >= least, f"{least} or more {unit}".rstrip(), hint)
+
+
+def above_zero(hint: str = "") -> Bound:
+    """Accept a number above 0."""
+    return Bound(lambda value: value > 0, "a number above 0", hint)
+
+
+def between(least: float, most: float, expected: str) -> Bound:
+    """Accept a number from `least` to `most`."""
+    return Bound(lambda value: least <= value <= most, expected)
+
+
+def not_empty(expected: str) -> Bound:
+    """Accept text that is not blank."""
+    return Bound(lambda value: value.strip() != "", expected)
+
+
+Count = Annotated[int, at_least(1)]
+CountOrZero = Annotated[int, at_least(0)]
+Positive = Annotated[float, above_zero()]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, between(0, 1, "a share from 0 to 1")]
+ShareBelowOne = Annotated[float, Bound(lambda value: 0 <= value < 1, "a share from 0 to below 1")]
+Decay = Annotated[float, Bound(lambda value: 0 < value < 1, "a number between 0 and 1")]
+Seed = Annotated[int, between(0, 2**63 - 1, "0 to 2^63 - 1")]
+
+
+class ActsWith:
+    """An option that acts only with some values of another one of its section."""
+
+    def __init__(self, other: str, *values: Any) -> None:
+        self.other, self.values = other, values
+
+
+class Resume(Enum):
+    """What may become of an option when a run is continued."""
+
+    NAMED = auto()
+    """It may change, and the run names the change; every option without another mark."""
+    FREE = auto()
+    """It may change: it does not alter what is learned."""
+    EXPORTED = auto()
+    """As FREE, but what was exported with another value is exported again."""
+    MAY_GROW = auto()
+    FIXED = auto()
+    """It cannot change: it decides which tensors a checkpoint holds and of what shape."""
+    FOUND = auto()
+    """As FIXED; where none is given, it is found while the run is assembled and then stands in its config."""
+
+
+class Mark(Enum):
+    """What an option is used for, for those who look through all of them."""
+
+    PROMPT = auto()
+    """Text that a model reads: prompts, and the template of captions."""
+    READ = auto()
+    """A folder that is only read, or the id of a dataset."""
+    MODEL = auto()
+    """It may name the folder of a model."""
+    COMMIT = auto()
+    """It may look like an access token."""
+    PROPOSED = auto()
+    """A number that a goal proposes."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a config class, and what its annotation says."""
+
+    key: str
+    """Dotted name."""
+    hint: Any
+    """Type without annotations."""
+    default: Any
+    """Of the section; MISSING where there is none."""
+    is_required: bool
+    """Whether neither the option nor its section has a default."""
+    marks: tuple[Any, ...]
+    """The annotations, those of its section after its own."""
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        """List the annotations of a kind."""
+        return [mark for mark in self.marks if isinstance(mark, kind)]
+
+    @property
+    def resume(self) -> Resume:
+        """The mark that is nearest to the option."""
+        return next(iter(self.of(Resume)), Resume.NAMED)
+
+
+@cache
+def options(kind: type, prefix: str = "", is_required: bool = True, marks: tuple[Any, ...] = ()) -> tuple[Option, ...]:
+    """List the options of a config class with those of its sections."""
+    plain, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
+    found: list[Option] = []
+    for item in fields(kind):
+        key, own = f"{prefix}{item.name}", (*annotations(annotated[item.name]), *marks)
+        required = is_required and item.default is MISSING and item.default_factory is MISSING
+        if is_dataclass(plain[item.name]):
+            found += options(plain[item.name], f"{key}.", required, own)
+        else:
+            found.append(Option(key, plain[item.name], item.default, required, own))
+    return tuple(found)
+
+
+def annotations(hint: Any) -> tuple[Any, ...]:
+    """Return the annotations of a type and of those it is a union of, the outermost first."""
+    inner = (
+        mark for part in typing.get_args(hint) if typing.get_origin(part) is Annotated for mark in annotations(part)
+    )
+    if typing.get_origin(hint) is Annotated:
+        return (*hint.__metadata__, *annotations(hint.__origin__))
+    return tuple(inner)
+
+
+def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every option of a config with its dotted name and its value."""
+    for item in fields(config):
+        value, key = getattr(config, item.name), f"{prefix}{item.name}"
+        if is_dataclass(value):
+            yield from values(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def marked(kind: type, *marks: Resume | Mark) -> list[str]:
+    """List the dotted names of the options that have one of these marks."""
+    return [option.key for option in options(kind) if {option.resume, *option.of(Mark)} & set(marks)]
