@@ -58,7 +58,7 @@ BATCH = 50
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
-    """Return the fixed feature [N D] of RGB images [N H W 3]. Values are in [0, 1]."""
+    """Return the fixed feature [N D] of images [N H W 3]. Values are in [0, 1]."""
     grey = pictures.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     across = np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))

@@ -137,7 +137,7 @@ def section(title: str, pictures: Pictures, ways: dict[str, tuple[Level, int]]) 
 
 def designs() -> None:
     """Print how many slides of a layout, and recoloured logos, are merged. All are to be kept apart."""
-    print("\nDesigns that are no duplicates: merged images of each set")
+    print("\nDesigns that are not duplicates: merged images of each set")
     for half, name in enumerate(("rules chosen on these", "held out")):
         for kind, sets in (("slides", slides(half)), ("logos", logos(half))):
             merged = [

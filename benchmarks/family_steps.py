@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the tests' tiny models, on the CPU")
     options = parser.parse_args()
     sizes = {"rank": options.rank, "steps": options.steps}
-    print(f"{'model':14} {'resolution':>10} {'batch':>6} {'peak GB':>9} {'pictures/s':>10} {'loss':>8}")
+    print(f"{'model':14} {'resolution':>10} {'batch':>6} {'peak GB':>9} {'images/s':>10} {'loss':>8}")
     if options.tiny:
         for name in FAMILIES:
             print(row(name, "tiny", options.batch_size, tiny(name, options.batch_size, **sizes)), flush=True)

@@ -7,7 +7,7 @@ They are weights, gradients at their peak, optimizer state and average.
 The model has SD 1.5's U-Net topology at a fraction of its width (320). Each variant takes real steps with the
 project's own optimizer; what is counted are the bytes of the tensors that are alive, gradients whenever one arrives.
 Not in the table: activations, buffers of the device's libraries, the copies that mixed precision makes of float32
-weights, and what the update of one bfloat16 weight needs for a moment (about 20 bytes an element of the largest one).
+weights, and what the update of one bfloat16 weight needs for a moment (about 20 bytes per element of the largest one).
 The last columns apply the figures to the 860 million parameters of SD 1.5's U-Net, with an average beside the weights
 and in host memory.
 """

@@ -92,4 +92,4 @@ SHARED = (
     "--optim.warmup_steps", "10", "--loss.weighting", "none", "--validation.every", "0", "--checkpoint.keep", "1",
     "--checkpoint.every", "100", "--tracking.names", "--output.dtype", "fp32",
 )  # fmt: skip
-"""What all runs have: those of the demo's preset, whose reasons stand there."""
+"""Options of all runs, from the demo's preset, which explains them."""

@@ -7,7 +7,7 @@ drawn stays in `--work`, so the same command continues after an interruption and
 there; benchmarks/style_statistics.py computes the figures from images alone.
 
 Style: three sets of 60 pictograms (style_line, style_blob, style_glyph) train a method each. Prompts are concepts that
-the base model draws so that their shape is nearest to their own reference of all, and whose words stand in no
+the base model draws so that their shape is nearest to their own reference of all, and whose words are in no
 caption of the three sets.
 
 * distance: of the images to the style set in fixed statistics, as the base model's -> the adapted one's, and
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=STYLE_SETS, default=STYLE_SETS, help="of the style part")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=tuple(SUBJECTS))
     parser.add_argument("--only", nargs="+", choices=sorted({method.name for method in (*STYLE, *SUBJECT)}))
-    parser.add_argument("--num_pictures", type=int, default=4, help="pictures of each prompt (4)")
+    parser.add_argument("--num_pictures", type=int, default=4, help="images of each prompt (4)")
     parser.add_argument("--sampling_steps", type=int, default=20)
     options = parser.parse_args()
     quiet_libraries()

@@ -8,7 +8,7 @@ The model has SD 1.5's U-Net topology at a fraction of its width (320), random w
 kind runs in a process of its own and takes the same step, in float32. Counted are the bytes of the weights, of all of
 the U-Net that the device holds and of the linear layers in its blocks wherever they are, and the growth of the
 process's largest resident memory while it steps, beyond the peak that loading had reached. The error is that of the
-loss and of all LoRA gradients together, relative to those of unquantised weights. The last columns apply the bytes a
+loss and of all LoRA gradients together, relative to those of unquantised weights. The last columns apply the bytes per
 weight to denoisers of linear layers alone, of two and of twelve thousand million weights.
 """
 

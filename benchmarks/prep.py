@@ -213,7 +213,7 @@ def memory(num: int) -> None:
     low, high = sorted(peaks)
     more = (peaks[high] - peaks[low]) / (high - low) * 1e6
     print(
-        f"memory {low:,} pictures {peaks[low]:.0f} MB, {high:,} pictures {peaks[high]:.0f} MB: {more:.0f} MB a million"
+        f"memory {low:,} images {peaks[low]:.0f} MB, {high:,} images {peaks[high]:.0f} MB: {more:.0f} MB per million"
     )
 
 
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
     parser.add_argument("--only", nargs="+", default=["decode", "join", "scaling", "rerun", "memory"])
     parser.add_argument("--num", type=int, default=1_000_000, help="codes to join")
-    parser.add_argument("--pictures", type=int, default=20_000, help="pictures to prepare for the memory figure")
+    parser.add_argument("--pictures", type=int, default=20_000, help="images to prepare for the memory figure")
     parser.add_argument("--rerun", type=int, default=3_000, help="images to prepare before more are added")
     parser.add_argument("--new", type=int, default=100, help="images to add to them")
     options = parser.parse_args()

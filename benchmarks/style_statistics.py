@@ -6,7 +6,7 @@ All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a mo
   grey value differs by more than 0.1 from the neighbour below or to the right) and the saturation (max - min over the
   channels), each averaged over pixels and images.
 * Distance of two sets: half the sum of the histograms' differences (the share of pixels that have another colour), plus
-  the differences of edge density and of saturation; each part lies between 0 and 1.
+  the differences of edge density and of saturation; each part is between 0 and 1.
 * Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as that of
   benchmarks/base_quality.py, here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the
   darker, nor how strong the lines are decides. Of drawings in another style the shape is a weak witness, so the figure

@@ -1,4 +1,4 @@
-"""Environment and shared tiny models of all tests: no hub, no account, one thread a process."""
+"""Environment and tiny models of all tests. No hub, no account, one thread per process."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # for what fixtures of
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> None:
-    """The commands that tests start hear Ctrl-C, also where a shell in the background took it away."""
+    """Let Ctrl-C reach the commands of tests. A shell in the background would have blocked it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
@@ -55,13 +55,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache folder for the runs of a test session, as users would share it."""
+    """One cache folder for a test session, as users share it."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def tiny_run(tiny_model: Path, pictures: Path, shared_cache: Path, tmp_path: Path) -> Options:
-    """Options of a LoRA run that takes seconds; a test adds its own."""
+    """Options of a LoRA run that takes seconds."""
     return TINY | {
         "model.source": tiny_model,
         "data.folder": pictures,

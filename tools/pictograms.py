@@ -53,7 +53,7 @@ class PictogramConfig:
     recoloured: int = 3
     """Copies in other colours of each image that has one colour."""
     repeats: int = 3
-    """Times that an unaltered image stands in one pass; every copy stands once."""
+    """Repeats of an unaltered image in one pass; copies have one."""
     looks: bool = False
     """Make copies for an autoencoder instead."""
     seed: int = 0
@@ -204,8 +204,8 @@ def write(config: PictogramConfig) -> int:
     shared = [stem for stem, count in stems.items() if count > 1]
     if shared:
         raise ValueError(
-            f"source: {len(shared)} names belong to several pictures in it, {shared[0]} for one. Expected a name of "
-            "its own for every picture, folders and endings apart; rename all but one of each."
+            f"source: {len(shared)} names belong to several images in it, {shared[0]} for one. Expected a name of "
+            "its own for every image, folders and endings apart; rename all but one of each."
         )
     rows = []
     with new_folder(config.output) as unfinished:
@@ -224,7 +224,7 @@ def main() -> None:
     """Write the set that the command line describes."""
     try:
         config = parse(PictogramConfig, sys.argv[1:], program="python -m tools.pictograms")
-        print(f"{config.output}: {write(config):,} pictures.")
+        print(f"{config.output}: {write(config):,} images.")
     except (ValueError, OSError) as error:
         print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""What a family's own pipeline gives its denoiser and gets back, whatever the pipeline."""
+"""Inputs and outputs of the denoiser in a family's own pipeline."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 32, 48
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the denoiser; latents are [1 C H W] also where the pipeline packs them."""
+    """One call of the denoiser. Latents are [1 C H W], never packed."""
 
     noisy: Tensor
     t: Tensor
@@ -26,8 +26,7 @@ class Call:
 def denoiser_calls(
     pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
 ) -> list[Call]:
-    """Return the calls for an image, by default one that is made without guidance; the timesteps are the
-    scheduler's."""
+    """Return the calls for an image, by default without guidance. The timesteps are the scheduler's."""
     found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
     timesteps: list[Tensor] = []
 
@@ -61,7 +60,7 @@ def drawn(
     output_type: str = "latent",
     **more: Any,
 ) -> Tensor:
-    """Return what the pipeline draws for the prompt from a fixed seed, by default without guidance."""
+    """Draw the prompt from a fixed seed, by default without guidance."""
     return pipeline(
         prompt,
         height=HEIGHT,
@@ -75,25 +74,25 @@ def drawn(
 
 
 def pooled(kwargs: dict[str, Any]) -> Tensor | None:
-    """The one vector of the prompt among the denoiser's arguments, under either of diffusers' names for it."""
+    """Return the prompt's one vector, under either of diffusers' names."""
     return kwargs.get("pooled_projections", (kwargs.get("added_cond_kwargs") or {}).get("text_embeds"))
 
 
 def unpacked(pipeline: Any, latents: Tensor) -> Tensor:
-    """The latents [B C H W], from rows of patches [B L 4C] where the pipeline has them so."""
+    """Unpack latents [B C H W] from rows of patches. The rows are [B L 4C]."""
     if latents.dim() == 4:
         return latents
     return pipeline._unpack_latents(latents, HEIGHT, WIDTH, pipeline.vae_scale_factor)
 
 
 def packed(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
-    """The latents [B C H W] in the form that the pipeline has them in."""
+    """Return latents [B C H W] in the form of the pipeline."""
     return latents if like.dim() == 4 else pipeline._pack_latents(latents, *latents.shape)
 
 
 @torch.no_grad()
 def prompts_of(family: ModelFamily, components: Components, *captions: str) -> Prompts:
-    """What the denoiser is conditioned on for whole images of the size above."""
+    """Return the conditions for whole images of the size above."""
     tokens = family.tokenize(components.tokenizers, captions)
     sizes = {"sizes": whole_sizes(len(captions), HEIGHT, WIDTH)}
     return family.encode_prompts(components.text_encoders, tokens) | sizes

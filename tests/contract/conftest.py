@@ -1,4 +1,4 @@
-"""Each test of this folder runs once for every registered family, on a tiny pipeline of its real classes."""
+"""Fixtures for each registered family, on tiny pipelines of real classes."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def reloaded_pipeline(model: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def options(name: str, model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Options:
-    """Options of a LoRA run; a test adds its own, and an output folder."""
+    """Options of a LoRA run, without an output folder."""
     return TINY | {
         "model.source": model,
         "model.family": name,
@@ -87,7 +87,7 @@ def options(name: str, model: Path, pictures: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def lora_run(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a LoRA run of a few steps, with previews and a validation."""
+    """The folder of a short LoRA run, with previews and a validation."""
     folder = tmp_path_factory.mktemp("lora")
     shown = {"preview.prompts": (PROMPT,), "preview.num_inference_steps": 1}
     ended = run("lora", options | RESUMED | shown | {"output.folder": folder / "a"}, folder / "log")

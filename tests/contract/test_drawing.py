@@ -1,4 +1,4 @@
-"""Images are drawn by the denoiser and the VAE alone, from prompts encoded while the text encoders were there."""
+"""Drawing needs only denoiser and VAE once prompts are encoded."""
 
 import weakref
 from collections.abc import Iterator
@@ -29,7 +29,10 @@ SIZE = 32
 
 @contextmanager
 def bytes_of_text_encoders(kind: type) -> Iterator[list[int]]:
-    """Give for each call of a denoiser of that class the bytes that text encoders called before it still hold."""
+    """Record the text encoders' bytes at each call of the denoiser.
+
+    Only text encoders that were called before count.
+    """
     weights: list[weakref.ref[Tensor]] = []
     held: list[int] = []
 
@@ -53,7 +56,7 @@ def bytes_of_text_encoders(kind: type) -> Iterator[list[int]]:
 def test_previews_hold_no_text_encoder_and_are_what_the_whole_model_draws(
     family: ModelFamily, source: ModelSource, tmp_path: Path, rounded: bool
 ) -> None:
-    """As in a run in bf16 where `rounded`; what the Accelerator of such a run enters is entered by hand."""
+    """`rounded` is a bf16 run, whose Accelerator's contexts are entered by hand."""
     negative = "blurry" if family.knows_negative_prompts else ""
     config = PreviewConfig((PROMPT, "one, " * 100), negative, num_seeds=2, num_inference_steps=2, guidance_scale=4.0)
     planned, accelerator = planned_previews(tmp_path, config, 0), Accelerator(cpu=True)

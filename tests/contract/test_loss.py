@@ -1,4 +1,4 @@
-"""The loss is the papers', written out here once more, and training lowers it."""
+"""The loss equals the papers' formulas, and training lowers it."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def latents_for(family: ModelFamily, components: Components, seed: int) -> Tenso
 
 
 def batch_of(captions: tuple[str, ...]) -> Batch:
-    """A batch of whole images with captions, of which only the prompts are asked for."""
+    """A batch of whole images with captions; only prompts are encoded."""
     return Batch(
         indices=tuple(range(len(captions))),
         positions=tuple(range(len(captions))),
@@ -43,8 +43,11 @@ def batch_of(captions: tuple[str, ...]) -> Batch:
 
 
 def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and target of DDPM (arXiv 2006.11239, equation 4) for betas whose roots are evenly spaced, and of
-    v-prediction (arXiv 2202.00512, appendix D)."""
+    """Noisy latents and target of DDPM and v-prediction.
+
+    DDPM is arXiv 2006.11239, equation 4, for betas whose roots are evenly spaced; v-prediction arXiv 2202.00512,
+    appendix D.
+    """
     assert config.beta_schedule == "scaled_linear"
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps).double() ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)[t].view(-1, 1, 1, 1)
@@ -58,7 +61,7 @@ def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Ten
 
 
 def straight_line(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and target of rectified flow (arXiv 2209.03003, equation 1, with time from image to noise)."""
+    """Noisy latents and target of rectified flow. arXiv 2209.03003, equation 1, with time from image to noise."""
     s = (t.double() / config.num_train_timesteps).view(-1, 1, 1, 1)
     return clean + s * (noise - clean), (noise - clean).double()
 

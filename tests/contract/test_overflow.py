@@ -1,4 +1,4 @@
-"""A VAE that overflows in fp16, as SDXL's published one, draws no black images."""
+"""A VAE that overflows in fp16, as SDXL's, draws no black images."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ FP16_MAX = 65504
 
 @torch.no_grad()
 def enlarge(layer: nn.Module) -> None:
-    """Make the layer's outputs larger than fp16 can hold; norms behind it make them small again."""
+    """Make the layer's outputs overflow fp16; later norms shrink them again."""
     for parameter in layer.parameters():
         parameter.mul_(100 * FP16_MAX)
 
 
 def preview(family: ModelFamily, components: Components, folder: Path) -> np.ndarray:
-    """A preview as a GPU run in fp16 makes it; what the CPU's Accelerator refuses is entered by hand."""
+    """Draw a preview as a GPU run in fp16 does. Contexts that the CPU's Accelerator refuses are entered by hand."""
     folder.mkdir()
     config = PreviewConfig(prompts=("a red circle",), num_inference_steps=1)
     planned = planned_previews(folder, config, 0)

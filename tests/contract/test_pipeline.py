@@ -1,4 +1,4 @@
-"""Latents, prompts and predictions in training are those of the family's own diffusers pipeline."""
+"""Latents, prompts and predictions in training equal those of diffusers' pipeline."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ WORDS = "a red circle, a green cross, a blue square, a black triangle on grey pa
 def test_latents_in_training_are_what_the_pipeline_decodes(
     family: ModelFamily, components: Components, pipeline: Any
 ) -> None:
-    """The pipeline ends with our latents in place of its own, and shows what the autoencoder makes of its own draw."""
+    """The pipeline decodes our latents in place of its own."""
     pixels = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ours = family.encode_images(components.vae, pixels, [torch.Generator().manual_seed(2)])
     shown = drawn(
@@ -54,7 +54,7 @@ def test_prompts_and_predictions_are_the_pipelines_own(
 def test_the_empty_caption_is_what_guidance_leads_away_from(
     family: ModelFamily, components: Components, pipeline: Any
 ) -> None:
-    """The pipeline without a negative prompt has it first; one whose guidance is distilled has no other."""
+    """The empty caption is the first prompt of the pipeline. A pipeline with distilled guidance has no other."""
     denoiser = denoiser_of(pipeline, components)
     call = denoiser_calls(pipeline, denoiser, "", steps=1, guidance_scale=4.0)[0]
     ours = prompts_of(family, components, "")
@@ -100,7 +100,7 @@ def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFa
 
 @torch.no_grad()
 def test_previews_draw_what_the_pipeline_draws(family: ModelFamily, components: Components, pipeline: Any) -> None:
-    """Short prompts, so the pipeline reads them whole; guidance away from the empty prompt."""
+    """Prompts are short, so the pipeline reads them whole."""
     settings: dict[str, Any] = {"num_inference_steps": 2, "height": HEIGHT, "width": WIDTH, "output_type": "pt"}
     settings["guidance_scale"] = 4.0
     prompts = family.pipeline_prompts(components, SHORT[0], "")

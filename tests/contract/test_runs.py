@@ -1,4 +1,4 @@
-"""Whole runs: exact resume, exports that the family's pipeline loads, and every recipe."""
+"""Whole runs: exact resume, exports that the pipeline loads, every recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def test_adapters_on_the_text_encoders_too_are_exported_or_refused(
 def test_pictures_beyond_the_denoisers_positions_are_refused(
     family: ModelFamily, components: Components, options: Options, tmp_path: Path
 ) -> None:
-    """The longest side that the family states is drawn, and one more patch is not."""
+    """The longest side of the family is drawn, one more patch refused."""
     longest, step = family.longest_side(components), family.pixel_multiple(components.vae)
     if longest is None:
         return

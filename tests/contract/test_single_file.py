@@ -1,4 +1,4 @@
-"""The single file's layers are those that other programs look for, by a list in `names/` that was checked by hand."""
+"""Layers of the single file match lists of other programs. The lists in `names/` were checked by hand."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def expanded(line: str) -> list[str]:
-    """Return the names that a line stands for: x_{q,k}_y is x_q_y and x_k_y."""
+    """Expand a line to its names: x_{q,k}_y is x_q_y and x_k_y."""
     found = BRACES.search(line)
     if found is None:
         return [line]

@@ -1,4 +1,4 @@
-"""A checkpoint is refused by every other family, which names the right one."""
+"""Every other family refuses a checkpoint and names the right one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Commands in a process of their own: what they print, and what they do not load."""
+"""Commands in their own process: their output, and what stays unloaded."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ runpy.run_module("recipes.{recipe}", run_name="__main__")
 
 
 def ran(folder: Path, *arguments: str, recipe: str = "lora") -> subprocess.CompletedProcess[str]:
-    """Run a recipe as `python -m` does; the last line of stderr says which heavy packages it loaded."""
+    """Run a recipe as `python -m` does. The last line of stderr lists the heavy packages it loaded."""
     script = SCRIPT.format(heavy=HEAVY, recipe=recipe)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)

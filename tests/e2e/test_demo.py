@@ -1,4 +1,4 @@
-"""`finetune demo` as a user runs it, and whether its image shows what it promises."""
+"""`finetune demo` as a user runs it, and what its image shows."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(sheet: Path, row: int) -> np.ndarray:
-    """Return the images of a row of the sheet, [N H W 3] in [0, 255]."""
+    """Return the images of a row of the sheet. [N H W 3] in [0, 255]."""
     pixels = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
     top = LABEL + CELL * row
     return np.stack(

@@ -1,4 +1,4 @@
-"""DreamBooth's class images under real processes: one, two, and those that are killed; and what a run reports."""
+"""DreamBooth's class images in one, two and killed processes; the run's report."""
 
 import json
 import os

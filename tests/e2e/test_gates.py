@@ -1,4 +1,4 @@
-"""The gate of family names lets through what only looks like one, and nothing else."""
+"""The gate of family names: what it refuses, and what passes."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The commands of the guides in docs/ and of the docstrings of the recipes, with a small model and small images."""
+"""Commands of guides and of recipes' docstrings, with a small model."""
 
 import importlib
 import re
@@ -85,7 +85,7 @@ def test_the_base_models_are_known_by_id_preset_and_family() -> None:
 
 
 def check_options(words: list[str]) -> None:
-    """Check that the recipe of a command knows its options, and that its config files exist."""
+    """Check that a command's options and config files exist."""
     place = next(place for place, word in enumerate(words) if word.startswith("recipes."))
     types = flat_types(CONFIGS[words[place].removeprefix("recipes.")])
     given, found = read_flags(words[place + 1 :], types)

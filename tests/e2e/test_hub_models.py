@@ -1,4 +1,4 @@
-"""Models of the Hub: a server that answers with the Hub's headers, and a cache in its layout; no network."""
+"""Models of a stand-in for the Hub, and of its cache. No network is used."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ print("ANSWERS" + json.dumps(answers))
 
 
 def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> list[str]:
-    """Load every source in one fresh process, since the libraries read these variables when they are imported."""
+    """Load every source in one new process. The libraries read these variables when they are imported."""
     settings = {"HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
     ended = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(sources)],
@@ -58,7 +58,7 @@ def load(cache: Path, *sources: dict[str, str | bool], **environment: str) -> li
 
 
 class Hub(QuietHandler):
-    """Answers as huggingface.co does: status, headers and X-Error-Code; models are the subfolders of `folder`."""
+    """A server like huggingface.co: status, headers and X-Error-Code. Models are the subfolders of `folder`."""
 
     refusals = {  # noqa: RUF012
         "gated": (403, "GatedRepo"),
@@ -110,7 +110,7 @@ class Hub(QuietHandler):
 
 @dataclass(frozen=True)
 class Served:
-    """A Hub under way; what is put into its folder is there at once."""
+    """A running Hub; files put into its folder appear at once."""
 
     address: str
     folder: Path
@@ -126,7 +126,7 @@ def hub(tmp_path: Path) -> Iterator[Served]:
 
 
 def cached(model: Path, cache: Path, name: str) -> Path:
-    """Put a model into a cache as `hf download owner/NAME` does; returns its snapshot."""
+    """Put a model into a cache as `hf download` does. Return its snapshot."""
     repository = cache / f"models--owner--{name}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
@@ -143,7 +143,7 @@ def cached(model: Path, cache: Path, name: str) -> Path:
 
 
 def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
-    """Add a variant fp16 of the weights of some parts, in as many shards."""
+    """Add weights of some parts as variant fp16, in shards."""
     for part in parts:
         for file in folder.glob(f"{part}/*.safetensors"):
             stem, *rest = file.name.removesuffix(".safetensors").partition("-")
@@ -162,7 +162,7 @@ def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of which each part has two shards, as FLUX.1 and SD3.5 large have them."""
+    """A tiny model with two shards per part, as FLUX.1 has."""
     folder = tmp_path_factory.mktemp("shards") / "model"
     build_pipeline(size="micro").save_pretrained(folder, max_shard_size="40KB")
     assert all(len(list((folder / part).glob("*-of-*.safetensors"))) > 1 for part in ("unet", "vae", "text_encoder"))
@@ -204,7 +204,7 @@ def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub: Served, 
 def test_of_a_model_on_the_hub_only_what_is_read_is_downloaded_and_then_read_offline(
     hub: Served, shards: Path, tmp_path: Path
 ) -> None:
-    """Not the other variant, nor weights of other libraries, nor the files of parts that are not read."""
+    """Other variants, libraries' weights and unused parts are not downloaded."""
     unread = ["whole.safetensors", "unet/diffusion_pytorch_model.bin", "text_encoder/model.onnx", "unet/flax.msgpack"]
     unread += ["safety_checker/model.safetensors", "vae/own.safetensors", "vae_1_0/diffusion_pytorch_model.safetensors"]
     for name in ("plain", "half"):

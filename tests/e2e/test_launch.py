@@ -1,4 +1,4 @@
-"""The recipes as users start them: real `accelerate launch` with one and two processes, and `python -m` alone."""
+"""The recipes as users start them: `accelerate launch` and `python -m`."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def command(arguments: list[str], **environment: str) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA run under `accelerate launch` on SD 1.x's real topology, with everything a run leaves behind."""
+    """A launched LoRA run on SD 1.x's topology, with its files."""
     folder = tmp_path_factory.mktemp("lora")
     model = save_pipeline(folder / "model", size="tiny")
     pictures = folder / "pictures"

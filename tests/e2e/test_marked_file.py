@@ -1,4 +1,4 @@
-"""A single file whose weights say v-prediction with zero terminal SNR trains so, and its files say so."""
+"""A single file marked as v-prediction with zero terminal SNR. It trains so, and its exports are marked too."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What another process reads and keeps: tables, caches, and what a hub refuses."""
+"""Other processes: the tables and caches they read, and a hub's refusals."""
 
 import os
 import pickle

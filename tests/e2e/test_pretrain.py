@@ -1,4 +1,4 @@
-"""Training from scratch: three stages, each of which learns, resumes and hands on to the next."""
+"""Training from scratch in three stages, which learn and resume."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model trained on 64 images of 32 pixels, a minute or two on one core."""
+    """A model trained on 64 images for a minute or two. The images have 32 pixels; one core suffices."""
     folder = tmp_path_factory.mktemp("pretrain")
     options = SMALL | {
         "data.folder": save_pictures(folder / "pictures", count=64, size=32),

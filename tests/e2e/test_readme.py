@@ -1,4 +1,4 @@
-"""README from top to bottom, as by a stranger: a fresh clone, a new shell, an environment that `make` makes."""
+"""README from top to bottom, in a fresh clone and shell."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def repository(folder: Path) -> Path:
 
 
 def with_packages(images: Path) -> list[str]:
-    """Return lines that put a reader's images into the clone and the packages that pip would fetch into its .venv.
+    """Return lines that add images and pip's packages to the clone.
 
     The packages are those of the tests' interpreter. The project itself is not among them: `make` has to install it.
     """
@@ -48,7 +48,7 @@ def with_packages(images: Path) -> list[str]:
 
 
 def script(tmp_path: Path) -> list[str]:
-    """Return the lines of all blocks of README in their order, shortened and with stand-ins for what is downloaded."""
+    """Return all blocks of README, shortened, with stand-ins for downloads."""
     stand_ins = {
         "URL": str(repository(tmp_path / "origin")),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),

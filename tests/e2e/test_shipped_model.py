@@ -1,4 +1,4 @@
-"""The model in finetune/assets: its format, its samplers and pipelines, and its quality on a small sample."""
+"""The model in finetune/assets: format, samplers, pipelines, and quality."""
 
 import json
 import shutil
@@ -150,7 +150,7 @@ def test_colours_compose_with_things_that_the_data_shows_in_others(model: Stable
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the pictures it was trained on")
+@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the images it was trained on")
 def test_pictures_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
     texts, pictures = read_data(DATA)
     chosen = np.random.default_rng(1).permutation(len(texts))[:200]

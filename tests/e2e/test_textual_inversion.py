@@ -1,5 +1,7 @@
-"""Textual inversion and pivotal tuning as whole runs: what diffusers makes of the files, what is refused, two
-processes."""
+"""Whole runs of textual inversion and pivotal tuning.
+
+Files are loaded in diffusers; refusals and two processes are tested too.
+"""
 
 import os
 import subprocess
@@ -43,7 +45,7 @@ def drawn(pipeline: StableDiffusionPipeline) -> np.ndarray:
 def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_files(
     recipe: str, tiny_run: Options, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Both layouts, by the commands that README names; with adapters too where there are some."""
+    """Both layouts are loaded by README's commands, with any adapters."""
     ended = run(recipe, options_of(recipe, tiny_run), tmp_path / "log")
     assert ended.exit_code == 0, ended.output
     previews = [np.asarray(Image.open(path), dtype=int) for path in sorted((tmp_path / "out/previews").glob("*seed0*"))]
@@ -101,7 +103,7 @@ def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_a
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
-    """Pivotal tuning, with dropped captions, so a process sees batches without a token."""
+    """With dropped captions, so one process has batches without a token."""
     options = options_of("lora", tiny_run) | {"preview.prompts": (), "data.caption_dropout": 0.5, "train.steps": 3}
     ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
     assert ended.exit_code == 0, ended.output

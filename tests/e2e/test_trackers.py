@@ -37,7 +37,7 @@ ROWS = [
 
 
 class Collected(logging.Handler):
-    """Keeps the messages of our logger; wandb's own go elsewhere."""
+    """A handler that keeps our logger's messages, not wandb's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def told() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is logged in to W&B, and what the backends set in the environment is undone."""
+    """Log out of W&B, and restore the environment afterwards."""
     for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "NAME", "TAGS", "RUN_ID", "DIR", "RESUME"):
         name = f"WANDB_{name}"
         monkeypatch.delenv(name, raising=False)
@@ -115,7 +115,7 @@ def wandb_files(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One offline run of somebody who is logged in, with secrets all around and a server that refuses."""
+    """An offline run with secrets in the environment and a refusing server."""
     folder = tmp_path_factory.mktemp("out")
     with warnings_collected() as warnings, pytest.MonkeyPatch.context() as patch:
         patch.delenv("WANDB_MODE", raising=False)
@@ -467,7 +467,7 @@ def test_a_mode_that_is_given_wins_over_wandbs_variable_and_that_is_said(
 
 
 class Scripted:
-    """A backend that notes its calls and does in each what the test asks."""
+    """A backend that records its calls and does what tests script."""
 
     def __init__(self, run: TrackedRun, act: Callable[[], None]) -> None:
         self.run = run

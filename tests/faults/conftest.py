@@ -1,4 +1,4 @@
-"""A small run that is trained once, and copies of it that a test may damage."""
+"""A small run that is trained once, and copies to damage."""
 
 import shutil
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def small_run(tiny_model: Path, pictures: Path, shared_cache: Path) -> Options:
 
 @pytest.fixture(scope="session")
 def straight(small_run: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed, with checkpoints of steps 2, 4 and 6; not to be written to."""
+    """The folder of an undisturbed run, which tests must not change. It has checkpoints of steps 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("straight")
     ended = run("lora", small_run | {"output.folder": folder / "out"}, folder / "log")
     assert ended.exit_code == 0, ended.output
@@ -46,7 +46,7 @@ def finished(small_run: Options, straight: Path, tmp_path: Path) -> Options:
 
 @pytest.fixture
 def interrupted(finished: Options, tmp_path: Path) -> Options:
-    """Options of a run that was killed after step 4, with checkpoints of steps 2 and 4."""
+    """Options of a run that was killed after step 4. It has checkpoints of steps 2 and 4."""
     out = tmp_path / "out"
     shutil.rmtree(out / "checkpoints" / "step_000006")
     shutil.rmtree(out / "export")
@@ -55,13 +55,13 @@ def interrupted(finished: Options, tmp_path: Path) -> Options:
 
 
 def assert_same_end(out: Path, straight: Path) -> None:
-    """Weights, optimizer state and logged numbers equal those of the undisturbed run bit for bit."""
+    """Require the undisturbed run's weights, optimizer state and metrics. They are equal bit for bit."""
     assert differing(final_state(straight), final_state(out)) == []
     assert losses(straight) == losses(out)
 
 
 def assert_refused(exit_code: int, output: str, *words: str) -> None:
-    """A user's mistake ends with exit code 1 and a sentence that holds the useful words, never with a traceback."""
+    """Require exit code 1 and the useful words, without a traceback."""
     assert exit_code == 1, output
     assert "Traceback" not in output, output
     assert "error: " in output, output

@@ -1,4 +1,4 @@
-"""Images or captions that changed since the checkpoint: refused with their names, or allowed with a warning."""
+"""Changed images or captions on resume: refused by name, or allowed."""
 
 import shutil
 from collections.abc import Callable

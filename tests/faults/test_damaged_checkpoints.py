@@ -1,4 +1,4 @@
-"""A damaged newest checkpoint is noticed whatever is wrong with it, the one before is used, and the end is the same."""
+"""A damaged newest checkpoint is noticed and the one before used. The end is the same."""
 
 import json
 import pickle
@@ -79,7 +79,7 @@ def checkpoints(straight: Path, tmp_path: Path) -> Path:
 
 
 def assert_falls_back(checkpoints: Path, name: str) -> None:
-    """The checkpoint of step 4 is taken and one warning names what is wrong with that of step 6."""
+    """Require the checkpoint of step 4, and a warning about step 6."""
     warnings: list[str] = []
     found = newest_checkpoint(checkpoints, warnings.append)
     assert found is not None
@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_checkpoint_is_noticed_and_named(damage: Callable[[P
 
 
 def seal(checkpoint: Path) -> None:
-    """Make the manifest agree with the files, as whoever wants to be believed would."""
+    """Make the manifest agree with the changed files, as a forger would."""
     files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
     manifest = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
@@ -181,7 +181,7 @@ def test_where_all_are_damaged_the_run_is_refused_and_nothing_is_deleted(interru
 
 
 def test_rotation_never_counts_a_damaged_checkpoint_that_was_passed_over(interrupted: Options, tmp_path: Path) -> None:
-    """With keep=1 the damaged newer one must not push the fresh one out."""
+    """With keep=1 a newer, damaged one must not displace the fresh one."""
     out = tmp_path / "out"
     cut(out / "checkpoints" / "step_000004" / "optimizer.pt")
     options = interrupted | {"checkpoint.keep": 1, "checkpoint.every": 3}

@@ -1,5 +1,7 @@
-"""A full disk, with a real one of two megabytes and with a limit on file sizes: the error says what and how much, and
-once there is room the same command ends the same."""
+"""A full disk: errors name sizes, and repeating ends the same.
+
+The disk is a real one of two megabytes, or file sizes are limited.
+"""
 
 import os
 import shutil
@@ -35,7 +37,7 @@ def fill(disk: Path, *, leave: int) -> None:
 def test_a_checkpoint_that_finds_the_disk_full_loses_nothing(
     event: int, interrupted: Options, straight: Path, small_disk: Path, tmp_path: Path
 ) -> None:
-    """The disk fills up at the n-th event inside the save: while weights and manifest are written, and after it."""
+    """The disk fills up at the n-th event of the save."""
     out = small_disk / "out"
     shutil.move(str(tmp_path / "out"), out)
     options = interrupted | {"output.folder": out}

@@ -1,4 +1,4 @@
-"""Standard output and error that are closed or full cost what they show, never the run."""
+"""Closed or full output streams lose output, never the run."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.support.runs import Options, start
 
 
 def lose_both() -> None:
-    """Write standard output to a full disk, and standard error to a pipe that was closed as by `| head`."""
+    """Write stdout to a full disk and stderr to a closed pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""A loss that is no number, or no memory: the run stops before the update, and the last checkpoint is good."""
+"""Losses that are not finite, or no memory, stop a run. It stops before the update, and the last checkpoint is good."""
 
 import json
 import math
@@ -44,8 +44,7 @@ def test_a_damaged_base_model_stops_the_first_step(
 def test_weights_that_explode_never_reach_a_checkpoint(
     lr: float, accumulation: int, interrupted: Options, straight: Path, tmp_path: Path
 ) -> None:
-    """With 1e20 the loss is no number one step later, with 1e39 the very step that is to be saved makes weights
-    infinite."""
+    """1e20 breaks the loss one step later, 1e39 the weights at once."""
     out = tmp_path / "out"
     options = interrupted | {"optim.lr": lr, "train.accumulation": accumulation, "checkpoint.every": 1}
     ended = run("lora", options, tmp_path / "log")
@@ -55,7 +54,7 @@ def test_weights_that_explode_never_reach_a_checkpoint(
     for checkpoint in (out / "checkpoints").iterdir():
         for weight in load_checkpoint(checkpoint).trained.values():
             assert bool(torch.isfinite(weight).all()), checkpoint
-    if lr == 1e39:  # nothing was saved, so the sound options go on from step 4
+    if lr == 1e39:  # nothing was saved, so the sound options continue from step 4
         ended = run("lora", interrupted, tmp_path / "log")
         assert ended.exit_code == 0, ended.output
         assert_same_end(out, straight)

@@ -1,4 +1,4 @@
-"""Several processes of one job: what becomes of the others when one is frozen, killed, or started differently."""
+"""Several processes of a job, one frozen, killed or started differently."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.support.runs import Ended, Options, Running, metrics, run, start
 def two(
     options: Options, folder: Path, *, second: Options | None = None, prepare: Sequence[Callable[[], None] | None] = ()
 ) -> list[Running]:
-    """Start a job of two processes as a launcher does, the second with other options where some are given."""
+    """Start a job of two processes as a launcher does. The second may have other options."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -104,7 +104,7 @@ def test_a_signal_to_one_process_stops_all_after_a_save(job: Options, tmp_path: 
 
 @dataclass(frozen=True)
 class ChangeFolder:
-    """Starts in another folder, where relative paths lead elsewhere, as on a machine of its own."""
+    """Start in another folder, as on another machine. Relative paths lead elsewhere there."""
 
     folder: Path
 

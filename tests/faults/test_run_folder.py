@@ -1,4 +1,4 @@
-"""The run's folder: bad places are refused at once, one run at a time writes to it, and what is there is never lost."""
+"""The run folder: bad places are refused, and its contents are safe. One run at a time writes to it."""
 
 import json
 import re
@@ -30,14 +30,14 @@ finally:
 
 
 def run_fresh(options: Options) -> Ended:
-    """Run the recipe in a new interpreter, which says at its end whether torch was imported."""
+    """Run the recipe in a new interpreter; report whether torch was imported."""
     command = [sys.executable, "-c", FRESH, *flags(options)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     return Ended(ended.returncode, ended.stdout + ended.stderr)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """What is in a run folder beside what every start writes to."""
+    """List a run folder, except files that every start writes to."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
     return {path: path.read_bytes() for path in files}
 

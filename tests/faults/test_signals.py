@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1: no step is lost, the exit code says "run me again", and nothing is left running."""
+"""SIGTERM, SIGINT and SIGUSR1: no step is lost, nothing left running. The exit code asks to run the command again."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def hang_ups_count() -> None:
-    """Heed SIGHUP although the tests run under nohup, whose children inherit that it is ignored."""
+    """Heed SIGHUP even if the tests run under nohup. Children inherit that it is ignored."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -77,7 +77,7 @@ def test_a_later_interrupt_ends_the_run_at_once(small_run: Options, tmp_path: Pa
 def test_a_signal_before_training_ends_without_a_traceback(
     sign: str, number: signal.Signals, small_run: Options, straight: Path, tmp_path: Path
 ) -> None:
-    """`sign` is the file by which one sees how far the start has come."""
+    """`sign` is the file that shows how far the start has come."""
     options = small_run | {"output.folder": tmp_path / "out", "cache.folder": tmp_path / "cache", "cache.shard_size": 2}
     running = start("lora", options, tmp_path / "log")
     running.wait_until(lambda: any(tmp_path.glob(sign)))
@@ -94,7 +94,7 @@ def test_a_signal_before_training_ends_without_a_traceback(
 def test_workers_of_the_data_loader_outlive_a_signal_to_the_whole_job(
     small_run: Options, straight: Path, tmp_path: Path
 ) -> None:
-    """torchrun, SLURM and systemd signal every process of a job, not only the first."""
+    """torchrun, SLURM and systemd signal every process of a job."""
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "data.num_workers": 2}
     running = start("lora", options, tmp_path / "log", prepare=lead_a_group)

@@ -76,7 +76,7 @@ def run(tasks: list[str], workers: int = 2, seconds: float = 30.0, memory_gb: fl
 
 
 def children() -> set[int]:
-    """Process numbers of what descends from this process, the server that forks workers left out."""
+    """Return process numbers of descendants, except the fork server."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""A LoRA step of each published model at its exact size and resolution, with random weights."""
+"""A LoRA step of each published model at full size, random weights."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_a_step_fits_beside_the_weights(model: Model) -> None:
         pytest.skip(f"{weights / 1e9:.0f} GB of weights do not fit on this device with a step")
     torch.cuda.empty_cache()
     found = exact(model, batch_size=1, rank=16, steps=2)
-    print(f"{model.name}: {found.peak_bytes / 1e9:.2f} GB, {1 / found.seconds:.2f} pictures a second")
+    print(f"{model.name}: {found.peak_bytes / 1e9:.2f} GB, {1 / found.seconds:.2f} images per second")
     assert math.isfinite(found.loss)
     assert weights < found.peak_bytes < 1.5 * weights + 6e9
 

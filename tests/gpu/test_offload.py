@@ -1,4 +1,4 @@
-"""On a GPU the weights that wait in host memory are not on the device, and a step is the same."""
+"""Offloaded weights are not on the GPU; a step stays the same."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ WIDE = Shape((64, 128, 256, 256), SIZES["small"].vae_channels, num_heads=4, text
 
 
 def step(kind: Any, *, offload: bool) -> tuple[float, int, int, torch.Tensor]:
-    """Return the loss, the device's bytes after a step, those of the packed weights, and all gradients."""
+    """Return loss, device bytes, packed bytes and gradients of a step."""
     device = torch.device("cuda")
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()

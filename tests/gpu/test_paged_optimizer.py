@@ -1,4 +1,4 @@
-"""On a GPU the moments of a paged optimizer are in paged memory again after a resume."""
+"""Moments of a paged optimizer are paged again after a resume."""
 
 import pytest
 import torch

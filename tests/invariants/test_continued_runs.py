@@ -1,4 +1,4 @@
-"""Runs that are told otherwise, longer or from another file, and stay what they were."""
+"""Runs continued with other options, longer or from another file."""
 
 import shutil
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
-    """The same command continues from the folder in which the name stands, and finds it finished."""
+    """The same command finds the run finished."""
     options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
     first = run("lora", options, tmp_path / "log")
     assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output
@@ -29,7 +29,7 @@ def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path)
 
 
 def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, tmp_path: Path) -> None:
-    """It trains, resumes and exports with the same numbers, and what it exports names the file."""
+    """The numbers are the same, and exports name the file."""
     whole = write_whole(tmp_path)
     options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}
     from_file = options | {"model.source": whole.location, "model.config": whole.config}
@@ -55,7 +55,7 @@ def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, 
 
 @dataclass(frozen=True)
 class Told:
-    """What a run printed, and the numbers it wrote down."""
+    """The output of a run and its logged numbers."""
 
     output: str
     rank: int
@@ -93,7 +93,7 @@ def encoder_run(tiny_run: Options) -> Options:
 
 
 def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options, tmp_path: Path) -> None:
-    """Three steps, and five of which three train the encoder: it is the same bit for bit, with its optimizer state."""
+    """Three of five steps train the encoder, as in the shorter run."""
     short = encoder_run | {"output.folder": tmp_path / "short", "train.steps": 3}
     long = encoder_run | {"output.folder": tmp_path / "long", "train.steps": 5, "train.text_encoder_steps": 3}
     for options in (short, long):

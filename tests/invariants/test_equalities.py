@@ -1,4 +1,4 @@
-"""What must not make a difference does not make one, bit for bit where the arithmetic is the same."""
+"""Caches, workers, processes and accumulation make no difference."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ AUGMENTED: Options = {
 
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images of three aspect ratios with two captions each; every third has one of more than 77 tokens."""
+    """Twelve images of three aspect ratios with two captions each. Every third has a caption of more than 77 tokens."""
     folder = save_pictures(tmp_path_factory.mktemp("tagged"), count=12, size=70, aspects=(1.0, 1.7, 0.6))
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):
@@ -49,7 +49,7 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(tiny_model: Path, tagged: Path, shared_cache: Path) -> Options:
-    """The run that the others are compared with, but for its output folder."""
+    """Options of the run that others are compared with, without output folder."""
     common = {"model.source": tiny_model, "data.folder": tagged, "cache.folder": shared_cache}
     return TINY | AUGMENTED | common | {"train.steps": STEPS, "train.batch_size": 4, "checkpoint.every": 100}
 
@@ -68,8 +68,10 @@ def reference(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_caches_and_workers_change_no_bit(options: Options, reference: Path, tmp_path: Path) -> None:
-    """Random crops, flips, dropped and shuffled captions, long and short prompts in one batch. A second run of the same
-    seed, too."""
+    """Crops, flips, dropped and shuffled captions, and mixed prompt lengths.
+
+    A second run of the same seed is equal, too.
+    """
     finished(options | {"cache.latents": False, "cache.text": False, "data.num_workers": 1}, tmp_path / "out")
     assert differing(final_state(reference), final_state(tmp_path / "out")) == []
     assert losses(reference) == losses(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What saves memory in full fine-tuning does not change what is learned, or says why it cannot be had."""
+"""Options that save memory in full fine-tuning learn the same."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def finished(options: Options, folder: Path, environment: dict[str, str] | None 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_run: Options, tmp_path: Path) -> None:
-    """With recomputed activations and a trained text encoder, where a weight is needed late in the backward pass."""
+    """With recomputed activations, a weight is needed late in the backward pass."""
     options = full_run | {"train.gradient_checkpointing": True, "train.text_encoder": True, "cache.text": False}
     options |= {"optim.text_encoder_lr": 1e-4}
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
@@ -111,7 +111,7 @@ def test_only_what_patterns_choose_moves(precision: str, full_run: Options, tmp_
 def test_numbers_that_are_not_finite_stop_a_run_with_updates_in_the_backward_pass(
     damage: dict[str, float], words: str, full_run: Options, tmp_path: Path
 ) -> None:
-    """A loss before any update, a gradient after it; nothing of either is saved."""
+    """A loss stops it before updates, a gradient after; neither is saved."""
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(Path(str(full_run["model.source"])), model)
     file = model / "unet" / "diffusion_pytorch_model.safetensors"

@@ -1,4 +1,4 @@
-"""Whole runs on an inpainting checkpoint: caches and kills change no bit, and the exports are inpainting models."""
+"""Whole runs on an inpainting checkpoint, cached, killed and exported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whole runs on parts of images: caches, kills and processes make no difference, and a mask does make one."""
+"""Whole runs on parts of images: only masks change the result."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ MASKED: Options = {
 
 @pytest.fixture(scope="module")
 def masked_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of other runs, each with a mask of its middle, but for one."""
+    """The images of other runs, all but one with a mask."""
     folder = tmp_path_factory.mktemp("masked") / "pictures"
     shutil.copytree(pictures, folder)
     for path in sorted(folder.glob("*.png"))[1:]:

@@ -1,4 +1,4 @@
-"""Frozen weights that wait in host memory leave the very run that the same weights on the device leave."""
+"""Offloaded and resident weights give the same run."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs on quantised weights: exact resume, what they leave behind, and what they refuse."""
+"""Runs on quantised weights: exact resume, files, and refusals."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed equals the one that was not, bit for bit, whatever stopped it."""
+"""A stopped and resumed run equals an undisturbed one, bit for bit."""
 
 import random
 import signal

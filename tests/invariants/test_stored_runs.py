@@ -1,4 +1,4 @@
-"""A model that is stored in bfloat16 leaves the very run that the same numbers leave in a wider format."""
+"""A model stored in bfloat16 and in a wider format train alike."""
 
 from pathlib import Path
 from typing import Any

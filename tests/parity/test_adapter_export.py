@@ -1,4 +1,4 @@
-"""Exported adapters of every kind against the live network, and their files against formulas written out by hand."""
+"""Exported adapters against the live network and formulas by hand."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def source(tiny_model: Path) -> ModelSource:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model as if it had been trained, and what was written of it."""
+    """A model as if trained, and its exported files."""
 
     model: TrainedModel
     differences: dict[str, float]
@@ -136,7 +136,10 @@ def test_lohas_update_is_the_elementwise_product_of_two_low_rank_ones(source: Mo
     "name", ["mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"]
 )
 def test_lokrs_update_is_the_kronecker_product(name: str, source: ModelSource, export: Export) -> None:
-    """W[o1 K + o2, i1 N + i2] = w1[o1, i1] w2[o2, i2]; alpha counts only where w2 is split, as its readers have it."""
+    """The change of the weight is W.
+
+    W[o1 K + o2, i1 N + i2] = w1[o1, i1] w2[o2, i2]; alpha counts only where w2 is split, as its readers have it.
+    """
     exported = export("lokr")
     model, tensors = exported.model, tensors_of(exported.folder)
     tensors = {
@@ -158,7 +161,10 @@ def test_lokrs_update_is_the_kronecker_product(name: str, source: ModelSource, e
 
 
 def test_doras_rows_have_the_learned_lengths(source: ModelSource, export: Export) -> None:
-    """DoRA, arXiv 2402.09353, equation 5, by rows as peft has it: m (W + s B A) / ||W + s B A||."""
+    """DoRA, arXiv 2402.09353, equation 5, by rows as peft has it.
+
+    m (W + s B A) / ||W + s B A||
+    """
     exported = export("dora")
     model, tensors = exported.model, tensors_of(exported.folder)
     layers = weights(LoRA(LoRAConfig(), text_encoder=True).network(FAMILY, fresh(source)))
@@ -174,7 +180,7 @@ def test_doras_rows_have_the_learned_lengths(source: ModelSource, export: Export
 
 
 def test_oft_turns_the_inputs_by_cayley_transforms(source: ModelSource, export: Export) -> None:
-    """OFT, arXiv 2306.07280, section 3: R = (I + Q)(I - Q)^-1 of skew-symmetric Q; peft's Q is -Q."""
+    """OFT, arXiv 2306.07280, section 3. R = (I + Q)(I - Q)^-1 of skew-symmetric Q; peft's Q is -Q."""
     exported = export("oft")
     model, tensors = exported.model, tensors_of(exported.folder)
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

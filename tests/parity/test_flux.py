@@ -1,4 +1,4 @@
-"""FLUX.1 in training is what its own pipeline computes, and what is exported of it reloads as it was."""
+"""FLUX.1 trains as its own pipeline computes; exports reload unchanged."""
 
 import json
 import shutil
@@ -84,7 +84,7 @@ def test_packing_is_the_pipelines() -> None:
 
 
 def test_the_prediction_in_training_is_what_the_pipeline_computes(pipeline: FluxPipeline) -> None:
-    """The pipeline is told the guidance of training here, since the prediction depends on it."""
+    """The pipeline gets the guidance of training, which changes predictions."""
     calls: list[tuple[dict[str, Any], Tensor]] = []
     handle = pipeline.transformer.register_forward_hook(
         lambda module, args, kwargs, output: calls.append((dict(kwargs), output[0].clone())), with_kwargs=True
@@ -105,7 +105,7 @@ def test_the_prediction_in_training_is_what_the_pipeline_computes(pipeline: Flux
 
 
 def test_the_guidance_of_training_is_another_than_that_of_pictures() -> None:
-    """So the test above would see one in the place of the other."""
+    """So the test above would notice a mix-up."""
     pipeline = build_pipeline()
     noisy, prompts = torch.randn(1, 16, 4, 4), encoded(pipeline, "a red circle")
     seen = []
@@ -130,7 +130,7 @@ def test_latents_are_shifted_and_scaled_as_the_decoder_takes_them(pipeline: Flux
 
 
 def test_the_shift_grows_with_the_picture_as_in_the_pipeline() -> None:
-    """The pipeline's own numbers for 512 and 1024 pixels: 32 x 32 and 64 x 64 patches."""
+    """The pipeline's own numbers for 512 and 1024 pixels. They are 32 x 32 and 64 x 64 patches."""
     objective = FAMILY.objective(build_pipeline().scheduler, LossConfig())
     assert isinstance(objective, FlowMatching) and isinstance(objective.shift, ResolutionShift)
     for side, patches in ((64, 1024), (128, 4096)):
@@ -141,7 +141,10 @@ def test_the_shift_grows_with_the_picture_as_in_the_pipeline() -> None:
 
 
 def test_the_loss_is_that_of_rectified_flow(pipeline: FluxPipeline) -> None:
-    """|| v(x_t) - (epsilon - x_0) ||^2 with x_t = (1 - s) x_0 + s epsilon, the transformer called by hand."""
+    """The transformer is called by hand.
+
+    || v(x_t) - (epsilon - x_0) ||^2 with x_t = (1 - s) x_0 + s epsilon.
+    """
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(2, 16, 4, 8, generator=generator) for _ in range(2))
     s, prompts = torch.tensor([0.25, 0.8]), encoded(pipeline, "a red circle", "")
@@ -189,7 +192,7 @@ def flux_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class HideWhileOpened:
-    """Moves folders of the model away when metrics.jsonl is opened, and back when the last preview is shown."""
+    """Move folders of the model away during training. From the opening of metrics.jsonl until the last preview."""
 
     model: Path
     names: tuple[str, ...]
@@ -231,7 +234,7 @@ def test_both_layouts_of_a_lora_with_clip_reload(flux_run: Options, tmp_path: Pa
 def test_text_encoders_are_read_before_training_and_never_again_for_a_preview(
     flux_run: Options, flux_model: Path, tmp_path: Path
 ) -> None:
-    """They are hidden from the first step until the last preview is there; the export reads them."""
+    """They are hidden from the first step until the last preview."""
     model = shutil.copytree(flux_model, tmp_path / "model")
     out, hidden = tmp_path / "out", HideWhileOpened(model, ("text_encoder", "text_encoder_2"))
     shown = {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1, "preview.size": 32}

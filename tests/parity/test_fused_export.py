@@ -1,4 +1,4 @@
-"""Layers that the single file holds as one: joined exactly, and taken apart again by the readers."""
+"""Layers that are one in the single file: joined and separated exactly."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ Export = Callable[[str], tuple[dict[str, float], dict[str, Tensor]]]
 
 @pytest.fixture(scope="module")
 def export(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Export a kind, once for all tests; return the differences by file, and the tensors of the single one."""
+    """Export a kind, once for all tests. Return differences by file, and the single file's tensors."""
 
     @functools.cache
     def exported(kind: str) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -62,7 +62,7 @@ def export(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 @pytest.mark.parametrize("kind", sorted(set(FLUX_KINDS) - {"outside the blocks"}))
 def test_every_layout_gives_the_live_networks_output(kind: str, export: Export) -> None:
-    """The single file is read by its formulas, as the tiny model has not the width that diffusers has written down."""
+    """The single file is read by its formulas. diffusers assumes a width that the tiny model does not have."""
     differences, _ = export(kind)
     assert len(differences) == 2 and max(differences.values()) < 1e-5
 
@@ -121,7 +121,7 @@ MODULATIONS = ("norm1.linear", "norm1_context.linear", "norm.linear")
     ids=["all", "ranks of their own", "one of each", "two thirds"],
 )
 def test_diffusers_takes_apart_what_was_joined(tmp_path: Path, targets: Sequence[str], ranks: dict[str, int]) -> None:
-    """At the width of the released models, on the meta device; up and down are compared on a vector."""
+    """At the released models' width, on the meta device. up and down are compared on a vector."""
     with torch.device("meta"):
         denoiser = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
     layers = layers_for(denoiser, targets, ranks)
@@ -144,7 +144,7 @@ def test_diffusers_takes_apart_what_was_joined(tmp_path: Path, targets: Sequence
 
 
 def test_layers_outside_the_blocks_have_the_names_and_the_order_that_diffusers_reads(tmp_path: Path) -> None:
-    """It converts these too, and swaps the halves of the last norm, though it then leaves them aside."""
+    """It converts these too, though it then ignores them. It swaps the halves of the last norm."""
     denoiser = build_transformer(guidance=True)
     layers = [replace(layer, scale=1.0) for layer in layers_for(denoiser, tuple(RENAMED), {})]
     layers = [layer for layer in layers if "transformer_blocks" not in layer.module]

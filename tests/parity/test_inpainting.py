@@ -1,4 +1,4 @@
-"""What training feeds an inpainting U-Net is what diffusers' pipeline feeds it for the same image, mask and noise."""
+"""The inpainting U-Net gets the same inputs as in diffusers' pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +26,9 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionInpaintPipeline:
-    """With eight pixels a latent; its posterior has next to no width, so its sample is its mean.
+    """Its posterior is so narrow that a sample is its mean.
 
-    In float64: normalisation of a grey image, all of whose values are equal, magnifies what rounding leaves.
+    Eight pixels per latent. In float64: normalisation of a grey image, whose values are all equal, magnifies rounding.
     """
     built: Any = build_pipeline(size="factor8", inpainting=True).to(torch.float64)
     built.scheduler = DDIMScheduler.from_config(built.scheduler.config)
@@ -53,7 +53,7 @@ def calls_of(unet: Any) -> Iterator[list[tuple[Tensor, int]]]:
 
 
 def picture() -> tuple[Image.Image, Tensor]:
-    """An image, and the same as pixels [1 3 h w] in [-1, 1]."""
+    """An image as PIL and as pixels [1 3 h w]. Pixels are in [-1, 1]."""
     array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     return Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
 

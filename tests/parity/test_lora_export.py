@@ -1,4 +1,7 @@
-"""Exported LoRA files against the live network: through diffusers' loader, and with the update written out by hand."""
+"""Exported LoRA files against the live network.
+
+They are read by diffusers' loader and by the update written out by hand.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,7 +31,7 @@ WITH_CONVOLUTIONS = (*FAMILY.lora_targets, "conv1", "conv2", "downsamplers.0.con
 
 @dataclass(frozen=True)
 class Trained:
-    """A base model on disk, and a network over it whose adapters are as if they had been trained."""
+    """A base model on disk, and adapters on it as if trained."""
 
     source: ModelSource
     components: Components
@@ -38,7 +41,7 @@ class Trained:
 
 
 def trained(folder: Path, targets: Sequence[str], *, text_encoder: bool, sd2: bool = False) -> Trained:
-    """Return a tiny model with adapters that change its output by some tens of percent."""
+    """Make a tiny model with adapters that change its output visibly."""
     prediction_type = "v_prediction" if sd2 else "epsilon"
     source = ModelSource(str(tiny.save_pipeline(folder / "base", sd2=sd2, prediction_type=prediction_type)))
     components = FAMILY.load(source)
@@ -151,7 +154,7 @@ def test_verification_accepts_the_files_and_leaves_the_random_state(full_model: 
 
 
 def test_the_weight_update_written_out_by_hand_gives_the_live_networks_output(model: Trained, tmp_path: Path) -> None:
-    """What other tools do with the file: W + alpha / rank * up @ down for the layer of the flattened name."""
+    """The layer changes by alpha / rank * up @ down."""
     pipeline = StableDiffusionPipeline.from_pretrained(model.source.location, use_safetensors=True)
     layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in pipeline.unet.named_modules()}
     for name, layer in pipeline.text_encoder.named_modules():
@@ -167,7 +170,7 @@ def test_the_weight_update_written_out_by_hand_gives_the_live_networks_output(mo
 
 
 def stable_diffusion_15_names(num_text_layers: int) -> Iterator[str]:
-    """The layers sd-scripts adapts in Stable Diffusion 1.5: 192 in the U-Net and 6 per text encoder layer."""
+    """The layers that sd-scripts adapts in Stable Diffusion 1.5. 192 in the U-Net and 6 per text encoder layer."""
     transformers = [f"down_blocks_{block}_attentions_{layer}" for block in (0, 1, 2) for layer in (0, 1)]
     transformers += ["mid_block_attentions_0"]
     transformers += [f"up_blocks_{block}_attentions_{layer}" for block in (1, 2, 3) for layer in (0, 1, 2)]

@@ -1,4 +1,4 @@
-"""Noise, targets and loss weights equal diffusers' own and the closed forms of the papers."""
+"""Noise, targets and loss weights equal diffusers' and the papers' forms."""
 
 import math
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_targets_equal_noise_velocity_and_picture(scheduler: DDPMScheduler) -> N
 def test_diffusers_recovers_the_picture_from_the_target(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """The sampler, told the target, must say that x_0 is the clean image: target and convention fit together."""
+    """From the target, the sampler recovers the clean image."""
     sampler = DDIMScheduler(**BETAS, prediction_type=prediction_type, clip_sample=False)
     sampler.set_timesteps(1000)
     objective = objective_of(scheduler, prediction_type)
@@ -126,8 +126,11 @@ def test_other_weights_are_those_computed_by_hand(
 
 @pytest.mark.parametrize("sigma_data", [0.2**0.5, 1.0])
 def test_soft_min_snr_is_the_weight_of_k_diffusion(scheduler: DDPMScheduler, sigma_data: float) -> None:
-    """There the error of the preconditioned output weighs (sigma sigma_data)^2 / (sigma^2 + sigma_data^2)^2, and that
-    of x_0 is c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2) times as large."""
+    """The error of x_0 is c_out times that of the output.
+
+    c_out is sigma sigma_data / sqrt(sigma^2 + sigma_data^2); the preconditioned output's error weighs (sigma
+    sigma_data)^2 / (sigma^2 + sigma_data^2)^2.
+    """
     variance = 1 / compute_snr(scheduler, EVERY_T).double()
     of_output = variance * sigma_data**2 / (variance + sigma_data**2) ** 2
     of_sample = of_output / (variance * sigma_data**2 / (variance + sigma_data**2))
@@ -154,7 +157,7 @@ def test_debiased_weights_of_usual_schedules_are_not_cut(schedule: str) -> None:
 def test_the_three_weights_are_one_loss_in_three_parametrisations(
     scheduler: DDPMScheduler, options: LossConfig
 ) -> None:
-    """A network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in v."""
+    """An error delta in x_0 is sqrt(SNR) delta in epsilon. It is sqrt(SNR + 1) delta in v."""
     snr = compute_snr(scheduler, EVERY_T).double()
     in_sample = objective_of(scheduler, "sample", options).weight(EVERY_T)
     in_epsilon = objective_of(scheduler, "epsilon", options).weight(EVERY_T) * snr
@@ -277,7 +280,7 @@ def test_the_gradient_of_pseudo_huber_is_finite_where_there_is_no_error() -> Non
 def test_thresholds_of_huber_follow_their_schedule(
     scheduler: DDPMScheduler, schedule: Literal["constant", "exponential", "snr"]
 ) -> None:
-    """Read off errors too large for anything but 2 c |x|, and compared with diffusers' sigmas where they are needed."""
+    """Read off large errors, and compared with diffusers' sigmas. Only 2 c |x| gives errors this large."""
     objective = objective_of(scheduler, "epsilon", LossConfig(error="huber", huber_c=0.2, huber_schedule=schedule))
     errors = objective.error(torch.full((1000, 1, 1, 1), 1e5), torch.zeros(1000, 1, 1, 1), EVERY_T)
     sigma = compute_snr(scheduler, EVERY_T) ** -0.5
@@ -322,8 +325,11 @@ def test_perturbed_input_leaves_the_target_alone(scheduler: DDPMScheduler) -> No
 def test_the_loss_of_a_constant_prediction_has_its_closed_form(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """E (c - target)^2 = c^2 + E target^2 where the target has mean 0: for epsilon 1, for x_0 its variance s^2, for v
-    alpha_bar + (1 - alpha_bar) s^2."""
+    """The target's mean is 0.
+
+    So E (c - target)^2 = c^2 + E target^2: for epsilon it is 1, for x_0 its variance s^2, for v alpha_bar + (1 -
+    alpha_bar) s^2.
+    """
     constant, spread, t = 0.7, 0.5, torch.tensor([0, 300, 999])
     clean = spread * torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(1))
@@ -353,7 +359,7 @@ def test_a_perfect_prediction_has_no_loss_and_bf16_is_reduced_in_float32(schedul
 def test_the_gradient_of_the_weighted_loss_equals_finite_differences(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """For a network scale * noisy + shift * t / 1000, in steps that a quadratic's central difference makes exact."""
+    """Central differences are exact for a quadratic. The network is scale * noisy + shift * t / 1000."""
     objective, t = objective_of(scheduler, prediction_type), torch.tensor([3, 400, 950])
     clean, noise = latents(3, 0), latents(3, 1)
 

@@ -1,4 +1,4 @@
-"""Prompts and predictions in training are those of the family's own pipeline, and long captions lose nothing."""
+"""Prompts and predictions equal the pipeline's; long captions lose nothing."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def components_of(pipeline: StableDiffusionPipeline) -> Components:
 
 
 def long_prompt(pipeline: StableDiffusionPipeline, num_tokens: int) -> str:
-    """A prompt of so many tokens, no two neighbouring pieces of which are alike."""
+    """A prompt of so many tokens, no two neighbours alike."""
     words = f"{LONG}, ".split(" ")
     text = ""
     while len(ids_of(pipeline, text)) < num_tokens:
@@ -57,7 +57,7 @@ def test_a_prompt_of_up_to_75_tokens_is_encoded_as_the_pipeline_does(
 
 
 def test_the_two_versions_pad_differently() -> None:
-    """So the test above would see one version's padding used for the other."""
+    """So the test above would notice the wrong padding."""
     last = [
         FAMILY.tokenize([build_pipeline(size="micro", sd2=sd2).tokenizer], ["a"])["tokens"][0, 0, -1]
         for sd2 in (False, True)
@@ -134,7 +134,7 @@ def test_a_trained_text_encoder_inside_the_network_gives_the_same_prediction(
 
 
 class UNetCalls:
-    """What a pipeline gave its U-Net and got back, through PyTorch's own forward hook."""
+    """The inputs and outputs of a pipeline's U-Net, by forward hooks."""
 
     def __init__(self, pipeline: StableDiffusionPipeline) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []

@@ -1,4 +1,5 @@
-"""The learning rate is a pure function of the step that follows diffusers' schedulers but for one stated difference:
+"""The learning rate follows diffusers' schedulers, but for the first step.
+
 diffusers starts a warm-up at rate 0, so its first step does nothing; ours starts at 1 / W, diffusers' next rate.
 """
 
@@ -21,7 +22,7 @@ def ours(config: OptimConfig, steps: int = STEPS) -> list[float]:
 
 
 def theirs(schedule: Schedule, warmup: int, steps: int, num: int) -> list[float]:
-    """The rates that `num` optimizer steps of a run with diffusers' scheduler would take."""
+    """Return the rates of `num` steps with diffusers' scheduler."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(NAMES[schedule], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     rates = []

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: prompts, latents, predictions and losses are those of the pipeline; files load again."""
+"""Stable Diffusion 3 and 3.5 train as their pipeline computes."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def test_latents_are_what_the_pipeline_decodes(pipeline: StableDiffusion3Pipelin
 
 
 def test_the_loss_is_the_squared_distance_to_the_way_from_picture_to_noise(pipeline: StableDiffusion3Pipeline) -> None:
-    """Equation 2 and the conditional flow matching of equation 8 in arXiv 2403.03206, without a weight."""
+    """Equations 2 and 8 of arXiv 2403.03206, without a weight."""
     components = components_of(pipeline)
     network = Network(FAMILY, components.denoiser)
     clean, noise = torch.randn(2, 2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -134,7 +134,7 @@ def test_the_loss_is_the_squared_distance_to_the_way_from_picture_to_noise(pipel
 
 @pytest.mark.parametrize("version35", [False, True])
 def test_single_file_names_are_those_of_the_original_checkpoint(version35: bool) -> None:
-    """diffusers' own conversion of a checkpoint made by the names gives all of the transformer's weights back."""
+    """diffusers converts a checkpoint of these names back completely."""
     transformer = build_pipeline(version35=version35).transformer
     state = transformer.state_dict()
     original: dict[str, Tensor] = {"pos_embed": state["pos_embed.pos_embed"]}

@@ -1,4 +1,4 @@
-"""SDXL in training is what diffusers' own pipeline computes, and its exports are what other programs read."""
+"""SDXL trains as diffusers' pipeline computes; other programs read its exports."""
 
 import re
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ def test_each_chunk_of_a_long_prompt_is_encoded_as_the_pipeline_does_alone(
 
 
 def test_both_encoders_get_equally_many_chunks_where_one_tokenizer_needs_more() -> None:
-    """As with "!!", one token of the real first tokenizer and two of the second."""
+    """ "!!" is one token of the first tokenizer, two of the second."""
     first, second = train_tokenizer(), train_tokenizer(padding="!")
     first.add_tokens(["red!"])
     tokens = FAMILY.tokenize([first, second], ["a " * 73 + "red!" + " a", "a"])

@@ -1,4 +1,4 @@
-"""Whole runs on SDXL: resumed, with new tokens, with all weights; what is left behind loads in diffusers."""
+"""Whole runs on SDXL: resumed, with tokens, with all weights."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Adapters as if they had been trained, on a tiny model, without a run."""
+"""Adapters as if trained, on a tiny model, without a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +71,7 @@ def moved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def trained_model(
     source: ModelSource, config: LoRAConfig, dtype: Any = "fp32", family: ModelFamily = FAMILY
 ) -> TrainedModel:
-    """What `train` hands to the export, with adapters on the denoiser and the text encoder."""
+    """Make the export's input, with adapters on denoiser and text encoder."""
     components = fresh(source, family)
     network = attached(components, config, family=family)
     state = moved(trained_state(network))

@@ -1,4 +1,4 @@
-"""A tiny pipeline for every model family, and what the contract suite has to be told of it."""
+"""A tiny pipeline for every model family, with facts for the suite."""
 
 import importlib
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ TINY_FAMILIES = {
 
 
 def tiny_family(name: str) -> Tiny:
-    """Return what the suite knows of a family; one that it knows nothing of fails the suite."""
+    """Return the suite's facts of a family; unknown families fail."""
     if name not in TINY_FAMILIES:
         raise AssertionError(
             f"the family {name} has no tiny pipeline, so that nothing of it is tested. Write save_pipeline(folder, *, "

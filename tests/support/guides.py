@@ -1,4 +1,4 @@
-"""The commands in README and in the guides of docs/, as a reader would paste them."""
+"""The commands in README and guides, as a reader pastes them."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ PROGRAMS = {
 
 
 def command_lines(text: str) -> list[str]:
-    """Return the shell commands of a text's bash blocks in their order, each on one line."""
+    """Return a text's shell commands in order, each on one line."""
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
@@ -40,7 +40,7 @@ def command_with(guide: str, word: str) -> list[str]:
 
 
 def run_command(command: list[str], stand_ins: Mapping[str, str], extra: list[str]) -> None:
-    """Run a command with some words replaced and some added; it must succeed."""
+    """Run a command with words replaced and added; it must succeed."""
     words = PROGRAMS[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr

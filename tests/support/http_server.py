@@ -10,7 +10,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     """Answers without a line in the test's output."""
 
     def send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        """Send a whole answer, its length included; a client that has left is no error."""
+        """Send a whole response with its length. A client that has left is not an error."""
         try:
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():

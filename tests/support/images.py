@@ -50,7 +50,7 @@ def drawn(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
 
 
 def pixels(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
-    """What `open_rgb` gives, as whole numbers [H W 3]."""
+    """Decode with `open_rgb` to whole numbers [H W 3]."""
     return np.asarray(open_rgb(data, background=background)).astype(int)
 
 
@@ -62,7 +62,7 @@ def png_block(kind: bytes, body: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, colour: int, rows: bytes, before: bytes = b"", after: bytes = b""
 ) -> bytes:
-    """A PNG with given rows, each led by its filter byte, and blocks before and after the pixels."""
+    """Make a PNG of rows with filter bytes, and extra blocks. Blocks may be before and after the pixels."""
     header = png_block(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = before + png_block(b"IDAT", zlib.compress(rows)) + after
     return b"\x89PNG\r\n\x1a\n" + header + body + png_block(b"IEND", b"")
@@ -83,7 +83,7 @@ def listing(*rows: Row) -> str:
 
 
 def listed(folder: Path, *rows: Row) -> str:
-    """A folder whose metadata.jsonl has these rows, with images a.png, b.png and c.png."""
+    """Make a folder with images and a metadata.jsonl of these rows. The images are a.png, b.png and c.png."""
     return write(folder, {"metadata.jsonl": listing(*rows), **{f"{name}.png": picture() for name in "abc"}})
 
 

@@ -1,4 +1,6 @@
-"""Odd images of every format that is read: tiny files, mutated from a seed.
+"""Odd images of every format that is read.
+
+They are tiny files, mutated from a seed.
 
 `python -m tests.support.odd_images 1500 SEED` reads as many and prints how they ended.
 """
@@ -55,7 +57,7 @@ def odd_images(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def _mutate(data: bytearray, rng: np.random.Generator) -> str:
-    """Change the bytes in one of seven ways, mostly where headers are, and say which."""
+    """Change bytes in one of seven ways, and say which. Most changes are in headers."""
     if not data:
         return "emptied"
     end = len(data) if rng.random() < 0.3 else min(len(data), 200)
@@ -127,7 +129,7 @@ def gif_with_huge_second_frame() -> bytes:
 
 
 def _hostile() -> list[tuple[str, bytes]]:
-    """Files made to hurt: an animation whose second frame is huge, and tags that lead in circles."""
+    """Harmful files: a huge second frame, and circular tags."""
     entry = struct.pack("<HHII", 0x8769, 4, 1, 8)
     loop = b"II*\0" + struct.pack("<IH", 8, 3) + struct.pack("<HHII", 256, 4, 1, 9) * 2 + entry + struct.pack("<I", 8)
     exif = io.BytesIO()
@@ -153,7 +155,7 @@ class OneFile:
 
 
 def read_all(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
-    """Read many in every way; return how they ended, and which errors escaped that are not a ValueError."""
+    """Read many files in every way; return outcomes and escaped errors. Errors other than ValueError have escaped."""
     from datasets_prep.measure.image import Look, measure
     from finetune.data.images.decode import open_alpha, open_rgb, upright_size
 

@@ -1,4 +1,4 @@
-"""Tiny pipelines in the single-file layout that Stable Diffusion 1.x, 2.x and XL were published in.
+"""Tiny pipelines in the single-file layout of Stable Diffusion.
 
 Names are those of CompVis' latent diffusion, of transformers' CLIP (1.x and XL's first text encoder) and of open_clip
 (2.x and XL's second).
@@ -71,13 +71,13 @@ def unet_name(name: str, unet: Any) -> str:
 
 
 def resnet_name(part: str, inner: str) -> str:
-    """Return the published name inside a block; those of attention are the same."""
+    """Return the published name inside a block, also for attention."""
     layer, _, kind = inner.rpartition(".")
     return f"{RESNET[layer]}.{kind}" if part == "resnets" else inner
 
 
 def vae_weights(vae: Any) -> dict[str, Tensor]:
-    """Return the autoencoder's weights under their published names; attention is made of 1x1 convolutions there."""
+    """Return the autoencoder's weights under their published names. Attention consists of 1x1 convolutions there."""
     found, last = {}, len(vae.config.up_block_types) - 1
     for old, weight in vae.state_dict().items():
         name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", old)
@@ -96,7 +96,7 @@ def vae_weights(vae: Any) -> dict[str, Tensor]:
 
 
 def text_weights(pipeline: Any) -> dict[str, Tensor]:
-    """Return the weights of the one text encoder of 1.x and 2.x, or of both of XL."""
+    """Return the weights of one text encoder, or of both of XL."""
     if "text_encoder_2" in pipeline.components:
         first = clip_weights(pipeline.text_encoder, "conditioner.embedders.0")
         return first | open_clip_weights(pipeline.text_encoder_2, "conditioner.embedders.1")
@@ -106,15 +106,17 @@ def text_weights(pipeline: Any) -> dict[str, Tensor]:
 
 
 def clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
-    """Return the text encoder's weights as 1.x has them, with the positions that old files hold too."""
+    """Return the text encoder's weights as 1.x has them. Old files have positions too."""
     start = f"{place}.transformer.text_model."
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     return {f"{start}{k}": v for k, v in weights.items()} | {f"{start}embeddings.position_ids": torch.arange(77)[None]}
 
 
 def open_clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
-    """Return the text encoder's weights as 2.x has them: query, key and value are one matrix, and the projection is
-    transposed, which 2.x does not read."""
+    """Return the text encoder's weights as 2.x has them.
+
+    Query, key and value are one matrix, and the projection, which 2.x does not read, is transposed.
+    """
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     projection = weights.get("text_projection.weight", torch.eye(text_encoder.config.hidden_size))
     found = {

@@ -1,4 +1,4 @@
-"""Does things as a user without rights, where the tests run as root."""
+"""Actions as a user without rights, where tests run as root."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @contextmanager
 def as_another_user() -> Iterator[None]:
-    """Check permissions as those of another user within the block; skips the test where that cannot be done."""
+    """Check permissions as another user within the block. Skips the test where that is impossible."""
     if sys.platform == "win32" or os.geteuid() != 0:
         pytest.skip("only root can act as another user")
     os.seteuid(NOBODY)
@@ -27,7 +27,7 @@ def as_another_user() -> Iterator[None]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may write to; pytest's own are closed to others."""
+    """Make a folder that every user may write to. pytest's own folders are closed to others."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     yield folder

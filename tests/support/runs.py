@@ -1,4 +1,4 @@
-"""Runs recipes as real processes, cheaply: forked from a server that has already imported everything.
+"""Recipes as real processes, forked from a server with all imports.
 
 A child is a process of its own, so it can be killed, limited and signalled like one started by hand.
 """
@@ -68,7 +68,7 @@ class Running:
     log: Path
 
     def wait(self, seconds: float = 180) -> Ended:
-        """Wait for the end; a process that takes longer is killed and fails the test."""
+        """Wait for the end; a slow process is killed and fails."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
@@ -83,7 +83,7 @@ class Running:
             os.kill(self.process.pid, number)
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> None:
-        """Wait until something is seen to have happened, or the process has ended."""
+        """Wait until a condition holds or the process has ended."""
         deadline = time.monotonic() + seconds
         while not happened() and self.process.is_alive():
             assert time.monotonic() < deadline, f"did not happen within {seconds} s:\n{self.log.read_text()}"
@@ -129,9 +129,9 @@ def _child(
 
 
 def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:
-    """Run LoRA straight, without caches, and killed and resumed; all three must leave the same bits.
+    """Compare straight, uncached, and killed and resumed LoRA runs.
 
-    Returns what the first printed.
+    All three must give the same bits. Returns what the first printed.
     """
     straight = options | {"output.folder": folder / "a"}
     first = run("lora", straight, folder / "log")
@@ -141,7 +141,7 @@ def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) 
 
 
 def refuse_other_bits(straight: Path, options: Options, uncached: Options, folder: Path) -> None:
-    """Run LoRA without caches, and killed and resumed; both must leave the bits of the run in `straight`."""
+    """Compare an uncached and a killed run with that in `straight`. The bits must be the same."""
     other, broken = (options | {"output.folder": folder / name} for name in ("b", "c"))
     ended = run("lora", other | uncached, folder / "log")
     assert ended.exit_code == 0, ended.output
@@ -164,7 +164,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def final_state(folder: Path) -> dict[str, Tensor]:
-    """Return weights, averages and optimizer state of the newest checkpoint under one flat set of names."""
+    """Read weights, averages and optimizer state of the newest checkpoint. All are in one dict."""
     newest = max((folder / "checkpoints").glob("step_*"))
     state = {f"trained.{k}": v for k, v in safetensors.torch.load_file(newest / "trained.safetensors").items()}
     if (newest / "ema.safetensors").exists():

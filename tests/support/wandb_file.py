@@ -1,4 +1,4 @@
-"""Reads a `.wandb` file by its format alone: LevelDB log framing around `wandb.proto` records."""
+"""A reader of `.wandb` files: LevelDB log framing around `wandb.proto` records."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_records(file: Path) -> list[Record]:
-    """Return every record; raise ValueError where the framing is broken or the file ends inside a record."""
+    """Return every record. Raises ValueError where the framing is broken or the file ends inside a record."""
     data = file.read_bytes()
     if data[: len(FILE_HEADER)] != FILE_HEADER:
         raise ValueError(f"{file} does not start like a W&B file")
@@ -49,7 +49,7 @@ def _payloads(data: bytes) -> Iterator[bytes]:
 
 
 def history(records: list[Record]) -> list[dict[str, Any]]:
-    """Return the logged rows, without what wandb adds under names that begin with `_`."""
+    """Return the logged rows without wandb's own fields. Names of these begin with `_`."""
     rows = []
     for record in records:
         if record.WhichOneof("record_type") == "history":

@@ -1,4 +1,4 @@
-"""A small stand-in for a W&B server: takes one run's metrics, files and artifacts, and can fall silent."""
+"""A stand-in for a W&B server, which can stop responding. It accepts one run's metrics, files and artifacts."""
 
 import json
 import re
@@ -34,10 +34,10 @@ class WandbServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing where a client goes away in the middle of an answer."""
+        """Ignore a client that leaves in the middle of a response."""
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the data of a GraphQL answer, as far as uploading a run needs it."""
+        """Return the data of a GraphQL response for uploading a run."""
         operation = re.findall(r"(?:query|mutation)\s+(\w+)", query)[0]
         match operation:
             case "UpsertBucket":

@@ -1,4 +1,4 @@
-"""Tiny caption models of the real classes with random weights, in folders as on the Hub; they write words at random."""
+"""Tiny caption models with random weights, in folders as on the Hub. They write words at random."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -196,7 +196,7 @@ TAGGER_SIDE = 16
 
 
 def save_tagger(folder: Path, *, fixed_batch: bool = False) -> Path:
-    """A tagger whose probabilities are the mean red and blue of the image, and constants; needs onnx."""
+    """Save a tagger of mean red and blue; needs onnx."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

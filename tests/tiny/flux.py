@@ -12,15 +12,16 @@ T5_WIDTH = 24
 
 
 def save_pipeline(folder: Path, *, seed: int = 0, guidance: bool = True) -> Path:
-    """Write a `FluxPipeline` with random weights in diffusers layout to `folder` and return it; transformer and
-    T5 are several files, as in the real one."""
+    """Write a tiny `FluxPipeline` to `folder` and return it.
+
+    It has random weights in diffusers layout; transformer and T5 are several files, as in the real one.
+    """
     build_pipeline(seed=seed, guidance=guidance).save_pretrained(folder, max_shard_size="60KB")
     return folder
 
 
 def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
-    """Return the pipeline that `save_pipeline` writes: like FLUX.1-dev, or without guidance like FLUX.1-schnell. The
-    global random state is left as it was."""
+    """Build a tiny pipeline: FLUX.1-dev, or schnell without guidance. The global random state is restored."""
     tokenizer, t5_tokenizer = train_tokenizer(), train_t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -38,7 +39,7 @@ def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
 
 
 def build_transformer(*, guidance: bool) -> FluxTransformer2DModel:
-    """Return a transformer whose modules carry the names of the real ones: two double and two single blocks."""
+    """Build a transformer with real module names. It has two double and two single blocks."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,

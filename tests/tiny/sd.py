@@ -1,4 +1,4 @@
-"""Tiny pipelines of the real classes and small image folders for the tests, built from a seed."""
+"""Tiny pipelines of real classes and small image folders, from seeds."""
 
 import functools
 import json
@@ -37,8 +37,7 @@ CAPTIONS = tuple(f"a {color} {shape} on {paper} paper" for color in COLORS for s
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a pipeline; all but micro have the four levels and two layers a block of Stable Diffusion's
-    U-Net."""
+    """The sizes of a pipeline. All but micro have four levels and two layers per block, as Stable Diffusion's U-Net."""
 
     unet_channels: tuple[int, ...]
     vae_channels: tuple[int, ...]
@@ -67,12 +66,12 @@ def save_pipeline(
     size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
     inpainting: bool = False,
 ) -> Path:
-    """Write a `StableDiffusionPipeline` with random weights in diffusers layout to `folder` and return it.
+    """Write a tiny `StableDiffusionPipeline` to `folder` and return it.
 
-    Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5, or with `sd2` of 2.1:
-    linear projections, gelu, "!" as padding, and a text width of 1024, by which version 2 is told apart. `sd2` does not
-    set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v. With `inpainting` it is a
-    `StableDiffusionInpaintPipeline`, whose U-Net takes 9 channels.
+    Weights are random. Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5,
+    or with `sd2` of 2.1: linear projections, gelu, "!" as padding, and a text width of 1024, which identifies version
+    2. `sd2` does not set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v. With `inpainting` it
+    is a `StableDiffusionInpaintPipeline`, whose U-Net has 9 channels.
     """
     pipeline = build_pipeline(prediction_type=prediction_type, sd2=sd2, seed=seed, size=size, inpainting=inpainting)
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -125,7 +124,7 @@ def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DCondit
 
 
 def build_vae(shape: Shape) -> AutoencoderKL:
-    """Return an autoencoder with 4 latent channels that halves the image once per level after the first."""
+    """Build an autoencoder with 4 latent channels. Each level after the first halves the image."""
     num_levels = len(shape.vae_channels)
     return AutoencoderKL(
         block_out_channels=shape.vae_channels,
@@ -139,7 +138,7 @@ def build_vae(shape: Shape) -> AutoencoderKL:
 
 
 def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> AutoencoderKL:
-    """Return an autoencoder with 16 latent channels that are shifted and scaled; it halves the image once."""
+    """Build an autoencoder with 16 shifted and scaled latent channels. It halves the image once."""
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -155,7 +154,7 @@ def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> Autoenco
 
 
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
-    """Return a CLIP text model of two layers; that of version 2 has one, whose width makes it the largest part."""
+    """Build a CLIP text model of two layers. Version 2's has one, whose width makes it the largest part."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -174,7 +173,7 @@ def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> 
 
 
 def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMScheduler:
-    """Return the scheduler with the settings that Stable Diffusion 1.5 (PNDM) or 2.1 (DDIM) ships."""
+    """Build the scheduler of Stable Diffusion 1.5 (PNDM) or 2.1 (DDIM)."""
     config = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -189,7 +188,7 @@ def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMS
 
 
 def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
-    """Return a CLIP tokenizer: all bytes, all bytes with </w>, the merges learned from CAPTIONS, start and end."""
+    """Train a CLIP tokenizer on CAPTIONS. It has all bytes, all bytes with </w>, merges, start and end."""
     vocab, merges = learned_merges()
     tokenizer = CLIPTokenizer(vocab=dict(vocab), merges=list(merges), pad_token=padding, model_max_length=77)
     assert tokenizer.pad_token_id == vocab[padding]
@@ -198,7 +197,7 @@ def train_tokenizer(*, padding: str = "<|endoftext|>") -> CLIPTokenizer:
 
 @functools.cache
 def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return vocabulary and merges of a byte-level BPE with CLIP's splitting and lower-casing rules."""
+    """Learn vocabulary and merges of a byte-level BPE. Splitting and lower-casing follow CLIP."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -221,10 +220,10 @@ def learned_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def save_pictures(
     folder: Path, *, count: int = 8, size: int = 64, seed: int = 0, aspects: Sequence[float] = (1.0,)
 ) -> Path:
-    """Write PNG images of coloured shapes with metadata.jsonl (`file_name`, `text`) to `folder` and return it.
+    """Write PNG images of shapes with metadata.jsonl; return the folder.
 
-    An image covers about size x size pixels; its width over height runs through `aspects` in turn. Captions are those
-    of `CAPTIONS`, so the tiny tokenizer knows their words.
+    An image has about size x size pixels; its width over height runs through `aspects` in turn. Captions are those of
+    `CAPTIONS`, so the tiny tokenizer knows their words.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -1,4 +1,4 @@
-"""Tiny pipelines of Stable Diffusion 3 and 3.5, of the real classes, built from a seed."""
+"""Tiny pipelines of Stable Diffusion 3 and 3.5, from a seed."""
 
 from pathlib import Path
 
@@ -16,15 +16,20 @@ NUM_LAYERS = 2
 
 
 def save_pipeline(folder: Path, *, seed: int = 0, t5: bool = True, version35: bool = False) -> Path:
-    """Write a `StableDiffusion3Pipeline` with random weights in diffusers layout to `folder` and return it;
-    transformer and T5 are several files, as in 3.5 large."""
+    """Write a tiny `StableDiffusion3Pipeline` to `folder` and return it.
+
+    Weights are random; transformer and T5 are several files, as in 3.5 large.
+    """
     build_pipeline(seed=seed, t5=t5, version35=version35).save_pretrained(folder, max_shard_size="100KB")
     return folder
 
 
 def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -> StableDiffusion3Pipeline:
-    """Return the pipeline that `save_pipeline` writes; `version35` has normalized queries and keys and a first block
-    that attends twice, as 3.5 medium. The global random state is left as it was."""
+    """Build a tiny pipeline of version 3, or with `version35` of 3.5.
+
+    3.5 medium has normalized queries and keys, and a first block that attends twice. The global random state is
+    restored.
+    """
     tokenizers = train_tokenizer(), train_tokenizer(padding="!")
     t5_tokenizer = train_t5_tokenizer() if t5 else None
     with torch.random.fork_rng(devices=[]):
@@ -74,7 +79,7 @@ def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
 
 
 def build_clip(width: int, tokenizer: CLIPTokenizer, activation: str) -> CLIPTextModelWithProjection:
-    """Return a CLIP text model of three layers, so the last but one is not the first."""
+    """Build a CLIP text model of three layers. So its last layer but one is not the first."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

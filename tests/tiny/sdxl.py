@@ -1,4 +1,4 @@
-"""A micro Stable Diffusion XL pipeline of the real classes and topology, built from a seed."""
+"""A micro Stable Diffusion XL pipeline, built from a seed."""
 
 from pathlib import Path
 from typing import Literal
@@ -27,9 +27,9 @@ def save_pipeline(
     force_zeros: bool = True,
     inpainting: bool = False,
 ) -> Path:
-    """Write a `StableDiffusionXLPipeline` with random weights in diffusers layout to `folder` and return it.
+    """Write a tiny `StableDiffusionXLPipeline` to `folder` and return it.
 
-    Its text encoders have the old, wrong number of the end token in their configs, as the real ones.
+    Weights are random. Text encoders have the old, wrong number of the end token in their configs, as the real ones.
     """
     pipeline = build_pipeline(
         seed=seed, prediction_type=prediction_type, force_zeros=force_zeros, inpainting=inpainting
@@ -46,8 +46,7 @@ def build_pipeline(
     inpainting: bool = False,
     num_layers: int = 3,
 ) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
-    """Return the pipeline that `save_pipeline` writes, or one with more layers in its second text encoder. The global
-    random state is left as it was."""
+    """Build a micro pipeline, with more text encoder layers if asked. The global random state is restored."""
     first, second = train_tokenizer(), train_tokenizer(padding="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -76,7 +75,7 @@ def build_pipeline(
 
 
 def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
-    """Return the config of a text encoder; beside the weights, what the real ones have."""
+    """Return a text encoder's config, with real values beside sizes."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -93,7 +92,7 @@ def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_la
 
 
 def build_unet(*, in_channels: int) -> UNet2DConditionModel:
-    """Return a U-Net of SDXL's three levels, two resnets each, the first without attention."""
+    """Build a U-Net of SDXL's three levels with two resnets each. The first level has no attention."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=in_channels,

@@ -1,4 +1,4 @@
-"""A tiny T5 encoder and its tokenizer, as the pipelines that read prompts with T5 have them."""
+"""A tiny T5 encoder and its tokenizer, for pipelines with T5."""
 
 import functools
 import string
@@ -13,8 +13,10 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
-    """Return a T5 encoder of two layers, with the gated feed-forward layers of version 1.1; it drops nothing out, as a
-    loaded one."""
+    """Build a T5 encoder of two layers with gated feed-forward layers.
+
+    As in version 1.1. It has no dropout, like a loaded one.
+    """
     encoder = T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),
@@ -32,7 +34,7 @@ def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
 
 
 def train_t5_tokenizer() -> T5Tokenizer:
-    """Return a T5 tokenizer: pieces of words learned from CAPTIONS, and all printable characters of ASCII."""
+    """Train a T5 tokenizer on CAPTIONS. It has pieces of words and all printable ASCII characters."""
     return T5Tokenizer(vocab=list(learned_pieces()), extra_ids=0, model_max_length=512)
 
 

@@ -1,4 +1,4 @@
-"""Tiny models that look at images, of the real classes with random weights, in folders as on the Hub."""
+"""Tiny vision models with random weights, in folders as on the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path

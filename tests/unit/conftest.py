@@ -1,4 +1,4 @@
-"""A guard against processes in unit tests; `tests/e2e` and its siblings hold what starts one."""
+"""A guard against processes in unit tests."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ sys.addaudithook(refuse_starts)
 
 @pytest.fixture(autouse=True)
 def starts_are_refused(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Guard the test, but not `docs`, which runs what its pages tell a reader to add."""
+    """Guard the test, unless it is in `docs`, which runs commands."""
     global is_guarded
     is_guarded = HERE / "docs" not in request.path.parents
     yield

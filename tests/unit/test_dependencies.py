@@ -1,4 +1,4 @@
-"""Every module that the packages import comes with a distribution that pyproject.toml names."""
+"""Every imported module belongs to a distribution in pyproject.toml."""
 
 import ast
 import re
@@ -19,12 +19,15 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
 def canonical(need: str) -> str:
-    """Return the name of a requirement as package indexes compare it (PEP 503)."""
+    """Return a requirement's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", need)[0]).lower()
 
 
 def imported(code: str) -> set[str]:
-    """Return the top-level modules that a source imports, also by name and for types alone, not those it looks for."""
+    """Return the top-level modules that a source imports.
+
+    Names and types count, modules that it only looks for do not.
+    """
     names: list[str] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -37,7 +40,7 @@ def imported(code: str) -> set[str]:
 
 
 def third_party() -> dict[str, Path]:
-    """Return each module of somebody else that the packages import, with one file that does."""
+    """Return each imported module of others, with a file that imports it."""
     found: dict[str, Path] = {}
     for path in [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]:
         modules = imported(path.read_text(encoding="utf-8")) - sys.stdlib_module_names - set(PACKAGES)

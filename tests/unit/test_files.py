@@ -1,4 +1,4 @@
-"""Locks: who excludes whom, with the system's own and those of Windows; modes and permissions of files."""
+"""Locks of this system and of Windows; modes and permissions of files."""
 
 import fcntl
 import os
@@ -31,7 +31,7 @@ __all__ = ["open_folder"]
 
 
 def lock_bytes(descriptor: int, mode: int, num_bytes: int) -> None:
-    """Lock bytes from the current position on, as `msvcrt.locking` does, with real locks of this system."""
+    """Lock bytes like `msvcrt.locking`, with this system's real locks."""
     request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_CUR, 0, num_bytes, 0)
     try:
         fcntl.fcntl(descriptor, mode, request)

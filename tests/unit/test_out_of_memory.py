@@ -1,4 +1,4 @@
-"""Running out of memory ends in a sentence that says of what, wherever it happens; real allocations fail here.
+"""Running out of memory is explained in a sentence everywhere.
 
 No machine has the addresses that these allocations ask for, so nothing of them is ever touched.
 """

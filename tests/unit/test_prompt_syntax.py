@@ -1,4 +1,4 @@
-"""What other programs would interpret in a prompt is found and named; a path is no prompt."""
+"""Syntax of other programs in prompts is found; paths are not prompts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a kill leaves beside a folder that is being replaced."""
+"""Leftovers of a kill while a folder is replaced."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Preparation as users start it; its result loads with datasets and with the recipes."""
+"""Preparation as users start it, and readers of its result."""
 
 import json
 import shlex
@@ -76,7 +76,7 @@ def test_neither_help_nor_a_mistake_loads_torch(arguments: list[str]) -> None:
     assert ended.stdout.splitlines()[-1] == "False", ended.stderr
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real pictures at {SHARED}")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images at {SHARED}")
 def test_photographs_keep_their_captions_and_bytes(tmp_path: Path) -> None:
     ended = prepared("--source", SHARED / "style_line", "--output", tmp_path / "out")
     assert ended.returncode == 0, ended.stderr

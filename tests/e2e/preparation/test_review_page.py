@@ -1,4 +1,4 @@
-"""The report in a real browser: hostile names, keys, and decisions that end in the file."""
+"""The report in a real browser: hostile names, keys, and decisions."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(folder: Path) -> Iterator[str]:
-    """Where `serve` says that it serves the folder; it ends as Ctrl-C ends it."""
+    """Return the address that `serve` prints; Ctrl-C ends it."""
     code = "import sys, pathlib; from datasets_prep.review.server import serve; serve(pathlib.Path(sys.argv[1]))"
     root = Path(__file__).parents[3]
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=root, stdout=subprocess.PIPE, text=True)
@@ -107,7 +107,7 @@ def test_the_page_fits_a_phone(browser: Browser, folder: Path, scheme: str) -> N
 
 
 def test_a_page_opened_as_a_file_keeps_decisions_and_hands_them_over(browser: Browser, folder: Path) -> None:
-    """What the page would download is a decisions.jsonl that the preparation reads."""
+    """The download is a decisions.jsonl that preparation reads."""
     page = f"file://{folder}/report.html"
     browser.open(page)
     browser.value("localStorage.clear()")

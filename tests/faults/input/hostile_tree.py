@@ -1,4 +1,4 @@
-"""A folder of images as hostile as real ones: every case with what has to become of it."""
+"""A folder of images as hostile as real ones, with expected outcomes."""
 
 import io
 import os
@@ -19,7 +19,7 @@ KEPT = "kept"
 
 @dataclass(frozen=True)
 class Case:
-    """A file and what becomes of it: kept, or the reason it is left out."""
+    """A file and its outcome: kept, or the reason for rejection."""
 
     name: str
     fate: str
@@ -33,7 +33,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return all cases; every image that is kept shows something else than the others."""
+    """Return all cases; kept images all differ."""
     seeds = iter(range(1000, 2000))
 
     def image(size: tuple[int, int] = (120, 90), mode: str = "RGB") -> Image.Image:
@@ -54,7 +54,7 @@ def cases() -> list[Case]:
 
 
 def orientation_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """EXIF 1 to 8 and values that are none, in JPEG and PNG."""
+    """EXIF orientations 1 to 8 and invalid ones, in JPEG and PNG."""
     found = []
     for value in (1, 2, 3, 4, 5, 6, 7, 8, 0, 9):
         exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear sentence, exit code 1, no traceback, and nothing lost."""
+"""Mistakes of users: one sentence, exit code 1, nothing lost."""
 
 import json
 import shutil
@@ -128,9 +128,9 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "empty folder": (empty_folder, ("data.folder", "no images")),
     "no captions": (no_captions, ("data.folder", "captions")),
     "one caption missing": (one_caption_missing, ("0000.png", "without a caption")),
-    "not a picture": (no_picture, ("0003.png",)),
-    "cut picture": (cut_picture, ("0003.png",)),
-    "listed picture is absent": (listed_but_absent, ("0003.png", "do not exist")),
+    "not an image": (no_picture, ("0003.png",)),
+    "truncated image": (cut_picture, ("0003.png",)),
+    "listed image is absent": (listed_but_absent, ("0003.png", "do not exist")),
     "nothing left to train on": (all_held_out, ("validation.fraction",)),
     "unknown family": (other_family("KolorsPipeline"), ("model.source", "KolorsPipeline", "sdxl")),
     "SDXL by name alone": (other_family("StableDiffusionXLPipeline"), ("model.source", "tokenizer_2")),

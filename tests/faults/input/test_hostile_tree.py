@@ -1,4 +1,4 @@
-"""Every file of a hostile folder ends as expected, and the folder stays as it is."""
+"""Files of a hostile folder end as expected; the folder is unchanged."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def state_of(root: Path) -> dict[str, tuple[object, ...]]:
-    """Everything about a tree that must not change: kinds, sizes, times, contents, targets of links."""
+    """Record everything about a tree that must not change. Kinds, sizes, times, contents, and targets of links."""
     found = {}
     for folder, folders, names in os.walk(os.fsencode(root)):
         for name in [*folders, *names]:

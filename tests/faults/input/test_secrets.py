@@ -1,4 +1,4 @@
-"""Access tokens reach no file of a run: not from the environment, and options that hold one are refused."""
+"""Access tokens reach no file of a run, and options refuse them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files from strangers: nothing in a model folder or a YAML file is ever run, and the refusal is a sentence.
+"""Files from strangers: models and YAML never run code.
 
 What a checkpoint may hold is tried in test_damaged_checkpoints.py.
 """
@@ -25,13 +25,13 @@ INDEXES: dict[str, object] = {
     "scheduler is a built-in": {"scheduler": ["diffusers", "__builtins__"]},
     "scheduler is a module": {"scheduler": ["diffusers", "scheduling_utils"]},
     "scheduler is a path": {"scheduler": ["diffusers", "../../evil"]},
-    "scheduler is no scheduler": {"scheduler": ["diffusers", "TYPE_CHECKING"]},
+    "scheduler is not a scheduler": {"scheduler": ["diffusers", "TYPE_CHECKING"]},
 }
 
 
 @pytest.fixture
 def model(small_run: Options, tmp_path: Path) -> Path:
-    """A model folder of the test's own, with a module in it that leaves a trace when it is imported."""
+    """A model folder with a module that leaves a trace if imported."""
     model = shutil.copytree(Path(str(small_run["model.source"])), tmp_path / "model")
     for folder in (model, model / "unet", model / "text_encoder", model / "tokenizer", model / "scheduler"):
         (folder / "evil.py").write_text(
@@ -58,7 +58,7 @@ def test_a_hostile_model_index_is_refused(name: str, model: Path, small_run: Opt
 
 
 def test_code_that_comes_with_a_model_is_not_run(model: Path, small_run: Options, tmp_path: Path) -> None:
-    """trust_remote_code is off: what only such code could do is left out or refused."""
+    """Parts that need such code are omitted or refused."""
     auto_map = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
     update(model / "model_index.json", unet=["evil", "Evil"], vae=["../unet/evil", "Evil"])
     update(model / "text_encoder" / "config.json", auto_map=auto_map)

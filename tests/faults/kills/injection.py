@@ -1,4 +1,4 @@
-"""Faults that a child process of `tests.support.runs` prepares for itself before its recipe starts; no mocks."""
+"""Faults that a child process sets up before its recipe starts. There are no mocks."""
 
 import ctypes
 import multiprocessing
@@ -22,7 +22,7 @@ CHANGES = {"open", "shutil.rmtree"} | {
 
 @dataclass(frozen=True)
 class WhileSaving:
-    """Does something at the N-th file-system event after the first checkpoint began to be written, counted from 1."""
+    """An action at the N-th file-system event of the first save. Events count from 1."""
 
     number: int
     act: Callable[[], None]
@@ -47,7 +47,7 @@ class WhileSaving:
 
 @dataclass(frozen=True)
 class WhenOpened:
-    """Does something just before a file of that name is opened for the first time."""
+    """An action just before a file of that name is first opened."""
 
     name: str
     act: Callable[[], None]
@@ -75,7 +75,7 @@ def ask_to_stop() -> None:
 
 @dataclass(frozen=True)
 class FileSizeLimit:
-    """Lets no file of the process grow beyond so many bytes: writing fails in the middle of a file."""
+    """A limit on file sizes, which ends writes in the middle."""
 
     num_bytes: int
 
@@ -84,12 +84,12 @@ class FileSizeLimit:
 
 
 def fork_workers() -> None:
-    """Start data loader workers as a process that was started by hand does, not through the tests' fork server."""
+    """Start data loader workers as outside of the tests' fork server."""
     multiprocessing.set_start_method("fork", force=True)
 
 
 def lead_a_group() -> None:
-    """Make the process and its workers a group of their own, which can be signalled as one."""
+    """Put the process and its workers into a group for signals."""
     fork_workers()
     os.setpgrp()
 
@@ -108,7 +108,7 @@ class FillDisk:
 
 @dataclass(frozen=True)
 class LimitMemoryWhenOpened:
-    """Leaves so little memory from the moment a file is opened that a large allocation fails, as on a full GPU."""
+    """Little free memory once a file is opened, like a full GPU."""
 
     name: str
     num_bytes: int
@@ -127,7 +127,7 @@ def every_interrupt_counts() -> None:
 
 
 def without_privileges() -> None:
-    """Take from root what lets it write to read-only folders; the user stays, so Python still finds itself."""
+    """Drop root's right to write to read-only folders. The user stays, so Python still finds itself."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface; this process
     if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
         raise OSError(ctypes.get_errno(), "capset")

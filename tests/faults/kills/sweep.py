@@ -1,9 +1,11 @@
-"""kill -9 at every system call of two saves that changes a file, rotation included; by hand, it takes minutes.
+"""kill -9 at every system call of two saves that changes files.
+
+Rotation is included. Run by hand; it takes minutes.
 
     python -m tests.faults.kills.sweep [FIRST [LAST]]
 
-Each time a new run is killed there, a write after half of its bytes, and the same command is then run to its end.
-FIRST and LAST choose some of the calls. Prints one line a call and exits with 1 unless every run went on and ended the
+Each time a new run is killed there, a write after half of its bytes, and the same command is then run to its end. FIRST
+and LAST choose some of the calls. Prints one line per call and exits with 1 unless every run continued and ended the
 same bit for bit. Needs Linux and gcc.
 """
 
@@ -66,7 +68,7 @@ def main(first: int = 1, last: int = NEVER) -> int:
 
 
 def traced(options: Options, out: Path, number: int, tracer: Path, log: Path) -> list[str]:
-    """Run the recipe until its `number`-th change to a file under `out` kills it; return these changes."""
+    """Kill the recipe at its `number`-th change to a file under `out`. Return these changes."""
     running = start("lora", options, log, prepare=wait_for_tracer)
     while running.process.pid is None:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Caches lose nothing to a kill, and may be filled by several processes."""
+"""Caches survive kills, and several processes may fill them."""
 
 import json
 import multiprocessing

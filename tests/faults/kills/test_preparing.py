@@ -1,4 +1,4 @@
-"""Preparations that are killed at random points and started again end in the same bytes."""
+"""Preparations killed at random points end in the same bytes."""
 
 import os
 import random

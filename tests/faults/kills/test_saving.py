@@ -1,4 +1,4 @@
-"""kill -9 at file-system calls inside saves: the same command continues, and the end is the same bit for bit.
+"""kill -9 during saves: the same command gives the same bits.
 
 `python -m tests.faults.kills.sweep` does the same at every system call.
 """

@@ -1,4 +1,4 @@
-"""A preparation that ends at any call that changes the disk is completed by the same command."""
+"""A preparation ended at any disk change is completed when repeated."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def armed(point: int) -> None:
 
 
 def ended_at(point: int, config: PrepConfig) -> bool:
-    """Run a preparation in a copy of this process that ends at a point; False where it came to its end before."""
+    """Run a preparation that ends at a point; return whether it did. It runs in a copy of this process."""
     child = os.fork()
     if child == 0:
         armed(point)
@@ -55,7 +55,7 @@ def ended_at(point: int, config: PrepConfig) -> bool:
 
 
 def readable(folder: Path) -> bool:
-    """Whether training gets all images, or is told that they are not all there."""
+    """Check that training gets all images or reports missing ones."""
     try:
         return len(read_manifest(str(folder)).records) == 6
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Every column of a batch is moved, cut and joined, one that a subclass adds too."""
+"""Every column of a batch is moved, cut and joined. A subclass's own columns are, too."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from finetune.batches.inpaint_masks import Filling
 
 @dataclass(frozen=True)
 class Scored(Batch):
-    """A batch with one more tensor and one more reference per sample: one line each."""
+    """A batch with one more tensor and one more reference."""
 
     score: Tensor | None = None
     sources: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Errors while batches are read and put together are sentences that name the images."""
+"""Errors while batches are read name the images."""
 
 import sys
 from collections.abc import Iterator

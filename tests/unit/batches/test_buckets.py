@@ -1,4 +1,4 @@
-"""Bucket sizes keep to their bounds; batches are full, of one bucket, and see every image equally often."""
+"""Bucket sizes stay in bounds; batches are full and fair."""
 
 import itertools
 import random
@@ -120,7 +120,7 @@ def taken(sampler: BucketBatchSampler, num: int) -> list[list[Sample]]:
 
 
 def drawn_cases() -> list[tuple[list[int], int]]:
-    """Many small buckets, few large ones, sizes around the batch: (sizes, batch size)."""
+    """Draw cases of sizes and batch size: small, large and borderline buckets."""
     draw = random.Random(7)
     cases: list[tuple[list[int], int]] = [([1], 4), ([5], 4), ([1, 1], 8), ([4, 5, 30], 4), ([1, 40], 4), ([7] * 9, 4)]
     for _ in range(30):
@@ -190,7 +190,7 @@ def test_iterating_again_begins_again() -> None:
 def test_a_picture_that_repeats_stands_that_often_in_each_pass() -> None:
     sampler = BucketBatchSampler(buckets_of([3, 2]), [1, 3, 1, 2, 1], 4, seed=0)
     seen: Counter[int] = Counter()
-    for batch in taken(sampler, 2 * 40):  # 8 entries a pass
+    for batch in taken(sampler, 2 * 40):  # 8 entries per pass
         seen.update(index for index, _ in batch)
     assert [seen[index] / 40 for index in range(5)] == pytest.approx([1, 3, 1, 2, 1], abs=0.1)
 
@@ -209,7 +209,7 @@ def test_the_order_differs_between_seeds_buckets_and_passes() -> None:
 
 
 def test_the_position_in_the_stream_does_not_depend_on_the_batch_size() -> None:
-    """One bucket: the same images come in the same order, however they are cut into batches."""
+    """One bucket gives the same images in the same order."""
     assert order(sampler_of([10], 2), 10) == order(sampler_of([10], 4), 5)
 
 

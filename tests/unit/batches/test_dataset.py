@@ -40,7 +40,7 @@ def test_the_key_of_latents_ignores_what_does_not_alter_them() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_sizes_are_those_of_the_crop_that_was_cut(flip: bool) -> None:
-    """The image scaled to cover the view is cut again at the place that the sizes name."""
+    """The scaled image is cut again at the place in the sizes."""
     record, view = Record("a.png", ("a",), 160, 80, "ab" * 32), View(48, 64, 0.25, 0.5, flip)
     height, width, top, left, *target = view_sizes(record, view)
     assert (height, width, target) == (80, 160, [64, 48])

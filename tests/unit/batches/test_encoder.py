@@ -1,4 +1,4 @@
-"""Caches filled through the encoder hold what is asked for, and nothing that was made from something else."""
+"""Caches filled by the encoder have what is asked, nothing stale."""
 
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def test_images_with_an_unusable_profile_and_blank_ones_are_counted(
 
 
 def test_a_vae_that_overflows_in_fp16_encodes_in_float32(folder: Path, tmp_path: Path) -> None:
-    """As SDXL's published one; norms behind the layer make its outputs small again."""
+    """Norms behind the layer make its outputs small again, as SDXL's."""
     large = new_components()
     with torch.no_grad():
         for parameter in large.vae.encoder.conv_in.parameters():

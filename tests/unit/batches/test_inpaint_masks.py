@@ -1,4 +1,4 @@
-"""Holes are functions of image and number, differ, and hide a part or all."""
+"""Inpainting masks depend on image and number, and hide parts."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Caches are right by construction: damage is found, and any process may be killed at any time."""
+"""Caches find damage and survive kills of any process."""
 
 import hashlib
 import resource
@@ -153,7 +153,7 @@ def attempted(store: ShardStore, key: str) -> tuple[Entry | None, str]:
 
 
 def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
-    """A bit of each byte in turn: the shard is unreadable, or the entry is missing, refused or right."""
+    """The shard is unreadable, or the entry missing, refused or right."""
     keys = keys_of(1)
     whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
     refused = 0
@@ -176,7 +176,7 @@ def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path:
 
 
 def test_a_full_disk_is_told_with_the_place_and_the_way_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The kernel refuses to let files grow, which reaches the same code as a full disk."""
+    """A file size limit reaches the same code as a full disk."""
     entry = {"latents": torch.zeros(200_000)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))

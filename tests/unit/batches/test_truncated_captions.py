@@ -21,7 +21,7 @@ PREVIEW = PreviewConfig(prompts=(SHORT, LONGER))
 def test_one_warning_counts_captions_and_prompts_of_which_nothing_reads_the_end(
     tmp_path: Path, without: tuple[str, ...], limit: int, counted: str
 ) -> None:
-    """T5 reads what CLIP does not, so only its length counts where it is there."""
+    """T5 reads more than CLIP, so only its length counts."""
     family = StableDiffusion3()
     tokenizers = family.tokenizers(ModelSource(str(save_pipeline(tmp_path / "model")), without=without))
     (warning,) = cut_warnings(family, tokenizers, [LONGER, SHORT, LONG], PREVIEW)

@@ -1,4 +1,4 @@
-"""The benchmark of model sizes builds what it says, and sees where it does not."""
+"""The benchmark of model sizes checks the models that it builds."""
 
 from dataclasses import replace
 

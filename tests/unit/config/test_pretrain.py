@@ -1,4 +1,4 @@
-"""The options of pretraining: what is refused, and what the autoencoder's stage makes of them."""
+"""Options of pretraining: refusals, and the autoencoder's stage."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Quantised and offloaded weights that cannot be had are refused by the options alone."""
+"""Options refuse impossible quantised and offloaded weights."""
 
 from pathlib import Path
 from typing import Any

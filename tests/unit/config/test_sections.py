@@ -1,4 +1,4 @@
-"""Options on their own: what is refused, and that everything refused is named at once."""
+"""Options on their own; all mistakes are named at once."""
 
 import inspect
 from dataclasses import fields, is_dataclass, replace
@@ -277,7 +277,7 @@ def test_commits_are_no_tokens() -> None:
 
 
 def test_every_option_has_a_line_of_help() -> None:
-    """A field's docstring is its help text; the names of sections speak for themselves."""
+    """A field's docstring is its help text; sections need none."""
     for section in [value for item in fields(GOOD) if is_dataclass(value := vars(GOOD)[item.name])]:
         source = Path(inspect.getfile(type(section))).read_text(encoding="utf-8")
         for item in fields(section):

@@ -1,4 +1,4 @@
-"""Instance and class images come up equally often, whatever their numbers, shapes and repeats."""
+"""Instance and class images are drawn equally often, whatever their numbers."""
 
 import itertools
 from collections import Counter
@@ -27,7 +27,7 @@ from tests.support.images import picture, write
 
 @dataclass(frozen=True)
 class Named:
-    """Gives its own name and the file's."""
+    """A source that returns its own name and the file's."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Listings and text files of a folder become captions, or one error that lists everything that is wrong."""
+"""Listings and text files become captions, or one complete error."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Folders such as "10_sks star" give repeats where all their names say so; doubtful names ask."""
+"""Folders such as "10_sks star" set repeats; doubtful names ask."""
 
 import pytest
 

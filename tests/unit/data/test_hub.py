@@ -1,4 +1,4 @@
-"""Datasets of rows are read as their original bytes; what is missing in them is named."""
+"""Rows of datasets are read as original bytes; missing parts are named."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""A folder becomes sorted records with a fingerprint, or an error that says what to do."""
+"""A folder becomes sorted records with a fingerprint, or an error."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""Masks are found by name, checked before training, cut as their image is, and averaged over each latent."""
+"""Masks are found, checked, cropped as their image, and averaged."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_mask_lies_beside_its_image_and_is_no_image_itself(tmp_path: Path) -> 
 
 
 def test_masks_have_the_names_of_their_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    """Also where that folder lies among the images, whose captions may be the folders' names."""
+    """The folder may be among the images, captioned by folder names."""
     files = {"cat/a.jpg": picture(kind="JPEG"), "masks/cat/a.png": white()}
     folder = write(tmp_path, files)
     mask = MaskConfig("file", folder=tmp_path / "masks")
@@ -144,7 +144,7 @@ def test_each_latent_gets_the_share_of_its_area_inside_the_mask() -> None:
 
 
 def picture_that_is_its_mask(folder: Path, kind: str, size: tuple[int, int], orientation: int) -> Manifest:
-    """A grey ramp with an edge, whose mask has its very values; both turned by EXIF."""
+    """A grey ramp as image and mask, both turned by EXIF."""
     grey = gradient(*size).convert("L")
     exif = Image.Exif()
     exif[0x0112] = orientation

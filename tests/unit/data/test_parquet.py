@@ -1,4 +1,4 @@
-"""Tables of images are read row by row, and prepared ones are trained on without opening an image."""
+"""Tables are read by row; prepared ones train without opening images."""
 
 import hashlib
 import os

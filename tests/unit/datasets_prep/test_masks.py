@@ -1,4 +1,4 @@
-"""Masks are told from images, follow them to the output, and stand in one list like every other file."""
+"""Masks are recognized, follow their images, and are listed once."""
 
 import hashlib
 import json

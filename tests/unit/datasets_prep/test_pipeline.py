@@ -218,7 +218,7 @@ def test_decisions_of_a_user_are_followed_and_last(config: PrepConfig) -> None:
         assert kept["test/blue_2.png"]["text"] == "a calm sea, ink style"
         dropped = [row["source"] for row in rows(config.output, "rejected.jsonl") if row["reason"] == "dropped_by_user"]
         assert dropped == ["a_red_thing.png", "copies/b.png", "copies/c.png"]
-        (Path(config.source[0]) / "more.md").write_text("so that it is made anew")
+        (Path(config.source[0]) / "more.md").write_text("so it is made again")
 
 
 def test_flags_become_reasons_where_the_options_say_so(config: PrepConfig) -> None:

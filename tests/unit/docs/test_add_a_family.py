@@ -1,4 +1,4 @@
-"""The page on adding a family: its code is the example's, and the example is a family that trains."""
+"""The page on adding a family matches the example, which trains."""
 
 import re
 from pathlib import Path
@@ -47,7 +47,7 @@ def components(family: ModelFamily, model: Path) -> Components:
 
 
 def bare_lines(code: str) -> str:
-    """Return the lines without indentation and empty ones: ruff formats the blocks of a page as code of their own."""
+    """Return the lines without indentation and empty lines. ruff formats the blocks of a page as separate code."""
     return "\n".join(filter(None, map(str.strip, code.splitlines()))) + "\n"
 
 

@@ -79,7 +79,7 @@ def test_the_name_of_the_diffusers_file_is_not_given_to_the_other_one(tmp_path: 
 
 
 def test_an_older_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
-    """A file size limit stands for a full disk: both end in the middle of a write."""
+    """A file size limit ends both in the middle of a write."""
     family = StableDiffusion()
     components = family.load(ModelSource(str(tiny.save_pipeline(tmp_path / "base"))))
     folder = tmp_path / "export"

@@ -1,4 +1,4 @@
-"""Full exports hold the tokenizer files that transformers 4 asks for, and transformers 5 reads the same."""
+"""Full exports have tokenizer files for transformers 4 and 5."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of new tokens, reloaded by diffusers and compared with the vectors that were trained."""
+"""Files of new tokens, reloaded by diffusers and compared."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def rows_of(num: int, width: int = 32) -> tuple[Tensor]:
 
 
 def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny_model: Path, tmp_path: Path) -> None:
-    """80 vectors fill more than a chunk, which diffusers' own prompt would cut."""
+    """80 vectors exceed a chunk, which diffusers' prompt would cut."""
     vectors = {"<one>": rows_of(1), "<ink>": rows_of(3), "[many]": rows_of(80)}
     files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
     names = {"one", "ink", "many"}

@@ -1,4 +1,4 @@
-"""Textual inversion and pivotal tuning: what they start from, what they train, and what stays."""
+"""Textual inversion and pivotal tuning: start, training, what stays."""
 
 from dataclasses import replace
 from pathlib import Path

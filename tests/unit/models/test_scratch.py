@@ -1,4 +1,4 @@
-"""New pipelines: their sizes are those asked for, and they are a function of options, captions and seed."""
+"""New pipelines depend on options, captions and seed alone."""
 
 from dataclasses import replace
 from pathlib import Path

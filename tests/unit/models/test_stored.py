@@ -1,4 +1,4 @@
-"""Weights of 16 bits stay so where they are read as they are stored, and nothing that is made of them changes."""
+"""Weights of 16 bits stay as stored, and results do not change."""
 
 import shutil
 from dataclasses import replace

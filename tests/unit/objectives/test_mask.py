@@ -1,4 +1,4 @@
-"""The masked loss equals its closed form, and the base model is the one from before the adapters."""
+"""The masked loss equals its closed form. The base model is the one without adapters."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def clean_and_noise() -> tuple[Tensor, Tensor]:
 
 
 def losses(mask: LossMask | None) -> Tensor:
-    """Every position's prediction is 2 and its target 0, so the unmasked loss is 4."""
+    """Losses of prediction 2 and target 0; the unmasked loss is 4."""
     clean, noise = clean_and_noise()
     return denoising_loss(OBJECTIVE, lambda noisy, t: torch.full_like(noisy, 2), clean, noise, T, mask=mask)
 
@@ -42,13 +42,13 @@ def one_of_six() -> Tensor:
 
 @pytest.mark.parametrize("outside", [0.0, 0.25])
 def test_each_position_counts_by_its_weight_and_the_mean_goes_over_the_picture(outside: float) -> None:
-    """4 (m + w (1 - m)) summed over the positions, by 6."""
+    """4 (m + w (1 - m)), summed over positions, by 6."""
     expected = [4 * (1 + 5 * outside) / 6, 4 * (0.5 + 5.5 * outside) / 6]
     torch.testing.assert_close(losses(LossMask(one_of_six(), outside)), torch.tensor(expected))
 
 
 def test_the_prior_adds_the_distance_to_the_untouched_prediction_outside_the_mask() -> None:
-    """The base model says 5 at (noisy, t): 9 (1 - m) p is added."""
+    """The base model predicts 5, which adds 9 (1 - m) p."""
     asked = []
 
     def untouched(noisy: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise of training: what its distribution is, and what it is a function of."""
+"""Noise of training: its distribution, and what it depends on."""
 
 import functools
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def test_the_nearest_of_all_draws_is_taken() -> None:
 
 
 def test_nearer_noise_leans_towards_the_latents_and_one_draw_does_not() -> None:
-    """The nearest of k has the least |x - epsilon|; its mean falls as k rises."""
+    """The nearest of k has the least |x - epsilon|. Its mean falls as k rises."""
     clean = latents(400)
     means = [(nearest_noise(source(range(400)), clean, k) - clean).flatten(1).norm(dim=1).mean() for k in (1, 2, 8)]
     assert means[0] > means[1] > means[2]
@@ -94,7 +94,7 @@ EVERYTHING = LossConfig(offset_noise=0.1, pyramid_noise=0.5, input_perturbation=
 
 
 def test_noise_is_a_function_of_seed_and_position_whatever_the_batch() -> None:
-    """Two processes, or passes, take two positions each; the batch takes all four, in any order."""
+    """Two processes or passes take two of four positions each."""
     clean = latents(4)
     together = torch.stack(training_noise(source([3, 4, 5, 6]), clean, EVERYTHING))
     halves = [

@@ -1,4 +1,4 @@
-"""Every optimizer trains, keeps its numbers in float32, and can be looked at without being disturbed."""
+"""Every optimizer trains with float32 state, undisturbed by evaluation."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ RATES: dict[Optimizer, float] = {"prodigy": 1.0, "lion8bit": 1e-2, "adafactor": 
 
 
 class Quadratic(nn.Module):
-    """Weights in the places that `Network` has; large enough that 8-bit optimizers do use 8 bits."""
+    """Weights named as in `Network`, large enough for 8-bit state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def test_8_bit_optimizers_keep_8_bit_moments(name: Optimizer) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_saved_and_loaded_continues_the_same_way(name: Optimizer, tmp_path: Path) -> None:
-    """As a checkpoint does it: through a file that is read with weights_only."""
+    """Through a file read with weights_only, as in checkpoints."""
     config = config_of(name)
     first, second = Quadratic(), Quadratic()
     optimizers = [build_optimizer(usual_groups(model, config), config) for model in (first, second)]
@@ -159,7 +159,7 @@ def set_to(model: nn.Module, value: float) -> None:
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 def test_the_average_of_constant_weights_has_its_closed_form(decay: float) -> None:
-    """From a_0 towards constant w: a_n = w + (a_0 - w) d_1 d_2 ... d_n with d_k = min(decay, (1 + k) / (10 + k))."""
+    """a_n = w + (a_0 - w) d_1 d_2 ... d_n for constant w. d_k = min(decay, (1 + k) / (10 + k))."""
     model = Quadratic()
     set_to(model, 3.0)
     ema = EMA.from_network(model, decay)

@@ -1,4 +1,4 @@
-"""The average in host memory is that beside the weights, bit for bit."""
+"""Averages in host memory equal those beside the weights."""
 
 import weakref
 from typing import Any
@@ -28,7 +28,7 @@ def test_both_averages_are_the_same_float32_bits(dtype: torch.dtype) -> None:
 
 
 def test_weights_may_change_right_after_the_update() -> None:
-    """What follows them in a thread sees the weights of the update."""
+    """The thread reads the weights of the update, not later ones."""
     model = Quadratic()
     start = {name: value.clone() for name, value in trained_state(model).items()}
     ema = EMA.from_network(model, 0.9, "cpu")
@@ -49,7 +49,7 @@ def test_what_fails_in_the_thread_is_raised() -> None:
 
 
 class MostBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations made and that are still held."""
+    """Peak bytes of living tensors that operations made."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The text encoder stands still after its steps, exactly, and everything else continues."""
+"""The text encoder is frozen exactly after its steps."""
 
 import itertools
 

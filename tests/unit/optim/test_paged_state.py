@@ -1,4 +1,4 @@
-"""Paged optimizers get their state back in the buffers that they would have made, with the same values."""
+"""Paged optimizers resume with their state in paged buffers."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 that loses nothing in the mean (stochastic) or over time (Kahan), and its optimizers."""
+"""Rounding to bfloat16 that is right on average or over time. Stochastic and Kahan, with their optimizers."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_bits_are_a_function_of_seed_step_and_parameter() -> None:
 
 
 def test_kahan_follows_the_paper_bit_for_bit_where_float32_is_exact() -> None:
-    """y = u - c, s = w + y, c = (s - w) - y, in float64, with sums kept in bfloat16; updates on a grid of 2^-12."""
+    """In float64, with sums kept in bfloat16. y = u - c, s = w + y, c = (s - w) - y; updates are on a grid of 2^-12."""
     generator = torch.Generator().manual_seed(0)
     weight, compensation = torch.ones(100).bfloat16(), torch.zeros(100).bfloat16()
     theirs, buffer = weight.double(), compensation.double()
@@ -80,7 +80,7 @@ def test_a_weight_and_its_compensation_hold_sixteen_bits() -> None:
 
 
 def regression(weights: Weights | None) -> tuple[float, Tensor]:
-    """Return the last loss over the first, and the weights; None is bfloat16 rounded to nearest by torch itself."""
+    """Return last over first loss, and the weights. None is bfloat16 rounded to nearest by torch itself."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 32, generator=generator)
     target = inputs @ torch.full((32,), 1.4)

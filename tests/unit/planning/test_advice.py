@@ -1,4 +1,4 @@
-"""What is proposed from the images, what wins over it, and that a run keeps its numbers."""
+"""Proposals from the images, what overrides them, and kept numbers."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -157,7 +157,7 @@ def test_every_number_has_a_reason() -> None:
 
 @dataclass(frozen=True)
 class Prior:
-    """What a recipe keeps of a class, for its options' names alone."""
+    """A recipe's class options, for their names alone."""
 
     kind: Literal["pictures", "none"] = "pictures"
 

@@ -1,4 +1,4 @@
-"""A run that is far from its base model's size, or far too long for its images, is told so before it starts."""
+"""Warnings of runs that misfit their base model or are too long."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes that tell each other how they are: threads with one store here, since the store is all they share."""
+"""Processes that share their state, here threads with one store."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SECONDS = 0.3
 
 
 def together(*parts: Callable[[Ranks], object]) -> list[Future[object]]:
-    """Run each part as a process of one job, and returns their ends."""
+    """Run each part as a process of one job; return their ends."""
     store = torch.distributed.HashStore()
 
     def work(rank: int) -> object:

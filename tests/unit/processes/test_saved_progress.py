@@ -1,4 +1,4 @@
-"""What is said about checkpoints where a run ends early."""
+"""Messages about checkpoints where a run ends early."""
 
 from collections.abc import Iterator
 

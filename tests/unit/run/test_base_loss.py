@@ -1,4 +1,4 @@
-"""A base model that is asked for something else than it was trained to predict is told of before the first step."""
+"""A base model trained for another prediction is reported at once."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Class images are made once, are a function of prompt, number and seed, and are complete or absent."""
+"""Class images are made once, reproducibly, complete or absent."""
 
 import os
 import time
@@ -120,7 +120,7 @@ def test_a_model_that_draws_no_numbers_is_refused(tiny_model: Path, tmp_path: Pa
 
 
 def test_a_vae_that_overflows_in_fp16_draws_in_float32(tmp_path: Path) -> None:
-    """What a GPU run in fp16 enters through its Accelerator, which refuses it on a CPU, is entered by hand."""
+    """The Accelerator's contexts of a GPU run are entered by hand."""
     model = tmp_path / "model"
     pipeline: Any = build_pipeline(size="micro")
     with torch.no_grad():

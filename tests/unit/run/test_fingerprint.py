@@ -1,4 +1,4 @@
-"""What a run depends on in its model, and how a change of it is named."""
+"""The facts of a model that a run depends on."""
 
 import json
 import shutil

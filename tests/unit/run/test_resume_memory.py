@@ -1,4 +1,4 @@
-"""A checkpoint is mapped to its files until a run takes what is in it, and not needed afterwards."""
+"""A checkpoint is mapped to its files while it is read."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def anonymous_bytes() -> int:
-    """The memory of this process that is no file's."""
+    """Return this process's memory that belongs to no file."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024
@@ -46,7 +46,7 @@ def test_a_checkpoint_takes_no_memory_until_it_is_put_in_place_and_its_files_may
     average = EMA.from_network(other, 0.9)
     before = anonymous_bytes()
     checkpoint = load_checkpoint(folder)
-    assert mapped_ranges(folder) and anonymous_bytes() - before < 4 * NUM  # of 16 bytes a weight
+    assert mapped_ranges(folder) and anonymous_bytes() - before < 4 * NUM  # of 16 bytes per weight
     groups = [ParamGroup("denoiser", list(other.parameters()), 1.0)]
     del checkpoint
     restore(folder, other, fresh, average, Accelerator(cpu=True), groups)

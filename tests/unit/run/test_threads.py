@@ -1,4 +1,4 @@
-"""Whose number of threads stands in the environment."""
+"""Who set the number of threads in the environment."""
 
 from pathlib import Path
 

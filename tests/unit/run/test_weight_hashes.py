@@ -22,7 +22,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def settle(monkeypatch: pytest.MonkeyPatch, seconds: float = 60) -> None:
-    """Let the clock run ahead, as if the files had been there for a while."""
+    """Advance the clock, as if the files were old."""
     now = time.time()
     monkeypatch.setattr("finetune.run.weight_hashes.time.time", lambda: now + seconds)
 

@@ -1,4 +1,4 @@
-"""Options that give a checkpoint its tensors are refused by name when a run is continued with others."""
+"""Options that decide a checkpoint's tensors are refused when changed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""metrics.jsonl on resume: cut back exactly where it is whole, kept as far as it goes where it was altered."""
+"""metrics.jsonl on resume: cut back exactly, or kept where altered."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What --resume takes, and what is said of a path that it does not take."""
+"""Values of --resume, and messages about other paths."""
 
 import re
 import shutil

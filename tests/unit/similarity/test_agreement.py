@@ -69,7 +69,7 @@ def test_a_motion_of_the_same_kinds_is_none_at_all() -> None:
 
 
 def printed(image: Image.Image) -> Image.Image:
-    """A print on a dark table with its pale frame, among things that lie there in uneven light."""
+    """A print with a pale frame on a cluttered table."""
     table = Image.new("RGB", (480, 480), "#6b5a48")
     draw = ImageDraw.Draw(table)
     for place in range(0, 480, 60):

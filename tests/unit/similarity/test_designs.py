@@ -1,4 +1,4 @@
-"""Designs that look alike and are no duplicates."""
+"""Designs that look alike but are not duplicates."""
 
 from itertools import combinations
 

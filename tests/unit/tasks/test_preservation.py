@@ -1,4 +1,4 @@
-"""The base model's prediction, and the loss that keeps it, in closed form on a tiny model."""
+"""The base model's prediction and the preservation loss, in closed form."""
 
 import copy
 from dataclasses import replace
@@ -82,7 +82,7 @@ def encoded(parts: Components, texts: tuple[str, ...]) -> Prompts:
 @pytest.mark.parametrize("method", [LoRA(LoRAConfig(rank=4, dropout=0.5)), Full()])
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: bool, cached: bool) -> None:
-    """Against plain calls of two separate models, one trained and one untouched, a sample at a time."""
+    """Compared with plain calls of a trained and a base model."""
     if cached and text_encoder:
         pytest.skip("a trained text encoder is not cached")
     method = replace(method, text_encoder=text_encoder)
@@ -138,7 +138,7 @@ def test_afterwards_everything_trains_as_before() -> None:
 
 
 def test_at_the_start_the_class_costs_nothing() -> None:
-    """LoRA begins as the base model, so only the subject's own loss is there."""
+    """LoRA starts as the base model, so only the subject's loss remains."""
     method = LoRA(LoRAConfig(rank=4))
     parts, network = attached(method)
     task = task_of(method, parts, network)

@@ -1,4 +1,4 @@
-"""Recoloured and moved copies of pictograms, and captions that say what they show."""
+"""Recoloured and moved pictograms, with captions of what they show."""
 
 import json
 import random
@@ -116,7 +116,7 @@ def test_names_that_would_meet_in_one_folder_are_refused(tmp_path: Path) -> None
     (source / "1.png").rename(source / "more" / "0.png")
     listing = source / "metadata.jsonl"
     listing.write_text(listing.read_text().replace("1.png", "more/0.png"))
-    with pytest.raises(ValueError, match="1 names belong to several pictures in it, 0"):
+    with pytest.raises(ValueError, match="1 names belong to several images in it, 0"):
         write(PictogramConfig(source, tmp_path / "set"))
 
 

@@ -1,4 +1,4 @@
-"""From flags and YAML to a config and back, all mistakes at once, and nothing heavy loaded on the way."""
+"""Flags and YAML to a config and back; mistakes are reported together. Nothing heavy is loaded."""
 
 from dataclasses import replace
 from pathlib import Path

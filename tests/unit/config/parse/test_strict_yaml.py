@@ -1,4 +1,4 @@
-"""YAML that nobody writes by hand ends in a sentence before it costs time or memory."""
+"""Hostile YAML is refused before it costs time or memory."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Captions are read from the files that trainers, taggers and galleries write, or the run stops and names them."""
+"""Caption files of trainers, taggers and galleries are read, or named."""
 
 import unicodedata
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The bytes of a caption file become captions, and what does not look like captions is noticed."""
+"""Caption files are decoded; texts unlike captions are noticed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Captions without the token that is to be learned are refused or counted."""
+"""Captions without the new token are refused or counted."""
 
 import pytest
 

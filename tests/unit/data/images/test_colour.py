@@ -1,4 +1,4 @@
-"""Every mode, alpha and colour profile becomes the sRGB pixels that a viewer shows."""
+"""Every mode, alpha and profile becomes the sRGB of a viewer."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ from tests.support.images import encoded, gradient, pixels, png, png_block
 
 
 def icc_profile(space: bytes, gamma: float | list[float], primaries: list[tuple[float, float, float]]) -> bytes:
-    """A minimal ICC version 2 profile: one gamma or curve, and for RGB the three primaries' XYZ under D50."""
+    """Make a minimal ICC version 2 profile: gamma or curve, primaries. The primaries' XYZ are under D50."""
 
     def fixed(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -215,7 +215,7 @@ def test_an_animation_gives_its_first_frame() -> None:
 
 
 def hidden(mode: str) -> bytes:
-    """A green left half and a right half of another colour that is fully transparent."""
+    """A green left half, and a transparent right half."""
     if mode == "palette bytes" or mode == "palette index":
         image = Image.new("P", (4, 2))
         image.putpalette([0, 255, 0, 255, 0, 0])

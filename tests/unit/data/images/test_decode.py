@@ -1,4 +1,4 @@
-"""Images of every orientation and state of damage become upright pixels of the asked size, or one clear error."""
+"""Images become upright pixels of the requested size, or clear errors."""
 
 import io
 
@@ -87,7 +87,7 @@ ENCODINGS = [
 
 
 def noisy(kind: str) -> bytes:
-    """An image that does not compress away, so half of the file is half of the image."""
+    """An image that does not compress, for cutting it in half."""
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     name, _, option = kind.partition(" ")
     named = {"compression": option} if name == "TIFF" and option else {option: True} if option else {}
@@ -110,7 +110,7 @@ def test_a_jpeg_that_lacks_its_last_two_bytes_is_refused() -> None:
 
 
 def test_any_flipped_bit_of_a_png_is_found() -> None:
-    """A smooth one, whose pixels would decode in spite of most of this."""
+    """Most flipped bits of a smooth image would still decode."""
     data = encoded(gradient(400, 300))
     for position in np.random.default_rng(1).integers(8, len(data) - 12, 100):
         damaged = bytearray(data)

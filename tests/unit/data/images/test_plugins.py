@@ -1,4 +1,4 @@
-"""HEIC and JPEG XL are read like all others where their plugin is installed, and named where it is not."""
+"""HEIC and JPEG XL are read with their plugin, named without."""
 
 import sys
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def turned(image: Image.Image, orientation: int) -> np.ndarray:
 
 
 def turned_jpeg_xl(orientation: int) -> bytes:
-    """A JPEG XL whose header says how it is turned, which the plugin cannot write.
+    """A JPEG XL with an orientation, which the plugin cannot write.
 
     Of its header of 4 bytes, 14 bits are the size; then come the bits "all_default" and "extra_fields". With the latter
     set, the orientation, three more bits, and later one that stands for the usual tone mapping are put in.

@@ -1,4 +1,4 @@
-"""TIFFs of every kind of sample are read right or called unsupported; "cut short" is only what is cut short."""
+"""TIFFs of every sample kind are read right or called unsupported. Only truncated ones are called cut short."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ def tiff(
     compression: int = 1,
     big: bool = False,
 ) -> bytes:
-    """A TIFF of one strip, or one for each plane, of samples [H W C]; compression is 1 (none) or 8 (deflate)."""
+    """A TIFF of samples [H W C] in one strip or planes. Compression is 1 (none) or 8 (deflate)."""
     height, width, num = samples.shape
     raw = samples.astype(samples.dtype.newbyteorder(order))
     strips = [raw.tobytes()] if planar == 1 else [raw[..., plane].tobytes() for plane in range(num)]
@@ -87,7 +87,7 @@ KINDS = [
 
 
 def shown(photometric: int, values: np.ndarray) -> np.ndarray:
-    """The colours that samples from 0 to 1 stand for, on white, 0 to 255."""
+    """Colours of samples from 0 to 1, on white, 0 to 255."""
     num = values.shape[2]
     if photometric == CMYK:
         return 255 * (1 - values[..., :3]) * (1 - values[..., 3:])

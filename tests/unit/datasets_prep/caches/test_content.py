@@ -1,4 +1,4 @@
-"""Bytes that are kept by content outlive the process; a damaged file costs only what it held."""
+"""Bytes cached by content outlive the process and damage."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Single figures that are kept outlive a kill, and a line that was torn costs only itself."""
+"""Cached figures survive a kill; a torn line costs only itself."""
 
 from pathlib import Path
 

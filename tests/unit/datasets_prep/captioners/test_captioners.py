@@ -1,4 +1,4 @@
-"""Every captioner describes images with tiny models of the real classes, and says in a sentence what is wrong."""
+"""Captioners describe images with tiny real models, and explain failures."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def test_three_pictures_get_three_captions_and_one_alone_the_same(name: str, mod
     captioner = loaded(name, models)
     images = pictures()
     results = captioner.caption(images, "long", NO_HINTS)
-    assert len({result.text for result in results}) > 1, "the captions do not depend on the picture"
+    assert len({result.text for result in results}) > 1, "the captions do not depend on the image"
     assert all(result.text.strip() and result.finish == "length" and result.num_tokens == 8 for result in results)
     assert [captioner.caption([image], "long", [""])[0] for image in images] == results
     assert captioner.caption(images, "long", NO_HINTS) == results, "decoding is not greedy"
@@ -252,7 +252,7 @@ def test_a_table_of_other_tags_than_the_model_has_is_refused(tmp_path: Path) -> 
 
 @dataclass
 class Server:
-    """What the small server of a test has seen, and what it does next."""
+    """Requests that the small server saw, and its next responses."""
 
     url: str = ""
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)

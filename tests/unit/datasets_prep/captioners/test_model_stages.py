@@ -1,4 +1,4 @@
-"""Stages that ask models, in whole preparations with tiny real models: what they say is used, kept, and asked once."""
+"""Preparations with tiny models, whose results are used and cached."""
 
 import base64
 import io
@@ -58,7 +58,7 @@ def config(tmp_path: Path) -> PrepConfig:
 
 @dataclass
 class Seen:
-    """What a preparation has told of its progress."""
+    """Recorded progress of a preparation."""
 
     calls: list[tuple[str, int, int]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Seen:
 
 
 def prepared(config: PrepConfig, **options: Any) -> tuple[dict[str, dict], dict[str, dict], Seen, Outcome]:
-    """The lines of metadata.jsonl and of rejected.jsonl by their sources without suffix, and how it went."""
+    """Prepare; return kept and rejected lines by source, and progress."""
     seen = Seen()
     outcome = prepare(replace(config, **options), seen)
     kept, left_out = (rows(config.output / name) for name in ("metadata.jsonl", "rejected.jsonl"))
@@ -110,7 +110,7 @@ def test_pictures_beyond_the_limit_are_left_out_with_their_score_but_for_those_a
         assert name in row["detail"] and ("at least" if is_least else "at most") in row["detail"]
     assert outcome.rejected == {"low_score": 2}
     assert seen.of("scoring") == [], "what was scored is scored again"
-    assert all(row["text"].endswith(", ink style") for row in kept.values()), "it is not made anew"
+    assert all(row["text"].endswith(", ink style") for row in kept.values()), "it is not made again"
 
 
 def test_a_new_picture_alone_is_scored_and_an_interrupted_run_goes_on(
@@ -176,7 +176,7 @@ def test_pictures_that_do_not_agree_with_their_captions_are_left_out(
 
     (source / "old house.txt").write_text("a blue square on green")
     kept, _, seen, _ = prepared(config, scores=scores)
-    assert seen.of("scoring") == [(1, 1)], "only the picture with another caption is scored"
+    assert seen.of("scoring") == [(1, 1)], "only the image with another caption is scored"
     changed = {name: row["scores"]["clip"] for name, row in kept.items()}
     assert {name for name in NAMES if changed[name] != agreement[name]} == {"old house"}
 
@@ -197,7 +197,7 @@ def blip_options(models: dict[str, str], **options: Any) -> CaptionsConfig:
 
 @pytest.fixture(scope="module")
 def spoken(models: dict[str, str]) -> dict[str, str]:
-    """What the captioner says of each image."""
+    """Return the captioner's text for each image."""
     captioner = make_captioner(blip_options(models))
     captioner.load()
     results = [captioner.caption([drawn(seed)], "short", [""])[0] for seed in range(len(NAMES))]
@@ -255,7 +255,7 @@ def test_a_caption_without_an_end_is_not_used_and_the_name_stands_in(
 
 @dataclass
 class Server:
-    """A server that names the mean colour of an image, and what it has seen."""
+    """A server that names an image's mean colour, and counts requests."""
 
     url: str = ""
     num_good: int = 10**9
@@ -277,7 +277,7 @@ def colour_of(image: Image.Image) -> str:
 
 
 def said_of(seed: int) -> str:
-    """What the server says of the image, which it sees as a JPEG."""
+    """Return the server's text for the image, which it sees as JPEG."""
     return colour_of(Image.open(io.BytesIO(encoded(drawn(seed), "JPEG", quality=90))))
 
 
@@ -349,14 +349,14 @@ def test_broken_characters_of_a_server_end_no_run(config: PrepConfig, server: Se
 
 
 def squares(seed: int) -> Image.Image:
-    """An image with corners all over, which parts of it can be known by."""
+    """An image with corners all over, so parts are recognized."""
     colours = np.random.default_rng(seed).integers(0, 256, (20, 25, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((500, 400), Image.Resampling.NEAREST)
 
 
 @pytest.fixture
 def copies(tmp_path: Path) -> PrepConfig:
-    """Two images with an off-centre crop each, and one that was saved twice."""
+    """Two images with an off-centre crop each, one saved twice."""
     files: dict[str, bytes | str] = {f"{seed}.png": encoded(squares(seed)) for seed in range(3)}
     files |= {"0_corner.png": encoded(squares(0).crop((0, 0, 300, 250)))}
     files |= {"1_edge.png": encoded(squares(1).crop((100, 0, 500, 300)))}

@@ -1,4 +1,4 @@
-"""Captions come in batches that fit, survive a kill, and only what is usable of them is used."""
+"""Captions are written in batches that fit, cached, and cleaned."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ from tests.tiny.captioners import save_qwen3_vl
 
 
 class Colours:
-    """A captioner without a model: it names the first pixel; what else it does is in its fields."""
+    """A captioner without a model, which names the first pixel."""
 
     name = "colours"
 

@@ -1,4 +1,4 @@
-"""Captions come from listing and text files, else from names; the trigger is added once."""
+"""Captions come from files or names; the trigger is added once."""
 
 import json
 from pathlib import Path

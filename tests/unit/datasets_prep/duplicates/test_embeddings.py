@@ -16,7 +16,7 @@ KEYS = [hashlib.sha256(image.tobytes()).digest() for image in PICTURES]
 
 
 class Opened:
-    """Gives images, and notes which."""
+    """A loader that records which images it opens."""
 
     def __init__(self) -> None:
         self.indices: list[int] = []

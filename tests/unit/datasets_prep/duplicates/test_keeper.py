@@ -1,4 +1,4 @@
-"""Which image of a group of near-duplicates is kept; the originals are drawn with detail down to single pixels."""
+"""The image to keep of near duplicates. Originals are drawn with detail down to single pixels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +21,7 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 def scene(side: int = 240) -> Image.Image:
-    """An image whose detail falls with its frequency, as that of photographs does, in colour."""
+    """A colour image whose detail falls with frequency, as in photographs."""
     chance = np.random.default_rng(3)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
     channels = []
@@ -39,7 +39,7 @@ def on_canvas(image: Image.Image) -> Image.Image:
 
 
 def kept(images: list[Image.Image], qualities: list[float] | None = None, captioned: tuple[int, ...] = ()) -> int:
-    """Return the number of the image that is kept; the larger ones come first in the usual order."""
+    """Return the number of the kept image. Larger ones come first in the usual order."""
     order = sorted(range(len(images)), key=lambda number: -images[number].width * images[number].height)
     members = [
         Member(number, order.index(number), (qualities or [90.0] * len(images))[number], number in captioned)

@@ -1,4 +1,4 @@
-"""The lint names what is wrong with captions, with the images it concerns, and nothing that is right."""
+"""The lint names wrong captions with their images, and no right ones."""
 
 import random
 import sys

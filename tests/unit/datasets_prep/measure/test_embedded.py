@@ -1,4 +1,4 @@
-"""A caption inside an image's file is found wherever it stands; what machines write is none."""
+"""Captions inside image files are found; texts of machines are ignored."""
 
 import io
 import struct

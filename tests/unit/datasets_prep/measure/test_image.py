@@ -1,4 +1,4 @@
-"""One look at a file tells what it is, how good it is, and why it is none."""
+"""Measuring a file: its kind, quality, or the reason for rejection."""
 
 import io
 from dataclasses import replace
@@ -148,7 +148,7 @@ def test_a_file_that_is_gone_is_unreadable() -> None:
     assert isinstance(result, Rejected) and result.reason == "unreadable"
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real pictures at {SHARED}")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images at {SHARED}")
 def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
 
     paths = sorted((SHARED / "photos").glob("*/*.jpg"))[::4]

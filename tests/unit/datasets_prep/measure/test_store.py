@@ -1,4 +1,4 @@
-"""What was measured is found again, by all that it depends on."""
+"""Measurements are found again by everything that they depend on."""
 
 from pathlib import Path
 

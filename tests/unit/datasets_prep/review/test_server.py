@@ -21,7 +21,7 @@ KEPT, OUTSIDE, REJECTED, UNSEEN = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A prepared folder with a kept image, one whose row names a file elsewhere, and one left out."""
+    """A prepared folder: a kept image, one elsewhere, one rejected."""
     folder = tmp_path / "prepared"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(picture())
@@ -60,7 +60,7 @@ def ask(
     body: bytes | None = None,
     headers: Mapping[str, str | None] | None = None,
 ) -> tuple[int, bytes]:
-    """The status and the body; headers replace the usual ones, and None leaves one out."""
+    """Return status and body; headers replace the usual, None omits."""
     usual = {"Host": f"127.0.0.1:{server.server_port}", "X-Token": server.token, "Content-Type": "application/json"}
     usual |= {"Content-Length": str(len(body))} if body is not None else {}
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)

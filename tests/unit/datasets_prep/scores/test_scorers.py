@@ -20,7 +20,7 @@ def scores(name: str, model: Path, captions: dict[int, str] = CAPTIONS, batch_si
 
 
 def pixels_for_vit() -> torch.Tensor:
-    """[B 3 32 32], made without transformers: scaled to the size and to -1 to 1."""
+    """[B 3 32 32] without transformers, scaled to -1 to 1."""
     resized = [np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.float32) for image in PICTURES]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 127.5 - 1
 

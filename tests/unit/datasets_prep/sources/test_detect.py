@@ -1,4 +1,4 @@
-"""The same images come out of a folder, a list, tables, archives and datasets; what is given is told apart."""
+"""Sources of all kinds give the same images, and are distinguished."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def opened(
 
 
 def read_all(source: PrepSource) -> tuple[dict[str, tuple[bytes, tuple[str, ...]]], str]:
-    """Name -> bytes and captions of all that hold no captions themselves, and the notes."""
+    """Read name -> bytes and captions of images, and the notes."""
     findings = Findings()
     found = source.listing(findings)
     names = [item.source for item in found.items]

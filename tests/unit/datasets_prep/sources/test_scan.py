@@ -1,4 +1,4 @@
-"""Walking a folder ends, gives every file once, and says what else is there."""
+"""Walking a folder ends, lists files once, and reports the rest."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Rows of tables and datasets bring their images, captions and what else a listing may say."""
+"""Rows of tables and datasets have images, captions and settings."""
 
 import json
 from pathlib import Path

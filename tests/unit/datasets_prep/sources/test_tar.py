@@ -1,4 +1,4 @@
-"""Archives give their members without being unpacked, and what is wrong with them is said."""
+"""Archives are read without unpacking; their faults are reported."""
 
 import io
 import tarfile

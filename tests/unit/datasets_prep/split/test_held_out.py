@@ -1,4 +1,4 @@
-"""Groups never stand on both sides."""
+"""Groups are never split between training and validation."""
 
 import numpy as np
 import pytest

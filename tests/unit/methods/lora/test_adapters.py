@@ -1,4 +1,4 @@
-"""Adapters of every kind: where they start, what trains, and what is refused."""
+"""Adapters of every kind: their start, training and refusals."""
 
 import inspect
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_adapters_start_from_the_base_model_and_are_a_function_of_the_seed(kind:
 
 
 class DenoiserAlone(type(FAMILY)):
-    """A family whose pipeline loads LoRA of the denoiser and of nothing else."""
+    """A family whose pipeline loads LoRA of the denoiser only."""
 
     reads_text_encoder_lora = False
 
@@ -128,7 +128,7 @@ def product_and_rest(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_pissa_is_the_best_approximation_of_the_rank() -> None:
-    """Eckart and Young: what is left has the norm of the singular values left out."""
+    """The residual has the norm of the omitted singular values. This is the theorem of Eckart and Young."""
     matrix = torch.randn(9, 7, generator=torch.Generator().manual_seed(0))
     a, b = weight_factors(matrix, 3, "pissa")
     rest = torch.linalg.svdvals(matrix)[3:]
@@ -200,7 +200,7 @@ def test_every_option_names_its_paper() -> None:
 
 
 def test_the_state_of_every_kind_has_names_of_its_own(source: ModelSource) -> None:
-    """So that weights of another kind are never taken for those of a run."""
+    """So weights of another kind are never loaded."""
     states = {
         kind: frozenset(trained_state(attached(fresh(source), LoRAConfig(**KINDS[kind]))))
         for kind in ("lora", "loha", "lokr", "oft")

@@ -1,4 +1,4 @@
-"""Settings that no model can have are refused before anything is computed with them."""
+"""Impossible settings of a model are refused before use."""
 
 import json
 import math

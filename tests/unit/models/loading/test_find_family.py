@@ -1,4 +1,4 @@
-"""The family is found in the checkpoint; a wrong one is refused with the right one named, an unknown one early."""
+"""The family is found in the checkpoint; wrong ones are refused."""
 
 import json
 import shutil

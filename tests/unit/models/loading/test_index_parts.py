@@ -1,4 +1,4 @@
-"""A model whose files name other classes for its parts is refused, and one in 8 bits is warned of."""
+"""Parts of other classes are refused; 8-bit files give a warning."""
 
 import json
 import shutil

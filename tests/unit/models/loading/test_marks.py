@@ -1,4 +1,4 @@
-"""What the weights of a single file say of their objective goes before the scheduler config that is borrowed for it."""
+"""Marks in a single file's weights win over the borrowed scheduler."""
 
 import json
 from dataclasses import replace

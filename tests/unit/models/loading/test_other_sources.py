@@ -1,4 +1,4 @@
-"""A file or folder that is not a whole model is called what it is, with what to give in its place."""
+"""Sources that are not a whole model are named, with alternatives."""
 
 import json
 import shutil

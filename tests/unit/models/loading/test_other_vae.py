@@ -1,4 +1,4 @@
-"""`model.vae` takes the place of the model's own in whatever layout it is; one that does not fit is refused."""
+"""`model.vae` replaces the VAE in any layout; unfit ones are refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which files a part is read from, and what is said of variants; a folder is read as a model of the Hub is."""
+"""The files of a part, and messages about variants. A folder is read like a model of the Hub."""
 
 import shutil
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_the_variant_is_read_off_the_name(name: str, variant: str | None) -> Non
 
 
 def test_a_part_needs_its_weights_once() -> None:
-    """SD 3's repository has T5 as one file and as shards, in two variants."""
+    """SD 3's repository has T5 whole and in shards, twice."""
     shards = [f"t5/model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     names = ["t5/config.json", "t5/model.safetensors", "t5/model.safetensors.index.json", *shards]
     half = ["t5/model.fp16-00001-of-00002.safetensors", "t5/model.safetensors.index.fp16.json"]

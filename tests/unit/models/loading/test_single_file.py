@@ -1,4 +1,4 @@
-"""A single file is the folder of the same weights, bit for bit; what is no whole model of a known kind is refused."""
+"""A single file equals the folder of its weights; others are refused."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ FAMILY = StableDiffusion()
 
 
 def without_weights(pipeline: Any, folder: Path) -> Path:
-    """Write the configs, the tokenizer and the scheduler of a pipeline to a folder and returns it."""
+    """Write a pipeline's configs, tokenizer and scheduler; return the folder."""
     pipeline.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
@@ -35,7 +35,7 @@ def without_weights(pipeline: Any, folder: Path) -> Path:
 
 
 def write_whole(folder: Path) -> ModelSource:
-    """A single file of Stable Diffusion 1.x with its configs; `folder` beside it holds the same as a folder.
+    """A single file of Stable Diffusion 1.x, and the same as `folder`.
 
     In half precision, so both are copied to float32: torch multiplies matrices in float32 by other sums where they
     begin at another place of a memory block, which in a file depends on its header.
@@ -75,7 +75,7 @@ def test_a_single_file_of_sdxl_is_the_folder_of_the_same_weights(
 
 
 def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path, *, is_inpainting: bool) -> None:
-    """Write the pipeline as a folder and as a single file; the family finds and loads the same in both."""
+    """Write a pipeline as folder and file; both load the same."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype)

@@ -1,4 +1,4 @@
-"""A part of a folder whose weights are not those of its config is refused with the file and the weight."""
+"""Parts whose weights do not fit their config are refused by name."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def test_a_shard_that_lacks_a_weight_is_named_by_its_index(source: ModelSource) 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder_2"])
 def test_files_that_are_not_what_their_index_says_are_named(part: str, tmp_path: Path) -> None:
-    """diffusers believes the index of a transformer, and would fill what its files lack at random."""
+    """diffusers trusts the index and would fill gaps at random."""
     source = ModelSource(str(save_flux(tmp_path / "model")))
     (index,) = Path(source.location, part).glob("*.index.json")
     shard, *_ = sorted(Path(source.location, part).glob("*.safetensors"))

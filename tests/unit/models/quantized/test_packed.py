@@ -1,4 +1,4 @@
-"""Packed weights against bitsandbytes' own layers and closed forms, and the bounds that docs state."""
+"""Packed weights against bitsandbytes, closed forms and documented bounds."""
 
 import bitsandbytes
 import pytest
@@ -114,7 +114,7 @@ def test_casting_a_module_leaves_packed_weights_alone(kind: Kind) -> None:
 
 
 def adapted(kind: Kind | None, *, checkpointing: bool = False, offload: bool = False) -> tuple[Network, float]:
-    """A tiny U-Net with LoRA whose B is not zero, and its loss after a backward pass."""
+    """A tiny U-Net with trained LoRA, and its loss after backward."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)

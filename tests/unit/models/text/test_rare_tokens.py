@@ -1,4 +1,4 @@
-"""Rare words come from the tokenizer alone: whole tokens of late merges that no word and no longer token is."""
+"""Rare words come from the tokenizer: whole tokens of late merges."""
 
 from pathlib import Path
 
@@ -19,7 +19,10 @@ LATE = ["zkw", "qvx", "rstw", "dog", "gggg", "trk", "trkzz"]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
-    """Bytes, then the merges of COMMON, then those of LATE, each word a token: the order of merges is that of ranks."""
+    """A tokenizer of bytes, then merges of COMMON, then of LATE.
+
+    The order of merges is that of ranks; each word is a token.
+    """
     plain = train_tokenizer()
     tokens = [token for token, number in sorted(plain.get_vocab().items(), key=lambda item: item[1]) if number < 512]
     merges: list[tuple[str, str]] = []

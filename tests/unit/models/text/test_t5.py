@@ -1,4 +1,4 @@
-"""T5's tokenizer where its vocabulary is in the one format that needs another library."""
+"""T5's tokenizer from the format that needs another library."""
 
 import importlib.util
 from pathlib import Path

@@ -30,7 +30,7 @@ def rows_of(num: int, width: int = 32) -> Tensor:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
-    """A pipeline with a token of three vectors and one of a single one, through `load_textual_inversion`."""
+    """A pipeline with tokens of three vectors and one, through diffusers."""
     folder = tmp_path_factory.mktemp("tokens")
     pipeline = build_pipeline(size="micro")
     for name, rows in {"<ink>": rows_of(3), "<one>": rows_of(1)}.items():
