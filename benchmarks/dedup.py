@@ -41,7 +41,7 @@ LEFT_OUT = ("cat", "03")  # cat/02 is another crop of the same photograph
 DRAWN_EDITED = 20  # every so many of the drawings are edited; all are there to be confused
 
 
-class Pictures:
+class EditedImages:
     """Originals first, then the edits of each."""
 
     def __init__(
@@ -74,38 +74,38 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def found_by_us(pictures: Pictures, level: Level, few: int, seen: Scores) -> list[tuple[int, int]]:
+def found_by_us(edited: EditedImages, level: Level, few: int, seen: Scores) -> list[tuple[int, int]]:
     candidates.FEW = few
-    codes = np.stack([image_codes(thumb) for thumb in pictures.thumbs])
+    codes = np.stack([image_codes(thumb) for thumb in edited.thumbs])
     num = len(codes)
     nothing, everything = np.zeros(num, bool), np.ones(num, bool)
-    order, load = np.arange(num), pictures.images.__getitem__
+    order, load = np.arange(num), edited.images.__getitem__
     searched = SearchedImages(codes, order, everything, nothing, load)
     found = near_duplicates(searched, SearchOptions(level), Known(seen), lambda *_: None)
     return [(duplicate.keeper, number) for number, duplicate in found.duplicates.items()]
 
 
-def found_by_phash(pictures: Pictures, largest: int) -> list[tuple[int, int]]:
-    hashes = np.stack([imagehash.phash(thumb).hash.ravel() for thumb in pictures.thumbs])
-    distance = (hashes[: pictures.num, None] != hashes[None]).sum(-1)
+def found_by_phash(edited: EditedImages, largest: int) -> list[tuple[int, int]]:
+    hashes = np.stack([imagehash.phash(thumb).hash.ravel() for thumb in edited.thumbs])
+    distance = (hashes[: edited.num, None] != hashes[None]).sum(-1)
     return [(int(one), int(two)) for one, two in zip(*np.nonzero(distance <= largest), strict=True) if one < two]
 
 
-def report(name: str, pictures: Pictures, pairs: Sequence[tuple[int, int]], seconds: float) -> Counter[str]:
-    is_own = {(one, two): pictures.original[one] == pictures.original[two] for one, two in pairs}
+def report(name: str, edited: EditedImages, pairs: Sequence[tuple[int, int]], seconds: float) -> Counter[str]:
+    is_own = {(one, two): edited.original[one] == edited.original[two] for one, two in pairs}
     true = {two for (_, two), own in is_own.items() if own}
     false = [pair for pair, own in is_own.items() if not own]
-    line(name, len(true), len(false), len(pictures.images) - pictures.num, seconds)
+    line(name, len(true), len(false), len(edited.images) - edited.num, seconds)
     for one, two in false[:5]:
-        names = [f"{pictures.original[number]} {pictures.edits[number]}" for number in (one, two)]
+        names = [f"{edited.original[number]} {edited.edits[number]}" for number in (one, two)]
         print(f"  false: {names[0]} and {names[1]}")
-    for group in dict.fromkeys(pictures.groups):
-        ours = [two for two in true if pictures.groups[pictures.original[two]] == group]
-        others = [two for _, two in false if pictures.groups[pictures.original[two]] == group]
-        wanted = sum(pictures.groups[original] == group for original in pictures.original[pictures.num :])
-        if 0 < wanted < len(pictures.images) - pictures.num:
+    for group in dict.fromkeys(edited.groups):
+        ours = [two for two in true if edited.groups[edited.original[two]] == group]
+        others = [two for _, two in false if edited.groups[edited.original[two]] == group]
+        wanted = sum(edited.groups[original] == group for original in edited.original[edited.num :])
+        if 0 < wanted < len(edited.images) - edited.num:
             line(f"  {group}", len(ours), len(others), wanted, None)
-    return Counter(pictures.edits[two] for two in true)
+    return Counter(edited.edits[two] for two in true)
 
 
 def line(name: str, true: int, false: int, wanted: int, seconds: float | None) -> None:
@@ -115,23 +115,23 @@ def line(name: str, true: int, false: int, wanted: int, seconds: float | None) -
     print(f"{name:28s} {precision:9.4f} {recall:7.4f} {f1:7.4f} {false:6d} {spent}", flush=True)
 
 
-def section(title: str, pictures: Pictures, ways: dict[str, tuple[Level, int]]) -> None:
-    wanted = len(pictures.images) - pictures.num
-    print(f"\n{title}: {pictures.num} originals, {wanted} edits\n")
+def section(title: str, edited: EditedImages, ways: dict[str, tuple[Level, int]]) -> None:
+    wanted = len(edited.images) - edited.num
+    print(f"\n{title}: {edited.num} originals, {wanted} edits\n")
     print(f"{'':28s} precision  recall      F1  false  seconds")
     rows: dict[str, Counter[str]] = {}
     seen = Scores()
     for name, (level, few) in ways.items():
         start = time.process_time()
-        pairs = found_by_us(pictures, level, few, seen)
-        rows[name] = report(name, pictures, pairs, time.process_time() - start)
+        pairs = found_by_us(edited, level, few, seen)
+        rows[name] = report(name, edited, pairs, time.process_time() - start)
     for largest in (8, 10):
         start = time.process_time()
-        pairs = found_by_phash(pictures, largest)
+        pairs = found_by_phash(edited, largest)
         name = f"phash 64, at most {largest}"
-        rows[f"phash {largest}"] = report(name, pictures, pairs, time.process_time() - start)
+        rows[f"phash {largest}"] = report(name, edited, pairs, time.process_time() - start)
     print(f"\n{'found of each edit, %':28s}" + "".join(f"{name:>16s}" for name in rows))
-    for edit, num in Counter(pictures.edits[pictures.num :]).items():
+    for edit, num in Counter(edited.edits[edited.num :]).items():
         print(f"{edit:28s}" + "".join(f"{100 * counts[edit] / num:16.0f}" for counts in rows.values()))
 
 
@@ -141,7 +141,8 @@ def designs() -> None:
     for half, name in enumerate(("rules chosen on these", "held out")):
         for kind, sets in (("slides", slides(half)), ("logos", logos(half))):
             merged = [
-                len(found_by_us(Pictures(images, {}, [""] * len(images)), "thorough", 0, Scores())) for images in sets
+                len(found_by_us(EditedImages(images, {}, [""] * len(images)), "thorough", 0, Scores()))
+                for images in sets
             ]
             total = sum(len(images) for images in sets)
             print(f"{kind + ', ' + name:32s} {sum(merged):4d} of {total}: {merged}", flush=True)
@@ -181,16 +182,16 @@ def main() -> None:
     subjects = sorted({path.parent.name for path in paths})
     halves = ["one half" if subjects.index(path.parent.name) % 2 else "other half" for path in paths]
     ways: dict[str, tuple[Level, int]] = {"fast, codes only": ("fast", 0), "thorough": ("thorough", 0)}
-    section("Photographs", Pictures(photographs, PHOTO_EDITS, halves), ways)
-    section("Photographs in other scenes", Pictures(photographs, SCENE_EDITS, halves), ways)
+    section("Photographs", EditedImages(photographs, PHOTO_EDITS, halves), ways)
+    section("Photographs in other scenes", EditedImages(photographs, SCENE_EDITS, halves), ways)
     print_originals_kept(photographs, halves)
     designs()
     paths = [path for name in DRAWN for path in sorted((options.data / name).glob("*.png"))]
     drawings = [Image.open(path).convert("RGB") for path in paths]
     kinds = [path.parent.name for path in paths]
-    section("Drawings of 64 pixels", Pictures(drawings, DRAWN_EDITS, kinds, DRAWN_EDITED), ways)
+    section("Drawings of 64 pixels", EditedImages(drawings, DRAWN_EDITS, kinds, DRAWN_EDITED), ways)
     large = [image.resize((256, 256), Image.Resampling.BICUBIC) for image in drawings]
-    section("Drawings enlarged to 256 pixels", Pictures(large, DRAWN_EDITS, kinds, 2 * DRAWN_EDITED), ways)
+    section("Drawings enlarged to 256 pixels", EditedImages(large, DRAWN_EDITS, kinds, 2 * DRAWN_EDITED), ways)
 
 
 if __name__ == "__main__":

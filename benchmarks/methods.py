@@ -69,30 +69,30 @@ VIEWS = (
 """Shift in pixels to the right and down, turn in degrees, paper."""
 OTHERS = ("red apple", "alarm clock", "sailboat", "rocket", "guitar", "tropical fish")
 Table = list[tuple[str, ...]]
-Pictures = tuple[list[str], np.ndarray]
+CaptionedImages = tuple[list[str], np.ndarray]
 """Captions, and the image [N H W 3] in [0, 1] of each."""
 
 
-def read_set(folder: Path) -> Pictures:
+def read_set(folder: Path) -> CaptionedImages:
     """Return the set in a folder with its metadata.jsonl."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    pictures = [np.asarray(Image.open(folder / row["file_name"]).convert("RGB").resize((64, 64))) for row in rows]
-    return [row["text"] for row in rows], np.stack(pictures) / 255.0
+    images = [np.asarray(Image.open(folder / row["file_name"]).convert("RGB").resize((64, 64))) for row in rows]
+    return [row["text"] for row in rows], np.stack(images) / 255.0
 
 
 def known_concepts(
-    data: Path, base: Pictures, work: Path, num: int, sampling: Sampling
+    data: Path, base: CaptionedImages, work: Path, num: int, sampling: Sampling
 ) -> tuple[list[str], np.ndarray]:
     """Return up to `num` known captions, and references [num H W 3]."""
-    captions, pictures = base
+    captions, images = base
     taken = {word for name in STYLE_SETS for caption in read_set(data / name)[0] for word in caption.split()}
     free = [number for number, caption in enumerate(captions) if taken.isdisjoint(caption.split())]
     chosen = random.Random(0).sample(free, min(2 * num, len(free)))
     first = Sampling(1, sampling.steps)
     made = drawn(work / "untouched-candidates", [captions[number] for number in chosen], first, None)
-    nearest = distances(shapes(made), shapes(pictures[chosen])).argmin(1)
+    nearest = distances(shapes(made), shapes(images[chosen])).argmin(1)
     known = [number for place, number in enumerate(chosen) if nearest[place] == place][:num]
-    return [captions[number] for number in known], pictures[known]
+    return [captions[number] for number in known], images[known]
 
 
 def style_table(
@@ -124,16 +124,14 @@ def style_table(
     return rows
 
 
-def yardsticks(base: Pictures, style: Pictures, references: np.ndarray) -> list[tuple[str, float]]:
+def yardsticks(base: CaptionedImages, style: CaptionedImages, references: np.ndarray) -> list[tuple[str, float]]:
     """Measure distances to a style dataset without any model.
 
     They are by chance, by the style alone, and by the things alone: as the base dataset shows those of the prompts,
     `references` [N H W 3], and those of the style dataset.
     """
     shared = sorted(set(base[0]) & set(style[0]))
-    in_base, in_style = (
-        pictures[[captions.index(caption) for caption in shared]] for captions, pictures in (base, style)
-    )
+    in_base, in_style = (images[[captions.index(caption) for caption in shared]] for captions, images in (base, style))
     return [
         ("halves of the set", halves_distance(style[1])),
         ("style alone", style_distance(in_base, in_style)["total"]),
@@ -156,12 +154,12 @@ def subject_table(
     sampling: Sampling,
 ) -> Table:
     """Train what is missing and return the rows of the subject part."""
-    captions, pictures = read_set(data / "emoji_base")
-    unit = unit_distance(pictures[:200])
+    captions, images = read_set(data / "emoji_base")
+    unit = unit_distance(images[:200])
     rows: Table = [("subject", "method", "likeness", "class likeness", "class drift", "drift of others")]
     for caption in classes:
-        picture = pictures[captions.index(caption)]
-        folder = write_views(work / "subjects" / caption, picture, caption, *SUBJECTS[caption])
+        image = images[captions.index(caption)]
+        folder = write_views(work / "subjects" / caption, image, caption, *SUBJECTS[caption])
         views = read_set(folder)[1]
         for method in methods:
             prompts = [method.template.format(caption=caption), caption, *OTHERS]
@@ -185,9 +183,9 @@ def subject_table(
     return rows
 
 
-def by_prompt(pictures: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+def by_prompt(images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the images of each prompt, one a seed."""
-    return {prompt: pictures[place :: len(prompts)] for place, prompt in enumerate(prompts)}
+    return {prompt: images[place :: len(prompts)] for place, prompt in enumerate(prompts)}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -195,14 +193,14 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} +- {(max(values) - min(values)) / 2:.2f}"
 
 
-def write_views(folder: Path, picture: np.ndarray, caption: str, old: str, new: str) -> Path:
+def write_views(folder: Path, image: np.ndarray, caption: str, old: str, new: str) -> Path:
     """Write recoloured views of a pictogram [H W 3].
 
     Colour `old` is turned to `new`; the caption of each is its class.
     """
     if folder.exists():
         return folder
-    subject = recoloured(Image.fromarray((picture * 255).astype(np.uint8)), old, new)
+    subject = recoloured(Image.fromarray((image * 255).astype(np.uint8)), old, new)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as unfinished:
         rows = []

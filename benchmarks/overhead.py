@@ -58,13 +58,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, pictures = save_pipeline(folder / "model", size="factor8"), folder / "pictures"
+        model, images = save_pipeline(folder / "model", size="factor8"), folder / "images"
         build_unet(options.width).save_pretrained(model / "unet")
-        save_pictures(pictures, count=4 * options.batch_size, size=options.side)
+        save_pictures(images, count=4 * options.batch_size, size=options.side)
         loop: list[float] = []
         pure: list[float] = []
         for number in range(options.rounds + 1):
-            seconds = loop_steps(folder, model, pictures, number, options)
+            seconds = loop_steps(folder, model, images, number, options)
             bare = pure_steps(options)
             if number:  # the first round fills the caches and warms the machine
                 loop += seconds
@@ -84,12 +84,12 @@ def build_unet(width: int) -> UNet2DConditionModel:
     )
 
 
-def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: argparse.Namespace) -> list[float]:
+def loop_steps(folder: Path, model: Path, images: Path, number: int, options: argparse.Namespace) -> list[float]:
     """Return the seconds of a real run's steps, except the first."""
     AcceleratorState._reset_state(reset_partial_state=True)
     config = LoRATrainConfig(
         ModelConfig(str(model)),
-        DataConfig(str(pictures), resolution=options.side),
+        DataConfig(str(images), resolution=options.side),
         OutputConfig(folder / f"out{number}"),
         train=LoopConfig(steps=options.steps + 1, batch_size=options.batch_size, log_every=1),
         optim=OptimConfig(),
@@ -98,7 +98,7 @@ def loop_steps(folder: Path, model: Path, pictures: Path, number: int, options: 
         tracking=TrackingConfig(names=()),
         lora=ATTENTION,
     )
-    out = train(config, LoRA(ATTENTION), read_manifest(str(pictures)))
+    out = train(config, LoRA(ATTENTION), read_manifest(str(images)))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     elapsed = [row["elapsed_seconds"] for row in rows]
     return [after - before for before, after in itertools.pairwise(elapsed)]

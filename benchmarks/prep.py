@@ -212,9 +212,7 @@ def memory(num: int) -> None:
             peaks[count] = usage.ru_maxrss / 2**10
     low, high = sorted(peaks)
     more = (peaks[high] - peaks[low]) / (high - low) * 1e6
-    print(
-        f"memory {low:,} images {peaks[low]:.0f} MB, {high:,} images {peaks[high]:.0f} MB: {more:.0f} MB per million"
-    )
+    print(f"memory {low:,} images {peaks[low]:.0f} MB, {high:,} images {peaks[high]:.0f} MB: {more:.0f} MB per million")
 
 
 def main() -> None:

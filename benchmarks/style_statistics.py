@@ -20,26 +20,26 @@ BOXES = 4
 EDGE = 0.1
 
 
-def statistics(pictures: np.ndarray) -> tuple[np.ndarray, float, float]:
+def statistics(images: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Return mean colour histogram [BOXES^3], edge density and saturation. The histogram sums to 1."""
-    boxes = np.minimum((pictures * BOXES).astype(int), BOXES - 1)
+    boxes = np.minimum((images * BOXES).astype(int), BOXES - 1)
     numbers = (boxes[..., 0] * BOXES + boxes[..., 1]) * BOXES + boxes[..., 2]
     histogram = np.bincount(numbers.ravel(), minlength=BOXES**3) / numbers.size
-    down, across = grey_differences(pictures)
+    down, across = grey_differences(images)
     edges = float(((down > EDGE) | (across > EDGE)).mean())
-    return histogram, edges, float((pictures.max(-1) - pictures.min(-1)).mean())
+    return histogram, edges, float((images.max(-1) - images.min(-1)).mean())
 
 
-def grey_differences(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def grey_differences(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return grey differences of neighbours, downwards and across, [N H W] each."""
-    grey = pictures.mean(-1)
+    grey = images.mean(-1)
     down = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     return down, np.abs(np.diff(grey, axis=2, append=grey[:, :, -1:]))
 
 
-def style_distance(pictures: np.ndarray, style: np.ndarray) -> dict[str, float]:
+def style_distance(images: np.ndarray, style: np.ndarray) -> dict[str, float]:
     """Return the parts of two datasets' distance, and their sum `total`."""
-    (colours, edges, vivid), (own_colours, own_edges, own_vivid) = statistics(pictures), statistics(style)
+    (colours, edges, vivid), (own_colours, own_edges, own_vivid) = statistics(images), statistics(style)
     parts = {
         "colours": float(np.abs(colours - own_colours).sum() / 2),
         "edges": abs(edges - own_edges),
@@ -58,21 +58,21 @@ def halves_distance(style: np.ndarray) -> float:
     return float(np.mean(found))
 
 
-def shapes(pictures: np.ndarray) -> np.ndarray:
+def shapes(images: np.ndarray) -> np.ndarray:
     """Return the shape [N 256] of each image."""
-    down, across = grey_differences(pictures)
-    flat = averaged((down + across)[..., None]).reshape(len(pictures), -1)
+    down, across = grey_differences(images)
+    flat = averaged((down + across)[..., None]).reshape(len(images), -1)
     centred = flat - flat.mean(1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
 
-def concept_figures(pictures: np.ndarray, references: np.ndarray) -> dict[str, float]:
+def concept_figures(images: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Count how often shapes are nearest to their own references.
 
     The first share is of images nearer to reference i than the median reference (chance: 0.5), the second of those with
     reference i among the nearest tenth (chance: 0.1).
     """
-    found = distances(shapes(pictures), shapes(references))
+    found = distances(shapes(images), shapes(references))
     own = np.diagonal(found)
     ranks = (found < own[:, None]).sum(1)
     return {
@@ -87,17 +87,17 @@ def unit_distance(references: np.ndarray) -> float:
     return float(distances(found, found).sum() / (len(found) * (len(found) - 1)))
 
 
-def likeness(pictures: np.ndarray, views: np.ndarray, unit: float) -> float:
+def likeness(images: np.ndarray, views: np.ndarray, unit: float) -> float:
     """Return the mean likeness of images to views of the subject.
 
     It is 1 for a view itself, and 0 at the distance of two unrelated references.
     """
-    return float(1 - distances(features(pictures), features(views)).min(1).mean() / unit)
+    return float(1 - distances(features(images), features(views)).min(1).mean() / unit)
 
 
-def drift(pictures: np.ndarray, before: np.ndarray, unit: float) -> float:
+def drift(images: np.ndarray, before: np.ndarray, unit: float) -> float:
     """Measure how far images of the same prompts and seeds moved.
 
     The unit is the distance of two unrelated references.
     """
-    return float(np.linalg.norm(features(pictures) - features(before), axis=1).mean() / unit)
+    return float(np.linalg.norm(features(images) - features(before), axis=1).mean() / unit)

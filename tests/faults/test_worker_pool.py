@@ -100,7 +100,7 @@ def test_no_tasks_give_no_results() -> None:
 
 
 def test_a_task_that_hangs_costs_only_itself() -> None:
-    fine = [f"picture {number}" for number in range(40)]
+    fine = [f"image {number}" for number in range(40)]
     results = run([*fine[:20], "hang", *fine[20:]], seconds=0.5)
     hung = results.pop("hang")
     assert isinstance(hung, Failure) and hung.kind == "timeout" and "0.5 seconds" in hung.detail
@@ -109,7 +109,7 @@ def test_a_task_that_hangs_costs_only_itself() -> None:
 
 @pytest.mark.parametrize(("task", "detail"), [("segfault", "signal 11 (SIGSEGV)"), ("leave", "exit code 3")])
 def test_a_task_that_ends_its_process_costs_only_itself(task: str, detail: str) -> None:
-    fine = [f"picture {number}" for number in range(40)]
+    fine = [f"image {number}" for number in range(40)]
     results = run([*fine[:20], task, *fine[20:]])
     assert results.pop(task) == Failure("worker_crashed", detail)
     assert results == {name: name.upper() for name in fine}

@@ -49,7 +49,7 @@ def results(engine: Engine, tasks: list[str]) -> dict[str, str | Failure]:
 
 @pytest.mark.slow
 def test_two_nodes_give_what_the_pool_gives(engine: RayEngine) -> None:
-    tasks = [f"picture {number}" for number in range(400)]
+    tasks = [f"image {number}" for number in range(400)]
     tasks[100:100] = ["segfault", "hang", "hoard", "leave"]
     with PoolEngine(2, seconds=2, memory_gb=2) as pool:
         assert results(engine, tasks) == results(pool, tasks)

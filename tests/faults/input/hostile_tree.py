@@ -147,7 +147,7 @@ def damaged_cases(image: Callable[..., Image.Image]) -> list[Case]:
         Case("damaged/page.jpg", "not_an_image", html),
         Case("damaged/zeros.png", "not_an_image", bytes(5000)),
         Case("damaged/noise.jpg", "not_an_image", np.random.default_rng(0).bytes(5000)),
-        Case("damaged/text.png", "not_an_image", b"this is no picture\n"),
+        Case("damaged/text.png", "not_an_image", b"this is not an image\n"),
         Case("damaged/drawing.svg", "unsupported_format", b'<?xml version="1.0"?><svg xmlns="x"/>'),
         Case("damaged/photo.heic", "unsupported_format|decode_error", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
         Case("damaged/layers.psd", "unsupported_format", b"8BPS\0\x01" + bytes(100)),

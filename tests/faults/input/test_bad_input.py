@@ -35,7 +35,7 @@ def one_caption_missing(place: Path) -> Options:
 
 
 def no_picture(place: Path) -> Options:
-    (place / "pictures" / "0003.png").write_bytes(b"this is no picture")
+    (place / "pictures" / "0003.png").write_bytes(b"this is not an image")
     return {}
 
 

@@ -79,7 +79,7 @@ def test_an_image_without_a_mask_among_others_is_counted_and_trained_on_as_a_who
         (white((8, 12)), "another size than their image"),
         (white((24, 16)), "24x16, expected 12x8"),
         (encoded(Image.new("L", (12, 8), 0)), "black everywhere"),
-        (b"no picture", "cannot be read"),
+        (b"not an image", "cannot be read"),
     ],
 )
 def test_unusable_masks_are_refused_by_name(tmp_path: Path, mask: bytes, words: str) -> None:

@@ -41,9 +41,9 @@ RED, BLUE, GREEN = (encoded(drawn(seed)) for seed in range(3))
 FILES: dict[str, bytes | str] = {
     "a_red_thing.png": RED,
     "copies/b.png": RED,
-    "copies/b.txt": "a red picture",
+    "copies/b.txt": "a red image",
     "copies/c.png": RED,
-    "copies/c.txt": "ein Rot\na red picture",
+    "copies/c.txt": "ein Rot\na red image",
     "test/blue_2.png": BLUE,
     "test/blue_2.jpg": BLUE[:-30],
     "empty.png": "",
@@ -89,7 +89,7 @@ def test_every_file_ends_once_in_one_list_and_the_source_stays(config: PrepConfi
 def test_copies_name_their_keeper_and_leave_it_their_captions(config: PrepConfig) -> None:
     prepare(config)
     keeper = rows(config.output, "metadata.jsonl")[0]
-    assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red picture", ["ein Rot"])
+    assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red image", ["ein Rot"])
     assert (keeper["width"], keeper["height"], keeper["caption_from"]) == (96, 80, "source")
     assert keeper["caption_sources"] == ["copies/b.png", "copies/c.png"]
     assert "caption_sources" not in rows(config.output, "metadata.jsonl")[1]
@@ -124,7 +124,7 @@ def test_training_reads_the_result(config: PrepConfig) -> None:
     prepare(replace(config, trigger="ink style"))
     manifest = read_manifest(str(config.output))
     captions = {record.captions for record in manifest.records}
-    assert captions == {("a red picture, ink style", "ein Rot, ink style"), ("blue, ink style",)}
+    assert captions == {("a red image, ink style", "ein Rot, ink style"), ("blue, ink style",)}
     assert manifest.warnings == ()
 
 
@@ -255,9 +255,9 @@ def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:
         texts[mode] = {
             row["source"]: [row["text"], *row.get("captions_alt", [])] for row in rows(config.output, "metadata.jsonl")
         }
-    assert texts["fill"]["copies/b.png"] == ["a red picture", "ein Rot"]
+    assert texts["fill"]["copies/b.png"] == ["a red image", "ein Rot"]
     assert texts["replace"]["copies/b.png"] == ["a photo of copies"]
-    assert texts["add"]["copies/b.png"] == ["a red picture", "ein Rot", "a photo of copies"]
+    assert texts["add"]["copies/b.png"] == ["a red image", "ein Rot", "a photo of copies"]
     assert {texts[mode]["test/blue_2.png"][0] for mode in texts} == {"a photo of blue"}
 
 
@@ -305,7 +305,7 @@ def test_text_files_and_lossless_copies_are_written_on_request(config: PrepConfi
     with Image.open(config.output / row["file_name"]) as saved:
         assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(drawn(0)))
     text = (config.output / row["file_name"]).with_suffix(".txt").read_text()
-    assert text.splitlines() == ["a red picture", "ein Rot"]
+    assert text.splitlines() == ["a red image", "ein Rot"]
 
 
 def test_saving_anew_never_keeps_a_file_of_other_options(config: PrepConfig) -> None:
