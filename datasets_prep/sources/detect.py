@@ -4,17 +4,16 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from datasets_prep.records import PrepSource
 from datasets_prep.sources.folder import FilesSource, FoldersSource, named_files
+from datasets_prep.sources.kind import Given, SourceKind
 from datasets_prep.sources.rows import saved_rows
 from datasets_prep.sources.tables import parquet_tables
 from datasets_prep.sources.tar import TarSource
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.links import refuse_links_out
-
-Kind = Literal["folders", "files", "Parquet", "WebDataset archives", "datasets"]
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 BESIDE_TABLES = (".md", ".json", ".yaml")
@@ -42,38 +41,106 @@ def open_source(
     """
     assert given
     kinds = {name: _kind(name) for name in given}
-    if len(set(kinds.values())) > 1:
-        listed = "; ".join(f"{name} ({kind})" for name, kind in kinds.items())
+    if len({kind.name for kind in kinds.values()}) > 1:
+        listed = "; ".join(f"{name} ({kind.name})" for name, kind in kinds.items())
         raise ValueError(f"source: got different kinds, expected one: {listed}. Prepare each by itself.")
-    kind = kinds[given[0]]
-    paths = [os.path.expanduser(name) for name in dict.fromkeys(given)]
+    paths = tuple(os.path.expanduser(name) for name in dict.fromkeys(given))
     for path in paths:
         _check_output(path, output)
-    name = _short_name(paths)
-    for path in paths:
         if os.path.isdir(path) and not follow_links:
             refuse_links_out(path, "follow_links")
-    if kind == "folders":
-        skipped = (str(output.expanduser().resolve()), str(_partial(output)))
-        return FoldersSource(_prefixes(paths), name, skipped, reading)
-    if kind == "files":
-        named = named_files(paths)
-        if not named:
-            raise ValueError(f"source: {', '.join(given)} names no file, expected one path per line. Check the list.")
-        for path in named.values():
-            _check_output(path, output)
-        source = FilesSource(named, name, reading)
-        if not follow_links:
-            source.refuse_links_out()
-        return source
-    if kind == "Parquet":
-        paths = [_tables_folder(path) or path for path in paths]
-        return parquet_tables(_stems(paths, ".parquet"), name, image_column, reading.column)
-    if kind == "WebDataset archives":
-        return TarSource(_stems(paths, ".tar"), name, reading)
-    locations = [_location(path) for path in paths]
+    request = Given(paths, _short_name(paths), reading, image_column, output, follow_links)
+    return kinds[given[0]].open(request)
+
+
+def _kind(given: str) -> SourceKind:
+    """Return the first kind that matches."""
+    path, lower = Path(given).expanduser(), given.lower()
+    if path.is_file() and lower.endswith(PACKED):
+        raise ValueError(
+            f"source: {given} is a compressed archive, in which no image can be reached without unpacking all "
+            "before it. Unpack it and give the folder, or pack it again without compression as .tar."
+        )
+    if path.is_file() and lower.endswith((".jsonl", ".csv")):
+        raise ValueError(f"source: {given} is a listing. Give its folder: {path.parent}")
+    for kind in SOURCES:
+        if kind.matches(os.path.expanduser(given)):
+            return kind
+    raise FileNotFoundError(
+        f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with a path a "
+        "line, .parquet or .tar files, or a Hub dataset as owner/name. Check the spelling."
+    )
+
+
+def _are_datasets(given: str) -> bool:
+    """Recognise a folder of Dataset.save_to_disk, one with a split behind it, and the id of a Hub dataset."""
+    if os.path.exists(given):
+        return os.path.isdir(given) and _is_saved_dataset(Path(given))
+    location, _, _ = given.rpartition(":")
+    if location and os.path.isdir(os.path.expanduser(location)):
+        return True
+    is_id = re.fullmatch(HUB_ID, given) is not None
+    return is_id and not given.lower().endswith((".parquet", ".tar", ".txt", ".lst"))
+
+
+def _open_datasets(given: Given) -> PrepSource:
+    locations = [_location(path) for path in given.paths]
     prefixes = _distinct(locations, lambda location: os.path.basename(os.path.normpath(location[0])))
-    return saved_rows(prefixes, name, image_column, reading.column)
+    return saved_rows(prefixes, given.name, given.image_column, given.reading.column)
+
+
+def _are_tables(given: str) -> bool:
+    is_prepared = os.path.isdir(given) and _tables_folder(given) is not None
+    return is_prepared or _are_files(given, ".parquet", BESIDE_TABLES)
+
+
+def _open_tables(given: Given) -> PrepSource:
+    paths = [_tables_folder(path) or path for path in given.paths]
+    return parquet_tables(_stems(paths, ".parquet"), given.name, given.image_column, given.reading.column)
+
+
+def _open_folders(given: Given) -> PrepSource:
+    skipped = (str(given.output.expanduser().resolve()), str(_partial(given.output)))
+    return FoldersSource(_prefixes(given.paths), given.name, skipped, given.reading)
+
+
+def _open_files(given: Given) -> PrepSource:
+    named = named_files(given.paths)
+    if not named:
+        raise ValueError(f"source: {', '.join(given.paths)} names no file, expected a path a line. Check the list.")
+    for path in named.values():
+        _check_output(path, given.output)
+    source = FilesSource(named, given.name, given.reading)
+    if not given.follow_links:
+        source.refuse_links_out()
+    return source
+
+
+SOURCES = (
+    SourceKind("datasets", _are_datasets, _open_datasets),
+    SourceKind("Parquet", _are_tables, _open_tables),
+    SourceKind(
+        "WebDataset archives",
+        lambda given: _are_files(given, ".tar", BESIDE_ARCHIVES),
+        lambda given: TarSource(_stems(given.paths, ".tar"), given.name, given.reading),
+    ),
+    SourceKind("folders", os.path.isdir, _open_folders),
+    SourceKind("files", os.path.exists, _open_files),
+)
+"""All kinds; the first that matches is opened. The last two match whatever exists."""
+
+
+def _are_files(given: str, suffix: str, beside: tuple[str, ...]) -> bool:
+    """Recognise a file by its suffix, and a folder of such files and nothing but what comes along with them."""
+    if not os.path.isdir(given):
+        return os.path.exists(given) and given.lower().endswith(suffix)
+    is_any = False
+    for name in _files_below(Path(given)):
+        if name.lower().endswith(suffix):
+            is_any = True
+        elif not name.lower().endswith(beside):
+            return False
+    return is_any
 
 
 def _is_saved_dataset(folder: Path) -> bool:
@@ -83,50 +150,6 @@ def _is_saved_dataset(folder: Path) -> bool:
         raise ValueError(
             f"source: {folder} cannot be read ({error.strerror}). Run as a user who may, or change its permissions."
         ) from error
-
-
-def _kind(given: str) -> Kind:
-    path = Path(given).expanduser()
-    if path.is_dir():
-        if _is_saved_dataset(path):
-            return "datasets"
-        if _tables_folder(str(path)) is not None:
-            return "Parquet"
-        if _holds_only(path, ".tar", BESIDE_ARCHIVES):
-            return "WebDataset archives"
-        return "Parquet" if _holds_only(path, ".parquet", BESIDE_TABLES) else "folders"
-    lower = given.lower()
-    if path.exists():
-        if lower.endswith(PACKED):
-            raise ValueError(
-                f"source: {given} is a compressed archive, in which no image can be reached without unpacking all "
-                "before it. Unpack it and give the folder, or pack it again without compression as .tar."
-            )
-        if lower.endswith((".jsonl", ".csv")):
-            raise ValueError(f"source: {given} is a listing. Give its folder: {path.parent}")
-        if lower.endswith(".parquet"):
-            return "Parquet"
-        return "WebDataset archives" if lower.endswith(".tar") else "files"
-    location, _, _ = given.rpartition(":")
-    if location and Path(location).expanduser().is_dir():
-        return "datasets"
-    if re.fullmatch(HUB_ID, given) and not lower.endswith((".parquet", ".tar", ".txt", ".lst")):
-        return "datasets"
-    raise FileNotFoundError(
-        f"source: there is no {given}. Expected a folder of images, image files, a .txt or .lst file with one path "
-        "per line, .parquet or .tar files, or a Hub dataset as owner/name. Check the spelling."
-    )
-
-
-def _holds_only(folder: Path, suffix: str, beside: tuple[str, ...]) -> bool:
-    """Check whether a folder has files of a suffix and nothing unrelated."""
-    is_any = False
-    for name in _files_below(folder):
-        if name.lower().endswith(suffix):
-            is_any = True
-        elif not name.lower().endswith(beside):
-            return False
-    return is_any
 
 
 def _tables_folder(path: str) -> str | None:
