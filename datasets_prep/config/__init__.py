@@ -1,14 +1,16 @@
 """The options of a preparation."""
 
-from datasets_prep.config.captions import CaptionerName, CaptionsConfig, LintConfig
-from datasets_prep.config.images import FLAGS, DedupConfig, LimitsConfig, QualityConfig, ScoresConfig
+from datasets_prep.config.captions import CAPTIONERS, CaptionsConfig, LintConfig
+from datasets_prep.config.images import FLAGS, DedupConfig, LimitsConfig, QualityConfig
 from datasets_prep.config.prep import PrepConfig
 from datasets_prep.config.result import BucketsConfig, SplitConfig, WriteConfig
+from datasets_prep.config.scores import SCORES, ScoresConfig
 
 __all__ = [
+    "CAPTIONERS",
     "FLAGS",
+    "SCORES",
     "BucketsConfig",
-    "CaptionerName",
     "CaptionsConfig",
     "DedupConfig",
     "LimitsConfig",

@@ -1,11 +1,25 @@
 """Options of captions, with their checks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from datasets_prep.config.checks import not_positive, not_share, not_utf8
 
-CaptionerName = Literal["file_name", "florence2", "blip", "blip2", "qwen_vl", "llava", "wd_tagger", "http"]
+CAPTIONERS: Mapping[str, str] = {
+    "florence2": "datasets_prep.captioners.florence2:Florence2Captioner",
+    "blip": "datasets_prep.captioners.blip:BlipCaptioner",
+    "blip2": "datasets_prep.captioners.blip:Blip2Captioner",
+    "qwen_vl": "datasets_prep.captioners.qwen_vl:QwenVLCaptioner",
+    "llava": "datasets_prep.captioners.llava:LlavaCaptioner",
+    "wd_tagger": "datasets_prep.captioners.wd_tagger:WDTagger",
+    "http": "datasets_prep.captioners.http:HttpCaptioner",
+}
+"""The class of each captioner as "module:Class", imported when it is used, and called with the options."""
+if TYPE_CHECKING:
+    CaptionerName = str
+else:
+    CaptionerName = Literal[("file_name", *CAPTIONERS)]  # file_name looks at no image
 
 
 @dataclass(frozen=True)

@@ -86,40 +86,6 @@ class QualityConfig:
 
 
 @dataclass(frozen=True)
-class ScoresConfig:
-    """Learned scores, each off until a model is named. They run on a GPU if torch finds one."""
-
-    aesthetic_model: str | None = None
-    """transformers image classifier or regressor (folder or Hub id) whose score is the aesthetic one."""
-    min_aesthetic: float | None = None
-    """Images with a lower score are left out."""
-    nsfw_model: str | None = None
-    """transformers image classifier; the score is the probability of its label that names unsafe content."""
-    max_nsfw: float | None = None
-    """Images with a higher score are left out."""
-    watermark_model: str | None = None
-    """transformers image classifier; the score is the probability of its label that names a watermark."""
-    max_watermark: float | None = None
-    """Images with a higher score are left out."""
-    clip_model: str | None = None
-    """CLIP or SigLIP model that scores how well image and caption agree."""
-    min_clip: float | None = None
-    """Images whose caption agrees less are left out."""
-    batch_size: int = 16
-    """Images at a time; halved where memory does not suffice."""
-
-    def problems(self) -> list[str]:
-        """List what is wrong with these options."""
-        limits = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "max_watermark": "watermark", "min_clip": "clip"}
-        given = vars(self)
-        return not_positive("scores", batch_size=self.batch_size) + [
-            f"scores.{limit}: there is no model to give the score. Name one: scores.{name}_model."
-            for limit, name in limits.items()
-            if given[limit] is not None and given[f"{name}_model"] is None
-        ]
-
-
-@dataclass(frozen=True)
 class DedupConfig:
     """The search for near duplicates, and what happens to them. Exact duplicates are always rejected."""
 

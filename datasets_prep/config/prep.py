@@ -9,8 +9,9 @@ from PIL import ImageColor
 
 from datasets_prep.config.captions import CaptionsConfig, LintConfig
 from datasets_prep.config.checks import not_utf8
-from datasets_prep.config.images import DedupConfig, LimitsConfig, QualityConfig, ScoresConfig
+from datasets_prep.config.images import DedupConfig, LimitsConfig, QualityConfig
 from datasets_prep.config.result import BucketsConfig, SplitConfig, WriteConfig
+from datasets_prep.config.scores import ScoresConfig
 from finetune.config.checks import secrets_in
 
 

@@ -1,5 +1,6 @@
 """Learned scores of images, by transformers models."""
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from datasets_prep.config import SCORES
 from datasets_prep.vision.batches import in_batches
 from datasets_prep.vision.model_files import digest
 from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
@@ -38,11 +40,6 @@ class Scorer(Protocol):
         """Name of the score."""
         ...
 
-    @property
-    def needs_captions(self) -> bool:
-        """True if the score compares an image with its caption."""
-        ...
-
     def identity(self) -> str:
         """Hash what scores depend on besides image and caption. It needs no `load`."""
         ...
@@ -59,15 +56,10 @@ class Scorer(Protocol):
 def make_scorer(name: str, model: str) -> Scorer:
     """Make the scorer of a model (folder or Hub id).
 
-    Its weights are not loaded yet. Raises ValueError where the model cannot give the score. The name is aesthetic,
-    nsfw, watermark or clip.
+    Its weights are not loaded yet. Raises ValueError where the model cannot give the score.
     """
-    return AgreementScorer(model) if name == "clip" else ClassifierScorer(name, model)
-
-
-def check_model(name: str, model: str) -> None:
-    """Refuse a model that cannot give the score. Only its small files are read."""
-    make_scorer(name, model)
+    module, _, kind = SCORES[name].place.partition(":")
+    return vars(importlib.import_module(module))[kind](name, model)
 
 
 def scores_of(
@@ -81,8 +73,9 @@ def scores_of(
 
     Images without a caption are skipped where one is needed.
     """
-    model_score = [index for index in indices if not scorer.needs_captions or captions.get(index, "").strip()]
-    if not model_score:
+    if SCORES[scorer.name].of_captions:
+        indices = [index for index in indices if captions.get(index, "").strip()]
+    if not indices:
         return
     scorer.load()
 
@@ -90,7 +83,7 @@ def scores_of(
         return scorer.score([image for image, _ in pairs], [caption for _, caption in pairs])
 
     option = f"scores.{scorer.name}_model"
-    found = in_batches(lambda index: (load(index), captions.get(index, "")), compute, model_score, batch_size, option)
+    found = in_batches(lambda index: (load(index), captions.get(index, "")), compute, indices, batch_size, option)
     for index, score in found:
         if score != score:
             raise ValueError(f"{option}: the model gives no number (NaN). Its weights are broken.")
@@ -136,8 +129,6 @@ class ClassifierScorer:
     The score is the probability of the meant labels, an expected grade, or the one output of a regressor.
     """
 
-    needs_captions = False
-
     def __init__(self, name: str, model: str) -> None:
         self.name = name
         self._model_files = VisionModel(f"scores.{name}_model", model)
@@ -175,15 +166,13 @@ class AgreementScorer:
     CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so a limit suits one model only.
     """
 
-    name = "clip"
-    needs_captions = True
-
-    def __init__(self, model: str) -> None:
-        self._model_files = VisionModel("scores.clip_model", model)
+    def __init__(self, name: str, model: str) -> None:
+        self.name = name
+        self._model_files = VisionModel(f"scores.{name}_model", model)
         self._config = self._model_files.config()
         if self._config.model_type not in IMAGE_AND_TEXT:
             raise ValueError(
-                f"scores.clip_model: {model} is a model of type {self._config.model_type}, expected one of "
+                f"scores.{name}_model: {model} is a model of type {self._config.model_type}, expected one of "
                 f"{', '.join(IMAGE_AND_TEXT)}."
             )
         self._processor = self._model_files.image_processor()

@@ -3,49 +3,22 @@
 import numpy as np
 
 from datasets_prep.caches.lines import JsonLines
-from datasets_prep.config import ScoresConfig
+from datasets_prep.config import SCORES, ScoresConfig
 from datasets_prep.context import Context
 from datasets_prep.records import Why
 from datasets_prep.source_metadata import Captions
 
-LIMITS = {"aesthetic": "min_aesthetic", "nsfw": "max_nsfw", "watermark": "max_watermark", "clip": "min_clip"}
-OF_IMAGES = ("aesthetic", "nsfw", "watermark")
-
-
-def models_of(config: ScoresConfig) -> dict[str, str]:
-    """Map configured scores to models."""
-    named = {
-        "aesthetic": config.aesthetic_model,
-        "nsfw": config.nsfw_model,
-        "watermark": config.watermark_model,
-        "clip": config.clip_model,
-    }
-    return {name: model for name, model in named.items() if model is not None}
-
-
-def limit_of(config: ScoresConfig, name: str) -> float | None:
-    """Return the limit of a score, or None."""
-    limits = {
-        "aesthetic": config.min_aesthetic,
-        "nsfw": config.max_nsfw,
-        "watermark": config.max_watermark,
-        "clip": config.min_clip,
-    }
-    return limits[name]
-
 
 def score_images(context: Context) -> dict[str, np.ndarray]:
     """Return scores [N] that need no captions, by name. NaN for rejected images."""
-    models = models_of(context.config.scores)
-    return {name: model_score(context, name, model, None) for name, model in models.items() if name in OF_IMAGES}
+    models = context.config.scores.models()
+    return {name: model_score(context, name, models[name], None) for name in models if not SCORES[name].of_captions}
 
 
 def score_captions(context: Context, captions: Captions) -> dict[str, np.ndarray]:
     """Score how well images [N] and captions agree, if configured."""
-    models = models_of(context.config.scores)
-    return {
-        name: model_score(context, name, model, captions) for name, model in models.items() if name not in OF_IMAGES
-    }
+    models = context.config.scores.models()
+    return {name: model_score(context, name, models[name], captions) for name in models if SCORES[name].of_captions}
 
 
 def model_score(context: Context, name: str, model: str, captions: Captions | None) -> np.ndarray:
@@ -73,7 +46,7 @@ def model_score(context: Context, name: str, model: str, captions: Captions | No
             result[index] = np.nan if value is None else value
     finally:
         cache.close()
-    limit = limit_of(config, name)
+    limit = config.limit(name)
     if limit is not None:
         found = {index: why for index in inside if (why := beyond(name, float(result[index]), limit)) is not None}
         selection.reject(f"score: {name}", found, f"beyond the limit {limit:g}")
@@ -82,7 +55,7 @@ def model_score(context: Context, name: str, model: str, captions: Captions | No
 
 def beyond(name: str, score: float, limit: float) -> Why | None:
     """Explain why a score is beyond its limit, or return None."""
-    is_least = LIMITS[name].startswith("min")
+    is_least = SCORES[name].limit == "min"
     if score >= limit if is_least else score <= limit:
         return None
     side = "at least" if is_least else "at most"
@@ -91,10 +64,9 @@ def beyond(name: str, score: float, limit: float) -> Why | None:
 
 def check_scores(config: ScoresConfig) -> list[str]:
     """Return what the scores depend on. Models that cannot give theirs are refused before anything else is done."""
-    if not models_of(config):
+    if not config.models():
         return []
-    from datasets_prep.scores.scorers import check_model, make_scorer
+    from datasets_prep.scores.scorers import make_scorer
 
-    for name, model in models_of(config).items():
-        check_model(name, model)
-    return [make_scorer(name, model).identity() for name, model in models_of(config).items()]
+    scorers = [make_scorer(name, model) for name, model in config.models().items()]
+    return [scorer.identity() for scorer in scorers]

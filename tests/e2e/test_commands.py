@@ -142,8 +142,8 @@ def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) ->
 
 CAPTIONERS_BUT_HTTP = """
 import datasets_prep.captions.generate, datasets_prep.lint.checks, datasets_prep.captioners.http
-from datasets_prep.captioners import CAPTIONERS, make_captioner
-from datasets_prep.config import CaptionsConfig
+from datasets_prep.captioners import make_captioner
+from datasets_prep.config import CAPTIONERS, CaptionsConfig
 for name in set(CAPTIONERS) - {"http"}:
     kinds = ("tags",) if name == "wd_tagger" else ("long",)
     make_captioner(CaptionsConfig(captioner=name, model="m", kinds=kinds))

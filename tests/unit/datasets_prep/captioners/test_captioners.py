@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from datasets_prep.captioners import CAPTIONERS, Captioner, make_captioner
+from datasets_prep.captioners import Captioner, make_captioner
 from datasets_prep.captioners.chat import Message, chat_prompt
 from datasets_prep.captioners.florence2 import object_names
 from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, wait_seconds
@@ -173,14 +173,6 @@ def test_prompts_that_a_captioner_cannot_follow_are_refused(captioner: Any, prom
     kinds: Any = ("tags",) if captioner == "wd_tagger" else ("short",)
     with pytest.raises(ValueError, match=r"captions\.prompt"):
         make_captioner(CaptionsConfig(captioner=captioner, model="owner/model", kinds=kinds, prompt=prompt))
-
-
-def test_every_name_of_the_options_but_file_name_has_a_captioner() -> None:
-    from typing import get_args
-
-    from datasets_prep.config import CaptionerName
-
-    assert set(get_args(CaptionerName)) == {*CAPTIONERS, "file_name"}
 
 
 @pytest.mark.parametrize("form", ["parts", "text with its own place", "text"])

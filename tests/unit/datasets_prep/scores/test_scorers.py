@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel, ViTForImageClassification
 
-from datasets_prep.scores.scorers import check_model, make_scorer, reading_of, scores_of
+from datasets_prep.scores.scorers import make_scorer, reading_of, scores_of
 from datasets_prep.vision.batches import in_batches
 from tests.tiny import vision as tiny_vision
 
@@ -79,7 +79,7 @@ def test_a_model_without_the_label_is_refused_before_its_weights_are_read(name: 
     folder = tiny_vision.save_classifier(tmp_path, ["cat", "dog"])
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=f"scores.{name}_model: .*cat, dog"):
-        check_model(name, str(folder))
+        make_scorer(name, str(folder))
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
@@ -111,12 +111,12 @@ def test_a_caption_that_is_too_long_is_cut(tmp_path: Path) -> None:
 def test_a_classifier_is_no_model_of_pictures_and_texts(tmp_path: Path) -> None:
     folder = tiny_vision.save_classifier(tmp_path, ["a", "b"])
     with pytest.raises(ValueError, match=r"of type vit, expected one of .*siglip"):
-        check_model("clip", str(folder))
+        make_scorer("clip", str(folder))
 
 
 def test_a_folder_that_is_missing_is_named_with_the_option(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scores.nsfw_model: .*absent"):
-        check_model("nsfw", str(tmp_path / "absent"))
+        make_scorer("nsfw", str(tmp_path / "absent"))
 
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_needs_torchvision_says_so(tmp_path: Path) -> None:
     folder = tiny_vision.save_classifier(tmp_path, ["sfw", "nsfw"])
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "DINOv3ViTImageProcessor"}')
     with pytest.raises(ValueError, match=r"scores.nsfw_model: .*needs torchvision.*pip install"):
-        check_model("nsfw", str(folder))
+        make_scorer("nsfw", str(folder))
 
 
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(tmp_path: Path) -> None:
