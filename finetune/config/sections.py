@@ -30,6 +30,7 @@ from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
+from finetune.config.tracking import TrackingConfig
 
 SINGLE_FILE = ".safetensors"
 CaptionLines = Literal["alternatives", "joined", "first"]
@@ -257,26 +258,6 @@ class CheckpointConfig:
     """Steps between two checkpoints; one is always written at the end and when the run is stopped."""
     keep: Count = 2
     """Newest checkpoints that stay on disk."""
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Dashboards beside OUT/metrics.jsonl and OUT/report.html, which are always written."""
-
-    names: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ("wandb",)
-    """Trackers; write names with nothing behind it for none."""
-    project: str | None = None
-    """Project of the run; none takes sd-finetune, in W&B the variable WANDB_PROJECT first."""
-    run_name: str | None = None
-    """Name of the run; none takes the output folder's name, in W&B the variable WANDB_NAME first."""
-    tags: tuple[str, ...] = ()
-    """Labels of the run; where none are given, W&B takes those of the variable WANDB_TAGS."""
-    mode: Literal["auto", "online", "offline"] = "auto"
-    """W&B mode; auto is online when you are logged in, else offline."""
-
-    def problems(self) -> list[str]:
-        doubled = {name for name in self.names if self.names.count(name) > 1}
-        return [f"tracking.names: got {name} twice." for name in sorted(doubled)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune.config.sections import TrackingConfig
+from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
 from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
@@ -30,12 +30,6 @@ from finetune.tracking.wandb.environment import (
 
 __all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
 
-BACKENDS = {
-    "wandb": "finetune.tracking.wandb.offline_run:WeightsAndBiases",
-    "tensorboard": "finetune.tracking.tensorboard:TensorBoard",
-    "trackio": "finetune.tracking.trackio:Trackio",
-}
-"""The class of each tracker, imported when it is opened."""
 MOST_FAILURES = 3
 MOST_WAITING_CALLS = 10_000
 START_SECONDS = 10.0
@@ -50,7 +44,8 @@ logger = logging.getLogger(__name__)
 def check_trackers(config: TrackingConfig) -> None:
     """Refuse missing packages, and names that W&B refuses, without importing either. Raises ValueError. Names are the
     project, tags and run id."""
-    missing = [name for name in config.names if importlib.util.find_spec(name) is None]
+    packages = [package for name in config.names if (package := TRACKERS[name][1])]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
             f"tracking.names: {', '.join(missing)} not installed. Run: {install_command(*missing)}, or choose others "
@@ -62,7 +57,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 def open_backend(name: str, run: TrackedRun) -> Backend:
     """Return the open tracker of that name."""
-    module, _, kind = BACKENDS[name].partition(":")
+    module, _, kind = TRACKERS[name][0].partition(":")
     return vars(importlib.import_module(module))[kind](run)
 
 

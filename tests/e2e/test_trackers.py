@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
-from finetune.config.sections import TrackingConfig
+from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.tracking import tracker as tracking
 from finetune.tracking.backend import LoggedFiles, TrackedRun
 from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
@@ -437,11 +437,13 @@ def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) ->
     assert [file for file in home.rglob("*") if "trackio" in file.name] == []
 
 
-def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install() -> None:
+def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     check_trackers(TrackingConfig(names=("wandb", "tensorboard", "trackio")))
-    absent: Any = ("wandb", "no_such_tracker")
+    monkeypatch.setattr(
+        "finetune.tracking.tracker.TRACKERS", TRACKERS | {"absent": ("nowhere:Absent", "no_such_tracker")}
+    )
     with pytest.raises(ValueError, match=r"no_such_tracker.*pip install no_such_tracker"):
-        check_trackers(TrackingConfig(names=absent))
+        check_trackers(TrackingConfig(names=("wandb", "absent")))
 
 
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])

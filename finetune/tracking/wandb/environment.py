@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config.sections import TrackingConfig
+from finetune.config.tracking import TrackingConfig
 from finetune.tracking.backend import TrackedRun
 
 RUN_ID = re.compile(r"(?!\s)[^:;,#?/\\'\n]{1,128}(?<!\s)")
