@@ -9,7 +9,7 @@ from datasets_prep.config.checks import not_positive
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """A score and the help of its options, NAME_model and min_NAME or max_NAME."""
+    """A score, and the help of its two options."""
 
     place: str
     """The scorer as "module:Class", imported when it is used, and called with name and model."""
@@ -58,7 +58,10 @@ def limit_option(name: str) -> str:
 
 
 def score_options() -> Any:
-    """Return a dataclass with the options of all scores; the command line finds their help in its docstring."""
+    """Return a dataclass with the options of all scores.
+
+    The command line finds their help in its docstring.
+    """
     options, lines = [], ["Options of the scores.", "", "Args:"]
     for name, facts in SCORES.items():
         options.append((f"{name}_model", str | None, field(default=None)))

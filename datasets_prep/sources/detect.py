@@ -73,7 +73,7 @@ def _kind(given: str) -> SourceKind:
 
 
 def _are_datasets(given: str) -> bool:
-    """Recognise a folder of Dataset.save_to_disk, one with a split behind it, and the id of a Hub dataset."""
+    """Recognise a dataset on disk or on the Hub."""
     if os.path.exists(given):
         return os.path.isdir(given) and _is_saved_dataset(Path(given))
     location, _, _ = given.rpartition(":")
@@ -131,7 +131,7 @@ SOURCES = (
 
 
 def _are_files(given: str, suffix: str, beside: tuple[str, ...]) -> bool:
-    """Recognise a file by its suffix, and a folder of such files and nothing but what comes along with them."""
+    """Recognise a file by its suffix, or a folder of such files."""
     if not os.path.isdir(given):
         return os.path.exists(given) and given.lower().endswith(suffix)
     is_any = False
