@@ -1,4 +1,4 @@
-"""Options carry their facts: bounds, what may change on resume, and their use."""
+"""Facts of options: bounds, changes on resume, and their use."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
