@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.parse.command_line import as_flat, parse
-from tests.support.runs import Options, flags
+from tests.support.runs import flags
 from tests.tiny.sd import save_pictures
 from tests.unit.config.parse.test_command_line import KINDS, REQUIRED, REQUIRED_BY
 
@@ -49,8 +49,9 @@ def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: 
         ((), "model.source: missing"),
         (("--train.text_encoder", *REQUIRED), "cache.text"),
         (REQUIRED, "there is no folder pictures"),
+        (("--model.family", "sdd", *REQUIRED), "Did you mean sd"),
     ],
-    ids=["wrong option", "nothing", "contradiction", "missing data"],
+    ids=["wrong option", "nothing", "contradiction", "missing data", "unknown family"],
 )
 def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is_loaded(
     arguments: tuple[str, ...], word: str, tmp_path: Path
@@ -126,18 +127,6 @@ def test_the_command_proposes_or_refuses(tiny_model: Path, tmp_path: Path) -> No
     (tmp_path / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
     ended = doctor(tmp_path)
     assert ended.returncode == 1 and "tokenizer" in ended.stderr and "Traceback" not in ended.stderr
-
-
-def test_an_unknown_name_is_refused_before_torch_is_loaded(tiny_run: Options) -> None:
-    code = (
-        "import sys\nfrom finetune.launch import run_recipe\nfrom recipes.lora import RECIPE\n"
-        "try:\n    run_recipe(RECIPE, sys.argv[1:], 'recipes.lora')\n"
-        "finally:\n    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
-    )
-    arguments = flags(tiny_run | {"model.family": "sdd"})
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1 and "Did you mean sd" in ended.stderr, ended.stderr
-    assert "Traceback" not in ended.stderr
 
 
 CAPTIONERS_BUT_HTTP = """

@@ -1,21 +1,16 @@
 """DreamBooth's class images in one, two and killed processes; the run's report."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import safetensors
 from PIL import Image
 
-from tests.support.runs import Options, final_state, flags, metrics, run, start
+from tests.support.launch import on_two_processes
+from tests.support.runs import Options, completed, final_state, metrics, run, start, without_lora
 from tests.tiny.sd import save_pictures
-
-ROOT = Path(__file__).parents[2]
-LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -46,48 +41,31 @@ def class_pictures(cache: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_pictures_of_one_and_take_its_steps(options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pictures", "prediction"])
+def test_two_processes_make_the_pictures_of_one_and_take_its_steps(kind: str, options: Options, tmp_path: Path) -> None:
+    """By predictions, adapters are switched off inside DistributedDataParallel, with the text encoder's among them."""
+    if kind == "prediction":
+        del options["prior.num_pictures"]
+        options |= {"prior.kind": kind, "train.text_encoder": True, "cache.text": False, "train.steps": 3}
     one = options | {"train.batch_size": 4, "output.folder": tmp_path / "one", "cache.folder": tmp_path / "cache_one"}
-    ended = run("dreambooth", one, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert "50.0% of the samples are of the instance" in ended.output
+    ended = completed("dreambooth", one, tmp_path / "log")
+    assert ("50.0% of the samples are of the instance" in ended.output) == (kind == "pictures")
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache_two"}
-    launch = [sys.executable, *LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.dreambooth", *flags(two)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    shown = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    shown = on_two_processes("dreambooth", two)
     assert shown.returncode == 0, shown.stderr
     pictures = class_pictures(tmp_path / "cache_one")
-    assert len(pictures) == 7
+    assert len(pictures) == (7 if kind == "pictures" else 0)
     assert class_pictures(tmp_path / "cache_two") == pictures
-    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_keep_the_class_by_prediction_as_one_does(options: Options, tmp_path: Path) -> None:
-    """Adapters are switched off inside DistributedDataParallel, with the text encoder's among them."""
-    kept = {key: value for key, value in options.items() if key != "prior.num_pictures"}
-    kept |= {"prior.kind": "prediction", "train.text_encoder": True, "cache.text": False, "train.steps": 3}
-    one = kept | {"train.batch_size": 4, "output.folder": tmp_path / "one"}
-    ended = run("dreambooth", one, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    two = kept | {"output.folder": tmp_path / "two"}
-    launch = [sys.executable, *LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.dreambooth", *flags(two)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    shown = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert shown.returncode == 0, shown.stderr
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm"):
             assert row[key] == pytest.approx(other[key], rel=1e-3)
-    assert class_pictures(tmp_path / "cache") == {}
 
 
 @pytest.mark.slow
 def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(options: Options, tmp_path: Path) -> None:
     options |= {"prior.num_pictures": 12, "prior.num_inference_steps": 20}
     undisturbed = options | {"cache.folder": tmp_path / "other", "output.folder": tmp_path / "other_out"}
-    ended = run("dreambooth", undisturbed, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("dreambooth", undisturbed, tmp_path / "log")
     expected = class_pictures(tmp_path / "other")
 
     for number, exit_code, least in ((signal.SIGINT, 75, 1), (signal.SIGKILL, -9, 4)):
@@ -100,8 +78,7 @@ def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(option
         made = class_pictures(tmp_path / "cache")
         assert len(made) < 12 and made.items() <= expected.items()
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/class_pictures/*/*.png")}
-    ended = run("dreambooth", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("dreambooth", options, tmp_path / "log")
     assert class_pictures(tmp_path / "cache") == expected
     whole = [path for path in times if int(path.stem) // 2 * 2 + 1 < len(times)]
     assert whole and all(path.stat().st_mtime_ns == times[path] for path in whole)
@@ -111,8 +88,7 @@ def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(option
 def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures: Path, tmp_path: Path) -> None:
     options = {key: value for key, value in options.items() if key != "instance.prompt"}
     options |= {"data.folder": pictures, "instance.captions": True, "prior.folder": pictures, "train.steps": 1}
-    ended = run("dreambooth", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("dreambooth", options, tmp_path / "log")
     assert "14 instance and 14 class images" in ended.output
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert card["num_pictures"] == 28
@@ -129,10 +105,9 @@ def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures
 
 
 def test_a_full_run_with_pictures_exports_a_pipeline(options: Options, tmp_path: Path) -> None:
-    own = {key: value for key, value in options.items() if not key.startswith("lora.")}
+    own = without_lora(options)
     own |= {"method": "full", "optim.lr": 1e-4, "train.steps": 1, "instance.prompt": "a circle zzz"}
-    ended = run("dreambooth", own, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("dreambooth", own, tmp_path / "log")
     assert (tmp_path / "out" / "export" / "model_index.json").exists()
     picture = Image.open(next(tmp_path.glob("cache/class_pictures/*/000000.png")))
     assert picture.size == (64, 64)

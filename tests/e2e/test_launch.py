@@ -1,10 +1,7 @@
 """The recipes as users start them: `accelerate launch` and `python -m`."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.runs import TINY, Options, differing, final_state, flags, losses, metrics
+from tests.support.launch import LAUNCH, command, on_two_processes
+from tests.support.runs import TINY, Options, differing, final_state, flags, losses, metrics, without_lora
 from tests.tiny.sd import save_pictures, save_pipeline
-
-ROOT = Path(__file__).parents[2]
-LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
-
-
-def command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +74,6 @@ def test_the_saved_config_relaunches_the_same_run(lora_run: Path) -> None:
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("weight_name", [None, "out.safetensors"])
-def test_the_export_changes_what_a_plain_pipeline_draws(lora_run: Path, weight_name: str | None) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(lora_run / "model", safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-
-    def draw() -> np.ndarray:
-        generator = torch.Generator().manual_seed(0)
-        return pipeline("a red circle", 64, 64, 2, generator=generator, output_type="np").images[0]
-
-    before = draw()
-    pipeline.load_lora_weights(lora_run / "out" / "export", weight_name=weight_name)
-    assert np.abs(draw() - before).max() > 1e-4
-
-
 def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(lora_run / "model", safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
@@ -124,8 +93,7 @@ def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_p
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache"}
     ended = command(["-m", "recipes.lora", *flags(one)])
     assert ended.returncode == 0, ended.stderr
-    launch_two = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora", *flags(two)]
-    ended = command(launch_two, ACCELERATE_USE_CPU="true")
+    ended = on_two_processes("lora", two)
     assert ended.returncode == 0, ended.stderr
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm", "validation/loss"):
@@ -142,14 +110,14 @@ def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_p
     for step in ("step_000004", "step_000005"):  # as if the job had been killed before step 4 was saved
         shutil.rmtree(tmp_path / "two" / "checkpoints" / step)
     (tmp_path / "two" / "run.json").unlink()
-    ended = command(launch_two, ACCELERATE_USE_CPU="true")
+    ended = on_two_processes("lora", two)
     assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
     assert differing(second, final_state(tmp_path / "two")) == []
     assert losses(tmp_path / "two") == straight_losses
 
 
 def test_full_fine_tuning_exports_a_pipeline(tiny_run: Options, tiny_v_model: Path, tmp_path: Path) -> None:
-    options = {key: value for key, value in tiny_run.items() if not key.startswith("lora.")}
+    options = without_lora(tiny_run)
     options |= {"model.source": tiny_v_model, "train.steps": 3, "train.ema_decay": 0.99, "optim.lr": 1e-4}
     options |= {"loss.zero_terminal_snr": True, "output.dtype": "fp32"}
     ended = command(["-m", "recipes.full", *flags(options)])

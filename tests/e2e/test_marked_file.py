@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from tests.support.original_layout import save_single_file
-from tests.support.runs import Options, run
+from tests.support.runs import Options, completed
 from tests.tiny.sdxl import build_pipeline
 from tests.unit.models.loading.test_single_file import without_weights
 
@@ -25,8 +25,7 @@ def test_a_run_its_metadata_and_its_previews_follow_the_marks_of_the_file(tiny_r
         "preview.prompts": ("a red circle",),
         "preview.num_inference_steps": 2,
     }
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options, tmp_path / "log")
     assert ended.output.count("noob.safetensors trains as v_prediction with zero terminal SNR") == 1
     assert ended.output.count("zero terminal SNR with loss.weighting min_snr gives the last timestep") == 1
     assert ended.output.count("the base model's own loss on these images") == 1  # its weights are random

@@ -9,7 +9,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.runs import Options, metrics, run
+from tests.support.runs import Options, completed, metrics, run
 from tests.tiny.sd import save_pictures
 
 SMALL = {
@@ -44,8 +44,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "preview.prompts": ("a red circle on white paper",),
         "preview.num_inference_steps": 4,
     }
-    ended = run("pretrain", options, folder / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("pretrain", options, folder / "log")
     assert "own loss" not in ended.output
     return folder
 
@@ -93,8 +92,8 @@ def test_the_model_draws_finite_pictures_with_several_samplers(pretrained: Path,
 def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> None:
     out = pretrained / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    ended = run("pretrain", {"config": out / "config.yaml"}, pretrained / "log")
-    assert ended.exit_code == 0 and "is finished (150 steps)" in ended.output
+    ended = completed("pretrain", {"config": out / "config.yaml"}, pretrained / "log")
+    assert "is finished (150 steps)" in ended.output
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     stage = json.loads((out / "autoencoder" / "run.json").read_text())
     assert (stage["status"], stage["steps"]) == ("finished", 150)
@@ -126,8 +125,7 @@ def short(folder: Path) -> Options:
 def test_pictures_without_captions_make_an_unconditional_model(tmp_path: Path) -> None:
     pictures = save_pictures(tmp_path / "pictures", count=8, size=32)
     (pictures / "metadata.jsonl").unlink()
-    ended = run("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "none"}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "none"}, tmp_path / "log")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
     assert len(pipeline.tokenizer) == 514  # bytes, start and end: there was no word to learn
 
@@ -139,7 +137,6 @@ def test_the_names_of_folders_are_classes(tmp_path: Path) -> None:
         target = pictures / ("fishing_boat" if number % 2 else "lorry")
         target.mkdir(exist_ok=True)
         path.rename(target / path.name)
-    ended = run("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "folder"}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "folder"}, tmp_path / "log")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
     assert pipeline.tokenizer.tokenize("fishing boat lorry") == ["fishing</w>", "boat</w>", "lorry</w>"]

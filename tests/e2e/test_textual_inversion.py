@@ -3,9 +3,6 @@
 Files are loaded in diffusers; refusals and two processes are tested too.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +13,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.runs import Options, final_state, flags, metrics, run
+from tests.support.launch import on_two_processes
+from tests.support.runs import Options, completed, final_state, metrics, run
 
-ROOT = Path(__file__).parents[2]
 TOKENS: Options = {
     "tokens.names": ("<ink>", "<wash>"),
     "tokens.num_vectors": 2,
@@ -45,9 +42,8 @@ def drawn(pipeline: StableDiffusionPipeline) -> np.ndarray:
 def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_files(
     recipe: str, tiny_run: Options, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Both layouts are loaded by README's commands, with any adapters."""
-    ended = run(recipe, options_of(recipe, tiny_run), tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    """Both layouts, by the commands that README names; with adapters too where there are some."""
+    completed(recipe, options_of(recipe, tiny_run), tmp_path / "log")
     previews = [np.asarray(Image.open(path), dtype=int) for path in sorted((tmp_path / "out/previews").glob("*seed0*"))]
     export = tmp_path / "out" / "export"
     for layout in ("diffusers", "shared"):
@@ -92,8 +88,7 @@ def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_a
 ) -> None:
     options = options_of("textual_inversion", tiny_run) | {"data.captions": "none", "data.template": "a <ink> <wash>"}
     options |= {"preview.prompts": (), "train.steps": 1, "cache.folder": tmp_path / "cache"}
-    ended = run("textual_inversion", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("textual_inversion", options, tmp_path / "log")
     assert (tmp_path / "cache" / "latents").exists() and not (tmp_path / "cache" / "text").exists()
     others = options | {"tokens.names": ("<wash>", "<ink>"), "train.steps": 2}
     ended = run("textual_inversion", others, tmp_path / "log")
@@ -105,15 +100,8 @@ def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_a
 def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
     """With dropped captions, so one process has batches without a token."""
     options = options_of("lora", tiny_run) | {"preview.prompts": (), "data.caption_dropout": 0.5, "train.steps": 3}
-    ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
-    command = [*launch, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora"]
-    two = options | {"output.folder": tmp_path / "two"}
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [*command, *flags(two)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    completed("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
+    result = on_two_processes("lora", options | {"output.folder": tmp_path / "two"})
     assert result.returncode == 0, result.stderr
     first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     for name in (name for name in first if name.startswith("trained.")):

@@ -109,6 +109,15 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
     tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
 
 
+def tracked(folder: Path, *names: str, mode: str = "auto", rows: Sequence[Mapping[str, float]] = ROWS[:1]) -> Tracker:
+    """A run that logs some rows and ends well."""
+    tracker = start(folder, *names, mode=mode)
+    for row in rows:
+        tracker.log(row, int(row["step"]))
+    tracker.finish(0)
+    return tracker
+
+
 def wandb_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
 
@@ -132,7 +141,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(folder, read_records(file), warnings)
 
 
-def test_the_wandb_file_holds_every_logged_number(finished: Finished) -> None:
+def test_the_wandb_file_holds_every_logged_number_and_says_how_the_run_ended(finished: Finished) -> None:
+    assert [record.exit_code for record in finished.of("exit")] == [0]
+    assert finished.records[-1].WhichOneof("record_type") == "exit"
     rows = [row for row in history(finished.records) if "train/loss" in row]
     assert rows == [
         {
@@ -145,18 +156,11 @@ def test_the_wandb_file_holds_every_logged_number(finished: Finished) -> None:
     ]
 
 
-def test_the_wandb_file_is_complete_and_says_how_the_run_ended(finished: Finished) -> None:
-    assert [record.exit_code for record in finished.of("exit")] == [0]
-    assert finished.records[-1].WhichOneof("record_type") == "exit"
-
-
 def test_the_wandb_run_carries_config_tags_and_the_datasets_fingerprint(finished: Finished) -> None:
     (run,) = finished.of("run")
     config = {update.key: json.loads(update.value_json) for update in run.config.update}
-    assert config["optim"] == {"lr": 1e-4}
-    assert config["dataset_fingerprint"] == "f1e2"
-    assert list(run.tags) == ["ink"]
-    assert run.display_name == finished.folder.name
+    assert config["optim"] == {"lr": 1e-4} and config["dataset_fingerprint"] == "f1e2"
+    assert list(run.tags) == ["ink"] and run.display_name == finished.folder.name
 
 
 def test_wandb_charts_use_our_step_as_their_axis(finished: Finished) -> None:
@@ -212,10 +216,7 @@ def test_wandb_leet_reads_the_offline_run(finished: Finished) -> None:
 
 def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_path: Path) -> None:
     for rows in (ROWS[:3], ROWS[1:]):
-        tracker = start(tmp_path)
-        for row in rows:
-            tracker.log(row, int(row["step"]))
-        tracker.finish(0)
+        tracked(tmp_path, rows=rows)
     files = wandb_files(tmp_path)
     known = json.loads((tmp_path / "tracking.json").read_text())["run_id"]
     assert [file.name for file in files] == [f"run-{known}.wandb"] * 2
@@ -229,11 +230,8 @@ def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_
 def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -> None:
     folder = tmp_path / "my run"
     folder.mkdir()
-    for row in ROWS[:2]:
-        tracker = start(folder)
-        tracker.log(row, int(row["step"]))
-        tracker.finish(0)
-    (note,) = tracker.notes()
+    tracked(folder)
+    (note,) = tracked(folder, rows=ROWS[1:2]).notes()
     command = re.findall(r"wandb sync .*(?= uploads)", note)[0]
     shown = subprocess.run(
         ["bash", "-c", command.replace("wandb sync", "printf '%s\\n'")], capture_output=True, text=True, check=True
@@ -317,11 +315,8 @@ def test_a_server_that_never_answers_leaves_an_offline_run(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        tracker = start(tmp_path)
-        tracker.log(ROWS[0], 1)
-        tracker.finish(0)
-    assert len(told) == 1
-    assert "does not answer" in told[0]
+        tracked(tmp_path)
+    assert len(told) == 1 and "does not answer" in told[0]
     assert [row["step"] for row in history(read_records(wandb_files(tmp_path)[0]))] == [1]
 
 
@@ -329,45 +324,41 @@ def test_a_key_of_the_wrong_form_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    tracker = start(tmp_path)
-    tracker.log(ROWS[0], 1)
-    tracker.finish(0)
-    assert len(told) == 1
-    assert "WANDB_API_KEY" in told[0]
+    tracked(tmp_path)
+    assert len(told) == 1 and "WANDB_API_KEY" in told[0]
     assert len(history(read_records(wandb_files(tmp_path)[0]))) == 1
 
 
-def test_a_logged_in_users_run_is_uploaded_as_it_grows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
-) -> None:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server at which the user is logged in."""
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        tracker = start(tmp_path)
-        log_everything(tracker, tmp_path)
-        tracker.finish(0)
-        losses = [row["train/loss"] for row in server.history.values() if "train/loss" in row]
-        assert losses == [row["loss"] for row in ROWS]
-        assert server.is_complete
-        assert server.num_artifacts == 2
-        assert server.files["/artifact/style.safetensors"] == b"weights" * 1000
+        yield server
+
+
+def test_a_logged_in_users_run_is_uploaded_as_it_grows(server: WandbServer, tmp_path: Path, told: list[str]) -> None:
+    tracker = start(tmp_path)
+    log_everything(tracker, tmp_path)
+    tracker.finish(0)
+    losses = [row["train/loss"] for row in server.history.values() if "train/loss" in row]
+    assert losses == [row["loss"] for row in ROWS]
+    assert server.is_complete and server.num_artifacts == 2
+    assert server.files["/artifact/style.safetensors"] == b"weights" * 1000
     assert told == []
     assert "is uploaded" in tracker.notes()[0]
     assert not any(canary in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() for canary in CANARIES)
 
 
 def test_a_server_that_falls_silent_leaves_a_complete_offline_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+    server: WandbServer, tmp_path: Path, told: list[str]
 ) -> None:
-    with WandbServer() as server:
-        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        tracker = start(tmp_path)
-        server.is_silent.set()
-        log_everything(tracker, tmp_path)
-        tracker.finish(0)
-    assert len(told) == 1
-    assert "wandb sync" in told[0]
+    tracker = start(tmp_path)
+    server.is_silent.set()
+    log_everything(tracker, tmp_path)
+    tracker.finish(0)
+    assert len(told) == 1 and "wandb sync" in told[0]
     records = read_records(wandb_files(tmp_path)[0])
     assert records[-1].WhichOneof("record_type") == "exit"
     assert len([row for row in history(records) if "train/loss" in row]) == len(ROWS)
@@ -381,8 +372,7 @@ def test_the_run_goes_on_when_wandbs_helper_process_is_killed(tmp_path: Path, to
     for row in ROWS:
         tracker.log(row, int(row["step"]))
     tracker.finish(0)
-    assert len(told) == 1
-    assert "wandb failed" in told[0]
+    assert len(told) == 1 and "wandb failed" in told[0]
     assert [event.step for event in tensorboard_events(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5]
 
 
@@ -451,9 +441,7 @@ def test_wandbs_variables_switch_it_off_with_a_warning(
     variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
-    tracker = start(tmp_path)
-    tracker.log(ROWS[0], 1)
-    tracker.finish(0)
+    tracked(tmp_path)
     assert not (tmp_path / "wandb").exists()
     assert [text.partition(". ")[0] for text in told] == [f"W&B is off: {variable}={value}"]
 
@@ -533,8 +521,7 @@ def test_a_failing_tracker_is_warned_of_once_and_left_after_three_failures(
     tracker.finish(0)
     assert [call[1] for call in backend.calls[:-1]] == [0, 1, 2]
     assert backend.calls[-1] == 0  # it is closed all the same
-    assert len(told) == 1
-    assert "wandb failed (SystemExit: broken)" in told[0]
+    assert len(told) == 1 and "wandb failed (SystemExit: broken)" in told[0]
 
 
 def test_a_tracker_that_cannot_open_costs_one_warning(
@@ -544,11 +531,8 @@ def test_a_tracker_that_cannot_open_costs_one_warning(
         raise OSError("no space left")
 
     monkeypatch.setattr(tracking, "open_backend", fail)
-    tracker = start(tmp_path)
-    tracker.log({"loss": 1.0}, 1)
-    tracker.finish(0)
-    assert len(told) == 1
-    assert "no space left" in told[0]
+    tracked(tmp_path)
+    assert len(told) == 1 and "no space left" in told[0]
 
 
 def test_a_tracker_that_hangs_holds_up_neither_the_calls_nor_the_end(

@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.faults.conftest import assert_same_end
-from tests.support.runs import Options, start
+from tests.support.runs import Options, assert_same_end, start
 
 
 def lose_both() -> None:

@@ -12,9 +12,21 @@ import pytest
 from safetensors.torch import load_file
 
 from finetune.run.checkpoint import complete_steps
-from tests.faults.conftest import STEPS, assert_refused, assert_same_end
+from tests.faults.conftest import STEPS, assert_refused, contents
 from tests.faults.kills.injection import without_privileges
-from tests.support.runs import Ended, Options, differing, final_state, flags, losses, metrics, run, start
+from tests.support.runs import (
+    Ended,
+    Options,
+    assert_same_end,
+    completed,
+    differing,
+    final_state,
+    flags,
+    losses,
+    metrics,
+    run,
+    start,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,12 +46,6 @@ def run_fresh(options: Options) -> Ended:
     command = [sys.executable, "-c", FRESH, *flags(options)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     return Ended(ended.returncode, ended.stdout + ended.stderr)
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """List a run folder, except files that every start writes to."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
-    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/out", "/dev/null/out", "dangling"])
@@ -129,8 +135,7 @@ def test_a_damaged_export_is_made_again_and_what_is_beside_it_is_left(
     (export / "notes.txt").write_text("mine")
     (export / "out.safetensors").write_bytes((export / "out.safetensors").read_bytes()[:-3])
     (export / "pytorch_lora_weights.safetensors").unlink()
-    ended = run("lora", finished, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", finished, tmp_path / "log")
     assert ended.output.count("made again from the last checkpoint") == 1
     for name in ("out.safetensors", "pytorch_lora_weights.safetensors"):
         assert differing(load_file(export / name), load_file(straight / "export" / name)) == []
@@ -141,12 +146,9 @@ def test_a_damaged_export_is_made_again_and_what_is_beside_it_is_left(
 
 def test_more_steps_continue_a_finished_run(finished: Options, small_run: Options, tmp_path: Path) -> None:
     longer, out = tmp_path / "longer", tmp_path / "out"
-    ended = run("lora", small_run | {"output.folder": longer, "train.steps": STEPS + 3}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    ended = run("lora", finished | {"train.steps": STEPS + 3}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(longer), final_state(out)) == []
-    assert losses(longer) == losses(out)
+    completed("lora", small_run | {"output.folder": longer, "train.steps": STEPS + 3}, tmp_path / "log")
+    completed("lora", finished | {"train.steps": STEPS + 3}, tmp_path / "log")
+    assert_same_end(longer, out)
     assert json.loads((out / "run.json").read_text())["steps"] == STEPS + 3
 
 
@@ -155,8 +157,7 @@ def test_a_damaged_status_is_named_and_written_again(
     content: str, finished: Options, straight: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out" / "run.json").write_text(content)
-    ended = run("lora", finished, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", finished, tmp_path / "log")
     assert ended.output.count("run.json is damaged. The run continues from its last checkpoint") == 1
     assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"] == STEPS
     assert_same_end(tmp_path / "out", straight)
@@ -175,8 +176,7 @@ def test_cut_metrics_are_counted_and_the_run_continues(interrupted: Options, str
     file = tmp_path / "out" / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-1000])
     left = len(file.read_bytes().splitlines()) - 1
-    ended = run("lora", interrupted, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", interrupted, tmp_path / "log")
     assert ended.output.count("metrics.jsonl was altered") == 1
     assert differing(final_state(straight), final_state(tmp_path / "out")) == []
     assert losses(tmp_path / "out") == losses(straight)[:left] + losses(straight)[3:]
@@ -212,8 +212,7 @@ def test_resuming_from_a_path_branches_off_and_the_same_command_goes_on(
     running.signal(signal.SIGTERM)
     ended = running.wait()
     assert ended.exit_code == 75, ended.output
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options, tmp_path / "log")
     assert f"Resuming from {out}" in ended.output
     assert differing(final_state(straight), final_state(out)) == []
     assert losses(out) == losses(straight)[1:]
@@ -251,7 +250,6 @@ def test_a_new_start_on_an_existing_run_is_refused(interrupted: Options, tmp_pat
 
 def test_another_precision_or_batch_is_said_at_resuming(interrupted: Options, tmp_path: Path) -> None:
     options = interrupted | {"train.batch_size": 2}
-    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
     for text in ("train.batch_size 1 -> 2", "mixed_precision no -> bf16", "global batch size 1 -> 2"):
         assert text in ended.output

@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from finetune.run.checkpoint import complete_steps
-from tests.faults.conftest import assert_same_end
 from tests.faults.kills.injection import WhenOpened, ask_to_stop, every_interrupt_counts, fork_workers, lead_a_group
-from tests.support.runs import Options, Running, flags, losses, metrics, run, start
-
-ROOT = Path(__file__).parents[2]
+from tests.support.launch import LAUNCH, ROOT
+from tests.support.runs import Options, Running, assert_same_end, completed, flags, losses, metrics, start
 
 
 def hang_ups_count() -> None:
@@ -45,8 +44,7 @@ def test_a_signal_loses_no_step(number: signal.Signals, small_run: Options, stra
     # The line of the step itself waits in the checkpoint, since a validation may still belong to it.
     assert step == metrics(out)[-1]["step"] + 1
     assert json.loads((newest / "state.json").read_text())["pending"]["step"] == step
-    ended = run("lora", options | {"checkpoint.every": 2}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options | {"checkpoint.every": 2}, tmp_path / "log")
     assert f"at step {step}" in ended.output
     assert_same_end(out, straight)
 
@@ -91,35 +89,24 @@ def test_a_signal_before_training_ends_without_a_traceback(
     assert any(text in ended.output for text in (f"{number.name}: training had not begun", *begun))
 
 
-def test_workers_of_the_data_loader_outlive_a_signal_to_the_whole_job(
-    small_run: Options, straight: Path, tmp_path: Path
+@pytest.mark.parametrize(("prepare", "ending"), [(lead_a_group, 75), (fork_workers, -signal.SIGKILL)])
+def test_workers_of_the_data_loader_outlive_a_signal_to_the_whole_job_and_no_kill(
+    prepare: Callable[[], None], ending: int, small_run: Options, straight: Path, tmp_path: Path
 ) -> None:
-    """torchrun, SLURM and systemd signal every process of a job."""
+    """torchrun, SLURM and systemd signal every process of a job, not only the first; a killed one's folder is free."""
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "data.num_workers": 2}
-    running = start("lora", options, tmp_path / "log", prepare=lead_a_group)
+    running = start("lora", options, tmp_path / "log", prepare=prepare)
     at_step(2, out, running)
     assert running.process.pid is not None
-    os.killpg(running.process.pid, signal.SIGTERM)
+    if ending == 75:
+        os.killpg(running.process.pid, signal.SIGTERM)
+    else:
+        running.signal(signal.SIGKILL)
     ended = running.wait(30)
-    assert ended.exit_code == 75, ended.output
+    assert ended.exit_code == ending, ended.output
     assert "Traceback" not in ended.output
-    ended = run("lora", options | {"data.num_workers": 0}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    assert_same_end(out, straight)
-
-
-def test_a_killed_run_with_workers_leaves_the_folder_free_at_once(
-    small_run: Options, straight: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    options = small_run | {"output.folder": out, "data.num_workers": 2}
-    running = start("lora", options, tmp_path / "log", prepare=fork_workers)
-    at_step(2, out, running)
-    running.signal(signal.SIGKILL)
-    assert running.wait().exit_code == -signal.SIGKILL
-    ended = run("lora", options | {"data.num_workers": 0}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options | {"data.num_workers": 0}, tmp_path / "log")
     assert_same_end(out, straight)
 
 
@@ -129,9 +116,9 @@ def test_the_end_of_accelerate_launch_leaves_no_orphan_and_a_run_that_goes_on(
 ) -> None:
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "train.steps": 10_000, "checkpoint.every": 10_000}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
     with (tmp_path / "log").open("wb") as log:
-        launcher = subprocess.Popen([*launch, "-m", "recipes.lora", *flags(options)], cwd=ROOT, stdout=log, stderr=log)
+        words = [sys.executable, *LAUNCH, "-m", "recipes.lora", *flags(options)]
+        launcher = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
     deadline = time.monotonic() + 120
     while len(metrics(out)) < 2:
         assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -145,8 +132,7 @@ def test_the_end_of_accelerate_launch_leaves_no_orphan_and_a_run_that_goes_on(
     (step, _), *_ = complete_steps(out / "checkpoints")
     assert step == metrics(out)[-1]["step"] + 1
     before = losses(out)
-    ended = run("lora", options | {"train.steps": step + 1}, tmp_path / "log2")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options | {"train.steps": step + 1}, tmp_path / "log2")
     assert losses(out)[: step - 1] == before
 
 
@@ -163,7 +149,6 @@ def test_a_signal_between_two_previews_is_heard_after_one_image_at_most(
     assert len(list((out / "previews").glob(of_step))) == 1
     steps = [step for step, _ in complete_steps(out / "checkpoints")]
     assert steps == ([stopped_at] if stopped_at else [])
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options, tmp_path / "log")
     assert_same_end(out, straight)
     assert len(list((out / "previews").glob(of_step))) == 8

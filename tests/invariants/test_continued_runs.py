@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from tests.support.runs import Options, differing, final_state, losses, metrics, run
+from tests.support.runs import Options, assert_same_end, completed, differing, final_state, metrics
 from tests.tiny.sd import save_pictures
 from tests.unit.models.loading.test_single_file import write_whole
 
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
     """The same command finds the run finished."""
     options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
-    first = run("lora", options, tmp_path / "log")
-    assert first.exit_code == 0 and "model.family: sd (Stable Diffusion" in first.output, first.output
+    first = completed("lora", options, tmp_path / "log")
+    assert "model.family: sd (Stable Diffusion" in first.output, first.output
     assert "family: sd\n" in (tmp_path / "out" / "config.yaml").read_text()
-    again = run("lora", options, tmp_path / "log")
-    assert again.exit_code == 0 and "is finished" in again.output, again.output
-    longer = run("lora", options | {"train.steps": 3}, tmp_path / "log")
-    assert longer.exit_code == 0 and "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
+    again = completed("lora", options, tmp_path / "log")
+    assert "is finished" in again.output, again.output
+    longer = completed("lora", options | {"train.steps": 3}, tmp_path / "log")
+    assert "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
 
 
 def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, tmp_path: Path) -> None:
@@ -34,13 +34,10 @@ def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, 
     options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}
     from_file = options | {"model.source": whole.location, "model.config": whole.config}
     from_folder = options | {"model.source": tmp_path / "folder", "output.folder": tmp_path / "other"}
-    first = run("lora", from_file, tmp_path / "log")
-    assert first.exit_code == 0, first.output
+    first = completed("lora", from_file, tmp_path / "log")
     assert "model.family: sd (Stable Diffusion 1.x and 2.x), as" in first.output
-    second = run("lora", from_folder, tmp_path / "log")
-    assert second.exit_code == 0, second.output
-    assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
-    assert losses(tmp_path / "out") == losses(tmp_path / "other")
+    completed("lora", from_folder, tmp_path / "log")
+    assert_same_end(tmp_path / "out", tmp_path / "other")
     with safetensors.safe_open(tmp_path / "out" / "export" / "out.safetensors", framework="pt") as file:
         assert file.metadata()["ss_sd_model_name"] == "model.safetensors"
 
@@ -48,8 +45,8 @@ def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, 
     for leftover in ("run.json", "export"):
         path = tmp_path / "out" / leftover
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    again = run("lora", from_file, tmp_path / "log")
-    assert again.exit_code == 0 and "at step 2 of 4" in again.output, again.output
+    again = completed("lora", from_file, tmp_path / "log")
+    assert "at step 2 of 4" in again.output, again.output
     assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
 
 
@@ -63,8 +60,7 @@ class Told:
 
 
 def train(options: Options, log: Path) -> Told:
-    ended = run("lora", options, log)
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options, log)
     saved = yaml.safe_load((Path(str(options["output.folder"])) / "config.yaml").read_text())
     return Told(ended.output, saved["lora"]["rank"], saved["train"]["steps"])
 
@@ -97,8 +93,7 @@ def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options,
     short = encoder_run | {"output.folder": tmp_path / "short", "train.steps": 3}
     long = encoder_run | {"output.folder": tmp_path / "long", "train.steps": 5, "train.text_encoder_steps": 3}
     for options in (short, long):
-        ended = run("lora", options, tmp_path / "log")
-        assert ended.exit_code == 0, ended.output
+        completed("lora", options, tmp_path / "log")
     first, second = final_state(tmp_path / "short"), final_state(tmp_path / "long")
     encoder = [name for name in first if name.startswith("trained.text_encoders.")]
     assert encoder
@@ -111,8 +106,7 @@ def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options,
 
 def test_adapters_averages_and_moments_stay_float32_under_bf16(tiny_run: Options, tmp_path: Path) -> None:
     options = tiny_run | {"train.steps": 2, "train.ema_decay": 0.9, "train.text_encoder": True, "cache.text": False}
-    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
     state = final_state(tmp_path / "out")
     for part in ("trained.denoiser.", "trained.text_encoders.", "ema.denoiser.", "optimizer."):
         assert any(name.startswith(part) for name in state)

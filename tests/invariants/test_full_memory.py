@@ -3,15 +3,28 @@
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
-from tests.e2e.test_launch import LAUNCH, command
-from tests.support.runs import Options, differing, final_state, flags, losses, metrics, run
+from tests.support.damage import change_weight
+from tests.support.launch import on_two_processes
+from tests.support.runs import (
+    Options,
+    assert_same_end,
+    completed,
+    differing,
+    final_state,
+    losses,
+    metrics,
+    run,
+    without_lora,
+)
 
 BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 
@@ -19,14 +32,12 @@ BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 @pytest.fixture
 def full_run(tiny_run: Options) -> Options:
     """Options of a full run of five steps without clipping."""
-    own: Options = {key: value for key, value in tiny_run.items() if not key.startswith("lora.")}
-    return own | {"train.steps": 5, "optim.lr": 1e-3, "train.max_grad_norm": 0.0}
+    return without_lora(tiny_run) | {"train.steps": 5, "optim.lr": 1e-3, "train.max_grad_norm": 0.0}
 
 
 def finished(options: Options, folder: Path, environment: dict[str, str] | None = None) -> str:
-    ended = run("full", options | {"output.folder": folder}, folder.with_suffix(".log"), environment=environment)
-    assert ended.exit_code == 0, ended.output
-    return ended.output
+    log = folder.with_suffix(".log")
+    return completed("full", options | {"output.folder": folder}, log, environment=environment).output
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -37,8 +48,7 @@ def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_ru
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
     finished(options, tmp_path / "usual", environment)
     finished(options | {"optim.in_backward": True}, tmp_path / "early", environment)
-    assert differing(final_state(tmp_path / "usual"), final_state(tmp_path / "early")) == []
-    assert losses(tmp_path / "usual") == losses(tmp_path / "early")
+    assert_same_end(tmp_path / "usual", tmp_path / "early")
     assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "early"))
 
 
@@ -46,8 +56,7 @@ def test_an_average_in_host_memory_gives_the_same_bits(full_run: Options, tmp_pa
     options = full_run | {"train.ema_decay": 0.9, "validation.fraction": 0.3, "validation.every": 2}
     finished(options, tmp_path / "beside")
     finished(options | {"train.ema_device": "cpu"}, tmp_path / "host")
-    assert differing(final_state(tmp_path / "beside"), final_state(tmp_path / "host")) == []
-    assert losses(tmp_path / "beside") == losses(tmp_path / "host")
+    assert_same_end(tmp_path / "beside", tmp_path / "host")
 
 
 @pytest.mark.parametrize("weights", ["bf16_stochastic", "bf16_kahan"])
@@ -115,10 +124,8 @@ def test_numbers_that_are_not_finite_stop_a_run_with_updates_in_the_backward_pas
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(Path(str(full_run["model.source"])), model)
     file = model / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = safetensors.torch.load_file(file)
     for name, value in damage.items():
-        weights[name].fill_(value)
-    file.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))
+        change_weight(file, name, partial(Tensor.fill_, value=value))
     ended = run("full", full_run | {"model.source": model, "optim.in_backward": True}, tmp_path / "log")
     assert ended.exit_code == 1 and words in ended.output and "loss of step 1 " in ended.output, ended.output
     assert not (out / "checkpoints").exists()
@@ -155,14 +162,14 @@ def test_changed_weights_or_patterns_are_not_resumed(full_run: Options, tmp_path
 def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Options, tmp_path: Path) -> None:
     options = full_run | {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "checkpoint.every": 2}
     options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0}
-    two = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--mixed_precision", "bf16", "-m", "recipes.full"]
-    ended = command([*two, *flags(options)], ACCELERATE_USE_CPU="true")
+    bf16 = ("--mixed_precision", "bf16")
+    ended = on_two_processes("full", options, *bf16)
     assert ended.returncode == 0, ended.stderr
     state, rows = final_state(tmp_path / "out"), losses(tmp_path / "out")
     for step in ("step_000004", "step_000005"):
         shutil.rmtree(tmp_path / "out" / "checkpoints" / step)
     (tmp_path / "out" / "run.json").unlink()
-    ended = command([*two, *flags(options)], ACCELERATE_USE_CPU="true")
+    ended = on_two_processes("full", options, *bf16)
     assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
     assert differing(state, final_state(tmp_path / "out")) == []
     assert losses(tmp_path / "out") == rows
@@ -171,5 +178,5 @@ def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Option
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "out"), strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=2e-2)
     early = options | {"optim.in_backward": True, "train.max_grad_norm": 0.0, "output.folder": tmp_path / "early"}
-    ended = command([*two, *flags(early)], ACCELERATE_USE_CPU="true")
+    ended = on_two_processes("full", early, *bf16)
     assert ended.returncode != 0 and "2 processes" in ended.stderr

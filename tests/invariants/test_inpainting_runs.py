@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
-from tests.support.runs import Options, differing, final_state, run, same_uncached_and_killed
+from tests.support.runs import Options, completed, differing, final_state, run, same_uncached_and_killed, without_lora
 
 OWN: Options = {
     "inpaint.num_masks": 2,
@@ -28,7 +28,7 @@ def test_a_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp
 
 
 def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(options: Options, tmp_path: Path) -> None:
-    options = {key: value for key, value in options.items() if not key.startswith("lora.")} | {
+    options = without_lora(options) | {
         "train.steps": 2,
         "train.text_encoder": True,
         "cache.text": False,
@@ -37,8 +37,7 @@ def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(optio
         "preview.num_inference_steps": 2,
         "output.folder": tmp_path / "out",
     }
-    ended = run("full", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("full", options, tmp_path / "log")
     assert Image.open(tmp_path / "out" / "previews" / "step_000002_prompt00_seed0.png").size == (64, 64)
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "out" / "export", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -49,15 +48,14 @@ def test_full_fine_tuning_with_text_encoder_exports_an_inpainting_pipeline(optio
 
 @pytest.mark.slow
 def test_new_tokens_and_priors_are_learned_on_an_inpainting_checkpoint(options: Options, tmp_path: Path) -> None:
-    shared = {key: value for key, value in options.items() if not key.startswith("lora.")} | {"train.steps": 2}
+    shared = without_lora(options) | {"train.steps": 2}
     tokens = {"tokens.names": ("<ink>",), "data.template": "{caption} <ink>", "optim.lr": 1e-3}
     subject = {"instance.prompt": "a zkw circle", "prior.prompt": "a circle", "prior.kind": "prediction"}
     for recipe, own in (("textual_inversion", tokens), ("dreambooth", subject)):
         for cached in (True, False):
             out = tmp_path / f"{recipe}-{cached}"
             own = own | {"cache.latents": cached, "cache.text": cached, "output.folder": out}
-            ended = run(recipe, shared | own, tmp_path / "log")
-            assert ended.exit_code == 0, ended.output
+            completed(recipe, shared | own, tmp_path / "log")
         assert differing(final_state(tmp_path / f"{recipe}-True"), final_state(tmp_path / f"{recipe}-False")) == []
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import Options, differing, final_state, losses, metrics, run
+from tests.support.runs import Options, completed, differing, final_state, losses, metrics, run
 
 SHAPED: Options = {
     "loss.weighting": "p2",
@@ -25,8 +25,7 @@ def options(tiny_run: Options) -> Options:
 
 
 def finished(options: Options, folder: Path) -> Path:
-    ended = run("lora", options | {"output.folder": folder}, folder.with_suffix(".log"))
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options | {"output.folder": folder}, folder.with_suffix(".log"))
     return folder
 
 
@@ -57,6 +56,5 @@ def test_the_weight_of_the_last_timestep_at_zero_terminal_snr_is_warned_of(
     options: Options, tiny_v_model: Path, tmp_path: Path
 ) -> None:
     at_zero = options | {"model.source": tiny_v_model, "loss.zero_terminal_snr": True, "train.steps": 1}
-    ended = run("lora", at_zero | {"loss.weighting": "debiased"}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", at_zero | {"loss.weighting": "debiased"}, tmp_path / "log")
     assert "loss.weighting debiased" in ended.output and "--loss.weighting none" in ended.output

@@ -1,12 +1,11 @@
 """Offloaded and resident weights give the same run."""
 
-import signal
 from pathlib import Path
 
 import pytest
 
 from tests.support.families import save_tiny_pipeline
-from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.runs import Options, assert_same_end, completed, kill_after_three_steps
 
 EVERYTHING: Options = {
     "train.gradient_checkpointing": True,
@@ -34,20 +33,14 @@ def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
     model = save_tiny_pipeline(family, tmp_path / "model")
     options = tiny_run | EVERYTHING | {"model.source": model, "model.quantization": kind, "train.steps": 4}
-    usual = run("lora", options | {"output.folder": tmp_path / "a"}, tmp_path / "log", environment=environment)
-    assert usual.exit_code == 0, usual.output
+    usual = completed("lora", options | {"output.folder": tmp_path / "a"}, tmp_path / "log", environment=environment)
 
     offloaded = options | {"output.folder": tmp_path / "b", "model.offload": True, "checkpoint.every": 2}
-    running = start("lora", offloaded, tmp_path / "log", environment=environment)
-    running.wait_until(lambda: len(metrics(tmp_path / "b")) >= 3)
-    running.signal(signal.SIGKILL)
-    running.wait()
-    ended = run("lora", offloaded, tmp_path / "log", environment=environment)
-    assert ended.exit_code == 0, ended.output
+    kill_after_three_steps("lora", offloaded, tmp_path / "log", environment=environment)
+    ended = completed("lora", offloaded, tmp_path / "log", environment=environment)
     assert "in host memory, one at a time on the device" in ended.output
 
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert_same_end(tmp_path / "a", tmp_path / "b")
     pictures = [sorted((tmp_path / name / "previews").glob("step_*_seed0.png")) for name in ("a", "b")]
     assert [path.read_bytes() for path in pictures[0]] == [path.read_bytes() for path in pictures[1]] != []
     (counts,) = {line for line in ended.output.splitlines() if "parameters are trained" in line}
@@ -62,7 +55,5 @@ def test_what_asks_the_base_weights_is_the_same_too(kind: str, tiny_run: Options
     recipe = "dreambooth" if kind == "prediction" else "lora"
     for name, offload in (("a", False), ("b", True)):
         more: Options = {"train.steps": 2, "output.folder": tmp_path / name, "model.offload": offload}
-        ended = run(recipe, tiny_run | own[kind] | more, tmp_path / "log")
-        assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+        completed(recipe, tiny_run | own[kind] | more, tmp_path / "log")
+    assert_same_end(tmp_path / "a", tmp_path / "b")

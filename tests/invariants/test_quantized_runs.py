@@ -1,12 +1,11 @@
 """Runs on quantised weights: exact resume, files, and refusals."""
 
-import signal
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.runs import Options, assert_same_end, completed, kill_after_three_steps, metrics, run
 
 
 def options_of(tiny_run: Options, kind: str, folder: Path) -> Options:
@@ -19,19 +18,13 @@ def test_a_killed_run_on_quantised_weights_goes_on_bit_for_bit(
     kind: str, precision: str, tiny_run: Options, tmp_path: Path
 ) -> None:
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
-    ended = run("lora", options_of(tiny_run, kind, tmp_path / "a"), tmp_path / "log", environment=environment)
-    assert ended.exit_code == 0, ended.output
+    ended = completed("lora", options_of(tiny_run, kind, tmp_path / "a"), tmp_path / "log", environment=environment)
     assert f"are kept in {kind}" in ended.output
 
     broken = options_of(tiny_run, kind, tmp_path / "b")
-    running = start("lora", broken | {"checkpoint.every": 2}, tmp_path / "log", environment=environment)
-    running.wait_until(lambda: len(metrics(tmp_path / "b")) >= 3)
-    running.signal(signal.SIGKILL)
-    running.wait()
-    ended = run("lora", broken, tmp_path / "log", environment=environment)
-    assert ended.exit_code == 0, ended.output
-    assert differing(final_state(tmp_path / "a"), final_state(tmp_path / "b")) == []
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    kill_after_three_steps("lora", broken | {"checkpoint.every": 2}, tmp_path / "log", environment=environment)
+    ended = completed("lora", broken, tmp_path / "log", environment=environment)
+    assert_same_end(tmp_path / "a", tmp_path / "b")
     assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "a"))
 
     with safe_open(tmp_path / "a" / "export" / "a.safetensors", framework="pt") as file:
@@ -46,16 +39,14 @@ def test_relatives_of_lora_train_on_quantised_weights_with_previews(
     options |= {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1, "preview.size": 32}
     if kind == "oft":
         options = {key: value for key, value in options.items() if key != "lora.rank"} | {"lora.block_size": 2}
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options, tmp_path / "log")
     assert len(list((tmp_path / "out" / "previews").glob("step_*_prompt00_seed0.png"))) == 2
 
 
 def test_files_of_tokens_say_that_the_base_was_quantised(tiny_run: Options, tmp_path: Path) -> None:
     options = options_of(tiny_run, "int8", tmp_path / "out") | {"train.steps": 1, "tokens.names": "<ink>"}
     options |= {"data.captions": "none", "data.template": "a picture in the style of <ink>"}
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options, tmp_path / "log")
     found = list((tmp_path / "out" / "export" / "embeddings").rglob("*.safetensors"))
     assert len(found) == 2
     for path in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import Options, differing, final_state, losses, metrics, run, start
+from tests.support.runs import Options, assert_same_end, completed, metrics, start
 
 STEPS = 11
 TWICE = ("lora", "full_ema", "textual_inversion_ema_bf16", "dreambooth_pictures")
@@ -131,8 +131,7 @@ def test_resuming_gives_the_same_weights_and_losses(name: str, tiny_run: Options
     own = {key: value for key, value in tiny_run.items() if has_adapters or not key.startswith("lora.")}
     options = own | options | {"train.steps": STEPS, "optim.warmup_steps": 2}
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    ended = run(recipe, options | {"output.folder": straight}, tmp_path / "log", environment=environment)
-    assert ended.exit_code == 0, ended.output
+    ended = completed(recipe, options | {"output.folder": straight}, tmp_path / "log", environment=environment)
 
     draw = random.Random(name)
     resumed_options = options | {"output.folder": broken}
@@ -145,8 +144,6 @@ def test_resuming_gives_the_same_weights_and_losses(name: str, tiny_run: Options
         running.signal(number)
         ended = running.wait()
         assert ended.exit_code in (-9, 0) if number == signal.SIGKILL else ended.exit_code in (75, 0), ended.output
-    ended = run(recipe, resumed_options, tmp_path / "log", environment=environment)
-    assert ended.exit_code == 0, ended.output
+    ended = completed(recipe, resumed_options, tmp_path / "log", environment=environment)
 
-    assert differing(final_state(straight), final_state(broken)) == []
-    assert losses(straight) == losses(broken)
+    assert_same_end(straight, broken)

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from tests.support.families import save_tiny_pipeline
-from tests.support.runs import Options, differing, final_state, losses, run
+from tests.support.runs import Options, assert_same_end, completed, differing
 
 
 def save_as(source: Path, folder: Path, dtype: torch.dtype) -> Path:
@@ -43,15 +43,13 @@ def test_a_model_in_bfloat16_trains_like_the_same_numbers_in_a_wider_format(
     for dtype in (torch.bfloat16, torch.float64):
         source = save_as(model, tmp_path / f"{dtype}", dtype)
         options: Options = {"model.source": source, "model.quantization": quantization, "train.steps": 3}
-        ended = run(
+        completed(
             "lora",
             tiny_run | options | {"output.folder": tmp_path / f"run {dtype}", "output.name": "ink"},
             tmp_path / "log",
             environment={"ACCELERATE_MIXED_PRECISION": precision},
         )
-        assert ended.exit_code == 0, ended.output
     narrow, wide = tmp_path / "run torch.bfloat16", tmp_path / "run torch.float64"
-    assert differing(final_state(narrow), final_state(wide)) == []
-    assert losses(narrow) == losses(wide)
+    assert_same_end(narrow, wide)
     exported, other = (safetensors.torch.load_file(folder / "export" / "ink.safetensors") for folder in (narrow, wide))
     assert differing(exported, other) == []

@@ -111,6 +111,34 @@ def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str]
     return start(recipe, options, log, environment=environment).wait()
 
 
+def completed(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
+    """Runs `recipes.RECIPE` to its end, which has to be a good one."""
+    ended = run(recipe, options, log, environment=environment)
+    assert ended.exit_code == 0, ended.output
+    return ended
+
+
+def kill_after_three_steps(
+    recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None
+) -> None:
+    """Runs `recipes.RECIPE` until metrics.jsonl has three lines."""
+    running = start(recipe, options, log, environment=environment)
+    running.wait_until(lambda: len(metrics(Path(str(options["output.folder"])))) >= 3)
+    running.signal(signal.SIGKILL)
+    running.wait()
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    """Two runs have the same weights, optimizer state and logged numbers, bit for bit."""
+    assert differing(final_state(folder), final_state(other)) == []
+    assert losses(folder) == losses(other)
+
+
+def without_lora(options: Options) -> Options:
+    """Returns the options of a recipe that has none of LoRA's."""
+    return {key: value for key, value in options.items() if not key.startswith("lora.")}
+
+
 def _child(
     recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
 ) -> None:
@@ -133,9 +161,7 @@ def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) 
 
     All three must give the same bits. Returns what the first printed.
     """
-    straight = options | {"output.folder": folder / "a"}
-    first = run("lora", straight, folder / "log")
-    assert first.exit_code == 0, first.output
+    first = completed("lora", options | {"output.folder": folder / "a"}, folder / "log")
     refuse_other_bits(folder / "a", options, uncached, folder)
     return first.output
 
@@ -143,18 +169,11 @@ def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) 
 def refuse_other_bits(straight: Path, options: Options, uncached: Options, folder: Path) -> None:
     """Compare an uncached and a killed run with that in `straight`. The bits must be the same."""
     other, broken = (options | {"output.folder": folder / name} for name in ("b", "c"))
-    ended = run("lora", other | uncached, folder / "log")
-    assert ended.exit_code == 0, ended.output
-
-    running = start("lora", broken | {"checkpoint.every": 2}, folder / "log")
-    running.wait_until(lambda: len(metrics(folder / "c")) >= 3)
-    running.signal(signal.SIGKILL)
-    running.wait()
-    ended = run("lora", broken, folder / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", other | uncached, folder / "log")
+    kill_after_three_steps("lora", broken | {"checkpoint.every": 2}, folder / "log")
+    completed("lora", broken, folder / "log")
     for name in ("b", "c"):
-        assert differing(final_state(straight), final_state(folder / name)) == []
-        assert losses(straight) == losses(folder / name)
+        assert_same_end(straight, folder / name)
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

@@ -1,6 +1,5 @@
 """Mistakes of users: one sentence, exit code 1, nothing lost."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,143 +7,81 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import assert_refused
+from tests.support.damage import change_json
 from tests.support.runs import Options, run
 
-Change = Callable[[Path], Options]
+Change = Callable[[Path], Options | None]
 """Makes something wrong in a scratch folder that holds `model` and `pictures`, and returns the options for it."""
 
-
-def no_folder(place: Path) -> Options:
-    return {"data.folder": place / "nowhere"}
-
-
-def empty_folder(place: Path) -> Options:
-    (place / "empty").mkdir()
-    return {"data.folder": place / "empty"}
-
-
-def no_captions(place: Path) -> Options:
-    (place / "pictures" / "metadata.jsonl").unlink()
-    return {}
-
-
-def one_caption_missing(place: Path) -> Options:
-    listing = place / "pictures" / "metadata.jsonl"
-    listing.write_text(listing.read_text().replace('"text"', '"other"', 1))
-    return {}
-
-
-def no_picture(place: Path) -> Options:
-    (place / "pictures" / "0003.png").write_bytes(b"this is not an image")
-    return {}
-
-
-def cut_picture(place: Path) -> Options:
-    picture = place / "pictures" / "0003.png"
-    picture.write_bytes(picture.read_bytes()[:-200])
-    return {}
-
-
-def listed_but_absent(place: Path) -> Options:
-    (place / "pictures" / "0003.png").unlink()
-    return {}
-
-
-def all_held_out(place: Path) -> Options:
-    return {"validation.fraction": 0.999999}
-
-
-def other_family(name: str) -> Change:
-    def change(place: Path) -> Options:
-        rewrite_index(place, _class_name=name)
-        return {}
-
-    return change
-
-
-def rewrite_index(place: Path, **entries: object) -> None:
-    index = place / "model" / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | entries))
-
-
-def single_file(place: Path) -> Options:
-    (place / "model.safetensors").write_bytes(b"weights")
-    return {"model.source": place / "model.safetensors"}
-
-
-def no_model(place: Path) -> Options:
-    return {"model.source": place / "nowhere"}
-
-
-def no_pipeline(place: Path) -> Options:
-    return {"model.source": place / "pictures"}
-
-
-def cut_weights(place: Path) -> Options:
-    weights = place / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    return {}
-
-
-def no_vae(place: Path) -> Options:
-    shutil.rmtree(place / "model" / "vae")
-    return {}
-
-
-def no_tokenizer(place: Path) -> Options:
-    shutil.rmtree(place / "model" / "tokenizer")
-    return {}
-
-
-def no_vocabulary(place: Path) -> Options:
-    for file in ("vocab.json", "merges.txt", "tokenizer.json"):
-        (place / "model" / "tokenizer" / file).unlink(missing_ok=True)
-    return {}
-
-
-def odd_prediction(place: Path) -> Options:
-    config = place / "model" / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "guess"}))
-    return {}
-
-
-def no_scheduler(place: Path) -> Options:
-    shutil.rmtree(place / "model" / "scheduler")
-    return {}
-
-
-def inpainting(place: Path) -> Options:
-    config = place / "model" / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
-    return {}
+LISTING = "pictures/metadata.jsonl"
+PICTURE = "pictures/0003.png"
+INDEX = "model/model_index.json"
 
 
 def option(key: str, value: object) -> Change:
     return lambda place: {key: value}
 
 
+def at(key: str, name: str, content: bytes | None = None) -> Change:
+    """A folder of the scratch folder in an option, or a file that is written there."""
+
+    def change(place: Path) -> Options:
+        if content is not None:
+            (place / name).write_bytes(content)
+        return {key: place / name}
+
+    return change
+
+
+def without(*names: str) -> Change:
+    def change(place: Path) -> None:
+        for path in (place / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    return change
+
+
+def edited(name: str, edit: Callable[[bytes], bytes]) -> Change:
+    def change(place: Path) -> None:
+        (place / name).write_bytes(edit((place / name).read_bytes()))
+
+    return change
+
+
+def with_entries(name: str, **entries: object) -> Change:
+    return lambda place: change_json(place / name, **entries)
+
+
+UNET = "model/unet/diffusion_pytorch_model.safetensors"
+VOCABULARY = [f"model/tokenizer/{file}" for file in ("vocab.json", "merges.txt", "tokenizer.json")]
+GUESS = with_entries("model/scheduler/scheduler_config.json", prediction_type="guess")
+SDXL, FLUX = (with_entries(INDEX, _class_name=name) for name in ("StableDiffusionXLPipeline", "FluxPipeline"))
+
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
-    "no folder": (no_folder, ("data.folder", "nowhere")),
-    "empty folder": (empty_folder, ("data.folder", "no images")),
-    "no captions": (no_captions, ("data.folder", "captions")),
-    "one caption missing": (one_caption_missing, ("0000.png", "without a caption")),
-    "not an image": (no_picture, ("0003.png",)),
-    "truncated image": (cut_picture, ("0003.png",)),
-    "listed image is absent": (listed_but_absent, ("0003.png", "do not exist")),
-    "nothing left to train on": (all_held_out, ("validation.fraction",)),
-    "unknown family": (other_family("KolorsPipeline"), ("model.source", "KolorsPipeline", "sdxl")),
-    "SDXL by name alone": (other_family("StableDiffusionXLPipeline"), ("model.source", "tokenizer_2")),
-    "FLUX.1 by name alone": (other_family("FluxPipeline"), ("model.source", "PNDMScheduler")),
-    "single file": (single_file, ("model.source", "single file")),
-    "no model": (no_model, ("model.source", "nowhere")),
-    "no pipeline": (no_pipeline, ("model.source", "model_index.json")),
-    "cut weights": (cut_weights, ("model.source",)),
-    "no vae": (no_vae, ("model.source", "vae")),
-    "no tokenizer": (no_tokenizer, ("model.source", "tokenizer")),
-    "no vocabulary": (no_vocabulary, ("model.source", "tokenizer")),
-    "odd prediction": (odd_prediction, ("model.source",)),
-    "no scheduler": (no_scheduler, ("model.source", "scheduler")),
-    "inpainting": (inpainting, ("model.source",)),
+    "no folder": (at("data.folder", "nowhere"), ("data.folder", "nowhere")),
+    "empty folder": (at("data.folder", "empty"), ("data.folder", "no images")),
+    "no captions": (without(LISTING), ("data.folder", "captions")),
+    "one caption missing": (
+        edited(LISTING, lambda text: text.replace(b'"text"', b'"other"', 1)),
+        ("0000.png", "without a caption"),
+    ),
+    "not a picture": (edited(PICTURE, lambda _: b"this is no picture"), ("0003.png",)),
+    "cut picture": (edited(PICTURE, lambda data: data[:-200]), ("0003.png",)),
+    "listed picture is absent": (without(PICTURE), ("0003.png", "do not exist")),
+    "nothing left to train on": (option("validation.fraction", 0.999999), ("validation.fraction",)),
+    "unknown family": (with_entries(INDEX, _class_name="KolorsPipeline"), ("model.source", "KolorsPipeline", "sdxl")),
+    "SDXL by name alone": (SDXL, ("model.source", "tokenizer_2")),
+    "FLUX.1 by name alone": (FLUX, ("model.source", "PNDMScheduler")),
+    "single file": (at("model.source", "model.safetensors", b"weights"), ("model.source", "single file")),
+    "no model": (at("model.source", "nowhere"), ("model.source", "nowhere")),
+    "no pipeline": (at("model.source", "pictures"), ("model.source", "model_index.json")),
+    "cut weights": (edited(UNET, lambda data: data[: len(data) // 2]), ("model.source",)),
+    "no vae": (without("model/vae"), ("model.source", "vae")),
+    "no tokenizer": (without("model/tokenizer"), ("model.source", "tokenizer")),
+    "no vocabulary": (without(*VOCABULARY), ("model.source", "tokenizer")),
+    "odd prediction": (GUESS, ("model.source",)),
+    "no scheduler": (without("model/scheduler"), ("model.source", "scheduler")),
+    "inpainting": (with_entries("model/unet/config.json", in_channels=9), ("model.source",)),
     "unknown optimizer": (option("optim.name", "adamw9bit"), ("optim.name", "Did you mean adamw8bit")),
     "bucket step beside the VAE's": (option("data.bucket_step", 1), ("data.bucket_step", "multiple of 2")),
     "layers that are not there": (option("lora.targets", ("to_z",)), ("lora.targets", "to_z")),
@@ -170,7 +107,8 @@ def scratch(small_run: Options, tmp_path: Path) -> Options:
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_sentence(name: str, scratch: Options, tmp_path: Path) -> None:
     change, words = CASES[name]
-    options = scratch | change(tmp_path)
+    (tmp_path / "empty").mkdir()
+    options = scratch | (change(tmp_path) or {})
     before = {path: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     ended = run("lora", options, tmp_path / "log")
     assert_refused(ended.exit_code, ended.output, *words)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import assert_refused
-from tests.support.runs import Options, run
+from tests.support.runs import Options, completed, run
 
 CANARIES = {
     "HF_TOKEN": "hf_" + "CanaryOfTheHub" * 2 + "Aa",
@@ -17,8 +17,7 @@ CANARIES = {
 def test_no_token_of_the_environment_is_in_any_file(small_run: Options, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "tracking.names": ("wandb", "tensorboard"), "tracking.mode": "offline"}
-    ended = run("lora", options | {"train.steps": 2}, tmp_path / "log", environment=CANARIES)
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options | {"train.steps": 2}, tmp_path / "log", environment=CANARIES)
     files = [path for path in out.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert any("tfevents" in path.name for path in files)

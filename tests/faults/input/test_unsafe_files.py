@@ -13,6 +13,7 @@ import torch
 
 from tests.faults.conftest import assert_refused
 from tests.faults.test_damaged_checkpoints import Canary
+from tests.support.damage import change_json
 from tests.support.runs import Options, run
 
 INDEXES: dict[str, object] = {
@@ -40,15 +41,11 @@ def model(small_run: Options, tmp_path: Path) -> Path:
     return model
 
 
-def update(file: Path, **entries: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
-
-
 @pytest.mark.parametrize("name", INDEXES)
 def test_a_hostile_model_index_is_refused(name: str, model: Path, small_run: Options, tmp_path: Path) -> None:
     entries = INDEXES[name]
     if isinstance(entries, dict):
-        update(model / "model_index.json", **entries)
+        change_json(model / "model_index.json", **entries)
     else:
         (model / "model_index.json").write_text(json.dumps(entries))
     options = small_run | {"model.source": model, "output.folder": tmp_path / "out"}
@@ -60,11 +57,11 @@ def test_a_hostile_model_index_is_refused(name: str, model: Path, small_run: Opt
 def test_code_that_comes_with_a_model_is_not_run(model: Path, small_run: Options, tmp_path: Path) -> None:
     """Parts that need such code are omitted or refused."""
     auto_map = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
-    update(model / "model_index.json", unet=["evil", "Evil"], vae=["../unet/evil", "Evil"])
-    update(model / "text_encoder" / "config.json", auto_map=auto_map)
-    update(model / "tokenizer" / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="Evil")
-    update(model / "unet" / "config.json", _class_name="Evil", auto_map=auto_map)
-    update(model / "scheduler" / "scheduler_config.json", _class_name="Evil")
+    change_json(model / "model_index.json", unet=["evil", "Evil"], vae=["../unet/evil", "Evil"])
+    change_json(model / "text_encoder" / "config.json", auto_map=auto_map)
+    change_json(model / "tokenizer" / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="Evil")
+    change_json(model / "unet" / "config.json", _class_name="Evil", auto_map=auto_map)
+    change_json(model / "scheduler" / "scheduler_config.json", _class_name="Evil")
     options = small_run | {"model.source": model, "output.folder": tmp_path / "out"}
     ended = run("lora", options, tmp_path / "log")
     assert not (tmp_path / "canary").exists()
@@ -119,7 +116,7 @@ def test_python_tags_in_yaml_are_refused_and_not_run(text: str, small_run: Optio
 def test_a_scheduler_of_diffusers_is_taken_where_it_has_betas(
     name: str, word: str, model: Path, small_run: Options, tmp_path: Path
 ) -> None:
-    update(model / "model_index.json", scheduler=["diffusers", name])
+    change_json(model / "model_index.json", scheduler=["diffusers", name])
     options = small_run | {"model.source": model, "output.folder": tmp_path / "out", "data.bucket_step": 1}
     ended = run("lora", options, tmp_path / "log")
     assert_refused(ended.exit_code, ended.output, word)

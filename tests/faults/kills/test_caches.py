@@ -5,17 +5,13 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.batches.store import Entry, ShardStore
+from tests.support.launch import command
 from tests.unit.batches.test_store import encode, fill_all, keys_of, same, value_of
 from tests.unit.datasets_prep.caches.test_lines import reopened
-
-ROOT = Path(__file__).parents[3]
-
 
 CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what is imported here
 
@@ -67,17 +63,29 @@ def test_two_processes_may_fill_one_folder_at_once(tmp_path: Path) -> None:
     assert [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == []
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from datasets_prep.caches.lines import JsonLines
+from datasets_prep.captioners.base import Result
+from datasets_prep.captions.cache import JsonLinesCache
+from finetune.data.listing import Findings
+kept = {kind}(Path(sys.argv[1]), Findings())
+for number in range(5):
+    kept.put({arguments})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def written_and_killed(path: Path, kind: str, arguments: str) -> None:
+    """Puts five entries into a file in a process that is killed right after."""
+    program = KILLED.format(kind=kind, arguments=arguments)
+    assert command(["-c", program, str(path)]).returncode == -signal.SIGKILL
+
+
 def test_what_was_measured_outlives_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
-    program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom datasets_prep.caches.lines import JsonLines\n"
-        "from finetune.data.listing import Findings\nlines = JsonLines(Path(sys.argv[1]), Findings())\n"
-        "for number in range(5):\n    lines.put(str(number), number / 4)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    written_and_killed(path, "JsonLines", "str(number), number / 4")
     lines, warnings = reopened(path)
     assert [lines.get(str(number)) for number in range(5)] == [0, 0.25, 0.5, 0.75, 1] and warnings == ()
     lines.close()
@@ -85,14 +93,5 @@ def test_what_was_measured_outlives_a_killed_process(tmp_path: Path) -> None:
 
 def test_a_caption_outlives_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
-    program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom datasets_prep.captions.cache import JsonLinesCache\n"
-        "from datasets_prep.captioners.base import Result\nfrom finetune.data.listing import Findings\n"
-        "cache = JsonLinesCache(Path(sys.argv[1]), Findings())\n"
-        "for number in range(5):\n    cache.put('long', [(bytes([number]), 'id', Result('text', 1, 'stop'))])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    written_and_killed(path, "JsonLinesCache", "'long', [(bytes([number]), 'id', Result('text', 1, 'stop'))]")
     assert [json.loads(line)["picture"] for line in path.read_text().splitlines()] == ["00", "01", "02", "03", "04"]

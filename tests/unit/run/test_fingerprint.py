@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 
 from finetune.config.loss import LossConfig
 from finetune.config.parse.command_line import parse
@@ -18,6 +17,7 @@ from finetune.run.checkpoint import load_checkpoint
 from finetune.run.fingerprint import Identity, differences, model_identity
 from finetune.run.resume import refuse_other_model
 from finetune.run.weight_hashes import hashed_parts
+from tests.support.damage import change_json, change_weight
 
 FAMILY = StableDiffusion()
 VERSION_0_1 = Path(__file__).parents[2] / "assets" / "checkpoint_v0_1"
@@ -32,19 +32,13 @@ def identity_of(model: Path, cache: Path, vae: Path | None = None, **loss: Any) 
 def scaled(part: str, key: str) -> Callable[[Path], None]:
     def change(model: Path) -> None:
         (file,) = (model / part).glob("*.safetensors")
-        weights = safetensors.torch.load_file(file)
-        weights[key] = weights[key] * 1.05
-        safetensors.torch.save_file(weights, file, metadata={"format": "pt"})
+        change_weight(file, key, lambda weight: weight.mul_(1.05))
 
     return change
 
 
 def rewritten(file: str, **entries: object) -> Callable[[Path], None]:
-    def change(model: Path) -> None:
-        path = model / file
-        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-
-    return change
+    return lambda model: change_json(model / file, **entries)
 
 
 def swap_tokens(model: Path) -> None:

@@ -1,7 +1,7 @@
 """A finished run is looked at before it is believed."""
 
-import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from finetune.config.parse.command_line import dump, parse
 from finetune.config.recipes import LoRATrainConfig
 from finetune.replaced_folder import replace_folder
 from finetune.run_folder.finished import finished_message, write_status
+from tests.support.damage import cut, flip_a_bit
 
 
 @pytest.fixture
@@ -37,20 +38,10 @@ def config_of(folder: Path, *options: str) -> LoRATrainConfig:
     return parse(LoRATrainConfig, [*given, *options], program="recipes.lora")
 
 
-def flip_a_bit(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-
-
-def cut(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2)
-
-
 OWN = ("run.safetensors", "unet/diffusion_pytorch_model.safetensors", "unet/config.json", "tokenizer/merges.txt")
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut, Path.unlink])
+@pytest.mark.parametrize("damage", [partial(flip_a_bit, place=1.0), cut, Path.unlink])
 @pytest.mark.parametrize("name", [*OWN, "model_index.json"])
 def test_a_damaged_export_is_named_and_made_again(name: str, damage: Callable[[Path], None], out: Path) -> None:
     said: list[str] = []

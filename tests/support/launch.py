@@ -1,0 +1,30 @@
+"""Commands as users start them, in interpreters of their own, and `accelerate launch` on the CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.runs import Options, flags
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+
+
+def command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with arguments, as in a shell in the repository."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def on_two_processes(recipe: str, options: Options, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs `recipes.RECIPE` on two processes, with further words for the launcher."""
+    launcher = [*LAUNCH, "--multi_gpu", "--num_processes", "2", *words]
+    return command([*launcher, "-m", f"recipes.{recipe}", *flags(options)], ACCELERATE_USE_CPU="true")
