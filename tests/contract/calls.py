@@ -1,12 +1,14 @@
 """Inputs and outputs of the denoiser in a family's own pipeline."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.models.family import Components, ModelFamily, Prompts, whole_sizes
+from finetune.models.family import Components, ModelFamily, Network, Prompts, whole_sizes
 
 HEIGHT, WIDTH = 32, 48
 
@@ -22,27 +24,45 @@ class Call:
     output: Tensor
 
 
-@torch.no_grad()
-def denoiser_calls(
-    pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
-) -> list[Call]:
-    """Return the calls for an image, by default without guidance. The timesteps are the scheduler's."""
+@contextmanager
+def arguments_of(denoiser: torch.nn.Module) -> Iterator[list[tuple[Tensor, dict[str, Any], Tensor]]]:
+    """Gives the latents, the named arguments and the output of each call of the denoiser."""
     found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
-    timesteps: list[Tensor] = []
 
     def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         noisy = args[0] if args else kwargs["hidden_states"]
         found.append((noisy.clone(), kwargs, output[0].clone()))
 
+    handle = denoiser.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def own_call(family: ModelFamily, components: Components, prompts: Prompts, call: Call) -> Call:
+    """Returns what training gives its denoiser for a call of the pipeline's, and gets back."""
+    with arguments_of(components.denoiser) as found:
+        output = Network(family, components.denoiser)(call.noisy, call.t.expand(1), prompts)
+    ((_, kwargs, _),) = found
+    return Call(call.noisy, call.t, kwargs["encoder_hidden_states"], pooled(kwargs), output)
+
+
+@torch.no_grad()
+def denoiser_calls(
+    pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
+) -> list[Call]:
+    """Return the calls for an image, by default one that is made without guidance; the timesteps are the
+    scheduler's."""
+    timesteps: list[Tensor] = []
+
     def note_timestep(pipeline: Any, number: int, t: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         timesteps.append(torch.as_tensor(t))
         return {}
 
-    handle = denoiser.register_forward_hook(note, with_kwargs=True)
-    try:
+    with arguments_of(denoiser) as found:
         drawn(pipeline, prompt, steps=steps, guidance_scale=guidance_scale, callback_on_step_end=note_timestep)
-    finally:
-        handle.remove()
     assert len(found) == len(timesteps) >= steps, "one call a step"
     return [
         Call(unpacked(pipeline, noisy), t, kwargs["encoder_hidden_states"], pooled(kwargs), unpacked(pipeline, output))

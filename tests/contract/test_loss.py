@@ -13,9 +13,11 @@ from finetune.config.loss import LossConfig
 from finetune.config.recipes import LoRAConfig
 from finetune.methods.full import Full
 from finetune.methods.lora.method import LoRA
+from finetune.models import FAMILIES
 from finetune.models.family import Components, ModelFamily, Network, whole_sizes
 from finetune.objectives.diffusion import denoising_loss
 from tests.contract.calls import HEIGHT, WIDTH, prompts_of
+from tests.support.families import VARIANTS
 
 CAPTIONS = ("a red circle on white paper", "a blue cross")
 TIMESTEPS = torch.tensor([210, 805])
@@ -66,6 +68,7 @@ def straight_line(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple
     return clean + s * (noise - clean), (noise - clean).double()
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS], scope="session")
 @torch.no_grad()
 def test_the_loss_is_that_of_the_paper(family: ModelFamily, components: Components) -> None:
     clean, noise = latents_for(family, components, 0), latents_for(family, components, 1)

@@ -1,15 +1,19 @@
 """Latents, prompts and predictions in training equal those of diffusers' pipeline."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from finetune.models.family import Components, ModelFamily, Network
-from tests.contract.calls import HEIGHT, WIDTH, denoiser_calls, drawn, packed, prompts_of
+from finetune.models import FAMILIES
+from finetune.models.family import Components, ModelFamily, Network, stack_prompts
+from tests.contract.calls import HEIGHT, WIDTH, denoiser_calls, drawn, own_call, packed, prompts_of
+from tests.support.families import VARIANTS
 
-SHORT = ("a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é")
+pytestmark = pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS], scope="session")
+SHORT = ("a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é", "a " * 75)
 WORDS = "a red circle, a green cross, a blue square, a black triangle on grey paper; "
 
 
@@ -40,14 +44,12 @@ def test_prompts_and_predictions_are_the_pipelines_own(
 ) -> None:
     calls = denoiser_calls(pipeline, denoiser_of(pipeline, components), prompt)
     prompts = prompts_of(family, components, prompt)
-    network = Network(family, components.denoiser)
     for call in calls:
-        assert torch.equal(prompts["embeddings"], call.embeddings)
-        assert ("pooled" in prompts) == (call.pooled is not None)
-        assert call.pooled is None or torch.equal(prompts["pooled"], call.pooled)
-        with torch.no_grad():
-            ours = network(call.noisy, call.t.expand(1), prompts)
-        torch.testing.assert_close(ours, call.output, rtol=0, atol=1e-5)
+        ours = own_call(family, components, prompts, call)
+        assert torch.equal(ours.embeddings, call.embeddings)
+        assert (ours.pooled is None) == (call.pooled is None)
+        assert ours.pooled is None or call.pooled is None or torch.equal(ours.pooled, call.pooled)
+        torch.testing.assert_close(ours.output, call.output, rtol=0, atol=1e-5)
     assert not torch.equal(calls[0].noisy, calls[-1].noisy)
 
 
@@ -57,36 +59,53 @@ def test_the_empty_caption_is_what_guidance_leads_away_from(
     """The empty caption is the first prompt of the pipeline. A pipeline with distilled guidance has no other."""
     denoiser = denoiser_of(pipeline, components)
     call = denoiser_calls(pipeline, denoiser, "", steps=1, guidance_scale=4.0)[0]
-    ours = prompts_of(family, components, "")
-    assert torch.equal(ours["embeddings"], call.embeddings[:1])
-    assert call.pooled is None or torch.equal(ours["pooled"], call.pooled[:1])
+    ours = own_call(family, components, prompts_of(family, components, ""), replace(call, noisy=call.noisy[:1]))
+    assert torch.equal(ours.embeddings, call.embeddings[:1])
+    assert ours.pooled is None or call.pooled is None or torch.equal(ours.pooled, call.pooled[:1])
 
 
+@pytest.mark.parametrize("stacked", [False, True], ids=["encoded together", "cached rows"])
 @torch.no_grad()
 def test_each_sample_of_a_batch_has_the_prediction_that_it_has_alone(
-    family: ModelFamily, components: Components, pipeline: Any
+    stacked: bool, family: ModelFamily, components: Components, pipeline: Any
 ) -> None:
     network = Network(family, components.denoiser)
     call = denoiser_calls(pipeline, denoiser_of(pipeline, components), SHORT[0])[0]
     captions, t = (SHORT[0], WORDS * 6, ""), torch.tensor([3, 500, 990])
     noisy = call.noisy * torch.tensor([1.0, 0.5, -1.0]).view(3, 1, 1, 1)
-    together = network(noisy, t, prompts_of(family, components, *captions))
+    prompts = prompts_of(family, components, *captions)
+    if stacked:
+        rows = (prompts_of(family, components, caption) for caption in captions)
+        prompts = stack_prompts([{key: value[0] for key, value in row.items()} for row in rows])
+    together = network(noisy, t, prompts)
     for number, caption in enumerate(captions):
         one = slice(number, number + 1)
         alone = network(noisy[one], t[one], prompts_of(family, components, caption))
         torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_trained_text_encoders_inside_the_network_give_the_same_prediction(
+    family: ModelFamily, components: Components, pipeline: Any
+) -> None:
+    call = denoiser_calls(pipeline, denoiser_of(pipeline, components), SHORT[0])[0]
+    noisy, t, captions = call.noisy.repeat(2, 1, 1, 1), torch.tensor([10, 900]), (SHORT[0], WORDS * 6)
+    prompts = prompts_of(family, components, *captions)
+    network = Network(family, components.denoiser, family.trained_text_encoders(components.text_encoders))
+    tokens = family.encode_frozen(components.text_encoders, family.tokenize(components.tokenizers, captions))
+    inside = network(noisy, t, tokens | {"sizes": prompts["sizes"]})
+    assert torch.equal(inside, Network(family, components.denoiser)(noisy, t, prompts))
+
+
 def test_long_prompts_begin_with_what_the_pipeline_reads_of_them(
     family: ModelFamily, components: Components, pipeline: Any
 ) -> None:
     call = denoiser_calls(pipeline, denoiser_of(pipeline, components), WORDS * 40, steps=1)[0]
-    ours = prompts_of(family, components, WORDS * 40)
-    assert ours["embeddings"].shape[1] >= call.embeddings.shape[1]
-    read = ours["embeddings"][:, : call.embeddings.shape[1]]
+    ours = own_call(family, components, prompts_of(family, components, WORDS * 40), call)
+    assert ours.embeddings.shape[1] >= call.embeddings.shape[1]
+    read = ours.embeddings[:, : call.embeddings.shape[1]]
     torch.testing.assert_close(read, call.embeddings, rtol=0, atol=1e-5)  # several chunks are encoded at once
-    if call.pooled is not None:
-        torch.testing.assert_close(ours["pooled"], call.pooled, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.pooled, call.pooled, rtol=0, atol=1e-5)
 
 
 def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFamily, components: Components) -> None:
@@ -100,13 +119,15 @@ def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFa
 
 @torch.no_grad()
 def test_previews_draw_what_the_pipeline_draws(family: ModelFamily, components: Components, pipeline: Any) -> None:
-    """Prompts are short, so the pipeline reads them whole."""
+    """Short prompts, so that the pipeline reads them whole; guidance away from the empty prompt or another."""
     settings: dict[str, Any] = {"num_inference_steps": 2, "height": HEIGHT, "width": WIDTH, "output_type": "pt"}
     settings["guidance_scale"] = 4.0
-    prompts = family.pipeline_prompts(components, SHORT[0], "")
-    ours = family.pipeline(components)(**prompts, generator=torch.Generator().manual_seed(3), **settings)
-    theirs = pipeline(SHORT[0], generator=torch.Generator().manual_seed(3), **settings)
-    torch.testing.assert_close(ours.images, theirs.images, rtol=0, atol=1e-5)
+    for negative in ("", "blurry") if family.knows_negative_prompts else ("",):
+        prompts = family.pipeline_prompts(components, SHORT[0], negative)
+        ours = family.pipeline(components)(**prompts, generator=torch.Generator().manual_seed(3), **settings)
+        own = {"negative_prompt": negative} if negative else {}
+        theirs = pipeline(SHORT[0], **own, generator=torch.Generator().manual_seed(3), **settings)
+        torch.testing.assert_close(ours.images, theirs.images, rtol=0, atol=1e-5)
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import DiffusionPipeline
 
@@ -14,7 +15,7 @@ from finetune.optim.ema import load_trained_state
 from tests.contract.calls import drawn
 from tests.contract.conftest import PROMPT, RESUMED, reloaded_pipeline
 from tests.support.families import tiny_family
-from tests.support.runs import Options, final_state, metrics, refuse_other_bits, run
+from tests.support.runs import Options, completed, final_state, metrics, refuse_other_bits, run, without_lora
 
 
 def test_a_run_is_the_same_uncached_and_killed_and_resumed(lora_run: Path, options: Options, tmp_path: Path) -> None:
@@ -45,13 +46,8 @@ def test_both_lora_files_draw_in_a_plain_pipeline_what_the_trained_model_draws(
         assert relative_difference(live, drawn(pipeline, PROMPT)) < 1e-4
 
 
-def without_lora(options: Options) -> Options:
-    return {key: value for key, value in options.items() if not key.startswith("lora.")}
-
-
 def finished(recipe: str, options: Options, folder: Path) -> Path:
-    ended = run(recipe, options | {"train.steps": 2, "output.folder": folder / "out"}, folder / "log")
-    assert ended.exit_code == 0, ended.output
+    completed(recipe, options | {"train.steps": 2, "output.folder": folder / "out"}, folder / "log")
     assert [row["step"] for row in metrics(folder / "out")] == [1, 2]
     return folder / "out" / "export"
 
@@ -97,10 +93,12 @@ def test_pictures_beyond_the_denoisers_positions_are_refused(
         assert ended.exit_code == 1 and "error: data.resolution, data.max_aspect" in ended.output, ended.output
 
 
-def test_dreambooth_makes_class_pictures_and_trains_with_them(options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pictures", "prediction"])
+def test_dreambooth_keeps_the_class_by_images_or_predictions(kind: str, options: Options, tmp_path: Path) -> None:
     own: Options = {
         "instance.prompt": "a photo of zkw circle",
         "prior.prompt": "a photo of a circle",
+        "prior.kind": kind,
         "prior.num_pictures": 2,
         "prior.num_inference_steps": 1,
     }

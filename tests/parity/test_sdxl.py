@@ -1,8 +1,6 @@
-"""SDXL trains as diffusers' pipeline computes; other programs read its exports."""
+"""What SDXL has of its own, beside what tests/contract asks of every family: sizes, empty prompts, two encoders."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,12 @@ from finetune.methods.lora.method import LoRA
 from finetune.models.families.sdxl import StableDiffusionXL
 from finetune.models.family import Components, ModelSource, Network, Prompts, whole_sizes
 from finetune.optim.ema import load_trained_state, trained_state
+from tests.contract.calls import arguments_of
 from tests.support.adapter_models import moved
 from tests.tiny.sd import train_tokenizer
 from tests.tiny.sdxl import WIDTHS, save_pipeline
 
 FAMILY = StableDiffusionXL()
-PROMPTS = ("a red circle on white paper", "Ein ROTER  Kreis, 12 (x) – é", "! !", "a " * 75)
 PIECES = ("a " * 75, "red " * 75, "circle " * 20)
 CPU = torch.device("cpu")
 DRAWN: dict[str, Any] = {"num_inference_steps": 3, "height": 16, "width": 24, "output_type": "latent"}
@@ -60,28 +58,6 @@ def plain(model: Path) -> StableDiffusionXLPipeline:
 @torch.no_grad()
 def encoded(components: Components, *captions: str) -> Prompts:
     return FAMILY.encode_prompts(components.text_encoders, FAMILY.tokenize(components.tokenizers, captions))
-
-
-@contextmanager
-def calls_of(pipeline: Any) -> Iterator[list[tuple[Tensor, Tensor, dict[str, Any], Tensor]]]:
-    """Give what the pipeline's U-Net is called with and what it returns."""
-    calls: list[tuple[Tensor, Tensor, dict[str, Any], Tensor]] = []
-
-    def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        calls.append((args[0].clone(), args[1], kwargs, output[0].clone()))
-
-    handle = pipeline.unet.register_forward_hook(note, with_kwargs=True)
-    yield calls
-    handle.remove()
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_short_prompt_is_encoded_as_the_pipeline_does(prompt: str, pipeline: Any, components: Components) -> None:
-    with torch.no_grad():
-        embeddings, _, pooled, _ = pipeline.encode_prompt(prompt, device=CPU)
-    ours = encoded(components, prompt)
-    assert ours.keys() == {"embeddings", "pooled"}
-    assert torch.equal(ours["embeddings"], embeddings) and torch.equal(ours["pooled"], pooled)
 
 
 @pytest.mark.parametrize("zeros", [True, False])
@@ -128,29 +104,17 @@ def test_both_encoders_get_equally_many_chunks_where_one_tokenizer_needs_more() 
     assert tokens["empty"].tolist() == [False, False]
 
 
-def test_in_a_batch_of_mixed_lengths_each_sample_gets_the_prediction_it_has_alone(components: Components) -> None:
-    captions = ["a red circle", "".join(PIECES), ""]
-    noisy, t = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 300, 999])
-    network, sizes = Network(FAMILY, components.denoiser), torch.randint(0, 99, (3, 6))
-    with torch.no_grad():
-        batch = network(noisy, t, encoded(components, *captions) | {"sizes": sizes})
-        for row, caption in enumerate(captions):
-            one = slice(row, row + 1)
-            alone = network(noisy[one], t[one], encoded(components, caption) | {"sizes": sizes[one]})
-            torch.testing.assert_close(batch[one], alone, rtol=0, atol=1e-5)
-
-
 def test_the_prediction_in_training_is_what_the_pipeline_computes_with_its_sizes(
     pipeline: Any, components: Components
 ) -> None:
     sizes = {"original_size": (90, 70), "crops_coords_top_left": (3, 5), "target_size": (16, 24)}
-    with calls_of(pipeline) as calls:
+    with arguments_of(pipeline.unet) as calls:
         pipeline("a blue triangle", generator=torch.Generator().manual_seed(0), **sizes, **DRAWN)
     assert len(calls) == 3
     network = Network(FAMILY, components.denoiser)
     prompts = encoded(components, "", "a blue triangle")  # guidance runs the negative prompt first
     prompts["sizes"] = torch.tensor([[90, 70, 3, 5, 16, 24]] * 2)
-    for noisy, t, kwargs, expected in calls:
+    for (noisy, kwargs, expected), t in zip(calls, pipeline.scheduler.timesteps, strict=True):
         assert torch.equal(kwargs["encoder_hidden_states"], prompts["embeddings"])
         assert torch.equal(kwargs["added_cond_kwargs"]["time_ids"].long(), prompts["sizes"])
         with torch.no_grad():
@@ -158,25 +122,6 @@ def test_the_prediction_in_training_is_what_the_pipeline_computes_with_its_sizes
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
             uncropped = network(noisy, t.expand(2), prompts | {"sizes": whole_sizes(2, 16, 24)})
         assert (ours - uncropped).abs().max() > 1e-5
-
-
-def test_text_encoders_inside_the_network_give_the_same_prediction(components: Components) -> None:
-    captions, sizes = ["a red circle", "".join(PIECES), ""], whole_sizes(3, 16, 16)
-    noisy, t = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900, 40])
-    network = Network(FAMILY, components.denoiser, components.text_encoders)
-    with torch.no_grad():
-        inside = network(noisy, t, FAMILY.tokenize(components.tokenizers, captions) | {"sizes": sizes})
-        outside = network(noisy, t, encoded(components, *captions) | {"sizes": sizes})
-    assert torch.equal(inside, outside)
-
-
-def test_a_preview_is_the_pipelines_own_picture(pipeline: Any, components: Components) -> None:
-    ours = FAMILY.pipeline(components)
-    for negative in ({}, {"negative_prompt": "blurry"}):
-        arguments = FAMILY.pipeline_prompts(components, "a red circle", negative.get("negative_prompt", ""))
-        made: Any = ours(**arguments, generator=torch.Generator().manual_seed(3), **DRAWN)
-        expected = pipeline("a red circle", **negative, generator=torch.Generator().manual_seed(3), **DRAWN)
-        torch.testing.assert_close(made.images, expected.images, rtol=0, atol=1e-4)
 
 
 def adapted(model: Path, config: LoRAConfig) -> tuple[Components, Network, dict[str, Tensor]]:

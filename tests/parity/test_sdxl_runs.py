@@ -1,9 +1,6 @@
 """Whole runs on SDXL: resumed, with tokens, with all weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +13,12 @@ from PIL import Image
 from finetune.export.tokens import save_tokens, token_differences
 from finetune.models.families.sdxl import StableDiffusionXL
 from finetune.models.family import ModelSource
-from tests.support.runs import Options, final_state, flags, metrics, run
+from tests.support.damage import change_json
+from tests.support.launch import on_two_processes
+from tests.support.runs import Options, completed, final_state, metrics, without_lora
 from tests.tiny.sdxl import WIDTHS, save_pipeline
 from tests.unit.export.test_tokens import FACTS
 
-ROOT = Path(__file__).parents[2]
 FAMILY = StableDiffusionXL()
 EMBEDDING = "embeddings.token_embedding.rows"
 
@@ -35,36 +33,12 @@ def options(tiny_run: Options, model: Path) -> Options:
     return tiny_run | {"model.source": model, "model.family": "sdxl"}
 
 
-def without_lora(options: Options) -> Options:
-    return {key: value for key, value in options.items() if not key.startswith("lora.")}
-
-
-@pytest.mark.slow
-def test_text_encoders_get_adapters_too(options: Options, tmp_path: Path) -> None:
-    options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "preview.prompts": ("a circle",)}
-    options |= {"preview.num_inference_steps": 2, "train.gradient_checkpointing": True}
-    ended = run("lora", options, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    state = final_state(tmp_path / "out")
-    for number, prefix in enumerate(("encoder", "text_model.encoder")):
-        up = [f"trained.text_encoders.{number}.{prefix}.layers.1.mlp.fc1.lora_B.default.weight"]
-        assert all(bool(state[key].any()) for key in up)
-    assert not any("text_encoders.0.encoder.layers.2." in key for key in state)
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(options: Options, tmp_path: Path) -> None:
     """DistributedDataParallel fails where a trained weight gets no gradient."""
     options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "data.caption_dropout": 0.5}
-    ended = run("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
-    command = [*launch, "--multi_gpu", "--num_processes", "2", "-m", "recipes.lora"]
-    two = flags(options | {"output.folder": tmp_path / "two"})
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [*command, *two], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    completed("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
+    result = on_two_processes("lora", options | {"output.folder": tmp_path / "two"})
     assert result.returncode == 0, result.stderr
     for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
@@ -74,8 +48,7 @@ def test_all_weights_train_and_the_folder_keeps_what_it_need_not_change(
     options: Options, model: Path, tmp_path: Path
 ) -> None:
     options = without_lora(options) | {"train.steps": 2, "train.text_encoder": True, "cache.text": False}
-    ended = run("full", options | {"output.dtype": "fp32", "optim.lr": 1e-4}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("full", options | {"output.dtype": "fp32", "optim.lr": 1e-4}, tmp_path / "log")
     export = tmp_path / "out" / "export"
     index = json.loads((export / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionXLPipeline" and index["force_zeros_for_empty_prompt"] is True
@@ -115,8 +88,7 @@ def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_tokens(
     own = options if recipe == "lora" else without_lora(options)
     own |= {"tokens.names": ("<ink>",), "tokens.num_vectors": 2, "tokens.init": ("red circle",), "train.steps": 2}
     own |= {"data.template": "{caption} in <ink>", "preview.prompts": ("a circle in <ink>",), "output.dtype": "fp32"}
-    ended = run(recipe, own | {"preview.num_inference_steps": 2, "preview.num_seeds": 1}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed(recipe, own | {"preview.num_inference_steps": 2, "preview.num_seeds": 1}, tmp_path / "log")
     state = final_state(tmp_path / "out")
     rows = [state[f"trained.text_encoders.{part}{EMBEDDING}"] for part in ("0.", "1.text_model.")]
     assert [tuple(part.shape) for part in rows] == [(2, width) for width in WIDTHS]
@@ -147,8 +119,7 @@ def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_tokens(
 def test_an_inpainting_checkpoint_trains_and_draws(options: Options, tmp_path: Path) -> None:
     source = save_pipeline(tmp_path / "model", inpainting=True)
     options |= {"model.source": source, "train.steps": 1, "preview.prompts": ("a circle",)}
-    ended = run("lora", options | {"preview.num_inference_steps": 2}, tmp_path / "log")
-    assert ended.exit_code == 0, ended.output
+    completed("lora", options | {"preview.num_inference_steps": 2}, tmp_path / "log")
     assert list((tmp_path / "out" / "previews").glob("step_000001_*.png"))
 
 
@@ -156,10 +127,9 @@ def changed(model: Path, folder: Path, name: str, **fields: object) -> ModelSour
     """The model with other values in one of its JSON files."""
     for path in model.iterdir():
         (folder / path.name).symlink_to(path)
-    path = folder / name
-    content = json.loads(path.read_text()) | fields
-    path.unlink()
-    path.write_text(json.dumps(content))
+    (folder / name).unlink()
+    (folder / name).write_text((model / name).read_text())
+    change_json(folder / name, **fields)
     return ModelSource(str(folder))
 
 

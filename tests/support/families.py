@@ -14,6 +14,8 @@ class Tiny:
     """Module with `save_pipeline(folder, *, seed=0, ...)`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments that make it as small as the tests allow."""
+    family: str = ""
+    """Of a variant, whose name is not its family's."""
     learns_tokens: bool = True
     """True where textual inversion can teach it a word; otherwise it has to be refused."""
     loads_single_file: bool = True
@@ -29,16 +31,24 @@ TINY_FAMILIES = {
     "sd3": Tiny("tests.tiny.sd3", learns_tokens=False, loads_single_file=False, runs_are_fast=False),
     "flux": Tiny("tests.tiny.flux", learns_tokens=False, loads_single_file=False),
 }
+VARIANTS = {
+    "sd2": Tiny("tests.tiny.sd", {"size": "micro", "sd2": True, "prediction_type": "v_prediction"}, family="sd"),
+    "sd3 without T5": Tiny("tests.tiny.sd3", {"t5": False}, family="sd3"),
+    "sd3.5": Tiny("tests.tiny.sd3", {"version35": True}, family="sd3"),
+    "schnell": Tiny("tests.tiny.flux", {"guidance": False}, family="flux"),
+}
+"""Other pipelines of the families, for what needs no run."""
 
 
 def tiny_family(name: str) -> Tiny:
-    """Return the suite's facts of a family; unknown families fail."""
-    if name not in TINY_FAMILIES:
+    """Returns what the suite knows of a family or variant; one that it knows nothing of fails the suite."""
+    known = TINY_FAMILIES | VARIANTS
+    if name not in known:
         raise AssertionError(
             f"the family {name} has no tiny pipeline, so that nothing of it is tested. Write save_pipeline(folder, *, "
             f"seed=0) in tests/tiny_{name}.py and add a line to TINY_FAMILIES in tests/support/families.py."
         )
-    return TINY_FAMILIES[name]
+    return known[name]
 
 
 def save_tiny_pipeline(name: str, folder: Path) -> Path:
