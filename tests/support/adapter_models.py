@@ -1,10 +1,13 @@
 """Adapters as if trained, on a tiny model, without a run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from finetune.config.lora import LoRAConfig
@@ -37,6 +40,24 @@ KINDS: dict[str, dict[str, Any]] = {
     "lokr": {"kind": "lokr", "rank": 1, "alpha": 5.0, "factor": 4, "conv": True, "rank_pattern": ("attn2=64",)},
     "oft": {"kind": "oft", "block_size": 4},
 }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as if it had been trained, and what was written of it."""
+
+    model: TrainedModel
+    differences: dict[str, float]
+    folder: Path
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns what the single file holds."""
+        return safetensors.torch.load_file(self.folder / "style.safetensors")
+
+    def metadata(self) -> dict[str, str]:
+        """Returns what the single file says of itself."""
+        with safe_open(self.folder / "style.safetensors", framework="pt") as file:
+            return file.metadata()
 
 
 def fresh(source: ModelSource, family: ModelFamily = FAMILY) -> Components:
