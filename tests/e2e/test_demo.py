@@ -1,6 +1,5 @@
 """`finetune demo` as a user runs it, and what its image shows."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 
 from finetune.demo.glyphs import GLYPHS, INK, NUM_REPEATED, PAPER, PICTURE_SIZE, file_stem, write_glyph_folder
 from finetune.demo.run import CELL, LABEL, PROMPTS
+from tests.support.prepared import rows_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,9 +46,9 @@ def paper(pictures: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_style_set_holds_what_preparation_has_to_find(output: Path) -> None:
-    rows = [json.loads(line) for line in (output / "prepared" / "rejected.jsonl").read_text().splitlines()]
+    rows = rows_of(output / "prepared", "rejected.jsonl")
     assert sorted(row["reason"] for row in rows) == ["exact_duplicate"] * NUM_REPEATED + ["truncated"]
-    kept = [json.loads(line) for line in (output / "prepared" / "metadata.jsonl").read_text().splitlines()]
+    kept = rows_of(output / "prepared")
     assert len(kept) == len(GLYPHS)
     assert "umbrella" in {row["text"] for row in kept}
 

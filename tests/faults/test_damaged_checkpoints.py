@@ -34,7 +34,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def become(content: bytes | None) -> Callable[[Path], None]:
-    """Makes the checkpoint an empty folder, or a file."""
+    """Make the checkpoint an empty folder, or a file."""
 
     def change(newest: Path) -> None:
         shutil.rmtree(newest)

@@ -22,7 +22,7 @@ def source(tiny_model: Path) -> ModelSource:
 
 @pytest.fixture(scope="session")
 def export(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Exports a kind, or gives what was exported before."""
+    """Export a kind, or return what was exported before."""
 
     @functools.cache
     def exported(kind: str, dtype: Literal["fp16", "bf16", "fp32"] = "fp32", source: ModelSource = source) -> Exported:

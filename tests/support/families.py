@@ -41,7 +41,7 @@ VARIANTS = {
 
 
 def tiny_family(name: str) -> Tiny:
-    """Returns what the suite knows of a family or variant; one that it knows nothing of fails the suite."""
+    """Return what the suite knows of a family or variant; one that it knows nothing of fails the suite."""
     known = TINY_FAMILIES | VARIANTS
     if name not in known:
         raise AssertionError(

@@ -12,7 +12,7 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_confi
 
 
 def command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with arguments, as in a shell in the repository."""
+    """Run Python with arguments, as in a shell in the repository."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -25,6 +25,6 @@ def command(arguments: list[str], **environment: str) -> subprocess.CompletedPro
 
 
 def on_two_processes(recipe: str, options: Options, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs `recipes.RECIPE` on two processes, with further words for the launcher."""
+    """Run `recipes.RECIPE` on two processes, with further words for the launcher."""
     launcher = [*LAUNCH, "--multi_gpu", "--num_processes", "2", *words]
     return command([*launcher, "-m", f"recipes.{recipe}", *flags(options)], ACCELERATE_USE_CPU="true")

@@ -112,7 +112,7 @@ def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str]
 
 
 def completed(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
-    """Runs `recipes.RECIPE` to its end, which has to be a good one."""
+    """Run `recipes.RECIPE` to its end, which has to be a good one."""
     ended = run(recipe, options, log, environment=environment)
     assert ended.exit_code == 0, ended.output
     return ended
@@ -121,7 +121,7 @@ def completed(recipe: str, options: Options, log: Path, *, environment: dict[str
 def kill_after_three_steps(
     recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None
 ) -> None:
-    """Runs `recipes.RECIPE` until metrics.jsonl has three lines."""
+    """Kill `recipes.RECIPE` when metrics.jsonl has three lines."""
     running = start(recipe, options, log, environment=environment)
     running.wait_until(lambda: len(metrics(Path(str(options["output.folder"])))) >= 3)
     running.signal(signal.SIGKILL)
@@ -135,7 +135,7 @@ def assert_same_end(folder: Path, other: Path) -> None:
 
 
 def without_lora(options: Options) -> Options:
-    """Returns the options of a recipe that has none of LoRA's."""
+    """Return the options of a recipe that has none of LoRA's."""
     return {key: value for key, value in options.items() if not key.startswith("lora.")}
 
 

@@ -1,6 +1,5 @@
 """Preparation as users start it, and readers of its result."""
 
-import json
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from finetune.config.parse.presets import find_preset
 from finetune.config.recipes import LoRATrainConfig
 from finetune.data.manifest import read_manifest
 from tests.support.images import SHARED, drawn, encoded, gradient, write
+from tests.support.prepared import rows_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -80,8 +80,7 @@ def test_neither_help_nor_a_mistake_loads_torch(arguments: list[str]) -> None:
 def test_photographs_keep_their_captions_and_bytes(tmp_path: Path) -> None:
     ended = prepared("--source", SHARED / "style_line", "--output", tmp_path / "out")
     assert ended.returncode == 0, ended.stderr
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
-    left_out = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    rows, left_out = (rows_of(tmp_path / "out", name) for name in ("metadata.jsonl", "rejected.jsonl"))
     assert len(rows) + len(left_out) == len(list((SHARED / "style_line").glob("*.png")))
     assert {row["reason"] for row in left_out} <= {"exact_duplicate"}
     for row in rows:

@@ -11,7 +11,7 @@ from tests.support.damage import change_json
 from tests.support.runs import Options, run
 
 Change = Callable[[Path], Options | None]
-"""Makes something wrong in a scratch folder that holds `model` and `pictures`, and returns the options for it."""
+"""Make something wrong in a scratch folder that holds `model` and `pictures`, and return the options for it."""
 
 LISTING = "pictures/metadata.jsonl"
 PICTURE = "pictures/0003.png"

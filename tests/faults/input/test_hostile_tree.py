@@ -1,7 +1,6 @@
 """Files of a hostile folder end as expected; the folder is unchanged."""
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.input.hostile_tree import KEPT, Case, build
+from tests.support.prepared import kept_and_left_out
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,11 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], dict
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr == ""
     assert state_of(root / "raw") == before
-    kept, left_out = (
-        {row["source"]: row for row in map(json.loads, (root / "prepared" / name).read_text().splitlines())}
-        for name in ("metadata.jsonl", "rejected.jsonl")
-    )
-    return found, kept, left_out, ended.stdout
+    return found, *kept_and_left_out(root / "prepared"), ended.stdout
 
 
 def test_there_are_many_cases_and_each_ends_as_expected(prepared) -> None:

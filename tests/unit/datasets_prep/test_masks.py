@@ -1,7 +1,6 @@
 """Masks are recognized, follow their images, and are listed once."""
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from datasets_prep.pipeline import prepare
 from finetune.config.mask import MaskConfig
 from finetune.data.manifest import read_manifest
 from tests.support.images import drawn, encoded, write
+from tests.support.prepared import kept_and_left_out, rows_of
 
 SIZE = (96, 80)
 
@@ -33,10 +33,7 @@ def prepared(tmp_path: Path, files: dict[str, bytes | str], **options: object) -
     config = PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1, trigger="ink")
     config = replace(config, **options)
     outcome = prepare(config)
-    kept, left_out = (
-        {row["source"]: row for row in map(json.loads, (config.output / name).read_text().splitlines())}
-        for name in ("metadata.jsonl", "rejected.jsonl")
-    )
+    kept, left_out = kept_and_left_out(config.output)
     masks = {row["mask"] for row in kept.values() if "mask" in row}
     assert sorted([*kept, *left_out, *masks]) == sorted(files), "every file is listed once"
     return kept, left_out, config, "\n".join(outcome.notices)
@@ -124,8 +121,7 @@ def test_masks_of_prepared_tables_stay_with_their_images_when_they_are_prepared_
         assert {key: mask and mask.sha256 for key, mask in found.items()} == {
             key: mask and mask.sha256 for key, mask in first.items()
         }
-    rows = map(json.loads, (tmp_path / "folder" / "metadata.jsonl").read_text().splitlines())
-    assert sorted("mask" in row for row in rows) == [False, True]
+    assert sorted("mask" in row for row in rows_of(tmp_path / "folder")) == [False, True]
 
 
 def test_further_columns_of_images_are_named(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """Captioners describe images with tiny real models, and explain failures."""
 
-import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from datasets_prep.captioners.florence2 import object_names
 from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, wait_seconds
 from datasets_prep.captioners.wd_tagger import spelled, tagger_input
 from datasets_prep.config import CaptionsConfig
-from tests.support.http_server import QuietHandler, serving
+from tests.support.caption_server import CaptionServer, serving_captions
 from tests.tiny.captioners import SAVED, TAGGER_SIDE, pictures, save_tagger
 
 NO_HINTS = ["", "", ""]
@@ -242,65 +240,18 @@ def test_a_table_of_other_tags_than_the_model_has_is_refused(tmp_path: Path) -> 
 # A server
 
 
-@dataclass
-class Server:
-    """Requests that the small server saw, and its next responses."""
-
-    url: str = ""
-    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
-    """Status and headers of the next answers; afterwards all are 200."""
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    num_hangs: int = 0
-    together: threading.Barrier | None = None
-    """Holds answers back until as many requests are there."""
-    most_in_flight: int = 0
-    in_flight: int = 0
-    content: Any = "a red square"
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-    released = threading.Event()
-
-    class Answers(QuietHandler):
-        def do_GET(self) -> None:
-            self.send(200, {}, b'{"data": [{"id": "tiny-vl"}]}')
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                state.requests.append(body)
-                state.keys.append(self.headers["Authorization"])
-                state.in_flight += 1
-                state.most_in_flight = max(state.most_in_flight, state.in_flight)
-                status, headers = state.answers.pop(0) if state.answers else (200, {})
-                hangs = state.num_hangs > 0
-                state.num_hangs -= hangs
-            if hangs:
-                released.wait(10)
-            if state.together:
-                state.together.wait(30)
-            with state.lock:
-                state.in_flight -= 1
-            choice = {"message": {"content": state.content}, "finish_reason": "stop"}
-            answer = {"choices": [choice], "usage": {"completion_tokens": 3}, "error": "why"}
-            self.send(status, headers, json.dumps(answer).encode())
-
-    with serving(Answers) as address:
-        state.url = f"{address}/v1"
-        yield state
-        released.set()
+def server() -> Iterator[CaptionServer]:
+    with serving_captions() as server:
+        yield server
 
 
-def client(server: Server, timeout_seconds: float = 5.0, num_tries: int = 4, **options: Any) -> HttpCaptioner:
+def client(server: CaptionServer, timeout_seconds: float = 5.0, num_tries: int = 4, **options: Any) -> HttpCaptioner:
     config = CaptionsConfig(captioner="http", url=server.url, model="tiny-vl", **options)
     return HttpCaptioner(config, timeout_seconds=timeout_seconds, num_tries=num_tries, first_wait=0.02)
 
 
-def test_a_server_gets_picture_and_prompt_and_its_answer_is_the_caption(server: Server) -> None:
+def test_a_server_gets_picture_and_prompt_and_its_answer_is_the_caption(server: CaptionServer) -> None:
     result = client(server, max_new_tokens=99).caption(pictures(1), "tags", [""])[0]
     assert (result.text, result.num_tokens, result.finish) == ("a red square", 3, "stop")
     body = server.requests[0]
@@ -310,14 +261,14 @@ def test_a_server_gets_picture_and_prompt_and_its_answer_is_the_caption(server: 
     assert "tags" in content[1]["text"]
 
 
-def test_as_many_requests_are_in_flight_as_allowed(server: Server) -> None:
+def test_as_many_requests_are_in_flight_as_allowed(server: CaptionServer) -> None:
     server.together = threading.Barrier(3)
     results = client(server, requests_in_flight=3).caption(pictures(9), "long", [""] * 9)
     assert len(results) == 9 and server.most_in_flight == 3
 
 
 def test_a_busy_and_a_failing_and_a_hanging_server_are_asked_again(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: CaptionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
@@ -346,7 +297,7 @@ def test_waits_grow_and_follow_the_server_up_to_a_limit(attempt: int, asked: str
     assert wait_seconds(0.5, attempt, asked) == expected
 
 
-def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: Server) -> None:
+def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: CaptionServer) -> None:
     server.answers = [(400, {}), *[(200, {})] * 2]
     results = client(server, requests_in_flight=1).caption(pictures(), "long", NO_HINTS)
     assert [result.finish for result in results] == ["error", "stop", "stop"]
@@ -355,23 +306,23 @@ def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: Server) -
     assert "500 4 times" in client(server).caption(pictures(1), "long", [""])[0].detail
     server.num_hangs = 2
     assert "no answer within 0.2" in client(server, timeout_seconds=0.2).caption(pictures(1), "long", [""])[0].detail
-    server.content = None
+    server.content = lambda request: None
     assert "without text" in client(server).caption(pictures(1), "long", [""])[0].detail
 
 
-def test_a_server_that_is_not_there_is_told_in_a_sentence(server: Server) -> None:
+def test_a_server_that_is_not_there_is_told_in_a_sentence(server: CaptionServer) -> None:
     server.url = "http://127.0.0.1:9/v1"
     with pytest.raises(OSError, match=r"no server answers at http://127.0.0.1:9/v1 .*Start it"):
         client(server, num_tries=2).caption(pictures(), "long", NO_HINTS)
 
 
-def test_an_unknown_model_is_answered_with_those_that_there_are(server: Server) -> None:
+def test_an_unknown_model_is_answered_with_those_that_there_are(server: CaptionServer) -> None:
     server.answers = [(404, {})]
     with pytest.raises(ValueError, match=r"knows no model tiny-vl .* offers tiny-vl"):
         client(server).caption(pictures(1), "long", [""])
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_goes_to_the_server_and_nowhere_else(server: CaptionServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "s3cret\n")
     captioner = client(server, api_key_variable="TEST_KEY")
     captioner.caption(pictures(1), "long", [""])

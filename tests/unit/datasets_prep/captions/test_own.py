@@ -1,6 +1,5 @@
 """Captions come from files or names; the trigger is added once."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from finetune.data.listing import Entry, Findings
 from finetune.data.manifest import read_manifest
 from tests.support.images import A, drawn, encoded, listing, write
 from tests.support.other_user import as_another_user, open_folder
+from tests.support.prepared import rows_of
 
 __all__ = ["open_folder"]
 
@@ -193,8 +193,7 @@ def test_folders_give_repeats_that_recipes_read_and_junk_names_no_caption(tmp_pa
     files: dict[str, bytes | str] = {**dict(zip(names, images, strict=True)), "10_sks star/p0.txt": "a {red|blue} star"}
     config = PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1)
     notices = "\n".join(prepare(config).notices)
-    rows = [json.loads(line) for line in (config.output / "metadata.jsonl").read_text().splitlines()]
-    assert {row["source"]: (row["text"], row.get("repeats", 1)) for row in rows} == {
+    assert {row["source"]: (row["text"], row.get("repeats", 1)) for row in rows_of(config.output)} == {
         "10_sks star/IMG_1.png": ("sks star", 10),
         "10_sks star/p0.png": ("a {red|blue} star", 10),
         "1_apple/77aa-4b0e-9d1c.png": ("apple", 1),

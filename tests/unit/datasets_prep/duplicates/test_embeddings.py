@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, CLIPModel
 
-from datasets_prep.duplicates.embeddings import Embedder, cached_embeddings
+from datasets_prep.duplicates.embeddings import cached_embeddings
 from tests.tiny import vision as tiny_vision
 
 PICTURES = tiny_vision.pictures()
@@ -41,34 +41,32 @@ def test_vectors_have_length_one_and_differ(save: Callable[[Path], Path], tmp_pa
     assert (vectors @ vectors.T)[0, 1:].max() < 0.99999
 
 
+def pixels_for(model: Path) -> torch.Tensor:
+    return AutoImageProcessor.from_pretrained(model)(PICTURES, return_tensors="pt")["pixel_values"]
+
+
+@torch.no_grad()
 def test_the_vector_of_dinov2_is_its_normalised_class_token(tmp_path: Path) -> None:
-    folder = tiny_vision.save_dinov2(tmp_path / "model")
-    embedder = Embedder(str(folder))
-    embedder.load()
-    with torch.no_grad():
-        pixels = AutoImageProcessor.from_pretrained(folder)(PICTURES, return_tensors="pt")["pixel_values"]
-        token = AutoModel.from_pretrained(folder).eval()(pixels).last_hidden_state[:, 0]
+    model = tiny_vision.save_dinov2(tmp_path / "model")
+    token = AutoModel.from_pretrained(model).eval()(pixels_for(model)).last_hidden_state[:, 0]
     expected = torch.nn.functional.normalize(token).numpy()
-    np.testing.assert_allclose(embedder.embed(PICTURES), expected, atol=1e-5)
+    np.testing.assert_allclose(embedded(model, tmp_path), expected, atol=1e-5)
 
 
+@torch.no_grad()
 def test_the_vector_of_clip_is_what_it_compares_with_texts(tmp_path: Path) -> None:
-    folder = tiny_vision.save_clip(tmp_path / "model")
-    embedder = Embedder(str(folder))
-    embedder.load()
-    with torch.no_grad():
-        pixels = AutoImageProcessor.from_pretrained(folder)(PICTURES, return_tensors="pt")["pixel_values"]
-        output = CLIPModel.from_pretrained(folder).eval()(input_ids=torch.tensor([[3, 1]]), pixel_values=pixels)
-    np.testing.assert_allclose(embedder.embed(PICTURES), output.image_embeds.numpy(), atol=1e-5)
+    model = tiny_vision.save_clip(tmp_path / "model")
+    clip = CLIPModel.from_pretrained(model).eval()
+    output = clip(input_ids=torch.tensor([[3, 1]]), pixel_values=pixels_for(model))
+    np.testing.assert_allclose(embedded(model, tmp_path), output.image_embeds.numpy(), atol=1e-5)
 
 
+@torch.no_grad()
 def test_a_pooler_that_was_never_trained_is_not_used(tmp_path: Path) -> None:
     model = tiny_vision.save_classifier(tmp_path / "model", ["cat", "dog"])
     first, second = (embedded(model, tmp_path / name) for name in ("first", "second"))
     np.testing.assert_array_equal(first, second)
-    with torch.no_grad():
-        pixels = AutoImageProcessor.from_pretrained(model)(PICTURES, return_tensors="pt")["pixel_values"]
-        mean = AutoModel.from_pretrained(model).eval()(pixels).last_hidden_state.mean(1)
+    mean = AutoModel.from_pretrained(model).eval()(pixels_for(model)).last_hidden_state.mean(1)
     np.testing.assert_allclose(first, torch.nn.functional.normalize(mean).numpy(), atol=1e-5)
 
 
@@ -103,8 +101,3 @@ def test_vectors_of_another_model_are_not_taken(tmp_path: Path) -> None:
 
 def test_no_pictures_give_no_vectors(tmp_path: Path) -> None:
     assert len(embedded(tiny_vision.save_dinov2(tmp_path / "model"), tmp_path, 0)) == 0
-
-
-def test_a_model_that_is_missing_is_named_with_the_option(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"dedup.embed_model: .*absent"):
-        embedded(tmp_path / "absent", tmp_path)

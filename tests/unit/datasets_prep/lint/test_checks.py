@@ -60,11 +60,6 @@ def test_a_named_tokenizer_counts() -> None:
     assert marks({"d.png": "circle " * 75}, tokenizer=str(SHIPPED)) == {}
 
 
-def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lint\.tokenizer: .* Name the tokenizer"):
-        token_counter(LintConfig(tokenizer=str(tmp_path)))
-
-
 @pytest.mark.parametrize(
     ("text", "count"),
     [

@@ -114,11 +114,6 @@ def test_a_classifier_is_no_model_of_pictures_and_texts(tmp_path: Path) -> None:
         make_scorer("clip", str(folder))
 
 
-def test_a_folder_that_is_missing_is_named_with_the_option(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"scores.nsfw_model: .*absent"):
-        make_scorer("nsfw", str(tmp_path / "absent"))
-
-
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     folder = tiny_vision.save_dinov2(tmp_path)
     config = (folder / "config.json").read_text()
