@@ -53,8 +53,7 @@ def own_call(family: ModelFamily, components: Components, prompts: Prompts, call
 def denoiser_calls(
     pipeline: Any, denoiser: torch.nn.Module, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0
 ) -> list[Call]:
-    """Return the calls for an image, by default one that is made without guidance; the timesteps are the
-    scheduler's."""
+    """Return the calls for an image, by default without guidance. The timesteps are the scheduler's."""
     timesteps: list[Tensor] = []
 
     def note_timestep(pipeline: Any, number: int, t: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def drawn(pipeline: StableDiffusionPipeline) -> np.ndarray:
 def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_files(
     recipe: str, tiny_run: Options, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Both layouts, by the commands that README names; with adapters too where there are some."""
+    """Both layouts are loaded by README's commands, with any adapters."""
     completed(recipe, options_of(recipe, tiny_run), tmp_path / "log")
     previews = [np.asarray(Image.open(path), dtype=int) for path in sorted((tmp_path / "out/previews").glob("*seed0*"))]
     export = tmp_path / "out" / "export"

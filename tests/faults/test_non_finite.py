@@ -52,7 +52,7 @@ def test_weights_that_explode_never_reach_a_checkpoint(
     for checkpoint in (out / "checkpoints").iterdir():
         for weight in load_checkpoint(checkpoint).trained.values():
             assert bool(torch.isfinite(weight).all()), checkpoint
-    if lr == 1e39:  # nothing was saved, so the sound options go on from step 4
+    if lr == 1e39:  # nothing was saved, so the sound options continue from step 4
         ended = completed("lora", interrupted, tmp_path / "log")
         assert_same_end(out, straight)
 

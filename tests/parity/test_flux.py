@@ -60,7 +60,7 @@ def test_the_guidance_of_training_is_another_than_that_of_pictures() -> None:
 
 
 def test_the_shift_grows_with_the_picture_as_in_the_pipeline() -> None:
-    """The pipeline's own numbers for 512 and 1024 pixels: 32 x 32 and 64 x 64 patches."""
+    """The pipeline's own numbers for 512 and 1024 pixels. They are 32 x 32 and 64 x 64 patches."""
     pipeline = build_pipeline()
     assert FAMILY.pixel_multiple(pipeline.vae) == 4  # two pixels a latent, two latents a patch
     objective = FAMILY.objective(pipeline.scheduler, LossConfig())

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from benchmarks.model_sizes import sdxl_unet
 from finetune.batches.fill_caches import text_fingerprint
 from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
@@ -173,18 +174,7 @@ def test_a_loha_reloads_from_its_single_file(model: Path, tmp_path: Path) -> Non
 def test_the_names_of_the_real_u_nets_layers_are_those_that_diffusers_maps_back() -> None:
     """diffusers' own mapping is written the other way round. sd-scripts adapts 722 layers of the real U-Net."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            block_out_channels=(320, 640, 1280),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        )
+        unet = sdxl_unet()
     layers = [name for name, layer in unet.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
     assert sum(name.endswith(FAMILY.lora_targets) for name in layers) == 722
     names = {name: single_file_name(FAMILY, unet, "denoiser", name) for name in layers}

@@ -86,7 +86,7 @@ def test_every_file_ends_once_in_one_list_and_the_source_stays(config: PrepConfi
 def test_copies_name_their_keeper_and_leave_it_their_captions(config: PrepConfig) -> None:
     prepare(config)
     keeper = rows_of(config.output)[0]
-    assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red picture", ["ein Rot"])
+    assert (keeper["source"], keeper["text"], keeper["captions_alt"]) == ("copies/b.png", "a red image", ["ein Rot"])
     assert (keeper["width"], keeper["height"], keeper["caption_from"]) == (96, 80, "source")
     assert keeper["caption_sources"] == ["copies/b.png", "copies/c.png"]
     assert "caption_sources" not in rows_of(config.output)[1]
@@ -114,7 +114,7 @@ def test_the_same_pixels_in_another_file_are_a_copy(config: PrepConfig) -> None:
     pair = {by_reason["pixel_duplicate"]["source"], by_reason["pixel_duplicate"]["duplicate_of"]}
     assert pair == {"test/blue_2.png", "test/other.webp"}
     kept = {row["source"] for row in rows_of(config.output)}
-    assert "test/nearly.png" in kept  # almost the same; of few pictures it is only reported
+    assert "test/nearly.png" in kept  # almost the same; of few images it is only reported
 
 
 def test_training_reads_the_result(config: PrepConfig) -> None:
@@ -252,7 +252,7 @@ def test_captions_are_filled_replaced_or_added(config: PrepConfig) -> None:
     for mode in ("fill", "replace", "add"):
         prepare(replace(config, captions=CaptionsConfig(mode=mode, template="a photo of {caption}")))
         texts[mode] = {row["source"]: [row["text"], *row.get("captions_alt", [])] for row in rows_of(config.output)}
-    assert texts["fill"]["copies/b.png"] == ["a red picture", "ein Rot"]
+    assert texts["fill"]["copies/b.png"] == ["a red image", "ein Rot"]
     assert texts["replace"]["copies/b.png"] == ["a photo of copies"]
     assert texts["add"]["copies/b.png"] == ["a red image", "ein Rot", "a photo of copies"]
     assert {texts[mode]["test/blue_2.png"][0] for mode in texts} == {"a photo of blue"}

@@ -13,7 +13,7 @@ SECONDS = 0.3
 
 
 def together(*parts: Callable[[Ranks], object]) -> list[Future[object]]:
-    """Run each part as a process of one job; return their ends."""
+    """Run each part as a process of one job, and return their ends."""
     store = torch.distributed.HashStore()
 
     def work(rank: int) -> object:
@@ -56,7 +56,9 @@ def test_a_process_whose_threads_stand_still_is_lost() -> None:
 def test_a_process_that_left_as_planned_is_not_missed() -> None:
     def work(ranks: Ranks) -> str | None:
         time.sleep(3 * SECONDS)
-        return ranks.lost
+        lost = ranks.lost
+        ranks.leave()  # rank 0 waits for it
+        return lost
 
     ends = together(Ranks.leave, work)
     assert ends[1].result() is None

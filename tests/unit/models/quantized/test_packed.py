@@ -1,5 +1,7 @@
 """Packed weights against bitsandbytes, closed forms and documented bounds."""
 
+from functools import cache
+
 import bitsandbytes
 import pytest
 import torch
@@ -113,6 +115,7 @@ def test_casting_a_module_leaves_packed_weights_alone(kind: Kind) -> None:
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
+@cache
 def adapted(kind: Kind | None, *, checkpointing: bool = False, offload: bool = False) -> tuple[Network, float]:
     """A tiny U-Net with trained LoRA, and its loss after backward."""
     with torch.random.fork_rng(devices=[]):
