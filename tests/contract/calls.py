@@ -26,7 +26,7 @@ class Call:
 
 @contextmanager
 def arguments_of(denoiser: torch.nn.Module) -> Iterator[list[tuple[Tensor, dict[str, Any], Tensor]]]:
-    """Give the latents, the named arguments and the output of each call of the denoiser."""
+    """Record latents, named arguments and output of each call."""
     found: list[tuple[Tensor, dict[str, Any], Tensor]] = []
 
     def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -42,7 +42,7 @@ def arguments_of(denoiser: torch.nn.Module) -> Iterator[list[tuple[Tensor, dict[
 
 @torch.no_grad()
 def own_call(family: ModelFamily, components: Components, prompts: Prompts, call: Call) -> Call:
-    """Return the call of the denoiser in training that answers one of the pipeline's."""
+    """Return training's call of the denoiser for one of the pipeline's."""
     with arguments_of(components.denoiser) as found:
         output = Network(family, components.denoiser)(call.noisy, call.t.expand(1), prompts)
     ((_, kwargs, _),) = found

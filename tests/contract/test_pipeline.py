@@ -119,7 +119,7 @@ def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFa
 
 @torch.no_grad()
 def test_previews_draw_what_the_pipeline_draws(family: ModelFamily, components: Components, pipeline: Any) -> None:
-    """Short prompts, so that the pipeline reads them whole; guidance away from the empty prompt or another."""
+    """Short prompts are read whole. Guidance leads away from the empty prompt or another."""
     settings: dict[str, Any] = {"num_inference_steps": 2, "height": HEIGHT, "width": WIDTH, "output_type": "pt"}
     settings["guidance_scale"] = 4.0
     for negative in ("", "blurry") if family.knows_negative_prompts else ("",):

@@ -43,7 +43,7 @@ def class_pictures(cache: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pictures", "prediction"])
 def test_two_processes_make_the_pictures_of_one_and_take_its_steps(kind: str, options: Options, tmp_path: Path) -> None:
-    """By predictions, adapters are switched off inside DistributedDataParallel, with the text encoder's among them."""
+    """By predictions, adapters are switched off inside DistributedDataParallel. The text encoder's are among them."""
     if kind == "prediction":
         del options["prior.num_pictures"]
         options |= {"prior.kind": kind, "train.text_encoder": True, "cache.text": False, "train.steps": 3}

@@ -54,7 +54,7 @@ def interrupted(finished: Options, tmp_path: Path) -> Options:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """What is in a run folder beside what every start writes to."""
+    """Return a run folder's files without those that every start writes."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
     return {path: path.read_bytes() for path in files}
 

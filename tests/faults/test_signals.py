@@ -93,7 +93,7 @@ def test_a_signal_before_training_ends_without_a_traceback(
 def test_workers_of_the_data_loader_outlive_a_signal_to_the_whole_job_and_no_kill(
     prepare: Callable[[], None], ending: int, small_run: Options, straight: Path, tmp_path: Path
 ) -> None:
-    """torchrun, SLURM and systemd signal every process of a job, not only the first; a killed one's folder is free."""
+    """torchrun, SLURM and systemd signal every process of a job. A killed one's folder is free."""
     out = tmp_path / "out"
     options = small_run | {"output.folder": out, "data.num_workers": 2}
     running = start("lora", options, tmp_path / "log", prepare=prepare)

@@ -1,4 +1,4 @@
-"""Adapters of every kind on a tiny model of Stable Diffusion 1.x, exported once for all tests."""
+"""Adapters of every kind on a tiny model, exported once."""
 
 import functools
 from collections.abc import Callable

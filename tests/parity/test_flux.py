@@ -1,4 +1,4 @@
-"""What FLUX.1 has of its own, beside what tests/contract asks of every family."""
+"""Traits of FLUX.1 alone; tests/contract has those of every family."""
 
 import shutil
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def test_captions_beyond_512_tokens_are_named() -> None:
 
 
 def test_the_guidance_of_training_is_another_than_that_of_pictures() -> None:
-    """So the contract's comparison with the pipeline would see one in the place of the other."""
+    """So the contract's comparison with the pipeline would notice a mix-up."""
     pipeline = build_pipeline()
     noisy, prompts = torch.randn(1, 16, 4, 4), encoded(pipeline, "a red circle")
     seen = []

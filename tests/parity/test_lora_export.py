@@ -1,4 +1,4 @@
-"""Exported LoRA files through diffusers' own loader, and what else their readers rely on."""
+"""Exported LoRA files in diffusers' own loader, and for other readers."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ STABLE_DIFFUSION_15 = [f"lora_unet_{block}_{layer}" for block in BLOCKS for laye
 
 
 def read_by_diffusers(source: ModelSource, folder: Path, **names: str) -> Tensor:
-    """The output of a plain pipeline with the file loaded as a user would."""
+    """Return the output of a plain pipeline with the file loaded."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(source.location, use_safetensors=True)
     pipeline.load_lora_weights(str(folder), **names)
     parts = pipeline.unet, pipeline.vae, (pipeline.text_encoder.eval(),), (pipeline.tokenizer,), pipeline.scheduler

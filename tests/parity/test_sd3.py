@@ -1,4 +1,4 @@
-"""What Stable Diffusion 3 and 3.5 have of their own, beside what tests/contract asks of every family."""
+"""Traits of Stable Diffusion 3 and 3.5; tests/contract has the rest."""
 
 import json
 import re

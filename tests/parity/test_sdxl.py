@@ -1,4 +1,4 @@
-"""What SDXL has of its own, beside what tests/contract asks of every family: sizes, empty prompts, two encoders."""
+"""SDXL's sizes, empty prompts and two encoders; tests/contract has the rest."""
 
 import re
 from pathlib import Path

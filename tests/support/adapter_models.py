@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """A model as if it had been trained, and what was written of it."""
+    """A model as if trained, and the files written of it."""
 
     model: TrainedModel
     differences: dict[str, float]

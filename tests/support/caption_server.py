@@ -12,7 +12,7 @@ from tests.support.http_server import QuietHandler, serving
 
 @dataclass
 class CaptionServer:
-    """What the server has seen, and what it does next."""
+    """Requests that the server saw, and its next answers."""
 
     url: str = ""
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Changes to files of models and runs, as accidents and users make them."""
+"""Changes that accidents and users make to files."""
 
 import json
 from collections.abc import Callable

@@ -41,7 +41,7 @@ VARIANTS = {
 
 
 def tiny_family(name: str) -> Tiny:
-    """Return what the suite knows of a family or variant; one that it knows nothing of fails the suite."""
+    """Return the facts of a family or variant. An unknown one fails the suite."""
     known = TINY_FAMILIES | VARIANTS
     if name not in known:
         raise AssertionError(

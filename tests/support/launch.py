@@ -1,4 +1,4 @@
-"""Commands as users start them, in interpreters of their own, and `accelerate launch` on the CPU."""
+"""Commands as users start them, alone and by `accelerate launch`."""
 
 import os
 import subprocess

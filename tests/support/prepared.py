@@ -1,4 +1,4 @@
-"""What a preparation wrote."""
+"""Listings of prepared folders."""
 
 import json
 from pathlib import Path

@@ -129,7 +129,7 @@ def kill_after_three_steps(
 
 
 def assert_same_end(folder: Path, other: Path) -> None:
-    """Two runs have the same weights, optimizer state and logged numbers, bit for bit."""
+    """Expect the same weights, optimizer state and logged numbers, bit by bit."""
     assert differing(final_state(folder), final_state(other)) == []
     assert losses(folder) == losses(other)
 

@@ -23,7 +23,7 @@ def option(key: str, value: object) -> Change:
 
 
 def at(key: str, name: str, content: bytes | None = None) -> Change:
-    """A folder of the scratch folder in an option, or a file that is written there."""
+    """Set an option to a folder, or to a file written there."""
 
     def change(place: Path) -> Options:
         if content is not None:
@@ -65,9 +65,9 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         edited(LISTING, lambda text: text.replace(b'"text"', b'"other"', 1)),
         ("0000.png", "without a caption"),
     ),
-    "not a picture": (edited(PICTURE, lambda _: b"this is no picture"), ("0003.png",)),
-    "cut picture": (edited(PICTURE, lambda data: data[:-200]), ("0003.png",)),
-    "listed picture is absent": (without(PICTURE), ("0003.png", "do not exist")),
+    "not an image": (edited(PICTURE, lambda _: b"this is not an image"), ("0003.png",)),
+    "cut image": (edited(PICTURE, lambda data: data[:-200]), ("0003.png",)),
+    "listed image is absent": (without(PICTURE), ("0003.png", "do not exist")),
     "nothing left to train on": (option("validation.fraction", 0.999999), ("validation.fraction",)),
     "unknown family": (with_entries(INDEX, _class_name="KolorsPipeline"), ("model.source", "KolorsPipeline", "sdxl")),
     "SDXL by name alone": (SDXL, ("model.source", "tokenizer_2")),

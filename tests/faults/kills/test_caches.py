@@ -78,7 +78,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def written_and_killed(path: Path, kind: str, arguments: str) -> None:
-    """Put five entries into a file in a process that is killed right after."""
+    """Write five entries in a process that is killed right after."""
     program = KILLED.format(kind=kind, arguments=arguments)
     assert command(["-c", program, str(path)]).returncode == -signal.SIGKILL
 

@@ -13,7 +13,7 @@ SECONDS = 0.3
 
 
 def together(*parts: Callable[[Ranks], object]) -> list[Future[object]]:
-    """Run each part as a process of one job, and return their ends."""
+    """Run each part as a process of one job; return their ends."""
     store = torch.distributed.HashStore()
 
     def work(rank: int) -> object:

@@ -270,7 +270,7 @@ def shown(request: dict[str, Any]) -> Image.Image:
 
 @pytest.fixture
 def server() -> Iterator[CaptionServer]:
-    """Names the mean colour of an image; the first two requests wait for each other."""
+    """Name the mean colour of an image. The first two requests wait for each other."""
     with serving_captions() as server:
         server.together, server.num_together = threading.Barrier(2), 2
         server.content = lambda request: colour_of(shown(request))
