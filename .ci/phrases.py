@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 PATHS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", ".ci", "benchmarks")
 PATHS += ("datasets_prep", "finetune", "recipes", "tests", "tools")
 """Files, and folders whose Markdown and Python files are read."""
-LATER = tuple(f"finetune/{name}/" for name in ("batches", "config", "data", "models", "objectives", "run", "tasks"))
-"""Folders that are not read yet."""
+LATER = ("finetune/batches/", "finetune/models/", "finetune/objectives/", "finetune/tasks/", "finetune/run/validate")
+LATER += ("finetune/config/checks", "finetune/config/facts", "finetune/data/manifest")
+"""Folders and files that are not read yet."""
 ALLOWED = {
     ".ci/phrases.py": 1,
     "datasets_prep/captioners/base.py": 4,
@@ -28,6 +29,9 @@ ALLOWED = {
     "datasets_prep/lint/checks.py": 2,
     "datasets_prep/measure/embedded.py": 2,
     "datasets_prep/sources/tables.py": 1,
+    "finetune/config/dreambooth.py": 4,
+    "finetune/data/hub.py": 1,
+    "finetune/run/class_images.py": 1,
     "tests/e2e/test_commands.py": 1,
     "tests/e2e/test_other_processes.py": 1,
     "tests/e2e/test_phrases.py": 13,

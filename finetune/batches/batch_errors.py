@@ -1,4 +1,4 @@
-"""What goes wrong while batches are read and put together, as one sentence that names the images."""
+"""Errors while batches are read and collated, naming the images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -10,15 +10,15 @@ from finetune.plurals import first_few, plural
 Item = TypeVar("Item")
 
 ADVICE = (
-    "What was saved stands. Lower train.batch_size and raise train.accumulation instead, or lower data.resolution "
+    "What was saved is kept. Lower train.batch_size and raise train.accumulation instead, or lower data.resolution "
     "or data.num_workers."
 )
 IN_A_WORKER = " in DataLoader worker process "
-"""What torch writes into the text of an error of a worker, before the whole traceback."""
+"""Part of a worker's error text that torch adds before the traceback."""
 
 
 def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractContextManager[None]:
-    """Turns running out of memory into a ValueError that says for which images; other errors pass."""
+    """Turn running out of memory into a ValueError that names images. Other errors pass."""
 
     def text() -> str:
         images = names()
@@ -29,7 +29,7 @@ def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractCon
 
 
 def with_plain_errors(batches: Iterator[Item]) -> Iterator[Item]:
-    """Yields the batches; raises errors of worker processes without torch's traceback in their text."""
+    """Yield the batches; raise workers' errors without torch's traceback."""
     try:
         yield from batches
     except (ValueError, OSError, RuntimeError) as error:

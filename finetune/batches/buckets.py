@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets, and global batches that are full and lie in one bucket each.
+"""Aspect-ratio buckets, and full global batches from one bucket each.
 
 A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every
 process has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over
@@ -23,23 +23,23 @@ Sample = tuple[int, int]
 
 @dataclass(frozen=True)
 class Bucket:
-    """One picture size and the records trained at it."""
+    """One image size and the records trained at it."""
 
     width: int
     height: int
     records: tuple[int, ...]
 
     def only(self, chosen: Container[int]) -> "Bucket":
-        """Returns the bucket with those of its records that are chosen."""
+        """Return the bucket with only the chosen records."""
         return replace(self, records=tuple(index for index in self.records if index in chosen))
 
     def without(self, left_out: Container[int]) -> "Bucket":
-        """Returns the bucket with those of its records that are not left out."""
+        """Return the bucket without some of its records."""
         return replace(self, records=tuple(index for index in self.records if index not in left_out))
 
 
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
-    """Returns the buckets that hold pictures; each picture lies in the one whose aspect ratio is nearest."""
+    """Return the buckets with images. Each image is in the bucket with the nearest aspect ratio."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
     for index, record in enumerate(records):
@@ -48,18 +48,18 @@ def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket
 
 
 def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -> None:
-    """Raises ValueError for pictures with a side of more pixels than the denoiser has positions for."""
+    """Raise ValueError for images longer than the denoiser's positions."""
     for width, height in sizes:
         if longest is not None and max(width, height) > longest:
             raise ValueError(
-                f"data.resolution, data.max_aspect: pictures of {width}x{height}, but this denoiser has positions for "
+                f"data.resolution, data.max_aspect: images of {width}x{height}, but this denoiser has positions for "
                 f"{longest} pixels along each side, expected no more. Lower one of the two."
             )
 
 
 @dataclass(frozen=True)
 class BucketFigures:
-    """What a bucket does to its pictures."""
+    """Cropping and enlargement of a bucket's images."""
 
     width: int
     height: int
@@ -69,25 +69,24 @@ class BucketFigures:
 
 
 def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
-    """Returns the mean share of the area cropped away and how many pictures are enlarged."""
+    """Compute the mean cropped share, and count enlarged images."""
     size = bucket.width, bucket.height
-    pictures = [(records[index].width, records[index].height) for index in bucket.records]
-    losses = [crop_loss(*picture, *size) for picture in pictures]
-    upscaled = sum(cover_scale(*picture, *size) > 1 for picture in pictures)
-    return BucketFigures(*size, len(pictures), sum(losses) / len(losses), upscaled)
+    images = [(records[index].width, records[index].height) for index in bucket.records]
+    losses = [crop_loss(*image, *size) for image in images]
+    upscaled = sum(cover_scale(*image, *size) > 1 for image in images)
+    return BucketFigures(*size, len(images), sum(losses) / len(losses), upscaled)
 
 
 class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
-    """Yields endless global batches from step `start` on.
+    """Endless global batches from step `start` on.
 
-    Each bucket has its own stream of shuffled passes over its pictures, and a batch takes the next pictures of the
-    bucket that has come least far through its passes. A picture whose record says repeats = r stands r times in each
-    pass.
+    Each bucket has its own stream of shuffled passes over its images, and a batch takes the next images of the bucket
+    that has progressed least through its passes. An image whose record says repeats = r is r times in each pass.
 
-    How even that is: within a bucket no picture is seen again before all others were. Let the least bucket stand at p
-    passes. A bucket of n pictures was last served when it was the least itself, at p or before, and by one batch of
-    size B; so it stands between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass
-    apart, and every picture has been seen once one pass and one batch a bucket are through.
+    How even that is: within a bucket no image is seen again before all others were. Let the least bucket be at p
+    passes. A bucket of n images was last used when it was the least itself, at p or before, and by one batch of size B;
+    so it is between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass apart, and
+    every image has been seen after one pass and one batch per bucket.
     """
 
     def __init__(
@@ -117,7 +116,10 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         return stream[int(self._order(bucket, passes)[offset])]
 
     def _order(self, bucket: int, passes: int) -> torch.Tensor:
-        """The order of one pass; each bucket's latest is kept, since its next batch comes after other buckets'."""
+        """Return the order of one pass.
+
+        Each bucket's latest is kept, since its next batch comes after other buckets'.
+        """
         held = self._orders.get(bucket)
         if held is None or held[0] != passes:
             order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))

@@ -1,4 +1,4 @@
-"""Records of columns, one value per sample, which are moved, cut and joined as one."""
+"""Records of columns, one value per sample, handled as one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,13 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """A record whose fields are columns: a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None.
+    """A record whose fields are columns.
 
-    A class below it names its columns and nothing else: whatever is done to a column is done to every one.
+    A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A subclass only names its
+    columns: every operation applies to all of them.
     """
 
     def map(self, change: Callable[..., Any], *others: Self) -> Self:
-        """Apply a function to every column, together with the same column of `others`."""
+        """Apply a function to every column. It gets the same column of `others`, too."""
         columns = {
             field.name: changed(change, [getattr(rows, field.name) for rows in (self, *others)])
             for field in fields(self)

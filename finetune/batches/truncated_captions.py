@@ -1,4 +1,4 @@
-"""Captions and prompts that are longer than what the denoiser is told of them."""
+"""Captions and prompts longer than the denoiser's condition."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from finetune.plurals import first_few, plural
 def cut_warnings(
     family: ModelFamily, tokenizers: Sequence[Any], captions: Iterable[str], preview: PreviewConfig
 ) -> list[str]:
-    """Returns one warning that counts the captions and the prompts of previews that are cut, or nothing."""
+    """Count truncated captions and preview prompts in a warning. There is none if all are short enough."""
     limit = family.prompt_length(tokenizers)
     if limit is None:
         return []
@@ -29,5 +29,5 @@ def cut_warnings(
 
 
 def shortened(text: str) -> str:
-    """Returns the beginning of a text, in quotes."""
+    """Return the beginning of a text, in quotes."""
     return f'"{text[:60]}..."'

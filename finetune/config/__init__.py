@@ -1,1 +1,1 @@
-"""Every option: its section, its bounds, and the rules between options; torch-free."""
+"""Every option: its section, its bounds, and rules between options; torch-free."""

@@ -1,4 +1,4 @@
-"""The options of DreamBooth: the subject's images and what is preserved of its class; no torch here."""
+"""Options of DreamBooth: the subject's images and its class; torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class DreamBoothDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class InstanceConfig:
-    """What the subject is called."""
+    """The subject's name."""
 
     prompt: Annotated[str | None, Mark.PROMPT] = None
     """Prompt of every image in data.folder, e.g. "a photo of sks dog": a rare word, then the class. `finetune doctor
@@ -49,7 +49,7 @@ class InstanceConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """What the model preserves of the subject's class (arXiv 2208.12242, section 3.3)."""
+    """Preservation of the subject's class (arXiv 2208.12242, section 3.3)."""
 
     kind: Literal["pictures", "prediction", "none"] = "pictures"
     """pictures trains on class images that the base model drew; prediction preserves the base model's predictions for
@@ -59,7 +59,7 @@ class PriorConfig:
     weight: Annotated[float, above_zero("prior.kind none turns it off")] = 1.0
     """Factor on the loss of the class: lambda of equation 2."""
     num_pictures: Count = 200
-    """Class images to make; without effect where prior.folder holds them."""
+    """Class images to make; unused where prior.folder has them."""
     folder: Annotated[str | None, Mark.READ] = None
     """Your own class images, in any form that data.folder accepts; none draws them."""
     captions: bool = False

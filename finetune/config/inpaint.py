@@ -7,9 +7,9 @@ from finetune.config.facts import Count, Share
 
 @dataclass(frozen=True)
 class InpaintConfig:
-    """Which parts of the images are hidden while an inpainting checkpoint is trained."""
+    """Parts of images that are hidden in training of inpainting checkpoints."""
 
     num_masks: Count = 4
     """Random masks of rectangles and strokes per crop and mirroring of an image; fixed, so they can be cached."""
     whole_share: Share = 0.25
-    """Share of samples of which everything is hidden, which the model then draws from the prompt alone."""
+    """Share of samples that are hidden completely, so the model draws them from the prompt alone."""

@@ -31,8 +31,9 @@ class LoRAConfig:
     dropout: Annotated[ShareBelowOne, OF_LORA] = 0.0
     """Dropout on the adapters' input (kind lora)."""
     targets: Annotated[tuple[str, ...], Resume.FIXED] = ()
-    """Names of the adapted layers (a module's name ends with one of them, in which * is any one part of it); none takes
-    the family's choice."""
+    """Names of the adapted layers (a module's name ends with one of them, in which * is any one part of it); none uses
+    the family's choice.
+    """
     conv: Annotated[bool, Resume.FIXED] = False
     """Adapt the convolutions of the denoiser's residual blocks and samplers too (LoCon, arXiv 2309.14859)."""
     rslora: Annotated[bool, OF_LORA, Resume.FIXED] = False

@@ -8,11 +8,12 @@ from finetune.config.facts import ActsWith, CountOrZero, NotNegative, Positive, 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Objective, loss and noise; validation always takes the mean squared error of plain noise at all timesteps."""
+    """Objective, loss and noise. Validation always uses the mean squared error of plain noise at all timesteps."""
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] | None = None
-    """What the network predicts; none reads it from the checkpoint: from its scheduler, or from what the weights of a
-    single file say. Anything else must agree with those, or tells of a single file whose weights say nothing."""
+    """What the network predicts; none reads it from the checkpoint: from its scheduler, or from marks in a single file.
+    Another value must agree with those, or describe a single file without marks.
+    """
     zero_terminal_snr: bool = False
     """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
     weighting: Literal["auto", "min_snr", "soft_min_snr", "debiased", "p2", "none"] = "auto"
@@ -20,9 +21,9 @@ class LossConfig:
     (arXiv 2310.08442), P2 (arXiv 2204.00227); none weighs all timesteps equally; auto is min_snr, and none for flow
     matching, which knows no other."""
     snr_gamma: Annotated[Positive, ActsWith("weighting", "auto", "min_snr", "soft_min_snr")] = 5.0
-    """Gamma of min_snr and soft_min_snr: the signal-to-noise ratio from which on timesteps stop to weigh more."""
+    """Gamma of min_snr and soft_min_snr: the signal-to-noise ratio from which weights no longer grow."""
     p2_gamma: Annotated[NotNegative, ActsWith("weighting", "p2")] = 1.0
-    """Exponent of p2; larger leaves out more of the nearly clean timesteps."""
+    """Exponent of p2; larger values ignore more of the nearly clean timesteps."""
     p2_k: Annotated[Positive, ActsWith("weighting", "p2")] = 1.0
     """Constant of p2 beside the signal-to-noise ratio; keeps the weights of nearly clean timesteps finite."""
     error: Literal["mse", "huber"] = "mse"
@@ -34,17 +35,20 @@ class LossConfig:
     """Threshold of huber at the other timesteps: the same, or falling from 1 at the clean end, as a power of t / T or
     with the signal-to-noise ratio."""
     offset_noise: NotNegative = 0.0
-    """Standard deviation of noise that is one number a channel, added to the usual: lets brightness be learned; 0.05 to
-    0.1 is usual, 0 turns it off."""
+    """Standard deviation of noise that is one number per channel, added to the usual noise: lets brightness be learned;
+    0.05 to 0.1 is usual, 0 turns it off.
+    """
     pyramid_noise: ShareBelowOne = 0.0
     """Multi-resolution noise: the share of each coarser level to the one before it; 0.3 to 0.9 is usual, 0 turns it
     off."""
     input_perturbation: NotNegative = 0.0
-    """Standard deviation of noise in the input that the target does not know of (arXiv 2301.11706, which takes 0.1); 0
-    turns it off."""
+    """Standard deviation of noise in the input that is not in the target (arXiv 2301.11706, which uses 0.1); 0 turns it
+    off.
+    """
     nearest_noise: Annotated[int, at_least(1, "draws")] = 1
-    """Draws of noise of which the one nearest to the image is taken (immiscible diffusion, arXiv 2406.12303 and
-    2505.18521); 1 takes what comes."""
+    """Draws of noise of which the one nearest to the image is used (immiscible diffusion, arXiv 2406.12303 and
+    2505.18521); 1 uses the only draw.
+    """
     min_timestep: CountOrZero | None = None
     """Cleanest timestep that is trained; none is 0."""
     max_timestep: int | None = None

@@ -1,4 +1,4 @@
-"""The options of pretraining: the sizes of a new model, and the stages it is trained in; no torch here."""
+"""Options of pretraining: sizes of a new model, and stages; torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ WIDTH = Bound(lambda value: value >= 8 and value % 8 == 0, "a multiple of 8")
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """Sizes of a new model; they are fixed once the model is made."""
+    """Sizes of a new model, which are fixed once it is made."""
 
     vae_channels: Annotated[tuple[int, ...], WIDTHS] = (32, 64, 64)
     """Width of each level of the VAE; each level after the first halves the image."""
@@ -39,8 +39,9 @@ class ArchitectureConfig:
     text_length: Annotated[int, at_least(4)] = 16
     """Tokens of a prompt; longer prompts are encoded in chunks of this length."""
     vocabulary: Annotated[int, at_least(514)] = 2048
-    """Most tokens that the tokenizer learns from the captions, with the 512 of single bytes and the two of start and
-    end."""
+    """Most tokens that the tokenizer learns from the captions, including the 512 of single bytes and the two of start
+    and end.
+    """
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     """What the U-Net predicts."""
     beta_start: float = 0.00085
@@ -76,7 +77,7 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The stage that trains the VAE; the sections train and optim are those of the stage after it."""
+    """The stage that trains the VAE. The sections train and optim are those of the stage after it."""
 
     steps: Count = 2000
     """Optimizer steps."""
@@ -87,7 +88,7 @@ class AutoencoderConfig:
     ema_decay: Decay | None = 0.99
     """Decay of the exponential moving average of the weights."""
     kl_weight: NotNegative = 1e-3
-    """Weight of the latents' divergence from a standard normal, in nats a pixel value."""
+    """Weight of the latents' divergence from a standard normal, in nats per pixel value."""
     edge_weight: NotNegative = 1.0
     """Weight of the error of the differences between neighbouring pixels, for thin lines."""
 
@@ -99,7 +100,7 @@ def whole_images(mask: MaskConfig) -> Iterator[str]:
 
 
 def stages_source(model: ModelConfig, stage: Stage) -> Iterator[str]:
-    """Refuse a source that is not what the stage begins with."""
+    """Refuse a source that does not fit the stage."""
     if model.source == NEW and stage in ("autoencoder", "denoiser"):
         yield (
             f"model.source: got new with stage {stage}, expected the folder of the pipeline that the stage "

@@ -1,4 +1,4 @@
-"""The options of the recipes that adapt a model, each TrainConfig with the section of its method; no torch here."""
+"""Options of the recipes that adapt a model; torch-free. Each is TrainConfig with the section of its method."""
 
 import re
 from collections.abc import Iterator
@@ -14,16 +14,20 @@ from finetune.config.sections import LoopConfig, ModelConfig, TrainConfig, all_w
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """New tokens, each with vectors of its own before the text encoder (Textual Inversion, arXiv 2208.01618); while
-    they train, captions are encoded at every step, whatever cache.text says."""
+    """New tokens, each with its own vectors (Textual Inversion, arXiv 2208.01618).
+
+    The vectors come before the text encoder. While they train, captions are encoded at every step, whatever cache.text
+    is.
+    """
 
     names: Annotated[tuple[str, ...], Resume.FIXED] = ()
-    """New tokens that stand in captions or data.template, e.g. "<ink-style>"; none trains no tokens."""
+    """New tokens that are in captions or data.template, e.g. "<ink-style>"; none trains no tokens."""
     num_vectors: Annotated[Count, Resume.FIXED] = 1
-    """Vectors of each token; more hold more, and take as many of a prompt's 75 places."""
+    """Vectors of each token; more can learn more, and use as many of a prompt's 75 places."""
     init: tuple[str, ...] = ()
-    """Words each token starts from, one text a token; several words are averaged where there are fewer vectors, spread
-    in order where there are more. None starts at random, within the spread of the model's own tokens."""
+    """Words each token starts from, one text per token; several words are averaged where there are fewer vectors,
+    spread in order where there are more. None starts at random, within the spread of the model's own tokens.
+    """
     lr: Positive | None = None
     """Peak learning rate of the new vectors, which never decay; none takes optim.lr."""
 
@@ -54,12 +58,12 @@ class TokensConfig:
 
 
 def vector_words(name: str, num_vectors: int) -> list[str]:
-    """Return the tokenizer's words for a token's vectors: NAME, NAME_1, NAME_2, ... (diffusers' spelling)."""
+    """Return the tokenizer's words for a token's vectors. They are NAME, NAME_1, NAME_2, ... (diffusers' spelling)."""
     return [name, *(f"{name}_{number}" for number in range(1, num_vectors))]
 
 
 def token_file_name(name: str) -> str:
-    """Return the name of a token's exported file, without ending. A1111 and ComfyUI use it as the token."""
+    """Return the name of a token's exported file, without suffix. A1111 and ComfyUI use it as the token."""
     return re.sub(r"[^a-z0-9_.-]+", "_", name.strip("<>[]()")).strip("._") or "token"
 
 
@@ -85,7 +89,7 @@ def trains_tokens_alone(train: LoopConfig) -> Iterator[str]:
 
 
 def adapters(optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig) -> Iterator[str]:
-    """Refuse what adapters contradict, most of it in starts that take a part out of the weights."""
+    """Refuse contradictions of adapters. Most concern starts that take a part out of the weights."""
     if lora.plus_ratio != 1 and optim.facts.finds_lr:
         yield f"lora.plus_ratio: given with {optim.name}, which knows one rate only. Remove it."
     if lora.init not in ("pissa", "olora"):
@@ -131,12 +135,12 @@ class AdaptConfig(TrainConfig):
     """The options of every recipe that adapts a model to images."""
 
     goal: Annotated[Literal["style", "subject"] | None, Resume.FREE] = None
-    """What the images show; the run then proposes steps, rank and rates that are not given, and says why."""
+    """What the images show; the run then proposes the steps, rank and rates that are not given, with reasons."""
 
 
 @dataclass(frozen=True)
 class LoRATrainConfig(AdaptConfig):
-    """Adapt a model with LoRA; with tokens.names, learn new tokens in the same run (pivotal tuning)."""
+    """Adapt a model with LoRA. With tokens.names, learn new tokens in the same run (pivotal tuning)."""
 
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
@@ -146,7 +150,7 @@ class LoRATrainConfig(AdaptConfig):
 
 @dataclass(frozen=True)
 class TextualInversionTrainConfig(TrainConfig):
-    """Learn new tokens and leave the model as it is; optim.lr is the rate of their vectors."""
+    """Learn new tokens and leave the model as it is. optim.lr is the rate of their vectors."""
 
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
     tokens: TokensConfig = field(default_factory=TokensConfig)
@@ -156,15 +160,16 @@ class TextualInversionTrainConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class FullConfig:
-    """Which of the weights are trained, by regular expressions that are searched for in their names.
+    """Choice of the trained weights by regular expressions.
 
-    Names begin with denoiser or text_encoders.0, as in checkpoints/step_*/trained.safetensors.
+    They are searched for in the weights' names, which begin with denoiser or text_encoders.0, as in
+    checkpoints/step_*/trained.safetensors.
     """
 
     train: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Patterns of the weights that train, e.g. attn2; none trains all."""
     freeze: Annotated[tuple[str, ...], Resume.FIXED] = ()
-    """Patterns of those among them that stay as they are, e.g. denoiser\\.down_blocks."""
+    """Patterns of those among them that stay frozen, e.g. denoiser\\.down_blocks."""
 
     def problems(self) -> list[str]:
         found = []

@@ -1,8 +1,7 @@
-"""The options of every recipe as frozen dataclasses, and the rules between them; no torch here.
+"""Options of every recipe, and the rules between them; torch-free.
 
-A section refuses what is wrong on its own in `problems()`; rules across sections are in `TrainConfig.__post_init__`,
-which raises one `ValueError` that names every problem at once. `finetune.config.parse.command_line` turns YAML and
-flags into these classes.
+A section refuses what is wrong on its own in `problems()`; rules across sections are in `TrainConfig.rules`. All
+problems are raised in one `ValueError`. `finetune.config.parse.command_line` turns YAML and flags into these classes.
 """
 
 import re
@@ -57,17 +56,19 @@ class ModelConfig:
     takes the config of the base model's VAE. Previews and full exports have it, too; a single file without a VAE needs
     one."""
     without: Annotated[tuple[str, ...], Resume.FIXED] = ()
-    """Parts of the checkpoint to leave out for the memory they take, where the family can do without them, e.g.
-    text_encoder_3; full exports lack them too."""
+    """Parts of the checkpoint to omit for the memory they take, where the family can do without them, e.g.
+    text_encoder_3; full exports lack them too.
+    """
 
     quantization: Literal["none", "int8", "nf4", "fp8"] = "none"
     """Keep the frozen linear layers of the denoiser's blocks in 8 bits (int8, arXiv 2208.07339; fp8 e4m3, arXiv
     2209.05433) or 4 (nf4, QLoRA, arXiv 2305.14314) while adapters or tokens train beside them."""
     double_quantization: Annotated[bool, ActsWith("quantization", "nf4")] = True
-    """Keep the scales of nf4's blocks in 8 bits, too: 4.13 instead of 4.5 bits a weight."""
+    """Keep the scales of nf4's blocks in 8 bits, too: 4.13 instead of 4.5 bits per weight."""
     offload: bool = False
-    """Keep the frozen linear layers of the denoiser's blocks, quantised or not, in host memory. Each is on the device
-    while it is multiplied with, in the forward and in the backward pass: slower, in the memory of one at a time."""
+    """Keep the frozen linear layers of the denoiser's blocks, quantised or not, in host memory. Each is copied to the
+    device for its products, in the forward and in the backward pass: slower, with the memory of one at a time.
+    """
 
     def problems(self) -> list[str]:
         name = Path(self.source).name
@@ -142,7 +143,7 @@ class DataConfig:
     bucket_step: int = 64
     """Bucket sides are multiples of this many pixels."""
     max_aspect: Annotated[float, at_least(1)] = 2.0
-    """Longest side over shortest side of the widest bucket; 1 puts everything into squares."""
+    """Longest over shortest side of the widest bucket; 1 allows only squares."""
     crop: Literal["center", "random"] = "center"
     """Where an image is cut to its bucket; random draws among num_crops fixed places, so they can be cached."""
     num_crops: Count = 4
@@ -163,7 +164,9 @@ class DataConfig:
     num_workers: Annotated[CountOrZero, Resume.FREE] = 0
     """Processes that read images or cached latents ahead; 0 reads in the training process."""
     follow_links: Annotated[bool, Resume.FREE] = False
-    """Read what links lead to outside the folder; else they are refused, since their captions end up in the export."""
+    """Read files that links lead to outside the folder; otherwise they are refused, since their captions would end up
+    in the export.
+    """
     allow_change: Annotated[bool, Resume.FREE] = False
     """Resume although images or captions changed since the checkpoint was written."""
 
@@ -176,7 +179,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Images and captions encoded once and kept on disk."""
+    """Images and captions that are encoded once and kept on disk."""
 
     latents: bool = True
     """Keep the VAE's latents; off encodes every image again at every step."""
@@ -206,7 +209,7 @@ class LoopConfig:
     text_encoder: Annotated[bool, Resume.FIXED] = False
     """Train the text encoder too."""
     text_encoder_steps: Annotated[int | None, at_least(1, hint="train.text_encoder false never trains it")] = None
-    """Steps after which a trained text encoder stays as it is; none trains it to the end."""
+    """Steps after which a trained text encoder is frozen; none trains it to the end."""
     ema_decay: Annotated[Decay | None, Resume.FIXED] = None
     """Decay of the exponential moving average of the weights, which is then what is validated and exported."""
     ema_device: Annotated[Literal["same", "cpu"], Resume.FREE] = "same"
@@ -214,13 +217,14 @@ class LoopConfig:
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
     timeout_seconds: Annotated[Count, Resume.FREE] = 600
-    """Seconds after which a process of the job that does not answer, or an exchange in a step that does not end, ends
-    the run; a process that works alone, as in an export, may take longer."""
+    """Seconds after which the run ends if a process does not respond, or an exchange in a step does not end; a process
+    that works alone, as in an export, may take longer.
+    """
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Loss on images that are never trained on, at fixed noise and fixed timesteps."""
+    """Loss on held-out images, at fixed noise and fixed timesteps."""
 
     fraction: ShareBelowOne = 0.0
     """Share of the images held out, where the manifest itself names no validation split."""
@@ -232,7 +236,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """Images made while training from fixed prompts and seeds, beside those of the base model."""
+    """Images drawn in training from fixed prompts and seeds. They are shown beside those of the base model."""
 
     prompts: Annotated[tuple[str, ...], Mark.PROMPT] = ()
     """Prompts; none turns previews off."""
@@ -288,7 +292,7 @@ class OutputConfig:
 
 
 def trained_text_encoder(train: LoopConfig, cache: CacheConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse options of a trained text encoder where it is frozen, and its cache where it is not."""
+    """Refuse contradictory options of the text encoder and its cache."""
     if train.text_encoder and cache.text:
         yield (
             "cache.text: got true with train.text_encoder true; a trained text encoder changes its embeddings at "
@@ -307,7 +311,7 @@ def averaged_weights(train: LoopConfig) -> Iterator[str]:
 
 
 def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse a warm-up that the run does not outlast."""
+    """Refuse a warm-up that is longer than the run."""
     if 0 < train.steps <= optim.warmup_steps:
         yield (
             f"optim.warmup_steps: got {optim.warmup_steps}, expected fewer than train.steps {train.steps}. Use "
@@ -316,7 +320,7 @@ def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
 
 
 def updates_in_backward(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse what needs all gradients at once."""
+    """Refuse options that need all gradients at once."""
     if not optim.in_backward:
         return
     if train.accumulation > 1:
@@ -346,7 +350,7 @@ def rates_that_are_found(optim: OptimConfig) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every recipe needs; a recipe adds the section of its method."""
+    """Options of every recipe; a recipe adds its method's section."""
 
     model: ModelConfig
     data: DataConfig
@@ -362,8 +366,8 @@ class TrainConfig:
     checkpoint: Annotated[CheckpointConfig, Resume.FREE] = field(default_factory=CheckpointConfig)
     tracking: Annotated[TrackingConfig, Resume.FREE] = field(default_factory=TrackingConfig)
     seed: Seed = 0
-    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample
-    stream."""
+    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample stream.
+    """
     resume: Annotated[str, Resume.FREE] = "auto"
     """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues
     that checkpoint."""

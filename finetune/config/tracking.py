@@ -20,7 +20,7 @@ class TrackingConfig:
     """Dashboards beside OUT/metrics.jsonl and OUT/report.html, which are always written."""
 
     names: tuple[TrackerName, ...] = ("wandb",)
-    """Trackers; write names with nothing behind it for none."""
+    """Trackers; for none, give the option without a value."""
     project: str | None = None
     """Project of the run; none takes sd-finetune, in W&B the variable WANDB_PROJECT first."""
     run_name: str | None = None

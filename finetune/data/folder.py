@@ -152,7 +152,7 @@ def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
 
 
 def holds_tables(root: str) -> bool:
-    """Tell if a folder's images are in files that `datasets.load_dataset` reads: rows of tables, or archives."""
+    """Check whether a folder has tables or archives of images. `datasets.load_dataset` reads them."""
     suffixes = {_suffix(name) for name in visible_files(root, Findings())}
     return not suffixes.isdisjoint(TABLE_FILES) and suffixes.isdisjoint(IMAGE_SUFFIXES | UNREAD_SUFFIXES)
 
@@ -321,7 +321,7 @@ def read_listing(
 
 
 class _ActualNames:
-    """Finds the file that a listed name means."""
+    """Existing file names by the names in a list."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = set(names)

@@ -1,4 +1,4 @@
-"""List the rows of a Hub dataset, or of a folder that `datasets` reads."""
+"""Rows of a Hub dataset, or of a folder for `datasets`."""
 
 from __future__ import annotations
 
@@ -139,10 +139,7 @@ def _ask_hub_once(location: str) -> None:
 
 
 def open_rows(location: str, split: str = "train", findings: Findings | None = None) -> Dataset:
-    """Open a split of a folder or Hub dataset, and note the others.
-
-    Raises ValueError where it cannot be loaded.
-    """
+    """Open a split of a folder or dataset; note other splits. Raises ValueError where it cannot be loaded."""
     import datasets
 
     is_local = os.path.isdir(location)

@@ -1,4 +1,4 @@
-"""The parts of a model, each with its weights only as long as they are needed.
+"""The parts of a model, each with weights only while needed.
 
 A part whose weights were dropped stays the same object, on torch's meta device: its settings and its layers are there,
 and whatever computes with it fails. So memory holds one part at a time until the denoiser, which stays, is loaded.
@@ -19,19 +19,19 @@ from finetune.out_of_memory import explaining_out_of_memory
 
 Part = Literal["denoiser", "vae", "text_encoders"]
 PARTS: tuple[Part, ...] = ("vae", "text_encoders", "denoiser")
-"""In the order they are loaded, the largest last."""
+"""In the order in which they are loaded, the largest last."""
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Where the weights of a run's parts come from, and the parts."""
+    """The parts of a run's model, and the source of their weights."""
 
     family: ModelFamily
     source: ModelSource
     components: Components
 
     def load(self, *parts: Part) -> None:
-        """Gives parts their weights on the CPU where they were dropped."""
+        """Load the weights of parts that lack them, on the CPU."""
         for part in parts:
             modules = self.modules(part)
             if any(is_dropped(module) for module in modules):
@@ -39,14 +39,14 @@ class ModelParts:
                     take_weights(module, fresh)
 
     def drop(self, *parts: Part) -> None:
-        """Frees the memory of parts."""
+        """Free the memory of parts."""
         for part in parts:
             for module in self.modules(part):
                 drop_weights(module)
 
     @contextmanager
     def lent(self, *parts: Part) -> Iterator[None]:
-        """Within it the parts have weights; those that had none lose them again."""
+        """Load parts within the context. Those that had no weights lose them again."""
         missing: list[Part] = [part for part in parts if any(is_dropped(module) for module in self.modules(part))]
         self.load(*missing)
         try:
@@ -55,7 +55,7 @@ class ModelParts:
             self.drop(*missing)
 
     def modules(self, part: Part) -> Sequence[Any]:
-        """Returns the modules of a part."""
+        """Return the modules of a part."""
         match part:
             case "denoiser":
                 return (self.components.denoiser,)
@@ -71,8 +71,11 @@ def load_sequentially(
     looks: Callable[[Part, Sequence[Any]], None] = lambda part, modules: None,
     keep: Sequence[Part] = (),
 ) -> ModelParts:
-    """Loads each part, lets `looks` see it and drops its weights where it is none of `keep`, the denoiser last; refuses
-    a checkpoint of another family, and parts that do not belong together."""
+    """Load each part, pass it to `looks` and drop its weights.
+
+    The denoiser is last; parts in `keep` are not dropped. A checkpoint of another family is refused, as are parts that
+    do not belong together.
+    """
     scheduler, tokenizers = family.scheduler(source), family.tokenizers(source)
     found: dict[Part, Sequence[Any]] = {}
     for part in PARTS:
@@ -88,7 +91,7 @@ def load_sequentially(
 
 
 def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:
-    """Returns the modules of one part, frozen and in evaluation mode."""
+    """Return the modules of one part, frozen and in evaluation mode."""
     with explaining_out_of_memory(
         f"while weights of {source.location} were read ({part.replace('_', ' ')})",
         "Every process holds one part of the model in host memory at a time. Launch fewer processes, give weights in "
@@ -105,21 +108,21 @@ def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any
 
 
 def is_dropped(module: nn.Module) -> bool:
-    """True where the weights are not there."""
+    """True if the weights are not loaded."""
     return any(parameter.is_meta for parameter in module.parameters())
 
 
 def for_drawing(components: Components, device: torch.device) -> Components:
-    """Returns the components as a pipeline draws with them: text encoders whose weights were dropped are on the device
-    without any."""
+    """Return the components for a pipeline that draws. Text encoders without weights are empty and on the device."""
     text_encoders = [without_weights(part, device) if is_dropped(part) else part for part in components.text_encoders]
     return replace(components, text_encoders=tuple(text_encoders))
 
 
 def without_weights(module: Any, device: torch.device) -> Any:
-    """Returns a text encoder without layers, with the settings and the number format of the given one, on the device.
+    """Return an empty text encoder with the given one's settings.
 
-    diffusers' pipelines ask their text encoders for these also where they are given embeddings.
+    It has no layers, and the same number format. diffusers' pipelines read these from text encoders even if they get
+    embeddings.
     """
     empty = copy.copy(module)
     weight = torch.empty(0, dtype=next(module.parameters()).dtype, device=device)
@@ -129,14 +132,14 @@ def without_weights(module: Any, device: torch.device) -> Any:
 
 
 def drop_weights(module: nn.Module) -> None:
-    """Leaves the module without its weights."""
+    """Remove the module's weights."""
     module.to("meta")
     for layer in packed_layers(module):
         layer.waiting.clear()
 
 
 def take_weights(module: nn.Module, fresh: nn.Module) -> None:
-    """Gives a module the weights and buffers of another one that is built in the same way, without a copy."""
+    """Move the weights and buffers of an equal module into another."""
     for own, other in zip(module.modules(), fresh.modules(), strict=True):
         for name, parameter in other.named_parameters(recurse=False):
             own.register_parameter(name, parameter)

@@ -1,7 +1,4 @@
-"""The loss of a picture of which only a part is trained on.
-
-Axes: B batch, C channels, H W latent height and width.
-"""
+"""The loss of images that are trained on in part. Axes: B batch, C channels, H W latent height and width."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,28 +7,28 @@ import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""Gives the prediction [B C H W] for noisy latents [B C H W] at timesteps t [B]."""
+"""Returns the prediction [B C H W] for noisy latents [B C H W] at timesteps t [B]."""
 
 
 @dataclass(frozen=True)
 class LossMask:
-    """What a mask makes of the errors of a batch.
+    """Weights of the errors of a batch by position.
 
     Each position's error counts by m + outside_weight (1 - m), and prior_weight (1 - m) times the same error to the
-    untouched model's prediction is added. The mean goes over the whole picture, not over the mask: every position
-    of a mask counts the same in whatever picture it lies, a large mask for more than a small one, and a crop that shows
-    nothing of the mask for nothing instead of dividing by zero.
+    base model's prediction is added. The mean is taken over the whole image, not over the mask: every position of a
+    mask counts the same in any image, a large mask for more than a small one, and a crop without any of the mask for
+    nothing instead of dividing by zero.
     """
 
     inside: Tensor
-    """[B 1 H W], m: 1 where the picture is trained on, 0 outside."""
+    """[B 1 H W], m: 1 where the image is trained on, 0 outside."""
     outside_weight: float
     prior_weight: float = 0.0
     predict_untouched: Predict | None = None
     """Needed for a prior_weight above 0."""
 
     def untouched(self, noisy: Tensor, t: Tensor) -> Tensor | None:
-        """Returns the untouched model's prediction, without gradient, where the mask asks for it."""
+        """Return the base model's prediction, without gradient, if needed."""
         if self.prior_weight == 0:
             return None
         assert self.predict_untouched is not None
@@ -39,7 +36,10 @@ class LossMask:
             return self.predict_untouched(noisy, t).float()
 
     def apply(self, errors: Tensor, prior_errors: Tensor | None) -> Tensor:
-        """Returns the errors [B C H W] of a prediction, to the target and to the untouched one, as they count."""
+        """Weight the errors [B C H W] of a prediction.
+
+        They are the errors to the target and to the base model's prediction.
+        """
         outside = 1 - self.inside
         masked = errors * (self.inside + self.outside_weight * outside)
         return masked if prior_errors is None else masked + self.prior_weight * outside * prior_errors

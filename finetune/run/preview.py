@@ -1,5 +1,7 @@
-"""Pictures from fixed prompts and seeds through the family's own diffusers pipeline, with the untouched model beside
-them."""
+"""Images from fixed prompts and seeds, beside the base model's.
+
+They are drawn by the family's own diffusers pipeline.
+"""
 
 import itertools
 import json
@@ -30,7 +32,7 @@ LABEL_HEIGHT = 22
 
 @dataclass(frozen=True)
 class Preview:
-    """One picture: prompt, seed, its file, and the untouched model's file for the same prompt and seed."""
+    """One preview image, and the base model's for the same inputs."""
 
     prompt: str
     seed: int
@@ -39,7 +41,7 @@ class Preview:
 
 
 def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Preview]:
-    """Returns the previews of a step in the order of prompts, then seeds."""
+    """List the previews of a step by prompt, then seed."""
 
     def path(number: int, seed: int, at: int) -> Path:
         return folder / f"step_{at:06d}_prompt{number:02d}_seed{seed}.png"
@@ -52,7 +54,7 @@ def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Pre
 
 
 def preview(session: Session, step: int) -> bool:
-    """Draws the previews of a step, a part on every process; False where it was stopped before the last."""
+    """Draw the previews of a step, a part on every process. Returns False where it was stopped before the last."""
     run, config = session.run, session.run.config.preview
     folder, network = run.folder / "previews", session.tuned.network
     folder.mkdir(exist_ok=True)
@@ -81,7 +83,7 @@ def preview(session: Session, step: int) -> bool:
 
 
 def log_previews(session: Session, planned: Sequence[Preview], step: int, tracker: Tracker) -> None:
-    """Writes the grid of a step, and gives its images to the trackers."""
+    """Write the grid of a step, and log its images."""
     folder = session.run.folder / "previews"
     with writing(folder):
         grid = save_grid(folder, planned, session.run.config.preview, step)
@@ -102,9 +104,10 @@ def make_previews(
     size: int,
     stop: Callable[[], bool],
 ) -> bool:
-    """Write the images of this process; False where `stop` was true before the last of them.
+    """Write the images of this process.
 
-    The denoiser in `components` is the one being trained, and text encoders that do not train have no weights.
+    Returns False where `stop` was true before the last of them. The denoiser in `components` is the one being trained,
+    and text encoders that do not train have no weights.
     """
     components = for_drawing(components, accelerator.device)
     pipeline = family.pipeline(components)
@@ -135,20 +138,22 @@ def make_previews(
 
 
 def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:
-    """Writes `step_NNNNNN_grid.png`, a row a prompt and seed: the untouched model, then this step; and adds the step to
-    previews.json."""
-    pictures = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
-    width, height = pictures[0][1].size
+    """Write `step_NNNNNN_grid.png`, and add the step to previews.json.
+
+    The grid has one row per prompt and seed: the base model, then this step.
+    """
+    images = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
+    width, height = images[0][1].size
     cell = max(width, 160), height + LABEL_HEIGHT
-    grid = Image.new("RGB", (2 * cell[0], LABEL_HEIGHT + len(pictures) * cell[1]), "white")
+    grid = Image.new("RGB", (2 * cell[0], LABEL_HEIGHT + len(images) * cell[1]), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(13)
-    draw.text((4, 3), "untouched model", "black", font)
+    draw.text((4, 3), "base model", "black", font)
     draw.text((cell[0] + 4, 3), f"step {step}", "black", font)
-    for row, (preview, pair) in enumerate(zip(previews, pictures, strict=True)):
+    for row, (preview, pair) in enumerate(zip(previews, images, strict=True)):
         top = LABEL_HEIGHT + row * cell[1]
-        for column, picture in enumerate(pair):
-            if picture is not None:
-                grid.paste(picture, (column * cell[0] + (cell[0] - width) // 2, top))
+        for column, image in enumerate(pair):
+            if image is not None:
+                grid.paste(image, (column * cell[0] + (cell[0] - width) // 2, top))
         draw.text((4, top + height + 2), f"{preview.prompt}  (seed {preview.seed})", "black", font)
     path = folder / f"step_{step:06d}_grid.png"
     grid.save(path)

@@ -1,5 +1,7 @@
-"""One optimizer step's forward and backward passes, what the processes agree on, and the stop on a loss that is no
-number."""
+"""One optimizer step: its passes, agreement of processes, and update.
+
+A loss that is not finite stops the run before the update.
+"""
 
 import contextlib
 import functools
@@ -34,7 +36,10 @@ from finetune.tasks.base import Task
 
 @dataclass(frozen=True)
 class StepResult:
-    """This process's part of a step: mean weighted loss [], and timesteps and unweighted losses [B] of its samples."""
+    """This process's part of a step.
+
+    The mean weighted loss [], and timesteps and unweighted losses [B] of its samples.
+    """
 
     loss: Tensor
     timesteps: Tensor
@@ -43,7 +48,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What all processes know of a step: the mean loss, the norm of the gradients, and whether one is to stop."""
+    """Facts of a step that all processes share."""
 
     loss: float
     grad_norm: float
@@ -56,7 +61,7 @@ def due(step: int, every: int, steps: int) -> bool:
 
 
 def remaining_batches(session: Session, step: int) -> Iterator[Batch]:
-    """Returns the batches of the steps from `step` on."""
+    """Return the batches of the steps from `step` on."""
     left = session.run.steps - step
     if left <= 0:
         return iter(())
@@ -64,7 +69,7 @@ def remaining_batches(session: Session, step: int) -> Iterator[Batch]:
 
 
 def set_learning_rates(session: Session, step: int) -> None:
-    """Gives every group of parameters its learning rate of a step, which is a function of the step alone."""
+    """Set every parameter group's learning rate of a step. It is a function of the step alone."""
     config, optimizer = session.run.config, session.tuned.optimizer
     factor = learning_rate_factor(step, config.optim, session.run.steps)
     for group in optimizer.param_groups:
@@ -75,7 +80,10 @@ def set_learning_rates(session: Session, step: int) -> None:
 
 
 def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
-    """Makes the update after step `step`: forward, backward, agree, refuse what is no number, update, average."""
+    """Make the update after step `step`.
+
+    The order is: forward, backward, agree, refuse losses that are not finite, update, average.
+    """
     run, tuned = session.run, session.tuned
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(stream(config.seed, "dropout", step, accelerator.process_index))
@@ -98,8 +106,7 @@ def forward_backward(
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> StepResult:
-    """Adds the gradient of the mean loss over the global batch to the parameters, in config.train.accumulation
-    passes."""
+    """Add the gradient of the global batch's mean loss to the parameters. It takes config.train.accumulation passes."""
     num = config.train.accumulation
     total, timesteps, sample_losses = torch.zeros((), device=accelerator.device), [], []
     for number, part in enumerate(batch.micro_batches(num)):
@@ -121,7 +128,7 @@ def forward_backward(
 def gradient_norm(
     parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, config: TrainConfig, accelerator: Accelerator
 ) -> float:
-    """Returns the norm of all gradients, scaled down to train.max_grad_norm where they are kept so long."""
+    """Return the norm of all gradients. They are scaled down to train.max_grad_norm if they are still there."""
     if isinstance(optimizer, PerParameterOptimizer) and optimizer.in_backward:
         return float(optimizer.take_grad_norm())
     norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
@@ -129,9 +136,10 @@ def gradient_norm(
 
 
 def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:
-    """Returns the mean loss over all processes, and whether any of them was asked to stop.
+    """Return all processes' mean loss, and whether one must stop.
 
-    The one exchange with the device in every step: it lets all processes stop before an update that is no number.
+    This is the one exchange with the device in every step: it lets all processes stop before an update that is not
+    finite.
     """
     if accelerator.num_processes == 1:
         return loss.item(), stopping
@@ -142,7 +150,7 @@ def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float
 
 @contextlib.contextmanager
 def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, config: TrainConfig) -> Iterator[None]:
-    """Turns running out of memory in a step into a ValueError that says for which images and what to lower."""
+    """Turn running out of memory in a step into a ValueError. It names the images and what to lower."""
 
     def doing() -> str:
         sizes = {(views[0].width, views[0].height) for views in dataset.views.values()}
@@ -162,7 +170,7 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
 
 
 def update(stepper: torch.optim.Optimizer, step: int) -> None:
-    """Makes the optimizer's update of a step, and takes the gradients away."""
+    """Make the optimizer's update of a step, and remove the gradients."""
     small = either([name for name, facts in OPTIMIZERS.items() if facts.has_small_state])
     with explaining_out_of_memory(
         f"in the update of step {step}, where the optimizer's state is made",
@@ -176,7 +184,7 @@ def update(stepper: torch.optim.Optimizer, step: int) -> None:
 def refuse_non_finite(
     session: Session, step: int, batch: Batch, result: StepResult, loss: float, grad_norm: float
 ) -> None:
-    """Raises ValueError where the loss or its gradient is no number; nothing of the step is saved but evidence."""
+    """Raise ValueError where the loss or its gradient is not finite. Nothing of the step is saved except evidence."""
     run, records = session.run, session.run.manifest.records
     if math.isfinite(loss) and (run.accelerator.scaler is not None or math.isfinite(grad_norm)):
         return
@@ -202,5 +210,5 @@ def refuse_non_finite(
     raise ValueError(
         f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}. "
         f"{newest_checkpoint_text()} Timesteps and file names of the batch are in {path}. Common causes: too high an "
-        "optim.lr, fp16 (use bf16 or no mixed precision), a damaged picture or base model."
+        "optim.lr, fp16 (use bf16 or no mixed precision), a damaged image or base model."
     )

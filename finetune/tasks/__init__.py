@@ -1,1 +1,1 @@
-"""What a network learns from a batch, and its loss."""
+"""Tasks: what a network learns from a batch, and its loss."""

@@ -1,4 +1,4 @@
-"""The model as it was before adapters were added to it."""
+"""The model as it was before adapters were added."""
 
 import contextlib
 import functools
@@ -15,9 +15,10 @@ from finetune.tasks.denoising import Denoising, Masking
 
 @contextlib.contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Lets only the base layers answer, in evaluation mode; afterwards everything is as before.
+    """Use only the base layers, in evaluation mode, within the context.
 
-    peft's switch alters requires_grad of every adapter weight, also of those that a method froze.
+    Afterwards everything is as before. peft's switch alters requires_grad of every adapter weight, also of those that a
+    method froze.
     """
     layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     before = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
@@ -36,9 +37,9 @@ def adapters_off(network: nn.Module) -> Iterator[None]:
 
 
 def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:
-    """Returns the task with the mask's options; ValueError where it cannot have one, or no prior."""
+    """Return the task with the mask's options. Raises ValueError where it cannot have a mask, or no prior."""
     if not isinstance(task, Denoising):
-        raise ValueError(f"mask.kind: got {config.kind}, but this method takes whole pictures. Remove it.")
+        raise ValueError(f"mask.kind: got {config.kind}, but this method takes whole images. Remove it.")
     if config.prior_weight > 0:
         refuse_touched(network)
     untouched = functools.partial(adapters_off, network)
@@ -46,7 +47,7 @@ def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:
 
 
 def refuse_touched(network: nn.Module) -> None:
-    """Raises ValueError where turning the adapters off would not give the untouched model."""
+    """Raise ValueError where switching adapters off would not give the base model."""
     inside = {
         id(parameter)
         for module in network.modules()

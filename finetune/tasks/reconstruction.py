@@ -1,7 +1,4 @@
-"""Give an image back after the autoencoder's latents.
-
-Images are [B 3 h w] in [-1, 1]; latents [B C H W].
-"""
+"""Reconstruction of an image from the autoencoder's latents. Images are [B 3 h w] in [-1, 1]; latents [B C H W]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +16,16 @@ from finetune.tasks.base import SampleLosses, TaskContext
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Give a picture back after squeezing it through the autoencoder's latents."""
+    """The task to reconstruct an image from the autoencoder's latents."""
 
     latent_channels: int
     pixel_multiple: int
-    """Pixels a latent stands for, along each side."""
+    """Pixels per latent, along each side."""
     kl_weight: float
     edge_weight: float
 
     def inputs(self, batch: Batch) -> Tensor:
-        assert batch.pixels is not None, "pictures are not cached as latents while their encoder is trained"
+        assert batch.pixels is not None, "images are not cached as latents while their encoder is trained"
         return batch.pixels
 
     def losses(self, network: Callable[..., Any], inputs: Tensor, u: Tensor, noise: Noise) -> SampleLosses:
@@ -46,7 +43,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class MakeReconstruction:
-    """Makes the task with these weights of its loss."""
+    """A factory of the task with these weights of its loss."""
 
     options: AutoencoderConfig
     prompts: tuple[str, ...] = ()

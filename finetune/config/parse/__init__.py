@@ -1,1 +1,1 @@
-"""From a YAML file and the command line to a config, and back; torch-free."""
+"""YAML files and command lines to configs, and back; torch-free."""

@@ -1,4 +1,4 @@
-"""From a YAML file and flags to a config, and back; reports every mistake at once and loads no torch."""
+"""YAML files and flags to configs, and back; torch-free. Every mistake is reported at once."""
 
 import contextlib
 import dataclasses
@@ -23,11 +23,11 @@ Config = TypeVar("Config")
 
 HELP_FLAGS = ("-h", "--help")
 DASHES = "-\N{EN DASH}\N{EM DASH}"
-"""A word processor makes one dash of two hyphens."""
+"""Word processors make one dash of two hyphens."""
 
 
 def plain_file(given: str) -> Path:
-    """Returns the file that `--config` names; raises ValueError where there is none."""
+    """Return the file that `--config` names. Raises ValueError if it does not exist."""
     if not Path(given).is_file():
         raise ValueError(f"config: no file {given}. Expected a YAML file.")
     return Path(given)
@@ -36,12 +36,12 @@ def plain_file(given: str) -> Path:
 def parse(
     kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
 ) -> Config:
-    """Returns the config that `--config FILE` and flags describe; flags win over the file.
+    """Read a config from `--config FILE` and flags; flags win.
 
-    `find_file` returns the path of what `--config` names, such as a preset's name.
+    `find_file` returns the path that `--config` names, such as a preset's.
 
     Raises:
-        ValueError: one sentence a line for every unknown key, unusable value and contradiction.
+        ValueError: one sentence per line for every unknown key, unusable value and contradiction.
         SystemExit: after `--help`.
     """
     return parse_given(kind, arguments, program=program, find_file=find_file)[0]
@@ -55,7 +55,7 @@ def parse_given(
     find_file: Callable[[str], Path] = plain_file,
     elsewhere: Callable[[str], str] = lambda key: "",
 ) -> tuple[Config, frozenset[str]]:
-    """Returns the config as `parse` does, and the dotted names of the options that file or flags gave.
+    """Read a config as `parse`, and list the given options.
 
     `elsewhere` returns a sentence about an unknown option that another program has, or nothing.
     """
@@ -94,7 +94,7 @@ def parse_given(
 
 
 def print_help(kind: type, program: str) -> NoReturn:
-    """Prints all options with their help, `--config` among them, and exits."""
+    """Print all options with their help, including `--config`, and exit."""
     import tyro
 
     let_readers_leave()
@@ -109,7 +109,10 @@ def print_help(kind: type, program: str) -> NoReturn:
 def given_texts(
     arguments: Sequence[str], types_by_key: dict[str, Any], find_file: Callable[[str], Path] = plain_file
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the options of `--config FILE` and flags as lists of texts by key, known or not, and the problems."""
+    """Return the options of `--config FILE` and flags, and the problems.
+
+    Options are lists of texts by key, known or not.
+    """
     given, found = read_flags(arguments, types_by_key)
     for key in [key for key, texts in given.items() if not all(map(_is_utf8, [key, *texts]))]:
         found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. Rename it.")
@@ -132,7 +135,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def with_options(config: Config, values: dict[str, Any]) -> Config:
-    """Returns the config with `values` by dotted key in the place of its own; its rules are checked once."""
+    """Replace some of the config's values, by dotted key. Its rules are checked once."""
     changed: dict[str, Any] = {}
     for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value, prefix = vars(config)[item.name], f"{item.name}."
@@ -145,7 +148,10 @@ def with_options(config: Config, values: dict[str, Any]) -> Config:
 
 
 def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
-    """Returns those of `keys` that a YAML file which `dump` wrote holds, as values of their types."""
+    """Read some options from a YAML file that `dump` wrote.
+
+    They have the types of `kind`; those that the file lacks are omitted.
+    """
     texts, types_by_key = read_yaml(path)[0], flat_types(kind)
     return {
         key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])
@@ -155,12 +161,12 @@ def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def dump(config: Any) -> str:
-    """Returns the config as YAML that `parse` reads back to an equal config."""
+    """Write the config as YAML that `parse` reads back unchanged."""
     return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
 def as_plain(value: Any) -> Any:
-    """Returns nested dataclasses as nested dicts of YAML's own types."""
+    """Convert nested dataclasses to nested dicts of YAML's own types."""
     if dataclasses.is_dataclass(value):
         return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, tuple):
@@ -169,23 +175,25 @@ def as_plain(value: Any) -> Any:
 
 
 def as_flat(config: Any) -> dict[str, Any]:
-    """Returns `{"optim.lr": 1e-4, ...}`: every option under its dotted name, in YAML's own types."""
+    """List every option by dotted name, in YAML's own types. An example is `{"optim.lr": 1e-4, ...}`."""
     return {key: as_plain(value) for key, value in values(config)}
 
 
 def flat_types(kind: type) -> dict[str, Any]:
-    """Returns the type of every option under its dotted name."""
+    """Return the type of every option by dotted name."""
     return {option.key: option.hint for option in options(kind)}
 
 
 def required_keys(kind: type) -> list[str]:
-    """Returns the dotted names of the options that have no default."""
+    """Return the dotted names of options without a default."""
     return [option.key for option in options(kind) if option.is_required]
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns `--key value ...` and `--key=value` as lists of texts by key, and the problems; a key given twice is
-    one."""
+    """Return `--key value ...` and `--key=value` by key, and the problems.
+
+    Values are lists of texts; a key given twice is a problem.
+    """
     given: dict[str, list[str]] = {}
     found: list[str] = []
     repeated: dict[str, list[list[str]]] = {}
@@ -223,9 +231,9 @@ def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[st
 
 
 def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Returns the file's options as flags would give them, and the problems."""
+    """Return the file's options like flags, and the problems."""
     if not path.is_file():
-        return {}, [f"config: no file {path}. Presets of recipes lie in recipes/configs."]
+        return {}, [f"config: no file {path}. Presets of recipes are in recipes/configs."]
     try:
         content = load_yaml(path.read_text(encoding="utf-8")) or {}
     except UnicodeDecodeError as error:
@@ -255,7 +263,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def convert(hint: Any, texts: list[str]) -> Any:
-    """Returns the value that tyro reads from `texts` for the type `hint`; raises ValueError where it reads none."""
+    """Read a value of the type `hint` from texts. Raises ValueError where tyro cannot read one."""
     import tyro
 
     if typing.get_origin(hint) is tuple:
@@ -274,8 +282,10 @@ def convert(hint: Any, texts: list[str]) -> Any:
 
 
 def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
-    """Returns the dataclass with `values` by dotted key; keys that are absent or MISSING take their values in
-    `default`, else the class's own."""
+    """Build the dataclass from values by dotted key.
+
+    Absent or MISSING keys have their values in `default`, else the class's own.
+    """
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
@@ -293,7 +303,7 @@ def build(kind: type[Config], values: dict[str, Any], default: Config | None = N
 
 
 def spelled(text: str, hint: Any) -> str:
-    """Returns booleans and none in the spelling that tyro reads, whatever their case, and `~/` as the home folder."""
+    """Spell booleans and none as tyro reads them, and expand `~/`."""
     kinds = typing.get_args(hint) or (hint,)
     word = text.strip().lower()
     if text.startswith("~/") and (Path in kinds or hint is str):  # in YAML and after = no shell has expanded it
@@ -308,7 +318,7 @@ def spelled(text: str, hint: Any) -> str:
 
 
 def choices(hint: Any) -> list[str]:
-    """Returns the closed set of values of a type, empty where it is open."""
+    """List the values of a type with a closed set."""
     found: list[str] = []
     for part in typing.get_args(hint):
         if typing.get_origin(hint) is typing.Literal:
@@ -319,7 +329,7 @@ def choices(hint: Any) -> list[str]:
 
 
 def described(hint: Any) -> str:
-    """Returns the type in words."""
+    """Describe a type in words."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
     if hint in names:
         return names[hint]
@@ -332,26 +342,26 @@ def described(hint: Any) -> str:
 
 
 def placeholder(hint: Any) -> Any:
-    """Returns a harmless value, so that the rules can still look at the other options."""
+    """Return a harmless value, so rules can check the other options."""
     return Path("missing") if hint is Path else "missing"
 
 
 def meant_option(key: str, known: dict[str, Any]) -> str:
-    """Returns a sentence about what an unknown option may mean, or nothing."""
+    """Say what an unknown option may mean; empty if unknown."""
     if inside := [name for name in known if name.startswith(f"{key}.")]:
         return f" It is a section with options such as --{inside[0]}."
     return counterpart(key, known) or suggestion(key, known)
 
 
 def several(texts: Sequence[str]) -> str:
-    """Returns what to do where one value was expected and the shell passed several."""
+    """Advise where several values were passed instead of one."""
     if all(os.path.exists(text) for text in texts):
         return " The shell made several paths of one with a *. Give their folder."
     return " Give one value; put quotes around one that has spaces."
 
 
 def suggestion(word: str, known: Any) -> str:
-    """Returns " Did you mean ...?" for the nearest known word, or nothing."""
+    """Suggest the nearest known word as " Did you mean ...?". Empty if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     near = near or [name for name in known if name.lower() == word.lower()][:1]
     if not near:

@@ -1,4 +1,4 @@
-"""Refuse options that are given twice, where argparse takes the last in silence."""
+"""Refusal of options that are given twice. argparse silently uses the last."""
 
 import argparse
 from typing import Any
@@ -17,6 +17,6 @@ class Once(argparse.Action):
 
 
 def options_once(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Make each option that is added to the parser from now on an error where it is given twice."""
+    """Make options added from now on errors if given twice."""
     parser.register("action", None, Once)
     return parser

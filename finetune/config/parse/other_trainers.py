@@ -1,4 +1,4 @@
-"""Options of diffusers' scripts and sd-scripts, by the names that people know, and what they are called here."""
+"""Options of diffusers' scripts and sd-scripts, and ours for them."""
 
 from collections.abc import Container
 
@@ -83,7 +83,7 @@ COUNTERPARTS = {
     "with_prior_preservation": "prior.kind",
     "zero_terminal_snr": "loss.zero_terminal_snr",
 }
-"""Names of others to our own; the values and units may differ."""
+"""Their names to ours; values and units may differ."""
 
 ATTENTION = "Omit it: attention is always torch's scaled_dot_product_attention, which saves the same memory."
 ELSEWHERE = {
@@ -99,11 +99,11 @@ ELSEWHERE = {
     **dict.fromkeys(("enable_xformers_memory_efficient_attention", "xformers", "sdpa", "mem_eff_attn"), ATTENTION),
     "push_to_hub": "Nothing is uploaded to the Hub; upload OUT/export with: hf upload.",
 }
-"""Names of others for what is not set by an option of ours."""
+"""Their names for what is not an option here."""
 
 
 def counterpart(key: str, known: Container[str]) -> str:
-    """Returns a sentence about an option of another trainer; empty for other names, and where the recipe lacks it."""
+    """Return a sentence about an option of another trainer. Empty for other names, and where the recipe lacks it."""
     if key in ELSEWHERE:
         return f" {ELSEWHERE[key]}"
     ours = COUNTERPARTS.get(key)

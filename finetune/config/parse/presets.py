@@ -1,4 +1,4 @@
-"""The YAML files that the packages carry, found by name: presets of recipes and configs of Accelerate."""
+"""Shipped YAML files by name: presets and configs of Accelerate."""
 
 import difflib
 from pathlib import Path
@@ -13,9 +13,9 @@ OF_ACCELERATE = "a config of Accelerate, not of a recipe. Use: accelerate launch
 
 
 def find_preset(given: str) -> Path:
-    """Returns the file that `--config` names: a path, or the name of a preset with or without `.yaml`.
+    """Return the file that `--config` names.
 
-    Raises ValueError where there is neither.
+    It is a path, or the name of a preset with or without `.yaml`. Raises ValueError if there is neither.
     """
     path = Path(given)
     if path.is_file():
@@ -33,7 +33,7 @@ def find_preset(given: str) -> Path:
 
 
 def find_accelerate_config(name: str) -> Path:
-    """Returns the file of a config of Accelerate that the packages carry; raises ValueError for another name."""
+    """Return the file of a shipped config of Accelerate. Raises ValueError for another name."""
     known = carried(ACCELERATE_CONFIGS)
     stem = name.removesuffix(".yaml")
     if stem not in known:
@@ -42,17 +42,17 @@ def find_accelerate_config(name: str) -> Path:
 
 
 def presets_of_family(family: str) -> list[str]:
-    """Returns the names of the presets for models of a family."""
+    """Return the names of the presets for models of a family."""
     return [name for name, path in carried(PRESETS).items() if read_yaml(path)[0].get("model.family") == [family]]
 
 
 def carried(folder: Path) -> dict[str, Path]:
-    """Returns the YAML files of a folder by name, in order."""
+    """Return the YAML files of a folder by name, in order."""
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def hint(path: Path, known: dict[str, Path]) -> str:
-    """Returns what to give instead of a path that is not there."""
+    """Say what to give instead of a missing path."""
     if path.stem in known:
         return f" Use --config {path.stem} for the preset of that name."
     near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.6)

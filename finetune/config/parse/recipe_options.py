@@ -1,4 +1,4 @@
-"""Which recipe an option or a preset is for, so that one given to another recipe is told so; torch-free."""
+"""The recipe of an option or preset, for messages; torch-free."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -30,9 +30,10 @@ RECIPES: dict[str, type[TrainConfig]] = {
 def parse_recipe(
     kind: type[Config], arguments: Sequence[str], program: str, say: Callable[[str], None]
 ) -> tuple[Config, frozenset[str]]:
-    """Returns the config of a recipe's command, and the options that file or flags gave, as `parse_given` does.
+    """Read a recipe's config, and list the given options.
 
-    `say` is told of a preset that fits but was made for another recipe, and of a warm-up that was shortened.
+    `say` receives warnings about a preset that fits but was made for another recipe, and about a warm-up that was
+    shortened.
     """
     return parse_given(
         kind,
@@ -44,14 +45,15 @@ def parse_recipe(
 
 
 def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
-    """Returns the warm-up of one of our presets as a further option where the command gives fewer steps than it has.
+    """Shorten a preset's warm-up to fit fewer steps, as an option.
 
-    It keeps its share of the run, and `say` is told. A warm-up that the user gives, here or in a file, is not touched.
+    It keeps its share of the run, and `say` receives a note. A warm-up that the user gives, here or in a file, is not
+    changed.
     """
     flags, _ = read_flags(arguments, flat_types(kind))
     if WARMUP in flags or len(flags.get("config", [])) != 1 or len(flags.get(STEPS, [])) != 1:
         return []
-    with contextlib.suppress(ValueError):  # what is no number and no preset is refused with a sentence where it is read
+    with contextlib.suppress(ValueError):  # other numbers and presets are refused where they are read
         path, steps = find_preset(flags["config"][0]), int(flags[STEPS][0])
         preset, _ = read_yaml(path)
         if path.resolve().parent != PRESETS.resolve() or not {STEPS, WARMUP} <= set(preset):
@@ -68,21 +70,21 @@ def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], 
 
 
 def recipes_with(keys: Iterable[str]) -> list[str]:
-    """Returns the recipes that have all of these options, or sections of these names."""
+    """List the recipes that have all of these options or sections."""
     wanted = set(keys)
     return [recipe for recipe, kind in RECIPES.items() if wanted <= known_options(kind)]
 
 
 def known_options(kind: type) -> set[str]:
-    """Returns the names of all options and sections."""
+    """Return the names of all options and sections."""
     options = flat_types(kind)
     return {*options, *(key.rpartition(".")[0] for key in options)}
 
 
 def other_recipes_option(key: str, program: str) -> str:
-    """Returns which recipes have an option that `program` has not, as a sentence; nothing where none has.
+    """Say which recipes have an option that `program` lacks.
 
-    The option may have the name that another trainer gives it.
+    Empty if none has. The option may have the name that another trainer gives it.
     """
     ours = COUNTERPARTS.get(key, key)
     found = recipes_with([ours])
@@ -94,10 +96,10 @@ def other_recipes_option(key: str, program: str) -> str:
 
 
 def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[[str], Path]:
-    """Returns what finds the file that `--config` names.
+    """Make the finder of `--config` files.
 
-    It raises ValueError for a file with options of another recipe; one of our presets whose options fit all the same,
-    but which was made for another recipe, it tells `say` of.
+    It raises ValueError for a file with options of another recipe, and warns by `say` of a preset that fits but was
+    made for another recipe.
     """
 
     def find(given: str) -> Path:
@@ -123,7 +125,7 @@ def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[
 
 
 def made_for(path: Path) -> str | None:
-    """Returns the recipe whose preset a file of ours is, by the first recipe in its name; None for other files."""
+    """Return the recipe of a preset, by its file name. It is the first recipe in the name; None for other files."""
     if path.resolve().parent != PRESETS.resolve():
         return None
     places = {recipe: path.stem.find(recipe.rpartition(".")[2]) for recipe in RECIPES}

@@ -1,4 +1,7 @@
-"""Reads YAML from strangers: no alias bombs, no circles, no endless nesting, no key given twice; torch-free."""
+"""YAML from strangers, read within limits; torch-free.
+
+No alias bombs, no circles, no endless nesting, no key given twice.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,20 +10,20 @@ import yaml
 
 MAX_CHARACTERS = 200_000
 MAX_VALUES = 5_000
-"""More takes PyYAML over a second; the longest preset has 60."""
+"""PyYAML needs over a second for more; the longest preset has 60."""
 MAX_DEPTH = 20
 MAX_ALIASES = 16
-"""Few enough that what they stand for, each holding others, stays small."""
+"""So few that their expansion, each containing others, stays small."""
 MERGE = "<<"
 
 
 class StrictYamlError(ValueError):
-    """YAML that is not read, and why, in words that follow "config: FILE"."""
+    """The reason why YAML is refused, in words after "config: FILE"."""
 
 
 @dataclass
 class _Open:
-    """A mapping or list whose end has not come yet."""
+    """A mapping or list whose end is not read yet."""
 
     anchor: str | None
     is_mapping: bool
@@ -29,7 +32,7 @@ class _Open:
 
 
 def load_yaml(text: str) -> Any:
-    """Returns what YAML text holds, in plain types.
+    """Return the contents of YAML text in plain types.
 
     Raises:
         StrictYamlError: for text that is not YAML, or YAML that nobody writes by hand.
@@ -46,7 +49,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _check(text: str) -> None:
-    """Looks at the text event by event, which takes neither recursion nor the memory that aliases stand for."""
+    """Check the text event by event. This needs neither recursion nor the memory of expanded aliases."""
     levels: list[_Open] = []
     num_aliases = 0
     for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -71,7 +74,7 @@ def _check(text: str) -> None:
 
 
 def _take(level: _Open, event: yaml.Event, line: str) -> None:
-    """Notes that a key, a value or an item of a list begins."""
+    """Record that a key, a value or a list item begins."""
     if not level.is_mapping:
         return
     if level.expects_key and isinstance(event, yaml.ScalarEvent):

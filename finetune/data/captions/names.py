@@ -26,7 +26,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class ImageNames:
-    """Finds images by what files beside them, and lists, call them."""
+    """Images by the names that files beside them, and lists, use."""
 
     def __init__(self, images: Iterable[str], is_image: Callable[[str], bool], *, is_keyed: bool) -> None:
         self._is_image = is_image

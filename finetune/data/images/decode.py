@@ -1,5 +1,7 @@
-"""Open an image as training sees it, and cut it. Training sees it upright, in sRGB, opaque, with 8 bits a
-channel."""
+"""Images opened as training sees them, and cut.
+
+Training sees them upright, in sRGB, opaque, with 8 bits per channel.
+"""
 
 import contextlib
 import functools
@@ -17,7 +19,7 @@ from finetune.data.images.tiff import STARTS as TIFF_STARTS
 from finetune.data.images.tiff import refuse_unsupported_tiff
 from finetune.extras import install_command
 
-# Checked on the header, before a pixel is decoded: at up to 9 bytes a pixel, a process that decodes stays below 1 GB.
+# Checked on the header, before a pixel is decoded: at up to 9 bytes per pixel, a process that decodes stays below 1 GB.
 # Pillow's own limit, which is for the whole process, stays: it warns above 89 million pixels.
 MAX_PIXELS = 100 * 2**20
 

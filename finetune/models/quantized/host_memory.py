@@ -1,4 +1,4 @@
-"""Pinned host memory, which a GPU copies from by itself."""
+"""Pinned host memory, which a GPU copies from on its own."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,11 @@ ALIGNMENT = 256
 
 
 class PinnedBlocks:
-    """Keeps bytes in large blocks of pinned memory. torch rounds every pinned allocation up to a power of two, which
-    for the layers of a model adds up to far more than they hold. A block is such a power, and layers share it."""
+    """Large blocks of pinned memory that layers share.
+
+    torch rounds every pinned allocation up to a power of two, which for the layers of a model adds up to far more than
+    their bytes. A block is such a power.
+    """
 
     def __init__(self, *, pinned: bool = True, block: int = BLOCK) -> None:
         self.pinned, self.size = pinned, block
