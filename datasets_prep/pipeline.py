@@ -7,6 +7,7 @@ models. So a rerun, after a kill or with new images, repeats only what is cheap,
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from datasets_prep.measure.quality import unusable
 from datasets_prep.measure.store import remove_unfinished
 from datasets_prep.output.folder import State, check_unedited, is_whole, read_state, workplace
 from datasets_prep.output.result import Described, write_result
+from datasets_prep.records import PrepSource
 from datasets_prep.scores.stage import check_scores, score_captions, score_images
 from datasets_prep.selection import new_selection
 from datasets_prep.source_metadata import Captions, SourceMetadata
@@ -57,12 +59,7 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
     """
     findings = Findings()
     output = config.output.expanduser().resolve()
-    reading = CaptionReading(config.caption_column, config.captions.lines, is_training=False)
-    given = config.source
-    source = open_source(
-        given, reading=reading, image_column=config.image_column, output=output, follow_links=config.follow_links
-    )
-    models = check_models(config, findings)
+    source, models = check_inputs(config, output, findings)
     with workplace(output, is_shard=config.shard is not None) as own:
         decisions = read_decisions(output / "decisions.jsonl", findings)
         files = list_files(config, source, [*models, *map(repr, sorted(decisions.items()))], findings)
@@ -90,24 +87,40 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
         return Outcome(state.num_pictures, state.rejected, findings.warnings, is_new=True)
 
 
-def check_models(config: PrepConfig, findings: Findings) -> list[str]:
-    """Return what the result depends on in models and packages. All that cannot be used are refused at once."""
-    checks: tuple[Callable[[], list[str]], ...] = (
-        lambda: check_tokenizer(config.lint),
-        lambda: [check_captioner(config.captions)],
-        lambda: [check_dedup(config.dedup, findings)],
-        lambda: check_scores(config.scores),
+def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[PrepSource, list[str]]:
+    """Open the source and check all models. Everything that cannot be used is refused at once.
+
+    The second part is what the result depends on in models and packages.
+    """
+    reading = CaptionReading(config.caption_column, config.captions.lines, is_training=False)
+    sources: list[PrepSource] = []
+    models: list[str] = []
+    errors: list[ValueError | FileNotFoundError] = []
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: sources.append(
+            open_source(
+                config.source,
+                reading=reading,
+                image_column=config.image_column,
+                output=output,
+                follow_links=config.follow_links,
+            )
+        ),
+        lambda: models.extend(check_tokenizer(config.lint)),
+        lambda: models.append(check_captioner(config.captions)),
+        lambda: models.append(check_dedup(config.dedup, findings)),
+        lambda: models.extend(check_scores(config.scores)),
     )
-    found: list[str] = []
-    problems: list[str] = []
     for check in checks:
         try:
-            found += check()
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
-    return found
+            check()
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise ValueError("\n".join(map(str, errors)))
+    if errors:
+        raise errors[0]
+    return sources[0], models
 
 
 def check_tokenizer(config: LintConfig) -> list[str]:

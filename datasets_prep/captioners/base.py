@@ -68,25 +68,26 @@ def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
     return PROMPTS[kind] if config.prompt is None else config.prompt.replace(HINT, hint)
 
 
-def check_kinds(config: CaptionsConfig, able: Sequence[Kind], instead: str) -> None:
-    """Refuse kinds of captions that the captioner cannot write."""
-    unable = [kind for kind in config.kinds if kind not in able]
-    if unable:
-        raise ValueError(
-            f"captions.kinds: got {', '.join(unable)}, but {config.captioner} writes {' and '.join(able)} only. "
-            + instead
-        )
+def check_asked(
+    config: CaptionsConfig, able: Sequence[Kind], instead: str = "", *, follows_prompt: bool = True
+) -> None:
+    """Refuse kinds and prompts that the captioner cannot follow, all at once.
 
-
-def check_prompt(config: CaptionsConfig, *, is_followed: bool) -> None:
-    """Refuse a prompt that the captioner would ignore. {hint} is refused too, because all images get the same text."""
-    if config.prompt is not None and not is_followed:
-        raise ValueError(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
-    if HINT in (config.prompt or ""):
-        raise ValueError(
+    {hint} in the prompt is refused too, because all images get the same text.
+    """
+    found = []
+    if unable := [kind for kind in config.kinds if kind not in able]:
+        can = " and ".join(able)
+        found.append(f"captions.kinds: got {', '.join(unable)}, but {config.captioner} writes {can} only. {instead}")
+    if config.prompt is not None and not follows_prompt:
+        found.append(f"captions.prompt: got {config.prompt!r}, but {config.captioner} follows none. Leave it out.")
+    elif HINT in (config.prompt or ""):
+        found.append(
             f"captions.prompt: {config.captioner} takes one text for all images, so it cannot contain {HINT}. "
             "Omit it, or use qwen_vl, llava or http."
         )
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def model_of(config: CaptionsConfig) -> str:

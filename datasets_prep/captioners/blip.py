@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt
+from datasets_prep.captioners.base import Kind, Result, check_asked
 from datasets_prep.captioners.generation import generate, ids_of, results
 from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
@@ -19,8 +19,7 @@ class BlipCaptioner(LocalCaptioner):
     types = ("blip",)
 
     def __init__(self, config: CaptionsConfig) -> None:
-        check_kinds(config, ["short", "long"], NO_TAGS)
-        check_prompt(config, is_followed=True)
+        check_asked(config, ["short", "long"], NO_TAGS)
         super().__init__(config)
 
     def load(self) -> None:
@@ -46,8 +45,7 @@ class Blip2Captioner(LocalCaptioner):
     types = ("blip-2",)
 
     def __init__(self, config: CaptionsConfig) -> None:
-        check_kinds(config, ["short", "long"], NO_TAGS)
-        check_prompt(config, is_followed=True)
+        check_asked(config, ["short", "long"], NO_TAGS)
         super().__init__(config)
 
     def load(self) -> None:

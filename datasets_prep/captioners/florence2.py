@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_prompt
+from datasets_prep.captioners.base import Kind, Result, check_asked
 from datasets_prep.captioners.generation import generate, ids_of
 from datasets_prep.captioners.local import LocalCaptioner
 from datasets_prep.config import CaptionsConfig
@@ -21,7 +21,7 @@ class Florence2Captioner(LocalCaptioner):
     types = ("florence2",)
 
     def __init__(self, config: CaptionsConfig) -> None:
-        check_prompt(config, is_followed=True)
+        check_asked(config, ["short", "long", "tags"])
         super().__init__(config)
 
     def load(self) -> None:

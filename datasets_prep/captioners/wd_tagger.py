@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, model_of
+from datasets_prep.captioners.base import Kind, Result, check_asked, model_of
 from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.model_files import ModelFiles, digest, find_model
 from finetune.extras import install_command
@@ -23,8 +23,7 @@ class WDTagger:
     """A folder or Hub id with model.onnx and selected_tags.csv, e.g. SmilingWolf/wd-eva02-large-tagger-v3."""
 
     def __init__(self, config: CaptionsConfig) -> None:
-        check_kinds(config, ["tags"], "Set captions.kinds to tags.")
-        check_prompt(config, is_followed=False)
+        check_asked(config, ["tags"], "Set captions.kinds to tags.", follows_prompt=False)
         self.config = config
         self.name = f"wd_tagger {model_of(config)}"
         self.batch_size = config.batch_size

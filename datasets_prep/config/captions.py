@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from datasets_prep.config.checks import not_positive, not_share, not_utf8
+from finetune.config.facts import Bound, Count, Share
 
 CAPTIONERS: Mapping[str, str] = {
     "florence2": "datasets_prep.captioners.florence2:Florence2Captioner",
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     CaptionerName = str
 else:
     CaptionerName = Literal[("file_name", *CAPTIONERS)]  # file_name looks at no image
+Kinds = tuple[Literal["short", "long", "tags"], ...]
+EACH_ONCE = Bound(lambda kinds: kinds and len(set(kinds)) == len(kinds), "some of short, long, tags, each once")
+CONTAINS_CAPTION = Bound(lambda text: "{caption}" in text, "a text that contains {caption}")
+SavableText = Annotated[
+    str,
+    Bound(
+        lambda text: "\0" not in text and text == text.encode("utf-8", "ignore").decode(),
+        "text that UTF-8 can hold, without NUL",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -35,44 +45,32 @@ class CaptionsConfig:
     lines: Literal["alternatives", "joined", "first"] | None = None
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
-    kinds: tuple[Literal["short", "long", "tags"], ...] = ("long",)
+    kinds: Annotated[Kinds, EACH_ONCE] = ("long",)
     """Kinds of captions to write for each image; the first becomes its text."""
-    prompt: str | None = None
+    prompt: SavableText | None = None
     """Instruction to the model instead of that of the kind."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Images at a time; halved where memory does not suffice."""
-    max_new_tokens: int = 256
+    max_new_tokens: Count = 256
     """Most tokens of a caption."""
-    max_side: int = 768
+    max_side: Count = 768
     """Largest size at which the model sees images."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the model; auto takes bfloat16 on a GPU and float32 on a CPU."""
-    threshold: float = 0.35
+    threshold: Share = 0.35
     """Probability from which a tagger names a tag; characters need 0.85."""
     url: str | None = None
     """Address of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1."""
     api_key_variable: str = "OPENAI_API_KEY"
     """Environment variable with the server's key, if it needs one."""
-    requests_in_flight: int = 8
+    requests_in_flight: Count = 8
     """Requests to the server at a time."""
-    prefix: str = ""
+    prefix: SavableText = ""
     """Text before every written caption."""
-    template: str = "{caption}"
+    template: Annotated[SavableText, CONTAINS_CAPTION] = "{caption}"
     """Text around every written caption, in place of {caption}."""
 
     def problems(self) -> list[str]:
-        """List what is wrong with these options."""
-        found = not_positive("captions", batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
-        found += not_positive("captions", max_side=self.max_side, requests_in_flight=self.requests_in_flight)
-        found += not_share("captions", threshold=self.threshold)
-        found += not_utf8("captions.", prefix=self.prefix, template=self.template, prompt=self.prompt)
-        if "{caption}" not in self.template:
-            found.append(f"captions.template: got {self.template!r}, expected a text that holds {{caption}}.")
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            found.append(f"captions.kinds: got {self.kinds}, expected some of short, long, tags, each once.")
-        return found + self._captioner_problems()
-
-    def _captioner_problems(self) -> list[str]:
         """List the options that do not go with the captioner."""
         found = []
         if (self.captioner == "http") != (self.url is not None):
@@ -103,14 +101,9 @@ class LintConfig:
 
     tokenizer: str | None = None
     """Folder or Hub id of the tokenizer of the model to be trained; without one, tokens are estimated."""
-    max_tokens: int = 75
+    max_tokens: Count = 75
     """Longest caption; CLIP reads 75 at a time."""
     is_style_set: bool = False
     """Whether the dataset teaches a style, which captions should then not describe."""
-    boilerplate_share: float = 0.2
+    boilerplate_share: Share = 0.2
     """A phrase of four words in more than this share of the captions counts as boilerplate."""
-
-    def problems(self) -> list[str]:
-        """List what is wrong with these options."""
-        found = not_positive("lint", max_tokens=self.max_tokens)
-        return found + not_share("lint", boilerplate_share=self.boilerplate_share)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
-from datasets_prep.config.checks import not_positive
+from finetune.config.facts import Count
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def score_options() -> Any:
 class ScoresConfig(score_options()):
     """Learned scores, each off until a model is named. They run on a GPU if torch finds one."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Images at a time; halved where memory does not suffice."""
 
     def models(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ class ScoresConfig(score_options()):
 
     def problems(self) -> list[str]:
         """List what is wrong with these options."""
-        return not_positive("scores", batch_size=self.batch_size) + [
+        return [
             f"scores.{limit_option(name)}: there is no model to give the score. Name one: scores.{name}_model."
             for name in SCORES
             if self.limit(name) is not None and name not in self.models()

@@ -39,7 +39,7 @@ class Section(Protocol):
         ...
 
 
-def refuse(config: Any, rules: Iterable[Rule]) -> None:
+def refuse(config: Any, rules: Iterable[Rule] = ()) -> None:
     """Raise one ValueError that names every problem, each on a line."""
     given = vars(config)
     found = problems(config)
@@ -67,7 +67,7 @@ def problems(config: Any, section: str = "") -> list[str]:
 def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
     """Yield which fact of an option its value does not fit."""
     key, value = option.key, given[option.key]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and Mark.ENDLESS not in option.marks)):
         yield f"{key}: got {value}, expected a finite number."
         return
     for bound in option.of(Bound):

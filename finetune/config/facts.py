@@ -87,6 +87,8 @@ class Mark(Enum):
     """It may name the folder of a model."""
     COMMIT = auto()
     """It may look like an access token."""
+    ENDLESS = auto()
+    """A number that may be infinite, such as a limit that is then none."""
     PROPOSED = auto()
     """A number that a goal proposes."""
 

@@ -450,7 +450,7 @@ def test_a_source_without_pictures_is_refused_with_the_reasons(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "useful"),
     [
-        (["--source", ""], "source: got nothing or a blank"),
+        (["--source", ""], "source: got nothing, expected a folder"),
         (["--quality.max_aspect", "nan"], "quality.max_aspect"),
         (["--quality.max_aspect", "0.5"], "expected 1 or more"),
         (["--captions.kinds", "short", "tags"], "captions.kinds"),
@@ -481,10 +481,16 @@ def test_all_models_that_cannot_be_used_are_told_at_once(config: PrepConfig, tmp
     missing = str(tmp_path / "none")
     options = {"captions": CaptionsConfig("blip", model=missing), "lint": LintConfig(missing)}
     with pytest.raises(ValueError) as found:
-        prepare(replace(config, scores=ScoresConfig(nsfw_model=missing), **options))
+        prepare(replace(config, source=(missing,), scores=ScoresConfig(nsfw_model=missing), **options))
     named = [line.partition(":")[0] for line in str(found.value).splitlines()]
-    assert named == ["lint.tokenizer", "captions.model", "scores.nsfw_model"]
+    assert named == ["source", "lint.tokenizer", "captions.model", "scores.nsfw_model"]
     assert not config.output.exists()
+
+
+def test_kinds_and_prompt_that_the_captioner_cannot_follow_are_told_at_once(config: PrepConfig) -> None:
+    captions = CaptionsConfig("wd_tagger", model="m", kinds=("long",), prompt="Describe it.")
+    with pytest.raises(ValueError, match=r"captions.kinds: got long.*\ncaptions.prompt: got 'Describe it.'"):
+        prepare(replace(config, captions=captions))
 
 
 def test_what_yaml_makes_of_off_and_no_is_understood(tmp_path: Path) -> None:
