@@ -40,7 +40,7 @@ from diffusers import (
 from PIL import Image
 
 from finetune.demo.run import BASE_MODEL
-from tools.pictograms import main_colour
+from tools.colours import main_colour
 
 GUIDANCE_SCALES = (1.0, 3.0, 5.0, 7.0)
 GENERIC = ("face", "heart", "flag", "person", "button", "flower", "fish", "house")

@@ -54,7 +54,7 @@ from style_statistics import (
 
 from finetune.files import new_folder
 from finetune.launch import quiet_libraries
-from tools.pictograms import recoloured
+from tools.colours import recoloured
 
 STYLE_SETS = ("style_line", "style_blob", "style_glyph")
 SUBJECTS = {"backpack": ("red", "green"), "umbrella": ("purple", "orange"), "teapot": ("red", "blue")}

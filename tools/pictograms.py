@@ -20,26 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from finetune.config.parse.command_line import parse
 from finetune.data.images.decode import open_rgb
 from finetune.data.manifest import Record, read_manifest
 from finetune.files import new_folder
-
-HUES = {"red": 0, "orange": 28, "yellow": 48, "green": 125, "blue": 212, "purple": 272, "pink": 330}
-"""Degrees on the colour circle."""
-TONES = {  # saturation and value of a clean tone of each
-    "red": (0.8, 0.9),
-    "orange": (0.9, 1.0),
-    "yellow": (0.8, 1.0),
-    "green": (0.7, 0.65),
-    "blue": (0.75, 0.85),
-    "purple": (0.65, 0.65),
-    "pink": (0.45, 1.0),
-}
-COLOUR_WORDS = (*HUES, "black", "white", "brown", "grey")
+from tools.colours import COLOUR_WORDS, HUES, main_colour, named, recoloured
 
 
 @dataclass(frozen=True)
@@ -76,39 +63,6 @@ class Drawing:
     repeats: int = 1
 
 
-def main_colour(image: Image.Image) -> str | None:
-    """Return the colour of most vivid pixels.
-
-    None where these are less than half of the drawing or differ in colour.
-    """
-    hue, saturation, value = (np.asarray(channel, dtype=float) for channel in image.convert("HSV").split())
-    drawn = (saturation > 40) | (value < 215)
-    vivid = drawn & (saturation > 70) & (value > 70)
-    if vivid.sum() < 0.5 * drawn.sum() or not vivid.any():
-        return None
-    degrees = hue[vivid] * 360 / 255
-    names = list(HUES)
-    distance = np.abs((degrees[:, None] - np.array(list(HUES.values())) + 180) % 360 - 180)
-    counts = np.bincount(distance.argmin(1), minlength=len(names))
-    return names[int(counts.argmax())] if counts.max() > 0.6 * vivid.sum() else None
-
-
-def recoloured(image: Image.Image, old: str, new: str) -> Image.Image:
-    """Turn the hues around colour `old` to `new`, with their tone."""
-    hsv = np.asarray(image.convert("HSV"), dtype=float)
-    degrees = hsv[..., 0] * 360 / 255
-    offset = (degrees - HUES[old] + 180) % 360 - 180
-    near = (np.abs(offset) < 50) & (hsv[..., 1] > 30)
-    (s_old, v_old), (s_new, v_new) = TONES[old], TONES[new]
-    turned = hsv.copy()
-    turned[..., 0] = ((HUES[new] + 0.4 * offset) % 360) * 255 / 360
-    turned[..., 1] = np.clip(hsv[..., 1] * s_new / s_old, 0, 255)
-    paleness = 1 - hsv[..., 1] / 255  # highlights keep their light
-    turned[..., 2] = np.clip(hsv[..., 2] * (paleness + (1 - paleness) * v_new / v_old), 0, 255)
-    result = np.where(near[..., None], turned, hsv)
-    return Image.fromarray(np.rint(result).astype(np.uint8), "HSV").convert("RGB")
-
-
 def moved(image: Image.Image, dice: random.Random) -> Image.Image:
     """Shrink, shift and half of the time mirror an image on white."""
     scale, side = dice.uniform(0.8, 1.0), image.width
@@ -120,15 +74,6 @@ def moved(image: Image.Image, dice: random.Random) -> Image.Image:
     place = tuple(min(max(free // 2 + dice.randint(-slack, slack), 0), free) for _ in range(2))
     canvas.paste(small, (place[0], place[1]))
     return canvas
-
-
-def named(caption: str, old: str, new: str) -> str:
-    """Put the colour word `new` into a caption. It replaces another colour word."""
-    words = caption.split()
-    stated = [word for word in words if word in COLOUR_WORDS]
-    if stated and stated[0] == old:
-        return " ".join(new if word == stated[0] else word for word in words)
-    return caption if stated else f"{new} {caption}"
 
 
 def variants(caption: str, colour: str | None, dice: random.Random) -> tuple[str, ...]:

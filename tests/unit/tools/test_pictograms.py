@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tools.pictograms import HUES, PictogramConfig, main_colour, moved, named, recoloured, variants, write
+from tools.colours import HUES
+from tools.pictograms import PictogramConfig, moved, variants, write
 
 RGB = {"red": (230, 46, 46), "yellow": (255, 214, 51), "blue": (54, 123, 217), "green": (50, 166, 62)}
 
@@ -31,29 +32,6 @@ def folder_of(root: Path, captions: dict[str, str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("colour", RGB)
-def test_the_main_colour_is_what_most_of_the_drawing_has(colour: str) -> None:
-    assert main_colour(pictogram(colour)) == colour
-
-
-def test_grey_and_motley_pictures_have_none() -> None:
-    assert main_colour(Image.new("RGB", (16, 16), "white")) is None
-    assert main_colour(Image.new("RGB", (16, 16), (90, 90, 90))) is None
-    motley = Image.new("RGB", (16, 16), RGB["red"])
-    motley.paste(RGB["blue"], (0, 0, 8, 16))
-    assert main_colour(motley) is None
-
-
-@pytest.mark.parametrize("new", sorted(set(HUES) - {"yellow"}))
-def test_a_recoloured_picture_has_the_new_colour_and_keeps_paper_and_eye(new: str) -> None:
-    picture = pictogram("yellow")
-    copy = recoloured(picture, "yellow", new)
-    assert main_colour(copy) == new
-    before, after = np.asarray(picture, dtype=int), np.asarray(copy, dtype=int)
-    assert np.abs(after[0, 0] - 255).max() <= 1 and np.abs(after[24, 24]).max() <= 1
-    assert np.abs(after - before)[40, 40].max() > 40
-
-
 def test_a_moved_picture_stays_whole_on_white() -> None:
     for seed in range(20):
         copy = np.asarray(moved(pictogram("red"), random.Random(seed)))
@@ -61,19 +39,6 @@ def test_a_moved_picture_stays_whole_on_white() -> None:
         border = np.concatenate([copy[0], copy[-1], copy[:, 0], copy[:, -1]])
         assert border.min() == 255
         assert (copy[..., 1] < 100).sum() > 0.5 * (np.asarray(pictogram("red"))[..., 1] < 100).sum()
-
-
-@pytest.mark.parametrize(
-    ("caption", "old", "expected"),
-    [
-        ("car", "red", "blue car"),
-        ("red apple", "red", "blue apple"),
-        ("large green circle", "green", "large blue circle"),
-        ("black cat", "yellow", "black cat"),  # its stated colour is not the one that is altered
-    ],
-)
-def test_a_copy_is_named_by_its_colour(caption: str, old: str, expected: str) -> None:
-    assert named(caption, old, "blue") == expected
 
 
 def test_captions_vary_but_the_first_is_the_given_one() -> None:
