@@ -75,7 +75,7 @@ def test_adapters_on_the_text_encoders_too_are_exported_or_refused(
 
 
 @torch.no_grad()
-def test_pictures_beyond_the_denoisers_positions_are_refused(
+def test_images_beyond_the_denoisers_positions_are_refused(
     family: ModelFamily, components: Components, options: Options, tmp_path: Path
 ) -> None:
     """The longest side of the family is drawn, one more patch refused."""

@@ -44,7 +44,7 @@ def run(icons: Path, work: Path) -> str:
 
 
 @pytest.mark.slow
-def test_one_command_trains_all_parts_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_one_command_trains_all_parts_and_continues_where_it_was(tmp_path: Path) -> None:
     icons, work = tmp_path / "icons", tmp_path / "work"
     write_icons(icons, 30)
     assert "in pieces" in run(icons, work)

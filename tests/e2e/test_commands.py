@@ -111,7 +111,7 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
     assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
 
 
-def test_plan_refuses_what_is_no_recipe() -> None:
+def test_plan_refuses_what_is_not_a_recipe() -> None:
     command = [sys.executable, "-m", "finetune.cli", "plan", "recipes.loar"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1 and "recipes.lora" in ended.stderr and "Traceback" not in ended.stderr

@@ -54,7 +54,7 @@ def test_the_style_set_holds_what_preparation_has_to_find(output: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_names_the_picture_and_the_report(output: Path) -> None:
+def test_it_names_the_image_and_the_report(output: Path) -> None:
     said = (output.parent / "said").read_text()
     for path in (output / "before_after.png", output / "run" / "report.html"):
         assert str(path) in said and path.is_file()
@@ -73,7 +73,7 @@ def test_the_style_is_unmistakable_and_was_not_there_before(output: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_same_command_again_draws_the_same_picture_and_trains_nothing(output: Path) -> None:
+def test_the_same_command_again_draws_the_same_image_and_trains_nothing(output: Path) -> None:
     first = (output / "before_after.png").read_bytes()
     assert "is finished" in run_demo(output)
     assert (output / "before_after.png").read_bytes() == first

@@ -42,7 +42,7 @@ def class_pictures(cache: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pictures", "prediction"])
-def test_two_processes_make_the_pictures_of_one_and_take_its_steps(kind: str, options: Options, tmp_path: Path) -> None:
+def test_two_processes_make_the_images_of_one_and_take_its_steps(kind: str, options: Options, tmp_path: Path) -> None:
     """By predictions, adapters are switched off inside DistributedDataParallel. The text encoder's are among them."""
     if kind == "prediction":
         del options["prior.num_pictures"]
@@ -62,7 +62,7 @@ def test_two_processes_make_the_pictures_of_one_and_take_its_steps(kind: str, op
 
 
 @pytest.mark.slow
-def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(options: Options, tmp_path: Path) -> None:
+def test_a_kill_leaves_whole_images_and_the_same_command_makes_the_rest(options: Options, tmp_path: Path) -> None:
     options |= {"prior.num_pictures": 12, "prior.num_inference_steps": 20}
     undisturbed = options | {"cache.folder": tmp_path / "other", "output.folder": tmp_path / "other_out"}
     ended = completed("dreambooth", undisturbed, tmp_path / "log")
@@ -85,7 +85,7 @@ def test_a_kill_leaves_whole_pictures_and_the_same_command_makes_the_rest(option
     assert final_state(tmp_path / "out").keys() == final_state(tmp_path / "other_out").keys()
 
 
-def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures: Path, tmp_path: Path) -> None:
+def test_own_class_images_and_own_captions_are_used(options: Options, pictures: Path, tmp_path: Path) -> None:
     options = {key: value for key, value in options.items() if key != "instance.prompt"}
     options |= {"data.folder": pictures, "instance.captions": True, "prior.folder": pictures, "train.steps": 1}
     ended = completed("dreambooth", options, tmp_path / "log")
@@ -104,7 +104,7 @@ def test_own_class_pictures_and_own_captions_are_used(options: Options, pictures
     assert ended.exit_code == 1 and "prior.folder: there is no folder" in ended.output
 
 
-def test_a_full_run_with_pictures_exports_a_pipeline(options: Options, tmp_path: Path) -> None:
+def test_a_full_run_with_images_exports_a_pipeline(options: Options, tmp_path: Path) -> None:
     own = without_lora(options)
     own |= {"method": "full", "optim.lr": 1e-4, "train.steps": 1, "instance.prompt": "a circle zzz"}
     completed("dreambooth", own, tmp_path / "log")

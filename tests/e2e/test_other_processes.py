@@ -62,7 +62,7 @@ def test_listing_many_rows_takes_little_memory_beside_the_records(tmp_path: Path
     assert found == number and grown < 45
 
 
-def test_a_saved_data_set_is_read_without_its_library_across_its_files(tmp_path: Path) -> None:
+def test_a_saved_dataset_is_read_without_its_library_across_its_files(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     images = [{"bytes": picture("red", size=(number + 1, 9)), "path": None} for number in range(7)]
     rows = datasets.Dataset.from_dict({"image": images, "text": [str(number) for number in range(7)]})
@@ -100,7 +100,7 @@ def test_a_hub_dataset_that_cannot_be_reached_is_one_sentence(tmp_path: Path) ->
         (404, "EntryNotFound", "has no selected_tags.csv on the Hub"),
     ],
 )
-def test_what_the_hub_refuses_is_told_in_a_sentence(status: int, code: str, words: str, tmp_path: Path) -> None:
+def test_what_the_hub_refuses_is_reported_in_a_sentence(status: int, code: str, words: str, tmp_path: Path) -> None:
     class Hub(QuietHandler):
         def do_HEAD(self) -> None:
             self.send(status, {"X-Error-Code": code})

@@ -50,7 +50,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_both_stages_lower_their_loss_on_pictures_that_were_held_out(pretrained: Path) -> None:
+def test_both_stages_lower_their_loss_on_images_that_were_held_out(pretrained: Path) -> None:
     for stage, first, last in (("out/autoencoder", 0.8, 0.3), ("out", 0.9, 0.5)):
         rows = [row for row in metrics(pretrained / stage) if "validation/loss" in row]
         assert rows[0]["validation/base_loss"] > first and rows[-1]["validation/loss"] < last, (stage, rows)
@@ -71,7 +71,7 @@ def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrai
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
-def test_the_model_draws_finite_pictures_with_several_samplers(pretrained: Path, scheduler: type | None) -> None:
+def test_the_model_draws_finite_images_with_several_samplers(pretrained: Path, scheduler: type | None) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
         pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
     )
@@ -122,7 +122,7 @@ def short(folder: Path) -> Options:
     }
 
 
-def test_pictures_without_captions_make_an_unconditional_model(tmp_path: Path) -> None:
+def test_images_without_captions_make_an_unconditional_model(tmp_path: Path) -> None:
     pictures = save_pictures(tmp_path / "pictures", count=8, size=32)
     (pictures / "metadata.jsonl").unlink()
     completed("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "none"}, tmp_path / "log")

@@ -110,7 +110,7 @@ def test_guidance_negative_prompt_steps_and_seed_all_count(model: StableDiffusio
         assert np.abs(one(**change) - first).mean() > 1e-3, change
 
 
-def test_image_to_image_keeps_the_picture_as_far_as_strength_says(model: StableDiffusionPipeline) -> None:
+def test_image_to_image_keeps_the_image_as_far_as_strength_says(model: StableDiffusionPipeline) -> None:
     pipeline = StableDiffusionImg2ImgPipeline(**model.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     start = draw(model, ["green heart"], [0], 3.0, 20)[0]
@@ -151,7 +151,7 @@ def test_colours_compose_with_things_that_the_data_shows_in_others(model: Stable
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the images it was trained on")
-def test_pictures_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
+def test_images_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
     texts, pictures = read_data(DATA)
     chosen = np.random.default_rng(1).permutation(len(texts))[:200]
     assert autoencoder_psnr(model, pictures[chosen])[0] > 26

@@ -83,7 +83,7 @@ def test_captions_without_the_token_are_refused_before_a_model_is_looked_for(tin
     assert "model.source" not in ended.output and "Traceback" not in ended.output
 
 
-def test_pictures_without_captions_learn_a_token_and_a_run_is_not_resumed_with_another(
+def test_images_without_captions_learn_a_token_and_a_run_is_not_resumed_with_another(
     tiny_run: Options, tmp_path: Path
 ) -> None:
     options = options_of("textual_inversion", tiny_run) | {"data.captions": "none", "data.template": "a <ink> <wash>"}

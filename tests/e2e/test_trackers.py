@@ -193,13 +193,13 @@ def test_the_exported_files_are_one_artifact_of_this_run_alone(finished: Finishe
     }
 
 
-def test_a_refusing_server_costs_little_and_is_told_once_with_the_way_to_upload_later(finished: Finished) -> None:
+def test_a_refusing_server_costs_little_and_is_reported_once_with_the_way_to_upload_later(finished: Finished) -> None:
     (warning,) = finished.warnings
     assert REFUSING in warning
     assert f"wandb sync {finished.folder}" in warning
 
 
-def test_no_secret_and_no_command_line_stands_in_any_file(finished: Finished) -> None:
+def test_no_secret_and_no_command_line_is_in_any_file(finished: Finished) -> None:
     files = [file for file in finished.folder.rglob("*") if file.is_file()]
     assert len(files) > 5
     assert [(file, canary) for file in files for canary in CANARIES if canary in file.read_bytes()] == []
@@ -364,7 +364,7 @@ def test_a_server_that_falls_silent_leaves_a_complete_offline_run(
     assert len([row for row in history(records) if "train/loss" in row]) == len(ROWS)
 
 
-def test_the_run_goes_on_when_wandbs_helper_process_is_killed(tmp_path: Path, told: list[str]) -> None:
+def test_the_run_continues_when_wandbs_helper_process_is_killed(tmp_path: Path, told: list[str]) -> None:
     tracker = start(tmp_path, "wandb", "tensorboard")
     for child in psutil.Process().children():
         if child.name() == "wandb-core":

@@ -62,7 +62,7 @@ def test_changed_data_is_refused_unless_allowed(
         assert [row["lr"] for row in metrics(out)] == [0.01] * 4 + [0.02] * 2
 
 
-def test_the_same_pictures_in_another_place_are_the_same_data(
+def test_the_same_images_in_another_place_are_the_same_data(
     interrupted: Options, straight: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(Path(str(interrupted["data.folder"])), tmp_path / "elsewhere")

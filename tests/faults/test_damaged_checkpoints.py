@@ -79,7 +79,7 @@ def test_damage_to_any_file_is_noticed_and_named(file: str, damage: str, checkpo
 
 
 @pytest.mark.parametrize("damage", FOLDER_DAMAGES)
-def test_a_folder_that_is_no_checkpoint_is_noticed_and_named(damage: str, checkpoints: Path) -> None:
+def test_a_folder_that_is_not_a_checkpoint_is_noticed_and_named(damage: str, checkpoints: Path) -> None:
     FOLDER_DAMAGES[damage](checkpoints / "step_000006")
     assert_falls_back(checkpoints, "step_000006")
 

@@ -130,7 +130,7 @@ def test_a_task_whose_process_is_killed_from_outside_is_tried_again(tmp_path: Pa
     assert results == {name: name for name in tasks}
 
 
-def test_an_error_of_the_work_costs_only_its_task_and_is_told_with_its_place() -> None:
+def test_an_error_of_the_work_costs_only_its_task_and_is_reported_with_its_place() -> None:
     fine = [f"image {number}" for number in range(20)]
     failing = [error.__name__ for error in ERRORS]
     with PoolEngine(2, seconds=30, memory_gb=1) as engine:

@@ -65,7 +65,7 @@ def train(options: Options, log: Path) -> Told:
     return Told(ended.output, saved["lora"]["rank"], saved["train"]["steps"])
 
 
-def test_a_run_keeps_its_numbers_when_pictures_are_added(tiny_run: Options, tmp_path: Path) -> None:
+def test_a_run_keeps_its_numbers_when_images_are_added(tiny_run: Options, tmp_path: Path) -> None:
     folder = save_pictures(tmp_path / "pictures", count=9)
     chosen = {key: value for key, value in tiny_run.items() if key not in ("lora.rank", "train.steps")}
     chosen |= {"goal": "style", "data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0}

@@ -77,7 +77,7 @@ def relative_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
     return (difference / sum(float(first[name].square().sum()) for name in names)) ** 0.5
 
 
-def test_two_passes_of_two_pictures_equal_one_of_four(options: Options, reference: Path, tmp_path: Path) -> None:
+def test_two_passes_of_two_images_equal_one_of_four(options: Options, reference: Path, tmp_path: Path) -> None:
     finished(options | {"train.batch_size": 2, "train.accumulation": 2}, tmp_path / "out")
     assert relative_difference(final_state(reference), final_state(tmp_path / "out")) < 1e-4
     for ours, theirs in zip(losses(tmp_path / "out"), losses(reference), strict=True):
@@ -130,7 +130,7 @@ def batches_of(
     return found
 
 
-def test_every_crop_flip_and_caption_is_the_same_from_the_cache_as_made_anew(tagged: Path, tmp_path: Path) -> None:
+def test_every_crop_flip_and_caption_is_the_same_from_the_cache_and_made_again(tagged: Path, tmp_path: Path) -> None:
     manifest, components = read_manifest(str(tagged)), components_of()
     cached = batches_of(manifest, components, CacheConfig(), tmp_path)
     anew = batches_of(manifest, components, CacheConfig(latents=False, text=False), tmp_path)

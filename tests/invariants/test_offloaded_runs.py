@@ -27,7 +27,7 @@ SUBJECT: Options = {
     ("family", "precision", "kind"),
     [("sd", "no", "int8"), pytest.param("flux", "bf16", "none", marks=pytest.mark.slow)],
 )
-def test_a_run_is_the_same_and_goes_on_bit_for_bit_when_it_is_killed(
+def test_a_run_is_the_same_and_continues_bit_for_bit_when_it_is_killed(
     family: str, precision: str, kind: str, tiny_run: Options, tmp_path: Path
 ) -> None:
     environment = {"ACCELERATE_MIXED_PRECISION": precision}

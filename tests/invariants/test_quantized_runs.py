@@ -14,7 +14,7 @@ def options_of(tiny_run: Options, kind: str, folder: Path) -> Options:
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("nf4", "bf16"), pytest.param("int8", "no", marks=pytest.mark.slow)])
-def test_a_killed_run_on_quantised_weights_goes_on_bit_for_bit(
+def test_a_killed_run_on_quantised_weights_continues_bit_for_bit(
     kind: str, precision: str, tiny_run: Options, tmp_path: Path
 ) -> None:
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
@@ -54,7 +54,7 @@ def test_files_of_tokens_say_that_the_base_was_quantised(tiny_run: Options, tmp_
             assert file.metadata()["token.base_weights_quantization"] == "int8"
 
 
-def test_an_option_that_does_not_fit_the_model_is_refused_before_pictures_are_encoded(
+def test_an_option_that_does_not_fit_the_model_is_refused_before_images_are_encoded(
     tiny_run: Options, tmp_path: Path
 ) -> None:
     options = tiny_run | {"lora.targets": ("to_q", "nowhere"), "cache.folder": tmp_path / "cache"}

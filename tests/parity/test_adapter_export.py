@@ -49,7 +49,7 @@ def weights(network: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["lora", "convolutions and patterns", "rslora", "orthogonal", "pissa", "olora"])
-def test_a_reader_that_knows_alpha_over_rank_alone_gets_the_update_on_the_untouched_model(
+def test_a_reader_that_knows_alpha_over_rank_alone_gets_the_update_on_the_base_model(
     kind: str, source: ModelSource, export: Export
 ) -> None:
     exported = export(kind)

@@ -53,7 +53,7 @@ def test_noisy_latents_equal_those_of_diffusers_at_every_timestep(scheduler: DDP
     assert ours.dtype == torch.float32
 
 
-def test_targets_equal_noise_velocity_and_picture(scheduler: DDPMScheduler) -> None:
+def test_targets_equal_noise_velocity_and_image(scheduler: DDPMScheduler) -> None:
     clean, noise = latents(1000, 0), latents(1000, 1)
     velocity = objective_of(scheduler, "v_prediction").target(clean, noise, EVERY_T)
     torch.testing.assert_close(velocity, scheduler.get_velocity(clean, noise, EVERY_T), rtol=1e-5, atol=1e-6)
@@ -62,7 +62,7 @@ def test_targets_equal_noise_velocity_and_picture(scheduler: DDPMScheduler) -> N
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_diffusers_recovers_the_picture_from_the_target(
+def test_diffusers_recovers_the_image_from_the_target(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
     """From the target, the sampler recovers the clean image."""

@@ -31,7 +31,7 @@ def test_syntax_of_other_programs_is_found(text: str, pieces: list[str]) -> None
     assert [piece for _, piece in syntax_in(text)] == pieces
 
 
-def test_a_path_is_no_prompt() -> None:
+def test_a_path_is_not_a_prompt() -> None:
     assert all(map(is_path, ("prompts.txt", "data/prompts.yaml", "/data/prompts", "./prompts")))
     assert not any(map(is_path, ("a cat.", "cat", "a cat and/or a dog", "notes.txt on a desk")))
     (problem,) = path_problems("preview.prompts", ["prompts.txt", "a cat", None])

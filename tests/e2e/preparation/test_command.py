@@ -22,7 +22,7 @@ def prepared(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_folder_becomes_a_data_set_that_everything_reads(tmp_path: Path) -> None:
+def test_a_folder_becomes_a_dataset_that_everything_reads(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     files: dict[str, bytes | str] = {

@@ -90,7 +90,7 @@ def assert_nothing_ran(browser: Browser) -> None:
     assert browser.value("document.querySelectorAll('img, main script').length") == 0
 
 
-def test_no_text_of_a_data_set_runs(browser: Browser, folder: Path, tmp_path: Path) -> None:
+def test_no_text_of_a_dataset_runs(browser: Browser, folder: Path, tmp_path: Path) -> None:
     browser.open(f"file://{folder}/report.html")
     assert_nothing_ran(browser)
     assert browser.value("document.querySelector('.caption').textContent.includes('<script>')")
@@ -161,7 +161,7 @@ def test_a_decision_stays_after_the_page_is_opened_again(browser: Browser, folde
     assert browser.value("document.querySelectorAll('#captions .drop').length") == 1
 
 
-def test_a_picture_is_shown_large(browser: Browser, folder: Path, address: str) -> None:
+def test_an_image_is_shown_large(browser: Browser, folder: Path, address: str) -> None:
     browser.open(address)
     choose(browser, "b.png")
     browser.press("o")

@@ -58,7 +58,7 @@ def test_there_are_many_cases_and_each_ends_as_expected(prepared) -> None:
     assert wrong == {}
 
 
-def test_every_file_stands_in_one_list_once(prepared) -> None:
+def test_every_file_is_in_one_list_once(prepared) -> None:
     found, kept, left_out, _ = prepared
     assert not set(kept) & set(left_out)
     listed = {case.name for case in found if case.fate not in ("caption", "nothing")}

@@ -58,7 +58,7 @@ def test_no_side_of_a_size_could_grow(resolution: int, step: int, max_aspect: fl
 
 
 @pytest.mark.parametrize(("resolution", "step", "max_aspect"), SETTINGS)
-def test_upright_and_lying_pictures_get_the_same_sizes(resolution: int, step: int, max_aspect: float) -> None:
+def test_upright_and_lying_images_get_the_same_sizes(resolution: int, step: int, max_aspect: float) -> None:
     sizes = bucket_sizes(resolution, step, max_aspect)
     assert sorted(sizes) == sorted((height, width) for width, height in sizes)
 
@@ -73,7 +73,7 @@ def test_the_bound_itself_is_reached_where_a_size_meets_it_exactly() -> None:
     assert (600, 660) in bucket_sizes(630, 60, 1.1)  # 600 x 1.1 is 660.0000000000001 in floating point
 
 
-def test_each_picture_lies_in_the_bucket_of_the_nearest_aspect_ratio_and_in_no_other() -> None:
+def test_each_image_is_in_the_bucket_of_the_nearest_aspect_ratio_and_in_no_other() -> None:
     sizes = [(1000, 1000), (1000, 990), (640, 384), (384, 640), (10_000, 100), (100, 10_000), (1, 1)]
     records = [record(*size, number) for number, size in enumerate(sizes)]
     buckets = assign_buckets(records, DataConfig("x", resolution=512, bucket_step=64))
@@ -162,7 +162,7 @@ def test_after_every_batch_the_promises_hold(sizes: list[int], batch_size: int) 
 
 
 @pytest.mark.parametrize(("sizes", "batch_size"), CASES[:12])
-def test_over_many_passes_every_picture_has_an_equal_share(sizes: list[int], batch_size: int) -> None:
+def test_over_many_passes_every_image_has_an_equal_share(sizes: list[int], batch_size: int) -> None:
     num_passes = 200
     seen = Counter(dict.fromkeys(range(sum(sizes)), 0))
     steps = num_passes * sum(sizes) // batch_size
@@ -187,7 +187,7 @@ def test_iterating_again_begins_again() -> None:
     assert taken(sampler, 9) == taken(sampler, 9)
 
 
-def test_a_picture_that_repeats_stands_that_often_in_each_pass() -> None:
+def test_an_image_that_repeats_is_that_often_in_each_pass() -> None:
     sampler = BucketBatchSampler(buckets_of([3, 2]), [1, 3, 1, 2, 1], 4, seed=0)
     seen: Counter[int] = Counter()
     for batch in taken(sampler, 2 * 40):  # 8 entries per pass

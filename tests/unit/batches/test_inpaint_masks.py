@@ -13,7 +13,7 @@ RECORD = Record("a.png", ("a",), 100, 80, "ab" * 32)
 VIEW = View(64, 48, 0.5, 0.5, False)
 
 
-def test_holes_are_the_same_every_time_and_differ_by_picture_and_number() -> None:
+def test_holes_are_the_same_every_time_and_differ_by_image_and_number() -> None:
     names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(40)]
     drawn = {(name, number): hole(name, number, 64, 48) for name in names for number in range(4)}
     assert all(torch.equal(hole(name, number, 64, 48), found) for (name, number), found in drawn.items())
@@ -33,7 +33,7 @@ def test_all_is_hidden_in_the_given_share_of_samples() -> None:
     assert torch.equal(hole("x", WHOLE, 5, 4), torch.ones(1, 4, 5))
 
 
-def test_keys_change_with_what_is_hidden_and_pictures_hidden_as_a_whole_share_one() -> None:
+def test_keys_change_with_what_is_hidden_and_images_hidden_as_a_whole_share_one() -> None:
     other = Record("b.png", ("b",), 100, 80, "cd" * 32)
     mirrored = View(64, 48, 0.5, 0.5, True)
     parts = [(RECORD, VIEW, 0), (RECORD, VIEW, 1), (RECORD, mirrored, 0), (other, VIEW, 0)]

@@ -175,7 +175,7 @@ def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path:
     assert refused >= num_bytes
 
 
-def test_a_full_disk_is_told_with_the_place_and_the_way_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_place_and_the_way_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """A file size limit reaches the same code as a full disk."""
     entry = {"latents": torch.zeros(200_000)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -190,7 +190,7 @@ def test_a_full_disk_is_told_with_the_place_and_the_way_out_and_leaves_nothing_b
     ShardStore(tmp_path).write({"key": entry})
 
 
-def test_a_folder_that_cannot_be_made_is_told_the_same_way(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_the_same_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # permissions would not stop root
     with pytest.raises(OSError, match=r"--cache\.folder"):
         ShardStore(tmp_path / "file" / "cache").write({"key": value_of("key")})

@@ -29,7 +29,7 @@ def blocks(seed: int, count: int = 20) -> np.ndarray:
     return pictures
 
 
-def test_statistics_of_a_red_picture_with_one_line_are_those_worked_out_by_hand() -> None:
+def test_statistics_of_a_red_image_with_one_line_are_those_worked_out_by_hand() -> None:
     picture = np.zeros((1, 64, 64, 3))
     picture[..., 0] = 1.0
     picture[0, :, 32] = 1.0  # a white line: its pixels and those on its left have another neighbour
@@ -38,7 +38,7 @@ def test_statistics_of_a_red_picture_with_one_line_are_those_worked_out_by_hand(
     assert edges == 2 / 64 and saturation == 63 / 64
 
 
-def test_a_style_is_no_distance_from_itself_and_all_of_it_from_its_opposite() -> None:
+def test_a_style_has_no_distance_to_itself_and_all_of_it_to_its_opposite() -> None:
     black, white = np.zeros((2, 64, 64, 3)), np.ones((3, 64, 64, 3))
     assert style_distance(white, white)["total"] == 0
     assert halves_distance(white) == 0 and 0 < halves_distance(np.concatenate([black, white])) < 1

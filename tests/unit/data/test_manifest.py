@@ -45,7 +45,7 @@ def test_a_listing_further_down_is_pointed_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "folder", ["/no/such/folder", "./missing", "../missing", "missing", "a/b/c", "~/missing-folder"]
 )
-def test_a_folder_that_does_not_exist_is_no_hub_dataset(folder: str) -> None:
+def test_a_folder_that_does_not_exist_is_not_a_hub_dataset(folder: str) -> None:
     with pytest.raises(FileNotFoundError, match="datasets_prep"):
         read_manifest(folder)
 

@@ -29,7 +29,7 @@ def test_the_last_verdict_and_the_last_caption_count(tmp_path: Path) -> None:
     assert decided(path) == {A: Decided("a.png", "keep", "two"), B: Decided("b.png", "drop", None)}
 
 
-def test_undo_takes_back_the_latest_decision_about_the_same_picture(tmp_path: Path) -> None:
+def test_undo_takes_back_the_latest_decision_about_the_same_image(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     append_decision(path, Decision(A, "a.png", "keep"))
     append_decision(path, Decision(A, "a.png", "drop"))

@@ -145,7 +145,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_listing_nor_the_workers(
         assert contents(config.output) == contents(other.output), workers
 
 
-def test_the_same_again_does_nothing_and_a_change_makes_it_anew(config: PrepConfig) -> None:
+def test_the_same_again_does_nothing_and_a_change_makes_it_again(config: PrepConfig) -> None:
     source = Path(config.source[0])
     first = prepare(config)
     written = os.stat(config.output / "report.html")
@@ -240,7 +240,7 @@ def test_near_duplicates_are_dropped_or_named(config: PrepConfig, near: str) -> 
     assert 0 < row["score" if near == "drop" else "near_duplicate_score"] <= 1
 
 
-def test_a_picture_that_takes_too_much_memory_costs_only_itself(config: PrepConfig) -> None:
+def test_an_image_that_takes_too_much_memory_costs_only_itself(config: PrepConfig) -> None:
     write(Path(config.source[0]), {"huge.png": encoded(drawn(7).resize((9000, 9000), Image.Resampling.NEAREST))})
     outcome = prepare(replace(config, limits=LimitsConfig(memory_gb=0.2)))
     reasons = {row["source"]: row["reason"] for row in rows_of(config.output, "rejected.jsonl")}
@@ -305,7 +305,7 @@ def test_text_files_and_lossless_copies_are_written_on_request(config: PrepConfi
     assert text.splitlines() == ["a red image", "ein Rot"]
 
 
-def test_saving_anew_never_keeps_a_file_of_other_options(config: PrepConfig) -> None:
+def test_saving_again_never_keeps_a_file_of_other_options(config: PrepConfig) -> None:
     clear = drawn(8).convert("RGBA")
     clear.putalpha(100)
     write(Path(config.source[0]), {"clear.png": encoded(clear)})
@@ -361,7 +361,7 @@ def test_the_split_of_the_source_is_followed(config: PrepConfig) -> None:
             assert set(sides.values()) == {"validation", None}
 
 
-def test_damaged_measurements_are_made_anew(config: PrepConfig) -> None:
+def test_damaged_measurements_are_made_again(config: PrepConfig) -> None:
     prepare(config)
     expected = contents(config.output)
     for part in (config.output / ".prep" / "measured").iterdir():
@@ -422,7 +422,7 @@ def test_a_listing_that_was_edited_is_not_replaced_and_other_files_stay(config: 
         prepare(config)
 
 
-def test_an_output_that_a_link_leads_to_is_no_input(config: PrepConfig) -> None:
+def test_an_output_that_a_link_leads_to_is_not_an_input(config: PrepConfig) -> None:
     (Path(config.source[0]) / "link").symlink_to(config.output.parent)
     config = replace(config, follow_links=True)
     first = prepare(config)
@@ -440,7 +440,7 @@ def test_two_at_once_are_refused(config: PrepConfig) -> None:
     assert prepare(config).is_new
 
 
-def test_a_source_without_pictures_is_refused_with_the_reasons(tmp_path: Path) -> None:
+def test_a_source_without_images_is_refused_with_the_reasons(tmp_path: Path) -> None:
     source = write(tmp_path / "raw", {"a.png": "", "b.jpg": "text"})
     with pytest.raises(ValueError, match=r"empty_file 1, not_an_image 1"):
         prepare(PrepConfig((source,), tmp_path / "prepared", workers=1))
@@ -468,7 +468,7 @@ def test_options_that_make_no_sense_are_refused(arguments: list[str], useful: st
         parse(PrepConfig, ["--source", "raw", "--output", "x", *arguments], program="prep")
 
 
-def test_all_problems_of_the_options_are_told_at_once() -> None:
+def test_all_problems_of_the_options_are_reported_at_once() -> None:
     arguments = ["--source", "raw", "--output", "x", "--quality.max_aspect", "0.5", "--background", "nocolour"]
     arguments += ["--captions.captioner", "blip", "--captions.threshold", "2", "--workers", "many"]
     with pytest.raises(ValueError) as found:
@@ -477,7 +477,7 @@ def test_all_problems_of_the_options_are_told_at_once() -> None:
     assert named == ["workers", "background", "quality.max_aspect", "captions.threshold", "captions.model"]
 
 
-def test_all_models_that_cannot_be_used_are_told_at_once(config: PrepConfig, tmp_path: Path) -> None:
+def test_all_models_that_cannot_be_used_are_reported_at_once(config: PrepConfig, tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     options = {"captions": CaptionsConfig("blip", model=missing), "lint": LintConfig(missing)}
     with pytest.raises(ValueError) as found:
@@ -487,7 +487,7 @@ def test_all_models_that_cannot_be_used_are_told_at_once(config: PrepConfig, tmp
     assert not config.output.exists()
 
 
-def test_kinds_and_prompt_that_the_captioner_cannot_follow_are_told_at_once(config: PrepConfig) -> None:
+def test_kinds_and_prompt_that_the_captioner_cannot_follow_are_reported_at_once(config: PrepConfig) -> None:
     captions = CaptionsConfig("wd_tagger", model="m", kinds=("long",), prompt="Describe it.")
     with pytest.raises(ValueError, match=r"captions.kinds: got long.*\ncaptions.prompt: got 'Describe it.'"):
         prepare(replace(config, captions=captions))

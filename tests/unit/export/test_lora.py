@@ -32,7 +32,7 @@ def test_layers_carry_part_name_and_matrices() -> None:
     assert layer.up.shape == (16, 2, 1, 1)
 
 
-def test_a_state_that_is_no_complete_lora_is_refused_by_the_name_of_the_layer() -> None:
+def test_a_state_that_is_not_a_complete_lora_is_refused_by_the_name_of_the_layer() -> None:
     bad = {
         "not a LoRA weight": GOOD | {"denoiser.conv_in.weight": torch.ones(1)},
         "not finite": GOOD | {f"{NAME}.lora_A.default.weight": torch.full((2, 16, 1, 1), torch.nan)},

@@ -41,13 +41,13 @@ def one_of_six() -> Tensor:
 
 
 @pytest.mark.parametrize("outside", [0.0, 0.25])
-def test_each_position_counts_by_its_weight_and_the_mean_goes_over_the_picture(outside: float) -> None:
+def test_each_position_counts_by_its_weight_and_the_mean_goes_over_the_image(outside: float) -> None:
     """4 (m + w (1 - m)), summed over positions, by 6."""
     expected = [4 * (1 + 5 * outside) / 6, 4 * (0.5 + 5.5 * outside) / 6]
     torch.testing.assert_close(losses(LossMask(one_of_six(), outside)), torch.tensor(expected))
 
 
-def test_the_prior_adds_the_distance_to_the_untouched_prediction_outside_the_mask() -> None:
+def test_the_prior_adds_the_distance_to_the_base_models_prediction_outside_the_mask() -> None:
     """The base model predicts 5, which adds 9 (1 - m) p."""
     asked = []
 
@@ -62,7 +62,7 @@ def test_the_prior_adds_the_distance_to_the_untouched_prediction_outside_the_mas
     assert torch.equal(noisy, OBJECTIVE.add_noise(clean, noise, T)) and torch.equal(t, T) and not has_grad
 
 
-def test_a_mask_of_the_whole_picture_changes_nothing_and_one_that_shows_nothing_gives_zero() -> None:
+def test_a_mask_of_the_whole_image_changes_nothing_and_one_that_shows_nothing_gives_zero() -> None:
     assert torch.equal(losses(LossMask(torch.ones(2, 1, 2, 3), 0.1)), losses(None))
     assert torch.equal(losses(LossMask(torch.zeros(2, 1, 2, 3), 0.0)), torch.zeros(2))
 

@@ -41,7 +41,7 @@ def train(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], step
 
 @pytest.mark.parametrize("rounding", ["fp32", "bf16_kahan"])
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
-def test_a_resumed_paged_optimizer_has_its_own_buffers_and_goes_on_as_before(rounding: Any) -> None:
+def test_a_resumed_paged_optimizer_has_its_own_buffers_and_continues_as_before(rounding: Any) -> None:
     def build(parameters: list[nn.Parameter]) -> tuple[Any, Any]:
         inner = MarkedBuffers([{"params": parameters, "name": "denoiser"}], lr=1e-2)
         return inner, inner if rounding == "fp32" else PerParameterOptimizer(inner, rounding, 0, in_backward=False)

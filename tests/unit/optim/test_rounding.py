@@ -33,7 +33,7 @@ def test_the_mean_over_all_bits_is_the_number_itself(value: float) -> None:
     assert distances.max().item() <= max(abs(value) * 2**-7, 2**-133)
 
 
-def test_what_bfloat16_can_hold_stays_and_so_does_what_is_no_number() -> None:
+def test_what_bfloat16_can_hold_stays_and_so_does_what_is_not_a_number() -> None:
     held = torch.tensor([1.0, -0.5, 0.0, -0.0, 1.0078125, float("inf"), -float("inf"), 2.0**-126])
     ones = torch.full(held.shape, 0xFFFF, dtype=torch.int32)
     assert torch.equal(round_stochastically(held, ones).float(), held)

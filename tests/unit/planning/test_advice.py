@@ -59,9 +59,7 @@ def test_without_a_goal_nothing_is_proposed_or_printed() -> None:
 @pytest.mark.parametrize("goal", ["style", "subject"])
 @pytest.mark.parametrize("kind", [LoRATrainConfig, FullTrainConfig])
 @pytest.mark.parametrize("batch", [1, 16, 512])
-def test_numbers_are_sensible_from_one_picture_to_thirty_thousand(
-    kind: type[AdaptConfig], goal: str, batch: int
-) -> None:
+def test_numbers_are_sensible_from_one_image_to_thirty_thousand(kind: type[AdaptConfig], goal: str, batch: int) -> None:
     config = parse(kind, [*REQUIRED, "--goal", goal], program="test")
     found = [proposed(config, num, batch=batch) for num in NUMS]
     seen = [numbers["train.steps"] * batch for numbers in found]
@@ -74,7 +72,7 @@ def test_numbers_are_sensible_from_one_picture_to_thirty_thousand(
         with_options(config, dict(numbers))  # raises where options contradict each other
 
 
-def test_steps_stand_for_pictures_seen_whatever_the_batch() -> None:
+def test_steps_stand_for_images_seen_whatever_the_batch() -> None:
     config = lora("--goal", "style")
     assert proposed(config, 30, batch=1)["train.steps"] == 3000
     assert proposed(config, 30, batch=4)["train.steps"] == 750
@@ -100,7 +98,7 @@ def test_numbers_follow_those_that_were_given() -> None:
     assert "proposed would be 3000" in by_key["train.steps"]
 
 
-def test_a_warm_up_that_was_given_lies_within_the_steps() -> None:
+def test_a_warm_up_that_was_given_is_within_the_steps() -> None:
     config, given = parse_given(
         LoRATrainConfig, [*REQUIRED, "--goal", "style", "--optim.warmup_steps", "300"], program="test"
     )
@@ -128,7 +126,7 @@ def test_all_that_was_given_stays_and_a_saved_config_is_a_fixed_point(tmp_path: 
     assert with_options(with_proposals(*subject, (), manifest(300), 8)[0], {"goal": "style"}) == settled
 
 
-def test_copies_repeats_and_held_out_pictures_are_no_pictures_more() -> None:
+def test_copies_repeats_and_held_out_images_do_not_count() -> None:
     config = lora("--goal", "style")
     assert read_facts(config, manifest(30, copies=3, repeats=5), 2) == DatasetFacts(30, 90, 0, 30, 450, 512, 2)
     held_out = lora("--validation.fraction", "0.1")
@@ -173,7 +171,7 @@ class WithClassPictures(LoRATrainConfig):
     prior: Prior = field(default_factory=Prior)
 
 
-def test_class_pictures_take_half_of_a_step_and_all_weights_have_no_rank() -> None:
+def test_class_images_take_half_of_a_step_and_all_weights_have_no_rank() -> None:
     arguments = [*REQUIRED, "--goal", "subject"]
     for more, steps in (((), 2000), (("--prior.kind", "none"), 1000)):
         config, given = parse_given(WithClassPictures, [*arguments, *more], program="test")
@@ -184,7 +182,7 @@ def test_class_pictures_take_half_of_a_step_and_all_weights_have_no_rank() -> No
     assert not any("rank" in line for line in lines)
 
 
-def test_the_preset_leaves_to_the_pictures_what_the_goal_proposes() -> None:
+def test_the_preset_leaves_to_the_images_what_the_goal_proposes() -> None:
     preset = str(ROOT / "recipes" / "configs" / "sd15_lora_from_pictures.yaml")
     config, given = parse_given(LoRATrainConfig, ["--config", preset, *REQUIRED], program="test")
     assert config.goal == "style" and not given & set(PROPOSED)

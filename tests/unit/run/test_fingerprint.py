@@ -96,7 +96,7 @@ def test_another_vae_by_option_is_another_vae(tiny_model: Path, tmp_path: Path) 
     assert list(differences(before, identity_of(tiny_model, tmp_path, other))) == ["VAE"]
 
 
-def test_a_setting_that_a_library_assumes_by_itself_is_no_change(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_setting_that_a_library_assumes_by_itself_is_not_a_change(tiny_model: Path, tmp_path: Path) -> None:
     """Other versions of diffusers know more settings; those in a file count."""
     before, now = identity_of(tiny_model, tmp_path), identity_of(tiny_model, tmp_path)
     now["VAE"]["settings"]["new_setting"] = now["text encoder 1"]["settings"]["new_setting"] = False

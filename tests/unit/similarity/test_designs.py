@@ -89,7 +89,7 @@ def test_another_background_is_explained_by_what_the_drawing_becomes() -> None:
     assert is_recoloured(image, tinted, covered)
 
 
-def test_words_added_by_one_image_alone_are_no_other_words() -> None:
+def test_words_added_by_one_image_alone_are_not_other_words() -> None:
     rng = np.random.default_rng(0)
     one, covered = np.full((128, 128), 255.0, np.float32), np.ones((128, 128), bool)
     one[:32] = rng.uniform(0, 255, (32, 128))

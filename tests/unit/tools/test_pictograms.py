@@ -32,7 +32,7 @@ def folder_of(root: Path, captions: dict[str, str]) -> Path:
     return root
 
 
-def test_a_moved_picture_stays_whole_on_white() -> None:
+def test_a_moved_image_stays_whole_on_white() -> None:
     for seed in range(20):
         copy = np.asarray(moved(pictogram("red"), random.Random(seed)))
         assert copy.shape == (64, 64, 3)

@@ -130,7 +130,7 @@ def test_texts_of_one_image_in_two_folders_stop_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "None", "NULL\n", "n/a"])
-def test_what_programs_write_for_nothing_is_no_caption(tmp_path: Path, text: str) -> None:
+def test_what_programs_write_for_nothing_is_not_a_caption(tmp_path: Path, text: str) -> None:
     message = mistakes(write(tmp_path / "text", {"x.png": P, "x.txt": text, "y.png": Q, "y.txt": "a dog"}))
     assert "images without a caption (1): x.png" in message
     table = f"file_name,text\nx.png,{text.strip()}\ny.png,a dog\n"
@@ -188,7 +188,7 @@ def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: P
     assert captions(manifest) == {"x.png": ("A dog.", "It sits.", "A window.")} and manifest.warnings == ()
 
 
-def test_json_without_a_caption_in_a_text_file_is_no_caption(tmp_path: Path) -> None:
+def test_json_without_a_caption_in_a_text_file_is_not_a_caption(tmp_path: Path) -> None:
     findings, root = Findings(), write(tmp_path, {"x.png": P, "x.txt": '{"score": 3}'})
     found = read_folder_entries(
         root, FolderSource(root).read, ["x.png", "x.txt"], CaptionReading(is_training=False), findings

@@ -169,7 +169,7 @@ def test_a_decoder_that_panics_blames_the_file(monkeypatch: pytest.MonkeyPatch) 
         (b"\xff\xd8\xff", "cut short"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, word: str) -> None:
+def test_what_is_not_an_image_is_named(data: bytes, word: str) -> None:
     for read in (upright_size, open_rgb):
         with pytest.raises(ValueError, match=word):
             read(data)

@@ -122,7 +122,7 @@ def test_a_jpeg_xl_cut_short_is_refused(is_boxed: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "lossless"), [("HEIF", {}), ("JXL", {"lossless": True})])
-def test_alpha_lies_on_the_background(kind: str, lossless: dict[str, object]) -> None:
+def test_alpha_is_on_the_background(kind: str, lossless: dict[str, object]) -> None:
     if kind not in readable_formats():
         pytest.skip(f"needs {images.PLUGINS[kind][0]}: sd-finetune[{images.PLUGINS[kind][1]}]")
     data = encoded(Image.new("RGBA", (64, 64), (255, 0, 0, 0)), kind, **lossless)

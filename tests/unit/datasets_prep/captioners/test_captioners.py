@@ -38,7 +38,7 @@ def loaded(name: str, models: dict[str, Path], **options: Any) -> Captioner:
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_three_pictures_get_three_captions_and_one_alone_the_same(name: str, models: dict[str, Path]) -> None:
+def test_three_images_get_three_captions_and_one_alone_the_same(name: str, models: dict[str, Path]) -> None:
     captioner = loaded(name, models)
     images = pictures()
     results = captioner.caption(images, "long", NO_HINTS)
@@ -125,7 +125,7 @@ def test_a_model_that_lacks_a_weight_is_refused(models: dict[str, Path], tmp_pat
         loaded("blip", {"blip": folder})
 
 
-def test_large_files_are_told_apart_by_samples(tmp_path: Path) -> None:
+def test_large_files_are_distinguished_by_samples(tmp_path: Path) -> None:
     from datasets_prep.vision import model_files
 
     data = np.random.default_rng(0).integers(0, 256, model_files.WHOLE + 5, dtype=np.uint8)
@@ -145,7 +145,7 @@ def test_large_files_are_told_apart_by_samples(tmp_path: Path) -> None:
         ({"captioner": "blip", "model": "{broken}"}, "complete"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_told_in_a_sentence(
+def test_a_model_that_cannot_be_had_is_reported_in_a_sentence(
     options: dict[str, Any], words: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
@@ -174,7 +174,7 @@ def test_prompts_that_a_captioner_cannot_follow_are_refused(captioner: Any, prom
 
 
 @pytest.mark.parametrize("form", ["parts", "text with its own place", "text"])
-def test_any_form_of_chat_template_gets_one_place_for_the_picture(form: str) -> None:
+def test_any_form_of_chat_template_gets_one_place_for_the_image(form: str) -> None:
     def render(messages: list[Message]) -> str:
         content: Any = messages[-1]["content"]
         if form == "parts":
@@ -216,7 +216,7 @@ def test_the_threshold_is_part_of_what_captions_depend_on(tmp_path: Path) -> Non
     assert strict.identity() != usual.identity()
 
 
-def test_a_tall_picture_stands_on_a_white_square_with_blue_first() -> None:
+def test_a_tall_image_is_on_a_white_square_with_blue_first() -> None:
     array = tagger_input(Image.new("RGB", (4, 16), (255, 0, 10)), TAGGER_SIDE)
     assert array.shape == (TAGGER_SIDE, TAGGER_SIDE, 3) and array.dtype == np.float32
     assert array[8, 0].tolist() == [255, 255, 255] and array[8, 8].tolist() == [10, 0, 255]
@@ -251,7 +251,7 @@ def client(server: CaptionServer, timeout_seconds: float = 5.0, num_tries: int =
     return HttpCaptioner(config, timeout_seconds=timeout_seconds, num_tries=num_tries, first_wait=0.02)
 
 
-def test_a_server_gets_picture_and_prompt_and_its_answer_is_the_caption(server: CaptionServer) -> None:
+def test_a_server_gets_image_and_prompt_and_its_answer_is_the_caption(server: CaptionServer) -> None:
     result = client(server, max_new_tokens=99).caption(pictures(1), "tags", [""])[0]
     assert (result.text, result.num_tokens, result.finish) == ("a red square", 3, "stop")
     body = server.requests[0]
@@ -297,7 +297,7 @@ def test_waits_grow_and_follow_the_server_up_to_a_limit(attempt: int, asked: str
     assert wait_seconds(0.5, attempt, asked) == expected
 
 
-def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: CaptionServer) -> None:
+def test_an_image_that_the_server_cannot_do_costs_only_itself(server: CaptionServer) -> None:
     server.answers = [(400, {}), *[(200, {})] * 2]
     results = client(server, requests_in_flight=1).caption(pictures(), "long", NO_HINTS)
     assert [result.finish for result in results] == ["error", "stop", "stop"]
@@ -310,7 +310,7 @@ def test_a_picture_that_the_server_cannot_do_costs_only_itself(server: CaptionSe
     assert "without text" in client(server).caption(pictures(1), "long", [""])[0].detail
 
 
-def test_a_server_that_is_not_there_is_told_in_a_sentence(server: CaptionServer) -> None:
+def test_a_server_that_is_not_there_is_reported_in_a_sentence(server: CaptionServer) -> None:
     server.url = "http://127.0.0.1:9/v1"
     with pytest.raises(OSError, match=r"no server answers at http://127.0.0.1:9/v1 .*Start it"):
         client(server, num_tries=2).caption(pictures(), "long", NO_HINTS)

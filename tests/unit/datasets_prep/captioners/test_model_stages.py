@@ -87,7 +87,7 @@ def prepared(config: PrepConfig, **options: Any) -> tuple[dict[str, dict], dict[
     ("name", "limit", "is_least"),
     [("aesthetic", "min_aesthetic", True), ("nsfw", "max_nsfw", False), ("watermark", "max_watermark", False)],
 )
-def test_pictures_beyond_the_limit_are_left_out_with_their_score_but_for_those_a_user_keeps(
+def test_images_beyond_the_limit_are_left_out_with_their_score_but_for_those_a_user_keeps(
     config: PrepConfig, models: dict[str, str], name: str, limit: str, is_least: bool
 ) -> None:
     options: dict[str, Any] = {f"{name}_model": models[name], "batch_size": 4}
@@ -111,7 +111,7 @@ def test_pictures_beyond_the_limit_are_left_out_with_their_score_but_for_those_a
     assert all(row["text"].endswith(", ink style") for row in kept.values()), "it is not made again"
 
 
-def test_a_new_picture_alone_is_scored_and_an_interrupted_run_goes_on(
+def test_a_new_image_alone_is_scored_and_an_interrupted_run_continues(
     config: PrepConfig, models: dict[str, str]
 ) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
@@ -130,7 +130,7 @@ def test_a_new_picture_alone_is_scored_and_an_interrupted_run_goes_on(
     assert "nsfw" in again["new one"]["scores"]
 
 
-def test_another_model_in_the_same_folder_scores_all_anew(config: PrepConfig, tmp_path: Path) -> None:
+def test_another_model_in_the_same_folder_scores_all_again(config: PrepConfig, tmp_path: Path) -> None:
     scores = ScoresConfig(nsfw_model=str(save_classifier(tmp_path / "model", ["normal", "nsfw"])))
     before, _, _, _ = prepared(config, scores=scores)
     save_classifier(tmp_path / "model", ["nsfw", "normal"])  # the same weights, the other way round
@@ -140,7 +140,9 @@ def test_another_model_in_the_same_folder_scores_all_anew(config: PrepConfig, tm
         assert after[name]["scores"]["nsfw"] == pytest.approx(1 - before[name]["scores"]["nsfw"], abs=1e-4)
 
 
-def test_a_near_copy_that_passes_stays_for_a_better_one_that_does_not(tmp_path: Path, models: dict[str, str]) -> None:
+def test_a_near_duplicate_that_passes_stays_for_a_better_one_that_does_not(
+    tmp_path: Path, models: dict[str, str]
+) -> None:
     large = drawn(3, (300, 260))
     same, small = encoded(large), encoded(large.resize((150, 130)))
     source = write(tmp_path / "raw", {"large.png": same, "same.png": same, "small.png": small})
@@ -161,9 +163,7 @@ def test_a_near_copy_that_passes_stays_for_a_better_one_that_does_not(tmp_path: 
     }
 
 
-def test_pictures_that_do_not_agree_with_their_captions_are_left_out(
-    config: PrepConfig, models: dict[str, str]
-) -> None:
+def test_images_that_do_not_agree_with_their_captions_are_left_out(config: PrepConfig, models: dict[str, str]) -> None:
     texts = ("a red square", "a green circle", "a grey square on red", "a blue circle", "green on blue", "a circle")
     source = Path(config.source[0])
     write(source, {f"{name}.txt": text for name, text in zip(NAMES, texts, strict=True)})
@@ -355,7 +355,7 @@ def test_the_thorough_level_finds_off_centre_crops(copies: PrepConfig) -> None:
 
 
 @needs_opencv
-def test_a_vision_model_brings_pairs_together_and_looks_at_each_picture_once(
+def test_a_vision_model_brings_pairs_together_and_looks_at_each_image_once(
     copies: PrepConfig, models: dict[str, str]
 ) -> None:
     embed = DedupConfig("embed", near="report", embed_model=models["dinov2"], embed_similarity=0.0)

@@ -71,7 +71,7 @@ def run(
     return written, "\n".join(findings.warnings)
 
 
-def test_every_picture_gets_its_captions_in_the_order_of_the_kinds(tmp_path: Path) -> None:
+def test_every_image_gets_its_captions_in_the_order_of_the_kinds(tmp_path: Path) -> None:
     written, notices = run(Colours(), tmp_path, kinds=("tags", "short"))
     assert list(written) == list(range(7)) and notices == ""
     assert written[3] == [Written("tags", "tags (3, 0, 0) (10, 10) hint 3"), written[3][1]]
@@ -85,7 +85,7 @@ def test_batches_are_halved_until_they_fit_and_stay_so(tmp_path: Path) -> None:
     assert written == run(Colours(), tmp_path / "other", count=12)[0] and notices == ""
 
 
-def test_a_picture_that_never_fits_gets_no_caption_and_is_counted(tmp_path: Path) -> None:
+def test_an_image_that_never_fits_gets_no_caption_and_is_counted(tmp_path: Path) -> None:
     captioner = Colours(batch_size=2, memory=0)
     written, notices = run(captioner, tmp_path, count=2)
     assert written == {0: [], 1: []}
@@ -135,7 +135,7 @@ def test_what_is_written_is_not_asked_for_again_and_the_prefix_may_change(tmp_pa
     assert third.batches == [] and third.num_loads == 0
 
 
-def test_a_stopped_run_goes_on_with_the_same_batches(tmp_path: Path) -> None:
+def test_a_stopped_run_continues_with_the_same_batches(tmp_path: Path) -> None:
     class Noted(Colours):
         def __init__(self, calls: list[list[str]], most_calls: int) -> None:
             super().__init__()
@@ -158,7 +158,7 @@ def test_a_stopped_run_goes_on_with_the_same_batches(tmp_path: Path) -> None:
     assert stopped == whole and len(whole) == 6
 
 
-def test_hints_are_told_apart_only_where_the_prompt_uses_them(tmp_path: Path) -> None:
+def test_hints_are_distinguished_only_where_the_prompt_uses_them(tmp_path: Path) -> None:
     def renamed(prompt: str | None) -> list[int]:
         captioner = Colours()
         findings = Findings()
@@ -173,7 +173,7 @@ def test_hints_are_told_apart_only_where_the_prompt_uses_them(tmp_path: Path) ->
     assert renamed("about {hint}") == [1, 1]
 
 
-def test_pictures_are_shown_at_max_side_and_loaded_one_batch_ahead(tmp_path: Path) -> None:
+def test_images_are_shown_at_max_side_and_loaded_one_batch_ahead(tmp_path: Path) -> None:
     threads = set()
 
     def load(key: int) -> Image.Image:
@@ -185,7 +185,7 @@ def test_pictures_are_shown_at_max_side_and_loaded_one_batch_ahead(tmp_path: Pat
     assert len(threads) == 1 and threading.current_thread().name not in threads
 
 
-def test_a_picture_that_cannot_be_opened_is_counted(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_opened_is_counted(tmp_path: Path) -> None:
     def load(key: int) -> Image.Image:
         if key == 1:
             raise OSError("gone")
@@ -272,7 +272,7 @@ def test_refusals_are_known(text: str) -> None:
     "text",
     ["A sorry-looking dog", "I see a dog", "An AI robot stands in a hall", "A sign says I cannot", "As an artist"],
 )
-def test_other_captions_are_no_refusals(text: str) -> None:
+def test_other_captions_are_not_refusals(text: str) -> None:
     assert not is_refusal(text)
 
 
@@ -312,7 +312,7 @@ def test_what_no_file_can_hold_is_dropped_and_white_space_is_a_space(kind: Any) 
     assert text.encode().decode().replace(", ", " ") == "A dog on grass 😀 in May"
 
 
-def test_nothing_but_what_no_file_can_hold_is_no_caption() -> None:
+def test_nothing_but_what_no_file_can_hold_is_not_a_caption() -> None:
     cleaned = clean_result(Result("\0\ud83d \x07", 3, "stop"), "long")
     assert (cleaned.text, cleaned.fault) == ("", "nothing")
 
@@ -331,18 +331,18 @@ def test_nothing_but_what_no_file_can_hold_is_no_caption() -> None:
         ('Here is the caption: {"text": "a dog"}', "data"),
     ],
 )
-def test_noise_and_json_are_no_captions(answer: str, fault: str, kind: Any) -> None:
+def test_noise_and_json_are_not_captions(answer: str, fault: str, kind: Any) -> None:
     cleaned = clean_result(Result(answer, 9, "stop"), kind)
     assert (cleaned.text, cleaned.fault) == ("", fault)
 
 
-def test_a_tag_on_each_line_is_no_loop() -> None:
+def test_a_tag_on_each_line_is_not_a_loop() -> None:
     tags = [f"tag{letter}" for letter in "abcdefghij"]
     cleaned = clean_result(Result(",\n".join(tags), 40, "stop"), "tags")
     assert (cleaned.text, cleaned.fault) == (", ".join(tags), None)
 
 
-def test_an_unfinished_thought_is_no_caption() -> None:
+def test_an_unfinished_thought_is_not_a_caption() -> None:
     assert clean_result(Result("<think>It may be a dog. It may", 9, "length"), "long").text == ""
     assert stripped("") == ""
 

@@ -85,7 +85,7 @@ def test_a_wrong_caption_column_is_named_as_the_option_is(tmp_path: Path) -> Non
         ('{"caption": ""}', ()),
     ],
 )
-def test_a_json_file_beside_a_picture_holds_captions(tmp_path: Path, content: str, captions: tuple[str, ...]) -> None:
+def test_a_json_file_beside_an_image_holds_captions(tmp_path: Path, content: str, captions: tuple[str, ...]) -> None:
     assert entries(tmp_path, {"a.png": "x", "a.json": content}, "prompt")[0] == {"a.png": captions}
 
 
@@ -94,12 +94,12 @@ def test_a_json_file_about_something_else_holds_none(tmp_path: Path, content: st
     assert entries(tmp_path, {"a.png": "x", "a.json": content})[0] == {"a.png": (), "a.json": ()}
 
 
-def test_a_json_file_without_a_picture_is_nobodys_caption(tmp_path: Path) -> None:
+def test_a_json_file_without_an_image_is_nobodys_caption(tmp_path: Path) -> None:
     found, notices = entries(tmp_path, {"a.json": '"one"', "a.txt": "two"})
     assert found == {"a.json": (), "a.txt": ()} and "a.txt" in notices
 
 
-def test_pictures_of_the_same_stem_share_a_text_file_and_it_is_said(tmp_path: Path) -> None:
+def test_images_of_the_same_stem_share_a_text_file_and_it_is_said(tmp_path: Path) -> None:
     found, notices = entries(tmp_path, {"a.jpg": "x", "a.png": "x", "a.txt": "one", "b.txt": "two", "b.png": "x"})
     assert found == {"a.jpg": ("one",), "a.png": ("one",), "b.png": ("two",)}
     assert "several images" in notices and "(1): a.txt" in notices
@@ -121,7 +121,7 @@ def test_listings_below_the_top_count_for_their_folder(tmp_path: Path) -> None:
     assert read_entries(tmp_path, names, "text", Findings())["d/b.png"].weight == 3
 
 
-def test_a_file_below_the_top_that_only_has_a_listings_name_is_no_caption_file(tmp_path: Path) -> None:
+def test_a_file_below_the_top_that_only_has_a_listings_name_is_not_a_caption_file(tmp_path: Path) -> None:
     found, notices = entries(tmp_path, {"d/a.png": "x", "d/metadata.csv": "year,place\n1999,Bonn\n"})
     assert found == {"d/a.png": (), "d/metadata.csv": ()} and "d/metadata.csv" in notices
 

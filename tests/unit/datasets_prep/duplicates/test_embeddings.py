@@ -70,7 +70,7 @@ def test_a_pooler_that_was_never_trained_is_not_used(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, torch.nn.functional.normalize(mean).numpy(), atol=1e-5)
 
 
-def test_only_new_pictures_are_looked_at(tmp_path: Path) -> None:
+def test_only_new_images_are_looked_at(tmp_path: Path) -> None:
     model = tiny_vision.save_dinov2(tmp_path / "model")
     three = embedded(model, tmp_path, 3)
     opened = Opened()
@@ -99,5 +99,5 @@ def test_vectors_of_another_model_are_not_taken(tmp_path: Path) -> None:
     assert opened.indices == list(range(5))
 
 
-def test_no_pictures_give_no_vectors(tmp_path: Path) -> None:
+def test_no_images_give_no_vectors(tmp_path: Path) -> None:
     assert len(embedded(tiny_vision.save_dinov2(tmp_path / "model"), tmp_path, 0)) == 0

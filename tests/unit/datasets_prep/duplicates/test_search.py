@@ -77,7 +77,7 @@ def test_equal_bytes_are_copies_of_the_best() -> None:
     assert exact_duplicates(np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, 32), np.arange(5)).keys() == {2, 4}
 
 
-def test_hashes_that_begin_alike_are_told_apart() -> None:
+def test_hashes_that_begin_alike_are_distinguished() -> None:
     hashes = np.array([b"a" * 31 + end for end in (b"1", b"2", b"2", b"1", b"3")], dtype="V32")
     copies = exact_duplicates(hashes, np.array([3, 2, 1, 0, 4]))
     assert {number: copy.keeper for number, copy in copies.items()} == {0: 3, 1: 2}
@@ -103,7 +103,7 @@ def test_equal_thumbnails_are_copies_only_if_all_pixels_are_equal() -> None:
     assert {copy.reason for copy in copies.values()} == {"pixel_duplicate"}
 
 
-def test_edits_are_copies_of_the_best_picture_and_others_stay() -> None:
+def test_edits_are_copies_of_the_best_image_and_others_stay() -> None:
     pictures = [texture(seed) for seed in range(5)]
     pictures += [
         pictures[1].resize((200, 160)),
@@ -114,7 +114,7 @@ def test_edits_are_copies_of_the_best_picture_and_others_stay() -> None:
     assert near(pictures, order=[7, 6, 5, 4, 3, 2, 1, 0]) == {1: 6, 3: 7, 5: 6}
 
 
-def test_a_picture_that_is_out_is_neither_copy_nor_keeper() -> None:
+def test_an_image_that_is_out_is_neither_copy_nor_keeper() -> None:
     pictures = [texture(0), texture(0).resize((300, 240)), texture(0).resize((200, 160))]
     assert near(pictures, left=[1, 2]) == {2: 1}
 
@@ -206,7 +206,7 @@ def test_equal_pixels_of_different_files_are_named_so() -> None:
     assert "bits differ" in copies[2].detail
 
 
-def test_flat_pictures_are_not_taken_for_copies_by_their_codes() -> None:
+def test_flat_images_are_not_taken_for_copies_by_their_codes() -> None:
     base = texture(0)
     pictures = [base, ImageOps.mirror(base)]
     codes = np.stack([image_codes(image) for image in pictures])
@@ -244,7 +244,7 @@ def test_joined_pairs_keep_their_codes_and_say_which_have_more_in_common() -> No
     assert [tuple(map(int, row)) for row in rows] == [(0, 3, 70, 9, 1), (1, 2, FARTHEST, 0, 1), (2, 4, 8, 0, 0)]
 
 
-def test_no_pictures_have_no_copies() -> None:
+def test_no_images_have_no_copies() -> None:
     empty = np.zeros((0, 12, 4), np.uint64)
     nothing = np.zeros(0, bool)
     for level in ("fast", "thorough"):

@@ -95,7 +95,7 @@ def test_a_phrase_of_many_captions_is_named_at_its_longest() -> None:
     assert detail == "a high quality photo of a (10 of 40)" and sources == tuple(f"{n:02}.png" for n in range(10))
 
 
-def test_fewer_than_five_pictures_share_no_boilerplate() -> None:
+def test_fewer_than_five_images_share_no_boilerplate() -> None:
     assert phrases(["one two three four"] * 4) == []
     assert phrases(["one two three four"] * 5) == [("one two three four", 5)]
 
@@ -105,7 +105,7 @@ def test_a_short_phrase_is_named_beside_a_longer_one_only_if_it_is_more_frequent
     assert phrases(captions) == [("in soft morning light", 20), ("seen in soft morning light today", 10)]
 
 
-def test_the_trigger_is_no_boilerplate_and_ends_phrases() -> None:
+def test_the_trigger_is_not_boilerplate_and_ends_phrases() -> None:
     captions = [f"n{number} in the ink wash style of old" for number in range(10)]
     assert phrases(captions, trigger="the ink wash style") == []
     assert phrases(captions) == [("in the ink wash style of old", 10)]
@@ -115,7 +115,7 @@ def test_phrases_of_tag_lists_do_not_cross_commas() -> None:
     assert phrases([f"1girl, solo, long hair, smile, tag{number}" for number in range(9)]) == []
 
 
-def test_a_phrase_twice_in_a_picture_counts_once() -> None:
+def test_a_phrase_twice_in_an_image_counts_once() -> None:
     assert phrases(["one two three four. Then one two three four"] * 4) == []
 
 
@@ -157,7 +157,7 @@ def test_contradictory_tags_are_named_and_others_not(tags: list[str], pairs: lis
     assert contradictions(tags) == pairs
 
 
-def test_the_same_caption_on_several_pictures_is_named() -> None:
+def test_the_same_caption_on_several_images_is_named() -> None:
     found = marks({"a.png": "A dog.", "b.png": ("a  dog.", "other"), "c.png": ("A cat.", "A cat.")})
     assert found == {"same caption on several images": [("A dog.", ("a.png", "b.png"))]}
 

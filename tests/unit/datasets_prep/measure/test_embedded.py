@@ -149,7 +149,7 @@ def test_the_positive_prompt_of_a_generator_is_a_caption_and_its_workflow_is_non
         "https://example.com/a.jpg",
     ],
 )
-def test_what_cameras_and_programs_write_is_no_caption(text: str) -> None:
+def test_what_cameras_and_programs_write_is_not_a_caption(text: str) -> None:
     assert caption(with_text(Description=text)) is None
     assert caption(with_exif({0x010E: text})) is None
 

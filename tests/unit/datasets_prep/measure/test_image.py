@@ -138,7 +138,7 @@ def test_the_background_shows_through_and_changes_the_pixels() -> None:
         (encoded(drawn(0)), replace(LOOK, max_bytes=100), "too_large"),
     ],
 )
-def test_what_is_no_usable_picture_has_a_reason(data: bytes, look: Look, reason: str) -> None:
+def test_what_is_not_a_usable_image_has_a_reason(data: bytes, look: Look, reason: str) -> None:
     result = measure(Files(a=data), look, "a")  # type: ignore[arg-type]
     assert isinstance(result, Rejected) and result.reason == reason and result.detail
 

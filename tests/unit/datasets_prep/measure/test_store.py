@@ -35,7 +35,7 @@ def test_rows_come_back_in_the_order_asked_for_from_several_parts(tmp_path: Path
     assert pictures.suffixes[pictures.suffix[0]] == ".png"
 
 
-def test_codes_are_read_from_disk_by_kind_by_picture_and_by_choice(tmp_path: Path) -> None:
+def test_codes_are_read_from_disk_by_kind_by_image_and_by_choice(tmp_path: Path) -> None:
     names = [f"{number:02d}" for number in range(11)]
     for some in (names[3::2], names[::2], names[1:2]):  # parts in another order than the images
         write_part(tmp_path, [(row_key("1", Item(name, (1, 2))), result(name, int(name))) for name in some])

@@ -149,7 +149,7 @@ def test_a_name_shows_what_cannot_be_seen() -> None:
     assert text_html("x" * 300, 10) == "x" * 10 + "…"
 
 
-def test_a_picture_is_held_once_and_the_worst_come_first(tmp_path: Path) -> None:
+def test_an_image_is_held_once_and_the_worst_come_first(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def load(source: str) -> SmallImage | None:
@@ -168,7 +168,7 @@ def test_the_crop_that_training_makes_is_framed(tmp_path: Path) -> None:
     assert 'style="inset:0.0% 25.0%"' in page  # 80 x 40 shown as a square loses half of its width
 
 
-def test_only_pictures_of_known_and_own_content_can_be_decided_about(tmp_path: Path) -> None:
+def test_only_images_of_known_and_own_content_can_be_decided_about(tmp_path: Path) -> None:
     page = Page(report(tmp_path, everything()))
     decidable = {attributes["data-sha"] for _, attributes in page.elements if "data-sha" in attributes}
     assert decidable == {sha256(f"{letter}.png") for letter in "abcdefgh"} | {M}
@@ -241,7 +241,7 @@ def test_rows_are_made_once_and_those_shown_once_more(tmp_path: Path, monkeypatc
     assert 750 < asked["rejected"] < 1250
 
 
-def test_memory_hardly_grows_with_the_number_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_hardly_grows_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_texts, "MOST_CAPTIONS", 20)
     monkeypatch.setattr(report_words, "MOST_COUNTED", 200)
 
@@ -266,7 +266,7 @@ def test_the_least_of_many_are_found_in_order() -> None:
     assert least.places() == sorted(range(2000), key=lambda place: (values[place], place))[:30]
 
 
-def test_rows_are_found_by_the_names_of_their_pictures() -> None:
+def test_rows_are_found_by_the_names_of_their_images() -> None:
     names = [f"{number}.png" for number in range(100)] + [HOSTILE]
     places = places_of(array("Q", map(key_of, names)))
     assert places.of([HOSTILE, "gone.png", "7.png", "0.png"]).tolist() == [100, -1, 7, 0]

@@ -121,7 +121,7 @@ def test_earlier_decisions_are_there_again(server: ReviewServer, folder: Path) -
         None,
     ],
 )
-def test_what_is_no_decision_about_the_set_is_refused(server: ReviewServer, folder: Path, decision: object) -> None:
+def test_what_is_not_a_decision_about_the_set_is_refused(server: ReviewServer, folder: Path, decision: object) -> None:
     assert post(server, decision)[0] == 400
     assert not (folder / "decisions.jsonl").exists()
 
@@ -152,7 +152,7 @@ def test_strangers_are_refused(server: ReviewServer, folder: Path, headers: dict
     assert not (folder / "decisions.jsonl").exists()
 
 
-def test_its_own_page_is_no_stranger(server: ReviewServer) -> None:
+def test_its_own_page_is_not_a_stranger(server: ReviewServer) -> None:
     for host in ("127.0.0.1", "localhost"):
         name = f"{host}:{server.server_port}"
         assert post(server, {"sha256": KEPT, "action": "drop"}, {"Host": name, "Origin": f"http://{name}"})[0] == 200
@@ -165,7 +165,7 @@ def test_a_body_must_be_json_of_a_known_and_small_length(server: ReviewServer) -
     assert ask(server, "POST", "/decisions", None, {"Content-Length": "999999999"})[0] == 413
 
 
-def test_pictures_come_by_their_content_and_from_the_folder_only(server: ReviewServer) -> None:
+def test_images_come_by_their_content_and_from_the_folder_only(server: ReviewServer) -> None:
     assert ask(server, "GET", f"/picture/{KEPT}") == (200, picture())
     for name in (OUTSIDE, REJECTED, UNSEEN, "", "../metadata.jsonl", "%2e%2e/metadata.jsonl", KEPT.upper()):
         assert ask(server, "GET", f"/picture/{name}")[0] == 404

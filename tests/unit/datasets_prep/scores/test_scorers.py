@@ -83,7 +83,7 @@ def test_a_model_without_the_label_is_refused_before_its_weights_are_read(name: 
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_agreement_is_the_cosine_of_picture_and_caption(family: str, tmp_path: Path) -> None:
+def test_agreement_is_the_cosine_of_image_and_caption(family: str, tmp_path: Path) -> None:
     is_clip = family == "clip"
     folder = tiny_vision.save_clip(tmp_path) if is_clip else tiny_vision.save_siglip(tmp_path)
     model = (CLIPModel if is_clip else SiglipModel).from_pretrained(folder).eval()
@@ -98,7 +98,7 @@ def test_agreement_is_the_cosine_of_picture_and_caption(family: str, tmp_path: P
     assert np.std(found) > 0.001
 
 
-def test_a_picture_without_caption_has_no_agreement(tmp_path: Path) -> None:
+def test_an_image_without_caption_has_no_agreement(tmp_path: Path) -> None:
     folder = tiny_vision.save_clip(tmp_path)
     assert list(scores("clip", folder, {0: "a red square", 1: "  ", 3: "grey"})) == [0, 3]
 
@@ -108,7 +108,7 @@ def test_a_caption_that_is_too_long_is_cut(tmp_path: Path) -> None:
     assert np.isfinite(scores("clip", folder, {0: "a red square on grey " * 20})[0])
 
 
-def test_a_classifier_is_no_model_of_pictures_and_texts(tmp_path: Path) -> None:
+def test_a_classifier_is_not_a_model_of_images_and_texts(tmp_path: Path) -> None:
     folder = tiny_vision.save_classifier(tmp_path, ["a", "b"])
     with pytest.raises(ValueError, match=r"of type vit, expected one of .*siglip"):
         make_scorer("clip", str(folder))
@@ -158,7 +158,7 @@ def test_batches_are_halved_until_they_fit() -> None:
     assert seen == [8, 4, 2, 2, 2]
 
 
-def test_a_picture_that_does_not_fit_alone_ends_the_run_with_a_sentence() -> None:
+def test_an_image_that_does_not_fit_alone_ends_the_run_with_a_sentence() -> None:
     def compute(items: Sequence[int]) -> list[int]:
         raise MemoryError
 

@@ -84,7 +84,7 @@ def saved(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["folder", "two folders", "files", "list", "parquet", "tables", "tar", "tars", "saved"]
 )
-def test_the_same_pictures_and_captions_come_out_of_every_kind(tmp_path: Path, kind: str) -> None:
+def test_the_same_images_and_captions_come_out_of_every_kind(tmp_path: Path, kind: str) -> None:
     names = list(FILES)
     halves = [dict.fromkeys(sorted(names)[start::2]) for start in (0, 1)]
     halves = [{name: FILES[name] for name in sorted(names)[:6]}, {name: FILES[name] for name in sorted(names)[6:]}]
@@ -115,7 +115,7 @@ def test_the_same_pictures_and_captions_come_out_of_every_kind(tmp_path: Path, k
     assert told == {name: (PICTURES[name], CAPTIONS[name]) for name in PICTURES}
 
 
-def test_names_say_where_a_picture_is(tmp_path: Path) -> None:
+def test_names_say_where_an_image_is(tmp_path: Path) -> None:
     assert "part/00000002-blue.png" in read_all(opened(table(tmp_path)))[0]
     assert "part/blue.png" in read_all(opened(archive(tmp_path / "part.tar", FILES)))[0]
     folders = [write(tmp_path / name, {"x.png": picture()}) for name in ("cats", "dogs")]
@@ -124,7 +124,7 @@ def test_names_say_where_a_picture_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("give", ["file", "row", "member"])
-def test_a_changed_picture_has_another_stamp(tmp_path: Path, give: str) -> None:
+def test_a_changed_image_has_another_stamp(tmp_path: Path, give: str) -> None:
     def stamps(colour: str) -> dict[str, tuple[int, ...]]:
         data = picture(colour, size=(len(colour), 9))
         if give == "file":
@@ -218,7 +218,7 @@ def test_a_listing_in_a_folder_of_several_counts_for_its_own(tmp_path: Path) -> 
     ]
 
 
-def test_a_closed_folder_is_told_by_its_own_name(open_folder: Path) -> None:
+def test_a_closed_folder_is_named(open_folder: Path) -> None:
     closed = open_folder / "closed"
     closed.mkdir(mode=0)
     with as_another_user(), pytest.raises(ValueError, match=r"closed cannot be read \(Permission denied\)"):

@@ -50,7 +50,7 @@ def test_labels_of_classes_become_their_names(tmp_path: Path) -> None:
     assert [entry.captions for entry in found.values()] == [("dog",), ()]
 
 
-def test_rows_without_a_picture_say_so(tmp_path: Path) -> None:
+def test_rows_without_an_image_say_so(tmp_path: Path) -> None:
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     images = pyarrow.array([{"bytes": None, "path": "/etc/passwd"}, None, {"bytes": RED, "path": "a/b\\c.png"}], kind)
     source = opened(table(tmp_path, image=images, text=["x"] * 3))
@@ -63,7 +63,7 @@ def test_rows_without_a_picture_say_so(tmp_path: Path) -> None:
     assert source.read(names[2]) == RED
 
 
-def test_a_split_of_a_saved_data_set_can_be_named(tmp_path: Path) -> None:
+def test_a_split_of_a_saved_dataset_can_be_named(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     sets = {
         split: datasets.Dataset.from_dict({"image": [{"bytes": data, "path": "a.png"}], "text": [split]})
@@ -95,7 +95,7 @@ def test_what_was_prepared_as_tables_can_be_prepared_again(tmp_path: Path) -> No
     assert found == {"part/00000000-picture": Entry("part/00000000-picture", ("one",))}
 
 
-def test_pictures_stored_as_numbers_are_read_too(tmp_path: Path) -> None:
+def test_images_stored_as_numbers_are_read_too(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"image": [[[[255, 0, 0]] * 4] * 2], "text": ["x"]})
     rows.save_to_disk(str(tmp_path / "rows"))

@@ -68,7 +68,7 @@ def test_names_lead_nowhere_and_may_be_long(tmp_path: Path, form: int) -> None:
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_no_file_of_its_own_is_rejected(tmp_path: Path) -> None:
+def test_what_is_not_a_file_of_its_own_is_rejected(tmp_path: Path) -> None:
     path = archive(tmp_path / "s.tar", {"a.png": RED, "b.png": BLUE, ".DS_Store": "x", "d/._b.png": "x"})
     with tarfile.open(path, "a") as tar:
         for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
@@ -131,7 +131,7 @@ def test_a_size_below_zero_ends_the_archive_instead_of_going_round_for_ever(tmp_
     assert rejected(path)["s.tar"][0] == "truncated"
 
 
-def test_what_is_no_archive_is_left_out_as_a_whole(tmp_path: Path) -> None:
+def test_what_is_not_an_archive_is_left_out_as_a_whole(tmp_path: Path) -> None:
     write(tmp_path, {"s.tar": b"junk" * 1000, "empty.tar": b""})
     assert list(rejected(tmp_path / "s.tar")) == ["s.tar"]
     assert opened(tmp_path / "empty.tar").listing(Findings()).items == []

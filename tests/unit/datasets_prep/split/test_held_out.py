@@ -15,7 +15,7 @@ def test_links_form_chains_and_folders_join() -> None:
     assert groups.tolist() == [0, 0, 2, 2, 2, 5]
 
 
-def test_one_folder_is_no_group() -> None:
+def test_one_folder_is_not_a_group() -> None:
     assert folders_of(["a/1.png", "a/2.png"]) is None
     assert folders_of(["a/1.png", "b/2.png"]) == ["a", "b"]
 
@@ -37,7 +37,7 @@ def test_there_is_a_side_each_as_long_as_there_are_two_groups() -> None:
     assert held_out(groups_of(100, [], None), NAMES, 0.0, 0).sum() == 0
 
 
-def test_few_change_sides_when_pictures_are_added() -> None:
+def test_few_change_sides_when_images_are_added() -> None:
     more = [f"new {number}" for number in range(20)]
     before = held_out(groups_of(100, [], None), NAMES, 0.2, 0)
     after = held_out(groups_of(120, [], None), [*NAMES, *more], 0.2, 0)[:100]

@@ -168,7 +168,7 @@ def test_a_file_without_a_part_is_refused(removed: str, word: str, whole: ModelS
         find_family(whole)
 
 
-def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "style.safetensors"
     safetensors.torch.save_file({"lora_unet_mid_block.lora_down.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"looks like an adapter"):
@@ -227,7 +227,7 @@ def test_a_file_with_more_weights_than_the_config_is_refused(extra: str, whole: 
         FAMILY.load(whole)
 
 
-def test_what_published_files_hold_beside_the_model_is_no_weight_of_it(whole: ModelSource) -> None:
+def test_what_published_files_hold_beside_the_model_is_not_one_of_its_weights(whole: ModelSource) -> None:
     names = ("model_ema.decay", "alphas_cumprod", "first_stage_model.loss.logvar", "cond_stage_model.logit_scale")
     change(whole, {name: torch.ones(1) for name in names})
     FAMILY.load(whole)
