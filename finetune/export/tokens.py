@@ -6,7 +6,6 @@ file's name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.config.recipes import token_file_name, vector_words
-from finetune.export.metadata import last_part
+from finetune.config.recipes import TokensConfig, token_file_name, vector_words
+from finetune.config.sections import TrainConfig
+from finetune.export.metadata import RunFacts, last_part
 from finetune.export.single_file import write_tensors
 from finetune.export.verify import errors_only, prediction_for, relative_difference
 from finetune.models.family import Components, ModelFamily, ModelSource, Prompts
@@ -28,61 +28,52 @@ Vectors = Mapping[str, Sequence[Tensor]]
 """The vectors [V D] of each token by name: one tensor per text encoder."""
 
 
-@dataclass(frozen=True)
-class TokenFacts:
-    """Facts of a finished run for the metadata of a token's file."""
+def token_metadata(
+    name: str,
+    vectors: Sequence[Tensor],
+    tokens: TokensConfig,
+    config: TrainConfig,
+    facts: RunFacts,
+    model: Mapping[str, str],
+    median_norms: Sequence[float],
+) -> dict[str, str]:
+    """Return a token's metadata: ModelSpec 1.0.1 and our own fields.
 
-    base_sha256: str
-    model_location: str
-    model_spec: Mapping[str, str]
-    init: Mapping[str, str]
-    """The words that a token started from, by token; absent for a random start."""
-    steps: int
-    lr: float
-    seed: int
-    num_train_images: int
-    dataset_location: str
-    dataset_fingerprint: str
-    resolution: int
-    median_norms: tuple[float, ...]
-    """Median length of each text encoder's original vectors."""
-    finished_at: float
-    """Seconds since 1970 (UTC)."""
-    quantization: str = "none"
-    """Storage of the base weights while tokens trained; the file is for the unquantized ones."""
-
-
-def token_metadata(name: str, vectors: Sequence[Tensor], facts: TokenFacts) -> dict[str, str]:
-    """Return a token's metadata: ModelSpec 1.0.1 and our own fields. No loader needs ours."""
+    No loader needs ours. `model` are the fields of `ModelFamily.model_spec`, `median_norms` the median length of each
+    text encoder's original vectors.
+    """
+    resolution, quantization = config.data.resolution, config.model.quantization
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": facts.model_spec["modelspec.architecture"].rpartition("/")[0] + "/textual-inversion",
+        "modelspec.architecture": model["modelspec.architecture"].rpartition("/")[0] + "/textual-inversion",
         "modelspec.implementation": "diffusers",
         "modelspec.title": token_file_name(name),
         "modelspec.date": datetime.fromtimestamp(int(facts.finished_at), UTC).isoformat(),
-        "modelspec.resolution": f"{facts.resolution}x{facts.resolution}",
+        "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.trigger_phrase": name,
-        "modelspec.prediction_type": facts.model_spec["modelspec.prediction_type"],
+        "modelspec.prediction_type": model["modelspec.prediction_type"],
         "token.name": name,
         "token.num_vectors": len(vectors[0]),
-        "token.init": facts.init.get(name, ""),
+        "token.init": tokens.init[tokens.names.index(name)] if tokens.init else "",
         "token.norms": " / ".join(norms),
-        "token.median_norm_of_model": " / ".join(f"{norm:.4g}" for norm in facts.median_norms),
+        "token.median_norm_of_model": " / ".join(f"{norm:.4g}" for norm in median_norms),
         "token.steps": facts.steps,
-        "token.learning_rate": facts.lr,
-        "token.seed": facts.seed,
+        "token.learning_rate": tokens.lr or config.optim.lr,
+        "token.seed": config.seed,
         "token.num_train_images": facts.num_train_images,
         "token.dataset": last_part(facts.dataset_location),
         "token.dataset_fingerprint": facts.dataset_fingerprint,
-        "token.base_model": last_part(facts.model_location),
+        "token.base_model": last_part(config.model.source),
         "token.base_weights_sha256": facts.base_sha256,
-        **({} if facts.quantization == "none" else {"token.base_weights_quantization": facts.quantization}),
+        **({} if quantization == "none" else {"token.base_weights_quantization": quantization}),
     }
     return {key: str(value) for key, value in fields.items()}
 
 
-def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder: Path) -> dict[Path, str]:
+def save_tokens(
+    family: ModelFamily, vectors: Vectors, metadata: Mapping[str, dict[str, str]], folder: Path
+) -> dict[Path, str]:
     """Write the files of every token; return the token of each path.
 
     They are FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder.
@@ -91,12 +82,11 @@ def save_tokens(family: ModelFamily, vectors: Vectors, facts: TokenFacts, folder
     for name, parts in vectors.items():
         if not all(bool(rows.isfinite().all()) for rows in parts):
             raise ValueError(f"export: {name} holds values that are not finite. Export an earlier checkpoint.")
-        metadata = token_metadata(name, parts, facts)
         stem = token_file_name(name)
         for file, rows in zip(DIFFUSERS_FILES, parts, strict=False):
-            written[write_tensors({name: rows}, metadata, folder / stem / file)] = name
+            written[write_tensors({name: rows}, metadata[name], folder / stem / file)] = name
         shared = dict(zip(family.token_keys, parts, strict=True))
-        written[write_tensors(shared, metadata, folder / f"{stem}.safetensors")] = name
+        written[write_tensors(shared, metadata[name], folder / f"{stem}.safetensors")] = name
     return written
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from finetune.config.optim import OptimConfig
 from finetune.config.recipes import TokensConfig, vector_words
 from finetune.config.sections import ModelConfig
-from finetune.export.tokens import TokenFacts, save_tokens, token_differences
+from finetune.export.tokens import save_tokens, token_differences, token_metadata
 from finetune.export.verify import require_equal
 from finetune.methods.base import TrainedModel
 from finetune.models import family_named
@@ -108,23 +108,12 @@ class TextualInversion:
         tables = [model.state[f"{name}.rows"].float().split(self.config.num_vectors) for name in embeddings]
         vectors = dict(zip(self.config.names, zip(*tables, strict=True), strict=True))
         norms = [float(part.table.weight.float().norm(dim=1).median()) for part in embeddings.values()]
-        facts = TokenFacts(
-            base_sha256=model.facts.base_sha256,
-            model_location=model.config.model.source,
-            model_spec=model.family.model_spec(model.components, model.objective),
-            init=dict(zip(self.config.names, self.config.init, strict=True)) if self.config.init else {},
-            steps=model.facts.steps,
-            lr=self.config.lr or model.config.optim.lr,
-            seed=model.config.seed,
-            num_train_images=model.facts.num_train_images,
-            dataset_location=model.facts.dataset_location,
-            dataset_fingerprint=model.facts.dataset_fingerprint,
-            resolution=model.config.data.resolution,
-            median_norms=tuple(norms),
-            finished_at=model.facts.finished_at,
-            quantization=model.config.model.quantization,
-        )
-        files = save_tokens(model.family, vectors, facts, folder / "embeddings")
+        spec = model.family.model_spec(model.components, model.objective)
+        metadata = {
+            name: token_metadata(name, parts, self.config, model.config, model.facts, spec, norms)
+            for name, parts in vectors.items()
+        }
+        files = save_tokens(model.family, vectors, metadata, folder / "embeddings")
         differences = token_differences(model.family, model.source, vectors, files)
         require_equal(differences)
         return differences

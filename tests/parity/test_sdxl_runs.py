@@ -17,7 +17,7 @@ from tests.support.damage import change_json
 from tests.support.launch import on_two_processes
 from tests.support.runs import Options, completed, final_state, metrics, without_lora
 from tests.tiny.sdxl import WIDTHS, save_pipeline
-from tests.unit.export.test_tokens import FACTS
+from tests.unit.export.test_tokens import metadata_of
 
 FAMILY = StableDiffusionXL()
 EMBEDDING = "embeddings.token_embedding.rows"
@@ -69,7 +69,7 @@ def test_files_of_new_tokens_hold_vectors_for_both_encoders_and_give_the_trained
         name: tuple(torch.randn(num, width, generator=generator) for width in WIDTHS)
         for name, num in (("<one>", 1), ("<ink>", 3), ("[many]", 80))
     }
-    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, metadata_of(vectors), tmp_path)
     assert safetensors.torch.load_file(tmp_path / "ink.safetensors").keys() == {"clip_l", "clip_g"}
     differences = token_differences(FAMILY, ModelSource(str(model)), vectors, files)
     assert len(differences) == 9 and max(differences.values()) < 1e-6

@@ -8,27 +8,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.export.tokens import TokenFacts, save_tokens, token_differences, token_metadata
+from finetune.config.recipes import LoRATrainConfig, TokensConfig
+from finetune.export.tokens import Vectors, save_tokens, token_differences, token_metadata
 from finetune.export.verify import require_equal
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
+from tests.unit.export.test_metadata import CONFIG, FACTS, MODEL
 
 FAMILY = StableDiffusion()
-FACTS = TokenFacts(
-    base_sha256="0" * 64,
-    model_location="/home/me/models/sd1",
-    model_spec={"modelspec.architecture": "stable-diffusion-v1/lora", "modelspec.prediction_type": "epsilon"},
-    init={},
-    steps=5,
-    lr=1e-3,
-    seed=0,
-    num_train_images=3,
-    dataset_location="/home/me/ink",
-    dataset_fingerprint="1" * 64,
-    resolution=512,
-    median_norms=(0.4,),
-    finished_at=0.0,
-)
+
+
+def metadata_of(vectors: Vectors, config: LoRATrainConfig = CONFIG) -> dict[str, dict[str, str]]:
+    tokens = TokensConfig(names=tuple(vectors))
+    return {name: token_metadata(name, parts, tokens, config, FACTS, MODEL, (0.4,)) for name, parts in vectors.items()}
 
 
 def rows_of(num: int, width: int = 32) -> tuple[Tensor]:
@@ -38,7 +30,7 @@ def rows_of(num: int, width: int = 32) -> tuple[Tensor]:
 def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny_model: Path, tmp_path: Path) -> None:
     """80 vectors exceed a chunk, which diffusers' prompt would cut."""
     vectors = {"<one>": rows_of(1), "<ink>": rows_of(3), "[many]": rows_of(80)}
-    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, metadata_of(vectors), tmp_path)
     names = {"one", "ink", "many"}
     paths = {f"{name}.safetensors" for name in names} | {f"{name}/learned_embeds.safetensors" for name in names}
     assert {str(path.relative_to(tmp_path)) for path in files} == paths
@@ -50,14 +42,14 @@ def test_files_of_one_several_and_very_many_vectors_give_the_trained_output(tiny
 
 def test_version_2_too(tiny_v_model: Path, tmp_path: Path) -> None:
     vectors = {"<ink>": rows_of(2, 1024)}
-    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, metadata_of(vectors), tmp_path)
     assert set(token_differences(FAMILY, ModelSource(str(tiny_v_model)), vectors, files).values()) == {0.0}
 
 
 @pytest.mark.parametrize("name", ["ink.safetensors", "ink/learned_embeds.safetensors"])
 def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tmp_path: Path) -> None:
     vectors = {"<ink>": rows_of(2)}
-    files = save_tokens(FAMILY, vectors, FACTS, tmp_path)
+    files = save_tokens(FAMILY, vectors, metadata_of(vectors), tmp_path)
     ((key, stored),) = safetensors.torch.load_file(tmp_path / name).items()
     safetensors.torch.save_file({key: stored.flip(0)}, tmp_path / name)
     differences = token_differences(FAMILY, ModelSource(str(tiny_model)), vectors, files)
@@ -68,20 +60,23 @@ def test_a_file_that_holds_other_vectors_is_seen(name: str, tiny_model: Path, tm
 
 def test_quantised_base_weights_are_told_of_alone_where_they_were() -> None:
     key = "token.base_weights_quantization"
-    assert key not in token_metadata("<ink>", rows_of(2), FACTS)
-    assert token_metadata("<ink>", rows_of(2), replace(FACTS, quantization="nf4"))[key] == "nf4"
+    vectors = {"<ink>": rows_of(2)}
+    assert key not in metadata_of(vectors)["<ink>"]
+    quantized = replace(CONFIG, model=replace(CONFIG.model, quantization="nf4"))
+    assert metadata_of(vectors, quantized)["<ink>"][key] == "nf4"
 
 
 def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="<ink> holds values that are not finite"):
-        save_tokens(FAMILY, {"<ink>": (torch.tensor([[1.0, float("nan")]]),)}, FACTS, tmp_path)
+        save_tokens(FAMILY, {"<ink>": (torch.tensor([[1.0, float("nan")]]),)}, {"<ink>": {}}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_tells_of_its_token_and_of_no_folder(tmp_path: Path) -> None:
-    save_tokens(FAMILY, {"<ink>": (torch.tensor([[3.0, 4.0], [0.0, 2.0]]),)}, FACTS, tmp_path)
+    vectors = {"<ink>": (torch.tensor([[3.0, 4.0], [0.0, 2.0]]),)}
+    save_tokens(FAMILY, vectors, metadata_of(vectors), tmp_path)
     with safetensors.safe_open(tmp_path / "ink.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["token.norms"] == "5 2" and metadata["token.num_vectors"] == "2"
-    assert metadata["token.base_model"] == "sd1" and metadata["token.dataset"] == "ink"
-    assert "/home/me" not in str(metadata)
+    assert metadata["token.base_model"] == "stable-diffusion-v1-5" and metadata["token.dataset"] == "ink"
+    assert str(Path.home()) not in str(metadata)
