@@ -167,6 +167,8 @@ class Tuned:
     """The optimizer, wrapped by Accelerate."""
     parameters: list[nn.Parameter]
     ema: EMA | None
+    counts: dict[str, int]
+    """Trained and frozen parameters of the network."""
 
 
 @dataclass(frozen=True)

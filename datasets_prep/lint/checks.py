@@ -12,6 +12,7 @@ from datasets_prep.config import LintConfig
 from datasets_prep.lint.phrases import shared_phrases
 from datasets_prep.lint.words import contradictions, style_words, tags_of
 from datasets_prep.records import LintMark
+from datasets_prep.vision.loading import OF_OTHER_FILES
 from finetune.plurals import plural
 from finetune.prompt_syntax import syntax_in
 
@@ -58,13 +59,7 @@ def _load_tokenizer(name: str) -> Any:
     path = os.path.join(name, "tokenizer")  # of a pipeline's folder
     try:
         return AutoTokenizer.from_pretrained(path if os.path.isdir(path) else name)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what files of another kind give rise to
+    except OF_OTHER_FILES as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"lint.tokenizer: {name} holds no tokenizer that transformers can load ({reason}). Name the tokenizer "

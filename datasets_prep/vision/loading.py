@@ -7,6 +7,9 @@ from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.model_files import ModelFiles
 from finetune.plurals import plural
 
+OF_OTHER_FILES = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What transformers raises for files of another kind."""
+
 
 def dtype_name(config: CaptionsConfig) -> str:
     """Return the precision that the model runs in."""
@@ -42,13 +45,7 @@ def load_part(from_pretrained: Callable[..., Any], files: ModelFiles, **options:
     """Load a model or its processor from a folder or the Hub. Code that comes with it is never run."""
     try:
         return from_pretrained(files.model, revision=files.revision or "main", trust_remote_code=False, **options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what files of another kind give rise to
+    except OF_OTHER_FILES as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"captions.model: {files.model} cannot be loaded ({type(error).__name__}: {reason}). Check that it is "

@@ -8,7 +8,6 @@ They are written aside, checksummed and renamed; nothing is unpickled. A checkpo
 import json
 import os
 import pickle
-import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -24,11 +23,11 @@ from torch import Tensor
 from finetune.files import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
 from finetune.processes.saved_progress import newest_checkpoint_text
+from finetune.run_folder.checkpoints import complete_steps
 
 Content = TypeVar("Content")
 
 MANIFEST = "manifest.json"
-STEP_FOLDER = re.compile(r"step_(\d{6,})")
 STATE_KEYS = {"step", "window", "pending", "metrics_bytes", "base_loss", "elapsed_seconds", "scaler", "dataset"}
 STATE_KEYS |= {"base_sha256", "precision", "global_batch_size"}
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, EOFError)
@@ -228,14 +227,6 @@ def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, 
             f"another output.folder to start again.{listed}"
         )
     return None
-
-
-def complete_steps(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of all checkpoints, newest first. The step is the number in the name."""
-    if not folder.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := STEP_FOLDER.fullmatch(path.name))]
-    return sorted(found, reverse=True)
 
 
 def discard(folder: Path) -> None:

@@ -17,8 +17,9 @@ from finetune.optim.ema import EMA, load_trained_state
 from finetune.optim.groups import ParamGroup
 from finetune.optim.paged_state import load_state
 from finetune.plurals import plural
-from finetune.run.checkpoint import complete_steps, load_checkpoint, newest_checkpoint, open_checkpoint
+from finetune.run.checkpoint import load_checkpoint, newest_checkpoint, open_checkpoint
 from finetune.run.fingerprint import OBJECTIVE, Identity, differences
+from finetune.run_folder.checkpoints import complete_steps
 from finetune.run_folder.fixed_options import refuse_changed_options
 from finetune.run_folder.options import changed_options, refuse_changed_data
 from finetune.session import ResumePoint

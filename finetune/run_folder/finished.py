@@ -14,6 +14,7 @@ from finetune.config.facts import Resume, marked
 from finetune.config.sections import TrainConfig
 from finetune.files import size_and_sha256, write_atomically
 from finetune.plurals import first_few
+from finetune.run_folder.checkpoints import complete_steps
 from finetune.run_folder.fixed_options import refuse_changed_start
 from finetune.run_folder.options import changed_options, different_values
 
@@ -52,7 +53,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
     with other options, or whose export is damaged and cannot be made again.
     """
     folder = config.output.folder
-    checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+    checkpoints = [path for _, path in complete_steps(folder / "checkpoints")]
     if config.resume == "never" and checkpoints:
         raise ValueError(
             f"resume: got never, but {folder} holds a run. Choose another output.folder, or omit --resume to continue "
@@ -68,7 +69,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             f"output.folder: {folder} holds a finished run of {steps} steps whose checkpoints are gone, so it cannot "
             f"be continued to {config.train.steps}. Choose another output.folder."
         )
-    saved_files = [folder / "config.yaml", *(path / "config.yaml" for path in reversed(checkpoints))]
+    saved_files = [folder / "config.yaml", *(path / "config.yaml" for path in checkpoints)]
     saved = next((path for path in saved_files if path.exists()), saved_files[0])
     changed = changed_options(config, saved)
     if changed or steps > config.train.steps:

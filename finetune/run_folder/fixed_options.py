@@ -9,6 +9,7 @@ from pathlib import Path
 from finetune.config.facts import Resume, marked
 from finetune.config.sections import TrainConfig
 from finetune.files import size_and_sha256
+from finetune.run_folder.checkpoints import complete_steps
 from finetune.run_folder.options import changed_values
 
 
@@ -18,8 +19,7 @@ def refuse_changed_start(config: TrainConfig) -> None:
     It is the newest of the run folder whose options are undamaged, else the one that `resume` names; the rest of it is
     checked when it is read.
     """
-    own = (config.output.folder / "checkpoints").glob("step_*")
-    newest_first = sorted(own, key=lambda folder: (len(folder.name), folder.name), reverse=True)
+    newest_first = [path for _, path in complete_steps(config.output.folder / "checkpoints")]
     named = [] if config.resume in ("auto", "never") else [Path(config.resume)]
     for checkpoint in filter(has_intact_options, newest_first or named):
         refuse_changed_options(config, checkpoint)

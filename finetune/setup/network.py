@@ -37,8 +37,6 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
     network = method.network(run.family, components)
     method.attach(network, config.seed)
     cast_and_move(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
-    counts = parameter_counts(network)
-    run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
     return network
@@ -63,6 +61,8 @@ def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, ta
 def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -> Tuned:
     """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
+    counts = parameter_counts(network)
+    run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
     wrapped = accelerator.prepare(network)
     groups = method.param_groups(network, config.optim)
@@ -74,7 +74,7 @@ def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -
     if run.resume is not None:
         restore(run.resume.path, network, optimizer, ema, accelerator, groups)
         run.say(f"Resuming from {run.resume.path} at step {run.first_step} of {run.steps}.")
-    return Tuned(network, wrapped, optimizer, stepper, list(trained_parameters(network).values()), ema)
+    return Tuned(network, wrapped, optimizer, stepper, list(trained_parameters(network).values()), ema, counts)
 
 
 def load_live_parts(run: Run, model: LoadedModel, encoded: Encoded) -> None:

@@ -12,7 +12,7 @@ from finetune.run.base_loss import base_loss_warnings
 from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
-from finetune.setup.network import load_live_parts, parameter_counts, with_trained_prompts
+from finetune.setup.network import load_live_parts, with_trained_prompts
 from finetune.tasks.base import Task
 from finetune.tracking.tracker import Tracker, start_tracking
 
@@ -35,7 +35,7 @@ def open_session(
         refuse_lost_folder(run.lock, run.folder)
         write_atomically(run.folder / "config.yaml", dump(run.config))
         warnings = [*run.warnings, *model.warnings, *data.warnings, *found]
-        write_atomically(run.folder / "data_card.json", card(run, data, parameter_counts(tuned.network), warnings))
+        write_atomically(run.folder / "data_card.json", card(run, data, tuned.counts, warnings))
         metrics = MetricsFile(
             run.folder / "metrics.jsonl", start.metrics_bytes, start.step, lambda text: run.warn([text])
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.run.checkpoint import complete_steps
 from finetune.run_folder import options
+from finetune.run_folder.checkpoints import complete_steps
 from tests.faults.conftest import assert_refused
 from tests.faults.kills.injection import WhenOpened
 from tests.support.runs import Ended, Options, Running, metrics, run, start

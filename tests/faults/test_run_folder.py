@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from finetune.run.checkpoint import complete_steps
+from finetune.run_folder.checkpoints import complete_steps
 from tests.faults.conftest import STEPS, assert_refused, contents
 from tests.faults.kills.injection import without_privileges
 from tests.support.runs import (

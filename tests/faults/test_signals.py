@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.run.checkpoint import complete_steps
+from finetune.run_folder.checkpoints import complete_steps
 from tests.faults.kills.injection import WhenOpened, ask_to_stop, every_interrupt_counts, fork_workers, lead_a_group
 from tests.support.launch import LAUNCH, ROOT
 from tests.support.runs import Options, Running, assert_same_end, completed, flags, losses, metrics, start
