@@ -26,16 +26,10 @@ from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import CheckpointConfig, OutputConfig
 from finetune.config.recipes import LoRAConfig, LoRATrainConfig
-from finetune.config.sections import (
-    CacheConfig,
-    CheckpointConfig,
-    DataConfig,
-    LoopConfig,
-    ModelConfig,
-    OutputConfig,
-    TrackingConfig,
-)
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
+from finetune.config.tracking import TrackingConfig
 from finetune.data.manifest import read_manifest
 from finetune.methods.lora.method import LoRA
 from finetune.models import family_named

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from finetune.config.checks import prompts_of
 from finetune.config.parse.recipe_options import parse_recipe
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.files import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory

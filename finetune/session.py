@@ -15,7 +15,7 @@ from finetune.batches.buckets import BucketFigures
 from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.batches.preview_prompts import DrawingPrompts
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.parts import ModelParts, Part

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.loop import loop
 from finetune.methods.base import TuningMethod

@@ -16,7 +16,8 @@ from finetune.batches.encoder import Encoder, explaining_encoding, on_device, va
 from finetune.batches.inpaint_masks import filling_key
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint
-from finetune.config.sections import CacheConfig, PreviewConfig
+from finetune.config.outputs import PreviewConfig
+from finetune.config.sections import CacheConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.images.decode import BLANK
 from finetune.data.manifest import ImageSource, Record

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.models.family import Components, ModelFamily, Prompts
 
 DrawingPrompts = dict[str, Prompts]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.models.family import ModelFamily
 from finetune.plurals import first_few, plural
 

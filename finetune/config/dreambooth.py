@@ -9,7 +9,8 @@ from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
 from finetune.config.recipes import AdaptConfig, adapters, no_prior
-from finetune.config.sections import DataConfig, ModelConfig, TrainConfig, all_weights
+from finetune.config.sections import DataConfig, ModelConfig
+from finetune.config.train import TrainConfig, all_weights
 
 Method = Literal["lora", "full"]
 

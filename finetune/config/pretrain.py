@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from finetune.config.facts import Bound, Count, Decay, NotNegative, Positive, Resume, at_least
 from finetune.config.mask import MaskConfig
-from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, TrainConfig, all_weights
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
+from finetune.config.train import TrainConfig, all_weights
 
 NEW = "new"
 Stage = Literal["all", "tokenizer", "autoencoder", "denoiser"]

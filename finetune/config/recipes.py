@@ -9,7 +9,8 @@ from finetune.config.facts import Count, Positive, Resume
 from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.sections import LoopConfig, ModelConfig, TrainConfig, all_weights
+from finetune.config.sections import LoopConfig, ModelConfig
+from finetune.config.train import TrainConfig, all_weights
 
 
 @dataclass(frozen=True)

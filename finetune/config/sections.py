@@ -1,16 +1,10 @@
-"""Options of every recipe, and the rules between them; torch-free.
+"""Options of the model, the dataset, its cache and the loop; torch-free."""
 
-A section refuses what is wrong on its own in `problems()`; rules across sections are in `TrainConfig.rules`. All
-problems are raised in one `ValueError`. `finetune.config.parse.command_line` turns YAML and flags into these classes.
-"""
-
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from finetune.config.checks import Rule, refuse
 from finetune.config.facts import (
     ActsWith,
     Count,
@@ -19,20 +13,15 @@ from finetune.config.facts import (
     Mark,
     NotNegative,
     Resume,
-    Seed,
     Share,
-    ShareBelowOne,
     at_least,
     not_empty,
 )
-from finetune.config.inpaint import InpaintConfig
-from finetune.config.loss import LossConfig
-from finetune.config.mask import MaskConfig
-from finetune.config.optim import OptimConfig
-from finetune.config.tracking import TrackingConfig
 
 SINGLE_FILE = ".safetensors"
+
 CaptionLines = Literal["alternatives", "joined", "first"]
+
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -102,20 +91,6 @@ class ModelConfig:
         if self.config is not None and not is_file:
             found.append(f"model.config: got {self.config}, but model.source is not a {SINGLE_FILE} file. Remove it.")
         return found
-
-
-def all_weights(model: ModelConfig) -> Iterator[str]:
-    """Refuse quantised and offloaded weights in full training."""
-    if model.quantization != "none":
-        yield (
-            f"model.quantization: got {model.quantization}, but quantised weights cannot be trained, and here all "
-            "weights are. Remove it, or train adapters (recipes.lora)."
-        )
-    if model.offload:
-        yield (
-            "model.offload: got true, but weights in host memory cannot be trained, and here all weights are. Remove "
-            "it, or train adapters (recipes.lora)."
-        )
 
 
 @dataclass(frozen=True)
@@ -220,165 +195,3 @@ class LoopConfig:
     """Seconds after which the run ends if a process does not respond, or an exchange in a step does not end; a process
     that works alone, as in an export, may take longer.
     """
-
-
-@dataclass(frozen=True)
-class ValidationConfig:
-    """Loss on held-out images, at fixed noise and fixed timesteps."""
-
-    fraction: ShareBelowOne = 0.0
-    """Share of the images held out, where the manifest itself names no validation split."""
-    every: CountOrZero = 100
-    """Steps between two validations; also at the start and the end. 0 turns validation off."""
-    num_timesteps: Count = 4
-    """Timesteps each held-out image is scored at, evenly spread."""
-
-
-@dataclass(frozen=True)
-class PreviewConfig:
-    """Images drawn in training from fixed prompts and seeds. They are shown beside those of the base model."""
-
-    prompts: Annotated[tuple[str, ...], Mark.PROMPT] = ()
-    """Prompts; none turns previews off."""
-    negative_prompt: Annotated[str, Mark.PROMPT] = ""
-    """Negative prompt of all previews."""
-    num_seeds: Count = 1
-    """Images per prompt, with the seeds 0, 1, ..."""
-    every: Count = 500
-    """Steps between two previews; also at the start and the end."""
-    num_inference_steps: Count = 30
-    """Denoising steps."""
-    guidance_scale: float | None = None
-    """Guidance, classifier-free or distilled; none takes the usual value of the architecture."""
-    size: Count | None = None
-    """Side of the square images in pixels; none takes data.resolution."""
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Saved states that a stopped run continues from."""
-
-    every: Count = 250
-    """Steps between two checkpoints; one is always written at the end and when the run is stopped."""
-    keep: Count = 2
-    """Newest checkpoints that stay on disk."""
-
-
-@dataclass(frozen=True)
-class OutputConfig:
-    """Where the run writes."""
-
-    folder: Path
-    """The run's folder; the same command again resumes what it finds there."""
-    name: Annotated[str | None, Resume.EXPORTED] = None
-    """File name of the exported model, without ending; none takes the folder's name."""
-    dtype: Annotated[Literal["fp16", "bf16", "fp32"], Resume.EXPORTED] = "fp16"
-    """Number format of the exported weights."""
-
-    def problems(self) -> list[str]:
-        if not re.fullmatch(r"[\w. -]+", self.export_name):
-            given = "output.folder" if self.name is None else "output.name"
-            return [
-                f'{given}: the exported model would be called "{self.export_name}", expected letters, digits, spaces '
-                "and . _ - alone. Set --output.name."
-            ]
-        if self.export_name == "pytorch_lora_weights":
-            return ["output.name: pytorch_lora_weights is the name of the file in diffusers' layout; choose another."]
-        return []
-
-    @property
-    def export_name(self) -> str:
-        return self.folder.resolve().name if self.name is None else self.name
-
-
-def trained_text_encoder(train: LoopConfig, cache: CacheConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse contradictory options of the text encoder and its cache."""
-    if train.text_encoder and cache.text:
-        yield (
-            "cache.text: got true with train.text_encoder true; a trained text encoder changes its embeddings at "
-            "every step. Add --cache.text false."
-        )
-    rates = {"optim.text_encoder_lr": optim.text_encoder_lr, "train.text_encoder_steps": train.text_encoder_steps}
-    for key, value in rates.items():
-        if value is not None and not train.text_encoder:
-            yield f"{key}: given, but train.text_encoder is false. Remove it or train the encoder."
-
-
-def averaged_weights(train: LoopConfig) -> Iterator[str]:
-    """Refuse a place for an average that is not kept."""
-    if train.ema_device != "same" and train.ema_decay is None:
-        yield f"train.ema_device: got {train.ema_device}, but train.ema_decay is none. Remove it."
-
-
-def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse a warm-up that is longer than the run."""
-    if 0 < train.steps <= optim.warmup_steps:
-        yield (
-            f"optim.warmup_steps: got {optim.warmup_steps}, expected fewer than train.steps {train.steps}. Use "
-            f"--optim.warmup_steps {train.steps // 20}, or more steps."
-        )
-
-
-def updates_in_backward(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
-    """Refuse options that need all gradients at once."""
-    if not optim.in_backward:
-        return
-    if train.accumulation > 1:
-        yield (
-            f"train.accumulation: got {train.accumulation} with optim.in_backward, which keeps no gradient to add to. "
-            "Use 1, with a larger train.batch_size where it fits."
-        )
-    if train.max_grad_norm > 0:
-        yield (
-            f"train.max_grad_norm: got {train.max_grad_norm} with optim.in_backward, which updates weights before the "
-            "norm of all gradients is known. Add --train.max_grad_norm 0."
-        )
-    if train.text_encoder_steps is not None:
-        yield (
-            "train.text_encoder_steps: given with optim.in_backward, which updates weights before a gradient can be "
-            "taken away. Remove one of the two."
-        )
-
-
-def rates_that_are_found(optim: OptimConfig) -> Iterator[str]:
-    """Refuse rates that an optimizer finds itself."""
-    if optim.facts.finds_lr and optim.text_encoder_lr not in (None, optim.lr):
-        yield f"optim.text_encoder_lr: given with {optim.name}, which knows one rate only. Remove it."
-    if optim.facts.finds_lr and optim.lr < 0.1:
-        yield f"optim.lr: got {optim.lr} with {optim.name}, which finds the rate itself; use 1.0."
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Options of every recipe; a recipe adds its method's section."""
-
-    model: ModelConfig
-    data: DataConfig
-    output: Annotated[OutputConfig, Resume.FREE]
-    train: LoopConfig = field(default_factory=LoopConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    inpaint: InpaintConfig = field(default_factory=InpaintConfig)
-    cache: Annotated[CacheConfig, Resume.FREE] = field(default_factory=CacheConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    preview: Annotated[PreviewConfig, Resume.FREE] = field(default_factory=PreviewConfig)
-    checkpoint: Annotated[CheckpointConfig, Resume.FREE] = field(default_factory=CheckpointConfig)
-    tracking: Annotated[TrackingConfig, Resume.FREE] = field(default_factory=TrackingConfig)
-    seed: Seed = 0
-    """Noise, timesteps, order, crops and captions are functions of this number and the position in the sample stream.
-    """
-    resume: Annotated[str, Resume.FREE] = "auto"
-    """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues
-    that checkpoint."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        trained_text_encoder,
-        averaged_weights,
-        warmup,
-        updates_in_backward,
-        rates_that_are_found,
-    )
-
-    def __post_init__(self) -> None:
-        refuse(self, self.rules)

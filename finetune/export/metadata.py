@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from finetune.config.loss import LossConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in sentences would otherwise repeat the dataset in every file."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.config.optim import OptimConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.export.metadata import RunFacts
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import Part

@@ -16,7 +16,7 @@ from typing import Literal
 from finetune.config.optim import OptimConfig
 from finetune.config.parse.command_line import as_flat
 from finetune.config.recipes import AdaptConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.plurals import plural
 
 LEAST_STEPS = 100

@@ -11,7 +11,7 @@ from finetune.config.checks import prompts_of
 from finetune.config.parse.command_line import dump, flat_types, given_texts, required_keys
 from finetune.config.parse.presets import find_preset
 from finetune.config.parse.recipe_options import parse_recipe
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest, configured_manifest
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family

@@ -8,7 +8,7 @@ from typing import TypeVar
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import as_flat, read_options, with_options
 from finetune.config.recipes import AdaptConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.planning.advice import DatasetFacts, Number, doubts, own_share, propose
 from finetune.run_folder.options import held_out_indices

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 
 Config = TypeVar("Config", bound=TrainConfig)

@@ -11,7 +11,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from finetune import __version__
 from finetune.config.parse.command_line import as_flat
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
 from finetune.run.threads import share_cores

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.batches.encoder import on_device
 from finetune.batches.preview_prompts import DrawingPrompts, drawing_arguments
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.files import write_atomically, writing
 from finetune.models.family import Components, ModelFamily
 from finetune.models.parts import for_drawing

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.config.parse.command_line import read_options, read_yaml
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.optim.build import learning_rate_factor
 from finetune.optim.ema import EMA, load_trained_state

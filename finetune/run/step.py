@@ -20,7 +20,7 @@ from finetune.batches.batch import Batch
 from finetune.batches.batch_errors import with_plain_errors
 from finetune.batches.dataset import TrainingDataset
 from finetune.config.optim import OPTIMIZERS
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.files import write_atomically
 from finetune.optim.build import learning_rate_factor
 from finetune.optim.groups import hold, is_held

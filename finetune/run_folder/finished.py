@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from finetune.config.facts import Resume, marked
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.files import size_and_sha256, write_atomically
 from finetune.plurals import first_few
 from finetune.run_folder.checkpoints import complete_steps

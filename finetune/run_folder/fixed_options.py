@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from finetune.config.facts import Resume, marked
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.files import size_and_sha256
 from finetune.run_folder.checkpoints import complete_steps
 from finetune.run_folder.options import changed_values

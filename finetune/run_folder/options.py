@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config.facts import Resume, marked
+from finetune.config.outputs import ValidationConfig
 from finetune.config.parse.command_line import as_flat, read_yaml
-from finetune.config.sections import CacheConfig, TrainConfig, ValidationConfig
+from finetune.config.sections import CacheConfig
+from finetune.config.train import TrainConfig
 from finetune.processes.ranks import ranks
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import as_flat
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.run_folder.options import cache_folder
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.files import lock_folder
 from finetune.models import family_named

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.config.dreambooth import PriorConfig
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.parts import PARTS, is_dropped, load_sequentially
 from finetune.run.class_images import make_class_images

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from finetune.batches.preview_prompts import kept_prompts
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.models.family import Components, ModelFamily
 from finetune.run.preview import make_previews, planned_previews
 

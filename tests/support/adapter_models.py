@@ -12,8 +12,9 @@ from torch import Tensor
 
 from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
+from finetune.config.outputs import OutputConfig
 from finetune.config.recipes import LoRATrainConfig
-from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, OutputConfig
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
 from finetune.export.metadata import RunFacts
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora.method import LoRA

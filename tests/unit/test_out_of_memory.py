@@ -21,7 +21,9 @@ from finetune.batches.fill_caches import build_caches
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.config.dreambooth import PriorConfig
 from finetune.config.loss import LossConfig
-from finetune.config.sections import CacheConfig, DataConfig, PreviewConfig, TrainConfig
+from finetune.config.outputs import PreviewConfig
+from finetune.config.sections import CacheConfig, DataConfig
+from finetune.config.train import TrainConfig
 from finetune.data.manifest import read_manifest
 from finetune.launch import run_recipe
 from finetune.models.families.sd import StableDiffusion

@@ -11,7 +11,7 @@ from finetune.config.parse.other_trainers import COUNTERPARTS
 from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.plurals import first_few
 
 Config = TypeVar("Config")

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from finetune.config.outputs import PreviewConfig
 from finetune.config.recipes import TokensConfig
-from finetune.config.sections import DataConfig, PreviewConfig
+from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest
 from finetune.plurals import first_few
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from finetune.batches.truncated_captions import cut_warnings
-from finetune.config.sections import PreviewConfig
+from finetune.config.outputs import PreviewConfig
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.families.sd3 import StableDiffusion3
 from finetune.models.family import ModelSource

@@ -8,7 +8,7 @@ import pytest
 from finetune.config.checks import problems, refuse
 from finetune.config.facts import ActsWith, Count, Mark, Positive, Resume, marked, options
 from finetune.config.parse.recipe_options import RECIPES
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import OutputConfig, PreviewConfig
 from finetune.config.pretrain import ArchitectureConfig, AutoencoderConfig, PretrainConfig, autoencoder_stage
-from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig, OutputConfig, PreviewConfig
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
 
 GOOD = PretrainConfig(DataConfig("pictures"), OutputConfig(Path("out")))
 

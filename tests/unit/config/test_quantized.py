@@ -7,9 +7,10 @@ import pytest
 
 from finetune.config.dreambooth import DreamBoothDataConfig, DreamBoothTrainConfig, InstanceConfig, PriorConfig
 from finetune.config.lora import LoRAConfig
+from finetune.config.outputs import OutputConfig
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig, TokensConfig
-from finetune.config.sections import DataConfig, ModelConfig, OutputConfig
+from finetune.config.sections import DataConfig, ModelConfig
 
 QUANTIZED = ModelConfig("m", quantization="nf4")
 OFFLOADED = {"model": ModelConfig("m", offload=True)}

@@ -14,6 +14,7 @@ from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import CheckpointConfig, OutputConfig, PreviewConfig, ValidationConfig
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import (
     FullTrainConfig,
@@ -22,17 +23,8 @@ from finetune.config.recipes import (
     TextualInversionTrainConfig,
     TokensConfig,
 )
-from finetune.config.sections import (
-    CacheConfig,
-    CheckpointConfig,
-    DataConfig,
-    LoopConfig,
-    ModelConfig,
-    OutputConfig,
-    PreviewConfig,
-    TrackingConfig,
-    ValidationConfig,
-)
+from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
+from finetune.config.tracking import TrackingConfig
 
 GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
 

@@ -9,8 +9,9 @@ import torch
 
 from finetune.config.loss import LossConfig
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import OutputConfig
 from finetune.config.recipes import LoRATrainConfig
-from finetune.config.sections import DataConfig, LoopConfig, ModelConfig, OutputConfig
+from finetune.config.sections import DataConfig, LoopConfig, ModelConfig
 from finetune.export.metadata import RunFacts, lora_metadata, tag_counts, with_hashes
 
 HOME = Path.home()

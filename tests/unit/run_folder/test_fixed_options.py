@@ -8,7 +8,7 @@ import pytest
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.parse.command_line import dump, parse
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.files import size_and_sha256
 from finetune.run_folder.finished import finished_message
 

@@ -7,7 +7,7 @@ import pytest
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.parse.command_line import parse
 from finetune.config.recipes import LoRATrainConfig
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.run_folder.places import refuse_nested_folders
 
 

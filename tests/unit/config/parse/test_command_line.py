@@ -8,10 +8,13 @@ import yaml
 
 from finetune.cli import refuse_training
 from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.outputs import OutputConfig, PreviewConfig
 from finetune.config.parse.command_line import as_flat, dump, parse
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
-from finetune.config.sections import DataConfig, ModelConfig, OutputConfig, PreviewConfig, TrackingConfig, TrainConfig
+from finetune.config.sections import DataConfig, ModelConfig
+from finetune.config.tracking import TrackingConfig
+from finetune.config.train import TrainConfig
 from finetune.models import FAMILIES
 
 ROOT = Path(__file__).parents[4]

@@ -10,8 +10,9 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from finetune.config.lora import LoRAConfig
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import OutputConfig
 from finetune.config.recipes import LoRATrainConfig
-from finetune.config.sections import DataConfig, ModelConfig, OutputConfig
+from finetune.config.sections import DataConfig, ModelConfig
 from finetune.export.verify import prediction, relative_difference
 from finetune.methods.lora.adapters import adapter_layers, layer_scales
 from finetune.methods.lora.init import weight_factors

@@ -9,7 +9,8 @@ import pytest
 from finetune.cli import tokens_text
 from finetune.config.checks import problems
 from finetune.config.parse.command_line import dump, parse
-from finetune.config.sections import ModelConfig, TrainConfig
+from finetune.config.sections import ModelConfig
+from finetune.config.train import TrainConfig
 from finetune.models import FAMILIES, family_named, refuse_unknown_family
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelFamily, ModelSource
