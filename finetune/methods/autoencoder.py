@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,18 +30,9 @@ class Autoencoder:
     manifest: Manifest
     """The images from whose latents the scaling factor is measured."""
     data: DataConfig
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return ("vae",)
-
-    @property
-    def alters_weights(self) -> bool:
-        return True
-
-    @property
-    def exports_all(self) -> bool:
-        return True
+    parts: ClassVar[tuple[Part, ...]] = ("vae",)
+    alters_weights = True
+    exports_all = True
 
     def check(self, family: ModelFamily, components: Components) -> None:
         """Accept any VAE."""

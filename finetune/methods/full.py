@@ -21,18 +21,12 @@ class Full:
 
     config: FullConfig = field(default_factory=FullConfig)
     text_encoder: bool = False
+    alters_weights = True
+    exports_all = True
 
     @property
     def parts(self) -> tuple[Part, ...]:
         return ("denoiser", "text_encoders") if self.text_encoder else ("denoiser",)
-
-    @property
-    def alters_weights(self) -> bool:
-        return True
-
-    @property
-    def exports_all(self) -> bool:
-        return True
 
     def check(self, family: ModelFamily, components: Components) -> None:
         self.chosen(self.network(family, components))

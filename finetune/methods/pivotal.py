@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
@@ -22,18 +23,12 @@ class Pivotal:
 
     lora: LoRA
     tokens: TextualInversion
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return ("denoiser", "text_encoders")
+    parts: ClassVar[tuple[Part, ...]] = ("denoiser", "text_encoders")
+    exports_all = False
 
     @property
     def alters_weights(self) -> bool:
         return self.lora.alters_weights
-
-    @property
-    def exports_all(self) -> bool:
-        return False
 
     def check(self, family: ModelFamily, components: Components) -> None:
         self.lora.check(family, components)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -28,6 +28,9 @@ class TextualInversion:
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
     """For each text encoder and token, the numbers of the tokens that it starts from; empty for a random start."""
+    parts: ClassVar[tuple[Part, ...]] = ("denoiser", "text_encoders")
+    alters_weights = False
+    exports_all = False
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
@@ -56,18 +59,6 @@ class TextualInversion:
     def words(self) -> list[str]:
         """The tokenizers' new words, token by token."""
         return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return ("denoiser", "text_encoders")
-
-    @property
-    def alters_weights(self) -> bool:
-        return False
-
-    @property
-    def exports_all(self) -> bool:
-        return False
 
     def check(self, family: ModelFamily, components: Components) -> None:
         """Accept the model: names and words were checked with the tokenizer."""

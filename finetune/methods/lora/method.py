@@ -21,6 +21,7 @@ class LoRA:
 
     config: LoRAConfig
     text_encoder: bool = False
+    exports_all = False
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -29,10 +30,6 @@ class LoRA:
     @property
     def alters_weights(self) -> bool:
         return self.config.init in ("pissa", "olora")
-
-    @property
-    def exports_all(self) -> bool:
-        return False
 
     def check(self, family: ModelFamily, components: Components) -> None:
         planned_layers(self.network(family, components), self.config)
