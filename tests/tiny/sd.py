@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,15 +57,7 @@ eight times, as in the real models. small: eight times, and wide enough to learn
 more."""
 
 
-def save_pipeline(
-    folder: Path,
-    *,
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
-    sd2: bool = False,
-    seed: int = 0,
-    size: Literal["micro", "tiny", "factor8", "small"] = "tiny",
-    inpainting: bool = False,
-) -> Path:
+def save_pipeline(folder: Path, **options: Any) -> Path:
     """Write a tiny `StableDiffusionPipeline` to `folder` and return it.
 
     Weights are random. Topology, module names, tokenizer conventions and scheduler are those of Stable Diffusion 1.5,
@@ -73,8 +65,7 @@ def save_pipeline(
     2. `sd2` does not set the prediction type, since 2.1-base predicts epsilon and 2.1 predicts v. With `inpainting` it
     is a `StableDiffusionInpaintPipeline`, whose U-Net has 9 channels.
     """
-    pipeline = build_pipeline(prediction_type=prediction_type, sd2=sd2, seed=seed, size=size, inpainting=inpainting)
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    build_pipeline(**options).save_pretrained(folder)
     return folder
 
 
@@ -155,21 +146,17 @@ def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> Autoenco
 
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
     """Build a CLIP text model of two layers. Version 2's has one, whose width makes it the largest part."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=1024 if sd2 else shape.text_width,
-            intermediate_size=64 if sd2 else 4 * shape.text_width,
-            projection_dim=32,
-            num_hidden_layers=1 if sd2 else 2,
-            num_attention_heads=16 if sd2 else 2,
-            max_position_embeddings=77,
-            hidden_act="gelu" if sd2 else "quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    sizes = {"hidden_size": shape.text_width, "intermediate_size": 4 * shape.text_width, "num_hidden_layers": 2}
+    if sd2:
+        sizes = {"hidden_size": 1024, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 16}
+    return CLIPTextModel(clip_config(tokenizer, "gelu" if sd2 else "quick_gelu", projection_dim=32, **sizes))
+
+
+def clip_config(tokenizer: CLIPTokenizer, activation: str, **options: int) -> CLIPTextConfig:
+    """Return a text encoder's config. By default it has three layers and the tokenizer's ids."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 77}
+    return CLIPTextConfig(vocab_size=len(tokenizer), hidden_act=activation, **(sizes | ids | options))
 
 
 def build_scheduler(prediction_type: str, *, sd2: bool) -> PNDMScheduler | DDIMScheduler:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny.sd import build_shifted_vae, train_tokenizer
+from tests.tiny.sd import build_shifted_vae, clip_config, train_tokenizer
 from tests.tiny.t5 import build_t5, train_t5_tokenizer
 
 CLIP_WIDTHS = (16, 24)
@@ -38,12 +38,9 @@ def build_pipeline(*, seed: int = 0, t5: bool = True, version35: bool = False) -
             build_clip(width, tokenizer, act)
             for width, tokenizer, act in zip(CLIP_WIDTHS, tokenizers, ("quick_gelu", "gelu"), strict=True)
         ]
-        transformer, vae = (
-            build_transformer(version35=version35),
-            build_shifted_vae(scaling_factor=1.5305, shift_factor=0.0609),
-        )
-        # Loaded models are in evaluation mode, built ones are not, and T5 has dropout.
-        encoder_3 = build_t5(t5_tokenizer, width=T5_WIDTH).eval() if t5_tokenizer else None
+        transformer = build_transformer(version35=version35)
+        vae = build_shifted_vae(scaling_factor=1.5305, shift_factor=0.0609)
+        encoder_3 = build_t5(t5_tokenizer, width=T5_WIDTH) if t5_tokenizer else None
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -80,18 +77,5 @@ def build_transformer(*, version35: bool) -> SD3Transformer2DModel:
 
 def build_clip(width: int, tokenizer: CLIPTokenizer, activation: str) -> CLIPTextModelWithProjection:
     """Build a CLIP text model of three layers. So its last layer but one is not the first."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            projection_dim=width,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            hidden_act=activation,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": width}
+    return CLIPTextModelWithProjection(clip_config(tokenizer, activation, **sizes))

@@ -1,7 +1,7 @@
 """A micro Stable Diffusion XL pipeline, built from a seed."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -12,29 +12,19 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny.sd import SIZES, build_vae, train_tokenizer
+from tests.tiny.sd import SIZES, build_vae, clip_config, train_tokenizer
 
 WIDTHS = 32, 24
 """Of the text encoders."""
 PROJECTION, TIME_WIDTH = 16, 8
 
 
-def save_pipeline(
-    folder: Path,
-    *,
-    seed: int = 0,
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
-    force_zeros: bool = True,
-    inpainting: bool = False,
-) -> Path:
+def save_pipeline(folder: Path, **options: Any) -> Path:
     """Write a tiny `StableDiffusionXLPipeline` to `folder` and return it.
 
     Weights are random. Text encoders have the old, wrong number of the end token in their configs, as the real ones.
     """
-    pipeline = build_pipeline(
-        seed=seed, prediction_type=prediction_type, force_zeros=force_zeros, inpainting=inpainting
-    )
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    build_pipeline(**options).save_pretrained(folder)
     return folder
 
 
@@ -76,19 +66,9 @@ def build_pipeline(
 
 def text_config(width: int, tokenizer: CLIPTokenizer, activation: str, *, num_layers: int = 3) -> CLIPTextConfig:
     """Return a text encoder's config, with real values beside sizes."""
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=PROJECTION,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        hidden_act=activation,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=1,
-    )
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": num_layers}
+    ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    return clip_config(tokenizer, activation, projection_dim=PROJECTION, **sizes, **ids)
 
 
 def build_unet(*, in_channels: int) -> UNet2DConditionModel:
