@@ -72,9 +72,11 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         if None not in messages:
             return
         begin_log(planned[messages.index(None)])
+        from finetune.data.kept_files import kept_files
         from finetune.data.manifest import configured_manifest
 
-        manifest = with_prompt_warnings(configured_manifest(config.data, config.mask, recipe.captions(config)), config)
+        manifest = configured_manifest(config.data, config.mask, recipe.captions(config), kept_files())
+        manifest = with_prompt_warnings(manifest, config)
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:
             say(line)

@@ -22,6 +22,7 @@ from finetune.plurals import plural
 from finetune.run_folder.options import cache_folder, held_out_indices
 
 if TYPE_CHECKING:
+    from finetune.data.kept_files import KeptFiles
     from finetune.data.manifest import Manifest
     from finetune.tasks.base import MakeTask
 
@@ -68,7 +69,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
     if config.prior.kind != "pictures":
         return manifest
     if config.prior.folder is not None:
-        of_class = class_images_in(config.prior.folder, config)
+        of_class = class_images_in(config.prior.folder, config, manifest.kept)
     else:
         from finetune.data.manifest import read_manifest
         from finetune.run.class_images import make_class_images
@@ -77,7 +78,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
         cache, size = cache_folder(config.cache), config.data.resolution
         accelerator = make_accelerator(config, manifest.fingerprint)
         made = make_class_images(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
-        of_class = read_manifest(str(made), captions="none")
+        of_class = read_manifest(str(made), captions="none", kept=manifest.kept)
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
     both = with_class_images(
         manifest,
@@ -109,7 +110,7 @@ def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[st
     return [*(f"warning: {text}" for text in of_class.warnings), balance_text(both.records)]
 
 
-def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
+def class_images_in(folder: str, config: DreamBoothTrainConfig, kept: "KeptFiles | None" = None) -> "Manifest":
     """Return the class images of prior.folder. With prior.captions they keep their captions."""
     from finetune.data.manifest import read_manifest
 
@@ -122,6 +123,7 @@ def class_images_in(folder: str, config: DreamBoothTrainConfig) -> "Manifest":
             caption_lines=config.data.caption_lines,
             folder_repeats=config.data.folder_repeats,
             follow_links=config.data.follow_links,
+            kept=kept,
         )
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("data.folder:", "prior.folder:")) from error

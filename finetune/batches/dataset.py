@@ -1,7 +1,7 @@
-"""From a record and a position in the sample stream to what one training sample needs."""
+"""From a record and a position in the sample stream to a training sample, behind the caches."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,60 +11,16 @@ from finetune.batches.batch_errors import naming_images
 from finetune.batches.buckets import Bucket
 from finetune.batches.inpaint_masks import Filling, Holes, filling_key, hole
 from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.pixels import record_pixels
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.batches.store import ShardStore, cache_key
-from finetune.batches.view import View
+from finetune.batches.view import View, view_sizes, views
 from finetune.config.sections import DataConfig
-from finetune.data.captions.choice import CaptionOptions, draw_caption
-from finetune.data.images.decode import cover_scale, crop_box, open_rgb, resize_and_crop
-from finetune.data.listing import listed_bytes
-from finetune.data.manifest import ImageSource, Record
-from finetune.plurals import first_few
+from finetune.data.captions.choice import CaptionOptions, caption_variants, draw_caption
+from finetune.data.kept_files import KeptFiles
+from finetune.data.listing import ImageSource
+from finetune.data.manifest import Record
 from finetune.randomness import uniform
-
-
-def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
-    """Returns every view that training may draw, each once; they depend on the picture, not on the run's seed."""
-    scale = cover_scale(record.width, record.height, bucket.width, bucket.height)
-    free = [round(record.width * scale) - bucket.width > 0, round(record.height * scale) - bucket.height > 0]
-    places = [(0.5, 0.5)]
-    if config.crop == "random" and any(free):
-        draws = [
-            [uniform(0, "crop", record.sha256, number, axis) for axis in (0, 1)] for number in range(config.num_crops)
-        ]
-        places = [(x if free[0] else 0.5, y if free[1] else 0.5) for x, y in draws]
-    flips = (False, True) if config.flip else (False,)
-    return [View(bucket.width, bucket.height, left, top, flip) for left, top in places for flip in flips]
-
-
-def record_pixels(
-    source: ImageSource, record: Record, view: View, warn: Callable[[str], None] = lambda text: None
-) -> Tensor:
-    """Returns the view of a record's picture as float32 [3 H W] in [-1, 1]; says through `warn` what is odd about it.
-
-    Raises ValueError with the file name where the picture cannot be decoded, or is no longer the one that was listed:
-    what is cached under a picture's hash must have been made from that picture.
-    """
-    name = first_few((record.file_name,))
-    data = listed_bytes(source, record.file_name, record.sha256)
-    try:
-        image = open_rgb(data, draft=(view.width, view.height))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    for note in ("colour_warning", "blank_warning"):
-        if note in image.info:
-            warn(f"{name} ({image.info[note]})")
-    array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def view_sizes(record: Record, view: View) -> tuple[int, int, int, int, int, int]:
-    """Returns `Prompts` sizes of a view; the crop's left edge is that in the mirrored picture where the view is
-    mirrored."""
-    scale = cover_scale(record.width, record.height, view.width, view.height)
-    x, y, right, _ = crop_box(record.width, record.height, view.width, view.height, left=view.left, top=view.top)
-    left = record.width - right if view.flip else x
-    return record.height, record.width, round(y * scale), round(left * scale), view.height, view.width
 
 
 def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
@@ -106,6 +62,8 @@ class TrainingImages:
     """Texts beside the captions that the task reads."""
     masks: LatentMasks | None = None
     holes: Holes | None = None
+    kept: KeptFiles = field(default_factory=KeptFiles)
+    """Files that need not be read again to fill the caches."""
 
 
 class TrainingDataset(torch.utils.data.Dataset[Batch]):
@@ -178,3 +136,8 @@ def caption_options(config: DataConfig) -> CaptionOptions:
         keep_tags=config.keep_tags,
         num_shuffles=config.num_shuffles,
     )
+
+
+def validation_caption(record: Record, config: DataConfig) -> str:
+    """Return the caption that a held-out image is scored with: its first, in its own order."""
+    return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]

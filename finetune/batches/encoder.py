@@ -1,39 +1,21 @@
-"""Pictures to latents and captions to embeddings: into the caches beforehand, or batch by batch."""
+"""Images to latents and captions to embeddings: those of a batch from the caches, or encoded now."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from finetune.batches.batch import Batch
-from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import View, caption_options, record_pixels
-from finetune.batches.inpaint_masks import WHOLE, Filling, hole, latent_hole
-from finetune.batches.store import Entry
-from finetune.config.sections import DataConfig
-from finetune.data.captions.choice import caption_variants
-from finetune.data.manifest import ImageSource, Record
+from finetune.batches.inpaint_masks import Filling, latent_hole
 from finetune.models.family import Components, ModelFamily, Prompts, stack_prompts
 from finetune.models.parts import ModelParts, Part
 from finetune.out_of_memory import explaining_out_of_memory
-from finetune.plurals import plural
 from finetune.randomness import generator
 
 MOST_PIXELS = 8 * 512 * 512
 """That an autoencoder encodes at once."""
 MOST_IMAGES = 8
-
-
-def validation_view(bucket: Bucket) -> View:
-    """Returns the one view that a held-out picture is scored in: the centre, not mirrored."""
-    return View(bucket.width, bucket.height, 0.5, 0.5, False)
-
-
-def validation_caption(record: Record, config: DataConfig) -> str:
-    """Returns the one caption that a held-out picture is scored with: its first, in its own order."""
-    return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]
 
 
 def images_together(width: int, height: int) -> int:
@@ -91,96 +73,10 @@ class Encoder:
         # One image or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
         # from batches, and is not promised bitwise repeatability.
         self.one_at_a_time = device.type == "cpu"
-        self.unreadable: list[str] = []
-        self.colour_warnings: list[str] = []
 
     def lent(self, *parts: Part) -> AbstractContextManager[None]:
         """Within it the parts have their weights."""
         return nullcontext() if self.parts is None else self.parts.lent(*parts)
-
-    @torch.no_grad()
-    def encode_views(
-        self, source: ImageSource, items: Sequence[tuple[str, Record, View]]
-    ) -> Iterator[tuple[str, Entry]]:
-        """Yields (key, {"latents": [C H W]}) for (key, record, view) items."""
-        by_size: dict[tuple[int, int], list[tuple[str, Record, View]]] = {}
-        for item in items:
-            by_size.setdefault((item[2].width, item[2].height), []).append(item)
-        for (width, height), group in by_size.items():
-            together = self._together(width, height)
-            for start in range(0, len(group), together):
-                decoded = []
-                for key, record, view in group[start : start + together]:
-                    try:
-                        pixels = record_pixels(source, record, view, self.colour_warnings.append)
-                        decoded.append((key, record.file_name, pixels))
-                    except ValueError as error:
-                        self.unreadable.append(str(error))
-                if decoded:
-                    keys, names, pictures = zip(*decoded, strict=True)
-                    with explaining_out_of_memory(
-                        f"while {plural(len(pictures), 'image')} of {width}x{height} were encoded to latents",
-                        "Lower data.resolution or data.max_aspect.",
-                    ):
-                        latents = self._latents(torch.stack(pictures).to(self.device), keys)
-                    for key, name, row in zip(keys, names, latents.cpu(), strict=True):
-                        refuse_non_finite(row, f"latents of the picture {name}")
-                        yield key, {"latents": row}
-        self.refuse_unreadable()
-
-    @torch.no_grad()
-    def encode_fillings(
-        self, source: ImageSource, items: Sequence[tuple[str, Record, View, int]]
-    ) -> Iterator[tuple[str, Entry]]:
-        """Yields (key, {"filling": [1+C H W]}) for (key, record, view, number of the hole) items, one at a time."""
-        shown, pixels = None, torch.zeros(0)
-        for key, record, view, number in items:
-            if number == WHOLE:
-                shown, pixels = None, torch.zeros(3, view.height, view.width)
-            elif shown != (record.sha256, view):
-                shown, pixels = (record.sha256, view), record_pixels(source, record, view)
-            hidden = hole(record.sha256, number, view.width, view.height)
-            with explaining_out_of_memory(
-                f"while an image of {view.width}x{view.height} with a hole was encoded to latents",
-                "Lower data.resolution or data.max_aspect.",
-            ):
-                filling = self._filling(
-                    pixels[None].to(self.device), Filling((key,), None, hidden[None].to(self.device))
-                )
-            refuse_non_finite(filling, f"latents of the picture {record.file_name} with a hole")
-            yield key, {"filling": filling[0].cpu()}
-
-    def check_pictures(self, source: ImageSource, items: Sequence[tuple[Record, View]]) -> Iterator[int]:
-        """Decodes pictures without encoding them, yielding 1 for each; for runs that encode at every step."""
-        for record, view in items:
-            try:
-                record_pixels(source, record, view, self.colour_warnings.append)
-            except ValueError as error:
-                self.unreadable.append(str(error))
-            yield 1
-        self.refuse_unreadable()
-
-    def refuse_unreadable(self) -> None:
-        """Raises one ValueError for all pictures that could not be read."""
-        if self.unreadable:
-            listed = sorted(set(self.unreadable))
-            shown = "\n".join(listed[:10] + ([f"... and {len(listed) - 10} more"] if len(listed) > 10 else []))
-            raise ValueError(
-                f"data.folder: {plural(len(listed), 'image')} cannot be used. Repair or remove them, or let "
-                f"`python -m datasets_prep` sort them out:\n{shown}"
-            )
-
-    @torch.no_grad()
-    def encode_texts(self, texts: dict[str, str], dtype: torch.dtype) -> Iterator[tuple[str, Entry]]:
-        """Yields (key, {"embeddings": [N*L D], ...}) for {key: text}."""
-        for key, text in texts.items():
-            rows = {name: value[0].cpu() for name, value in self._prompts([text]).items()}
-            rows = {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
-            advice = f"They are kept in {str(dtype).removeprefix('torch.')}. Give another checkpoint or variant"
-            advice += ", or launch with mixed_precision bf16." if dtype == torch.float16 else "."
-            for row in rows.values():
-                refuse_non_finite(row, f'embeddings of the caption "{text}"', advice)
-            yield key, rows
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Tensor:
@@ -188,7 +84,7 @@ class Encoder:
         if batch.latents is not None:
             return batch.latents
         assert batch.pixels is not None
-        return self._latents(batch.pixels, batch.keys)
+        return self.encode_pixels(batch.pixels, batch.keys)
 
     def prompts(self, batch: Batch) -> Prompts:
         """Returns what the denoiser is conditioned on: from the caches, encoded now, or with tokens where `Network`
@@ -203,13 +99,13 @@ class Encoder:
         encoded = batch.filling.encoded
         if encoded is None:
             assert batch.pixels is not None
-            encoded = self._filling(batch.pixels, batch.filling)
+            encoded = self.encode_holes(batch.pixels, batch.filling)
         return {"sizes": batch.sizes, "filling": encoded}
 
-    def _filling(self, pixels: Tensor, filling: Filling) -> Tensor:
+    def encode_holes(self, pixels: Tensor, filling: Filling) -> Tensor:
         """The masks at the resolution of the latents, and the latents of the pictures with grey holes: [B 1+C H W]."""
         assert filling.holes is not None
-        latents = self._latents(pixels * (filling.holes < 0.5), filling.keys)
+        latents = self.encode_pixels(pixels * (filling.holes < 0.5), filling.keys)
         multiple = self.family.pixels_per_latent(self.components.vae)
         return torch.cat([latent_hole(filling.holes, multiple).to(latents.dtype), latents], dim=1)
 
@@ -223,13 +119,15 @@ class Encoder:
             with torch.no_grad():
                 return self.family.encode_frozen(self.components.text_encoders, tokens)
         with torch.no_grad():
-            return self._prompts(batch.captions)
+            return self.encode_captions(batch.captions)
 
-    def _together(self, width: int, height: int) -> int:
+    def images_together(self, width: int, height: int) -> int:
+        """Return how many images of a size this device encodes at once."""
         return 1 if self.one_at_a_time else images_together(width, height)
 
-    def _latents(self, pixels: Tensor, keys: Sequence[str]) -> Tensor:
-        together = self._together(pixels.shape[3], pixels.shape[2])
+    def encode_pixels(self, pixels: Tensor, keys: Sequence[str]) -> Tensor:
+        """Encode images [B 3 h w] to latents [B C H W] in float32."""
+        together = self.images_together(pixels.shape[3], pixels.shape[2])
         parts = [
             self.family.encode_images(
                 self.components.vae, pixels[start : start + together], posterior_noise(keys[start : start + together])
@@ -238,19 +136,11 @@ class Encoder:
         ]
         return torch.cat(parts).float()
 
-    def _prompts(self, captions: Sequence[str]) -> Prompts:
+    def encode_captions(self, captions: Sequence[str]) -> Prompts:
+        """Encode captions with the text encoders' weights of the moment."""
         if self.one_at_a_time and len(captions) > 1:
-            rows = [self._prompts([caption]) for caption in captions]
+            rows = [self.encode_captions([caption]) for caption in captions]
             return stack_prompts([{name: value[0] for name, value in row.items()} for row in rows])
         tokens = self.family.tokenize(self.components.tokenizers, captions)
         on_device = {name: value.to(self.device) for name, value in tokens.items()}
         return self.family.encode_prompts(self.components.text_encoders, on_device)
-
-
-BROKEN_VAE = "The VAE computes in float32, so its weights must be damaged. Give another checkpoint or variant."
-
-
-def refuse_non_finite(values: Tensor, what: str, advice: str = BROKEN_VAE) -> None:
-    """Raises ValueError where what is to be cached holds NaN or infinity, which whatever trains on it catches."""
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"model.source: the {what} are not finite numbers (NaN or infinity). {advice}")

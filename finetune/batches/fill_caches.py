@@ -11,16 +11,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from finetune.batches.dataset import Encoded, TrainingImages, View, caption_options, latent_key, text_key, views
-from finetune.batches.encoder import Encoder, explaining_encoding, on_device, validation_caption, validation_view
-from finetune.batches.inpaint_masks import filling_key
+from finetune.batches.cache_entries import Piece, cut_masks, encode_images, encode_texts, pieces_of_run, views_of_run
+from finetune.batches.dataset import Encoded, TrainingImages, caption_options, text_key, validation_caption
+from finetune.batches.encoder import Encoder, explaining_encoding, on_device
+from finetune.batches.pixels import ImageFiles
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.batches.store import Entry, ShardStore, cache_key, fill, fingerprint
 from finetune.config.outputs import PreviewConfig
 from finetune.config.sections import CacheConfig
 from finetune.data.captions.choice import caption_variants
 from finetune.data.images.decode import BLANK
-from finetune.data.manifest import ImageSource, Record
 from finetune.models.family import Components
 from finetune.plurals import first_few, plural
 from finetune.processes.ranks import ranks
@@ -42,9 +42,6 @@ def build_caches(
     """
     with encoder.lent("vae"):
         vae_fingerprint, latents, cut_masks = cache_images(encoder, accelerator, images, cache, folder)
-    ranks().exchange()  # shares may take very different times, which a collective would not wait for
-    for warning in image_warnings(set(gather_object(encoder.colour_warnings))):
-        accelerator.print(f"warning: {warning}")
     text = None
     previews = PreviewConfig() if previews is None or encoder.text_encoder_is_trained else previews
     with encoder.lent("text_encoders"):
@@ -58,7 +55,7 @@ def build_caches(
                 fill_store(
                     text,
                     list(by_key),
-                    lambda keys: encoder.encode_texts({key: by_key[key] for key in keys}, dtype),
+                    lambda keys: encode_texts(encoder, {key: by_key[key] for key in keys}, dtype),
                     accelerator,
                     cache,
                     "Encoding captions",
@@ -84,69 +81,50 @@ def image_warnings(odd: set[str]) -> Iterator[str]:
 def cache_images(
     encoder: Encoder, accelerator: Accelerator, images: TrainingImages, cache: CacheConfig, folder: Path
 ) -> tuple[str, ShardStore | None, ShardStore | None]:
-    """Returns the VAE's fingerprint and the filled stores of latents and masks.
-
-    Without a cache images are only checked.
-    """
-    vae, records, masks = encoder.components.vae, images.records, images.masks
+    """Return the VAE's fingerprint and the filled stores of latents and masks; without a cache only check images."""
+    vae, masks, files = encoder.components.vae, images.masks, ImageFiles(images.source, images.kept)
     vae_fingerprint = cache_key(fingerprint(vae), settings_text(dict(vae.config)))
-    to_train = [
-        (records[index], view)
-        for bucket in images.buckets
-        for index in bucket.records
-        for view in views(records[index], bucket, images.data)
-    ]
-    to_score = [(records[index], validation_view(bucket)) for bucket in images.held_out for index in bucket.records]
-    chosen = [*to_train, *to_score]
-    if not cache.latents:
-        check_images(encoder, accelerator, images.source, chosen)
-        return vae_fingerprint, None, None
-    items = {latent_key(record, view, vae_fingerprint): (record, view) for record, view in chosen}
-    latents, cut_masks = ShardStore(folder / "latents"), None
-    with on_device([vae], encoder.device):
-        fill_store(
-            latents,
-            list(items),
-            lambda keys: encoder.encode_views(images.source, [(key, *items[key]) for key in keys]),
-            accelerator,
-            cache,
-            "Encoding images",
-        )
-        if images.holes is not None:
-            hidden = [(*item, number) for item in to_train for number in images.holes.numbers]
-            hidden += [(*item, 0) for item in to_score]
-            by_hole = {filling_key(record, view, n, vae_fingerprint): (record, view, n) for record, view, n in hidden}
+    latents = cut = None
+    if cache.latents:
+        pieces, latents = pieces_of_run(images, vae_fingerprint), ShardStore(folder / "latents")
+        with on_device([vae], encoder.device):
             fill_store(
                 latents,
-                list(by_hole),
-                lambda keys: encoder.encode_fillings(images.source, [(key, *by_hole[key]) for key in keys]),
+                list(pieces),
+                lambda keys: encode_images(encoder, files, [(key, pieces[key]) for key in keys]),
                 accelerator,
                 cache,
-                "Encoding images with holes",
+                "Encoding images",
             )
-    if masks is not None:
-        of_key = {masks.key(record, view): (record, view) for record, view in chosen}
-        cut_masks = ShardStore(folder / "masks")
+    else:
+        check_images(accelerator, files, images)
+    if cache.latents and masks is not None:
+        of_key = {masks.key(record, view): (record, view) for record, view, _ in views_of_run(images)}
+        cut = ShardStore(folder / "masks")
         fill_store(
-            cut_masks,
+            cut,
             list(of_key),
-            lambda keys: ((key, {"mask": masks.read(*of_key[key])}) for key in keys),
+            lambda keys: cut_masks(masks, images.kept, [(key, *of_key[key]) for key in keys]),
             accelerator,
             cache,
             "Cutting masks",
         )
-    return vae_fingerprint, latents, cut_masks
+    images.kept.release()
+    ranks().exchange()  # shares may take very different times, which a collective would not wait for
+    for warning in image_warnings(set(gather_object(files.warnings))):
+        accelerator.print(f"warning: {warning}")
+    return vae_fingerprint, latents, cut
 
 
-def check_images(
-    encoder: Encoder, accelerator: Accelerator, source: ImageSource, chosen: Sequence[tuple[Record, View]]
-) -> None:
-    """Decodes every image once, a part on every process."""
-    once = list({record.file_name: (record, view) for record, view in chosen}.values())
+def check_images(accelerator: Accelerator, files: ImageFiles, images: TrainingImages) -> None:
+    """Decode every image once, a part on every process."""
+    once = list({record.file_name: Piece(record, view) for record, view, _ in views_of_run(images)}.values())
     share = once[accelerator.process_index :: accelerator.num_processes]
     with progress_bar("Checking images", len(share), accelerator) as advance:
-        for done in encoder.check_pictures(source, share):
-            advance(done)
+        for piece in share:
+            files.open(piece.record, piece.size)
+            advance(1)
+    files.refuse_unreadable()
 
 
 def described_settings(settings: dict[str, Any]) -> dict[str, Any]:

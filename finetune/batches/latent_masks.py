@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.batches.store import cache_key
 from finetune.batches.view import View
-from finetune.data.listing import ImageSource, listed_bytes
+from finetune.data.kept_files import KeptFiles
+from finetune.data.listing import ImageSource
 from finetune.data.manifest import Record
 from finetune.data.masks import cut_mask, open_mask
 
@@ -27,14 +29,25 @@ class LatentMasks:
         return cache_key("mask", self.kind, record.mask and record.mask.sha256, view, self.pixel_multiple)
 
     def read(self, record: Record, view: View) -> Tensor:
-        """Returns the share of each latent's area that is trained on, [1 H W]; 1 everywhere without a mask.
+        """Return the share of each latent's area that is trained on, [1 H W]; 1 everywhere without a mask.
 
         Raises ValueError where the mask is no longer the one that was listed.
         """
+        return self.cut(self.open(record, KeptFiles()), view)
+
+    def open(self, record: Record, kept: KeptFiles) -> Image.Image | None:
+        """Decode the mask of an image that has one."""
         if record.mask is None:
-            return torch.ones(1, view.height // self.pixel_multiple, view.width // self.pixel_multiple)
-        mask = open_mask(listed_bytes(self.source, record.mask.file_name, record.mask.sha256), self.kind)
+            return None
+        mask = open_mask(kept.read(self.source, record.mask.file_name, record.mask.sha256), self.kind)
         assert mask is not None, record.mask.file_name
+        return mask
+
+    def cut(self, mask: Image.Image | None, view: View) -> Tensor:
+        """Cut a decoded mask to a view; `read` describes the result."""
+        if mask is None:
+            return torch.ones(1, view.height // self.pixel_multiple, view.width // self.pixel_multiple)
         place = {"left": view.left, "top": view.top, "flip": view.flip}
-        shares = cut_mask(mask, view.width, view.height, **place, pixel_multiple=self.pixel_multiple)
-        return torch.from_numpy(shares)[None]
+        return torch.from_numpy(cut_mask(mask, view.width, view.height, **place, pixel_multiple=self.pixel_multiple))[
+            None
+        ]

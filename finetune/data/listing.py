@@ -1,6 +1,5 @@
 """Images as their dataset lists them, and the collection of its mistakes."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -140,17 +139,3 @@ def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Spl
         return "validation"
     findings.error('splits that are neither "train" nor "validation"', f"{where} ({value!r})")
     return None
-
-
-def listed_bytes(source: ImageSource, file_name: str, sha256: str) -> bytes:
-    """Return a file's bytes; ValueError if it is gone or has changed."""
-    name = first_few((file_name,))
-    try:
-        data = source.read(file_name)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{name} was removed while the run was going. Put it back and run the same command again."
-        ) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError(f"{name} was changed while the run was going; run the same command again")
-    return data

@@ -5,9 +5,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +16,13 @@ from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import CaptionLines
 from finetune.data.folder import FolderSource, holds_tables, read_folder
 from finetune.data.folder_repeats import FolderRepeats
-from finetune.data.images.decode import upright_size
+from finetune.data.kept_files import KeptFiles
 from finetune.data.links import refuse_links_out
 from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
+from finetune.data.probe import probe_all
 from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
-
-PROBED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,8 @@ class Manifest:
     """One line a kind, with counts; nothing of it stops a run."""
     masks: ImageSource | None = None
     """Where to read the masks, where there are any."""
+    kept: KeptFiles = field(default_factory=KeptFiles, compare=False)
+    """Files that need not be read again."""
 
     @property
     def fingerprint(self) -> str:
@@ -108,7 +108,12 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()  # ASCII, so surrogate escapes cannot fail
 
 
-def configured_manifest(data: DataConfig, mask: MaskConfig, captions: Literal["listed", "folder", "none"]) -> Manifest:
+def configured_manifest(
+    data: DataConfig,
+    mask: MaskConfig,
+    captions: Literal["listed", "folder", "none"],
+    kept: KeptFiles | None = None,
+) -> Manifest:
     """Return the manifest that a recipe's options describe. `captions` names the source of the images' captions."""
     return read_manifest(
         data.folder,
@@ -119,6 +124,7 @@ def configured_manifest(data: DataConfig, mask: MaskConfig, captions: Literal["l
         folder_repeats=data.folder_repeats,
         mask=mask,
         follow_links=data.follow_links,
+        kept=kept,
     )
 
 
@@ -132,6 +138,7 @@ def read_manifest(
     folder_repeats: FolderRepeats = "auto",
     mask: MaskConfig = NO_MASKS,
     follow_links: bool = False,
+    kept: KeptFiles | None = None,
 ) -> Manifest:
     """Return the checked images of a folder or a Hub dataset.
 
@@ -145,11 +152,12 @@ def read_manifest(
     has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
     image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
     whose images count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub
-    dataset too. Links that lead out of a folder are refused unless `follow_links`.
+    dataset too. Links that lead out of a folder are refused unless `follow_links`. Files that are read are put into
+    `kept`.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     """
-    findings = Findings()
+    findings, kept = Findings(), kept or KeptFiles()
     path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
     _check_finished(path)
@@ -161,7 +169,7 @@ def read_manifest(
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
 
         if tables := prepared_tables(os.path.abspath(path)):
-            return _read_tables(folder, tables, caption_column, captions, mask)
+            return _read_tables(folder, tables, caption_column, captions, mask, kept)
     if path.is_dir() and not is_saved and not holds_tables(os.path.abspath(path)):
         root, reading = os.path.abspath(path), CaptionReading(caption_column, caption_lines)
         source: ImageSource = FolderSource(root)
@@ -174,15 +182,17 @@ def read_manifest(
         _refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare}"
-    records = list(_probe_all(entries, source, findings))
+    probed = probe_all(entries, source, findings, kept)
+    records = [_record(entry, found.size, found.sha256) for entry, found in probed]
     _note_syntax(records, findings)
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
     if mask.kind == "none":
-        return Manifest(tuple(records), source, folder, findings.warnings)
+        return Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
     root = os.path.abspath(path if mask.folder is None else mask.folder)
     masks = FolderSource(root) if mask.kind == "file" else source
-    return Manifest(_masked(records, masks, root, mask, findings), source, folder, findings.warnings, masks)
+    records = _masked(records, masks, root, mask, findings, kept)
+    return Manifest(records, source, folder, findings.warnings, masks, kept)
 
 
 CORRECT_FILES = (
@@ -212,10 +222,11 @@ def _masked(
     root: str,
     mask: MaskConfig,
     findings: Findings,
+    kept: KeptFiles,
     known: Mapping[str, str] | None = None,
 ) -> tuple[Record, ...]:
     """Add the masks to the records. Raises ValueError with all that is wrong with masks."""
-    found = checked_masks(records, masks, root, mask, findings, known)
+    found = checked_masks(records, masks, root, mask, findings, kept, known)
     findings.raise_errors("mask: the masks cannot be used as they are:", "Correct or remove them.")
     return tuple(replace(record, mask=each) for record, each in zip(records, found, strict=True))
 
@@ -245,6 +256,7 @@ def _read_tables(
     caption_column: str,
     captions: Literal["listed", "folder", "none"],
     mask: MaskConfig,
+    kept: KeptFiles,
 ) -> Manifest:
     from finetune.data.parquet import MASK_COLUMN, ParquetSource, read_prepared, read_schema
 
@@ -267,11 +279,11 @@ def _read_tables(
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     source = ParquetSource(root, "image")
     if mask.kind == "none":
-        return Manifest(tuple(records), source, folder, findings.warnings)
+        return Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
     masks = ParquetSource(root, MASK_COLUMN)
     known = {each.entry.file_name: each.entry.file_name for each in listed if each.has_mask}
-    records = _masked(records, masks, root, mask, findings, known)
-    return Manifest(records, source, folder, findings.warnings, masks)
+    records = _masked(records, masks, root, mask, findings, kept, known)
+    return Manifest(records, source, folder, findings.warnings, masks, kept)
 
 
 def _check_finished(folder: Path) -> None:
@@ -289,46 +301,3 @@ def _check_finished(folder: Path) -> None:
 
 def _is_hub_id(folder: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None
-
-
-def _probe_all(entries: Sequence[Entry], source: ImageSource, findings: Findings) -> Iterator[Record]:
-    """Add size and hash of every file, in threads. Reading and hashing release Python's lock."""
-    with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for start in range(0, len(entries), PROBED_AT_ONCE):
-            part = entries[start : start + PROBED_AT_ONCE]
-            for entry, found in zip(part, pool.map(lambda entry: _probe(source, entry.file_name), part), strict=True):
-                if isinstance(found, _Probed):
-                    yield _record(entry, (found.width, found.height), found.sha256)
-                else:
-                    findings.error(found.kind, found.item)
-
-
-@dataclass(frozen=True)
-class _Probed:
-    width: int
-    height: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Fault:
-    kind: str
-    item: str
-
-
-def _probe(source: ImageSource, file_name: str) -> _Probed | _Fault:
-    try:
-        data = source.read(file_name)
-    except FileNotFoundError:
-        return _Fault("files that do not exist", file_name)
-    except OSError as error:
-        return _Fault("files that cannot be read", f"{file_name} ({error.strerror or error})")
-    except ValueError as error:
-        return _Fault("files that cannot be read", f"{file_name} ({error})")
-    try:
-        width, height = upright_size(data)
-    except ValueError as error:
-        return _Fault("files that are not usable images", f"{file_name} ({error})")
-    except MemoryError:
-        return _Fault("files that are not usable images", f"{file_name} (its header needs too much memory)")
-    return _Probed(width, height, hashlib.sha256(data).hexdigest())

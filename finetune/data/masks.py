@@ -4,7 +4,6 @@ White and opaque is 1, trained on; black and transparent is 0. A mask has the si
 and is averaged over the area of each latent.
 """
 
-import hashlib
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from PIL import Image
 from finetune.config.mask import MaskConfig
 from finetune.data.folder import MASK_SUFFIX, is_image_name, visible_files
 from finetune.data.images.decode import crop_box, open_alpha, open_rgb
+from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Findings, ImageSource
 
 
@@ -40,6 +40,9 @@ class Listed(Protocol):
 
     @property
     def height(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
 
 
 def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
@@ -66,6 +69,7 @@ def checked_masks(
     root: str,
     config: MaskConfig,
     findings: Findings,
+    kept: KeptFiles,
     known: Mapping[str, str] | None = None,
 ) -> list[MaskFile | None]:
     """Return the mask of each image, or None with a warning.
@@ -84,7 +88,7 @@ def checked_masks(
             raise FileNotFoundError(f"mask.folder: there is no folder {config.folder}. Check the spelling.")
         names = _masks_by_image(list(names), root, config, findings)
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-        found = list(pool.map(lambda image: _check(image, names.get(image.file_name), source, config), images))
+        found = list(pool.map(lambda image: _check(image, names.get(image.file_name), source, config, kept), images))
     is_any = any(result is not None for result in found)
     for image, result in zip(images, found, strict=True):
         if isinstance(result, tuple):
@@ -118,13 +122,14 @@ def _masks_by_image(images: Sequence[str], root: str, config: MaskConfig, findin
 
 
 def _check(
-    image: Listed, name: str | None, source: ImageSource, config: MaskConfig
+    image: Listed, name: str | None, source: ImageSource, config: MaskConfig, kept: KeptFiles
 ) -> MaskFile | tuple[str, str] | None:
     """Return the mask, None, or kind and item of a finding."""
     if name is None or config.kind == "none":
         return None
     try:
-        data = source.read(name)
+        is_image = config.kind == "alpha"
+        data = kept.read(source, name, image.sha256) if is_image else source.read(name)
         mask = open_mask(data, config.kind)
     except (OSError, ValueError) as error:
         return "masks that cannot be read", f"{name} ({error})"
@@ -136,4 +141,4 @@ def _check(
     extrema = mask.getextrema()
     if extrema[1] == 0:
         return "masks that are black everywhere, so nothing of their images is trained on", name
-    return MaskFile(name, hashlib.sha256(data).hexdigest())
+    return MaskFile(name, image.sha256 if is_image else kept.add(data))

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from finetune.batches.buckets import assign_buckets
-from finetune.batches.dataset import View, record_pixels
+from finetune.batches.pixels import record_pixels
+from finetune.batches.view import View
 from finetune.config.optim import OptimConfig
 from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest

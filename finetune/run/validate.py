@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finetune.batches.batch import collate
-from finetune.batches.dataset import TrainingDataset, TrainingImages
-from finetune.batches.encoder import validation_caption, validation_view
+from finetune.batches.dataset import TrainingDataset, TrainingImages, validation_caption
+from finetune.batches.view import validation_view
 from finetune.data.manifest import Record
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural

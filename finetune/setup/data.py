@@ -65,7 +65,9 @@ def training_images(run: Run, model: LoadedModel, held_out: frozenset[int], prom
         assert manifest.masks is not None, "the manifest was read without the mask options"
         masks = LatentMasks(config.mask.kind, manifest.masks, run.family.pixels_per_latent(model.components.vae))
     holes = Holes(config.inpaint.num_masks, config.inpaint.whole_share) if model.is_inpainting else None
-    return TrainingImages(manifest.records, buckets, manifest.source, config.data, scored, prompts, masks, holes)
+    return TrainingImages(
+        manifest.records, buckets, manifest.source, config.data, scored, prompts, masks, holes, manifest.kept
+    )
 
 
 def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tuple[list[Bucket], list[Bucket]]:

@@ -15,10 +15,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.batches.buckets import Bucket
+from finetune.batches.cache_entries import Piece, encode_images
 from finetune.batches.dataset import TrainingDataset, TrainingImages
-from finetune.batches.encoder import Encoder, validation_view
+from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches
+from finetune.batches.pixels import ImageFiles
 from finetune.batches.preview_prompts import kept_prompts
+from finetune.batches.view import validation_view
 from finetune.config.dreambooth import PriorConfig
 from finetune.config.loss import LossConfig
 from finetune.config.outputs import PreviewConfig
@@ -148,8 +151,9 @@ def test_images_that_are_encoded_and_validated_are_named_with_their_size(tiny_mo
     with pytest.raises(ValueError, match=r"out of memory in a validation: 2 images of 32x16.* train\.batch_size"):
         validation_loss(network, task, HeldOut(images, dataset, 4, 1), accelerator, stop=never)
     components.vae.encoder.conv_in = Widening(components.vae.encoder.conv_in)
+    pieces = [("key", Piece(manifest.records[0], validation_view(buckets[0])))]
     with pytest.raises(ValueError, match=r"out of memory while 1 image of 32x16 were encoded.* data\.resolution"):
-        list(encoder.encode_views(manifest.source, [("key", manifest.records[0], validation_view(buckets[0]))]))
+        list(encode_images(encoder, ImageFiles(manifest.source, manifest.kept), pieces))
 
 
 def test_weights_that_do_not_fit_into_memory_are_not_called_damaged(tiny_model: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 from PIL import Image, ImageOps
 
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import View, latent_key, record_pixels, text_key, view_sizes, views
+from finetune.batches.dataset import latent_key, text_key
+from finetune.batches.pixels import record_pixels
+from finetune.batches.view import View, view_sizes, views
 from finetune.config.sections import DataConfig
 from finetune.data.folder import FolderSource
 from finetune.data.images.decode import resize_and_crop

@@ -8,10 +8,11 @@ from accelerate import Accelerator
 from PIL import Image
 
 from finetune.batches.buckets import Bucket
-from finetune.batches.dataset import Encoded, TrainingImages, View, latent_key, text_key
+from finetune.batches.dataset import Encoded, TrainingImages, latent_key, text_key
 from finetune.batches.encoder import Encoder, images_together
 from finetune.batches.fill_caches import build_caches, text_fingerprint
 from finetune.batches.store import fingerprint
+from finetune.batches.view import View
 from finetune.config.sections import CacheConfig, DataConfig
 from finetune.data.manifest import read_manifest
 from finetune.models.families.sd import StableDiffusion

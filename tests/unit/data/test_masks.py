@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from finetune.batches.buckets import assign_buckets
-from finetune.batches.dataset import record_pixels, views
 from finetune.batches.latent_masks import LatentMasks
-from finetune.batches.view import View
+from finetune.batches.pixels import record_pixels
+from finetune.batches.view import View, views
 from finetune.config.mask import MaskConfig
 from finetune.config.sections import DataConfig
 from finetune.data.manifest import Manifest, read_manifest

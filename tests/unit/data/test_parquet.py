@@ -78,7 +78,8 @@ def test_no_image_is_opened_to_list_them(tmp_path: Path) -> None:
 
 
 def test_training_cuts_its_images_from_a_table(tmp_path: Path) -> None:
-    from finetune.batches.dataset import View, record_pixels
+    from finetune.batches.pixels import record_pixels
+    from finetune.batches.view import View
 
     manifest = read_manifest(prepared(tmp_path))
     view = View(width=8, height=8, left=0.5, top=0.5, flip=False)
