@@ -18,7 +18,7 @@ Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Rows(Sequence[Row]):
+class LazyRows(Sequence[Row]):
     """Lines that are made on access."""
 
     num: int
@@ -73,9 +73,9 @@ class Kept:
             return bool(self.is_held_out.any())
         return any(self.split(place) == "validation" for place in range(len(self)))
 
-    def rows(self, names: Callable[[int], str] | None = None) -> Rows:
+    def rows(self, names: Callable[[int], str] | None = None) -> LazyRows:
         """Make the lines of metadata.jsonl. `names` gives file_name by place where it is not the file's own."""
-        return Rows(len(self), lambda place: self.row(place, self.file_name(place) if names is None else names(place)))
+        return LazyRows(len(self), lambda place: self.row(place, (names or self.file_name)(place)))
 
     def row(self, place: int, file_name: str) -> Row:
         """Make one line."""
@@ -129,7 +129,7 @@ class Kept:
         name = " ".join([digest, *self.saved_as])
         return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.{self.saved_as[0]}"
 
-    def mask_rows(self) -> Rows:
+    def mask_rows(self) -> LazyRows:
         """Make rows with path, source and sha256 of the masks. Masks are beside their images, with related names."""
         places = [place for place, index in enumerate(map(int, self.indices)) if index in self.masks]
 
@@ -140,7 +140,7 @@ class Kept:
             name = f"{stem}{MASK_SUFFIX}{suffix}"
             return {"file_name": name, "source": self.images.sources[mask], "sha256": self.images.hex(mask)}
 
-        return Rows(len(places), row)
+        return LazyRows(len(places), row)
 
     def split(self, place: int) -> str | None:
         """Return the split of an image. None where the source names none and no split was requested."""

@@ -27,7 +27,7 @@ from datasets_prep.output.shards import write_shards
 from datasets_prep.records import Prepared
 from datasets_prep.report.build import write_report
 from datasets_prep.report.thumbnails import SmallImage
-from datasets_prep.rows import Kept, Rows
+from datasets_prep.rows import Kept, LazyRows
 from finetune.data.folder import MASK_SUFFIX
 from finetune.files import file_sha256, put_in_place, sync, unfinished
 from finetune.plurals import plural
@@ -111,7 +111,7 @@ def in_shards(
     kept: Kept,
     content: Callable[[Mapping[str, object]], bytes],
     mask_content: Callable[[Mapping[str, object]], bytes] | None,
-) -> tuple[Rows, dict[str, set[str]]]:
+) -> tuple[LazyRows, dict[str, set[str]]]:
     """Write OUTPUT/data/*.parquet, sorted by training size. Returns the rows with their places in the shards."""
     folder = own / "shards"
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from datasets_prep.output.folder import NothingUsable, State
 from datasets_prep.output.publish import publish
 from datasets_prep.records import Prepared, Rejected
 from datasets_prep.report.thumbnails import SmallImage, cached_small_image
-from datasets_prep.rows import Kept, Rows
+from datasets_prep.rows import Kept, LazyRows
 from datasets_prep.selection import counted, counts_in_words, sorted_rejections
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.split.stage import bucket_rows, sizes_of, split_images
@@ -52,7 +52,7 @@ def write_result(
     prepared = Prepared(
         name=source.name,
         kept=kept.rows(),
-        rejected=Rows(len(rejected), lambda place: asdict(rejected[place])),
+        rejected=LazyRows(len(rejected), lambda place: asdict(rejected[place])),
         figures=selection.figures,
         notices=findings.warnings,
         lint=marks,

@@ -49,7 +49,7 @@ def write_report(path: Path, prepared: Prepared, load: Callable[[str], SmallImag
 
 
 @dataclass(frozen=True)
-class Section:
+class Panel:
     """A part of the page, and the number of things in it."""
 
     name: str
@@ -99,19 +99,19 @@ def _parts(prepared: Prepared, thumbnails: Thumbnails) -> dict[str, Any]:
     lint = texts.lint(prepared, places, thumbnails)
     left_out = seen.left_out.html(thumbnails)
     sections = [
-        Section("stages", "Stages", None, stages(prepared)),
-        Section("copies", "Copies", num_clusters, copies),
-        Section("rejected", "Left out", len(prepared.rejected), left_out),
-        Section("worst", "Worst of every score", None, worst),
-        Section("flags", "Flags", seen.flags.num_flagged, seen.flags.html()),
-        Section("lint", "Captions to mend", len(prepared.lint), lint),
-        Section("words", "Words", None, seen.words.html()),
-        Section("sizes", "Training sizes", len(prepared.buckets), sizes),
-        Section("options", "Options", None, render("options.html", "options", prepared.options, MOST_OPTION_LETTERS)),
+        Panel("stages", "Stages", None, stages(prepared)),
+        Panel("copies", "Copies", num_clusters, copies),
+        Panel("rejected", "Left out", len(prepared.rejected), left_out),
+        Panel("worst", "Worst of every score", None, worst),
+        Panel("flags", "Flags", seen.flags.num_flagged, seen.flags.html()),
+        Panel("lint", "Captions to mend", len(prepared.lint), lint),
+        Panel("words", "Words", None, seen.words.html()),
+        Panel("sizes", "Training sizes", len(prepared.buckets), sizes),
+        Panel("options", "Options", None, render("options.html", "options", prepared.options, MOST_OPTION_LETTERS)),
     ]
     taken = sum(len(section.content.encode("utf-8", "replace")) for section in sections) + MOST_THUMBNAIL_BYTES
     captions = texts.captions(prepared, places, is_marked, thumbnails, max(MOST_BYTES - taken, LEAST_CAPTION_BYTES))
-    sections.insert(7, Section("list", "Captions", len(prepared.kept), captions))
+    sections.insert(7, Panel("list", "Captions", len(prepared.kept), captions))
     notices = list(prepared.notices)
     if thumbnails.is_full:
         room = f"The page has room for {plural(len(thumbnails.sources), 'image')}; others are shown as empty frames."

@@ -21,7 +21,7 @@ from datasets_prep.report.build import write_report
 from datasets_prep.report.pieces import Thumbnails, name_html, text_html
 from datasets_prep.report.thumbnails import SmallImage, small_image
 from datasets_prep.report.words import Words
-from datasets_prep.rows import Row, Rows
+from datasets_prep.rows import LazyRows, Row
 
 HOSTILE = "\"><script>window.ran=1</script>'&\n\u202egpj\udcff\0.png"
 
@@ -230,7 +230,7 @@ def many(num: int, asked: Counter[str]) -> Prepared:
 
     sources = tuple(f"{place}.png" for place in range(num))
     marks = [LintMark("repeated", "a cat", sources), LintMark("short", "", sources[::3])]
-    return Prepared("many", Rows(num, kept_row), Rows(num // 4, rejected_row), [], [], marks)
+    return Prepared("many", LazyRows(num, kept_row), LazyRows(num // 4, rejected_row), [], [], marks)
 
 
 def test_rows_are_made_once_and_those_shown_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
