@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.recipes import TokensConfig, token_file_name, vector_words
-from finetune.config.sections import TrainConfig
+from finetune.config.train import TrainConfig
 from finetune.export.metadata import RunFacts, last_part
 from finetune.export.single_file import write_tensors
 from finetune.export.verify import errors_only, prediction_for, relative_difference
