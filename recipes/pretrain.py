@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.config.parse.command_line import dump
+from finetune.config.parse.dump import dump
 from finetune.config.pretrain import PretrainConfig, autoencoder_stage
 from finetune.files import write_atomically
 from finetune.launch import run_recipe, say, training_stage

@@ -21,7 +21,7 @@ from datasets_prep.rows import Kept, LazyRows
 from datasets_prep.selection import counted, counts_in_words, sorted_rejections
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.split.stage import bucket_rows, sizes_of, split_images
-from finetune.config.parse.command_line import dump
+from finetune.config.parse.dump import dump
 from finetune.plurals import first_few
 
 

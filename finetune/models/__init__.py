@@ -3,7 +3,7 @@
 import importlib
 import typing
 
-from finetune.config.parse.command_line import suggestion
+from finetune.config.parse.convert import suggestion
 
 if typing.TYPE_CHECKING:
     from finetune.models.family import ModelFamily

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetune.config.optim import OptimConfig
-from finetune.config.parse.command_line import as_flat
+from finetune.config.parse.dump import as_flat
 from finetune.config.recipes import AdaptConfig
 from finetune.config.train import TrainConfig
 from finetune.plurals import plural

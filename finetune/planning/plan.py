@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from finetune.config.checks import prompts_of
-from finetune.config.parse.command_line import dump, flat_types, given_texts, required_keys
+from finetune.config.parse.command_line import flat_types, given_texts, required_keys
+from finetune.config.parse.dump import dump
 from finetune.config.parse.presets import find_preset
 from finetune.config.parse.recipe_options import parse_recipe
 from finetune.config.train import TrainConfig

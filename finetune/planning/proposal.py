@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.config.facts import Mark, marked
-from finetune.config.parse.command_line import as_flat, read_options, with_options
+from finetune.config.parse.dump import as_flat, read_options, with_options
 from finetune.config.recipes import AdaptConfig
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch.distributed.distributed_c10d import _get_default_store
 
 from finetune import __version__
-from finetune.config.parse.command_line import as_flat
+from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences

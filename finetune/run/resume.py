@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from finetune.config.parse.command_line import read_options, read_yaml
+from finetune.config.parse.command_line import read_yaml
+from finetune.config.parse.dump import read_options
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.optim.build import learning_rate_factor

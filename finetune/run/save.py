@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from finetune.config.parse.command_line import dump
+from finetune.config.parse.dump import dump
 from finetune.files import refuse_lost_folder
 from finetune.optim.ema import trained_state
 from finetune.processes.ranks import ranks

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config.facts import Resume, marked
 from finetune.config.outputs import ValidationConfig
-from finetune.config.parse.command_line import as_flat, read_yaml
+from finetune.config.parse.command_line import read_yaml
+from finetune.config.parse.dump import as_flat
 from finetune.config.sections import CacheConfig
 from finetune.config.train import TrainConfig
 from finetune.processes.ranks import ranks

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.config.facts import Mark, marked
-from finetune.config.parse.command_line import as_flat
+from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
 from finetune.run_folder.options import cache_folder
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from finetune.config.parse.command_line import as_plain, dump
+from finetune.config.parse.dump import as_plain, dump
 from finetune.files import refuse_lost_folder, write_atomically, writing
 from finetune.processes.signals import StopRequest
 from finetune.run.base_loss import base_loss_warnings

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.config.parse.command_line import as_flat, parse
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.dump import as_flat
 from tests.support.runs import flags
 from tests.tiny.sd import save_pictures
 from tests.unit.config.parse.test_command_line import KINDS, REQUIRED, REQUIRED_BY

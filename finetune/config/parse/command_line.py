@@ -1,20 +1,14 @@
 """YAML files and flags to configs, and back; torch-free. Every mistake is reported at once."""
 
-import contextlib
 import dataclasses
-import difflib
-import io
-import os
-import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import yaml
-
 from finetune.config.checks import SECRET_PATTERN
-from finetune.config.facts import options, values
+from finetune.config.facts import options
+from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
 from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.processes.streams import let_readers_leave
@@ -22,7 +16,9 @@ from finetune.processes.streams import let_readers_leave
 Config = TypeVar("Config")
 
 HELP_FLAGS = ("-h", "--help")
+
 DASHES = "-\N{EN DASH}\N{EM DASH}"
+
 """Word processors make one dash of two hyphens."""
 
 
@@ -134,51 +130,6 @@ def _is_utf8(text: str) -> bool:
     return text == text.encode("utf-8", "ignore").decode()
 
 
-def with_options(config: Config, values: dict[str, Any]) -> Config:
-    """Replace some of the config's values, by dotted key. Its rules are checked once."""
-    changed: dict[str, Any] = {}
-    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        value, prefix = vars(config)[item.name], f"{item.name}."
-        inner = {key.removeprefix(prefix): new for key, new in values.items() if key.startswith(prefix)}
-        if inner:
-            changed[item.name] = with_options(value, inner)
-        elif item.name in values:
-            changed[item.name] = values[item.name]
-    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType]
-
-
-def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
-    """Read some options from a YAML file that `dump` wrote.
-
-    They have the types of `kind`; those that the file lacks are omitted.
-    """
-    texts, types_by_key = read_yaml(path)[0], flat_types(kind)
-    return {
-        key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])
-        for key in keys
-        if key in texts and key in types_by_key
-    }
-
-
-def dump(config: Any) -> str:
-    """Write the config as YAML that `parse` reads back unchanged."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
-
-
-def as_plain(value: Any) -> Any:
-    """Convert nested dataclasses to nested dicts of YAML's own types."""
-    if dataclasses.is_dataclass(value):
-        return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [as_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def as_flat(config: Any) -> dict[str, Any]:
-    """List every option by dotted name, in YAML's own types. An example is `{"optim.lr": 1e-4, ...}`."""
-    return {key: as_plain(value) for key, value in values(config)}
-
-
 def flat_types(kind: type) -> dict[str, Any]:
     """Return the type of every option by dotted name."""
     return {option.key: option.hint for option in options(kind)}
@@ -262,25 +213,6 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     return given, found
 
 
-def convert(hint: Any, texts: list[str]) -> Any:
-    """Read a value of the type `hint` from texts. Raises ValueError where tyro cannot read one."""
-    import tyro
-
-    if typing.get_origin(hint) is tuple:
-        part = typing.get_args(hint)[0]
-        return tuple(convert(part, [text]) for text in texts)
-    if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
-        raise ValueError
-    option = dataclasses.make_dataclass("Option", [("value", hint)])
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            arguments = [f"--value={texts[0]}"]
-            parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
-            return parsed.value
-        except SystemExit as error:
-            raise ValueError from error
-
-
 def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
     """Build the dataclass from values by dotted key.
 
@@ -302,68 +234,8 @@ def build(kind: type[Config], values: dict[str, Any], default: Config | None = N
     return kind(**arguments)
 
 
-def spelled(text: str, hint: Any) -> str:
-    """Spell booleans and none as tyro reads them, and expand `~/`."""
-    kinds = typing.get_args(hint) or (hint,)
-    word = text.strip().lower()
-    if text.startswith("~/") and (Path in kinds or hint is str):  # in YAML and after = no shell has expanded it
-        return os.path.expanduser(text)
-    if bool in kinds and word in ("true", "yes", "on", "1"):
-        return "True"
-    if bool in kinds and word in ("false", "no", "off", "0"):
-        return "False"
-    if text == "False":  # what YAML makes of a bare off or no, where these are choices
-        return next((choice for choice in choices(hint) if choice in ("off", "no")), text)
-    return "None" if types.NoneType in kinds and word in ("none", "null", "") else text
-
-
-def choices(hint: Any) -> list[str]:
-    """List the values of a type with a closed set."""
-    found: list[str] = []
-    for part in typing.get_args(hint):
-        if typing.get_origin(hint) is typing.Literal:
-            found.append(str(part))
-        else:
-            found += choices(part)
-    return found
-
-
-def described(hint: Any) -> str:
-    """Describe a type in words."""
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
-    if hint in names:
-        return names[hint]
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, parts))
-    if typing.get_origin(hint) is tuple:
-        return f"any number of values, each {described(parts[0])}"
-    return " or ".join("none" if part is types.NoneType else described(part) for part in parts)
-
-
-def placeholder(hint: Any) -> Any:
-    """Return a harmless value, so rules can check the other options."""
-    return Path("missing") if hint is Path else "missing"
-
-
 def meant_option(key: str, known: dict[str, Any]) -> str:
     """Say what an unknown option may mean; empty if unknown."""
     if inside := [name for name in known if name.startswith(f"{key}.")]:
         return f" It is a section with options such as --{inside[0]}."
     return counterpart(key, known) or suggestion(key, known)
-
-
-def several(texts: Sequence[str]) -> str:
-    """Advise where several values were passed instead of one."""
-    if all(os.path.exists(text) for text in texts):
-        return " The shell made several paths of one with a *. Give their folder."
-    return " Give one value; put quotes around one that has spaces."
-
-
-def suggestion(word: str, known: Any) -> str:
-    """Suggest the nearest known word as " Did you mean ...?". Empty if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    near = near or [name for name in known if name.lower() == word.lower()][:1]
-    if not near:
-        near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    return f" Did you mean {near[0]}?" if near else ""

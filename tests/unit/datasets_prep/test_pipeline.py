@@ -32,7 +32,8 @@ from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
 from datasets_prep.report.thumbnails import small_image
 from datasets_prep.selection import Selection
-from finetune.config.parse.command_line import dump, parse
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.dump import dump
 from finetune.data.manifest import read_manifest
 from finetune.similarity.agreement import look_at
 from tests.support.images import drawn, encoded, write

@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from finetune.config.facts import Mark, marked
-from finetune.config.parse.command_line import dump, parse, parse_given, with_options
+from finetune.config.parse.command_line import parse, parse_given
+from finetune.config.parse.dump import dump, with_options
 from finetune.config.recipes import AdaptConfig, FullTrainConfig, LoRATrainConfig
 from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from finetune.config.parse.command_line import dump, parse
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.dump import dump
 from finetune.config.recipes import LoRATrainConfig
 from finetune.replaced_folder import replace_folder
 from finetune.run_folder.finished import finished_message, write_status

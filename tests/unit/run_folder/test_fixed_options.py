@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from finetune.config.dreambooth import DreamBoothTrainConfig
-from finetune.config.parse.command_line import dump, parse
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.dump import dump
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig
 from finetune.config.train import TrainConfig
 from finetune.files import size_and_sha256

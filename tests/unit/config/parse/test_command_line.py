@@ -9,7 +9,8 @@ import yaml
 from finetune.cli import refuse_training
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.outputs import OutputConfig, PreviewConfig
-from finetune.config.parse.command_line import as_flat, dump, parse
+from finetune.config.parse.command_line import parse
+from finetune.config.parse.dump import as_flat, dump
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config.sections import DataConfig, ModelConfig

@@ -1,0 +1,91 @@
+"""Convert texts to values of options, and describe types; torch-free."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def convert(hint: Any, texts: list[str]) -> Any:
+    """Read a value of the type `hint` from texts. Raises ValueError where tyro cannot read one."""
+    import tyro
+
+    if typing.get_origin(hint) is tuple:
+        part = typing.get_args(hint)[0]
+        return tuple(convert(part, [text]) for text in texts)
+    if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
+        raise ValueError
+    option = dataclasses.make_dataclass("Option", [("value", hint)])
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            arguments = [f"--value={texts[0]}"]
+            parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+            return parsed.value
+        except SystemExit as error:
+            raise ValueError from error
+
+
+def spelled(text: str, hint: Any) -> str:
+    """Spell booleans and none as tyro reads them, and expand `~/`."""
+    kinds = typing.get_args(hint) or (hint,)
+    word = text.strip().lower()
+    if text.startswith("~/") and (Path in kinds or hint is str):  # in YAML and after = no shell has expanded it
+        return os.path.expanduser(text)
+    if bool in kinds and word in ("true", "yes", "on", "1"):
+        return "True"
+    if bool in kinds and word in ("false", "no", "off", "0"):
+        return "False"
+    if text == "False":  # what YAML makes of a bare off or no, where these are choices
+        return next((choice for choice in choices(hint) if choice in ("off", "no")), text)
+    return "None" if types.NoneType in kinds and word in ("none", "null", "") else text
+
+
+def choices(hint: Any) -> list[str]:
+    """List the values of a type with a closed set."""
+    found: list[str] = []
+    for part in typing.get_args(hint):
+        if typing.get_origin(hint) is typing.Literal:
+            found.append(str(part))
+        else:
+            found += choices(part)
+    return found
+
+
+def described(hint: Any) -> str:
+    """Describe a type in words."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
+    if hint in names:
+        return names[hint]
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        return f"any number of values, each {described(parts[0])}"
+    return " or ".join("none" if part is types.NoneType else described(part) for part in parts)
+
+
+def placeholder(hint: Any) -> Any:
+    """Return a harmless value, so rules can check the other options."""
+    return Path("missing") if hint is Path else "missing"
+
+
+def several(texts: Sequence[str]) -> str:
+    """Advise where several values were passed instead of one."""
+    if all(os.path.exists(text) for text in texts):
+        return " The shell made several paths of one with a *. Give their folder."
+    return " Give one value; put quotes around one that has spaces."
+
+
+def suggestion(word: str, known: Any) -> str:
+    """Suggest the nearest known word as " Did you mean ...?". Empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = near or [name for name in known if name.lower() == word.lower()][:1]
+    if not near:
+        near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    return f" Did you mean {near[0]}?" if near else ""

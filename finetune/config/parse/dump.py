@@ -1,0 +1,57 @@
+"""Write configs as YAML; read or replace single options; torch-free."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.config.facts import values
+from finetune.config.parse.command_line import Config, flat_types, read_yaml
+from finetune.config.parse.convert import convert, spelled
+
+
+def with_options(config: Config, values: dict[str, Any]) -> Config:
+    """Replace some of the config's values, by dotted key. Its rules are checked once."""
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value, prefix = vars(config)[item.name], f"{item.name}."
+        inner = {key.removeprefix(prefix): new for key, new in values.items() if key.startswith(prefix)}
+        if inner:
+            changed[item.name] = with_options(value, inner)
+        elif item.name in values:
+            changed[item.name] = values[item.name]
+    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
+    """Read some options from a YAML file that `dump` wrote.
+
+    They have the types of `kind`; those that the file lacks are omitted.
+    """
+    texts, types_by_key = read_yaml(path)[0], flat_types(kind)
+    return {
+        key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])
+        for key in keys
+        if key in texts and key in types_by_key
+    }
+
+
+def dump(config: Any) -> str:
+    """Write the config as YAML that `parse` reads back unchanged."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def as_plain(value: Any) -> Any:
+    """Convert nested dataclasses to nested dicts of YAML's own types."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [as_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_flat(config: Any) -> dict[str, Any]:
+    """List every option by dotted name, in YAML's own types. An example is `{"optim.lr": 1e-4, ...}`."""
+    return {key: as_plain(value) for key, value in values(config)}
