@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageColor
 
-from datasets_prep.captioners.base import Kind, Result, check_kinds, check_prompt, model_of
+from datasets_prep.captioners.base import Kind, Result, check_asked, model_of
 from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.model_files import digest
 
@@ -14,8 +14,7 @@ class ColourCaptioner:
     """Names the colour of an image."""
 
     def __init__(self, config: CaptionsConfig) -> None:
-        check_kinds(config, ["short"], "Set captions.kinds to short.")
-        check_prompt(config, is_followed=False)
+        check_asked(config, ["short"], "Set captions.kinds to short.", follows_prompt=False)
         self.name = "colours"
         self.batch_size = config.batch_size
         self._colours = {name: np.array(ImageColor.getrgb(name)) for name in model_of(config).split(",")}

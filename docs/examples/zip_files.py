@@ -36,7 +36,7 @@ class ZipSource:
 
 def open_zip(given: Given) -> PrepSource:
     """Open the one archive that is given."""
-    if len(given.paths) > 1:
+    if len(given.paths) != 1:
         raise ValueError(f"source: got {len(given.paths)} .zip files, expected one. Prepare each by itself.")
     return ZipSource(given.paths[0], given.name, given.reading)
 
