@@ -18,11 +18,6 @@ def test_every_other_family_refuses_the_checkpoint_and_names_the_right_one(name:
                 part(source)
 
 
-def test_no_two_families_read_the_same_pipeline(name: str) -> None:
-    others = [pipeline for other in FAMILIES if other != name for pipeline in family_named(other).pipelines]
-    assert set(family_named(name).pipelines).isdisjoint(others)
-
-
 def test_a_pipeline_that_no_family_reads_is_refused_with_those_that_are_known(name: str, tmp_path: Path) -> None:
     model = save_tiny_pipeline(name, tmp_path)
     index = model / "model_index.json"

@@ -1,6 +1,5 @@
 """A U-Net's channels must be those that its pipeline feeds it."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,14 @@ from diffusers import StableDiffusionPipeline
 
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
+from tests.support.damage import change_json
 from tests.tiny.sd import SIZES, build_pipeline, build_unet, save_pipeline
 
 FAMILY = StableDiffusion()
 
 
 def renamed(folder: Path, name: str) -> ModelSource:
-    index = folder / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
+    change_json(folder / "model_index.json", _class_name=name)
     return ModelSource(str(folder))
 
 

@@ -1,6 +1,5 @@
 """Impossible settings of a model are refused before use."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from finetune.config.loss import LossConfig
 from finetune.models import family_named
 from finetune.models.family import ModelSource
 from finetune.models.unet import diffusion_objective
+from tests.support.damage import change_json
 from tests.support.families import save_tiny_pipeline
 
 SCHEDULER, VAE = "scheduler/scheduler_config.json", "vae/config.json"
@@ -57,8 +57,7 @@ def test_a_setting_that_no_model_can_have_is_refused(
     name: str, file: str, settings: dict[str, Any], models: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(models[name], tmp_path / "model")
-    config = json.loads((folder / file).read_text()) | settings
-    (folder / file).write_text(json.dumps(config))
+    change_json(folder / file, **settings)
     family, source = family_named(name), ModelSource(str(folder))
     load = family.scheduler if file == SCHEDULER else family.load
     with pytest.raises(ValueError, match=rf"^model\.source: .*{next(iter(settings))}"):

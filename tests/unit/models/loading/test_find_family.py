@@ -1,6 +1,5 @@
 """The family is found in the checkpoint; wrong ones are refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.components import find_family
 from finetune.run_folder.options import changed_options
+from tests.support.damage import change_json
 
 
 class Other(StableDiffusion):
@@ -35,8 +35,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> ModelFamily:
 
 def with_pipeline(model: Path, target: Path, name: str) -> ModelSource:
     folder = shutil.copytree(model, target)
-    index = folder / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
+    change_json(folder / "model_index.json", _class_name=name)
     return ModelSource(str(folder))
 
 

@@ -12,6 +12,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family
 from finetune.models.loading.other_sources import folder_contents
+from tests.support.damage import change_json
 from tests.support.original_layout import save_single_file, vae_weights
 from tests.tiny.flux import build_transformer
 from tests.tiny.sd import build_pipeline, save_pictures, save_pipeline
@@ -71,9 +72,8 @@ def test_weights_with_scales_are_refused_before_they_are_read_as_numbers(tmp_pat
 
 def test_a_part_that_is_stored_quantised_is_refused(tmp_path: Path) -> None:
     model = save_pipeline(tmp_path / "model", size="micro")
-    file = model / "unet" / "config.json"
-    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | quantised))
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    change_json(model / "unet" / "config.json", quantization_config=quantised)
     with pytest.raises(ValueError, match=r"^model\.source: unet of .* is stored quantised .*--model\.quantization"):
         StableDiffusion().denoiser(ModelSource(str(model)))
 

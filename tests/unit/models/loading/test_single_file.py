@@ -1,6 +1,5 @@
 """A single file equals the folder of its weights; others are refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from finetune.models.loading.components import find_family
 from finetune.models.parts import PARTS, load_sequentially
 from finetune.run.fingerprint import differences, model_identity
 from finetune.run.weight_hashes import Hashes
+from tests.support.damage import change_json
 from tests.support.original_layout import save_single_file
 from tests.support.runs import differing
 from tests.tiny.sd import build_pipeline
@@ -112,10 +112,6 @@ def change(source: ModelSource, added: dict[str, torch.Tensor], *removed: str) -
     safetensors.torch.save_file(kept | added, source.location)
 
 
-def update(file: Path, **entries: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
-
-
 def test_configs_are_asked_for_with_the_command_that_gets_them(whole: ModelSource) -> None:
     with pytest.raises(ValueError, match=r"model\.config: missing [^`]*hf download stable-diffusion-v1-5/"):
         find_family(ModelSource(whole.location))
@@ -204,10 +200,10 @@ def test_a_file_that_lacks_a_weight_is_refused(removed: str, word: str, whole: M
 
 def test_configs_of_another_model_are_refused(whole: ModelSource) -> None:
     assert whole.config is not None
-    update(whole.config / "unet" / "config.json", layers_per_block=2)
+    change_json(whole.config / "unet" / "config.json", layers_per_block=2)
     with pytest.raises(ValueError, match=r"unet of .* does not load: .*same base model"):
         FAMILY.load(whole)
-    update(whole.config / "model_index.json", _class_name="FluxPipeline")
+    change_json(whole.config / "model_index.json", _class_name="FluxPipeline")
     with pytest.raises(ValueError, match=r"model\.config: .*FluxPipeline, but model\.safetensors is of StableDiffusi"):
         FAMILY.load(whole)
 
