@@ -26,8 +26,10 @@ SECRET_PATTERN = re.compile(
     r"|\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:[^\s/@]+@"  # user:password@ in a URL
 )
 """Forty hex digits are a W&B key, but behind a slash the commit in a Hub cache path such as .../snapshots/451f..."""
-SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN")
-SECRET_VARIABLES += ("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
+SECRET_VARIABLES = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY", "TRACKIO_TOKEN"),
+    *("GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY"),
+)
 
 
 @runtime_checkable
@@ -39,23 +41,25 @@ class Section(Protocol):
         ...
 
 
-def refuse(config: Any, rules: Iterable[Rule] = ()) -> None:
+def refuse(config: object, rules: Iterable[Rule] = ()) -> None:
     """Raise one ValueError that names every problem, each on a line."""
-    given = vars(config)
+    secrets, given = secrets_in(config), vars(config)
     found = problems(config)
     for rule in rules:
         found += rule(**{name: given[name] for name in inspect.signature(rule).parameters})
-    found += secrets_in(config)
+    hidden = {line.partition(":")[0] for line in secrets}
+    found = [line for line in found if line.partition(":")[0] not in hidden] + secrets  # others repeat the value
     for option, texts in prompts_of(config).items():
         found += path_problems(option, texts)
     if found:
         raise ValueError("\n".join(found))
 
 
-def problems(config: Any, section: str = "") -> list[str]:
-    """List what is wrong with single options and within sections; `section` is the name of a single one."""
+def problems(config: object, section: str = "") -> list[str]:
+    """List what is wrong with single options and within sections. `section` is the name of a single one."""
     prefix = section and f"{section}."
-    found, given = [], dict(values(config, prefix))
+    found: list[str] = []
+    given = dict(values(config, prefix))
     for option in options(type(config), prefix):
         found += wrong_value(option, given)
     for part in (config, *vars(config).values()):
@@ -87,30 +91,33 @@ def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
 def shown(value: Any) -> str:
     """Return a value as it is given."""
     if isinstance(value, tuple):
-        return " ".join(map(str, value)).strip() or "nothing"
+        return " ".join(texts_of(value)).strip() or "nothing"
     if isinstance(value, str):
         return value if value.isprintable() and value.strip() else repr(value) if value else "an empty text"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def prompts_of(config: Any) -> dict[str, list[str]]:
+def prompts_of(config: object) -> dict[str, list[str]]:
     """Return the texts of options that contain prompts or a caption template."""
-    given, found = dict(values(config)), {}
-    for key in marked(type(config), Mark.PROMPT):
-        value = given[key]
-        found[key] = [str(part) for part in (value if isinstance(value, tuple) else (value,)) if part]
-    return found
+    given = dict(values(config))
+    return {key: [text for text in texts_of(given[key]) if text] for key in marked(type(config), Mark.PROMPT)}
 
 
-def secrets_in(config: Any) -> list[str]:
+def texts_of(value: Any) -> list[str]:
+    """Return the parts of a value as texts; none has no parts."""
+    parts = typing.cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+    return [str(part) for part in parts if part is not None]
+
+
+def secrets_in(config: object) -> list[str]:
     """Name every option whose value contains an access token.
 
     Such a value would be written to config.yaml and dashboards.
     """
     known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
-    commits, found = marked(type(config), Mark.COMMIT), []
+    commits, found = marked(type(config), Mark.COMMIT), list[str]()
     for key, value in values(config):
-        texts = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
+        texts = texts_of(value)
         looks_secret = key not in commits and any(SECRET_PATTERN.search(text) for text in texts)
         if looks_secret or any(secret in text for secret in known for text in texts):
             found.append(

@@ -74,32 +74,30 @@ class PriorConfig:
     seed: Seed = 0
     """Seed of the class images."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         has_prompt = self.prompt is not None and self.prompt.strip() != ""
         if self.kind == "none" and self.prompt is not None:
-            found.append(
+            yield (
                 f'prior.prompt: got "{self.prompt}" with prior.kind none, which keeps nothing of the class. Remove it, '
                 "or choose pictures or prediction."
             )
         if self.captions and self.prompt is not None:
-            found.append(
+            yield (
                 f'prior.prompt: got "{self.prompt}" with prior.captions true, where class images keep their own '
                 "captions. Remove one of the two."
             )
         if self.captions and self.folder is None:
-            found.append("prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder.")
+            yield "prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder."
         if self.kind != "none" and not has_prompt and not self.captions:
-            found.append(
+            yield (
                 f'prior.prompt: missing, expected the class for prior.kind {self.kind}, such as "a photo of a dog". '
                 "Add it, --prior.captions true where the images in prior.folder have captions, or --prior.kind none."
             )
         if self.folder is not None and self.kind != "pictures":
-            found.append(
+            yield (
                 f"prior.folder: got {self.folder} with prior.kind {self.kind}, which reads no class images. Remove "
                 "it, or choose pictures."
             )
-        return found
 
 
 def adapters_of_method(

@@ -96,13 +96,10 @@ class LoRAConfig:
                     "a kernel is larger than 1 (peft 0.21 sums overlapping patches). Remove it."
                 )
         if self.dora and self.init in ("pissa", "olora"):
-            yield (f"lora.init: got {self.init} with dora true; both replace the weight by parts. Remove one of them.")
+            yield f"lora.init: got {self.init} with dora true; both replace the weight by parts. Remove one of them."
 
 
 def parsed_patterns(patterns: tuple[str, ...]) -> list[tuple[re.Pattern[str], float]]:
     """Return "REGEX=NUMBER" texts as pairs. The last = counts, so an expression may contain one."""
-    found = []
-    for text in patterns:
-        pattern, _, number = text.rpartition("=")
-        found.append((re.compile(pattern), float(number)))
-    return found
+    parts = [text.rpartition("=") for text in patterns]
+    return [(re.compile(pattern), float(number)) for pattern, _, number in parts]

@@ -1,5 +1,6 @@
 """The options of the objective; no torch here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
@@ -65,19 +66,17 @@ class LossConfig:
     """Shift of flow matching's timesteps towards noise; 1 shifts nothing, none is what the checkpoint's scheduler
     says."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         if self.huber_schedule != "constant" and self.huber_c > 1:
-            found.append(
+            yield (
                 f"loss.huber_c: got {self.huber_c} with huber_schedule {self.huber_schedule}, which falls from 1 to "
                 "it; expected at most 1. Lower it, or add --loss.huber_schedule constant."
             )
         lowest = self.min_timestep or 0
         if self.max_timestep is not None and self.max_timestep < max(lowest, 0):
-            found.append(
+            yield (
                 f"loss.max_timestep: got {self.max_timestep}, expected at least loss.min_timestep {lowest}, or none."
             )
-        return found
 
     def plain(self) -> Self:
         """Return the loss options of validation.

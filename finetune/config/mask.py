@@ -1,5 +1,6 @@
 """The options of the loss's mask; no torch here."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,15 +23,13 @@ class MaskConfig:
     prior_weight: NotNegative = 0.0
     """Weight, outside the mask, of the error to what the base model predicts; adapters only."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         if self.kind == "none" and (self.outside_weight, self.prior_weight) != (0.1, 0.0):
-            found.append(
+            yield (
                 "mask.kind: got none, so mask.outside_weight and mask.prior_weight do nothing. Set it, or omit them."
             )
         if self.kind != "none" and self.outside_weight == 1 and self.prior_weight == 0:
-            found.append("mask.outside_weight: got 1, with which a mask does nothing. Lower it or remove mask.kind.")
-        return found
+            yield "mask.outside_weight: got 1, with which a mask does nothing. Lower it or remove mask.kind."
 
 
 NO_MASKS = MaskConfig()

@@ -1,6 +1,6 @@
 """Optimizers, one row of facts each, and their options; torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ class OptimizerFacts:
 
     place: str
     """"package.module:Class", imported when it is built."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Arguments of the class besides those that options set."""
     has_betas: bool = True
     """It has the averages that beta1 and beta2 are for."""
@@ -93,18 +93,14 @@ class OptimConfig:
     def facts(self) -> OptimizerFacts:
         return OPTIMIZERS[self.name]
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         if self.facts.averages_weights and self.schedule != "constant":
-            found.append(
-                f"optim.schedule: got {self.schedule} with {self.name}, which replaces a schedule. Use constant."
-            )
+            yield f"optim.schedule: got {self.schedule} with {self.name}, which replaces a schedule. Use constant."
         if not self.facts.updates_alone:
             others = either([name for name, facts in OPTIMIZERS.items() if facts.updates_alone])
             for key, given, default in (("weights", self.weights, "fp32"), ("in_backward", self.in_backward, False)):
                 if given != default:
-                    found.append(
+                    yield (
                         f"optim.{key}: got {str(given).lower()} with {self.name}, which cannot update one weight "
                         f"without the others. Use {others}."
                     )
-        return found

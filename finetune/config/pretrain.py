@@ -50,25 +50,23 @@ class ArchitectureConfig:
     beta_end: float = 0.012
     """Noise added by the last timestep."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         if not 0 <= self.unet_plain_levels <= len(self.unet_channels) - 1:
-            found.append(
+            yield (
                 f"architecture.unet_plain_levels: got {self.unet_plain_levels}, expected 0 to "
                 f"{len(self.unet_channels) - 1}: one of the {len(self.unet_channels)} levels must attend to the prompt."
             )
         if self.head_width < 1 or any(
             width % self.head_width for width in self.unet_channels[self.unet_plain_levels :]
         ):
-            found.append(
+            yield (
                 f"architecture.head_width: got {self.head_width}, expected a divisor of the attending levels' widths."
             )
         if not 0 < self.beta_start < self.beta_end < 1:
-            found.append(
+            yield (
                 f"architecture.beta_start, beta_end: got {self.beta_start}, {self.beta_end}, expected rising numbers "
                 "between 0 and 1."
             )
-        return found
 
     @property
     def pixel_multiple(self) -> int:

@@ -32,30 +32,26 @@ class TokensConfig:
     lr: Positive | None = None
     """Peak learning rate of the new vectors, which never decay; none takes optim.lr."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         for name in self.names:
             if not re.fullmatch(r"[^\s,{}]+", name) or name != name.lower() or not re.search(r"[a-z0-9]", name):
-                found.append(
+                yield (
                     f'tokens.names: got "{name}", expected lower-case letters or digits without spaces, commas and '
                     "braces, best in angle brackets, e.g. <ink-style>."
                 )
         for place, name in enumerate(self.names):
             for other in self.names[:place] + self.names[place + 1 :]:
                 if name in other and (name != other or place == self.names.index(name)):
-                    found.append(f'tokens.names: "{name}" is part of "{other}", so a caption with one has both.')
+                    yield f'tokens.names: "{name}" is part of "{other}", so a caption with one has both.'
         files = [token_file_name(name) for name in self.names]
         doubled = sorted({file for file in files if files.count(file) > 1})
-        found += [f"tokens.names: {file}.safetensors would be the file of two tokens." for file in doubled]
+        yield from (f"tokens.names: {file}.safetensors would be the file of two tokens." for file in doubled)
         if self.init and len(self.init) != len(self.names):
-            found.append(
-                f"tokens.init: got {len(self.init)} for tokens.names {len(self.names)}, expected one per token."
-            )
+            yield f"tokens.init: got {len(self.init)} for tokens.names {len(self.names)}, expected one per token."
         if any(not text.strip() for text in self.init):
-            found.append("tokens.init: got an empty text, expected words that the model knows.")
+            yield "tokens.init: got an empty text, expected words that the model knows."
         if not self.names and (self.num_vectors != 1 or self.lr is not None):
-            found.append("tokens.num_vectors, tokens.lr: given without tokens.names. Name the tokens or remove them.")
-        return found
+            yield "tokens.num_vectors, tokens.lr: given without tokens.names. Name the tokens or remove them."
 
 
 def vector_words(name: str, num_vectors: int) -> list[str]:
@@ -172,15 +168,13 @@ class FullConfig:
     freeze: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Patterns of those among them that stay frozen, e.g. denoiser\\.down_blocks."""
 
-    def problems(self) -> list[str]:
-        found = []
+    def problems(self) -> Iterator[str]:
         for key, patterns in (("train", self.train), ("freeze", self.freeze)):
             for pattern in patterns:
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    found.append(f'full.{key}: "{pattern}" is not a regular expression: {error}.')
-        return found
+                    yield f'full.{key}: "{pattern}" is not a regular expression: {error}.'
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     if not path.is_file():
         return {}, [f"config: no file {path}. Presets of recipes are in recipes/configs."]
     try:
-        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+        content: Any = load_yaml(path.read_text(encoding="utf-8")) or {}
     except UnicodeDecodeError as error:
         return {}, [f"config: {path} is not a text in UTF-8: {error}. Save it as UTF-8."]
     except StrictYamlError as error:

@@ -27,7 +27,7 @@ class _Open:
 
     anchor: str | None
     is_mapping: bool
-    keys: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set[str])
     expects_key: bool = True
 
 

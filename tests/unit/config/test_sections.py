@@ -311,6 +311,9 @@ def test_tokens_and_passwords_of_many_kinds_are_refused_without_being_repeated(t
     with pytest.raises(ValueError, match="access token or password") as caught:
         replace(GOOD, model=ModelConfig(source))
     assert text not in str(caught.value)
+    with pytest.raises(ValueError, match=r"model\.variant: holds an access token or password") as caught:
+        replace(GOOD, model=ModelConfig("model.safetensors", variant=source))
+    assert text not in str(caught.value)
     with pytest.raises(ValueError, match="access token or password") as caught:
         PrepConfig((source,), Path("out"))
     assert text not in str(caught.value)
