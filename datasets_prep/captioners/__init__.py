@@ -1,9 +1,8 @@
 """Captioners by name; each module is imported when it is used."""
 
-import importlib
-
 from datasets_prep.captioners.base import Captioner, Kind, Result
 from datasets_prep.config import CAPTIONERS, CaptionsConfig
+from finetune.import_named import import_named
 
 __all__ = ["Captioner", "Kind", "Result", "make_captioner"]
 
@@ -15,5 +14,4 @@ def make_captioner(config: CaptionsConfig) -> Captioner:
             f"captions.captioner: got {config.captioner}, which looks at no image, expected one of "
             f"{', '.join(CAPTIONERS)}."
         )
-    module, _, name = CAPTIONERS[config.captioner].partition(":")
-    return vars(importlib.import_module(module))[name](config)
+    return import_named(CAPTIONERS[config.captioner])(config)

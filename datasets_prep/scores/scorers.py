@@ -1,6 +1,5 @@
 """Learned scores of images, by transformers models."""
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datasets_prep.config import SCORES
 from datasets_prep.vision.batches import in_batches
 from datasets_prep.vision.model_files import digest
 from datasets_prep.vision.models import IMAGE_AND_TEXT, VisionModel, features, image_inputs
+from finetune.import_named import import_named
 
 VERSION = 1
 """Increased when the same model gives other scores."""
@@ -58,8 +58,7 @@ def make_scorer(name: str, model: str) -> Scorer:
 
     Its weights are not loaded yet. Raises ValueError where the model cannot give the score.
     """
-    module, _, kind = SCORES[name].place.partition(":")
-    return vars(importlib.import_module(module))[kind](name, model)
+    return import_named(SCORES[name].place)(name, model)
 
 
 def scores_of(

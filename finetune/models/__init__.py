@@ -1,9 +1,9 @@
 """The model families, imported on use, so naming one loads no torch."""
 
-import importlib
 import typing
 
 from finetune.config.parse.convert import suggestion
+from finetune.import_named import import_named
 
 if typing.TYPE_CHECKING:
     from finetune.models.family import ModelFamily
@@ -19,8 +19,7 @@ FAMILIES = {
 def family_named(name: str) -> "ModelFamily":
     """Return the family of that name; ValueError for an unknown one."""
     refuse_unknown_family(name)
-    module, _, attribute = FAMILIES[name].partition(":")
-    return vars(importlib.import_module(module))[attribute]()
+    return import_named(FAMILIES[name])()
 
 
 def refuse_unknown_family(name: str | None) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from finetune.config.optim import OptimConfig
 from finetune.extras import install_command
+from finetune.import_named import import_named
 from finetune.optim.groups import ParamGroup
 from finetune.optim.per_parameter import PerParameterOptimizer
 
@@ -36,13 +37,12 @@ def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, see
 
 def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimizer named by config.name."""
-    module, _, name = config.facts.place.partition(":")
     arguments = {"weight_decay": config.weight_decay, **config.facts.arguments}
     if config.facts.has_betas:
         arguments["betas"] = (config.beta1, config.beta2)
     # run/device.py warns of paging without a GPU before the run; this sentence would come at the first step.
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
-    optimizer = vars(importlib.import_module(module))[name](groups, **arguments)
+    optimizer = import_named(config.facts.place)(groups, **arguments)
     if config.facts.averages_weights:
         optimizer.train()
     return optimizer

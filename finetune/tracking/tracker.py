@@ -1,6 +1,5 @@
 """Records passed to trackers, whose faults never stop or slow the run. Faults of the network do not either."""
 
-import importlib
 import importlib.util
 import json
 import logging
@@ -18,6 +17,7 @@ from typing import Any
 from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
+from finetune.import_named import import_named
 from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
 from finetune.tracking.wandb.environment import (
     RUN_ID,
@@ -57,8 +57,7 @@ def check_trackers(config: TrackingConfig) -> None:
 
 def open_backend(name: str, run: TrackedRun) -> Backend:
     """Return the open tracker of that name."""
-    module, _, kind = TRACKERS[name][0].partition(":")
-    return vars(importlib.import_module(module))[kind](run)
+    return import_named(TRACKERS[name][0])(run)
 
 
 class _Lane:
