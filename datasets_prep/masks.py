@@ -13,8 +13,8 @@ from datasets_prep.measure.loader import Loader
 from datasets_prep.records import Rejected
 from datasets_prep.selection import Selection
 from finetune.data.captions.names import split_name
-from finetune.data.folder import LIKELY_MASK, MASK_SUFFIX
 from finetune.data.listing import Findings
+from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX
 
 MASK_FOLDERS = frozenset((
     "mask", "masks", "mask_labels", "masklabels", "seg", "segmentation", "segmentations", "matte", "mattes", "alpha",

@@ -12,7 +12,7 @@ from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.image import SCORES
 from datasets_prep.records import Duplicate
 from datasets_prep.source_metadata import MADE, Captions, SourceMetadata
-from finetune.data.folder import MASK_SUFFIX
+from finetune.data.visible_files import MASK_SUFFIX
 
 Row = Mapping[str, object]
 

@@ -12,9 +12,10 @@ from finetune.data.captions.files import read_caption_files
 from finetune.data.captions.found import refuse_puzzling, refuse_unusable
 from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError
-from finetune.data.folder import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES, read_listing
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.listing import Entry, Findings
+from finetune.data.metadata_files import read_listing
+from finetune.data.visible_files import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
 
 
 def read_sidecars(

@@ -25,8 +25,8 @@ from datasets_prep.measure.figures import (
     spectrum_end,
 )
 from datasets_prep.records import Measured, PrepSource, Reason, Rejected
-from finetune.data.folder import UNREAD_SUFFIXES
 from finetune.data.images.decode import open_header, open_rgb, readable_formats, upright_size
+from finetune.data.visible_files import UNREAD_SUFFIXES
 from finetune.similarity.codes import image_codes
 
 VERSION = 3

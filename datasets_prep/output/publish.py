@@ -28,7 +28,7 @@ from datasets_prep.records import Prepared
 from datasets_prep.report.build import write_report
 from datasets_prep.report.thumbnails import SmallImage
 from datasets_prep.rows import Kept, LazyRows
-from finetune.data.folder import MASK_SUFFIX
+from finetune.data.visible_files import MASK_SUFFIX
 from finetune.files import file_sha256, put_in_place, sync, unfinished
 from finetune.plurals import plural
 

@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 
 from datasets_prep.output.images import NUM_THREADS, Row
-from finetune.data.folder import MASK_SUFFIX
 from finetune.data.parquet import MASK_COLUMN
+from finetune.data.visible_files import MASK_SUFFIX
 from finetune.files import sync
 
 ROW_GROUP = 64

@@ -13,9 +13,9 @@ from datasets_prep.sources.scan import stamp_of, walk
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
 from finetune.data.captions.reading import CaptionReading, is_unicode
 from finetune.data.captions.text import decode_text
-from finetune.data.folder import FolderSource
 from finetune.data.links import leads_out, links_refused
 from finetune.data.listing import Entry, Findings
+from finetune.data.visible_files import FolderSource
 
 
 @dataclass(frozen=True)

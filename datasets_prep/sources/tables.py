@@ -19,9 +19,9 @@ from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from finetune.data.captions.names import split_name
 from finetune.data.captions.reading import is_unicode, usable_texts
-from finetune.data.folder import MASK_SUFFIX
 from finetune.data.listing import Entry, Findings, read_repeats, read_split, read_weight
 from finetune.data.parquet import MASK_COLUMN
+from finetune.data.visible_files import MASK_SUFFIX
 
 if TYPE_CHECKING:
     from pyarrow import DataType

@@ -13,8 +13,8 @@ from datasets_prep.records import Item, Listing, Reason, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from finetune.data.captions.reading import CaptionReading, is_unicode
-from finetune.data.folder import MAX_FILE_BYTES
 from finetune.data.listing import Entry, Findings
+from finetune.data.visible_files import MAX_FILE_BYTES
 
 TAIL_BYTES = 2**20
 COPY_DETAIL = "the archive holds a later file of the same name, which counts"

@@ -14,13 +14,14 @@ from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import CaptionLines
-from finetune.data.folder import FolderSource, holds_tables, read_folder
+from finetune.data.folder import read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.kept_files import KeptFiles
 from finetune.data.links import refuse_links_out
 from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.data.probe import probe_all
+from finetune.data.visible_files import FolderSource, holds_tables
 from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from finetune.config.mask import MaskConfig
-from finetune.data.folder import MASK_SUFFIX, is_image_name, visible_files
 from finetune.data.images.decode import crop_box, open_alpha, open_rgb
 from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Findings, ImageSource
+from finetune.data.visible_files import MASK_SUFFIX, is_image_name, visible_files
 
 
 @dataclass(frozen=True, slots=True)

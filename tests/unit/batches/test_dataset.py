@@ -13,9 +13,9 @@ from finetune.batches.dataset import latent_key, text_key
 from finetune.batches.pixels import record_pixels
 from finetune.batches.view import View, view_sizes, views
 from finetune.config.sections import DataConfig
-from finetune.data.folder import FolderSource
 from finetune.data.images.decode import resize_and_crop
 from finetune.data.manifest import Record, read_manifest
+from finetune.data.visible_files import FolderSource
 from tests.tiny.sd import save_pictures
 
 RECORD = Record("a.png", ("a",), 100, 80, "ab" * 32)

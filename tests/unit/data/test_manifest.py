@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.folder import FolderSource
 from finetune.data.manifest import Changes, read_manifest
+from finetune.data.visible_files import FolderSource
 from tests.support.images import (
     SHARED,
     A,

@@ -11,8 +11,8 @@ from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import parse, parse_given
 from finetune.config.parse.dump import dump, with_options
 from finetune.config.recipes import AdaptConfig, FullTrainConfig, LoRATrainConfig
-from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record
+from finetune.data.visible_files import FolderSource
 from finetune.planning.advice import DatasetFacts, Number, doubts, propose
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
 

@@ -7,9 +7,9 @@ import pytest
 
 from datasets_prep.captions.own import read_folder_entries
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.folder import FolderSource
 from finetune.data.listing import Findings
 from finetune.data.manifest import read_manifest
+from finetune.data.visible_files import FolderSource
 from tests.support.images import captions, listing, mistakes, picture, write
 
 Files = dict[str, bytes | str]

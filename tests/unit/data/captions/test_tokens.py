@@ -6,8 +6,8 @@ from finetune.config.outputs import PreviewConfig
 from finetune.config.recipes import TokensConfig
 from finetune.config.sections import DataConfig
 from finetune.data.captions.tokens import check_token_captions
-from finetune.data.folder import FolderSource
 from finetune.data.manifest import Manifest, Record
+from finetune.data.visible_files import FolderSource
 
 TOKENS = TokensConfig(names=("<ink>", "<wash>"))
 

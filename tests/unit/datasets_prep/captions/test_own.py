@@ -9,9 +9,9 @@ from datasets_prep.captions.own import made_caption, read_folder_entries, with_t
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import prepare
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.folder import FolderSource
 from finetune.data.listing import Entry, Findings
 from finetune.data.manifest import read_manifest
+from finetune.data.visible_files import FolderSource
 from tests.support.images import A, drawn, encoded, listing, write
 from tests.support.other_user import as_another_user, open_folder
 from tests.support.prepared import rows_of
