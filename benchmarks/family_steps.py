@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.model_sizes import MODELS, Model
 from finetune.config.lora import LoRAConfig
@@ -29,7 +29,9 @@ from finetune.config.loss import LossConfig
 from finetune.config.optim import OptimConfig
 from finetune.methods.lora.adapters import attach_adapters
 from finetune.models import FAMILIES, family_named
-from finetune.models.family import ModelFamily, ModelSource, Network, Prompts, whole_sizes
+from finetune.models.family import ModelFamily, ModelSource, Network
+from finetune.models.interfaces import Denoiser
+from finetune.models.prompts import Prompts, whole_sizes
 from finetune.objectives.diffusion import denoising_loss
 from finetune.optim.build import build_optimizer
 from finetune.optim.groups import usual_groups
@@ -64,20 +66,23 @@ def inputs_for(model: Model, denoiser: Any, batch_size: int, device: torch.devic
     is_flow = "joint_attention_dim" in config
     channels = 16 if is_flow else config.in_channels
     width = config.joint_attention_dim if is_flow else config.cross_attention_dim
-    prompts = {
-        "embeddings": torch.randn(batch_size, NUM_TOKENS[model.family], width, device=device),
-        "sizes": whole_sizes(batch_size, model.resolution, model.resolution).to(device),
-    }
+    embeddings = torch.randn(batch_size, NUM_TOKENS[model.family], width, device=device)
+    pooled_width = 0
     if is_flow:
-        prompts["pooled"] = torch.randn(batch_size, config.pooled_projection_dim, device=device)
+        pooled_width = config.pooled_projection_dim
     elif config.addition_embed_type == "text_time":
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        prompts["pooled"] = torch.randn(batch_size, pooled, device=device)
+        pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    pooled = torch.randn(batch_size, pooled_width, device=device) if pooled_width else None
+    sizes = whole_sizes(batch_size, model.resolution, model.resolution).to(device)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if is_flow else DDIMScheduler(beta_schedule="scaled_linear")
-    return Inputs(torch.randn(batch_size, channels, side, side, device=device), prompts, scheduler)
+    return Inputs(
+        torch.randn(batch_size, channels, side, side, device=device),
+        Prompts(embeddings, None, pooled, sizes),
+        scheduler,
+    )
 
 
-def measure(family: ModelFamily, denoiser: nn.Module, inputs: Inputs, *, rank: int, steps: int) -> Figures:
+def measure(family: ModelFamily, denoiser: Denoiser, inputs: Inputs, *, rank: int, steps: int) -> Figures:
     """Take one step, then `steps` that are timed."""
     device = inputs.latents.device
     denoiser.requires_grad_(False)
@@ -122,7 +127,7 @@ def exact(model: Model, batch_size: int, *, rank: int, steps: int) -> Figures:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with device:
-            denoiser = model.parts[0].build()
+            denoiser: Any = model.parts[0].build()
     finally:
         torch.set_default_dtype(usual)
     inputs = inputs_for(model, denoiser, batch_size, device)
@@ -142,7 +147,7 @@ def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
     side = 16
     pixels = side * family.pixels_per_latent(components.vae)
     latents = torch.randn(batch_size, components.vae.config.latent_channels, side, side)
-    inputs = Inputs(latents, prompts | {"sizes": whole_sizes(batch_size, pixels, pixels)}, components.scheduler)
+    inputs = Inputs(latents, replace(prompts, sizes=whole_sizes(batch_size, pixels, pixels)), components.scheduler)
     return measure(family, components.denoiser, inputs, rank=rank, steps=steps)
 
 

@@ -39,6 +39,7 @@ def measure(kind: Any, double: bool, offload: bool, width: int, size: int) -> di
     from finetune.methods.lora.adapters import attach_adapters
     from finetune.models.families.sd import StableDiffusion
     from finetune.models.family import Network
+    from finetune.models.prompts import Prompts
     from finetune.models.quantized.packed import PackedLinear, pack_layers
 
     torch.set_num_threads(1)
@@ -63,7 +64,7 @@ def measure(kind: Any, double: bool, offload: bool, width: int, size: int) -> di
     network.checkpoint_gradients()
 
     def step() -> float:
-        prediction = network(noisy, torch.tensor([500]), {"embeddings": prompt})
+        prediction = network(noisy, torch.tensor([500]), Prompts(prompt))
         loss = (prediction - noisy).square().mean()
         loss.backward()
         return loss.item()

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -34,6 +35,7 @@ from finetune.data.manifest import read_manifest
 from finetune.methods.lora.method import LoRA
 from finetune.models import family_named
 from finetune.models.family import Network
+from finetune.models.prompts import Prompts
 from finetune.optim.ema import trained_parameters
 from finetune.train import train
 from tests.tiny.sd import save_pictures, save_pipeline
@@ -101,14 +103,15 @@ def loop_steps(folder: Path, model: Path, images: Path, number: int, options: ar
 def pure_steps(options: argparse.Namespace) -> list[float]:
     """Return the seconds of bare steps, except the first. They use the same adapted U-Net on resident random inputs."""
     family = family_named("sd")
-    network = Network(family, build_unet(options.width).requires_grad_(False))
+    unet: Any = build_unet(options.width).requires_grad_(False)
+    network = Network(family, unet)
     LoRA(ATTENTION).attach(network, 0)
     network.train()
     parameters = list(trained_parameters(network).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     side, batch = options.side // 8, options.batch_size
     noisy, target = torch.randn(batch, 4, side, side), torch.randn(batch, 4, side, side)
-    t, prompts = torch.randint(1000, (batch,)), {"embeddings": torch.randn(batch, 77, 32)}
+    t, prompts = torch.randint(1000, (batch,)), Prompts(torch.randn(batch, 77, 32))
     seconds = []
     for _ in range(options.steps + 1):
         clock = time.perf_counter()

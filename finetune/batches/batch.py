@@ -1,4 +1,4 @@
-"""What a step trains on: references to samples, and their tensors."""
+"""A batch: references to samples, and their tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from finetune.batches.batch_errors import naming_images
 from finetune.batches.inpaint_masks import Filling
-from finetune.batches.rows import Rows, join_rows
 from finetune.data.manifest import Record
-from finetune.models.family import Prompts, stack_prompts
+from finetune.models.prompts import Prompts, join_prompts
+from finetune.models.rows import Rows, join_rows
 
 
 @dataclass(frozen=True)
 class Batch(Rows):
-    """One process's part of a global batch, or a single sample; what is not cached is None.
+    """One process's part of a global batch, or a single sample. Columns that are not cached are None.
 
     latents [B C H W] or pixels [B 3 h w]; weight [B]; sizes [B 6] as in `Prompts`; mask [B 1 H W], 1 where the image is
     trained on. One more value per sample is one more field here.
@@ -40,9 +40,9 @@ class Batch(Rows):
 
 def collate(samples: Sequence[Batch]) -> Batch:
     """Join samples of one bucket; shorter prompts are padded."""
-    rows = [{name: value[0] for name, value in sample.prompts.items()} for sample in samples if sample.prompts]
+    prompts = [sample.prompts for sample in samples if sample.prompts is not None]
     joined = join_rows([replace(sample, prompts=None) for sample in samples])
-    return replace(joined, prompts=stack_prompts(rows) if rows else None)
+    return replace(joined, prompts=join_prompts(prompts) if prompts else None)
 
 
 def collate_by_name(records: Sequence[Record], samples: Sequence[Batch]) -> Batch:

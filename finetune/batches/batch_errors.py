@@ -1,4 +1,4 @@
-"""Errors while batches are read and collated, naming the images."""
+"""Errors of reading and joining batches, as one sentence with the images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +18,7 @@ IN_A_WORKER = " in DataLoader worker process "
 
 
 def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractContextManager[None]:
-    """Turn running out of memory into a ValueError that names images. Other errors pass."""
+    """Name the images where memory runs out within the context. Other errors pass."""
 
     def text() -> str:
         images = names()
@@ -29,7 +29,7 @@ def naming_images(doing: str, names: Callable[[], Sequence[str]]) -> AbstractCon
 
 
 def with_plain_errors(batches: Iterator[Item]) -> Iterator[Item]:
-    """Yield the batches; raise workers' errors without torch's traceback."""
+    """Pass batches on. Errors of worker processes lose torch's traceback in their text."""
     try:
         yield from batches
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets, and full global batches from one bucket each.
+"""Aspect-ratio buckets, and full global batches of one bucket each.
 
 A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every
 process has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over
@@ -23,23 +23,23 @@ Sample = tuple[int, int]
 
 @dataclass(frozen=True)
 class Bucket:
-    """One image size and the records trained at it."""
+    """One size of images and the records trained at it."""
 
     width: int
     height: int
     records: tuple[int, ...]
 
     def only(self, chosen: Container[int]) -> "Bucket":
-        """Return the bucket with only the chosen records."""
+        """Keep the chosen records."""
         return replace(self, records=tuple(index for index in self.records if index in chosen))
 
     def without(self, left_out: Container[int]) -> "Bucket":
-        """Return the bucket without some of its records."""
+        """Drop the given records."""
         return replace(self, records=tuple(index for index in self.records if index not in left_out))
 
 
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
-    """Return the buckets with images. Each image is in the bucket with the nearest aspect ratio."""
+    """Put each image into the bucket with the nearest aspect ratio. Empty buckets are omitted."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
     held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
     for index, record in enumerate(records):
@@ -48,7 +48,7 @@ def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket
 
 
 def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -> None:
-    """Raise ValueError for images longer than the denoiser's positions."""
+    """Refuse images with a longer side than the denoiser has positions for."""
     for width, height in sizes:
         if longest is not None and max(width, height) > longest:
             raise ValueError(
@@ -59,7 +59,7 @@ def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -
 
 @dataclass(frozen=True)
 class BucketFigures:
-    """Cropping and enlargement of a bucket's images."""
+    """The effect of a bucket on its images."""
 
     width: int
     height: int
@@ -69,7 +69,7 @@ class BucketFigures:
 
 
 def bucket_figures(bucket: Bucket, records: Sequence[Record]) -> BucketFigures:
-    """Compute the mean cropped share, and count enlarged images."""
+    """Average the share of area cropped away, and count enlarged images."""
     size = bucket.width, bucket.height
     images = [(records[index].width, records[index].height) for index in bucket.records]
     losses = [crop_loss(*image, *size) for image in images]
@@ -81,12 +81,12 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
     """Endless global batches from step `start` on.
 
     Each bucket has its own stream of shuffled passes over its images, and a batch takes the next images of the bucket
-    that has progressed least through its passes. An image whose record says repeats = r is r times in each pass.
+    that has come least far through its passes. An image whose record says repeats = r is in each pass r times.
 
     How even that is: within a bucket no image is seen again before all others were. Let the least bucket be at p
-    passes. A bucket of n images was last used when it was the least itself, at p or before, and by one batch of size B;
-    so it is between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass apart, and
-    every image has been seen after one pass and one batch per bucket.
+    passes. A bucket of n images was last served when it was the least itself, at p or before, and by one batch of size
+    B; so it is between p and p + B / n. Hence no two buckets of at least a batch are ever more than one pass apart, and
+    every image has been seen once one pass and one batch per bucket are through.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         return stream[int(self._order(bucket, passes)[offset])]
 
     def _order(self, bucket: int, passes: int) -> torch.Tensor:
-        """Return the order of one pass.
+        """Shuffle one pass. Each bucket's latest is kept, since its next batch comes after other buckets'.
 
         Each bucket's latest is kept, since its next batch comes after other buckets'.
         """

@@ -25,7 +25,7 @@ BROKEN_VAE = "The VAE computes in float32, so its weights must be damaged. Give 
 
 @dataclass(frozen=True)
 class Piece:
-    """What an entry is made from: a view of an image, or what a hole leaves of it."""
+    """The material of an entry. It is a view of an image, or what a hole leaves of it."""
 
     record: Record
     view: View
@@ -39,7 +39,8 @@ class Piece:
 
 
 def views_of_run(images: TrainingImages) -> Iterator[tuple[Record, View, bool]]:
-    """Yield every view that is trained on or, as the third value says, scored; those of an image come in a row."""
+    """Yield every view of a run, scored ones last. The third value says if a view is scored; views of an image come in
+    a row."""
     for bucket in images.buckets:
         for index in bucket.records:
             for view in views(images.records[index], bucket, images.data):
@@ -50,7 +51,7 @@ def views_of_run(images: TrainingImages) -> Iterator[tuple[Record, View, bool]]:
 
 
 def pieces_of_run(images: TrainingImages, vae_fingerprint: str) -> dict[str, Piece]:
-    """Return what the entries of latents are made from, by key; those of an image come in a row."""
+    """List the material of the entries of latents, by key. That of an image comes in a row."""
     pieces: dict[str, Piece] = {}
     for record, view, is_scored in views_of_run(images):
         pieces.setdefault(latent_key(record, view, vae_fingerprint), Piece(record, view))
@@ -100,13 +101,13 @@ def encode_views(encoder: Encoder, waiting: Sequence[tuple[str, Piece, Tensor]])
     """Yield the entries of views of one size, encoded together."""
     if not waiting:
         return
-    keys, pieces, pixels = zip(*waiting, strict=True)
-    width, height = pieces[0].size
-    what = f"while {plural(len(pixels), 'image')} of {width}x{height} were encoded to latents"
+    width, height = waiting[0][1].size
+    what = f"while {plural(len(waiting), 'image')} of {width}x{height} were encoded to latents"
     with explaining_out_of_memory(what, LOWER):
-        latents = encoder.encode_pixels(torch.stack(pixels).to(encoder.device), keys)
-    for key, piece, row in zip(keys, pieces, latents.cpu(), strict=True):
-        refuse_non_finite(row, f"latents of the picture {piece.record.file_name}")
+        pixels = torch.stack([pixels for *_, pixels in waiting]).to(encoder.device)
+        latents = encoder.encode_pixels(pixels, [key for key, *_ in waiting])
+    for (key, piece, _), row in zip(waiting, latents.cpu(), strict=True):
+        refuse_non_finite(row, f"latents of the image {piece.record.file_name}")
         yield key, {"latents": row}
 
 
@@ -118,7 +119,7 @@ def encode_hole(encoder: Encoder, key: str, piece: Piece, pixels: Tensor) -> Ten
     what = f"while an image of {width}x{height} with a hole was encoded to latents"
     with explaining_out_of_memory(what, LOWER):
         filling = encoder.encode_holes(pixels[None].to(encoder.device), Filling((key,), None, hidden))
-    refuse_non_finite(filling, f"latents of the picture {piece.record.file_name} with a hole")
+    refuse_non_finite(filling, f"latents of the image {piece.record.file_name} with a hole")
     return filling[0].cpu()
 
 
@@ -137,7 +138,7 @@ def cut_masks(
 def encode_texts(encoder: Encoder, texts: Mapping[str, str], dtype: torch.dtype) -> Iterator[tuple[str, Entry]]:
     """Yield (key, {"embeddings": [N*L D], ...}) for {key: text}."""
     for key, text in texts.items():
-        rows = {name: value[0].cpu() for name, value in encoder.encode_captions([text]).items()}
+        rows = encoder.encode_captions([text]).to(torch.device("cpu")).entry()
         rows = {name: row.to(dtype) if row.is_floating_point() else row for name, row in rows.items()}
         advice = f"They are kept in {str(dtype).removeprefix('torch.')}. Give another checkpoint or variant"
         advice += ", or launch with mixed_precision bf16." if dtype == torch.float16 else "."

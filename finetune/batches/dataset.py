@@ -1,4 +1,4 @@
-"""From a record and a position in the sample stream to a training sample, behind the caches."""
+"""Training samples from records and positions in the sample stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,22 +20,23 @@ from finetune.data.captions.choice import CaptionOptions, caption_variants, draw
 from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import ImageSource
 from finetune.data.manifest import Record
+from finetune.models.prompts import Condition, Prompts
 from finetune.randomness import uniform
 
 
 def latent_key(record: Record, view: View, vae_fingerprint: str) -> str:
-    """Returns the cache key of a view's latents."""
+    """Make the cache key of a view's latents."""
     return cache_key("latents", record.sha256, view, vae_fingerprint)
 
 
 def text_key(text: str, encoder_fingerprint: str, dtype: torch.dtype) -> str:
-    """Returns the cache key of a text's embeddings."""
+    """Make the cache key of a text's embeddings."""
     return cache_key("text", text, encoder_fingerprint, dtype)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What was encoded beforehand and the keys to find it; a store that is None means: encode at every step."""
+    """The caches of a run and the keys to them. Without a store, encode at every step."""
 
     vae_fingerprint: str
     encoder_fingerprint: str
@@ -43,13 +44,19 @@ class Encoded:
     latents: ShardStore | None
     text: ShardStore | None
     masks: ShardStore | None = None
-    drawing: DrawingPrompts = field(default_factory=dict)
+    drawing: DrawingPrompts = field(default_factory=dict[str, Condition])
     """Those of the previews that this process draws, where no text encoder trains."""
+
+    def prompts(self, text: str) -> Prompts | None:
+        """Read an encoded text [1 ...]; None where texts are not cached."""
+        if self.text is None:
+            return None
+        return Prompts.from_entry(self.text.read(text_key(text, self.encoder_fingerprint, self.text_dtype)))
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images of a run, and how they are cut, captioned, masked and hidden."""
+    """The images of a run with their crops, captions, masks and holes."""
 
     records: Sequence[Record]
     buckets: Sequence[Bucket]
@@ -67,7 +74,7 @@ class TrainingImages:
 
 
 class TrainingDataset(torch.utils.data.Dataset[Batch]):
-    """Samples by (record index, position); crop, flip and caption are functions of (seed, position)."""
+    """Samples by (record index, position). Crop, flip and caption are functions of (seed, position)."""
 
     def __init__(self, images: TrainingImages, encoded: Encoded, seed: int) -> None:
         records = images.records
@@ -94,10 +101,9 @@ class TrainingDataset(torch.utils.data.Dataset[Batch]):
             return self.sample(index, position, view, caption, hole_number)
 
     def sample(self, index: int, position: int, view: View, caption: str, hole_number: int = 0) -> Batch:
-        """Returns the sample for a chosen view, caption and hole, read from the caches where there are any."""
+        """Make the sample for a chosen view, caption and hole. Caches are read where there are any."""
         record, encoded = self.records[index], self.encoded
         key = latent_key(record, view, encoded.vae_fingerprint)
-        prompts = encoded.text and encoded.text.read(text_key(caption, encoded.encoder_fingerprint, encoded.text_dtype))
         latents = encoded.latents and encoded.latents.read(key)["latents"][None]
         return Batch(
             indices=(index,),
@@ -108,7 +114,7 @@ class TrainingDataset(torch.utils.data.Dataset[Batch]):
             sizes=torch.tensor([view_sizes(record, view)]),
             latents=latents,
             pixels=record_pixels(self.source, record, view)[None] if latents is None else None,
-            prompts={name: value[None] for name, value in prompts.items()} if prompts else None,
+            prompts=encoded.prompts(caption),
             mask=self._mask(record, view),
             filling=self._filling(record, view, hole_number) if self.holes else None,
         )
@@ -128,7 +134,7 @@ class TrainingDataset(torch.utils.data.Dataset[Batch]):
 
 
 def caption_options(config: DataConfig) -> CaptionOptions:
-    """Returns the caption part of the data options."""
+    """Select the caption part of the data options."""
     return CaptionOptions(
         dropout=config.caption_dropout,
         template=config.template,
@@ -139,5 +145,5 @@ def caption_options(config: DataConfig) -> CaptionOptions:
 
 
 def validation_caption(record: Record, config: DataConfig) -> str:
-    """Return the caption that a held-out image is scored with: its first, in its own order."""
+    """Choose the caption of a held-out image. It is the first, in its own order."""
     return caption_variants(record.captions[:1], replace(caption_options(config), shuffle_tags=False))[0]

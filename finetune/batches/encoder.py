@@ -1,15 +1,18 @@
-"""Images to latents and captions to embeddings: those of a batch from the caches, or encoded now."""
+"""Encoding of images to latents and of captions to embeddings. A batch has them from the caches, or they are encoded
+now."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from finetune.batches.batch import Batch
 from finetune.batches.inpaint_masks import Filling, latent_hole
-from finetune.models.family import Components, ModelFamily, Prompts, stack_prompts
+from finetune.models.family import Components, ModelFamily
 from finetune.models.parts import ModelParts, Part
+from finetune.models.prompts import Condition, Prompts, join_prompts
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.randomness import generator
 
@@ -19,20 +22,19 @@ MOST_IMAGES = 8
 
 
 def images_together(width: int, height: int) -> int:
-    """Returns how many images of a size an autoencoder on a GPU encodes at once: at most MOST_IMAGES, and for
-    more than one at most MOST_PIXELS, so activations take no more memory at a higher resolution."""
+    """Count the images that an autoencoder on a GPU encodes at once. That is at most MOST_IMAGES, and for more than one
+    at most MOST_PIXELS, so activations take no more memory at a higher resolution."""
     return min(MOST_IMAGES, max(1, MOST_PIXELS // (width * height)))
 
 
 def posterior_noise(keys: Sequence[str]) -> list[torch.Generator]:
-    """Returns the generators that latents are sampled with: a function of the cache key, so that caching changes
-    nothing."""
+    """Make the generators that sample latents. They are functions of the cache key, so caching changes nothing."""
     return [generator(0, "posterior", key) for key in keys]
 
 
 @contextmanager
-def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Moves modules to the device, and afterwards back to where each was."""
+def on_device(modules: Sequence[nn.Module], device: torch.device) -> Generator[None]:
+    """Move modules to the device within the context, then back."""
     homes = [next(module.parameters()).device for module in modules]
     for module in modules:
         module.to(device)
@@ -44,7 +46,7 @@ def on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[No
 
 
 def explaining_encoding(what: str = "prompts") -> AbstractContextManager[None]:
-    """Within it, running out of memory names the text encoders, which are on the device as a whole for a while."""
+    """Explain running out of memory by the text encoders. They are on the device as a whole for a while."""
     return explaining_out_of_memory(
         f"while {what} were encoded",
         "The text encoders are on the device in float32 for it, alone. Use a device that holds them, or leave a large "
@@ -53,7 +55,7 @@ def explaining_encoding(what: str = "prompts") -> AbstractContextManager[None]:
 
 
 class Encoder:
-    """The VAE and text encoders of a run, with what was cached of them."""
+    """The VAE and text encoders of a run."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Encoder:
         text_encoder_is_trained: bool,
         parts: ModelParts | None = None,
     ) -> None:
-        """Parts bring back weights that were dropped; none where all are there."""
+        """Set parts where weights were dropped, so they can be loaded again."""
         self.family = family
         self.components = components
         self.device = device
@@ -75,47 +77,42 @@ class Encoder:
         self.one_at_a_time = device.type == "cpu"
 
     def lent(self, *parts: Part) -> AbstractContextManager[None]:
-        """Within it the parts have their weights."""
+        """Load the weights of parts within the context."""
         return nullcontext() if self.parts is None else self.parts.lent(*parts)
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> Tensor:
-        """Returns the batch's latents [B C H W], from the cache or encoded now."""
+        """Take the batch's latents from the cache, or encode them. They are [B C H W]."""
         if batch.latents is not None:
             return batch.latents
         assert batch.pixels is not None
         return self.encode_pixels(batch.pixels, batch.keys)
 
-    def prompts(self, batch: Batch) -> Prompts:
-        """Returns what the denoiser is conditioned on: from the caches, encoded now, or with tokens where `Network`
-        encodes them."""
-        return self.texts(batch) | self.given(batch)
+    def prompts(self, batch: Batch) -> Condition:
+        """Condition the denoiser: texts, sizes, and the filling of an inpainting model."""
+        return replace(self.texts(batch), sizes=batch.sizes, filling=self.filling(batch))
 
     @torch.no_grad()
-    def given(self, batch: Batch) -> Prompts:
-        """Returns the part of the prompts that is no text: sizes, and filling of an inpainting model."""
-        if batch.filling is None:
-            return {"sizes": batch.sizes}
-        encoded = batch.filling.encoded
-        if encoded is None:
-            assert batch.pixels is not None
-            encoded = self.encode_holes(batch.pixels, batch.filling)
-        return {"sizes": batch.sizes, "filling": encoded}
+    def filling(self, batch: Batch) -> Tensor | None:
+        """Take an inpainting model's filling [B 1+C H W], or encode it. It is None for other models."""
+        if batch.filling is None or batch.filling.encoded is not None:
+            return batch.filling and batch.filling.encoded
+        assert batch.pixels is not None
+        return self.encode_holes(batch.pixels, batch.filling)
 
     def encode_holes(self, pixels: Tensor, filling: Filling) -> Tensor:
-        """The masks at the resolution of the latents, and the latents of the pictures with grey holes: [B 1+C H W]."""
+        """Join masks at the resolution of latents with latents behind grey holes."""
         assert filling.holes is not None
         latents = self.encode_pixels(pixels * (filling.holes < 0.5), filling.keys)
         multiple = self.family.pixels_per_latent(self.components.vae)
         return torch.cat([latent_hole(filling.holes, multiple).to(latents.dtype), latents], dim=1)
 
-    def texts(self, batch: Batch) -> Prompts:
-        """Returns the part of the prompts that is text: from the cache, encoded now, or tokens."""
+    def texts(self, batch: Batch) -> Condition:
+        """Take the captions from the cache, or encode them. Where `Network` encodes them, they are tokens."""
         if batch.prompts is not None:
             return batch.prompts
         if self.text_encoder_is_trained:
-            tokens = self.family.tokenize(self.components.tokenizers, batch.captions)
-            tokens = {name: value.to(self.device) for name, value in tokens.items()}
+            tokens = self.family.tokenize(self.components.tokenizers, batch.captions).to(self.device)
             with torch.no_grad():
                 return self.family.encode_frozen(self.components.text_encoders, tokens)
         with torch.no_grad():
@@ -139,8 +136,6 @@ class Encoder:
     def encode_captions(self, captions: Sequence[str]) -> Prompts:
         """Encode captions with the text encoders' weights of the moment."""
         if self.one_at_a_time and len(captions) > 1:
-            rows = [self.encode_captions([caption]) for caption in captions]
-            return stack_prompts([{name: value[0] for name, value in row.items()} for row in rows])
-        tokens = self.family.tokenize(self.components.tokenizers, captions)
-        on_device = {name: value.to(self.device) for name, value in tokens.items()}
-        return self.family.encode_prompts(self.components.text_encoders, on_device)
+            return join_prompts([self.encode_captions([caption]) for caption in captions])
+        tokens = self.family.tokenize(self.components.tokenizers, captions).to(self.device)
+        return self.family.encode_prompts(self.components.text_encoders, tokens)

@@ -1,14 +1,17 @@
-"""Fills the caches of a run: what is missing of latents, masks and embeddings is made by all processes."""
+"""Fill the caches of a run with all processes."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
+from accelerate.utils import (  # pyright: ignore[reportMissingTypeStubs]
+    broadcast_object_list,  # pyright: ignore[reportUnknownVariableType]
+    gather_object,
+)
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from finetune.batches.cache_entries import Piece, cut_masks, encode_images, encode_texts, pieces_of_run, views_of_run
@@ -35,7 +38,7 @@ def build_caches(
     dtype: torch.dtype,
     previews: PreviewConfig | None = None,
 ) -> Encoded:
-    """Returns the filled caches; every process encodes a part, and what is cached already is not encoded again.
+    """Fill the caches; every process encodes a part of the missing entries.
 
     Masks are cached where latents are. Prompts of previews are encoded while the text encoders have weights, unless
     these train.
@@ -67,7 +70,7 @@ def build_caches(
 
 
 def image_warnings(odd: set[str]) -> Iterator[str]:
-    """Yields a sentence for each kind of what was odd about images, counted."""
+    """List a sentence for each kind of oddity of images, counted."""
     blank = sorted(text for text in odd if BLANK in text)
     if others := sorted(odd - set(blank)):
         yield f"images whose colour profile cannot be used ({len(others):,}): {first_few(others)}"
@@ -81,7 +84,7 @@ def image_warnings(odd: set[str]) -> Iterator[str]:
 def cache_images(
     encoder: Encoder, accelerator: Accelerator, images: TrainingImages, cache: CacheConfig, folder: Path
 ) -> tuple[str, ShardStore | None, ShardStore | None]:
-    """Return the VAE's fingerprint and the filled stores of latents and masks; without a cache only check images."""
+    """Fill the stores of latents and masks; also return the VAE's fingerprint."""
     vae, masks, files = encoder.components.vae, images.masks, ImageFiles(images.source, images.kept)
     vae_fingerprint = cache_key(fingerprint(vae), settings_text(dict(vae.config)))
     latents = cut = None
@@ -111,8 +114,8 @@ def cache_images(
         )
     images.kept.release()
     ranks().exchange()  # shares may take very different times, which a collective would not wait for
-    for warning in image_warnings(set(gather_object(files.warnings))):
-        accelerator.print(f"warning: {warning}")
+    odd: list[str] = gather_object(files.warnings)  # pyright: ignore[reportUnknownVariableType]
+    warn(accelerator, image_warnings(set(odd)))
     return vae_fingerprint, latents, cut
 
 
@@ -128,20 +131,20 @@ def check_images(accelerator: Accelerator, files: ImageFiles, images: TrainingIm
 
 
 def described_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a model that can alter its output, such as a scaling factor."""
+    """Select a model's settings that can alter its output. A scaling factor is one."""
     origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
     return {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
 
 
 def settings_text(settings: dict[str, Any]) -> str:
-    """Returns the settings of a model that can alter its output as stable text."""
+    """Write a model's settings that can alter its output as stable text."""
     return json.dumps(described_settings(settings), sort_keys=True, default=str)
 
 
 def text_fingerprint(components: Components, weights: Sequence[str] | None = None) -> str:
-    """Returns a hash over all that decides a text's embeddings: tokenizers, encoders' weights and their settings;
-    `weights` are the fingerprints of encoders whose weights were dropped."""
-    parts = []
+    """Hash all that decides a text's embeddings. That is tokenizers, encoders' weights and their settings; `weights`
+    are the fingerprints of encoders whose weights were dropped."""
+    parts: list[object] = []
     weights = weights or [fingerprint(text_encoder) for text_encoder in components.text_encoders]
     for tokenizer in components.tokenizers:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -161,12 +164,13 @@ def fill_store(
     cache: CacheConfig,
     label: str,
 ) -> None:
-    """Makes the missing entries with all processes, then waits until all are there."""
+    """Encode the missing entries with all processes, and wait for all."""
     if accelerator.is_main_process:
         store.remove_torn()
     ranks().exchange()
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
-    (missing,) = broadcast_object_list([store.missing(keys)])
+    shared: list[list[str]] = broadcast_object_list([store.missing(keys)])
+    (missing,) = shared
     if missing:
         with progress_bar(label, len(missing), accelerator) as advance:
             fill(
@@ -180,8 +184,7 @@ def fill_store(
             )
         ranks().exchange()
         store.refresh()
-    for warning in store.warnings:
-        accelerator.print(f"warning: {warning}")
+    warn(accelerator, store.warnings)
     absent = store.missing(keys)
     if absent:
         raise ValueError(
@@ -190,8 +193,14 @@ def fill_store(
         )
 
 
+def warn(accelerator: Accelerator, warnings: Iterable[str]) -> None:
+    """Print warnings on the main process."""
+    for warning in warnings:
+        accelerator.print(f"warning: {warning}")  # pyright: ignore[reportUnknownMemberType]
+
+
 def used_captions(images: TrainingImages) -> Iterator[str]:
-    """Yields all texts that a run trains on and scores, captions in all their orders, some more than once."""
+    """List all texts that a run trains on and scores. Captions come in all their orders, some more than once."""
     options = caption_options(images.data)
     yield from images.prompts
     for bucket in images.buckets:
@@ -203,8 +212,8 @@ def used_captions(images: TrainingImages) -> Iterator[str]:
 
 
 @contextmanager
-def progress_bar(label: str, total: int, accelerator: Accelerator) -> Iterator[Callable[[int], None]]:
-    """Shows progress on the main process; yields the function that advances it."""
+def progress_bar(label: str, total: int, accelerator: Accelerator) -> Generator[Callable[[int], None]]:
+    """Show progress on the main process. The context is the function that advances it."""
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not accelerator.is_main_process) as bar:
         task = bar.add_task(label, total=total)

@@ -1,6 +1,6 @@
-"""What an inpainting model does not see of a picture: random rectangles or strokes, or all of it.
+"""Holes in images for inpainting models: rectangles, strokes, or everything.
 
-A hole is a function of the picture's bytes and a number alone, so that the latents of the rest can be cached.
+A hole is a function of the image's bytes and a number alone, so the latents of the rest can be cached.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from finetune.batches.rows import Rows
 from finetune.batches.store import cache_key
 from finetune.batches.view import View
 from finetune.data.manifest import Record
+from finetune.models.rows import Rows
 from finetune.randomness import uniform
 
 WHOLE = -1
@@ -33,7 +33,7 @@ class Holes:
         return [*range(self.num_masks if self.whole_share < 1 else 0), *([WHOLE] if self.whole_share > 0 else [])]
 
     def drawn(self, seed: int, position: int) -> int:
-        """Returns the number of the hole of a sample."""
+        """Draw the number of a sample's hole."""
         if uniform(seed, "whole", position) < self.whole_share:
             return WHOLE
         return int(uniform(seed, "hole", position) * self.num_masks)
@@ -41,25 +41,24 @@ class Holes:
 
 @dataclass(frozen=True)
 class Filling(Rows):
-    """What an inpainting model is told of the pictures of a batch: encoded, or the holes to encode it with."""
+    """An inpainting model's further input. It is encoded, or holes to encode it with."""
 
     keys: tuple[str, ...]
     encoded: Tensor | None
     """[B 1+C H W], as in `Prompts`."""
     holes: Tensor | None
-    """[B 1 h w], 1 where a picture is hidden."""
+    """[B 1 h w], 1 where an image is hidden."""
 
 
 def filling_key(record: Record, view: View, number: int, vae_fingerprint: str) -> str:
-    """Returns the cache key of what an inpainting model is told of a view with a hole; a picture that is hidden as a
-    whole is like any other of its size."""
+    """Make the cache key of a view with a hole. An image hidden as a whole is like any other of its size."""
     if number == WHOLE:
         return cache_key("filling", view.width, view.height, vae_fingerprint)
     return cache_key("filling", record.sha256, number, view, vae_fingerprint)
 
 
 def hole(sha256: str, number: int, width: int, height: int) -> Tensor:
-    """Returns 1 where a picture is hidden and 0 elsewhere, [1 height width]."""
+    """Draw a hole [1 height width]. It is 1 where an image is hidden, else 0."""
     if number == WHOLE:
         return torch.ones(1, height, width)
 
@@ -83,10 +82,9 @@ def hole(sha256: str, number: int, width: int, height: int) -> Tensor:
             for x, y in points:  # round ends
                 radius = thickness / 2
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    return torch.from_numpy(np.array(canvas))[None].float() / 255
+    return torch.as_tensor(np.array(canvas))[None].float() / 255
 
 
 def latent_hole(hidden: Tensor, pixel_multiple: int) -> Tensor:
-    """Returns a hole [.. h w] at the resolution of the latents, [.. H W]: the nearest pixel, as diffusers' pipeline has
-    it."""
+    """Scale a hole [... h w] to latents [... H W]. It takes the nearest pixel, as diffusers' pipeline does."""
     return hidden[..., ::pixel_multiple, ::pixel_multiple]

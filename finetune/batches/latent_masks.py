@@ -1,4 +1,4 @@
-"""Masks as training takes them: cut like the view of the picture, at the resolution of its latents."""
+"""Masks cut like the image's view, at the resolution of its latents."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ from finetune.data.masks import cut_mask, open_mask
 
 @dataclass(frozen=True)
 class LatentMasks:
-    """Reads the masks of a run; picklable, so that data loader workers can have it."""
+    """The masks of a run. Workers of the data loader get a pickled copy."""
 
     kind: Literal["alpha", "file"]
     source: ImageSource
@@ -25,13 +25,13 @@ class LatentMasks:
     """Pixels a latent stands for, along each side."""
 
     def key(self, record: Record, view: View) -> str:
-        """Returns the cache key of a view's mask."""
+        """Make the cache key of a view's mask."""
         return cache_key("mask", self.kind, record.mask and record.mask.sha256, view, self.pixel_multiple)
 
     def read(self, record: Record, view: View) -> Tensor:
-        """Return the share of each latent's area that is trained on, [1 H W]; 1 everywhere without a mask.
+        """Compute the trained share of each latent's area, [1 H W]. It is 1 everywhere without a mask.
 
-        Raises ValueError where the mask is no longer the one that was listed.
+        Raise ValueError where the mask is no longer the one that was listed.
         """
         return self.cut(self.open(record, KeptFiles()), view)
 
@@ -47,7 +47,8 @@ class LatentMasks:
         """Cut a decoded mask to a view; `read` describes the result."""
         if mask is None:
             return torch.ones(1, view.height // self.pixel_multiple, view.width // self.pixel_multiple)
-        place = {"left": view.left, "top": view.top, "flip": view.flip}
-        return torch.from_numpy(cut_mask(mask, view.width, view.height, **place, pixel_multiple=self.pixel_multiple))[
-            None
-        ]
+        multiple = self.pixel_multiple
+        shares = cut_mask(
+            mask, view.width, view.height, left=view.left, top=view.top, flip=view.flip, pixel_multiple=multiple
+        )
+        return torch.as_tensor(shares)[None]

@@ -18,7 +18,7 @@ def record_pixels(source: ImageSource, record: Record, view: View) -> Tensor:
 
 
 def open_record(source: ImageSource, record: Record, size: tuple[int, int], kept: KeptFiles) -> Image.Image:
-    """Decode a record's image, a JPEG perhaps smaller than it is, but not below `size`.
+    """Decode a record's image. A JPEG may be decoded smaller than it is, but not below `size`.
 
     Raises ValueError with the file name where the image cannot be decoded, or is no longer the one that was listed:
     what is cached under an image's hash must have been made from that image.
@@ -33,11 +33,11 @@ def open_record(source: ImageSource, record: Record, size: tuple[int, int], kept
 def view_pixels(image: Image.Image, view: View) -> Tensor:
     """Cut a decoded image to a view, float32 [3 H W] in [-1, 1]."""
     array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.as_tensor(array).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class ImageFiles:
-    """The image files of a run on their way into its caches, and what is wrong with them."""
+    """The image files of a run, read to fill its caches."""
 
     def __init__(self, source: ImageSource, kept: KeptFiles) -> None:
         self.source = source
@@ -46,7 +46,7 @@ class ImageFiles:
         self.unreadable: list[str] = []
 
     def open(self, record: Record, size: tuple[int, int]) -> Image.Image | None:
-        """Decode an image as `open_record`; note what is wrong with it, and return None where it is unreadable."""
+        """Decode an image as `open_record`, and note its oddities. The result is None where it is unreadable."""
         try:
             image = open_record(self.source, record, size, self.kept)
         except ValueError as error:

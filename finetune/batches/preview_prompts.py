@@ -1,20 +1,21 @@
-"""Prompts that images are drawn with: encoded while the text encoders are there, and kept in host memory."""
+"""Prompts of previews. They are encoded while the text encoders are loaded, and kept in host memory."""
 
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
 from finetune.config.outputs import PreviewConfig
-from finetune.models.family import Components, ModelFamily, Prompts
+from finetune.models.family import Components, ModelFamily
+from finetune.models.prompts import Condition, Tokens
 
-DrawingPrompts = dict[str, Prompts]
+DrawingPrompts = dict[str, Condition]
 """By prompt: what the denoiser is conditioned on, the negative prompt as a second row; or its tokens, where text
 encoders that train encode them with their weights of the moment."""
 
 
 def own_share(config: PreviewConfig, accelerator: Accelerator) -> list[str]:
-    """Returns the prompt of each preview that this process draws, in the order of prompts, then seeds."""
+    """List the prompt of each preview of this process. The order is prompts, then seeds."""
     prompts = [prompt for prompt in config.prompts for _ in range(config.num_seeds)]
     return prompts[accelerator.process_index :: accelerator.num_processes]
 
@@ -28,13 +29,13 @@ def kept_prompt(
     accelerator: Accelerator,
     *,
     text_encoder_is_trained: bool,
-) -> Prompts:
-    """Returns what is kept of a prompt; text encoders that never train encode their part, others none."""
+) -> Condition:
+    """Encode a prompt to keep. Text encoders that never train encode their part, others none."""
     encode = family.encode_frozen if text_encoder_is_trained else family.encode_prompts
     tokens = family.pipeline_tokens(components.tokenizers, prompt, negative_prompt)
     with accelerator.autocast():
-        kept = encode(components.text_encoders, {key: value.to(accelerator.device) for key, value in tokens.items()})
-    return {key: value.cpu() for key, value in kept.items()}
+        kept = encode(components.text_encoders, tokens.to(accelerator.device))
+    return kept.to(torch.device("cpu"))
 
 
 def kept_prompts(
@@ -45,7 +46,7 @@ def kept_prompts(
     *,
     text_encoder_is_trained: bool,
 ) -> DrawingPrompts:
-    """Returns what is kept of the prompts that this process draws; its text encoders are on the device."""
+    """Encode the prompts of this process's previews. Its text encoders are on the device."""
     return {
         prompt: kept_prompt(
             family,
@@ -60,10 +61,10 @@ def kept_prompts(
 
 
 def drawing_arguments(
-    family: ModelFamily, components: Components, kept: Prompts, device: torch.device
+    family: ModelFamily, components: Components, kept: Condition, device: torch.device
 ) -> dict[str, Any]:
-    """Returns the pipeline's arguments for what was kept of a prompt; text encoders that train encode it now."""
-    prompts = {key: value.to(device) for key, value in kept.items()}
-    if "tokens" in prompts:
+    """Give the pipeline's arguments for a kept prompt. Text encoders that train encode it now."""
+    prompts = kept.to(device)
+    if isinstance(prompts, Tokens):
         prompts = family.encode_prompts(components.text_encoders, prompts)
     return family.pipeline_arguments(components, prompts)

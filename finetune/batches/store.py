@@ -1,7 +1,7 @@
-"""Encoded pictures and captions on disk, in shards, keyed by everything that their values depend on.
+"""Encoded images and captions on disk, in shards.
 
 An entry's key hashes the content it was made from, the weights and options it was made with, and `VERSION`; so a
-changed picture, crop, model or encoder is a new entry and never a stale one. Shards are written aside and renamed, and
+changed image, crop, model or encoder is a new entry and never a stale one. Shards are written aside and renamed, and
 are never changed, so several processes and several runs may share a folder and any of them may be killed. Every tensor
 is checked against its digest when read.
 """
@@ -13,7 +13,9 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol, cast
 
 import safetensors.torch
 import torch
@@ -25,6 +27,17 @@ from finetune.models.stored import is_narrow
 
 Entry = dict[str, Tensor]
 
+
+class Shard(Protocol):
+    """An open file of safetensors, whose own class has no types."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> Tensor: ...
+
+    def metadata(self) -> dict[str, str] | None: ...
+
+
 VERSION = 1
 """Raised whenever decoding, resizing or encoding changes its numbers."""
 
@@ -33,12 +46,12 @@ FLUSH_SECONDS = 20.0
 
 
 def cache_key(*parts: object) -> str:
-    """Returns the hex key of an entry made from `parts`."""
+    """Hash `parts` to the hex key of an entry."""
     return hashlib.sha256("\0".join(map(str, (VERSION, *parts))).encode()).hexdigest()[:40]
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Returns a hash over the names, types, shapes and values of all weights, those of 16 bits as if in float32."""
+    """Hash the names, types, shapes and values of all weights. Weights of 16 bits count as if in float32."""
     total = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         value = value.float() if is_narrow(value) else value
@@ -48,7 +61,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 class ShardStore:
-    """The entries of one kind (latents, text) in a folder of safetensors shards."""
+    """The entries of one kind (latents, text) in a folder of shards."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,13 +71,13 @@ class ShardStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the headers of shards that appeared since the last call; a torn shard is passed over and rebuilt."""
+        """Read the headers of new shards. A torn shard is passed over and rebuilt."""
         known = set(self._paths.values())
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in known:
                 continue
             try:
-                with safe_open(path, framework="pt") as shard:
+                with cast("AbstractContextManager[Shard]", safe_open(path, framework="pt")) as shard:
                     self._paths |= {name.partition("/")[0]: path for name in shard.keys()}  # noqa: SIM118 (not a dict)
             except (SafetensorError, OSError) as error:
                 is_allowed = may_read(path)
@@ -74,17 +87,17 @@ class ShardStore:
                 self.torn |= {path} if isinstance(error, SafetensorError) and is_allowed else set()
 
     def remove_torn(self) -> None:
-        """Removes shards that are no safetensors; nobody can be writing them, since shards are renamed when whole."""
+        """Remove torn shards. Nobody can be writing them, since shards are renamed when whole."""
         for path in self.torn:
             if not is_of_another_user(path):
                 path.unlink(missing_ok=True)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Returns the keys that no shard holds, in the given order, each once."""
+        """List the keys without an entry, in the given order, each once."""
         return [key for key in dict.fromkeys(keys) if key not in self._paths]
 
     def read(self, key: str) -> Entry:
-        """Returns one entry; raises ValueError that names the file where its bytes are not what was written."""
+        """Read one entry. Raise ValueError with the file where its bytes are not what was written."""
         path = self._paths[key]
         try:
             shard, digests = open_shard(path)
@@ -100,7 +113,7 @@ class ShardStore:
         return entry
 
     def write(self, entries: dict[str, Entry]) -> Path:
-        """Adds one shard that is complete or absent."""
+        """Write one shard, complete or not at all."""
         tensors = {
             f"{key}/{name}": value.contiguous() for key, entry in entries.items() for name, value in entry.items()
         }
@@ -111,7 +124,7 @@ class ShardStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             digests = {name: tensor_digest(value) for name, value in tensors.items()}
-            safetensors.torch.save_file(tensors, temporary, metadata=digests)
+            safetensors.torch.save_file(tensors, temporary, metadata=digests)  # pyright: ignore[reportUnknownMemberType]
             give_usual_modes(temporary)
             temporary.replace(path)
         except (SafetensorError, OSError) as error:
@@ -126,14 +139,14 @@ class ShardStore:
 
 
 def damaged(path: Path) -> ValueError:
-    """Returns the error for a shard that does not hold what was written."""
-    return ValueError(f"cache: {path} is damaged. Delete that file and run again; it is made anew.")
+    """Make the error for a shard with other bytes than were written."""
+    return ValueError(f"cache: {path} is damaged. Delete that file and run again; it is made again.")
 
 
 @functools.lru_cache(maxsize=256)
-def open_shard(path: Path) -> tuple[safe_open, dict[str, dict[str, str]]]:
-    """Returns the open shard and its digests by key and name; the newest 256 stay open in each process."""
-    shard = safe_open(path, framework="pt")
+def open_shard(path: Path) -> tuple[Shard, dict[str, dict[str, str]]]:
+    """Open a shard with its digests by key and name. The newest 256 stay open in each process."""
+    shard = cast("Shard", safe_open(path, framework="pt"))
     written = shard.metadata() or {}
     digests: dict[str, dict[str, str]] = {}
     for full_name in sorted({*shard.keys(), *written}):  # one without the other is damage, which reading finds
@@ -143,14 +156,14 @@ def open_shard(path: Path) -> tuple[safe_open, dict[str, dict[str, str]]]:
 
 
 def tensor_digest(value: Tensor) -> str:
-    """Returns a short hash of a tensor's type, shape and bytes."""
+    """Hash a tensor's type, shape and bytes."""
     digest = hashlib.blake2b(f"{value.dtype}{tuple(value.shape)}".encode(), digest_size=8)
     digest.update(raw_bytes(value))
     return digest.hexdigest()
 
 
 def raw_bytes(value: Tensor) -> memoryview:
-    """Returns the bytes of a tensor of any type without a copy where it is dense and on the CPU."""
+    """View the bytes of a tensor of any type. Dense ones on the CPU are not copied."""
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
@@ -164,7 +177,7 @@ def fill(
     num_processes: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Encodes this process's share of `keys`; what has been written survives a kill.
+    """Encode this process's share of `keys`. What has been written survives a kill.
 
     `keys` are the missing ones, the same list on every process. encode yields (key, entry) for the keys it is given. A
     shard is written when it is full, and at the latest when `FLUSH_SECONDS` have passed.

@@ -1,17 +1,17 @@
-"""Captions and prompts longer than the denoiser's condition."""
+"""Captions and prompts that are longer than the denoiser reads."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from finetune.config.outputs import PreviewConfig
 from finetune.models.family import ModelFamily
+from finetune.models.interfaces import Tokenizer
 from finetune.plurals import first_few, plural
 
 
 def cut_warnings(
-    family: ModelFamily, tokenizers: Sequence[Any], captions: Iterable[str], preview: PreviewConfig
+    family: ModelFamily, tokenizers: Sequence[Tokenizer], captions: Iterable[str], preview: PreviewConfig
 ) -> list[str]:
-    """Count truncated captions and preview prompts in a warning. There is none if all are short enough."""
+    """Warn once of captions and prompts of previews that are cut."""
     limit = family.prompt_length(tokenizers)
     if limit is None:
         return []
@@ -29,5 +29,5 @@ def cut_warnings(
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a text, in quotes."""
+    """Quote the beginning of a text."""
     return f'"{text[:60]}..."'

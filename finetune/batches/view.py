@@ -11,7 +11,7 @@ from finetune.randomness import uniform
 
 @dataclass(frozen=True)
 class View:
-    """One way to cut an image to its bucket: offsets in [0, 1] of the free margin, and mirrored or not."""
+    """One way to cut an image to its bucket. Offsets are in [0, 1] of the free margin."""
 
     width: int
     height: int
@@ -35,7 +35,7 @@ def views(record: Record, bucket: Bucket, config: DataConfig) -> list[View]:
 
 
 def validation_view(bucket: Bucket) -> View:
-    """Return the view that a held-out image is scored in: the centre, not mirrored."""
+    """Cut a held-out image at the centre, not mirrored."""
     return View(bucket.width, bucket.height, 0.5, 0.5, False)
 
 

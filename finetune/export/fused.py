@@ -10,19 +10,19 @@ with the sum of the ranks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune.export.single_file import single_file_name, split_name
 from finetune.models.family import ModelFamily, SingleFileLayer
+from finetune.models.interfaces import Denoiser
 
 Places = dict[str, SingleFileLayer]
 """Names of layers in `Network`, each with its position in one layer of the file, in order."""
 
 
-def file_layers(family: ModelFamily, denoiser: Any, names: Iterable[str]) -> dict[str, Places]:
+def file_layers(family: ModelFamily, denoiser: Denoiser, names: Iterable[str]) -> dict[str, Places]:
     """Return the file's layers for the layers of these names. Two at the same place are refused."""
     found: dict[str, Places] = {}
     for name in names:

@@ -29,6 +29,7 @@ from finetune.export.single_file import (
 )
 from finetune.files import put_in_place, unfinished
 from finetune.models.family import Components, ModelFamily
+from finetune.models.interfaces import Denoiser
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
 
 def save_kohya_lora(
     family: ModelFamily,
-    denoiser: Any,
+    denoiser: Denoiser,
     layers: Sequence[LoRALayer],
     *,
     metadata: Mapping[str, str],
@@ -192,7 +193,7 @@ def save_kohya_lora(
     return write_single_file(tensors, metadata, path)
 
 
-def joined(family: ModelFamily, denoiser: Any, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
+def joined(family: ModelFamily, denoiser: Denoiser, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
     """Return the layers of the single file by name.
 
     A layer that joins several has the sum of their ranks, and scale 1.

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from finetune.export.fused import Places, block_diagonal, file_layers, is_unjoined, share, stacked
 from finetune.export.single_file import Dtype, cast_in_range, write_single_file
 from finetune.models.family import ModelFamily, Network
+from finetune.models.interfaces import Denoiser
 
 KEY = re.compile(r"(.+)\.((?:hada_w|lokr_w)[12](?:_[ab])?)\.default")
 
 
 def save_lycoris(
     family: ModelFamily,
-    denoiser: Any,
+    denoiser: Denoiser,
     state: Mapping[str, Tensor],
     scales: Mapping[str, float],
     *,
@@ -78,7 +79,7 @@ def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, 
 
 def save_differences(
     family: ModelFamily,
-    denoiser: Any,
+    denoiser: Denoiser,
     differences: Mapping[str, Tensor],
     *,
     metadata: Mapping[str, str],

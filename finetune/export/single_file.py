@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import safetensors.torch
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.export.metadata import with_hashes
 from finetune.files import put_in_place, unfinished
 from finetune.models.family import ModelFamily
+from finetune.models.interfaces import Denoiser
 
 Dtype = Literal["fp16", "bf16", "fp32"]
 
@@ -46,7 +47,7 @@ def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pa
     return put_in_place(temporary, path)
 
 
-def single_file_name(family: ModelFamily, denoiser: Any, part: str, module: str) -> str:
+def single_file_name(family: ModelFamily, denoiser: Denoiser, part: str, module: str) -> str:
     """Return a layer's name in the single file, e.g. lora_unet_mid_block_attentions_0_proj_in."""
     name = family.single_file_layer(denoiser, module).name if part == "denoiser" else published_name(part, module)
     return f"{family.kohya_prefixes[part]}_{name.replace('.', '_')}"

@@ -19,7 +19,8 @@ from finetune.config.train import TrainConfig
 from finetune.export.metadata import RunFacts, last_part
 from finetune.export.single_file import write_tensors
 from finetune.export.verify import errors_only, prediction_for, relative_difference
-from finetune.models.family import Components, ModelFamily, ModelSource, Prompts
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.prompts import Prompts
 from finetune.models.text.tokens import add_tokens
 
 DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
@@ -168,5 +169,5 @@ def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
 
 def outputs(family: ModelFamily, components: Components, prompts: Prompts) -> list[Tensor]:
     """Return the text encoders' outputs, embeddings first, and the denoiser's."""
-    texts = [prompts[key] for key in ("embeddings", "pooled") if key in prompts]
+    texts = [prompts.embeddings] if prompts.pooled is None else [prompts.embeddings, prompts.pooled]
     return [*texts, prediction_for(family, components, prompts)]

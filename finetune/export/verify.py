@@ -6,6 +6,7 @@ Everything runs in float32 on the CPU, with one copy of the base model in memory
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from finetune.export.fused import file_layers
 from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
-from finetune.models.family import Components, ModelFamily, ModelSource, Network, Prompts, whole_sizes
+from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import Part, load_sequentially
+from finetune.models.prompts import Prompts, whole_sizes
 
 TOLERANCE = 1e-3
 """Largest relative difference of the denoiser's output between a file and the trained weights."""
@@ -162,9 +164,9 @@ def prediction_for(family: ModelFamily, components: Components, prompts: Prompts
     more = family.filling_channels(components)
     if more > 0:
         filling = torch.randn(1, more, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(2))
-        prompts = prompts | {"filling": filling}
+        prompts = replace(prompts, filling=filling)
     pixels = LATENT_SIZE * family.pixels_per_latent(components.vae)
-    prompts = prompts | {"sizes": whole_sizes(1, pixels, pixels)}
+    prompts = replace(prompts, sizes=whole_sizes(1, pixels, pixels))
     return family.denoise(components.denoiser.eval(), noisy, torch.tensor([TIMESTEP]), prompts)
 
 

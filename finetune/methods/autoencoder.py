@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ from finetune.data.manifest import Manifest
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily
+from finetune.models.interfaces import VAE
 from finetune.models.parts import Part
 from finetune.optim.ema import load_trained_state
 from finetune.optim.groups import ParamGroup, usual_groups
@@ -58,7 +59,7 @@ class Autoencoder:
 
 
 @torch.no_grad()
-def scaling_factor(family: ModelFamily, vae: Any, manifest: Manifest, data: DataConfig) -> float:
+def scaling_factor(family: ModelFamily, vae: VAE, manifest: Manifest, data: DataConfig) -> float:
     """Return one over the standard deviation of the latents. At most MEASURED_IMAGES images are measured (arXiv
     2112.10752, appendix G)."""
     vae.register_to_config(scaling_factor=1.0)

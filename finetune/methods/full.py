@@ -39,7 +39,7 @@ class Full:
 
         Raises ValueError for a pattern without a match, and where nothing is left.
         """
-        unread = network.family.unread_layers(list(network.text_encoders))
+        unread = network.family.unread_layers(network.trained_text_encoders)
         names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)
         if len(network.text_encoders) and not any(name.startswith("text_encoders.") for name in chosen):

@@ -44,7 +44,7 @@ class Pivotal:
 
     def _adapted(self, network: Network) -> Network:
         """Return the same modules, without a text encoder that gets no adapters."""
-        text_encoders = list(network.text_encoders) if self.lora.text_encoder else []
+        text_encoders = network.trained_text_encoders if self.lora.text_encoder else []
         return Network(network.family, network.denoiser, text_encoders)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:

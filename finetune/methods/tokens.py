@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from finetune.export.verify import require_equal
 from finetune.methods.base import TrainedModel
 from finetune.models import family_named
 from finetune.models.family import Components, ModelFamily, ModelSource, Network
+from finetune.models.interfaces import Tokenizer
 from finetune.models.loading.components import find_family
 from finetune.models.parts import Part
 from finetune.models.text.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
@@ -115,7 +116,7 @@ def token_embeddings(network: nn.Module) -> dict[str, TokenEmbedding]:
     return {name: module for name, module in network.named_modules() if isinstance(module, TokenEmbedding)}
 
 
-def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
+def refuse_known_names(config: TokensConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError that names every token that the tokenizer has already."""
     words = {word for name in config.names for word in (*vector_words(name, config.num_vectors), f"{name}_1")}
     known = sorted(word for word in words if is_known(tokenizer, word))
@@ -126,7 +127,7 @@ def refuse_known_names(config: TokensConfig, tokenizer: Any) -> None:
         )
 
 
-def refuse_unknown_words(config: TokensConfig, tokenizer: Any) -> None:
+def refuse_unknown_words(config: TokensConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError for start words that the tokenizer splits."""
     pieces = [found for text in config.init for found in word_pieces(tokenizer, text)]
     apart = [

@@ -1,4 +1,4 @@
-"""What the families with a U-Net share: objective, adapted layers, latents, and the channels of inpainting.
+"""The common parts of families with a U-Net.
 
 Axes: B batch, C channels, H W latent height and width.
 """
@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelSource, Prompts
+from finetune.models.family import Components, ModelSource
+from finetune.models.interfaces import VAE, Scheduler
+from finetune.models.prompts import Prompts
 from finetune.objectives.diffusion import Diffusion, rescale_zero_terminal_snr
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -24,8 +26,8 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.n
 LORA_CONV_TARGETS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 
 
-def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:
-    """Returns the objective that the scheduler states; an option that contradicts it is a ValueError."""
+def diffusion_objective(scheduler: Scheduler, options: LossConfig) -> Diffusion:
+    """Read the objective from the scheduler. An option that contradicts it is a ValueError."""
     config = scheduler.config
     stated = config.get("prediction_type", "epsilon")
     if options.prediction_type not in (None, stated):
@@ -60,13 +62,13 @@ def diffusion_objective(scheduler: Any, options: LossConfig) -> Diffusion:
     )
 
 
-def has_zero_terminal_snr(scheduler: Any) -> bool:
-    """True where the scheduler's config asks for a schedule that ends in noise alone."""
+def has_zero_terminal_snr(scheduler: Scheduler) -> bool:
+    """Recognise a scheduler whose schedule ends in noise alone."""
     return bool(scheduler.config.get("rescale_betas_zero_snr", False))
 
 
 def refuse_other_than_falling(alphas_cumprod: Tensor) -> None:
-    """Raises ValueError for a noise schedule whose signal does not fall at every timestep."""
+    """Refuse a schedule whose signal does not fall at every timestep."""
     if not (bool((alphas_cumprod.diff() < 0).all()) and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
         raise ValueError(
             "model.source: the scheduler's betas do not make a noise schedule, in which the signal falls from timestep "
@@ -74,45 +76,46 @@ def refuse_other_than_falling(alphas_cumprod: Tensor) -> None:
         )
 
 
-def sampling_scheduler(scheduler: Any, options: LossConfig) -> Any:
-    """Returns the checkpoint's own scheduler, or one that starts at the zero signal that the model was trained with."""
+def sampling_scheduler(scheduler: Scheduler, options: LossConfig) -> Scheduler:
+    """Choose the checkpoint's own scheduler, or one that starts without signal. The latter is for models that were
+    trained so."""
     own = has_zero_terminal_snr(scheduler)
     if own and "rescale_betas_zero_snr" in inspect.signature(type(scheduler)).parameters:
         return scheduler
     if not (own or options.zero_terminal_snr):
         return scheduler
-    return DDIMScheduler.from_config(
-        scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    made: Any = DDIMScheduler.from_config(
+        dict(scheduler.config), rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
     )
+    return made
 
 
-def scaled_latents(vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Returns latents [B C H W] of pixels [B 3 h w], sampled and brought to a standard deviation of about 1."""
+def scaled_latents(vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Sample latents [B C H W] of pixels [B 3 h w]. They have a standard deviation of about 1."""
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     return posterior.sample(list(generators)) * vae.config.scaling_factor
 
 
 def unet_input(noisy: Tensor, prompts: Prompts) -> Tensor:
-    """Returns what the U-Net takes, [B C H W], or with `filling` [B 1+2C H W]: latents, mask, latents of the picture
-    with the hole, in diffusers' order."""
-    return torch.cat([noisy, prompts["filling"]], dim=1) if "filling" in prompts else noisy
+    """Join noisy latents and the filling. The result is [B C H W] or [B 1+2C H W], in diffusers' order: latents, mask,
+    latents of the image with the hole."""
+    return noisy if prompts.filling is None else torch.cat([noisy, prompts.filling], dim=1)
 
 
 def all_hidden() -> dict[str, Image.Image]:
-    """Returns the arguments of an inpainting pipeline for a picture that is hidden as a whole."""
+    """Give an inpainting pipeline's arguments for an image hidden as a whole."""
     return {"image": Image.new("RGB", (8, 8), "grey"), "mask_image": Image.new("L", (8, 8), 255)}
 
 
 def takes_filling(components: Components) -> bool:
-    """True where the U-Net takes a mask and the latents of a picture with a hole beside the noisy latents."""
+    """Recognise the U-Net of an inpainting model. It takes a mask and the latents of an image with a hole."""
     return components.denoiser.config.in_channels == 2 * components.vae.config.latent_channels + 1
 
 
 def check_channels(
     components: Components, source: ModelSource, plain: str, inpainting: str, *, is_inpainting: bool
 ) -> None:
-    """Raises ValueError where the U-Net's channels are not those that the kind of pipeline feeds it; `plain` and
-    `inpainting` are the names of both kinds."""
+    """Refuse a U-Net whose channels do not fit its pipeline. `plain` and `inpainting` are the names of both kinds."""
     channels, latents = components.denoiser.config.in_channels, components.vae.config.latent_channels
     expected = 2 * latents + 1 if is_inpainting else latents
     if channels == expected:
@@ -123,7 +126,7 @@ def check_channels(
     elif channels == latents:
         advice = f'It is not an inpainting U-Net: write "_class_name": "{plain}" in model_index.json.'
     elif channels == latents + 1:
-        advice = "Depth checkpoints are not supported: they need a depth map of every picture."
+        advice = "Depth checkpoints are not supported: they need a depth map of every image."
     raise ValueError(
         f"model.source: the U-Net of {source.location} takes {channels} channels, expected {expected} for "
         f"{'an inpainting' if is_inpainting else 'its'} pipeline. {advice}"

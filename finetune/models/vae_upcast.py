@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.models.interfaces import VAE
+
 
 @contextmanager
-def without_fp16_overflow(vae: Any) -> Iterator[None]:
+def without_fp16_overflow(vae: VAE) -> Iterator[None]:
     """Run a VAE with `force_upcast` in its weights' dtype under fp16 autocast.
 
     Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and images come out black. diffusers'

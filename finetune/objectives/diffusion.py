@@ -1,4 +1,4 @@
-"""What the network learns: noising, target and loss weight, independent of model family and tuning method.
+"""Noising, target and loss weight of diffusion, for all families and methods.
 
 Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1 of
 diffusion; those of flow matching are any number up to num_train_timesteps.
@@ -25,35 +25,35 @@ class Objective(Protocol):
 
     @property
     def options(self) -> LossConfig:
-        """What it was made with; nothing is left to be chosen by itself."""
+        """The options it was made with. Nothing is left to be chosen by itself."""
         ...
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps uniforms [B] in [0, 1) to timesteps [B] for latents of that height and width."""
+        """Map uniforms [B] in [0, 1) to timesteps [B]. `size` is the height and width of the latents."""
         ...
 
     def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the noise that the target is made of and the noise that is in the input, both [B C H W]."""
+        """Draw the noise of the target and that of the input. Both are [B C H W]."""
         ...
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Returns the noisy latents [B C H W] at timesteps t [B]."""
+        """Make noisy latents [B C H W] at timesteps t [B]."""
         ...
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Returns what the network should predict, [B C H W]."""
+        """Compute what the network should predict, [B C H W]."""
         ...
 
     def error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Returns the error of each value at timesteps t [B], float32 [B C H W]."""
+        """Compare each value at timesteps t [B], float32 [B C H W]."""
         ...
 
     def weight(self, t: Tensor) -> Tensor:
-        """Returns the loss weight of each timestep, [B]."""
+        """Weigh the loss of each timestep, [B]."""
         ...
 
     def plain(self) -> "Objective":
-        """Returns what validation measures with: plain noise and squared errors at all timesteps."""
+        """Make the objective of validation. It has plain noise and squared errors at all timesteps."""
         ...
 
 
@@ -81,7 +81,7 @@ class Diffusion:
         refuse_timesteps_after(len(self.alphas_cumprod) - 1, self.options)
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps uniforms [B] in [0, 1) to timesteps min_timestep .. max_timestep, the larger the later.
+        """Map uniforms [B] in [0, 1) to timesteps min_timestep .. max_timestep. A larger u is a later timestep.
 
         Of n timesteps in that range, the first m are drawn with probability m / n; with timestep_bias style, which
         draws more of the clean ones, with probability (m / n)^(1/3) (density s^(-2/3) / 3 at s = m / n); with content,
@@ -101,12 +101,13 @@ class Diffusion:
         return training_noise(noise, clean, self.options)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(x_t | x_0) of DDPM, eq. 4: sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon."""
+        """Compute sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) epsilon (DDPM, eq. 4)."""
         signal, sigma = self._scales(clean, t)
         return signal * clean + sigma * noise
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """epsilon, x_0, or v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix D)."""
+        """Choose epsilon, x_0, or v. v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix
+        D)."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -115,7 +116,7 @@ class Diffusion:
         return signal * noise - sigma * clean
 
     def error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """The squared error, or its pseudo-Huber form with a threshold for each timestep."""
+        """Square the error, or take its pseudo-Huber form. That has a threshold for each timestep."""
         squared = (prediction.float() - target.float()).square()
         if self.options.error == "mse":
             return squared
@@ -123,9 +124,9 @@ class Diffusion:
         return pseudo_huber(squared, threshold.view(-1, *[1] * (squared.dim() - 1)))
 
     def _huber_threshold(self, t: Tensor) -> Tensor:
-        """Returns the threshold of each timestep, [B]: c; c^(t / T) (Improving Diffusion Models's Data-Corruption
-        Resistance using Scheduled Pseudo-Huber Loss, arXiv 2403.16728); or (1 - c) / (1 + sigma)^2 + c with
-        sigma^2 = 1 / SNR, which falls where the schedule's noise rises (diffusers' scheduled_huber_loss_training)."""
+        """Compute the threshold of each timestep, [B]. It is c; c^(t / T) (Improving Diffusion Models's Data-Corruption
+        Resistance using Scheduled Pseudo-Huber Loss, arXiv 2403.16728); or (1 - c) / (1 + sigma)^2 + c with sigma^2 = 1
+        / SNR, which falls where the schedule's noise rises (diffusers' scheduled_huber_loss_training)."""
         c = self.options.huber_c
         if self.options.huber_schedule == "exponential":
             return c ** (t.double() / len(self.alphas_cumprod))
@@ -136,9 +137,9 @@ class Diffusion:
         return (1 - c) * clean_share + c
 
     def weight(self, t: Tensor) -> Tensor:
-        """The weight for the error in epsilon, times SNR for that in x_0, and times SNR / (SNR + 1) for that in v: a
-        network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in v (arXiv
-        2303.09556, section 3.4). At zero terminal SNR the last timestep of v and x_0 therefore weighs 0."""
+        """Turn the weight for epsilon into that of the prediction. That is times SNR for x_0, and times SNR / (SNR + 1)
+        for v: a network that is off by delta in x_0 is off by sqrt(SNR) delta in epsilon and by sqrt(SNR + 1) delta in
+        v (arXiv 2303.09556, section 3.4). At zero terminal SNR the last timestep of v and x_0 therefore weighs 0."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
         if self.options.weighting == "none":
             return torch.ones_like(alpha_bar, dtype=torch.float32)
@@ -158,14 +159,14 @@ class Diffusion:
 
 
 def refuse_options(options: LossConfig, names: tuple[str, ...], this: str, those: str) -> None:
-    """Raises ValueError for the first of the options that is given, since only `those` know it."""
+    """Refuse the first given option of `names`. Only `those` know it."""
     for name in names:
         if getattr(options, name) != getattr(LossConfig, name):
             raise ValueError(f"loss.{name}: got {getattr(options, name)} for {this}; only {those} know it. Remove it.")
 
 
 def refuse_timesteps_after(last: int, options: LossConfig) -> None:
-    """Raises ValueError where the trained range reaches beyond the last timestep."""
+    """Refuse a trained range beyond the last timestep."""
     for name, value in (("min", options.min_timestep), ("max", options.max_timestep)):
         if value is not None and value > last:
             raise ValueError(
@@ -175,7 +176,7 @@ def refuse_timesteps_after(last: int, options: LossConfig) -> None:
 
 
 def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:
-    """Returns the weight of each signal-to-noise ratio [B] for the squared error in epsilon; finite at SNR 0.
+    """Weigh the squared error in epsilon by the signal-to-noise ratio [B]. The weight is finite at SNR 0.
 
     min_snr: min(SNR, gamma) / SNR (Min-SNR weighting, arXiv 2303.09556, section 3.4).
     soft_min_snr: 1 / (1 / SNR + 1 / gamma) in x_0, here gamma / (SNR + gamma) (Hourglass Diffusion Transformers, arXiv
@@ -190,19 +191,21 @@ def epsilon_weight(snr: Tensor, options: LossConfig) -> Tensor:
             return options.snr_gamma / (snr + options.snr_gamma)
         case "debiased":
             return snr.clamp(min=MIN_SNR).rsqrt()
-    assert options.weighting == "p2", "without weighting nothing is asked for here"
-    return (options.p2_k + snr) ** -options.p2_gamma
+        case "p2":
+            return (options.p2_k + snr) ** -options.p2_gamma
+        case "auto" | "none":
+            raise AssertionError("without weighting nothing is asked for here")
 
 
 def pseudo_huber(squared: Tensor, threshold: Tensor) -> Tensor:
-    """Returns 2 c^2 (sqrt(1 + x^2 / c^2) - 1) for squared errors x^2 and thresholds c: x^2 for small x, 2 c |x| for
-    large. Twice the loss of arXiv 2403.16728, so that small errors count as in the mean squared error; written
-    without a difference of near equals."""
+    """Compute the pseudo-Huber form of squared errors. It is 2 c^2 (sqrt(1 + x^2 / c^2) - 1), so x^2 for small x and 2
+    c |x| for large; c is the threshold. Twice the loss of arXiv 2403.16728, so small errors count as in the mean
+    squared error; written without a difference of near equals."""
     return 2 * squared / (1 + (1 + squared / threshold.square()).sqrt())
 
 
 def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Returns the schedule [T] shifted and scaled so that its last SNR is 0 (arXiv 2305.08891, algorithm 1)."""
+    """Shift and scale the schedule [T] to a last SNR of 0. That is arXiv 2305.08891, algorithm 1."""
     root = alphas_cumprod.sqrt()
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
 
@@ -217,24 +220,24 @@ def denoising_loss(
     noise_in_input: Tensor | None = None,
     mask: LossMask | None = None,
 ) -> Tensor:
-    """Returns the unweighted loss of each sample, float32 [B]: the mean error of predict(noisy, t) to the target, as
-    the mask has it.
+    """Compute the unweighted loss of each sample, float32 [B]. It is the mean error of predict(noisy, t) to the target,
+    changed by the mask.
 
     noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
     """
     noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
-    untouched = mask and mask.untouched(noisy, t)
+    base = mask and mask.base_prediction(noisy, t)
     prediction = predict(noisy, t)
     errors = objective.error(prediction, objective.target(clean, noise, t), t)
     if mask is not None:
-        errors = mask.apply(errors, None if untouched is None else objective.error(prediction, untouched, t))
+        errors = mask.apply(errors, None if base is None else objective.error(prediction, base, t))
     return errors.flatten(1).mean(1)
 
 
 def reconstruction_loss(
     decoded: Tensor, pixels: Tensor, mean: Tensor, logvar: Tensor, *, kl_weight: float, edge_weight: float
 ) -> Tensor:
-    """Returns an autoencoder's loss of each sample, float32 [B].
+    """Compute an autoencoder's loss of each sample, float32 [B].
 
     Mean absolute and mean squared error of the pixels [B 3 h w], the mean absolute error of the differences between
     neighbouring pixels, along both axes (thin lines are edges, and errors that are blurred over an area are not), and

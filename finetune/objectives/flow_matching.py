@@ -1,12 +1,12 @@
-"""Flow matching: noise, target and timesteps of models that learn the straight way from noise to a picture.
+"""Flow matching: the straight way from noise to an image.
 
-Axes as in objectives.py; timesteps `t` are any number from 0, a clean picture, to num_train_timesteps, noise alone.
+Axes as in diffusion.py; timesteps `t` are any number from 0, a clean image, to num_train_timesteps, noise alone.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ from finetune.config.loss import LossConfig
 from finetune.objectives.diffusion import pseudo_huber, refuse_options, refuse_timesteps_after
 from finetune.objectives.noise import Noise, training_noise
 
+SPECIAL = cast("Any", torch.special)
+"""torch gives the functions of this module no types."""
+
 
 @dataclass(frozen=True)
 class ResolutionShift:
-    """A shift of timesteps that grows with the picture: exp(mu), with mu linear in the number of patches (diffusers'
-    FlowMatchEulerDiscreteScheduler with use_dynamic_shifting)."""
+    """A shift of timesteps that grows with the image. It is exp(mu), with mu linear in the number of patches
+    (diffusers' FlowMatchEulerDiscreteScheduler with use_dynamic_shifting)."""
 
     base_patches: int
     max_patches: int
@@ -28,8 +31,8 @@ class ResolutionShift:
     patch: int
     """Latents along each side of a patch."""
 
-    def of(self, size: tuple[int, int]) -> float:
-        """Returns the shift for latents of that height and width."""
+    def at_size(self, size: tuple[int, int]) -> float:
+        """Compute the shift for latents of that height and width."""
         patches = (size[0] // self.patch) * (size[1] // self.patch)
         slope = (self.max_mu - self.base_mu) / (self.max_patches - self.base_patches)
         return math.exp(self.base_mu + slope * (patches - self.base_patches))
@@ -37,7 +40,7 @@ class ResolutionShift:
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """Straight paths from picture to noise (rectified flow, arXiv 2209.03003) with the sampling of timesteps of arXiv
+    """Straight paths from image to noise (rectified flow, arXiv 2209.03003). Timesteps are sampled as in arXiv
     2403.03206: x_t = (1 - s) x_0 + s epsilon with s = t / num_train_timesteps.
 
     Raises ValueError where the options are those of diffusion.
@@ -56,14 +59,14 @@ class FlowMatching:
             replace(self.options, weighting=LossConfig.weighting) if weighting == "none" else self.options,
             ("weighting", "snr_gamma", "p2_gamma", "p2_k", "zero_terminal_snr", "timestep_bias"),
             "flow matching",
-            "models that predict noise, v or the picture",
+            "models that predict noise, v or the image",
         )
         refuse_timesteps_after(self.num_train_timesteps, given)
 
     @staticmethod
     def from_scheduler(scheduler: Mapping[str, Any], options: LossConfig, *, patch: int) -> "FlowMatching":
-        """Returns the objective that the config of a FlowMatchEulerDiscreteScheduler states; a given
-        loss.timestep_shift goes before its own. `patch` is the latents along each side of a patch."""
+        """Read the objective from the config of a FlowMatchEulerDiscreteScheduler. A given loss.timestep_shift goes
+        before its own. `patch` is the latents along each side of a patch."""
         shift: float | ResolutionShift = scheduler.get("shift", 1.0)
         if scheduler.get("use_dynamic_shifting"):
             shift = ResolutionShift(
@@ -78,10 +81,10 @@ class FlowMatching:
         return FlowMatching(scheduler["num_train_timesteps"], shift, options)
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps uniforms [B] in [0, 1) to timesteps between min_timestep and max_timestep, the larger the later: the
-        quantiles of s = sigmoid(mean + std * normal), or of s uniform, shifted to a s / (1 + (a - 1) s) (arXiv
-        2403.03206, sections 3.1 and 5.3.2)."""
-        a = self.shift if isinstance(self.shift, float | int) else self.shift.of(size)
+        """Map uniforms [B] in [0, 1) to timesteps from min_timestep to max_timestep. A larger u is a later timestep.
+        They are the quantiles of s = sigmoid(mean + std * normal), or of s uniform, shifted to a s / (1 + (a - 1) s)
+        (arXiv 2403.03206, sections 3.1 and 5.3.2)."""
+        a = self.shift if isinstance(self.shift, float | int) else self.shift.at_size(size)
         lowest = (self.options.min_timestep or 0) / self.num_train_timesteps
         highest = 1.0
         if self.options.max_timestep is not None:
@@ -93,12 +96,14 @@ class FlowMatching:
     def _quantile(self, u: Tensor) -> Tensor:
         if self.options.timestep_density == "uniform":
             return u
-        return torch.sigmoid(self.options.logit_mean + self.options.logit_std * torch.special.ndtri(u))
+        normal: Tensor = SPECIAL.ndtri(u)
+        return torch.sigmoid(self.options.logit_mean + self.options.logit_std * normal)
 
     def _probability(self, s: Tensor) -> Tensor:
         if self.options.timestep_density == "uniform":
             return s
-        return torch.special.ndtr((torch.logit(s) - self.options.logit_mean) / self.options.logit_std)
+        normal = (torch.logit(s) - self.options.logit_mean) / self.options.logit_std
+        return SPECIAL.ndtr(normal)
 
     def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:
         return training_noise(noise, clean, self.options)
@@ -108,12 +113,12 @@ class FlowMatching:
         return (1 - s) * clean + s * noise
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The velocity epsilon - x_0."""
+        """Compute the velocity epsilon - x_0."""
         return noise - clean
 
     def error(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """The squared error, or its pseudo-Huber form, whose scheduled thresholds are those of `Diffusion` with t / T =
-        s and sigma = s / (1 - s)."""
+        """Square the error, or take its pseudo-Huber form. Its scheduled thresholds are those of `Diffusion` with t / T
+        = s and sigma = s / (1 - s)."""
         squared = (prediction.float() - target.float()).square()
         if self.options.error == "mse":
             return squared
@@ -131,7 +136,7 @@ class FlowMatching:
         return torch.ones_like(t, dtype=torch.float32)
 
     def plain(self) -> Self:
-        """Returns the objective of validation: all timesteps alike, none shifted."""
+        """Make the objective of validation: all timesteps alike, none shifted."""
         return replace(self, shift=1.0, options=replace(self.options.plain(), timestep_density="uniform"))
 
     def _share(self, clean: Tensor, t: Tensor) -> Tensor:

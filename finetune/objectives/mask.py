@@ -24,16 +24,16 @@ class LossMask:
     """[B 1 H W], m: 1 where the image is trained on, 0 outside."""
     outside_weight: float
     prior_weight: float = 0.0
-    predict_untouched: Predict | None = None
+    predict_base: Predict | None = None
     """Needed for a prior_weight above 0."""
 
-    def untouched(self, noisy: Tensor, t: Tensor) -> Tensor | None:
+    def base_prediction(self, noisy: Tensor, t: Tensor) -> Tensor | None:
         """Return the base model's prediction, without gradient, if needed."""
         if self.prior_weight == 0:
             return None
-        assert self.predict_untouched is not None
+        assert self.predict_base is not None
         with torch.no_grad():
-            return self.predict_untouched(noisy, t).float()
+            return self.predict_base(noisy, t).float()
 
     def apply(self, errors: Tensor, prior_errors: Tensor | None) -> Tensor:
         """Weight the errors [B C H W] of a prediction.

@@ -1,10 +1,10 @@
-"""The noise of training: standard normal, or shaped by the options of the loss.
+"""The noise of training: standard normal, or shaped by options.
 
 Axes: B batch, C channels, H W latent height and width.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ from finetune.config.loss import LossConfig
 
 
 class Noise(Protocol):
-    """A source of standard normal noise; what it is a function of, the caller decides."""
+    """A source of standard normal noise. The caller decides what it is a function of."""
 
     def __call__(self, shape: Sequence[int], draw: str = "") -> Tensor:
-        """Returns noise [B *shape] for the shape of one sample; each name of a draw gives independent noise."""
+        """Draw noise [B *shape] for the shape of one sample. Each name of a draw gives independent noise."""
         ...
 
 
 def training_noise(noise: Noise, clean: Tensor, options: LossConfig) -> tuple[Tensor, Tensor]:
-    """Returns the noise that the target is made of and the noise that is in the input, both [B C H W].
+    """Draw the noise of the target and that of the input. Both are [B C H W].
 
     The second differs from the first by input perturbation alone (Input Perturbation Reduces Exposure Bias in Diffusion
     Models, arXiv 2301.11706, algorithm 1: epsilon + gamma xi, with xi standard normal).
@@ -38,7 +38,8 @@ def training_noise(noise: Noise, clean: Tensor, options: LossConfig) -> tuple[Te
 
 
 def nearest_noise(noise: Noise, clean: Tensor, num: int) -> Tensor:
-    """Returns, for each sample, that of `num` draws [B C H W] whose Euclidean distance to its latents is least.
+    """Choose the nearest of `num` draws for each sample. That is by Euclidean distance to its latents; draws are [B C H
+    W].
 
     Improved Immiscible Diffusion (arXiv 2505.18521, KNN noise selection), which needs no assignment between the samples
     of a batch as Immiscible Diffusion (arXiv 2406.12303) does: each sample chooses alone, so that neither the batch nor
@@ -48,7 +49,7 @@ def nearest_noise(noise: Noise, clean: Tensor, num: int) -> Tensor:
     candidates = torch.stack([noise(clean.shape[1:], draw) for draw in draws], 1).to(clean.device)  # [B num C H W]
     if num == 1:
         return candidates[:, 0]
-    chosen = []
+    chosen: list[Tensor] = []
     for drawn, latents in zip(candidates, clean.float(), strict=True):
         distance = (drawn - latents).square().flatten(1).sum(1)
         chosen.append(drawn.index_select(0, distance.argmin().view(1)))  # indexing would wait for the device
@@ -56,7 +57,7 @@ def nearest_noise(noise: Noise, clean: Tensor, num: int) -> Tensor:
 
 
 def with_coarser_levels(drawn: Tensor, noise: Noise, discount: float) -> Tensor:
-    """Returns multi-resolution noise [B C H W] whose finest level is `drawn`.
+    """Make multi-resolution noise [B C H W] whose finest level is `drawn`.
 
     After Multi-Resolution Noise for Diffusion Model Training (J. Whitaker, 2023): level i has sides of H / 2^i and
     W / 2^i, is enlarged with straight lines between its values, and weighs discount^i. Enlarging is scaled row by row
@@ -75,7 +76,7 @@ def with_coarser_levels(drawn: Tensor, noise: Noise, discount: float) -> Tensor:
 
 
 def enlarging(size: int, side: int) -> Tensor:
-    """Returns the matrix [side size] of linear interpolation, its rows scaled to length 1: it maps independent standard
+    """Build the matrix [side size] of linear interpolation. Its rows have length 1, so it maps independent standard
     normal values to standard normal values."""
     matrix = nn.functional.interpolate(torch.eye(size)[None], size=side, mode="linear")[0].T
-    return matrix / matrix.norm(dim=1, keepdim=True)
+    return matrix / cast("Any", matrix).norm(dim=1, keepdim=True)

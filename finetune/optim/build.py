@@ -5,8 +5,8 @@ import importlib.util
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -73,7 +73,7 @@ def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
 
 
 @contextlib.contextmanager
-def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Iterator[None]:
+def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Generator[None]:
     """Load a schedule-free optimizer's averaged weights within the context.
 
     Afterwards the training weights are restored bit for bit: the optimizer's own eval() and train() compute one from
@@ -84,11 +84,12 @@ def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) ->
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     saved = [p.detach().clone() for p in parameters]
-    optimizer.eval()  # pyright: ignore[reportAttributeAccessIssue]  (schedulefree's own method)
+    averaging = cast("Any", optimizer)  # eval and train are schedulefree's own methods
+    averaging.eval()
     try:
         yield
     finally:
-        optimizer.train()  # pyright: ignore[reportAttributeAccessIssue]
+        averaging.train()
         with torch.no_grad():
             for parameter, values in zip(parameters, saved, strict=True):
                 parameter.copy_(values)

@@ -1,9 +1,9 @@
 """Exponential moving average of the trained weights."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class EMA:
             return
         wide = [name for name in self.average if weights[name].dtype == torch.float32]
         if wide:
-            torch._foreach_lerp_([self.average[name] for name in wide], [weights[name] for name in wide], 1 - decay)
+            followed = [self.average[name] for name in wide]
+            cast("Any", torch)._foreach_lerp_(followed, [weights[name] for name in wide], 1 - decay)
         for name, average in self.average.items():
             if weights[name].dtype != torch.float32:  # one at a time, so one alone is there in float32
                 average.lerp_(weights[name].float(), 1 - decay)
@@ -93,7 +94,7 @@ class EMA:
         return self.average
 
     @contextlib.contextmanager
-    def in_place_of(self, network: nn.Module) -> Iterator[None]:
+    def in_place_of(self, network: nn.Module) -> Generator[None]:
         """Load the average into the network within the context.
 
         Afterwards the trained weights are restored bit for bit.

@@ -3,7 +3,7 @@
 Each step uses a float32 copy, or happens as soon as the gradient is there.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from finetune.optim.paged_state import load_beside, place_state
 from finetune.optim.rounding import compensated, random_bits, round_compensated, round_stochastically
 
+LINALG = cast("Any", torch.linalg)
+"""torch gives the functions of this module no types."""
 COMPENSATION = "compensation"
 """Key of Kahan's buffer in a parameter's optimizer state."""
 
@@ -43,7 +45,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         self._share()
         if in_backward:
             for parameter in self.places:
-                parameter.register_post_accumulate_grad_hook(self._step_in_backward)
+                cast("Any", parameter).register_post_accumulate_grad_hook(self._step_in_backward)
 
     def _share(self) -> None:
         self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
@@ -66,11 +68,11 @@ class PerParameterOptimizer(torch.optim.Optimizer):
     def take_grad_norm(self) -> Tensor:
         """Return the norm of the last backward pass's gradients, nan without one."""
         norms = [self.norms.pop(parameter) for parameter in self.places if parameter in self.norms]
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(torch.nan)
+        return LINALG.vector_norm(torch.stack(norms)) if norms else torch.tensor(torch.nan)
 
     @torch.no_grad()
     def _step_in_backward(self, parameter: Any) -> None:
-        self.norms[parameter] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        self.norms[parameter] = LINALG.vector_norm(parameter.grad, dtype=torch.float32)
         self._step_parameter(parameter)
 
     def _step_parameter(self, parameter: nn.Parameter) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from finetune.batches.fill_caches import described_settings
 from finetune.batches.store import tensor_digest
 from finetune.models.family import Components
+from finetune.models.interfaces import Tokenizer
 from finetune.objectives.diffusion import Objective
 from finetune.run.weight_hashes import Hashes
 
@@ -58,14 +59,14 @@ def objective_settings(objective: Objective) -> dict[str, Any]:
     }
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Hash vocabulary, merges, special tokens, longest prompt and probing tokens. The files are not hashed: libraries
     write the same tokenizer in several ways."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
     vocabulary = sorted(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
     special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length
-    text = json.dumps([vocabulary, merges, special, tokenizer(PROBE)["input_ids"]])
+    text = json.dumps([vocabulary, merges, special, tokenizer(PROBE).input_ids])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Loss on held-out pictures at fixed noise and fixed timesteps, so that two values differ only by the weights."""
+"""Loss on held-out images at fixed noise and fixed timesteps. Two values differ only by the weights."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class HeldOut:
 
 
 def validate(session: Session) -> float | None:
-    """Returns the validation loss of the weights that would be exported, None where it was stopped."""
+    """Score the weights that would be exported. The loss is None where it was stopped."""
     run, data = session.run, session.data
     config = run.config
     scored = HeldOut(data.images, data.dataset, config.train.batch_size, config.validation.num_timesteps)
@@ -48,11 +48,11 @@ def validate(session: Session) -> float | None:
 def validation_loss(
     network: nn.Module, task: Task, scored: HeldOut, accelerator: Accelerator, *, stop: Callable[[], bool]
 ) -> float | None:
-    """Returns the plain task's mean unweighted loss over held-out pictures x timesteps; every process scores a part.
+    """Average the plain task's unweighted loss over held-out images and timesteps. Every process scores a part.
 
     None where `stop` was true before the last batch and timestep, on any process.
 
-    Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the picture and k alone.
+    Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the image and k alone.
     """
     groups = [
         (bucket, bucket.records[start : start + scored.batch_size])
@@ -97,7 +97,7 @@ def validation_loss(
 
 
 def fixed_noise(records: Sequence[Record], number: int, shape: Sequence[int], draw: str = "") -> Tensor:
-    """Returns noise [B *shape] that is a function of each picture, of `number` and of the draw's name."""
+    """Draw noise [B *shape] as a function of each image. `number` and the draw's name count too."""
     purpose = f"validation {draw}" if draw else "validation"
     return torch.stack(
         [torch.randn(*shape, generator=generator(0, purpose, record.sha256, number)) for record in records]

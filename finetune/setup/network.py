@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from finetune.batches.dataset import Encoded, text_key
+from finetune.batches.dataset import Encoded
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
 from finetune.models.parts import Part
@@ -50,10 +50,8 @@ def parameter_counts(network: Any) -> dict[str, int]:
 
 def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
     """Return the network's task. Its weights must still be those of the base model."""
-    encoded, rows = data.dataset.encoded, {}
-    if encoded.text is not None:
-        keys = {prompt: text_key(prompt, encoded.encoder_fingerprint, encoded.text_dtype) for prompt in task.prompts}
-        rows = {prompt: encoded.text.read(key) for prompt, key in keys.items()}
+    found = {prompt: data.dataset.encoded.prompts(prompt) for prompt in task.prompts}
+    rows = {prompt: row for prompt, row in found.items() if row is not None}
     made = task(TaskContext(model.objective, data.encoder, network, model.dtype, rows))
     return made if run.config.mask.kind == "none" else masked(made, network, run.config.mask)
 

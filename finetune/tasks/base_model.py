@@ -41,12 +41,12 @@ def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:
     if not isinstance(task, Denoising):
         raise ValueError(f"mask.kind: got {config.kind}, but this method takes whole images. Remove it.")
     if config.prior_weight > 0:
-        refuse_touched(network)
-    untouched = functools.partial(adapters_off, network)
-    return replace(task, masking=Masking(config.outside_weight, config.prior_weight, untouched))
+        refuse_other_than_adapters(network)
+    base_model = functools.partial(adapters_off, network)
+    return replace(task, masking=Masking(config.outside_weight, config.prior_weight, base_model))
 
 
-def refuse_touched(network: nn.Module) -> None:
+def refuse_other_than_adapters(network: nn.Module) -> None:
     """Raise ValueError where switching adapters off would not give the base model."""
     inside = {
         id(parameter)

@@ -1,4 +1,4 @@
-"""Predict what the objective wants from noisy latents and the prompt.
+"""The prediction of what the objective asks for.
 
 Axes: B batch, C channels, H W latent height and width.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.batches.batch import Batch
 from finetune.batches.encoder import Encoder
-from finetune.models.family import Prompts
+from finetune.models.prompts import Condition
 from finetune.objectives.diffusion import Objective, denoising_loss
 from finetune.objectives.mask import LossMask, Predict
 from finetune.objectives.noise import Noise
@@ -21,22 +21,22 @@ from finetune.tasks.base import SampleLosses, TaskContext
 
 @dataclass(frozen=True)
 class Masking:
-    """How a run trains on parts of its pictures."""
+    """The options of training on parts of images."""
 
     outside_weight: float
     prior_weight: float
-    untouched: Callable[[], AbstractContextManager[None]]
-    """Within it, the network predicts what the untouched model does."""
+    base_model: Callable[[], AbstractContextManager[None]]
+    """The network predicts as the base model within this context."""
 
-    def of(self, inside: Tensor | None, predict: Predict) -> LossMask:
-        """Returns the mask of a batch, of which `inside` [B 1 H W] is trained on."""
+    def loss_mask(self, inside: Tensor | None, predict: Predict) -> LossMask:
+        """Make the mask of a batch. `inside` [B 1 H W] is where it is trained on."""
         assert inside is not None, "a run with masks gives every batch one"
 
-        def predict_untouched(noisy: Tensor, t: Tensor) -> Tensor:
-            with self.untouched():
+        def predict_base(noisy: Tensor, t: Tensor) -> Tensor:
+            with self.base_model():
                 return predict(noisy, t)
 
-        return LossMask(inside, self.outside_weight, self.prior_weight, predict_untouched)
+        return LossMask(inside, self.outside_weight, self.prior_weight, predict_base)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,15 @@ class Denoising:
     encoder: Encoder
     masking: Masking | None = None
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Prompts, Tensor | None]:
+    def inputs(self, batch: Batch) -> tuple[Tensor, Condition, Tensor | None]:
         return self.encoder.latents(batch), self.encoder.prompts(batch), batch.mask
 
     def losses(
-        self, network: Callable[..., Any], inputs: tuple[Tensor, Prompts, Tensor | None], u: Tensor, noise: Noise
+        self,
+        network: Callable[..., Any],
+        inputs: tuple[Tensor, Condition, Tensor | None],
+        u: Tensor,
+        noise: Noise,
     ) -> SampleLosses:
         clean, prompts, inside = inputs
 
@@ -60,7 +64,7 @@ class Denoising:
 
         t = self.objective.sample_timesteps(u, (clean.shape[2], clean.shape[3])).to(clean.device)
         drawn, in_input = self.objective.draw_noise(noise, clean)
-        mask = self.masking and self.masking.of(inside, predict)
+        mask = self.masking and self.masking.loss_mask(inside, predict)
         unweighted = denoising_loss(self.objective, predict, clean, drawn, t, noise_in_input=in_input, mask=mask)
         return SampleLosses(unweighted, self.objective.weight(t), t)
 
@@ -70,7 +74,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class MakeDenoising:
-    """Makes the usual task, which reads the captions alone."""
+    """The maker of the usual task, which reads the captions alone."""
 
     prompts: tuple[str, ...] = ()
 

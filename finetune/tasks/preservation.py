@@ -1,4 +1,4 @@
-"""Keeping a model's answers to a prompt while it learns another: DreamBooth's prior without stored pictures.
+"""Preservation of a class while a subject is learned. It is DreamBooth's prior without stored images.
 
 Axes: B batch, C channels, H W latent height and width.
 """
@@ -14,27 +14,28 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
 from finetune.batches.batch import Batch
-from finetune.models.family import Network, Prompts, stack_prompts
+from finetune.models.family import Network
+from finetune.models.prompts import Condition, Prompts, join_prompts
 from finetune.objectives.noise import Noise
 from finetune.tasks.base import SampleLosses, TaskContext
 from finetune.tasks.base_model import adapters_off
 from finetune.tasks.denoising import Denoising, denoising
 
 
-class Untouched(Protocol):
+class BaseModel(Protocol):
     """The model as it was before training."""
 
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
-        """Returns its prediction [B C H W], without gradients; `network` is the one in training."""
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
+        """Predict [B C H W] without gradients. `network` is the one in training."""
         ...
 
 
 @dataclass(frozen=True)
 class AdaptersOff:
-    """The trained network with its adapters off: the untouched model bit for bit, with no second copy."""
+    """The trained network with its adapters off. That is the base model bit for bit, without a second copy."""
 
     @torch.no_grad()
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
         # The wrapper of several processes would take a forward without gradients for one of its own.
         unwrapped = extract_model_from_parallel(network)
         with adapters_off(unwrapped):
@@ -43,19 +44,19 @@ class AdaptersOff:
 
 @dataclass(frozen=True)
 class FrozenCopy:
-    """A second copy of the denoiser, and of the text encoders where they are trained."""
+    """A second copy of the denoiser, and of trained text encoders."""
 
     network: Network
     dtype: torch.dtype
 
     @torch.no_grad()
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
         with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(noisy, t, prompts).float()
 
 
 def frozen_copy(context: TaskContext) -> FrozenCopy:
-    """Returns a copy on the encoder's device, and says how much memory it takes."""
+    """Copy the model to the encoder's device. The copy's size is printed."""
     encoder, family = context.encoder, context.encoder.family
     components = encoder.components
     text_encoders: tuple[Any, ...] = ()
@@ -73,42 +74,43 @@ def frozen_copy(context: TaskContext) -> FrozenCopy:
 
 @dataclass(frozen=True)
 class Preserving:
-    """Denoising, plus `weight` times the distance to the untouched model's prediction for `prompt`, both on the same
-    noisy latents: ||f(z_t, t, c_class) - f_0(z_t, t, c_class)||^2, a mean over C H W.
+    """Denoising, plus a distance to the base model's prediction for `prompt`. Both are on the same noisy latents, and
+    `weight` multiplies ||f(z_t, t, c_class) - f_0(z_t, t, c_class)||^2, a mean over C H W.
 
     That is the distillation loss of Learning without Forgetting (arXiv 1606.09282, section 3), which records the old
     network's answers on the new task's inputs, in the place of the second term of DreamBooth's equation 2 (arXiv
-    2208.12242): the class drifts where the subject's pictures are, so that this is where it is held. At large t those
-    latents are nearly pure noise, from which all pictures of the class begin. What pictures alone can show, the
-    variety of the class far away from the subject, is held less.
+    2208.12242): the class drifts where the subject's images are, so this is where it is held. At large t those latents
+    are nearly pure noise, from which all images of the class begin. What images alone can show, the variety of the
+    class far away from the subject, is held less.
     """
 
     denoising: Denoising
-    untouched: Untouched
+    base_model: BaseModel
     prompt: str
     weight: float
     prompt_row: Prompts | None
-    """The encoded prompt, without axis B; None where text is encoded at every step."""
+    """The encoded prompt [1 ...]; None where text is encoded at every step."""
 
-    def inputs(self, batch: Batch) -> tuple[Any, Prompts]:
-        """Returns the denoising's inputs, and the prompts of both losses [2B ...]: the captions, then `prompt`."""
+    def inputs(self, batch: Batch) -> tuple[Any, Condition]:
+        """Encode the denoising's inputs, and the prompts of both losses [2B ...]. Those are the captions, then
+        `prompt`."""
         num, encoder = len(batch.captions), self.denoising.encoder
-        given = {key: torch.cat([value, value]) for key, value in encoder.given(batch).items()}
         if batch.prompts is None or self.prompt_row is None:
             texts = encoder.texts(replace(batch, captions=batch.captions + (self.prompt,) * num))
         else:
-            kept = {key: value.to(batch.prompts[key]) for key, value in self.prompt_row.items()}
-            texts = stack_prompts(prompt_rows(batch.prompts) + [kept] * num)
-        return self.denoising.inputs(batch), texts | given
+            texts = join_prompts([batch.prompts] + [self.prompt_row.to(batch.prompts.embeddings.device)] * num)
+        own = self.denoising.inputs(batch)
+        return own, replace(texts, sizes=twice(own[1].sizes), filling=twice(own[1].filling))
 
-    def losses(self, network: Callable[..., Any], inputs: tuple[Any, Prompts], u: Tensor, noise: Noise) -> SampleLosses:
+    def losses(
+        self, network: Callable[..., Any], inputs: tuple[Any, Condition], u: Tensor, noise: Noise
+    ) -> SampleLosses:
         own, prompts = inputs
         distances: list[Tensor] = []
 
-        def predict(noisy: Tensor, t: Tensor, _: Prompts) -> Tensor:
-            """Both in one pass, since the wrapper of several processes counts forward passes."""
-            of_class = {key: value[len(noisy) :] for key, value in prompts.items()}
-            kept = self.untouched.predict(network, noisy, t, of_class)
+        def predict(noisy: Tensor, t: Tensor, _: Condition) -> Tensor:
+            """Predict both in one pass. The wrapper of several processes counts forward passes."""
+            kept = self.base_model.predict(network, noisy, t, prompts.part(slice(len(noisy), None)))
             instance, prior = network(torch.cat([noisy, noisy]), torch.cat([t, t]), prompts).chunk(2)
             distances.append((prior.float() - kept.float()).square().flatten(1).mean(1))
             return instance
@@ -118,13 +120,13 @@ class Preserving:
         return replace(losses, unweighted=losses.unweighted + self.weight * distance)
 
     def plain(self) -> Denoising:
-        """Validation measures the subject alone, as it does without a prior."""
+        """Measure the subject alone in validation, as without a prior."""
         return self.denoising.plain()
 
 
 @dataclass(frozen=True)
 class MakePreserving:
-    """Makes the task; the base model is the network without its `adapters`, or a copy of it."""
+    """The maker of the task. The base model is the network without its `adapters`, or a copy of it."""
 
     prompt: str
     weight: float
@@ -140,12 +142,6 @@ class MakePreserving:
         return Preserving(denoising(context), base_model, self.prompt, self.weight, row)
 
 
-def prompt_rows(prompts: Prompts) -> list[Prompts]:
-    """Returns a batch's rows without axis B and without padding."""
-    rows = []
-    for number in range(len(prompts["embeddings"])):
-        row = {key: value[number] for key, value in prompts.items() if key != "mask"}
-        if "mask" in prompts:
-            row["embeddings"] = row["embeddings"][: int(prompts["mask"][number].sum())]
-        rows.append(row)
-    return rows
+def twice(column: Tensor | None) -> Tensor | None:
+    """Put a column behind itself."""
+    return None if column is None else torch.cat([column, column])

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.models.family import Components, ModelFamily, Network, Prompts, whole_sizes
+from finetune.models.family import Components, ModelFamily, Network
+from finetune.models.prompts import Prompts, whole_sizes
 
 HEIGHT, WIDTH = 32, 48
 
@@ -113,5 +114,6 @@ def packed(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
 def prompts_of(family: ModelFamily, components: Components, *captions: str) -> Prompts:
     """Return the conditions for whole images of the size above."""
     tokens = family.tokenize(components.tokenizers, captions)
-    sizes = {"sizes": whole_sizes(len(captions), HEIGHT, WIDTH)}
-    return family.encode_prompts(components.text_encoders, tokens) | sizes
+    return replace(
+        family.encode_prompts(components.text_encoders, tokens), sizes=whole_sizes(len(captions), HEIGHT, WIDTH)
+    )

@@ -14,7 +14,8 @@ from finetune.config.recipes import LoRAConfig
 from finetune.methods.full import Full
 from finetune.methods.lora.method import LoRA
 from finetune.models import FAMILIES
-from finetune.models.family import Components, ModelFamily, Network, whole_sizes
+from finetune.models.family import Components, ModelFamily, Network
+from finetune.models.prompts import whole_sizes
 from finetune.objectives.diffusion import denoising_loss
 from tests.contract.calls import HEIGHT, WIDTH, prompts_of
 from tests.support.families import VARIANTS

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from finetune.models import FAMILIES
-from finetune.models.family import Components, ModelFamily, Network, stack_prompts
+from finetune.models.family import Components, ModelFamily, Network
+from finetune.models.prompts import join_prompts
 from tests.contract.calls import HEIGHT, WIDTH, denoiser_calls, drawn, own_call, packed, prompts_of
 from tests.support.families import VARIANTS
 
@@ -75,8 +76,7 @@ def test_each_sample_of_a_batch_has_the_prediction_that_it_has_alone(
     noisy = call.noisy * torch.tensor([1.0, 0.5, -1.0]).view(3, 1, 1, 1)
     prompts = prompts_of(family, components, *captions)
     if stacked:
-        rows = (prompts_of(family, components, caption) for caption in captions)
-        prompts = stack_prompts([{key: value[0] for key, value in row.items()} for row in rows])
+        prompts = join_prompts([prompts_of(family, components, caption) for caption in captions])
     together = network(noisy, t, prompts)
     for number, caption in enumerate(captions):
         one = slice(number, number + 1)
@@ -93,7 +93,7 @@ def test_trained_text_encoders_inside_the_network_give_the_same_prediction(
     prompts = prompts_of(family, components, *captions)
     network = Network(family, components.denoiser, family.trained_text_encoders(components.text_encoders))
     tokens = family.encode_frozen(components.text_encoders, family.tokenize(components.tokenizers, captions))
-    inside = network(noisy, t, tokens | {"sizes": prompts["sizes"]})
+    inside = network(noisy, t, replace(tokens, sizes=prompts.sizes))
     assert torch.equal(inside, Network(family, components.denoiser)(noisy, t, prompts))
 
 
@@ -111,7 +111,7 @@ def test_long_prompts_begin_with_what_the_pipeline_reads_of_them(
 def test_captions_are_called_cut_where_their_end_changes_nothing(family: ModelFamily, components: Components) -> None:
     texts = {number: WORDS * number for number in (1, 5, 10, 40)}
     for text in texts.values():
-        one, other = (prompts_of(family, components, f"{text} {end}") for end in ("circle", "triangle"))
+        one, other = (prompts_of(family, components, f"{text} {end}").entry() for end in ("circle", "triangle"))
         is_cut = all(same(one[key], other[key]) for key in one)
         found = family.cut_captions(components.tokenizers, ["a red cross", f"{text} circle", ""])
         assert found == ([f"{text} circle"] if is_cut else [])

@@ -9,6 +9,7 @@ from finetune.config.lora import LoRAConfig
 from finetune.methods.lora.adapters import attach_adapters
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Network
+from finetune.models.prompts import Prompts
 from finetune.models.quantized.packed import pack_layers, packed_layers
 from tests.tiny.sd import SIZES, Shape, build_unet
 
@@ -34,7 +35,7 @@ def step(kind: Any, *, offload: bool) -> tuple[float, int, int, torch.Tensor]:
     if offload:
         assert all(value.is_pinned() for layer in packed_layers(network) for value in layer.waiting.values())
     with torch.autocast("cuda", torch.bfloat16):
-        prediction = network(noisy.to(device), torch.tensor([500], device=device), {"embeddings": prompts.to(device)})
+        prediction = network(noisy.to(device), torch.tensor([500], device=device), Prompts(prompts.to(device)))
     loss = (prediction.float() - noisy.to(device)).square().mean()
     loss.backward()
     gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])

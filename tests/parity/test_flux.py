@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor
 
 from finetune.config.loss import LossConfig
 from finetune.models.families.flux import MAX_TOKENS, SAMPLING_GUIDANCE, Flux
 from finetune.models.family import Components, ModelSource, Network
+from finetune.models.prompts import Prompts
 from finetune.objectives.flow_matching import FlowMatching, ResolutionShift
 from tests.faults.kills.injection import WhenOpened
 from tests.support.damage import change_json
@@ -31,7 +31,7 @@ def components_of(pipeline: FluxPipeline) -> Components:
     )
 
 
-def encoded(pipeline: FluxPipeline, *captions: str) -> dict[str, Tensor]:
+def encoded(pipeline: FluxPipeline, *captions: str) -> Prompts:
     components = components_of(pipeline)
     with torch.no_grad():
         return FAMILY.encode_prompts(components.text_encoders, FAMILY.tokenize(components.tokenizers, captions))
@@ -67,7 +67,7 @@ def test_the_shift_grows_with_the_picture_as_in_the_pipeline() -> None:
     assert isinstance(objective, FlowMatching) and isinstance(objective.shift, ResolutionShift)
     for side, patches in ((64, 1024), (128, 4096)):
         mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (patches - 256)
-        assert objective.shift.of((side, side)) == pytest.approx(2.718281828459045**mu)
+        assert objective.shift.at_size((side, side)) == pytest.approx(2.718281828459045**mu)
     schnell = FAMILY.objective(build_pipeline(guidance=False).scheduler, LossConfig())
     assert isinstance(schnell, FlowMatching) and schnell.shift == 1.0
 

@@ -16,7 +16,8 @@ from finetune.batches.encoder import Encoder
 from finetune.batches.inpaint_masks import WHOLE, Filling, hole
 from finetune.config.loss import LossConfig
 from finetune.models.families.sd import StableDiffusion
-from finetune.models.family import Components, Network, whole_sizes
+from finetune.models.family import Components, Network
+from finetune.models.prompts import whole_sizes
 from finetune.tasks.denoising import Denoising
 from tests.tiny.sd import build_pipeline
 

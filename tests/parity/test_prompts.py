@@ -5,7 +5,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from finetune.models.families.sd import StableDiffusion
-from finetune.models.family import Components, Prompts
+from finetune.models.family import Components
+from finetune.models.prompts import Prompts
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
@@ -44,10 +45,10 @@ def test_a_prompt_of_200_tokens_fills_three_chunks_and_loses_none(pipeline: Stab
     prompt = long_prompt(pipeline, 200)
     ids = ids_of(pipeline, prompt)
     tokens = FAMILY.tokenize([pipeline.tokenizer], [prompt])
-    assert tokens["tokens"].shape == (1, 3, 77) and tokens["chunks"].tolist() == [3]
+    assert tokens.ids[0].shape == (1, 3, 77) and tokens.chunks.tolist() == [3]
     tokenizer = pipeline.tokenizer
     found: list[int] = []
-    for row in tokens["tokens"][0].tolist():
+    for row in tokens.ids[0][0].tolist():
         assert row[0] == tokenizer.bos_token_id
         length = row.index(tokenizer.eos_token_id)
         found += row[1:length]
@@ -61,13 +62,13 @@ def test_the_number_of_chunks_is_the_least_that_holds_the_prompt(
 ) -> None:
     prompt = "a " * num_tokens
     assert len(ids_of(pipeline, prompt)) == num_tokens
-    assert FAMILY.tokenize([pipeline.tokenizer], [prompt])["chunks"].tolist() == [num_chunks]
+    assert FAMILY.tokenize([pipeline.tokenizer], [prompt]).chunks.tolist() == [num_chunks]
 
 
 def test_each_chunk_is_encoded_as_if_it_stood_alone(pipeline: StableDiffusionPipeline) -> None:
     prompt = "a " * 75 + "red " * 75 + "circle " * 20
-    whole = encoded(pipeline, prompt)["embeddings"]
-    pieces = [encoded(pipeline, piece)["embeddings"] for piece in ("a " * 75, "red " * 75, "circle " * 20)]
+    whole = encoded(pipeline, prompt).embeddings
+    pieces = [encoded(pipeline, piece).embeddings for piece in ("a " * 75, "red " * 75, "circle " * 20)]
     assert whole.shape[1] == 3 * 77
     torch.testing.assert_close(whole, torch.cat(pieces, dim=1), rtol=1e-5, atol=1e-6)
 

@@ -1,6 +1,7 @@
 """SDXL's sizes, empty prompts and two encoders; tests/contract has the rest."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from finetune.export.verify import prediction, relative_difference, reloaded_dif
 from finetune.methods.lora.adapters import adapter_layers, layer_scales
 from finetune.methods.lora.method import LoRA
 from finetune.models.families.sdxl import StableDiffusionXL
-from finetune.models.family import Components, ModelSource, Network, Prompts, whole_sizes
+from finetune.models.family import Components, ModelSource, Network
+from finetune.models.prompts import Prompts, whole_sizes
 from finetune.optim.ema import load_trained_state, trained_state
 from tests.contract.calls import arguments_of
 from tests.support.adapter_models import moved
@@ -71,8 +73,8 @@ def test_the_empty_prompt_is_what_the_pipeline_takes_without_a_negative_prompt(z
     assert torch.equal(arguments["negative_prompt_embeds"], negative)
     torch.testing.assert_close(arguments["negative_pooled_prompt_embeds"], negative_pooled, rtol=0, atol=1e-6)
     dropped = encoded(ours, "")
-    assert torch.equal(dropped["embeddings"], negative) and torch.equal(dropped["pooled"], negative_pooled)
-    assert bool(dropped["embeddings"].any()) == bool(dropped["pooled"].any()) == (not zeros)
+    assert torch.equal(dropped.embeddings, negative) and torch.equal(dropped.pooled, negative_pooled)
+    assert bool(dropped.embeddings.any()) == bool(dropped.pooled.any()) == (not zeros)
     assert FAMILY.pipeline(ours).config["force_zeros_for_empty_prompt"] is zeros
 
 
@@ -89,8 +91,8 @@ def test_each_chunk_of_a_long_prompt_is_encoded_as_the_pipeline_does_alone(
     whole = encoded(components, "".join(PIECES))
     with torch.no_grad():
         alone = [pipeline.encode_prompt(piece, device=CPU) for piece in PIECES]
-    torch.testing.assert_close(whole["embeddings"], torch.cat([piece[0] for piece in alone], 1), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(whole["pooled"], alone[0][2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.embeddings, torch.cat([piece[0] for piece in alone], 1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.pooled, alone[0][2], rtol=1e-5, atol=1e-6)
     short = FAMILY.pipeline_prompts(components, "a", "".join(PIECES))
     assert short["prompt_embeds"].shape == short["negative_prompt_embeds"].shape == (1, 231, sum(WIDTHS))
 
@@ -100,9 +102,9 @@ def test_both_encoders_get_equally_many_chunks_where_one_tokenizer_needs_more() 
     first, second = train_tokenizer(), train_tokenizer(padding="!")
     first.add_tokens(["red!"])
     tokens = FAMILY.tokenize([first, second], ["a " * 73 + "red!" + " a", "a"])
-    assert tokens["chunks"].tolist() == [2, 1] and tokens["tokens"].shape == tokens["tokens.1"].shape == (2, 2, 77)
-    assert tokens["tokens"][0, 1].tolist() == [first.bos_token_id] + [first.eos_token_id] * 76
-    assert tokens["empty"].tolist() == [False, False]
+    assert tokens.chunks.tolist() == [2, 1] and tokens.ids[0].shape == tokens.ids[1].shape == (2, 2, 77)
+    assert tokens.ids[0][0, 1].tolist() == [first.bos_token_id] + [first.eos_token_id] * 76
+    assert tokens.empty.tolist() == [False, False]
 
 
 def test_the_prediction_in_training_is_what_the_pipeline_computes_with_its_sizes(
@@ -114,14 +116,14 @@ def test_the_prediction_in_training_is_what_the_pipeline_computes_with_its_sizes
     assert len(calls) == 3
     network = Network(FAMILY, components.denoiser)
     prompts = encoded(components, "", "a blue triangle")  # guidance runs the negative prompt first
-    prompts["sizes"] = torch.tensor([[90, 70, 3, 5, 16, 24]] * 2)
+    prompts = replace(prompts, sizes=torch.tensor([[90, 70, 3, 5, 16, 24]] * 2))
     for (noisy, kwargs, expected), t in zip(calls, pipeline.scheduler.timesteps, strict=True):
-        assert torch.equal(kwargs["encoder_hidden_states"], prompts["embeddings"])
-        assert torch.equal(kwargs["added_cond_kwargs"]["time_ids"].long(), prompts["sizes"])
+        assert torch.equal(kwargs["encoder_hidden_states"], prompts.embeddings)
+        assert torch.equal(kwargs["added_cond_kwargs"]["time_ids"].long(), prompts.sizes)
         with torch.no_grad():
             ours = network(noisy, t.expand(2), prompts)
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
-            uncropped = network(noisy, t.expand(2), prompts | {"sizes": whole_sizes(2, 16, 24)})
+            uncropped = network(noisy, t.expand(2), replace(prompts, sizes=whole_sizes(2, 16, 24)))
         assert (ours - uncropped).abs().max() > 1e-5
 
 
@@ -195,7 +197,7 @@ def test_the_names_of_the_real_u_nets_layers_are_those_that_diffusers_maps_back(
 def test_the_first_encoders_last_layer_is_left_alone_since_nothing_reads_it(components: Components) -> None:
     network = Network(FAMILY, components.denoiser, components.text_encoders).requires_grad_(True)
     network.zero_grad()
-    prompts = FAMILY.tokenize(components.tokenizers, ["a red circle", ""]) | {"sizes": whole_sizes(2, 16, 16)}
+    prompts = replace(FAMILY.tokenize(components.tokenizers, ["a red circle", ""]), sizes=whole_sizes(2, 16, 16))
     network(torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), prompts).square().mean().backward()
     without = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     unread = FAMILY.unread_layers(components.text_encoders)

@@ -38,7 +38,7 @@ def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list
         "denoiser": (*(config.targets or family.lora_targets), *(family.lora_conv_targets if config.conv else ()))
     }
     targets |= {f"text_encoders.{i}": family.text_encoder_lora_targets for i, _ in enumerate(network.text_encoders)}
-    unread = family.unread_layers(list(network.text_encoders))
+    unread = family.unread_layers(network.trained_text_encoders)
     names = {
         part: [
             name

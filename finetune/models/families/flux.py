@@ -1,6 +1,7 @@
 """FLUX.1: a transformer on image patches and T5's tokens, distilled guidance. It is trained with flow matching."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
+from finetune.models.family import Components, ModelFamily, ModelSource, SingleFileLayer
+from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.flux import published_layer
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
+from finetune.models.prompts import Prompts, Tokens
 from finetune.models.text.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.text.t5 import cut_tokens, load_t5_tokenizer, longer_than
 from finetune.models.transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
@@ -61,10 +64,10 @@ class Flux(ModelFamily):
     guidance_scale = SAMPLING_GUIDANCE
     knows_negative_prompts = False
 
-    def scheduler(self, source: ModelSource) -> Any:
+    def scheduler(self, source: ModelSource) -> Scheduler:
         return load_scheduler(self, source)
 
-    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+    def tokenizers(self, source: ModelSource) -> tuple[Tokenizer, ...]:
         index_for(self, source)
         return load_clip_tokenizer(source, "tokenizer"), load_t5_tokenizer(source, "tokenizer_2")
 
@@ -72,13 +75,13 @@ class Flux(ModelFamily):
         index_for(self, source)
         return False
 
-    def denoiser(self, source: ModelSource) -> Any:
+    def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(FluxTransformer2DModel, source, "transformer")
 
-    def vae(self, source: ModelSource) -> Any:
+    def vae(self, source: ModelSource) -> VAE:
         return load_weights(AutoencoderKL, source, "vae")
 
-    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+    def text_encoders(self, source: ModelSource) -> tuple[TextEncoder, ...]:
         return load_weights(CLIPTextModel, source, "text_encoder"), load_weights(
             T5EncoderModel, source, "text_encoder_2"
         )
@@ -108,54 +111,51 @@ class Flux(ModelFamily):
             "FLUX.1-dev."
         ]
 
-    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+    def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         return flow_objective(scheduler, options, self.title)
 
-    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return scheduler
 
-    def pixel_multiple(self, vae: Any) -> int:
+    def pixel_multiple(self, vae: VAE) -> int:
         return PATCH * self.pixels_per_latent(vae)
 
     def filling_channels(self, components: Components) -> int:
         return 0
 
-    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return shifted_latents(vae, pixels, generators)
 
-    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
-        """CLIP reads one chunk alone, for its summary; T5 reads MAX_TOKENS, and its padding is not hidden from the
-        transformer: so the model was trained."""
+    def tokenize(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> Tokens:
+        """Tokenize for CLIP and T5. CLIP reads one chunk alone, for its summary; T5 reads MAX_TOKENS, and its padding
+        is not hidden from the transformer: so the model was trained."""
         clip, t5 = tokenizers
-        return {
-            "tokens": cut_tokens(clip, captions, clip.model_max_length),
-            "tokens.1": cut_tokens(t5, captions, MAX_TOKENS),
-            "chunks": torch.ones(len(captions), dtype=torch.long),
-        }
+        ids = {0: cut_tokens(clip, captions, clip.model_max_length), 1: cut_tokens(t5, captions, MAX_TOKENS)}
+        return Tokens(ids, torch.ones(len(captions), dtype=torch.long))
 
-    def prompt_length(self, tokenizers: Sequence[Any]) -> int:
+    def prompt_length(self, tokenizers: Sequence[Tokenizer]) -> int:
         return MAX_TOKENS - 1
 
-    def cut_captions(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
-        """Those that T5 does not read to their end; CLIP gives no more than a summary."""
+    def cut_captions(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> list[str]:
+        """List those that T5 does not read to their end. CLIP gives no more than a summary."""
         return longer_than(tokenizers[1], captions, MAX_TOKENS)
 
-    def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
+    def trained_text_encoders(self, text_encoders: Sequence[TextEncoder]) -> tuple[TextEncoder, ...]:
         """Return CLIP alone. T5 is far larger, and no other program loads adapters of it."""
         return tuple(text_encoders[:1])
 
-    def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
-        if "encoded.1" in tokens:
+    def encode_frozen(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Tokens:
+        if 1 in tokens.encoded:
             return tokens
-        encoded = text_encoders[1](tokens["tokens.1"].flatten(0, 1)).last_hidden_state  # [B L D]
-        return {key: value for key, value in tokens.items() if key != "tokens.1"} | {"encoded.1": encoded}
+        encoded = text_encoders[1](tokens.ids[1].flatten(0, 1)).last_hidden_state  # [B L D]
+        return replace(tokens, ids={0: tokens.ids[0]}, encoded={1: encoded})
 
-    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+    def encode_prompts(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Prompts:
         tokens = self.encode_frozen(text_encoders, tokens)
-        pooled = text_encoders[0](tokens["tokens"].flatten(0, 1)).pooler_output
-        return {"embeddings": tokens["encoded.1"], "pooled": pooled}
+        pooled = text_encoders[0](tokens.ids[0].flatten(0, 1)).pooler_output
+        return Prompts(tokens.encoded[1], pooled=pooled)
 
-    def denoise(self, denoiser: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def denoise(self, denoiser: Denoiser, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
         guidance = None
         if denoiser.config.guidance_embeds:
             guidance = torch.full_like(t, TRAINING_GUIDANCE, dtype=torch.float32)
@@ -164,36 +164,28 @@ class Flux(ModelFamily):
             hidden_states=packed(noisy),
             timestep=t / 1000,
             guidance=guidance,
-            pooled_projections=prompts["pooled"],
-            encoder_hidden_states=prompts["embeddings"],
-            txt_ids=torch.zeros(prompts["embeddings"].shape[1], 3, device=noisy.device),
+            pooled_projections=prompts.pooled,
+            encoder_hidden_states=prompts.embeddings,
+            txt_ids=torch.zeros(prompts.embeddings.shape[1], 3, device=noisy.device),
             img_ids=places(rows, columns, noisy.device),
         ).sample
         return unpacked(predicted, rows, columns)
 
     def pipeline(self, components: Components) -> FluxPipeline:
-        pipeline = FluxPipeline(
-            scheduler=components.scheduler,
-            vae=components.vae,
-            text_encoder=components.text_encoders[0],
-            tokenizer=components.tokenizers[0],
-            text_encoder_2=components.text_encoders[1],
-            tokenizer_2=components.tokenizers[1],
-            transformer=components.denoiser,
-        )
+        pipeline = FluxPipeline(**components.pipeline_parts("transformer"))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
-        return {"prompt_embeds": encoded["embeddings"], "pooled_prompt_embeds": encoded["pooled"]}
+        return {"prompt_embeds": encoded.embeddings, "pooled_prompt_embeds": encoded.pooled}
 
-    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+    def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return published_layer(denoiser, module)
 
-    def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
+    def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
         """Refuse another width, and layers outside the blocks. diffusers 0.42 ignores those silently."""
         inside = all("transformer_blocks." in module for module in modules)
-        return inside and denoiser.inner_dim == CONVERTED_WIDTH
+        return inside and bool(denoiser.inner_dim == CONVERTED_WIDTH)
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         name = "flux-1-dev" if components.denoiser.config.guidance_embeds else "flux-1-schnell"
@@ -220,7 +212,7 @@ def unpacked(patches: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def places(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Return the places of the patches: [rows*columns 3] of 0, row and column."""
+    """Number the patches, [rows*columns 3]: 0, row and column."""
     ids = torch.zeros(rows, columns, 3, device=device)
     ids[..., 1] = torch.arange(rows, device=device)[:, None]
     ids[..., 2] = torch.arange(columns, device=device)

@@ -1,16 +1,18 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, U-Net, epsilon or v."""
+"""Stable Diffusion 1.x and 2.x. One CLIP text encoder, U-Net, epsilon or v."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, length_mask
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
+from finetune.models.prompts import Prompts, Tokens, length_mask
 from finetune.models.text.clip import CLIP_LORA_TARGETS, clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.unet import (
     LORA_CONV_TARGETS,
@@ -46,68 +48,64 @@ class StableDiffusion(ModelFamily):
     kohya_prefixes: ClassVar[dict[str, str]] = {"denoiser": "lora_unet", "text_encoders.0": "lora_te"}
     sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
 
-    def scheduler(self, source: ModelSource) -> Any:
+    def scheduler(self, source: ModelSource) -> Scheduler:
         return load_scheduler(self, source)
 
-    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+    def tokenizers(self, source: ModelSource) -> tuple[Tokenizer, ...]:
         index_for(self, source)
         return (load_clip_tokenizer(source, "tokenizer"),)
 
     def is_inpainting(self, source: ModelSource) -> bool:
         return index_for(self, source)["_class_name"] == INPAINTING
 
-    def denoiser(self, source: ModelSource) -> Any:
+    def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(UNet2DConditionModel, source, "unet")
 
-    def vae(self, source: ModelSource) -> Any:
+    def vae(self, source: ModelSource) -> VAE:
         return load_weights(AutoencoderKL, source, "vae")
 
-    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+    def text_encoders(self, source: ModelSource) -> tuple[TextEncoder, ...]:
         return (load_weights(CLIPTextModel, source, "text_encoder"),)
 
     def check(self, components: Components, source: ModelSource) -> None:
         check_channels(components, source, PLAIN, INPAINTING, is_inpainting=self.is_inpainting(source))
         refuse_other_vocabulary(source, "tokenizer", components.tokenizers[0], components.text_encoders[0])
 
-    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+    def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         return diffusion_objective(scheduler, options)
 
-    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return sampling_scheduler(scheduler, options)
 
-    def pixel_multiple(self, vae: Any) -> int:
+    def pixel_multiple(self, vae: VAE) -> int:
         return 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return scaled_latents(vae, pixels, generators)
 
-    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+    def tokenize(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> Tokens:
         tokens, chunks = clip_chunks(tokenizers[0], captions)
-        return {"tokens": tokens, "chunks": chunks}
+        return Tokens({0: tokens}, chunks)
 
-    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+    def encode_prompts(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Prompts:
         (text_encoder,) = text_encoders
-        ids, chunks = tokens["tokens"], tokens["chunks"]
+        ids = tokens.ids[0]
         embeddings = text_encoder(ids.flatten(0, 1)).last_hidden_state  # [B*N L D]
         embeddings = embeddings.unflatten(0, ids.shape[:2]).flatten(1, 2)  # [B N*L D]
-        return {"embeddings": embeddings} | length_mask(chunks * ids.shape[2], embeddings.shape[1])
+        return Prompts(embeddings, length_mask(tokens.chunks * ids.shape[2], embeddings.shape[1]))
 
-    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def denoise(self, denoiser: Denoiser, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
         return denoiser(
             unet_input(noisy, prompts),
             t,
-            encoder_hidden_states=prompts["embeddings"],
-            encoder_attention_mask=prompts.get("mask"),
+            encoder_hidden_states=prompts.embeddings,
+            encoder_attention_mask=prompts.mask,
         ).sample
 
     def pipeline(self, components: Components) -> StableDiffusionPipeline | StableDiffusionInpaintPipeline:
         kind = StableDiffusionInpaintPipeline if takes_filling(components) else StableDiffusionPipeline
         pipeline = kind(
-            vae=components.vae,
-            text_encoder=components.text_encoders[0],
-            tokenizer=components.tokenizers[0],
-            unet=components.denoiser,
-            scheduler=components.scheduler,
+            **components.pipeline_parts("unet"),
             safety_checker=None,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
             feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,
@@ -117,7 +115,7 @@ class StableDiffusion(ModelFamily):
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         """Pass a hidden image to inpainting pipelines. They adapt its size to that of the output."""
-        embeddings = encoded["embeddings"]
+        embeddings = encoded.embeddings
         arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
         if takes_filling(components):
             arguments |= all_hidden()

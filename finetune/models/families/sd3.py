@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5: two CLIP encoders, T5, transformer, flow matching."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer
+from finetune.models.family import Components, ModelFamily, ModelSource, SingleFileLayer
+from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.sd3 import single_file_layer
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
+from finetune.models.prompts import Prompts, Tokens
 from finetune.models.text.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.text.t5 import cut_tokens, load_t5_tokenizer, longer_than
 from finetune.models.transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
@@ -49,10 +52,10 @@ class StableDiffusion3(ModelFamily):
         "text_encoders.2": "lora_te3",
     }
 
-    def scheduler(self, source: ModelSource) -> Any:
+    def scheduler(self, source: ModelSource) -> Scheduler:
         return load_scheduler(self, source)
 
-    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+    def tokenizers(self, source: ModelSource) -> tuple[Tokenizer, ...]:
         has_t5 = self.has_t5(source)  # first of all, since it refuses other families' checkpoints
         clip = tuple(load_clip_tokenizer(source, part) for part in ("tokenizer", "tokenizer_2"))
         return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if has_t5 else clip
@@ -61,19 +64,19 @@ class StableDiffusion3(ModelFamily):
         index_for(self, source)
         return False
 
-    def denoiser(self, source: ModelSource) -> Any:
+    def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(SD3Transformer2DModel, source, "transformer")
 
-    def vae(self, source: ModelSource) -> Any:
+    def vae(self, source: ModelSource) -> VAE:
         return load_weights(AutoencoderKL, source, "vae")
 
-    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+    def text_encoders(self, source: ModelSource) -> tuple[TextEncoder, ...]:
         names = ("text_encoder", "text_encoder_2")
         clip = tuple(load_weights(CLIPTextModelWithProjection, source, name) for name in names)
         return (*clip, load_weights(T5EncoderModel, source, T5)) if self.has_t5(source) else clip
 
     def has_t5(self, source: ModelSource) -> bool:
-        """Whether the checkpoint has T5 and it is not left out."""
+        """True where the checkpoint has T5 and it is not left out."""
         named = index_for(self, source).get(T5) or [None]
         return named[0] is not None and T5 not in source.without
 
@@ -97,100 +100,83 @@ class StableDiffusion3(ModelFamily):
                 source, "tokenizer_3", components.tokenizers[2], components.text_encoders[2], "tokenizer.json"
             )
 
-    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+    def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         return flow_objective(scheduler, options, self.title)
 
-    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return scheduler
 
-    def pixel_multiple(self, vae: Any) -> int:
+    def pixel_multiple(self, vae: VAE) -> int:
         return self.pixels_per_latent(vae) * PATCH
 
     def longest_side(self, components: Components) -> int | None:
         return components.denoiser.config.pos_embed_max_size * self.pixel_multiple(components.vae)
 
-    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return shifted_latents(vae, pixels, generators)
 
-    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
-        tokens = {
-            "tokens": cut_tokens(tokenizers[0], captions, tokenizers[0].model_max_length),
-            "tokens.1": cut_tokens(tokenizers[1], captions, tokenizers[0].model_max_length),
-            "chunks": torch.ones(len(captions), dtype=torch.long),
-        }
-        if len(tokenizers) > 2:
-            tokens["tokens.2"] = cut_tokens(tokenizers[2], captions, T5_LENGTH)
-        return tokens
+    def tokenize(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> Tokens:
+        short = tokenizers[0].model_max_length
+        lengths = (short, short, T5_LENGTH)
+        ids = {n: cut_tokens(each, captions, lengths[n]) for n, each in enumerate(tokenizers)}
+        return Tokens(ids, torch.ones(len(captions), dtype=torch.long))
 
-    def prompt_length(self, tokenizers: Sequence[Any]) -> int | None:
+    def prompt_length(self, tokenizers: Sequence[Tokenizer]) -> int | None:
         return T5_LENGTH - 1 if len(tokenizers) > 2 else tokenizers[0].model_max_length - 2
 
-    def cut_captions(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> list[str]:
+    def cut_captions(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> list[str]:
         """T5 reads the end of captions that CLIP does not."""
         if len(tokenizers) > 2:
             return longer_than(tokenizers[2], captions, T5_LENGTH)
         return longer_than(tokenizers[0], captions, tokenizers[0].model_max_length)
 
-    def trained_text_encoders(self, text_encoders: Sequence[Any]) -> tuple[Any, ...]:
+    def trained_text_encoders(self, text_encoders: Sequence[TextEncoder]) -> tuple[TextEncoder, ...]:
         """Return the two of CLIP. T5 is larger than the denoiser, and no inference program loads adapters of it."""
         return tuple(text_encoders[:2])
 
-    def encode_frozen(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
-        if "tokens.2" not in tokens:
+    def encode_frozen(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Tokens:
+        if 2 not in tokens.ids:
             return tokens
-        encoded = text_encoders[2](tokens["tokens.2"].flatten(0, 1))[0]  # [B L D]
-        return {key: value for key, value in tokens.items() if key != "tokens.2"} | {"encoded.2": encoded}
+        encoded = text_encoders[2](tokens.ids[2].flatten(0, 1))[0]  # [B L D]
+        return replace(tokens, ids={n: tokens.ids[n] for n in (0, 1)}, encoded={2: encoded})
 
-    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
+    def encode_prompts(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Prompts:
         tokens = self.encode_frozen(text_encoders, tokens)
-        ids = (tokens["tokens"], tokens["tokens.1"])
         clip = [
             text_encoder(own.flatten(0, 1), output_hidden_states=True)
-            for text_encoder, own in zip(text_encoders, ids, strict=False)
+            for text_encoder, own in zip(text_encoders, (tokens.ids[0], tokens.ids[1]), strict=False)
         ]
         embeddings = torch.cat([output.hidden_states[-2] for output in clip], dim=2)  # [B L D1+D2]
         pooled = torch.cat([output.text_embeds for output in clip], dim=1)
-        if "encoded.2" in tokens:
-            t5 = tokens["encoded.2"]
+        if 2 in tokens.encoded:
+            t5 = tokens.encoded[2]
             embeddings = torch.cat([nn.functional.pad(embeddings, (0, t5.shape[2] - embeddings.shape[2])), t5], dim=1)
-        return {"embeddings": embeddings, "pooled": pooled}
+        return Prompts(embeddings, pooled=pooled)
 
-    def denoise(self, denoiser: Any, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
-        embeddings = with_zeros_for_t5(prompts["embeddings"], denoiser.config.joint_attention_dim)
-        return denoiser(
-            noisy, timestep=t, encoder_hidden_states=embeddings, pooled_projections=prompts["pooled"]
-        ).sample
+    def denoise(self, denoiser: Denoiser, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        embeddings = with_zeros_for_t5(prompts.embeddings, denoiser.config.joint_attention_dim)
+        return denoiser(noisy, timestep=t, encoder_hidden_states=embeddings, pooled_projections=prompts.pooled).sample
 
     def pipeline(self, components: Components) -> StableDiffusion3Pipeline:
-        t5, t5_tokenizer = (*components.text_encoders[2:], None)[0], (*components.tokenizers[2:], None)[0]
-        pipeline = StableDiffusion3Pipeline(
-            transformer=components.denoiser,
-            scheduler=components.scheduler,
-            vae=components.vae,
-            text_encoder=components.text_encoders[0],
-            tokenizer=components.tokenizers[0],
-            text_encoder_2=components.text_encoders[1],
-            tokenizer_2=components.tokenizers[1],
-            text_encoder_3=t5,  # pyright: ignore[reportArgumentType]  (optional in diffusers, typed as required)
-            tokenizer_3=t5_tokenizer,  # pyright: ignore[reportArgumentType]
-        )
+        without_t5: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
+        pipeline = StableDiffusion3Pipeline(**without_t5 | components.pipeline_parts("transformer"))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
-        embeddings = with_zeros_for_t5(encoded["embeddings"], components.denoiser.config.joint_attention_dim)
-        pooled = encoded["pooled"]
+        embeddings = with_zeros_for_t5(encoded.embeddings, components.denoiser.config.joint_attention_dim)
+        assert encoded.pooled is not None
         return {
             "prompt_embeds": embeddings[:1],
             "negative_prompt_embeds": embeddings[1:],
-            "pooled_prompt_embeds": pooled[:1],
-            "negative_pooled_prompt_embeds": pooled[1:],
+            "pooled_prompt_embeds": encoded.pooled[:1],
+            "negative_pooled_prompt_embeds": encoded.pooled[1:],
         }
 
-    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+    def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return single_file_layer(denoiser, module)
 
-    def diffusers_reads_single_file(self, denoiser: Any, modules: Sequence[str]) -> bool:
+    def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
         """Return False: diffusers 0.42 reads its own layout alone."""
         return False
 
@@ -208,7 +194,7 @@ class StableDiffusion3(ModelFamily):
 
 
 def with_zeros_for_t5(embeddings: Tensor, width: int) -> Tensor:
-    """Return embeddings [B L+256 D] as wide as the denoiser's, with zeros for T5."""
+    """Fill up embeddings without T5 with zeros. The result is [B L+256 D], as wide as the denoiser's."""
     if embeddings.shape[1] > T5_LENGTH:
         return embeddings
     return nn.functional.pad(embeddings, (0, width - embeddings.shape[2], 0, T5_LENGTH))

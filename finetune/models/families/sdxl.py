@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelFamily, ModelSource, Prompts, SingleFileLayer, length_mask
+from finetune.models.family import Components, ModelFamily, ModelSource, SingleFileLayer
+from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.sgm import sgm_name
 from finetune.models.loading.components import index_for, load_scheduler, load_weights, pipeline_index
+from finetune.models.prompts import Prompts, Tokens, length_mask
 from finetune.models.text.clip import (
     CLIP_LORA_TARGETS,
     load_clip_tokenizer,
@@ -59,11 +61,11 @@ class StableDiffusionXL(ModelFamily):
     sd_scripts_blocks = ("attentions", "resnets", "downsamplers", "upsamplers")
     token_keys = ("clip_l", "clip_g")
 
-    def scheduler(self, source: ModelSource) -> Any:
+    def scheduler(self, source: ModelSource) -> Scheduler:
         self._index(source)
         return load_scheduler(self, source)
 
-    def tokenizers(self, source: ModelSource) -> tuple[Any, ...]:
+    def tokenizers(self, source: ModelSource) -> tuple[Tokenizer, ...]:
         self._index(source)
         return load_clip_tokenizer(source, "tokenizer"), load_clip_tokenizer(source, "tokenizer_2")
 
@@ -87,13 +89,13 @@ class StableDiffusionXL(ModelFamily):
             )
         return index
 
-    def denoiser(self, source: ModelSource) -> Any:
+    def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(UNet2DConditionModel, source, "unet")
 
-    def vae(self, source: ModelSource) -> Any:
+    def vae(self, source: ModelSource) -> VAE:
         return load_weights(AutoencoderKL, source, "vae")
 
-    def text_encoders(self, source: ModelSource) -> tuple[Any, ...]:
+    def text_encoders(self, source: ModelSource) -> tuple[TextEncoder, ...]:
         first = load_weights(CLIPTextModel, source, "text_encoder")
         second = load_weights(CLIPTextModelWithProjection, source, "text_encoder_2")
         setattr(second.config, ZEROS, self._index(source).get(ZEROS, True))
@@ -121,7 +123,7 @@ class StableDiffusionXL(ModelFamily):
                 f"encoders give {expected[0]} and {expected[1]}. Is this another model's U-Net?"
             )
 
-    def objective(self, scheduler: Any, options: LossConfig) -> Objective:
+    def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         if scheduler.config.get("timestep_type") == "continuous":
             raise ValueError(
                 "model.source: the scheduler's timestep_type is continuous, whose timesteps are noise levels (EDM, "
@@ -129,67 +131,61 @@ class StableDiffusionXL(ModelFamily):
             )
         return diffusion_objective(scheduler, options)
 
-    def sampling_scheduler(self, scheduler: Any, options: LossConfig) -> Any:
+    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return sampling_scheduler(scheduler, options)
 
-    def pixel_multiple(self, vae: Any) -> int:
+    def pixel_multiple(self, vae: VAE) -> int:
         return self.pixels_per_latent(vae)
 
-    def encode_images(self, vae: Any, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return scaled_latents(vae, pixels, generators)
 
-    def tokenize(self, tokenizers: Sequence[Any], captions: Sequence[str]) -> Prompts:
+    def tokenize(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> Tokens:
         (tokens, others), chunks = paired_chunks(tokenizers, captions)
         pieces = tokenizers[0](list(captions), add_special_tokens=False, verbose=False).input_ids
-        return {"tokens": tokens, "tokens.1": others, "chunks": chunks, "empty": torch.tensor([not p for p in pieces])}
+        return Tokens({0: tokens, 1: others}, chunks, empty=torch.tensor([not p for p in pieces]))
 
-    def encode_prompts(self, text_encoders: Sequence[Any], tokens: Prompts) -> Prompts:
-        """Both encoders' hidden states before the last layer, side by side, and the pooled text of the second's first
-        chunk.
+    def encode_prompts(self, text_encoders: Sequence[TextEncoder], tokens: Tokens) -> Prompts:
+        """Join both encoders' hidden states before the last layer, side by side. The pooled text is that of the
+        second's first chunk.
 
         A caption without a word is the unconditional prompt. Where the checkpoint says so
         (force_zeros_for_empty_prompt, as SDXL's own does, which was trained so), it is zeros, in training as in
         diffusers' pipeline without a negative prompt.
         """
         first, second = text_encoders
-        shape = tokens["tokens"].shape  # [B N L]
-        hidden = first(tokens["tokens"].flatten(0, 1), output_hidden_states=True).hidden_states[-2]
-        told = second(tokens["tokens.1"].flatten(0, 1), output_hidden_states=True)
+        shape = tokens.ids[0].shape  # [B N L]
+        hidden = first(tokens.ids[0].flatten(0, 1), output_hidden_states=True).hidden_states[-2]
+        told = second(tokens.ids[1].flatten(0, 1), output_hidden_states=True)
         embeddings = torch.cat([hidden, told.hidden_states[-2]], dim=-1)  # [B*N L D]
         embeddings = embeddings.unflatten(0, shape[:2]).flatten(1, 2)  # [B N*L D]
         pooled = told.text_embeds.unflatten(0, shape[:2])[:, 0]
         if zeros_for_empty(second):
-            embeddings = embeddings.masked_fill(tokens["empty"][:, None, None], 0)
-            pooled = pooled.masked_fill(tokens["empty"][:, None], 0)
-        mask = length_mask(tokens["chunks"] * shape[2], embeddings.shape[1])
-        return {"embeddings": embeddings, "pooled": pooled} | mask
+            assert tokens.empty is not None
+            embeddings = embeddings.masked_fill(tokens.empty[:, None, None], 0)
+            pooled = pooled.masked_fill(tokens.empty[:, None], 0)
+        return Prompts(embeddings, length_mask(tokens.chunks * shape[2], embeddings.shape[1]), pooled)
 
-    def unread_layers(self, text_encoders: Sequence[Any]) -> tuple[str, ...]:
+    def unread_layers(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
         """The first encoder's last layer and what follows it."""
         if not text_encoders:
             return ()
         ends = f"encoder.layers.{text_encoders[0].config.num_hidden_layers - 1}", "final_layer_norm"
         return tuple(f"text_encoders.0.{name}" for name, _ in text_encoders[0].named_modules() if name.endswith(ends))
 
-    def denoise(self, denoiser: nn.Module, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def denoise(self, denoiser: Denoiser, noisy: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
         return denoiser(
             unet_input(noisy, prompts),
             t,
-            encoder_hidden_states=prompts["embeddings"],
-            encoder_attention_mask=prompts.get("mask"),
-            added_cond_kwargs={"text_embeds": prompts["pooled"], "time_ids": prompts["sizes"]},
+            encoder_hidden_states=prompts.embeddings,
+            encoder_attention_mask=prompts.mask,
+            added_cond_kwargs={"text_embeds": prompts.pooled, "time_ids": prompts.sizes},
         ).sample
 
     def pipeline(self, components: Components) -> StableDiffusionXLPipeline | StableDiffusionXLInpaintPipeline:
         kind = StableDiffusionXLInpaintPipeline if takes_filling(components) else StableDiffusionXLPipeline
         pipeline = kind(
-            vae=components.vae,
-            text_encoder=components.text_encoders[0],
-            text_encoder_2=components.text_encoders[1],
-            tokenizer=components.tokenizers[0],
-            tokenizer_2=components.tokenizers[1],
-            unet=components.denoiser,
-            scheduler=components.scheduler,
+            **components.pipeline_parts("unet"),
             force_zeros_for_empty_prompt=zeros_for_empty(components.text_encoders[1]),
             add_watermarker=False,
         )
@@ -197,11 +193,12 @@ class StableDiffusionXL(ModelFamily):
         return pipeline
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+        assert encoded.pooled is not None
         arguments: dict[str, Any] = {
-            "prompt_embeds": encoded["embeddings"][:1],
-            "negative_prompt_embeds": encoded["embeddings"][1:],
-            "pooled_prompt_embeds": encoded["pooled"][:1],
-            "negative_pooled_prompt_embeds": encoded["pooled"][1:],
+            "prompt_embeds": encoded.embeddings[:1],
+            "negative_prompt_embeds": encoded.embeddings[1:],
+            "pooled_prompt_embeds": encoded.pooled[:1],
+            "negative_pooled_prompt_embeds": encoded.pooled[1:],
         }
         if takes_filling(components):
             arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden image would stay
@@ -211,9 +208,9 @@ class StableDiffusionXL(ModelFamily):
         embeddings, _, pooled, _ = pipeline.encode_prompt(
             prompt=prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        return {"embeddings": embeddings, "pooled": pooled}
+        return Prompts(embeddings, pooled=pooled)
 
-    def single_file_layer(self, denoiser: Any, module: str) -> SingleFileLayer:
+    def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return SingleFileLayer(sgm_name(denoiser.config, module))
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
@@ -228,6 +225,6 @@ class StableDiffusionXL(ModelFamily):
         }
 
 
-def zeros_for_empty(text_encoder: Any) -> bool:
-    """Whether a caption without a word is zeros, diffusers' default."""
+def zeros_for_empty(text_encoder: TextEncoder) -> bool:
+    """True where a caption without a word is zeros, diffusers' default."""
     return vars(text_encoder.config).get(ZEROS, True)

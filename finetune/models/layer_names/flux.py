@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from finetune.models.family import SingleFileLayer
+from finetune.models.interfaces import Denoiser
 
 RENAMED = {
     "x_embedder": "img_in",
@@ -36,7 +37,7 @@ FUSED_IN_DOUBLE_BLOCKS = {
 FUSED_IN_SINGLE_BLOCKS = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")}
 
 
-def published_layer(denoiser: Any, module: str) -> SingleFileLayer:
+def published_layer(denoiser: Denoiser, module: str) -> SingleFileLayer:
     """Return the file's place of a layer of diffusers' transformer. An unknown one keeps its name."""
     block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
     if block is None:
@@ -46,7 +47,8 @@ def published_layer(denoiser: Any, module: str) -> SingleFileLayer:
     for fused, parts in (FUSED_IN_SINGLE_BLOCKS if single else FUSED_IN_DOUBLE_BLOCKS).items():
         if layer in parts:
             inside = f"{single or ''}transformer_blocks.{number}"
-            sizes = tuple(denoiser.get_submodule(f"{inside}.{part}").out_features for part in parts)
+            layers: list[Any] = [denoiser.get_submodule(f"{inside}.{part}") for part in parts]
+            sizes = tuple(each.out_features for each in layers)
             return SingleFileLayer(f"{name}.{fused}", parts.index(layer), sizes)
     renamed = RENAMED_IN_SINGLE_BLOCKS if single else RENAMED_IN_DOUBLE_BLOCKS
     return SingleFileLayer(f"{name}.{renamed.get(layer, layer)}")

@@ -4,9 +4,8 @@ sd-scripts and ComfyUI use them. Query, key and value are one layer there, in th
 scale and shift are shift and scale there in the two norms that have no gate.
 """
 
-from typing import Any
-
 from finetune.models.family import SingleFileLayer
+from finetune.models.interfaces import Denoiser
 
 OUTSIDE = {
     "pos_embed.proj": "x_embedder.proj",
@@ -36,7 +35,7 @@ FUSED = {
 }
 
 
-def single_file_layer(denoiser: Any, module: str) -> SingleFileLayer:
+def single_file_layer(denoiser: Denoiser, module: str) -> SingleFileLayer:
     """Return the original checkpoint's place of a layer of the transformer."""
     if module in OUTSIDE:
         return SingleFileLayer(OUTSIDE[module], swapped=module == "norm_out.linear")

@@ -1,7 +1,7 @@
 """Names of a U-Net's layers in generative-models, for SDXL's single files. In that code of Stability AI, every resnet,
 down- and upsampler, with the attention behind it, is one numbered step of three long lists."""
 
-from typing import Any
+from finetune.models.interfaces import Settings
 
 RESNET = {
     "norm1": "in_layers.0",
@@ -22,7 +22,7 @@ OUTSIDE = {
 }
 
 
-def sgm_name(config: Any, module: str) -> str:
+def sgm_name(config: Settings, module: str) -> str:
     """Return the name there of diffusers' layer `module`.
 
     `config` is that of the U-Net. input_blocks has conv_in, then for each level its resnets and its downsampler;

@@ -20,6 +20,7 @@ from finetune.config.sections import PICKLED, SINGLE_FILE
 from finetune.files import may_read
 from finetune.models import FAMILIES, family_named
 from finetune.models.family import ModelFamily, ModelSource
+from finetune.models.interfaces import Scheduler
 from finetune.models.loading.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.loading.hub import hub_advice, hub_file
 from finetune.models.loading.index_parts import refuse_other_class
@@ -199,7 +200,7 @@ def other_family(pipeline: Any) -> str:
     return f"No family trains it; these are known: {titles}."
 
 
-def load_scheduler(family: ModelFamily, source: ModelSource) -> Any:
+def load_scheduler(family: ModelFamily, source: ModelSource) -> Scheduler:
     """Load the index's scheduler, with the objective of a single file's weights."""
     kind, settings, _ = scheduler_settings(family, source)
     return loaded(lambda: kind.from_config(settings), source, "scheduler")

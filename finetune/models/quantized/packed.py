@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.models.interfaces import Denoiser
 from finetune.models.quantized.host_memory import PinnedBlocks
 from finetune.models.quantized.number_formats import Kind, pack, unpack
 from finetune.models.stored import cast_weight
@@ -106,7 +107,7 @@ class Savings:
 
 
 def pack_layers(
-    denoiser: nn.Module, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
+    denoiser: Denoiser, kind: Kind, *, double: bool, device: torch.device, dtype: torch.dtype, offload: bool = False
 ) -> Savings:
     """Pack the linear layers of the repeated blocks.
 

@@ -1,4 +1,4 @@
-"""Prompts for CLIP text encoders: their tokenizers, and captions of any length as chunks of what one call takes."""
+"""Prompts for CLIP text encoders: tokenizers, and captions as chunks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from finetune.models.family import ModelSource
+from finetune.models.interfaces import TextEncoder, Tokenizer
 from finetune.models.loading.components import load_part
 from finetune.models.text.tokens import with_all_vectors
 
@@ -17,8 +18,8 @@ OLD_END = 2
 CLIP_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
-def load_clip_tokenizer(source: ModelSource, part: str) -> Any:
-    """Returns the tokenizer of that part; refuses one without vocabulary."""
+def load_clip_tokenizer(source: ModelSource, part: str) -> Tokenizer:
+    """Load the tokenizer of that part; refuse one without vocabulary."""
     tokenizer = load_part(CLIPTokenizer, source, part)
     if len(tokenizer) < NUM_BYTE_TOKENS:  # transformers 5 makes an empty one where there are no files
         raise ValueError(
@@ -29,9 +30,9 @@ def load_clip_tokenizer(source: ModelSource, part: str) -> Any:
 
 
 def refuse_other_vocabulary(
-    source: ModelSource, part: str, tokenizer: Any, text_encoder: Any, file: str = "vocab.json"
+    source: ModelSource, part: str, tokenizer: Tokenizer, text_encoder: TextEncoder, file: str = "vocab.json"
 ) -> None:
-    """Raises ValueError where the text encoder was made for another tokenizer, whose words are in that file."""
+    """Refuse a text encoder made for another tokenizer. The tokenizer's words are in `file`."""
     words, known = len(tokenizer), text_encoder.config.vocab_size
     if not known // 2 < words <= known:
         raise ValueError(
@@ -46,17 +47,18 @@ def refuse_other_vocabulary(
         )
 
 
-def pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
-    """Makes a text encoder whose config has CLIP's old, wrong number of the end token (2) find the real one.
+def pool_at_end(text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+    """Correct CLIP's old, wrong number of the end token (2).
 
     transformers then takes the highest number for the end, which it is until new tokens have higher ones.
     """
-    if text_encoder.text_model.eos_token_id == OLD_END:
-        text_encoder.text_model.eos_token_id = tokenizer.eos_token_id
+    inner: Any = text_encoder.text_model
+    if inner.eos_token_id == OLD_END:
+        inner.eos_token_id = tokenizer.eos_token_id
 
 
-def clip_chunks(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Returns tokens [B N L] and the number of chunks [B] that each caption fills; none is cut."""
+def clip_chunks(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Split captions into tokens [B N L], and count the chunks [B]. None is cut."""
     length = tokenizer.model_max_length
     rows = []
     texts = [with_all_vectors(tokenizer, caption) for caption in captions]
@@ -69,9 +71,9 @@ def clip_chunks(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor
     return tokens, torch.tensor([len(row) for row in rows])
 
 
-def paired_chunks(tokenizers: Sequence[Any], captions: Sequence[str]) -> tuple[list[Tensor], Tensor]:
-    """As `clip_chunks`, with the same number of chunks for each tokenizer: where "!" is the padding it is always a
-    token of its own, elsewhere "!!" is one."""
+def paired_chunks(tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+    """Split captions into equally many chunks for each tokenizer. Where "!" is the padding it is always a token of its
+    own, elsewhere "!!" is one."""
     found = [clip_chunks(tokenizer, captions) for tokenizer in tokenizers]
     chunks = torch.stack([num for _, num in found]).amax(0)
     longest, same = int(chunks.max()), []
@@ -81,6 +83,6 @@ def paired_chunks(tokenizers: Sequence[Any], captions: Sequence[str]) -> tuple[l
     return same, chunks
 
 
-def _chunk(tokenizer: Any, ids: list[int]) -> list[int]:
+def _chunk(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     padding = tokenizer.model_max_length - 2 - len(ids)
     return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]

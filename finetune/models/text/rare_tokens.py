@@ -1,31 +1,31 @@
-"""Words that a model's text encoder knows as one token and hardly knows: names for a subject.
+"""Rare words for a subject: one token that the model hardly knows.
 
 DreamBooth (arXiv 2208.12242, section 3.2) asks for a rare token: a made-up word falls apart into common tokens, and a
 common word brings its own meaning. What is rare is read off the tokenizer, without a list of words:
 
-* A byte-pair tokenizer merges the most frequent pair first (arXiv 1508.07909), so that a token's number is its rank by
-  frequency; a rare one lies in the last third.
+* A byte-pair tokenizer merges the most frequent pair first (arXiv 1508.07909), so a token's number is its
+  rank by frequency; a rare one is in the last third.
 * It ends a word, has three or four letters a to z, is one token when it is read again, and no longer token begins with
   it: what words are built from has a meaning.
-* It has none of a, e, i, o, u, y, and so is no English word and no name that one could speak, and not one letter
+* It has none of a, e, i, o, u, y, so it is not an English word or a name that one could speak, and not one letter
   alone ("zzzz").
 
 Where the text encoder's weights are at hand, candidates are sorted by the length of their embedding over the median
 length: weight decay shrinks what training seldom touches, and such tokens carry the least (arXiv 2405.05417 finds
-undertrained tokens so). Otherwise the last merged comes first. None of this knows what the token means in pictures
-("jpg", a football club): draw it with the untouched model before you choose.
+undertrained tokens so). Otherwise the last merged comes first. None of this knows what the token means in images
+("jpg", a football club): draw it with the base model before you choose.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
 from finetune.config.dreambooth import words
+from finetune.models.interfaces import Tokenizer
 from finetune.models.text.tokens import token_ids
 
 WORD_END = "</w>"
@@ -41,9 +41,11 @@ class RareToken:
     reason: str
 
 
-def rare_tokens(tokenizer: Any, num: int, lengths: Tensor | None) -> list[RareToken]:
-    """Returns the `num` rarest words of a tokenizer; lengths [vocabulary] are those of the embeddings, over their
-    median."""
+def rare_tokens(tokenizer: Tokenizer, num: int, lengths: Tensor | None) -> list[RareToken]:
+    """List the `num` rarest words of a tokenizer.
+
+    lengths [vocabulary] are those of the embeddings over their median.
+    """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     size = len(vocabulary)
     begins = {
@@ -72,10 +74,10 @@ def is_rare(number: int, size: int) -> bool:
     return number >= size * (1 - RARE_SHARE)
 
 
-def common_words_warning(tokenizers: Sequence[Any], prompt: str, location: str) -> str | None:
-    """Returns the sentence for an instance prompt whose words are all common tokens, None where one is rare.
+def common_words_warning(tokenizers: Sequence[Tokenizer], prompt: str, location: str) -> str | None:
+    """Warn of an instance prompt whose words are all common tokens.
 
-    A word that is no token at all counts as rare here: it says little by itself, though it takes more of the prompt.
+    A word of several tokens counts as rare here: it says little by itself, though it takes more of the prompt.
     """
     tokenizer = tokenizers[0]
     size = len(tokenizer.get_vocab())
@@ -90,7 +92,8 @@ def common_words_warning(tokenizers: Sequence[Any], prompt: str, location: str) 
 
 
 def embedding_lengths(folder: Path) -> Tensor | None:
-    """Returns the lengths [vocabulary] of a local model's token embeddings over their median; None without weights."""
+    """Measure the lengths [vocabulary] of a local model's token embeddings. They are over their median; None without
+    weights."""
     for path in sorted((folder / "text_encoder").glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (not a dict)

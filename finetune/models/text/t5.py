@@ -1,19 +1,19 @@
-"""Prompts for T5 text encoders: their tokenizer; and prompts of a fixed length for any tokenizer, cut where longer."""
+"""Prompts for T5: its tokenizer, and tokens of a fixed length."""
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from transformers import T5Tokenizer
 
 from finetune.models.family import ModelSource
+from finetune.models.interfaces import Tokenizer
 from finetune.models.loading.components import load_part
 from finetune.models.loading.part_files import part_files
 
 
-def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
-    """Returns the tokenizer of that part; refuses one without vocabulary."""
+def load_t5_tokenizer(source: ModelSource, part: str) -> Tokenizer:
+    """Load the tokenizer of that part; refuse one without vocabulary."""
     refuse_unreadable(source, part)
     tokenizer = load_part(T5Tokenizer, source, part)
     if tokenizer.unk_token_id in tokenizer("a").input_ids:  # transformers 5 makes an empty one where there are no files
@@ -25,7 +25,7 @@ def load_t5_tokenizer(source: ModelSource, part: str) -> Any:
 
 
 def refuse_unreadable(source: ModelSource, part: str) -> None:
-    """Raises ValueError where the vocabulary is in a format whose library is not installed."""
+    """Refuse a vocabulary in a format whose library is not installed."""
     folder = part_files(source, part, has_weights=False).root / part
     has_json, has_pieces = ((folder / name).is_file() for name in ("tokenizer.json", "spiece.model"))
     if has_pieces and not has_json and importlib.util.find_spec("sentencepiece") is None:
@@ -35,16 +35,16 @@ def refuse_unreadable(source: ModelSource, part: str) -> None:
         )
 
 
-def cut_tokens(tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
-    """Returns tokens [B 1 length], start and end included; what does not fit is cut, shorter captions are padded."""
+def cut_tokens(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tensor:
+    """Split captions into tokens [B 1 length], start and end included. Longer ones are cut, shorter ones padded."""
     found = tokenizer(
         list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt", verbose=False
     )
     return found.input_ids[:, None]
 
 
-def longer_than(tokenizer: Any, captions: Sequence[str], length: int) -> list[str]:
-    """Returns the captions of which `cut_tokens` cuts something."""
+def longer_than(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> list[str]:
+    """List the captions that `cut_tokens` cuts."""
     if not captions:
         return []
     rows = tokenizer(list(captions), padding=False, truncation=False, verbose=False).input_ids

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from finetune.batches.batch import Batch, collate
 from finetune.batches.inpaint_masks import Filling
+from finetune.models.prompts import Prompts, join_prompts
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def sample(number: int, length: int) -> Scored:
         sizes=torch.full((1, 6), number),
         latents=one,
         pixels=None,
-        prompts={"embeddings": torch.full((1, length, 1), float(number)), "pooled": one},
+        prompts=Prompts(torch.full((1, length, 1), float(number)), pooled=one),
         filling=Filling((f"hole {number}",), None, one),
         score=one * 100,
         sources=(f"source {number}",),
@@ -49,12 +50,25 @@ def test_a_field_that_is_added_is_joined_cut_and_moved() -> None:
 def test_what_is_nested_follows() -> None:
     batch = collate([sample(number, length=number + 1) for number in range(4)])
     assert batch.prompts is not None and batch.filling is not None and batch.filling.holes is not None
-    assert batch.prompts["embeddings"].shape == (4, 4, 1) and batch.prompts["mask"].sum(1).tolist() == [1, 2, 3, 4]
+    assert batch.prompts.embeddings.shape == (4, 4, 1) and batch.prompts.mask.sum(1).tolist() == [1, 2, 3, 4]
     part = batch.micro_batches(3)[1]
     assert part.indices == (2, 3) and part.positions == (12, 13) and part.captions[0] == "caption 2"
-    assert part.prompts is not None and part.prompts["pooled"][:, 0].tolist() == [2, 3]
+    assert part.prompts is not None and part.prompts.pooled[:, 0].tolist() == [2, 3]
     assert part.filling is not None and part.filling.holes is not None and part.filling.encoded is None
     assert part.filling.keys == ("hole 2", "hole 3") and part.filling.holes[:, 0].tolist() == [2, 3]
     moved = part.to(torch.device("meta"))
     assert moved.prompts is not None and moved.filling is not None and moved.filling.holes is not None
-    assert moved.weight.is_meta and moved.prompts["mask"].is_meta and moved.filling.holes.is_meta
+    assert moved.weight.is_meta and moved.prompts.mask.is_meta and moved.filling.holes.is_meta
+
+
+def test_the_mask_of_joined_prompts_is_on_their_device() -> None:
+    short, long = (Prompts(torch.zeros(1, length, 2, device="meta")) for length in (77, 154))
+    joined = join_prompts([short, long])
+    assert joined.mask is not None and joined.mask.is_meta and joined.embeddings.shape == (2, 154, 2)
+
+
+def test_prompts_that_are_joined_again_keep_what_was_hidden() -> None:
+    rows = [Prompts(torch.full((1, length, 1), float(length))) for length in (1, 3, 2)]
+    twice, once = join_prompts([join_prompts(rows[:2]), rows[2]]), join_prompts(rows)
+    assert twice.mask is not None and once.mask is not None
+    assert torch.equal(twice.mask, once.mask) and torch.equal(twice.embeddings, once.embeddings)

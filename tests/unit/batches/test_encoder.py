@@ -158,7 +158,7 @@ def test_what_is_no_number_is_not_cached_and_named(folder: Path, tmp_path: Path)
     with torch.no_grad():
         broken.vae.encoder.conv_out.bias.fill_(float("nan"))
     with pytest.raises(
-        ValueError, match=r"the latents of the picture \S+\.png are not finite numbers .*another checkpoint"
+        ValueError, match=r"the latents of the image \S+\.png are not finite numbers .*another checkpoint"
     ):
         cached(broken, folder, tmp_path)
     assert not shards(tmp_path)

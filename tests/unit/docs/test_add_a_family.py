@@ -11,8 +11,9 @@ from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
 from finetune.methods.lora.method import LoRA
 from finetune.models import FAMILIES, family_named
-from finetune.models.family import Components, ModelFamily, ModelSource, stack_prompts
+from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.loading.components import find_family
+from finetune.models.prompts import join_prompts
 from tests.support.runs import TINY, Options, run, start
 from tests.tiny.pixart import save_pixart
 
@@ -82,9 +83,9 @@ def test_prompts_are_those_of_the_pipeline(family: ModelFamily, components: Comp
     pipeline: Any = family.pipeline(components)
     expected, mask, _, _ = pipeline.encode_prompt(TEXTS, do_classifier_free_guidance=False)
     found = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, TEXTS))
-    assert torch.equal(found["embeddings"], expected) and torch.equal(found["mask"], mask)
-    rows = [{key: value[index] for key, value in found.items()} for index in range(len(TEXTS))]
-    assert torch.equal(stack_prompts(rows)["mask"], mask)
+    assert torch.equal(found.embeddings, expected) and torch.equal(found.mask, mask)
+    rows = [found.part(slice(index, index + 1)) for index in range(len(TEXTS))]
+    assert torch.equal(join_prompts(rows).mask, mask)
 
 
 def test_a_caption_that_is_cut_is_named(family: ModelFamily, components: Components) -> None:

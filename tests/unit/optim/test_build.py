@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune.config.optim import OPTIMIZERS, OptimConfig, Optimizer
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Network
+from finetune.models.prompts import Prompts
 from finetune.optim.build import build_optimizer, check_optimizer, evaluation_weights
 from finetune.optim.ema import EMA, load_trained_state, trained_state
 from finetune.optim.groups import usual_groups
@@ -209,6 +210,6 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
 def test_the_network_computes_in_the_number_format_of_its_frozen_weights() -> None:
     pipeline = build_pipeline(size="micro")
     network = Network(StableDiffusion(), pipeline.unet.to(torch.bfloat16))
-    prompts = {"embeddings": torch.zeros(1, 77, 32)}
+    prompts = Prompts(torch.zeros(1, 77, 32))
     with torch.no_grad():
         assert network(torch.zeros(1, 4, 8, 8), torch.tensor([1]), prompts).dtype == torch.bfloat16

@@ -14,10 +14,11 @@ from finetune.config.loss import LossConfig
 from finetune.methods.full import Full
 from finetune.methods.lora.method import LoRA
 from finetune.models.families.sd import StableDiffusion
-from finetune.models.family import Components, Network, Prompts, whole_sizes
+from finetune.models.family import Components, Network
+from finetune.models.prompts import Prompts, whole_sizes
 from finetune.tasks.base import TaskContext
 from finetune.tasks.base_model import adapters_off
-from finetune.tasks.preservation import AdaptersOff, MakePreserving, Preserving, prompt_rows
+from finetune.tasks.preservation import AdaptersOff, MakePreserving, Preserving
 from tests.tiny.sd import build_pipeline
 
 CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
@@ -64,7 +65,7 @@ def task_of(method: LoRA | Full, parts: Components, network: Network) -> Preserv
     family = StableDiffusion()
     encoder = Encoder(family, parts, torch.device("cpu"), text_encoder_is_trained=method.text_encoder)
     objective = family.objective(parts.scheduler, LossConfig())
-    rows = {CLASS: {name: value[0] for name, value in encoded(parts, (CLASS,)).items()}}
+    rows = {CLASS: encoded(parts, (CLASS,))}
     task = MakePreserving(CLASS, 0.7, isinstance(method, LoRA))(
         TaskContext(objective, encoder, network, torch.float32, rows)
     )
@@ -103,8 +104,8 @@ def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: b
         assert batch.latents is not None
         noisy = (alphas[t].sqrt() * batch.latents[number] + (1 - alphas[t]).sqrt() * noise[number]).float()[None]
         with torch.no_grad():
-            own = network.denoiser(noisy, t, encoded(parts, (CAPTIONS[number],))["embeddings"]).sample
-            of_class = network.denoiser(noisy, t, encoded(parts, (CLASS,))["embeddings"]).sample
+            own = network.denoiser(noisy, t, encoded(parts, (CAPTIONS[number],)).embeddings).sample
+            of_class = network.denoiser(noisy, t, encoded(parts, (CLASS,)).embeddings).sample
             kept = family.denoise(untouched.denoiser, noisy, t, encoded(untouched, (CLASS,)))
         expected = (own - noise[number]).square().mean() + 0.7 * (of_class - kept).square().mean()
         assert float((of_class - kept).square().mean()) > 1e-4
@@ -156,9 +157,4 @@ def test_the_frozen_copy_says_its_size_and_does_not_follow(capsys: pytest.Captur
     before = copy.deepcopy(network.state_dict())
     task = task_of(method, parts, network)
     train_a_little(network)
-    assert all(torch.equal(v, before[k]) for k, v in task.untouched.network.state_dict().items())  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_rows_lose_their_padding() -> None:
-    prompts = {"embeddings": torch.ones(2, 3, 1), "mask": torch.tensor([[1, 0, 0], [1, 1, 1]])}
-    assert [len(row["embeddings"]) for row in prompt_rows(prompts)] == [1, 3]
+    assert all(torch.equal(v, before[k]) for k, v in task.base_model.network.state_dict().items())  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,6 +13,7 @@ from finetune.methods.lora.adapters import attach_adapters
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Network
 from finetune.models.parts import drop_weights
+from finetune.models.prompts import Prompts
 from finetune.models.quantized.host_memory import PinnedBlocks
 from finetune.models.quantized.number_formats import Kind
 from finetune.models.quantized.packed import PackedLinear, num_frozen, pack_layers, packed_layers
@@ -132,7 +133,7 @@ def adapted(kind: Kind | None, *, checkpointing: bool = False, offload: bool = F
         if checkpointing:
             network.train()
             network.checkpoint_gradients()
-    loss = (network(noisy, torch.tensor([10, 500]), {"embeddings": prompts}) - noisy).square().mean()
+    loss = (network(noisy, torch.tensor([10, 500]), Prompts(prompts)) - noisy).square().mean()
     loss.backward()
     return network, loss.item()
 

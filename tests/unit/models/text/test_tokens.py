@@ -56,15 +56,15 @@ def test_a_prompt_means_what_it_means_in_diffusers(
     assert with_all_vectors(ours.tokenizer, prompt) == loaded.maybe_convert_prompt(prompt, loaded.tokenizer)
     with torch.no_grad():
         expected, _ = loaded.encode_prompt(prompt, torch.device("cpu"), 1, False)
-        found = FAMILY.encode_prompts([ours.text_encoder], FAMILY.tokenize([ours.tokenizer], [prompt]))["embeddings"]
+        found = FAMILY.encode_prompts([ours.text_encoder], FAMILY.tokenize([ours.tokenizer], [prompt])).embeddings
     assert torch.equal(found, expected)
 
 
 def test_chunks_are_counted_after_a_token_has_become_its_vectors(ours: StableDiffusionPipeline) -> None:
     ids = [FAMILY.tokenize([ours.tokenizer], ["<ink> " * num]) for num in (25, 26)]
-    assert [each["chunks"].tolist() for each in ids] == [[1], [2]]
+    assert [each.chunks.tolist() for each in ids] == [[1], [2]]
     tokenizer = ours.tokenizer
-    assert ids[1]["tokens"][0, 1, :5].tolist() == [
+    assert ids[1].ids[0][0, 1, :5].tolist() == [
         tokenizer.bos_token_id,
         *tokenizer.convert_tokens_to_ids(["<ink>", "<ink>_1", "<ink>_2"]),
         tokenizer.eos_token_id,
@@ -84,9 +84,9 @@ def test_prompts_without_a_token_are_tokenized_as_before() -> None:
     add_tokens(taught.tokenizer, taught.text_encoder, ["<ink>", "<ink>_1"])
     captions = ["a red circle", "ink_1, <in>", "a " * 80]
     first, second = (FAMILY.tokenize([pipeline.tokenizer], captions) for pipeline in (plain, taught))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert torch.equal(first.ids[0], second.ids[0]) and torch.equal(first.chunks, second.chunks)
     with torch.no_grad():
-        outputs = [FAMILY.encode_prompts([pipeline.text_encoder], first)["embeddings"] for pipeline in (plain, taught)]
+        outputs = [FAMILY.encode_prompts([pipeline.text_encoder], first).embeddings for pipeline in (plain, taught)]
     assert torch.equal(*outputs)
 
 

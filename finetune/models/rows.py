@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """A record whose fields are columns.
+    """A record of columns. A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None.
 
     A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A subclass only names its
     columns: every operation applies to all of them.
@@ -26,13 +26,19 @@ class Rows:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """Move the tensors to a device; Accelerate's data loader calls this."""
-        return self.map(
-            lambda column: column.to(device, non_blocking=non_blocking) if isinstance(column, Tensor) else column
-        )
+
+        def moved(column: object) -> object:
+            return column.to(device, non_blocking=non_blocking) if isinstance(column, Tensor) else column
+
+        return self.map(moved)
 
     def part(self, chosen: slice) -> Self:
         """Take the chosen rows."""
-        return self.map(lambda column: column[chosen])
+
+        def cut(column: Tensor | tuple[object, ...]) -> object:
+            return column[chosen]
+
+        return self.map(cut)
 
 
 AnyRows = TypeVar("AnyRows", bound=Rows)
@@ -40,9 +46,11 @@ AnyRows = TypeVar("AnyRows", bound=Rows)
 
 def join_rows(parts: Sequence[AnyRows]) -> AnyRows:
     """Put the rows of all parts behind each other."""
-    return parts[0].map(
-        lambda *columns: torch.cat(columns) if isinstance(columns[0], Tensor) else sum(columns, ()), *parts[1:]
-    )
+
+    def joined(*columns: Any) -> object:
+        return torch.cat(columns) if isinstance(columns[0], Tensor) else sum(columns, ())
+
+    return parts[0].map(joined, *parts[1:])
 
 
 def changed(change: Callable[..., Any], columns: Sequence[Any]) -> Any:
