@@ -3,18 +3,19 @@
 import inspect
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from datasets_prep.config import PrepConfig
 from finetune.config.checks import problems
-from finetune.config.facts import values
+from finetune.config.facts import Option, options, values
 from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.outputs import CheckpointConfig, OutputConfig, PreviewConfig, ValidationConfig
+from finetune.config.outputs import OutputConfig, PreviewConfig, ValidationConfig
+from finetune.config.parse.dump import with_options
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import (
     FullTrainConfig,
@@ -42,80 +43,43 @@ WRONG: list[tuple[str, Any, str]] = [
     ("data", DataConfig("x", bucket_step=0), "data.bucket_step"),
     ("data", DataConfig("x", resolution=500), "data.bucket_step"),
     ("data", DataConfig("x", max_aspect=0.5), "data.max_aspect"),
-    ("data", DataConfig("x", max_aspect=float("nan")), "data.max_aspect"),
-    ("data", DataConfig("x", num_crops=0), "data.num_crops"),
     ("data", DataConfig("x", caption_dropout=1.1), "data.caption_dropout"),
-    ("data", DataConfig("x", caption_dropout=float("nan")), "data.caption_dropout"),
     ("data", DataConfig("x", template="ink style"), "data.template"),
     ("data", DataConfig("x", keep_tags=1), "data.keep_tags"),
-    ("data", DataConfig("x", keep_tags=-1, shuffle_tags=True), "data.keep_tags"),
-    ("data", DataConfig("x", num_shuffles=0), "data.num_shuffles"),
-    ("data", DataConfig("x", num_workers=-1), "data.num_workers"),
-    ("cache", CacheConfig(shard_size=0), "cache.shard_size"),
     ("loss", LossConfig(snr_gamma=0), "loss.snr_gamma"),
-    ("loss", LossConfig(snr_gamma=float("nan")), "loss.snr_gamma"),
     ("loss", LossConfig(weighting="none", snr_gamma=3.0), "loss.snr_gamma"),
     ("loss", LossConfig(weighting="p2", snr_gamma=3.0), "loss.snr_gamma"),
     ("loss", LossConfig(p2_gamma=0.5), "loss.p2_gamma"),
     ("loss", LossConfig(weighting="debiased", p2_k=2.0), "loss.p2_k"),
-    ("loss", LossConfig(weighting="p2", p2_gamma=-1), "loss.p2_gamma"),
     ("loss", LossConfig(weighting="p2", p2_k=0), "loss.p2_k"),
     ("loss", LossConfig(huber_c=0.2), "loss.huber_c"),
     ("loss", LossConfig(huber_schedule="constant"), "loss.huber_schedule"),
     ("loss", LossConfig(error="huber", huber_c=0), "loss.huber_c"),
     ("loss", LossConfig(error="huber", huber_c=1.5), "--loss.huber_schedule constant"),
-    ("loss", LossConfig(offset_noise=-0.1), "loss.offset_noise"),
     ("loss", LossConfig(pyramid_noise=1.0), "loss.pyramid_noise"),
-    ("loss", LossConfig(pyramid_noise=-0.1), "loss.pyramid_noise"),
-    ("loss", LossConfig(input_perturbation=-0.1), "loss.input_perturbation"),
-    ("loss", LossConfig(nearest_noise=0), "loss.nearest_noise"),
-    ("loss", LossConfig(min_timestep=-1), "loss.min_timestep"),
-    ("loss", LossConfig(max_timestep=-1), "loss.max_timestep"),
     ("loss", LossConfig(min_timestep=600, max_timestep=500), "loss.max_timestep"),
-    ("inpaint", InpaintConfig(num_masks=0), "inpaint.num_masks"),
     ("inpaint", InpaintConfig(whole_share=1.5), "inpaint.whole_share"),
     ("mask", MaskConfig("file", outside_weight=1.5), "mask.outside_weight"),
-    ("mask", MaskConfig("file", outside_weight=float("nan")), "mask.outside_weight"),
     ("mask", MaskConfig("file", outside_weight=1.0), "a mask does nothing"),
-    ("mask", MaskConfig("file", prior_weight=-1), "mask.prior_weight"),
     ("mask", MaskConfig("alpha", folder=Path("masks")), "mask.folder"),
     ("mask", MaskConfig(prior_weight=1), "mask.kind"),
     ("optim", OptimConfig(lr=0), "optim.lr"),
-    ("optim", OptimConfig(lr=float("nan")), "optim.lr"),
     ("optim", OptimConfig(lr=float("inf")), "optim.lr"),
-    ("optim", OptimConfig(text_encoder_lr=-1), "optim.text_encoder_lr"),
     ("optim", OptimConfig(name="prodigy", lr=1.0, weights="bf16_kahan"), "optim.weights"),
     ("optim", OptimConfig(name="adamw_schedule_free", in_backward=True), "optim.in_backward"),
     ("train", LoopConfig(ema_device="cpu"), "train.ema_device"),
-    ("optim", OptimConfig(weight_decay=-0.1), "optim.weight_decay"),
     ("optim", OptimConfig(beta1=1.0), "optim.beta1"),
-    ("optim", OptimConfig(beta2=-0.1), "beta2"),
-    ("optim", OptimConfig(warmup_steps=-1), "optim.warmup_steps"),
     ("optim", OptimConfig(final_lr_ratio=2), "optim.final_lr_ratio"),
     ("optim", OptimConfig(name="adamw_schedule_free", schedule="cosine"), "optim.schedule"),
-    ("train", LoopConfig(steps=0), "train.steps"),
-    ("train", LoopConfig(batch_size=0), "train.batch_size"),
-    ("train", LoopConfig(accumulation=0), "train.accumulation"),
-    ("train", LoopConfig(log_every=0), "train.log_every"),
-    ("train", LoopConfig(max_grad_norm=-1), "train.max_grad_norm"),
     ("train", LoopConfig(ema_decay=1.0), "train.ema_decay"),
     ("validation", ValidationConfig(fraction=1.0), "validation.fraction"),
-    ("validation", ValidationConfig(every=-1), "validation.every"),
-    ("validation", ValidationConfig(num_timesteps=0), "validation.num_timesteps"),
-    ("preview", PreviewConfig(every=0), "preview.every"),
-    ("preview", PreviewConfig(num_seeds=0), "preview.num_seeds"),
-    ("preview", PreviewConfig(num_inference_steps=0), "preview.num_inference_steps"),
-    ("preview", PreviewConfig(size=0), "preview.size"),
     ("preview", PreviewConfig(guidance_scale=float("nan")), "preview.guidance_scale"),
-    ("checkpoint", CheckpointConfig(every=0), "checkpoint.every"),
-    ("checkpoint", CheckpointConfig(keep=0), "checkpoint.keep"),
     ("tracking", TrackingConfig(names=("wandb", "wandb")), "tracking.names"),
     ("output", OutputConfig(Path("out"), name="a/b"), "output.name"),
     ("output", OutputConfig(Path("out"), name=""), "output.name"),
     ("output", OutputConfig(Path("runs/ink:2")), "--output.name"),  # <lora:ink:2:1> names another file in A1111
     ("output", OutputConfig(Path("/")), "--output.name"),
     ("output", OutputConfig(Path("pytorch_lora_weights")), "pytorch_lora_weights"),
-    ("lora", LoRAConfig(rank=0), "lora.rank"),
     ("lora", LoRAConfig(alpha=0), "lora.alpha"),
     ("lora", LoRAConfig(dropout=1.0), "lora.dropout"),
     ("tokens", TokensConfig(names=("<Ink>",)), "lower-case"),
@@ -126,7 +90,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tokens", TokensConfig(names=("<ink>", "<ink>")), "is part of"),
     ("tokens", TokensConfig(names=("<ink>_1", "<ink>")), "is part of"),
     ("tokens", TokensConfig(names=("<ink>", "[ink]")), "ink.safetensors"),
-    ("tokens", TokensConfig(names=("<ink>",), num_vectors=0), "tokens.num_vectors"),
     ("tokens", TokensConfig(names=("<ink>",), init=("red", "blue")), "tokens.init"),
     ("tokens", TokensConfig(names=("<ink>",), init=(" ",)), "tokens.init"),
     ("tokens", TokensConfig(init=("red",)), "tokens.init"),
@@ -143,6 +106,27 @@ def test_an_unusable_value_is_refused_by_name(section: str, value: Any, word: st
     with pytest.raises(ValueError) as caught:
         replace(GOOD, **{section: value})
     assert word in str(caught.value)
+
+
+COUNTS = ("data.num_crops", "data.num_shuffles", "cache.shard_size", "inpaint.num_masks", "loss.nearest_noise")
+COUNTS += ("train.steps", "train.batch_size", "train.accumulation", "train.log_every", "train.timeout_seconds")
+COUNTS += ("validation.num_timesteps", "preview.every", "preview.num_seeds", "preview.num_inference_steps")
+COUNTS += ("preview.size", "checkpoint.every", "checkpoint.keep", "lora.rank", "tokens.num_vectors")
+
+
+@pytest.mark.parametrize("key", COUNTS)
+def test_counts_begin_at_one(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?m)^{key}: got 0, expected 1 or more"):
+        with_options(GOOD, {key: 0})
+
+
+@pytest.mark.parametrize("option", [o for o in options(LoRATrainConfig) if {int, float} & {o.hint, *get_args(o.hint)}])
+def test_every_number_has_bounds(option: Option) -> None:
+    if option.key in ("loss.logit_mean", "preview.guidance_scale"):
+        assert with_options(GOOD, {option.key: -2})
+    else:
+        with pytest.raises(ValueError, match=rf"(?m)^{option.key}: got -2, expected"):
+            with_options(GOOD, {option.key: -2})
 
 
 # Options that contradict each other: what to set, and the option that the message must name.
