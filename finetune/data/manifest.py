@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from finetune.data.links import refuse_links_out
 from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.data.probe import probe_all
+from finetune.data.refusals import CORRECT_FILES, refuse_masks, refuse_no_dataset, refuse_unfinished
 from finetune.data.visible_files import FolderSource, holds_tables
 from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
@@ -161,7 +161,7 @@ def read_manifest(
     findings, kept = Findings(), kept or KeptFiles()
     path = Path(folder)
     prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
-    _check_finished(path)
+    refuse_unfinished(path)
     for place in (folder, mask.folder):
         if place is not None and os.path.isdir(place) and not follow_links:
             refuse_links_out(str(place), "data.follow_links")
@@ -177,10 +177,10 @@ def read_manifest(
         entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
         advice = CORRECT_FILES.format(prepare=prepare)
     else:
-        _refuse_no_dataset(folder)
+        refuse_no_dataset(folder)
         from finetune.data.hub import read_rows
 
-        _refuse_masks(folder, mask, ("file",))
+        refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare}"
     probed = probe_all(entries, source, findings, kept)
@@ -194,27 +194,6 @@ def read_manifest(
     masks = FolderSource(root) if mask.kind == "file" else source
     records = _masked(records, masks, root, mask, findings, kept)
     return Manifest(records, source, folder, findings.warnings, masks, kept)
-
-
-CORRECT_FILES = (
-    "Correct these, or let preparation leave such images out: {prepare}\n"
-    "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train without "
-    "(--data.captions none)."
-)
-
-
-def _refuse_no_dataset(folder: str) -> None:
-    """Refuse what is neither a folder nor a Hub dataset's id."""
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise ValueError(
-            f"data.folder: {folder} is a file, expected a folder. Use the folder that contains it: {path.parent}"
-        )
-    if not path.is_dir() and not _is_hub_id(folder):
-        raise FileNotFoundError(
-            f"data.folder: there is no folder {folder}. Expected a folder of images with captions, or a Hub dataset "
-            "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
-        )
 
 
 def _masked(
@@ -243,14 +222,6 @@ def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
             findings.warn(caption_warning(name), f"{record.file_name} ({piece})")
 
 
-def _refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
-    if mask.kind in kinds:
-        raise ValueError(
-            f"mask.kind: got {mask.kind}, but the images of {folder} are in tables, in which there are none. "
-            "Use a folder of image files, or prepare images and masks together."
-        )
-
-
 def _read_tables(
     folder: str,
     tables: Sequence[str],
@@ -263,8 +234,8 @@ def _read_tables(
 
     has_masks = all(MASK_COLUMN in read_schema(os.path.join(folder, table)).names for table in tables)
     if mask.folder is not None or not has_masks:
-        _refuse_masks(folder, mask, ("file",))
-    _refuse_masks(folder, mask, ("alpha",))
+        refuse_masks(folder, mask, ("file",))
+    refuse_masks(folder, mask, ("alpha",))
 
     if captions == "folder":
         raise ValueError(f"data.captions: got folder, but the images of {folder} are in tables. Omit data.captions.")
@@ -285,20 +256,3 @@ def _read_tables(
     known = {each.entry.file_name: each.entry.file_name for each in listed if each.has_mask}
     records = _masked(records, masks, root, mask, findings, kept, known)
     return Manifest(records, source, folder, findings.warnings, masks, kept)
-
-
-def _check_finished(folder: Path) -> None:
-    """Refuse an unfinished preparation, which may lack images."""
-    try:
-        state = json.loads((folder / ".prep" / "state.json").read_bytes())
-    except (OSError, ValueError):
-        return
-    if not state.get("is_done"):
-        raise ValueError(
-            f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` "
-            "command again; it continues from there."
-        )
-
-
-def _is_hub_id(folder: str) -> bool:
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None

@@ -1,0 +1,53 @@
+"""Refuse what is not a dataset to train on."""
+
+import json
+import re
+from pathlib import Path
+
+from finetune.config.mask import MaskConfig
+
+CORRECT_FILES = (
+    "Correct these, or let preparation leave such images out: {prepare}\n"
+    "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train without "
+    "(--data.captions none)."
+)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse an unfinished preparation, which may lack images."""
+    try:
+        state = json.loads((folder / ".prep" / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if not state.get("is_done"):
+        raise ValueError(
+            f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` "
+            "command again; it continues from there."
+        )
+
+
+def refuse_no_dataset(folder: str) -> None:
+    """Refuse what is neither a folder nor a Hub dataset's id."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"data.folder: {folder} is a file, expected a folder. Use the folder that contains it: {path.parent}"
+        )
+    if not path.is_dir() and not _is_hub_id(folder):
+        raise FileNotFoundError(
+            f"data.folder: there is no folder {folder}. Expected a folder of images with captions, or a Hub dataset "
+            "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
+        )
+
+
+def _is_hub_id(folder: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None
+
+
+def refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:
+    """Refuse kinds of masks that tables do not have."""
+    if mask.kind in kinds:
+        raise ValueError(
+            f"mask.kind: got {mask.kind}, but the images of {folder} are in tables, in which there are none. "
+            "Use a folder of image files, or prepare images and masks together."
+        )
