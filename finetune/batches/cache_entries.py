@@ -1,4 +1,4 @@
-"""From image files and captions to the entries of the caches. Each image is decoded once for all its entries."""
+"""From image files and captions to entries of the caches. Each image is decoded once for all its entries."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,7 +64,10 @@ def pieces_of_run(images: TrainingImages, vae_fingerprint: str) -> dict[str, Pie
 def encode_images(
     encoder: Encoder, files: ImageFiles, pieces: Iterable[tuple[str, Piece]]
 ) -> Iterator[tuple[str, Entry]]:
-    """Yield (key, {"latents": [C H W]}) for views, and (key, {"filling": [1+C H W]}) for holes."""
+    """Encode views and holes to entries of latents.
+
+    Yields (key, {"latents": [C H W]}) for views, and (key, {"filling": [1+C H W]}) for holes.
+    """
     waiting: list[tuple[str, Piece, Tensor]] = []
     for key, piece, pixels in cut_pieces(files, pieces):
         if piece.hole is not None:
@@ -112,7 +115,7 @@ def encode_views(encoder: Encoder, waiting: Sequence[tuple[str, Piece, Tensor]])
 
 
 def encode_hole(encoder: Encoder, key: str, piece: Piece, pixels: Tensor) -> Tensor:
-    """Encode what a hole leaves of an image [3 h w] to [1+C H W]."""
+    """Encode what a hole leaves of an image [3 h w]. The result is [1+C H W]."""
     assert piece.hole is not None
     width, height = piece.size
     hidden = hole(piece.record.sha256, piece.hole, width, height)[None].to(encoder.device)
@@ -126,7 +129,7 @@ def encode_hole(encoder: Encoder, key: str, piece: Piece, pixels: Tensor) -> Ten
 def cut_masks(
     masks: LatentMasks, kept: KeptFiles, views: Iterable[tuple[str, Record, View]]
 ) -> Iterator[tuple[str, Entry]]:
-    """Yield (key, {"mask": [1 H W]}) for views. A mask is decoded once for views in a row."""
+    """Yield (key, {"mask": [1 H W]}) for views. A mask is decoded once for consecutive views."""
     for _, group in itertools.groupby(views, lambda item: item[1].file_name):
         of_image = list(group)
         mask = masks.open(of_image[0][1], kept)
@@ -148,6 +151,6 @@ def encode_texts(encoder: Encoder, texts: Mapping[str, str], dtype: torch.dtype)
 
 
 def refuse_non_finite(values: Tensor, what: str, advice: str = BROKEN_VAE) -> None:
-    """Raise ValueError where an entry has NaN or infinity. Whatever trained on it would catch them."""
+    """Raise ValueError where an entry has NaN or infinity. Training would spread them to the weights."""
     if not bool(values.isfinite().all()):
         raise ValueError(f"model.source: the {what} are not finite numbers (NaN or infinity). {advice}")

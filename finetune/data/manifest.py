@@ -74,7 +74,7 @@ class Manifest:
     source: ImageSource
     location: str
     warnings: tuple[str, ...] = ()
-    """One line a kind, with counts; nothing of it stops a run."""
+    """One line per kind, with counts; nothing of it stops a run."""
     masks: ImageSource | None = None
     """Where to read the masks, where there are any."""
     kept: KeptFiles = field(default_factory=KeptFiles, compare=False)
