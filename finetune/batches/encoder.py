@@ -17,7 +17,7 @@ from finetune.out_of_memory import explaining_out_of_memory
 from finetune.randomness import generator
 
 MOST_PIXELS = 8 * 512 * 512
-"""That an autoencoder encodes at once."""
+"""Most pixels that an autoencoder encodes at once."""
 MOST_IMAGES = 8
 
 

@@ -29,7 +29,7 @@ class Holes:
 
     @property
     def numbers(self) -> list[int]:
-        """All that training may draw."""
+        """All numbers that training may draw."""
         return [*range(self.num_masks if self.whole_share < 1 else 0), *([WHOLE] if self.whole_share > 0 else [])]
 
     def drawn(self, seed: int, position: int) -> int:

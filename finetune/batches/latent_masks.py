@@ -22,7 +22,7 @@ class LatentMasks:
     kind: Literal["alpha", "file"]
     source: ImageSource
     pixel_multiple: int
-    """Pixels a latent stands for, along each side."""
+    """Pixels per latent, along each side."""
 
     def key(self, record: Record, view: View) -> str:
         """Make the cache key of a view's mask."""

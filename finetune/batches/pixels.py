@@ -13,18 +13,15 @@ from finetune.plurals import first_few, plural
 
 
 def record_pixels(source: ImageSource, record: Record, view: View) -> Tensor:
-    """Return a view of a record's image as float32 [3 H W].
-
-    Values are in [-1, 1]. Raises ValueError as `open_record`.
-    """
+    """Return a view of a record's image as float32 [3 H W] in [-1, 1]. Raises ValueError as `open_record`."""
     return view_pixels(open_record(source, record, (view.width, view.height), KeptFiles()), view)
 
 
 def open_record(source: ImageSource, record: Record, size: tuple[int, int], kept: KeptFiles) -> Image.Image:
     """Decode a record's image. A JPEG may be decoded smaller than it is, but not below `size`.
 
-    Raises ValueError with the file name where the image cannot be decoded, or is no longer the
-    one that was listed: what is cached under an image's hash must have been made from that image.
+    Raises ValueError with the file name where the image cannot be decoded, or is no longer the one that was listed:
+    what is cached under an image's hash must have been made from that image.
     """
     data = kept.read(source, record.file_name, record.sha256)
     try:
@@ -34,7 +31,7 @@ def open_record(source: ImageSource, record: Record, size: tuple[int, int], kept
 
 
 def view_pixels(image: Image.Image, view: View) -> Tensor:
-    """Cut a decoded image to a view, float32 [3 H W]. Values are in [-1, 1]."""
+    """Cut a decoded image to a view, float32 [3 H W] in [-1, 1]."""
     array = resize_and_crop(image, view.width, view.height, left=view.left, top=view.top, flip=view.flip)
     return torch.as_tensor(array).permute(2, 0, 1).float() / 127.5 - 1
 

@@ -39,7 +39,7 @@ class Shard(Protocol):
 
 
 VERSION = 1
-"""Raised whenever decoding, resizing or encoding changes its numbers."""
+"""Increased whenever decoding, resizing or encoding changes its numbers."""
 
 FLUSH_SECONDS = 20.0
 """Work that a kill may cost while a cache is built."""

@@ -1,7 +1,8 @@
-"""The one checker of a config: bounds, rules, finite numbers, secrets; every problem is reported at once; torch-free.
+"""The one checker of a config; torch-free.
 
-A section lists in `problems()` what contradicts within it. A rule across sections is a function whose parameters are
-called as the sections and options that it looks at; each config class lists its rules.
+It checks bounds, rules, finite numbers and secrets, and reports every problem at once. A section lists in `problems()`
+its own contradictions. A rule across sections is a function whose parameters are named after the sections and options
+that it reads; each config class lists its rules.
 """
 
 import inspect

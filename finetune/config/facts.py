@@ -1,4 +1,4 @@
-"""What the annotation of an option says: its bounds, its part in a continued run, its use; torch-free.
+"""Annotations of options: bounds, changes on resume, use; torch-free.
 
 An option is a field such as `rank: Annotated[Count, Resume.FIXED] = 16`; a mark on a section holds for the options in
 it that have none of their own.
@@ -16,7 +16,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Bound:
-    """The values that an option accepts, besides none where its type has it."""
+    """The values that an option accepts, besides none."""
 
     accepts: Callable[[Any], bool]
     expected: str
@@ -54,14 +54,14 @@ Seed = Annotated[int, between(0, 2**63 - 1, "0 to 2^63 - 1")]
 
 
 class ActsWith:
-    """An option that acts only with some values of another one of its section."""
+    """An option that needs certain values of another in its section."""
 
     def __init__(self, other: str, *values: Any) -> None:
         self.other, self.values = other, values
 
 
 class Resume(Enum):
-    """What may become of an option when a run is continued."""
+    """The part of an option in a continued run."""
 
     NAMED = auto()
     """It may change, and the run names the change; every option without another mark."""
@@ -73,11 +73,11 @@ class Resume(Enum):
     FIXED = auto()
     """It cannot change: it decides which tensors a checkpoint holds and of what shape."""
     FOUND = auto()
-    """As FIXED; where none is given, it is found while the run is assembled and then stands in its config."""
+    """As FIXED; where none is given, it is found while the run is assembled and is then in its config."""
 
 
 class Mark(Enum):
-    """What an option is used for, for those who look through all of them."""
+    """The use of an option, for those who search all options."""
 
     PROMPT = auto()
     """Text that a model reads: prompts, and the template of captions."""
@@ -134,7 +134,7 @@ def options(kind: type, prefix: str = "", is_required: bool = True, marks: tuple
 
 
 def annotations(hint: Any) -> tuple[Any, ...]:
-    """Return the annotations of a type and of those it is a union of, the outermost first."""
+    """Return a type's annotations, the outermost first. Those of the types in a union are included."""
     inner = (
         mark for part in typing.get_args(hint) if typing.get_origin(part) is Annotated for mark in annotations(part)
     )
@@ -144,7 +144,7 @@ def annotations(hint: Any) -> tuple[Any, ...]:
 
 
 def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every option of a config with its dotted name and its value."""
+    """Yield every option of a config with name and value. Names are dotted."""
     for item in fields(config):
         value, key = getattr(config, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
@@ -154,5 +154,5 @@ def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def marked(kind: type, *marks: Resume | Mark) -> list[str]:
-    """List the dotted names of the options that have one of these marks."""
+    """List the dotted names of options with one of these marks."""
     return [option.key for option in options(kind) if {option.resume, *option.of(Mark)} & set(marks)]
