@@ -21,8 +21,7 @@ from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.tracking import tracker as tracking
 from finetune.tracking.backend import LoggedFiles, TrackedRun
 from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
-from tests.support.wandb_file import history, read_records
-from tests.support.wandb_server import WandbServer
+from tests.support.wandb_server import WandbServer, history, read_records
 
 API_KEY = "canary5c1e0key" * 4
 HUB_TOKEN = "hf_canary9d7ftoken"
