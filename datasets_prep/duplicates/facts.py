@@ -1,7 +1,7 @@
 """Measures that tell an original from its derivatives, cached by content."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -10,10 +10,12 @@ from PIL import Image
 
 from datasets_prep.duplicates.appearances import KeptBytes
 from datasets_prep.duplicates.compression import quality_of
+from datasets_prep.duplicates.consensus import Consensus, shared_information
 from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of, thumbnail
 from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
+from finetune.similarity.appearance import look_at
 
-VERSION = 3
+VERSION = 4
 """Increased when an image gets other measures."""
 RIM = 32
 """The rim is the shorter side divided by this."""
@@ -106,7 +108,7 @@ class Details:
         found = float(self._known(number, f"shared {self._name(other)} {factor:.2f}", measure)[0])
         return None if found < 0 else found
 
-    def made_of(self, first: tuple[int, int], second: tuple[int, int]) -> Made:
+    def made_of(self, first: tuple[int, int], second: tuple[int, int], with_added: bool = True) -> Made:
         """Find which of two parts was made of the other.
 
         Each is the number of an image and a part; both have the same size.
@@ -117,10 +119,24 @@ class Details:
         def measure() -> np.ndarray:
             return pair_figures(*(self._opened(number).parts[part] for number, part in (one, other)))
 
-        found = made_of(self._known(one[0], f"pair {one[1]} {names[other]} {other[1]}", measure))
+        found = made_of(self._known(one[0], f"pair {one[1]} {names[other]} {other[1]}", measure), with_added)
         if one == first or found is Made.UNKNOWN:
             return found
         return Made.FIRST if found is Made.SECOND else Made.SECOND
+
+    def consensus(self, numbers: Sequence[int]) -> Consensus:
+        """Measure what images tell about each other, but for their borders."""
+        names = sha256(" ".join(self._name(number) for number in numbers).encode()).hexdigest()[:24]
+
+        def measure() -> np.ndarray:
+            return shared_information([look_at(self._inside(number)) for number in numbers]).ravel()
+
+        shared = self._known(numbers[0], f"consensus {names}", measure)
+        return Consensus(numbers, shared.reshape(-1, len(numbers), len(numbers)))
+
+    def _inside(self, number: int) -> Image.Image:
+        opened = self._opened(number)
+        return opened.image.crop(self._frames.get(number) or inside_of(opened.parts[WHOLE]))
 
     def _facts(self, number: int) -> np.ndarray:
         return self._known(number, "facts" + self._frame_name(number), lambda: facts_of(self._opened(number)))

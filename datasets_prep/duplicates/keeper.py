@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from datasets_prep.duplicates.consensus import Consensus
 from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts
 from datasets_prep.duplicates.pairs import Made
 from datasets_prep.records import Duplicate
@@ -36,9 +37,13 @@ FAIR_QUALITY = 75.0
 """Of JPEG, below which much is lost."""
 MOST_COMPARED = 8
 """Images of a group that are compared in pairs."""
-
 MOST_INNER = 3
 """Images of a group that are looked for within the others."""
+MOST_HEARD = 16
+"""Images of a group of which is measured what they tell about each other."""
+TOLD, TOLD_CLEARLY = 0.98, 0.95
+"""Share of what one image tells about the others from which another tells as much, and up to which it is not what that
+was made of."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,21 @@ class Member:
 
 def best_member(members: Sequence[Member], details: Details) -> Member:
     """Choose the member to keep."""
-    find_frames(members, details)
+    central = most_alike(members, details)
+    find_frames(central, details)
+    consensus = Consensus((), np.empty((0, 0, 0)))
+    if len(members) > 2 and can_verify():
+        consensus = details.consensus(central[:MOST_HEARD])
     facts = {member.number: details.facts(member.number) for member in members}
     members = [replace(each, quality=min(each.quality, facts[each.number].quality)) for each in members]
     parts = common_parts(facts)
     sides = {number: each.side(parts[number]) for number, each in facts.items()}
-    enlarged = enlargements(sides, facts, parts, details)
+    enlarged = enlargements(sides, facts, parts, details, consensus)
     left = [member for member in members if member.number not in enlarged]
     largest = max(sides[member.number] for member in left)
     left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
-    left = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
+    narrow = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
+    left = [each for each in left if each in narrow or all(tells_more(consensus, each, other) for other in narrow)]
     left = smallest(left, lambda member: -facts[member.number].colour, GREYER)
     left = [member for member in left if member.quality >= POOR_QUALITY] or left
     left = [member for member in left if member.has_caption] or left
@@ -72,22 +82,37 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     if len(members) > 2:
         others = np.stack([each.thumbnails[parts[number]] for number, each in facts.items()])
         left.sort(key=lambda member: unlikeness(facts[member.number].thumbnails[parts[member.number]], others))
-    return original(left, facts, parts, details)
+        left = sorted(
+            left, key=lambda member: any(consensus.share(member.number, other.number) < TOLD for other in left)
+        )
+    return original(left, facts, parts, details, consensus)
 
 
-def find_frames(members: Sequence[Member], details: Details) -> None:
+def most_alike(members: Sequence[Member], details: Details) -> list[int]:
+    """Order members by how much they are like all others.
+
+    Those that may be in a frame come last.
+    """
+    shown = np.stack([details.facts(member.number).thumbnails[WHOLE] for member in members])
+    order = sorted(
+        range(len(members)),
+        key=lambda place: (details.may_be_framed(members[place].number), unlikeness(shown[place], shown)),
+    )
+    return [members[place].number for place in order]
+
+
+def find_frames(central: Sequence[int], details: Details) -> None:
     """Find images that frame another of the group, such as screenshots."""
     if not can_verify():
         return
-    may_be = {member.number: details.may_be_framed(member.number) for member in members}
-    shown = np.stack([details.facts(member.number).thumbnails[WHOLE] for member in members])
-    others = sorted(
-        range(len(members)), key=lambda place: (may_be[members[place].number], unlikeness(shown[place], shown))
-    )
-    numbers = [members[place].number for place in others]
-    for number in numbers:
-        if may_be[number]:
-            any(details.is_framed(number, other) for other in [each for each in numbers if each != number][:MOST_INNER])
+    for number in central:
+        if details.may_be_framed(number):
+            any(details.is_framed(number, other) for other in [each for each in central if each != number][:MOST_INNER])
+
+
+def tells_more(consensus: Consensus, one: Member, other: Member) -> bool:
+    """Tell if one tells clearly more about the others than another."""
+    return consensus.share(other.number, one.number) < TOLD_CLEARLY
 
 
 def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack: float) -> list[Member]:
@@ -99,7 +124,11 @@ def smallest(members: Sequence[Member], figure: Callable[[Member], float], slack
 
 
 def enlargements(
-    sides: Mapping[int, float], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+    sides: Mapping[int, float],
+    facts: Mapping[int, Facts],
+    parts: Mapping[int, int],
+    details: Details,
+    consensus: Consensus,
 ) -> set[int]:
     """Find enlarged images: larger than others but without more detail.
 
@@ -112,6 +141,8 @@ def enlargements(
     detail = {each: details.detail(each[0], parts[each[0]], each[1]) for each in asked}  # none is opened twice
     lacks: dict[int, list[bool]] = {}
     for one, other, factor in pairs:
+        if consensus.share(other, one) < TOLD_CLEARLY:  # none was made of one that tells less
+            continue
         least = float(np.interp(factor, *LEAST_DETAIL)) * detail[other, factor]
         least *= contrast(*(facts[number].thumbnails[parts[number]] for number in (one, other)))
         is_less = detail[other, factor] > NO_DETAIL and detail[one, factor] < least
@@ -136,7 +167,11 @@ def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
 
 
 def original(
-    ranked: Sequence[Member], facts: Mapping[int, Facts], parts: Mapping[int, int], details: Details
+    ranked: Sequence[Member],
+    facts: Mapping[int, Facts],
+    parts: Mapping[int, int],
+    details: Details,
+    consensus: Consensus,
 ) -> Member:
     """Return the first member that was not made of another."""
     compared = [(member, parts[member.number]) for member in ranked[:MOST_COMPARED]]
@@ -147,7 +182,8 @@ def original(
             return False
         if other.quality < min(FAIR_QUALITY, member.quality - 10):  # what compression lost seems added to the other
             return False
-        return details.made_of((member.number, part), (other.number, other_part)) is Made.FIRST
+        with_added = not tells_more(consensus, member, other)  # what another lost seems added
+        return details.made_of((member.number, part), (other.number, other_part), with_added) is Made.FIRST
 
     for each in compared:
         if not any(is_made_of(*each, *other) for other in compared):

@@ -114,8 +114,11 @@ def vignette(first: Image.Image, second: Image.Image) -> np.ndarray:
     return np.array([lighter, 1 - (left[1] @ left[1]) / max(left[0] @ left[0], 1e-9)])
 
 
-def made_of(figures: np.ndarray) -> Made:
-    """Decide by `pair_figures` which image was made of the other."""
+def made_of(figures: np.ndarray, with_added: bool = True) -> Made:
+    """Decide by `pair_figures` which image was made of the other.
+
+    Without what was added only blur and light count.
+    """
     lighter, explained = figures[:2]
     if abs(lighter) >= VIGNETTE and explained >= FITS:
         return Made.SECOND if lighter < 0 else Made.FIRST
@@ -123,14 +126,14 @@ def made_of(figures: np.ndarray) -> Made:
         first, second, shared = view
         if min(first[1:3].min(), second[1:3].min()) < 1e-3:
             continue
-        if is_made_of(second, first, shared):
+        if is_made_of(second, first, shared, with_added):
             return Made.SECOND
-        if is_made_of(first, second, shared):
+        if is_made_of(first, second, shared, with_added):
             return Made.FIRST
     return Made.UNKNOWN
 
 
-def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray) -> bool:
+def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray, with_added: bool) -> bool:
     """Check whether an image was blurred, sharpened or drawn over.
 
     Added noise counts too. The powers are per ring [R].
@@ -138,6 +141,8 @@ def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray) -> bo
     there, back = gains(original, made, shared), gains(made, original, shared)
     if there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6:
         return True
+    if not with_added:
+        return False
     if there.middle >= SHARPENED and there.fine >= 1.3 and there.coherence >= 0.7:
         return True
     if there.gain.max() >= 1.15 or back.gain.max() >= 1.6:

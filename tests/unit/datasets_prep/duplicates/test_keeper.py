@@ -10,14 +10,15 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.compression import quality_of
+from datasets_prep.duplicates.consensus import Consensus, shared_information
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.frames import may_be_framed
 from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
 from datasets_prep.duplicates.pairs import Made
 from datasets_prep.records import Duplicate
-from finetune.similarity.appearance import can_verify
+from finetune.similarity.appearance import can_verify, look_at
 
-LANCZOS = Image.Resampling.LANCZOS
+LANCZOS, MIRROR = Image.Resampling.LANCZOS, Image.Transpose.FLIP_LEFT_RIGHT
 
 
 def scene(side: int = 240) -> Image.Image:
@@ -312,3 +313,47 @@ def test_strong_colours_are_no_better_than_those_of_the_original() -> None:
     original = ImageEnhance.Color(scene()).enhance(0.4)
     strong = ImageEnhance.Color(original).enhance(2.2)
     assert kept([original, strong]) == 0
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_a_crop_of_a_drawing_on_plain_ground_does_not_win_for_its_narrower_border() -> None:
+    disc, original = Image.new("L", (300, 300)), Image.new("RGB", (400, 400), "white")
+    ImageDraw.Draw(disc).ellipse((0, 0, 299, 299), fill=255)
+    original.paste(scene(300), (60, 40), disc)
+    lighter = ImageEnhance.Brightness(original).enhance(1.2)
+    assert kept([original.crop((20, 20, 348, 328)), lighter, original]) == 2
+    assert kept([original.crop((70, 20, 390, 390)), lighter, ImageEnhance.Color(original).enhance(2), original]) == 3
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_text_on_a_smaller_image_does_not_make_the_original_an_enlargement() -> None:
+    original = scene(384).filter(ImageFilter.GaussianBlur(1.2))
+    small = with_text(original.resize((192, 192), LANCZOS))
+    assert kept([small, EDITS["vignette"](original), original, original.crop((150, 0, 384, 234))]) == 2
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_a_better_image_is_kept_though_all_others_were_made_of_a_smaller_or_blurred_one() -> None:
+    original = scene(384)
+    smaller = saved_again(original.resize((256, 256), LANCZOS), 75)
+    assert (
+        kept([smaller, with_text(smaller), EDITS["vignette"](smaller), smaller.crop((8, 8, 248, 248)), original]) == 4
+    )
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_edits_tell_less_about_each_other_than_their_original_does() -> None:
+    original = scene(384)
+    edits = [edit(original) for edit in EDITS.values()]
+    images = [*edits, original, original.crop((20, 20, 350, 350)), original.rotate(4), original.transpose(MIRROR)]
+    consensus = Consensus(range(len(images)), shared_information([look_at(image) for image in images]))
+    shares = [consensus.share(number, len(edits)) for number in range(len(images))]
+    assert max(shares[: len(edits)]) < 0.97 and max(shares[-3:-1]) < 0.97
+    assert shares[-1] == pytest.approx(1, abs=0.01)  # it is as good as the original
+
+
+def test_images_that_were_not_compared_tell_as_much_as_any() -> None:
+    shared = np.array([[[0, 4, 6, np.nan], [4, 0, 3, np.nan], [6, 3, 0, np.nan], [np.nan] * 4]])
+    consensus = Consensus([7, 8, 9, 5], shared)
+    assert consensus.share(7, 8) == 2 and consensus.share(8, 7) == 0.5
+    assert consensus.share(7, 5) == consensus.share(5, 7) == consensus.share(7, 1) == 1
