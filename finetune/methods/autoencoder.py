@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -32,9 +31,12 @@ class Autoencoder:
     manifest: Manifest
     """The images from whose latents the scaling factor is measured."""
     data: DataConfig
-    parts: ClassVar[tuple[Part, ...]] = ("vae",)
     alters_weights = True
     exports_all = True
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("vae",)
 
     def check(self, family: ModelFamily, components: Components) -> None:
         """Accept any VAE."""

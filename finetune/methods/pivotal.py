@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
@@ -23,8 +22,11 @@ class Pivotal:
 
     lora: LoRA
     tokens: TextualInversion
-    parts: ClassVar[tuple[Part, ...]] = ("denoiser", "text_encoders")
     exports_all = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders")
 
     @property
     def alters_weights(self) -> bool:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -29,9 +28,12 @@ class TextualInversion:
     config: TokensConfig
     starts: tuple[tuple[tuple[int, ...], ...], ...]
     """For each text encoder and token, the numbers of the tokens that it starts from; empty for a random start."""
-    parts: ClassVar[tuple[Part, ...]] = ("denoiser", "text_encoders")
     alters_weights = False
     exports_all = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("denoiser", "text_encoders")
 
     @staticmethod
     def from_config(config: TokensConfig, model: ModelConfig) -> "TextualInversion":
