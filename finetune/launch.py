@@ -73,9 +73,8 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
             return
         begin_log(planned[messages.index(None)])
         from finetune.data.kept_files import kept_files
-        from finetune.data.manifest import configured_manifest
 
-        manifest = configured_manifest(config.data, config.mask, recipe.captions(config), kept_files())
+        manifest = recipe.manifest(config, kept_files())
         manifest = with_prompt_warnings(manifest, config)
         config, lines = with_proposals(config, given, kept, manifest, launched_processes())
         for line in lines:

@@ -64,7 +64,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
         )
     if config.instance.prompt is not None:
         warning = common_words_warning(family.tokenizers(source), config.instance.prompt, config.model.source)
-        warnings = _with_reason(manifest.warnings, "instance.captions") + ((warning,) if warning else ())
+        warnings = (*manifest.warnings, *([warning] if warning else []))
         manifest = replace(captioned(manifest, config.instance.prompt), warnings=warnings)
     if config.prior.kind != "pictures":
         return manifest
@@ -127,12 +127,7 @@ def class_images_in(folder: str, config: DreamBoothTrainConfig, kept: "KeptFiles
         )
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("data.folder:", "prior.folder:")) from error
-    return replace(found, warnings=_with_reason(found.warnings, "prior.captions"))
-
-
-def _with_reason(warnings: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """Name the option that decides whether captions are read. Here that is not data.captions."""
-    return tuple(line.replace("because data.captions is none", f"because {option} is false") for line in warnings)
+    return found.with_unread("prior.captions is false")
 
 
 def captions(config: DreamBoothTrainConfig) -> Captions:
@@ -140,7 +135,12 @@ def captions(config: DreamBoothTrainConfig) -> Captions:
     return config.data.captions if config.instance.captions else "none"
 
 
-RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, also_planned)
+def unread(config: DreamBoothTrainConfig) -> str:
+    """Say why captions beside the subject's images are not read."""
+    return "data.captions is none" if config.instance.captions else "instance.captions is false"
+
+
+RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, unread, also_planned)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.dreambooth")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from finetune.data.listing import ImageSource
 from finetune.data.manifest import Manifest, Record
+from finetune.plurals import plural
 
 CLASS_PREFIX = "/class/"
 """No file name of a folder or dataset begins with a slash."""
@@ -130,4 +131,6 @@ def balance_text(records: Sequence[Record]) -> str:
         counts[is_class] += 1
         samples[is_class] += record.repeats
     share = samples[0] / max(sum(samples), 1)
-    return f"{counts[0]} instance and {counts[1]} class images; {share:.1%} of the samples are of the instance."
+    return (
+        f"{counts[0]} instance and {plural(counts[1], 'class image')}; {share:.1%} of the samples are of the instance."
+    )

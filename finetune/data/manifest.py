@@ -95,6 +95,11 @@ class Manifest:
             for r in self.records
         }
 
+    def with_unread(self, reason: str) -> "Manifest":
+        """Say in the warnings why captions are not read."""
+        lines = (line.replace("because data.captions is none", f"because {reason}") for line in self.warnings)
+        return replace(self, warnings=tuple(lines))
+
     def changes(self, saved: dict[str, str]) -> Changes:
         """Return what was added, removed and changed since `saved`. `saved` is the result of an earlier `digests`."""
         now = self.digests()

@@ -13,7 +13,7 @@ from finetune.config.parse.dump import dump
 from finetune.config.parse.presets import find_preset
 from finetune.config.parse.recipe_options import parse_recipe
 from finetune.config.train import TrainConfig
-from finetune.data.manifest import Manifest, configured_manifest
+from finetune.data.manifest import Manifest
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
@@ -38,7 +38,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     config, given = parse_recipe(chosen.config, filled, program, print)
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
-    manifest = configured_manifest(config.data, config.mask, chosen.captions(config))
+    manifest = chosen.manifest(config)
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
     for line in [

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from finetune.config.train import TrainConfig
-from finetune.data.manifest import Manifest
+from finetune.data.kept_files import KeptFiles
+from finetune.data.manifest import Manifest, configured_manifest
 
 Config = TypeVar("Config", bound=TrainConfig)
 Captions = Literal["listed", "folder", "none"]
@@ -27,6 +28,11 @@ def captions_of_data(config: TrainConfig) -> Captions:
     return config.data.captions
 
 
+def no_captions(config: TrainConfig) -> str:
+    """Name data.captions as what leaves captions unread."""
+    return f"data.captions is {config.data.captions}"
+
+
 def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
     """Return no lines."""
     return ()
@@ -40,8 +46,15 @@ class Recipe(Generic[Config]):
     tune: Callable[[Config], Sequence[Stage]]
     captions: Callable[[Config], Captions] = captions_of_data
     """Where the captions of the dataset come from."""
+    unread: Callable[[Config], str] = no_captions
+    """Why captions beside the images are not read."""
     planned: Callable[[Config, Manifest], Sequence[str]] = nothing_more
     """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
+
+    def manifest(self, config: Config, kept: KeptFiles | None = None) -> Manifest:
+        """Return the checked images of a config. Files that are read are put into `kept`."""
+        found = configured_manifest(config.data, config.mask, self.captions(config), kept)
+        return found.with_unread(self.unread(config))
 
 
 AnyRecipe = Recipe[Any]
