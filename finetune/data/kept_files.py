@@ -19,6 +19,9 @@ class KeptFiles:
         self._free = most_bytes
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["KeptFiles"], tuple[()]]:
+        return KeptFiles, ()  # other processes read for themselves
+
     def add(self, data: bytes) -> str:
         """Hash a file's bytes, and keep them where there is room."""
         sha256 = hashlib.sha256(data).hexdigest()

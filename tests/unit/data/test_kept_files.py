@@ -1,5 +1,7 @@
 """Keep files in memory up to a limit. They are what was hashed."""
 
+import hashlib
+import pickle
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.config.mask import MaskConfig
+from finetune.data.folder import FolderSource
 from finetune.data.kept_files import KeptFiles
 from finetune.data.manifest import read_manifest
 from tests.support.images import encoded, picture, write
@@ -48,3 +51,11 @@ def test_files_beyond_the_limit_are_read_again_and_their_changes_noticed(tmp_pat
             results.append("was changed while the run was going" in str(error))
             results.append("changed")
     assert sorted(map(str, results)) == ["True", "True", "changed"]
+
+
+def test_another_process_gets_an_empty_store() -> None:
+    kept = KeptFiles(10)
+    kept.add(b"abc")
+    copy = pickle.loads(pickle.dumps(kept))
+    with pytest.raises(ValueError, match="was removed"):
+        copy.read(FolderSource("/nowhere"), "a.png", hashlib.sha256(b"abc").hexdigest())
