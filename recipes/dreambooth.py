@@ -112,22 +112,14 @@ def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[st
 
 def class_images_in(folder: str, config: DreamBoothTrainConfig, kept: "KeptFiles | None" = None) -> "Manifest":
     """Return the class images of prior.folder. With prior.captions they keep their captions."""
-    from finetune.data.manifest import read_manifest
+    from finetune.config.mask import NO_MASKS
+    from finetune.data.manifest import configured_manifest
 
+    data, captions = replace(config.data, folder=folder), "listed" if config.prior.captions else "none"
     try:
-        found = read_manifest(
-            folder,
-            image_column=config.data.image_column,
-            caption_column=config.data.caption_column,
-            captions="listed" if config.prior.captions else "none",
-            caption_lines=config.data.caption_lines,
-            folder_repeats=config.data.folder_repeats,
-            follow_links=config.data.follow_links,
-            kept=kept,
-        )
+        return configured_manifest(data, NO_MASKS, captions, "prior.captions is false", kept)
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("data.folder:", "prior.folder:")) from error
-    return found.with_unread("prior.captions is false")
 
 
 def captions(config: DreamBoothTrainConfig) -> Captions:

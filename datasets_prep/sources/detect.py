@@ -14,6 +14,7 @@ from datasets_prep.sources.tables import parquet_tables
 from datasets_prep.sources.tar import TarSource
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.links import refuse_links_out
+from finetune.data.visible_files import is_saved_dataset
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 BESIDE_TABLES = (".md", ".json", ".yaml")
@@ -145,7 +146,7 @@ def _are_files(given: str, suffix: str, beside: tuple[str, ...]) -> bool:
 
 def _is_saved_dataset(folder: Path) -> bool:
     try:
-        return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+        return is_saved_dataset(folder)
     except PermissionError as error:
         raise ValueError(
             f"source: {folder} cannot be read ({error.strerror}). Run as a user who may, or change its permissions."

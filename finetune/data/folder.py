@@ -15,6 +15,7 @@ from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.images.decode import PLUGINS
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.metadata_files import read_listing
+from finetune.data.refusals import prepare_command
 from finetune.data.visible_files import (
     LIKELY_MASK,
     MASK_SUFFIX,
@@ -25,7 +26,6 @@ from finetune.data.visible_files import (
     is_read_suffix,
     stem_of,
     suffix_of,
-    visible_files,
 )
 from finetune.extras import install_command
 from finetune.plurals import first_few
@@ -34,9 +34,9 @@ from finetune.plurals import first_few
 def read_folder(
     root: str,
     shown: str,
+    files: Sequence[str],
     reading: CaptionReading,
     findings: Findings,
-    prepare: str,
     captions: Literal["listed", "folder", "none"] = "listed",
     mask: MaskConfig = NO_MASKS,
     repeats: FolderRepeats = "auto",
@@ -44,11 +44,10 @@ def read_folder(
     """Return the images that a folder lists, with their captions.
 
     Raises ValueError where there are no images or no captions at all; anything else is noted. `shown` is the folder as
-    the user wrote it, `prepare` the command that makes a usable one. Captions are listed with the images, or are the
+    the user wrote it, `files` are its visible ones. Captions are listed with the images, or are the
     names of their folders, or empty. Masks do not count as images: NAME-masklabel.png beside a NAME.jpg, and the files
     in mask.folder.
     """
-    files = visible_files(root, findings)
     images = _without_masks(files, root, mask, findings)
     unread = [name for name in files if suffix_of(name) in UNREAD_SUFFIXES and not is_read_suffix(suffix_of(name))]
     for name in unread:
@@ -56,8 +55,9 @@ def read_folder(
     sidecars = [name for name in files if suffix_of(name) in TEXT_SUFFIXES]
     listings = [name for name in LISTINGS if name in files]
     if captions != "listed":
+        unread_because = reading.unread if captions == "none" else f"data.captions is {captions}"
         for name in [*listings, *sidecars]:
-            findings.warn(f"captions that are not read because data.captions is {captions}", name)
+            findings.warn(f"captions that are not read because {unread_because}", name)
     elif listings:
         return _read_listed(root, shown, (listings, sidecars, images), reading, findings)
     if not images:
@@ -76,7 +76,7 @@ def read_folder(
         texts = _read_sidecars(root, files, images, reading, findings)
         if not texts:
             findings.raise_errors(f"data.folder: {shown} cannot be trained on as it is:", "Correct these.")
-            raise ValueError(_no_captions(shown, len(images), files, prepare))
+            raise ValueError(_no_captions(shown, len(images), files))
         entries = [Entry(name, read_captions([*texts.get(name, [])], name, findings)) for name in images]
     return [_repeated(entry, named) for entry in entries]
 
@@ -103,11 +103,11 @@ def _read_listed(
     return entries
 
 
-def _no_captions(shown: str, num_images: int, files: Sequence[str], prepare: str) -> str:
+def _no_captions(shown: str, num_images: int, files: Sequence[str]) -> str:
     below = [name for name in files if posixpath.basename(name) in LISTINGS]
     return (
         f"data.folder: {shown} contains {num_images:,} images but no captions: no metadata.jsonl, and no .txt or "
-        f".caption file beside an image. Run: {prepare}"
+        f".caption file beside an image. Run: {prepare_command(shown)}"
         + (f"\nOr give a folder further down that has them: {first_few(below)}" if below else "")
     )
 
@@ -117,7 +117,7 @@ def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
     return replace(entry, repeats=named[folder][0]) if folder in named else entry
 
 
-def _without_masks(files: list[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
+def _without_masks(files: Sequence[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
     """Return the images among `files`; note masks that are not used."""
     names = [name for name in files if is_image_name(name)]
     masks = _masks_among(names, {stem_of(name) for name in files if suffix_of(name) in TEXT_SUFFIXES}, root, mask)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.listing import Entry, Findings, read_captions
+from finetune.data.visible_files import is_saved_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,7 +144,7 @@ def open_rows(location: str, split: str = "train", findings: Findings | None = N
     import datasets
 
     is_local = os.path.isdir(location)
-    is_saved = any(os.path.exists(os.path.join(location, f"dataset_{kind}.json")) for kind in ("dict", "info"))
+    is_saved = is_saved_dataset(Path(location))
     loader = datasets.load_from_disk if is_saved else datasets.load_dataset
     try:
         if not is_local:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Literal
 
 from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
-from finetune.data.captions.reading import CaptionReading
-from finetune.data.captions.text import CaptionLines
+from finetune.data.captions.reading import DEFAULT_READING, CaptionReading
 from finetune.data.folder import read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.kept_files import KeptFiles
@@ -20,8 +18,8 @@ from finetune.data.links import refuse_links_out
 from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.data.probe import probe_all
-from finetune.data.refusals import CORRECT_FILES, refuse_masks, refuse_no_dataset, refuse_unfinished
-from finetune.data.visible_files import FolderSource, holds_tables
+from finetune.data.refusals import CORRECT_FILES, prepare_command, refuse_masks, refuse_no_dataset, refuse_unfinished
+from finetune.data.visible_files import FolderSource, holds_tables, is_saved_dataset, visible_files
 from finetune.plurals import first_few
 from finetune.prompt_syntax import caption_warning, syntax_in
 
@@ -95,11 +93,6 @@ class Manifest:
             for r in self.records
         }
 
-    def with_unread(self, reason: str) -> "Manifest":
-        """Say in the warnings why captions are not read."""
-        lines = (line.replace("because data.captions is none", f"because {reason}") for line in self.warnings)
-        return replace(self, warnings=tuple(lines))
-
     def changes(self, saved: dict[str, str]) -> Changes:
         """Return what was added, removed and changed since `saved`. `saved` is the result of an earlier `digests`."""
         now = self.digests()
@@ -118,15 +111,18 @@ def configured_manifest(
     data: DataConfig,
     mask: MaskConfig,
     captions: Literal["listed", "folder", "none"],
+    unread: str = "data.captions is none",
     kept: KeptFiles | None = None,
 ) -> Manifest:
-    """Return the manifest that a recipe's options describe. `captions` names the source of the images' captions."""
+    """Return the manifest that a recipe's options describe.
+
+    `captions` names the source of the images' captions, `unread` says why there are none.
+    """
     return read_manifest(
         data.folder,
         image_column=data.image_column,
-        caption_column=data.caption_column,
+        reading=CaptionReading(data.caption_column, data.caption_lines, unread),
         captions=captions,
-        caption_lines=data.caption_lines,
         folder_repeats=data.folder_repeats,
         mask=mask,
         follow_links=data.follow_links,
@@ -138,9 +134,8 @@ def read_manifest(
     folder: str,
     *,
     image_column: str = "image",
-    caption_column: str = "text",
+    reading: CaptionReading = DEFAULT_READING,
     captions: Literal["listed", "folder", "none"] = "listed",
-    caption_lines: CaptionLines | None = None,
     folder_repeats: FolderRepeats = "auto",
     mask: MaskConfig = NO_MASKS,
     follow_links: bool = False,
@@ -158,46 +153,42 @@ def read_manifest(
     has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
     image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
     whose images count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub
-    dataset too. Links that lead out of a folder are refused unless `follow_links`. Files that are read are put into
-    `kept`.
+    dataset too. Links that lead out of a folder are refused unless `follow_links`. Files that are read go into `kept`.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     """
-    findings, kept = Findings(), kept or KeptFiles()
-    path = Path(folder)
-    prepare = f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
+    findings, kept, path, root = Findings(), kept or KeptFiles(), Path(folder), os.path.abspath(folder)
     refuse_unfinished(path)
     for place in (folder, mask.folder):
         if place is not None and os.path.isdir(place) and not follow_links:
             refuse_links_out(str(place), "data.follow_links")
-    is_saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()  # by save_to_disk
-    if path.is_dir() and not is_saved and any((path / "data").glob("*.parquet")):
+    is_plain = path.is_dir() and not is_saved_dataset(path)
+    if is_plain and any((path / "data").glob("*.parquet")):
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
 
-        if tables := prepared_tables(os.path.abspath(path)):
-            return _read_tables(folder, tables, caption_column, captions, mask, kept)
-    if path.is_dir() and not is_saved and not holds_tables(os.path.abspath(path)):
-        root, reading = os.path.abspath(path), CaptionReading(caption_column, caption_lines)
+        if tables := prepared_tables(root):
+            return _read_tables(folder, tables, reading.column, captions, mask, kept)
+    files = visible_files(root, findings) if is_plain else []
+    if is_plain and not holds_tables(files):
         source: ImageSource = FolderSource(root)
-        entries = read_folder(root, folder, reading, findings, prepare, captions, mask, folder_repeats)
-        advice = CORRECT_FILES.format(prepare=prepare)
+        entries = read_folder(root, folder, files, reading, findings, captions, mask, folder_repeats)
+        advice = CORRECT_FILES.format(prepare=prepare_command(folder))
     else:
         refuse_no_dataset(folder)
         from finetune.data.hub import read_rows
 
         refuse_masks(folder, mask, ("file",))
-        entries, source = read_rows(str(path), image_column, caption_column, findings, captions)
-        advice = f"Correct these rows, or let preparation leave them out: {prepare}"
-    probed = probe_all(entries, source, findings, kept)
-    records = [_record(entry, found.size, found.sha256) for entry, found in probed]
+        entries, source = read_rows(str(path), image_column, reading.column, findings, captions)
+        advice = f"Correct these rows, or let preparation leave them out: {prepare_command(folder)}"
+    records = [_record(entry, found.size, found.sha256) for entry, found in probe_all(entries, source, findings, kept)]
     _note_syntax(records, findings)
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
     if mask.kind == "none":
         return Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
-    root = os.path.abspath(path if mask.folder is None else mask.folder)
-    masks = FolderSource(root) if mask.kind == "file" else source
-    records = _masked(records, masks, root, mask, findings, kept)
+    masks_root = root if mask.folder is None else os.path.abspath(mask.folder)
+    masks = FolderSource(masks_root) if mask.kind == "file" else source
+    records = _masked(records, masks, masks_root, mask, findings, kept)
     return Manifest(records, source, folder, findings.warnings, masks, kept)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 from finetune.config.mask import MaskConfig
@@ -11,6 +12,11 @@ CORRECT_FILES = (
     "Where captions are missing: add .txt files, let preparation write some (--captions.captioner), or train without "
     "(--data.captions none)."
 )
+
+
+def prepare_command(folder: str) -> str:
+    """Write the command that makes a usable dataset of a folder."""
+    return f"python -m datasets_prep --source {shlex.quote(folder)} --output PREPARED"
 
 
 def refuse_unfinished(folder: Path) -> None:

@@ -4,7 +4,9 @@ import os
 import posixpath
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune.data.captions.reading import is_unicode
 from finetune.data.images.decode import readable_formats
@@ -82,9 +84,14 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def holds_tables(root: str) -> bool:
-    """Check whether a folder has tables or archives of images. `datasets.load_dataset` reads them."""
-    suffixes = {suffix_of(name) for name in visible_files(root, Findings())}
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell if `Dataset.save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def holds_tables(files: Sequence[str]) -> bool:
+    """Tell if a folder's files are tables or archives of images. `datasets.load_dataset` reads them."""
+    suffixes = {suffix_of(name) for name in files}
     return not suffixes.isdisjoint(TABLE_FILES) and suffixes.isdisjoint(IMAGE_SUFFIXES | UNREAD_SUFFIXES)
 
 

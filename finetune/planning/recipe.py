@@ -30,7 +30,7 @@ def captions_of_data(config: TrainConfig) -> Captions:
 
 def no_captions(config: TrainConfig) -> str:
     """Name data.captions as what leaves captions unread."""
-    return f"data.captions is {config.data.captions}"
+    return "data.captions is none"
 
 
 def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
@@ -53,8 +53,7 @@ class Recipe(Generic[Config]):
 
     def manifest(self, config: Config, kept: KeptFiles | None = None) -> Manifest:
         """Return the checked images of a config. Files that are read are put into `kept`."""
-        found = configured_manifest(config.data, config.mask, self.captions(config), kept)
-        return found.with_unread(self.unread(config))
+        return configured_manifest(config.data, config.mask, self.captions(config), self.unread(config), kept)
 
 
 AnyRecipe = Recipe[Any]

@@ -17,6 +17,8 @@ class CaptionReading:
     column: str = "text"
     lines: CaptionLines | None = None
     """What several lines of a text file are; None is alternatives, with a warning, and refuses what seems wrapped."""
+    unread: str = "data.captions is none"
+    """Why captions are not read where none are wanted."""
     is_training: bool = True
     """Whether a file that cannot be read is an error, as for a recipe; preparation notes it and continues."""
 
@@ -27,6 +29,9 @@ class CaptionReading:
     @property
     def column_option(self) -> str:
         return "data.caption_column" if self.is_training else "caption_column"
+
+
+DEFAULT_READING = CaptionReading()
 
 
 class UnreadableTextError(ValueError):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.pipeline import prepare
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import decode_text
 from finetune.data.manifest import read_manifest
 from tests.support.images import A, B, C, Row, captions, listed, listing, mistakes, picture, write
@@ -44,7 +45,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
 
 def test_a_caption_column_may_hold_lists_and_have_another_name(tmp_path: Path) -> None:
     folder = listed(tmp_path, {"file_name": "a.png", "prompt": ["one", " uno ", "one"]})
-    assert captions(read_manifest(folder, caption_column="prompt")) == {"a.png": ("one", "uno")}
+    assert captions(read_manifest(folder, reading=CaptionReading("prompt"))) == {"a.png": ("one", "uno")}
 
 
 def test_splits_are_kept(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
     assert captions(manifest) == {"b.JPG": ("one", "two", "three"), "d/a.png": ("four",)}
     (warning,) = manifest.warnings
     assert "(1): b.txt" in warning and "--data.caption_lines" in warning
-    assert read_manifest(str(tmp_path), caption_lines="alternatives").warnings == ()
+    assert read_manifest(str(tmp_path), reading=CaptionReading(lines="alternatives")).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import pickle
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.manifest import read_manifest
 from tests.support.images import picture
 
@@ -39,7 +41,7 @@ def test_rows_give_their_original_bytes_and_numbered_names(tmp_path: Path) -> No
 
 def test_lists_of_captions_and_other_column_names_are_read(tmp_path: Path) -> None:
     columns = {"image": [{"bytes": picture("red"), "path": "x.jpg"}] * 3, "captions": [["a", "b"], ["c"], ["d", "d"]]}
-    manifest = read_manifest(saved(tmp_path / "set", columns), caption_column="captions")
+    manifest = read_manifest(saved(tmp_path / "set", columns), reading=CaptionReading("captions"))
     assert [record.captions for record in manifest.records] == [("a", "b"), ("c",), ("d",)]
 
 
@@ -53,11 +55,14 @@ def test_plain_bytes_and_plain_numbers_are_images_too(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(data)).getpixel((3, 1)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("option", ["image_column", "caption_column"])
-def test_a_missing_column_names_the_columns_that_exist(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("image_column", {"image_column": "nothing"}), ("caption_column", {"reading": CaptionReading("nothing")})],
+)
+def test_a_missing_column_names_the_columns_that_exist(tmp_path: Path, option: str, given: dict[str, Any]) -> None:
     folder = saved(tmp_path / "set", {"image": [{"bytes": picture("red"), "path": None}], "text": ["x"]})
     with pytest.raises(ValueError, match=rf"data.{option}.*image, text"):
-        read_manifest(folder, **{option: "nothing"})
+        read_manifest(folder, **given)
 
 
 def test_bad_rows_are_reported_together(tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_an_archive_of_images_is_read_as_it_is(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    manifest = read_manifest(str(tmp_path), image_column="png", caption_column="txt")
+    manifest = read_manifest(str(tmp_path), image_column="png", reading=CaptionReading("txt"))
     assert [record.captions for record in manifest.records] == [("a cat",)]
     assert manifest.source.read(manifest.records[0].file_name) == picture("blue")
 

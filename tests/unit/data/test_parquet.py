@@ -13,6 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.data import parquet as tables
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.manifest import read_manifest
 from finetune.data.parquet import read_image
 from tests.support.images import captions, mistakes, picture, write
@@ -91,11 +92,11 @@ def test_training_cuts_its_images_from_a_table(tmp_path: Path) -> None:
 
 def test_captions_may_come_from_another_column_or_none(tmp_path: Path) -> None:
     folder = prepared(tmp_path, rows(short=["x"] * 6, captions_alt=None))
-    assert set(captions(read_manifest(folder, caption_column="short")).values()) == {("x",)}
+    assert set(captions(read_manifest(folder, reading=CaptionReading("short"))).values()) == {("x",)}
     assert set(captions(read_manifest(folder, captions="none")).values()) == {("",)}
     empty = prepared(tmp_path / "empty", rows(text=[""] * 6, captions_alt=None))
     assert set(captions(read_manifest(empty, captions="none")).values()) == {("",)}
-    assert "caption_column to one of" in mistakes(folder, caption_column="nothing")
+    assert "caption_column to one of" in mistakes(folder, reading=CaptionReading("nothing"))
     assert "data.captions" in mistakes(folder, captions="folder")
 
 

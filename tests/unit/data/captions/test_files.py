@@ -19,7 +19,7 @@ COCO = '{"images": [{"id": 7, "file_name": "x.png"}], "annotations": [{"image_id
 
 def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[str, ...]]:
     """The captions that recipes read, which are those that preparation reads."""
-    manifest = read_manifest(write(folder, files), caption_column=column, caption_lines="alternatives")
+    manifest = read_manifest(write(folder, files), reading=CaptionReading(column, "alternatives"))
     found = captions(manifest)
     findings, root = Findings(), str(folder)
     reading = CaptionReading(column, "alternatives", is_training=False)
@@ -183,8 +183,10 @@ def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: P
     folder = write(tmp_path, {"x.png": P, "x.txt": "A dog.\nIt sits.\n\nA window."})
     message = mistakes(folder)
     assert "x.txt" in message and "--data.caption_lines joined" in message
-    assert captions(read_manifest(folder, caption_lines="joined")) == {"x.png": ("A dog. It sits. A window.",)}
-    manifest = read_manifest(folder, caption_lines="alternatives")
+    assert captions(read_manifest(folder, reading=CaptionReading(lines="joined"))) == {
+        "x.png": ("A dog. It sits. A window.",)
+    }
+    manifest = read_manifest(folder, reading=CaptionReading(lines="alternatives"))
     assert captions(manifest) == {"x.png": ("A dog.", "It sits.", "A window.")} and manifest.warnings == ()
 
 
