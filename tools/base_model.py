@@ -7,19 +7,17 @@ stage of `recipes.pretrain`: tokenizer, autoencoder, denoiser, and a short one i
 WORK/pieces has the result in files of at most 15 MB, for places that take no larger ones: `cat FILE.part* > FILE`.
 """
 
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.config.parse.command_line import parse
+from finetune.demo.run import PACKAGES, start
 from finetune.files import new_folder
+from tools.command import run_tool
 from tools.icons import IconsConfig, write
 
-ROOT = Path(__file__).parents[1]
-PRESET = ROOT / "recipes" / "configs" / "pretrain_icons.yaml"
+PRESET = PACKAGES / "recipes" / "configs" / "pretrain_icons.yaml"
 PIECE_BYTES = 15 * 2**20
 
 
@@ -60,7 +58,7 @@ def train(config: BaseModelConfig) -> Path:
     for name, for_vae in (("pairs", False), ("looks", True)):
         if not (work / name).exists():
             print(f"{work / name}: {write(IconsConfig(icons, work / name, for_vae=for_vae)):,} images.", flush=True)
-    of_process = str(config.batch_size // (2 if config.device == "cpu" else 1))
+    of_process = config.batch_size // (2 if config.device == "cpu" else 1)
     pairs, runs = ["--data.folder", work / "pairs"], [work / name for name in ("tokenizer", "autoencoder", "denoiser")]
     last = work / "last"
     run_stage("tokenizer", runs[0], None, "cpu", [*pairs])
@@ -83,21 +81,17 @@ def rising(steps: int) -> list[object]:
 
 def run_stage(stage: str, run: Path, before: Path | None, device: str, options: list[object]) -> None:
     """Run one stage of `recipes.pretrain` as a user would, or continue it."""
-    launcher: list[object] = [sys.executable, "-m"]
-    if stage == "tokenizer":
-        launcher += ["recipes.pretrain"]
-    elif device == "cpu":
-        launcher += ["accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / "cpu.yaml"]
-        launcher += ["--mixed_precision", "bf16", "--multi_gpu", "--num_processes", 2]
-        launcher += ["--num_cpu_threads_per_process", 1, "-m", "recipes.pretrain"]
-    else:
-        launcher += ["accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / "single_gpu.yaml"]
-        launcher += ["-m", "recipes.pretrain"]
     source = [] if before is None else ["--model.source", before / "export"]
-    command = [*launcher, "--config", PRESET, "--stage", stage, *source, *options, "--output.folder", run]
-    environment = {"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    subprocess.run([*map(str, command)], check=True, env=os.environ | environment | {"PYTHONPATH": path})
+    options = ["--config", PRESET, "--stage", stage, *source, *options, "--output.folder", run]
+    configs, launch = PACKAGES / "accelerate_configs", "accelerate.commands.launch"
+    if stage == "tokenizer":
+        start("recipes.pretrain", *options)
+    elif device == "cpu":
+        launcher = ["--config_file", configs / "cpu.yaml", "--mixed_precision", "bf16", "--multi_gpu"]
+        launcher += ["--num_processes", 2, "--num_cpu_threads_per_process", 1, "-m", "recipes.pretrain"]
+        start(launch, *launcher, *options, ACCELERATE_USE_CPU="true")
+    else:
+        start(launch, "--config_file", configs / "single_gpu.yaml", "-m", "recipes.pretrain", *options)
 
 
 def split(model: Path, pieces: Path) -> Path:
@@ -116,17 +110,13 @@ def split(model: Path, pieces: Path) -> Path:
     return pieces
 
 
-def main() -> None:
-    """Train as the command line says."""
+def run(config: BaseModelConfig) -> str:
+    """Train, and name the result. Exit with a failed stage's code, which has said why."""
     try:
-        config = parse(BaseModelConfig, sys.argv[1:], program="python -m tools.base_model")
-        print(f"The model is in {train(config)}, in pieces.")
-    except (ValueError, OSError) as error:
-        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
-        raise SystemExit(1) from None
-    except subprocess.CalledProcessError as error:  # the stage has said why
+        return f"The model is in {train(config)}, in pieces."
+    except subprocess.CalledProcessError as error:
         raise SystemExit(error.returncode) from None
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(BaseModelConfig, run, "python -m tools.base_model")

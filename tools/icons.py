@@ -11,7 +11,6 @@ variants of such a drawing are left out, and some of them are the images for val
 import hashlib
 import io
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from finetune.config.parse.command_line import parse
 from finetune.data.images.decode import open_rgb
 from finetune.data.parquet import read_columns, read_image
 from finetune.files import new_folder
 from tools.colours import HUES, TONES, main_colour, named, recoloured
+from tools.command import run_tool
 
 HELD_OUT_PERCENT = 4
 ROWS_PER_GROUP = 1000
@@ -216,20 +215,18 @@ def write_table(path: Path, rows: Iterator[Drawing]) -> int:
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     kinds = {"image": image, "text": pyarrow.string(), "captions_alt": strings, "width": pyarrow.int32()}
     kinds |= {name: pyarrow.string() for name in ("sha256", "source", "split")} | {"height": pyarrow.int32()}
-    schema, num, seen = pyarrow.schema(list(kinds.items())), 0, set[str]()
+    schema, num = pyarrow.schema(list(kinds.items())), 0
     with ParquetWriter(path, schema) as writer:
         batch: list[dict[str, object]] = []
         for drawing in rows:
             buffer = io.BytesIO()
             drawing.image.save(buffer, "WEBP", lossless=True, method=0)
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
             first, *others = drawing.captions
             batch.append({
                 "image": {"bytes": buffer.getvalue(), "path": f"{drawing.name}.webp"}, "text": first,
                 "captions_alt": others, "width": drawing.image.width, "height": drawing.image.height,
-                "sha256": digest, "source": drawing.name, "split": drawing.split,
+                "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "source": drawing.name, "split": drawing.split,
             })  # fmt: skip
-            seen.add(digest)
             if len(batch) == ROWS_PER_GROUP:
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema))
                 num, batch = num + len(batch), []
@@ -237,15 +234,5 @@ def write_table(path: Path, rows: Iterator[Drawing]) -> int:
     return num + len(batch)
 
 
-def main() -> None:
-    """Write the set that the command line describes."""
-    try:
-        config = parse(IconsConfig, sys.argv[1:], program="python -m tools.icons")
-        print(f"{config.output}: {write(config):,} images.")
-    except (ValueError, OSError) as error:
-        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
-        raise SystemExit(1) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(IconsConfig, lambda config: f"{config.output}: {write(config):,} images.", "python -m tools.icons")

@@ -14,7 +14,6 @@ line drawings, as silhouettes, and in any colours.
 import colorsys
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from finetune.config.parse.command_line import parse
 from finetune.data.images.decode import open_rgb
 from finetune.data.manifest import Record, read_manifest
 from finetune.files import new_folder
 from tools.colours import COLOUR_WORDS, HUES, main_colour, named, recoloured
+from tools.command import run_tool
 
 
 @dataclass(frozen=True)
@@ -165,15 +164,7 @@ def write(config: PictogramConfig) -> int:
     return len(rows)
 
 
-def main() -> None:
-    """Write the set that the command line describes."""
-    try:
-        config = parse(PictogramConfig, sys.argv[1:], program="python -m tools.pictograms")
-        print(f"{config.output}: {write(config):,} images.")
-    except (ValueError, OSError) as error:
-        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
-        raise SystemExit(1) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(
+        PictogramConfig, lambda config: f"{config.output}: {write(config):,} images.", "python -m tools.pictograms"
+    )

@@ -66,12 +66,13 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
     return image
 
 
-def start(module: str, *arguments: str | Path, silent: bool = False) -> str:
+def start(module: str, *arguments: object, silent: bool = False, **environment: str) -> str:
     """Run a module in a process, as a user would. Return its output if `silent`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     stdout = subprocess.PIPE if silent else None
-    ended = subprocess.run(command, check=True, text=True, stdout=stdout, env=os.environ | {"PYTHONPATH": path})
+    environment = os.environ | {"PYTHONPATH": path, **environment}
+    ended = subprocess.run(command, check=True, text=True, stdout=stdout, env=environment)
     return ended.stdout or ""
 
 

@@ -6,20 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from tests.unit.tools.test_colours import pictogram
 from tools.colours import HUES
 from tools.pictograms import PictogramConfig, moved, variants, write
-
-RGB = {"red": (230, 46, 46), "yellow": (255, 214, 51), "blue": (54, 123, 217), "green": (50, 166, 62)}
-
-
-def pictogram(colour: str, side: int = 64) -> Image.Image:
-    image = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((8, 8, side - 8, side - 8), fill=RGB[colour])
-    draw.ellipse((20, 20, 28, 28), fill="black")  # an eye that keeps its colour
-    return image
 
 
 def folder_of(root: Path, captions: dict[str, str]) -> Path:
