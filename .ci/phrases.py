@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[1]
 PATHS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", ".ci", "benchmarks")
 PATHS += ("datasets_prep", "finetune", "recipes", "tests", "tools")
 """Files, and folders whose Markdown and Python files are read."""
-LATER: tuple[str, ...] = ()
-"""Folders and files that are not read yet."""
 ALLOWED = {
     ".ci/phrases.py": 1,
     "datasets_prep/captioners/base.py": 4,
@@ -103,17 +101,16 @@ def name_of(path: Path) -> str:
     return path.resolve().as_posix().removeprefix(f"{ROOT.as_posix()}/")
 
 
-def files(paths: tuple[str, ...], without: tuple[str, ...]) -> Iterator[Path]:
+def files(paths: tuple[str, ...]) -> Iterator[Path]:
     """Yield the files to read."""
     for path in map(ROOT.joinpath, paths):
-        found = sorted([*path.rglob("*.md"), *path.rglob("*.py")]) if path.is_dir() else [path]
-        yield from (file for file in found if not name_of(file).startswith(without))
+        yield from sorted([*path.rglob("*.md"), *path.rglob("*.py")]) if path.is_dir() else [path]
 
 
 def main() -> int:
     """Print every phrase that is refused; return the exit code."""
     failed = False
-    for path in [Path(name) for name in sys.argv[1:]] or files(PATHS, without=LATER):
+    for path in [Path(name) for name in sys.argv[1:]] or files(PATHS):
         phrases = sorted(found(path.read_text(encoding="utf-8"), is_python=path.suffix == ".py"))
         if len(phrases) <= ALLOWED.get(name_of(path), 0):
             continue

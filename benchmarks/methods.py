@@ -184,7 +184,7 @@ def subject_table(
 
 
 def by_prompt(images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the images of each prompt, one a seed."""
+    """Return the images of each prompt, one per seed."""
     return {prompt: images[place :: len(prompts)] for place, prompt in enumerate(prompts)}
 
 

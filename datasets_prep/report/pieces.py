@@ -114,7 +114,10 @@ class Thumbnails:
         """Whether an image was left without one for lack of room."""
 
     def of(self, source: str) -> Thumbnail | None:
-        """Return the thumbnail of an image. None where it cannot be read or there is no more room."""
+        """Return the thumbnail of an image.
+
+        It is None if the image cannot be read or the report is full.
+        """
         if source not in self._made:
             if len(self._rules) >= self._most or self._num_bytes >= self._most_bytes:
                 self.is_full = True

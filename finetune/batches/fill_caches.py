@@ -44,7 +44,7 @@ def build_caches(
     these train.
     """
     with encoder.lent("vae"):
-        vae_fingerprint, latents, cut_masks = cache_images(encoder, accelerator, images, cache, folder)
+        vae_fingerprint, latents, masks = cache_images(encoder, accelerator, images, cache, folder)
     text = None
     previews = PreviewConfig() if previews is None or encoder.text_encoder_is_trained else previews
     with encoder.lent("text_encoders"):
@@ -66,7 +66,7 @@ def build_caches(
             drawing = kept_prompts(
                 encoder.family, encoder.components, previews, accelerator, text_encoder_is_trained=False
             )
-    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, cut_masks, drawing)
+    return Encoded(vae_fingerprint, encoder_fingerprint, dtype, latents, text, masks, drawing)
 
 
 def image_warnings(odd: set[str]) -> Iterator[str]:

@@ -33,6 +33,8 @@ from finetune.randomness import noise_at, stream, uniform_at
 from finetune.session import Session
 from finetune.tasks.base import Task
 
+SMALL_STATES = either([name for name, facts in OPTIMIZERS.items() if facts.has_small_state])
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -171,11 +173,10 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
 
 def update(stepper: torch.optim.Optimizer, step: int) -> None:
     """Make the optimizer's update of a step, and remove the gradients."""
-    small = either([name for name, facts in OPTIMIZERS.items() if facts.has_small_state])
     with explaining_out_of_memory(
         f"in the update of step {step}, where the optimizer's state is made",
-        f"Choose an optimizer with a smaller state (optim.name {small}), set optim.in_backward true, or train fewer "
-        "weights.",
+        f"Choose an optimizer with a smaller state (optim.name {SMALL_STATES}), set optim.in_backward true, or train "
+        "fewer weights.",
     ):
         stepper.step()
     stepper.zero_grad()
