@@ -72,13 +72,7 @@ def denoiser_calls(
 
 @torch.no_grad()
 def drawn(
-    pipeline: Any,
-    prompt: str,
-    *,
-    steps: int = 2,
-    guidance_scale: float = 1.0,
-    output_type: str = "latent",
-    **more: Any,
+    pipeline: Any, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0, output_type: str = "latent", **more: Any
 ) -> Tensor:
     """Draw the prompt from a fixed seed, by default without guidance."""
     return pipeline(

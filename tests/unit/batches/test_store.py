@@ -97,15 +97,7 @@ def fill_all(
     shard_size: int = 4,
 ) -> ShardStore:
     store = ShardStore(folder)
-    fill(
-        store,
-        store.missing(keys),
-        encode,
-        shard_size=shard_size,
-        rank=0,
-        num_processes=1,
-        progress=lambda done: None,
-    )
+    fill(store, store.missing(keys), encode, shard_size=shard_size, rank=0, num_processes=1, progress=lambda done: None)
     store.refresh()
     return store
 
