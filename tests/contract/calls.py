@@ -74,7 +74,6 @@ def denoiser_calls(
 def drawn(
     pipeline: Any, prompt: str, *, steps: int = 2, guidance_scale: float = 1.0, output_type: str = "latent", **more: Any
 ) -> Tensor:
-    """Draw the prompt from a fixed seed, by default without guidance."""
     return pipeline(
         prompt,
         height=HEIGHT,
@@ -100,7 +99,6 @@ def unpacked(pipeline: Any, latents: Tensor) -> Tensor:
 
 
 def packed(pipeline: Any, latents: Tensor, like: Tensor) -> Tensor:
-    """Return latents [B C H W] in the form of the pipeline."""
     return latents if like.dim() == 4 else pipeline._pack_latents(latents, *latents.shape)
 
 

@@ -62,7 +62,6 @@ def components(family: ModelFamily, source: ModelSource) -> Components:
 
 @pytest.fixture
 def pipeline(model: Path) -> Any:
-    """The pipeline as diffusers itself loads it."""
     return reloaded_pipeline(model)
 
 
@@ -90,7 +89,6 @@ def options(name: str, model: Path, pictures: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def lora_run(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short LoRA run, with previews and a validation."""
     folder = tmp_path_factory.mktemp("lora")
     shown = {"preview.prompts": (PROMPT,), "preview.num_inference_steps": 1}
     completed("lora", options | RESUMED | shown | {"output.folder": folder / "a"}, folder / "log")

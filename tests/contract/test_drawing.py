@@ -1,5 +1,3 @@
-"""Drawing needs only denoiser and VAE once prompts are encoded."""
-
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager

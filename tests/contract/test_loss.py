@@ -1,5 +1,3 @@
-"""The loss equals the papers' formulas, and training lowers it."""
-
 from dataclasses import replace
 from typing import Any
 

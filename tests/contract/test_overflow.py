@@ -1,5 +1,3 @@
-"""A VAE that overflows in fp16, as SDXL's, draws no black images."""
-
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Latents, prompts and predictions in training equal those of diffusers' pipeline."""
-
 from dataclasses import replace
 from typing import Any
 
@@ -135,6 +133,5 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def denoiser_of(pipeline: Any, components: Components) -> Any:
-    """The pipeline's denoiser: its part of the class that the family loads."""
     (denoiser,) = (part for part in pipeline.components.values() if type(part) is type(components.denoiser))
     return denoiser

@@ -1,5 +1,3 @@
-"""Whole runs: exact resume, exports that the pipeline loads, every recipe."""
-
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +76,6 @@ def test_adapters_on_the_text_encoders_too_are_exported_or_refused(
 def test_images_beyond_the_denoisers_positions_are_refused(
     family: ModelFamily, components: Components, options: Options, tmp_path: Path
 ) -> None:
-    """The longest side of the family is drawn, one more patch refused."""
     longest, step = family.longest_side(components), family.pixel_multiple(components.vae)
     if longest is None:
         return

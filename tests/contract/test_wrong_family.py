@@ -1,5 +1,3 @@
-"""Every other family refuses a checkpoint and names the right one."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Commands in their own process: their output, and what stays unloaded."""
-
 import subprocess
 import sys
 from pathlib import Path

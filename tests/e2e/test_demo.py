@@ -1,5 +1,3 @@
-"""`finetune demo` as a user runs it, and what its image shows."""
-
 import subprocess
 import sys
 from pathlib import Path

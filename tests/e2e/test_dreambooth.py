@@ -1,5 +1,3 @@
-"""DreamBooth's class images in one, two and killed processes; the run's report."""
-
 import json
 import signal
 from pathlib import Path
@@ -15,7 +13,6 @@ from tests.tiny.sd import save_pictures
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images without captions."""
     folder = save_pictures(tmp_path_factory.mktemp("subject") / "pictures", count=5, size=64)
     (folder / "metadata.jsonl").unlink()
     return folder

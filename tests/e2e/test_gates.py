@@ -1,5 +1,3 @@
-"""The gate of family names: what it refuses, and what passes."""
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -85,7 +85,6 @@ def test_the_base_models_are_known_by_id_preset_and_family() -> None:
 
 
 def check_options(words: list[str]) -> None:
-    """Check that a command's options and config files exist."""
     place = next(place for place, word in enumerate(words) if word.startswith("recipes."))
     types = flat_types(CONFIGS[words[place].removeprefix("recipes.")])
     given, found = read_flags(words[place + 1 :], types)

@@ -110,8 +110,6 @@ class Hub(QuietHandler):
 
 @dataclass(frozen=True)
 class Served:
-    """A running Hub; files put into its folder appear at once."""
-
     address: str
     folder: Path
     sent: list[str]
@@ -143,7 +141,6 @@ def cached(model: Path, cache: Path, name: str) -> Path:
 
 
 def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
-    """Add weights of some parts as variant fp16, in shards."""
     for part in parts:
         for file in folder.glob(f"{part}/*.safetensors"):
             stem, *rest = file.name.removesuffix(".safetensors").partition("-")
@@ -162,7 +159,6 @@ def with_half(folder: Path, *, parts: tuple[str, ...] = ("*",)) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with two shards per part, as FLUX.1 has."""
     folder = tmp_path_factory.mktemp("shards") / "model"
     build_pipeline(size="micro").save_pretrained(folder, max_shard_size="40KB")
     assert all(len(list((folder / part).glob("*-of-*.safetensors"))) > 1 for part in ("unet", "vae", "text_encoder"))

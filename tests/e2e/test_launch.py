@@ -1,5 +1,3 @@
-"""The recipes as users start them: `accelerate launch` and `python -m`."""
-
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +15,6 @@ from tests.tiny.sd import save_pictures, save_pipeline
 
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A launched LoRA run on SD 1.x's topology, with its files."""
     folder = tmp_path_factory.mktemp("lora")
     model = save_pipeline(folder / "model", size="tiny")
     pictures = folder / "pictures"

@@ -1,5 +1,3 @@
-"""A single file marked as v-prediction with zero terminal SNR. It trains so, and its exports are marked too."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Other processes: the tables and caches they read, and a hub's refusals."""
-
 import os
 import pickle
 import subprocess

@@ -1,5 +1,3 @@
-"""The gates of language: phrases in prose, and first sentences of docstrings."""
-
 import subprocess
 import sys
 from pathlib import Path

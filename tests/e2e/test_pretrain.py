@@ -1,5 +1,3 @@
-"""Training from scratch in three stages, which learn and resume."""
-
 import io
 import json
 import random

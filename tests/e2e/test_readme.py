@@ -1,5 +1,3 @@
-"""README from top to bottom, in a fresh clone and shell."""
-
 import re
 import shutil
 import subprocess
@@ -21,7 +19,6 @@ SHORTENED = {
 
 
 def repository(folder: Path) -> Path:
-    """Return a git repository of the working tree as it is."""
     shutil.copytree(ROOT, folder, ignore=lambda path, names: NOT_CLONED & set(names) if Path(path) == ROOT else set())
     author = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
     for words in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "all"]):
@@ -48,7 +45,6 @@ def with_packages(images: Path) -> list[str]:
 
 
 def script(tmp_path: Path) -> list[str]:
-    """Return all blocks of README, shortened, with stand-ins for downloads."""
     stand_ins = {
         "URL": str(repository(tmp_path / "origin")),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(save_pipeline(tmp_path / "model", size="micro")),
@@ -129,7 +125,6 @@ def test_readme_is_short() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives to a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,8 +1,3 @@
-"""Whole runs of textual inversion and pivotal tuning.
-
-Files are loaded in diffusers; refusals and two processes are tested too.
-"""
-
 from pathlib import Path
 
 import numpy as np

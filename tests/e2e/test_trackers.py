@@ -36,8 +36,6 @@ ROWS = [
 
 
 class Collected(logging.Handler):
-    """A handler that keeps our logger's messages, not wandb's."""
-
     def __init__(self) -> None:
         super().__init__()
         self.messages: list[str] = []
@@ -48,7 +46,6 @@ class Collected(logging.Handler):
 
 @contextmanager
 def warnings_collected() -> Iterator[list[str]]:
-    """Collect what the user is told while the context lasts."""
     collected = Collected()
     logging.getLogger("finetune.tracking.tracker").addHandler(collected)
     yield collected.messages
@@ -76,8 +73,6 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that logged ROWS, two previews and a file."""
-
     folder: Path
     records: list[Record]
     warnings: list[str]
@@ -109,7 +104,6 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
 
 
 def tracked(folder: Path, *names: str, mode: str = "auto", rows: Sequence[Mapping[str, float]] = ROWS[:1]) -> Tracker:
-    """A run that logs some rows and ends well."""
     tracker = start(folder, *names, mode=mode)
     for row in rows:
         tracker.log(row, int(row["step"]))
@@ -330,7 +324,6 @@ def test_a_key_of_the_wrong_form_leaves_an_offline_run(
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server at which the user is logged in."""
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -456,8 +449,6 @@ def test_a_mode_that_is_given_wins_over_wandbs_variable_and_that_is_said(
 
 
 class Scripted:
-    """A backend that records its calls and does what tests script."""
-
     def __init__(self, run: TrackedRun, act: Callable[[], None]) -> None:
         self.run = run
         self.calls: list[Any] = []

@@ -38,7 +38,6 @@ def straight(small_run: Options, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def finished(small_run: Options, straight: Path, tmp_path: Path) -> Options:
-    """Options of a run that is complete in the test's own folder."""
     shutil.copytree(straight, tmp_path / "out")
     return small_run | {"output.folder": tmp_path / "out"}
 
@@ -60,7 +59,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def assert_refused(exit_code: int, output: str, *words: str) -> None:
-    """Require exit code 1 and the useful words, without a traceback."""
     assert exit_code == 1, output
     assert "Traceback" not in output, output
     assert "error: " in output, output

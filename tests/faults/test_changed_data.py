@@ -1,5 +1,3 @@
-"""Changed images or captions on resume: refused by name, or allowed."""
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

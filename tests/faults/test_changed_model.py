@@ -1,5 +1,3 @@
-"""A run continues only on the model that it began with."""
-
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""A damaged newest checkpoint is noticed and the one before used. The end is the same."""
-
 import json
 import pickle
 import shutil
@@ -34,8 +32,6 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def become(content: bytes | None) -> Callable[[Path], None]:
-    """Make the checkpoint an empty folder, or a file."""
-
     def change(newest: Path) -> None:
         shutil.rmtree(newest)
         newest.mkdir() if content is None else newest.write_bytes(content)
@@ -54,12 +50,10 @@ FOLDER_DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def checkpoints(straight: Path, tmp_path: Path) -> Path:
-    """Checkpoints of steps 2, 4 and 6, to be damaged."""
     return shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
 
 
 def assert_falls_back(checkpoints: Path, name: str) -> None:
-    """Require the checkpoint of step 4, and a warning about step 6."""
     warnings: list[str] = []
     found = newest_checkpoint(checkpoints, warnings.append)
     assert found is not None
@@ -92,8 +86,6 @@ def seal(checkpoint: Path) -> None:
 
 
 class Canary:
-    """Leaves a trace where it is unpickled."""
-
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 

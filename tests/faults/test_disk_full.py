@@ -1,8 +1,3 @@
-"""A full disk: errors name sizes, and repeating ends the same.
-
-The disk is a real one of two megabytes, or file sizes are limited.
-"""
-
 import os
 import shutil
 import subprocess
@@ -18,7 +13,6 @@ from tests.support.runs import Options, assert_same_end, completed, run, start
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
@@ -29,7 +23,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> None:
-    """Leave so many bytes free."""
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - leave))
 
 
@@ -37,7 +30,6 @@ def fill(disk: Path, *, leave: int) -> None:
 def test_a_checkpoint_that_finds_the_disk_full_loses_nothing(
     event: int, interrupted: Options, straight: Path, small_disk: Path, tmp_path: Path
 ) -> None:
-    """The disk fills up at the n-th event of the save."""
     out = small_disk / "out"
     shutil.move(str(tmp_path / "out"), out)
     options = interrupted | {"output.folder": out}

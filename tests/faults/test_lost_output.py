@@ -1,5 +1,3 @@
-"""Closed or full output streams lose output, never the run."""
-
 import os
 from pathlib import Path
 
@@ -7,7 +5,6 @@ from tests.support.runs import Options, assert_same_end, start
 
 
 def lose_both() -> None:
-    """Write stdout to a full disk and stderr to a closed pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)

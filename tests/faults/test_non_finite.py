@@ -1,5 +1,3 @@
-"""Losses that are not finite, or no memory, stop a run. It stops before the update, and the last checkpoint is good."""
-
 import json
 import math
 import shutil

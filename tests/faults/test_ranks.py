@@ -1,5 +1,3 @@
-"""Several processes of a job, one frozen, killed or started differently."""
-
 import os
 import signal
 import socket

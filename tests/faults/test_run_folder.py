@@ -1,5 +1,3 @@
-"""The run folder: bad places are refused, and its contents are safe. One run at a time writes to it."""
-
 import json
 import re
 import shutil

@@ -1,5 +1,3 @@
-"""SIGTERM, SIGINT and SIGUSR1: no step is lost, nothing left running. The exit code asks to run the command again."""
-
 import json
 import os
 import signal
@@ -23,7 +21,6 @@ def hang_ups_count() -> None:
 
 
 def at_step(number: int, out: Path, running: Running) -> None:
-    """Wait until a run has logged a step."""
     running.wait_until(lambda: len(metrics(out)) >= number)
 
 

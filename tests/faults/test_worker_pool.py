@@ -22,7 +22,6 @@ def double(number: int) -> int:
 
 
 def act(task: str) -> str:
-    """Do to the process what the task's name says."""
     if task == "hang":
         time.sleep(60)
     if task == "segfault":
@@ -37,7 +36,6 @@ def act(task: str) -> str:
 
 
 def act_once(task: str, mark: Path) -> str:
-    """Kill the process in the first attempt only."""
     if task == "unlucky" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +50,6 @@ ERRORS = (LookupError, struct.error, OverflowError, RecursionError, AssertionErr
 
 
 def fail(task: str) -> str:
-    """Raise the error of the task's name, if it is one."""
     for error in ERRORS:
         if error.__name__ == task:
             raise error("no such thing")

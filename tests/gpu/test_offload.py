@@ -1,5 +1,3 @@
-"""Offloaded weights are not on the GPU; a step stays the same."""
-
 from typing import Any
 
 import pytest

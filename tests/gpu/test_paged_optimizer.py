@@ -1,5 +1,3 @@
-"""Moments of a paged optimizer are paged again after a resume."""
-
 import pytest
 import torch
 from bitsandbytes import optim as bnb

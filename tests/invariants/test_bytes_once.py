@@ -1,5 +1,3 @@
-"""Read, hash and decode an image once for the caches. Runs with full caches decode none."""
-
 import hashlib
 import json
 import shutil
@@ -25,7 +23,6 @@ OWN: Options = {
 
 
 def listed(pictures: Path, folder: Path) -> Path:
-    """The images in a folder with metadata.jsonl, half of them JPEGs."""
     shutil.copytree(pictures, folder)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for row in rows[::2]:
@@ -38,7 +35,6 @@ def listed(pictures: Path, folder: Path) -> Path:
 
 
 def beside_texts(pictures: Path, folder: Path) -> Path:
-    """The images in two folders, with captions in text files."""
     for number, row in enumerate(rows_of(listed(pictures, folder / "all"))):
         path = folder / "all" / row["file_name"]
         (folder / str(number % 2)).mkdir(exist_ok=True)

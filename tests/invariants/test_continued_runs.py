@@ -1,5 +1,3 @@
-"""Runs continued with other options, longer or from another file."""
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
-    """The same command finds the run finished."""
     options = tiny_run | {"train.steps": 2, "lora.targets": ("to_q",), "checkpoint.every": 1}
     first = completed("lora", options, tmp_path / "log")
     assert "model.family: sd (Stable Diffusion" in first.output, first.output
@@ -29,7 +26,6 @@ def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path)
 
 
 def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, tmp_path: Path) -> None:
-    """The numbers are the same, and exports name the file."""
     whole = write_whole(tmp_path)
     options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}
     from_file = options | {"model.source": whole.location, "model.config": whole.config}

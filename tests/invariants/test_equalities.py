@@ -1,5 +1,3 @@
-"""Caches, workers, processes and accumulation make no difference."""
-
 import json
 from pathlib import Path
 
@@ -115,7 +113,6 @@ DATA = DataConfig(
 def batches_of(
     manifest: Manifest, components: Components, cache: CacheConfig, folder: Path
 ) -> list[tuple[Batch, Tensor]]:
-    """Return twelve batches and their latents, as a run would see them."""
     accelerator = Accelerator(cpu=True)
     encoder = Encoder(StableDiffusion(), components, accelerator.device, text_encoder_is_trained=False)
     buckets = assign_buckets(manifest.records, DATA)

@@ -1,5 +1,3 @@
-"""Options that save memory in full fine-tuning learn the same."""
-
 import json
 import math
 import shutil
@@ -31,7 +29,6 @@ BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 
 @pytest.fixture
 def full_run(tiny_run: Options) -> Options:
-    """Options of a full run of five steps without clipping."""
     return without_lora(tiny_run) | {"train.steps": 5, "optim.lr": 1e-3, "train.max_grad_norm": 0.0}
 
 

@@ -1,5 +1,3 @@
-"""Whole runs on an inpainting checkpoint, cached, killed and exported."""
-
 from pathlib import Path
 
 import pytest

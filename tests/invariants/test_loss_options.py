@@ -1,5 +1,3 @@
-"""Runs with other losses and noise, compared with a plain run."""
-
 from pathlib import Path
 
 import pytest
@@ -32,7 +30,6 @@ def finished(options: Options, folder: Path) -> Path:
 def test_validation_losses_of_runs_with_other_losses_and_noise_can_be_compared(
     options: Options, tmp_path: Path
 ) -> None:
-    """The base model's loss is the same to the last bit."""
     plain, shaped = finished(options, tmp_path / "plain"), finished(options | SHAPED, tmp_path / "shaped")
     assert metrics(plain)[1]["validation/base_loss"] == metrics(shaped)[1]["validation/base_loss"]
     assert metrics(plain)[0]["loss"] != metrics(shaped)[0]["loss"]

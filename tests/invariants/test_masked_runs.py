@@ -1,5 +1,3 @@
-"""Whole runs on parts of images: only masks change the result."""
-
 import shutil
 from pathlib import Path
 
@@ -46,7 +44,6 @@ def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Optio
 
 
 def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:
-    """Also the validation loss, from the first value on."""
     common = {
         key: value for key, value in options.items() if not key.startswith("lora.") and key != "mask.prior_weight"
     }

@@ -1,5 +1,3 @@
-"""Offloaded and resident weights give the same run."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Runs on quantised weights: exact resume, files, and refusals."""
-
 from pathlib import Path
 
 import pytest

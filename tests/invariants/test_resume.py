@@ -1,5 +1,3 @@
-"""A stopped and resumed run equals an undisturbed one, bit for bit."""
-
 import random
 import signal
 from pathlib import Path

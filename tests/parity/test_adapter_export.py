@@ -1,5 +1,3 @@
-"""Exported adapters against the live network and formulas by hand."""
-
 import json
 import math
 from pathlib import Path
@@ -38,7 +36,6 @@ def test_half_precision_stays_within_the_tolerance(kind: str, source: ModelSourc
 
 
 def weights(network: Any) -> dict[str, Tensor]:
-    """Weight by name in the single file."""
     found = {}
     for name, layer in network.named_modules():
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):

@@ -1,5 +1,3 @@
-"""The autoencoder's loss equals closed forms, its network diffusers' VAE."""
-
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution

@@ -1,5 +1,3 @@
-"""Flow matching against diffusers' scheduler and against closed forms of its densities."""
-
 import math
 
 import numpy as np

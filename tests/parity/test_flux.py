@@ -115,7 +115,6 @@ def flux_run(flux_model: Path, tiny_run: Options) -> Options:
 def test_text_encoders_are_read_before_training_and_never_again_for_a_preview(
     flux_run: Options, flux_model: Path, tmp_path: Path
 ) -> None:
-    """They are hidden from the first step until the last preview."""
     model = shutil.copytree(flux_model, tmp_path / "model")
     out, hidden = tmp_path / "out", HideWhileOpened(model, ("text_encoder", "text_encoder_2"))
     shown = {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1, "preview.size": 32}

@@ -1,5 +1,3 @@
-"""Layers that are one in the single file: joined and separated exactly."""
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""The inpainting U-Net gets the same inputs as in diffusers' pipeline."""
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,5 +1,3 @@
-"""Exported LoRA files in diffusers' own loader, and for other readers."""
-
 import json
 from pathlib import Path
 from typing import Any

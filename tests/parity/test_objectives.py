@@ -1,5 +1,3 @@
-"""Noise, targets and loss weights equal diffusers' and the papers' forms."""
-
 import math
 from dataclasses import replace
 from typing import Any, Literal, get_args

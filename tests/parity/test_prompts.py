@@ -1,5 +1,3 @@
-"""Long captions of Stable Diffusion lose nothing: they are encoded in chunks."""
-
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline

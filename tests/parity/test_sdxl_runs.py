@@ -1,5 +1,3 @@
-"""Whole runs on SDXL: resumed, with tokens, with all weights."""
-
 import json
 from pathlib import Path
 
@@ -124,7 +122,6 @@ def test_an_inpainting_checkpoint_trains_and_draws(options: Options, tmp_path: P
 
 
 def changed(model: Path, folder: Path, name: str, **fields: object) -> ModelSource:
-    """The model with other values in one of its JSON files."""
     for path in model.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / name).unlink()

@@ -33,7 +33,6 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return all cases; kept images all differ."""
     seeds = iter(range(1000, 2000))
 
     def image(size: tuple[int, int] = (120, 90), mode: str = "RGB") -> Image.Image:
@@ -54,7 +53,6 @@ def cases() -> list[Case]:
 
 
 def orientation_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """EXIF orientations 1 to 8 and invalid ones, in JPEG and PNG."""
     found = []
     for value in (1, 2, 3, 4, 5, 6, 7, 8, 0, 9):
         exif = Image.Exif()
@@ -69,7 +67,6 @@ def orientation_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def mode_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Every mode that files come in, and profiles."""
     alpha = image(mode="RGBA")
     alpha.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 120).astype(np.uint8), (90, 1))))
     grey_alpha = alpha.convert("LA")
@@ -107,7 +104,6 @@ def mode_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def lab(picture: Image.Image) -> Image.Image:
-    """Return an image in L*a*b*."""
     way = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     result = ImageCms.applyTransform(picture, way)
     assert result is not None
@@ -115,7 +111,6 @@ def lab(picture: Image.Image) -> Image.Image:
 
 
 def animation_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Several images in one file: the first is taken."""
     found = []
     for kind, suffix in (("GIF", ".gif"), ("WEBP", ".webp"), ("PNG", ".png"), ("TIFF", ".tif")):
         frames = [image() for _ in range(3)]
@@ -127,7 +122,6 @@ def animation_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def damaged_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Files that are cut short, rotten, empty or something else."""
     found = []
     for kind, suffix in (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")):
         data = encoded(image((300, 200)), kind)
@@ -156,7 +150,6 @@ def damaged_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def size_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Bombs, dots, lines, and images with nothing in them."""
     side = 32000
     rows = zlib.compress(bytes((1 + side // 8) * side), 9)
     header = png_block(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
@@ -178,14 +171,12 @@ def size_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def hidden(picture: Image.Image) -> Image.Image:
-    """Return an image all of whose pixels are transparent."""
     picture = picture.convert("RGBA")
     picture.putalpha(0)
     return picture
 
 
 def name_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Names that shells, listings and pages stumble over."""
     names = [
         "with space.png",
         "new\nline.png",
@@ -221,7 +212,6 @@ def name_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def caption_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Sidecars in every encoding, and those that say nothing."""
     texts: dict[str, tuple[bytes, str | None]] = {
         "bom": (b"\xef\xbb\xbfa red car", "a red car"),
         "crlf": (b"a boat\r\nein Boot\r\n", "a boat"),
@@ -261,7 +251,6 @@ def caption_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def special_cases(image: Callable[..., Image.Image]) -> list[Case]:
-    """Links, pipes, folders without permission, copies."""
     first, second = encoded(image()), encoded(image())
 
     def link(target: str) -> Callable[[Path], None]:
@@ -284,7 +273,6 @@ def special_cases(image: Callable[..., Image.Image]) -> list[Case]:
 
 
 def build(root: Path) -> list[Case]:
-    """Write the tree and return its cases."""
     found = cases()
     for case in found:
         path = root / case.name

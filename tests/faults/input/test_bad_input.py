@@ -1,5 +1,3 @@
-"""Mistakes of users: one sentence, exit code 1, nothing lost."""
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +21,6 @@ def option(key: str, value: object) -> Change:
 
 
 def at(key: str, name: str, content: bytes | None = None) -> Change:
-    """Set an option to a folder, or to a file written there."""
-
     def change(place: Path) -> Options:
         if content is not None:
             (place / name).write_bytes(content)
@@ -94,7 +90,6 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
 
 @pytest.fixture
 def scratch(small_run: Options, tmp_path: Path) -> Options:
-    """Options with a model and images of the test's own."""
     shutil.copytree(Path(str(small_run["model.source"])), tmp_path / "model")
     shutil.copytree(Path(str(small_run["data.folder"])), tmp_path / "pictures")
     return small_run | {

@@ -1,5 +1,3 @@
-"""Files of a hostile folder end as expected; the folder is unchanged."""
-
 import hashlib
 import os
 import stat

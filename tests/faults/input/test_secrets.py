@@ -1,5 +1,3 @@
-"""Access tokens reach no file of a run, and options refuse them."""
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,3 @@
-"""Files from strangers: models and YAML never run code.
-
-What a checkpoint may hold is tried in test_damaged_checkpoints.py.
-"""
-
 import json
 import re
 import shutil

@@ -69,7 +69,6 @@ def die() -> None:
 
 
 def ask_to_stop() -> None:
-    """Ask this process to save and end, as a scheduler does."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -96,8 +95,6 @@ def lead_a_group() -> None:
 
 @dataclass(frozen=True)
 class FillDisk:
-    """Uses up what is free on a disk."""
-
     disk: Path
 
     def __call__(self) -> None:
@@ -134,6 +131,5 @@ def without_privileges() -> None:
 
 
 def wait_for_tracer() -> None:
-    """Wait until a debugger has attached itself."""
     while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
         time.sleep(0.01)

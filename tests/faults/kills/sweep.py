@@ -27,7 +27,6 @@ NEVER = 1_000_000
 
 
 def main(first: int = 1, last: int = NEVER) -> int:
-    """Sweep and report."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         tracer = place / "tracer"

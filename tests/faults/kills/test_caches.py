@@ -1,5 +1,3 @@
-"""Caches survive kills, and several processes may fill them."""
-
 import json
 import multiprocessing
 import os
@@ -17,7 +15,6 @@ CONTEXT = multiprocessing.get_context("fork")  # a child needs nothing but what 
 
 
 def encode_until(keys: Sequence[str], last: int) -> Iterator[tuple[str, Entry]]:
-    """Kill its own process before entry number `last` comes out."""
     for number, entry in enumerate(encode(keys)):
         if number == last:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -78,7 +75,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def written_and_killed(path: Path, kind: str, arguments: str) -> None:
-    """Write five entries in a process that is killed right after."""
     program = KILLED.format(kind=kind, arguments=arguments)
     assert command(["-c", program, str(path)]).returncode == -signal.SIGKILL
 

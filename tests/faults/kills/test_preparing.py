@@ -1,5 +1,3 @@
-"""Preparations killed at random points end in the same bytes."""
-
 import os
 import random
 import signal

@@ -1,5 +1,3 @@
-"""A preparation ended at any disk change is completed when repeated."""
-
 import os
 import shutil
 from collections.abc import Callable
@@ -22,7 +20,6 @@ STRIDE = 5
 
 
 def armed(point: int) -> None:
-    """Make this process end at the `point`-th call that changes the disk."""
     left = [point]
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +52,6 @@ def ended_at(point: int, config: PrepConfig) -> bool:
 
 
 def readable(folder: Path) -> bool:
-    """Check that training gets all images or reports missing ones."""
     try:
         return len(read_manifest(str(folder)).records) == 6
     except ValueError as error:

@@ -1,5 +1,3 @@
-"""Every column of a batch is moved, cut and joined. A subclass's own columns are, too."""
-
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +10,6 @@ from finetune.models.prompts import Prompts, join_prompts
 
 @dataclass(frozen=True)
 class Scored(Batch):
-    """A batch with one more tensor and one more reference."""
-
     score: Tensor | None = None
     sources: tuple[str, ...] = ()
 

@@ -1,5 +1,3 @@
-"""Errors while batches are read name the images."""
-
 import sys
 from collections.abc import Iterator
 

@@ -1,5 +1,3 @@
-"""Bucket sizes stay in bounds; batches are full and fair."""
-
 import itertools
 import random
 from collections import Counter
@@ -120,7 +118,6 @@ def taken(sampler: BucketBatchSampler, num: int) -> list[list[Sample]]:
 
 
 def drawn_cases() -> list[tuple[list[int], int]]:
-    """Draw cases of sizes and batch size: small, large and borderline buckets."""
     draw = random.Random(7)
     cases: list[tuple[list[int], int]] = [([1], 4), ([5], 4), ([1, 1], 8), ([4, 5, 30], 4), ([1, 40], 4), ([7] * 9, 4)]
     for _ in range(30):
@@ -209,7 +206,6 @@ def test_the_order_differs_between_seeds_buckets_and_passes() -> None:
 
 
 def test_the_position_in_the_stream_does_not_depend_on_the_batch_size() -> None:
-    """One bucket gives the same images in the same order."""
     assert order(sampler_of([10], 2), 10) == order(sampler_of([10], 4), 5)
 
 

@@ -1,5 +1,3 @@
-"""The views of an image, their keys, and the pixels behind them."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Caches filled by the encoder have what is asked, nothing stale."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Inpainting masks depend on image and number, and hide parts."""
-
 import hashlib
 
 import pytest

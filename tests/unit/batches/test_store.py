@@ -1,5 +1,3 @@
-"""Caches find damage and survive kills of any process."""
-
 import hashlib
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +15,6 @@ def test_a_key_does_not_confuse_its_parts() -> None:
 
 
 class Weights(nn.Module):
-    """Two parameters, registered in either order."""
-
     def __init__(self, first: Tensor, second: Tensor, *, swapped: bool = False) -> None:
         super().__init__()
         for name, value in (("b", second), ("a", first)) if swapped else (("a", first), ("b", second)):
@@ -145,7 +141,6 @@ def attempted(store: ShardStore, key: str) -> tuple[Entry | None, str]:
 
 
 def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
-    """The shard is unreadable, or the entry missing, refused or right."""
     keys = keys_of(1)
     whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
     refused = 0

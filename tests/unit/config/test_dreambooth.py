@@ -1,5 +1,3 @@
-"""Contradictions of DreamBooth's options are refused before anything is loaded."""
-
 import pytest
 
 from finetune.config.dreambooth import DreamBoothTrainConfig, words

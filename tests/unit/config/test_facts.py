@@ -1,5 +1,3 @@
-"""Facts of options: bounds, changes on resume, and their use."""
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

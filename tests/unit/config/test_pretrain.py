@@ -1,5 +1,3 @@
-"""Options of pretraining: refusals, and the autoencoder's stage."""
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

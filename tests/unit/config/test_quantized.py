@@ -1,5 +1,3 @@
-"""Options refuse impossible quantised and offloaded weights."""
-
 from pathlib import Path
 from typing import Any
 

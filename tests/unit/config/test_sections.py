@@ -1,5 +1,3 @@
-"""Options on their own; all mistakes are named at once."""
-
 import inspect
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path

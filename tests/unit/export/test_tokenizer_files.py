@@ -1,5 +1,3 @@
-"""Full exports have tokenizer files for transformers 4 and 5."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Files of new tokens, reloaded by diffusers and compared."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Patterns choose what full fine-tuning trains; what they cannot mean is refused."""
-
 import pytest
 
 from finetune.config.optim import OptimConfig
@@ -16,7 +14,6 @@ def network(*, text_encoder: bool = False) -> Network:
 
 
 def attached(config: FullConfig, *, text_encoder: bool = False) -> dict[str, bool]:
-    """Return which parameters train."""
     model = network(text_encoder=text_encoder)
     Full(config).attach(model, seed=0)
     return {name: parameter.requires_grad for name, parameter in model.named_parameters()}

@@ -1,5 +1,3 @@
-"""Textual inversion and pivotal tuning: start, training, what stays."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""A U-Net's channels must be those that its pipeline feeds it."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""One part in memory at a time."""
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""New pipelines depend on options, captions and seed alone."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Weights of 16 bits stay as stored, and results do not change."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +28,6 @@ FAMILY = StableDiffusion()
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    """A tiny model in bfloat16, to be read as it is stored."""
     pipeline: Any = build_pipeline(size="micro")
     return saved(pipeline, tmp_path_factory.mktemp("half") / "model", torch.bfloat16)
 

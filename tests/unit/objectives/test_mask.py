@@ -1,5 +1,3 @@
-"""The masked loss equals its closed form. The base model is the one without adapters."""
-
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +32,6 @@ def losses(mask: LossMask | None) -> Tensor:
 
 
 def one_of_six() -> Tensor:
-    """A mask of one position of six, and one of a half."""
     inside = torch.zeros(2, 1, 2, 3)
     inside[0, 0, 0, 0], inside[1, 0, 1, 2] = 1, 0.5
     return inside

@@ -1,5 +1,3 @@
-"""Noise of training: its distribution, and what it depends on."""
-
 import functools
 from collections.abc import Sequence
 

@@ -1,5 +1,3 @@
-"""Every optimizer trains with float32 state, undisturbed by evaluation."""
-
 import re
 import sys
 from pathlib import Path

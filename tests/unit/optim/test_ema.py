@@ -1,5 +1,3 @@
-"""Averages in host memory equal those beside the weights."""
-
 import weakref
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""The text encoder is frozen exactly after its steps."""
-
 import itertools
 
 import pytest

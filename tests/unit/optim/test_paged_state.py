@@ -1,5 +1,3 @@
-"""Paged optimizers resume with their state in paged buffers."""
-
 import copy
 from typing import Any
 
@@ -16,8 +14,6 @@ MADE = "was_made_by_the_optimizer"
 
 
 class MarkedBuffers(bnb.PagedAdamW8bit):
-    """The real optimizer; its buffers are marked."""
-
     def get_state_buffer(self, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         buffer = super().get_state_buffer(p, dtype)
         setattr(buffer, MADE, True)

@@ -1,5 +1,3 @@
-"""Rounding to bfloat16 that is right on average or over time. Stochastic and Kahan, with their optimizers."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Proposals from the images, what overrides them, and kept numbers."""
-
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,8 +164,6 @@ class Prior:
 
 @dataclass(frozen=True)
 class WithClassPictures(LoRATrainConfig):
-    """A recipe that can do both and trains on class images too."""
-
     method: Literal["lora", "full"] = "lora"
     prior: Prior = field(default_factory=Prior)
 

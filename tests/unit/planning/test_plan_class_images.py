@@ -1,5 +1,3 @@
-"""`finetune plan dreambooth` reads the class images as the run would."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Warnings of runs that misfit their base model or are too long."""
-
 import json
 from pathlib import Path
 

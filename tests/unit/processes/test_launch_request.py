@@ -1,5 +1,3 @@
-"""Requests of the launcher that training would drop in silence."""
-
 from pathlib import Path
 
 import pytest

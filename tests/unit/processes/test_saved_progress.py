@@ -1,5 +1,3 @@
-"""Messages about checkpoints where a run ends early."""
-
 from collections.abc import Iterator
 
 import pytest

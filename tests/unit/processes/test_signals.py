@@ -1,5 +1,3 @@
-"""Which signals are caught, and what is asked whether to stop."""
-
 import signal
 from pathlib import Path
 from typing import Any, cast

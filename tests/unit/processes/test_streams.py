@@ -1,5 +1,3 @@
-"""Standard streams that nobody reads any more."""
-
 import io
 import os
 from pathlib import Path

@@ -18,8 +18,6 @@ CONFIG = "model:\n  source: models/tiny\ndata:\n  folder: prepared/ink\noptim:\n
 
 
 class Parsed(HTMLParser):
-    """The elements of a page, and its visible text."""
-
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
@@ -71,7 +69,6 @@ def save_card(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A finished run's folder."""
     made = tmp_path / "ink_run"
     made.mkdir()
     write_metrics(made, rows())

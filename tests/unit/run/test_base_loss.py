@@ -1,5 +1,3 @@
-"""A base model trained for another prediction is reported at once."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Class images are made once, reproducibly, complete or absent."""
-
 import os
 import time
 from dataclasses import replace

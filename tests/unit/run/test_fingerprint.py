@@ -1,5 +1,3 @@
-"""The facts of a model that a run depends on."""
-
 import json
 import shutil
 from collections.abc import Callable

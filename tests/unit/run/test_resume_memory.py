@@ -1,5 +1,3 @@
-"""A checkpoint is mapped to its files while it is read."""
-
 import re
 from pathlib import Path
 

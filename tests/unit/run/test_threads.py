@@ -1,5 +1,3 @@
-"""Who set the number of threads in the environment."""
-
 from pathlib import Path
 
 import pytest

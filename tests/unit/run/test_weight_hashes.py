@@ -1,5 +1,3 @@
-"""Weights are hashed once, and again where a file changed."""
-
 import json
 import os
 import shutil
@@ -17,7 +15,6 @@ FAMILY = StableDiffusion()
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model of the test's own."""
     return shutil.copytree(tiny_model, tmp_path / "model")
 
 

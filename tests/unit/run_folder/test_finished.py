@@ -1,5 +1,3 @@
-"""A finished run is looked at before it is believed."""
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ from tests.support.damage import cut, flip_a_bit
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A finished run with an adapter, a whole model, and a checkpoint."""
     folder = tmp_path / "run"
     export = folder / "export"
     for place in (export / "unet", export / "tokenizer", folder / "checkpoints" / "step_000006"):

@@ -1,5 +1,3 @@
-"""Options that decide a checkpoint's tensors are refused when changed."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""metrics.jsonl on resume: cut back exactly, or kept where altered."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Folders that may not be in one another."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Values of --resume, and messages about other paths."""
-
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +15,6 @@ VERSION_0_1 = Path(__file__).parents[2] / "assets" / "checkpoint_v0_1"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run's folder with two checkpoints and two exports."""
     for step in (2, 4):
         shutil.copytree(VERSION_0_1, tmp_path / "run" / "checkpoints" / f"step_{step:06d}")
     for name in ("export/run.safetensors", "whole/model_index.json"):

@@ -1,5 +1,3 @@
-"""The second look at two images."""
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
@@ -13,7 +11,6 @@ needs_opencv = pytest.mark.skipif(not can_verify(), reason="needs opencv-python-
 
 
 def texture(seed: int, width: int = 400, height: int = 320) -> Image.Image:
-    """A random image with detail at several scales, as photographs have."""
     rng = np.random.default_rng(seed)
     layers = [
         np.asarray(
@@ -28,7 +25,6 @@ def texture(seed: int, width: int = 400, height: int = 320) -> Image.Image:
 
 
 def heart(colour: str, lid: int = 24) -> Image.Image:
-    """A drawing of 64 pixels."""
     image = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((8, 12, 36, 40), colour)
@@ -69,7 +65,6 @@ def test_a_motion_of_the_same_kinds_is_none_at_all() -> None:
 
 
 def printed(image: Image.Image) -> Image.Image:
-    """A print with a pale frame on a cluttered table."""
     table = Image.new("RGB", (480, 480), "#6b5a48")
     draw = ImageDraw.Draw(table)
     for place in range(0, 480, 60):

@@ -1,5 +1,3 @@
-"""Codes of images and the join that finds close ones."""
-
 import io
 from pathlib import Path
 
@@ -22,7 +20,6 @@ PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "photos"
 
 
 def texture(seed: int, width: int = 200, height: int = 160) -> Image.Image:
-    """A random image that is smooth as photographs are."""
     rng = np.random.default_rng(seed)
     rough = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))
     return rough.resize((width, height), Image.Resampling.BICUBIC)

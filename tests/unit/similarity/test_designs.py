@@ -1,5 +1,3 @@
-"""Designs that look alike but are not duplicates."""
-
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +16,6 @@ TEXTS = (
 
 
 def slide(texts: tuple[str, str, str], page: str = "white", size: tuple[int, int] = (640, 360)) -> Image.Image:
-    """A header, lines of text and a mark."""
     image = Image.new("RGB", size, page)
     draw, ink, unit = ImageDraw.Draw(image), "black" if page == "white" else "white", size[1] // 18
     draw.rectangle((0, 0, size[0], 3 * unit), "#c0392b")
@@ -30,7 +27,6 @@ def slide(texts: tuple[str, str, str], page: str = "white", size: tuple[int, int
 
 
 def logo(colour: str, ink: str = "#111111") -> Image.Image:
-    """Rings on a plain colour."""
     image = Image.new("RGB", (400, 400), colour)
     for x in (90, 160, 230):
         ImageDraw.Draw(image).ellipse((x, 140 + x % 80, x + 100, 240 + x % 80), outline=ink, width=12)

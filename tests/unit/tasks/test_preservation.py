@@ -1,5 +1,3 @@
-"""The base model's prediction and the preservation loss, in closed form."""
-
 import copy
 from dataclasses import replace
 
@@ -42,7 +40,6 @@ def attached(method: LoRA | Full) -> tuple[Components, Network]:
 
 @torch.no_grad()
 def train_a_little(network: Network) -> None:
-    """Move all that trains away from where it began."""
     generator = torch.Generator().manual_seed(3)
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -83,7 +80,6 @@ def encoded(parts: Components, texts: tuple[str, ...]) -> Prompts:
 @pytest.mark.parametrize("method", [LoRA(LoRAConfig(rank=4, dropout=0.5)), Full()])
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_loss_is_both_squared_distances(method: LoRA | Full, text_encoder: bool, cached: bool) -> None:
-    """Compared with plain calls of a trained and a base model."""
     if cached and text_encoder:
         pytest.skip("a trained text encoder is not cached")
     method = replace(method, text_encoder=text_encoder)

@@ -1,5 +1,3 @@
-"""Flags and YAML to a config and back; mistakes are reported together. Nothing heavy is loaded."""
-
 from dataclasses import replace
 from pathlib import Path
 

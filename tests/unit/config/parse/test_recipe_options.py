@@ -1,5 +1,3 @@
-"""An option or preset of another recipe is told so."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Hostile YAML is refused before it costs time or memory."""
-
 from pathlib import Path
 
 import pytest

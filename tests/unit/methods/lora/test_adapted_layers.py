@@ -1,5 +1,3 @@
-"""Targets that name no layer are answered with the names there are."""
-
 import pytest
 from torch import nn
 

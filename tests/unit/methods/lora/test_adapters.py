@@ -1,5 +1,3 @@
-"""Adapters of every kind: their start, training and refusals."""
-
 import inspect
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Impossible settings of a model are refused before use."""
-
 import math
 import shutil
 from pathlib import Path
@@ -20,7 +18,6 @@ SCHEDULER, VAE = "scheduler/scheduler_config.json", "vae/config.json"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of one diffusion model and of one of flow matching."""
     return {name: save_tiny_pipeline(name, tmp_path_factory.mktemp(name)) for name in ("sd", "sd3")}
 
 

@@ -1,5 +1,3 @@
-"""The family is found in the checkpoint; wrong ones are refused."""
-
 import shutil
 from pathlib import Path
 
@@ -20,8 +18,6 @@ from tests.support.damage import change_json
 
 
 class Other(StableDiffusion):
-    """Another architecture, as far as its pipelines tell."""
-
     title = "Another architecture"
     pipelines = ("OtherPipeline",)
     single_files = {}  # noqa: RUF012

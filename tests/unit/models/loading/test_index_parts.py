@@ -1,5 +1,3 @@
-"""Parts of other classes are refused; 8-bit files give a warning."""
-
 import json
 import shutil
 from dataclasses import replace

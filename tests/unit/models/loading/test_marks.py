@@ -1,5 +1,3 @@
-"""Marks in a single file's weights win over the borrowed scheduler."""
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +57,6 @@ def single_file(
 
 
 def with_settings(configs: Path, folder: Path, **settings: Any) -> Path:
-    """Copy the configs with other settings of the scheduler."""
     (folder / "scheduler").mkdir(parents=True)
     file = "scheduler/scheduler_config.json"
     (folder / file).write_text(json.dumps(json.loads((configs / file).read_text()) | settings))

@@ -1,5 +1,3 @@
-"""Sources that are not a whole model are named, with alternatives."""
-
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`model.vae` replaces the VAE in any layout; unfit ones are refused."""
-
 import json
 import shutil
 from dataclasses import replace
@@ -37,7 +35,6 @@ def vae_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def written(layout: str, folder: Path) -> Path:
-    """Return the other VAE in a layout."""
     pipeline: Any = build_pipeline(size="micro", seed=1)
     file = folder / "other.safetensors"
     match layout:

@@ -1,5 +1,3 @@
-"""The files of a part, and messages about variants. A folder is read like a model of the Hub."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""A single file equals the folder of its weights; others are refused."""
-
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,6 @@ def test_a_single_file_of_sdxl_is_the_folder_of_the_same_weights(
 
 
 def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path, *, is_inpainting: bool) -> None:
-    """Write a pipeline as folder and file; both load the same."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype)
@@ -102,7 +99,6 @@ def same_as_folder(pipeline: Any, name: str, dtype: torch.dtype, tmp_path: Path,
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """Settings of a model, of diffusers or of transformers."""
     return config.to_dict() if isinstance(config, PreTrainedConfig) else dict(config)
 
 

@@ -1,5 +1,3 @@
-"""Parts whose weights do not fit their config are refused by name."""
-
 import json
 import shutil
 from pathlib import Path

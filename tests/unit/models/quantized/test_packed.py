@@ -1,5 +1,3 @@
-"""Packed weights against bitsandbytes, closed forms and documented bounds."""
-
 from functools import cache
 
 import bitsandbytes
@@ -118,7 +116,6 @@ def test_casting_a_module_leaves_packed_weights_alone(kind: Kind) -> None:
 
 @cache
 def adapted(kind: Kind | None, *, checkpointing: bool = False, offload: bool = False) -> tuple[Network, float]:
-    """A tiny U-Net with trained LoRA, and its loss after backward."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = build_unet(SIZES["small"], sd2=False).requires_grad_(False)

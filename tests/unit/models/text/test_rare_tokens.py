@@ -1,5 +1,3 @@
-"""Rare words come from the tokenizer: whole tokens of late merges."""
-
 from pathlib import Path
 
 import pytest

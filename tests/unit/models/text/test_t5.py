@@ -1,5 +1,3 @@
-"""T5's tokenizer from the format that needs another library."""
-
 import importlib.util
 from pathlib import Path
 

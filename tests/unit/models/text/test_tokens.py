@@ -1,5 +1,3 @@
-"""New tokens in prompts and encoders, against diffusers' own loader."""
-
 import copy
 from pathlib import Path
 
@@ -42,7 +40,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def ours() -> StableDiffusionPipeline:
-    """The same pipeline with the same vectors beside the table."""
     pipeline = build_pipeline(size="micro")
     embedding = add_tokens(pipeline.tokenizer, pipeline.text_encoder, ["<ink>", "<ink>_1", "<ink>_2", "<one>"])
     embedding.rows.data.copy_(torch.cat([rows_of(3), rows_of(1)]))
