@@ -85,10 +85,8 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
 
 
 def read_decisions(path: Path, findings: Findings) -> dict[str, Decided]:
-    """Read the decisions that count for each image, by sha256.
-
-    These are the latest verdict and the latest caption that were not taken back.
-    """
+    """Read the decisions that count for each image, by sha256. These are the latest verdict and the latest caption that
+    were not taken back."""
     counting: dict[str, list[Decision]] = {}
     for decision in read_lines(path, findings):
         own = counting.setdefault(decision.sha256, [])

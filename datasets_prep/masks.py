@@ -58,12 +58,10 @@ class Candidate:
 
 
 def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loader, findings: Findings) -> Masks:
-    """Find the masks among the images.
-
-    Masks of images that do not decode (`rejected`) are masks too. NAME-masklabel is one by its name. NAME_mask,
-    mask_NAME, NAME_seg etc. beside NAME, and the image of the same name in a folder called masks or similar, are masks
-    where they are black and white and have the size of that image. Otherwise they stay images, with a note.
-    """
+    """Find the masks among the images. Masks of images that do not decode (`rejected`) are masks too. NAME-masklabel is
+    one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same name in a folder called
+    masks or similar, are masks where they are black and white and have the size of that image. Otherwise they stay
+    images, with a note."""
     candidates = [found for index, name in enumerate(images.sources) if (found := candidate(index, name)) is not None]
     if not candidates:
         return Masks()
@@ -118,10 +116,8 @@ def candidate(index: int, name: str) -> Candidate | None:
 
 
 def likely_image(stem: str) -> str:
-    """Derive the name of the image from that of its mask.
-
-    The result has no suffix; other names are returned unchanged.
-    """
+    """Derive the name of the image from that of its mask. The result has no suffix; other names are returned
+    unchanged."""
     folder, base = posixpath.split(stem)
     plain = LIKELY_MASK.sub("", base) or base
     if plain != base and is_image_name(plain):  # x.png.mask.png
@@ -197,10 +193,8 @@ def take_out_masks(selection: Selection, masks: Masks) -> None:
 
 
 def masks_of_kept(selection: Selection, masks: Masks) -> dict[int, int]:
-    """Map kept images to masks: their own, else a duplicate's.
-
-    A duplicate passes its mask on only if it has the same pixels.
-    """
+    """Map kept images to masks: their own, else a duplicate's. A duplicate passes its mask on only if it has the same
+    pixels."""
     found = {image: mask for image, mask in masks.of_image.items() if selection.is_in[image]}
     for image in sorted(set(masks.of_image) & set(selection.duplicates)):
         duplicate = selection.final_duplicate(image)

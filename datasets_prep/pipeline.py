@@ -53,10 +53,8 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
-    """Write the prepared folder, unless it is up to date.
-
-    Raises ValueError and OSError for mistakes that a user can mend.
-    """
+    """Write the prepared folder, unless it is up to date. Raises ValueError and OSError for mistakes that a user can
+    mend."""
     findings = Findings()
     output = config.output.expanduser().resolve()
     source, models = check_inputs(config, output, findings)
@@ -88,10 +86,8 @@ def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
 
 
 def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[PrepSource, list[str]]:
-    """Open the source and check all models. Everything that cannot be used is refused at once.
-
-    The second part is what the result depends on in models and packages.
-    """
+    """Open the source and check all models. Everything that cannot be used is refused at once. The second part is what
+    the result depends on in models and packages."""
     reading = CaptionReading(config.caption_column, config.captions.lines, is_training=False)
     sources: list[PrepSource] = []
     models: list[str] = []

@@ -110,11 +110,9 @@ class Kept:
         return "" if member == MADE else self.images.sources[member]
 
     def file_name(self, place: int) -> str:
-        """Return the path of an image in the result.
-
-        It is the hash of its content: names never collide or contain a word like "test", which load_dataset takes for a
-        split. With two splits the folder names the split, as load_dataset expects.
-        """
+        """Return the path of an image in the result. It is the hash of its content: names never collide or contain a
+        word like "test", which load_dataset takes for a split. With two splits the folder names the split, as
+        load_dataset expects."""
         folder = "images"
         if self.has_split:
             folder = "validation" if self.split(place) == "validation" else "train"

@@ -66,10 +66,8 @@ class Selection:
         return found
 
     def final_keeper(self, index: int) -> int:
-        """Follow duplicates to the image that is kept.
-
-        The keeper of an exact duplicate may itself be a near duplicate.
-        """
+        """Follow duplicates to the image that is kept. The keeper of an exact duplicate may itself be a near
+        duplicate."""
         while index in self.duplicates:
             index = self.duplicates[index].keeper
         return index

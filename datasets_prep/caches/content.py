@@ -11,10 +11,8 @@ SECONDS_BETWEEN_COMMITS = 5.0
 
 
 class ContentCache:
-    """Key -> bytes.
-
-    A file that cannot be read is counted, removed and made again: its content can be computed again.
-    """
+    """Key -> bytes. A file that cannot be read is counted, removed and made again: its content can be computed
+    again."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,8 @@ from finetune.data.listing import Findings
 
 
 class JsonLines:
-    """Key -> number, in an append-only file.
-
-    Lines that cannot be read, such as the last one of a killed run, are counted and skipped.
-    """
+    """Key -> number, in an append-only file. Lines that cannot be read, such as the last one of a killed run, are
+    counted and skipped."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,10 +48,8 @@ class Captioner(Protocol):
         ...
 
     def identity(self) -> str:
-        """Hash what captions depend on besides image, kind and hint.
-
-        It needs no `load`: with every caption cached no model is loaded.
-        """
+        """Hash what captions depend on besides image, kind and hint. It needs no `load`: with every caption cached no
+        model is loaded."""
         ...
 
     def load(self) -> None:
@@ -71,10 +69,8 @@ def prompt_for(config: CaptionsConfig, kind: Kind, hint: str) -> str:
 def check_asked(
     config: CaptionsConfig, able: Sequence[Kind], instead: str = "", *, follows_prompt: bool = True
 ) -> None:
-    """Refuse kinds and prompts that the captioner cannot follow, all at once.
-
-    {hint} in the prompt is refused too, because all images get the same text.
-    """
+    """Refuse kinds and prompts that the captioner cannot follow, all at once. {hint} in the prompt is refused too,
+    because all images get the same text."""
     found = []
     if unable := [kind for kind in config.kinds if kind not in able]:
         can = " and ".join(able)

@@ -8,10 +8,8 @@ Message = dict[str, object]
 def chat_prompt(
     render: Callable[[list[Message]], str], instruction: str, system: str | None, image_token: str, model: str
 ) -> str:
-    """Render the conversation with the model's own template.
-
-    Templates expect the image as a part of the message or in its text.
-    """
+    """Render the conversation with the model's own template. Templates expect the image as a part of the message or in
+    its text."""
     parts: list[Message] = [_message("user", [{"type": "image"}, {"type": "text", "text": instruction}])]
     plain: list[Message] = [_message("user", instruction)]
     marked: list[Message] = [_message("user", f"{image_token}\n{instruction}")]

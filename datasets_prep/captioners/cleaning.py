@@ -82,10 +82,8 @@ def clean_result(result: Result, kind: Kind) -> Cleaned:
 
 
 def stripped(text: str, between: str = " ") -> str:
-    """Join the lines, without thoughts, chat tokens, introductions and quotation marks.
-
-    `between` separates the lines. Characters that no file can hold are dropped, e.g. where a server cuts one in two.
-    """
+    """Join the lines, without thoughts, chat tokens, introductions and quotation marks. `between` separates the lines.
+    Characters that no file can hold are dropped, e.g. where a server cuts one in two."""
     text = SPECIAL.sub(" ", THOUGHTS.sub(" ", UNWRITABLE.sub("", text))).replace("**", "")
     text = between.join(" ".join(line.split()) for line in text.splitlines() if line.strip())
     text = INTRODUCTION.sub("", text).strip()

@@ -19,10 +19,8 @@ GREEDY: dict[str, Any] = {
 def generate(
     model: Any, inputs: Mapping[str, Any], max_new_tokens: int, eos_ids: Sequence[int], num_given: int
 ) -> list[tuple[list[int], bool]]:
-    """Generate token ids per row, and whether the model ended them.
-
-    The end token is removed, as are the `num_given` tokens that begin each row.
-    """
+    """Generate token ids per row, and whether the model ended them. The end token is removed, as are the `num_given`
+    tokens that begin each row."""
     import torch
 
     moved = {

@@ -31,11 +31,9 @@ class LocalCaptioner:
         return files
 
     def identity(self) -> str:
-        """Hash what the captions depend on.
-
-        The batch size is not included, although another one can change a caption, above all in float16 and bfloat16:
-        sums are then computed in another order, and of two tokens that are about equally likely the other one may win.
-        """
+        """Hash what the captions depend on. The batch size is not included, although another one can change a caption,
+        above all in float16 and bfloat16: sums are then computed in another order, and of two tokens that are about
+        equally likely the other one may win."""
         return digest(
             self.config.captioner,
             model=self.files.identity(),

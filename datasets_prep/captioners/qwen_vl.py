@@ -18,11 +18,9 @@ IMAGE_TOKEN = "<|image_pad|>"
 
 
 class QwenVLCaptioner(LocalCaptioner):
-    """`AutoModelForImageTextToText` with the model's image processor and tokenizer.
-
-    The processor class that joins the two also needs a video processor and with it torchvision. For images it only
-    repeats a token once per patch, which is done here instead.
-    """
+    """`AutoModelForImageTextToText` with the model's image processor and tokenizer. The processor class that joins the
+    two also needs a video processor and with it torchvision. For images it only repeats a token once per patch, which
+    is done here instead."""
 
     types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 

@@ -102,10 +102,8 @@ class WDTagger:
 
 
 def tagger_input(image: Image.Image, side: int) -> np.ndarray:
-    """Square input of the taggers, [side side 3] float32.
-
-    The background is white, blue comes first, and values are 0 to 255.
-    """
+    """Square input of the taggers, [side side 3] float32. The background is white, blue comes first, and values are 0
+    to 255."""
     square = Image.new("RGB", (max(image.size), max(image.size)), "white")
     square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
     resized = square.resize((side, side), Image.Resampling.BICUBIC)

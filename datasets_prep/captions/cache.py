@@ -19,19 +19,14 @@ class CaptionCache(Protocol):
         ...
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        """Store a batch of (image, identity, result), all or none.
-
-        They outlive the process once this returns, so a continued run makes the same batches.
-        """
+        """Store a batch of (image, identity, result), all or none. They outlive the process once this returns, so a
+        continued run makes the same batches."""
         ...
 
 
 class JsonLinesCache:
-    """A `CaptionCache` in an append-only file.
-
-    About 150 bytes per line are in memory; the texts stay on disk. Lines that cannot be read, such as the last one of a
-    killed process, are counted and skipped. One process at a time.
-    """
+    """A `CaptionCache` in an append-only file. About 150 bytes per line are in memory; the texts stay on disk. Lines
+    that cannot be read, such as the last one of a killed process, are counted and skipped. One process at a time."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         self.path = path

@@ -54,13 +54,11 @@ def write_captions(
     findings: Findings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, list[Written]]:
-    """Write the captions of every image, by its key.
-
-    They are in the order of captions.kinds; notes say why some are missing. `load` returns the upright RGB image; it
-    runs in another thread, so decoding overlaps with captioning. `progress` receives the number of images done and the
-    total. Results are cached without prefix and template, so changing these needs no new results; errors are not
-    cached. Captions do not depend on the batch size except for rounding in the model (see `LocalCaptioner.identity`).
-    """
+    """Write the captions of every image, by its key. They are in the order of captions.kinds; notes say why some are
+    missing. `load` returns the upright RGB image; it runs in another thread, so decoding overlaps with captioning.
+    `progress` receives the number of images done and the total. Results are cached without prefix and template, so
+    changing these needs no new results; errors are not cached. Captions do not depend on the batch size except for
+    rounding in the model (see `LocalCaptioner.identity`)."""
     identity = captioner.identity()
     host = _Host(captioner, config, identity, cache, findings)
     missing = [task for task in tasks if host.missing_kinds(task)]
@@ -91,11 +89,9 @@ def unwritten(
 def final_captions(
     existing: Sequence[str], written: Sequence[str], mode: Literal["fill", "replace", "add"]
 ) -> tuple[str, ...]:
-    """Combine an image's own captions with those written for it.
-
-    With replace only the written ones remain; the source keeps the others. Without written ones the image keeps its own
-    in every mode. With neither it has one empty caption.
-    """
+    """Combine an image's own captions with those written for it. With replace only the written ones remain; the source
+    keeps the others. Without written ones the image keeps its own in every mode. With neither it has one empty
+    caption."""
     chosen = {
         "fill": list(existing) or list(written),
         "replace": list(written) or list(existing),

@@ -31,11 +31,8 @@ EMPTY_WORDS = frozenset(
 
 
 def name_in_words(name: str) -> str:
-    """Extract the words of a name.
-
-    Numbers, hashes, and words of cameras and programs are dropped. The result is empty where no word describes an
-    image, as for p, picture (2), or 00001-of-00099.
-    """
+    """Extract the words of a name. Numbers, hashes, and words of cameras and programs are dropped. The result is empty
+    where no word describes an image, as for p, picture (2), or 00001-of-00099."""
     parts = [part for part in re.split(r"[^\w'’]+|_+", name) if part]
     kept = [part for part in parts if not _is_code(part)]
     words = [part.strip("'’").rstrip("0123456789") for part in kept]

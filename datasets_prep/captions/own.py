@@ -21,10 +21,8 @@ from finetune.data.visible_files import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFF
 def read_sidecars(
     read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings, *, is_keyed: bool = False
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """Read captions by source, and list the files that had them.
-
-    Files that seem to have captions but are not understood are an error where an image has no caption otherwise.
-    """
+    """Read captions by source, and list the files that had them. Files that seem to have captions but are not
+    understood are an error where an image has no caption otherwise."""
     found = read_caption_files(read, sources, is_image_name, reading, findings, is_keyed=is_keyed)
     images = [name for name in sources if is_image_name(name) and not is_mask_name(name)]
     refuse_puzzling(found, images, reading, findings)
@@ -44,12 +42,9 @@ def is_mask_name(name: str) -> bool:
 def read_folder_entries(
     root: str, read: Read, sources: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, Entry]:
-    """Read one entry for every file except caption files.
-
-    Captions come first from metadata.jsonl or metadata.csv, at the top of the folder or in folders below, each of which
-    lists its own folder; then from files beside the images and lists in other forms. Weight, repeats and split are
-    those of the listing nearest to the image.
-    """
+    """Read one entry for every file except caption files. Captions come first from metadata.jsonl or metadata.csv, at
+    the top of the folder or in folders below, each of which lists its own folder; then from files beside the images and
+    lists in other forms. Weight, repeats and split are those of the listing nearest to the image."""
     listed: dict[str, Entry] = {}
     used = set()
     for listing in _listings(sources):
@@ -89,11 +84,8 @@ def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, fin
 
 
 def refuse_lost_captions(rejected: Iterable[Rejected], entries: Mapping[str, Entry], findings: Findings) -> None:
-    """Report caption files that cannot be opened, such as broken links.
-
-    Only those of images without another caption are errors. `rejected` are the files of the source that cannot be
-    opened.
-    """
+    """Report caption files that cannot be opened, such as broken links. Only those of images without another caption
+    are errors. `rejected` are the files of the source that cannot be opened."""
     lost = [each for each in rejected if split_name(each.source)[1] in (*TEXT_SUFFIXES, JSON_SUFFIX)]
     if not lost:
         return
@@ -153,11 +145,8 @@ def _read_listing(
 
 
 def made_caption(source: str, trigger: str | None, findings: Findings) -> str:
-    """Make a caption from file name, folder or trigger.
-
-    The first that says something is used. The result is empty where none does, because a meaningless name would be
-    learned as a caption.
-    """
+    """Make a caption from file name, folder or trigger. The first that says something is used. The result is empty
+    where none does, because a meaningless name would be learned as a caption."""
     folder, file_name = posixpath.split(source)
     named = {
         "the file name": name_in_words(posixpath.splitext(file_name)[0]),

@@ -23,11 +23,8 @@ def check_captioner(config: CaptionsConfig) -> str:
 
 
 def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[str, Decided]) -> Captions:
-    """Collect the captions of all images that remain.
-
-    Each caption contains the trigger. A keeper also has the captions of its duplicates, after its own, with the files
-    that they came from.
-    """
+    """Collect the captions of all images that remain. Each caption contains the trigger. A keeper also has the captions
+    of its duplicates, after its own, with the files that they came from."""
     config, selection, findings = context.config, context.selection, context.findings
     kept, duplicates_by_keeper = np.flatnonzero(selection.is_in), selection.duplicates_by_keeper()
 
@@ -76,10 +73,8 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
 def source_captions(
     selection: Selection, metadata: SourceMetadata, members: Sequence[int]
 ) -> tuple[dict[str, int], str]:
-    """Collect captions of images, with the first image that has each.
-
-    Captions beside the images win over those embedded in them.
-    """
+    """Collect captions of images, with the first image that has each. Captions beside the images win over those
+    embedded in them."""
     found: dict[str, int] = {}
     for member in members:
         for caption in metadata.captions(member):

@@ -58,10 +58,7 @@ def limit_option(name: str) -> str:
 
 
 def score_options() -> Any:
-    """Return a dataclass with the options of all scores.
-
-    The command line finds their help in its docstring.
-    """
+    """Return a dataclass with the options of all scores. The command line finds their help in its docstring."""
     options, lines = [], ["Options of the scores.", "", "Args:"]
     for name, facts in SCORES.items():
         options.append((f"{name}_model", str | None, field(default=None)))

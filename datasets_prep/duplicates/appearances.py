@@ -78,10 +78,8 @@ class Appearances:
         return self._natures[rank]
 
     def descriptors(self) -> Iterator[Descriptors | None]:
-        """Yield the corners of each image and of its mirror image.
-
-        None for simple images, whose corners say nothing.
-        """
+        """Yield the corners of each image and of its mirror image. None for simple images, whose corners say
+        nothing."""
         for rank in range(len(self.ranked)):
             yield None if self.nature(rank)[0] else self._descriptors(rank)
 

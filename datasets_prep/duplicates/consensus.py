@@ -50,11 +50,8 @@ class Consensus:
 
 
 def shared_information(images: Sequence[ComparedImage]) -> np.ndarray:
-    """Measure the information that two images share [VIEWS N N], as of `Consensus`.
-
-    One image that all are moved onto may be turned or show little of the others, so those that share most come after
-    the first.
-    """
+    """Measure the information that two images share [VIEWS N N], as of `Consensus`. One image that all are moved onto
+    may be turned or show little of the others, so those that share most come after the first."""
     views = [shared_where(images, 0)]
     told = np.nan_to_num(views[0]).sum(1)
     told[0] = np.inf

@@ -19,11 +19,9 @@ VERSION = 1
 
 
 class Embedder:
-    """A transformers vision model: DINOv2, ViT, ConvNeXt, CLIP, SigLIP and others.
-
-    It is given as a folder or Hub id. An embedding is the first of these that the model has: the features that CLIP and
-    SigLIP compare with texts, the pooled output, the mean of the last layer over all positions.
-    """
+    """A transformers vision model: DINOv2, ViT, ConvNeXt, CLIP, SigLIP and others. It is given as a folder or Hub id.
+    An embedding is the first of these that the model has: the features that CLIP and SigLIP compare with texts, the
+    pooled output, the mean of the last layer over all positions."""
 
     def __init__(self, model: str) -> None:
         self._model_files = VisionModel(OPTION, model)
@@ -72,10 +70,8 @@ def cached_embeddings(
     folder: Path,
     progress: Callable[[str, int, int], None],
 ) -> np.ndarray:
-    """Embed the images that `load` opens, as unit vectors [N D] float32.
-
-    `keys` are the sha256 of the images, under which embeddings are cached in the folder; only new ones are computed.
-    """
+    """Embed the images that `load` opens, as unit vectors [N D] float32. `keys` are the sha256 of the images, under
+    which embeddings are cached in the folder; only new ones are computed."""
     embedder = Embedder(model)
     store = _Store(folder, embedder.identity())
     missing = [place for place, key in enumerate(keys) if key not in store.rows]
@@ -91,10 +87,8 @@ def cached_embeddings(
 
 
 class _Store:
-    """An append-only file of embeddings: 32 bytes of key, then the vector.
-
-    The file name contains the length of a vector.
-    """
+    """An append-only file of embeddings: 32 bytes of key, then the vector. The file name contains the length of a
+    vector."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder

@@ -91,10 +91,8 @@ class Details:
         return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, quality, found[6:].reshape(2, -1))
 
     def detail(self, number: int, part: int, factor: float) -> float:
-        """Measure the detail that a part loses when reduced by a factor.
-
-        This is the root mean square difference in levels.
-        """
+        """Measure the detail that a part loses when reduced by a factor. This is the root mean square difference in
+        levels."""
         what = f"detail {part} {factor:.2f}" + (self._frame_name(number) if part == INSIDE else "")
         return float(self._known(number, what, lambda: lost(self._opened(number).parts[part], factor))[0])
 
@@ -109,10 +107,8 @@ class Details:
         return None if found < 0 else found
 
     def made_of(self, first: tuple[int, int], second: tuple[int, int], with_added: bool = True) -> Made:
-        """Find which of two parts was made of the other.
-
-        Each is the number of an image and a part; both have the same size.
-        """
+        """Find which of two parts was made of the other. Each is the number of an image and a part; both have the same
+        size."""
         names = {each: self._name(each[0]) for each in (first, second)}
         one, other = sorted((first, second), key=lambda each: (names[each], each))
 
@@ -198,10 +194,8 @@ def lost(grey: Image.Image, factor: float) -> np.ndarray:
 
 
 def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
-    """Find the part of each image that matches the others.
-
-    Text and noise may cross the border of an image on a plain background, so whole images are compared then.
-    """
+    """Find the part of each image that matches the others. Text and noise may cross the border of an image on a plain
+    background, so whole images are compared then."""
     shown = np.stack([each.thumbnails for each in facts.values()])
     shown = shown - shown.mean(2, keepdims=True)
     shown = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-6)

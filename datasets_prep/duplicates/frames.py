@@ -83,11 +83,8 @@ def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:
 def edges(
     pixels: np.ndarray, between: tuple[int, ...], along: tuple[int, ...]
 ) -> tuple[int, int, list[tuple[float, float]]]:
-    """Find the columns [H W] between which an image is.
-
-    For each edge with more beyond it, return how flat the outside is and how much changes there. Columns are searched
-    near `between`, in the rows `along`.
-    """
+    """Find the columns [H W] between which an image is. For each edge with more beyond it, return how flat the outside
+    is and how much changes there. Columns are searched near `between`, in the rows `along`."""
     width, found, judged = pixels.shape[1], [], []
     rows = pixels[along[0] : along[1]]
     for place, is_first in zip(between, (True, False), strict=True):

@@ -89,10 +89,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
 
 
 def most_alike(members: Sequence[Member], details: Details) -> list[int]:
-    """Order members by how much they are like all others.
-
-    Those that may be in a frame come last.
-    """
+    """Order members by how much they are like all others. Those that may be in a frame come last."""
     shown = np.stack([details.facts(member.number).thumbnails[WHOLE] for member in members])
     order = sorted(
         range(len(members)),
@@ -130,11 +127,9 @@ def enlargements(
     details: Details,
     consensus: Consensus,
 ) -> set[int]:
-    """Find enlarged images: larger than others but without more detail.
-
-    At least a third of the smaller images must have the detail that it lacks: some may have lost theirs, as blurred
-    ones have, or had none, as drawings of even areas.
-    """
+    """Find enlarged images: larger than others but without more detail. At least a third of the smaller images must
+    have the detail that it lacks: some may have lost theirs, as blurred ones have, or had none, as drawings of even
+    areas."""
     pairs = [(one, other, sides[one] / sides[other]) for one in sides for other in sides]
     pairs = [pair for pair in pairs if pair[2] > SAME_SIZE]
     asked = sorted({(number, factor) for one, other, factor in pairs for number in (one, other)})
@@ -198,10 +193,8 @@ def with_best_keepers(
     details: Details,
     name: Callable[[int], str],
 ) -> dict[int, Duplicate]:
-    """Point the near duplicates of each group to its best member.
-
-    Groups with an image that must stay (`is_fixed`) are not changed.
-    """
+    """Point the near duplicates of each group to its best member. Groups with an image that must stay (`is_fixed`) are
+    not changed."""
     groups: dict[int, list[int]] = {}
     for number, copy in near.items():
         groups.setdefault(copy.keeper, []).append(number)

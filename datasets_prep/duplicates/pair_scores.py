@@ -4,10 +4,8 @@ from typing import Protocol
 
 
 class PairScores(Protocol):
-    """A cache of agreement scores; the better-ranked image comes first.
-
-    A score depends only on the two images, `finetune.similarity.agreement.VERSION` and `can_verify()`.
-    """
+    """A cache of agreement scores; the better-ranked image comes first. A score depends only on the two images,
+    `finetune.similarity.agreement.VERSION` and `can_verify()`."""
 
     def get(self, first: int, second: int) -> float | None:
         """Return the score of a pair, or None."""

@@ -52,10 +52,8 @@ class Gains:
 
 
 def pair_figures(first: Image.Image, second: Image.Image) -> np.ndarray:
-    """Measure two grey images of the same size for `made_of`.
-
-    The result has the vignette [2], then the rings of each view [3 R].
-    """
+    """Measure two grey images of the same size for `made_of`. The result has the vignette [2], then the rings of each
+    view [3 R]."""
     views = [[middle(image) for image in (first, second)]]
     if max(first.size) > SIDE * 4 // 3:
         scale = SIDE / max(first.size)
@@ -72,10 +70,8 @@ def middle(image: Image.Image) -> np.ndarray:
 
 
 def rings(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Measure the power of both images and what they share [3 R].
-
-    In levels squared per ring; zeros for images smaller than a tile.
-    """
+    """Measure the power of both images and what they share [3 R]. In levels squared per ring; zeros for images smaller
+    than a tile."""
     rows, columns = (side // TILE for side in first.shape)
     if not rows or not columns:
         return np.zeros((3, NUM_RINGS))
@@ -94,10 +90,8 @@ def rings(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def vignette(first: Image.Image, second: Image.Image) -> np.ndarray:
-    """Measure how much lighter the second image is at its corners.
-
-    Returned as a logarithm, with the share of the difference that it explains. A tone curve is removed first.
-    """
+    """Measure how much lighter the second image is at its corners. Returned as a logarithm, with the share of the
+    difference that it explains. A tone curve is removed first."""
     one, other = (
         np.asarray(each.resize((GRID, GRID), Image.Resampling.BOX), np.float64).ravel() for each in (first, second)
     )
@@ -115,10 +109,7 @@ def vignette(first: Image.Image, second: Image.Image) -> np.ndarray:
 
 
 def made_of(figures: np.ndarray, with_added: bool = True) -> Made:
-    """Decide by `pair_figures` which image was made of the other.
-
-    Without what was added only blur and light count.
-    """
+    """Decide by `pair_figures` which image was made of the other. Without what was added only blur and light count."""
     lighter, explained = figures[:2]
     if abs(lighter) >= VIGNETTE and explained >= FITS:
         return Made.SECOND if lighter < 0 else Made.FIRST
@@ -134,10 +125,8 @@ def made_of(figures: np.ndarray, with_added: bool = True) -> Made:
 
 
 def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray, with_added: bool) -> bool:
-    """Check whether an image was blurred, sharpened or drawn over.
-
-    Added noise counts too. The powers are per ring [R].
-    """
+    """Check whether an image was blurred, sharpened or drawn over. Added noise counts too. The powers are per ring
+    [R]."""
     there, back = gains(original, made, shared), gains(made, original, shared)
     if there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6:
         return True

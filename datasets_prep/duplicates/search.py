@@ -40,10 +40,8 @@ SAME_PIXELS_DISTANCE = 16
 def keep_order(
     num_pixels: np.ndarray, num_bytes: np.ndarray, has_caption: np.ndarray, sources: Sequence[str]
 ) -> np.ndarray:
-    """Return the numbers of the images, the best first.
-
-    Most pixels, then most bytes per pixel (least compressed), then captioned, then the smallest path by its bytes.
-    """
+    """Return the numbers of the images, the best first. Most pixels, then most bytes per pixel (least compressed), then
+    captioned, then the smallest path by its bytes."""
     num_pixels = np.asarray(num_pixels, np.int64)
     per_pixel = np.asarray(num_bytes, np.float64) / np.maximum(num_pixels, 1)
     keys = ~np.asarray(has_caption, bool), -per_pixel, -num_pixels
@@ -66,11 +64,8 @@ def runs(equals_next: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]:
-    """Yield groups of two or more `numbers` with equal hashes, in order.
-
-    The hashes are [N] of 32 bytes or [N 32]. Sorts by eight of the bytes and compares all only of those that
-    agree, to save memory.
-    """
+    """Yield groups of two or more `numbers` with equal hashes, in order. The hashes are [N] of 32 bytes or [N 32].
+    Sorts by eight of the bytes and compares all only of those that agree, to save memory."""
     rows = np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), 32)
     heads = np.ascontiguousarray(rows[:, :8]).view(np.uint64)[:, 0][numbers]
     order = np.argsort(heads, kind="stable")
@@ -93,11 +88,8 @@ def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplica
 def pixel_duplicates(
     pixels_sha256: np.ndarray, order: np.ndarray, left: np.ndarray, load: Load
 ) -> dict[int, Duplicate]:
-    """Find images with the same pixels as a better one.
-
-    Only those in `left` are searched (a mask [N] or numbers). `load` opens the whole image; only images whose
-    thumbnails have equal hashes are compared.
-    """
+    """Find images with the same pixels as a better one. Only those in `left` are searched (a mask [N] or numbers).
+    `load` opens the whole image; only images whose thumbnails have equal hashes are compared."""
     duplicates: dict[int, Duplicate] = {}
     for group in equal_groups(pixels_sha256, still_in(order, left)):
         while len(group) > 1:
@@ -178,11 +170,9 @@ class NearDuplicates:
 def near_duplicates(
     images: SearchedImages, options: SearchOptions, known: Known, progress: Callable[[int, int], None]
 ) -> NearDuplicates:
-    """Find duplicates by what the images show.
-
-    Pairs with close codes are compared; at level thorough also those with common corners, at level embed those with
-    close embeddings. Level fast equals thorough up to `candidates.FEW` images.
-    """
+    """Find duplicates by what the images show. Pairs with close codes are compared; at level thorough also those with
+    common corners, at level embed those with close embeddings. Level fast equals thorough up to `candidates.FEW`
+    images."""
     ranked = still_in(images.order, images.mask).astype(np.int64)
     appearances = Appearances(images.load, ranked, images.flat, images.codes, known.appearances)
     descriptors = appearances.descriptors()

@@ -72,10 +72,8 @@ def reject_equal(context: Context, has_caption: np.ndarray) -> None:
 
 
 def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
-    """Reject near duplicates, or only report them.
-
-    Where they stay and the images are to be split, duplicates of duplicates are linked too.
-    """
+    """Reject near duplicates, or only report them. Where they stay and the images are to be split, duplicates of
+    duplicates are linked too."""
     selection, config, findings = context.selection, context.config.dedup, context.findings
     if config.level == "off":
         return
@@ -104,10 +102,8 @@ def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
 def found_near_duplicates(
     context: Context, has_caption: np.ndarray, options: SearchOptions
 ) -> tuple[dict[int, Duplicate], Sequence[tuple[int, int]]]:
-    """Find the near duplicates, and the links that a split needs.
-
-    Each is a duplicate of the best image of its group.
-    """
+    """Find the near duplicates, and the links that a split needs. Each is a duplicate of the best image of its
+    group."""
     selection = context.selection
     seen = StoredPairScores(context.own / "pairs.jsonl", selection, context.findings)
     kept = StoredAppearances(context.own / "appearances.sqlite", selection, context.findings)
@@ -156,10 +152,8 @@ def best_kept(
 def with_compared(
     found: Mapping[int, Duplicate], near: Mapping[int, Duplicate], name: Callable[[int], str]
 ) -> dict[int, Duplicate]:
-    """Name the compared image in details where it is not the keeper.
-
-    `near` has the groups before their best images were chosen.
-    """
+    """Name the compared image in details where it is not the keeper. `near` has the groups before their best images
+    were chosen."""
     result: dict[int, Duplicate] = {}
     for number, duplicate in found.items():
         # the first of a group was compared with its best image, or with the one through which that joined

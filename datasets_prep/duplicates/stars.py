@@ -58,11 +58,8 @@ class Search:
 def stars(
     search: Search, num: int, links: list[tuple[int, int]] | None, progress: Callable[[int, int], None]
 ) -> dict[int, Found]:
-    """Find the duplicates of each image that is not a duplicate itself.
-
-    The best-ranked images come first. If `links` is given, pairs with a known duplicate are compared too and added if
-    they agree.
-    """
+    """Find the duplicates of each image that is not a duplicate itself. The best-ranked images come first. If `links`
+    is given, pairs with a known duplicate are compared too and added if they agree."""
     first, second = search.pairs.first, search.pairs.second
     starts = np.searchsorted(first, np.arange(num + 1))
     found: dict[int, Found] = {}
@@ -89,11 +86,9 @@ def keeper_of(found: dict[int, Found], rank: int) -> int:
 
 
 def with_leftovers(search: Search, found: dict[int, Found]) -> dict[int, Found]:
-    """Add leftovers that agree with another image of a group.
-
-    A leftover is the first of its own group, perhaps of one; its group comes with it. One step only: that other image
-    agrees with the first of its group, which did not join a third group.
-    """
+    """Add leftovers that agree with another image of a group. A leftover is the first of its own group, perhaps of one;
+    its group comes with it. One step only: that other image agrees with the first of its group, which did not join a
+    third group."""
     first, second = search.pairs.first, search.pairs.second
     is_found = np.zeros(int(max(second.max(initial=-1), first.max(initial=-1))) + 1, bool)
     is_found[list(found)] = True

@@ -68,11 +68,9 @@ def _load_tokenizer(name: str) -> Any:
 
 
 def estimated_tokens(text: str) -> int:
-    """Estimate the number of CLIP tokens.
-
-    A sign or digit is one token, a word one and another for every five letters begun beyond seven, a letter of a script
-    without spaces two, a word with letters beyond ASCII one for every two letters.
-    """
+    """Estimate the number of CLIP tokens. A sign or digit is one token, a word one and another for every five letters
+    begun beyond seven, a letter of a script without spaces two, a word with letters beyond ASCII one for every two
+    letters."""
     total = 0
     for piece in TOKEN_PIECE.findall(text):
         if piece.isascii():
@@ -90,10 +88,8 @@ def lint(
     trigger: str | None,
     count_tokens: Callable[[str], int],
 ) -> list[LintMark]:
-    """List problems of each (source, captions), serious kinds first.
-
-    The order of the marks does not depend on that of the rows, and the sources of a mark are sorted.
-    """
+    """List problems of each (source, captions), serious kinds first. The order of the marks does not depend on that of
+    the rows, and the sources of a mark are sorted."""
     images = sorted((source, tuple(captions)) for source, captions in rows)
     found: dict[str, dict[str, set[str]]] = {}
     for source, captions in images:

@@ -22,12 +22,9 @@ Words = tuple[str, ...]
 
 
 def shared_phrases(captions: Sequence[Sequence[str]], share: float, trigger: str | None) -> list[tuple[str, list[int]]]:
-    """Find frequent phrases of four or more words, with indices.
-
-    They are in more than a share of the images; the most frequent comes first. Case is ignored, phrases never contain
-    the trigger, and in tag lists they do not cross commas. Above 20,000 images the candidates come from an evenly
-    spaced sample; the counts are of all.
-    """
+    """Find frequent phrases of four or more words, with indices. They are in more than a share of the images; the most
+    frequent comes first. Case is ignored, phrases never contain the trigger, and in tag lists they do not cross commas.
+    Above 20,000 images the candidates come from an evenly spaced sample; the counts are of all."""
     least = max(LEAST_IMAGES, math.floor(share * len(captions)) + 1)
     candidates = _candidates(captions, share, trigger)
     if not candidates:

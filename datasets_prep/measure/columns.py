@@ -57,11 +57,8 @@ class MeasuredImages:
 
 
 class StoredCodes:
-    """Codes [N 12 4] (uint64) on disk, 384 bytes per image.
-
-    One kind or some images are read at a time. The file has one block per block of the store; codes of one kind are
-    adjacent in it.
-    """
+    """Codes [N 12 4] (uint64) on disk, 384 bytes per image. One kind or some images are read at a time. The file has
+    one block per block of the store; codes of one kind are adjacent in it."""
 
     def __init__(self, images: MeasuredImages, folder: Path) -> None:
         self.shape = len(images), *CODES

@@ -41,11 +41,9 @@ BOILERPLATE = re.compile(
 
 
 def embedded_caption(image: Image.Image, data: bytes) -> str | None:
-    """Read the caption inside an image that is opened, not decoded.
-
-    None without one. What a person wrote comes first, in the order XMP, IPTC, EXIF, PNG; then the positive prompt from
-    an image generator's parameters. Default texts of cameras and programs are not captions, nor are workflows.
-    """
+    """Read the caption inside an image that is opened, not decoded. None without one. What a person wrote comes first,
+    in the order XMP, IPTC, EXIF, PNG; then the positive prompt from an image generator's parameters. Default texts of
+    cameras and programs are not captions, nor are workflows."""
     for find in (_xmp_texts, _iptc_texts, _exif_texts, _png_texts, _parameters):
         try:
             for text in find(image, data):
@@ -131,10 +129,8 @@ def _exif_texts(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _user_comment(exif: Image.Exif) -> str:
-    """Read the user comment of EXIF.
-
-    Its first eight bytes name the charset; programs disagree on the byte order of Unicode.
-    """
+    """Read the user comment of EXIF. Its first eight bytes name the charset; programs disagree on the byte order of
+    Unicode."""
     value = exif.get_ifd(EXIF_BLOCK).get(USER_COMMENT)
     if isinstance(value, str):
         value = value.encode("latin-1", "ignore")
@@ -156,10 +152,8 @@ def _png_texts(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _parameters(image: Image.Image, data: bytes) -> Iterator[str]:
-    """Yield positive prompts from the parameters of image generators.
-
-    They are in the text of a PNG or an EXIF comment.
-    """
+    """Yield positive prompts from the parameters of image generators. They are in the text of a PNG or an EXIF
+    comment."""
     texts = _text_blocks(image, data)
     exif = Image.Image.getexif(image)
     for text in (texts.get("parameters", ""), texts.get("description", ""), _user_comment(exif)):

@@ -30,12 +30,10 @@ def deviation(levels: np.ndarray) -> float:
 
 
 def detail(grey: Image.Image) -> float:
-    """Measure sharpness: near 1 where edges are sharp, 0 where blurred.
-
-    This is the share of the differences between neighbours that is lost when the grey image is blurred once more; a
-    blurred one has little to lose (Crété et al., "The blur effect: perception and estimation with a new no-reference
-    perceptual blur metric", 2007). Of the two directions the less sharp one counts.
-    """
+    """Measure sharpness: near 1 where edges are sharp, 0 where blurred. This is the share of the differences between
+    neighbours that is lost when the grey image is blurred once more; a blurred one has little to lose (Crété et al.,
+    "The blur effect: perception and estimation with a new no-reference perceptual blur metric", 2007). Of the two
+    directions the less sharp one counts."""
     lost = []
     pixels = np.asarray(grey, np.int16)
     for axis, radius in ((1, (4, 0)), (0, (0, 4))):
@@ -50,12 +48,10 @@ def detail(grey: Image.Image) -> float:
 
 
 def spectrum_end(grey: np.ndarray) -> float:
-    """Find the highest frequency with content, as a share of all.
-
-    Of a grey image [H W], 0 to 1. Natural images lose power with about the square of the frequency; an enlarged one
-    stops at its original resolution. The end is where power times frequency squared falls below a fiftieth of its value
-    in the lower third, or where only the noise of rounding to whole levels is left.
-    """
+    """Find the highest frequency with content, as a share of all. Of a grey image [H W], 0 to 1. Natural images lose
+    power with about the square of the frequency; an enlarged one stops at its original resolution. The end is where
+    power times frequency squared falls below a fiftieth of its value in the lower third, or where only the noise of
+    rounding to whole levels is left."""
     side = min(grey.shape)
     if side < 32:
         return 1.0
@@ -77,10 +73,8 @@ def spectrum_end(grey: np.ndarray) -> float:
 
 
 def blocks(grey: np.ndarray) -> float:
-    """Measure how much larger every eighth step between pixels is than others.
-
-    It is 1 where there are no blocks. `grey` [H W] (int16) is at the image's own resolution. Blocks may begin anywhere.
-    """
+    """Measure how much larger every eighth step between pixels is than others. It is 1 where there are no blocks.
+    `grey` [H W] (int16) is at the image's own resolution. Blocks may begin anywhere."""
     found = 1.0
     for plane in (grey, np.ascontiguousarray(grey.T)):
         if plane.shape[1] < 128:  # too few of each eighth to tell blocks from what is drawn
@@ -102,11 +96,8 @@ def jpeg_quality(header: Image.Image) -> float:
 
 
 def border(levels: np.ndarray) -> float:
-    """Largest share of a side covered by bars of one tone.
-
-    0 for a drawing on plain ground. A bar ends in a straight line: at least three quarters of the first line inside
-    differ from it.
-    """
+    """Largest share of a side covered by bars of one tone. 0 for a drawing on plain ground. A bar ends in a straight
+    line: at least three quarters of the first line inside differ from it."""
     largest = 0.0
     for plane in (levels, levels[::-1], levels.T, levels.T[::-1]):
         lines = plane.astype(np.int16)

@@ -51,10 +51,8 @@ def measure_missing(
     findings: Findings,
     progress: Progress,
 ) -> dict[str, Rejected]:
-    """Measure files whose keys [N] are not in the folder's store yet.
-
-    Rejections that may not recur are returned. Rows are written every few seconds, also when the run is interrupted.
-    """
+    """Measure files whose keys [N] are not in the folder's store yet. Rejections that may not recur are returned. Rows
+    are written every few seconds, also when the run is interrupted."""
     store = Store(folder)
     for path in store.damaged:
         findings.warn("damaged files of measurements, which are made again", path.name)
@@ -92,10 +90,8 @@ def results_of(
 def measured_images(
     names: Texts, keys: np.ndarray, folder: Path, transient: Mapping[str, Rejected]
 ) -> tuple[MeasuredImages, np.ndarray, list[Rejected]]:
-    """Read measurements, which names they belong to, and rejections with reasons.
-
-    Images keep the order of the names.
-    """
+    """Read measurements, which names they belong to, and rejections with reasons. Images keep the order of the
+    names."""
     store = Store(folder)
     places = store.places(keys)
     assert int((places < 0).sum()) == len(transient), "a file was neither measured nor left out"

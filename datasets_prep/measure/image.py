@@ -137,11 +137,8 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
 
 
 def num_frames(header: Image.Image) -> int:
-    """Count the images of an animation or the pages of a file.
-
-    It is 1 for MPO, as phones save it, or where the second frame is damaged. Raises ValueError where a later frame is
-    too large.
-    """
+    """Count the images of an animation or the pages of a file. It is 1 for MPO, as phones save it, or where the second
+    frame is damaged. Raises ValueError where a later frame is too large."""
     frames = 1
     if header.format != "MPO":
         try:

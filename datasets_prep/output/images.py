@@ -24,10 +24,7 @@ IMAGE_FOLDERS = ("images", "train", "validation")
 def image_bytes(
     read: Callable[[str], bytes], row: Row, reencode: Literal["no", "png", "webp"], background: tuple[int, int, int]
 ) -> bytes:
-    """Return a row's bytes: the source's, or saved again losslessly.
-
-    Raises ValueError where the source's bytes are no longer those that were measured.
-    """
+    """Return a row's bytes: the source's, or saved again losslessly. Raises ValueError where the source has changed."""
     source = str(row["source"])
     try:
         data = read(source)
@@ -51,10 +48,8 @@ def image_bytes(
 def write_files(
     output: Path, rows: Sequence[Row], content: Callable[[Row], bytes], sizes: Sequence[int] | np.ndarray | None
 ) -> None:
-    """Write OUTPUT/<file_name> for every row without such a file.
-
-    The name depends on the content. A file whose size is not that in `sizes`, if known, is written again.
-    """
+    """Write OUTPUT/<file_name> for every row without such a file. The name depends on the content. A file whose size is
+    not that in `sizes`, if known, is written again."""
 
     def write(place: int) -> None:
         row = rows[place]

@@ -23,11 +23,8 @@ def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
-    """Write metadata.jsonl into train/ and validation/; return the names.
-
-    `load_dataset` looks for it there. They have the columns that every row has, because both must have the same;
-    OUTPUT/metadata.jsonl has the rest.
-    """
+    """Write metadata.jsonl into train/ and validation/; return the names. `load_dataset` looks for it there. They have
+    the columns that every row has, because both must have the same; OUTPUT/metadata.jsonl has the rest."""
     texts: dict[str, list[str]] = {}
     for row in rows:
         folder, _, name = str(row["file_name"]).partition("/")

@@ -12,15 +12,7 @@ import numpy as np
 
 from datasets_prep.config import PrepConfig
 from datasets_prep.measure.image import colour
-from datasets_prep.output.folder import (
-    LISTINGS,
-    State,
-    check_unedited,
-    extent,
-    is_own,
-    read_state,
-    write_state,
-)
+from datasets_prep.output.folder import LISTINGS, State, check_unedited, extent, is_own, read_state, write_state
 from datasets_prep.output.images import IMAGE_FOLDERS, image_bytes, remove_others, write_files, write_masks
 from datasets_prep.output.listings import write_listing, write_side_listings, write_sidecars, write_text
 from datasets_prep.output.shards import write_shards
@@ -50,11 +42,8 @@ def publish(
     read: Callable[[str], bytes],
     load: Callable[[str], SmallImage | None],
 ) -> None:
-    """Write images, listings, card and report, then the final state.
-
-    Images come first, under names that depend on their content; then new listings replace the earlier ones; files that
-    only these listed go last.
-    """
+    """Write images, listings, card and report, then the final state. Images come first, under names that depend on
+    their content; then new listings replace the earlier ones; files that only these listed go last."""
     background = colour(config.background)
 
     def content(row: Mapping[str, object]) -> bytes:

@@ -64,12 +64,10 @@ def write_shards(
     shard_mb: float,
     mask_content: Callable[[Row], bytes] | None = None,
 ) -> Iterator[tuple[str, int, int]]:
-    """Write the rows at `places` to FOLDER/<side>-00000.parquet and so on.
-
-    Yields the shard, the row in it and the place in `rows`. A shard ends with the row group that reaches `shard_mb`,
-    and a row group with the image that makes it large, by `num_bytes`, which has one number per row. Bytes are the same
-    for the same rows. `mask_content` gives the bytes of the mask of a row that has one; None where no row has.
-    """
+    """Write the rows at `places` to FOLDER/<side>-00000.parquet and so on. Yields the shard, the row in it and the
+    place in `rows`. A shard ends with the row group that reaches `shard_mb`, and a row group with the image that makes
+    it large, by `num_bytes`, which has one number per row. Bytes are the same for the same rows. `mask_content` gives
+    the bytes of the mask of a row that has one; None where no row has."""
     schema = schema_of(has_masks=mask_content is not None)
     folder.mkdir(parents=True, exist_ok=True)
     used, number = 0, 0

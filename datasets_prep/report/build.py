@@ -32,12 +32,9 @@ MOST_OPTION_LETTERS = 20_000
 
 
 def write_report(path: Path, prepared: Prepared, load: Callable[[str], SmallImage | None]) -> Path:
-    """Write the report of a preparation and return its path.
-
-    `load` returns the thumbnail of a `source`, or None where it cannot be read; it is called at most once per image,
-    and only for images on the page. The same preparation gives the same bytes. Rows may be made on access: all are read
-    once, and a few thousand again to be shown.
-    """
+    """Write the report of a preparation and return its path. `load` returns the thumbnail of a `source`, or None where
+    it cannot be read; it is called at most once per image, and only for images on the page. The same preparation gives
+    the same bytes. Rows may be made on access: all are read once, and a few thousand again to be shown."""
     thumbnails = Thumbnails(load)
     parts = _parts(prepared, thumbnails)
     assets = resources.files("datasets_prep") / "assets"

@@ -48,11 +48,8 @@ def _mark(mark: LintMark, kept: Sequence[Row], places: Places, thumbnails: Thumb
 
 
 def captions(prepared: Prepared, places: Places, is_marked: np.ndarray, thumbnails: Thumbnails, room: int) -> Markup:
-    """List captions for searching, in about `room` bytes.
-
-    Where there are too many, those of images that the report shows elsewhere come first, then the marked ones;
-    `is_marked` [N] tells which rows have problems.
-    """
+    """List captions for searching, in about `room` bytes. Where there are too many, those of images that the report
+    shows elsewhere come first, then the marked ones; `is_marked` [N] tells which rows have problems."""
     kinds = list(dict.fromkeys(mark.kind for mark in prepared.lint))
     wanted = _by_need(places, is_marked, thumbnails)
     rows = {index: prepared.kept[index] for index in wanted}

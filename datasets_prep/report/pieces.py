@@ -46,10 +46,8 @@ def nothing(text: str) -> Markup:
 
 
 def name_html(name: object, most: int = MOST_LETTERS) -> Markup:
-    """Format a file name as HTML, shortened.
-
-    Invisible characters and those that change the direction of text are spelled out.
-    """
+    """Format a file name as HTML, shortened. Invisible characters and those that change the direction of text are
+    spelled out."""
     letters = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name)[: most + 1])
     return Markup('<bdi class="name">{}</bdi>').format(_cut(letters, most))
 
@@ -95,10 +93,8 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """The small images of the page.
-
-    Each is made once, until the page would be too large; the first images asked for get theirs.
-    """
+    """The small images of the page. Each is made once, until the page would be too large; the first images asked for
+    get theirs."""
 
     def __init__(
         self,
@@ -114,10 +110,7 @@ class Thumbnails:
         """Whether an image was left without one for lack of room."""
 
     def of(self, source: str) -> Thumbnail | None:
-        """Return the thumbnail of an image.
-
-        It is None if the image cannot be read or the report is full.
-        """
+        """Return the thumbnail of an image. It is None if the image cannot be read or the report is full."""
         if source not in self._made:
             if len(self._rules) >= self._most or self._num_bytes >= self._most_bytes:
                 self.is_full = True

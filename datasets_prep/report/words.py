@@ -53,10 +53,8 @@ class Words:
 
 
 class _Phrases:
-    """Counts of captions with the same three consecutive words.
-
-    Each takes 8 bytes instead of about 200 for a text and its count.
-    """
+    """Counts of captions with the same three consecutive words. Each takes 8 bytes instead of about 200 for a text and
+    its count."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}

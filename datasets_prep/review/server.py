@@ -164,10 +164,8 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, b"{}", "application/json")
 
     def _allowed_path(self) -> str | None:
-        """Return the requested path; None where the request was refused.
-
-        The host distinguishes a page of this server from another site whose name points to this machine.
-        """
+        """Return the requested path; None where the request was refused. The host distinguishes a page of this server
+        from another site whose name points to this machine."""
         origin = self.headers.get("Origin")
         if self.headers.get("Host") not in self._review.hosts or (
             origin is not None and origin not in {f"http://{host}" for host in self._review.hosts}

@@ -54,10 +54,8 @@ class Scorer(Protocol):
 
 
 def make_scorer(name: str, model: str) -> Scorer:
-    """Make the scorer of a model (folder or Hub id).
-
-    Its weights are not loaded yet. Raises ValueError where the model cannot give the score.
-    """
+    """Make the scorer of a model (folder or Hub id). Its weights are not loaded yet. Raises ValueError where the model
+    cannot give the score."""
     return import_named(SCORES[name].place)(name, model)
 
 
@@ -68,10 +66,8 @@ def scores_of(
     captions: Mapping[int, str],
     batch_size: int,
 ) -> Iterator[tuple[int, float]]:
-    """Yield the scores of images in order, rounded to five digits.
-
-    Images without a caption are skipped where one is needed.
-    """
+    """Yield the scores of images in order, rounded to five digits. Images without a caption are skipped where one is
+    needed."""
     if SCORES[scorer.name].of_captions:
         indices = [index for index in indices if captions.get(index, "").strip()]
     if not indices:
@@ -123,10 +119,8 @@ def _is_meant(name: str, label: str) -> bool:
 
 
 class ClassifierScorer:
-    """An image classifier.
-
-    The score is the probability of the meant labels, an expected grade, or the one output of a regressor.
-    """
+    """An image classifier. The score is the probability of the meant labels, an expected grade, or the one output of a
+    regressor."""
 
     def __init__(self, name: str, model: str) -> None:
         self.name = name
@@ -160,10 +154,8 @@ class ClassifierScorer:
 
 
 class AgreementScorer:
-    """CLIP or SigLIP: the cosine between image and caption, -1 to 1.
-
-    CLIP's are about .15 to .35 and SigLIP's about 0 to .2, so a limit suits one model only.
-    """
+    """CLIP or SigLIP: the cosine between image and caption, -1 to 1. CLIP's are about .15 to .35 and SigLIP's about 0
+    to .2, so a limit suits one model only."""
 
     def __init__(self, name: str, model: str) -> None:
         self.name = name

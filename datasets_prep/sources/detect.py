@@ -205,10 +205,8 @@ def _prefixes(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
-    """Map names without suffix to paths of given and contained files, sorted.
-
-    The name of a contained file is relative to its folder.
-    """
+    """Map names without suffix to paths of given and contained files, sorted. The name of a contained file is relative
+    to its folder."""
     files: dict[str, str] = {}
     for path in paths:
         for file in _files_below(Path(path)) if os.path.isdir(path) else [path]:

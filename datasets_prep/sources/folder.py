@@ -20,12 +20,9 @@ from finetune.data.visible_files import FolderSource
 
 @dataclass(frozen=True)
 class FoldersSource:
-    """The files in folders, named relative to the folder.
-
-    With several folders, their names come first. Files with captions are items like all others; `entries` omits those
-    that it used. A text file without an image of its name is not a caption: it is noted, keeps its entry, and is
-    therefore rejected as not an image.
-    """
+    """The files in folders, named relative to the folder. With several folders, their names come first. Files with
+    captions are items like all others; `entries` omits those that it used. A text file without an image of its name is
+    not a caption: it is noted, keeps its entry, and is therefore rejected as not an image."""
 
     folders: Mapping[str, str]
     """Prefix of the names, empty or ending in "/" -> the real folder."""
@@ -121,11 +118,9 @@ def sorted_listing(items: Sequence[Item], rejected: Sequence[Rejected]) -> Listi
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:
-    """Map names to absolute paths of images given directly or in lists.
-
-    A list (.txt or .lst) has one path per line, absolute or relative to the list's folder; blank lines and those with #
-    are skipped. An image that is named twice counts once, under its first name.
-    """
+    """Map names to absolute paths of images given directly or in lists. A list (.txt or .lst) has one path per line,
+    absolute or relative to the list's folder; blank lines and those with # are skipped. An image that is named twice
+    counts once, under its first name."""
     named: dict[str, str] = {}
     seen = set()
     for path in given:

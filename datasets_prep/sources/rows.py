@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedRows:
-    """The rows of datasets, named by row number and image name.
-
-    With several datasets, their names come first. Processes that only read images load neither the datasets library
-    nor, with it, torch.
-    """
+    """The rows of datasets, named by row number and image name. With several datasets, their names come first.
+    Processes that only read images load neither the datasets library nor, with it, torch."""
 
     locations: Mapping[str, tuple[str, str]]
     """Prefix of the names, empty or ending in "/" -> folder or Hub id, and split."""
@@ -99,10 +96,8 @@ class ArrowFiles:
 def saved_rows(
     locations: Mapping[str, tuple[str, str]], name: str, image_column: str, caption_column: str
 ) -> SavedRows:
-    """Open datasets, given as prefix -> (location, split).
-
-    Raises ValueError where one or its image column is missing.
-    """
+    """Open datasets, given as prefix -> (location, split). Raises ValueError where one or its image column is
+    missing."""
     from finetune.data.hub import row_source
 
     images: dict[str, ImageSource] = {}
@@ -158,10 +153,8 @@ def _column(path: str, name: str) -> ChunkedArray:
 
 @functools.lru_cache(maxsize=2)
 def _column_at(path: str, name: str, stamp: tuple[int, ...]) -> ChunkedArray:
-    """Map the images of a file into memory without copying.
-
-    A mapped file takes address space, which a process may have little of.
-    """
+    """Map the images of a file into memory without copying. A mapped file takes address space, which a process may have
+    little of."""
     import pyarrow
 
     with pyarrow.memory_map(path) as file:

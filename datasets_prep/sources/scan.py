@@ -12,12 +12,9 @@ from finetune.data.listing import Findings
 
 
 def walk(root: str, skipped: Iterable[Path], findings: Findings) -> tuple[list[Item], list[Rejected]]:
-    """List regular files, and everything else as rejected.
-
-    Both are sorted by the bytes of their paths. Each real folder is entered once, so loops of links end; links to
-    folders come last, so files keep their real path. The folders `skipped` are not entered. Hidden names are only
-    noted.
-    """
+    """List regular files, and everything else as rejected. Both are sorted by the bytes of their paths. Each real
+    folder is entered once, so loops of links end; links to folders come last, so files keep their real path. The
+    folders `skipped` are not entered. Hidden names are only noted."""
     items, rejected, folders, links = [], [], [""], []
     entered = {_identity(os.stat(path)) for path in skipped if path.exists()}
     while folders or links:

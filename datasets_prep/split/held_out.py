@@ -8,10 +8,8 @@ import numpy as np
 
 
 def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str] | None) -> np.ndarray:
-    """Number the groups [N] of linked images and of folders.
-
-    Here links do form chains: duplicates of duplicates must not be in both splits either.
-    """
+    """Number the groups [N] of linked images and of folders. Here links do form chains: duplicates of duplicates must
+    not be in both splits either."""
     group = np.arange(num)
 
     def root(index: int) -> int:
@@ -37,12 +35,9 @@ def folders_of(sources: Sequence[str]) -> list[str] | None:
 
 
 def held_out(groups: np.ndarray, names: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Choose whole groups to hold out, as a mask [N] of images.
-
-    The seed decides the order; at most `share` of all images are held out. A group's place depends only on its members'
-    `names`, so few images change sides when others are added. At least one group is held out and one is not, where
-    there are two and the share is above 0.
-    """
+    """Choose whole groups to hold out, as a mask [N] of images. The seed decides the order; at most `share` of all
+    images are held out. A group's place depends only on its members' `names`, so few images change sides when others
+    are added. At least one group is held out and one is not, where there are two and the share is above 0."""
     result = np.zeros(len(groups), bool)
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups):

@@ -61,10 +61,8 @@ def split_images(
     config: SplitConfig,
     findings: Findings,
 ) -> np.ndarray | None:
-    """Mark which kept images [K] are held out; None without a split.
-
-    Kept near duplicates are on one side, also in chains, and so are folders where the option says so.
-    """
+    """Mark which kept images [K] are held out; None without a split. Kept near duplicates are on one side, also in
+    chains, and so are folders where the option says so."""
     if config.share == 0:
         return None
     place_of = {int(index): place for place, index in enumerate(kept)}

@@ -17,12 +17,9 @@ def in_batches(
     batch_size: int,
     option: str,
 ) -> Iterator[tuple[int, Output]]:
-    """Yield every index with the result of `compute`, in order.
-
-    Batches are always full, the last one padded with its last item: the last digits of a model's results depend on the
-    batch size, and an image's result must not depend on how many others are left. `option` is named in the error where
-    memory does not suffice.
-    """
+    """Yield every index with the result of `compute`, in order. Batches are always full, the last one padded with its
+    last item: the last digits of a model's results depend on the batch size, and an image's result must not depend on
+    how many others are left. `option` is named in the error where memory does not suffice."""
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     size = batch_size
     with ThreadPoolExecutor(1) as pool:

@@ -24,10 +24,8 @@ def device_name() -> str:
 
 
 def load_model(model_class: Any, files: ModelFiles, config: CaptionsConfig) -> Any:
-    """Load a transformers model onto its device, ready to generate.
-
-    Raises ValueError where its files lack weights, which would be random.
-    """
+    """Load a transformers model onto its device, ready to generate. Raises ValueError where its files lack weights,
+    which would be random."""
     import torch
 
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype_name(config)]

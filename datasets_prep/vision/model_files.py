@@ -103,11 +103,8 @@ def _fetch(model: str, name: str, revision: str | None) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """Hash a folder's files.
-
-    Large files are hashed by size and samples, to save time. Training changes weights everywhere, so samples tell two
-    models apart; a truncated file differs in size.
-    """
+    """Hash a folder's files. Large files are hashed by size and samples, to save time. Training changes weights
+    everywhere, so samples tell two models apart; a truncated file differs in size."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         if path.suffix.lower() in (".md", ".txt") and path.name != "merges.txt":

@@ -45,10 +45,8 @@ class VisionModel:
         return self._part(AutoTokenizer.from_pretrained)
 
     def weights(self, auto_class: Any, *, may_lack: str | None = None) -> tuple[Any, bool]:
-        """Load the model in float32 onto its device.
-
-        Also returns whether it lacks the part `may_lack`. Other missing weights would be random, so they are refused.
-        """
+        """Load the model in float32 onto its device. Also returns whether it lacks the part `may_lack`. Other missing
+        weights would be random, so they are refused."""
         model, report = self._part(auto_class.from_pretrained, output_loading_info=True, dtype="float32")
         missing = sorted(report["missing_keys"])
         others = [name for name in missing if may_lack is None or may_lack not in name.split(".")]

@@ -45,11 +45,9 @@ class Engine(Protocol):
     """A place where work runs."""
 
     def run(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Failure]]:
-        """Yield every task with its result, in any order.
-
-        Tasks are taken as they are needed, so there may be millions. `work` is a function of a module, perhaps in a
-        functools.partial; it and its results are pickled. Its output is lost. An exception costs only its task.
-        """
+        """Yield every task with its result, in any order. Tasks are taken as they are needed, so there may be millions.
+        `work` is a function of a module, perhaps in a functools.partial; it and its results are pickled. Its output is
+        lost. An exception costs only its task."""
         ...
 
 
@@ -93,11 +91,9 @@ class _Worker(Generic[Task]):
 
 
 class PoolEngine:
-    """Processes of this machine with limits on time and memory.
-
-    A task whose process dies or needs too much memory is tried once more in a fresh process that does nothing else, so
-    neither what ran there before nor a kill from outside rejects a file.
-    """
+    """Processes of this machine with limits on time and memory. A task whose process dies or needs too much memory is
+    tried once more in a fresh process that does nothing else, so neither what ran there before nor a kill from outside
+    rejects a file."""
 
     def __init__(self, workers: int, seconds: float, memory_gb: float) -> None:
         if sys.platform != "linux":

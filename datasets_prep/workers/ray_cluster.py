@@ -15,11 +15,9 @@ CHUNK = 64
 
 
 class RayEngine:
-    """The cores of a Ray cluster, with the limits of a PoolEngine.
-
-    A file that fails costs only itself here too. Every node needs this package installed and the source under the same
-    path. The work of a lost node is repeated on others.
-    """
+    """The cores of a Ray cluster, with the limits of a PoolEngine. A file that fails costs only itself here too. Every
+    node needs this package installed and the source under the same path. The work of a lost node is repeated on
+    others."""
 
     def __init__(self, address: str | None, seconds: float, memory_gb: float) -> None:
         self._address = address
@@ -28,11 +26,8 @@ class RayEngine:
         self._is_ours = False
 
     def __enter__(self) -> Self:
-        """Connect to the cluster.
-
-        It is the one at the address, else that of RAY_ADDRESS or of this machine, else a new one on this machine alone.
-        An existing connection is used.
-        """
+        """Connect to the cluster. It is the one at the address, else that of RAY_ADDRESS or of this machine, else a new
+        one on this machine alone. An existing connection is used."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray

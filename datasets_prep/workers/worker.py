@@ -20,12 +20,9 @@ MOST_CHARACTERS = 300
 
 
 def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess, Connection]:
-    """Start a worker process and return it with its connection.
-
-    It sends "ready", then the results of tasks. It has no threads of this process and none of its memory. With a fork
-    server, which has imported what the work needs, the first takes 0.1 s and each later one 6 ms; a new interpreter
-    takes 0.1 s every time.
-    """
+    """Start a worker process and return it with its connection. It sends "ready", then the results of tasks. It has no
+    threads of this process and none of its memory. With a fork server, which has imported what the work needs, the
+    first takes 0.1 s and each later one 6 ms; a new interpreter takes 0.1 s every time."""
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     function = work.func if isinstance(work, functools.partial) else work
     context.set_forkserver_preload([__name__, function.__module__])
@@ -39,12 +36,9 @@ def start(work: Callable[[Any], object], memory_gb: float) -> tuple[BaseProcess,
 
 @contextmanager
 def _inheriting() -> Iterator[None]:
-    """Prepare the environment for processes that are started inside the block.
-
-    They find this process's modules, use one thread, and ignore Ctrl-C, on which this process ends them. They do not
-    import the main program, as multiprocessing would: that takes long for Ray's, and never ends for a script that calls
-    this module at import.
-    """
+    """Prepare the environment for processes that are started inside the block. They find this process's modules, use
+    one thread, and ignore Ctrl-C, on which this process ends them. They do not import the main program, as
+    multiprocessing would: that takes long for Ray's, and never ends for a script that calls this module at import."""
     changes: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     changes["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     before = {name: os.environ.get(name) for name in changes}
