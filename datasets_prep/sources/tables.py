@@ -19,7 +19,7 @@ from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from finetune.data.captions.names import split_name
 from finetune.data.captions.reading import is_unicode, usable_texts
-from finetune.data.listing import Entry, Findings, read_repeats, read_split, read_weight
+from finetune.data.listing import Entry, Findings, read_entry
 from finetune.data.parquet import MASK_COLUMN
 from finetune.data.visible_files import MASK_SUFFIX
 
@@ -188,8 +188,7 @@ def row_entry(
         caption = labels[caption_column][caption]
     captions = usable_texts([caption, row.get("captions_alt")], name, findings)
     found = Findings()
-    weight, repeats = read_weight(row, name, found), read_repeats(row, name, found)
-    entry = Entry(name, tuple(captions), weight, repeats, read_split(row, name, found))
+    entry = read_entry(name, tuple(captions), row, found)
     warn_of_errors(found, place, findings)
     return entry
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from finetune.config.mask import NO_MASKS, MaskConfig
+from finetune.config.mask import MaskConfig
 from finetune.data.captions.files import TABLE_SUFFIXES, UNREAD_TABLE_SUFFIXES, UNREAD_TEXT_SUFFIXES, read_caption_files
 from finetune.data.captions.found import refuse_puzzling
-from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES
+from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
 from finetune.data.images.decode import PLUGINS
@@ -23,9 +23,6 @@ from finetune.data.visible_files import (
     UNREAD_SUFFIXES,
     FolderSource,
     is_image_name,
-    is_read_suffix,
-    stem_of,
-    suffix_of,
 )
 from finetune.extras import install_command
 from finetune.plurals import first_few
@@ -37,9 +34,9 @@ def read_folder(
     files: Sequence[str],
     reading: CaptionReading,
     findings: Findings,
-    captions: Literal["listed", "folder", "none"] = "listed",
-    mask: MaskConfig = NO_MASKS,
-    repeats: FolderRepeats = "auto",
+    captions: Literal["listed", "folder", "none"],
+    mask: MaskConfig,
+    repeats: FolderRepeats,
 ) -> list[Entry]:
     """Return the images that a folder lists, with their captions.
 
@@ -49,10 +46,10 @@ def read_folder(
     in mask.folder.
     """
     images = _without_masks(files, root, mask, findings)
-    unread = [name for name in files if suffix_of(name) in UNREAD_SUFFIXES and not is_read_suffix(suffix_of(name))]
+    unread = [name for name in files if split_name(name)[1] in UNREAD_SUFFIXES and not is_image_name(name)]
     for name in unread:
-        findings.warn(_why_unread(suffix_of(name)), name)
-    sidecars = [name for name in files if suffix_of(name) in TEXT_SUFFIXES]
+        findings.warn(_why_unread(split_name(name)[1]), name)
+    sidecars = [name for name in files if split_name(name)[1] in TEXT_SUFFIXES]
     listings = [name for name in LISTINGS if name in files]
     if captions != "listed":
         unread_because = reading.unread if captions == "none" else f"data.captions is {captions}"
@@ -88,8 +85,7 @@ def _read_listed(
     reading: CaptionReading,
     findings: Findings,
 ) -> list[Entry]:
-    """Return the images of metadata.jsonl or metadata.csv. `files` are the listings, text files and images in the
-    folder."""
+    """List the images of metadata.jsonl or metadata.csv. `files` are listings, text files and images."""
     listings, sidecars, images = files
     if len(listings) > 1:
         findings.warn("listings that are not read because metadata.jsonl is there", listings[1])
@@ -118,12 +114,12 @@ def _repeated(entry: Entry, named: Mapping[str, tuple[int, str]]) -> Entry:
 
 
 def _without_masks(files: Sequence[str], root: str, mask: MaskConfig, findings: Findings) -> list[str]:
-    """Return the images among `files`; note masks that are not used."""
     names = [name for name in files if is_image_name(name)]
-    masks = _masks_among(names, {stem_of(name) for name in files if suffix_of(name) in TEXT_SUFFIXES}, root, mask)
-    stems = {stem_of(name) for name in names if name not in masks}
+    texts = {stem for stem, suffix in map(split_name, files) if suffix in TEXT_SUFFIXES}
+    masks = _masks_among(names, texts, root, mask)
+    stems = {split_name(name)[0] for name in names if name not in masks}
     for name in names:
-        stem = stem_of(name)
+        stem = split_name(name)[0]
         if name in masks and mask.kind != "file":
             findings.warn(f"masks that are not used because mask.kind is {mask.kind}", name)
         elif name in masks and stem.endswith(MASK_SUFFIX) and stem.removesuffix(MASK_SUFFIX) not in stems:
@@ -135,17 +131,11 @@ def _without_masks(files: Sequence[str], root: str, mask: MaskConfig, findings: 
 
 
 def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskConfig) -> set[str]:
-    """Return the masks by their names.
-
-    One without its image that is `captioned`, a stem of a text file, is an image.
-    """
-    stems = {stem_of(name) for name in names}
-    found = {
-        name
-        for name in names
-        if (stem := stem_of(name)).endswith(MASK_SUFFIX)
-        and (stem[: -len(MASK_SUFFIX)] in stems or stem not in captioned)
-    }
+    """Tell masks by their names. One without its image that is `captioned`, a stem of a text file, is an image."""
+    stems = {name: split_name(name)[0] for name in names}
+    images = set(stems.values())
+    of_masks = [(name, stem) for name, stem in stems.items() if stem.endswith(MASK_SUFFIX)]
+    found = {name for name, stem in of_masks if stem.removesuffix(MASK_SUFFIX) in images or stem not in captioned}
     if mask.folder is not None:
         folder = os.path.relpath(os.path.abspath(mask.folder), root)
         found |= {name for name in names if folder == posixpath.dirname(name) or name.startswith(f"{folder}/")}
@@ -170,9 +160,8 @@ def _named_by_folder(name: str, named: Mapping[str, tuple[int, str]], findings: 
 def _read_sidecars(
     root: str, files: Sequence[str], images: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, list[str]]:
-    """Return the captions from files beside the images; note unreadable ones."""
     suffixes = {*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES}
-    chosen = [name for name in files if suffix_of(name) in suffixes]
+    chosen = [name for name in files if split_name(name)[1] in suffixes]
     found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_image_name, reading, findings)
     refuse_puzzling(found, images, reading, findings)
     return found.captions

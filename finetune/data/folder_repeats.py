@@ -48,7 +48,6 @@ def folder_repeats(
 
 
 def _doubt(numbers: list[str], is_mixed: bool) -> str:
-    """Return the reason why numbers may not be repeats; empty without one."""
     if is_mixed:
         return "other folders with images have none"
     if any(number.startswith("0") for number in numbers):

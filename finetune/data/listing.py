@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from finetune.data.captions.text import has_words
+from finetune.data.captions.text import has_words, is_unicode
 from finetune.plurals import NUM_SHOWN, first_few
 
 Split = Literal["train", "validation"]
@@ -84,7 +84,7 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
         if not isinstance(item, str):
             findings.error("captions that are not text", f"{where} ({type(item).__name__})")
             return ()
-        if "\0" in item or not _is_unicode(item):
+        if "\0" in item or not is_unicode(item):
             findings.error("captions with NUL or broken Unicode", where)
             return ()
         if item.strip() and not has_words(item):
@@ -98,44 +98,20 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
     return tuple(captions)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON escapes can hold
-        return False
-    return True
+def read_entry(name: str, captions: tuple[str, ...], row: Mapping[str, Any], findings: Findings) -> Entry:
+    """Return an image with its row's weight, repeats and split. Notes invalid ones, and takes the usual instead."""
+    weight, repeats, split = row.get("weight"), row.get("repeats"), row.get("split")
+    if weight is not None and not (_is_number(weight) and 0 < weight <= 1e6):
+        findings.error("weights that are not a number above 0, at most 1,000,000", f"{name} ({weight!r})")
+        weight = None
+    if repeats is not None and not (_is_number(repeats) and 1 <= repeats <= 1e6 and repeats == int(repeats)):
+        findings.error("repeats that are not a whole number from 1 to 1,000,000", f"{name} ({repeats!r})")
+        repeats = None
+    if split not in (None, "train", "validation"):
+        findings.error('splits that are neither "train" nor "validation"', f"{name} ({split!r})")
+        split = None
+    return Entry(name, captions, float(weight or 1), int(repeats or 1), split)
 
 
-def read_weight(row: Mapping[str, object], where: str, findings: Findings) -> float:
-    """Return the row's `weight`, 1 without one; note an invalid one."""
-    value = row.get("weight")
-    if value is None:
-        return 1.0
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6:
-        return float(value)
-    findings.error("weights that are not a number above 0, at most 1,000,000", f"{where} ({value!r})")
-    return 1.0
-
-
-def read_repeats(row: Mapping[str, object], where: str, findings: Findings) -> int:
-    """Return the row's `repeats`, 1 without any. Notes one that is not a whole number from 1."""
-    value = row.get("repeats")
-    if value is None:
-        return 1
-    if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 1e6 and value == int(value):
-        return int(value)
-    findings.error("repeats that are not a whole number from 1 to 1,000,000", f"{where} ({value!r})")
-    return 1
-
-
-def read_split(row: Mapping[str, object], where: str, findings: Findings) -> Split | None:
-    """Return the row's `split`, None without one. Notes one that is neither train nor validation."""
-    value = row.get("split")
-    if value is None:
-        return None
-    if value == "train":
-        return "train"
-    if value == "validation":
-        return "validation"
-    findings.error('splits that are neither "train" nor "validation"', f"{where} ({value!r})")
-    return None
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -84,8 +84,7 @@ class Manifest:
         return _digest(sorted(self.digests().items()))
 
     def digests(self) -> dict[str, str]:
-        """Return a SHA-256 in hex for every file name. It covers image, captions, weight, repeats,
-        split and mask."""
+        """Map file names to a SHA-256, in hex, of what is trained."""
         return {
             r.file_name: _digest(
                 [r.sha256, r.captions, r.weight, r.repeats, r.split, *([r.mask.sha256] if r.mask else [])]
@@ -114,10 +113,7 @@ def configured_manifest(
     unread: str = "data.captions is none",
     kept: KeptFiles | None = None,
 ) -> Manifest:
-    """Return the manifest that a recipe's options describe.
-
-    `captions` names the source of the images' captions, `unread` says why there are none.
-    """
+    """Read the manifest that a recipe's options describe. `unread` says why captions are not read."""
     return read_manifest(
         data.folder,
         image_column=data.image_column,
@@ -180,31 +176,31 @@ def read_manifest(
         refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, reading.column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare_command(folder)}"
-    records = [_record(entry, found.size, found.sha256) for entry, found in probe_all(entries, source, findings, kept)]
+    records = [_record(*probed) for probed in probe_all(entries, source, findings, kept)]
     _note_syntax(records, findings)
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
-    if mask.kind == "none":
-        return Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
     masks_root = root if mask.folder is None else os.path.abspath(mask.folder)
     masks = FolderSource(masks_root) if mask.kind == "file" else source
-    records = _masked(records, masks, masks_root, mask, findings, kept)
-    return Manifest(records, source, folder, findings.warnings, masks, kept)
+    manifest = Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
+    return _with_masks(manifest, masks, masks_root, mask, findings)
 
 
-def _masked(
-    records: Sequence[Record],
+def _with_masks(
+    manifest: Manifest,
     masks: ImageSource,
     root: str,
     mask: MaskConfig,
     findings: Findings,
-    kept: KeptFiles,
     known: Mapping[str, str] | None = None,
-) -> tuple[Record, ...]:
-    """Add the masks to the records. Raises ValueError with all that is wrong with masks."""
-    found = checked_masks(records, masks, root, mask, findings, kept, known)
+) -> Manifest:
+    """Add the masks, where any are wanted. Raises ValueError with all that is wrong with them."""
+    if mask.kind == "none":
+        return manifest
+    found = checked_masks(manifest.records, masks, root, mask, findings, manifest.kept, known)
     findings.raise_errors("mask: the masks cannot be used as they are:", "Correct or remove them.")
-    return tuple(replace(record, mask=each) for record, each in zip(records, found, strict=True))
+    records = tuple(replace(record, mask=each) for record, each in zip(manifest.records, found, strict=True))
+    return replace(manifest, records=records, warnings=findings.warnings, masks=masks)
 
 
 def _record(entry: Entry, size: tuple[int, int], sha256: str) -> Record:
@@ -229,26 +225,17 @@ def _read_tables(
     from finetune.data.parquet import MASK_COLUMN, ParquetSource, read_prepared, read_schema
 
     has_masks = all(MASK_COLUMN in read_schema(os.path.join(folder, table)).names for table in tables)
-    if mask.folder is not None or not has_masks:
-        refuse_masks(folder, mask, ("file",))
-    refuse_masks(folder, mask, ("alpha",))
-
+    refuse_masks(folder, mask, ("alpha",) if has_masks and mask.folder is None else ("alpha", "file"))
     if captions == "folder":
         raise ValueError(f"data.captions: got folder, but the images of {folder} are in tables. Omit data.captions.")
-    findings = Findings()
-    root = os.path.abspath(folder)
+    findings, root = Findings(), os.path.abspath(folder)
     listed = list(read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed"))
     records = [_record(each.entry, (each.width, each.height), each.sha256) for each in listed]
     _note_syntax(records, findings)
     advice = "Prepare the images again: python -m datasets_prep --source FOLDER --output PREPARED"
-    if not records:
-        findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
-        raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected images. {advice}")
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
-    source = ParquetSource(root, "image")
-    if mask.kind == "none":
-        return Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
-    masks = ParquetSource(root, MASK_COLUMN)
+    if not records:
+        raise ValueError(f"data.folder: the tables in {folder}/data have no rows, expected images. {advice}")
+    manifest = Manifest(tuple(records), ParquetSource(root, "image"), folder, findings.warnings, kept=kept)
     known = {each.entry.file_name: each.entry.file_name for each in listed if each.has_mask}
-    records = _masked(records, masks, root, mask, findings, kept, known)
-    return Manifest(records, source, folder, findings.warnings, masks, kept)
+    return _with_masks(manifest, ParquetSource(root, MASK_COLUMN), root, mask, findings, known)

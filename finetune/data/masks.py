@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,9 @@ from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Findings, ImageSource
 from finetune.data.visible_files import MASK_SUFFIX, is_image_name, visible_files
 
+if TYPE_CHECKING:
+    from finetune.data.manifest import Record
+
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
@@ -27,22 +30,6 @@ class MaskFile:
 
     file_name: str
     sha256: str
-
-
-class Listed(Protocol):
-    """The properties of an image that the check of masks reads. Its size is upright."""
-
-    @property
-    def file_name(self) -> str: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def sha256(self) -> str: ...
 
 
 def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None:
@@ -54,8 +41,7 @@ def open_mask(data: bytes, kind: Literal["alpha", "file"]) -> Image.Image | None
 def cut_mask(
     mask: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool, pixel_multiple: int
 ) -> np.ndarray:  # float32 [H W]
-    """Return the mask's mean over each latent's pixels, 0 to 1. The mask is cut as `resize_and_crop` cuts the
-    image."""
+    """Return the mask's mean over each latent's pixels, 0 to 1. It is cut as `resize_and_crop` cuts the image."""
     assert width % pixel_multiple == 0 and height % pixel_multiple == 0, (width, height, pixel_multiple)
     box = crop_box(mask.width, mask.height, width, height, left=left, top=top)
     size = width // pixel_multiple, height // pixel_multiple
@@ -64,7 +50,7 @@ def cut_mask(
 
 
 def checked_masks(
-    images: Sequence[Listed],
+    images: Sequence["Record"],
     source: ImageSource,
     root: str,
     config: MaskConfig,
@@ -78,8 +64,6 @@ def checked_masks(
     folder `root`; `known` gives their names by those of the images where no folder has to be searched. Noted as errors:
     no masks at all, and masks that are of another size than their image, show nothing, exist twice, or cannot be read.
     """
-    if config.kind == "none":
-        return [None] * len(images)
     names: Mapping[str, str] = {image.file_name: image.file_name for image in images}
     if known is not None:
         names = known
@@ -122,7 +106,7 @@ def _masks_by_image(images: Sequence[str], root: str, config: MaskConfig, findin
 
 
 def _check(
-    image: Listed, name: str | None, source: ImageSource, config: MaskConfig, kept: KeptFiles
+    image: "Record", name: str | None, source: ImageSource, config: MaskConfig, kept: KeptFiles
 ) -> MaskFile | tuple[str, str] | None:
     """Return the mask, None, or kind and item of a finding."""
     if name is None or config.kind == "none":
@@ -138,7 +122,6 @@ def _check(
     if mask.size != (image.width, image.height):
         sizes = f"{mask.width}x{mask.height}, expected {image.width}x{image.height}"
         return "masks of another size than their image", f"{name} ({sizes})"
-    extrema = mask.getextrema()
-    if extrema[1] == 0:
+    if mask.getextrema()[1] == 0:
         return "masks that are black everywhere, so nothing of their images is trained on", name
     return MaskFile(name, image.sha256 if is_image else kept.add(data))

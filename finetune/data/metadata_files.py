@@ -11,7 +11,7 @@ from finetune.data.captions.names import folded
 from finetune.data.captions.reading import CaptionReading, UnreadableTextError, read_text
 from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
 from finetune.data.captions.text import in_lines
-from finetune.data.listing import Entry, Findings, read_captions, read_repeats, read_split, read_weight
+from finetune.data.listing import Entry, Findings, read_captions, read_entry
 from finetune.data.visible_files import FolderSource
 
 
@@ -39,18 +39,12 @@ def read_listing(
         name = _listed_name(row, line, findings)
         if name is None:
             continue
-        where = name = actual.of(posixpath.normpath(name))
+        name = actual.of(posixpath.normpath(name))
         if name in entries:
             findings.error("file names that are listed twice", f"{name} (again in line {line})")
             continue
-        captions = ()
-        column = _caption_column(row, reading.column)
-        if column in row or "captions_alt" in row:
-            captions = read_captions([row.get(column), row.get("captions_alt")], where, findings)
-        else:
-            findings.error("images without a caption", where)
-        weight, repeats = read_weight(row, where, findings), read_repeats(row, where, findings)
-        entries[name] = Entry(name, captions, weight, repeats, read_split(row, where, findings))
+        texts = [row.get(_caption_column(row, reading.column)), row.get("captions_alt")]
+        entries[name] = read_entry(name, read_captions(texts, name, findings), row, findings)
     column = _caption_column(columns, reading.column)
     if columns and column not in columns and "captions_alt" not in columns:
         raise ValueError(
@@ -101,7 +95,6 @@ def _listed_name(row: Mapping[str, object], line: int, findings: Findings) -> st
 
 
 def _caption_column(there: Container[str], wanted: str) -> str:
-    """Return the captions' column: text, caption or captions."""
     if wanted == "text" and "text" not in there:
         return next((column for column in ("caption", "captions") if column in there), wanted)
     return wanted

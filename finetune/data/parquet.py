@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.data.listing import Entry, Findings, read_captions, read_repeats, read_split, read_weight
+from finetune.data.listing import Entry, Findings, read_captions, read_entry
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema
@@ -241,6 +241,4 @@ def _listed(name: str, row: Mapping[str, Any], texts: list[Any] | None, findings
         findings.error("rows whose sha256 is none", f"{name} ({sha256!r})")
         return None
     captions = ("",) if texts is None else read_captions(texts, name, findings)
-    weight, repeats = read_weight(row, name, findings), read_repeats(row, name, findings)
-    entry = Entry(name, captions, weight, repeats, read_split(row, name, findings))
-    return ListedImage(entry, width, height, sha256, row.get("mask") is not None)
+    return ListedImage(read_entry(name, captions, row, findings), width, height, sha256, row.get("mask") is not None)

@@ -39,15 +39,11 @@ def refuse_no_dataset(folder: str) -> None:
         raise ValueError(
             f"data.folder: {folder} is a file, expected a folder. Use the folder that contains it: {path.parent}"
         )
-    if not path.is_dir() and not _is_hub_id(folder):
+    if not path.is_dir() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is None:
         raise FileNotFoundError(
             f"data.folder: there is no folder {folder}. Expected a folder of images with captions, or a Hub dataset "
             "as owner/name. Check the spelling, or make one: python -m datasets_prep --source FOLDER --output PREPARED"
         )
-
-
-def _is_hub_id(folder: str) -> bool:
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder) is not None
 
 
 def refuse_masks(folder: str, mask: MaskConfig, kinds: tuple[str, ...]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data.captions.reading import is_unicode
+from finetune.data.captions.names import split_name
+from finetune.data.captions.text import is_unicode
 from finetune.data.images.decode import readable_formats
 from finetune.data.listing import Findings
 
@@ -91,13 +92,13 @@ def is_saved_dataset(folder: Path) -> bool:
 
 def holds_tables(files: Sequence[str]) -> bool:
     """Tell if a folder's files are tables or archives of images. `datasets.load_dataset` reads them."""
-    suffixes = {suffix_of(name) for name in files}
+    suffixes = {split_name(name)[1] for name in files}
     return not suffixes.isdisjoint(TABLE_FILES) and suffixes.isdisjoint(IMAGE_SUFFIXES | UNREAD_SUFFIXES)
 
 
 def is_image_name(name: str) -> bool:
     """Tell by its ending if a file's format is read."""
-    return is_read_suffix(suffix_of(name))
+    return is_read_suffix(split_name(name)[1])
 
 
 def is_read_suffix(suffix: str) -> bool:
@@ -105,13 +106,3 @@ def is_read_suffix(suffix: str) -> bool:
     if suffix in PLUGIN_SUFFIXES:
         return PLUGIN_SUFFIXES[suffix] in readable_formats()
     return suffix in IMAGE_SUFFIXES
-
-
-def stem_of(name: str) -> str:
-    """Return a name without its ending."""
-    return posixpath.splitext(name)[0]
-
-
-def suffix_of(name: str) -> str:
-    """Return the ending of a name in lower case."""
-    return posixpath.splitext(name)[1].lower()

@@ -40,7 +40,6 @@ def read_beside(
 def _texts(
     read: Read, name: str, owners: Sequence[str], reading: CaptionReading, findings: Findings, found: FoundCaptions
 ) -> list[str]:
-    """The captions in a text file, maybe none."""
     try:
         text = read_text(read, name, findings)
     except UnreadableTextError as error:

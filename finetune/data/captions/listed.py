@@ -65,7 +65,6 @@ def _rows(text: str, suffix: str, column: str, images: ImageNames) -> list[Row]:
 
 
 def _mentions(text: str, images: ImageNames) -> bool:
-    """Tell if a text that is not a list names an image."""
     return any(word in images for word in text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000])
 
 

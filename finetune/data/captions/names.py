@@ -50,9 +50,7 @@ class ImageNames:
         in how Unicode composes them fit where no other does."""
         stem = split_name(text)[0]
         found = self._stems.get(stem) or self._exactly(stem) or self._keys.get(_key(text))
-        if found is None:
-            by_fold = self._by_fold()
-            found = by_fold.get(folded(stem), [])
+        found = found or self._by_fold().get(folded(stem), [])
         if not found and self._is_image(stem):  # x.jpg.txt beside x.png: the image was saved in another format
             found = self._stems.get(split_name(stem)[0], [])
         images = [name for name in found if self._is_image(name)]

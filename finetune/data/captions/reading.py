@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from finetune.data.captions.text import CaptionLines, decode_text, has_words, looks_misread
+from finetune.data.captions.text import CaptionLines, decode_text, has_words, is_unicode, looks_misread
 from finetune.data.listing import Findings
 
 Read = Callable[[str], bytes]
@@ -73,12 +73,3 @@ def usable_texts(values: Iterable[object], where: str, findings: Findings) -> li
         elif item.strip():
             texts.append(item.strip())
     return list(dict.fromkeys(texts))
-
-
-def is_unicode(text: str) -> bool:
-    """Tell if a text can be written as UTF-8. Other names have surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

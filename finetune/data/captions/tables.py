@@ -22,6 +22,8 @@ TELLING_FIELD = re.compile(
     r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt|conversation|sentence|response|answer",
     re.IGNORECASE,
 )
+WORD = re.compile(r"[^\W\d_]{2,}")
+"""Captions have two, unlike names, numbers and dates."""
 TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IGNORECASE)
 SHORTEST_TAG_WITH_SPACES = 4
 """Shorter ones, such as ^_^, are faces."""
@@ -115,18 +117,13 @@ def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
     """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide."""
     if isinstance(value, Mapping) and depth < DEPTH:
         for field, content in value.items():
-            if TELLING_FIELD.search(str(field)) and any(is_wordy(text) for text in texts_within(content)):
+            if TELLING_FIELD.search(str(field)) and any(len(WORD.findall(text)) > 1 for text in texts_within(content)):
                 yield str(field)
             else:
                 yield from telling_fields(content, depth + 1)
     elif isinstance(value, list) and depth < DEPTH:
         for item in value[:20]:
             yield from telling_fields(item, depth + 1)
-
-
-def is_wordy(text: object) -> bool:
-    """Tell texts of two words or more from names, numbers and dates."""
-    return isinstance(text, str) and len(re.findall(r"[^\W\d_]{2,}", text)) > 1
 
 
 def json_rows(value: object, column: str) -> list[Row]:

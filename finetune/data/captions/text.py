@@ -79,6 +79,15 @@ def has_words(text: str) -> bool:
     )
 
 
+def is_unicode(text: str) -> bool:
+    """Tell if a text can be written as UTF-8. File names and JSON may hold surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def in_lines(text: str) -> list[str]:
     """Return the lines of a text, whatever ends them."""
     return LINE_END.split(text)

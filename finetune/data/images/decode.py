@@ -72,19 +72,18 @@ def open_rgb(
         del image  # two copies of a large image would not fit
         flat, warning = to_srgb(colour, profile) if encoding is None else decoded(colour, encoding)
         del colour
-    blank = None
+    notes: dict[str | tuple[int, int], object] = {} if warning is None else {"colour_warning": warning}
     if alpha is not None:
         canvas = Image.new("RGB", flat.size, background)
         canvas.paste(flat, (0, 0), alpha)
         flat = canvas
         if is_one_colour(flat) and not is_one_colour(alpha):
-            blank = BLANK
+            notes["blank_warning"] = BLANK
+        if alpha.getextrema() != (255, 255):
+            notes["is_transparent"] = True
     if orientation in UPRIGHT:
         flat = flat.transpose(UPRIGHT[orientation])
-    notes = {"colour_warning": warning, "blank_warning": blank}
-    flat.info = {name: text for name, text in notes.items() if text is not None}
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        flat.info["is_transparent"] = True
+    flat.info = notes
     return flat
 
 
@@ -195,7 +194,8 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
         _jpeg_xl_size(data)  # its plugin decodes all pixels at once, so their number is checked before
     try:
         with _blamed_on_the_file("cut short or damaged"):
-            image = Image.open(io.BytesIO(data), formats=readable_formats() if _needs_plugin(data) else FORMATS)
+            needs_plugin = _is_heif(data) or is_jpeg_xl(data)
+            image = Image.open(io.BytesIO(data), formats=readable_formats() if needs_plugin else FORMATS)
     except ValueError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             refuse_unsupported_tiff(data, is_open=False)
@@ -223,10 +223,6 @@ def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
 
 def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
-
-
-def _needs_plugin(data: bytes) -> bool:
-    return _is_heif(data) or is_jpeg_xl(data)
 
 
 def _reason(error: BaseException) -> str:
