@@ -45,15 +45,34 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
-    match options.command:
-        case "accelerate-config":
-            print_accelerate_config(options.name)
-        case "plan":
-            plan_recipe(options.recipe, options.options, options.processes)
-        case "doctor":
-            propose_tokens(options)
-        case _:
-            demonstrate(options)
+    if options.command == "demo":
+        demonstrate(options)
+    else:
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a command that prints; exit with 1 on a mistake."""
+    from finetune.launch import fail, quiet_libraries
+
+    try:
+        match options.command:
+            case "accelerate-config":
+                from finetune.config.parse.presets import find_accelerate_config
+
+                print(find_accelerate_config(options.name))
+            case "plan":
+                from finetune.planning.plan import print_plan
+
+                let_readers_leave()
+                print_plan(options.recipe, options.options, options.processes)
+            case _:
+                from finetune.config.sections import ModelConfig
+
+                quiet_libraries()
+                print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))
+    except (ValueError, OSError) as error:
+        fail(error)
 
 
 def refuse_training(command: str) -> None:
@@ -66,41 +85,6 @@ def refuse_training(command: str) -> None:
         recipe = named[0] if named else "RECIPE"
         known = "" if named else f" RECIPE is one of {', '.join(RECIPES)}."
         fail(ValueError(f"finetune {command}: recipes train. Use: python -m {recipe} OPTIONS.{known}"))
-
-
-def propose_tokens(options: argparse.Namespace) -> None:
-    """Print rare words; exit with 1 on a mistake."""
-    from finetune.config.sections import ModelConfig
-    from finetune.launch import fail, quiet_libraries
-
-    quiet_libraries()
-    try:
-        print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))
-    except (ValueError, OSError) as error:
-        fail(error)
-
-
-def print_accelerate_config(name: str) -> None:
-    """Print the path of a shipped Accelerate config. Exit with 1 on a mistake."""
-    from finetune.config.parse.presets import find_accelerate_config
-    from finetune.launch import fail
-
-    try:
-        print(find_accelerate_config(name))
-    except ValueError as error:
-        fail(error)
-
-
-def plan_recipe(recipe: str, arguments: list[str], num_processes: int) -> None:
-    """Print the plan; exit with 1 on a mistake."""
-    from finetune.launch import fail
-    from finetune.planning.plan import print_plan
-
-    let_readers_leave()
-    try:
-        print_plan(recipe, arguments, num_processes)
-    except (ValueError, OSError) as error:
-        fail(error)
 
 
 def demonstrate(options: argparse.Namespace) -> None:
@@ -135,9 +119,9 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     found = rare_tokens(tokenizer, num, embedding_lengths(Path(model.source)))
     if not found:
         return f"The tokenizer of {model.source} has no rare words of three or four letters without a vowel."
-    lines = [f"  {token.text:<5} {token.reason}" for token in found]
+    lines = "\n".join(f"  {token.text:<5} {token.reason}" for token in found)
     advice = "This is only about spelling. Draw a word with the base model before you choose it."
-    return "\n".join(["Rare words to call a subject by:", *lines, advice])
+    return f"Rare words to call a subject by:\n{lines}\n{advice}"
 
 
 if __name__ == "__main__":

@@ -64,10 +64,8 @@ def may_read(path: Path) -> bool:
     """Check whether this user may read a file. safetensors reports others as absent."""
     try:
         path.open("rb").close()
-    except PermissionError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, PermissionError)
     return True
 
 

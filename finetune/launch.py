@@ -34,7 +34,6 @@ from finetune.run_folder.resume_source import refuse_no_checkpoint
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
 
-
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
 LOWER = (
@@ -90,11 +89,11 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
             if number:  # the log of the first began before its data was read
                 begin_log(stage)
             stage.run(manifest)
-    except (ValueError, OSError, MemoryError) as error:
-        fail(explained(error))
-    except RuntimeError as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            fail(explained(error))
+            fail(ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}"))
+        if not isinstance(error, RuntimeError):
+            fail(error)
         if not is_lost_connection(error):
             raise
         fail_without(error)
@@ -114,13 +113,6 @@ def begin_log(stage: Stage) -> None:
 def with_prompt_warnings(manifest: "Manifest", config: TrainConfig) -> "Manifest":
     """Add a warning per option with prompts that other programs interpret."""
     return replace(manifest, warnings=(*manifest.warnings, *prompt_warnings(prompts_of(config))))
-
-
-def explained(error: Exception) -> Exception:
-    """Return the error, with advice if memory ran out."""
-    if not is_out_of_memory(error):
-        return error
-    return ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}")
 
 
 def quiet_libraries() -> None:
@@ -152,8 +144,9 @@ def fail(error: Exception) -> NoReturn:
     ranks().close()
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
-    text = str(error) if not isinstance(error, OSError) or error.strerror is None else os_error_text(error)
-    process = ""
+    text, process = str(error), ""
+    if isinstance(error, OSError) and error.strerror is not None:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if not is_first_process():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SECONDS_TO_BE_STOPPED)
@@ -173,8 +166,3 @@ def fail_without(error: RuntimeError) -> NoReturn:
     print(f"error in process {ranks().rank}: {text}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)
-
-
-def os_error_text(error: OSError) -> str:
-    """Return the sentence of an OSError without its number."""
-    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)

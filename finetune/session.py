@@ -59,15 +59,8 @@ class ResumePoint:
 
     def progress(self) -> Progress:
         """Return the progress at the checkpoint."""
-        state = self.state
-        return Progress(
-            state["step"],
-            Window(**state["window"]),
-            state["pending"],
-            state["metrics_bytes"],
-            state["base_loss"],
-            state["elapsed_seconds"],
-        )
+        rest = (self.state[key] for key in ("pending", "metrics_bytes", "base_loss", "elapsed_seconds"))
+        return Progress(self.state["step"], Window(**self.state["window"]), *rest)
 
 
 @dataclass(frozen=True)
