@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
 from finetune.prompt_syntax import path_problems
 
-Rule = Callable[..., Iterable[str]]
+Rules = tuple[Callable[..., Iterable[str]], ...]
 
 SECRET_PATTERN = re.compile(
     r"hf_[A-Za-z0-9]{20,}|(?<!/)\b[0-9a-f]{40}\b|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}|wandb_v\d_[A-Za-z0-9_]{20,}"
@@ -42,7 +42,7 @@ class Section(Protocol):
         ...
 
 
-def refuse(config: object, rules: Iterable[Rule] = ()) -> None:
+def refuse(config: object, rules: Rules = ()) -> None:
     """Raise one ValueError that names every problem, each on a line."""
     secrets, given = secrets_in(config), vars(config)
     found = problems(config)

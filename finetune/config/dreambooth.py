@@ -33,19 +33,17 @@ class InstanceConfig:
     captions: bool = False
     """Use the images' own captions instead."""
 
-    def problems(self) -> list[str]:
-        given = self.prompt is not None and self.prompt.strip() != ""
+    def problems(self) -> Iterator[str]:
         if self.captions and self.prompt is not None:
-            return [
+            yield (
                 f'instance.prompt: got "{self.prompt}" with instance.captions true, where images keep their own '
                 "captions. Remove one of the two."
-            ]
-        if not self.captions and not given:
-            return [
+            )
+        if not self.captions and not (self.prompt or "").strip():
+            yield (
                 'instance.prompt: missing, expected the prompt of every image, such as "a photo of sks dog". Add it, '
                 "or --instance.captions true where the images have captions."
-            ]
-        return []
+            )
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,6 @@ class PriorConfig:
     """Seed of the class images."""
 
     def problems(self) -> Iterator[str]:
-        has_prompt = self.prompt is not None and self.prompt.strip() != ""
         if self.kind == "none" and self.prompt is not None:
             yield (
                 f'prior.prompt: got "{self.prompt}" with prior.kind none, which keeps nothing of the class. Remove it, '
@@ -88,7 +85,7 @@ class PriorConfig:
             )
         if self.captions and self.folder is None:
             yield "prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder."
-        if self.kind != "none" and not has_prompt and not self.captions:
+        if self.kind != "none" and not (self.prompt or "").strip() and not self.captions:
             yield (
                 f'prior.prompt: missing, expected the class for prior.kind {self.kind}, such as "a photo of a dog". '
                 "Add it, --prior.captions true where the images in prior.folder have captions, or --prior.kind none."
@@ -100,26 +97,22 @@ class PriorConfig:
             )
 
 
-def adapters_of_method(
+def options_of_method(
     method: Method, optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig, prior: PriorConfig
 ) -> Iterator[str]:
-    """Refuse what adapters contradict, and adapters in full training."""
-    if method == "lora":
-        yield from adapters(optim, model, mask, lora)
-    if method == "full" and lora != LoRAConfig():
-        yield "lora: given with method full, which has no adapters. Remove the section or the method."
-    if method == "lora" and prior.kind == "prediction" and lora.init in ("pissa", "olora"):
+    """Refuse what adapters or full training contradict."""
+    if method == "full":
+        yield from all_weights(model)
+        yield from no_prior(mask)
+        if lora != LoRAConfig():
+            yield "lora: given with method full, which has no adapters. Remove the section or the method."
+        return
+    yield from adapters(optim, model, mask, lora)
+    if prior.kind == "prediction" and lora.init in ("pissa", "olora"):
         yield (
             f"prior.kind: got prediction with lora.init {lora.init}, which moves a part of the weights into "
             "the adapters: without them the weights are not the base model's. Use prior.kind pictures."
         )
-
-
-def weights_of_method(method: Method, model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
-    """Refuse what full training contradicts."""
-    if method == "full":
-        yield from all_weights(model)
-        yield from no_prior(mask)
 
 
 def captions_of_subject(data: DataConfig, instance: InstanceConfig) -> Iterator[str]:
@@ -160,7 +153,7 @@ class DreamBoothTrainConfig(AdaptConfig):
     instance: InstanceConfig = field(default_factory=InstanceConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
-    rules = (*TrainConfig.rules, adapters_of_method, weights_of_method, captions_of_subject, word_of_subject)
+    rules = (*TrainConfig.rules, options_of_method, captions_of_subject, word_of_subject)
 
 
 def words(text: str) -> list[str]:

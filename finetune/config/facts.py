@@ -135,12 +135,10 @@ def options(kind: type, prefix: str = "", is_required: bool = True, marks: tuple
 
 def annotations(hint: Any) -> tuple[Any, ...]:
     """Return a type's annotations, the outermost first. Those of the types in a union are included."""
-    inner = (
-        mark for part in typing.get_args(hint) if typing.get_origin(part) is Annotated for mark in annotations(part)
-    )
     if typing.get_origin(hint) is Annotated:
         return (*hint.__metadata__, *annotations(hint.__origin__))
-    return tuple(inner)
+    inner = [part for part in typing.get_args(hint) if typing.get_origin(part) is Annotated]
+    return tuple(mark for part in inner for mark in annotations(part))
 
 
 def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

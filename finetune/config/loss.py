@@ -1,8 +1,8 @@
 """The options of the objective; no torch here."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from finetune.config.facts import ActsWith, CountOrZero, NotNegative, Positive, ShareBelowOne, at_least
 
@@ -78,25 +78,7 @@ class LossConfig:
                 f"loss.max_timestep: got {self.max_timestep}, expected at least loss.min_timestep {lowest}, or none."
             )
 
-    def plain(self) -> Self:
-        """Return the loss options of validation.
-
-        Options of errors, noise and timesteps are reset, so runs can be compared.
-        """
-        return replace(
-            self,
-            error=LossConfig.error,
-            huber_c=LossConfig.huber_c,
-            huber_schedule=LossConfig.huber_schedule,
-            offset_noise=0.0,
-            pyramid_noise=0.0,
-            input_perturbation=0.0,
-            nearest_noise=1,
-            min_timestep=None,
-            max_timestep=None,
-            timestep_bias="none",
-            timestep_density="auto",
-            logit_mean=0.0,
-            logit_std=1.0,
-            timestep_shift=None,
-        )
+    def plain(self) -> "LossConfig":
+        """Return the loss options of validation. Those of errors, noise and timesteps are reset, so runs compare."""
+        kept = ("prediction_type", "zero_terminal_snr", "weighting", "snr_gamma", "p2_gamma", "p2_k")
+        return LossConfig(**{name: getattr(self, name) for name in kept})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from finetune.config.checks import Rule, refuse
+from finetune.config.checks import Rules, refuse
 from finetune.config.facts import Resume, Seed
 from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
@@ -114,13 +114,7 @@ class TrainConfig:
     """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues
     that checkpoint."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        trained_text_encoder,
-        averaged_weights,
-        warmup,
-        updates_in_backward,
-        rates_that_are_found,
-    )
+    rules: ClassVar[Rules] = (trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found)
 
     def __post_init__(self) -> None:
         refuse(self, self.rules)

@@ -15,10 +15,7 @@ from finetune.processes.streams import let_readers_leave
 
 Config = TypeVar("Config")
 
-HELP_FLAGS = ("-h", "--help")
-
 DASHES = "-\N{EN DASH}\N{EM DASH}"
-
 """Word processors make one dash of two hyphens."""
 
 
@@ -55,7 +52,7 @@ def parse_given(
 
     `elsewhere` returns a sentence about an unknown option that another program has, or nothing.
     """
-    if any(argument in HELP_FLAGS for argument in arguments):
+    if {"-h", "--help"} & set(arguments):
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)

@@ -1,9 +1,9 @@
 """Shipped YAML files by name: presets and configs of Accelerate."""
 
-import difflib
 from pathlib import Path
 
 from finetune.config.parse.command_line import read_yaml
+from finetune.config.parse.convert import suggestion
 
 PACKAGES = Path(__file__).parents[3]
 """Where the packages are installed side by side, or the checkout."""
@@ -55,6 +55,4 @@ def hint(path: Path, known: dict[str, Path]) -> str:
     """Say what to give instead of a missing path."""
     if path.stem in known:
         return f" Use --config {path.stem} for the preset of that name."
-    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.6)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    return f"{meant} Expected a YAML file or the name of a preset: {', '.join(known)}."
+    return f"{suggestion(path.stem, known)} Expected a YAML file or the name of a preset: {', '.join(known)}."
