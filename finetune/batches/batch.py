@@ -47,9 +47,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 def collate_by_name(records: Sequence[Record], samples: Sequence[Batch]) -> Batch:
     """Join samples of one bucket; running out of memory names their images."""
-
-    def names() -> list[str]:
-        return [records[index].file_name for sample in samples for index in sample.indices]
-
-    with naming_images("put together in a batch", names):
+    with naming_images(
+        "put together in a batch", lambda: [records[index].file_name for sample in samples for index in sample.indices]
+    ):
         return collate(samples)

@@ -33,10 +33,6 @@ class Bucket:
         """Keep the chosen records."""
         return replace(self, records=tuple(index for index in self.records if index in chosen))
 
-    def without(self, left_out: Container[int]) -> "Bucket":
-        """Drop the given records."""
-        return replace(self, records=tuple(index for index in self.records if index not in left_out))
-
 
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
     """Put each image into the bucket with the nearest aspect ratio. Empty buckets are omitted."""
@@ -93,9 +89,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         self, buckets: Sequence[Bucket], repeats: Sequence[int], batch_size: int, *, seed: int, start: int = 0
     ) -> None:
         self.streams = [[index for index in bucket.records for _ in range(repeats[index])] for bucket in buckets]
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
+        self.batch_size, self.seed, self.start = batch_size, seed, start
         self.drop_last = True
         self._orders: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -116,10 +110,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[Sample]]):
         return stream[int(self._order(bucket, passes)[offset])]
 
     def _order(self, bucket: int, passes: int) -> torch.Tensor:
-        """Shuffle one pass. Each bucket's latest is kept, since its next batch comes after other buckets'.
-
-        Each bucket's latest is kept, since its next batch comes after other buckets'.
-        """
+        """Shuffle one pass. Each bucket's latest is kept, since its next batch comes after other buckets'."""
         held = self._orders.get(bucket)
         if held is None or held[0] != passes:
             order = torch.randperm(len(self.streams[bucket]), generator=generator(self.seed, "order", bucket, passes))

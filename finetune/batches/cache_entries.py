@@ -127,13 +127,13 @@ def encode_hole(encoder: Encoder, key: str, piece: Piece, pixels: Tensor) -> Ten
 
 
 def cut_masks(
-    masks: LatentMasks, kept: KeptFiles, views: Iterable[tuple[str, Record, View]]
+    masks: LatentMasks, kept: KeptFiles, views: Mapping[str, tuple[Record, View]]
 ) -> Iterator[tuple[str, Entry]]:
     """Yield (key, {"mask": [1 H W]}) for views. A mask is decoded once for consecutive views."""
-    for _, group in itertools.groupby(views, lambda item: item[1].file_name):
+    for _, group in itertools.groupby(views.items(), lambda item: item[1][0].file_name):
         of_image = list(group)
-        mask = masks.open(of_image[0][1], kept)
-        for key, _, view in of_image:
+        mask = masks.open(of_image[0][1][0], kept)
+        for key, (_, view) in of_image:
             yield key, {"mask": masks.cut(mask, view)}
 
 

@@ -3,7 +3,7 @@ now."""
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,27 +54,22 @@ def explaining_encoding(what: str = "prompts") -> AbstractContextManager[None]:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """The VAE and text encoders of a run."""
 
-    def __init__(
-        self,
-        family: ModelFamily,
-        components: Components,
-        device: torch.device,
-        *,
-        text_encoder_is_trained: bool,
-        parts: ModelParts | None = None,
-    ) -> None:
-        """Set parts where weights were dropped, so they can be loaded again."""
-        self.family = family
-        self.components = components
-        self.device = device
-        self.text_encoder_is_trained = text_encoder_is_trained
-        self.parts = parts
-        # One image or caption at a time gives the same bits whatever else is encoded with it; a GPU gains too much
-        # from batches, and is not promised bitwise repeatability.
-        self.one_at_a_time = device.type == "cpu"
+    family: ModelFamily
+    components: Components
+    device: torch.device
+    text_encoder_is_trained: bool = field(kw_only=True)
+    parts: ModelParts | None = None
+    """Where weights were dropped, which are loaded again."""
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """One image or caption at a time gives the same bits whatever else is encoded with it. A GPU gains too much
+        from batches, and is not promised bitwise repeatability."""
+        return self.device.type == "cpu"
 
     def lent(self, *parts: Part) -> AbstractContextManager[None]:
         """Load the weights of parts within the context."""

@@ -1,10 +1,11 @@
 """Fill the caches of a run with all processes."""
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
@@ -27,6 +28,9 @@ from finetune.data.images.decode import BLANK
 from finetune.models.family import Components
 from finetune.plurals import first_few, plural
 from finetune.processes.ranks import ranks
+
+Material = TypeVar("Material")
+"""What an entry is encoded from."""
 
 
 def build_caches(
@@ -57,8 +61,8 @@ def build_caches(
                 text = ShardStore(folder / "text")
                 fill_store(
                     text,
-                    list(by_key),
-                    lambda keys: encode_texts(encoder, {key: by_key[key] for key in keys}, dtype),
+                    by_key,
+                    lambda part: encode_texts(encoder, part, dtype),
                     accelerator,
                     cache,
                     "Encoding captions",
@@ -91,27 +95,14 @@ def cache_images(
     if cache.latents:
         pieces, latents = pieces_of_run(images, vae_fingerprint), ShardStore(folder / "latents")
         with on_device([vae], encoder.device):
-            fill_store(
-                latents,
-                list(pieces),
-                lambda keys: encode_images(encoder, files, [(key, pieces[key]) for key in keys]),
-                accelerator,
-                cache,
-                "Encoding images",
-            )
+            encode = partial(encode_images, encoder, files)
+            fill_store(latents, pieces, lambda part: encode(part.items()), accelerator, cache, "Encoding images")
     else:
         check_images(accelerator, files, images)
     if cache.latents and masks is not None:
         of_key = {masks.key(record, view): (record, view) for record, view, _ in views_of_run(images)}
         cut = ShardStore(folder / "masks")
-        fill_store(
-            cut,
-            list(of_key),
-            lambda keys: cut_masks(masks, images.kept, [(key, *of_key[key]) for key in keys]),
-            accelerator,
-            cache,
-            "Cutting masks",
-        )
+        fill_store(cut, of_key, partial(cut_masks, masks, images.kept), accelerator, cache, "Cutting masks")
     images.kept.release()
     ranks().exchange()  # shares may take very different times, which a collective would not wait for
     odd: list[str] = gather_object(files.warnings)  # pyright: ignore[reportUnknownVariableType]
@@ -158,25 +149,25 @@ def text_fingerprint(components: Components, weights: Sequence[str] | None = Non
 
 def fill_store(
     store: ShardStore,
-    keys: list[str],
-    encode: Callable[[Sequence[str]], Iterator[tuple[str, Entry]]],
+    material: Mapping[str, Material],
+    encode: Callable[[dict[str, Material]], Iterator[tuple[str, Entry]]],
     accelerator: Accelerator,
     cache: CacheConfig,
     label: str,
 ) -> None:
-    """Encode the missing entries with all processes, and wait for all."""
+    """Encode the missing entries of {key: material} with all processes. Each waits for all."""
     if accelerator.is_main_process:
         store.remove_torn()
     ranks().exchange()
     # One list for all: another run may be filling the same folder, and each process would see it at another moment.
-    shared: list[list[str]] = broadcast_object_list([store.missing(keys)])
+    shared: list[list[str]] = broadcast_object_list([store.missing(material)])
     (missing,) = shared
     if missing:
         with progress_bar(label, len(missing), accelerator) as advance:
             fill(
                 store,
                 missing,
-                encode,
+                lambda keys: encode({key: material[key] for key in keys}),
                 shard_size=cache.shard_size,
                 rank=accelerator.process_index,
                 num_processes=accelerator.num_processes,
@@ -185,8 +176,7 @@ def fill_store(
         ranks().exchange()
         store.refresh()
     warn(accelerator, store.warnings)
-    absent = store.missing(keys)
-    if absent:
+    if absent := store.missing(material):
         raise ValueError(
             f"cache: {plural(len(absent), 'entry is', 'entries are')} still missing after {label.lower()}; is "
             f"{store.folder} on a shared disk?"

@@ -1,5 +1,7 @@
 """From image files to the pixels of views, ahead of the caches."""
 
+from dataclasses import dataclass, field
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -36,14 +38,14 @@ def view_pixels(image: Image.Image, view: View) -> Tensor:
     return torch.as_tensor(array).permute(2, 0, 1).float() / 127.5 - 1
 
 
+@dataclass(frozen=True)
 class ImageFiles:
     """The image files of a run, read to fill its caches."""
 
-    def __init__(self, source: ImageSource, kept: KeptFiles) -> None:
-        self.source = source
-        self.kept = kept
-        self.warnings: list[str] = []
-        self.unreadable: list[str] = []
+    source: ImageSource
+    kept: KeptFiles
+    warnings: list[str] = field(default_factory=list[str])
+    unreadable: list[str] = field(default_factory=list[str])
 
     def open(self, record: Record, size: tuple[int, int]) -> Image.Image | None:
         """Decode an image as `open_record`, and note its oddities. The result is None where it is unreadable."""

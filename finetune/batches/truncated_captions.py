@@ -19,15 +19,10 @@ def cut_warnings(
     prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))
     if not cut and not prompts:
         return []
+    ends = first_few([f'"{text[:60]}..."' for text in cut + prompts])
     counts = [plural(len(cut), "caption")] if cut else []
     counts += [plural(len(prompts), "preview prompt")] if prompts else []
     return [
         f"{family.title} reads {limit} tokens of a caption, about {limit * 3 // 4} words. The ends of "
-        f"{' and '.join(counts)} are not read: {first_few([shortened(text) for text in cut + prompts])}. Shorten them, "
-        "or put what matters first."
+        f"{' and '.join(counts)} are not read: {ends}. Shorten them, or put what matters first."
     ]
-
-
-def shortened(text: str) -> str:
-    """Quote the beginning of a text."""
-    return f'"{text[:60]}..."'

@@ -80,7 +80,8 @@ def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tup
         )
     buckets = assign_buckets(records, config.data)
     refuse_longer_sides([(bucket.width, bucket.height) for bucket in buckets], family.longest_side(model.components))
-    trained = [part for bucket in buckets if (part := bucket.without(held_out)).records]
+    learned_from = frozenset(range(len(records))) - held_out
+    trained = [part for bucket in buckets if (part := bucket.only(learned_from)).records]
     if not trained:
         raise ValueError(
             f"data.folder: all images ({len(records)}) are held out for validation. Lower validation.fraction."
