@@ -27,7 +27,11 @@ def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device
     itself: it draws nothing from the global random state and exchanges nothing.
     """
     indices = sorted(dataset.views)
-    task, zero = task.plain(), predicted_zero
+    task = task.plain()
+
+    def zero(noisy: Tensor, *conditions: Any) -> Tensor:
+        return torch.zeros_like(noisy)
+
     totals = [0.0, 0.0]
     was_training = network.training
     network.eval()
@@ -40,11 +44,6 @@ def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device
             totals[place] += task.losses(predict, inputs, u, noise).unweighted.item() / NUM_PROBES
     network.train(was_training)
     return totals[0], totals[1]
-
-
-def predicted_zero(noisy: Tensor, *conditions: Any) -> Tensor:
-    """Return zeros as a network's prediction [B C H W]."""
-    return torch.zeros_like(noisy)
 
 
 def base_loss_warnings(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> list[str]:

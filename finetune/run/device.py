@@ -25,11 +25,6 @@ PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "peft")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def compute_dtype() -> torch.dtype:
-    """Return the number format that `accelerate launch` configured for frozen weights."""
-    return COMPUTE_DTYPES[os.environ.get(PRECISION_VARIABLE, "no")]
-
-
 def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     """The Accelerator that `accelerate launch` configured, in contact with the other processes. Raises ValueError for
     what this machine cannot run, and where the processes were started with different options, data or versions."""

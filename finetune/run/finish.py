@@ -23,7 +23,6 @@ from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
 from finetune.session import Progress, Session
-from finetune.tracking.tracker import Tracker
 
 
 def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
@@ -39,7 +38,13 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         written = export(session, progress, method)
         for path, difference in written.items():
             run.say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
-        log_export(session, progress, list(written), tracker)
+        tracker.log_files(
+            run.folder / "export",
+            name=run.config.output.export_name,
+            kind="model",
+            paths=list(written),
+            metadata={"base_sha256": session.model.base_sha256, "steps": progress.step},
+        )
         with writing(run.folder / "report.html"):
             report = write_report(run.folder, message=" ".join(lost_output()) or None)
         tracker.finish(0)
@@ -92,22 +97,6 @@ def run_facts(session: Session, progress: Progress) -> RunFacts:
         mixed_precision=run.accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (device.py checked it)
         started_at=run.started_at.timestamp(),
         finished_at=datetime.now(UTC).timestamp(),
-    )
-
-
-def log_export(session: Session, progress: Progress, paths: list[Path], tracker: Tracker) -> None:
-    """Give the exported files to the trackers."""
-    run = session.run
-    tracker.log_files(
-        run.folder / "export",
-        name=run.config.output.export_name,
-        kind="model",
-        paths=paths,
-        metadata={
-            "dataset_fingerprint": run.manifest.fingerprint,
-            "base_sha256": session.model.base_sha256,
-            "steps": progress.step,
-        },
     )
 
 

@@ -113,8 +113,7 @@ def make_previews(
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
     explained = explaining_out_of_memory(
-        f"while a preview of {size}x{size} was drawn",
-        f"Lower preview.size (now {size}), or remove preview.prompts.",
+        f"while a preview of {size}x{size} was drawn", f"Lower preview.size (now {size}), or remove preview.prompts."
     )
     on_its_device = on_device([components.vae], accelerator.device)
     with explained, on_its_device, accelerator.autocast(), without_fp16_overflow(components.vae):

@@ -13,9 +13,7 @@ class ProgressLine:
     """Shows step, loss, images/s and the time left."""
 
     def __init__(self, bar: Progress, *, is_terminal: bool, steps: int, done: int) -> None:
-        self._bar = bar
-        self._is_terminal = is_terminal
-        self._steps = steps
+        self._bar, self._is_terminal, self._steps = bar, is_terminal, steps
         self._task = bar.add_task("", total=steps, completed=done, loss="-", speed="-")
 
     def advance(self, loss: float) -> None:

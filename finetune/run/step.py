@@ -102,11 +102,7 @@ def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
 
 
 def forward_backward(
-    network: nn.Module,
-    task: Task,
-    batch: Batch,
-    config: TrainConfig,
-    accelerator: Accelerator,
+    network: nn.Module, task: Task, batch: Batch, config: TrainConfig, accelerator: Accelerator
 ) -> StepResult:
     """Add the gradient of the global batch's mean loss to the parameters. It takes config.train.accumulation passes."""
     num = config.train.accumulation

@@ -63,8 +63,7 @@ def validation_loss(
     total = torch.zeros(2, dtype=torch.float64)
     is_cut = False
     for bucket, indices in groups[accelerator.process_index :: accelerator.num_processes]:
-        is_cut = stop()
-        if is_cut:
+        if is_cut := stop():
             break
         view = validation_view(bucket)
         records = [scored.dataset.records[index] for index in indices]
@@ -81,8 +80,7 @@ def validation_loss(
             ).to(accelerator.device)
             inputs = task.inputs(batch)
             for number in range(scored.num_timesteps):
-                is_cut = stop()
-                if is_cut:
+                if is_cut := stop():
                     break
                 u = torch.full((len(indices),), (number + 0.5) / scored.num_timesteps, dtype=torch.float64)
                 losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,7 @@ def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> s
 
 def data_card(
     manifest: "Manifest",
-    held_out: set[int],
+    held_out: Collection[int],
     figures: Sequence[dict[str, Any]],
     parameters: dict[str, int],
     warnings: Sequence[str],

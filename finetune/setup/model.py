@@ -34,17 +34,9 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
     note_saved(None if run.resume is None else run.first_step)
     refuse_differences({"first step": run.first_step, **{f"model's {part}": facts for part, facts in identity.items()}})
     method.check(family, parts.components)
+    dtype = COMPUTE_DTYPES[run.accelerator.mixed_precision]
     return LoadedModel(
-        read,
-        parts,
-        objective,
-        is_inpainting,
-        method.parts,
-        identity,
-        base_sha256,
-        file_stamps(read),
-        COMPUTE_DTYPES[run.accelerator.mixed_precision],
-        warnings,
+        read, parts, objective, is_inpainting, method.parts, identity, base_sha256, file_stamps(read), dtype, warnings
     )
 
 

@@ -42,12 +42,6 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
     return network
 
 
-def parameter_counts(network: Any) -> dict[str, int]:
-    """Count the trained and the frozen parameters."""
-    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return {"trained": trained, "frozen": num_frozen(network)}
-
-
 def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
     """Return the network's task. Its weights must still be those of the base model."""
     found = {prompt: data.dataset.encoded.prompts(prompt) for prompt in task.prompts}
@@ -59,7 +53,8 @@ def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, ta
 def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -> Tuned:
     """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
-    counts = parameter_counts(network)
+    trained = list(trained_parameters(network).values())
+    counts = {"trained": sum(parameter.numel() for parameter in trained), "frozen": num_frozen(network)}
     run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
     wrapped = accelerator.prepare(network)
@@ -72,14 +67,12 @@ def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -
     if run.resume is not None:
         restore(run.resume.path, network, optimizer, ema, accelerator, groups)
         run.say(f"Resuming from {run.resume.path} at step {run.first_step} of {run.steps}.")
-    return Tuned(network, wrapped, optimizer, stepper, list(trained_parameters(network).values()), ema, counts)
+    return Tuned(network, wrapped, optimizer, stepper, trained, ema, counts)
 
 
 def load_live_parts(run: Run, model: LoadedModel, encoded: Encoded) -> None:
     """Put the parts that are not cached on the device."""
-    live = list[Part]()
-    if encoded.latents is None:
-        live.append("vae")
+    live: list[Part] = ["vae"] if encoded.latents is None else []
     if encoded.text is None and "denoiser" in model.in_network:
         live.append("text_encoders")
     model.parts.load(*live)
@@ -91,6 +84,6 @@ def with_trained_prompts(run: Run, model: LoadedModel, data: TrainingData) -> Tr
     """Return the data with previews' prompts as tokens, if text encoders train."""
     if not model.trains_text_encoders:
         return data
-    config, components = run.config.preview, model.components
-    prompts = kept_prompts(run.family, components, config, run.accelerator, text_encoder_is_trained=True)
+    preview = run.config.preview
+    prompts = kept_prompts(run.family, model.components, preview, run.accelerator, text_encoder_is_trained=True)
     return replace(data, prompts=prompts)

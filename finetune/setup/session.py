@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
 
 from finetune.config.parse.dump import as_plain, dump
 from finetune.files import refuse_lost_folder, write_atomically, writing
@@ -35,7 +34,9 @@ def open_session(
         refuse_lost_folder(run.lock, run.folder)
         write_atomically(run.folder / "config.yaml", dump(run.config))
         warnings = [*run.warnings, *model.warnings, *data.warnings, *found]
-        write_atomically(run.folder / "data_card.json", card(run, data, tuned.counts, warnings))
+        figures = [asdict(figure) for figure in data.figures]
+        card = data_card(run.manifest, data.held_out_indices, figures, tuned.counts, warnings)
+        write_atomically(run.folder / "data_card.json", card)
         metrics = MetricsFile(
             run.folder / "metrics.jsonl", start.metrics_bytes, start.step, lambda text: run.warn([text])
         )
@@ -50,12 +51,6 @@ def open_session(
         if records.tracker:
             records.tracker.finish(1)
         raise
-
-
-def card(run: Run, data: TrainingData, counts: dict[str, int], warnings: list[str]) -> Any:
-    """Return the content of data_card.json."""
-    figures = [asdict(figure) for figure in data.figures]
-    return data_card(run.manifest, set(data.held_out_indices), figures, counts, warnings)
 
 
 def open_trackers(run: Run) -> Tracker:
