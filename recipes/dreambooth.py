@@ -49,7 +49,7 @@ def tune(config: DreamBoothTrainConfig) -> list[Stage]:
 
 def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
     """Return the subject's images, and the configured class images, with their prompts."""
-    from finetune.data.class_images import balance_text, captioned, with_class_images
+    from finetune.data.class_images import captioned
     from finetune.models import family_named
     from finetune.models.family import ModelSource
     from finetune.models.loading.components import find_family
@@ -80,34 +80,31 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
         made = make_class_images(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
         of_class = read_manifest(str(made), captions="none", kept=manifest.kept)
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])
-    both = with_class_images(
-        manifest,
-        of_class,
-        prompt=config.prior.prompt,
-        weight=config.prior.weight,
-        held_out=held_out_indices(manifest.records, config.validation),
-    )
-    say(balance_text(both.records))
+    both, balance = balanced(config, manifest, of_class)
+    say(balance)
     return both
+
+
+def balanced(config: DreamBoothTrainConfig, manifest: "Manifest", of_class: "Manifest") -> "tuple[Manifest, str]":
+    """Join images of the subject and its class. Also return how they are balanced."""
+    from finetune.data.class_images import balance_text, with_class_images
+
+    held_out, prior = held_out_indices(manifest.records, config.validation), config.prior
+    both = with_class_images(manifest, of_class, prompt=prior.prompt, weight=prior.weight, held_out=held_out)
+    return both, balance_text(both.records)
 
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
     """Describe class images for `finetune plan`. Raises ValueError where they cannot be used."""
-    from finetune.data.class_images import balance_text, captioned, with_class_images
+    from finetune.data.class_images import captioned
 
     if config.prior.kind != "pictures":
         return []
     if config.prior.folder is None:
         return [f"{plural(config.prior.num_pictures, 'class image')} to draw before training, where not cached yet."]
     of_class = class_images_in(config.prior.folder, config)
-    both = with_class_images(
-        manifest if config.instance.prompt is None else captioned(manifest, config.instance.prompt),
-        of_class,
-        prompt=config.prior.prompt,
-        weight=config.prior.weight,
-        held_out=held_out_indices(manifest.records, config.validation),
-    )
-    return [*(f"warning: {text}" for text in of_class.warnings), balance_text(both.records)]
+    manifest = manifest if config.instance.prompt is None else captioned(manifest, config.instance.prompt)
+    return [*(f"warning: {text}" for text in of_class.warnings), balanced(config, manifest, of_class)[1]]
 
 
 def class_images_in(folder: str, config: DreamBoothTrainConfig, kept: "KeptFiles | None" = None) -> "Manifest":

@@ -115,10 +115,11 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) ->
     warmup = config.optim.warmup_steps if "optim.warmup_steps" in fixed else 0
     numbers = [steps(VIEWS[config.goal, weights], facts, warmup)]
     num_steps = config.train.steps if "train.steps" in fixed else int(numbers[0].value)
-    if weights == "adapter" and has_rank(config):
+    used = as_flat(config)
+    if weights == "adapter" and used.get("lora.kind") != "oft":  # whose size is not a rank
         numbers.append(rank(config.goal, facts))
-        used = as_flat(config)["lora.rank"] if "lora.rank" in fixed else numbers[-1].value
-        numbers.append(Number("lora.alpha", float(used), "the rank: at scale 1 a rate means the same at every rank"))
+        scale = used["lora.rank"] if "lora.rank" in fixed else numbers[-1].value
+        numbers.append(Number("lora.alpha", float(scale), "the rank: at scale 1 a rate means the same at every rank"))
     numbers.append(rate(*RATES[config.goal, weights], config.optim, facts))
     used_rate = config.optim.lr if "optim.lr" in fixed else numbers[-1].value
     if config.train.text_encoder and not config.optim.facts.finds_lr:
@@ -216,16 +217,9 @@ def doubts(config: AdaptConfig, facts: DatasetFacts) -> list[str]:
 def trains_adapter(config: AdaptConfig) -> bool:
     """Check whether the base model is frozen. Then there is a section lora, and method is not full."""
     used = as_flat(config)
-    return "lora.rank" in used and ("method" not in used or used["method"] == "lora")
-
-
-def has_rank(config: AdaptConfig) -> bool:
-    """Check whether the adapter's size is a rank. That of rotations is not."""
-    used = as_flat(config)
-    return "lora.kind" not in used or used["lora.kind"] != "oft"
+    return "lora.rank" in used and used.get("method", "lora") == "lora"
 
 
 def own_share(config: TrainConfig) -> float:
     """Return the share of data.folder in a step's images. Class images take the other half."""
-    used = as_flat(config)
-    return 0.5 if "prior.kind" in used and used["prior.kind"] == "pictures" else 1.0
+    return 0.5 if as_flat(config).get("prior.kind") == "pictures" else 1.0

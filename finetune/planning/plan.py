@@ -41,14 +41,8 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     manifest = chosen.manifest(config)
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = [f"warning: {text}" for text in (*manifest.warnings, *prompt_warnings(prompts_of(config)))]
-    for line in [
-        *lines,
-        *warnings,
-        *chosen.planned(config, manifest),
-        *planned(config, manifest, num_processes),
-        "Nothing was trained.",
-    ]:
-        print(line)
+    lines += [*warnings, *chosen.planned(config, manifest), *planned(config, manifest, num_processes)]
+    print(*lines, "Nothing was trained.", sep="\n")
 
 
 def find_recipe(name: str) -> tuple[str, AnyRecipe]:
@@ -90,13 +84,11 @@ def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iter
         small = " (fewer than a step takes)" if num < facts.global_batch_size else ""
         yield f"  bucket {width}x{height}: {plural(num, 'image')}{small}"
     due = {
-        "checkpoint.every": config.checkpoint.every,
-        "validation.every": config.validation.every if held_out else 0,
-        "preview.every": config.preview.every if config.preview.prompts else 0,
+        "checkpoint": config.checkpoint.every,
+        "validation": config.validation.every if held_out else 0,
+        "preview": config.preview.every if config.preview.prompts else 0,
     }
-    yield (
-        "; ".join(f"{key.partition('.')[0]}s every {plural(every, 'step')}" for key, every in due.items() if every)
-        + "."
-    )
+    texts = [f"{name}s every {plural(every, 'step')}" for name, every in due.items() if every]
+    yield f"{'; '.join(texts)}."
     yield "All options, as OUT/config.yaml would hold them:"
     yield textwrap.indent(dump(config), "  ").rstrip()

@@ -23,32 +23,17 @@ class Stage:
     run: Callable[[Manifest], object]
 
 
-def captions_of_data(config: TrainConfig) -> Captions:
-    """Return data.captions, the source of the captions."""
-    return config.data.captions
-
-
-def no_captions(config: TrainConfig) -> str:
-    """Name data.captions as what leaves captions unread."""
-    return "data.captions is none"
-
-
-def nothing_more(config: TrainConfig, manifest: Manifest) -> Sequence[str]:
-    """Return no lines."""
-    return ()
-
-
 @dataclass(frozen=True)
 class Recipe(Generic[Config]):
     """Everything that a recipe's command and `finetune plan` need."""
 
     config: type[Config]
     tune: Callable[[Config], Sequence[Stage]]
-    captions: Callable[[Config], Captions] = captions_of_data
+    captions: Callable[[Config], Captions] = lambda config: config.data.captions
     """Where the captions of the dataset come from."""
-    unread: Callable[[Config], str] = no_captions
+    unread: Callable[[Config], str] = lambda config: "data.captions is none"
     """Why captions beside the images are not read."""
-    planned: Callable[[Config, Manifest], Sequence[str]] = nothing_more
+    planned: Callable[[Config, Manifest], Sequence[str]] = lambda config, manifest: ()
     """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
 
     def manifest(self, config: Config, kept: KeptFiles | None = None) -> Manifest:
