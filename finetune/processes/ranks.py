@@ -202,7 +202,10 @@ class Ranks:
             f"it is frozen, or its machine cannot be reached. {next_start_text()}"
         )
         if rank in self._local:
-            end(self._local[rank])  # the launcher would wait 30 s for it
+            import psutil
+
+            with contextlib.suppress(psutil.Error):
+                self._local[rank].kill()  # no other signal reaches it; the launcher would wait 30 s for it
 
     def _end_if_stuck(self) -> None:
         if not self._closed.wait(SECONDS_TO_RAISE) and self._waits:
@@ -222,14 +225,6 @@ def has_ended(process: "psutil.Process") -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def end(process: "psutil.Process") -> None:
-    """Kill a frozen process, which receives no other signal."""
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        process.kill()
 
 
 _ranks = Ranks()

@@ -65,9 +65,7 @@ class LastingFile(io.RawIOBase):
     """A raw file that accepts everything, even what it cannot write."""
 
     def __init__(self, raw: io.RawIOBase, name: str) -> None:
-        self._raw = raw
-        self._name = name
-        self._has_lost = False
+        self._raw, self._name, self._has_lost = raw, name, False
         self._lines = PrintedLines()
 
     def writable(self) -> bool:

@@ -18,12 +18,10 @@ class TensorBoard:
         self._writer.add_text("config", json_block(run.config))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Write a scalar for each number."""
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Write each image under its row's number, with its prompt."""
         import numpy as np
         from PIL import Image
 
@@ -40,11 +38,9 @@ class TensorBoard:
         self._writer.add_text(f"files/{files.name}", json_block({"paths": paths, "kind": files.kind, **files.metadata}))
 
     def finish(self, exit_code: int) -> None:
-        """Close the event file."""
         self._writer.close()
 
     def notes(self) -> list[str]:
-        """Say how to look at it."""
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 

@@ -28,8 +28,6 @@ from finetune.tracking.wandb.environment import (
     wanted_run_id,
 )
 
-__all__ = ["PreviewRow", "Tracker", "check_trackers", "start_tracking"]
-
 MOST_FAILURES = 3
 MOST_WAITING_CALLS = 10_000
 START_SECONDS = 10.0
@@ -64,8 +62,7 @@ class _Lane:
     """A backend on a thread, with a queue of calls."""
 
     def __init__(self, name: str, run: TrackedRun) -> None:
-        self.name = name
-        self.num_failures = 0
+        self.name, self.num_failures = name, 0
         self.backend: Backend | None = None
         self.opened, self.closed = threading.Event(), threading.Event()
         self._calls: queue.SimpleQueue[Callable[[Backend], None] | None] = queue.SimpleQueue()
@@ -100,17 +97,14 @@ class _Lane:
         self.num_failures += 1
         if self.num_failures == 1:
             logger.warning(
-                "tracking: %s failed (%s). The run continues, after %d failures without it.",
-                self.name,
-                what,
-                MOST_FAILURES,
+                f"tracking: {self.name} failed ({what}). The run continues, after {MOST_FAILURES} failures without it."
             )
 
-    def _open(self, run: TrackedRun) -> None:
-        self.backend = open_backend(self.name, run)
-
     def _work(self, run: TrackedRun) -> None:
-        self.attempt(partial(self._open, run))
+        def start() -> None:
+            self.backend = open_backend(self.name, run)
+
+        self.attempt(start)
         self.opened.set()
         backend = self.backend
         while (call := self._calls.get()) is not None:
@@ -125,9 +119,7 @@ class Tracker:
     """The open trackers of a run, on the main process only. Every call returns at once."""
 
     def __init__(self, lanes: Sequence[_Lane], run_id: str, data_fingerprint: str) -> None:
-        self._lanes = lanes
-        self._run_id = run_id
-        self._data_fingerprint = data_fingerprint
+        self._lanes, self._run_id, self._data_fingerprint = lanes, run_id, data_fingerprint
         self._copy_seconds = 0.0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -195,11 +187,8 @@ def start_tracking(
     unwanted = set()
     if tracks_wandb and (variable := switched_off_by(config)):
         unwanted.add("wandb")
-        logger.warning(
-            "W&B is off: %s=%s. Unset the variable or set --tracking.mode offline to track the run.",
-            variable,
-            os.environ[variable],
-        )
+        value = os.environ[variable]
+        logger.warning(f"W&B is off: {variable}={value}. Unset it or set --tracking.mode offline to track the run.")
     if tracks_wandb and not unwanted:
         for note in unused_variables(config, folder):
             logger.warning(note)
@@ -223,12 +212,8 @@ def run_id(file: Path, wanted: str | None = None) -> str:
         if isinstance(known, str) and RUN_ID.fullmatch(known):
             if wanted not in (None, known):
                 logger.warning(
-                    "WANDB_RUN_ID: got %s, but the run in %s continues under its id %s. Unset the variable, or delete "
-                    "%s to start a new W&B run.",
-                    wanted,
-                    file.parent,
-                    known,
-                    file,
+                    f"WANDB_RUN_ID: got {wanted}, but the run in {file.parent} continues under its id {known}. Unset "
+                    f"the variable, or delete {file} to start a new W&B run."
                 )
             return known
         logger.warning("%s has no run id; the trackers show the rest of this run as a new one.", file)

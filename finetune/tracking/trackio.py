@@ -25,11 +25,9 @@ class Trackio:
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log the numbers."""
         self._run.log(dict(metrics), step=step)
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Log each image under the number of its row."""
         import trackio
 
         images = {
@@ -51,9 +49,7 @@ class Trackio:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Wait until everything is in the database."""
         self._run.finish()
 
     def notes(self) -> list[str]:
-        """Say how to look at it."""
         return [f"trackio: TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {self._project}"]

@@ -122,11 +122,9 @@ class WeightsAndBiases:
         return f"The run is kept in {self.folder.parent}. Upload it any time with: {self._sync_command()}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log a row."""
         self._run.log({**metrics, "step": step})
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
-        """Log a table of the step, and tuned images for the slider."""
         import wandb
 
         def image(path: Path | None, row: PreviewRow) -> wandb.Image | None:
@@ -153,7 +151,6 @@ class WeightsAndBiases:
         self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Close the record on disk and wandb with it."""
         import wandb
 
         try:
@@ -196,7 +193,6 @@ class WeightsAndBiases:
             self._upload.wait()
 
     def abandon(self) -> None:
-        """End the uploader and wandb's helper process, and free their callers."""
         import psutil
 
         for child in psutil.Process().children():
@@ -205,7 +201,6 @@ class WeightsAndBiases:
         self._end_upload()
 
     def notes(self) -> list[str]:
-        """Say how to look at the run, and whether it was uploaded."""
         shown = f"W&B: wandb leet {shlex.quote(str(self.folder.parent))} shows the run in the terminal"
         if not self._is_uploaded():
             return [f"{shown}; {self._sync_command()} uploads it."]
