@@ -123,14 +123,9 @@ class FlowMatching:
         if self.options.error == "mse":
             return squared
         s, c = t.to(squared.device).double() / self.num_train_timesteps, self.options.huber_c
-        thresholds = {
-            "constant": torch.full_like(s, c),
-            "exponential": c**s,
-            "snr": (1 - c) * (1 - s).square() + c,
-        }
-        return pseudo_huber(
-            squared, thresholds[self.options.huber_schedule].float().view(-1, *[1] * (squared.dim() - 1))
-        )
+        thresholds = {"constant": torch.full_like(s, c), "exponential": c**s, "snr": (1 - c) * (1 - s).square() + c}
+        threshold = thresholds[self.options.huber_schedule].float()
+        return pseudo_huber(squared, threshold.view(-1, *[1] * (squared.dim() - 1)))
 
     def weight(self, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float32)

@@ -64,11 +64,8 @@ def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
-    shape = {
-        "constant": 1.0,
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": 1 - progress,
-    }[config.schedule]
+    shapes = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress}
+    shape = shapes[config.schedule]
     return shape if config.schedule == "constant" else config.final_lr_ratio + (1 - config.final_lr_ratio) * shape
 
 

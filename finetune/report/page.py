@@ -26,11 +26,7 @@ def templates(*packages: str) -> Environment:
     """
     loaders = [PackageLoader(package, "report/templates") for package in (*packages, "finetune")]
     return Environment(
-        loader=ChoiceLoader(loaders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 

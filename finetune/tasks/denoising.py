@@ -51,11 +51,7 @@ class Denoising:
         return self.encoder.latents(batch), self.encoder.prompts(batch), batch.mask
 
     def losses(
-        self,
-        network: Callable[..., Any],
-        inputs: tuple[Tensor, Condition, Tensor | None],
-        u: Tensor,
-        noise: Noise,
+        self, network: Callable[..., Any], inputs: tuple[Tensor, Condition, Tensor | None], u: Tensor, noise: Noise
     ) -> SampleLosses:
         clean, prompts, inside = inputs
 
