@@ -45,10 +45,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def give_usual_modes(place: Path) -> None:
-    """Give a file, or a folder's files, the mode of the umask.
-
-    safetensors lets only the owner read its files. Other modes stay, as do those of folders, which may pass on a group.
-    """
+    """Give a file, or a folder's files, the mode of the umask. safetensors lets only the owner read its files. Other
+    modes stay, as do those of folders, which may pass on a group."""
     for path in place.rglob("*") if place.is_dir() else [place]:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == OWNER_ONLY:
@@ -78,10 +76,7 @@ def not_permitted(path: Path) -> PermissionError:
 
 
 def unfinished(path: Path) -> Path:
-    """Return the temporary name of an incomplete file or folder.
-
-    It does not end in .safetensors, so no tool loads it.
-    """
+    """Return the temporary name of an incomplete file or folder. No tool takes it for weights."""
     return path.with_name(f".{path.name}.unfinished")
 
 
@@ -96,11 +91,8 @@ def put_in_place(temporary: Path, path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Open a folder to fill, which gets its name `path` on success.
-
-    Otherwise nothing is left. Leftovers of a killed process are removed first, so two processes must not write the same
-    path at a time.
-    """
+    """Open a folder to fill, which gets its name `path` on success. Otherwise nothing is left. Leftovers of a killed
+    process are removed first, so two processes must not write the same path at a time."""
     temporary = unfinished(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -193,11 +185,9 @@ def errno_of(error: BaseException | None) -> int:
 
 
 def lock_folder(folder: Path) -> TextIO:
-    """Lock a run's folder until the returned file is closed.
-
-    Raises ValueError where another process has the lock. The lock is the process's, not the open file's, which the
-    workers of a data loader would inherit and keep for seconds after their parent was killed.
-    """
+    """Lock a run's folder until the returned file is closed. Raises ValueError where another process has the lock. The
+    lock is the process's, not the open file's, which the workers of a data loader would inherit and keep for seconds
+    after their parent was killed."""
     with writing(folder / ".lock"):
         file = (folder / ".lock").open("a+")
     if not try_lock(file.fileno(), belongs_to="process"):

@@ -1,5 +1,4 @@
-"""The command of every recipe: check options and data, then train. The checks run without torch, and mistakes are
-sentences."""
+"""The command of every recipe. It checks options and data without torch, then trains; mistakes are sentences."""
 
 import logging
 import os
@@ -136,11 +135,9 @@ def say(text: str, *, file: TextIO | None = None) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Print a mistake as plain sentences and exit with 1.
-
-    A mistake that all processes meet is printed by the first, which then exits, so the launcher stops the others while
-    they wait here. A mistake that a single process meets, such as a full disk or memory, is printed by that process.
-    """
+    """Print a mistake as plain sentences and exit with 1. A mistake that all processes meet is printed by the first,
+    which then exits, so the launcher stops the others while they wait here. A mistake that a single process meets, such
+    as a full disk or memory, is printed by that process."""
     ranks().close()
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
@@ -156,10 +153,8 @@ def fail(error: Exception) -> NoReturn:
 
 
 def fail_without(error: RuntimeError) -> NoReturn:
-    """Print why this process cannot continue alone, and exit with 1.
-
-    Every process prints it, before the launcher ends it. The usual exit would wait for the others again.
-    """
+    """Print why this process cannot continue alone, and exit with 1. Every process prints it, before the launcher ends
+    it. The usual exit would wait for the others again."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     text = str(error) if isinstance(error, LostProcess) else ranks().explanation()

@@ -12,8 +12,7 @@ from finetune.session import Progress, Session
 
 
 def loop(session: Session) -> Progress:
-    """Train from the session's start to its last step; return the progress. Raises SystemExit(75) where a signal
-    stopped it after a checkpoint."""
+    """Train to the last step; return the progress. Raises SystemExit(75) after a signal and its checkpoint."""
     run, progress = session.run, begin(session)
     with progress_line(run.steps, progress.step, shown=run.accelerator.is_main_process) as bar:
         if progress.step > 0 and not observe(session, progress, bar):

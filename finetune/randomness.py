@@ -1,8 +1,6 @@
-"""Noise, timesteps, crops and captions as functions of seed and position.
-
-Nothing here depends on earlier draws: a resumed run, or one with another number of processes, uses the same positions
-and gets the same numbers. Generators are PyTorch's CPU ones, so a GPU gets the same noise as a CPU.
-"""
+"""Noise, timesteps, crops and captions as functions of seed and position. Nothing here depends on earlier draws: a
+resumed run, or one with another number of processes, uses the same positions and gets the same numbers. Generators are
+PyTorch's CPU ones, so a GPU gets the same noise as a CPU."""
 
 import hashlib
 from collections.abc import Sequence

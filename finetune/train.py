@@ -24,11 +24,9 @@ def train(
     *,
     from_scratch: bool = False,
 ) -> Path:
-    """Train, save, export and report; return the run folder.
-
-    A model that is trained `from_scratch` is not checked against its objective. Raises ValueError or OSError for
-    mistakes that a user can mend, SystemExit(75) where a signal stopped the run after a checkpoint.
-    """
+    """Train, save, export and report; return the run folder. A model that is trained `from_scratch` is not checked
+    against its objective. Raises ValueError or OSError for mistakes that a user can mend, SystemExit(75) where a signal
+    stopped the run after a checkpoint."""
     with open_run(config, manifest) as run:
         model = load_model(run, method)
         data = prepare_data(run, model, task.prompts)

@@ -14,11 +14,9 @@ from finetune.models.rows import Rows, join_rows
 
 @dataclass(frozen=True)
 class Batch(Rows):
-    """One process's part of a global batch, or a single sample. Columns that are not cached are None.
-
-    latents [B C H W] or pixels [B 3 h w]; weight [B]; sizes [B 6] as in `Prompts`; mask [B 1 H W], 1 where the image is
-    trained on. One more value per sample is one more field here.
-    """
+    """One process's part of a global batch, or a single sample. Columns that are not cached are None. latents [B C H W]
+    or pixels [B 3 h w]; weight [B]; sizes [B 6] as in `Prompts`; mask [B 1 H W], 1 where the image is trained on. One
+    more value per sample is one more field here."""
 
     indices: tuple[int, ...]
     positions: tuple[int, ...]

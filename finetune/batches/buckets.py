@@ -1,9 +1,6 @@
-"""Aspect-ratio buckets, and full global batches of one bucket each.
-
-A global batch is what one optimizer step sees: batch size x accumulation x processes. Because it has one size, every
-process has the same shapes; because it is a function of (seed, step), a run can be resumed at any step and split over
-any number of processes.
-"""
+"""Aspect-ratio buckets, and full global batches of one bucket each. A global batch is what one optimizer step sees:
+batch size x accumulation x processes. Because it has one size, every process has the same shapes; because it is a
+function of (seed, step), a run can be resumed at any step and split over any number of processes."""
 
 import itertools
 from collections.abc import Container, Iterator, Sequence

@@ -39,8 +39,7 @@ class Piece:
 
 
 def views_of_run(images: TrainingImages) -> Iterator[tuple[Record, View, bool]]:
-    """Yield every view of a run, scored ones last. The third value says if a view is scored; views of an image come in
-    a row."""
+    """Yield every view, an image's in a row, scored ones last. The third value says if a view is scored."""
     for bucket in images.buckets:
         for index in bucket.records:
             for view in views(images.records[index], bucket, images.data):
@@ -64,10 +63,8 @@ def pieces_of_run(images: TrainingImages, vae_fingerprint: str) -> dict[str, Pie
 def encode_images(
     encoder: Encoder, files: ImageFiles, pieces: Iterable[tuple[str, Piece]]
 ) -> Iterator[tuple[str, Entry]]:
-    """Encode views and holes to entries of latents.
-
-    Yields (key, {"latents": [C H W]}) for views, and (key, {"filling": [1+C H W]}) for holes.
-    """
+    """Encode views and holes to entries of latents. Yields (key, {"latents": [C H W]}) for views, and (key, {"filling":
+    [1+C H W]}) for holes."""
     waiting: list[tuple[str, Piece, Tensor]] = []
     for key, piece, pixels in cut_pieces(files, pieces):
         if piece.hole is not None:

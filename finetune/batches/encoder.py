@@ -1,5 +1,4 @@
-"""Encoding of images to latents and of captions to embeddings. A batch has them from the caches, or they are encoded
-now."""
+"""Latents and embeddings, from the caches or encoded now."""
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -67,8 +66,8 @@ class Encoder:
 
     @property
     def one_at_a_time(self) -> bool:
-        """One image or caption at a time gives the same bits whatever else is encoded with it. A GPU gains too much
-        from batches, and is not promised bitwise repeatability."""
+        # This gives the same bits whatever else is encoded with an image or caption; a GPU gains too much from batches,
+        # and is not promised bitwise repeatability.
         return self.device.type == "cpu"
 
     def lent(self, *parts: Part) -> AbstractContextManager[None]:

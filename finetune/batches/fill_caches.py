@@ -42,11 +42,8 @@ def build_caches(
     dtype: torch.dtype,
     previews: PreviewConfig | None = None,
 ) -> Encoded:
-    """Fill the caches; every process encodes a part of the missing entries.
-
-    Masks are cached where latents are. Prompts of previews are encoded while the text encoders have weights, unless
-    these train.
-    """
+    """Fill the caches; every process encodes a part of the missing entries. Masks are cached where latents are. Prompts
+    of previews are encoded while the text encoders have weights, unless these train."""
     with encoder.lent("vae"):
         vae_fingerprint, latents, masks = cache_images(encoder, accelerator, images, cache, folder)
     text = None

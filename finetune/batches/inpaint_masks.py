@@ -1,7 +1,5 @@
-"""Holes in images for inpainting models: rectangles, strokes, or everything.
-
-A hole is a function of the image's bytes and a number alone, so the latents of the rest can be cached.
-"""
+"""Holes in images for inpainting models: rectangles, strokes, or everything. A hole is a function of the image's bytes
+and a number alone, so the latents of the rest can be cached."""
 
 from dataclasses import dataclass
 

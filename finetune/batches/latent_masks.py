@@ -29,10 +29,8 @@ class LatentMasks:
         return cache_key("mask", self.kind, record.mask and record.mask.sha256, view, self.pixel_multiple)
 
     def read(self, record: Record, view: View) -> Tensor:
-        """Compute the trained share of each latent's area, [1 H W]. It is 1 everywhere without a mask.
-
-        Raise ValueError where the mask is no longer the one that was listed.
-        """
+        """Compute the trained share [1 H W] of each latent's area. It is 1 without a mask. Raises ValueError if the
+        mask has changed since it was listed."""
         return self.cut(self.open(record, KeptFiles()), view)
 
     def open(self, record: Record, kept: KeptFiles) -> Image.Image | None:

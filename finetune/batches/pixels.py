@@ -20,11 +20,8 @@ def record_pixels(source: ImageSource, record: Record, view: View) -> Tensor:
 
 
 def open_record(source: ImageSource, record: Record, size: tuple[int, int], kept: KeptFiles) -> Image.Image:
-    """Decode a record's image. A JPEG may be decoded smaller than it is, but not below `size`.
-
-    Raises ValueError with the file name where the image cannot be decoded, or is no longer the one that was listed:
-    what is cached under an image's hash must have been made from that image.
-    """
+    """Decode a record's image, a JPEG perhaps smaller, but not below `size`. Raises ValueError with the file name where
+    it cannot be decoded or has changed since it was listed: the cache's key is its hash."""
     data = kept.read(source, record.file_name, record.sha256)
     try:
         return open_rgb(data, draft=size)

@@ -177,11 +177,9 @@ def fill(
     num_processes: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Encode this process's share of `keys`. What has been written survives a kill.
-
-    `keys` are the missing ones, the same list on every process. encode yields (key, entry) for the keys it is given. A
-    shard is written when it is full, and at the latest when `FLUSH_SECONDS` have passed.
-    """
+    """Encode this process's share of `keys`. What has been written survives a kill. `keys` are the missing ones, the
+    same list on every process. encode yields (key, entry) for the keys it is given. A shard is written when it is full,
+    and at the latest when `FLUSH_SECONDS` have passed."""
     entries: dict[str, Entry] = {}
     written = time.monotonic()
     share = len(keys) * rank // num_processes, len(keys) * (rank + 1) // num_processes

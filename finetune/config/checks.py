@@ -1,9 +1,6 @@
-"""The one checker of a config; torch-free.
-
-It checks bounds, rules, finite numbers and secrets, and reports every problem at once. A section lists in `problems()`
-its own contradictions. A rule across sections is a function whose parameters are named after the sections and options
-that it reads; each config class lists its rules.
-"""
+"""The one checker of a config; torch-free. It checks bounds, rules, finite numbers and secrets, and reports every
+problem at once. A section lists in `problems()` its own contradictions. A rule across sections is a function whose
+parameters are named after the sections and options that it reads; each config class lists its rules."""
 
 import inspect
 import math
@@ -111,10 +108,7 @@ def texts_of(value: Any) -> list[str]:
 
 
 def secrets_in(config: object) -> list[str]:
-    """Name every option whose value contains an access token.
-
-    Such a value would be written to config.yaml and dashboards.
-    """
+    """Name every option that contains an access token. It would reach config.yaml and dashboards."""
     known = [os.environ[variable] for variable in SECRET_VARIABLES if len(os.environ.get(variable, "")) >= 8]
     commits, found = marked(type(config), Mark.COMMIT), list[str]()
     for key, value in values(config):

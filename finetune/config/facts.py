@@ -1,8 +1,5 @@
-"""Annotations of options: bounds, changes on resume, use; torch-free.
-
-An option is a field such as `rank: Annotated[Count, Resume.FIXED] = 16`; a mark on a section holds for the options in
-it that have none of their own.
-"""
+"""Annotations of options: bounds, changes on resume, use; torch-free. An option is a field such as `rank:
+Annotated[Count, Resume.FIXED] = 16`; a mark on a section holds for the options in it that have none of their own."""
 
 import typing
 from collections.abc import Callable, Iterator

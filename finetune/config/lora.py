@@ -32,13 +32,11 @@ class LoRAConfig:
     """Dropout on the adapters' input (kind lora)."""
     targets: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Names of the adapted layers (a module's name ends with one of them, in which * is any one part of it); none uses
-    the family's choice.
-    """
+    the family's choice."""
     conv: Annotated[bool, Resume.FIXED] = False
     """Adapt the convolutions of the denoiser's residual blocks and samplers too (LoCon, arXiv 2309.14859)."""
     rslora: Annotated[bool, OF_LORA, Resume.FIXED] = False
-    """Scale by alpha / sqrt(rank), so high ranks learn as fast as low ones (rsLoRA, arXiv 2312.03732; kind
-    lora)."""
+    """Scale by alpha / sqrt(rank), so high ranks learn as fast as low ones (rsLoRA, arXiv 2312.03732; kind lora)."""
     dora: Annotated[bool, OF_LORA, Resume.FIXED] = False
     """Learn the length of each row of a weight apart from its direction (DoRA, arXiv 2402.09353; kind lora). It starts
     from the base model; its single file holds whole weight differences and is large."""

@@ -13,8 +13,7 @@ class LossConfig:
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] | None = None
     """What the network predicts; none reads it from the checkpoint: from its scheduler, or from marks in a single file.
-    Another value must agree with those, or describe a single file without marks.
-    """
+    Another value must agree with those, or describe a single file without marks."""
     zero_terminal_snr: bool = False
     """Rescale the noise schedule to zero terminal SNR (arXiv 2305.08891); needs a v-prediction model."""
     weighting: Literal["auto", "min_snr", "soft_min_snr", "debiased", "p2", "none"] = "auto"
@@ -37,19 +36,15 @@ class LossConfig:
     with the signal-to-noise ratio."""
     offset_noise: NotNegative = 0.0
     """Standard deviation of noise that is one number per channel, added to the usual noise: lets brightness be learned;
-    0.05 to 0.1 is usual, 0 turns it off.
-    """
+    0.05 to 0.1 is usual, 0 turns it off."""
     pyramid_noise: ShareBelowOne = 0.0
-    """Multi-resolution noise: the share of each coarser level to the one before it; 0.3 to 0.9 is usual, 0 turns it
-    off."""
+    """Multi-resolution noise: the share of each coarser level to the one before it; 0.3 to 0.9 is usual, 0 is off."""
     input_perturbation: NotNegative = 0.0
-    """Standard deviation of noise in the input that is not in the target (arXiv 2301.11706, which uses 0.1); 0 turns it
-    off.
-    """
+    """Standard deviation of noise in the input alone, not in the target (arXiv 2301.11706, which uses 0.1); 0 is
+    off."""
     nearest_noise: Annotated[int, at_least(1, "draws")] = 1
     """Draws of noise of which the one nearest to the image is used (immiscible diffusion, arXiv 2406.12303 and
-    2505.18521); 1 uses the only draw.
-    """
+    2505.18521); 1 uses the only draw."""
     min_timestep: CountOrZero | None = None
     """Cleanest timestep that is trained; none is 0."""
     max_timestep: int | None = None
@@ -63,8 +58,7 @@ class LossConfig:
     logit_std: Annotated[Positive, ActsWith("timestep_density", "auto", "logit_normal")] = 1.0
     """Standard deviation of the logit; larger draws the ends more often."""
     timestep_shift: Positive | None = None
-    """Shift of flow matching's timesteps towards noise; 1 shifts nothing, none is what the checkpoint's scheduler
-    says."""
+    """Shift of flow matching's timesteps towards noise; 1 shifts nothing, none takes the checkpoint's."""
 
     def problems(self) -> Iterator[str]:
         if self.huber_schedule != "constant" and self.huber_c > 1:

@@ -16,8 +16,7 @@ class MaskConfig:
     """alpha takes each image's own alpha channel, file a mask image: NAME-masklabel.png (or another format) beside
     NAME.jpg, or the file of the same name in mask.folder. White, and opaque, is trained on."""
     folder: Annotated[Path | None, ActsWith("kind", "file"), Mark.READ] = None
-    """Folder of the masks, with the subfolders of data.folder; a mask is named like its image, except for the suffix.
-    """
+    """Folder of the masks, with the subfolders of data.folder; a mask is named like its image, but for the suffix."""
     outside_weight: Annotated[float, between(0, 1, "a number from 0 to 1")] = 0.1
     """Loss weight outside the mask, 0 to 1; inside it is 1."""
     prior_weight: NotNegative = 0.0

@@ -85,9 +85,7 @@ class OptimConfig:
     """Number format of the trained weights and their gradients: bf16 halves their memory; updates are then rounded at
     random (stochastic) or with a second bfloat16 number per weight (kahan), so small ones are not lost."""
     in_backward: Annotated[bool, Resume.FREE] = False
-    """Update each weight as soon as its gradient is computed, and free the gradient; one process, no accumulation, no
-    clipping.
-    """
+    """Update each weight as soon as its gradient is there, and free that; one process, no accumulation, no clipping."""
 
     @property
     def facts(self) -> OptimizerFacts:

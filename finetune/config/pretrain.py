@@ -41,8 +41,7 @@ class ArchitectureConfig:
     """Tokens of a prompt; longer prompts are encoded in chunks of this length."""
     vocabulary: Annotated[int, at_least(514)] = 2048
     """Most tokens that the tokenizer learns from the captions, including the 512 of single bytes and the two of start
-    and end.
-    """
+    and end."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     """What the U-Net predicts."""
     beta_start: float = 0.00085
@@ -145,10 +144,7 @@ class PretrainConfig(TrainConfig):
 
 
 def autoencoder_stage(config: PretrainConfig) -> PretrainConfig:
-    """Return the config of the run that trains the VAE of model.source.
-
-    A config that is already one is returned unchanged.
-    """
+    """Return the config of the run that trains the VAE of model.source. One that is already such stays as it is."""
     options = config.autoencoder
     return replace(
         config,

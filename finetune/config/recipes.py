@@ -15,11 +15,8 @@ from finetune.config.train import TrainConfig, all_weights
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """New tokens, each with its own vectors (Textual Inversion, arXiv 2208.01618).
-
-    The vectors come before the text encoder. While they train, captions are encoded at every step, whatever cache.text
-    is.
-    """
+    """New tokens, each with its own vectors (Textual Inversion, arXiv 2208.01618). The vectors come before the text
+    encoder. While they train, captions are encoded at every step, whatever cache.text is."""
 
     names: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """New tokens that are in captions or data.template, e.g. "<ink-style>"; none trains no tokens."""
@@ -27,8 +24,7 @@ class TokensConfig:
     """Vectors of each token; more can learn more, and use as many of a prompt's 75 places."""
     init: tuple[str, ...] = ()
     """Words each token starts from, one text per token; several words are averaged where there are fewer vectors,
-    spread in order where there are more. None starts at random, within the spread of the model's own tokens.
-    """
+    spread in order where there are more. None starts at random, within the spread of the model's own tokens."""
     lr: Positive | None = None
     """Peak learning rate of the new vectors, which never decay; none takes optim.lr."""
 
@@ -157,11 +153,8 @@ class TextualInversionTrainConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class FullConfig:
-    """Choice of the trained weights by regular expressions.
-
-    They are searched for in the weights' names, which begin with denoiser or text_encoders.0, as in
-    checkpoints/step_*/trained.safetensors.
-    """
+    """Choice of the trained weights by regular expressions. They are searched for in the weights' names, which begin
+    with denoiser or text_encoders.0, as in checkpoints/step_*/trained.safetensors."""
 
     train: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Patterns of the weights that train, e.g. attn2; none trains all."""

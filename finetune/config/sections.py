@@ -38,16 +38,14 @@ class ModelConfig:
     variant: str | None = None
     """Weight variant of the pipeline, e.g. fp16."""
     config: Annotated[Path | None, Mark.MODEL] = None
-    """For a single file: folder in diffusers layout of the same base model, whose configs, tokenizer and scheduler are
-    used; it needs no weights."""
+    """For a single file: folder in diffusers layout of its base model, for configs, tokenizer and scheduler alone."""
     vae: Annotated[str | None, Mark.MODEL] = None
     """Another VAE: folder in diffusers layout (or of a pipeline with one), Hub id, or a single .safetensors file, which
     takes the config of the base model's VAE. Previews and full exports have it, too; a single file without a VAE needs
     one."""
     without: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """Parts of the checkpoint to omit for the memory they take, where the family can do without them, e.g.
-    text_encoder_3; full exports lack them too.
-    """
+    text_encoder_3; full exports lack them too."""
 
     quantization: Literal["none", "int8", "nf4", "fp8"] = "none"
     """Keep the frozen linear layers of the denoiser's blocks in 8 bits (int8, arXiv 2208.07339; fp8 e4m3, arXiv
@@ -56,8 +54,7 @@ class ModelConfig:
     """Keep the scales of nf4's blocks in 8 bits, too: 4.13 instead of 4.5 bits per weight."""
     offload: bool = False
     """Keep the frozen linear layers of the denoiser's blocks, quantised or not, in host memory. Each is copied to the
-    device for its products, in the forward and in the backward pass: slower, with the memory of one at a time.
-    """
+    device for its products, in the forward and in the backward pass: slower, with the memory of one at a time."""
 
     def problems(self) -> list[str]:
         name = Path(self.source).name
@@ -102,8 +99,7 @@ class DataConfig:
     image_column: str = "image"
     """Column of the images in a Hub dataset."""
     caption_column: str = "text"
-    """Column of the captions in metadata.jsonl or a Hub dataset; the names of a column of class labels are captions
-    too."""
+    """Column of the captions in metadata.jsonl or a Hub dataset; the names of class labels are captions too."""
     captions: Literal["listed", "folder", "none"] = "listed"
     """Where captions come from: listed with the images, the name of the image's folder (its class), or none, for a
     model without prompts."""
@@ -140,8 +136,7 @@ class DataConfig:
     """Processes that read images or cached latents ahead; 0 reads in the training process."""
     follow_links: Annotated[bool, Resume.FREE] = False
     """Read files that links lead to outside the folder; otherwise they are refused, since their captions would end up
-    in the export.
-    """
+    in the export."""
     allow_change: Annotated[bool, Resume.FREE] = False
     """Resume although images or captions changed since the checkpoint was written."""
 
@@ -193,5 +188,4 @@ class LoopConfig:
     """Steps between two lines of metrics.jsonl."""
     timeout_seconds: Annotated[Count, Resume.FREE] = 600
     """Seconds after which the run ends if a process does not respond, or an exchange in a step does not end; a process
-    that works alone, as in an export, may take longer.
-    """
+    that works alone, as in an export, may take longer."""

@@ -1,8 +1,6 @@
-"""Options of every recipe, and the rules between their sections; torch-free.
-
-A section refuses what is wrong on its own in `problems()`; rules across sections are in `TrainConfig.rules`. All
-problems are raised in one `ValueError`. `finetune.config.parse.command_line` turns YAML and flags into these classes.
-"""
+"""Options of every recipe, and the rules between their sections; torch-free. A section refuses what is wrong on its own
+in `problems()`; rules across sections are in `TrainConfig.rules`. All problems are raised in one `ValueError`.
+`finetune.config.parse.command_line` turns YAML and flags into these classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

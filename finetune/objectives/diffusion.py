@@ -1,8 +1,6 @@
-"""Noising, target and loss weight of diffusion, for all families and methods.
-
-Axes: B batch, C channels, H W latent height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1 of
-diffusion; those of flow matching are any number up to num_train_timesteps.
-"""
+"""Noising, target and loss weight of diffusion, for all families and methods. Axes: B batch, C channels, H W latent
+height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1 of diffusion; those of flow matching are
+any number up to num_train_timesteps."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
@@ -59,11 +57,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512).
-
-    alphas_cumprod: the products alpha_bar_t, [T] float64. Raises ValueError where the options ask for timesteps that
-    the schedule does not have.
-    """
+    """Variance-preserving diffusion: DDPM (arXiv 2006.11239), v-prediction (arXiv 2202.00512). alphas_cumprod: the
+    products alpha_bar_t, [T] float64. Raises ValueError where the options ask for timesteps that the schedule does not
+    have."""
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType
@@ -221,10 +217,7 @@ def denoising_loss(
     mask: LossMask | None = None,
 ) -> Tensor:
     """Compute the unweighted loss of each sample, float32 [B]. It is the mean error of predict(noisy, t) to the target,
-    changed by the mask.
-
-    noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target.
-    """
+    changed by the mask. noise_in_input: the noise [B C H W] of the noisy latents where it is not that of the target."""
     noisy = objective.add_noise(clean, noise if noise_in_input is None else noise_in_input, t)
     base = mask and mask.base_prediction(noisy, t)
     prediction = predict(noisy, t)

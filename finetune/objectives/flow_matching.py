@@ -1,7 +1,5 @@
-"""Flow matching: the straight way from noise to an image.
-
-Axes as in diffusion.py; timesteps `t` are any number from 0, a clean image, to num_train_timesteps, noise alone.
-"""
+"""Flow matching: the straight way from noise to an image. Axes as in diffusion.py; timesteps `t` are any number from 0,
+a clean image, to num_train_timesteps, noise alone."""
 
 import math
 from collections.abc import Mapping
@@ -41,10 +39,8 @@ class ResolutionShift:
 @dataclass(frozen=True)
 class FlowMatching:
     """Straight paths from image to noise (rectified flow, arXiv 2209.03003). Timesteps are sampled as in arXiv
-    2403.03206: x_t = (1 - s) x_0 + s epsilon with s = t / num_train_timesteps.
-
-    Raises ValueError where the options are those of diffusion.
-    """
+    2403.03206: x_t = (1 - s) x_0 + s epsilon with s = t / num_train_timesteps. Raises ValueError where the options are
+    those of diffusion."""
 
     num_train_timesteps: int
     shift: float | ResolutionShift

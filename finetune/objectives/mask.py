@@ -36,10 +36,7 @@ class LossMask:
             return self.predict_base(noisy, t).float()
 
     def apply(self, errors: Tensor, prior_errors: Tensor | None) -> Tensor:
-        """Weight the errors [B C H W] of a prediction.
-
-        They are the errors to the target and to the base model's prediction.
-        """
+        """Weight the errors [B C H W] to the target. `prior_errors` are those to the base model's prediction."""
         outside = 1 - self.inside
         masked = errors * (self.inside + self.outside_weight * outside)
         return masked if prior_errors is None else masked + self.prior_weight * outside * prior_errors

@@ -1,7 +1,5 @@
-"""The noise of training: standard normal, or shaped by options.
-
-Axes: B batch, C channels, H W latent height and width.
-"""
+"""The noise of training: standard normal, or shaped by options. Axes: B batch, C channels, H W latent height and
+width."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -21,11 +19,9 @@ class Noise(Protocol):
 
 
 def training_noise(noise: Noise, clean: Tensor, options: LossConfig) -> tuple[Tensor, Tensor]:
-    """Draw the noise of the target and that of the input. Both are [B C H W].
-
-    The second differs from the first by input perturbation alone (Input Perturbation Reduces Exposure Bias in Diffusion
-    Models, arXiv 2301.11706, algorithm 1: epsilon + gamma xi, with xi standard normal).
-    """
+    """Draw the noise of the target and that of the input. Both are [B C H W]. The second differs from the first by
+    input perturbation alone (Input Perturbation Reduces Exposure Bias in Diffusion Models, arXiv 2301.11706, algorithm
+    1: epsilon + gamma xi, with xi standard normal)."""
     shape = clean.shape[1:]
     drawn = nearest_noise(noise, clean, options.nearest_noise)
     if options.pyramid_noise:

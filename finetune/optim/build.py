@@ -56,11 +56,9 @@ def as_dict(group: ParamGroup) -> dict[str, Any]:
 
 
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
-    """Return the share of the peak learning rate at step 0 .. steps - 1.
-
-    It is a linear warm-up, then the schedule's shape. The first step of a warm-up over W steps takes 1 / W; cosine and
-    linear would reach final_lr_ratio at the step after the last, so no step is wasted at rate 0.
-    """
+    """Return the share of the peak learning rate at step 0 .. steps - 1. It is a linear warm-up, then the schedule's
+    shape. The first step of a warm-up over W steps takes 1 / W; cosine and linear would reach final_lr_ratio at the
+    step after the last, so no step is wasted at rate 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
@@ -71,11 +69,9 @@ def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:
 
 @contextlib.contextmanager
 def evaluation_weights(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Generator[None]:
-    """Load a schedule-free optimizer's averaged weights within the context.
-
-    Afterwards the training weights are restored bit for bit: the optimizer's own eval() and train() compute one from
-    the other with rounding, so a run would depend on when it was validated.
-    """
+    """Load a schedule-free optimizer's averaged weights within the context. Afterwards the training weights are
+    restored bit for bit: the optimizer's own eval() and train() compute one from the other with rounding, so a run
+    would depend on when it was validated."""
     if not config.facts.averages_weights:
         yield
         return

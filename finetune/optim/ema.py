@@ -49,11 +49,9 @@ def load_trained_state(network: nn.Module, state: State) -> None:
 
 @dataclass(frozen=True)
 class EMA:
-    """A float32 average that follows the trained weights.
-
-    average <- d average + (1 - d) weight, where the decay d is min(decay, (1 + step) / (10 + step)), so the start is
-    forgotten quickly (TensorFlow's ExponentialMovingAverage with num_updates).
-    """
+    """A float32 average that follows the trained weights. average <- d average + (1 - d) weight, where the decay d is
+    min(decay, (1 + step) / (10 + step)), so the start is forgotten quickly (TensorFlow's ExponentialMovingAverage with
+    num_updates)."""
 
     decay: float
     average: State
@@ -95,10 +93,7 @@ class EMA:
 
     @contextlib.contextmanager
     def in_place_of(self, network: nn.Module) -> Generator[None]:
-        """Load the average into the network within the context.
-
-        Afterwards the trained weights are restored bit for bit.
-        """
+        """Load the average into the network within the context. The trained weights come back bit for bit."""
         average, weights = self.settled(), trained_state(network)
         with explaining_average(weights, "same" if self.host is None else "cpu"):
             saved = {name: value.to(average[name].device, copy=True) for name, value in weights.items()}

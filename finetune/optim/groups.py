@@ -15,8 +15,7 @@ class ParamGroup:
 
     name: str
     """denoiser, text_encoder, or another part that a method trains; the rate is logged as lr_NAME, that of the first
-    group as lr.
-    """
+    group as lr."""
     parameters: Sequence[nn.Parameter]
     lr: float
     """Peak learning rate."""
@@ -30,11 +29,9 @@ def is_held(name: str, step: int, text_encoder_steps: int | None) -> bool:
 
 
 def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | None) -> None:
-    """Remove the gradients of an optimizer's frozen groups.
-
-    Optimizers skip weights without a gradient, along with their weight decay and moments. The groups keep
-    `requires_grad`, which decides what is saved, and which DistributedDataParallel reads only once.
-    """
+    """Remove the gradients of an optimizer's frozen groups. Optimizers skip weights without a gradient, along with
+    their weight decay and moments. The groups keep `requires_grad`, which decides what is saved, and which
+    DistributedDataParallel reads only once."""
     for group in groups:
         if is_held(group["name"], step, text_encoder_steps):
             for parameter in group["params"]:

@@ -1,7 +1,4 @@
-"""An average in host memory that follows weights on an accelerator.
-
-It is updated while the accelerator computes the next step.
-"""
+"""An average in host memory. It is updated while an accelerator computes the next step."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,10 +7,8 @@ from torch import Tensor
 
 
 class HostAverage:
-    """Float32 averages on the CPU, moved towards weights in a thread.
-
-    The weights are copied in the accelerator's own order of work, so only the next optimizer step waits for the copy.
-    """
+    """Float32 averages on the CPU, moved towards weights in a thread. The weights are copied in the accelerator's own
+    order of work, so only the next optimizer step waits for the copy."""
 
     def __init__(self, average: dict[str, Tensor]) -> None:
         self._average = average

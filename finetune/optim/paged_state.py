@@ -1,8 +1,5 @@
-"""The state of bitsandbytes' optimizers on resume, paged where it was.
-
-bitsandbytes' own `load_state_dict` (0.46 to 0.49) moves all of it to the device as plain tensors, but a paged optimizer
-is chosen because it does not fit there.
-"""
+"""The state of bitsandbytes' optimizers on resume, paged where it was. bitsandbytes' own `load_state_dict` (0.46 to
+0.49) moves all of it to the device as plain tensors, but a paged optimizer is chosen because it does not fit there."""
 
 import sys
 from typing import Any
@@ -31,10 +28,8 @@ def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) ->
 
 @torch.no_grad()
 def place_state(optimizer: torch.optim.Optimizer) -> None:
-    """Move loaded state to where bitsandbytes would have created it.
-
-    Moments of large weights are in paged memory, everything else is on the weight's device.
-    """
+    """Move loaded state to where bitsandbytes would have created it. Moments of large weights are in paged memory,
+    everything else is on the weight's device."""
     if not is_from_bitsandbytes(optimizer):
         return
     from bitsandbytes.utils import sync_gpu

@@ -1,7 +1,4 @@
-"""An optimizer that steps one parameter at a time.
-
-Each step uses a float32 copy, or happens as soon as the gradient is there.
-"""
+"""An optimizer that steps one parameter at a time. It does so in float32, or in the backward pass."""
 
 from typing import Any, Literal, cast
 
@@ -113,10 +110,8 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict. Moments stay float32 where weights are bfloat16.
-
-        Optimizers cast state to the dtype of its weight, so they see float32 weights meanwhile.
-        """
+        """Load a state dict. Moments stay float32 where weights are bfloat16. Optimizers cast state to the dtype of its
+        weight, so they see float32 weights meanwhile."""
         whole = [group["params"] for group in self.inner.param_groups]
         shown = [[nn.Parameter(torch.empty(0, device=p.device)) for p in parameters] for parameters in whole]
         for group, stand_ins in zip(self.inner.param_groups, shown, strict=True):

@@ -63,11 +63,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Views:
-    """How many images a run sees, within limits.
-
-    Each image of a small dataset is seen `each` times; in a larger one the total grows with the square root of the
-    number of images, so each is seen less often.
-    """
+    """How many images a run sees, within limits. Each image of a small dataset is seen `each` times; in a larger one
+    the total grows with the square root of the number of images, so each is seen less often."""
 
     each: int
     root: int | None
@@ -105,10 +102,7 @@ RATES: dict[tuple[str, Weights], tuple[float, str]] = {
 
 
 def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) -> list[Number]:
-    """Propose numbers for the goal, each after those it depends on.
-
-    Options in `fixed` keep their value, and proposals that depend on them use it.
-    """
+    """Propose numbers for the goal, each after those it depends on. Options in `fixed` keep their value."""
     if config.goal is None:
         return []
     weights: Weights = "adapter" if trains_adapter(config) else "all"
@@ -130,11 +124,9 @@ def propose(config: AdaptConfig, fixed: Collection[str], facts: DatasetFacts) ->
 
 
 def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
-    """Propose the steps in which the images of `views` are seen.
-
-    At least 100: a step of Adam moves a weight by about the rate at most (arXiv 1412.6980, section 2.1), so a few steps
-    move nothing however large the batch; and at least twice a warm-up that was given.
-    """
+    """Propose the steps in which the images of `views` are seen. At least 100: a step of Adam moves a weight by about
+    the rate at most (arXiv 1412.6980, section 2.1), so a few steps move nothing however large the batch; and at least
+    twice a warm-up that was given."""
     seen = views.seen(facts.num_distinct)
     own_per_step = facts.global_batch_size * facts.own_share
     wanted = seen / own_per_step
@@ -150,12 +142,9 @@ def steps(views: Views, facts: DatasetFacts, warmup: int) -> Number:
 
 
 def rank(goal: str, facts: DatasetFacts) -> Number:
-    """Propose the rank.
-
-    Style: LyCORIS, OneTrainer and SimpleTuner ship 16; lower ranks learn few images less by heart, but fall behind on
-    large datasets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). Subject: trainers ship 4 to 32; in PEFT's
-    comparison likeness and drift rise together with the rank. The values between are a rule of thumb.
-    """
+    """Propose the rank. Style: LyCORIS, OneTrainer and SimpleTuner ship 16; lower ranks learn few images less by heart,
+    but fall behind on large datasets (LoRA Learns Less and Forgets Less, arXiv 2405.09673). Subject: trainers ship 4 to
+    32; in PEFT's comparison likeness and drift rise together with the rank. The values between are a rule of thumb."""
     if goal == "subject":
         return Number("lora.rank", 16, "a subject; trainers ship 4 to 32, likeness and drift both rise with it")
     for least, value in ((10_000, 64), (1_000, 32), (10, 16)):
@@ -165,12 +154,9 @@ def rank(goal: str, facts: DatasetFacts) -> Number:
 
 
 def rate(value: float, reason: str, optim: OptimConfig, facts: DatasetFacts) -> Number:
-    """Propose the peak rate of the denoiser.
-
-    Above 16 images per step it grows with the root of the batch (square-root rule for adaptive methods, arXiv
-    2205.10287), at most four-fold; below, trainers use one rate for batches of 1 to 16. The optimizer's row says by
-    how much its rate is lower than Adam's, and whether it finds the rate itself.
-    """
+    """Propose the peak rate of the denoiser. Above 16 images per step it grows with the root of the batch (square-root
+    rule for adaptive methods, arXiv 2205.10287), at most four-fold; below, trainers use one rate for batches of 1 to
+    16. The optimizer's row says by how much its rate is lower than Adam's, and whether it finds the rate itself."""
     if optim.facts.finds_lr:
         return Number("optim.lr", 1.0, f"{optim.name} finds the rate itself")
     growth = min(4.0, math.sqrt(max(1.0, facts.global_batch_size / SCALED_BATCH)))

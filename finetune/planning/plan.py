@@ -27,10 +27,8 @@ STAND_INS = {"model.source": "MODEL", "output.folder": "OUT"}
 
 
 def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> None:
-    """Print the numbers with their reasons, the buckets and the passes.
-
-    Raises ValueError or OSError where the recipe's command would, for all that it checks before it loads a model.
-    """
+    """Print the numbers with their reasons, the buckets and the passes. Raises ValueError or OSError where the recipe's
+    command would, for all that it checks before it loads a model."""
     program, chosen = find_recipe(recipe)
     texts, _ = given_texts(arguments, flat_types(chosen.config), find_preset)
     missing = [key for key in required_keys(chosen.config) if key in STAND_INS and key not in texts]
@@ -46,10 +44,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
 
 
 def find_recipe(name: str) -> tuple[str, AnyRecipe]:
-    """Return a recipe with the name of its module.
-
-    `name` is the module or, for recipes of the package, its last part: recipes.lora or lora.
-    """
+    """Return a recipe with its module's name. `name` is that or, for recipes of the package, its last part."""
     for module in (f"recipes.{name}", name):
         try:
             found = vars(importlib.import_module(module)).get("RECIPE")

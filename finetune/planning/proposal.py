@@ -17,11 +17,8 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 
 def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, frozenset[str]]:
-    """Add numbers of the run to continue; also return their names.
-
-    Given numbers stay; a new run keeps none. So the same command continues with the same numbers after images were
-    added or the number of processes changed.
-    """
+    """Add numbers of the run to continue; also return their names. Given numbers stay; a new run keeps none. So the
+    same command continues with the same numbers after images were added or the number of processes changed."""
     if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
         return config, frozenset()
     folder, wanted = config.output.folder, [key for key in marked(type(config), Mark.PROPOSED) if key not in given]
@@ -37,10 +34,8 @@ def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, f
 def with_proposals(
     config: Config, given: Collection[str], kept: Collection[str], manifest: Manifest, num_processes: int
 ) -> tuple[Config, list[str]]:
-    """Add proposals for missing numbers; also return lines to print.
-
-    There is one line per number, then warnings. Without a goal, the config is unchanged and there are no lines.
-    """
+    """Add proposals for missing numbers; also return lines to print. There is one line per number, then warnings.
+    Without a goal, the config is unchanged and there are no lines."""
     if not isinstance(config, AdaptConfig) or config.goal is None:
         return config, []
     facts = read_facts(config, manifest, num_processes)

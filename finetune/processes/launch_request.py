@@ -1,8 +1,6 @@
-"""Refusal of launcher settings that training does not follow; torch-free.
-
-Accelerate passes settings on in environment variables. It then drops some without a warning: an FSDP config on a CPU
-trains with a whole copy of the model in each process, and gradient accumulation of its own divides every gradient.
-"""
+"""Refusal of launcher settings that training does not follow; torch-free. Accelerate passes settings on in environment
+variables. It then drops some without a warning: an FSDP config on a CPU trains with a whole copy of the model in each
+process, and gradient accumulation of its own divides every gradient."""
 
 import os
 from collections.abc import Mapping

@@ -65,10 +65,7 @@ class Ranks:
             self._local = self._found_here()
 
     def exchange(self, text: str = "") -> list[str]:
-        """Return the texts of all processes by rank, once all called this.
-
-        Waits as long as the others live; raises LostProcess where one does not.
-        """
+        """Return the texts of all processes by rank, once all called this. Raises LostProcess if one never will."""
         if self._store is None or self.size == 1:
             return [text]
         self._count += 1
@@ -103,11 +100,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Guard a block in which this process waits in collectives.
-
-        If one of them never ends, the process is ended. gloo raises as soon as a connection breaks. NCCL may wait for
-        its timeout and then aborts without an explanation (read in torch 2.13, not run: no GPU was available).
-        """
+        """Guard a block in which this process waits in collectives. If one of them never ends, the process is ended.
+        gloo raises as soon as a connection breaks. NCCL may wait for its timeout and then aborts without an explanation
+        (read in torch 2.13, not run: no GPU was available)."""
         if self.lost is not None:
             raise LostProcess(self.lost)
         with self._waiting():

@@ -44,11 +44,8 @@ def log_lines(lines: list[str]) -> None:
 
 
 def open_run_log(file: Path) -> None:
-    """Begin or continue the log of a run.
-
-    It begins with the time, the command and earlier lines. The log of an earlier stage is closed, because that stage
-    has ended.
-    """
+    """Begin or continue the log of a run. It begins with the time, the command and earlier lines. The log of an earlier
+    stage is closed, because that stage has ended."""
     global _descriptor
     if _descriptor is not None:
         os.close(_descriptor)

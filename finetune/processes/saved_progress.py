@@ -1,7 +1,5 @@
-"""The step of the newest checkpoint, for final messages; torch-free.
-
-A data loader's process knows only the step at its own start, so it does not use this.
-"""
+"""The step of the newest checkpoint, for final messages; torch-free. A data loader's process knows only the step at its
+own start, so it does not use this."""
 
 _step: int | None = None
 

@@ -28,20 +28,15 @@ PARENT_CHECK_SECONDS = 2.0
 
 
 def caught_signals() -> list[signal.Signals]:
-    """List the signals to catch.
-
-    SIGHUP that is ignored at the start, as under nohup, stays ignored. torchrun and `accelerate launch` with several
-    processes catch SIGHUP themselves, also under nohup, and end their processes; those do not inherit that it was
-    ignored, so they save.
-    """
+    """List the signals to catch. SIGHUP that is ignored at the start, as under nohup, stays ignored. torchrun and
+    `accelerate launch` with several processes catch SIGHUP themselves, also under nohup, and end their processes; those
+    do not inherit that it was ignored, so they save."""
     return [n for n in SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 class StopRequest:
-    """The first such signal, which the loop reads between steps and images.
-
-    A SIGINT more than `SECONDS_OF_ONE_REQUEST` later, unless the run is saving, ends the process at once.
-    """
+    """The first such signal, which the loop reads between steps and images. A SIGINT more than `SECONDS_OF_ONE_REQUEST`
+    later, unless the run is saving, ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None

@@ -1,5 +1,4 @@
-"""Standard streams that survive a closed reader or a full disk. What cannot be written is lost, and the
-program continues."""
+"""Standard streams that survive a closed reader or a full disk. What they cannot write is lost."""
 
 import contextlib
 import errno
@@ -18,11 +17,9 @@ _may_be_read_in_part = False
 
 
 def outlive_lost_output() -> None:
-    """Replace sys.stdout and sys.stderr by streams that never raise.
-
-    A reader may be gone or a disk full. Everything that prints goes through them: print, rich, logging, warnings.
-    Without this, `| head` would end a run before it has saved, and an exit code would become Python's 120.
-    """
+    """Replace sys.stdout and sys.stderr by streams that never raise. A reader may be gone or a disk full. Everything
+    that prints goes through them: print, rich, logging, warnings. Without this, `| head` would end a run before it has
+    saved, and an exit code would become Python's 120."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a closed descriptor would go to the next file that is opened, and prints with it
     os.close(descriptor)

@@ -109,8 +109,7 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
-    """Return the span of values, without single raw outliers. Outliers are drawn at the edge, and hovering shows their
-    values."""
+    """Return the span of values, without single raw outliers. Those are drawn at the edge."""
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
     raw = sorted(
         value for line in chart.lines if line.style == "faint" for _, value in line.points if value is not None

@@ -1,7 +1,4 @@
-"""The page around a report: one file without requests; light and dark.
-
-Only the script that it was made with can run.
-"""
+"""The page around a report: one file without requests; light and dark. It runs no script but its own."""
 
 import base64
 import hashlib
@@ -20,10 +17,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @cache
 def templates(*packages: str) -> Environment:
-    """Return the templates of `PACKAGE/report/templates`, before those of this package.
-
-    Every text is escaped in a page, unless it is `Markup`.
-    """
+    """Return the templates of `PACKAGE/report/templates`, then of this package. All text but `Markup` is escaped."""
     loaders = [PackageLoader(package, "report/templates") for package in (*packages, "finetune")]
     return Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -31,10 +25,8 @@ def templates(*packages: str) -> Environment:
 
 
 def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:
-    """Return the parts of page.html beside its body.
-
-    `style` is added to the style sheet. Browsers run `script` alone, because the page contains its hash.
-    """
+    """Return the parts of page.html beside its body. `style` is added to the style sheet. Browsers run `script` alone,
+    because the page contains its hash."""
     policy = POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

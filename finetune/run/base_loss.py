@@ -21,11 +21,9 @@ WORST_SHARE = 0.9
 
 @torch.no_grad()
 def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device: torch.device) -> tuple[float, float]:
-    """Return the mean plain loss of the network, and of predicting zero.
-
-    Images, noise and timesteps are the same. A function of weights and dataset alone, which every process computes by
-    itself: it draws nothing from the global random state and exchanges nothing.
-    """
+    """Return the mean plain loss of the network, and of predicting zero. Images, noise and timesteps are the same. A
+    function of weights and dataset alone, which every process computes by itself: it draws nothing from the global
+    random state and exchanges nothing."""
     indices = sorted(dataset.views)
     task = task.plain()
 

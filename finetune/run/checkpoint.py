@@ -46,11 +46,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
-    """Write `folder/step_NNNNNN`; remove later ones and all but the `keep` newest.
-
-    Later ones were passed over as damaged when the run resumed; counted, they would push sound ones out. Raises OSError
-    with the path and size where the disk refuses, ValueError where the weights are no longer finite.
-    """
+    """Write `folder/step_NNNNNN`; remove later ones and all but the `keep` newest. Later ones were passed over as
+    damaged when the run resumed; counted, they would push sound ones out. Raises OSError with the path and size where
+    the disk refuses, ValueError where the weights are no longer finite."""
     step = checkpoint.state["step"]
     refuse_non_finite_weights(checkpoint)
     target = folder / f"step_{step:06d}"
@@ -158,8 +156,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def verify(folder: Path) -> set[str]:
-    """Compare every file with the manifest and return the files' names. Raises ValueError that names the first one that
-    differs."""
+    """Compare every file with the manifest; return the names. Raises ValueError with the first that differs."""
     expected = read(folder / MANIFEST, read_manifest)
     for needed in ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml"):
         if needed not in expected:

@@ -50,11 +50,9 @@ def make_class_images(
     *,
     offload: bool = False,
 ) -> Path:
-    """Return the subfolder of `folder` with prior.num_pictures class images.
-
-    They have `size` pixels; other images there are not used. All processes draw a part, so none waits long; existing
-    images are not drawn again. With `offload` the denoiser's blocks wait in host memory, which changes no image.
-    """
+    """Return the subfolder of `folder` with prior.num_pictures class images. They have `size` pixels; other images
+    there are not used. All processes draw a part, so none waits long; existing images are not drawn again. With
+    `offload` the denoiser's blocks wait in host memory, which changes no image."""
     parts, weights = hashed_parts(family, replace(source, as_stored=True), folder)
     components = parts.components
     if size % family.pixel_multiple(components.vae):

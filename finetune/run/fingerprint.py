@@ -71,11 +71,9 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 
 
 def differences(before: Identity, now: Identity) -> dict[str, list[str]]:
-    """Return the changes of each part, as in "scaling_factor 0.18215 -> 0.13025".
-
-    Equal parts are absent. A setting that one of the two does not have counts unless it was assumed: another version of
-    a library may have more settings.
-    """
+    """Return the changes of each part, as in "scaling_factor 0.18215 -> 0.13025". Equal parts are absent. A setting
+    that one of the two does not have counts unless it was assumed: another version of a library may have more
+    settings."""
     found: dict[str, list[str]] = {}
     for part in {**before, **now}:
         if part not in now or part not in before:

@@ -1,7 +1,4 @@
-"""Images from fixed prompts and seeds, beside the base model's.
-
-They are drawn by the family's own diffusers pipeline.
-"""
+"""Images from fixed prompts and seeds, beside the base model's. The family's diffusers pipeline draws them."""
 
 import itertools
 import json
@@ -104,11 +101,8 @@ def make_previews(
     size: int,
     stop: Callable[[], bool],
 ) -> bool:
-    """Write the images of this process.
-
-    Returns False where `stop` was true before the last of them. The denoiser in `components` is the one being trained,
-    and text encoders that do not train have no weights.
-    """
+    """Write the images of this process. Returns False where `stop` was true before the last of them. The denoiser in
+    `components` is the one being trained, and text encoders that do not train have no weights."""
     components = for_drawing(components, accelerator.device)
     pipeline = family.pipeline(components)
     guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
@@ -137,10 +131,8 @@ def make_previews(
 
 
 def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:
-    """Write `step_NNNNNN_grid.png`, and add the step to previews.json.
-
-    The grid has one row per prompt and seed: the base model, then this step.
-    """
+    """Write `step_NNNNNN_grid.png`, and add the step to previews.json. A row is the base model's image and this
+    step's."""
     images = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
     width, height = images[0][1].size
     cell = max(width, 160), height + LABEL_HEIGHT

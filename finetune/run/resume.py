@@ -109,8 +109,7 @@ def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[st
 def refuse_other_model(
     identity: Identity, base_sha256: str, path: Path, state: dict[str, Any], config: TrainConfig
 ) -> list[str]:
-    """Raise ValueError that names changed parts of the checkpoint's model. Returns a warning where a checkpoint of
-    version 0.1 does not name them."""
+    """Raise ValueError that names changed parts of the checkpoint's model. Returns a warning if it names none."""
     found: dict[str, list[str]] = {}
     if base_sha256 != state["base_sha256"]:
         found = {"denoiser": ["other content"]}
@@ -154,8 +153,7 @@ def restore(
     accelerator: Accelerator,
     groups: Sequence[ParamGroup],
 ) -> None:
-    """Put a checkpoint's weights, averages, optimizer state and gradient scaler in place. `groups` carry the peak
-    learning rates."""
+    """Put weights, averages, optimizer state and gradient scaler in place. `groups` have the peak learning rates."""
     checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)
     load_state(optimizer, checkpoint.optimizer)

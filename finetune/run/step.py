@@ -1,7 +1,4 @@
-"""One optimizer step: its passes, agreement of processes, and update.
-
-A loss that is not finite stops the run before the update.
-"""
+"""One optimizer step. A loss that is not finite stops the run before the update."""
 
 import contextlib
 import functools
@@ -38,10 +35,7 @@ SMALL_STATES = either([name for name, facts in OPTIMIZERS.items() if facts.has_s
 
 @dataclass(frozen=True)
 class StepResult:
-    """This process's part of a step.
-
-    The mean weighted loss [], and timesteps and unweighted losses [B] of its samples.
-    """
+    """This process's part of a step. Mean weighted loss [], timesteps and unweighted losses [B]."""
 
     loss: Tensor
     timesteps: Tensor
@@ -82,10 +76,7 @@ def set_learning_rates(session: Session, step: int) -> None:
 
 
 def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
-    """Make the update after step `step`.
-
-    The order is: forward, backward, agree, refuse losses that are not finite, update, average.
-    """
+    """Make the update after step `step`, unless its loss is not finite."""
     run, tuned = session.run, session.tuned
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(stream(config.seed, "dropout", step, accelerator.process_index))
@@ -134,11 +125,8 @@ def gradient_norm(
 
 
 def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:
-    """Return all processes' mean loss, and whether one must stop.
-
-    This is the one exchange with the device in every step: it lets all processes stop before an update that is not
-    finite.
-    """
+    """Return all processes' mean loss, and whether one must stop. It is the one exchange with the device in every
+    step."""
     if accelerator.num_processes == 1:
         return loss.item(), stopping
     both = torch.stack([loss, torch.tensor(float(stopping), device=loss.device)])

@@ -48,12 +48,9 @@ def validate(session: Session) -> float | None:
 def validation_loss(
     network: nn.Module, task: Task, scored: HeldOut, accelerator: Accelerator, *, stop: Callable[[], bool]
 ) -> float | None:
-    """Average the plain task's unweighted loss over held-out images and timesteps. Every process scores a part.
-
-    None where `stop` was true before the last batch and timestep, on any process.
-
-    Timestep k of K takes u = (k + 1/2) / K, and its noise is a function of the image and k alone.
-    """
+    """Average the plain task's unweighted loss over held-out images and timesteps. Every process scores a part. It is
+    None where `stop` was true before the end on any. Timestep k of K takes u = (k + 1/2) / K, and its noise is a
+    function of the image and k alone."""
     groups = [
         (bucket, bucket.records[start : start + scored.batch_size])
         for bucket in scored.images.held_out

@@ -1,8 +1,6 @@
-"""Hashes of a model's parts, stored so weights are hashed once.
-
-They are beside the caches, and found by the names, sizes and times of the weights' files. A record is one small file
-that is written aside and renamed: several processes may write the same one, and any of them may be killed.
-"""
+"""Hashes of a model's parts, stored so weights are hashed once. They are beside the caches, and found by the names,
+sizes and times of the weights' files. A record is one small file that is written aside and renamed: several processes
+may write the same one, and any of them may be killed."""
 
 import hashlib
 import json
@@ -62,8 +60,7 @@ def record_file(source: ModelSource, folder: Path) -> Path:
 
 
 def file_stamps(source: ModelSource) -> Stamps:
-    """Return size and time of every file of the model. A changed file shows in them; weights and configs of any part
-    count."""
+    """Return size and time of every file of the model. That is weights and configs of any part."""
     if source.is_single_file:
         paths = [Path(source.location), *Path(source.configs).glob("*/*.json")]
     else:

@@ -1,7 +1,5 @@
-"""OUT/run.json: the mark of a complete run, with checksums of its export.
-
-The checksums are compared with the files before a run is called finished. Files of others are ignored. Torch-free.
-"""
+"""OUT/run.json: the mark of a complete run, with checksums of its export. The checksums are compared with the files
+before a run is called finished. Files of others are ignored. Torch-free."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -47,11 +45,9 @@ def own_files(path: Path) -> list[Path]:
 
 
 def finished_message(config: TrainConfig, say: Callable[[str], None] = print) -> str | None:
-    """Return the message for a complete run, None if work remains.
-
-    `say` receives the reason where the run was complete before. Raises ValueError where the folder has a complete run
-    with other options, or whose export is damaged and cannot be made again.
-    """
+    """Return the message for a complete run, None if work remains. `say` receives the reason where the run was complete
+    before. Raises ValueError where the folder has a complete run with other options, or whose export is damaged and
+    cannot be made again."""
     folder = config.output.folder
     checkpoints = [path for _, path in complete_steps(folder / "checkpoints")]
     if config.resume == "never" and checkpoints:
@@ -131,10 +127,7 @@ def read_status(status_file: Path) -> dict[str, Any] | None:
 
 
 def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> list[str]:
-    """List damaged exported files, as in "export/a.safetensors is missing".
-
-    Without recorded checksums, files are opened instead.
-    """
+    """List damaged exported files, as in "export/a.safetensors is missing". Without checksums, files are opened."""
     if recorded is None:
         return unreadable_weights(folder)
     found = []

@@ -1,7 +1,5 @@
-"""Options that a run keeps for its whole length; torch-free.
-
-They decide which tensors a checkpoint has and their shapes, so they are compared before anything is loaded.
-"""
+"""Options that a run keeps for its whole length; torch-free. They decide which tensors a checkpoint has and their
+shapes, so they are compared before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -14,11 +12,8 @@ from finetune.run_folder.options import changed_values
 
 
 def refuse_changed_start(config: TrainConfig) -> None:
-    """Raise ValueError where the checkpoint to continue has other fixed options.
-
-    It is the newest of the run folder whose options are undamaged, else the one that `resume` names; the rest of it is
-    checked when it is read.
-    """
+    """Raise ValueError where the checkpoint to continue has other fixed options. It is the newest of the run folder
+    whose options are undamaged, else the one that `resume` names; the rest of it is checked when it is read."""
     newest_first = [path for _, path in complete_steps(config.output.folder / "checkpoints")]
     named = [] if config.resume in ("auto", "never") else [Path(config.resume)]
     for checkpoint in filter(has_intact_options, newest_first or named):

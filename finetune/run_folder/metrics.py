@@ -15,10 +15,7 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Window:
-    """Sums over the steps since the last logged line.
-
-    They are saved in checkpoints, so a resumed run logs the same means.
-    """
+    """Sums over the steps since the last logged line. Checkpoints have them, so a resumed run logs the same means."""
 
     loss: float = 0.0
     steps: int = 0
@@ -35,11 +32,8 @@ class Window:
 
 
 def known_bytes(data: bytes, num_bytes: int, step: int) -> int:
-    """Count the bytes of metrics.jsonl to keep on resume at `step`.
-
-    These are `num_bytes`, unless that is not the end of a line: then the file was altered, and the whole lines of
-    earlier steps are kept.
-    """
+    """Count the bytes of metrics.jsonl to keep on resume at `step`. These are `num_bytes`, unless that is not the end
+    of a line: then the file was altered, and the whole lines of earlier steps are kept."""
     if num_bytes == 0 or data[num_bytes - 1 : num_bytes] == b"\n":
         return num_bytes
     kept = 0
@@ -64,10 +58,8 @@ class MetricsFile:
     def __init__(
         self, path: Path, keep_bytes: int, step: int = 0, warn: Callable[[str], None] = lambda text: None
     ) -> None:
-        """Open the file and keep its first `keep_bytes` bytes, those before `step`.
-
-        If it was altered, warn, and keep the lines of earlier steps that are left.
-        """
+        """Open the file and keep its first `keep_bytes` bytes, those before `step`. If it was altered, warn, and keep
+        the lines of earlier steps that are left."""
         self._path, self._warn = path, warn
         data = path.read_bytes() if path.exists() else b""
         kept = known_bytes(data, keep_bytes, step)
@@ -96,10 +88,7 @@ class MetricsFile:
                 rest = rest[self._file.write(rest) :]
 
     def _follow(self) -> None:
-        """Open the file again if it was deleted or replaced.
-
-        Otherwise lines would go to a file without a name.
-        """
+        """Open the file again if it was deleted or replaced. Otherwise lines would go to a file without a name."""
         if self._path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
             return
         self._file.close()

@@ -37,10 +37,8 @@ def check_output(folder: Path) -> None:
 
 
 def refuse_separate_folders(folder: Path) -> None:
-    """Raise ValueError on every process unless all share one folder.
-
-    Two machines that each have a folder of that name would both train, and only the first would save.
-    """
+    """Raise ValueError unless all processes share one folder. Else each machine would train, and only the first
+    save."""
     token = ranks().exchange(secrets.token_hex(8))[0]
     mark = folder / f".tmp-job-{token}"
     if ranks().rank == 0:
@@ -69,20 +67,14 @@ def appears(path: Path) -> bool:
 
 
 def changed_options(config: TrainConfig, saved: Path) -> list[str]:
-    """List changed options that alter training, as in "optim.lr 0.0001 -> 0.0002".
-
-    They are compared with the saved config.
-    """
+    """List changed options that alter training, as in "optim.lr 0.0001 -> 0.0002"."""
     given = as_flat(config)
     found = [key for key in marked(type(config), Resume.FOUND) if given[key] is not None]
     return different_values(config, saved, [*found, *marked(type(config), Resume.NAMED, Resume.FIXED)])
 
 
 def different_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> list[str]:
-    """List changed options, as in "output.dtype fp16 -> fp32".
-
-    They are compared with the saved config, if there is one.
-    """
+    """List changed options, as in "output.dtype fp16 -> fp32". Without a saved config there are none."""
     return [f"{key} {' '.join(before)} -> {' '.join(now)}" for key, before, now in changed_values(config, saved, keys)]
 
 
@@ -98,10 +90,7 @@ def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> lis
 
 
 def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: bool) -> str | None:
-    """Compare images and captions with the checkpoint's; return any warning.
-
-    Raises ValueError that lists the changed files if `allowed` is false.
-    """
+    """Compare images and captions with the checkpoint's; return any warning. Unless `allowed`, raise ValueError."""
     changes = manifest.changes(digests)
     if not changes:
         return None
@@ -121,11 +110,9 @@ def cache_folder(config: CacheConfig) -> Path:
 
 
 def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:
-    """Return the indices of the records held out for validation.
-
-    The manifest names them; otherwise the given share is chosen by content. Equal images (same bytes) are never split
-    between training and validation. A share above 0 holds out at least one image.
-    """
+    """Return the indices of the records held out for validation. The manifest names them; otherwise the given share is
+    chosen by content. Equal images (same bytes) are never split between training and validation. A share above 0 holds
+    out at least one image."""
     if any(record.split is not None for record in records):
         return {index for index, record in enumerate(records) if record.split == "validation"}
     if config.every == 0 or config.fraction == 0:

@@ -20,8 +20,8 @@ from finetune.tracking.tracker import Tracker, start_tracking
 def open_session(
     run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned, task: Task, *, from_scratch: bool
 ) -> Iterator[Session]:
-    """Yield the session. Where it fails, the trackers record the run as failed. A model that is trained `from_scratch`
-    is not checked against its objective."""
+    """Yield the session, whose failure the trackers record. A model `from_scratch` is not checked against its
+    objective."""
     load_live_parts(run, model, data.dataset.encoded)
     data = with_trained_prompts(run, model, data)
     start = Progress() if run.resume is None else run.resume.progress()

@@ -1,7 +1,4 @@
-"""The interface of a task. Training and validation compute the same losses.
-
-Axes: B batch.
-"""
+"""The interface of a task. Training and validation compute the same losses. Axes: B batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -15,11 +15,8 @@ from finetune.tasks.denoising import Denoising, Masking
 
 @contextlib.contextmanager
 def adapters_off(network: nn.Module) -> Iterator[None]:
-    """Use only the base layers, in evaluation mode, within the context.
-
-    Afterwards everything is as before. peft's switch alters requires_grad of every adapter weight, also of those that a
-    method froze.
-    """
+    """Use only the base layers, in evaluation mode, within the context. Afterwards everything is as before. peft's
+    switch alters requires_grad of every adapter weight, also of those that a method froze."""
     layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     before = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
     was_training = network.training

@@ -1,7 +1,4 @@
-"""The prediction of what the objective asks for.
-
-Axes: B batch, C channels, H W latent height and width.
-"""
+"""The prediction of what the objective asks for. Axes: B batch, C channels, H W latent height and width."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

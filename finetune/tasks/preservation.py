@@ -1,7 +1,5 @@
-"""Preservation of a class while a subject is learned. It is DreamBooth's prior without stored images.
-
-Axes: B batch, C channels, H W latent height and width.
-"""
+"""Preservation of a class while a subject is learned. It is DreamBooth's prior without stored images. Axes: B batch, C
+channels, H W latent height and width."""
 
 import copy
 from collections.abc import Callable
@@ -92,8 +90,7 @@ class Preserving:
     """The encoded prompt [1 ...]; None where text is encoded at every step."""
 
     def inputs(self, batch: Batch) -> tuple[Any, Condition]:
-        """Encode the denoising's inputs, and the prompts of both losses [2B ...]. Those are the captions, then
-        `prompt`."""
+        """Encode the denoising's inputs, and prompts [2B ...]. Those are the captions, then `prompt` for each."""
         num, encoder = len(batch.captions), self.denoising.encoder
         if batch.prompts is None or self.prompt_row is None:
             texts = encoder.texts(replace(batch, captions=batch.captions + (self.prompt,) * num))

@@ -46,10 +46,7 @@ class TrackedRun:
 
 
 class Backend(Protocol):
-    """One tracker, open from construction to `finish`.
-
-    Every call may raise or hang; `tracking.Tracker` handles both.
-    """
+    """One tracker, open until `finish`. Every call may raise or hang; `tracking.Tracker` handles both."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers of a step."""

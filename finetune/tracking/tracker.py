@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Refuse missing packages, and names that W&B refuses, without importing either. Raises ValueError. Names are the
-    project, tags and run id."""
+    """Refuse missing packages, and a project, tags or id that W&B refuses. Imports neither. Raises ValueError."""
     packages = [package for name in config.names if (package := TRACKERS[name][1])]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
@@ -82,11 +81,9 @@ class _Lane:
         self._calls.put(None)
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Make one call, catching all errors.
-
-        Here the rule never to catch Exception is broken, on purpose and nowhere else: a tracker only watches, and days
-        of training outweigh its record. wandb raises SystemExit too, where its helper process ended badly.
-        """
+        """Make one call, catching all errors. Here the rule never to catch Exception is broken, on purpose and nowhere
+        else: a tracker only watches, and days of training outweigh its record. wandb raises SystemExit too, where its
+        helper process ended badly."""
         try:
             call()
         except (Exception, SystemExit) as fault:  # noqa: BLE001  (see above)
@@ -147,11 +144,8 @@ class Tracker:
             lane.submit(lambda backend: backend.log_files(artifact))
 
     def finish(self, exit_code: int) -> None:
-        """Close every tracker.
-
-        One that hangs is abandoned after `FINISH_SECONDS`, a dead server sooner. A healthy upload is waited for where
-        the run succeeded; a run that was stopped has no time for it.
-        """
+        """Close every tracker. One that hangs is abandoned after `FINISH_SECONDS`, a dead server sooner. A healthy
+        upload is waited for where the run succeeded; a run that was stopped has no time for it."""
         for lane in self._lanes:
             lane.close(exit_code)
         deadline = time.monotonic() + FINISH_SECONDS + self._copy_seconds

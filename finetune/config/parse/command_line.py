@@ -48,10 +48,8 @@ def parse_given(
     find_file: Callable[[str], Path] = plain_file,
     elsewhere: Callable[[str], str] = lambda key: "",
 ) -> tuple[Config, frozenset[str]]:
-    """Read a config as `parse`, and list the given options.
-
-    `elsewhere` returns a sentence about an unknown option that another program has, or nothing.
-    """
+    """Read a config as `parse`, and list the given options. `elsewhere` returns a sentence about an unknown option that
+    another program has, or nothing."""
     if {"-h", "--help"} & set(arguments):
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
@@ -102,10 +100,7 @@ def print_help(kind: type, program: str) -> NoReturn:
 def given_texts(
     arguments: Sequence[str], types_by_key: dict[str, Any], find_file: Callable[[str], Path] = plain_file
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the options of `--config FILE` and flags, and the problems.
-
-    Options are lists of texts by key, known or not.
-    """
+    """Return the options of `--config FILE` and flags, and the problems. Keys may be unknown."""
     given, found = read_flags(arguments, types_by_key)
     for key in [key for key, texts in given.items() if not all(map(_is_utf8, [key, *texts]))]:
         found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. Rename it.")
@@ -138,10 +133,7 @@ def required_keys(kind: type) -> list[str]:
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return `--key value ...` and `--key=value` by key, and the problems.
-
-    Values are lists of texts; a key given twice is a problem.
-    """
+    """Return `--key value ...` and `--key=value` by key, and the problems. A key that is given twice is one."""
     given: dict[str, list[str]] = {}
     found: list[str] = []
     repeated: dict[str, list[list[str]]] = {}
@@ -211,10 +203,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
-    """Build the dataclass from values by dotted key.
-
-    Absent or MISSING keys have their values in `default`, else the class's own.
-    """
+    """Build the dataclass from values by dotted key. Absent or MISSING ones are as in `default` or the class."""
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]

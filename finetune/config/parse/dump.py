@@ -26,10 +26,7 @@ def with_options(config: Config, values: dict[str, Any]) -> Config:
 
 
 def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
-    """Read some options from a YAML file that `dump` wrote.
-
-    They have the types of `kind`; those that the file lacks are omitted.
-    """
+    """Read some options from a YAML file that `dump` wrote. They are typed as `kind`; absent ones are omitted."""
     texts, types_by_key = read_yaml(path)[0], flat_types(kind)
     return {
         key: convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts[key]])

@@ -13,10 +13,7 @@ OF_ACCELERATE = "a config of Accelerate, not of a recipe. Use: accelerate launch
 
 
 def find_preset(given: str) -> Path:
-    """Return the file that `--config` names.
-
-    It is a path, or the name of a preset with or without `.yaml`. Raises ValueError if there is neither.
-    """
+    """Return the file that `--config` names, by path or a preset's name. Raises ValueError without one."""
     path = Path(given)
     if path.is_file():
         return path

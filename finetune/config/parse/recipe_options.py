@@ -30,11 +30,8 @@ RECIPES: dict[str, type[TrainConfig]] = {
 def parse_recipe(
     kind: type[Config], arguments: Sequence[str], program: str, say: Callable[[str], None]
 ) -> tuple[Config, frozenset[str]]:
-    """Read a recipe's config, and list the given options.
-
-    `say` receives warnings about a preset that fits but was made for another recipe, and about a warm-up that was
-    shortened.
-    """
+    """Read a recipe's config, and list the given options. `say` receives warnings about a preset that fits but was made
+    for another recipe, and about a warm-up that was shortened."""
     return parse_given(
         kind,
         [*arguments, *shortened_warmup(kind, arguments, say)],
@@ -45,11 +42,8 @@ def parse_recipe(
 
 
 def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
-    """Shorten a preset's warm-up to fit fewer steps, as an option.
-
-    It keeps its share of the run, and `say` receives a note. A warm-up that the user gives, here or in a file, is not
-    changed.
-    """
+    """Shorten a preset's warm-up to fit fewer steps, as an option. It keeps its share of the run, and `say` receives a
+    note. A warm-up that the user gives, here or in a file, is not changed."""
     flags, _ = read_flags(arguments, flat_types(kind))
     if WARMUP in flags or len(flags.get("config", [])) != 1 or len(flags.get(STEPS, [])) != 1:
         return []
@@ -82,10 +76,8 @@ def known_options(kind: type) -> set[str]:
 
 
 def other_recipes_option(key: str, program: str) -> str:
-    """Say which recipes have an option that `program` lacks.
-
-    Empty if none has. The option may have the name that another trainer gives it.
-    """
+    """Say which recipes have an option that `program` lacks. Empty if none has. The option may have the name that
+    another trainer gives it."""
     ours = COUNTERPARTS.get(key, key)
     found = recipes_with([ours])
     if not found or program in found:
@@ -96,11 +88,8 @@ def other_recipes_option(key: str, program: str) -> str:
 
 
 def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[[str], Path]:
-    """Make the finder of `--config` files.
-
-    It raises ValueError for a file with options of another recipe, and warns by `say` of a preset that fits but was
-    made for another recipe.
-    """
+    """Make the finder of `--config` files. It raises ValueError for a file with options of another recipe, and warns by
+    `say` of a preset that fits but was made for another recipe."""
 
     def find(given: str) -> Path:
         path = find_preset(given)

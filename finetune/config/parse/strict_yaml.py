@@ -1,7 +1,4 @@
-"""YAML from strangers, read within limits; torch-free.
-
-No alias bombs, no circles, no endless nesting, no key given twice.
-"""
+"""YAML within limits: no alias bombs, circles, endless nesting or repeated keys. Torch-free."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,11 +29,7 @@ class _Open:
 
 
 def load_yaml(text: str) -> Any:
-    """Return the contents of YAML text in plain types.
-
-    Raises:
-        StrictYamlError: for text that is not YAML, or YAML that nobody writes by hand.
-    """
+    """Return the contents of YAML text in plain types. Raises StrictYamlError for what nobody writes by hand, too."""
     if len(text) > MAX_CHARACTERS:
         raise StrictYamlError(f"holds {len(text):,} characters, expected options, at most {MAX_CHARACTERS:,}")
     try:

@@ -1,7 +1,4 @@
-"""W&B's environment variables beside the options of `tracking`.
-
-Some are used, the others are reported with the reason.
-"""
+"""W&B's environment variables beside the options of `tracking`. Unused ones are reported with the reason."""
 
 import os
 import re

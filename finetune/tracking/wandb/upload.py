@@ -1,9 +1,6 @@
-"""Upload a growing offline W&B run from a process of its own.
-
-It ends with the process that started it. `offline_run` starts this file by its path, so it imports nothing of ours. Its
-standard input is a pipe whose other end the training process has and never writes to: end of file means that training
-is gone, whatever the reason.
-"""
+"""Upload a growing offline W&B run from a process of its own. It ends with the process that started it. `offline_run`
+starts this file by its path, so it imports nothing of ours. Its standard input is a pipe whose other end the training
+process has and never writes to: end of file means that training is gone, whatever the reason."""
 
 import os
 import runpy
