@@ -3,15 +3,17 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.dump import as_flat, read_options, with_options
 from finetune.config.recipes import AdaptConfig
 from finetune.config.train import TrainConfig
-from finetune.data.manifest import Manifest
 from finetune.planning.advice import DatasetFacts, Number, doubts, own_share, propose
 from finetune.run_folder.options import held_out_indices
+
+if TYPE_CHECKING:
+    from finetune.data.manifest import Manifest
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -32,7 +34,7 @@ def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, f
 
 
 def with_proposals(
-    config: Config, given: Collection[str], kept: Collection[str], manifest: Manifest, num_processes: int
+    config: Config, given: Collection[str], kept: Collection[str], manifest: "Manifest", num_processes: int
 ) -> tuple[Config, list[str]]:
     """Add proposals for missing numbers; also return lines to print. There is one line per number, then warnings.
     Without a goal, the config is unchanged and there are no lines."""
@@ -46,7 +48,7 @@ def with_proposals(
     return settled, lines + [f"warning: {text}" for text in doubts(config, facts)]
 
 
-def read_facts(config: TrainConfig, manifest: Manifest, num_processes: int) -> DatasetFacts:
+def read_facts(config: TrainConfig, manifest: "Manifest", num_processes: int) -> DatasetFacts:
     """Return the facts behind the proposals. They are the same on every process."""
     held_out = held_out_indices(manifest.records, config.validation)
     records = [record for index, record in enumerate(manifest.records) if index not in held_out]

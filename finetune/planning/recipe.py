@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from finetune.config.train import TrainConfig
-from finetune.data.kept_files import KeptFiles
-from finetune.data.manifest import Manifest, configured_manifest
+
+if TYPE_CHECKING:
+    from finetune.data.kept_files import KeptFiles
+    from finetune.data.manifest import Manifest
 
 Config = TypeVar("Config", bound=TrainConfig)
 Captions = Literal["listed", "folder", "none"]
@@ -20,7 +22,7 @@ class Stage:
     folder: Path
     finished: Callable[[], str | None]
     """Returns the message for a complete stage, None if work remains. No torch is loaded."""
-    run: Callable[[Manifest], object]
+    run: Callable[["Manifest"], object]
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Recipe(Generic[Config]):
     """Where the captions of the dataset come from."""
     unread: Callable[[Config], str] = lambda config: "data.captions is none"
     """Why captions beside the images are not read."""
-    planned: Callable[[Config, Manifest], Sequence[str]] = lambda config, manifest: ()
+    planned: Callable[[Config, "Manifest"], Sequence[str]] = lambda config, manifest: ()
     """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
 
-    def manifest(self, config: Config, kept: KeptFiles | None = None) -> Manifest:
+    def manifest(self, config: Config, kept: "KeptFiles | None" = None) -> "Manifest":
         """Return the checked images of a config. Files that are read are put into `kept`."""
+        from finetune.data.manifest import configured_manifest  # with numpy and Pillow, which --help does without
+
         return configured_manifest(config.data, config.mask, self.captions(config), self.unread(config), kept)
 
 
