@@ -14,8 +14,8 @@ PROBED_AT_ONCE = 1024
 def probe_all(
     entries: Sequence[Entry], source: ImageSource, findings: Findings, kept: KeptFiles
 ) -> Iterator[tuple[Entry, tuple[int, int], str]]:
-    """Yield the usable images with upright size and hash. Others are noted. Files are read in threads, since reading and
-    hashing release Python's lock."""
+    """Yield the usable images with upright size and hash. Others are noted. Files are read in threads, since reading
+    and hashing release Python's lock."""
     with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(entries), PROBED_AT_ONCE):
             part = entries[start : start + PROBED_AT_ONCE]
