@@ -30,9 +30,10 @@ from benchmarks.dedup_edits import DRAWN_EDITS, PHOTO_EDITS, Edit
 from benchmarks.dedup_originals import print_originals_kept
 from benchmarks.dedup_scenes import SCENE_EDITS
 from datasets_prep.duplicates import candidates
-from datasets_prep.duplicates import search as dedup
-from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, near_duplicates
+from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, near_duplicates
+from datasets_prep.duplicates.stars import PairScores
 from finetune.similarity import codes as similarity
+from finetune.similarity.agreement import can_verify
 from finetune.similarity.codes import close_pairs, image_codes
 
 Level = Literal["fast", "thorough"]
@@ -74,7 +75,7 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def found_by_us(edited: EditedImages, level: Level, few: int, seen: Scores) -> list[tuple[int, int]]:
+def found_by_us(edited: EditedImages, level: Level, few: int, seen: PairScores) -> list[tuple[int, int]]:
     candidates.FEW = few
     codes = np.stack([image_codes(thumb) for thumb in edited.thumbs])
     num = len(codes)
@@ -120,7 +121,7 @@ def section(title: str, edited: EditedImages, ways: dict[str, tuple[Level, int]]
     print(f"\n{title}: {edited.num} originals, {wanted} edits\n")
     print(f"{'':28s} precision  recall      F1  false  seconds")
     rows: dict[str, Counter[str]] = {}
-    seen = Scores()
+    seen: PairScores = {}
     for name, (level, few) in ways.items():
         start = time.process_time()
         pairs = found_by_us(edited, level, few, seen)
@@ -141,8 +142,7 @@ def designs() -> None:
     for half, name in enumerate(("rules chosen on these", "held out")):
         for kind, sets in (("slides", slides(half)), ("logos", logos(half))):
             merged = [
-                len(found_by_us(EditedImages(images, {}, [""] * len(images)), "thorough", 0, Scores()))
-                for images in sets
+                len(found_by_us(EditedImages(images, {}, [""] * len(images)), "thorough", 0, {})) for images in sets
             ]
             total = sum(len(images) for images in sets)
             print(f"{kind + ', ' + name:32s} {sum(merged):4d} of {total}: {merged}", flush=True)
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--join", type=int, default=0, help="join so many random codes too")
     options = parser.parse_args()
-    print(f"OpenCV: {'yes' if dedup.can_verify() else 'no'}")
+    print(f"OpenCV: {'yes' if can_verify() else 'no'}")
     if options.join:
         join(options.join)
     paths = sorted((options.data / "photos").glob("*/*.jpg"))

@@ -9,9 +9,8 @@ from PIL import Image
 
 from benchmarks.dedup_edits import PHOTO_EDITS
 from benchmarks.dedup_scenes import SCENE_EDITS
-from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.keeper import Details, Member, with_best_keepers
-from datasets_prep.duplicates.search import Known, Scores, SearchedImages, SearchOptions, keep_order, near_duplicates
+from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, keep_order, near_duplicates
 from datasets_prep.measure.figures import jpeg_quality
 from finetune.similarity.codes import image_codes
 
@@ -36,13 +35,13 @@ def kept_of(files: Sequence[bytes]) -> list[int]:
     images, num = [image.convert("RGB") for image in opened], len(files)
     pixels, sizes = np.array([each.width * each.height for each in images]), np.array([len(data) for data in files])
     order = keep_order(pixels, sizes, np.zeros(num, bool), [f"{number:03d}" for number in range(num)])
-    ranks, kept = {int(number): rank for rank, number in enumerate(order)}, InMemory()
+    ranks, kept = {int(number): rank for rank, number in enumerate(order)}, {}
     thumbs, small = [each.copy() for each in images], [each.copy() for each in images]
     for each, side in [(each, 256) for each in thumbs] + [(each, 512) for each in small]:
         each.thumbnail((side, side), Image.Resampling.BICUBIC)
     codes, nothing = np.stack([image_codes(thumb) for thumb in thumbs]), np.zeros(num, bool)
     searched = SearchedImages(codes, order, ~nothing, nothing, small.__getitem__)
-    near = near_duplicates(searched, SearchOptions("thorough"), Known(Scores(), kept), lambda *_: None).duplicates
+    near = near_duplicates(searched, SearchOptions("thorough"), Known(appearances=kept), lambda *_: None).duplicates
     found = with_best_keepers(
         near,
         lambda number: Member(number, ranks[number], float(qualities[number]), False),

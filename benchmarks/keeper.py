@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, best_member
 from datasets_prep.duplicates.search import keep_order
@@ -125,7 +124,7 @@ def compare(photo: Path) -> tuple[list[str], int]:
     order = keep_order(pixels, sizes, captions, [f"{number:02d}" for number in range(len(files))])
     ranks = {int(number): rank for rank, number in enumerate(order)}
     members = [Member(number, ranks[number], qualities[number], False) for number in range(len(files))]
-    details = Details(lambda number: images[number], InMemory())
+    details = Details(lambda number: images[number], {})
     names, chance = list(EDITS), np.random.default_rng(1)
     lost = [
         name

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,33 +15,19 @@ LOOKS_KEPT = 256
 """Images ready for comparison that stay in memory, about 1 MB each."""
 Load = Callable[[int], Image.Image]
 DESCRIPTOR_BYTES = 32
+Key = TypeVar("Key", contravariant=True)
+Value = TypeVar("Value")
 
 
-class KeptBytes(Protocol):
-    """A cache of bytes by image number and kind of result. They depend on the image's content alone."""
+class Kept(Protocol[Key, Value]):
+    """A cache, such as a dict. Results depend on the contents of images alone."""
 
-    def get(self, number: int, what: str) -> bytes | None:
-        """Return the cached bytes, or None."""
-        ...
-
-    def put(self, number: int, what: str, value: bytes) -> None:
-        """Cache the bytes."""
-        ...
+    def get(self, key: Key, /) -> Value | None: ...
+    def __setitem__(self, key: Key, value: Value, /) -> None: ...
 
 
-class InMemory:
-    """A cache in memory."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, str], bytes] = {}
-
-    def get(self, number: int, what: str) -> bytes | None:
-        """Return the cached bytes, or None."""
-        return self.known.get((number, what))
-
-    def put(self, number: int, what: str, value: bytes) -> None:
-        """Cache the bytes."""
-        self.known[number, what] = value
+KeptBytes = Kept[tuple[int, str], bytes]
+"""By an image's number and the kind of result."""
 
 
 class Appearances:
@@ -53,7 +39,6 @@ class Appearances:
         self._natures: dict[int, tuple[bool, bool]] = {}
 
     def __getitem__(self, rank: int) -> ComparedImage:
-        """Prepare an image for comparison."""
         if rank in self._looks:
             self._looks.move_to_end(rank)
             return self._looks[rank]
@@ -62,7 +47,7 @@ class Appearances:
         self._looks[rank] = look
         if rank not in self._natures:
             self._natures[rank] = look.is_simple, look.is_plain
-            self.kept.put(number, "nature", bytes([look.is_simple, look.is_plain]))
+            self.kept[number, "nature"] = bytes([look.is_simple, look.is_plain])
         if len(self._looks) > LOOKS_KEPT:
             self._looks.popitem(last=False)
         return look
@@ -70,7 +55,7 @@ class Appearances:
     def nature(self, rank: int) -> tuple[bool, bool]:
         """Tell whether an image is simple, and whether it is plain."""
         if rank not in self._natures:
-            kept = self.kept.get(int(self.ranked[rank]), "nature")
+            kept = self.kept.get((int(self.ranked[rank]), "nature"))
             if kept is None:
                 self[rank]
             else:
@@ -78,17 +63,16 @@ class Appearances:
         return self._natures[rank]
 
     def descriptors(self) -> Iterator[Descriptors | None]:
-        """Yield the corners of each image and of its mirror image. None for simple images, whose corners say
-        nothing."""
+        """Yield the corners of images and of their mirror images. None for simple ones, whose corners say nothing."""
         for rank in range(len(self.ranked)):
             yield None if self.nature(rank)[0] else self._descriptors(rank)
 
     def _descriptors(self, rank: int) -> Descriptors:
         number = int(self.ranked[rank])
-        kept = self.kept.get(number, "corners")
+        kept = self.kept.get((number, "corners"))
         if kept is None:
             upright, mirrored = descriptors_of(self[rank].grey)
-            self.kept.put(number, "corners", len(upright).to_bytes(4) + upright.tobytes() + mirrored.tobytes())
+            self.kept[number, "corners"] = len(upright).to_bytes(4) + upright.tobytes() + mirrored.tobytes()
             return upright, mirrored
         rows = np.frombuffer(kept, np.uint8, offset=4).reshape(-1, DESCRIPTOR_BYTES)
         num_upright = int.from_bytes(kept[:4])

@@ -53,8 +53,7 @@ def farthest(num: int) -> int:
 
 
 def neighbours(embeddings: np.ndarray, similarity: float, num_at_once: int = 1024) -> Iterator[np.ndarray]:
-    """Yield pairs [M 2] of embeddings [N D] above a cosine. It is at least `similarity`; the smaller number comes
-    first."""
+    """Yield pairs [M 2] of embeddings [N D] with a cosine of `similarity` or more. The smaller number comes first."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
     for start in range(0, len(unit), num_at_once):

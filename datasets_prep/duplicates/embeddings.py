@@ -35,7 +35,6 @@ class Embedder:
         return digest("embedding", model=self._model_files.identity(), version=VERSION)
 
     def load(self) -> None:
-        """Load the model."""
         from transformers import AutoModel
 
         # Checkpoints of classifiers have no pooler, and transformers would fill it with random numbers.
@@ -87,8 +86,7 @@ def cached_embeddings(
 
 
 class _Store:
-    """An append-only file of embeddings: 32 bytes of key, then the vector. The file name contains the length of a
-    vector."""
+    """An append-only file of embeddings: 32 bytes of key, then the vector. Its name ends in the vector's length."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder = folder

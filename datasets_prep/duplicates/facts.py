@@ -85,14 +85,12 @@ class Details:
         return True
 
     def facts(self, number: int) -> Facts:
-        """Measure an image."""
         found = self._facts(number)
         sizes, (colour, quality) = found[:4].astype(int), found[4:6].tolist()
         return Facts(((sizes[0], sizes[1]), (sizes[2], sizes[3])), colour, quality, found[6:].reshape(2, -1))
 
     def detail(self, number: int, part: int, factor: float) -> float:
-        """Measure the detail that a part loses when reduced by a factor. This is the root mean square difference in
-        levels."""
+        """Measure the detail that a part loses when reduced by a factor. It is the root mean square in levels."""
         what = f"detail {part} {factor:.2f}" + (self._frame_name(number) if part == INSIDE else "")
         return float(self._known(number, what, lambda: lost(self._opened(number).parts[part], factor))[0])
 
@@ -107,8 +105,7 @@ class Details:
         return None if found < 0 else found
 
     def made_of(self, first: tuple[int, int], second: tuple[int, int], with_added: bool = True) -> Made:
-        """Find which of two parts was made of the other. Each is the number of an image and a part; both have the same
-        size."""
+        """Find which of two parts was made of the other. Each is an image and a part; both have the same size."""
         names = {each: self._name(each[0]) for each in (first, second)}
         one, other = sorted((first, second), key=lambda each: (names[each], each))
 
@@ -144,12 +141,12 @@ class Details:
         return f" {self._frames[number]}" if number in self._frames else ""
 
     def _known(self, number: int, what: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
-        key = f"keeper {VERSION} {what}"
-        kept = self._kept.get(number, key)
+        key = number, f"keeper {VERSION} {what}"
+        kept = self._kept.get(key)
         if kept is not None:
             return np.frombuffer(kept, np.float32)
         found = measure().astype(np.float32)
-        self._kept.put(number, key, found.tobytes())
+        self._kept[key] = found.tobytes()
         return found
 
     def _opened(self, number: int) -> Opened:

@@ -193,8 +193,7 @@ def with_best_keepers(
     details: Details,
     name: Callable[[int], str],
 ) -> dict[int, Duplicate]:
-    """Point the near duplicates of each group to its best member. Groups with an image that must stay (`is_fixed`) are
-    not changed."""
+    """Point near duplicates to the best member of their group. Groups with a fixed image are not changed."""
     groups: dict[int, list[int]] = {}
     for number, copy in near.items():
         groups.setdefault(copy.keeper, []).append(number)

@@ -52,8 +52,7 @@ class Gains:
 
 
 def pair_figures(first: Image.Image, second: Image.Image) -> np.ndarray:
-    """Measure two grey images of the same size for `made_of`. The result has the vignette [2], then the rings of each
-    view [3 R]."""
+    """Measure two grey images of the same size for `made_of`. Vignette [2], then the rings of each view [3 R]."""
     views = [[middle(image) for image in (first, second)]]
     if max(first.size) > SIDE * 4 // 3:
         scale = SIDE / max(first.size)
@@ -70,8 +69,7 @@ def middle(image: Image.Image) -> np.ndarray:
 
 
 def rings(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Measure the power of both images and what they share [3 R]. In levels squared per ring; zeros for images smaller
-    than a tile."""
+    """Measure both images' power and what they share [3 R], in levels squared. Zeros for images below a tile."""
     rows, columns = (side // TILE for side in first.shape)
     if not rows or not columns:
         return np.zeros((3, NUM_RINGS))
@@ -125,8 +123,7 @@ def made_of(figures: np.ndarray, with_added: bool = True) -> Made:
 
 
 def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray, with_added: bool) -> bool:
-    """Check whether an image was blurred, sharpened or drawn over. Added noise counts too. The powers are per ring
-    [R]."""
+    """Check whether an image was blurred, sharpened, drawn over or got noise. The powers are per ring [R]."""
     there, back = gains(original, made, shared), gains(made, original, shared)
     if there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6:
         return True

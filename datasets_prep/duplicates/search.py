@@ -11,27 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from datasets_prep.duplicates.appearances import Appearances, InMemory, KeptBytes, Load
+from datasets_prep.duplicates.appearances import Appearances, KeptBytes, Load
 from datasets_prep.duplicates.candidates import EMBEDDED_SIMILARITY, FARTHEST, Level, candidates, farthest
-from datasets_prep.duplicates.pair_scores import PairScores, Scores
-from datasets_prep.duplicates.stars import Found, Search, stars, with_leftovers
+from datasets_prep.duplicates.stars import Found, PairScores, Search, stars, with_leftovers
 from datasets_prep.records import Duplicate
-from finetune.similarity.agreement import can_verify
 from finetune.similarity.codes import KINDS, ClosePairs, Codes
-
-__all__ = [
-    "Known",
-    "NearDuplicates",
-    "PairScores",
-    "Scores",
-    "SearchOptions",
-    "SearchedImages",
-    "can_verify",
-    "exact_duplicates",
-    "keep_order",
-    "near_duplicates",
-    "pixel_duplicates",
-]
 
 SAME_PIXELS_DISTANCE = 16
 """Bits; only pairs this close are opened in full and compared for equal pixels."""
@@ -42,9 +26,7 @@ def keep_order(
 ) -> np.ndarray:
     """Return the numbers of the images, the best first. Most pixels, then most bytes per pixel (least compressed), then
     captioned, then the smallest path by its bytes."""
-    num_pixels = np.asarray(num_pixels, np.int64)
-    per_pixel = np.asarray(num_bytes, np.float64) / np.maximum(num_pixels, 1)
-    keys = ~np.asarray(has_caption, bool), -per_pixel, -num_pixels
+    keys = ~has_caption, -num_bytes / np.maximum(num_pixels, 1), -num_pixels
     order = np.lexsort(keys)
     ties = np.ones(max(0, len(order) - 1), bool)
     for key in keys:
@@ -80,7 +62,7 @@ def equal_groups(hashes: np.ndarray, numbers: np.ndarray) -> Iterator[list[int]]
 def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplicate]:
     """List files with the same bytes as a better one. Hashes are [N] of 32 bytes or [N 32]."""
     duplicates: dict[int, Duplicate] = {}
-    for best, *others in equal_groups(sha256, np.asarray(order)):
+    for best, *others in equal_groups(sha256, order):
         duplicates.update((number, Duplicate(best, "exact_duplicate", 1.0, "same bytes")) for number in others)
     return duplicates
 
@@ -88,10 +70,10 @@ def exact_duplicates(sha256: np.ndarray, order: np.ndarray) -> dict[int, Duplica
 def pixel_duplicates(
     pixels_sha256: np.ndarray, order: np.ndarray, left: np.ndarray, load: Load
 ) -> dict[int, Duplicate]:
-    """Find images with the same pixels as a better one. Only those in `left` are searched (a mask [N] or numbers).
+    """Find images with the same pixels as a better one. Only those in `left` [N] are searched.
     `load` opens the whole image; only images whose thumbnails have equal hashes are compared."""
     duplicates: dict[int, Duplicate] = {}
-    for group in equal_groups(pixels_sha256, still_in(order, left)):
+    for group in equal_groups(pixels_sha256, order[left[order]]):
         while len(group) > 1:
             keeper, others = group[0], []
             pixels = load(keeper)
@@ -102,13 +84,6 @@ def pixel_duplicates(
                     others.append(number)
             group = others
     return duplicates
-
-
-def still_in(order: np.ndarray, left: np.ndarray | set[int]) -> np.ndarray:
-    """Filter `order` by a mask [N] or by numbers."""
-    if isinstance(left, np.ndarray) and left.dtype == bool:
-        return np.asarray(order)[left[order]]
-    return np.asarray(order)[np.isin(order, list(left))]
 
 
 def is_equal(first: Image.Image, second: Image.Image) -> bool:
@@ -151,8 +126,8 @@ class SearchOptions:
 class Known:
     """Results of earlier comparisons; new ones are added to them."""
 
-    scores: PairScores = field(default_factory=Scores)
-    appearances: KeptBytes = field(default_factory=InMemory)
+    scores: PairScores = field(default_factory=dict)
+    appearances: KeptBytes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,7 +148,7 @@ def near_duplicates(
     """Find duplicates by what the images show. Pairs with close codes are compared; at level thorough also those with
     common corners, at level embed those with close embeddings. Level fast equals thorough up to `candidates.FEW`
     images."""
-    ranked = still_in(images.order, images.mask).astype(np.int64)
+    ranked = images.order[images.mask[images.order]].astype(np.int64)
     appearances = Appearances(images.load, ranked, images.flat, images.codes, known.appearances)
     descriptors = appearances.descriptors()
     pairs, is_worth = candidates(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Generic, Protocol
 
 import numpy as np
 import PIL
@@ -11,7 +11,7 @@ from datasets_prep.caches.content import ContentCache
 from datasets_prep.caches.lines import JsonLines
 from datasets_prep.config import DedupConfig
 from datasets_prep.context import Context
-from datasets_prep.duplicates.appearances import KeptBytes
+from datasets_prep.duplicates.appearances import KeptBytes, Key, Value
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, with_best_keepers
 from datasets_prep.duplicates.search import (
@@ -23,6 +23,7 @@ from datasets_prep.duplicates.search import (
     near_duplicates,
     pixel_duplicates,
 )
+from datasets_prep.duplicates.stars import PairScores
 from datasets_prep.measure.loader import Loader
 from datasets_prep.records import Duplicate
 from datasets_prep.selection import Selection
@@ -72,8 +73,7 @@ def reject_equal(context: Context, has_caption: np.ndarray) -> None:
 
 
 def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
-    """Reject near duplicates, or only report them. Where they stay and the images are to be split, duplicates of
-    duplicates are linked too."""
+    """Reject near duplicates, or only report them. For a split, duplicates of those that stay are linked too."""
     selection, config, findings = context.selection, context.config.dedup, context.findings
     if config.level == "off":
         return
@@ -84,29 +84,32 @@ def reject_near_duplicates(context: Context, has_caption: np.ndarray) -> None:
     pixel_equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
     near = {index: duplicate for index, duplicate in near.items() if index not in pixel_equal}
     if pixel_equal:
-        selection.reject_duplicates(
-            "pixel duplicates", pixel_equal, "more with the same pixels, in another file format"
-        )
+        said = "more with the same pixels, in another file format"
+        selection.reject_duplicates("pixel duplicates", pixel_equal, said)
     selection.links += links
     if drops:
         selection.reject_duplicates("near duplicates", near, "like another")
         return
     selection.note_duplicates("near duplicates", near, "like another, kept")
     why = f"fewer than {SMALL_SET} images" if config.near == "auto" else "dedup.near is report"
+    kind, sources = f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", selection.images.sources
     for index in sorted(near):
-        findings.warn(
-            f"near duplicates that are kept ({why}; dedup.near drop leaves them out)", pair(selection, index, near)
-        )
+        findings.warn(kind, f"{sources[index]} of {sources[near[index].keeper]}")
 
 
 def found_near_duplicates(
     context: Context, has_caption: np.ndarray, options: SearchOptions
 ) -> tuple[dict[int, Duplicate], Sequence[tuple[int, int]]]:
-    """Find the near duplicates, and the links that a split needs. Each is a duplicate of the best image of its
-    group."""
-    selection = context.selection
-    seen = StoredPairScores(context.own / "pairs.jsonl", selection, context.findings)
-    kept = StoredAppearances(context.own / "appearances.sqlite", selection, context.findings)
+    """Find near duplicates, and the links that a split needs. Each repeats the best image of its group."""
+    selection, version = context.selection, f"{VERSION} {can_verify()}"
+
+    def content(number: int) -> str:
+        return selection.images.seen(number).hex()[:32]
+
+    scores = JsonLines(context.own / "pairs.jsonl", context.findings)
+    results = ContentCache(context.own / "appearances.sqlite", context.findings)
+    seen: PairScores = ByContent(scores, lambda pair: f"{content(pair[0])} {content(pair[1])} {version}")
+    kept: KeptBytes = ByContent(results, lambda key: f"{content(key[0])} {key[1]} {version} {PIL.__version__}")
     codes = selection.images.codes(context.own)
     try:
         found = near_duplicates(
@@ -127,9 +130,8 @@ def found_near_duplicates(
             context.findings.warn("near duplicates that may be missed", found.notice)
         return best_kept(found.duplicates, selection, has_caption, context.loader, kept), found.links
     finally:
-        seen.close()
-        kept.close()
-        codes.close()
+        for opened in (scores, results, codes):
+            opened.close()
 
 
 def best_kept(
@@ -137,23 +139,22 @@ def best_kept(
 ) -> dict[int, Duplicate]:
     """Point near duplicates to the best image of their group. Duplicates with equal pixels are not changed."""
     images, ranks = selection.images, {int(number): rank for rank, number in enumerate(ordered(selection, has_caption))}
-    quality = images.score("jpeg_quality")
+    quality, name = images.score("jpeg_quality"), images.sources.__getitem__
     equal = {index: duplicate for index, duplicate in near.items() if duplicate.reason == "pixel_duplicate"}
     found = with_best_keepers(
         {index: duplicate for index, duplicate in near.items() if index not in equal},
         lambda number: Member(number, ranks[number], float(quality[number]), bool(has_caption[number])),
         lambda number: bool(selection.protected[number]),
         Details(loader.whole, kept),
-        lambda number: str(images.sources[number]),
+        name,
     )
-    return with_compared(found, near, lambda number: str(images.sources[number])) | equal
+    return with_compared(found, near, name) | equal
 
 
 def with_compared(
     found: Mapping[int, Duplicate], near: Mapping[int, Duplicate], name: Callable[[int], str]
 ) -> dict[int, Duplicate]:
-    """Name the compared image in details where it is not the keeper. `near` has the groups before their best images
-    were chosen."""
+    """Name the compared image in details where it is not the keeper. `near` has the groups as first found."""
     result: dict[int, Duplicate] = {}
     for number, duplicate in found.items():
         # the first of a group was compared with its best image, or with the one through which that joined
@@ -167,11 +168,6 @@ def with_compared(
             detail += f", compared with {name(compared)}"
         result[number] = replace(duplicate, score=pair.score, detail=detail)
     return result
-
-
-def pair(selection: Selection, index: int, duplicates: Mapping[int, Duplicate]) -> str:
-    """Name both images of a pair."""
-    return f"{selection.images.sources[index]} of {selection.images.sources[duplicates[index].keeper]}"
 
 
 def embeddings_of(context: Context) -> np.ndarray | None:
@@ -190,50 +186,21 @@ def embeddings_of(context: Context) -> np.ndarray | None:
     return result
 
 
-class StoredAppearances:
-    """Results of comparisons that are slow to compute, cached by content."""
+class Cache(Protocol[Value]):
+    """A cache on disk."""
 
-    def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
-        self._cache = ContentCache(path, findings)
-        self._seen = selection.images.seen
-        self._suffix = f"{VERSION} {can_verify()} {PIL.__version__}"
-
-    def get(self, number: int, what: str) -> bytes | None:
-        """Return the cached bytes, or None."""
-        return self._cache.get(self._key(number, what))
-
-    def put(self, number: int, what: str, value: bytes) -> None:
-        """Cache the bytes."""
-        self._cache.put(self._key(number, what), value)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._cache.close()
-
-    def _key(self, number: int, what: str) -> str:
-        return f"{self._seen(number).hex()[:32]} {what} {self._suffix}"
+    def get(self, key: str) -> Value | None: ...
+    def put(self, key: str, value: Value) -> None: ...
 
 
-class StoredPairScores:
-    """Agreement scores of pairs of images, cached by content."""
+class ByContent(Generic[Key, Value]):
+    """A cache on disk by the contents of images. `key` makes its keys from their numbers."""
 
-    def __init__(self, path: Path, selection: Selection, findings: Findings) -> None:
-        self._lines = JsonLines(path, findings)
-        self._seen = selection.images.seen
-        self._suffix = f"{VERSION} {can_verify()}"
+    def __init__(self, cache: Cache[Value], key: Callable[[Key], str]) -> None:
+        self._cache, self._key = cache, key
 
-    def get(self, first: int, second: int) -> float | None:
-        """Return the score of a pair, or None."""
-        value = self._lines.get(self._key(first, second))
-        return None if value is None else float(value)
+    def get(self, key: Key, /) -> Value | None:
+        return self._cache.get(self._key(key))
 
-    def put(self, first: int, second: int, score: float) -> None:
-        """Cache the score of a pair."""
-        self._lines.put(self._key(first, second), score)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
-
-    def _key(self, first: int, second: int) -> str:
-        return f"{self._seen(first).hex()[:32]} {self._seen(second).hex()[:32]} {self._suffix}"
+    def __setitem__(self, key: Key, value: Value, /) -> None:
+        self._cache.put(self._key(key), value)

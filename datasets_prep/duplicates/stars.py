@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets_prep.duplicates.appearances import Appearances
-from datasets_prep.duplicates.pair_scores import PairScores
+from datasets_prep.duplicates.appearances import Appearances, Kept
 from finetune.similarity.agreement import CERTAIN, agreement
 from finetune.similarity.codes import ClosePairs
 
 MOST_TRIES = 16
 """Images of groups that a leftover is compared with at most, those with the closest codes first."""
+PairScores = Kept[tuple[int, int], float]
+"""Agreement by the numbers of two images, the better-ranked first."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,10 @@ class Search:
         first, second = int(self.pairs.first[row]), int(self.pairs.second[row])
         if not (self.is_worth[row] or self.appearances.are_worth_it(first, second, int(self.pairs.distance[row]))):
             return 0.0
-        ranked = self.appearances.ranked
-        one, two = int(ranked[first]), int(ranked[second])
-        score = self.seen.get(one, two)
+        pair = int(self.appearances.ranked[first]), int(self.appearances.ranked[second])
+        score = self.seen.get(pair)
         if score is None:
-            score = agreement(self.appearances[first], self.appearances[second])
-            self.seen.put(one, two, score)
+            score = self.seen[pair] = agreement(self.appearances[first], self.appearances[second])
         return score
 
 

@@ -125,7 +125,8 @@ real = util.find_spec
 util.find_spec = lambda name, *rest: None if name == "cv2" else real(name, *rest)
 import numpy as np
 from PIL import ImageOps
-from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, can_verify, near_duplicates
+from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, near_duplicates
+from finetune.similarity.agreement import can_verify
 from finetune.similarity.codes import image_codes
 from tests.unit.similarity.test_agreement import heart, texture
 assert not can_verify()

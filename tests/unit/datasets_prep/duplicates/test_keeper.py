@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.consensus import Consensus, shared_information
 from datasets_prep.duplicates.facts import Details
@@ -46,7 +45,7 @@ def kept(images: list[Image.Image], qualities: list[float] | None = None, captio
         Member(number, order.index(number), (qualities or [90.0] * len(images))[number], number in captioned)
         for number in range(len(images))
     ]
-    return best_member(members, Details(lambda number: images[number], InMemory())).number
+    return best_member(members, Details(lambda number: images[number], {})).number
 
 
 def vignette(image: Image.Image) -> Image.Image:
@@ -96,14 +95,14 @@ def test_what_was_added_shows_where_an_image_is_wider_than_the_middle_that_is_co
 
 
 def test_a_badly_compressed_image_is_no_reason_to_think_that_detail_was_added() -> None:
-    details = Details(lambda number: [scene(), noisy(scene())][number], InMemory())
+    details = Details(lambda number: [scene(), noisy(scene())][number], {})
     clean, noise = Member(0, 0, 50.0, False), Member(1, 1, 95.0, False)
     assert best_member([clean, noise], details).number == 1
     assert best_member([replace(clean, quality=80.0), noise], details).number == 0
 
 
 def test_the_comparison_of_a_pair_is_kept_and_does_not_depend_on_its_order() -> None:
-    images, kept_bytes, opened = [scene(), noisy(scene())], InMemory(), []
+    images, kept_bytes, opened = [scene(), noisy(scene())], {}, []
 
     def load(number: int) -> Image.Image:
         opened.append(number)
@@ -188,7 +187,7 @@ def test_a_group_is_listed_under_its_best_image_with_every_member_once() -> None
         1: Duplicate(0, "near_duplicate", 0.9, "12 of 256 bits differ"),
         2: Duplicate(0, "near_duplicate", 0.8, "cropped"),
     }
-    details = Details(lambda number: images[number], InMemory())
+    details = Details(lambda number: images[number], {})
 
     def member(number: int) -> Member:
         return Member(number, number, 90.0, False)

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from datasets_prep.duplicates.appearances import InMemory
 from datasets_prep.duplicates.candidates import FARTHEST, Level, joined, neighbours
 from datasets_prep.duplicates.search import (
     Known,
-    Scores,
     SearchedImages,
     SearchOptions,
-    can_verify,
     exact_duplicates,
     keep_order,
     near_duplicates,
@@ -24,6 +21,7 @@ from datasets_prep.duplicates.search import (
 )
 from datasets_prep.duplicates.stage import with_compared
 from datasets_prep.records import Duplicate
+from finetune.similarity.agreement import can_verify
 from finetune.similarity.codes import ClosePairs, image_codes
 from tests.unit.similarity.test_agreement import texture
 
@@ -39,10 +37,10 @@ def near_in_full(
     order: Sequence[int] | None = None,
     left: Sequence[int] | None = None,
     embeddings: np.ndarray | None = None,
-    seen: Scores | None = None,
+    seen: dict[tuple[int, int], float] | None = None,
     whole: bool = False,
     links: list[tuple[int, int]] | None = None,
-    kept: InMemory | None = None,
+    kept: dict[tuple[int, str], bytes] | None = None,
 ) -> dict[int, Duplicate]:
     """Return the copies."""
     codes = np.stack([image_codes(image) for image in pictures])
@@ -54,7 +52,7 @@ def near_in_full(
         codes, ranks, mask, np.zeros(len(pictures), bool), load, load if whole else None, embeddings
     )
     options = SearchOptions(level, with_links=links is not None)
-    known = Known(Scores() if seen is None else seen, InMemory() if kept is None else kept)
+    known = Known({} if seen is None else seen, {} if kept is None else kept)
     found = near_duplicates(searched, options, known, lambda done, total: None)
     if links is not None:
         links += found.links
@@ -119,12 +117,9 @@ def test_an_image_that_is_out_is_neither_copy_nor_keeper() -> None:
     assert near(pictures, left=[1, 2]) == {2: 1}
 
 
-def agreeing(num: int, *pairs: tuple[int, int]) -> Scores:
+def agreeing(num: int, *pairs: tuple[int, int]) -> dict[tuple[int, int], float]:
     """Agreements as an earlier run found them."""
-    seen = Scores()
-    for one, other in combinations(range(num), 2):
-        seen.put(one, other, 0.9 if (one, other) in pairs else 0.1)
-    return seen
+    return {pair: 0.9 if pair in pairs else 0.1 for pair in combinations(range(num), 2)}
 
 
 def test_a_leftover_that_agrees_with_a_dropped_image_joins_its_group_and_brings_its_own() -> None:
@@ -176,15 +171,16 @@ def test_what_is_not_looked_at_is_not_noted_as_seen(monkeypatch: pytest.MonkeyPa
         "datasets_prep.duplicates.appearances.is_worth_a_look", lambda is_simple, is_plain, distance: False
     )
     monkeypatch.setattr("datasets_prep.duplicates.candidates.FEW", 0)
-    seen = Scores()
-    assert near([texture(0), texture(0).resize((200, 160))], seen=seen) == {} and seen.known == {}
+    seen: dict[tuple[int, int], float] = {}
+    assert near([texture(0), texture(0).resize((200, 160))], seen=seen) == {} and seen == {}
 
 
 def test_what_was_looked_at_is_not_looked_at_again() -> None:
     pictures = [texture(0), texture(0).resize((200, 160)), texture(1)]
-    seen, kept = Scores(), InMemory()
+    seen: dict[tuple[int, int], float] = {}
+    kept: dict[tuple[int, str], bytes] = {}
     assert near(pictures, seen=seen, kept=kept) == {1: 0}
-    assert {what for _, what in kept.known} == ({"nature", "corners"} if can_verify() else {"nature"})
+    assert {what for _, what in kept} == ({"nature", "corners"} if can_verify() else {"nature"})
 
     def load(number: int) -> Image.Image:
         raise AssertionError(f"{number} was loaded again")
