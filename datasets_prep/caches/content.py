@@ -11,8 +11,7 @@ SECONDS_BETWEEN_COMMITS = 5.0
 
 
 class ContentCache:
-    """Key -> bytes. A file that cannot be read is counted, removed and made again: its content can be computed
-    again."""
+    """Key -> bytes. A file that cannot be read is counted, removed and made again, as its content can be."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,6 @@ class ContentCache:
         return self._opened()
 
     def get(self, key: str) -> bytes | None:
-        """Read the bytes of a key; None if missing."""
         try:
             row = self._database.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError:
@@ -53,7 +51,6 @@ class ContentCache:
         return None if row is None else bytes(row[0])
 
     def put(self, key: str, value: bytes) -> None:
-        """Store bytes under a key."""
         try:
             self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, value))
             if time.monotonic() - self._committed > SECONDS_BETWEEN_COMMITS:
@@ -63,6 +60,5 @@ class ContentCache:
             raise OSError(f"{self._path}: {error}. Remove that file and run the same command again.") from error
 
     def close(self) -> None:
-        """Commit and close the file."""
         self._database.commit()
         self._database.close()

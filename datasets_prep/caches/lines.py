@@ -7,8 +7,7 @@ from finetune.data.listing import Findings
 
 
 class JsonLines:
-    """Key -> number, in an append-only file. Lines that cannot be read, such as the last one of a killed run, are
-    counted and skipped."""
+    """Key -> number, in an append-only file. Unreadable lines, such as a killed run's last, are counted and skipped."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,14 +26,11 @@ class JsonLines:
             self._file.write(b"\n")
 
     def get(self, key: str) -> float | None:
-        """Read the number of a key; None if missing."""
         return self._values.get(key)
 
     def put(self, key: str, value: float) -> None:
-        """Store a number."""
         self._values[key] = value
         self._file.write(json.dumps([key, value]).encode("ascii") + b"\n")
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

@@ -37,15 +37,10 @@ class Result:
 class Captioner(Protocol):
     """A model that describes images. It is built from the options; `load` loads the model."""
 
-    @property
-    def name(self) -> str:
-        """Short name for messages, e.g. the captioner and the model."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Images per call."""
-        ...
+    name: str
+    """For messages, e.g. the captioner and the model."""
+    batch_size: int
+    """Images per call."""
 
     def identity(self) -> str:
         """Hash what captions depend on besides image, kind and hint. It needs no `load`: with every caption cached no

@@ -1,6 +1,6 @@
 """Prompts of chat models, with one place for the image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 Message = dict[str, object]
 
@@ -8,16 +8,11 @@ Message = dict[str, object]
 def chat_prompt(
     render: Callable[[list[Message]], str], instruction: str, system: str | None, image_token: str, model: str
 ) -> str:
-    """Render the conversation with the model's own template. Templates expect the image as a part of the message or in
-    its text."""
-    parts: list[Message] = [_message("user", [{"type": "image"}, {"type": "text", "text": instruction}])]
-    plain: list[Message] = [_message("user", instruction)]
-    marked: list[Message] = [_message("user", f"{image_token}\n{instruction}")]
-    if system is not None:
-        parts.insert(0, _message("system", [{"type": "text", "text": system}]))
-        plain.insert(0, _message("system", system))
-        marked.insert(0, _message("system", system))
-    for messages in (parts, plain, marked):
+    """Render the conversation with the model's own template. It expects the image as a part or in the text."""
+    parts = [{"type": "image"}, {"type": "text", "text": instruction}], [{"type": "text", "text": system}]
+    for said, preamble in (parts, (instruction, system), (f"{image_token}\n{instruction}", system)):
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": preamble}]
+        messages.append({"role": "user", "content": said})
         try:
             text = render(messages)
         except Exception:  # noqa: BLE001 - a template is code of its own and raises what it likes
@@ -28,12 +23,3 @@ def chat_prompt(
         f"captions.model: the chat template of {model} gives no place to the image. Fetch the model again with its "
         "tokenizer_config.json and chat_template file, or name another."
     )
-
-
-def _message(role: str, content: object) -> Message:
-    return {"role": role, "content": content}
-
-
-def expanded(texts: Sequence[str], image_token: str, counts: Sequence[int]) -> list[str]:
-    """Repeat the image token as often as the image has tokens."""
-    return [text.replace(image_token, image_token * count) for text, count in zip(texts, counts, strict=True)]

@@ -5,22 +5,15 @@ from typing import Any
 
 from datasets_prep.captioners.base import Result
 
-GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "early_stopping": False,
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-}
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "early_stopping": False}
+GREEDY |= {"temperature": None, "top_p": None, "top_k": None}
 """The likeliest token each time, so the same image gets the same caption; models' own settings often sample."""
 
 
 def generate(
     model: Any, inputs: Mapping[str, Any], max_new_tokens: int, eos_ids: Sequence[int], num_given: int
 ) -> list[tuple[list[int], bool]]:
-    """Generate token ids per row, and whether the model ended them. The end token is removed, as are the `num_given`
-    tokens that begin each row."""
+    """Generate token ids per row, and whether the model ended them. `num_given` first ones and the end are removed."""
     import torch
 
     moved = {

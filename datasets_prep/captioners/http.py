@@ -139,12 +139,9 @@ class HttpCaptioner:
                 f"variable {self.config.api_key_variable}."
             )
         if status == 404 or 300 <= status < 400:
-            models = self._models()
-            known = (
-                f"It offers {', '.join(models)}."
-                if models
-                else "Check that the address ends as the server expects, e.g. /v1."
-            )
+            known = "Check that the address ends as the server expects, e.g. /v1."
+            if models := self._models():
+                known = f"It offers {', '.join(models)}."
             raise ValueError(
                 f"captions.model: {self.url} knows no model {self.config.model} (status {status}: {_shortened(text)}). "
                 + known

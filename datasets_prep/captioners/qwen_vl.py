@@ -8,10 +8,9 @@ from typing import Any
 from PIL import Image
 
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
-from datasets_prep.captioners.chat import Message, chat_prompt, expanded
+from datasets_prep.captioners.chat import Message, chat_prompt
 from datasets_prep.captioners.generation import generate, ids_of, results
 from datasets_prep.captioners.local import LocalCaptioner
-from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.loading import load_model, load_part
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -23,16 +22,12 @@ class QwenVLCaptioner(LocalCaptioner):
     is done here instead."""
 
     types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
-
-    def __init__(self, config: CaptionsConfig) -> None:
-        super().__init__(config)
-        self._image_processor: Any = None
-        self._tokenizer: Any = None
+    _tokenizer: Any = None
 
     def load(self) -> None:
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-        self._image_processor = load_part(AutoImageProcessor.from_pretrained, self.files)
+        self._processor = load_part(AutoImageProcessor.from_pretrained, self.files)
         self._tokenizer = load_part(AutoTokenizer.from_pretrained, self.files)
         self._tokenizer.padding_side = "left"
         if self._tokenizer.chat_template is None:
@@ -41,13 +36,15 @@ class QwenVLCaptioner(LocalCaptioner):
         self._model = load_model(AutoModelForImageTextToText, self.files, self.config)
 
     def caption(self, images: Sequence[Image.Image], kind: Kind, hints: Sequence[str]) -> list[Result]:
-        pixels = self._image_processor(images=list(images), return_tensors="pt")
-        counts = pixels["image_grid_thw"].prod(dim=1) // self._image_processor.merge_size**2
+        pixels = self._processor(images=list(images), return_tensors="pt")
+        counts = pixels["image_grid_thw"].prod(dim=1) // self._processor.merge_size**2
         texts = [
             chat_prompt(self._render, prompt_for(self.config, kind, hint), None, IMAGE_TOKEN, model_of(self.config))
             for hint in hints
         ]
-        tokens = self._tokenizer(expanded(texts, IMAGE_TOKEN, counts.tolist()), return_tensors="pt", padding=True)
+        pairs = zip(texts, counts.tolist(), strict=True)
+        texts = [text.replace(IMAGE_TOKEN, IMAGE_TOKEN * count) for text, count in pairs]
+        tokens = self._tokenizer(texts, return_tensors="pt", padding=True)
         inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")} | dict(pixels)
         if "mm_token_type_ids" in inspect.signature(self._model.forward).parameters:  # from transformers 5 on
             image_id = self._tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

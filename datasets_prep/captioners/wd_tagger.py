@@ -1,6 +1,7 @@
 """WD taggers, version 3: tags of drawings with onnxruntime."""
 
 import csv
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -27,19 +28,17 @@ class WDTagger:
         self.config = config
         self.name = f"wd_tagger {model_of(config)}"
         self.batch_size = config.batch_size
-        self._files: ModelFiles | None = None
         self._session: Any = None
         self._tags: list[tuple[str, str]] = []
         self._has_free_batch = True
 
-    def _found(self) -> ModelFiles:
-        if self._files is None:
-            self._files = find_model(model_of(self.config), TAGS)
-        return self._files
+    @functools.cached_property
+    def _files(self) -> ModelFiles:
+        return find_model(model_of(self.config), TAGS)
 
     def identity(self) -> str:
         config = self.config
-        return digest("wd_tagger", model=self._found().identity(), threshold=config.threshold, max_side=config.max_side)
+        return digest("wd_tagger", model=self._files.identity(), threshold=config.threshold, max_side=config.max_side)
 
     def load(self) -> None:
         try:
@@ -53,7 +52,7 @@ class WDTagger:
 
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        path = self._found().file(MODEL)
+        path = self._files.file(MODEL)
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=providers)
         except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
@@ -67,7 +66,7 @@ class WDTagger:
         self._has_free_batch = shape[0] != 1
 
     def _read_tags(self) -> list[tuple[str, str]]:
-        path = self._found().file(TAGS)
+        path = self._files.file(TAGS)
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 tags = [(row["name"], row["category"]) for row in csv.DictReader(file)]
@@ -102,8 +101,7 @@ class WDTagger:
 
 
 def tagger_input(image: Image.Image, side: int) -> np.ndarray:
-    """Square input of the taggers, [side side 3] float32. The background is white, blue comes first, and values are 0
-    to 255."""
+    """Square input of the taggers, [side side 3] float32. On white, blue comes first, and values are 0 to 255."""
     square = Image.new("RGB", (max(image.size), max(image.size)), "white")
     square.paste(image, ((square.width - image.width) // 2, (square.height - image.height) // 2))
     resized = square.resize((side, side), Image.Resampling.BICUBIC)

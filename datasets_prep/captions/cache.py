@@ -3,30 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from datasets_prep.captioners.base import Kind, Result
 from finetune.data.listing import Findings
 
 
-class CaptionCache(Protocol):
-    """Results by the image's sha256, the captioner's identity and the kind."""
-
-    def get(self, sha256: bytes, identity: str, kind: Kind) -> Result | None:
-        """Read a result; None if missing."""
-        ...
-
-    def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        """Store a batch of (image, identity, result), all or none. They outlive the process once this returns, so a
-        continued run makes the same batches."""
-        ...
-
-
 class JsonLinesCache:
-    """A `CaptionCache` in an append-only file. About 150 bytes per line are in memory; the texts stay on disk. Lines
-    that cannot be read, such as the last one of a killed process, are counted and skipped. One process at a time."""
+    """Results by the image's sha256, the captioner's identity and the kind. They are in an append-only file, with about
+    150 bytes per line in memory. Lines that cannot be read, such as the last one of a killed process, are counted and
+    skipped. One process at a time."""
 
     def __init__(self, path: Path, findings: Findings) -> None:
         self.path = path
@@ -38,26 +25,19 @@ class JsonLinesCache:
 
     def _index(self, findings: Findings) -> None:
         last = b"\n"
-        for number, (place, line) in enumerate(self._lines(), start=1):
-            last = line
-            try:
-                row = json.loads(line)
-                key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
-                _result(row)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                findings.warn(
-                    f"lines of {self.path.name} that cannot be read, whose captions are written again", f"line {number}"
-                )
-                continue
-            self._places[key] = (place, len(line))
+        kind = f"lines of {self.path.name} that cannot be read, whose captions are written again"
+        with self.path.open("rb") as file:
+            for number, last in enumerate(file, start=1):
+                try:
+                    row = json.loads(last)
+                    _result(row)
+                    key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
+                    self._places[key] = (self._end, len(last))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    findings.warn(kind, f"line {number}")
+                self._end += len(last)
         if not last.endswith(b"\n"):  # what is written next begins on a line of its own
             self._append(b"\n")
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        with self.path.open("rb") as file:
-            for line in file:
-                yield self._end, line
-                self._end += len(line)
 
     def get(self, sha256: bytes, identity: str, kind: Kind) -> Result | None:
         place = self._places.get(_key(sha256, identity, kind))
@@ -68,12 +48,14 @@ class JsonLinesCache:
             return _result(json.loads(file.read(place[1])))
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
-        lines = [_line(sha256, identity, kind, result) for sha256, identity, result in results]
-        start = self._end
-        for (sha256, identity, _), line in zip(results, lines, strict=True):
-            self._places[_key(sha256, identity, kind)] = (start, len(line))
-            start += len(line)
-        self._append(b"".join(lines))
+        """Store a batch of (image, identity, result), all or none. They outlive the process once this returns, so a
+        continued run makes the same batches."""
+        data = b""
+        for sha256, identity, result in results:
+            line = _line(sha256, identity, kind, result)
+            self._places[_key(sha256, identity, kind)] = (self._end + len(data), len(line))
+            data += line
+        self._append(data)
 
     def _append(self, data: bytes) -> None:
         written = 0
@@ -82,7 +64,6 @@ class JsonLinesCache:
         self._end += len(data)
 
     def close(self) -> None:
-        """Force all to disk and close the file."""
         os.fsync(self._file.fileno())
         self._file.close()
 
@@ -92,14 +73,8 @@ def _key(sha256: bytes, identity: str, kind: str) -> bytes:
 
 
 def _line(sha256: bytes, identity: str, kind: Kind, result: Result) -> bytes:
-    row = {
-        "picture": sha256.hex(),
-        "captioner": identity,
-        "kind": kind,
-        "text": result.text,
-        "num_tokens": result.num_tokens,
-        "finish": result.finish,
-    }
+    row: dict[str, object] = {"picture": sha256.hex(), "captioner": identity, "kind": kind}
+    row |= {"text": result.text, "num_tokens": result.num_tokens, "finish": result.finish}
     return json.dumps(row).encode("ascii") + b"\n"  # ASCII escapes also hold what UTF-8 cannot
 
 

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets_prep.captioners.base import HINT, Captioner, Kind, Result
 from datasets_prep.captioners.cleaning import Fault, clean_result
-from datasets_prep.captions.cache import CaptionCache
+from datasets_prep.captions.cache import JsonLinesCache
 from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.memory import is_out_of_memory, release_memory
 from finetune.data.listing import Findings
@@ -50,7 +50,7 @@ def write_captions(
     config: CaptionsConfig,
     tasks: Sequence[ImageToCaption],
     load: Callable[[int], Image.Image],
-    cache: CaptionCache,
+    cache: JsonLinesCache,
     findings: Findings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, list[Written]]:
@@ -78,7 +78,7 @@ def unwritten(
     captioner: Captioner,
     config: CaptionsConfig,
     tasks: Sequence[ImageToCaption],
-    cache: CaptionCache,
+    cache: JsonLinesCache,
     findings: Findings,
 ) -> set[int]:
     """Return the keys of images on which the captioner failed."""
@@ -104,7 +104,7 @@ class _Host:
     """One captioner at work: its results and its batch limit."""
 
     def __init__(
-        self, captioner: Captioner, config: CaptionsConfig, identity: str, cache: CaptionCache, findings: Findings
+        self, captioner: Captioner, config: CaptionsConfig, identity: str, cache: JsonLinesCache, findings: Findings
     ) -> None:
         self.captioner = captioner
         self.config = config
@@ -183,9 +183,8 @@ class _Host:
             if cleaned.fault is not None:
                 self.findings.warn(FAULTS[cleaned.fault], task.source)
             if cleaned.text:
-                captions.append(
-                    Written(kind, self.config.prefix + self.config.template.replace("{caption}", cleaned.text))
-                )
+                text = self.config.prefix + self.config.template.replace("{caption}", cleaned.text)
+                captions.append(Written(kind, text))
         return captions
 
 
@@ -204,23 +203,18 @@ def _loaded(
     def read(batch: Sequence[ImageToCaption]) -> list[tuple[ImageToCaption, Image.Image | str]]:
         return [(task, _shown(load, task.key, max_side)) for task in batch]
 
-    def usable(
-        read: Iterable[tuple[ImageToCaption, Image.Image | str]],
-    ) -> Iterator[tuple[ImageToCaption, Image.Image]]:
-        for task, image in read:
-            if isinstance(image, str):
-                findings.warn("images that could not be opened for captioning", f"{task.source} ({image})")
-            else:
-                yield task, image
-
     batches = [tasks[start : start + batch_size] for start in range(0, len(tasks), batch_size)]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        following = pool.submit(read, batches[0]) if batches else None
+        waiting = [pool.submit(read, batch) for batch in batches[:1]]
         for number in range(len(batches)):
-            assert following is not None
-            current = following.result()
-            following = pool.submit(read, batches[number + 1]) if number + 1 < len(batches) else None
-            yield list(usable(current))
+            current, usable = waiting.pop().result(), []
+            waiting.extend(pool.submit(read, following) for following in batches[number + 1 : number + 2])
+            for task, image in current:
+                if isinstance(image, str):
+                    findings.warn("images that could not be opened for captioning", f"{task.source} ({image})")
+                else:
+                    usable.append((task, image))
+            yield usable
 
 
 def _shown(load: Callable[[int], Image.Image], key: int, max_side: int) -> Image.Image | str:

@@ -73,8 +73,7 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
 def source_captions(
     selection: Selection, metadata: SourceMetadata, members: Sequence[int]
 ) -> tuple[dict[str, int], str]:
-    """Collect captions of images, with the first image that has each. Captions beside the images win over those
-    embedded in them."""
+    """Collect captions, with the first image that has each. Those beside the images win over embedded ones."""
     found: dict[str, int] = {}
     for member in members:
         for caption in metadata.captions(member):

@@ -72,31 +72,24 @@ def _local_file(folder: Path, name: str) -> Path:
 
 
 def _fetch(model: str, name: str, revision: str | None) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, hf_hub_download
 
     start = f"captions.model: {model}"
     try:
         return hf_hub_download(model, name, revision=revision)
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ValueError(f"{start} is gated: ask for access on its Hub page and log in: hf auth login.") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ValueError(
             f"{start} is neither a folder nor on the Hub; if it is private, log in: hf auth login."
         ) from error
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         raise ValueError(
             f"{start} is not a folder, and the Hub cannot be reached. Fetch it while online: hf download {model}"
         ) from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise ValueError(f"{start} has no {name} on the Hub, so this captioner cannot use it.") from error
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise ValueError(
             f"{start} is not a folder, expected a model's folder or a Hub id such as owner/name."
         ) from error

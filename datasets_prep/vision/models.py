@@ -23,11 +23,9 @@ class VisionModel:
             self._files: ModelFiles = find_model(model)
 
     def identity(self) -> str:
-        """Identify the model by its commit, or a hash of its folder."""
         return self._files.identity()
 
     def config(self) -> Any:
-        """Load the model's configuration."""
         from transformers import AutoConfig
 
         return self._part(AutoConfig.from_pretrained)
@@ -39,7 +37,6 @@ class VisionModel:
         return self._part(AutoImageProcessor.from_pretrained, backend="pil")
 
     def tokenizer(self) -> Any:
-        """Load the tokenizer of captions."""
         from transformers import AutoTokenizer
 
         return self._part(AutoTokenizer.from_pretrained)
