@@ -44,11 +44,7 @@ def token_counter(config: LintConfig) -> Callable[[str], int]:
     if config.tokenizer is None:
         return estimated_tokens
     tokenizer = _load_tokenizer(config.tokenizer)
-
-    def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    return count
+    return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _load_tokenizer(name: str) -> Any:
@@ -106,19 +102,10 @@ def lint(
 
 SYNTAX_KIND = "syntax of other programs"
 KINDS = (
-    "empty caption",
-    "refusal of a captioner",
-    "broken characters",
-    "trigger missing",
-    "file name as caption",
-    "web address",
-    "markup",
-    SYNTAX_KIND,
-    "contradictory tags",
-    "tag twice in a caption",
-    "style words in a style set",
+    "empty caption", "refusal of a captioner", "broken characters", "trigger missing", "file name as caption",
+    "web address", "markup", SYNTAX_KIND, "contradictory tags", "tag twice in a caption", "style words in a style set",
     "talks of the image itself",
-)
+)  # fmt: skip
 """Problems seen in a single caption, in the order of the marks."""
 
 
