@@ -38,10 +38,7 @@ def image_bytes(
             f"source: {source} could be read before and now cannot ({error}). Run again once nothing writes to it."
         ) from error
     saved = io.BytesIO()
-    if reencode == "png":
-        image.save(saved, "PNG")
-    else:
-        image.save(saved, "WEBP", lossless=True)
+    image.save(saved, reencode, lossless=True)  # PNG always is
     return saved.getvalue()
 
 

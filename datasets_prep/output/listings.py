@@ -14,11 +14,9 @@ SIDE_COLUMNS = ("text", "width", "height", "bucket", "sha256", "source", "captio
 
 def write_sidecars(output: Path, rows: Sequence[Row]) -> list[str]:
     """Write one .txt per image, one line per caption; return names."""
-    names = []
-    for row in rows:
-        name = os.path.splitext(str(row["file_name"]))[0] + ".txt"
+    names = [os.path.splitext(str(row["file_name"]))[0] + ".txt" for row in rows]
+    for name, row in zip(names, rows, strict=True):
         write_text(output / name, "".join(" ".join(caption.split()) + "\n" for caption in captions_of(row)))
-        names.append(name)
     return names
 
 
@@ -28,12 +26,8 @@ def write_side_listings(output: Path, rows: Sequence[Row]) -> list[str]:
     texts: dict[str, list[str]] = {}
     for row in rows:
         folder, _, name = str(row["file_name"]).partition("/")
-        texts.setdefault(folder, []).extend(
-            lines(
-                [{"file_name": name, "split": folder} | {column: row[column] for column in SIDE_COLUMNS}],
-                is_ascii=False,
-            )
-        )
+        side = {"file_name": name, "split": folder} | {column: row[column] for column in SIDE_COLUMNS}
+        texts.setdefault(folder, []).extend(lines([side], is_ascii=False))
     for folder, listed in texts.items():
         write_text(output / folder / "metadata.jsonl", "".join(listed))
     return [f"{folder}/metadata.jsonl" for folder in texts]

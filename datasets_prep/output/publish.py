@@ -140,22 +140,17 @@ def card(prepared: Prepared, files: Mapping[str, set[str]]) -> str:
     """Write README.md, which lets `datasets.load_dataset(OUTPUT)` find the data."""
     splits = sorted({name.partition("-")[0] for name in files.get("data", ())})
     paths = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
-    head = ["---"]
-    if paths:
-        head.append("configs: " + json.dumps([{"config_name": "default", "data_files": paths}]))
-    else:
-        head.append("configs: " + json.dumps([{"config_name": "default", "data_dir": "."}]))
-    head.append("---")
-    lines = [
-        f"# {prepared.name}",
-        "",
-        f"{plural(len(prepared.kept), 'image')}, prepared with `python -m datasets_prep`.",
-        "",
-    ]
-    lines += ["| stage | in | out | |", "| --- | ---: | ---: | --- |"]
-    lines += [f"| {stage} | {before:,} | {after:,} | {said} |" for stage, before, after, said in prepared.figures]
-    lines += [
-        "",
-        "`metadata.jsonl` lists the images, `rejected.jsonl` what was left out and why, `report.html` shows both.",
-    ]
-    return "\n".join([*head, *lines]) + "\n"
+    config = {"config_name": "default"} | ({"data_files": paths} if paths else {"data_dir": "."})
+    figures = [f"\n| {stage} | {before:,} | {after:,} | {said} |" for stage, before, after, said in prepared.figures]
+    return f"""---
+configs: {json.dumps([config])}
+---
+# {prepared.name}
+
+{plural(len(prepared.kept), "image")}, prepared with `python -m datasets_prep`.
+
+| stage | in | out | |
+| --- | ---: | ---: | --- |{"".join(figures)}
+
+`metadata.jsonl` lists the images, `rejected.jsonl` what was left out and why, `report.html` shows both.
+"""

@@ -107,15 +107,13 @@ def warn_of_notes(context: Context) -> None:
     config, selection = context.config, context.selection
     images = selection.images
     is_lost = config.write.reencode == "no" and colour(config.background) != (255, 255, 255)
+    lost = f"images judged on {config.background} that training will see on white"
+    lost += "; use --write.reencode png to keep the background"
     for index in (index for index in sorted(images.notes) if selection.is_in[index]):
         for note in images.notes[index]:
             context.findings.warn(note, images.sources[index])
             if note == TRANSPARENT and is_lost:
-                context.findings.warn(
-                    f"images judged on {config.background} that training will see on white; use --write.reencode "
-                    "png to keep the background",
-                    images.sources[index],
-                )
+                context.findings.warn(lost, images.sources[index])
 
 
 def shown_options(config: PrepConfig) -> str:

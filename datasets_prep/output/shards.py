@@ -105,16 +105,11 @@ def as_table(
         | {"image": {"bytes": data, "path": name_in_shard(row)}, "sha256": hashlib.sha256(data).hexdigest()}
         for row, data in zip(rows, images, strict=True)
     ]
-    if mask_content is None:
-        return pyarrow.Table.from_pylist(columns, schema_of(has_masks=False))
     for row, values in zip(rows, columns, strict=True):
-        if "mask" in row:
-            stem = name_in_shard(row).rpartition(".")[0]
-            values |= {
-                "mask": row["mask"],
-                MASK_COLUMN: {"bytes": mask_content(row), "path": f"{stem}{MASK_SUFFIX}.png"},
-            }
-    return pyarrow.Table.from_pylist(columns, schema_of(has_masks=True))
+        if mask_content is not None and "mask" in row:
+            path = f"{name_in_shard(row).rpartition('.')[0]}{MASK_SUFFIX}.png"
+            values |= {"mask": row["mask"], MASK_COLUMN: {"bytes": mask_content(row), "path": path}}
+    return pyarrow.Table.from_pylist(columns, schema_of(has_masks=mask_content is not None))
 
 
 def name_in_shard(row: Row) -> str:

@@ -63,7 +63,6 @@ class Least:
         """Values from here on change nothing."""
 
     def add(self, value: float, place: int) -> None:
-        """Add a finite value."""
         if value < self.bound:
             self._found.append((value, place))
             if len(self._found) >= 4 * self._num:

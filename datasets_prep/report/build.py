@@ -85,7 +85,6 @@ class _Seen:
 
 
 def _parts(prepared: Prepared, thumbnails: Thumbnails) -> dict[str, Any]:
-    """Collect the values for the template."""
     seen = _Seen(prepared)
     places = seen.places
     is_marked = places.having([mark.sources for mark in prepared.lint])
@@ -109,24 +108,19 @@ def _parts(prepared: Prepared, thumbnails: Thumbnails) -> dict[str, Any]:
     taken = sum(len(section.content.encode("utf-8", "replace")) for section in sections) + MOST_THUMBNAIL_BYTES
     captions = texts.captions(prepared, places, is_marked, thumbnails, max(MOST_BYTES - taken, LEAST_CAPTION_BYTES))
     sections.insert(7, Panel("list", "Captions", len(prepared.kept), captions))
-    notices = list(prepared.notices)
+    num, notices = len(prepared.kept) + len(prepared.rejected), list(prepared.notices)
     if thumbnails.is_full:
         room = f"The page has room for {plural(len(thumbnails.sources), 'image')}; others are shown as empty frames."
         notices.append(room)
     return {
         "identity": seen.identity,
         "name": prepared.name,
-        "summary": _summary(prepared),
+        "summary": f"{plural(num, 'file')}: {len(prepared.kept):,} kept, {len(prepared.rejected):,} left out.",
         "notices": notices[:MOST_NOTICES],
         "num_more_notices": len(notices) - MOST_NOTICES,
         "tiles": _tiles(prepared, seen, num_clusters, int(is_marked.sum())),
         "sections": sections,
     }
-
-
-def _summary(prepared: Prepared) -> str:
-    num = len(prepared.kept) + len(prepared.rejected)
-    return f"{plural(num, 'file')}: {len(prepared.kept):,} kept, {len(prepared.rejected):,} left out."
 
 
 def _tiles(prepared: Prepared, seen: _Seen, num_clusters: int, num_marked: int) -> list[tuple[str, int]]:

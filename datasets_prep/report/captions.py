@@ -90,7 +90,6 @@ class _Tags:
             self._noted(f"lint: {kind}", 0)
 
     def of(self, row: Row, kinds: Sequence[str]) -> str:
-        """Return the short names of a row's tags, and count them."""
         own = [f"lint: {kind}" for kind in kinds] + [f"flag: {flag}" for flag in texts_of(row, "flags")]
         own += [f"{key.replace('_', ' ')}: {row[key]}" for key in ("caption_from", "split") if row.get(key)]
         return " ".join(self._noted(tag, 1) for tag in own)

@@ -58,17 +58,15 @@ class Copies:
         self._doubts: dict[str, tuple[int, float]] = {}
 
     def add_rejected(self, place: int, row: Row) -> None:
-        """Add a row of rejected.jsonl."""
         if row.get("reason") in COPIES and row.get("duplicate_of") is not None:
             self._add(place, row)
 
     def add_kept(self, place: int, row: Row) -> None:
-        """Add a row of metadata.jsonl."""
         if row.get("near_duplicate_of") is not None:
             self._add(len(self._rejected) + place, row)
 
     def _add(self, number: int, row: Row) -> None:
-        keeper = _keeper_of(row)
+        keeper = str(row["duplicate_of"] if "reason" in row else row["near_duplicate_of"])
         self._keys.append(key_of(keeper))
         self._numbers.append(number)
         self._doubts[keeper] = min(_doubt(row), self._doubts.get(keeper, (len(COPIES), 0.0)))
@@ -111,10 +109,6 @@ class Copies:
     def _row(self, number: int) -> Row:
         num = len(self._rejected)
         return self._rejected[number] if number < num else self._kept[number - num]
-
-
-def _keeper_of(row: Row) -> str:
-    return str(row["duplicate_of"] if "reason" in row else row["near_duplicate_of"])
 
 
 def _score(row: Row) -> float:

@@ -25,13 +25,8 @@ MOST_LETTERS = 240
 def environment() -> Environment:
     """Return the templates of this report, with filters for datasets."""
     made = templates("datasets_prep")
-    made.filters |= {
-        "name": name_html,
-        "text": text_html,
-        "score": value_text,
-        "plural": plural,
-        "thousands": "{:,}".format,
-    }
+    made.filters |= {"name": name_html, "text": text_html, "score": value_text}
+    made.filters |= {"plural": plural, "thousands": "{:,}".format}
     return made
 
 
@@ -46,8 +41,7 @@ def nothing(text: str) -> Markup:
 
 
 def name_html(name: object, most: int = MOST_LETTERS) -> Markup:
-    """Format a file name as HTML, shortened. Invisible characters and those that change the direction of text are
-    spelled out."""
+    """Format a file name as HTML, shortened. Invisible characters and changes of direction are spelled out."""
     letters = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(name)[: most + 1])
     return Markup('<bdi class="name">{}</bdi>').format(_cut(letters, most))
 
@@ -93,8 +87,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """The small images of the page. Each is made once, until the page would be too large; the first images asked for
-    get theirs."""
+    """The small images of the page, each made once. Where it gets too large, the first asked for get theirs."""
 
     def __init__(
         self,
@@ -133,5 +126,4 @@ class Thumbnails:
 
     @property
     def rules(self) -> str:
-        """The style sheet of the thumbnails."""
         return "".join(self._rules)

@@ -55,7 +55,6 @@ class Worst:
         self._ends: dict[str, list[tuple[str, int, Least]]] = {}
 
     def add(self, place: int, row: Row) -> None:
-        """Add a row of metadata.jsonl."""
         scores = row.get("scores")
         for name, score in scores.items() if isinstance(scores, Mapping) else ():
             if name not in self._ends:
@@ -74,7 +73,6 @@ class Worst:
         return [(title, -1 if is_high else 1, Least(self._num)) for title, is_high in ends]
 
     def html(self, kept: Sequence[Row], thumbnails: Thumbnails) -> Markup:
-        """Show the images, by score."""
         order = list(ENDS)
         names = sorted(self._ends, key=lambda name: (order.index(name) if name in ENDS else len(order), name))
         ends = []

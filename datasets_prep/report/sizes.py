@@ -33,7 +33,6 @@ class Losses:
         self._least = Least(MOST_LOSSES)
 
     def add(self, place: int, row: Row) -> None:
-        """Add a row of metadata.jsonl."""
         loss = _loss(row)
         if loss >= LEAST_LOSS:
             self._least.add(-loss, place)

@@ -68,13 +68,11 @@ class Flags:
         self._counts: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
-        """Add a row of metadata.jsonl."""
         own = texts_of(row, "flags")
         self._counts.update(own)
         self.num_flagged += bool(own)
 
     def html(self) -> Markup:
-        """Show the table of the flags."""
         if not self._counts:
             return nothing("No image has a flag.")
         order = [*FLAGS, *sorted(set(self._counts) - set(FLAGS))]
@@ -104,7 +102,6 @@ class LeftOut:
         self._kept_contents: set[object] = set()
 
     def add(self, row: Row) -> None:
-        """Add a row of rejected.jsonl."""
         reason = str(row.get("reason"))
         self._counts[reason] += 1
         firsts = self._firsts.setdefault(reason, [])

@@ -30,7 +30,6 @@ class Words:
         self._phrases = _Phrases()
 
     def add(self, place: int, row: Row) -> None:
-        """Add a row of metadata.jsonl."""
         if place % self._step == 0:
             words = WORD.findall(str(row.get("text", "")).lower())
             self._lengths[min(len(words) // 5, 20)] += 1
@@ -53,8 +52,7 @@ class Words:
 
 
 class _Phrases:
-    """Counts of captions with the same three consecutive words. Each takes 8 bytes instead of about 200 for a text and
-    its count."""
+    """Counts of captions with the same three words in a row. Each takes 8 bytes, where a text would take 200."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}

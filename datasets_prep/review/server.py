@@ -5,7 +5,6 @@ import json
 import re
 import secrets
 import threading
-import webbrowser
 from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
@@ -21,27 +20,17 @@ from finetune.plurals import plural
 
 ADDRESS = "127.0.0.1"
 MOST_BODY_BYTES = 200_000
-TYPES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".avif": "image/avif",
-    ".bmp": "image/bmp",
-    ".ico": "image/x-icon",
-}
+TYPES = {f".{kind}": f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "avif", "bmp")}
+TYPES |= {".jpg": "image/jpeg", ".ico": "image/x-icon"}
 """Types that browsers show; for others the page shows its small image."""
 
 
-def serve(prepared_folder: Path, port: int = 0, open_browser: bool = False) -> None:
+def serve(prepared_folder: Path, port: int = 0) -> None:
     """Serve the report until Ctrl-C. Raises ValueError or OSError where there is none or the port is taken."""
     server = ReviewServer(prepared_folder, port)
     for warning in server.warnings:
         print(f"Note: {warning}")
     print(f"Review {prepared_folder} at\n  {server.url}\nCtrl-C ends it.", flush=True)
-    if open_browser:
-        webbrowser.open(server.url)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
