@@ -40,7 +40,6 @@ class MeasuredImages:
         return len(self.sources)
 
     def score(self, name: str) -> np.ndarray:
-        """One column of the scores."""
         return self.scores[:, SCORES.index(name)]
 
     def hex(self, index: int) -> str:
@@ -75,7 +74,6 @@ class StoredCodes:
         self._starts = np.cumsum([0, *(len(rows) * CODE_BYTES for rows in self._blocks)])
 
     def close(self) -> None:
-        """Remove the file."""
         self._file.close()
 
     def __getitem__(self, key: int | np.ndarray | tuple[slice, int]) -> np.ndarray:
@@ -105,11 +103,8 @@ def read_measured(parts: Parts, places: np.ndarray, sources: Sequence[str]) -> M
     """Read rows of the store as columns. None of them may be a rejection."""
     num = len(places)
     hashes = {name: np.empty((num, HASH_BYTES), np.uint8) for name in ("sha256", "pixels_sha256")}
-    numbers = {
-        "num_bytes": np.empty(num, np.int64),
-        "width": np.empty(num, np.int32),
-        "height": np.empty(num, np.int32),
-    }
+    kinds = {"num_bytes": np.int64, "width": np.int32, "height": np.int32}
+    numbers = {name: np.empty(num, kind) for name, kind in kinds.items()}
     scores, suffix, suffixes = np.empty((num, len(SCORES)), np.float32), np.empty(num, np.uint8), {}
     notes: dict[int, tuple[str, ...]] = {}
     captions: dict[int, str] = {}

@@ -129,8 +129,7 @@ def _exif_texts(image: Image.Image, data: bytes) -> Iterator[str]:
 
 
 def _user_comment(exif: Image.Exif) -> str:
-    """Read the user comment of EXIF. Its first eight bytes name the charset; programs disagree on the byte order of
-    Unicode."""
+    """Read the user comment of EXIF. Eight bytes name the charset; programs disagree on the byte order of Unicode."""
     value = exif.get_ifd(EXIF_BLOCK).get(USER_COMMENT)
     if isinstance(value, str):
         value = value.encode("latin-1", "ignore")
@@ -147,13 +146,11 @@ def _user_comment(exif: Image.Exif) -> str:
 
 def _png_texts(image: Image.Image, data: bytes) -> Iterator[str]:
     texts = _text_blocks(image, data)
-    for keyword in PNG_KEYWORDS:
-        yield texts.get(keyword, "")
+    yield from (texts.get(keyword, "") for keyword in PNG_KEYWORDS)
 
 
 def _parameters(image: Image.Image, data: bytes) -> Iterator[str]:
-    """Yield positive prompts from the parameters of image generators. They are in the text of a PNG or an EXIF
-    comment."""
+    """Yield positive prompts of image generators. They are in the text of a PNG or an EXIF comment."""
     texts = _text_blocks(image, data)
     exif = Image.Image.getexif(image)
     for text in (texts.get("parameters", ""), texts.get("description", ""), _user_comment(exif)):

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from datasets_prep.measure.store import KEY_BYTES, TRANSIENT, Store, write_part
 from datasets_prep.records import Measured, PrepSource, Rejected
 from datasets_prep.texts import Texts
 from datasets_prep.workers.pool import Engine, Failure
+from finetune.data.images.decode import readable_formats
 from finetune.data.listing import Findings
 
 ROWS_A_PART = 512
@@ -33,7 +34,8 @@ def look_of(limits: LimitsConfig, background: str) -> Look:
 
 def salt_of(look: Look) -> str:
     """Name the versions and options that measurements depend on."""
-    return repr((measuring.VERSION, PIL.__version__, measuring.plugins(), astuple(look)))
+    formats = tuple(sorted(readable_formats()))  # with those of optional packages
+    return repr((measuring.VERSION, PIL.__version__, formats, astuple(look)))
 
 
 def measure_task(source: PrepSource, look: Look, task: tuple[int, str]) -> Measured | Rejected:
@@ -63,9 +65,12 @@ def measure_missing(
     rows: list[tuple[bytes, Measured | Rejected]] = []
     flushed = time.monotonic()
     tasks = ((int(index), names[int(index)]) for index in missing)
+    results = engine.run(functools.partial(measure_task, source, look), tasks)
     try:
-        for done, (index, name, result) in enumerate(results_of(engine, source, look, tasks), 1):
-            if isinstance(result, Rejected) and result.reason in TRANSIENT:
+        for done, ((index, name), result) in enumerate(results, 1):
+            if isinstance(result, Failure):
+                transient[name] = Rejected(name, result.kind, result.detail)
+            elif isinstance(result, Rejected) and result.reason in TRANSIENT:
                 transient[name] = result
             else:
                 rows.append((raw[index].tobytes(), result))
@@ -77,14 +82,6 @@ def measure_missing(
         if rows:
             write_part(folder, rows)
     return transient
-
-
-def results_of(
-    engine: Engine, source: PrepSource, look: Look, tasks: Iterator[tuple[int, str]]
-) -> Iterator[tuple[int, str, Measured | Rejected]]:
-    """Yield every (index, name) with its result, in any order. A process that fails is a reason for rejection too."""
-    for (index, name), result in engine.run(functools.partial(measure_task, source, look), tasks):
-        yield index, name, Rejected(name, result.kind, result.detail) if isinstance(result, Failure) else result
 
 
 def measured_images(

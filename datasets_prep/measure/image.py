@@ -13,19 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor
 
+from datasets_prep.measure import figures
 from datasets_prep.measure.embedded import embedded_caption
-from datasets_prep.measure.figures import (
-    blocks,
-    border,
-    detail,
-    deviation,
-    entropy,
-    jpeg_quality,
-    middle_patch,
-    spectrum_end,
-)
+from datasets_prep.measure.figures import middle_patch
 from datasets_prep.records import Measured, PrepSource, Reason, Rejected
-from finetune.data.images.decode import open_header, open_rgb, readable_formats, upright_size
+from finetune.data.images.decode import open_header, open_rgb, upright_size
 from finetune.data.visible_files import UNREAD_SUFFIXES
 from finetune.similarity.codes import image_codes
 
@@ -49,11 +41,6 @@ LARGE_PIXELS, LARGE_SIDE = 4_000_000, 360
 THUMB_SIDE = 256
 PATCH = 256
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}  # other formats are called as their suffix is
-
-
-def plugins() -> tuple[str, ...]:
-    """List the formats that can be read, including those of optional packages."""
-    return tuple(sorted(readable_formats()))
 
 
 TRANSPARENT = "images with transparency, whose hidden pixels are not seen in training"
@@ -110,14 +97,14 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
     levels = np.asarray(thumb.convert("L"))
     scores = {
         "brightness": float(levels.mean()),
-        "deviation": max(deviation(channel) for channel in channels),
-        "entropy": entropy(levels),
+        "deviation": max(figures.deviation(channel) for channel in channels),
+        "entropy": figures.entropy(levels),
         "saturation": float(np.mean(np.maximum.reduce(channels) - np.minimum.reduce(channels))),
-        "detail": detail(middle_patch(grey, 2 * PATCH)),
-        "spectrum": spectrum_end(np.asarray(middle_patch(grey, PATCH), dtype=np.float32)),
-        "blocks": 1.0 if native is None else blocks(native),
-        "jpeg_quality": jpeg_quality(header),
-        "border": border(levels),
+        "detail": figures.detail(middle_patch(grey, 2 * PATCH)),
+        "spectrum": figures.spectrum_end(np.asarray(middle_patch(grey, PATCH), dtype=np.float32)),
+        "blocks": 1.0 if native is None else figures.blocks(native),
+        "jpeg_quality": figures.jpeg_quality(header),
+        "border": figures.border(levels),
         "frames": float(num_frames(header)),
     }
     kind = str(header.format)
@@ -139,18 +126,17 @@ def measured(name: str, data: bytes, size: tuple[int, int], decoded: Image.Image
 def num_frames(header: Image.Image) -> int:
     """Count the images of an animation or the pages of a file. It is 1 for MPO, as phones save it, or where the second
     frame is damaged. Raises ValueError where a later frame is too large."""
-    frames = 1
-    if header.format != "MPO":
-        try:
-            header.seek(1)
-            frames = int(header.n_frames)  # type: ignore[attr-defined]
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"too many pixels in a later frame: {error}") from error
-        except MemoryError:  # says nothing about the file
-            raise
-        except Exception:  # noqa: BLE001  what damaged frames raise is an open set
-            return 1
-    return frames
+    if header.format == "MPO":
+        return 1
+    try:
+        header.seek(1)
+        return int(header.n_frames)  # type: ignore[attr-defined]
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"too many pixels in a later frame: {error}") from error
+    except MemoryError:  # says nothing about the file
+        raise
+    except Exception:  # noqa: BLE001  what damaged frames raise is an open set
+        return 1
 
 
 def notes(told: Mapping[str | tuple[int, int], object], num_frames: float) -> tuple[str, ...]:

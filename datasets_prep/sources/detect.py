@@ -27,19 +27,10 @@ Value = TypeVar("Value")
 def open_source(
     given: tuple[str, ...], *, reading: CaptionReading, image_column: str, output: Path, follow_links: bool = False
 ) -> PrepSource:
-    """Open the source, given once or as several of the same kind.
-
-    Only its kind is found out; nothing else is read yet.
-
-    - A folder of files, with the folders below it. Several folders are told apart by their names.
-    - Image files, or .txt or .lst files with one path per line.
-    - .parquet files with images in their rows, or a folder of nothing else.
-    - .tar files as WebDataset writes them, or a folder of nothing else.
-    - A folder from Dataset.save_to_disk, or the id of a Hub dataset; either may end in ":" and a split.
-
-    Raises FileNotFoundError or ValueError where there is no such source, kinds are mixed, the output and the source
-    contain each other, or links lead out of a folder and `follow_links` does not allow it.
-    """
+    """Open the source, given once or as several of the same kind. Only its kind is found out; nothing else is read yet.
+    Several folders are told apart by their names; a folder of tables or archives holds nothing else; a dataset may end
+    in ":" and a split. Raises FileNotFoundError or ValueError where there is no such source, kinds are mixed, the
+    output and the source contain each other, or links lead out of a folder and `follow_links` does not allow it."""
     assert given
     kinds = {name: _kind(name) for name in given}
     if len({kind.name for kind in kinds.values()}) > 1:
@@ -101,7 +92,7 @@ def _open_tables(given: Given) -> PrepSource:
 
 
 def _open_folders(given: Given) -> PrepSource:
-    skipped = (str(given.output.expanduser().resolve()), str(_partial(given.output)))
+    skipped = (str(given.output.expanduser().resolve()),)
     return FoldersSource(_prefixes(given.paths), given.name, skipped, given.reading)
 
 
@@ -181,12 +172,6 @@ def _check_output(path: str, output: Path) -> None:
         )
 
 
-def _partial(output: Path) -> Path:
-    """Name the folder in which the next output is made."""
-    target = output.expanduser().resolve()
-    return target.with_name(f".{target.name}.partial")
-
-
 def _short_name(paths: Sequence[str]) -> str:
     """Name the source after its only path, or their common folder."""
     if len(paths) == 1:
@@ -205,8 +190,7 @@ def _prefixes(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _stems(paths: Sequence[str], suffix: str) -> dict[str, str]:
-    """Map names without suffix to paths of given and contained files, sorted. The name of a contained file is relative
-    to its folder."""
+    """Map names without suffix to given and contained files, sorted. Contained ones are relative to their folder."""
     files: dict[str, str] = {}
     for path in paths:
         for file in _files_below(Path(path)) if os.path.isdir(path) else [path]:

@@ -96,8 +96,7 @@ class ArrowFiles:
 def saved_rows(
     locations: Mapping[str, tuple[str, str]], name: str, image_column: str, caption_column: str
 ) -> SavedRows:
-    """Open datasets, given as prefix -> (location, split). Raises ValueError where one or its image column is
-    missing."""
+    """Open datasets, given as prefix -> (location, split). Raises ValueError where one or its images are missing."""
     from finetune.data.hub import row_source
 
     images: dict[str, ImageSource] = {}
@@ -153,8 +152,7 @@ def _column(path: str, name: str) -> ChunkedArray:
 
 @functools.lru_cache(maxsize=2)
 def _column_at(path: str, name: str, stamp: tuple[int, ...]) -> ChunkedArray:
-    """Map the images of a file into memory without copying. A mapped file takes address space, which a process may have
-    little of."""
+    """Map the images of a file into memory without copying. It takes address space, of which there may be little."""
     import pyarrow
 
     with pyarrow.memory_map(path) as file:

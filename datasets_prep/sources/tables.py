@@ -150,8 +150,7 @@ def note_other_images(columns: Sequence[str], place: str, findings: Findings) ->
 
 
 def parquet_tables(files: Mapping[str, str], name: str, image_column: str, caption_column: str) -> ParquetTables:
-    """Open tables, given as name without suffix -> path. Raises ValueError where none is whole or one lacks its
-    images."""
+    """Open tables, given as name without suffix -> path. Raises ValueError if none is whole or one lacks images."""
     from finetune.data.parquet import check_image_column, read_schema
 
     whole, damaged = {}, []

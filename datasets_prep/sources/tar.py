@@ -21,18 +21,11 @@ COPY_DETAIL = "the archive holds a later file of the same name, which counts"
 
 
 @dataclass(frozen=True)
-class ArchiveMember:
-    """Position of a file's bytes in the archive."""
-
-    offset: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
 class Index:
     """Contents of an archive, in its order."""
 
-    members: Mapping[str, ArchiveMember]
+    members: Mapping[str, tuple[int, int]]
+    """Name -> where a file's bytes begin, and their number."""
     rejected: Sequence[tuple[str, Reason, str]]
     """(name, reason, detail); the empty name stands for the archive itself."""
     hidden: Sequence[str]
@@ -57,7 +50,7 @@ class TarSource:
             for name, reason, detail in index.rejected:
                 rejected.append(Rejected(f"{stem}/{name}" if name else os.path.basename(path), reason, detail))
             for name, member in index.members.items():
-                items.append(Item(f"{stem}/{name}", (*stamp, member.offset, member.num_bytes)))
+                items.append(Item(f"{stem}/{name}", (*stamp, *member)))
         return sorted_listing(items, rejected)
 
     def entries(self, sources: Sequence[str], findings: Findings) -> Mapping[str, Entry]:
@@ -77,17 +70,18 @@ class TarSource:
         member = _index(path, stamp_of(os.stat(path))).members.get(source.removeprefix(stem + "/"))
         if member is None:
             raise ValueError("the archive was changed and holds no such file any more")
-        if member.num_bytes > MAX_FILE_BYTES:
-            raise ValueError(f"{member.num_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+        offset, num_bytes = member
+        if num_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"{num_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}")
         with open(path, "rb") as file:
-            file.seek(member.offset)
-            return file.read(member.num_bytes)
+            file.seek(offset)
+            return file.read(num_bytes)
 
 
 @functools.lru_cache(maxsize=4)
 def _index(path: str, stamp: tuple[int, ...]) -> Index:
     """Read the headers of an archive, once in each process. A changed archive has another stamp."""
-    members: dict[str, ArchiveMember] = {}
+    members: dict[str, tuple[int, int]] = {}
     rejected: list[tuple[str, Reason, str]] = []
     hidden = []
     try:
@@ -103,7 +97,7 @@ def _index(path: str, stamp: tuple[int, ...]) -> Index:
 def _read_members(
     archive: tarfile.TarFile,
     num_bytes: int,
-    members: dict[str, ArchiveMember],
+    members: dict[str, tuple[int, int]],
     rejected: list[tuple[str, Reason, str]],
     hidden: list[str],
 ) -> str | None:
@@ -134,7 +128,7 @@ def _read_members(
         else:
             if name in members:
                 rejected.append((name, "unreadable", COPY_DETAIL))
-            members[name] = ArchiveMember(info.offset_data, info.size)
+            members[name] = info.offset_data, info.size
 
 
 def _fault_at_end(archive: tarfile.TarFile, num_bytes: int) -> str | None:
@@ -142,6 +136,4 @@ def _fault_at_end(archive: tarfile.TarFile, num_bytes: int) -> str | None:
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     rest = archive.fileobj.read(TAIL_BYTES)
-    if rest.strip(b"\0"):
-        return f"a damaged header at byte {archive.offset:,}; what is before that is used"
-    return None
+    return f"a damaged header at byte {archive.offset:,}; what is before that is used" if rest.strip(b"\0") else None

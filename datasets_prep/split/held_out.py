@@ -8,8 +8,7 @@ import numpy as np
 
 
 def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str] | None) -> np.ndarray:
-    """Number the groups [N] of linked images and of folders. Here links do form chains: duplicates of duplicates must
-    not be in both splits either."""
+    """Number the groups [N] of linked images and of folders. Links form chains here, which no split may part."""
     group = np.arange(num)
 
     def root(index: int) -> int:
@@ -19,9 +18,7 @@ def groups_of(num: int, links: Iterable[tuple[int, int]], folders: Sequence[str]
         return index
 
     first: dict[str, int] = {}
-    by_folder = (
-        [] if folders is None else [(first.setdefault(name, index), index) for index, name in enumerate(folders)]
-    )
+    by_folder = [(first.setdefault(name, index), index) for index, name in enumerate(folders or ())]
     for left, right in [*by_folder, *links]:
         left, right = sorted((root(left), root(right)))
         group[right] = left

@@ -1,5 +1,6 @@
 """The training size of every image, and the validation split."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,36 +23,25 @@ NUM_EXAMPLES = 6
 def sizes_of(images: MeasuredImages, kept: np.ndarray, config: BucketsConfig) -> list[tuple[int, int]]:
     """Return the training size (width, height) of each kept image."""
     sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
-    by_shape: dict[tuple[int, int], tuple[int, int]] = {}
-    found = []
-    for index in kept:
-        shape = int(images.width[index]), int(images.height[index])
-        if shape not in by_shape:
-            by_shape[shape] = nearest_size(*shape, sizes)
-        found.append(by_shape[shape])
-    return found
+    nearest = functools.cache(lambda width, height: nearest_size(width, height, sizes))
+    return [nearest(int(images.width[index]), int(images.height[index])) for index in kept]
 
 
 def bucket_rows(kept: Kept) -> list[BucketRow]:
     """Summarize training sizes with images, by rising aspect ratio. The examples are the images that lose most."""
+    images = kept.images
     members: dict[tuple[int, int], list[int]] = {}
-    for place, size in enumerate(kept.sizes):
-        members.setdefault(size, []).append(place)
+    for index, size in zip(map(int, kept.indices), kept.sizes, strict=True):
+        members.setdefault(size, []).append(index)
     table = []
     for size in sorted(members, key=lambda size: (size[0] / size[1], size)):
-        shapes = {place: shape_of(kept, place) for place in members[size]}
-        losses = {place: crop_loss(*shape, *size) for place, shape in shapes.items()}
-        worst = sorted(losses, key=lambda place: (-losses[place], place))[:NUM_EXAMPLES]
-        examples = tuple(kept.images.sources[int(kept.indices[place])] for place in worst)
+        shapes = {index: (int(images.width[index]), int(images.height[index])) for index in members[size]}
+        losses = {index: crop_loss(*shape, *size) for index, shape in shapes.items()}
+        worst = sorted(losses, key=lambda index: (-losses[index], index))[:NUM_EXAMPLES]
+        examples = tuple(images.sources[index] for index in worst)
         upscaled = sum(cover_scale(*shape, *size) > 1 for shape in shapes.values())
         table.append(BucketRow(*size, len(losses), sum(losses.values()) / len(losses), upscaled, examples))
     return table
-
-
-def shape_of(kept: Kept, place: int) -> tuple[int, int]:
-    """Return width and height of a kept image."""
-    index = int(kept.indices[place])
-    return int(kept.images.width[index]), int(kept.images.height[index])
 
 
 def split_images(
@@ -77,7 +67,6 @@ def split_images(
         if entry is not None and entry.split is not None:
             result[groups == groups[place]] = entry.split == "validation"
     if not result.any():
-        findings.warn(
-            "split.share: nothing could be held out, for all images belong together", plural(len(sources), "image")
-        )
+        kind = "split.share: nothing could be held out, for all images belong together"
+        findings.warn(kind, plural(len(sources), "image"))
     return result

@@ -77,7 +77,6 @@ class _Worker(Generic[Task]):
         return sum(len(other.pickled) for other in self.queue) + len(job.pickled) <= MOST_QUEUED_BYTES
 
     def give(self, job: _Job[Task]) -> None:
-        """Queue a job."""
         if not self.queue and self.is_ready:
             self.since = time.monotonic()
         self.queue.append(job)
@@ -98,9 +97,7 @@ class PoolEngine:
     def __init__(self, workers: int, seconds: float, memory_gb: float) -> None:
         if sys.platform != "linux":
             warnings.warn("limits.memory_gb is not enforced: only Linux limits a process's memory.", stacklevel=2)
-        self._num_workers = workers
-        self._seconds = seconds
-        self._memory_gb = memory_gb
+        self._limits = workers, seconds, memory_gb
         self._crews: list[_Crew] = []
 
     def __enter__(self) -> Self:
@@ -113,7 +110,7 @@ class PoolEngine:
             crew.end()
 
     def run(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Failure]]:
-        crew: _Crew[Task, Result] = _Crew(work, self._num_workers, self._seconds, self._memory_gb)
+        crew: _Crew[Task, Result] = _Crew(work, *self._limits)
         self._crews.append(crew)
         try:
             yield from crew.run(tasks)
@@ -135,7 +132,6 @@ class _Crew(Generic[Task, Result]):
         self._num_failed_starts = 0
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Failure]]:
-        """Yield every task with its result."""
         remaining = iter(tasks)
         while True:
             self._hand_out(remaining)
