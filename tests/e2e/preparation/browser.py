@@ -64,7 +64,6 @@ class Browser:
                 return answer["result"]
 
     def value(self, expression: str) -> object:
-        """Return what a JavaScript expression gives."""
         result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -77,30 +76,25 @@ class Browser:
         self.wait(lambda: self.value("document.readyState") == "complete")
 
     def press(self, *keys: str) -> None:
-        """Press and release keys, one after the other."""
         for key in keys:
             text = {"text": key} if len(key) == 1 else {}
             self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def type(self, text: str) -> None:
-        """Write into what has the focus."""
         self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> Path:
-        """Write what is in view as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
         return path
 
     def wait(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so."""
         end = time.monotonic() + PATIENCE
         while not is_so():
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.02)
 
     def close(self) -> None:
-        """End the browser."""
         self.call("Browser.close")
         self._process.wait(PATIENCE)
         os.close(self._commands)

@@ -84,6 +84,5 @@ def test_photographs_keep_their_captions_and_bytes(tmp_path: Path) -> None:
     assert len(rows) + len(left_out) == len(list((SHARED / "style_line").glob("*.png")))
     assert {row["reason"] for row in left_out} <= {"exact_duplicate"}
     for row in rows:
-        assert (tmp_path / "out" / row["file_name"]).read_bytes() == (
-            SHARED / "style_line" / row["source"]
-        ).read_bytes()
+        written, original = tmp_path / "out" / row["file_name"], SHARED / "style_line" / row["source"]
+        assert written.read_bytes() == original.read_bytes()

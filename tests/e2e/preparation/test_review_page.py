@@ -80,7 +80,6 @@ def state(browser: Browser) -> str:
 
 
 def choose(browser: Browser, name: str) -> None:
-    """Click the image in the list of captions."""
     browser.value(f"document.querySelector('#captions [data-sha=\"{SHA256[name]}\"] .caption').click()")
 
 
@@ -107,7 +106,6 @@ def test_the_page_fits_a_phone(browser: Browser, folder: Path, scheme: str) -> N
 
 
 def test_a_page_opened_as_a_file_keeps_decisions_and_hands_them_over(browser: Browser, folder: Path) -> None:
-    """The download is a decisions.jsonl that preparation reads."""
     page = f"file://{folder}/report.html"
     browser.open(page)
     browser.value("localStorage.clear()")
@@ -121,10 +119,8 @@ def test_a_page_opened_as_a_file_keeps_decisions_and_hands_them_over(browser: Br
     browser.value("URL.createObjectURL = (blob) => { window.blob = blob; return '#'; }")
     browser.value("document.getElementById('download').click()")
     (folder / "decisions.jsonl").write_text(str(browser.value("blob.text()")))
-    assert {sha256: merged.verdict for sha256, merged in decided(folder).items()} == {
-        SHA256["b.png"]: "drop",
-        SHA256[HOSTILE]: "keep",
-    }
+    verdicts = {sha256: merged.verdict for sha256, merged in decided(folder).items()}
+    assert verdicts == {SHA256["b.png"]: "drop", SHA256[HOSTILE]: "keep"}
 
 
 def test_keys_decide_and_the_served_page_writes_at_once(browser: Browser, folder: Path, address: str) -> None:
@@ -145,9 +141,8 @@ def test_keys_decide_and_the_served_page_writes_at_once(browser: Browser, folder
     browser.press("u", "u")
     browser.wait(lambda: state(browser) == "No decisions yet")
     browser.wait(lambda: decided(folder) == {})
-    assert [json.loads(line)["action"] for line in (folder / "decisions.jsonl").read_bytes().splitlines()] == [
-        "drop", "caption", "undo", "undo",
-    ]  # fmt: skip
+    lines = (folder / "decisions.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["action"] for line in lines] == ["drop", "caption", "undo", "undo"]
     assert_nothing_ran(browser)
 
 
@@ -188,9 +183,5 @@ def test_the_search_finds_words_whatever_stands_between(browser: Browser, folder
     browser.press("/")
     browser.type("NUMBER, 1")
     browser.wait(lambda: browser.value("document.getElementById('found').textContent") == "1 of 3")
-    assert (
-        browser.value(
-            "[...document.querySelectorAll('#captions > .row')].filter((row) => row.checkVisibility()).length"
-        )
-        == 1
-    )
+    rows = "[...document.querySelectorAll('#captions > .row')].filter((row) => row.checkVisibility())"
+    assert browser.value(f"{rows}.length") == 1
