@@ -68,9 +68,8 @@ def review(arguments: list[str]) -> None:
     """Serve the review page of a prepared folder until Ctrl-C."""
     from datasets_prep.review.server import serve
 
-    parser = options_once(
-        argparse.ArgumentParser(prog=f"{PROGRAM} review", description="Keep, drop or rename image by image.")
-    )
+    purpose = "Keep, drop or rename image by image."
+    parser = options_once(argparse.ArgumentParser(prog=f"{PROGRAM} review", description=purpose))
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
     options = parser.parse_args(arguments)
@@ -95,8 +94,7 @@ def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     )
     where = Path("accelerate_configs", "single_gpu.yaml")
     where = where if where.is_file() else Path(__file__).parents[1] / where  # outside the checkout
-    command = ["accelerate", "launch", "--config_file", str(where), "-m", "recipes.lora"]
-    command += ["--config", "sd15_lora_style"]
+    command = ["accelerate", "launch", "--config_file", str(where), "-m", "recipes.lora", "--config", "sd15_lora_style"]
     command += ["--model.source", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
     command += ["--data.folder", str(output), "--output.folder", f"runs/{output.name}"]
     return [*lines, "Next:", shlex.join(command)]

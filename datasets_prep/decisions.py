@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,8 +13,6 @@ from finetune.files import sync
 
 Action = Literal["keep", "drop", "caption", "undo"]
 """undo takes back the latest decision about the image that still counts."""
-
-ACTIONS: Mapping[str, Action] = {name: name for name in get_args(Action)}
 
 MOST_CHARACTERS = 20_000
 """Longest caption, so a mistake cannot fill the file."""
@@ -50,23 +48,18 @@ def checked(line: object) -> Decision:
     sha256, action, text, source = (line.get(key) for key in ("sha256", "action", "text", "source"))
     if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError("sha256 is not 64 hexadecimal digits")
-    known = ACTIONS.get(action) if isinstance(action, str) else None
-    if known is None:
-        raise ValueError(f"action is none of {', '.join(ACTIONS)}")
-    if known == "caption":
-        _check_text(text)
-    elif text is not None:
-        raise ValueError(f"text does not go with the action {known}")
-    return Decision(sha256, source if isinstance(source, str) else "", known, text)
-
-
-def _check_text(text: object) -> None:
-    if not isinstance(text, str):
-        raise ValueError("text is missing")
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"text has {len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
-    if "\0" in text or re.search("[\ud800-\udfff]", text):
-        raise ValueError("text holds characters that no caption can have")
+    if action is None or action not in get_args(Action):
+        raise ValueError(f"action is none of {', '.join(get_args(Action))}")
+    if action != "caption" and text is not None:
+        raise ValueError(f"text does not go with the action {action}")
+    if action == "caption":
+        if not isinstance(text, str):
+            raise ValueError("text is missing")
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"text has {len(text):,} characters, expected at most {MOST_CHARACTERS:,}")
+        if "\0" in text or re.search("[\ud800-\udfff]", text):
+            raise ValueError("text holds characters that no caption can have")
+    return Decision(sha256, source if isinstance(source, str) else "", action, text)
 
 
 def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
@@ -85,8 +78,7 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
 
 
 def read_decisions(path: Path, findings: Findings) -> dict[str, Decided]:
-    """Read the decisions that count for each image, by sha256. These are the latest verdict and the latest caption that
-    were not taken back."""
+    """Read the latest verdict and caption of each image, by sha256. Those taken back do not count."""
     counting: dict[str, list[Decision]] = {}
     for decision in read_lines(path, findings):
         own = counting.setdefault(decision.sha256, [])

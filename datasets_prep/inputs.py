@@ -51,8 +51,7 @@ def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], fi
 def measure_all(
     config: PrepConfig, source: PrepSource, own: Path, files: Files, findings: Findings, progress: Progress
 ) -> tuple[MeasuredImages, SourceMetadata, list[Rejected]] | int:
-    """Measure the images; for a shard return its number of files. Returns the images, their metadata in the source, and
-    unreadable files."""
+    """Measure the images. Returns them, their metadata and unreadable files; for a shard its number of files."""
     entries = with_folder_repeats(source.entries(files.names, findings), config.folder_repeats, findings)
     refuse_lost_captions(files.rejected, entries, findings)
     advice = "Or leave these files out of the source. Nothing was prepared."

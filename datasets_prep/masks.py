@@ -116,8 +116,7 @@ def candidate(index: int, name: str) -> Candidate | None:
 
 
 def likely_image(stem: str) -> str:
-    """Derive the name of the image from that of its mask. The result has no suffix; other names are returned
-    unchanged."""
+    """Derive an image's name without suffix from its mask's. Other names are returned unchanged."""
     folder, base = posixpath.split(stem)
     plain = LIKELY_MASK.sub("", base) or base
     if plain != base and is_image_name(plain):  # x.png.mask.png
@@ -193,8 +192,7 @@ def take_out_masks(selection: Selection, masks: Masks) -> None:
 
 
 def masks_of_kept(selection: Selection, masks: Masks) -> dict[int, int]:
-    """Map kept images to masks: their own, else a duplicate's. A duplicate passes its mask on only if it has the same
-    pixels."""
+    """Map kept images to masks: their own, else a duplicate's. That must have the same pixels."""
     found = {image: mask for image, mask in masks.of_image.items() if selection.is_in[image]}
     for image in sorted(set(masks.of_image) & set(selection.duplicates)):
         duplicate = selection.final_duplicate(image)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets_prep.captions.stage import caption_all, check_captioner
-from datasets_prep.config import LintConfig, PrepConfig
+from datasets_prep.config import PrepConfig
 from datasets_prep.context import Context
 from datasets_prep.decisions import Decided, read_decisions
 from datasets_prep.duplicates.stage import check_dedup, reject_equal, reject_near_duplicates
@@ -48,13 +48,8 @@ class Outcome:
     """False where the result was there already."""
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """Show no progress."""
-
-
-def prepare(config: PrepConfig, progress: Progress = silent) -> Outcome:
-    """Write the prepared folder, unless it is up to date. Raises ValueError and OSError for mistakes that a user can
-    mend."""
+def prepare(config: PrepConfig, progress: Progress = lambda what, done, total: None) -> Outcome:
+    """Write the prepared folder, unless it is up to date. Raises ValueError and OSError for mistakes of users."""
     findings = Findings()
     output = config.output.expanduser().resolve()
     source, models = check_inputs(config, output, findings)
@@ -92,7 +87,7 @@ def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[
     sources: list[PrepSource] = []
     models: list[str] = []
     errors: list[ValueError | FileNotFoundError] = []
-    checks: tuple[Callable[[], None], ...] = (
+    checks: tuple[Callable[[], object], ...] = (
         lambda: sources.append(
             open_source(
                 config.source,
@@ -102,7 +97,7 @@ def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[
                 follow_links=config.follow_links,
             )
         ),
-        lambda: models.extend(check_tokenizer(config.lint)),
+        lambda: token_counter(config.lint),
         lambda: models.append(check_captioner(config.captions)),
         lambda: models.append(check_dedup(config.dedup, findings)),
         lambda: models.extend(check_scores(config.scores)),
@@ -117,12 +112,6 @@ def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[
     if errors:
         raise errors[0]
     return sources[0], models
-
-
-def check_tokenizer(config: LintConfig) -> list[str]:
-    """Refuse a tokenizer that cannot be loaded. The result depends only on its option."""
-    token_counter(config)
-    return []
 
 
 def run_stages(

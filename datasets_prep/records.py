@@ -1,8 +1,7 @@
 """Records passed between stages: files, measurements, duplicates, rejections."""
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,30 +9,11 @@ import numpy as np
 from finetune.data.listing import Entry, Findings
 
 Reason = Literal[
-    "empty_file",
-    "not_an_image",
-    "unsupported_format",
-    "truncated",
-    "decode_error",
-    "too_many_pixels",
-    "too_large",
-    "too_small",
-    "bad_aspect",
-    "low_information",
-    "flagged",
-    "unreadable",
-    "not_a_file",
-    "timeout",
-    "worker_crashed",
-    "out_of_memory",
-    "exact_duplicate",
-    "pixel_duplicate",
-    "near_duplicate",
-    "low_score",
-    "dropped_by_user",
+    "empty_file", "not_an_image", "unsupported_format", "truncated", "decode_error", "too_many_pixels", "too_large",
+    "too_small", "bad_aspect", "low_information", "flagged", "unreadable", "not_a_file", "timeout", "worker_crashed",
+    "out_of_memory", "exact_duplicate", "pixel_duplicate", "near_duplicate", "low_score", "dropped_by_user",
     "unused_mask",
-]
-"""All reasons why a file may be rejected."""
+]  # fmt: skip
 Why = tuple[Reason, str, float | None]
 """A reason, its detail, and the score behind it, if any."""
 
@@ -172,10 +152,5 @@ class BucketRow:
     num_pictures: int
     crop_loss_mean: float
     num_upscaled: int
-    examples: tuple[str, ...] = field(default=())
+    examples: tuple[str, ...] = ()
     """A few `source`s."""
-
-
-def sort_key(source: str) -> bytes:
-    """Return the bytes of a name, for sorting."""
-    return os.fsencode(source)

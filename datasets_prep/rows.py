@@ -87,7 +87,8 @@ class Kept:
         row |= {"bucket": list(self.sizes[place]), "sha256": self.images.hex(index)}
         row |= {"source": self.images.sources[index], "caption_from": self.captions.origin(index)}
         members = self.captions.brought_by(index)
-        row |= {"caption_sources": [self._source_of_caption(member) for member in members]} if members else {}
+        taken = ["" if member == MADE else self.images.sources[member] for member in members]
+        row |= {"caption_sources": taken} if taken else {}
         row |= {"mask": self.images.sources[self.masks[index]]} if index in self.masks else {}
         flags = [name for name, having in self.flags.items() if having[index]]
         row |= {"flags": flags} if flags else {}
@@ -105,9 +106,6 @@ class Kept:
         model_scores = {name: float(column[index]) for name, column in self.model_scores.items()}
         scores |= {name: round(score, 5) for name, score in model_scores.items() if not np.isnan(score)}
         return row | {"scores": scores}
-
-    def _source_of_caption(self, member: int) -> str:
-        return "" if member == MADE else self.images.sources[member]
 
     def file_name(self, place: int) -> str:
         """Return the path of an image in the result. It is the hash of its content: names never collide or contain a

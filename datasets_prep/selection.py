@@ -1,5 +1,6 @@
 """The images that remain, and why others were rejected."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ import numpy as np
 
 from datasets_prep.decisions import Decided
 from datasets_prep.measure.columns import MeasuredImages
-from datasets_prep.records import Duplicate, Rejected, Why, sort_key
+from datasets_prep.records import Duplicate, Rejected, Why
 
 
 @dataclass
@@ -62,18 +63,11 @@ class Selection:
         """Group the duplicates by their keeper, in the order of names."""
         found: dict[int, list[int]] = {}
         for index in sorted(self.duplicates):
-            found.setdefault(self.final_keeper(index), []).append(index)
+            found.setdefault(self.final_duplicate(index).keeper, []).append(index)
         return found
 
-    def final_keeper(self, index: int) -> int:
-        """Follow duplicates to the image that is kept. The keeper of an exact duplicate may itself be a near
-        duplicate."""
-        while index in self.duplicates:
-            index = self.duplicates[index].keeper
-        return index
-
     def final_duplicate(self, index: int) -> Duplicate:
-        """Relate a duplicate to its final keeper, perhaps through another duplicate."""
+        """Relate a duplicate to its final keeper. The keeper of an exact duplicate may itself be a near duplicate."""
         duplicate = self.duplicates[index]
         while duplicate.keeper in self.duplicates:
             further = self.duplicates[duplicate.keeper]
@@ -104,19 +98,17 @@ def new_selection(images: MeasuredImages, decisions: Mapping[str, Decided]) -> S
     """Select all images, except those dropped by hand."""
     selection = Selection(images, np.ones(len(images), bool), np.zeros(len(images), bool))
     if decisions:
-        verdicts = [
-            None if (each := decisions.get(images.hex(index))) is None else each.verdict for index in range(len(images))
-        ]
-        selection.protected[:] = [verdict == "keep" for verdict in verdicts]
+        decided = [decisions.get(images.hex(index)) for index in range(len(images))]
+        selection.protected[:] = [each is not None and each.verdict == "keep" for each in decided]
         why: Why = ("dropped_by_user", "decisions.jsonl says drop", None)
-        dropped = {index: why for index, verdict in enumerate(verdicts) if verdict == "drop"}
+        dropped = {index: why for index, each in enumerate(decided) if each is not None and each.verdict == "drop"}
         selection.reject("decisions", dropped, "dropped in review")
     return selection
 
 
 def sorted_rejections(rejected: Sequence[Rejected], selection: Selection) -> list[Rejected]:
     """List all rejections by name."""
-    return sorted([*rejected, *selection.rejections()], key=lambda left: sort_key(left.source))
+    return sorted([*rejected, *selection.rejections()], key=lambda left: os.fsencode(left.source))
 
 
 def counted(rejected: Iterable[Rejected]) -> dict[str, int]:

@@ -37,11 +37,10 @@ class SourceMetadata:
 
 def metadata_of(sources: Sequence[str], entries: Mapping[str, Entry]) -> SourceMetadata:
     """Collect the metadata of the entries in the order of sources."""
-    usual = (1.0, 1, None)
     special = {
-        index: entries[source]
-        for index, source in enumerate(sources)
-        if (entries[source].weight, entries[source].repeats, entries[source].split) != usual
+        index: entry
+        for index, entry in enumerate(entries[source] for source in sources)
+        if (entry.weight, entry.repeats, entry.split) != (1.0, 1, None)
     }
     return SourceMetadata(Texts(BETWEEN.join(entries[source].captions) for source in sources), special)
 

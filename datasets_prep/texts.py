@@ -1,7 +1,7 @@
 """Millions of short texts without an object for each."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
@@ -35,6 +35,3 @@ class Texts(Sequence[str]):
     def only(self, chosen: Sequence[int] | np.ndarray) -> "Texts":
         """Select texts by rising indices. Selecting all returns the object itself."""
         return self if len(chosen) == len(self) else Texts(self[int(index)] for index in chosen)
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))

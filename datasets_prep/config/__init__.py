@@ -7,17 +7,6 @@ from datasets_prep.config.result import BucketsConfig, SplitConfig, WriteConfig
 from datasets_prep.config.scores import SCORES, ScoresConfig
 
 __all__ = [
-    "CAPTIONERS",
-    "FLAGS",
-    "SCORES",
-    "BucketsConfig",
-    "CaptionsConfig",
-    "DedupConfig",
-    "LimitsConfig",
-    "LintConfig",
-    "PrepConfig",
-    "QualityConfig",
-    "ScoresConfig",
-    "SplitConfig",
-    "WriteConfig",
-]
+    "CAPTIONERS", "FLAGS", "SCORES", "BucketsConfig", "CaptionsConfig", "DedupConfig", "LimitsConfig", "LintConfig",
+    "PrepConfig", "QualityConfig", "ScoresConfig", "SplitConfig", "WriteConfig",
+]  # fmt: skip

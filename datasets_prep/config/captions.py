@@ -71,7 +71,6 @@ class CaptionsConfig:
     """Text around every written caption, in place of {caption}."""
 
     def problems(self) -> list[str]:
-        """List the options that do not go with the captioner."""
         found = []
         if (self.captioner == "http") != (self.url is not None):
             found.append(
@@ -88,11 +87,8 @@ class CaptionsConfig:
                 f"captions.model: got {self.model}, but the captioner file_name has no model. Name another captioner: "
                 "captions.captioner."
             )
-        if self.captioner != "file_name" and self.model is None:
-            found.append(
-                f"captions.model: missing, the captioner {self.captioner} needs the folder or id of its model."
-            )
-        return found
+        missing = f"captions.model: missing, the captioner {self.captioner} needs the folder or id of its model."
+        return [*found, missing] if self.captioner != "file_name" and self.model is None else found
 
 
 @dataclass(frozen=True)

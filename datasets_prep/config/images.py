@@ -53,8 +53,7 @@ class QualityConfig:
     """Detail below is flagged as blurred: the share of the image's own resolution that its edges use, 0 to 1."""
     flag_upscaled: Share = 0.56
     """A spectrum that ends below this share of the resolution is flagged as upscaled: always after enlarging four
-    times, in a quarter of the cases after enlarging twice.
-    """
+    times, in a quarter of the cases after enlarging twice."""
     flag_jpeg_quality: int = 50
     """A JPEG saved with a lower quality is flagged as compressed."""
     flag_blocks: float = 1.45
@@ -65,7 +64,6 @@ class QualityConfig:
     """Flags whose images are left out too, e.g. blurred blocks."""
 
     def problems(self) -> list[str]:
-        """List what is wrong with these options."""
         unknown = sorted(set(self.reject) - set(FLAGS))
         return [f"quality.reject: got {', '.join(unknown)}, expected some of {', '.join(FLAGS)}."] if unknown else []
 
@@ -76,8 +74,7 @@ class DedupConfig:
 
     level: Literal["off", "fast", "thorough", "embed"] = "fast"
     """fast finds edits of the whole image, centre crops, mirrored and rotated images; thorough also finds off-centre
-    crops and small rotations; embed also compares embeddings of a vision model; off finds none.
-    """
+    crops and small rotations; embed also compares embeddings of a vision model; off finds none."""
     near: Literal["auto", "drop", "report"] = "auto"
     """drop keeps the best near duplicate of a group; report only names them; auto drops from 200 images on."""
     embed_model: str | None = None
@@ -86,7 +83,6 @@ class DedupConfig:
     """Cosine from which level embed compares two images."""
 
     def problems(self) -> list[str]:
-        """List what is wrong with these options."""
         if (self.level == "embed") == (self.embed_model is not None):
             return []
         return [

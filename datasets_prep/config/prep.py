@@ -45,8 +45,7 @@ class PrepConfig:
 
     source: Annotated[tuple[str, ...], SOURCES]
     """Folders, a Hub dataset id, a folder of Dataset.save_to_disk, .parquet files, WebDataset .tar files, images, or a
-    .txt or .lst file with one path per line.
-    """
+    .txt or .lst file with one path per line."""
     output: Path
     """Folder to write; a folder that this command did not write is never changed."""
     trigger: SavableText | None = None
@@ -57,8 +56,7 @@ class PrepConfig:
     """Column of the images in a table."""
     folder_repeats: Literal["auto", "on", "off"] = "auto"
     """Whether images of a folder called 10_NAME are used ten times per pass; auto decides by the names of all folders
-    and asks where they leave it open.
-    """
+    and asks where they leave it open."""
     follow_links: bool = False
     """Read files that links lead to outside the source's folder; otherwise they are refused."""
     background: Annotated[str, COLOUR] = "white"

@@ -30,7 +30,6 @@ class BucketsConfig:
     """Longest aspect ratio."""
 
     def problems(self) -> list[str]:
-        """List what is wrong with these options."""
         if self.resolution >= self.bucket_step:
             return []
         return [f"buckets.resolution: got {self.resolution}, expected at least buckets.bucket_step {self.bucket_step}."]

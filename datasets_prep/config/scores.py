@@ -76,15 +76,12 @@ class ScoresConfig(score_options()):
 
     def models(self) -> dict[str, str]:
         """Map the scores to compute to their models."""
-        models = {name: vars(self)[f"{name}_model"] for name in SCORES}
-        return {name: model for name, model in models.items() if model is not None}
+        return {name: model for name in SCORES if (model := vars(self)[f"{name}_model"]) is not None}
 
     def limit(self, name: str) -> float | None:
-        """Return the limit of a score, or None."""
         return vars(self)[limit_option(name)]
 
     def problems(self) -> list[str]:
-        """List what is wrong with these options."""
         return [
             f"scores.{limit_option(name)}: there is no model to give the score. Name one: scores.{name}_model."
             for name in SCORES

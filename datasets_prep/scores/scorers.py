@@ -35,10 +35,8 @@ DENIALS = ("no", "not", "non", "without")
 class Scorer(Protocol):
     """A model that gives every image a number."""
 
-    @property
-    def name(self) -> str:
-        """Name of the score."""
-        ...
+    name: str
+    """Of the score."""
 
     def identity(self) -> str:
         """Hash what scores depend on besides image and caption. It needs no `load`."""
@@ -48,14 +46,11 @@ class Scorer(Protocol):
         """Load the model. Raises ValueError where it cannot be had."""
         ...
 
-    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
-        """Score every image."""
-        ...
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]: ...
 
 
 def make_scorer(name: str, model: str) -> Scorer:
-    """Make the scorer of a model (folder or Hub id). Its weights are not loaded yet. Raises ValueError where the model
-    cannot give the score."""
+    """Make the scorer of a model, without its weights. Raises ValueError where the model cannot give the score."""
     return import_named(SCORES[name].place)(name, model)
 
 
@@ -66,8 +61,7 @@ def scores_of(
     captions: Mapping[int, str],
     batch_size: int,
 ) -> Iterator[tuple[int, float]]:
-    """Yield the scores of images in order, rounded to five digits. Images without a caption are skipped where one is
-    needed."""
+    """Yield images' scores in order, rounded to five digits. Where captions are needed, images without are skipped."""
     if SCORES[scorer.name].of_captions:
         indices = [index for index in indices if captions.get(index, "").strip()]
     if not indices:
@@ -119,8 +113,7 @@ def _is_meant(name: str, label: str) -> bool:
 
 
 class ClassifierScorer:
-    """An image classifier. The score is the probability of the meant labels, an expected grade, or the one output of a
-    regressor."""
+    """An image classifier. It gives the probability of the meant labels, an expected grade, or its one output."""
 
     def __init__(self, name: str, model: str) -> None:
         self.name = name
