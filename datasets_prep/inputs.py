@@ -28,8 +28,7 @@ class Files:
     """Files of a source, as columns."""
 
     names: Texts
-    keys: np.ndarray
-    """[N] Keys in the store of measurements."""
+    keys: np.ndarray  # [N] keys in the store of measurements
     rejected: Sequence[Rejected]
     inputs: str
     """Hash of all that the result depends on; sizes and times represent contents."""

@@ -88,8 +88,7 @@ class Measured:
     height: int
     suffix: str
     """By its content, with the dot."""
-    codes: np.ndarray
-    """[12 4] uint64, see finetune.similarity.codes."""
+    codes: np.ndarray  # [12 4] uint64, see finetune.similarity.codes
     scores: Mapping[str, float]
     """By the names in datasets_prep.measure.image.SCORES."""
     notes: tuple[str, ...]

@@ -44,20 +44,16 @@ class Kept:
     """The K of N images that are kept, and their metadata."""
 
     images: MeasuredImages
-    indices: np.ndarray
-    """[K] Which of the images, in the order of the lines."""
+    indices: np.ndarray  # [K] which of the images, in the order of the lines
     captions: Captions
     metadata: SourceMetadata
-    flags: Mapping[str, np.ndarray]
-    """[N] by name."""
+    flags: Mapping[str, np.ndarray]  # [N] by name
     model_scores: Mapping[str, np.ndarray]
     """Learned scores [N] by name; NaN where there is none."""
     reported: Mapping[int, Duplicate]
     """Near duplicates that are kept and only reported."""
-    sizes: Sequence[tuple[int, int]]
-    """[K] The training size of each."""
-    is_held_out: np.ndarray | None
-    """[K] None where no split was requested."""
+    sizes: Sequence[tuple[int, int]]  # [K] the training size of each
+    is_held_out: np.ndarray | None  # [K] none where no split was requested
     masks: Mapping[int, int] = field(default_factory=dict)
     """Index of an image -> index of its mask, where it has one."""
     saved_as: tuple[str, str] | None = None
@@ -68,7 +64,6 @@ class Kept:
 
     @functools.cached_property
     def has_split(self) -> bool:
-        """True if some images are for validation."""
         if self.is_held_out is not None:
             return bool(self.is_held_out.any())
         return any(self.split(place) == "validation" for place in range(len(self)))
@@ -78,7 +73,6 @@ class Kept:
         return LazyRows(len(self), lambda place: self.row(place, (names or self.file_name)(place)))
 
     def row(self, place: int, file_name: str) -> Row:
-        """Make one line."""
         index = int(self.indices[place])
         text, *others = self.captions.of(index)
         row: dict[str, object] = {"file_name": file_name, "text": text}
@@ -117,7 +111,6 @@ class Kept:
         return f"{folder}/{self.stored_name(place)}"
 
     def stored_name(self, place: int) -> str:
-        """Return the file's name without its folder."""
         index = int(self.indices[place])
         digest = self.images.hex(index)
         if self.saved_as is None:

@@ -1,8 +1,7 @@
 """The images that remain, and why others were rejected."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,10 +16,8 @@ class Selection:
     """The images and the decisions of the stages, which only remove."""
 
     images: MeasuredImages
-    is_in: np.ndarray
-    """[N] bool."""
-    protected: np.ndarray
-    """[N] bool: images that a user decided to keep, which no stage rejects."""
+    is_in: np.ndarray  # [N] bool
+    protected: np.ndarray  # [N] bool: images that a user decided to keep, which no stage rejects
     rejected: dict[int, Why] = field(default_factory=dict)
     duplicates: dict[int, Duplicate] = field(default_factory=dict)
     reported: dict[int, Duplicate] = field(default_factory=dict)
@@ -56,7 +53,6 @@ class Selection:
         self.note(stage, int(self.is_in.sum()), f"{len(found):,} {said}")
 
     def note(self, stage: str, before: int, said: str) -> None:
-        """Add the figures of a stage."""
         self.figures.append((stage, before, int(self.is_in.sum()), said))
 
     def duplicates_by_keeper(self) -> dict[int, list[int]]:
@@ -76,7 +72,6 @@ class Selection:
         return duplicate
 
     def rejections(self) -> list[Rejected]:
-        """List a rejection for every image that is out."""
         sources, in_hex = self.images.sources, self.images.hex
         lines = [
             Rejected(sources[index], reason, detail, None, score, in_hex(index))
@@ -104,11 +99,6 @@ def new_selection(images: MeasuredImages, decisions: Mapping[str, Decided]) -> S
         dropped = {index: why for index, each in enumerate(decided) if each is not None and each.verdict == "drop"}
         selection.reject("decisions", dropped, "dropped in review")
     return selection
-
-
-def sorted_rejections(rejected: Sequence[Rejected], selection: Selection) -> list[Rejected]:
-    """List all rejections by name."""
-    return sorted([*rejected, *selection.rejections()], key=lambda left: os.fsencode(left.source))
 
 
 def counted(rejected: Iterable[Rejected]) -> dict[str, int]:

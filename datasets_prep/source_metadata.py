@@ -19,18 +19,15 @@ MADE = -1
 class SourceMetadata:
     """The source's metadata of N images."""
 
-    texts: Texts
-    """[N] Captions, joined by BETWEEN."""
+    texts: Texts  # [N] captions, joined by BETWEEN
     special: Mapping[int, Entry]
     """The entries with a weight, repeats or a split."""
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Captions of an image; may be empty."""
         text = self.texts[index]
         return tuple(text.split(BETWEEN)) if text else ()
 
     def only(self, chosen: np.ndarray) -> "SourceMetadata":
-        """Select some of the images by index."""
         special = {place: self.special[index] for place, index in enumerate(map(int, chosen)) if index in self.special}
         return SourceMetadata(self.texts.only(chosen), special)
 

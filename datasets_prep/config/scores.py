@@ -75,7 +75,6 @@ class ScoresConfig(score_options()):
     """Images at a time; halved where memory does not suffice."""
 
     def models(self) -> dict[str, str]:
-        """Map the scores to compute to their models."""
         return {name: model for name in SCORES if (model := vars(self)[f"{name}_model"]) is not None}
 
     def limit(self, name: str) -> float | None:

@@ -113,7 +113,6 @@ class _Store:
         return np.memmap(self._path, self._record, mode="r")
 
     def put(self, key: bytes, vector: np.ndarray) -> None:
-        """Append an embedding."""
         if self._path is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._path = self._folder / f"embeddings-{self._identity}-{len(vector)}.bin"

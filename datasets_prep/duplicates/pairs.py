@@ -35,8 +35,7 @@ class Made(Enum):
 class Gains:
     """How the frequencies of one image follow from those of another."""
 
-    gain: np.ndarray
-    """[R] Of the first, to come closest to the second, 1 where both are coarse."""
+    gain: np.ndarray  # [R] of the first, to come closest to the second, 1 where both are coarse
     coherence: float
     """Share of the finest frequencies that both have, 0 to 1."""
 

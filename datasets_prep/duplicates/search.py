@@ -95,20 +95,15 @@ def is_equal(first: Image.Image, second: Image.Image) -> bool:
 class SearchedImages:
     """N images to search, and how to open them."""
 
-    codes: Codes
-    """[N 12 4]"""
-    order: np.ndarray
-    """[N] Their numbers, the best first."""
-    mask: np.ndarray
-    """[N] Which are searched."""
-    flat: np.ndarray
-    """[N] Which show so little that codes alone never make them duplicates."""
+    codes: Codes  # [N 12 4]
+    order: np.ndarray  # [N] their numbers, the best first
+    mask: np.ndarray  # [N] which are searched
+    flat: np.ndarray  # [N] which show so little that codes alone never make them duplicates
     load: Load
     """Gives an image at 512 pixels or more."""
     load_whole: Load | None = None
     """Gives all pixels, to find equal ones."""
-    embeddings: np.ndarray | None = None
-    """[N D] For the level embed."""
+    embeddings: np.ndarray | None = None  # [N D] for the level embed
 
 
 @dataclass(frozen=True)

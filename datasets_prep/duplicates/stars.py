@@ -38,8 +38,7 @@ class Search:
 
     appearances: Appearances
     pairs: ClosePairs
-    is_worth: np.ndarray
-    """[M] Which pairs have more in common than their codes."""
+    is_worth: np.ndarray  # [M] which pairs have more in common than their codes
     seen: PairScores
 
     def score(self, row: int) -> float:

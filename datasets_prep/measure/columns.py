@@ -17,24 +17,19 @@ class MeasuredImages:
     """Images that decode, by name, as columns. They take about 200 bytes per image."""
 
     sources: Sequence[str]
-    sha256: np.ndarray
-    """[N 32] uint8."""
-    pixels_sha256: np.ndarray
-    """[N 32] uint8."""
+    sha256: np.ndarray  # [N 32] uint8
+    pixels_sha256: np.ndarray  # [N 32] uint8
     num_bytes: np.ndarray
     width: np.ndarray
     height: np.ndarray
-    scores: np.ndarray
-    """[N S] float32, one column per name in SCORES."""
+    scores: np.ndarray  # [N S] float32, one column per name in SCORES
     suffixes: Sequence[str]
-    suffix: np.ndarray
-    """[N] uint8, an index into `suffixes`."""
+    suffix: np.ndarray  # [N] uint8, an index into `suffixes`
     notes: Mapping[int, tuple[str, ...]]
     captions: Mapping[int, str]
     """Captions found inside the files."""
     parts: Parts
-    places: np.ndarray
-    """[N] Their rows there."""
+    places: np.ndarray  # [N] their rows there
 
     def __len__(self) -> int:
         return len(self.sources)

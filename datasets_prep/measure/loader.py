@@ -28,7 +28,6 @@ class Loader:
         return self._opened(self.sources[index], side)
 
     def whole(self, index: int) -> Image.Image:
-        """Open an upright RGB image with all its pixels."""
         return self._opened(self.sources[index], None)
 
     def by_name(self, name: str) -> Image.Image | None:

@@ -1,5 +1,6 @@
 """The prepared folder, from the decisions of the stages."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from datasets_prep.output.publish import publish
 from datasets_prep.records import Prepared, Rejected
 from datasets_prep.report.thumbnails import SmallImage, cached_small_image
 from datasets_prep.rows import Kept, LazyRows
-from datasets_prep.selection import counted, counts_in_words, sorted_rejections
+from datasets_prep.selection import counted, counts_in_words
 from datasets_prep.source_metadata import Captions, SourceMetadata
 from datasets_prep.split.stage import bucket_rows, sizes_of, split_images
 from finetune.config.parse.dump import dump
@@ -32,8 +33,7 @@ class Described:
     metadata: SourceMetadata
     masks: Masks
     captions: Captions
-    model_scores: Mapping[str, np.ndarray]
-    """[N] by name."""
+    model_scores: Mapping[str, np.ndarray]  # [N] by name
 
 
 def write_result(
@@ -42,7 +42,8 @@ def write_result(
     """Write the result and return its state. Raises where no image is left."""
     config, selection, findings = context.config, context.selection, context.findings
     masks = masks_of_kept(selection, described.masks)
-    rejected = sorted_rejections([*unreadable, *unused_masks(selection, described.masks, masks)], selection)
+    rejected = [*unreadable, *unused_masks(selection, described.masks, masks), *selection.rejections()]
+    rejected.sort(key=lambda left: os.fsencode(left.source))
     if not selection.is_in.any():
         raise nothing_usable(config, rejected)
     warn_of_notes(context)

@@ -20,10 +20,8 @@ def key_of(source: object) -> int:
 class Places:
     """The rows of images by name, at 12 bytes per row."""
 
-    keys: np.ndarray
-    """[N] uint64, sorted."""
-    rows: np.ndarray
-    """[N] uint32, the row of each key."""
+    keys: np.ndarray  # [N] uint64, sorted
+    rows: np.ndarray  # [N] uint32, the row of each key
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -38,7 +38,6 @@ class Losses:
             self._least.add(-loss, place)
 
     def shown(self, kept: Sequence[Row], thumbnails: Thumbnails) -> list[tuple[Row, Crop | None, float]]:
-        """Return the images with what is cut away."""
         rows = [kept[place] for place in self._least.places()]
         return [(row, crop_of(thumbnails.of(str(row["source"])), _bucket_of(row)), _loss(row)) for row in rows]
 

@@ -115,7 +115,6 @@ class LeftOut:
             self._kept_contents.add(row.get("sha256"))
 
     def html(self, thumbnails: Thumbnails) -> Markup:
-        """Show the files by reason, the most frequent first."""
         if not self._counts:
             return nothing("Nothing was left out.")
         order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))

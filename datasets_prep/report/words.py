@@ -37,7 +37,6 @@ class Words:
             self._phrases.add(words)
 
     def html(self) -> Markup:
-        """Show the lengths of captions, and frequent words and phrases."""
         if not self._words:
             return nothing("No captions.")
         spans = [

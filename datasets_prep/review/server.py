@@ -72,7 +72,6 @@ class ReviewServer(ThreadingHTTPServer):
 
     @property
     def lines(self) -> list[Mapping[str, object]]:
-        """All decisions about the page's images, in order."""
         with self._lock:
             return list(self._lines)
 

@@ -65,7 +65,6 @@ def _kind(given: str) -> SourceKind:
 
 
 def _are_datasets(given: str) -> bool:
-    """Recognise a dataset on disk or on the Hub."""
     if os.path.exists(given):
         return os.path.isdir(given) and _is_saved_dataset(Path(given))
     location, _, _ = given.rpartition(":")

@@ -4,7 +4,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets_prep.captions.own import joined_entries, read_folder_entries, read_sidecars
@@ -44,8 +44,7 @@ class FoldersSource:
         for prefix, root in self.folders.items():
             names = [source.removeprefix(prefix) for source in sources if source.startswith(prefix)]
             found = read_folder_entries(root, FolderSource(root).read, names, self.reading, findings)
-            for name, entry in found.items():
-                entries[prefix + name] = Entry(prefix + name, entry.captions, entry.weight, entry.repeats, entry.split)
+            entries |= {prefix + name: replace(entry, file_name=prefix + name) for name, entry in found.items()}
         return entries
 
     def read(self, source: str) -> bytes:

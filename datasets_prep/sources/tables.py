@@ -124,7 +124,6 @@ def holds_images(kind: DataType) -> bool:
 
 
 def _masked_rows(path: str) -> Iterator[int]:
-    """Yield the rows of a table that have a mask."""
     from finetune.data.parquet import read_columns
 
     for first, columns in read_columns(path, [f"{MASK_COLUMN}.path"]):

@@ -84,7 +84,6 @@ class _Worker(Generic[Task]):
             self.connection.send_bytes(job.pickled)
 
     def finished(self) -> _Job[Task]:
-        """Remove and return the first job, which is done."""
         self.since = time.monotonic()
         return self.queue.popleft()
 

@@ -78,6 +78,5 @@ class RayEngine:
 def _run_chunk(
     work: Callable[[Task], Result], tasks: list[Task], seconds: float, memory_gb: float
 ) -> list[tuple[Task, Result | Failure]]:
-    """Run tasks on a node."""
     with PoolEngine(1, seconds, memory_gb) as engine:
         return list(engine.run(work, tasks))
