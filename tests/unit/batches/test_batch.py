@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -32,8 +33,12 @@ def sample(number: int, length: int) -> Scored:
     )
 
 
-def test_a_field_that_is_added_is_joined_cut_and_moved() -> None:
-    batch = collate([sample(number, length=number + 1) for number in range(4)])
+@pytest.fixture
+def batch() -> Batch:
+    return collate([sample(number, length=number + 1) for number in range(4)])
+
+
+def test_a_field_that_is_added_is_joined_cut_and_moved(batch: Batch) -> None:
     assert isinstance(batch, Scored) and batch.score is not None and batch.pixels is None
     assert batch.score[:, 0].tolist() == [0, 100, 200, 300] and batch.sources[3] == "source 3"
     _, second = batch.micro_batches(2)
@@ -43,8 +48,7 @@ def test_a_field_that_is_added_is_joined_cut_and_moved() -> None:
     assert moved.score is not None and moved.score.is_meta and moved.sources == second.sources
 
 
-def test_what_is_nested_follows() -> None:
-    batch = collate([sample(number, length=number + 1) for number in range(4)])
+def test_what_is_nested_follows(batch: Batch) -> None:
     assert batch.prompts is not None and batch.filling is not None and batch.filling.holes is not None
     assert batch.prompts.embeddings.shape == (4, 4, 1) and batch.prompts.mask.sum(1).tolist() == [1, 2, 3, 4]
     part = batch.micro_batches(3)[1]

@@ -21,15 +21,9 @@ VIEW = View(64, 64, 0.25, 0.5, False)
 
 
 def test_the_key_of_latents_changes_with_picture_size_crop_flip_and_autoencoder() -> None:
-    keys = [
-        latent_key(RECORD, VIEW, "vae"),
-        latent_key(replace(RECORD, sha256="cd" * 32), VIEW, "vae"),
-        *(
-            latent_key(RECORD, replace(VIEW, **change), "vae")
-            for change in ({"width": 72}, {"height": 72}, {"left": 0.26}, {"top": 0.6}, {"flip": True})
-        ),
-        latent_key(RECORD, VIEW, "other"),
-    ]
+    changes = ({}, {"width": 72}, {"height": 72}, {"left": 0.26}, {"top": 0.6}, {"flip": True})
+    keys = [latent_key(RECORD, replace(VIEW, **change), "vae") for change in changes]
+    keys += [latent_key(replace(RECORD, sha256="cd" * 32), VIEW, "vae"), latent_key(RECORD, VIEW, "other")]
     assert len(set(keys)) == len(keys)
 
 
@@ -54,14 +48,8 @@ def test_sizes_are_those_of_the_crop_that_was_cut(flip: bool) -> None:
 
 
 def test_the_key_of_a_text_changes_with_text_encoder_and_number_format() -> None:
-    keys = [
-        text_key("a", "encoder", torch.float32),
-        text_key("b", "encoder", torch.float32),
-        text_key("", "encoder", torch.float32),
-        text_key("a", "other", torch.float32),
-        text_key("a", "encoder", torch.bfloat16),
-    ]
-    assert len(set(keys)) == len(keys)
+    keys = {text_key(text, "encoder", torch.float32) for text in ("a", "b", "")}
+    assert len(keys | {text_key("a", "other", torch.float32), text_key("a", "encoder", torch.bfloat16)}) == 5
 
 
 def test_each_view_of_a_picture_has_a_key_of_its_own_and_is_the_same_in_every_run() -> None:

@@ -15,6 +15,7 @@ from finetune.config.sections import CacheConfig, DataConfig
 from finetune.data.manifest import read_manifest
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components
+from tests.support.components import components_of
 from tests.tiny.sd import build_pipeline, save_pictures
 
 
@@ -23,9 +24,8 @@ def components() -> Components:
     return new_components()
 
 
-def new_components(*, sd2: bool = False, seed: int = 0) -> Components:
-    pipeline = build_pipeline(size="micro", sd2=sd2, seed=seed)
-    return Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
+def new_components(seed: int = 0) -> Components:
+    return components_of(build_pipeline(size="micro", seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,11 @@ def test_another_scaling_factor_makes_other_latents_although_the_weights_are_equ
 
 
 def test_what_decides_embeddings_is_weights_activation_and_tokenizer(components: Components) -> None:
-    prints = [text_fingerprint(components)]
-    prints.append(text_fingerprint(new_components(seed=1)))
-    other = new_components()
-    other.text_encoders[0].config.hidden_act = "relu"
-    prints.append(text_fingerprint(other))
-    other = new_components()
-    other.tokenizers[0].pad_token = "!"
-    prints.append(text_fingerprint(other))
-    other = new_components()
-    other.tokenizers[0].add_tokens(["reddish"])
-    prints.append(text_fingerprint(other))
+    active, padded, taught = (new_components() for _ in range(3))
+    active.text_encoders[0].config.hidden_act = "relu"
+    padded.tokenizers[0].pad_token = "!"
+    taught.tokenizers[0].add_tokens(["reddish"])
+    prints = [text_fingerprint(each) for each in (components, new_components(seed=1), active, padded, taught)]
     assert len(set(prints)) == len(prints)
     same = new_components()
     same.tokenizers[0](["a", "b c"], padding=True, truncation=True)  # leaves a state behind
@@ -155,17 +149,15 @@ def test_what_is_no_number_is_not_cached_and_named(folder: Path, tmp_path: Path)
     broken = new_components()
     with torch.no_grad():
         broken.vae.encoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(
-        ValueError, match=r"the latents of the image \S+\.png are not finite numbers .*another checkpoint"
-    ):
+    words = r"the latents of the image \S+\.png are not finite numbers .*another checkpoint"
+    with pytest.raises(ValueError, match=words):
         cached(broken, folder, tmp_path)
     assert not shards(tmp_path)
     large = new_components()
     with torch.no_grad():
         large.text_encoders[0].final_layer_norm.bias.fill_(1e6)  # too large for what captions are kept in
-    with pytest.raises(
-        ValueError, match=r'embeddings of the caption ".*" are not finite numbers .*mixed_precision bf16'
-    ):
+    words = r'embeddings of the caption ".*" are not finite numbers .*mixed_precision bf16'
+    with pytest.raises(ValueError, match=words):
         cached(large, folder, tmp_path, torch.float16)
     cached(large, folder, tmp_path, torch.bfloat16)
 

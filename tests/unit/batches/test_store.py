@@ -23,16 +23,8 @@ class Weights(nn.Module):
 
 def test_the_fingerprint_of_weights_sees_names_types_shapes_and_values_but_no_order() -> None:
     a, b = torch.arange(6.0), torch.ones(6)
-    prints = [
-        fingerprint(module)
-        for module in (
-            Weights(a, b),
-            Weights(b, a),
-            Weights(a.view(2, 3), b),
-            Weights(a.double(), b),
-            Weights(torch.nextafter(a, a + 1), b),
-        )
-    ]
+    firsts = (a, a.view(2, 3), a.double(), torch.nextafter(a, a + 1))
+    prints = [fingerprint(module) for module in (*(Weights(first, b) for first in firsts), Weights(b, a))]
     assert len(set(prints)) == len(prints)
     assert fingerprint(Weights(a, b, swapped=True)) == prints[0]
     assert fingerprint(Weights(a.bfloat16(), b.half())) == prints[0]  # as it is read narrow or wide
@@ -42,9 +34,6 @@ def test_the_fingerprint_of_weights_sees_names_types_shapes_and_values_but_no_or
 def test_the_digest_of_a_tensor_sees_type_and_shape() -> None:
     value = torch.zeros(4)
     assert len({tensor_digest(v) for v in (value, value.int(), value.view(2, 2), value + 1)}) == 4
-
-
-# The store.
 
 
 def value_of(key: str) -> Entry:
@@ -102,15 +91,8 @@ def fill_all(
 def test_processes_share_the_work_without_gap_or_overlap(num_processes: int, tmp_path: Path) -> None:
     keys, made = keys_of(13), []
     for rank in range(num_processes):
-        fill(
-            ShardStore(tmp_path),
-            keys,
-            encode,
-            shard_size=4,
-            rank=rank,
-            num_processes=num_processes,
-            progress=made.append,
-        )
+        own = {"rank": rank, "num_processes": num_processes, "progress": made.append}
+        fill(ShardStore(tmp_path), keys, encode, shard_size=4, **own)
     assert sum(made) == len(keys)
     store = ShardStore(tmp_path)
     assert store.missing(keys) == []
@@ -127,8 +109,7 @@ def test_a_torn_shard_is_passed_over_with_a_warning_and_its_entries_are_made_aga
     assert len(store.missing(keys)) == 4
     assert len(store.warnings) == 1 and torn.name in store.warnings[0]
     store = fill_all(tmp_path, keys)
-    assert store.missing(keys) == []
-    assert len(store.warnings) == 1  # told once, although the folder was read twice
+    assert store.missing(keys) == [] and len(store.warnings) == 1  # told once, although the folder was read twice
     assert all(same(store.read(key), value_of(key)) for key in keys)
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -141,25 +122,20 @@ def attempted(store: ShardStore, key: str) -> tuple[Entry | None, str]:
 
 
 def test_no_flipped_bit_gives_a_wrong_value_or_anything_but_a_sentence(tmp_path: Path) -> None:
-    keys = keys_of(1)
-    whole = ShardStore(tmp_path).write({key: value_of(key) for key in keys}).read_bytes()
-    refused = 0
+    (key,), refused = keys_of(1), 0
+    whole = ShardStore(tmp_path).write({key: value_of(key)}).read_bytes()
     for place in range(len(whole)):
-        folder = tmp_path / str(place)
-        folder.mkdir()
         data = bytearray(whole)
         data[place] ^= 1 << place % 8
-        path = folder / "shard.safetensors"
+        path = tmp_path / str(place) / "shard.safetensors"
+        path.parent.mkdir()
         path.write_bytes(data)
-        store = ShardStore(folder)
-        for key in keys:
-            if not store.missing([key]):
-                found, error = attempted(store, key)
-                assert same(found, value_of(key)) if found else str(path) in error, place
-                refused += found is None
-        path.unlink()
-    num_bytes = sum(value.nbytes for key in keys for value in value_of(key).values())
-    assert refused >= num_bytes
+        store = ShardStore(path.parent)
+        if not store.missing([key]):
+            found, error = attempted(store, key)
+            assert same(found, value_of(key)) if found else str(path) in error, place
+            refused += found is None
+    assert refused >= sum(value.nbytes for value in value_of(key).values())
 
 
 def test_a_full_disk_is_reported_with_the_place_and_the_way_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -181,6 +157,3 @@ def test_a_folder_that_cannot_be_made_is_reported_the_same_way(tmp_path: Path) -
     (tmp_path / "file").touch()  # permissions would not stop root
     with pytest.raises(OSError, match=r"--cache\.folder"):
         ShardStore(tmp_path / "file" / "cache").write({"key": value_of("key")})
-
-
-# Several processes, real ones.

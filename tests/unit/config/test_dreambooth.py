@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from finetune.config.dreambooth import DreamBoothTrainConfig, words
@@ -16,12 +18,8 @@ def config(*arguments: str) -> DreamBoothTrainConfig:
 
 def test_two_prompts_are_all_it_needs() -> None:
     found = config(*INSTANCE, *PRIOR)
-    assert (found.method, found.prior.kind, found.prior.weight, found.data.caption_dropout) == (
-        "lora",
-        "pictures",
-        1.0,
-        0.0,
-    )
+    assert (found.method, found.prior.kind, found.prior.weight) == ("lora", "pictures", 1.0)
+    assert found.data.caption_dropout == 0.0
     assert config(*INSTANCE, "--prior.kind", "none").prior.prompt is None
     assert config(*INSTANCE, "--prior.folder", "dogs", "--prior.captions", "true").prior.prompt is None
     assert config("--instance.captions", "true", *PRIOR, "--data.captions", "folder").instance.prompt is None
@@ -57,9 +55,8 @@ def test_two_prompts_are_all_it_needs() -> None:
     ],
 )
 def test_contradictions_are_refused(arguments: tuple[str, ...], says: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         config(*arguments)
-    assert says in str(caught.value)
 
 
 def test_words_are_compared_without_case_and_punctuation() -> None:

@@ -42,14 +42,9 @@ def test_what_cannot_be_is_refused_by_name(changes: dict[str, Any], word: str) -
 
 
 def test_the_autoencoders_stage_has_its_own_steps_and_rate_and_is_stable() -> None:
-    config = replace(
-        GOOD,
-        stage="denoiser",
-        model=ModelConfig("folder"),
-        autoencoder=AutoencoderConfig(steps=7, batch_size=3, lr=0.5, ema_decay=None),
-        optim=OptimConfig(schedule="cosine", text_encoder_lr=1e-4),
-        preview=PreviewConfig(prompts=("a cat",)),
-    )
+    own = AutoencoderConfig(steps=7, batch_size=3, lr=0.5, ema_decay=None)
+    others = {"optim": OptimConfig(schedule="cosine", text_encoder_lr=1e-4), "preview": PreviewConfig(("a cat",))}
+    config = replace(GOOD, stage="denoiser", model=ModelConfig("folder"), autoencoder=own, **others)
     stage = autoencoder_stage(config)
     assert (stage.train.steps, stage.train.batch_size, stage.train.ema_decay) == (7, 3, None)
     assert (stage.optim.lr, stage.optim.schedule, stage.cache.latents) == (0.5, "cosine", False)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +12,43 @@ from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInv
 from finetune.config.sections import DataConfig, ModelConfig
 
 QUANTIZED = ModelConfig("m", quantization="nf4")
-OFFLOADED = {"model": ModelConfig("m", offload=True)}
-BASE: dict[str, Any] = {"model": QUANTIZED, "data": DataConfig("d"), "output": OutputConfig(Path("o"))}
-SUBJECT: dict[str, Any] = BASE | {
-    "data": DreamBoothDataConfig("d"),
-    "instance": InstanceConfig("a photo of sks dog"),
-    "prior": PriorConfig(prompt="a photo of a dog"),
-}
+OFFLOADED = ModelConfig("m", offload=True)
+OFFLOADED_INT8 = ModelConfig("m", quantization="int8", offload=True)
+BASE: dict[str, Any] = {"data": DataConfig("d"), "output": OutputConfig(Path("o"))}
+SUBJECT: dict[str, Any] = BASE | {"data": DreamBoothDataConfig("d"), "instance": InstanceConfig("a photo of sks dog")}
+SUBJECT |= {"prior": PriorConfig(prompt="a photo of a dog")}
 
 
-def test_adapters_and_tokens_train_beside_quantised_weights() -> None:
-    LoRATrainConfig(**BASE, lora=LoRAConfig(dora=True))
-    LoRATrainConfig(**BASE, lora=LoRAConfig(init="orthogonal"))
-    TextualInversionTrainConfig(**BASE, tokens=TokensConfig(("<new>",)))
-    DreamBoothTrainConfig(**SUBJECT)
+@pytest.mark.parametrize("model", [QUANTIZED, OFFLOADED, OFFLOADED_INT8])
+def test_adapters_and_tokens_train_beside_weights_that_are_quantised_or_in_host_memory(model: ModelConfig) -> None:
+    for init, dora in (("orthogonal", False), ("default", True)):
+        LoRATrainConfig(model, **BASE, lora=LoRAConfig(init=init, dora=dora))  # pyright: ignore[reportArgumentType]
+    TextualInversionTrainConfig(model, **BASE, tokens=TokensConfig(("<new>",)))
+    DreamBoothTrainConfig(model, **SUBJECT)
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda: FullTrainConfig(**BASE),
-        lambda: DreamBoothTrainConfig(**SUBJECT, method="full"),
-        lambda: PretrainConfig(**(BASE | {"model": ModelConfig("new", quantization="int8")})),
-    ],
+    ("model", "says"),
+    [(QUANTIZED, r"model\.quantization: got .* cannot be trained"), (OFFLOADED, r"model\.offload")],
 )
-def test_runs_that_train_all_weights_refuse_quantised_ones(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"model\.quantization: got .* cannot be trained"):
-        make()
+def test_runs_that_train_all_weights_refuse_such_ones(model: ModelConfig, says: str) -> None:
+    for kind, options in ((FullTrainConfig, BASE), (DreamBoothTrainConfig, SUBJECT | {"method": "full"})):
+        with pytest.raises(ValueError, match=says):
+            kind(model=model, **options)
+    with pytest.raises(ValueError, match=says):
+        PretrainConfig(model=replace(model, source="new"), **BASE)
 
 
+@pytest.mark.parametrize(("model", "says"), [(QUANTIZED, r"lora\.init"), (OFFLOADED, r"model\.offload")])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_starts_that_take_a_part_of_the_weights_are_refused(init: Any) -> None:
-    with pytest.raises(ValueError, match=r"lora\.init"):
-        LoRATrainConfig(**BASE, lora=LoRAConfig(init=init))
-    with pytest.raises(ValueError, match=r"lora\.init"):
-        DreamBoothTrainConfig(**SUBJECT, lora=LoRAConfig(init=init))
+def test_starts_that_take_a_part_of_the_weights_are_refused(init: Any, model: ModelConfig, says: str) -> None:
+    for kind, options in ((LoRATrainConfig, BASE), (DreamBoothTrainConfig, SUBJECT)):
+        with pytest.raises(ValueError, match=says):
+            kind(model=model, **options, lora=LoRAConfig(init=init))
 
 
 @pytest.mark.parametrize("kind", ["none", "int8", "fp8"])
 def test_double_quantisation_is_an_option_of_nf4(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"model\.double_quantization"):
-        LoRATrainConfig(**(BASE | {"model": ModelConfig("m", quantization=kind, double_quantization=False)}))
+        LoRATrainConfig(ModelConfig("m", quantization=kind, double_quantization=False), **BASE)
     ModelConfig("m", quantization="nf4", double_quantization=False)
-
-
-def test_adapters_and_tokens_train_beside_weights_in_host_memory() -> None:
-    LoRATrainConfig(**(BASE | OFFLOADED), lora=LoRAConfig(dora=True))
-    LoRATrainConfig(**(BASE | {"model": ModelConfig("m", quantization="int8", offload=True)}))
-    TextualInversionTrainConfig(**(BASE | OFFLOADED), tokens=TokensConfig(("<new>",)))
-    DreamBoothTrainConfig(**(SUBJECT | OFFLOADED))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: FullTrainConfig(**(BASE | OFFLOADED)),
-        lambda: DreamBoothTrainConfig(**(SUBJECT | OFFLOADED), method="full"),
-        lambda: PretrainConfig(**(BASE | {"model": ModelConfig("new", offload=True)})),
-        lambda: LoRATrainConfig(**(BASE | OFFLOADED), lora=LoRAConfig(init="pissa")),
-        lambda: DreamBoothTrainConfig(**(SUBJECT | OFFLOADED), lora=LoRAConfig(init="olora")),
-    ],
-)
-def test_runs_that_change_the_weights_refuse_those_in_host_memory(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"model\.offload"):
-        make()

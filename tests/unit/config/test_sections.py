@@ -1,4 +1,5 @@
 import inspect
+import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,28 +10,24 @@ from datasets_prep.config import PrepConfig
 from finetune.config.checks import problems
 from finetune.config.facts import Option, options, values
 from finetune.config.inpaint import InpaintConfig
+from finetune.config.lora import LoRAConfig
 from finetune.config.loss import LossConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
 from finetune.config.outputs import OutputConfig, PreviewConfig, ValidationConfig
 from finetune.config.parse.dump import with_options
 from finetune.config.pretrain import PretrainConfig
-from finetune.config.recipes import (
-    FullTrainConfig,
-    LoRAConfig,
-    LoRATrainConfig,
-    TextualInversionTrainConfig,
-    TokensConfig,
-)
+from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig, TokensConfig
 from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
 from finetune.config.tracking import TrackingConfig
 
-GOOD = LoRATrainConfig(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
+GIVEN = ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out"))
+GOOD = LoRATrainConfig(*GIVEN)
 
 
 def test_the_defaults_are_accepted_by_every_recipe() -> None:
     for kind in (LoRATrainConfig, FullTrainConfig):
-        kind(ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out")))
+        kind(*GIVEN)
 
 
 # One unusable value for every option that has unusable ones: section, its values, a word of the message.
@@ -101,9 +98,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("section", "value", "word"), WRONG, ids=[f"{word}-{n}" for n, (_, _, word) in enumerate(WRONG)]
 )
 def test_an_unusable_value_is_refused_by_name(section: str, value: Any, word: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(word)):
         replace(GOOD, **{section: value})
-    assert word in str(caught.value)
 
 
 COUNTS = ("data.num_crops", "data.num_shuffles", "cache.shard_size", "inpaint.num_masks", "loss.nearest_noise")
@@ -127,25 +123,18 @@ def test_every_number_has_bounds(option: Option) -> None:
             with_options(GOOD, {option.key: -2})
 
 
+IN_BACKWARD = OptimConfig(in_backward=True)
+TRAINED_TEXT: dict[str, Any] = {"train": LoopConfig(text_encoder=True), "cache": CacheConfig(text=False)}
+
 # Options that contradict each other: what to set, and the option that the message must name.
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"train": LoopConfig(text_encoder=True)}, "cache.text"),
-    ({"train": LoopConfig(max_grad_norm=1.0), "optim": OptimConfig(in_backward=True)}, "train.max_grad_norm"),
-    (
-        {"train": LoopConfig(max_grad_norm=0, accumulation=2), "optim": OptimConfig(in_backward=True)},
-        "train.accumulation",
-    ),
+    ({"train": LoopConfig(max_grad_norm=1.0), "optim": IN_BACKWARD}, "train.max_grad_norm: .*--train.max_grad_norm 0"),
+    ({"train": LoopConfig(max_grad_norm=0, accumulation=2), "optim": IN_BACKWARD}, "train.accumulation"),
     ({"optim": OptimConfig(text_encoder_lr=1e-5)}, "optim.text_encoder_lr"),
     ({"optim": OptimConfig(warmup_steps=10), "train": LoopConfig(steps=10)}, "optim.warmup_steps"),
     ({"optim": OptimConfig(name="prodigy", lr=1e-4)}, "optim.lr"),
-    (
-        {
-            "optim": OptimConfig(name="prodigy", lr=1.0, text_encoder_lr=0.5),
-            "train": LoopConfig(text_encoder=True),
-            "cache": CacheConfig(text=False),
-        },
-        "optim.text_encoder_lr",
-    ),
+    (TRAINED_TEXT | {"optim": OptimConfig(name="prodigy", lr=1.0, text_encoder_lr=0.5)}, "optim.text_encoder_lr"),
     ({"optim": OptimConfig(name="prodigy", lr=1.0), "tokens": TokensConfig(names=("<ink>",), lr=1e-3)}, "tokens.lr"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**63}, "seed"),
@@ -154,18 +143,17 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "word"), CONTRADICTIONS)
 def test_options_that_contradict_each_other_are_refused(changes: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=rf"(?m)^{word}: "):
+    with pytest.raises(ValueError, match=rf"(?m)^{word}"):
         replace(GOOD, **changes)
 
 
 def test_textual_inversion_needs_a_token_and_trains_nothing_else() -> None:
-    parts = {"model": GOOD.model, "data": GOOD.data, "output": GOOD.output}
     with pytest.raises(ValueError, match=r"tokens.names: missing"):
-        TextualInversionTrainConfig(**parts)
+        TextualInversionTrainConfig(*GIVEN)
     tokens, train = TokensConfig(names=("<ink>",)), LoopConfig(text_encoder=True)
-    assert TextualInversionTrainConfig(**parts, tokens=tokens).optim.lr == 5e-4
+    assert TextualInversionTrainConfig(*GIVEN, tokens=tokens).optim.lr == 5e-4
     with pytest.raises(ValueError, match=r"recipes.lora"):
-        TextualInversionTrainConfig(**parts, tokens=tokens, train=train, cache=CacheConfig(text=False))
+        TextualInversionTrainConfig(*GIVEN, tokens=tokens, train=train, cache=CacheConfig(text=False))
 
 
 def test_a_template_without_the_caption_is_for_pictures_without_captions() -> None:
@@ -189,23 +177,10 @@ def test_the_numbers_of_the_chosen_weighting_and_error_are_accepted() -> None:
 
 
 def test_validation_measures_the_same_whatever_training_does_with_errors_noise_and_timesteps() -> None:
-    shaped = LossConfig(
-        prediction_type="v_prediction",
-        zero_terminal_snr=True,
-        weighting="p2",
-        p2_k=2.0,
-        error="huber",
-        huber_c=0.3,
-        huber_schedule="exponential",
-        offset_noise=0.1,
-        pyramid_noise=0.5,
-        input_perturbation=0.1,
-        nearest_noise=4,
-        min_timestep=10,
-        max_timestep=900,
-        timestep_bias="style",
-    )
     kept = LossConfig(prediction_type="v_prediction", zero_terminal_snr=True, weighting="p2", p2_k=2.0)
+    errors = {"error": "huber", "huber_c": 0.3, "huber_schedule": "exponential"}
+    noise = {"offset_noise": 0.1, "pyramid_noise": 0.5, "input_perturbation": 0.1, "nearest_noise": 4}
+    shaped = replace(kept, **errors, **noise, min_timestep=10, max_timestep=900, timestep_bias="style")
     assert shaped.plain() == kept and problems(shaped.plain(), "loss") == []
 
 
@@ -246,8 +221,8 @@ def test_the_users_own_token_is_recognised_whatever_its_form(monkeypatch: pytest
 
 def test_commits_are_no_tokens() -> None:
     commit = "451f4fe16113bfa5e9d60d93e5c3c2ad9b54d0ea"
-    replace(GOOD, model=ModelConfig("owner/name", revision=commit))
-    replace(GOOD, model=ModelConfig(f"/home/me/.cache/huggingface/hub/models--a--b/snapshots/{commit}"))
+    for source in ("owner/name", f"/home/me/.cache/huggingface/hub/models--a--b/snapshots/{commit}"):
+        replace(GOOD, model=ModelConfig(source, revision=commit))
 
 
 def test_every_option_has_a_line_of_help() -> None:
@@ -266,12 +241,11 @@ def test_options_walks_all_sections() -> None:
 
 
 def test_a_prior_is_refused_where_all_weights_are_trained_and_masks_in_pretraining() -> None:
-    given = ModelConfig("model"), DataConfig("pictures"), OutputConfig(Path("out"))
     with pytest.raises(ValueError, match=r"mask\.prior_weight.*no base model"):
-        FullTrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1))
+        FullTrainConfig(*GIVEN, mask=MaskConfig("alpha", prior_weight=1))
     with pytest.raises(ValueError, match=r"mask\.kind.*pretraining"):
-        PretrainConfig(*given[1:], mask=MaskConfig("alpha"))
-    assert LoRATrainConfig(*given, mask=MaskConfig("alpha", prior_weight=1)).mask.prior_weight == 1
+        PretrainConfig(*GIVEN[1:], mask=MaskConfig("alpha"))
+    assert LoRATrainConfig(*GIVEN, mask=MaskConfig("alpha", prior_weight=1)).mask.prior_weight == 1
 
 
 @pytest.mark.parametrize(
@@ -290,15 +264,14 @@ def test_a_prior_is_refused_where_all_weights_are_trained_and_masks_in_pretraini
 )
 def test_tokens_and_passwords_of_many_kinds_are_refused_without_being_repeated(text: str) -> None:
     source = f"before/{text}"
-    with pytest.raises(ValueError, match="access token or password") as caught:
-        replace(GOOD, model=ModelConfig(source))
-    assert text not in str(caught.value)
-    with pytest.raises(ValueError, match=r"model\.variant: holds an access token or password") as caught:
-        replace(GOOD, model=ModelConfig("model.safetensors", variant=source))
-    assert text not in str(caught.value)
-    with pytest.raises(ValueError, match="access token or password") as caught:
-        PrepConfig((source,), Path("out"))
-    assert text not in str(caught.value)
+    for name, make in {
+        "model.source": lambda: replace(GOOD, model=ModelConfig(source)),
+        "model.variant": lambda: replace(GOOD, model=ModelConfig("model.safetensors", variant=source)),
+        "source": lambda: PrepConfig((source,), Path("out")),
+    }.items():
+        with pytest.raises(ValueError, match=rf"(?m)^{name}: holds an access token or password") as caught:
+            make()
+        assert text not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["https://host:8000/v1", "sks@home: 3:1", "ask-a-question-about-a-dog", "C:/x"])

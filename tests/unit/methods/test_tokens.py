@@ -11,22 +11,15 @@ from finetune.config.sections import ModelConfig
 from finetune.methods.lora.method import LoRA
 from finetune.methods.pivotal import Pivotal
 from finetune.methods.tokens import TextualInversion, token_embeddings
-from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components, ModelSource, Network
 from finetune.optim.build import build_optimizer
 from finetune.optim.ema import trained_state
+from tests.support.adapter_models import FAMILY, fresh
+from tests.support.runs import differing
 
-FAMILY = StableDiffusion()
 TOKENS = TokensConfig(names=("<ink>", "<wash>"), num_vectors=2, init=("red circle", "paper"))
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.5)
 ROWS = "text_encoders.0.embeddings.token_embedding.rows"
-
-
-def components_of(model: Path) -> Components:
-    components = FAMILY.load(ModelSource(str(model)))
-    for part in (components.denoiser, components.vae, *components.text_encoders):
-        part.requires_grad_(False).eval()
-    return components
 
 
 def attached(method: TextualInversion | Pivotal, components: Components) -> Network:
@@ -71,8 +64,12 @@ def test_known_names_and_unknown_words_are_refused_before_weights_are_read(
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_tokens_start_from_their_words(tiny_model: Path) -> None:
-    components = components_of(tiny_model)
+@pytest.fixture
+def components(tiny_model: Path) -> Components:
+    return fresh(ModelSource(str(tiny_model)))
+
+
+def test_tokens_start_from_their_words(components: Components, tiny_model: Path) -> None:
     table = components.text_encoders[0].get_input_embeddings().weight.clone()
     network = attached(TextualInversion.from_config(TOKENS, ModelConfig(str(tiny_model))), components)
     (embedding,) = token_embeddings(network).values()
@@ -80,28 +77,24 @@ def test_tokens_start_from_their_words(tiny_model: Path) -> None:
     assert torch.equal(embedding.rows, table[[numbers[0], numbers[1], numbers[2], numbers[2]]])
 
 
-def test_only_the_new_vectors_train_and_all_else_keeps_its_bits(tiny_model: Path) -> None:
-    components = components_of(tiny_model)
+def test_only_the_new_vectors_train_and_all_else_keeps_its_bits(components: Components, tiny_model: Path) -> None:
     method = TextualInversion.from_config(TOKENS, ModelConfig(str(tiny_model)))
     network = attached(method, components)
     assert trained_state(network).keys() == {ROWS}
     before, rows = without_rows(network), trained_state(network)[ROWS].clone()
     take_steps(method, network, components)
-    after = without_rows(network)
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert differing(before, without_rows(network)) == []
     assert bool((trained_state(network)[ROWS] != rows).any(dim=1).all())
     assert next(iter(method.param_groups(network, OPTIM))).weight_decay == 0.0
 
 
-def test_a_vector_that_no_caption_reaches_does_not_move(tiny_model: Path) -> None:
+def test_a_vector_that_no_caption_reaches_does_not_move(components: Components, tiny_model: Path) -> None:
     """Weight decay would move it."""
-    components = components_of(tiny_model)
     method = TextualInversion.from_config(replace(TOKENS, names=("<ink>", "<unseen>")), ModelConfig(str(tiny_model)))
     network = attached(method, components)
     rows = trained_state(network)[ROWS].clone()
     take_steps(method, network, components)
-    moved = (trained_state(network)[ROWS] != rows).any(dim=1).tolist()
-    assert moved == [True, True, False, False]
+    assert (trained_state(network)[ROWS] != rows).any(dim=1).tolist() == [True, True, False, False]
 
 
 def pivotal(model: Path, *, text_encoder: bool, lr: float | None = 1e-3) -> Pivotal:
@@ -110,8 +103,10 @@ def pivotal(model: Path, *, text_encoder: bool, lr: float | None = 1e-3) -> Pivo
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
-def test_pivotal_tuning_trains_adapters_and_tokens_at_their_own_rates(text_encoder: bool, tiny_model: Path) -> None:
-    components, method = components_of(tiny_model), pivotal(tiny_model, text_encoder=text_encoder)
+def test_pivotal_tuning_trains_adapters_and_tokens_at_their_own_rates(
+    text_encoder: bool, components: Components, tiny_model: Path
+) -> None:
+    method = pivotal(tiny_model, text_encoder=text_encoder)
     network = attached(method, components)
     groups = method.param_groups(network, replace(OPTIM, text_encoder_lr=1e-4 if text_encoder else None))
     expected = {"denoiser": 1e-2} | ({"text_encoder": 1e-4} if text_encoder else {}) | {"tokens": 1e-3}
@@ -130,9 +125,8 @@ def test_pivotal_tuning_trains_adapters_and_tokens_at_their_own_rates(text_encod
     assert all(not torch.equal(value, before[name]) for name, value in trained_state(network).items())
 
 
-def test_tokens_do_not_change_what_adapters_start_from(tiny_model: Path) -> None:
-    alone = components_of(tiny_model)
-    network = Network(FAMILY, alone.denoiser)
+def test_tokens_do_not_change_what_adapters_start_from(components: Components, tiny_model: Path) -> None:
+    network = Network(FAMILY, fresh(ModelSource(str(tiny_model))).denoiser)
     LoRA(LoRAConfig(rank=2)).attach(network, seed=3)
-    both = trained_state(attached(pivotal(tiny_model, text_encoder=False), components_of(tiny_model)))
+    both = trained_state(attached(pivotal(tiny_model, text_encoder=False), components))
     assert all(torch.equal(value, both[name]) for name, value in trained_state(network).items())

@@ -19,6 +19,7 @@ from finetune.models.loading.part_files import part_files
 from finetune.models.parts import PARTS, Part, loaded
 from finetune.models.stored import readable_as_float32, stored_dtype
 from tests.support.adapter_models import KINDS
+from tests.support.damage import cut
 from tests.support.families import save_tiny_pipeline
 from tests.support.original_layout import save_single_file
 from tests.tiny.sd import build_pipeline
@@ -28,8 +29,7 @@ FAMILY = StableDiffusion()
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    pipeline: Any = build_pipeline(size="micro")
-    return saved(pipeline, tmp_path_factory.mktemp("half") / "model", torch.bfloat16)
+    return saved(build_pipeline(size="micro"), tmp_path_factory.mktemp("half") / "model", torch.bfloat16)
 
 
 def saved(pipeline: Any, folder: Path, dtype: torch.dtype, **options: Any) -> ModelSource:
@@ -77,10 +77,8 @@ def test_the_number_format_is_that_of_the_variant_and_of_all_shards(tmp_path: Pa
     saved(pipeline, tmp_path, torch.float16, variant="fp16", max_shard_size="20KB")
     assert stored_dtype(part_files(source, "unet", has_weights=True), "unet") == torch.float32
     fp16 = replace(source, variant="fp16")
-    assert (
-        stored_dtype(part_files(fp16, "unet", has_weights=True), "unet") == torch.float16
-        and FAMILY.denoiser(fp16).dtype == torch.float16
-    )
+    assert stored_dtype(part_files(fp16, "unet", has_weights=True), "unet") == torch.float16
+    assert FAMILY.denoiser(fp16).dtype == torch.float16
     shards = sorted((tmp_path / "unet").glob("*.fp16-*.safetensors"))
     assert len(shards) > 1
     weights = safetensors.torch.load_file(shards[0])
@@ -92,12 +90,10 @@ def test_the_number_format_is_that_of_the_variant_and_of_all_shards(tmp_path: Pa
 def test_a_part_without_weights_is_refused_as_ever(half: ModelSource, tmp_path: Path) -> None:
     folder = shutil.copytree(half.location, tmp_path / "model")
     (weights,) = (folder / "unet").glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"unet of .* does not load"):
-        FAMILY.denoiser(replace(half, location=str(folder)))
-    weights.unlink()
-    with pytest.raises(ValueError, match=r"unet of .* does not load"):
-        FAMILY.denoiser(replace(half, location=str(folder)))
+    for damage in (cut, Path.unlink):
+        damage(weights)
+        with pytest.raises(ValueError, match=r"unet of .* does not load"):
+            FAMILY.denoiser(replace(half, location=str(folder)))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not LoRA(LoRAConfig(**KINDS[kind])).alters_weights])

@@ -15,6 +15,7 @@ from finetune.objectives.diffusion import Diffusion, denoising_loss
 from finetune.objectives.mask import LossMask
 from finetune.tasks.base_model import adapters_off, masked
 from finetune.tasks.denoising import Denoising
+from tests.support.components import components_of
 from tests.tiny.sd import build_pipeline
 
 OBJECTIVE = Diffusion(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), "sample", LossConfig(weighting="none"))
@@ -77,11 +78,7 @@ def test_the_gradient_is_that_of_the_weights_alone() -> None:
 
 
 def network_and_parts() -> tuple[Network, Components]:
-    pipeline: Any = build_pipeline(size="micro")
-    parts = pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
-    components = Components(*parts)
-    for part in (components.denoiser, components.vae, *components.text_encoders):
-        part.requires_grad_(False).eval()
+    components = components_of(build_pipeline(size="micro"))
     return Network(StableDiffusion(), components.denoiser, components.text_encoders), components
 
 
@@ -111,7 +108,8 @@ def test_with_adapters_off_the_prediction_is_bit_for_bit_that_from_before_them(k
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     network.train()
     with torch.no_grad(), adapters_off(network):
-        assert torch.equal(network(noisy, t, tokens), before)
+        assert not network.training and torch.equal(network(noisy, t, tokens), before)
+    assert all(module.training for module in network.modules())
     assert [name for name, parameter in network.named_parameters() if parameter.requires_grad] == trained
     with torch.no_grad():
         assert not torch.allclose(network.eval()(noisy, t, tokens), before, atol=1e-3)

@@ -13,6 +13,8 @@ from finetune.models.prompts import Prompts
 from finetune.optim.build import build_optimizer, check_optimizer, evaluation_weights
 from finetune.optim.ema import EMA, load_trained_state, trained_state
 from finetune.optim.groups import usual_groups
+from finetune.optim.per_parameter import PerParameterOptimizer
+from tests.support.runs import differing
 from tests.tiny.sd import build_pipeline
 
 ROOT = Path(__file__).parents[3]
@@ -36,12 +38,22 @@ class Quadratic(nn.Module):
         return sum((p.square().mean() for p in self.parameters() if p.requires_grad), torch.zeros(()))
 
 
+def copies(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(model: nn.Module, expected: list[Tensor]) -> bool:
+    return all(torch.equal(p, value) for p, value in zip(model.parameters(), expected, strict=True))
+
+
 def config_of(name: Optimizer) -> OptimConfig:
     return OptimConfig(name=name, lr=RATES.get(name, 5e-2))
 
 
-def steps(model: Quadratic, optimizer: torch.optim.Optimizer, num: int) -> None:
-    for _ in range(num):
+def steps(model: Quadratic, optimizer: torch.optim.Optimizer, num: int, *, first: int = 0) -> None:
+    for step in range(first, first + num):
+        if isinstance(optimizer, PerParameterOptimizer):
+            optimizer.set_step(step)
         model.loss().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -86,7 +98,7 @@ def test_state_saved_and_loaded_continues_the_same_way(name: Optimizer, tmp_path
     optimizers[1].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for model, optimizer in zip((first, second), optimizers, strict=True):
         steps(model, optimizer, 5)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert same(first, copies(second))
 
 
 def test_an_optimizer_whose_package_is_missing_is_refused_with_the_command_to_run(
@@ -113,17 +125,14 @@ def test_looking_at_schedule_free_weights_restores_the_training_weights_bit_for_
     config = config_of("adamw_schedule_free")
     looked, alone = Quadratic(), Quadratic()
     optimizers = [build_optimizer(usual_groups(model, config), config) for model in (looked, alone)]
-    before: list[Tensor] = []
-    averaged: list[Tensor] = []
     for _ in range(10):
         for model, optimizer in zip((looked, alone), optimizers, strict=True):
             steps(model, optimizer, 1)
-        before = [p.detach().clone() for p in looked.parameters()]
+        before = copies(looked)
         with evaluation_weights(optimizers[0], config):
-            averaged = [p.detach().clone() for p in looked.parameters()]
-        assert all(torch.equal(p, saved) for p, saved in zip(looked.parameters(), before, strict=True))
+            averaged = copies(looked)
+        assert same(looked, before) and same(alone, before)
     assert not torch.equal(averaged[0], before[0])
-    assert all(torch.equal(a, b) for a, b in zip(looked.parameters(), alone.parameters(), strict=True))
 
 
 def test_training_weights_come_back_also_when_looking_fails() -> None:
@@ -131,10 +140,10 @@ def test_training_weights_come_back_also_when_looking_fails() -> None:
     model = Quadratic()
     optimizer = build_optimizer(usual_groups(model, config), config)
     steps(model, optimizer, 3)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = copies(model)
     with pytest.raises(RuntimeError, match="in between"), evaluation_weights(optimizer, config):
         raise RuntimeError("in between")
-    assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
+    assert same(model, before)
     steps(model, optimizer, 1)  # still in training mode
 
 
@@ -142,12 +151,9 @@ def test_other_optimizers_have_no_second_set_of_weights() -> None:
     model = Quadratic()
     optimizer = build_optimizer(usual_groups(model, OptimConfig()), OptimConfig())
     steps(model, optimizer, 2)
-    before = [p.detach().clone() for p in model.parameters()]
+    before = copies(model)
     with evaluation_weights(optimizer, OptimConfig()):
-        assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
-
-
-# The moving average.
+        assert same(model, before)
 
 
 def set_to(model: nn.Module, value: float) -> None:
@@ -177,12 +183,12 @@ def test_weights_that_never_move_are_their_own_average_bit_for_bit() -> None:
     ema = EMA.from_network(model, 0.99)
     for step in range(1, 20):
         ema.update(model, step)
-    assert all(torch.equal(ema.average[name], value) for name, value in trained_state(model).items())
+    assert differing(ema.average, trained_state(model)) == []
 
 
 def test_the_average_stands_in_and_the_weights_come_back_bit_for_bit() -> None:
     model = Quadratic()
-    before = [p.detach().clone() for p in model.parameters()]
+    before = copies(model)
     ema = EMA.from_network(model, 0.9)
     for average in ema.average.values():
         average.fill_(7.0)
@@ -190,7 +196,7 @@ def test_the_average_stands_in_and_the_weights_come_back_bit_for_bit() -> None:
         assert all(bool((value == 7).all()) for value in trained_state(model).values())
     with pytest.raises(RuntimeError, match="in between"), ema.in_place_of(model):
         raise RuntimeError("in between")
-    assert all(torch.equal(p, saved) for p, saved in zip(model.parameters(), before, strict=True))
+    assert same(model, before)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
@@ -200,9 +206,6 @@ def test_weights_that_do_not_fit_are_refused_by_name() -> None:
         load_trained_state(model, {name: value for name, value in state.items() if not name.startswith("denoiser")})
     with pytest.raises(ValueError, match=r"denoiser\.weight has shape"):
         load_trained_state(model, state | {"denoiser.weight": torch.zeros(1)})
-
-
-# Under bf16.
 
 
 def test_the_network_computes_in_the_number_format_of_its_frozen_weights() -> None:

@@ -33,20 +33,12 @@ def proposed(config: AdaptConfig, num: int, *fixed: str, batch: int = 4) -> dict
 
 
 def manifest(num: int, *, copies: int = 1, repeats: int = 1) -> Manifest:
-    records = [
-        Record(
-            f"{index:05d}-{copy}.png",
-            (f"thing {index}",),
-            64,
-            64,
-            hashlib.sha256(b"%d" % index).hexdigest(),
-            1.0,
-            repeats,
-        )
-        for index in range(num)
-        for copy in range(copies)
-    ]
-    return Manifest(tuple(records), FolderSource("pictures"), "pictures")
+    def record(index: int, copy: int) -> Record:
+        sha256 = hashlib.sha256(b"%d" % index).hexdigest()
+        return Record(f"{index:05d}-{copy}.png", (f"thing {index}",), 64, 64, sha256, repeats=repeats)
+
+    records = tuple(record(index, copy) for index in range(num) for copy in range(copies))
+    return Manifest(records, FolderSource("pictures"), "pictures")
 
 
 def test_without_a_goal_nothing_is_proposed_or_printed() -> None:
@@ -98,9 +90,8 @@ def test_numbers_follow_those_that_were_given() -> None:
 
 
 def test_a_warm_up_that_was_given_is_within_the_steps() -> None:
-    config, given = parse_given(
-        LoRATrainConfig, [*REQUIRED, "--goal", "style", "--optim.warmup_steps", "300"], program="test"
-    )
+    arguments = [*REQUIRED, "--goal", "style", "--optim.warmup_steps", "300"]
+    config, given = parse_given(LoRATrainConfig, arguments, program="test")
     settled, _ = with_proposals(config, given, (), manifest(1), 1)
     assert (settled.train.steps, settled.optim.warmup_steps) == (600, 300)
 
@@ -116,12 +107,11 @@ def test_all_that_was_given_stays_and_a_saved_config_is_a_fixed_point(tmp_path: 
     settled, _ = with_proposals(config, given, (), manifest(30), 1)
     assert settled.train.steps == 3000
     (tmp_path / "config.yaml").write_text(dump(settled))
-    again, given = parse_given(LoRATrainConfig, ["--config", str(tmp_path / "config.yaml")], program="test")
+    saved = ["--config", str(tmp_path / "config.yaml")]
+    again, given = parse_given(LoRATrainConfig, saved, program="test")
     assert again == settled
     assert with_proposals(again, given, (), manifest(300), 8)[0] == settled
-    subject = parse_given(
-        LoRATrainConfig, ["--config", str(tmp_path / "config.yaml"), "--goal", "subject"], program="test"
-    )
+    subject = parse_given(LoRATrainConfig, [*saved, "--goal", "subject"], program="test")
     assert with_options(with_proposals(*subject, (), manifest(300), 8)[0], {"goal": "style"}) == settled
 
 

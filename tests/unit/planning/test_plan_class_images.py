@@ -11,18 +11,15 @@ def options(pictures: Path, folder: Path) -> list[str]:
     return [text for key, value in given.items() for text in (f"--{key}", str(value))]
 
 
-def test_class_images_are_counted(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_pictures(tmp_path / "class", count=3, size=64, aspects=(1.0,))
+@pytest.mark.parametrize(("count", "counted"), [(3, "3 class images"), (1, "1 class image;")])
+def test_class_images_are_counted(
+    count: int, counted: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_pictures(tmp_path / "class", count=count, size=64)
     print_plan("dreambooth", options(pictures, tmp_path / "class"), 1)
     printed = capsys.readouterr().out
-    assert "14 instance and 3 class images" in printed
+    assert f"14 instance and {counted}" in printed
     assert "because instance.captions is false" in printed and "data.captions" not in printed
-
-
-def test_a_single_class_image_is_one(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_pictures(tmp_path / "class", count=1, size=64, aspects=(1.0,))
-    print_plan("dreambooth", options(pictures, tmp_path / "class"), 1)
-    assert "14 instance and 1 class image;" in capsys.readouterr().out
 
 
 def test_a_folder_of_class_images_that_is_missing_is_refused(pictures: Path, tmp_path: Path) -> None:

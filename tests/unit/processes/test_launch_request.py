@@ -29,18 +29,10 @@ def test_what_training_would_not_do_is_refused(environment: dict[str, str], word
 
 def test_what_the_shipped_configs_set_is_accepted() -> None:
     refuse_launch({}, {})
-    refuse_launch(
-        {
-            "ACCELERATE_USE_CPU": "True",
-            "ACCELERATE_MIXED_PRECISION": "bf16",
-            "ACCELERATE_DYNAMO_BACKEND": "NO",
-            "ACCELERATE_USE_FSDP": "false",
-            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-        },
-        {},
-    )
+    own = {"USE_CPU": "True", "MIXED_PRECISION": "bf16", "DYNAMO_BACKEND": "NO", "USE_FSDP": "false"}
+    own |= {"GRADIENT_ACCUMULATION_STEPS": "1"}
+    environment = {f"ACCELERATE_{name}": value for name, value in own.items()}
+    refuse_launch(environment | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, {})
 
 
 def test_several_processes_of_which_one_was_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,8 @@ def test_a_bar_on_a_terminal_leaves_its_last_state_and_the_texts_between(tmp_pat
                 bar.advance(task)
                 bar.refresh()
                 console.print(f"[bold]image {number}[/]")
-    shown = [
-        line for chunk in (tmp_path / "terminal").read_bytes().splitlines(keepends=True) for line in lines.add(chunk)
-    ]
+    chunks = (tmp_path / "terminal").read_bytes().splitlines(keepends=True)
+    shown = [line for chunk in chunks for line in lines.add(chunk)]
     assert [line for line in shown if line.startswith("image")] == ["image 0", "image 1", "image 2"]
     (last,) = [line for line in shown if line.startswith("encoding")]
     assert "100%" in last and "\x1b" not in "".join(shown)

@@ -64,21 +64,13 @@ def test_a_validation_hears_a_request_between_two_timesteps(tiny_model: Path, tm
     dataset = TrainingDataset(images, uncached, 0)
     network, passes = Network(FAMILY, components.denoiser), []
     network.register_forward_hook(lambda *_: passes.append(1))
-    loss = validation_loss(
-        network,
-        task,
-        HeldOut(images, dataset, batch_size=2, num_timesteps=50),
-        accelerator,
-        stop=lambda: len(passes) == 2,
-    )
+    held_out = HeldOut(images, dataset, batch_size=2, num_timesteps=50)
+    loss = validation_loss(network, task, held_out, accelerator, stop=lambda: len(passes) == 2)
     assert loss is None and len(passes) == 2
 
 
 def test_a_validation_that_is_asked_to_stop_gives_no_loss() -> None:
     nothing = cast(Any, None)  # no image is read
     images = TrainingImages((), (), nothing, DataConfig(folder="images"), held_out=[Bucket(64, 64, (0, 1, 2))])
-    task = Reconstruction(4, 8, 0.0, 0.0)
-    loss = validation_loss(
-        nn.Identity(), task, HeldOut(images, nothing, 2, num_timesteps=4), Accelerator(cpu=True), stop=lambda: True
-    )
-    assert loss is None
+    task, held_out = Reconstruction(4, 8, 0.0, 0.0), HeldOut(images, nothing, 2, num_timesteps=4)
+    assert validation_loss(nn.Identity(), task, held_out, Accelerator(cpu=True), stop=lambda: True) is None

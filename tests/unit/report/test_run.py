@@ -84,20 +84,14 @@ def report(folder: Path, **options: Any) -> Parsed:
 
 def test_the_page_shows_the_headline_figures(folder: Path) -> None:
     text = report(folder).text
-    assert "160 images seen" in text
-    assert "0.5 → 0.3" in text
-    assert "-40.0%" in text
-    assert "40 s" in text
-    assert "images per second5median" in text
+    figures = ("160 images seen", "0.5 → 0.3", "-40.0%", "40 s", "images per second5median")
+    assert [figure for figure in figures if figure not in text] == []
 
 
 def test_the_page_draws_every_curve_with_values_on_hover(folder: Path) -> None:
-    parsed = report(folder)
-    for title in ("Loss", "Validation loss", "Learning rate", "Gradient norm", "Throughput"):
-        assert title in parsed.text
-    assert parsed.tags.count("svg") == 5
-    assert "step 20\nraw: 0.15\n" in parsed.text
-    assert "base model 0.5" in parsed.text
+    parsed, titles = report(folder), ("Loss", "Validation loss", "Learning rate", "Gradient norm", "Throughput")
+    assert [title for title in titles if title not in parsed.text] == [] and parsed.tags.count("svg") == 5
+    assert "step 20\nraw: 0.15\n" in parsed.text and "base model 0.5" in parsed.text
 
 
 def test_the_validation_curve_begins_at_the_base_model(folder: Path) -> None:
@@ -119,8 +113,7 @@ def test_of_many_previews_a_part_is_shown_and_the_page_stays_small(folder: Path)
     path = write_report(folder)
     parsed = Parsed(path.read_text())
     assert parsed.tags.count("img") == 24 * 8
-    assert "Not shown: 4 steps and 6 prompts and seeds" in parsed.text
-    assert "step 1,100" in parsed.text
+    assert "Not shown: 4 steps and 6 prompts and seeds" in parsed.text and "step 1,100" in parsed.text
     assert path.stat().st_size < 4_000_000
 
 
@@ -129,20 +122,15 @@ def test_the_page_shows_data_config_and_versions(folder: Path) -> None:
     assert "models/tiny tuned on prepared/ink" in text
     assert "14 images: 12 to train on, 2 held out" in text
     assert re.search(r"512 × 384\s*12\s*3\.1%\s*2", text)
-    assert "lr: 0.0001" in text
-    assert "diffusers" in text
+    assert "lr: 0.0001" in text and "diffusers" in text
 
 
 def test_nothing_on_the_page_is_fetched_or_run(folder: Path) -> None:
     parsed = report(folder)
     sources = [value for name, value in parsed.attributes if name in ("src", "href", "srcset", "data", "action")]
-    assert sources
-    assert all(value.startswith("data:image/jpeg;base64,") for value in sources)
+    assert sources and all(value.startswith("data:image/jpeg;base64,") for value in sources)
     assert not {"script", "link", "iframe", "object", "a"} & set(parsed.tags)
-    page = (folder / "report.html").read_text()
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "url(" not in page
+    assert not re.search(r"https?://|url\(", (folder / "report.html").read_text())
     assert any(value.startswith("default-src 'none'") for _, value in parsed.attributes)
 
 
@@ -163,8 +151,7 @@ def test_what_users_wrote_is_shown_and_never_run(folder: Path, text: str) -> Non
     folder.rename(hostile)
     parsed = report(hostile, message=text)
     page = (hostile / "report.html").read_text()
-    assert "<script" not in page
-    assert "script" not in parsed.tags
+    assert "<script" not in page and "script" not in parsed.tags
     assert [name for name, _ in parsed.attributes if name.startswith("on")] == []
     assert [value for name, value in parsed.attributes if name == "src" and not value.startswith("data:")] == []
     assert parsed.text.count(text) >= 10
@@ -192,22 +179,18 @@ def test_a_run_with_one_line_and_nothing_else_gives_a_page(tmp_path: Path) -> No
     write_metrics(tmp_path, [{"step": 1, "loss": 0.2}])
     parsed = report(tmp_path)
     assert parsed.tags.count("svg") == 1
-    assert "No previews were made." in parsed.text
-    assert "No data card was written." in parsed.text
+    assert "No previews were made." in parsed.text and "No data card was written." in parsed.text
 
 
 def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
     assert "No step was logged yet." in report(tmp_path).text
 
 
-def test_a_preview_that_cannot_be_read_is_named_as_such(folder: Path) -> None:
+def test_a_torn_preview_and_an_undecodable_file_name_do_not_stop_the_report(folder: Path) -> None:
     (folder / "previews" / "step_000010_prompt00_seed0.png").write_bytes(b"\x89PNG torn")
-    assert "cannot be read" in report(folder).text
-
-
-def test_an_undecodable_file_name_does_not_stop_the_report(folder: Path) -> None:
     (folder / "data_card.json").write_text(json.dumps({"location": "pictures\udce9"}))
-    assert "pictures?" in report(folder).text
+    text = report(folder).text
+    assert "cannot be read" in text and "pictures?" in text
 
 
 def test_the_page_replaces_the_old_one_and_leaves_nothing_beside_it(folder: Path) -> None:

@@ -32,11 +32,13 @@ def components() -> Components:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> TrainingDataset:
-    folder = save_pictures(tmp_path_factory.mktemp("images"), count=3, size=64)
+    return dataset_of(save_pictures(tmp_path_factory.mktemp("images"), count=3, size=64))
+
+
+def dataset_of(folder: Path) -> TrainingDataset:
     manifest, data = read_manifest(str(folder)), DataConfig(str(folder), resolution=64)
-    encoded = Encoded("vae", "text", torch.float32, None, None)
     images = TrainingImages(manifest.records, assign_buckets(manifest.records, data), manifest.source, data)
-    return TrainingDataset(images, encoded, seed=0)
+    return TrainingDataset(images, Encoded("vae", "text", torch.float32, None, None), seed=0)
 
 
 def task_of(components: Components, prediction_type: str) -> Denoising:
@@ -56,9 +58,8 @@ def test_the_loss_is_far_below_that_of_zero_for_the_models_own_objective_alone(
     assert (base < 0.9 * zero) == (prediction_type == "v_prediction")
     assert torch.equal(torch.get_rng_state(), before) and network.training
     warnings = base_loss_warnings(network, task, dataset, CPU)
-    assert [f"{base:.3g}" in text and "--loss.prediction_type" in text for text in warnings] == [True] * (
-        prediction_type != "v_prediction"
-    )
+    assert len(warnings) == (prediction_type != "v_prediction")
+    assert all(f"{base:.3g}" in text and "--loss.prediction_type" in text for text in warnings)
 
 
 def test_an_autoencoder_is_not_asked(components: Components, dataset: TrainingDataset) -> None:
@@ -72,10 +73,6 @@ def test_images_unlike_any_that_the_model_has_seen_are_named_as_a_reason(
     for number, pixels in enumerate(levels):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("grain")
-    manifest, data = read_manifest(str(tmp_path)), DataConfig(str(tmp_path), resolution=64)
-    encoded = Encoded("vae", "text", torch.float32, None, None)
-    images = TrainingImages(manifest.records, assign_buckets(manifest.records, data), manifest.source, data)
-    noise = TrainingDataset(images, encoded, seed=0)
     network = Network.from_components(FAMILY, components, text_encoder=False)
-    (warning,) = base_loss_warnings(network, task_of(components, "v_prediction"), noise, CPU)
+    (warning,) = base_loss_warnings(network, task_of(components, "v_prediction"), dataset_of(tmp_path), CPU)
     assert "seen nothing like these images" in warning

@@ -29,10 +29,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
-def changed(**options: Any) -> PriorConfig:
-    return replace(OPTIONS, **options)
-
-
 @pytest.fixture(scope="module")
 def cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
@@ -58,21 +54,17 @@ def test_a_missing_image_comes_back_as_it_was_and_the_others_are_untouched(tiny_
 
 def test_more_images_join_those_that_are_there(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     few = contents(made(tiny_model, cache))
-    more = contents(made(tiny_model, tmp_path, changed(num_pictures=5)))
+    more = contents(made(tiny_model, tmp_path, replace(OPTIONS, num_pictures=5)))
     assert len(more) == 5 and few.items() <= more.items()
 
 
 def test_other_options_and_other_weights_have_another_folder(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
     other_model = save_pipeline(tmp_path / "other", size="micro", seed=1)
-    folders = {
-        made(tiny_model, cache),
-        made(other_model, cache, changed(num_pictures=1)),
-        made(tiny_model, cache, changed(prompt="a square", num_pictures=1)),
-        made(tiny_model, cache, changed(seed=1, num_pictures=1)),
-        made(tiny_model, cache, changed(guidance_scale=1.0, num_pictures=1)),
-    }
-    assert len(folders) == 5
-    assert len({contents(folder)["000000.png"] for folder in folders}) == 5
+    one = replace(OPTIONS, num_pictures=1)
+    folders = {made(tiny_model, cache), made(other_model, cache, one)}
+    for options in ({"prompt": "a square"}, {"seed": 1}, {"guidance_scale": 1.0}):
+        folders.add(made(tiny_model, cache, replace(one, **options)))
+    assert len(folders) == len({contents(folder)["000000.png"] for folder in folders}) == 5
 
 
 def test_an_image_is_what_the_plain_pipeline_draws(tiny_model: Path, cache: Path) -> None:
@@ -91,7 +83,7 @@ def test_a_denoiser_in_host_memory_draws_the_same_images(tiny_model: Path, cache
 
 def test_a_full_disk_is_said_before_an_image_is_made(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="class images take up to"):
-        made(tiny_model, tmp_path, changed(num_pictures=10**12))
+        made(tiny_model, tmp_path, replace(OPTIONS, num_pictures=10**12))
     assert list(tmp_path.rglob("*.png")) == []
 
 
@@ -126,8 +118,8 @@ def test_a_vae_that_overflows_in_fp16_draws_in_float32(tmp_path: Path) -> None:
             parameter.mul_(1e7)  # norms behind it make its outputs small again
     pipeline.save_pretrained(model)
     with torch.autocast("cpu", torch.float16):
-        assert len(contents(made(model, tmp_path, changed(num_pictures=1)))) == 1
+        assert len(contents(made(model, tmp_path, replace(OPTIONS, num_pictures=1)))) == 1
     pipeline.vae.register_to_config(force_upcast=False)
     pipeline.save_pretrained(model)
     with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="not finite numbers"):
-        made(model, tmp_path, changed(num_pictures=1))
+        made(model, tmp_path, replace(OPTIONS, num_pictures=1))

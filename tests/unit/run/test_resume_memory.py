@@ -9,6 +9,7 @@ from finetune.optim.ema import EMA, trained_state
 from finetune.optim.groups import ParamGroup
 from finetune.run.checkpoint import STATE_KEYS, Checkpoint, load_checkpoint, save_checkpoint
 from finetune.run.resume import restore
+from tests.support.runs import differing
 
 NUM = 4_000_000
 
@@ -52,6 +53,6 @@ def test_a_checkpoint_takes_no_memory_until_it_is_put_in_place_and_its_files_may
     kept = [*trained_state(other).values(), *average.average.values()]
     kept += [value for entry in fresh.state.values() for value in entry.values()]
     assert not any(value.data_ptr() in place for value in kept for place in inside)
-    assert all(torch.equal(value, trained_state(model)[name]) for name, value in trained_state(other).items())
+    assert differing(trained_state(model), trained_state(other)) == []
     for mine, theirs in zip(fresh.state.values(), optimizer.state.values(), strict=True):
-        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+        assert differing(mine, theirs) == []

@@ -53,8 +53,8 @@ def test_a_fixed_option_is_refused_by_name_before_a_model_is_read(
     assert finished_message(before) is None
     with pytest.raises(ValueError, match="cannot change within a run") as raised:
         finished_message(config_of(kind, tmp_path, *options))
-    assert str(raised.value).startswith(line) and f"as in {folder}. Use --" in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 2
+    first, _ = str(raised.value).splitlines()
+    assert first.startswith(line) and f"as in {folder}. Use --" in first
 
 
 def test_other_options_may_change(tmp_path: Path) -> None:

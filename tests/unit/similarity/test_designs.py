@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from finetune.similarity.agreement import CERTAIN, agreement, look_at
+from finetune.similarity.agreement import CERTAIN
 from finetune.similarity.designs import has_other_words, is_recoloured
-from tests.unit.similarity.test_agreement import texture
+from tests.unit.similarity.test_agreement import score, texture
 
 TEXTS = (
     ("Growth of the market", "More customers in spring", "Prices stay where they are"),
@@ -31,10 +31,6 @@ def logo(colour: str, ink: str = "#111111") -> Image.Image:
     for x in (90, 160, 230):
         ImageDraw.Draw(image).ellipse((x, 140 + x % 80, x + 100, 240 + x % 80), outline=ink, width=12)
     return image
-
-
-def score(first: Image.Image, second: Image.Image) -> float:
-    return agreement(look_at(first), look_at(second))
 
 
 @pytest.mark.parametrize("page", ["white", "#1e1e2e"])

@@ -2,24 +2,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from finetune.cli import refuse_training
-from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.outputs import OutputConfig, PreviewConfig
-from finetune.config.parse.command_line import parse
+from finetune.config.parse.command_line import parse, read_yaml
 from finetune.config.parse.dump import as_flat, dump
-from finetune.config.pretrain import PretrainConfig
-from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
+from finetune.config.parse.recipe_options import RECIPES, made_for
+from finetune.config.recipes import LoRATrainConfig
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.config.tracking import TrackingConfig
-from finetune.config.train import TrainConfig
 from finetune.models import FAMILIES
 
 ROOT = Path(__file__).parents[4]
 PRESETS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-KINDS: dict[str, type[TrainConfig]] = {"full": FullTrainConfig, "lora": LoRATrainConfig, "pretrain": PretrainConfig}
-KINDS |= {"dreambooth": DreamBoothTrainConfig, "textual_inversion": TextualInversionTrainConfig}
+KINDS = {name.removeprefix("recipes."): kind for name, kind in RECIPES.items()}
 REQUIRED = ("--model.source", "model", "--data.folder", "pictures", "--output.folder", "out")
 REQUIRED_BY = {"full": REQUIRED, "lora": REQUIRED, "pretrain": REQUIRED[2:]}
 PROMPTS = ("--instance.prompt", "a photo of sks dog", "--prior.prompt", "a photo of a dog")
@@ -95,8 +91,7 @@ def test_booleans_stand_bare_or_with_a_word(arguments: tuple[str, ...], expected
 
 def test_equals_signs_hyphens_and_negative_numbers() -> None:
     config = parsed("--data.caption-dropout=0.5", "--preview.guidance_scale", "-1.5", "--tracking.tags", "a=b", "-c")
-    assert config.data.caption_dropout == 0.5
-    assert config.preview.guidance_scale == -1.5
+    assert config.data.caption_dropout == 0.5 and config.preview.guidance_scale == -1.5
     assert config.tracking.tags == ("a=b", "-c")
     assert parsed("--preview.prompts=--odd").preview.prompts == ("--odd",)
     assert parsed("--preview.prompts", "a", "b c").preview.prompts == ("a", "b c")
@@ -108,9 +103,8 @@ def test_a_leading_tilde_is_the_home_folder_in_yaml_and_after_an_equals_sign(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     path = written(tmp_path, "model: {source: ~/model}\ncache: {folder: ~/cache}\npreview: {prompts: [~/a b]}\n")
-    config = parse(
-        LoRATrainConfig, ["--config", path, "--data.folder", "a~/b", "--output.folder=~/out"], program="test"
-    )
+    given = ["--config", path, "--data.folder", "a~/b", "--output.folder=~/out"]
+    config = parse(LoRATrainConfig, given, program="test")
     assert (config.model.source, config.data.folder) == ("/home/someone/model", "a~/b")
     assert (config.cache.folder, config.output.folder) == (Path("/home/someone/cache"), Path("/home/someone/out"))
     assert config.preview.prompts == ("~/a b",)
@@ -118,9 +112,8 @@ def test_a_leading_tilde_is_the_home_folder_in_yaml_and_after_an_equals_sign(
 
 def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
     path = written(tmp_path, "optim: {name: adamww}\ntrainn: {steps: 5}\n")
-    found = mistakes(
-        "--config", path, "--optim.lrr", "1", "--lora.rank", "2.5", "--train.steps", "0", "--train.text_encoder"
-    )
+    flags = ("--optim.lrr", "1", "--lora.rank", "2.5", "--train.steps", "0", "--train.text_encoder")
+    found = mistakes("--config", path, *flags)
     for start, word in {
         "optim.name: ": "Did you mean adamw?",
         "trainn.steps: ": "Did you mean train.steps?",
@@ -142,10 +135,7 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--optim.lr", "1e-4", "2e-4"), ["optim.lr: got 1e-4 2e-4"]),
         (("--data.flip", "maybe"), ["data.flip: got maybe, expected true or false"]),
         (("--optim.name", "ADAFACTOR"), ["Did you mean adafactor?"]),
-        (
-            ("--data.folder", "/", "/tmp"),
-            ["data.folder: got / /tmp, expected text. The shell made", "Give their folder"],
-        ),
+        (("--data.folder", "/", "/tmp"), ["data.folder: got / /tmp, expected text. The shell made", "Give their"]),
         (("--data.folder", "my", "images"), ["data.folder: got my images, expected text. Give one value; put quotes"]),
         (("--optim.schedule", "cosin"), ["Did you mean cosine?"]),
         (("--learning_rate", "1"), ["learning_rate: no such option", "optim.lr"]),
@@ -168,10 +158,7 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--",), ["no such option"]),
         (("--seed", "4", "--seed=8"), ["seed: given 2 times, 4 and then 8. Keep one."]),
         (("--data.flip", "--data.flip", "no"), ["data.flip: given 2 times, true and then no"]),
-        (
-            ("--seed", "4", "--tracking.names", "--seed", "8", "seed=2"),
-            ["seed: given 3 times, 4 and then 8 and then 2."],
-        ),
+        (("--seed", "4", "--tracking.names", "--seed", "8", "seed=2"), ["seed: given 3 times, 4 and then 8 and then"]),
         (("--config", "a.yaml", "--config", "b.yaml"), ["config: given 2 times, a.yaml and then b.yaml"]),
         (("--tracking.project", "hf_" + "x" * 34), ["tracking.project: holds an access token"]),
     ],
@@ -210,13 +197,12 @@ def test_a_file_that_is_no_config_is_told_by_its_name(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize("preset", PRESETS, ids=[preset.stem for preset in PRESETS])
 def test_every_preset_comes_back_from_its_dump(preset: Path, tmp_path: Path) -> None:
-    recipe = next(
-        (name for name in ("dreambooth", "full", "pretrain", "textual_inversion") if name in preset.stem), "lora"
-    )
+    recipe = (made_for(preset) or "recipes.lora").removeprefix("recipes.")
     kind = KINDS[recipe]
     config = parse(kind, ["--config", str(preset), *REQUIRED_BY[recipe]], program="test")
     assert parse(kind, ["--config", written(tmp_path, dump(config))], program="test") == config
-    stated = {key for key in as_flat_yaml(preset) if as_flat(config)[key] is not None}
+    given, _ = read_yaml(preset)
+    stated = {key for key in given if as_flat(config)[key] is not None}
     assert stated >= {"train.steps", "optim.lr"} or as_flat(config)["goal"] is not None
 
 
@@ -225,12 +211,6 @@ def test_every_family_has_a_preset_for_a_style_a_subject_and_all_weights(family:
     own = [preset.stem for preset in PRESETS if f"\n  family: {family}\n" in preset.read_text(encoding="utf-8")]
     for goal in ("_lora_style", "_dreambooth_lora", "_full"):
         assert any(stem.endswith(goal) for stem in own), (family, goal)
-
-
-def as_flat_yaml(path: Path) -> set[str]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    keys = [[f"{key}.{name}" for name in value] if isinstance(value, dict) else [key] for key, value in content.items()]
-    return {key for group in keys for key in group}
 
 
 @pytest.mark.parametrize("recipe", KINDS)
@@ -255,11 +235,8 @@ def test_odd_texts_come_back_from_their_dump(tmp_path: Path) -> None:
 
 def test_an_option_that_has_another_name_here_is_not_missing_as_well() -> None:
     found = mistakes("--pretrained_model_name_or_path", "m", "--instance_data_dir", "d", "--output_dir", "o")
-    assert [line.partition(":")[0] for line in found] == [
-        "instance_data_dir",
-        "output_dir",
-        "pretrained_model_name_or_path",
-    ]
+    names = ["instance_data_dir", "output_dir", "pretrained_model_name_or_path"]
+    assert [line.partition(":")[0] for line in found] == names
 
 
 def test_a_preset_without_its_option_is_told_the_option() -> None:
@@ -267,9 +244,7 @@ def test_a_preset_without_its_option_is_told_the_option() -> None:
         parse(LoRATrainConfig, ["demo", *REQUIRED], program="test")
 
 
-@pytest.mark.parametrize(
-    ("command", "words"), [("lora", "-m recipes.lora "), ("train", "RECIPE is one of recipes.lora")]
-)
+@pytest.mark.parametrize(("command", "words"), [("lora", "-m recipes.lora "), ("train", "RECIPE is one of recipes.")])
 def test_a_recipe_given_to_the_command_that_does_not_train_is_told_how_it_runs(
     command: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,13 +81,9 @@ def test_sections_and_other_trainers_names_are_told_what_they_are_here(option: s
 
 
 def test_an_option_of_another_recipe_is_not_taken_for_a_mistyped_one() -> None:
+    options = {"program": "recipes.full", "elsewhere": lambda key: other_recipes_option(key, "recipes.full")}
     with pytest.raises(ValueError, match=r"recipes\.full does not .*recipes\.lora and recipes\.dreambooth do"):
-        parse_given(
-            RECIPES["recipes.full"],
-            ["--lora.rank", "8"],
-            program="recipes.full",
-            elsewhere=lambda key: other_recipes_option(key, "recipes.full"),
-        )
+        parse_given(RECIPES["recipes.full"], ["--lora.rank", "8"], **options)
 
 
 def test_the_family_of_a_preset_that_is_not_the_models_leads_to_presets_that_are(tiny_model: Path) -> None:

@@ -8,6 +8,7 @@ from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.config.recipes import LoRATrainConfig
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 101))
+CALL = "!!python/object/apply:"
 REFUSED = {
     "a hundred levels of aliases": (BOMB, "more than 16 aliases"),
     "a list in itself": ("a: &a [*a]", "holds itself"),
@@ -24,20 +25,24 @@ REFUSED = {
     "endless text": ("a: " + "x" * 300_000, "characters"),
     "an endless number": ("a: " + "9" * 10_000, "not valid YAML"),
     "a date that is none": ("a: 2020-99-99", "not valid YAML"),
-    "code": ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+    "a call of code": ("a: !!python/object/apply:os.system ['touch CANARY']", "not valid YAML"),
+    "code as the whole": ("!!python/object/new:os.system ['touch CANARY']", "not valid YAML"),
+    "code in code": (f"a: {CALL}pathlib.Path.touch [{CALL}pathlib.Path [CANARY]]", "not valid YAML"),
+    "the name of code": ("a: !!python/name:os.system", "not valid YAML"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_options_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
     text, word = REFUSED[case]
-    (tmp_path / "c.yaml").write_text(text)
+    (tmp_path / "c.yaml").write_text(text.replace("CANARY", str(tmp_path / "canary")))
     given, found = read_yaml(tmp_path / "c.yaml")
     assert given == {} and len(found) == 1
     assert found[0].startswith(f"config: {tmp_path / 'c.yaml'} ") and word in found[0] and len(found[0]) < 500
     for kind in (PrepConfig, LoRATrainConfig):
         with pytest.raises(ValueError, match="config: "):
             parse(kind, ["--config", str(tmp_path / "c.yaml")], program="test")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_anchors_merges_and_values_that_look_alike_are_read() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 
 from finetune.config.lora import LoRAConfig
 from finetune.config.optim import OptimConfig
@@ -12,7 +13,7 @@ from finetune.config.outputs import OutputConfig
 from finetune.config.recipes import LoRATrainConfig
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.export.verify import prediction, relative_difference
-from finetune.methods.lora.adapters import adapter_layers, layer_scales
+from finetune.methods.lora.adapters import adapted_layers, adapter_layers, layer_scales
 from finetune.methods.lora.init import weight_factors
 from finetune.methods.lora.method import LoRA
 from finetune.models.family import ModelSource
@@ -105,13 +106,8 @@ def test_convolutions_are_those_of_residual_blocks_and_samplers(source: ModelSou
     plain, more = ({name for name, _ in adapter_layers(attached(fresh(source), LoRAConfig(conv=c)))} for c in (0, 1))
     ends = {name.split(".resnets.0.")[-1].split(".resnets.1.")[-1].split("blocks.")[-1] for name in more - plain}
     assert plain < more
-    assert {end[2:] if end[0].isdigit() else end for end in ends} == {
-        "conv1",
-        "conv2",
-        "conv_shortcut",
-        "downsamplers.0.conv",
-        "upsamplers.0.conv",
-    }
+    expected = {"conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"}
+    assert {end[2:] if end[0].isdigit() else end for end in ends} == expected
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
@@ -123,12 +119,8 @@ def test_starts_from_the_weight_are_those_of_peft_where_it_has_them(start: str, 
     config: Any = LoraConfig(r=4, lora_alpha=6, init_lora_weights=start, target_modules=list(targets))  # pyright: ignore[reportArgumentType]
     inject_adapter_in_model(config, theirs.denoiser)
     for (name, layer), (_, other) in zip(adapter_layers(ours.denoiser), adapter_layers(theirs.denoiser), strict=True):
-        for mine, yours in zip(product_and_rest(layer), product_and_rest(other), strict=True):
-            torch.testing.assert_close(mine, yours, msg=name)
-
-
-def product_and_rest(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return layer.get_delta_weight("default"), layer.get_base_layer().weight
+        torch.testing.assert_close(layer.get_delta_weight("default"), other.get_delta_weight("default"), msg=name)
+        torch.testing.assert_close(layer.get_base_layer().weight, other.get_base_layer().weight, msg=name)
 
 
 def test_pissa_is_the_best_approximation_of_the_rank() -> None:
@@ -188,25 +180,26 @@ def config(lora: LoRAConfig, **options: Any) -> LoRATrainConfig:
     return LoRATrainConfig(ModelConfig("model"), DataConfig("data"), OutputConfig(Path("out")), lora=lora, **options)
 
 
+def test_targets_without_a_match_are_told_the_names_of_linear_layers() -> None:
+    attention = nn.ModuleDict({"to_q": nn.Linear(2, 2), "to_out": nn.ModuleList([nn.Linear(2, 2)])})
+    network = nn.ModuleDict({"attn1": attention})
+    with pytest.raises(ValueError, match=r"ends with one of attn\. Use ends of names of its linear layers: to_q;"):
+        adapted_layers(network, "denoiser", ["attn"])
+    assert adapted_layers(network, "denoiser", ["to_q"]) == ["attn1.to_q"]
+
+
 def test_one_rate_for_all_leaves_none_for_b() -> None:
     with pytest.raises(ValueError, match=r"lora\.plus_ratio.*prodigy"):
         config(LoRAConfig(plus_ratio=4.0), optim=OptimConfig(name="prodigy", lr=1.0))
 
 
 def test_every_option_names_its_paper() -> None:
-    for name, paper in {
-        "kind": "2306.07280",
-        "rslora": "2312.03732",
-        "dora": "2402.09353",
-        "init": "2404.02948",
-    }.items():
+    papers = {"kind": "2306.07280", "rslora": "2312.03732", "dora": "2402.09353", "init": "2404.02948"}
+    for name, paper in papers.items():
         assert paper in inspect.getsource(LoRAConfig).split(f"    {name}: ", 1)[1].split('"""')[1]
 
 
 def test_the_state_of_every_kind_has_names_of_its_own(source: ModelSource) -> None:
     """So weights of another kind are never loaded."""
-    states = {
-        kind: frozenset(trained_state(attached(fresh(source), LoRAConfig(**KINDS[kind]))))
-        for kind in ("lora", "loha", "lokr", "oft")
-    }
-    assert len(set(states.values())) == len(states)
+    configs = (LoRAConfig(**KINDS[kind]) for kind in ("lora", "loha", "lokr", "oft"))
+    assert len({frozenset(trained_state(attached(fresh(source), config))) for config in configs}) == 4

@@ -64,9 +64,7 @@ def test_a_setting_that_no_model_can_have_is_refused(
 def test_a_scheduler_config_that_is_a_list_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(models["sd"], tmp_path / "model")
     (folder / SCHEDULER).write_text("[]")
-    with pytest.raises(
-        ValueError, match=r"^model\.source: scheduler/scheduler_config\.json of .* is not a JSON object"
-    ):
+    with pytest.raises(ValueError, match=rf"^model\.source: {SCHEDULER} of .* is not a JSON object"):
         family_named("sd").scheduler(ModelSource(str(folder)))
     (folder / SCHEDULER).write_text("{")
     with pytest.raises(ValueError, match=r"^model\.source: scheduler of .*\. Put back the files in scheduler/"):

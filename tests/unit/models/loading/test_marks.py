@@ -144,9 +144,8 @@ def test_an_option_settles_what_the_file_leaves_open_and_nothing_else(configs: P
     settled = FAMILY.scheduler(single_file(tmp_path, configs, "ztsnr", option="v_prediction"))
     assert FAMILY.objective(settled, LossConfig()).options.zero_terminal_snr
 
-    with pytest.raises(
-        ValueError, match=r"loss\.prediction_type: got epsilon, but the weights .* are marked v_prediction"
-    ):
+    words = r"loss\.prediction_type: got epsilon, but the weights .* are marked v_prediction"
+    with pytest.raises(ValueError, match=words):
         FAMILY.scheduler(single_file(tmp_path, configs, "v_pred", option="epsilon"))
     own = FAMILY.scheduler(ModelSource(str(configs), prediction_type="v_prediction"))
     with pytest.raises(ValueError, match=r"loss\.prediction_type: got v_prediction, but the checkpoint's scheduler"):

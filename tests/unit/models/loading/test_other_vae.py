@@ -90,9 +90,8 @@ def test_a_vae_that_is_not_of_the_base_model_is_refused(source: ModelSource, tmp
     refused("someone/vae", "HF_HUB_OFFLINE")
     with pytest.raises(ValueError, match=r"^model\.vae: .*HF_HUB_OFFLINE"):
         parts_warnings(replace(source, vae="someone/vae"))
-    AutoencoderTiny(encoder_block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4).save_pretrained(
-        tmp_path / "taesd"
-    )
+    tiny = AutoencoderTiny(encoder_block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4)
+    tiny.save_pretrained(tmp_path / "taesd")
     refused(tmp_path / "taesd", "is a AutoencoderTiny, expected an AutoencoderKL")
     refused(tmp_path / "nowhere.safetensors", "no file or folder")
     refused(tmp_path, r"has no config\.json")

@@ -17,10 +17,7 @@ LATE = ["zkw", "qvx", "rstw", "dog", "gggg", "trk", "trkzz"]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
-    """A tokenizer of bytes, then merges of COMMON, then of LATE.
-
-    The order of merges is that of ranks; each word is a token.
-    """
+    """Bytes, then merges of COMMON, then of LATE. Their order is that of ranks; each word is a token."""
     plain = train_tokenizer()
     tokens = [token for token, number in sorted(plain.get_vocab().items(), key=lambda item: item[1]) if number < 512]
     merges: list[tuple[str, str]] = []
