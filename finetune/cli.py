@@ -20,12 +20,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
-    demo.add_argument(
-        "--steps", type=int, help="training steps (the preset's 400); 120 show the style, not yet the content"
-    )
-    plan = options_once(
-        commands.add_parser("plan", help="show what a recipe's command would do, and why; trains nothing")
-    )
+    demo.add_argument("--steps", type=int, help="steps (the preset's 400); 120 show the style, not yet the content")
+    plan = options_once(commands.add_parser("plan", help="show what a recipe would do, and why; trains nothing"))
     plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
     plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
@@ -38,9 +34,7 @@ def main() -> None:
     tokens.add_argument("--model.family", dest="family", help="architecture (found in the checkpoint)")
     tokens.add_argument("--model.config", dest="config", type=Path, help="folder with the configs of a single file")
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
-    accelerate = commands.add_parser(
-        "accelerate-config", help="print the path of a config for accelerate launch --config_file"
-    )
+    accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
@@ -106,8 +100,7 @@ def tokens_text(model: "ModelConfig", num: int) -> str:
     from finetune.config.checks import problems
     from finetune.models import family_named, refuse_unknown_family
 
-    wrong = [*problems(model, "model"), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]
-    if wrong:
+    if wrong := [*problems(model, "model"), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]:
         raise ValueError("\n".join(wrong))
     refuse_unknown_family(model.family)
     from finetune.models.family import ModelSource

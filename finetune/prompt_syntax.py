@@ -29,8 +29,7 @@ def syntax_in(text: str) -> Iterator[tuple[str, str]]:
     """Yield kind and text of other programs' syntax."""
     if SIGNS.search(text):
         for name, pattern in SYNTAX.items():
-            found = pattern.search(text)
-            if found is not None:
+            if found := pattern.search(text):
                 yield name, found.group().strip()
 
 
@@ -60,8 +59,7 @@ def prompt_warnings(prompts: Mapping[str, Sequence[str]]) -> list[str]:
     """Return one sentence per option with prompts that other programs interpret."""
     warnings = []
     for option, texts in prompts.items():
-        found = list(dict.fromkeys(name for text in texts for name, _ in syntax_in(text)))
-        if found:
+        if found := list(dict.fromkeys(name for text in texts for name, _ in syntax_in(text))):
             first = next(text for text in texts if any(syntax_in(text)))
             warnings.append(
                 f'{option}: "{first[:80]}" has {" and ".join(found)}, which is not interpreted but passed to the '

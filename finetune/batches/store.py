@@ -32,9 +32,7 @@ class Shard(Protocol):
     """An open file of safetensors, whose own class has no types."""
 
     def keys(self) -> list[str]: ...
-
     def get_tensor(self, name: str) -> Tensor: ...
-
     def metadata(self) -> dict[str, str] | None: ...
 
 

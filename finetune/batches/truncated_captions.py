@@ -12,8 +12,7 @@ def cut_warnings(
     family: ModelFamily, tokenizers: Sequence[Tokenizer], captions: Iterable[str], preview: PreviewConfig
 ) -> list[str]:
     """Warn once of captions and prompts of previews that are cut."""
-    limit = family.prompt_length(tokenizers)
-    if limit is None:
+    if (limit := family.prompt_length(tokenizers)) is None:
         return []
     cut = family.cut_captions(tokenizers, sorted(set(captions)))
     prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))

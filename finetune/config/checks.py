@@ -79,11 +79,8 @@ def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
     for fact in option.of(ActsWith):
         other = f"{key.rpartition('.')[0]}.{fact.other}"
         if given[other] not in fact.values and value != option.default:
-            can = " or ".join(map(shown, fact.values))
-            yield (
-                f"{key}: got {shown(value)} with {other} {shown(given[other])}, but it acts only with {can}. Remove "
-                f"it, or change {other}."
-            )
+            got, has, can = shown(value), shown(given[other]), " or ".join(map(shown, fact.values))
+            yield f"{key}: got {got} with {other} {has}, but it acts only with {can}. Remove it, or change {other}."
 
 
 def shown(value: Any) -> str:

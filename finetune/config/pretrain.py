@@ -100,10 +100,7 @@ def whole_images(mask: MaskConfig) -> Iterator[str]:
 def stages_source(model: ModelConfig, stage: Stage) -> Iterator[str]:
     """Refuse a source that does not fit the stage."""
     if model.source == NEW and stage in ("autoencoder", "denoiser"):
-        yield (
-            f"model.source: got new with stage {stage}, expected the folder of the pipeline that the stage "
-            "before it wrote."
-        )
+        yield f"model.source: got new with stage {stage}, expected the pipeline that the stage before it wrote."
     if model.source != NEW and stage in ("all", "tokenizer"):
         yield (
             f"model.source: got {model.source} with stage {stage}, which makes a new model. Remove it, "
@@ -121,9 +118,8 @@ def whole_latents(model: ModelConfig, data: DataConfig, architecture: Architectu
     """Refuse buckets whose sides are not whole latents."""
     if model.source == NEW and data.bucket_step > 0 and data.bucket_step % architecture.pixel_multiple:
         yield (
-            f"data.bucket_step: got {data.bucket_step}, expected a multiple of "
-            f"{architecture.pixel_multiple}, the pixels of a latent with this many levels in "
-            "architecture.vae_channels."
+            f"data.bucket_step: got {data.bucket_step}, expected a multiple of {architecture.pixel_multiple}, the "
+            "pixels of a latent with this many levels in architecture.vae_channels."
         )
 
 

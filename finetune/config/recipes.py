@@ -94,9 +94,8 @@ def adapters(optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoR
         )
     if model.quantization != "none":
         yield (
-            f"lora.init: got {lora.init} with model.quantization {model.quantization}; it takes a part out of "
-            "the weights, which quantised ones cannot give exactly. Use another lora.init, or remove "
-            "model.quantization."
+            f"lora.init: got {lora.init} with model.quantization {model.quantization}; it takes a part out of the "
+            "weights, which quantised ones cannot give exactly. Use another lora.init, or remove model.quantization."
         )
     if model.offload:
         yield (

@@ -68,12 +68,8 @@ class Diffusion:
     def __post_init__(self) -> None:
         if self.options.weighting == "auto":
             object.__setattr__(self, "options", replace(self.options, weighting="min_snr"))
-        refuse_options(
-            self.options,
-            ("timestep_density", "logit_mean", "logit_std", "timestep_shift"),
-            f"a model that predicts {self.prediction_type}",
-            "flow matching",
-        )
+        names = ("timestep_density", "logit_mean", "logit_std", "timestep_shift")
+        refuse_options(self.options, names, f"a model that predicts {self.prediction_type}", "flow matching")
         refuse_timesteps_after(len(self.alphas_cumprod) - 1, self.options)
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:

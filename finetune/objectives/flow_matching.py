@@ -51,12 +51,9 @@ class FlowMatching:
         density = "logit_normal" if given.timestep_density == "auto" else given.timestep_density
         weighting = "none" if given.weighting == "auto" else given.weighting
         object.__setattr__(self, "options", replace(given, timestep_density=density, weighting=weighting))
-        refuse_options(
-            replace(self.options, weighting=LossConfig.weighting) if weighting == "none" else self.options,
-            ("weighting", "snr_gamma", "p2_gamma", "p2_k", "zero_terminal_snr", "timestep_bias"),
-            "flow matching",
-            "models that predict noise, v or the image",
-        )
+        names = ("weighting", "snr_gamma", "p2_gamma", "p2_k", "zero_terminal_snr", "timestep_bias")
+        weighed = replace(self.options, weighting=LossConfig.weighting) if weighting == "none" else self.options
+        refuse_options(weighed, names, "flow matching", "models that predict noise, v or the image")
         refuse_timesteps_after(self.num_train_timesteps, given)
 
     @staticmethod
@@ -65,13 +62,8 @@ class FlowMatching:
         before its own. `patch` is the latents along each side of a patch."""
         shift: float | ResolutionShift = scheduler.get("shift", 1.0)
         if scheduler.get("use_dynamic_shifting"):
-            shift = ResolutionShift(
-                scheduler.get("base_image_seq_len", 256),
-                scheduler.get("max_image_seq_len", 4096),
-                scheduler.get("base_shift", 0.5),
-                scheduler.get("max_shift", 1.15),
-                patch,
-            )
+            patches = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+            shift = ResolutionShift(*patches, scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15), patch)
         if options.timestep_shift is not None:
             shift = options.timestep_shift
         return FlowMatching(scheduler["num_train_timesteps"], shift, options)

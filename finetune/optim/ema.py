@@ -77,8 +77,7 @@ class EMA:
         if self.host is not None:
             self.host.follow(weights, 1 - decay)
             return
-        wide = [name for name in self.average if weights[name].dtype == torch.float32]
-        if wide:
+        if wide := [name for name in self.average if weights[name].dtype == torch.float32]:
             followed = [self.average[name] for name in wide]
             cast("Any", torch)._foreach_lerp_(followed, [weights[name] for name in wide], 1 - decay)
         for name, average in self.average.items():

@@ -243,8 +243,7 @@ def refuse_differences(facts: Mapping[str, object]) -> None:
     gathered = [json.loads(text) for text in ranks().exchange(json.dumps(facts, default=str))]
     first, problems = gathered[0], []
     for rank, other in enumerate(gathered):
-        different = [name for name in first | other if first.get(name) != other.get(name)]
-        if different:
+        if different := [name for name in first | other if first.get(name) != other.get(name)]:
             shown = ", ".join(f"{n} {brief(other.get(n))} instead of {brief(first.get(n))}" for n in different[:5])
             more = f" and {len(different) - 5} more" if len(different) > 5 else ""
             problems.append(f"process {rank} was started with another setup than process 0: {shown}{more}.")

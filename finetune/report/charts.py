@@ -65,7 +65,9 @@ def line_chart(chart: Chart) -> str:
     steps = [step for line in chart.lines for step, _ in line.points]
     first, last = _span(steps, 0.0)
     plot = _Plot(chart.width, (0.0 if 0 < first < last / 10 else first, last), _value_span(chart, values))
-    parts = [*_axes(plot, chart.unit), *_level(plot, chart.level)]
+    parts = list(_axes(plot, chart.unit))
+    if chart.level:
+        parts.append(f'<path class="level" d="M{LEFT} {plot.y(chart.level.value)}H{plot.width - RIGHT}"/>')
     for line in chart.lines:
         parts += _drawn(plot, line)
     parts += _hovers(plot, chart)
@@ -111,9 +113,8 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
 def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
     """Return the span of values, without single raw outliers. Those are drawn at the edge."""
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
-    raw = sorted(
-        value for line in chart.lines if line.style == "faint" for _, value in line.points if value is not None
-    )
+    faint = [line for line in chart.lines if line.style == "faint"]
+    raw = sorted(value for line in faint for _, value in line.points if value is not None)
     shown += raw[len(raw) // 100 : len(raw) - len(raw) // 100]
     if chart.level:
         shown.append(chart.level.value)
@@ -160,11 +161,6 @@ def _axes(plot: _Plot, unit: str) -> Iterator[str]:
     yield f'<text class="tick" x="{LEFT - 7}" y="9" text-anchor="end">{escape(unit)}</text>'
 
 
-def _level(plot: _Plot, level: Level | None) -> Iterator[str]:
-    if level:
-        yield f'<path class="level" d="M{LEFT} {plot.y(level.value)}H{plot.width - RIGHT}"/>'
-
-
 def _drawn(plot: _Plot, line: Line) -> Iterator[str]:
     commands, pen = [], "M"
     for step, value in thinned(line.points, MOST_DRAWN):
@@ -188,8 +184,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
     kept: list[Point] = []
     for start in range(0, len(points), size):
         stretch = points[start : start + size]
-        finite = [(value, step) for step, value in stretch if value is not None]
-        if finite:
+        if finite := [(value, step) for step, value in stretch if value is not None]:
             kept += sorted((step, value) for value, step in {min(finite), max(finite)})
         else:
             kept.append(stretch[0])

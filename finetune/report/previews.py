@@ -55,8 +55,7 @@ def find_previews(folder: Path) -> Shots:
     """Return the single images of a previews folder, ordered."""
     shots: Shots = {}
     for path in sorted(folder.glob("step_*_prompt*_seed*.png")):
-        match = PREVIEW_NAME.fullmatch(path.name)
-        if match:
+        if match := PREVIEW_NAME.fullmatch(path.name):
             step, prompt, seed = map(int, match.groups())
             shots.setdefault((prompt, seed), {})[step] = path
     return dict(sorted(shots.items()))

@@ -83,8 +83,7 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     if rows:
         seen = numbers(rows, "images_seen")
         found.append(Tile("steps", f"{rows[-1]['step']:,.0f}", f"{seen[-1]:,.0f} images seen" if seen else ""))
-    losses = [value for _, value in smoothed(series(rows, "loss")) if value is not None]
-    if losses:
+    if losses := [value for _, value in smoothed(series(rows, "loss")) if value is not None]:
         found.append(Tile("final loss", number(losses[-1]), "running mean"))
     validation, base = numbers(rows, "validation/loss"), base_loss(rows)
     if validation:
@@ -93,11 +92,9 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
         note = f"{change:+.1%} against the base model" if base is not None else ""
         text = f"{number(first, 3)} → {number(validation[-1], 3)}"
         found.append(Tile("validation loss", text, note, base is not None and change < 0))
-    speeds = numbers(rows, "images_per_second")
-    if speeds:
+    if speeds := numbers(rows, "images_per_second"):
         found.append(Tile("images per second", number(statistics.median(speeds), 3), "median"))
-    elapsed = numbers(rows, "elapsed_seconds")
-    if elapsed:
+    if elapsed := numbers(rows, "elapsed_seconds"):
         found.append(Tile("time in steps", duration(elapsed[-1]), "without previews and validation"))
     return found
 

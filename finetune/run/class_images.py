@@ -62,16 +62,9 @@ def make_class_images(
     refuse_longer_sides([(size, size)], family.longest_side(components))
     if config.guidance_scale is None:
         config = replace(config, guidance_scale=family.guidance_scale)
-    settings = {
-        "prompt": config.prompt,
-        "size": size,
-        "num_inference_steps": config.num_inference_steps,
-        "guidance_scale": config.guidance_scale,
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "precision": accelerator.mixed_precision,
-        "model": model_fingerprint(components, weights),
-    }
+    drawn_with = ("prompt", "num_inference_steps", "guidance_scale", "batch_size", "seed")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in drawn_with} | {"size": size}
+    settings |= {"precision": accelerator.mixed_precision, "model": model_fingerprint(components, weights)}
     target = folder / "class_pictures" / cache_key(VERSION, json.dumps(settings, sort_keys=True))
     if accelerator.is_main_process:
         target.mkdir(parents=True, exist_ok=True)
@@ -84,12 +77,10 @@ def make_class_images(
     if missing:
         accelerator.print(f'Making class images of "{config.prompt}" in {target}')
         with progress_bar("Making class images", len(missing) * config.batch_size, accelerator) as advance:
-            mine = missing[accelerator.process_index :: accelerator.num_processes]
-            if mine:
+            if mine := missing[accelerator.process_index :: accelerator.num_processes]:
                 draw_groups(parts, mine, config, target, size, accelerator, advance, offload=offload)
         ranks().exchange()
-        absent = missing_groups(target, config)
-        if absent:
+        if missing_groups(target, config):
             raise ValueError(f"cache.folder: class images are missing in {target}; is it on a disk that all share?")
     parts.drop(*PARTS)
     accelerator.free_memory()

@@ -55,8 +55,7 @@ def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
     refuse_lost_folder(run.lock, run.folder)
     if row is not None:
         if validation_is_due(session, step):
-            loss = validate(session)
-            if loss is None:
+            if (loss := validate(session)) is None:
                 return False
             row = row | {"validation/loss": loss, "validation/base_loss": progress.base_loss or math.nan}
         if records.metrics and records.tracker:

@@ -65,8 +65,7 @@ def find_checkpoint(
     changed += changed_launch(config, accelerator, state)
     if changed:
         warnings.append(f"resuming with {plural(len(changed), 'changed option')}: {', '.join(changed)}.")
-    data_warning = refuse_changed_data(manifest, state["dataset"], config.data.allow_change)
-    if data_warning:
+    if data_warning := refuse_changed_data(manifest, state["dataset"], config.data.allow_change):
         warnings.append(data_warning)
     return ResumePoint(path, state)
 

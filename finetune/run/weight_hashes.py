@@ -75,8 +75,7 @@ def file_stamps(source: ModelSource) -> Stamps:
 def refuse_changed_files(source: ModelSource, before: Stamps) -> None:
     """Raise ValueError if a file of the model has changed. Its parts are read again at the end of a run."""
     now = {stamp[:3] for stamp in file_stamps(source)}
-    changed = sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}})
-    if changed:
+    if changed := sorted({name for name, *_ in now ^ {stamp[:3] for stamp in before}}):
         raise ValueError(
             f"model.source: {plural(len(changed), 'file')} of {source.location} changed while the run was going "
             f"(first: {changed[0]}), so nothing was exported. Restore them and run the same command again: it exports "

@@ -47,8 +47,7 @@ def refuse_separate_folders(folder: Path) -> None:
     seen = ranks().exchange("yes" if appears(mark) else "no")
     if ranks().rank == 0:
         mark.unlink(missing_ok=True)
-    apart = [str(rank) for rank, text in enumerate(seen) if text == "no"]
-    if apart:
+    if apart := [str(rank) for rank, text in enumerate(seen) if text == "no"]:
         ranks().leave()
         raise ValueError(
             f"output.folder: {folder} is not the same folder for process {', '.join(apart)} as for process 0. Use a "

@@ -12,8 +12,7 @@ from finetune.run_folder.options import cache_folder
 
 def refuse_nested_folders(config: TrainConfig) -> None:
     """Raise ValueError if a written folder overlaps another one."""
-    found = list(nested_folders(config))
-    if found:
+    if found := list(nested_folders(config)):
         raise ValueError("\n".join(found))
 
 

@@ -31,8 +31,7 @@ def refuse_no_checkpoint(resume: str) -> None:
 def checkpoints_near(path: Path) -> list[Path]:
     """Return the checkpoints of the run that contains a path, newest first."""
     for folder in (path, *path.resolve().parents[:3]):
-        found = sorted((*folder.glob("step_*/"), *folder.glob("checkpoints/step_*/")), reverse=True)
-        if found:
+        if found := sorted((*folder.glob("step_*/"), *folder.glob("checkpoints/step_*/")), reverse=True):
             return found
     return []
 

@@ -45,14 +45,9 @@ def masked(task: Task, network: nn.Module, config: MaskConfig) -> Task:
 
 def refuse_other_than_adapters(network: nn.Module) -> None:
     """Raise ValueError where switching adapters off would not give the base model."""
-    inside = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, BaseTunerLayer)
-        for parameter in module.parameters()
-    }
-    others = [name for name, p in network.named_parameters() if p.requires_grad and id(p) not in inside]
-    if others:
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    if others := [name for name, p in network.named_parameters() if p.requires_grad and id(p) not in inside]:
         raise ValueError(
             f"mask.prior_weight: needs a method that trains adapters alone, but this one also trains {others[0]}"
             f"{f' and {len(others) - 1} others' if len(others) > 1 else ''}, whose former values are not kept. Remove "

@@ -1,6 +1,7 @@
 """TensorBoard: event files in the run folder."""
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,5 +47,4 @@ class TensorBoard:
 
 def json_block(values: Mapping[str, Any]) -> str:
     """Return JSON as a Markdown code block, which TensorBoard shows unchanged."""
-    lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
-    return "\n".join(f"    {line}" for line in lines)
+    return textwrap.indent(json.dumps(values, indent=2, ensure_ascii=False), "    ")

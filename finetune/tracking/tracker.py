@@ -42,8 +42,7 @@ logger = logging.getLogger(__name__)
 def check_trackers(config: TrackingConfig) -> None:
     """Refuse missing packages, and a project, tags or id that W&B refuses. Imports neither. Raises ValueError."""
     packages = [package for name in config.names if (package := TRACKERS[name][1])]
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         raise ValueError(
             f"tracking.names: {', '.join(missing)} not installed. Run: {install_command(*missing)}, or choose others "
             "(OUT/metrics.jsonl and OUT/report.html are written without any)."
