@@ -1,6 +1,8 @@
-"""A guard against processes in unit tests."""
+"""A guard against processes in unit tests, and an open folder."""
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +30,12 @@ def starts_are_refused(request: pytest.FixtureRequest) -> Iterator[None]:
     is_guarded = HERE / "docs" not in request.path.parents
     yield
     is_guarded = False
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Make a folder that every user may write to. pytest's own folders are closed to others."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

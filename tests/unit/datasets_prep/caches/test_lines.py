@@ -1,5 +1,3 @@
-"""Cached figures survive a kill; a torn line costs only itself."""
-
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,6 @@ from finetune.data.listing import Findings
 
 
 def reopened(path: Path) -> tuple[JsonLines, tuple[str, ...]]:
-    """The figures of a file, and what is said of it."""
     findings = Findings()
     return JsonLines(path, findings), findings.warnings
 

@@ -1,5 +1,3 @@
-"""Captioners describe images with tiny real models, and explain failures."""
-
 import shutil
 import threading
 import time
@@ -58,10 +56,7 @@ def test_a_text_that_the_model_ends_has_stopped(name: str, models: dict[str, Pat
     tokenizer = captioner._tokenizer if name.startswith("qwen") else captioner._processor.tokenizer
     end = tokenizer.convert_tokens_to_ids(words[place])
     model = captioner._model
-    for config in (
-        model.generation_config,
-        *([model.language_model.generation_config] if name == "blip2" else []),
-    ):
+    for config in (model.generation_config, *([model.language_model.generation_config] if name == "blip2" else [])):
         config.eos_token_id = end
     if name == "blip":
         model.config.text_config.sep_token_id = end
@@ -102,10 +97,7 @@ def test_another_model_has_another_identity(models: dict[str, Path], tmp_path: P
     def identity(folder: Path, **options: Any) -> str:
         return make_captioner(CaptionsConfig(captioner="blip", model=str(folder), **options)).identity()
 
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in models["blip"].iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(models["blip"], tmp_path / "copy")
     assert identity(copy) == identity(models["blip"]), "where the folder stands does not matter"
     assert identity(copy, dtype="float16") != identity(copy)
     weights = copy / "model.safetensors"
@@ -136,25 +128,23 @@ def test_large_files_are_distinguished_by_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("captioner", "model", "words"),
     [
-        ({"captioner": "blip", "model": "owner/none"}, "hf download owner/none"),
-        ({"captioner": "blip", "model": "./nowhere"}, "not a folder"),
-        ({"captioner": "blip", "model": "{empty}"}, "no config.json"),
-        ({"captioner": "llava", "model": "{blip}"}, "type blip, expected llava"),
-        ({"captioner": "blip", "model": "{broken}"}, "complete"),
+        ("blip", "owner/none", "hf download owner/none"),
+        ("blip", "./nowhere", "not a folder"),
+        ("blip", "{empty}", "no config.json"),
+        ("llava", "{blip}", "type blip, expected llava"),
+        ("blip", "{broken}", "complete"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_reported_in_a_sentence(
-    options: dict[str, Any], words: str, models: dict[str, Path], tmp_path: Path
+    captioner: Any, model: str, words: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_bytes((models["blip"] / "config.json").read_bytes())
-    (tmp_path / "empty").mkdir()
-    places = {"empty": tmp_path / "empty", "blip": models["blip"], "broken": broken}
-    options = options | {"model": options["model"].format_map(places) if "{" in options["model"] else options["model"]}
-    captioner = make_captioner(CaptionsConfig(**options))
+    places = {name: tmp_path / name for name in ("empty", "broken")}
+    for place in places.values():
+        place.mkdir()
+    shutil.copy(models["blip"] / "config.json", places["broken"])
+    captioner = make_captioner(CaptionsConfig(captioner, model=model.format_map(models | places)))
     with pytest.raises(ValueError, match=words) as found:
         captioner.load()
     assert str(found.value).startswith("captions.model: ")
@@ -190,9 +180,6 @@ def test_a_chat_template_without_the_text_is_refused() -> None:
         chat_prompt(lambda messages: "hello", "Say it.", None, "<image>", "model")
 
 
-# WD tagger
-
-
 def tagger(folder: Path, **options: Any) -> Captioner:
     pytest.importorskip("onnxruntime", reason="onnxruntime, the extra [tagger], is not installed")
     pytest.importorskip("onnx", reason="onnx, which writes the tiny tagger, is not installed")
@@ -222,12 +209,9 @@ def test_a_tall_image_is_on_a_white_square_with_blue_first() -> None:
     assert array[8, 0].tolist() == [255, 255, 255] and array[8, 8].tolist() == [10, 0, 255]
 
 
-@pytest.mark.parametrize(
-    ("tag", "words"),
-    [("long_hair", "long hair"), (">_<", ">_<"), ("o_o", "o_o"), ("6+girls", "6+girls"), ("x_(y)_abc", "x (y) abc")],
-)
-def test_underscores_become_spaces_but_in_faces(tag: str, words: str) -> None:
-    assert spelled(tag) == words
+def test_underscores_become_spaces_but_in_faces() -> None:
+    words = {"long_hair": "long hair", ">_<": ">_<", "o_o": "o_o", "6+girls": "6+girls", "x_(y)_abc": "x (y) abc"}
+    assert {tag: spelled(tag) for tag in words} == words
 
 
 def test_a_table_of_other_tags_than_the_model_has_is_refused(tmp_path: Path) -> None:
@@ -235,9 +219,6 @@ def test_a_table_of_other_tags_than_the_model_has_is_refused(tmp_path: Path) -> 
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n0,one,0,1\n")
     with pytest.raises(ValueError, match=r"names 1 tags, but model.onnx gives 6"):
         captioner.load()
-
-
-# A server
 
 
 @pytest.fixture
@@ -279,22 +260,11 @@ def test_a_busy_and_a_failing_and_a_hanging_server_are_asked_again(
     assert client(server, timeout_seconds=0.2).caption(pictures(1), "long", [""])[0].text == "a red square"
 
 
-@pytest.mark.parametrize(
-    ("attempt", "asked", "expected"),
-    [
-        (0, None, 0.5),
-        (3, None, 4),
-        (0, "30", 30),
-        (7, "30", 64),
-        (0, "9999", LONGEST_WAIT),
-        (20, None, LONGEST_WAIT),
-        (0, "Thu, 01 Jan 2099 00:00:00 GMT", LONGEST_WAIT),
-        (0, "Thu, 01 Jan 1970 00:00:00 GMT", 0.5),
-        (0, "soon", 0.5),
-    ],
-)
-def test_waits_grow_and_follow_the_server_up_to_a_limit(attempt: int, asked: str | None, expected: float) -> None:
-    assert wait_seconds(0.5, attempt, asked) == expected
+def test_waits_grow_and_follow_the_server_up_to_a_limit() -> None:
+    future, past = "Thu, 01 Jan 2099 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"
+    waits = {(0, None): 0.5, (3, None): 4, (20, None): LONGEST_WAIT, (0, "soon"): 0.5, (0, past): 0.5}
+    waits |= {(0, "30"): 30, (7, "30"): 64, (0, "9999"): LONGEST_WAIT, (0, future): LONGEST_WAIT}
+    assert {asked: wait_seconds(0.5, *asked) for asked in waits} == waits
 
 
 def test_an_image_that_the_server_cannot_do_costs_only_itself(server: CaptionServer) -> None:

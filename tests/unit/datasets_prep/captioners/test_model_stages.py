@@ -1,11 +1,10 @@
-"""Preparations with tiny models, whose results are used and cached."""
-
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +56,21 @@ def config(tmp_path: Path) -> PrepConfig:
     return PrepConfig((write(tmp_path / "raw", files),), tmp_path / "prepared", workers=1)
 
 
-@dataclass
-class Seen:
-    """Recorded progress of a preparation."""
-
-    calls: list[tuple[str, int, int]] = field(default_factory=list)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self.calls.append((what, done, total))
-
-    def of(self, what: str) -> list[tuple[int, int]]:
-        return [(done, total) for name, done, total in self.calls if name.startswith(what)]
+Steps = list[tuple[str, int, int]]
 
 
-def prepared(config: PrepConfig, **options: Any) -> tuple[dict[str, dict], dict[str, dict], Seen, Outcome]:
+def steps(seen: Steps, what: str) -> list[tuple[int, int]]:
+    return [(done, total) for name, done, total in seen if name.startswith(what)]
+
+
+def prepared(config: PrepConfig, **options: Any) -> tuple[dict[str, dict], dict[str, dict], Steps, Outcome]:
     """Prepare; return kept and rejected lines by source, and progress."""
-    seen = Seen()
-    outcome = prepare(replace(config, **options), seen)
+    seen: Steps = []
+    outcome = prepare(replace(config, **options), lambda *step: seen.append(step))
     kept, left_out = (
         {Path(source).stem: row for source, row in found.items()} for found in kept_and_left_out(config.output)
     )
     return kept, left_out, seen, outcome
-
-
-# Scores
 
 
 @pytest.mark.parametrize(
@@ -94,7 +84,7 @@ def test_images_beyond_the_limit_are_left_out_with_their_score_but_for_those_a_u
     kept, left_out, seen, _ = prepared(config, scores=ScoresConfig(**options))
     scores = {source: row["scores"][name] for source, row in kept.items()}
     assert len(set(scores.values())) == 6 and left_out == {}
-    assert seen.of("scoring") == [(done, 6) for done in range(1, 7)]
+    assert steps(seen, "scoring") == [(done, 6) for done in range(1, 7)]
 
     by_score = sorted(scores, key=lambda source: scores[source], reverse=is_least)
     protected = by_score[5]
@@ -107,7 +97,7 @@ def test_images_beyond_the_limit_are_left_out_with_their_score_but_for_those_a_u
         assert row["reason"] == "low_score" and row["score"] == pytest.approx(scores[source], abs=1e-4)
         assert name in row["detail"] and ("at least" if is_least else "at most") in row["detail"]
     assert outcome.rejected == {"low_score": 2}
-    assert seen.of("scoring") == [], "what was scored is scored again"
+    assert steps(seen, "scoring") == [], "what was scored is scored again"
     assert all(row["text"].endswith(", ink style") for row in kept.values()), "it is not made again"
 
 
@@ -122,10 +112,10 @@ def test_a_new_image_alone_is_scored_and_an_interrupted_run_continues(
     with pytest.raises(KeyboardInterrupt):
         prepare(replace(config, scores=scores), interrupt)
     kept, _, seen, _ = prepared(config, scores=scores)
-    assert seen.of("scoring") == [(1, 2), (2, 2)]
+    assert steps(seen, "scoring") == [(1, 2), (2, 2)]
     write(Path(config.source[0]), {"new one.png": encoded(drawn(20))})
     again, _, seen, _ = prepared(config, scores=scores)
-    assert seen.of("scoring") == [(1, 1)]
+    assert steps(seen, "scoring") == [(1, 1)]
     assert {source: again[source]["scores"] for source in kept} == {source: kept[source]["scores"] for source in kept}
     assert "nsfw" in again["new one"]["scores"]
 
@@ -135,7 +125,7 @@ def test_another_model_in_the_same_folder_scores_all_again(config: PrepConfig, t
     before, _, _, _ = prepared(config, scores=scores)
     save_classifier(tmp_path / "model", ["nsfw", "normal"])  # the same weights, the other way round
     after, _, seen, outcome = prepared(config, scores=scores)
-    assert outcome.is_new and len(seen.of("scoring")) == 6
+    assert outcome.is_new and len(steps(seen, "scoring")) == 6
     for name in NAMES:
         assert after[name]["scores"]["nsfw"] == pytest.approx(1 - before[name]["scores"]["nsfw"], abs=1e-4)
 
@@ -148,10 +138,7 @@ def test_a_near_duplicate_that_passes_stays_for_a_better_one_that_does_not(
     source = write(tmp_path / "raw", {"large.png": same, "same.png": same, "small.png": small})
     config = PrepConfig((source,), tmp_path / "prepared", workers=1, dedup=DedupConfig(near="drop"))
     _, left_out, _, _ = prepared(config)
-    assert {name: row["reason"] for name, row in left_out.items()} == {
-        "same": "exact_duplicate",
-        "small": "near_duplicate",
-    }
+    assert reasons(left_out) == {"same": ("exact_duplicate", "large.png"), "small": ("near_duplicate", "large.png")}
     scores = ScoresConfig(watermark_model=models["watermark"])
     both, _, _, _ = prepared(config, scores=scores, dedup=DedupConfig("off"))
     of_large, of_small = (both[name]["scores"]["watermark"] for name in ("large", "small"))
@@ -174,18 +161,15 @@ def test_images_that_do_not_agree_with_their_captions_are_left_out(config: PrepC
 
     (source / "old house.txt").write_text("a blue square on green")
     kept, _, seen, _ = prepared(config, scores=scores)
-    assert seen.of("scoring") == [(1, 1)], "only the image with another caption is scored"
+    assert steps(seen, "scoring") == [(1, 1)], "only the image with another caption is scored"
     changed = {name: row["scores"]["clip"] for name, row in kept.items()}
     assert {name for name in NAMES if changed[name] != agreement[name]} == {"old house"}
 
     worst = sorted(changed, key=lambda name: changed[name])[:2]
     limit = sorted(changed.values())[1] + 1e-4
     kept, left_out, seen, _ = prepared(config, scores=replace(scores, min_clip=limit))
-    assert set(left_out) == set(worst) and seen.of("scoring") == []
+    assert set(left_out) == set(worst) and steps(seen, "scoring") == []
     assert {row["reason"] for row in left_out.values()} == {"low_score"}
-
-
-# Captions by a model
 
 
 def blip_options(models: dict[str, str], **options: Any) -> CaptionsConfig:
@@ -195,7 +179,6 @@ def blip_options(models: dict[str, str], **options: Any) -> CaptionsConfig:
 
 @pytest.fixture(scope="module")
 def spoken(models: dict[str, str]) -> dict[str, str]:
-    """Return the captioner's text for each image."""
     captioner = make_captioner(blip_options(models))
     captioner.load()
     results = [captioner.caption([drawn(seed)], "short", [""])[0] for seed in range(len(NAMES))]
@@ -213,7 +196,7 @@ def test_written_captions_fill_replace_or_are_added_and_are_written_once(
         kept, _, seen, _ = prepared(config, captions=captions, trigger="ink style")
         found[mode] = {name: [row["text"], *row.get("captions_alt", [])] for name, row in kept.items()}
         origins[mode] = {name: row["caption_from"] for name, row in kept.items()}
-        totals[mode] = seen.of("captioning")[0]
+        totals[mode] = steps(seen, "captioning")[0]
     new = {name: f"ink: {text} On paper., ink style" for name, text in spoken.items()}
     hand = {"red boat": ["a boat by hand, ink style"], "old house": ["mine, ink style", "the second, ink style"]}
     assert found["replace"] == {name: [text] for name, text in new.items()}
@@ -232,7 +215,7 @@ def test_a_decided_caption_is_not_asked_for_nor_replaced(
     append_decision(config.output / "decisions.jsonl", decision)
     kept, _, seen, _ = prepared(config, captions=blip_options(models, mode="replace"))
     assert (kept["blue sky"]["text"], kept["blue sky"]["caption_from"]) == ("a calm sky", "decision")
-    assert seen.of("captioning")[0] == (0, 5)
+    assert steps(seen, "captioning")[0] == (0, 5)
     assert {name: row["text"] for name, row in kept.items()} == spoken | {"blue sky": "a calm sky"}
 
 
@@ -248,13 +231,8 @@ def test_a_caption_without_an_end_is_not_used_and_the_name_stands_in(
     assert f"cut after the last whole sentence or not used ({6 - len(stopped)})" in " ".join(outcome.notices)
 
 
-# Captions by a server
-
-
 def colour_of(image: Image.Image) -> str:
-    """The mean colour in words."""
-    mean = image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    return f"colour {mean}"
+    return f"colour {image.convert('RGB').resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))}"
 
 
 def said_of(seed: int) -> str:
@@ -263,7 +241,6 @@ def said_of(seed: int) -> str:
 
 
 def shown(request: dict[str, Any]) -> Image.Image:
-    """The image of a request."""
     address = request["messages"][0]["content"][0]["image_url"]["url"]
     return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
 
@@ -301,7 +278,7 @@ def test_a_server_that_fails_in_the_middle_is_asked_only_for_the_rest(
     server.requests.clear()
     server.num_together = 0
     kept, _, seen, outcome = prepared(config, captions=captions)
-    assert len(server.requests) == 66 - 16 and seen.of("captioning")[0] == (16, 66)
+    assert len(server.requests) == 66 - 16 and steps(seen, "captioning")[0] == (16, 66)
     assert {name: row["text"] for name, row in kept.items()} == {str(seed): said_of(seed) for seed in range(66)}
     assert {row["caption_from"] for row in kept.values()} == {"http"} and outcome.notices == ()
     whole = replace(config, output=tmp_path / "at once", captions=captions)
@@ -315,9 +292,6 @@ def test_broken_characters_of_a_server_end_no_run(config: PrepConfig, server: Ca
     kept, _, _, _ = prepared(config, captions=served(server))
     expected = {name: f"{said_of(seed)} in a frame" for seed, name in enumerate(NAMES)}
     assert {name: row["text"] for name, row in kept.items()} == expected
-
-
-# Copies
 
 
 def squares(seed: int) -> Image.Image:
@@ -343,7 +317,7 @@ def reasons(left_out: dict[str, dict]) -> dict[str, tuple[str, str]]:
 def test_without_a_level_only_the_same_pixels_are_copies(copies: PrepConfig) -> None:
     kept, left_out, seen, _ = prepared(copies, dedup=DedupConfig("off"))
     assert reasons(left_out) == {"2_again": ("pixel_duplicate", "2.png")}
-    assert not any("near_duplicate_of" in row for row in kept.values()) and seen.of("near") == []
+    assert not any("near_duplicate_of" in row for row in kept.values()) and steps(seen, "near") == []
 
 
 @needs_opencv
@@ -362,21 +336,18 @@ def test_a_vision_model_brings_pairs_together_and_looks_at_each_image_once(
     kept, _, seen, _ = prepared(copies, dedup=embed)
     named = {name: row["near_duplicate_of"] for name, row in kept.items() if "near_duplicate_of" in row}
     assert named == {"0_corner": "0.png", "1_edge": "1.png"}
-    assert seen.of("embedding") == [(done, 5) for done in range(1, 6)], "the copy of the same pixels is out before"
+    assert steps(seen, "embedding") == [(done, 5) for done in range(1, 6)], "the copy of the same pixels is out before"
 
     kept, left_out, seen, _ = prepared(copies, dedup=replace(embed, near="drop"), trigger="ink")
     assert set(kept) == {"0", "1", "2"} and set(left_out) == {"0_corner", "1_edge", "2_again"}
-    assert seen.of("embedding") == []
+    assert steps(seen, "embedding") == []
 
     strict = replace(embed, near="drop", embed_similarity=1.0)
     kept, left_out, seen, _ = prepared(copies, dedup=strict)
     assert reasons(left_out) == {"2_again": ("pixel_duplicate", "2.png")}, "only the model brings the crops together"
     write(Path(copies.source[0]), {"new.png": encoded(squares(9))})
     _, _, seen, _ = prepared(copies, dedup=strict)
-    assert seen.of("embedding") == [(1, 1)]
-
-
-# Lint
+    assert steps(seen, "embedding") == [(1, 1)]
 
 
 def test_captions_are_counted_in_the_tokens_of_the_named_tokenizer(config: PrepConfig) -> None:
@@ -388,38 +359,29 @@ def test_captions_are_counted_in_the_tokens_of_the_named_tokenizer(config: PrepC
     assert words in report and "blue sky.png" in report.partition(words)[2]
 
 
-# Mistakes
-
-
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("option", "model", "words"),
     [
-        ({"scores": {"nsfw_model": "./nowhere"}}, r"scores\.nsfw_model: ./nowhere is not a folder"),
-        ({"scores": {"watermark_model": "animals"}}, r"scores\.watermark_model: the labels .* are cat, dog"),
-        ({"scores": {"aesthetic_model": "empty"}}, r"scores\.aesthetic_model: no config.json"),
-        ({"scores": {"clip_model": "dinov2"}}, r"scores\.clip_model: .* type dinov2"),
-        ({"dedup": {"level": "embed", "embed_model": "./nowhere"}}, r"dedup\.embed_model: ./nowhere is not a folder"),
-        ({"captions": {"captioner": "blip", "model": "./nowhere"}}, r"captions\.model: ./nowhere is not a folder"),
-        ({"lint": {"tokenizer": "./nowhere"}}, r"lint\.tokenizer: .*nowhere"),
-        ({"lint": {"tokenizer": "empty"}}, r"lint\.tokenizer"),
+        ("scores.nsfw_model", "./nowhere", "./nowhere is not a folder"),
+        ("scores.watermark_model", "animals", "the labels .* are cat, dog"),
+        ("scores.aesthetic_model", "empty", "no config.json"),
+        ("scores.clip_model", "dinov2", ".* type dinov2"),
+        ("dedup.embed_model", "./nowhere", "./nowhere is not a folder"),
+        ("captions.model", "./nowhere", "./nowhere is not a folder"),
+        ("lint.tokenizer", "./nowhere", ".*nowhere"),
+        ("lint.tokenizer", "empty", ""),
     ],
 )
 def test_a_model_that_cannot_do_it_is_refused_before_anything_is_measured(
-    config: PrepConfig, models: dict[str, str], tmp_path: Path, options: dict[str, dict[str, Any]], words: str
+    config: PrepConfig, models: dict[str, str], tmp_path: Path, option: str, model: str, words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = models | {"empty": str(tmp_path / "empty")}
-    classes = {"scores": ScoresConfig, "dedup": DedupConfig, "captions": CaptionsConfig, "lint": LintConfig}
-    chosen = {
-        section: classes[section](
-            **{
-                key: places.get(value, value) if key.endswith(("model", "tokenizer")) else value
-                for key, value in given.items()
-            }
-        )
-        for section, given in options.items()
-    }
-    seen = Seen()
-    with pytest.raises(ValueError, match=words):
-        prepare(replace(config, **chosen), seen)
-    assert seen.calls == [] and not config.output.exists()
+    place = (models | {"empty": str(tmp_path / "empty")}).get(model, model)
+    section, _, key = option.partition(".")
+    own = {"dedup": {"level": "embed"}, "captions": {"captioner": "blip"}}.get(section, {})
+    kinds = {"scores": ScoresConfig, "dedup": DedupConfig, "captions": CaptionsConfig, "lint": LintConfig}
+    chosen: dict[str, Any] = {section: kinds[section](**own, **{key: place})}
+    seen: Steps = []
+    with pytest.raises(ValueError, match=f"{re.escape(option)}: {words}"):
+        prepare(replace(config, **chosen), lambda *step: seen.append(step))
+    assert seen == [] and not config.output.exists()

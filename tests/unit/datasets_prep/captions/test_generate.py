@@ -1,5 +1,3 @@
-"""Captions are written in batches that fit, cached, and cleaned."""
-
 import json
 import threading
 from collections.abc import Sequence
@@ -86,8 +84,7 @@ def test_batches_are_halved_until_they_fit_and_stay_so(tmp_path: Path) -> None:
 
 
 def test_an_image_that_never_fits_gets_no_caption_and_is_counted(tmp_path: Path) -> None:
-    captioner = Colours(batch_size=2, memory=0)
-    written, notices = run(captioner, tmp_path, count=2)
+    written, notices = run(Colours(batch_size=2, memory=0), tmp_path, count=2)
     assert written == {0: [], 1: []}
     assert "could not be captioned (2)" in notices and "captions.max_side" in notices
     assert run(Colours(), tmp_path, count=2)[0][0] != [], "errors are not kept"
@@ -228,9 +225,6 @@ def test_a_tiny_model_gives_the_same_captions_at_any_batch_size(tmp_path: Path) 
     assert texts[0] == texts[1] == texts[2]
 
 
-# Cleaning
-
-
 @pytest.mark.parametrize(
     ("written", "kind", "text"),
     [
@@ -252,28 +246,14 @@ def test_the_caption_is_freed_from_what_is_around_it(written: str, kind: Any, te
     assert clean_result(Result(written, 9, "stop"), kind).text == text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I'm sorry, but I can't assist with that.",
-        "I’m sorry, I cannot describe people.",
-        "I cannot help.",
-        "As an AI language model, I see nothing.",
-        "I am unable to view images.",
-        "There is no image attached.",
-        "Unfortunately, I can't see it",
-    ],
-)
-def test_refusals_are_known(text: str) -> None:
-    assert is_refusal(text)
+REFUSALS = ("I'm sorry, but I can't assist with that.", "I’m sorry, I cannot describe people.", "I cannot help.")
+REFUSALS += ("As an AI language model, I see nothing.", "I am unable to view images.", "There is no image attached.")
+REFUSALS += ("Unfortunately, I can't see it",)
+OTHERS = ("A sorry-looking dog", "I see a dog", "An AI robot stands in a hall", "A sign says I cannot", "As an artist")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["A sorry-looking dog", "I see a dog", "An AI robot stands in a hall", "A sign says I cannot", "As an artist"],
-)
-def test_other_captions_are_not_refusals(text: str) -> None:
-    assert not is_refusal(text)
+def test_refusals_are_known_and_other_captions_are_none() -> None:
+    assert [text for text in REFUSALS if not is_refusal(text)] == [text for text in OTHERS if is_refusal(text)] == []
 
 
 @pytest.mark.parametrize(
@@ -347,9 +327,6 @@ def test_an_unfinished_thought_is_not_a_caption() -> None:
     assert stripped("") == ""
 
 
-# Final captions
-
-
 @pytest.mark.parametrize(
     ("mode", "existing", "written", "final"),
     [
@@ -367,17 +344,13 @@ def test_human_captions_are_lost_only_where_replaced(mode: Any, existing: Any, w
     assert final_captions(existing, written, mode) == final
 
 
-# The cache
-
-
 def test_a_torn_line_is_counted_and_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     cache = JsonLinesCache(path, Findings())
     for number in range(3):
         cache.put("long", [(b"a" * 32, f"id{number}", Result(f"text \n\ud800 {number} ü", number, "stop"))])
     cache.close()
-    data = path.read_bytes()
-    path.write_bytes(b'{"picture": 7}\n\xff\n' + data[:-20])
+    path.write_bytes(b'{"picture": 7}\n\xff\n' + path.read_bytes()[:-20])
     findings = Findings()
     cache = JsonLinesCache(path, findings)
     assert cache.get(b"a" * 32, "id1", "long") == Result("text \n\ud800 1 ü", 1, "stop")

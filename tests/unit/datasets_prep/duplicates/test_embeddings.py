@@ -15,20 +15,18 @@ PICTURES = tiny_vision.pictures()
 KEYS = [hashlib.sha256(image.tobytes()).digest() for image in PICTURES]
 
 
-class Opened:
-    """A loader that records which images it opens."""
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vision.save_dinov2(tmp_path_factory.mktemp("dinov2"))
 
-    def __init__(self) -> None:
-        self.indices: list[int] = []
 
-    def __call__(self, index: int) -> Image.Image:
-        self.indices.append(index)
+def embedded(model: Path, folder: Path, count: int = 5, opened: list[int] | None = None) -> np.ndarray:
+    def load(index: int) -> Image.Image:
+        if opened is not None:
+            opened.append(index)
         return PICTURES[index]
 
-
-def embedded(model: Path, folder: Path, count: int = 5, opened: Opened | None = None) -> np.ndarray:
-    indices = list(range(count))
-    return cached_embeddings(str(model), KEYS[:count], indices, opened or Opened(), folder, lambda *_: None)
+    return cached_embeddings(str(model), KEYS[:count], list(range(count)), load, folder, lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +44,9 @@ def pixels_for(model: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_vector_of_dinov2_is_its_normalised_class_token(tmp_path: Path) -> None:
-    model = tiny_vision.save_dinov2(tmp_path / "model")
-    token = AutoModel.from_pretrained(model).eval()(pixels_for(model)).last_hidden_state[:, 0]
-    expected = torch.nn.functional.normalize(token).numpy()
-    np.testing.assert_allclose(embedded(model, tmp_path), expected, atol=1e-5)
+def test_the_vector_of_dinov2_is_its_normalised_class_token(dinov2: Path, tmp_path: Path) -> None:
+    token = AutoModel.from_pretrained(dinov2).eval()(pixels_for(dinov2)).last_hidden_state[:, 0]
+    np.testing.assert_allclose(embedded(dinov2, tmp_path), torch.nn.functional.normalize(token).numpy(), atol=1e-5)
 
 
 @torch.no_grad()
@@ -70,34 +66,30 @@ def test_a_pooler_that_was_never_trained_is_not_used(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, torch.nn.functional.normalize(mean).numpy(), atol=1e-5)
 
 
-def test_only_new_images_are_looked_at(tmp_path: Path) -> None:
-    model = tiny_vision.save_dinov2(tmp_path / "model")
-    three = embedded(model, tmp_path, 3)
-    opened = Opened()
-    five = embedded(model, tmp_path, 5, opened)
-    assert opened.indices == [3, 4]
+def test_only_new_images_are_looked_at(dinov2: Path, tmp_path: Path) -> None:
+    three = embedded(dinov2, tmp_path, 3)
+    opened: list[int] = []
+    five = embedded(dinov2, tmp_path, 5, opened)
     np.testing.assert_array_equal(five[:3], three)
-    again = Opened()
-    np.testing.assert_array_equal(embedded(model, tmp_path, 5, again), five)
-    assert not again.indices
+    np.testing.assert_array_equal(embedded(dinov2, tmp_path, 5, opened), five)
+    assert opened == [3, 4]
 
 
-def test_a_killed_run_loses_only_the_vector_that_it_was_writing(tmp_path: Path) -> None:
-    model = tiny_vision.save_dinov2(tmp_path / "model")
-    before = embedded(model, tmp_path)
+def test_a_killed_run_loses_only_the_vector_that_it_was_writing(dinov2: Path, tmp_path: Path) -> None:
+    before = embedded(dinov2, tmp_path)
     (kept,) = tmp_path.glob("embeddings-*.bin")
     kept.write_bytes(kept.read_bytes()[:-7])
-    opened = Opened()
-    np.testing.assert_array_equal(embedded(model, tmp_path, 5, opened), before)
-    assert opened.indices == [4]
+    opened: list[int] = []
+    np.testing.assert_array_equal(embedded(dinov2, tmp_path, 5, opened), before)
+    assert opened == [4]
 
 
-def test_vectors_of_another_model_are_not_taken(tmp_path: Path) -> None:
-    embedded(tiny_vision.save_dinov2(tmp_path / "one"), tmp_path)
-    opened = Opened()
+def test_vectors_of_another_model_are_not_taken(dinov2: Path, tmp_path: Path) -> None:
+    embedded(dinov2, tmp_path)
+    opened: list[int] = []
     assert embedded(tiny_vision.save_clip(tmp_path / "two"), tmp_path, 5, opened).shape == (5, 8)
-    assert opened.indices == list(range(5))
+    assert opened == list(range(5))
 
 
-def test_no_images_give_no_vectors(tmp_path: Path) -> None:
-    assert len(embedded(tiny_vision.save_dinov2(tmp_path / "model"), tmp_path, 0)) == 0
+def test_no_images_give_no_vectors(dinov2: Path, tmp_path: Path) -> None:
+    assert len(embedded(dinov2, tmp_path, 0)) == 0

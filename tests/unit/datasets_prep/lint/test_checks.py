@@ -1,5 +1,3 @@
-"""The lint names wrong captions with their images, and no right ones."""
-
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,20 +58,9 @@ def test_a_named_tokenizer_counts() -> None:
     assert marks({"d.png": "circle " * 75}, tokenizer=str(SHIPPED)) == {}
 
 
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("a red cross", 3),
-        ("a cross, on 25 m.", 8),
-        ("photography", 2),
-        ("天空", 4),
-        ("größe", 3),
-        ("don't", 1),
-        ("", 0),
-    ],
-)
-def test_tokens_are_estimated_by_the_rule(text: str, count: int) -> None:
-    assert estimated_tokens(text) == count
+def test_tokens_are_estimated_by_the_rule() -> None:
+    counts = {"a red cross": 3, "a cross, on 25 m.": 8, "photography": 2, "天空": 4, "größe": 3, "don't": 1, "": 0}
+    assert {text: estimated_tokens(text) for text in counts} == counts
 
 
 def phrases(captions: Sequence[str], share: float = 0.2, trigger: str | None = None) -> list[tuple[str, int]]:
@@ -178,25 +165,17 @@ def test_style_words_matter_in_a_style_set_only_and_the_trigger_is_wanted() -> N
     assert style_words("a dog, ink drawing", "ink drawing") == []
 
 
-@pytest.mark.parametrize(
-    ("caption", "kind"),
-    [
-        ("I'm sorry, but I can't help with that.", "refusal of a captioner"),
-        ("see https://example.com/x", "web address"),
-        ("dog from shop.example.com", "web address"),
-        ("IMG_2034.JPG", "file name as caption"),
-        ("DSC_0123", "file name as caption"),
-        ("20240117-183022", "file name as caption"),
-        ("cafÃ© at night", "broken characters"),
-        ("a dogâ€™s ball", "broken characters"),
-        ("a \ufffd dog", "broken characters"),
-        ("a\x00b", "broken characters"),
-        ("a <b>bold</b> dog", "markup"),
-        ("a dog &amp; a cat", "markup"),
-        ("a dog<|im_end|>", "markup"),
-        ("The image shows a dog.", "talks of the image itself"),
-    ],
-)
+LEFTOVERS = {
+    "refusal of a captioner": ("I'm sorry, but I can't help with that.",),
+    "web address": ("see https://example.com/x", "dog from shop.example.com"),
+    "file name as caption": ("IMG_2034.JPG", "DSC_0123", "20240117-183022"),
+    "broken characters": ("cafÃ© at night", "a dogâ€™s ball", "a \ufffd dog", "a\x00b"),
+    "markup": ("a <b>bold</b> dog", "a dog &amp; a cat", "a dog<|im_end|>"),
+    "talks of the image itself": ("The image shows a dog.",),
+}
+
+
+@pytest.mark.parametrize(("caption", "kind"), [(each, kind) for kind in LEFTOVERS for each in LEFTOVERS[kind]])
 def test_leftovers_are_named(caption: str, kind: str) -> None:
     found = marks({"x.png": caption})
     assert list(found) == [kind] and found[kind][0][1] == ("x.png",)
@@ -241,12 +220,11 @@ def test_marks_do_not_depend_on_the_order_of_the_rows() -> None:
 
 
 def test_large_sets_are_sampled_for_phrases_but_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = messy(3000)
-    captions = [texts for _, texts in rows]
+    captions = [texts for _, texts in messy(1200)]
     whole = shared_phrases(captions, 0.2, None)
-    monkeypatch.setattr("datasets_prep.lint.phrases.SAMPLE", 500)
+    monkeypatch.setattr("datasets_prep.lint.phrases.SAMPLE", 200)
     assert shared_phrases(captions, 0.2, None) == whole
-    assert [(phrase, len(indices)) for phrase, indices in whole] == [("this is a high quality picture of", 1000)]
+    assert [(phrase, len(indices)) for phrase, indices in whole] == [("this is a high quality picture of", 400)]
 
 
 def test_work_grows_with_the_captions_and_no_faster() -> None:
@@ -259,4 +237,4 @@ def test_work_grows_with_the_captions_and_no_faster() -> None:
             sys.setprofile(None)
         return len(calls)
 
-    assert num_calls(3000) < 8 * num_calls(500)
+    assert num_calls(1200) < 8 * num_calls(200)

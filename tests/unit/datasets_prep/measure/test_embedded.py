@@ -1,5 +1,3 @@
-"""Captions inside image files are found; texts of machines are ignored."""
-
 import io
 import struct
 import zlib
@@ -66,12 +64,8 @@ def iptc(text: bytes, dataset: int = 120) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_the_exif_description_is_found_in_every_format(kind: str) -> None:
+def test_descriptions_are_found_in_every_format_that_of_xmp_in_the_default_language(kind: str) -> None:
     assert caption(with_exif({0x010E: "a red boat"}, kind=kind)) == "a red boat"
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_the_xmp_description_in_the_default_language_comes_first(kind: str) -> None:
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         info.add_itxt("XML:com.adobe.xmp", DESCRIBED.decode())
@@ -119,7 +113,7 @@ def test_packed_texts_of_a_png_are_unpacked_up_to_a_limit() -> None:
     assert caption(png(2, 1, 8, 0, b"\0\1\2", before=packed)) == "a packed boat"
     international = png_block(b"iTXt", b"Title\0\1\0de\0Titel\0" + zlib.compress("ein Böot".encode()))
     assert caption(png(2, 1, 8, 0, b"\0\1\2", before=international)) == "ein Böot"
-    bomb = png_block(b"zTXt", b"Comment\0\0" + zlib.compress(b"boat " * 20_000_000))
+    bomb = png_block(b"zTXt", b"Comment\0\0" + zlib.compress(b"boat " * 2_000_000))
     found = caption(png(2, 1, 8, 0, b"\0\1\2", after=bomb))
     assert found is not None and len(found) <= MAX_CHARACTERS
 
@@ -135,18 +129,10 @@ def test_the_positive_prompt_of_a_generator_is_a_caption_and_its_workflow_is_non
 @pytest.mark.parametrize(
     "text",
     [
-        "OLYMPUS DIGITAL CAMERA         ",
-        "SONY DSC",
-        "Screenshot",
-        "Screenshot 2024-05-01 at 10.00.00",
-        "Created with GIMP",
-        "CREATOR: gd-jpeg v1.0 (using IJG JPEG v62), quality = 82",
-        "File written by Adobe Photoshop 4.0",
-        "\t \r\n\0",
-        "0001",
-        "----",
-        "<html><body>x</body></html>",
-        "https://example.com/a.jpg",
+        *("OLYMPUS DIGITAL CAMERA         ", "SONY DSC", "Screenshot", "Screenshot 2024-05-01 at 10.00.00"),
+        *("Created with GIMP", "CREATOR: gd-jpeg v1.0 (using IJG JPEG v62), quality = 82"),
+        *("File written by Adobe Photoshop 4.0", "\t \r\n\0", "0001", "----"),
+        *("<html><body>x</body></html>", "https://example.com/a.jpg"),
     ],
 )
 def test_what_cameras_and_programs_write_is_not_a_caption(text: str) -> None:

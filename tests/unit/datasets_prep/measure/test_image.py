@@ -1,5 +1,3 @@
-"""Measuring a file: its kind, quality, or the reason for rejection."""
-
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -17,35 +15,23 @@ from datasets_prep.measure.store import Store, as_keys, write_part
 from datasets_prep.pipeline import prepare
 from datasets_prep.records import Measured, Rejected
 from finetune.data.images.decode import open_rgb
+from finetune.data.visible_files import FolderSource
 from tests.support.images import SHARED, drawn, encoded, write
+from tests.support.odd_images import OneFile
 from tests.unit.data.images.test_tiff import ramp, tiff
 
 LOOK = Look(max_pixels=10**8, max_side=32768, max_bytes=10**9, background="white")
 
 
-class Files:
-    """A source of files that are in memory."""
-
-    name = "files"
-
-    def __init__(self, **files: bytes) -> None:
-        self.files = files
-
-    def read(self, source: str) -> bytes:
-        if source not in self.files:
-            raise FileNotFoundError(2, "No such file", source)
-        return self.files[source]
-
-
 def look_at(data: bytes, look: Look = LOOK) -> Measured:
-    result = measure(Files(a=data), look, "a")  # type: ignore[arg-type]
+    result = measure(OneFile(data), look, "a")  # type: ignore[arg-type]
     assert isinstance(result, Measured), result
     return result
 
 
-def texture(side: int = 512, seed: int = 0) -> Image.Image:
+def texture(side: int = 512) -> Image.Image:
     """Noise of all frequencies, as natural images have it."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     layers = [
         np.asarray(Image.fromarray(rng.normal(0, 1, (size, size))).resize((side, side), Image.Resampling.BICUBIC))
         * weight
@@ -94,15 +80,11 @@ def test_the_quality_of_a_jpeg_is_told_by_its_tables(quality: int) -> None:
 
 def test_bars_are_borders_and_the_ground_of_a_drawing_is_none() -> None:
     photograph = texture().convert("L")
-    barred = np.asarray(ImageOps.expand(photograph, (0, 64), 0))
-    assert border(barred) == pytest.approx(64 / 640, abs=0.01)
+    assert border(np.asarray(ImageOps.expand(photograph, (0, 64), 0))) == pytest.approx(64 / 640, abs=0.01)
     assert border(np.asarray(photograph)) == 0
     drawing = Image.new("L", (200, 200), 255)
-    drawing.paste(
-        photograph.resize((60, 60)),
-        (70, 70),
-        Image.radial_gradient("L").resize((60, 60)).point(lambda v: 255 if v < 110 else 0),
-    )
+    disc = Image.radial_gradient("L").resize((60, 60)).point(lambda v: 255 if v < 110 else 0)
+    drawing.paste(photograph.resize((60, 60)), (70, 70), disc)
     assert border(np.asarray(drawing)) == 0
 
 
@@ -139,20 +121,19 @@ def test_the_background_shows_through_and_changes_the_pixels() -> None:
     ],
 )
 def test_what_is_not_a_usable_image_has_a_reason(data: bytes, look: Look, reason: str) -> None:
-    result = measure(Files(a=data), look, "a")  # type: ignore[arg-type]
+    result = measure(OneFile(data), look, "a")  # type: ignore[arg-type]
     assert isinstance(result, Rejected) and result.reason == reason and result.detail
 
 
-def test_a_file_that_is_gone_is_unreadable() -> None:
-    result = measure(Files(), LOOK, "gone")  # type: ignore[arg-type]
+def test_a_file_that_is_gone_is_unreadable(tmp_path: Path) -> None:
+    result = measure(FolderSource(str(tmp_path)), LOOK, "gone")  # type: ignore[arg-type]
     assert isinstance(result, Rejected) and result.reason == "unreadable"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images at {SHARED}")
 def test_good_photographs_get_no_flags(tmp_path: Path) -> None:
-
     paths = sorted((SHARED / "photos").glob("*/*.jpg"))[::4]
-    results = [measure(Files(a=path.read_bytes()), LOOK, "a") for path in paths]  # type: ignore[arg-type]
+    results = [measure(OneFile(path.read_bytes()), LOOK, "a") for path in paths]  # type: ignore[arg-type]
     keys = [bytes([number] * 16) for number in range(len(paths))]
     write_part(tmp_path, list(zip(keys, results, strict=True)))
     store = Store(tmp_path)
@@ -169,13 +150,11 @@ def test_white_lines_on_transparency_are_told_of_the_background(tmp_path: Path) 
     config = PrepConfig((write(tmp_path / "raw", {"lines.png": encoded(lines)}),), tmp_path / "out", workers=1)
     with pytest.raises(ValueError, match=r"low_information 1.*--background"):
         prepare(config)
-    notices = prepare(replace(config, background="black")).notices
-    assert any("--write.reencode" in notice for notice in notices)
+    assert any("--write.reencode" in notice for notice in prepare(replace(config, background="black")).notices)
     kept = prepare(replace(config, background="black", write=WriteConfig(reencode="png")))
     assert kept.num_pictures == 1 and not any("--write.reencode" in notice for notice in kept.notices)
 
 
 def test_an_intact_tiff_that_is_not_read_is_called_unsupported() -> None:
-    data = tiff(ramp(3, "f4")[0], 2)
-    result = measure(Files(a=data), LOOK, "a")  # type: ignore[arg-type]
+    result = measure(OneFile(tiff(ramp(3, "f4")[0], 2)), LOOK, "a")  # type: ignore[arg-type]
     assert isinstance(result, Rejected) and result.reason == "unsupported_format" and "Save it" in result.detail

@@ -1,5 +1,3 @@
-"""Measurements are found again by everything that they depend on."""
-
 from pathlib import Path
 
 import numpy as np
@@ -76,5 +74,4 @@ def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
 def test_a_key_with_zeros_at_its_end_is_found(tmp_path: Path) -> None:
     keys = [bytes(15 * [7]) + b"\0", bytes(16), b"\0" + bytes(15 * [9])]
     write_part(tmp_path, [(key, result("a", number)) for number, key in enumerate(keys)])
-    places = Store(tmp_path).places(as_keys(keys))
-    assert sorted(places.tolist()) == [0, 1, 2]
+    assert sorted(Store(tmp_path).places(as_keys(keys)).tolist()) == [0, 1, 2]

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,29 +31,22 @@ def logits(folder: Path) -> torch.Tensor:
         return model(pixel_values=pixels_for_vit()).logits
 
 
-def test_the_score_is_the_probability_of_the_label_that_is_meant(tmp_path: Path) -> None:
-    folder = tiny_vision.save_classifier(tmp_path, ["normal", "nsfw"])
-    expected = logits(folder).softmax(1)[:, 1]
-    assert list(scores("nsfw", folder).values()) == pytest.approx(expected.tolist(), rel=1e-4)
+@pytest.mark.parametrize(
+    ("name", "labels", "kind", "meant"),
+    [
+        ("nsfw", ["normal", "nsfw"], None, lambda out: out.softmax(1)[:, 1]),
+        ("nsfw", ["safe", "nudity", "gore"], "multi_label_classification", lambda out: out.sigmoid()[:, 1:].amax(1)),
+        ("aesthetic", ["1", "2", "5"], None, lambda out: out.softmax(1) @ torch.tensor([1.0, 2.0, 5.0])),
+        ("aesthetic", ["LABEL_0"], "regression", lambda out: out[:, 0]),
+    ],
+)
+def test_the_score_is_a_probability_the_likeliest_an_expected_grade_or_the_output_itself(
+    tmp_path: Path, name: str, labels: list[str], kind: str | None, meant: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    folder = tiny_vision.save_classifier(tmp_path, labels, kind)
+    expected = meant(logits(folder))
+    assert list(scores(name, folder).values()) == pytest.approx(expected.tolist(), rel=1e-3)
     assert expected.std() > 0.001
-
-
-def test_labels_that_do_not_exclude_each_other_give_the_likeliest(tmp_path: Path) -> None:
-    labels = ["safe", "nudity", "explicit gore"]
-    folder = tiny_vision.save_classifier(tmp_path, labels, "multi_label_classification")
-    expected = logits(folder).sigmoid()[:, 1:].amax(1)
-    assert list(scores("nsfw", folder).values()) == pytest.approx(expected.tolist(), rel=1e-4)
-
-
-def test_grades_give_their_expected_value(tmp_path: Path) -> None:
-    folder = tiny_vision.save_classifier(tmp_path, ["1", "2", "5"])
-    expected = logits(folder).softmax(1) @ torch.tensor([1.0, 2.0, 5.0])
-    assert list(scores("aesthetic", folder).values()) == pytest.approx(expected.tolist(), rel=1e-4)
-
-
-def test_a_single_output_is_the_aesthetic_score_itself(tmp_path: Path) -> None:
-    folder = tiny_vision.save_classifier(tmp_path, ["LABEL_0"], "regression")
-    assert list(scores("aesthetic", folder).values()) == pytest.approx(logits(folder)[:, 0].tolist(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +63,7 @@ def test_a_single_output_is_the_aesthetic_score_itself(tmp_path: Path) -> None:
     ],
 )
 def test_labels_are_recognised_by_their_words(name: str, labels: Sequence[str], meant: list[int]) -> None:
-    weights = reading_of(name, labels).weights
-    assert [number for number, weight in enumerate(weights) if weight] == meant
+    assert [number for number, weight in enumerate(reading_of(name, labels).weights) if weight] == meant
 
 
 @pytest.mark.parametrize("name", ["nsfw", "watermark", "aesthetic"])
@@ -99,13 +91,11 @@ def test_agreement_is_the_cosine_of_image_and_caption(family: str, tmp_path: Pat
 
 
 def test_an_image_without_caption_has_no_agreement(tmp_path: Path) -> None:
-    folder = tiny_vision.save_clip(tmp_path)
-    assert list(scores("clip", folder, {0: "a red square", 1: "  ", 3: "grey"})) == [0, 3]
+    assert list(scores("clip", tiny_vision.save_clip(tmp_path), {0: "a red square", 1: "  ", 3: "grey"})) == [0, 3]
 
 
 def test_a_caption_that_is_too_long_is_cut(tmp_path: Path) -> None:
-    folder = tiny_vision.save_clip(tmp_path)
-    assert np.isfinite(scores("clip", folder, {0: "a red square on grey " * 20})[0])
+    assert np.isfinite(scores("clip", tiny_vision.save_clip(tmp_path), {0: "a red square on grey " * 20})[0])
 
 
 def test_a_classifier_is_not_a_model_of_images_and_texts(tmp_path: Path) -> None:
@@ -132,8 +122,7 @@ def test_what_needs_torchvision_says_so(tmp_path: Path) -> None:
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(tmp_path: Path) -> None:
     scorer = make_scorer("nsfw", str(tiny_vision.save_classifier(tmp_path, ["sfw", "nsfw"])))
     whole = dict(scores_of(scorer, range(5), PICTURES.__getitem__, {}, 4))
-    one = dict(scores_of(scorer, [3], PICTURES.__getitem__, {}, 4))
-    assert one[3] == whole[3]
+    assert dict(scores_of(scorer, [3], PICTURES.__getitem__, {}, 4))[3] == whole[3]
 
 
 def test_the_identity_tells_models_apart_and_survives_a_copy(tmp_path: Path) -> None:

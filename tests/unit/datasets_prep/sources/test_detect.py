@@ -1,11 +1,10 @@
-"""Sources of all kinds give the same images, and are distinguished."""
-
 import io
 import os
 import pickle
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -16,9 +15,7 @@ from datasets_prep.sources.detect import open_source
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 from tests.support.images import listing, picture, write
-from tests.support.other_user import as_another_user, open_folder
-
-__all__ = ["open_folder"]
+from tests.support.other_user import as_another_user
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 PICTURES = {f"{colour}.png": picture(colour) for colour in COLOURS}
@@ -36,15 +33,13 @@ def opened(
 ) -> PrepSource:
     reading = CaptionReading(column, "alternatives", is_training=False)
     options = {"reading": reading, "image_column": image, "follow_links": follow_links}
-    source = open_source(tuple(map(str, given)), output=Path(output), **options)
-    return pickle.loads(pickle.dumps(source))
+    return pickle.loads(pickle.dumps(open_source(tuple(map(str, given)), output=Path(output), **options)))
 
 
 def read_all(source: PrepSource) -> tuple[dict[str, tuple[bytes, tuple[str, ...]]], str]:
     """Read name -> bytes and captions of images, and the notes."""
     findings = Findings()
-    found = source.listing(findings)
-    names = [item.source for item in found.items]
+    names = [item.source for item in source.listing(findings).items]
     assert names == sorted(set(names), key=os.fsencode)
     entries = source.entries(names, findings)
     assert all(entry.file_name == name for name, entry in entries.items())
@@ -62,9 +57,9 @@ def table(folder: Path, name: str = "part.parquet", group: int = 2, **columns: o
     return folder / name
 
 
-def archive(path: Path, files: Mapping[str, bytes | str], mode: str = "w") -> Path:
+def archive(path: Path, files: Mapping[str, bytes | str], mode: str = "w", **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+    with tarfile.open(path, mode, **options) as tar:  # type: ignore[call-overload]
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
             info = tarfile.TarInfo(name)
@@ -81,35 +76,24 @@ def saved(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "kind", ["folder", "two folders", "files", "list", "parquet", "tables", "tar", "tars", "saved"]
-)
+HALVES = [{name: FILES[name] for name in names} for names in (sorted(FILES)[:6], sorted(FILES)[6:])]
+LIST = "# some\n\n" + "".join(f"raw/{name}\n" for name in [*PICTURES, *PICTURES])
+KINDS: dict[str, Callable[[Path], list[Path | str]]] = {
+    "folder": lambda folder: [write(folder, FILES)],
+    "two folders": lambda folder: [write(folder / str(number), half) for number, half in enumerate(HALVES)],
+    "files": lambda folder: [Path(write(folder, FILES)) / name for name in PICTURES],
+    "list": lambda folder: [Path(write(Path(write(folder / "raw", FILES)).parent, {"all.lst": LIST})) / "all.lst"],
+    "parquet": lambda folder: [table(folder)],
+    "tables": lambda folder: [write(table(folder / "set" / "data").parents[1], {"README.md": "x"})],
+    "tar": lambda folder: [archive(folder / "part.tar", FILES)],
+    "tars": lambda folder: [archive(folder / f"{number}.tar", half).parent for number, half in enumerate(HALVES)][:1],
+    "saved": lambda folder: [saved(folder / "rows")],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_images_and_captions_come_out_of_every_kind(tmp_path: Path, kind: str) -> None:
-    names = list(FILES)
-    halves = [dict.fromkeys(sorted(names)[start::2]) for start in (0, 1)]
-    halves = [{name: FILES[name] for name in sorted(names)[:6]}, {name: FILES[name] for name in sorted(names)[6:]}]
-    if kind == "folder":
-        given = [write(tmp_path / "raw", FILES)]
-    elif kind == "two folders":
-        given = [write(tmp_path / "a", halves[0]), write(tmp_path / "b", halves[1])]
-    elif kind == "files":
-        given = [Path(write(tmp_path / "raw", FILES)) / name for name in PICTURES]
-    elif kind == "list":
-        write(tmp_path / "raw", FILES)
-        given = [tmp_path / "all.lst"]
-        given[0].write_text("# some\n\n" + "".join(f"raw/{name}\n" for name in [*PICTURES, *PICTURES]))
-    elif kind == "parquet":
-        given = [table(tmp_path)]
-    elif kind == "tables":
-        table(tmp_path / "set" / "data")
-        given = [write(tmp_path / "set", {"README.md": "x"})]
-    elif kind == "tar":
-        given = [archive(tmp_path / "part.tar", FILES)]
-    elif kind == "tars":
-        given = [archive(tmp_path / f"part-{number}.tar", half).parent for number, half in enumerate(halves)][:1]
-    else:
-        given = [saved(tmp_path / "rows")]
-    found, notes = read_all(opened(*given))
+    found, notes = read_all(opened(*KINDS[kind](tmp_path / "set")))
     assert notes == ""
     told = {name.rpartition("/")[2].rpartition("-")[2]: value for name, value in found.items()}
     assert told == {name: (PICTURES[name], CAPTIONS[name]) for name in PICTURES}
@@ -135,8 +119,8 @@ def test_a_changed_image_has_another_stamp(tmp_path: Path, give: str) -> None:
             given = archive(tmp_path / "part.tar", {"a.png": data})
         return {item.source: item.stamp for item in opened(given).listing(Findings()).items}
 
-    first, again, other = stamps("red"), opened, stamps("yellow")
-    assert again is opened and first.keys() == other.keys() and first != other
+    first, other = stamps("red"), stamps("yellow")
+    assert first.keys() == other.keys() and first != other
 
 
 @pytest.mark.parametrize(
@@ -209,8 +193,7 @@ def test_a_caption_beside_a_listed_file_changes_its_stamp(tmp_path: Path) -> Non
 def test_a_listing_in_a_folder_of_several_counts_for_its_own(tmp_path: Path) -> None:
     row = {"file_name": "x.png", "text": "a cat", "weight": 2, "split": "validation"}
     cats = write(tmp_path / "cats", {"x.png": "x", "metadata.jsonl": listing(row)})
-    dogs = write(tmp_path / "dogs", {"x.png": "x"})
-    source = opened(cats, dogs)
+    source = opened(cats, write(tmp_path / "dogs", {"x.png": "x"}))
     entries = source.entries([item.source for item in source.listing(Findings()).items], Findings())
     assert [(name, entry.captions, entry.weight, entry.split) for name, entry in entries.items()] == [
         ("cats/x.png", ("a cat",), 2.0, "validation"),

@@ -1,5 +1,3 @@
-"""Walking a folder ends, lists files once, and reports the rest."""
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +16,7 @@ def walked(folder: Path) -> tuple[list[str], Mapping[str, str], Findings]:
 
 
 def test_walking_ends_and_gives_every_file_once(tmp_path: Path) -> None:
-    names = ["b.png", "a/c.png", "a/x y\n'.png", "a.png"]
-    write(tmp_path, dict.fromkeys(names, "x") | {".hidden/d.png": "x"})
+    write(tmp_path, dict.fromkeys(["b.png", "a/c.png", "a/x y\n'.png", "a.png"], "x") | {".hidden/d.png": "x"})
     (tmp_path / "a" / "back").symlink_to(tmp_path)
     (tmp_path / "0link").symlink_to(tmp_path / "a")
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")
@@ -28,14 +25,8 @@ def test_walking_ends_and_gives_every_file_once(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xe9.png")).write_bytes(b"x")
     sources, rejected, findings = walked(tmp_path)
     assert sources == ["a.png", "a/c.png", "a/x y\n'.png", "b.png"]
-    assert rejected == {
-        "0link": "not_a_file",
-        "a/back": "not_a_file",
-        "gone": "unreadable",
-        "self": "unreadable",
-        "pipe.jpg": "not_a_file",
-        "\udce9.png": "unreadable",
-    }
+    others = dict.fromkeys(("0link", "a/back", "pipe.jpg"), "not_a_file")
+    assert rejected == others | dict.fromkeys(("gone", "self", "\udce9.png"), "unreadable")
     assert "hidden" in findings.warnings[0]
 
 

@@ -1,5 +1,3 @@
-"""Rows of tables and datasets have images, captions and settings."""
-
 import json
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from datasets_prep.records import PrepSource
 from finetune.data.images.decode import open_rgb
 from finetune.data.listing import Entry, Findings
 from tests.support.images import picture, write
-from tests.unit.datasets_prep.sources.test_detect import opened, table
+from tests.unit.datasets_prep.sources.test_detect import IMAGE, opened, table
 
 RED, BLUE = picture("red"), picture("blue")
 
@@ -51,8 +49,7 @@ def test_labels_of_classes_become_their_names(tmp_path: Path) -> None:
 
 
 def test_rows_without_an_image_say_so(tmp_path: Path) -> None:
-    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    images = pyarrow.array([{"bytes": None, "path": "/etc/passwd"}, None, {"bytes": RED, "path": "a/b\\c.png"}], kind)
+    images = pyarrow.array([{"bytes": None, "path": "/etc/passwd"}, None, {"bytes": RED, "path": "a/b\\c.png"}], IMAGE)
     source = opened(table(tmp_path, image=images, text=["x"] * 3))
     names = [item.source for item in source.listing(Findings()).items]
     assert names == ["part/00000000-passwd", "part/00000001-picture", "part/00000002-c.png"]
@@ -96,11 +93,9 @@ def test_what_was_prepared_as_tables_can_be_prepared_again(tmp_path: Path) -> No
 
 
 def test_images_stored_as_numbers_are_read_too(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"image": [[[[255, 0, 0]] * 4] * 2], "text": ["x"]})
+    rows = pytest.importorskip("datasets").Dataset.from_dict({"image": [[[[255, 0, 0]] * 4] * 2], "text": ["x"]})
     rows.save_to_disk(str(tmp_path / "rows"))
-    source = opened(tmp_path / "rows")
-    assert open_rgb(source.read("00000000-picture")).getpixel((3, 1)) == (255, 0, 0)
+    assert open_rgb(opened(tmp_path / "rows").read("00000000-picture")).getpixel((3, 1)) == (255, 0, 0)
 
 
 def test_tables_of_one_name_are_refused(tmp_path: Path) -> None:

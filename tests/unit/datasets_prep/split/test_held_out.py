@@ -1,5 +1,3 @@
-"""Groups are never split between training and validation."""
-
 import numpy as np
 import pytest
 
