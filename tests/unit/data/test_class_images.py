@@ -1,5 +1,3 @@
-"""Instance and class images are drawn equally often, whatever their numbers."""
-
 import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -99,8 +97,7 @@ def test_what_is_trained_is_counted_by_repeats_apart_for_class_images_and_withou
     counted = trained(both.records, held_out=())
     assert (counted.instance, counted.of_class, counted.num_samples) == ({5: 3}, {3: 5}, 30)
     assert trained_captions(both.records, held_out=()) == ["own"] * 3
-    plain = manifest("instance", 4, repeats=10).records
-    assert trained(plain, held_out={3}).instance == {10: 1, 1: 2}
+    assert trained(manifest("instance", 4, repeats=10).records, held_out={3}).instance == {10: 1, 1: 2}
 
 
 def test_masks_of_the_subject_stay() -> None:
@@ -117,17 +114,8 @@ def test_class_images_may_keep_their_own_captions() -> None:
 
 def test_the_options_of_the_class_decide_and_are_named(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.png": picture(), "a.txt": "a brown dog", "b.png": picture("blue"), "b.txt": "a puppy"})
-    base = [
-        "--data.folder",
-        "own",
-        "--output.folder",
-        "out",
-        "--model.source",
-        "model",
-        "--instance.prompt",
-        "a sks dog",
-    ]
-    base += ["--prior.folder", folder]
+    base = ["--data.folder", "own", "--output.folder", "out", "--model.source", "model"]
+    base += ["--instance.prompt", "a sks dog", "--prior.folder", folder]
     own = parse(DreamBoothTrainConfig, [*base, "--prior.captions", "true"], program="test")
     assert [record.captions for record in class_images_in(folder, own).records] == [("a brown dog",), ("a puppy",)]
     prompted = parse(DreamBoothTrainConfig, [*base, "--prior.prompt", "a dog"], program="test")

@@ -1,5 +1,3 @@
-"""Listings and text files become captions, or one complete error."""
-
 import hashlib
 import json
 import os
@@ -16,7 +14,8 @@ from finetune.data.captions.text import decode_text
 from finetune.data.manifest import read_manifest
 from tests.support.images import A, B, C, Row, captions, listed, listing, mistakes, picture, write
 
-# ---- metadata.jsonl and metadata.csv
+OUTSIDE = ("/etc/passwd", "../a.png", "sub/../../a.png", "..\\a.png", "C:\\a.png", "https://example.org/a.png")
+OUTSIDE += ("file:///etc/passwd", "a\0.png")
 
 
 def test_a_listed_folder_gives_every_column_of_a_record(tmp_path: Path) -> None:
@@ -24,13 +23,8 @@ def test_a_listed_folder_gives_every_column_of_a_record(tmp_path: Path) -> None:
     data = picture("blue", (30, 20), "JPEG")
     folder = write(tmp_path, {"a.png": picture(), "sub/b.jpg": data, "metadata.jsonl": listing(row, A)})
     first, second = read_manifest(folder).records
-    assert (first.file_name, first.captions, first.weight, first.repeats, first.split) == (
-        "a.png",
-        ("one",),
-        1,
-        1,
-        None,
-    )
+    assert (first.file_name, first.captions) == ("a.png", ("one",))
+    assert (first.weight, first.repeats, first.split) == (1, 1, None)
     assert (second.file_name, second.captions, second.weight, second.repeats) == ("sub/b.jpg", ("two", "deux"), 0.5, 3)
     assert (second.width, second.height, second.sha256) == (30, 20, hashlib.sha256(data).hexdigest())
 
@@ -80,37 +74,24 @@ def test_images_that_the_listing_does_not_mention_are_counted_not_used(tmp_path:
     ("row", "words"),
     [
         ({"file_name": "lost.png", "text": "x"}, ["do not exist (1)", "lost.png"]),
-        ({"file_name": "/etc/passwd", "text": "x"}, ["out of the folder", "line 2"]),
-        ({"file_name": "../a.png", "text": "x"}, ["out of the folder", "line 2"]),
-        ({"file_name": "sub/../../a.png", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "..\\a.png", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "C:\\a.png", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "https://example.org/a.png", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "file:///etc/passwd", "text": "x"}, ["out of the folder"]),
-        ({"file_name": "a\0.png", "text": "x"}, ["out of the folder"]),
+        *(({"file_name": name, "text": "x"}, ["out of the folder", "line 2"]) for name in OUTSIDE),
         ({"file_name": "a.png", "text": "x"}, ["listed twice (1)", "line 2"]),
         ({"file_name": "./a.png", "text": "x"}, ["listed twice (1)"]),
         ({"file_name": "page.png", "text": "x"}, ["not usable images (1)", "HTML"]),
         ({"file_name": "sub", "text": "x"}, ["cannot be read (1)", "not a regular file"]),
         ({"file_name": "n" * 300 + ".png", "text": "x"}, ["cannot be read (1)"]),
-        ({"file_name": "b.png", "text": " \n"}, ["without a caption (1)", "b.png"]),
         ({"file_name": "b.png"}, ["without a caption (1)"]),
-        ({"file_name": "b.png", "text": None}, ["without a caption (1)"]),
-        ({"file_name": "b.png", "text": []}, ["without a caption (1)"]),
-        ({"file_name": "b.png", "text": 7}, ["not text (1)", "b.png (int)"]),
-        ({"file_name": "b.png", "text": ["x", {"y": 1}]}, ["not text (1)", "dict"]),
-        ({"file_name": "b.png", "text": "a\0b"}, ["NUL"]),
-        ({"file_name": "b.png", "text": "\ud800"}, ["broken Unicode"]),
+        *(({**B, "text": text}, ["without a caption (1)", "b.png"]) for text in (" \n", None, [])),
+        ({**B, "text": 7}, ["not text (1)", "b.png (int)"]),
+        ({**B, "text": ["x", {"y": 1}]}, ["not text (1)", "dict"]),
+        ({**B, "text": "a\0b"}, ["NUL"]),
+        ({**B, "text": "\ud800"}, ["broken Unicode"]),
         ({"text": "x"}, ["without a file_name (1)", "line 2"]),
         ({"file_name": 3, "text": "x"}, ["without a file_name (1)"]),
-        ({"file_name": "b.png", "text": "x", "weight": 0}, ["weights"]),
-        ({"file_name": "b.png", "text": "x", "weight": float("nan")}, ["weights", "nan"]),
-        ({"file_name": "b.png", "text": "x", "weight": 10**400}, ["weights"]),
-        ({"file_name": "b.png", "text": "x", "weight": "2"}, ["weights"]),
-        ({"file_name": "b.png", "text": "x", "repeats": 0}, ["repeats"]),
-        ({"file_name": "b.png", "text": "x", "repeats": 1.5}, ["repeats"]),
-        ({"file_name": "b.png", "text": "x", "repeats": True}, ["repeats"]),
-        ({"file_name": "b.png", "text": "x", "split": "test"}, ["splits", "'test'"]),
+        ({**B, "weight": float("nan")}, ["weights", "nan"]),
+        *(({**B, "weight": value}, ["weights"]) for value in (0, 10**400, "2")),
+        *(({**B, "repeats": value}, ["repeats"]) for value in (0, 1.5, True)),
+        ({**B, "split": "test"}, ["splits", "'test'"]),
     ],
 )
 def test_a_mistake_in_a_line_is_named(tmp_path: Path, row: Row, words: list[str]) -> None:
@@ -122,8 +103,7 @@ def test_a_mistake_in_a_line_is_named(tmp_path: Path, row: Row, words: list[str]
 
 @pytest.mark.parametrize("line", ["{", "not json", "[" * 100_000, '{"file_name": "b.png",}', "\x00"])
 def test_a_line_that_is_not_json_is_named_by_its_number(tmp_path: Path, line: str) -> None:
-    folder = write(tmp_path, {"a.png": picture(), "metadata.jsonl": f"{listing(A)}{line}\n"})
-    message = mistakes(folder)
+    message = mistakes(write(tmp_path, {"a.png": picture(), "metadata.jsonl": f"{listing(A)}{line}\n"}))
     assert "not JSON (1)" in message and "line 2" in message
 
 
@@ -146,38 +126,21 @@ def test_an_empty_listing_is_named(tmp_path: Path) -> None:
     assert "is empty" in mistakes(write(tmp_path, {"a.png": picture(), "metadata.jsonl": "\n"}))
 
 
-# ---- text files beside the images
-
-
 def test_each_line_of_a_text_file_is_a_caption(tmp_path: Path) -> None:
-    files = {
-        "b.JPG": picture(kind="JPEG"),
-        "b.txt": "one\r\n two \rthree\n",
-        "d/a.png": picture(),
-        "d/a.caption": "four",
-    }
-    manifest = read_manifest(write(tmp_path, {**files}))
+    files = {"b.JPG": picture(kind="JPEG"), "b.txt": "one\r\n two \rthree\n", "d/a.png": picture()}
+    manifest = read_manifest(write(tmp_path, files | {"d/a.caption": "four"}))
     assert captions(manifest) == {"b.JPG": ("one", "two", "three"), "d/a.png": ("four",)}
     (warning,) = manifest.warnings
     assert "(1): b.txt" in warning and "--data.caption_lines" in warning
     assert read_manifest(str(tmp_path), reading=CaptionReading(lines="alternatives")).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("data", "text", "is_guess"),
-    [
-        ("\u00e9t\u00e9".encode(), "\u00e9t\u00e9", False),
-        (b"\xef\xbb\xbf\xc3\xa9t\xc3\xa9", "\u00e9t\u00e9", False),
-        ("\u00e9t\u00e9".encode("utf-16"), "\u00e9t\u00e9", False),
-        (b"\xfe\xff" + "\u00e9t\u00e9".encode("utf-16-be"), "\u00e9t\u00e9", False),
-        ("\u00e9t\u00e9".encode("utf-16-le"), "\u00e9t\u00e9", False),
-        ("\u00e9t\u00e9".encode("utf-16-be"), "\u00e9t\u00e9", False),
-        (b"\xe9t\xe9", "\u00e9t\u00e9", True),
-        (b"", "", False),
-    ],
-)
-def test_text_is_decoded_whatever_its_encoding(data: bytes, text: str, is_guess: bool) -> None:
-    assert decode_text(data) == (text, is_guess)
+def test_text_is_decoded_whatever_its_encoding() -> None:
+    text = "été"
+    data = [text.encode(encoding) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")]
+    data += [b"\xfe\xff" + text.encode("utf-16-be")]
+    assert [decode_text(each) for each in data] == [(text, False)] * 6
+    assert decode_text(text.encode("cp1252")) == (text, True) and decode_text(b"") == ("", False)
 
 
 def test_a_windows_1252_file_is_read_and_counted(tmp_path: Path) -> None:
@@ -281,8 +244,7 @@ def test_a_linked_caption_beside_a_listed_image_is_refused(tmp_path: Path) -> No
     "name", ["a b.png", "new\nline.png", "tab\t.png", "-dash.png", "#%[]*?.png", "dot..png", '"q".png']
 )
 def test_odd_names_are_read(tmp_path: Path, name: str) -> None:
-    folder = write(tmp_path, {name: picture(), name[:-4] + ".txt": "x"})
-    manifest = read_manifest(folder)
+    manifest = read_manifest(write(tmp_path, {name: picture(), name[:-4] + ".txt": "x"}))
     assert captions(manifest) == {name: ("x",)}
     assert manifest.source.read(name) == picture()
 

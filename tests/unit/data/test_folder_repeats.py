@@ -1,5 +1,3 @@
-"""Folders such as "10_sks star" set repeats; doubtful names ask."""
-
 import pytest
 
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats

@@ -1,8 +1,5 @@
-"""Rows of datasets are read as original bytes; missing parts are named."""
-
 import io
 import pickle
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,7 @@ from PIL import Image
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.manifest import read_manifest
 from tests.support.images import picture
-
-ROOT = Path(__file__).parents[3]
+from tests.unit.datasets_prep.sources.test_detect import archive
 
 datasets = pytest.importorskip("datasets")
 
@@ -117,11 +113,7 @@ def test_a_folder_of_tables_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_images_is_read_as_it_is(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
-        for name, data in (("x.png", picture("blue")), ("x.txt", b"a cat")):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
+    archive(tmp_path / "shard.tar", {"x.png": picture("blue"), "x.txt": "a cat"})
     manifest = read_manifest(str(tmp_path), image_column="png", reading=CaptionReading("txt"))
     assert [record.captions for record in manifest.records] == [("a cat",)]
     assert manifest.source.read(manifest.records[0].file_name) == picture("blue")

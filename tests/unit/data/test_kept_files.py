@@ -1,5 +1,3 @@
-"""Keep files in memory up to a limit. They are what was hashed."""
-
 import hashlib
 import pickle
 from pathlib import Path
@@ -18,8 +16,9 @@ from tests.unit.data.test_masks import white
 
 @pytest.mark.parametrize("kind", ["file", "alpha"])
 def test_files_that_were_read_are_not_read_again(tmp_path: Path, kind: Literal["alpha", "file"]) -> None:
-    files = {"a.png": white(), "a.txt": "x"}
-    files |= {"a.png": picture(), "a-masklabel.png": white()} if kind == "file" else {"a.png": with_alpha()}
+    files = {"a.png": picture(), "a-masklabel.png": white(), "a.txt": "x"}
+    if kind == "alpha":
+        files = {"a.png": encoded(Image.new("RGBA", (12, 8), (9, 9, 9, 200))), "a.txt": "x"}
     kept = KeptFiles(10**6)
     manifest = read_manifest(write(tmp_path, files), mask=MaskConfig(kind), kept=kept)
     (record,) = manifest.records
@@ -32,10 +31,6 @@ def test_files_that_were_read_are_not_read_again(tmp_path: Path, kind: Literal["
     kept.release()
     with pytest.raises(ValueError, match=r"a\.png was removed while the run was going"):
         kept.read(manifest.source, "a.png", record.sha256)
-
-
-def with_alpha() -> bytes:
-    return encoded(Image.new("RGBA", (12, 8), (9, 9, 9, 200)))
 
 
 def test_files_beyond_the_limit_are_read_again_and_their_changes_noticed(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-"""Findings stay short and printable."""
-
 from finetune.data.listing import Findings
 
 

@@ -1,5 +1,3 @@
-"""A folder becomes sorted records with a fingerprint, or an error."""
-
 import pickle
 import shutil
 from pathlib import Path
@@ -8,18 +6,7 @@ import pytest
 
 from finetune.data.manifest import Changes, read_manifest
 from finetune.data.visible_files import FolderSource
-from tests.support.images import (
-    SHARED,
-    A,
-    B,
-    C,
-    Row,
-    listed,
-    listing,
-    mistakes,
-    picture,
-    write,
-)
+from tests.support.images import SHARED, A, B, C, Row, listed, listing, mistakes, picture, write
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
@@ -73,9 +60,6 @@ def test_a_source_can_be_pickled_and_does_not_depend_on_the_working_folder(
     assert isinstance(source, FolderSource)
 
 
-# ---- fingerprint and changes
-
-
 def test_the_fingerprint_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
     first = read_manifest(listed(tmp_path / "x", A, B, C))
     second = read_manifest(listed(tmp_path / "y", C, A, {**B, "ignored": 1}))
@@ -95,25 +79,18 @@ def test_the_fingerprint_does_not_depend_on_place_or_order(tmp_path: Path) -> No
     ],
 )
 def test_any_difference_of_a_record_changes_the_fingerprint(tmp_path: Path, row: Row) -> None:
-    assert (
-        read_manifest(listed(tmp_path / "x", A, B)).fingerprint
-        != read_manifest(listed(tmp_path / "y", row, B)).fingerprint
-    )
+    before, after = read_manifest(listed(tmp_path / "x", A, B)), read_manifest(listed(tmp_path / "y", row, B))
+    assert before.fingerprint != after.fingerprint
 
 
 def test_changes_name_what_was_added_removed_and_changed(tmp_path: Path) -> None:
     saved = read_manifest(listed(tmp_path / "x", A, B)).digests()
-    unchanged = read_manifest(listed(tmp_path / "y", B, A))
-    assert not unchanged.changes(saved)
-    write(tmp_path / "z", {"b.png": picture("green")})
+    assert not read_manifest(listed(tmp_path / "y", B, A)).changes(saved)
     folder = listed(tmp_path / "z", B, C)
     write(tmp_path / "z", {"b.png": picture("green")})
     changes = read_manifest(folder).changes(saved)
     assert changes == Changes(added=("c.png",), removed=("a.png",), changed=("b.png",))
     assert changes.summary() == "1 added: c.png; 1 removed: a.png; 1 changed: b.png"
-
-
-# ---- real folders
 
 
 def test_the_shared_style_folder_is_read(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-"""Masks are found, checked, cropped as their image, and averaged."""
-
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +32,14 @@ def test_a_mask_lies_beside_its_image_and_is_no_image_itself(tmp_path: Path) -> 
 
 
 def test_masks_have_the_names_of_their_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
-    """The folder may be among the images, captioned by folder names."""
-    files = {"cat/a.jpg": picture(kind="JPEG"), "masks/cat/a.png": white()}
-    folder = write(tmp_path, files)
-    mask = MaskConfig("file", folder=tmp_path / "masks")
-    manifest = read_manifest(folder, captions="folder", mask=mask)
+    folder = write(tmp_path, {"cat/a.jpg": picture(kind="JPEG"), "masks/cat/a.png": white()})
+    manifest = read_manifest(folder, captions="folder", mask=MaskConfig("file", folder=tmp_path / "masks"))
     assert captions(manifest) == {"cat/a.jpg": ("cat",)}
     assert [r.mask and r.mask.file_name for r in manifest.records] == ["cat/a.png"]
 
 
 def test_masks_that_are_not_asked_for_are_counted_and_no_images(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"a.png": picture(), "a.txt": "x", "a-masklabel.png": white()})
-    manifest = read_manifest(folder)
+    manifest = read_manifest(write(tmp_path, {"a.png": picture(), "a.txt": "x", "a-masklabel.png": white()}))
     assert captions(manifest) == {"a.png": ("x",)} and manifest.records[0].mask is None
     assert "masks that are not used because mask.kind is none (1): a-masklabel.png" in manifest.warnings
 
@@ -137,8 +131,7 @@ def test_transparent_parts_of_a_mask_image_are_black(tmp_path: Path) -> None:
 def test_each_latent_gets_the_share_of_its_area_inside_the_mask() -> None:
     levels = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
     shares = cut_mask(Image.fromarray(levels), 40, 24, left=0.5, top=0.5, flip=False, pixel_multiple=8)
-    expected = (levels / 255).reshape(3, 8, 5, 8).mean(axis=(1, 3))
-    np.testing.assert_allclose(shares, expected, rtol=1e-5)
+    np.testing.assert_allclose(shares, (levels / 255).reshape(3, 8, 5, 8).mean(axis=(1, 3)), rtol=1e-5)
     flipped = cut_mask(Image.fromarray(levels), 40, 24, left=0.5, top=0.5, flip=True, pixel_multiple=8)
     np.testing.assert_array_equal(flipped, shares[:, ::-1])
 

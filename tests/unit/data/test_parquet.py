@@ -1,5 +1,3 @@
-"""Tables are read by row; prepared ones train without opening images."""
-
 import hashlib
 import os
 import pickle
@@ -18,7 +16,6 @@ from finetune.data.manifest import read_manifest
 from finetune.data.parquet import read_image
 from tests.support.images import captions, mistakes, picture, write
 
-ROOT = Path(__file__).parents[3]
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
@@ -26,19 +23,14 @@ IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]
 def rows(**changes: Sequence[object]) -> dict[str, object]:
     data = [picture(colour) for colour in COLOURS]
     images = [{"bytes": content, "path": f"{colour}.png"} for content, colour in zip(data, COLOURS, strict=True)]
-    columns: dict[str, object] = {
-        "image": pyarrow.array(images, IMAGE),
+    columns: dict[str, object] = {"image": pyarrow.array(images, IMAGE), "width": [12] * 6, "height": [8] * 6}
+    columns |= {
         "text": [f"a {colour} one" for colour in COLOURS],
-        "captions_alt": [None, [], ["other"], None, None, None],
-        "width": [12] * 6,
-        "height": [8] * 6,
-        "sha256": [hashlib.sha256(content).hexdigest() for content in data],
         "source": [f"raw/{colour}.png" for colour in COLOURS],
-        "weight": [None, 2.0, None, None, None, None],
-        "repeats": [None, None, 3, None, None, None],
-        "split": ["train", "validation", None, None, None, None],
     }
-    columns |= changes
+    columns |= {"captions_alt": [None, [], ["other"], None, None, None], "split": ["train", "validation", *[None] * 4]}
+    columns |= {"weight": [None, 2.0, *[None] * 4], "repeats": [None, None, 3, None, None, None]}
+    columns |= {"sha256": [hashlib.sha256(content).hexdigest() for content in data]} | changes
     return {name: values for name, values in columns.items() if values is not None}
 
 
@@ -141,9 +133,8 @@ def test_rows_are_read_in_any_order(
     contents = [bytes([number]) * (number + 1) for number in range(50)]
     values = [{"bytes": data, "path": None} for data in contents] if kind == IMAGE else contents
     path = tmp_path / "a.parquet"
-    parquet.write_table(
-        pyarrow.table({"x": list(range(50)), "image": pyarrow.array(values, kind)}), path, row_group_size=20
-    )
+    table = pyarrow.table({"x": list(range(50)), "image": pyarrow.array(values, kind)})
+    parquet.write_table(table, path, row_group_size=20)
     orders = [np.arange(50), np.arange(50)[::-1], np.random.default_rng(0).permutation(50), np.arange(50) // 7 * 6]
     for row in np.concatenate(orders):
         assert read_image(str(path), "image", int(row)) == contents[row]

@@ -1,5 +1,3 @@
-"""Caption variants and draws are deterministic, fair and agree with each other."""
-
 from collections import Counter
 
 import pytest

@@ -1,5 +1,3 @@
-"""Caption files of trainers, taggers and galleries are read, or named."""
-
 import unicodedata
 from pathlib import Path
 
@@ -94,11 +92,7 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("x.txt", '{"caption": "a red', ["x.txt (not JSON"]),
         ("x.txt", "{\\rtf1 a cat}", ["x.txt (it is rich text (RTF)"]),
         ("x.wd14.txt", "1girl", ["x.wd14.txt (its name is nearly that of x.png)"]),
-        (
-            "captions.csv",
-            "id,caption\nx,a cat\n",
-            ["captions.csv (it has the columns id, caption, of which none is file"],
-        ),
+        ("captions.csv", "id,caption\nx,a cat\n", ["captions.csv (it has the columns id, caption, of which none is"]),
         ("captions.xlsx", "PK", ["captions.xlsx (.xlsx is not read)"]),
         ("llava.json", '[{"image": "x.png", "conversations": [{"value": "a red cat"}]}]', ["llava.json (it has conv"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
@@ -139,9 +133,8 @@ def test_what_programs_write_for_nothing_is_not_a_caption(tmp_path: Path, text: 
 
 
 def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:
-    assert both(tmp_path, {"x.png": P, "x.json": '{"description": "a red cat"}'}, "description") == {
-        "x.png": ("a red cat",)
-    }
+    found = both(tmp_path, {"x.png": P, "x.json": '{"description": "a red cat"}'}, "description")
+    assert found == {"x.png": ("a red cat",)}
 
 
 def test_a_file_about_something_else_stops_nothing_where_all_have_captions(tmp_path: Path) -> None:
@@ -168,10 +161,8 @@ def test_a_text_file_counts_before_json_and_lists_and_the_difference_is_counted(
 def test_a_name_of_several_images_is_refused(tmp_path: Path) -> None:
     files: Files = {"a/x.png": P, "b/x.png": Q, "captions.json": '{"x.png": "a cat"}'}
     assert "several images have" in mistakes(write(tmp_path, files))
-    assert both(tmp_path, files | {"captions.json": '{"/d/a/x.png": "a cat", "/d/b/x.png": "a dog"}'}) == {
-        "a/x.png": ("a cat",),
-        "b/x.png": ("a dog",),
-    }
+    found = both(tmp_path, files | {"captions.json": '{"/d/a/x.png": "a cat", "/d/b/x.png": "a dog"}'})
+    assert found == {"a/x.png": ("a cat",), "b/x.png": ("a dog",)}
 
 
 def test_a_list_in_a_folder_says_nothing_of_other_folders(tmp_path: Path) -> None:
@@ -183,18 +174,16 @@ def test_paragraphs_stop_the_run_until_the_option_says_what_they_are(tmp_path: P
     folder = write(tmp_path, {"x.png": P, "x.txt": "A dog.\nIt sits.\n\nA window."})
     message = mistakes(folder)
     assert "x.txt" in message and "--data.caption_lines joined" in message
-    assert captions(read_manifest(folder, reading=CaptionReading(lines="joined"))) == {
-        "x.png": ("A dog. It sits. A window.",)
-    }
+    joined = read_manifest(folder, reading=CaptionReading(lines="joined"))
+    assert captions(joined) == {"x.png": ("A dog. It sits. A window.",)}
     manifest = read_manifest(folder, reading=CaptionReading(lines="alternatives"))
     assert captions(manifest) == {"x.png": ("A dog.", "It sits.", "A window.")} and manifest.warnings == ()
 
 
 def test_json_without_a_caption_in_a_text_file_is_not_a_caption(tmp_path: Path) -> None:
     findings, root = Findings(), write(tmp_path, {"x.png": P, "x.txt": '{"score": 3}'})
-    found = read_folder_entries(
-        root, FolderSource(root).read, ["x.png", "x.txt"], CaptionReading(is_training=False), findings
-    )
+    reading = CaptionReading(is_training=False)
+    found = read_folder_entries(root, FolderSource(root).read, ["x.png", "x.txt"], reading, findings)
     assert found["x.png"].captions == () and "x.txt" in findings.warnings[0]
 
 

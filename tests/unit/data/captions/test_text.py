@@ -1,5 +1,3 @@
-"""Caption files are decoded; texts unlike captions are noticed."""
-
 import pytest
 
 from finetune.data.captions.text import CaptionLines, caption_text, decode_text
@@ -8,38 +6,16 @@ PARAGRAPHS = "A dog sits on a red carpet.\nThe carpet has a pattern.\n\nBehind i
 WRAPPED = "A red car stands in front of a house and\nthe sun is shining on it."
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        PARAGRAPHS,
-        WRAPPED,
-        "one\r\n\r\ntwo",
-        "a woman in a long dress walks down a\nnarrow street",
-        "1girl, solo, smile,\nlong hair",
-        "a boat on the sea\nwhile the sun sets",
-        "A dog sits there.\nIt looks to the left.",
-        "窓辺に座っている\n白い猫。",
-        ("A long line of words about a dog. " * 5 + "\nAnother line."),
-    ],
-)
-def test_paragraphs_and_wrapped_sentences_are_noticed(text: str) -> None:
-    assert caption_text(text).looks_wrapped
+RUNNING = [PARAGRAPHS, WRAPPED, "one\r\n\r\ntwo", "a woman in a long dress walks down a\nnarrow street"]
+RUNNING += ["1girl, solo, smile,\nlong hair", "a boat on the sea\nwhile the sun sets", "窓辺に座っている\n白い猫。"]
+RUNNING += ["A dog sits there.\nIt looks to the left.", "A long line of words about a dog. " * 5 + "\nAnother line."]
+SEPARATE = ["a boat\r\nein Boot\r\n", "a red car\na car in the rain", "A car.\nA red car.\n\n", "白い猫\n黒い犬"]
+SEPARATE += ["白い猫。\n黒い犬。", "one\n", WRAPPED.replace("\n", " ")]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a boat\r\nein Boot\r\n",
-        "a red car\na car in the rain",
-        "A car.\nA red car.\n\n",
-        "白い猫\n黒い犬",
-        "白い猫。\n黒い犬。",
-        "one\n",
-        WRAPPED.replace("\n", " "),
-    ],
-)
-def test_separate_captions_and_single_lines_are_not(text: str) -> None:
-    assert not caption_text(text).looks_wrapped
+def test_paragraphs_and_wrapped_sentences_are_noticed_and_nothing_else() -> None:
+    assert [text for text in RUNNING if not caption_text(text).looks_wrapped] == []
+    assert [text for text in SEPARATE if caption_text(text).looks_wrapped] == []
 
 
 @pytest.mark.parametrize(

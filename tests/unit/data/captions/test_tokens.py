@@ -1,5 +1,3 @@
-"""Captions without the new token are refused or counted."""
-
 import pytest
 
 from finetune.config.outputs import PreviewConfig
@@ -18,9 +16,8 @@ def manifest_of(*captions: tuple[str, ...]) -> Manifest:
 
 
 def test_a_token_in_no_caption_is_refused_with_a_template_that_would_do() -> None:
-    with pytest.raises(
-        ValueError, match=r"no caption of pictures \(2 in all\) contains <wash>.*data.template"
-    ) as caught:
+    words = r"no caption of pictures \(2 in all\) contains <wash>.*data.template"
+    with pytest.raises(ValueError, match=words) as caught:
         check_token_captions(manifest_of(("a <ink>",), ("b",)), TOKENS, DataConfig("x"), PreviewConfig())
     assert "<ink>" not in str(caught.value).split("contains")[1].split(",")[0]
 

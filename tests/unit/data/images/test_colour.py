@@ -1,5 +1,3 @@
-"""Every mode, alpha and profile becomes the sRGB of a viewer."""
-
 import struct
 import zlib
 
@@ -62,7 +60,7 @@ SRGB_XY = chromaticities(0.3127, 0.329, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 IS_SRGB = png_block(b"sRGB", b"\0")
 P3 = [(0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)]  # Display P3 under D50
 SAMPLES = np.array([[200, 100, 50], [30, 120, 200], [128, 128, 128]])
-LIGHT = (SAMPLES / 255) ** 1.0
+LIGHT = SAMPLES / 255
 DECODED = np.where(SAMPLES / 255 <= 0.04045, SAMPLES / 255 / 12.92, ((SAMPLES / 255 + 0.055) / 1.055) ** 2.4)
 
 
@@ -117,9 +115,8 @@ def test_a_pngs_colours_that_cannot_be_followed_are_reported(block: bytes) -> No
 
 
 def test_floats_that_reach_a_little_beyond_1_are_not_taken_for_8_bits() -> None:
-    data = encoded(Image.fromarray(np.array([[0.0, 0.5, 3.7]], dtype=np.float32)), "TIFF")
     with pytest.raises(ValueError, match=r"^unsupported.*3\.7.*Save it as PNG"):
-        open_rgb(data)
+        open_rgb(encoded(Image.fromarray(np.array([[0.0, 0.5, 3.7]], dtype=np.float32)), "TIFF"))
 
 
 def test_what_transparency_leaves_of_one_colour_is_reported() -> None:
@@ -154,25 +151,17 @@ def test_sixteen_bit_pgm_is_scaled() -> None:
     assert pixels(data)[0, :, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.0, 0.5, 1.0], [0, 128, 255]),
-        ([0.0, 100.0, 255.0], [0, 100, 255]),
-        ([0.0, 32767.5, 65535.0], [0, 128, 255]),
-        ([-1.0, 0.0, 1.0], [0, 128, 255]),
-        ([-5.0, -5.0, -5.0], [0, 0, 0]),
-    ],
-)
-def test_float_tiff_is_scaled_from_the_range_it_is_stored_in(values: list[float], expected: list[int]) -> None:
-    data = encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
-    assert pixels(data)[0, :, 1].tolist() == expected
+def test_float_tiff_is_scaled_from_the_range_it_is_stored_in() -> None:
+    known = {(0.0, 0.5, 1.0): [0, 128, 255], (0.0, 100.0, 255.0): [0, 100, 255], (-1.0, 0.0, 1.0): [0, 128, 255]}
+    known |= {(0.0, 32767.5, 65535.0): [0, 128, 255], (-5.0, -5.0, -5.0): [0, 0, 0]}
+    for values, expected in known.items():
+        data = encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
+        assert pixels(data)[0, :, 1].tolist() == expected, values
 
 
 def test_float_tiff_with_a_nan_is_refused() -> None:
-    data = encoded(Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)), "TIFF")
     with pytest.raises(ValueError, match="finite"):
-        open_rgb(data)
+        open_rgb(encoded(Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)), "TIFF"))
 
 
 def test_large_integers_are_scaled_from_least_to_greatest() -> None:
@@ -211,9 +200,6 @@ def test_an_animation_gives_its_first_frame() -> None:
         assert np.abs(pixels(data) - [255, 0, 0]).max() <= 2, kind
 
 
-# ---- alpha
-
-
 def hidden(mode: str) -> bytes:
     """A green left half, and a transparent right half."""
     if mode == "palette bytes" or mode == "palette index":
@@ -249,17 +235,12 @@ def test_half_transparent_pixels_are_mixed_with_the_background(mode: str) -> Non
     assert np.abs(pixels(encoded(image)) - 127).max() <= 1
 
 
-# ---- colour profiles
-
-
 def test_a_wide_gamut_profile_is_converted_to_srgb() -> None:
-    values = np.array([[200, 100, 50], [30, 120, 200], [128, 128, 128]])
-    image = Image.fromarray(np.tile(values.astype(np.uint8), (4, 1, 1)))
-    linear = (values / 255) ** (563 / 256)
-    expected = srgb_curve(linear @ np.array(ADOBE) @ np.linalg.inv(np.array(SRGB)))
+    image = Image.fromarray(np.tile(SAMPLES.astype(np.uint8), (4, 1, 1)))
+    expected = in_srgb_of((SAMPLES / 255) ** (563 / 256), ADOBE)
     found = pixels(encoded(image, icc_profile=icc_profile(b"RGB ", 563 / 256, ADOBE)))
     assert np.abs(found[0] - expected).max() <= 2
-    assert np.abs(expected - values).max() > 10
+    assert np.abs(expected - SAMPLES).max() > 10
 
 
 def test_alpha_survives_a_profile() -> None:
@@ -277,15 +258,10 @@ def test_an_srgb_profile_changes_no_pixel_even_where_its_numbers_are_rounded() -
         assert np.array_equal(pixels(encoded(gradient(), icc_profile=profile)), np.asarray(gradient()))
 
 
-def test_a_grey_profile_is_converted() -> None:
+@pytest.mark.parametrize("profile", [icc_profile(b"GRAY", 1.0, []), icc_profile(b"RGB ", 1.0, SRGB)])
+def test_a_grey_image_follows_a_grey_and_a_colour_profile(profile: bytes) -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 15, dtype=np.uint8), (2, 1)))
-    found = pixels(encoded(ramp, icc_profile=icc_profile(b"GRAY", 1.0, [])))
-    assert np.abs(found[0, :, 0] - srgb_curve(np.arange(0, 256, 15) / 255)).max() <= 2
-
-
-def test_a_colour_profile_on_a_grey_image_is_used() -> None:
-    ramp = Image.fromarray(np.tile(np.arange(0, 256, 15, dtype=np.uint8), (2, 1)))
-    found = pixels(encoded(ramp, icc_profile=icc_profile(b"RGB ", 1.0, SRGB)))
+    found = pixels(encoded(ramp, icc_profile=profile))
     assert np.abs(found[0, :, 0] - srgb_curve(np.arange(0, 256, 15) / 255)).max() <= 2
 
 

@@ -1,5 +1,3 @@
-"""Images become upright pixels of the requested size, or clear errors."""
-
 import io
 
 import numpy as np
@@ -11,16 +9,15 @@ from finetune.data.images.decode import cover_scale, crop_loss, open_rgb, resize
 from tests.support.images import SHARED, encoded, gradient, png, png_block
 from tests.support.odd_images import read_all
 
-STORED = {  # EXIF orientation -> how an upright image is stored
+STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
 }
+STORED |= {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
+STORED |= {8: Image.Transpose.ROTATE_270}
+"""EXIF orientation -> how an upright image is stored."""
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
@@ -60,9 +57,6 @@ def test_mpo_from_a_phone_counts_as_jpeg() -> None:
     assert open_rgb(data, draft=(16, 10)).size == (16, 10)
 
 
-# ---- draft
-
-
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("asked", [(64, 40), (50, 50), (150, 20), (640, 400), (900, 20)])
 def test_a_drafted_jpeg_is_smaller_but_never_below_the_asked_size(asked: tuple[int, int], orientation: int) -> None:
@@ -75,9 +69,6 @@ def test_a_drafted_jpeg_is_smaller_but_never_below_the_asked_size(asked: tuple[i
     assert all(found >= min(wanted, whole) for found, wanted, whole in zip(size, asked, full, strict=True))
     if max(asked) < 128:
         assert size[0] < full[0]
-
-
-# ---- damage
 
 
 ENCODINGS = [
@@ -186,9 +177,6 @@ def test_a_decompression_bomb_is_refused_by_its_header(width: int, height: int) 
 
 def test_pillows_own_limit_is_left_alone() -> None:
     assert Image.MAX_IMAGE_PIXELS == 2**30 // 12
-
-
-# ---- size, scale, crop
 
 
 @pytest.mark.parametrize(

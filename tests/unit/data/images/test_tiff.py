@@ -1,5 +1,3 @@
-"""TIFFs of every sample kind are read right or called unsupported. Only truncated ones are called cut short."""
-
 import struct
 import zlib
 from typing import Literal
@@ -30,19 +28,15 @@ def tiff(
     offset, word = (16, "Q") if big else (8, "I")
     starts = [offset + sum(map(len, strips[:number])) for number in range(len(strips))]
     kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
-    tags: dict[int, tuple[str, list[int]]] = {
-        256: ("I", [width]),
-        257: ("I", [height]),
+    tags: dict[int, tuple[str, list[int]]] = {256: ("I", [width]), 257: ("I", [height]), 259: ("H", [compression])}
+    tags |= {
         258: ("H", [8 * samples.itemsize] * num),
-        259: ("H", [compression]),
         262: ("H", [photometric]),
         273: (word, starts),
         277: ("H", [num]),
-        278: ("I", [height]),
-        279: (word, [len(strip) for strip in strips]),
-        284: ("H", [planar]),
-        339: ("H", [kind] * num),
     }
+    tags |= {278: ("I", [height]), 279: (word, [len(strip) for strip in strips]), 284: ("H", [planar])}
+    tags |= {339: ("H", [kind] * num)}
     extra = num - {2: 3, 5: 4, 8: 3, 9: 3}.get(photometric, 1)
     tags |= {338: ("H", [2] * extra)} if extra else {}
     place = starts[-1] + len(strips[-1])
@@ -69,15 +63,8 @@ def ramp(num: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 GREY, RGB, CMYK, LAB = 1, 2, 5, 8
-LAYOUTS = [
-    {},
-    {"order": ">"},
-    {"planar": 2},
-    {"compression": 8},
-    {"order": ">", "compression": 8},
-    {"planar": 2, "compression": 8},
-    {"big": True},
-]
+LAYOUTS = [{}, {"order": ">"}, {"planar": 2}, {"compression": 8}, {"big": True}]
+LAYOUTS += [{"order": ">", "compression": 8}, {"planar": 2, "compression": 8}]
 KINDS = [
     *[(GREY, 1, dtype) for dtype in ("u1", "u2", "u4", "i2", "f2", "f4", "f8")],
     *[(RGB, 3, dtype) for dtype in ("u1", "u2", "u4", "f2", "f4", "f8")],
