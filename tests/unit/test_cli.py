@@ -1,5 +1,3 @@
-"""Options of the `finetune` command and of the review."""
-
 import sys
 
 import pytest

@@ -1,5 +1,3 @@
-"""Locks of this system and of Windows; modes and permissions of files."""
-
 import fcntl
 import os
 import stat
@@ -25,9 +23,7 @@ from finetune.files import (
 )
 from finetune.replaced_folder import replace_folder
 from finetune.run.checkpoint import STATE_KEYS, Checkpoint, newest_checkpoint, save_checkpoint
-from tests.support.other_user import NOBODY, as_another_user, open_folder
-
-__all__ = ["open_folder"]
+from tests.support.other_user import NOBODY, as_another_user
 
 
 def lock_bytes(descriptor: int, mode: int, num_bytes: int) -> None:
@@ -167,8 +163,7 @@ def test_a_cache_that_may_be_read_but_not_written_is_used_and_told_where_it_does
 @pytest.mark.parametrize("closed", ["trained.safetensors", "manifest.json", "."])
 def test_a_checkpoint_that_may_not_be_read_is_neither_damaged_nor_passed_over(closed: str, open_folder: Path) -> None:
     saved_checkpoint(open_folder, 1)
-    newest = saved_checkpoint(open_folder, 2)
-    (newest / closed).chmod(0)
+    (saved_checkpoint(open_folder, 2) / closed).chmod(0)
     said: list[str] = []
     with as_another_user(), pytest.raises(PermissionError, match="may not be read by this user"):
         newest_checkpoint(open_folder, said.append)

@@ -1,5 +1,3 @@
-"""Leftovers of a kill while a folder is replaced."""
-
 from pathlib import Path
 
 import pytest

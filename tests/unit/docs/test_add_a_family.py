@@ -1,5 +1,3 @@
-"""The page on adding a family matches the example, which trains."""
-
 import re
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,20 @@ from finetune.models import FAMILIES, family_named
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.loading.components import find_family
 from finetune.models.prompts import join_prompts
-from tests.support.runs import TINY, Options, run, start
+from tests.support.runs import TINY, Options, start
 from tests.tiny.pixart import save_pixart
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "add_a_family.md"
 EXAMPLE = REPOSITORY / "docs" / "examples" / "pixart.py"
 LINE = '"pixart": "docs.examples.pixart:PixArtSigma"'
+NAME, _, PLACE = LINE.replace('"', "").partition(": ")
 TEXTS = ["  A red circle on white paper ", "", "a blue cross"]
 
 
 def register() -> None:
     """Add the line of the page to the registry of this process."""
-    name, _, place = LINE.replace('"', "").partition(": ")
-    FAMILIES[name] = place
+    FAMILIES[NAME] = PLACE
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def family(monkeypatch: pytest.MonkeyPatch) -> ModelFamily:
-    name, _, place = LINE.replace('"', "").partition(": ")
-    monkeypatch.setitem(FAMILIES, name, place)
+    monkeypatch.setitem(FAMILIES, NAME, PLACE)
     return family_named("pixart")
 
 
@@ -104,27 +101,17 @@ def test_the_prediction_is_that_of_the_pipelines_own_call(family: ModelFamily, c
     (noisy,), kwargs, (output,) = calls[0]
     tokens = family.tokenize(components.tokenizers, ["", "a red circle"])
     prompts = family.encode_prompts(components.text_encoders, tokens)
-    found = family.denoise(components.denoiser, noisy, kwargs["timestep"], prompts)
-    assert torch.equal(found, output[:, :4])
+    assert torch.equal(family.denoise(components.denoiser, noisy, kwargs["timestep"], prompts), output[:, :4])
 
 
 @torch.no_grad()
 def test_previews_are_drawn_with_the_same_pictures(family: ModelFamily, components: Components) -> None:
     pipeline: Any = family.pipeline(components)
     options: dict[str, Any] = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}
-    drawn = [
-        pipeline(**given, **options, generator=torch.Generator().manual_seed(0)).images
-        for given in (
-            family.pipeline_prompts(components, "a red circle", "blue"),
-            {
-                "prompt": "a red circle",
-                "negative_prompt": "blue",
-                "clean_caption": False,
-                "use_resolution_binning": False,
-            },
-        )
-    ]
-    assert torch.equal(*drawn)
+    own = {"prompt": "a red circle", "negative_prompt": "blue", "clean_caption": False, "use_resolution_binning": False}
+    prompts = (family.pipeline_prompts(components, "a red circle", "blue"), own)
+    generators = (torch.Generator().manual_seed(0) for _ in prompts)
+    assert torch.equal(*[pipeline(**each, **options, generator=next(generators)).images for each in prompts])
 
 
 def test_options_that_it_cannot_follow_are_refused(family: ModelFamily, components: Components) -> None:
@@ -133,6 +120,7 @@ def test_options_that_it_cannot_follow_are_refused(family: ModelFamily, componen
         family.objective(components.scheduler, LossConfig(prediction_type="v_prediction"))
 
 
+@pytest.mark.slow  # test_adding.py trains the example with every other addition
 @pytest.mark.parametrize("recipe", ["full", "lora"])
 def test_it_trains_resumes_and_exports(recipe: str, model: Path, pictures: Path, tmp_path: Path) -> None:
     options: Options = {key: value for key, value in TINY.items() if recipe == "lora" or not key.startswith("lora.")}
@@ -150,6 +138,6 @@ def test_adapters_that_its_pipeline_cannot_load_are_refused_early(family: ModelF
         LoRA(LoRAConfig()).network(family, components)
 
 
-def test_without_its_line_it_is_refused(model: Path, tiny_run: Options, tmp_path: Path) -> None:
-    ended = run("lora", tiny_run | {"model.source": model}, tmp_path / "log")
-    assert ended.exit_code == 1 and "No family trains it" in ended.output, ended.output
+def test_without_its_line_it_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="No family trains it"):
+        find_family(ModelSource(str(model)))

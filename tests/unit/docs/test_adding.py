@@ -1,5 +1,3 @@
-"""The table of docs/architecture.md, its examples added and used."""
-
 import difflib
 import json
 import re
@@ -38,7 +36,6 @@ class Addition:
 
 
 def after(line: str, new: str) -> tuple[str, str]:
-    """Insert a line after one that is there."""
     return line, line + new
 
 
@@ -136,18 +133,11 @@ def add(addition: Addition, house: Path) -> int:
 
 
 def row(addition: Addition, num_new: int) -> str:
-    """Return the row of the table."""
     write, example = "", ""
     if addition.example is not None:
         write, example = f"`{addition.room}/NAME.py`", f"[{addition.example}.py](examples/{addition.example}.py)"
-    cells = (
-        addition.kind,
-        write,
-        f"`{addition.interface}`",
-        f"{plural(num_new, 'line')} in `{addition.changed}`",
-        example,
-    )
-    return "| " + " | ".join(cells) + " |"
+    changed = f"{plural(num_new, 'line')} in `{addition.changed}`"
+    return f"| {addition.kind} | {write} | `{addition.interface}` | {changed} | {example} |"
 
 
 def started(house: Path, module: str, *arguments: str) -> str:
@@ -192,11 +182,8 @@ def test_all_that_was_added_works_in_one_run(house: Path, tmp_path: Path) -> Non
     )
     lines = (tmp_path / "prepared" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     found = {each["source"]: each for each in map(json.loads, lines)}
-    assert {name: each["text"] for name, each in found.items()} == {
-        "rose.png": "mostly red",
-        "leaf.png": "mostly green",
-        "sea.png": "mostly blue",
-    }
+    texts = {"rose.png": "mostly red", "leaf.png": "mostly green", "sea.png": "mostly blue"}
+    assert {name: each["text"] for name, each in found.items()} == texts
     assert max(found, key=lambda name: found[name]["scores"]["palette"]) == "sea.png"
 
     model, out = save_pixart(tmp_path / "model"), tmp_path / "out"
@@ -214,5 +201,4 @@ def test_all_that_was_added_works_in_one_run(house: Path, tmp_path: Path) -> Non
         safetensors.torch.load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
         for folder in (model, out / "export")
     )
-    changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], trained[name])}
-    assert changed == {"bias"}
+    assert {name.rpartition(".")[2] for name in before if not torch.equal(before[name], trained[name])} == {"bias"}
