@@ -52,11 +52,9 @@ class Exported:
     folder: Path
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what the single file holds."""
         return safetensors.torch.load_file(self.folder / "style.safetensors")
 
     def metadata(self) -> dict[str, str]:
-        """Return what the single file says of itself."""
         with safe_open(self.folder / "style.safetensors", framework="pt") as file:
             return file.metadata()
 

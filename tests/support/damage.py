@@ -26,7 +26,6 @@ def change_json(file: Path, **entries: object) -> None:
 
 
 def change_weight(file: Path, name: str, change: Callable[[Tensor], object]) -> None:
-    """Change a weight in place."""
     weights = safetensors.torch.load_file(file)
     change(weights[name])
     file.write_bytes(safetensors.torch.save(weights, {"format": "pt"}))

@@ -45,14 +45,13 @@ def tiny_family(name: str) -> Tiny:
     known = TINY_FAMILIES | VARIANTS
     if name not in known:
         raise AssertionError(
-            f"the family {name} has no tiny pipeline, so that nothing of it is tested. Write save_pipeline(folder, *, "
-            f"seed=0) in tests/tiny_{name}.py and add a line to TINY_FAMILIES in tests/support/families.py."
+            f"the family {name} has no tiny pipeline, so nothing of it is tested. Write save_pipeline(folder, *, "
+            f"seed=0) in tests/tiny/{name}.py and add a line to TINY_FAMILIES in tests/support/families.py."
         )
     return known[name]
 
 
 def save_tiny_pipeline(name: str, folder: Path) -> Path:
-    """Write the family's tiny pipeline to the folder and return it."""
     tiny = tiny_family(name)
     importlib.import_module(tiny.module).save_pipeline(folder, **tiny.options)
     return folder

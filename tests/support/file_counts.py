@@ -51,7 +51,6 @@ class CountFiles:
         return noted
 
     def note(self, action: str, name: str) -> None:
-        """Write one line."""
         with self.log.open("a") as log:
             log.write(f"{action} {name}\n")
 

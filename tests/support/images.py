@@ -32,14 +32,12 @@ def gradient(width: int = 64, height: int = 40) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The bytes of an image's file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (12, 8), kind: str = "PNG") -> bytes:
-    """An encoded image of one colour."""
     return encoded(Image.new("RGB", size, colour), kind)
 
 
@@ -55,7 +53,6 @@ def pixels(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> n
 
 
 def png_block(kind: bytes, body: bytes) -> bytes:
-    """A whole block of a PNG."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -78,7 +75,6 @@ def write(folder: Path, files: Mapping[str, bytes | str]) -> str:
 
 
 def listing(*rows: Row) -> str:
-    """The text of a metadata.jsonl."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -88,7 +84,6 @@ def listed(folder: Path, *rows: Row) -> str:
 
 
 def captions(manifest: Manifest) -> dict[str, tuple[str, ...]]:
-    """File name -> captions."""
     return {record.file_name: record.captions for record in manifest.records}
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.support.runs import Options, flags
 
@@ -13,15 +14,8 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_confi
 
 def command(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments, as in a shell in the repository."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | environment, "timeout": 300}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
 
 
 def on_two_processes(recipe: str, options: Options, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,4 @@
-"""Odd images of every format that is read.
-
-They are tiny files, mutated from a seed.
-
+"""Odd images of every format: tiny files, mutated from a seed.
 `python -m tests.support.odd_images 1500 SEED` reads as many and prints how they ended.
 """
 
@@ -12,34 +9,30 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from datasets_prep.records import Rejected
 
-SAVED = {  # name -> Pillow's format and options
-    "jpeg": ("JPEG", {"quality": 90}),
-    "progressive": ("JPEG", {"progressive": True, "optimize": True}),
-    "mpo": ("MPO", {"frames": 2}),
-    "png": ("PNG", {}),
-    "apng": ("PNG", {"frames": 3}),
-    "webp": ("WEBP", {"lossless": True}),
+SAVED: dict[str, tuple[str, dict[str, Any]]] = {"jpeg": ("JPEG", {"quality": 90})}
+SAVED |= {"progressive": ("JPEG", {"progressive": True, "optimize": True}), "mpo": ("MPO", {"frames": 2})}
+SAVED |= {"png": ("PNG", {}), "apng": ("PNG", {"frames": 3}), "webp": ("WEBP", {"lossless": True})}
+SAVED |= {
     "animated webp": ("WEBP", {"frames": 3}),
     "gif": ("GIF", {"frames": 3}),
     "bmp": ("BMP", {}),
     "dib": ("DIB", {}),
-    "tiff": ("TIFF", {}),
-    "lzw": ("TIFF", {"compression": "tiff_lzw"}),
+}
+SAVED |= {"tiff": ("TIFF", {}), "lzw": ("TIFF", {"compression": "tiff_lzw"})}
+SAVED |= {
     "pages": ("TIFF", {"frames": 2, "compression": "tiff_adobe_deflate"}),
     "big tiff": ("TIFF", {"big_tiff": True}),
-    "avif": ("AVIF", {}),
-    "jpeg 2000": ("JPEG2000", {}),
-    "ppm": ("PPM", {}),
-    "qoi": ("QOI", {}),
-    "heic": ("HEIF", {}),
-    "jpeg xl": ("JXL", {}),
 }
+SAVED |= {"avif": ("AVIF", {}), "jpeg 2000": ("JPEG2000", {}), "ppm": ("PPM", {}), "qoi": ("QOI", {})}
+SAVED |= {"heic": ("HEIF", {}), "jpeg xl": ("JXL", {})}
+"""Name -> Pillow's format and options."""
 MODES = ("RGB", "RGBA", "L", "P", "CMYK", "1", "LA", "I;16", "F", "LAB")
 LARGE = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
@@ -150,7 +143,6 @@ class OneFile:
         self._data = data
 
     def read(self, source: str) -> bytes:
-        """Return it, whatever its name."""
         return self._data
 
 
@@ -181,7 +173,6 @@ def read_all(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
 
 
 def main() -> None:
-    """Print both."""
     warnings.simplefilter("ignore")
     for counts in read_all(int(sys.argv[1]), int(sys.argv[2])):
         for name, count in sorted(counts.items()):

@@ -12,31 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
+UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+UNET |= {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+UNET |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
+RESNET |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-OPEN_CLIP = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-    "self_attn.out_proj": "attn.out_proj",
-}
+OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+OPEN_CLIP |= {"self_attn.out_proj": "attn.out_proj"}
 
 
 def save_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -50,7 +33,6 @@ def save_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float
 
 
 def unet_name(name: str, unet: Any) -> str:
-    """Return the published name of one of the U-Net's weights."""
     per_block = unet.config.layers_per_block + 1
     layer, _, kind = name.rpartition(".")
     if layer in UNET:
@@ -71,7 +53,6 @@ def unet_name(name: str, unet: Any) -> str:
 
 
 def resnet_name(part: str, inner: str) -> str:
-    """Return the published name inside a block, also for attention."""
     layer, _, kind = inner.rpartition(".")
     return f"{RESNET[layer]}.{kind}" if part == "resnets" else inner
 
@@ -96,7 +77,6 @@ def vae_weights(vae: Any) -> dict[str, Tensor]:
 
 
 def text_weights(pipeline: Any) -> dict[str, Tensor]:
-    """Return the weights of one text encoder, or of both of XL."""
     if "text_encoder_2" in pipeline.components:
         first = clip_weights(pipeline.text_encoder, "conditioner.embedders.0")
         return first | open_clip_weights(pipeline.text_encoder_2, "conditioner.embedders.1")
@@ -113,10 +93,8 @@ def clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
 
 
 def open_clip_weights(text_encoder: Any, place: str) -> dict[str, Tensor]:
-    """Return the text encoder's weights as 2.x has them.
-
-    Query, key and value are one matrix, and the projection, which 2.x does not read, is transposed.
-    """
+    """Return the text encoder's weights as 2.x has them. Query, key and value are one matrix, and the projection, which
+    2.x does not read, is transposed."""
     weights = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
     projection = weights.get("text_projection.weight", torch.eye(text_encoder.config.hidden_size))
     found = {

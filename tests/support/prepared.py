@@ -7,12 +7,10 @@ Rows = dict[str, dict]
 
 
 def rows_of(folder: Path, name: str = "metadata.jsonl") -> list[dict]:
-    """Return the lines of a listing."""
     return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def kept_and_left_out(folder: Path) -> tuple[Rows, Rows]:
-    """Return the lines of metadata.jsonl and of rejected.jsonl by their sources."""
     kept, left_out = (
         {row["source"]: row for row in rows_of(folder, name)} for name in ("metadata.jsonl", "rejected.jsonl")
     )

@@ -28,23 +28,15 @@ SERVER = multiprocessing.forkserver.ForkServer()
 things."""
 SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.support.runs"])
 
-TINY = {
-    "data.resolution": 64,
-    "data.bucket_step": 16,
-    "train.batch_size": 2,
-    "train.log_every": 1,
-    "checkpoint.every": 4,
-    "lora.rank": 4,
-    "optim.lr": 1e-2,
-    "tracking.names": (),
-}
+TINY = {"data.resolution": 64, "data.bucket_step": 16, "train.batch_size": 2, "train.log_every": 1}
+TINY |= {"checkpoint.every": 4, "lora.rank": 4, "optim.lr": 1e-2, "tracking.names": ()}
 """Options that make a run on a tiny model a matter of seconds."""
 
 Options = dict[str, object]
+Environment = dict[str, str] | None
 
 
 def flags(options: Options) -> list[str]:
-    """Return options as command-line flags."""
     found: list[str] = []
     for key, value in options.items():
         values = value if isinstance(value, tuple) else (value,)
@@ -54,16 +46,12 @@ def flags(options: Options) -> list[str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended."""
-
     exit_code: int
     output: str
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process under way."""
-
     process: BaseProcess
     log: Path
 
@@ -77,7 +65,6 @@ class Running:
         return Ended(self.process.exitcode or 0, self.log.read_text())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it still runs."""
         assert self.process.pid is not None
         if self.process.is_alive():
             os.kill(self.process.pid, number)
@@ -95,7 +82,7 @@ def start(
     options: Options,
     log: Path,
     *,
-    environment: dict[str, str] | None = None,
+    environment: Environment = None,
     prepare: Callable[[], None] | None = None,
 ) -> Running:
     """Start `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
@@ -106,21 +93,18 @@ def start(
     return Running(process, log)
 
 
-def run(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
-    """Run `recipes.RECIPE` to its end."""
+def run(recipe: str, options: Options, log: Path, *, environment: Environment = None) -> Ended:
     return start(recipe, options, log, environment=environment).wait()
 
 
-def completed(recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None) -> Ended:
+def completed(recipe: str, options: Options, log: Path, *, environment: Environment = None) -> Ended:
     """Run `recipes.RECIPE` to its end, which has to be a good one."""
     ended = run(recipe, options, log, environment=environment)
     assert ended.exit_code == 0, ended.output
     return ended
 
 
-def kill_after_three_steps(
-    recipe: str, options: Options, log: Path, *, environment: dict[str, str] | None = None
-) -> None:
+def kill_after_three_steps(recipe: str, options: Options, log: Path, *, environment: Environment = None) -> None:
     """Kill `recipes.RECIPE` when metrics.jsonl has three lines."""
     running = start(recipe, options, log, environment=environment)
     running.wait_until(lambda: len(metrics(Path(str(options["output.folder"])))) >= 3)
@@ -157,10 +141,7 @@ def _child(
 
 
 def same_uncached_and_killed(options: Options, uncached: Options, folder: Path) -> str:
-    """Compare straight, uncached, and killed and resumed LoRA runs.
-
-    All three must give the same bits. Returns what the first printed.
-    """
+    """Compare straight, uncached, and killed and resumed LoRA runs. Returns what the first printed."""
     first = completed("lora", options | {"output.folder": folder / "a"}, folder / "log")
     refuse_other_bits(folder / "a", options, uncached, folder)
     return first.output
@@ -177,7 +158,6 @@ def refuse_other_bits(straight: Path, options: Options, uncached: Options, folde
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

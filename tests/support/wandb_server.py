@@ -8,13 +8,14 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from zlib import crc32
 
 from wandb.proto.wandb_internal_pb2 import Record
+
+from tests.support.http_server import QuietHandler
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -36,9 +37,7 @@ class WandbServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.shutdown()
         self.server_close()
 
@@ -83,7 +82,7 @@ class WandbServer(ThreadingHTTPServer):
         self.is_complete |= bool(body.get("complete"))
 
 
-class _Requests(BaseHTTPRequestHandler):
+class _Requests(QuietHandler):
     server: WandbServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
@@ -99,17 +98,9 @@ class _Requests(BaseHTTPRequestHandler):
             self.server.take_stream(json.loads(body))
         else:
             self.server.files[self.path] = body
-        reply = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     do_GET = do_PUT = do_POST
-
-    def log_message(self, *arguments: Any) -> None:
-        """Print nothing."""
 
 
 BLOCK_BYTES = 32768

@@ -36,34 +36,28 @@ TEXT = (
     "tree dog cat bird boat sea sky sun moon small large old new light dark left right above below behind photo drawing"
 )
 WIDTH = 32
+SIZES = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = SIZES | {"image_size": 32, "patch_size": 8, "initializer_range": 0.3}
 
 
 def save_blip(folder: Path) -> Path:
     tokenizer = _tokenizer(["[PAD]", "[CLS]", "[SEP]", "[DEC]"], pad="[PAD]", eos="[SEP]", around=("[CLS]", "[SEP]"))
-    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"bos_token_id": _id(tokenizer, "[DEC]"), "sep_token_id": _id(tokenizer, "[SEP]"), "pad_token_id": 0}
-    config = BlipConfig(
-        text_config=sizes
-        | ids
-        | {"vocab_size": len(tokenizer), "encoder_hidden_size": WIDTH, "initializer_range": 0.3},
-        vision_config=sizes | {"image_size": 32, "patch_size": 8, "initializer_range": 0.3},
-        projection_dim=WIDTH,
-    )
+    text = SIZES | {"vocab_size": len(tokenizer), "encoder_hidden_size": WIDTH, "initializer_range": 0.3}
+    text |= {"bos_token_id": _id(tokenizer, "[DEC]"), "sep_token_id": _id(tokenizer, "[SEP]"), "pad_token_id": 0}
+    config = BlipConfig(text_config=text, vision_config=VISION, projection_dim=WIDTH)
     _save(folder, BlipForConditionalGeneration, config)
-    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
-    BlipProcessor(images, tokenizer).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
 
 def save_blip2(folder: Path) -> Path:
     tokenizer = _tokenizer(["<pad>", "</s>", "<image>"], pad="<pad>", eos="</s>", bos="</s>", around=("</s>", None))
-    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "ffn_dim": WIDTH, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "init_std": 0.3}
     text |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "model_type": "opt"}
     config = Blip2Config(
-        vision_config=sizes | {"image_size": 32, "patch_size": 8, "initializer_range": 0.3},
-        qformer_config=sizes | {"encoder_hidden_size": WIDTH, "vocab_size": 8, "initializer_range": 0.3},
+        vision_config=VISION,
+        qformer_config=SIZES | {"encoder_hidden_size": WIDTH, "vocab_size": 8, "initializer_range": 0.3},
         text_config=text,
         num_query_tokens=4,
         image_token_index=_id(tokenizer, "<image>"),
@@ -77,25 +71,13 @@ def save_blip2(folder: Path) -> Path:
 def save_florence2(folder: Path) -> Path:
     special = ["<s>", "<pad>", "</s>", "<image>", *(f"<loc_{number}>" for number in range(4))]
     tokenizer = _tokenizer(special, pad="<pad>", eos="</s>", bos="<s>", named={"image_token": "<image>"})
-    vision = {
-        "embed_dim": [8, 16],
-        "depths": [1, 1],
-        "num_heads": [2, 2],
-        "num_groups": [2, 2],
-        "projection_dim": WIDTH,
-    }
+    vision = {"embed_dim": [8, 16], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2]}
     vision |= {"patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True]}
-    vision |= {"window_size": 4, "drop_path_rate": 0.0, "initializer_range": 0.3}
-    text = {
-        "model_type": "bart",
-        "d_model": WIDTH,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "vocab_size": len(tokenizer),
-    }
+    vision |= {"projection_dim": WIDTH, "window_size": 4, "drop_path_rate": 0.0, "initializer_range": 0.3}
+    text = {"model_type": "bart", "d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 2, "init_std": 0.3}
     text |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-    text |= {"max_position_embeddings": 128, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "init_std": 0.3}
-    text |= {"decoder_start_token_id": 2, "forced_eos_token_id": None}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 128, "bos_token_id": 0, "pad_token_id": 1}
+    text |= {"eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None}
     config = Florence2Config(vision_config=vision, text_config=text, image_token_id=_id(tokenizer, "<image>"))
     _save(folder, Florence2ForConditionalGeneration, config)
     images = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False, image_seq_length=17)
@@ -154,23 +136,17 @@ LLAVA_TEMPLATE = (
 
 def save_llava(folder: Path) -> Path:
     tokenizer = _tokenizer(["<pad>", "<s>", "</s>", "<image>"], pad="<pad>", eos="</s>", bos="<s>")
-    sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = sizes | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "initializer_factor": 10.0}
-    text = sizes | {"model_type": "llama", "vocab_size": len(tokenizer), "initializer_range": 0.3}
+    vision = SIZES | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "initializer_factor": 10.0}
+    text = SIZES | {"model_type": "llama", "vocab_size": len(tokenizer), "initializer_range": 0.3}
     text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=_id(tokenizer, "<image>"), image_seq_length=16
     )
     _save(folder, LlavaForConditionalGeneration, config, eos=2, pad=0)
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=LLAVA_TEMPLATE,
-    ).save_pretrained(folder)
+    options: dict[str, Any] = {"patch_size": 8, "num_additional_image_tokens": 1, "chat_template": LLAVA_TEMPLATE}
+    options |= {"vision_feature_select_strategy": "default"}
+    LlavaProcessor(images, tokenizer, **options).save_pretrained(folder)
     return folder
 
 
@@ -184,14 +160,8 @@ SAVED: dict[str, tuple[str, Callable[[Path], Path]]] = {
 }
 """Name -> captioner and what saves a model for it."""
 
-TAGGER_TAGS = (
-    ("general", "9"),
-    ("long_hair", "0"),
-    ("^_^", "0"),
-    ("red_theme", "0"),
-    ("blue_theme", "0"),
-    ("rei_(x)", "4"),
-)
+TAGGER_TAGS = {"general": "9", "long_hair": "0", "^_^": "0", "red_theme": "0", "blue_theme": "0", "rei_(x)": "4"}
+"""Name -> category."""
 TAGGER_SIDE = 16
 
 
@@ -228,7 +198,7 @@ def save_tagger(folder: Path, *, fixed_batch: bool = False) -> Path:
     with (folder / "selected_tags.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["tag_id", "name", "category", "count"])
-        writer.writerows([number, name, category, 1] for number, (name, category) in enumerate(TAGGER_TAGS))
+        writer.writerows([number, name, category, 1] for number, (name, category) in enumerate(TAGGER_TAGS.items()))
     return folder
 
 

@@ -1,6 +1,7 @@
 """Tiny pipelines of FLUX.1, of the real classes, built from a seed."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -12,10 +13,7 @@ T5_WIDTH = 24
 
 
 def save_pipeline(folder: Path, *, seed: int = 0, guidance: bool = True) -> Path:
-    """Write a tiny `FluxPipeline` to `folder` and return it.
-
-    It has random weights in diffusers layout; transformer and T5 are several files, as in the real one.
-    """
+    """Write a tiny `FluxPipeline` to `folder`. Transformer and T5 are several files, as in the real one."""
     build_pipeline(seed=seed, guidance=guidance).save_pretrained(folder, max_shard_size="60KB")
     return folder
 
@@ -40,27 +38,18 @@ def build_pipeline(*, seed: int = 0, guidance: bool = True) -> FluxPipeline:
 
 def build_transformer(*, guidance: bool) -> FluxTransformer2DModel:
     """Build a transformer with real module names. It has two double and two single blocks."""
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=T5_WIDTH,
-        pooled_projection_dim=SIZES["micro"].text_width,
-        guidance_embeds=guidance,
-        axes_dims_rope=(2, 2, 4),
-    )
+    sizes: dict[str, Any] = {"patch_size": 1, "in_channels": 64, "num_layers": 2, "num_single_layers": 2}
+    sizes |= {"attention_head_dim": 8, "num_attention_heads": 2, "axes_dims_rope": (2, 2, 4)}
+    sizes |= {"joint_attention_dim": T5_WIDTH, "pooled_projection_dim": SIZES["micro"].text_width}
+    return FluxTransformer2DModel(**sizes, guidance_embeds=guidance)
 
 
 def build_scheduler(*, dynamic: bool) -> FlowMatchEulerDiscreteScheduler:
     """Return the scheduler with the settings that FLUX.1-dev (dynamic) or FLUX.1-schnell ships."""
-    return FlowMatchEulerDiscreteScheduler(
-        base_image_seq_len=256,
-        base_shift=0.5,
-        max_image_seq_len=4096,
-        max_shift=1.15,
-        shift=3.0 if dynamic else 1.0,
-        use_dynamic_shifting=dynamic,
-    )
+    shifts: dict[str, Any] = {
+        "base_image_seq_len": 256,
+        "base_shift": 0.5,
+        "max_image_seq_len": 4096,
+        "max_shift": 1.15,
+    }
+    return FlowMatchEulerDiscreteScheduler(**shifts, shift=3.0 if dynamic else 1.0, use_dynamic_shifting=dynamic)

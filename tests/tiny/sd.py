@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,34 +114,23 @@ def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DCondit
     )
 
 
-def build_vae(shape: Shape) -> AutoencoderKL:
-    """Build an autoencoder with 4 latent channels. Each level after the first halves the image."""
+def build_vae(shape: Shape, **options: Any) -> AutoencoderKL:
+    """Build an autoencoder, by default with 4 latent channels. Each level after the first halves the image."""
     num_levels = len(shape.vae_channels)
+    usual = {"latent_channels": 4, "scaling_factor": 0.18215}
     return AutoencoderKL(
         block_out_channels=shape.vae_channels,
         down_block_types=("DownEncoderBlock2D",) * num_levels,
         up_block_types=("UpDecoderBlock2D",) * num_levels,
-        latent_channels=4,
         norm_num_groups=4,
         sample_size=32 * 2 ** (num_levels - 1),
-        scaling_factor=0.18215,
+        **(usual | options),
     )
 
 
-def build_shifted_vae(*, scaling_factor: float, shift_factor: float) -> AutoencoderKL:
-    """Build an autoencoder with 16 shifted and scaled latent channels. It halves the image once."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=scaling_factor,
-        shift_factor=shift_factor,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+def build_shifted_vae(**scaling: float) -> AutoencoderKL:
+    """Build an autoencoder with 16 shifted and scaled latent channels."""
+    return build_vae(SIZES["micro"], latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **scaling)
 
 
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:
@@ -213,18 +202,7 @@ def save_pictures(
     `CAPTIONS`, so the tiny tokenizer knows their words.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for number, (picture, caption) in enumerate(drawn_pictures(count=count, size=size, seed=seed, aspects=aspects)):
-        file_name = f"{number:04d}.png"
-        picture.save(folder / file_name)
-        rows.append(json.dumps({"file_name": file_name, "text": caption}))
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
-
-
-def drawn_pictures(*, count: int, size: int, seed: int, aspects: Sequence[float]) -> Iterator[tuple[Image.Image, str]]:
-    """Yield images with their captions."""
-    random = np.random.default_rng(seed)
+    random, rows = np.random.default_rng(seed), []
     for number in range(count):
         aspect = aspects[number % len(aspects)]
         width, height = round(size * math.sqrt(aspect)), round(size / math.sqrt(aspect))
@@ -233,13 +211,15 @@ def drawn_pictures(*, count: int, size: int, seed: int, aspects: Sequence[float]
         radius = min(width, height) * random.uniform(0.2, 0.35)
         x, y = (random.uniform(radius, side - radius) for side in (width, height))
         draw_shape(ImageDraw.Draw(picture), shape, x, y, radius, COLORS[color])
-        yield picture, f"a {color} {shape} on {paper} paper"
+        picture.save(folder / f"{number:04d}.png")
+        rows.append(json.dumps({"file_name": f"{number:04d}.png", "text": f"a {color} {shape} on {paper} paper"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
 
 
 def draw_shape(
     draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: tuple[int, int, int]
 ) -> None:
-    """Draw one shape around (x, y)."""
     bounds = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         draw.ellipse(bounds, fill=color)

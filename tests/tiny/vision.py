@@ -58,8 +58,7 @@ def save_clip(folder: Path) -> Path:
 
 
 def save_siglip(folder: Path) -> Path:
-    config = SiglipConfig(text_config=TEXT, vision_config=SIZES | LOOK)
-    _save(folder, SiglipModel, config)
+    _save(folder, SiglipModel, SiglipConfig(text_config=TEXT, vision_config=SIZES | LOOK))
     SiglipImageProcessorPil(size=SQUARE).save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     return folder
