@@ -1,6 +1,6 @@
 """Edits that the search for duplicates finds, and its wrong finds.
 
-    python benchmarks/dedup.py [--data ../shared/data] [--join 1000000]   (about five minutes without the join)
+    python benchmarks/dedup.py [--data ../shared/data]   (about five minutes)
 
 Up to 2,048 images fast is the same as thorough; "codes only" is what it does with more. Figures of photographs are
 shown for two halves of the subjects too, to see how far they depend on these.
@@ -32,9 +32,8 @@ from benchmarks.dedup_scenes import SCENE_EDITS
 from datasets_prep.duplicates import candidates
 from datasets_prep.duplicates.search import Known, SearchedImages, SearchOptions, near_duplicates
 from datasets_prep.duplicates.stars import PairScores
-from finetune.similarity import codes as similarity
 from finetune.similarity.agreement import can_verify
-from finetune.similarity.codes import close_pairs, image_codes
+from finetune.similarity.codes import image_codes
 
 Level = Literal["fast", "thorough"]
 DRAWN = ("emoji_base", "style_blob", "style_glyph", "style_line")
@@ -141,43 +140,17 @@ def designs() -> None:
     print("\nDesigns that are not duplicates: merged images of each set")
     for half, name in enumerate(("rules chosen on these", "held out")):
         for kind, sets in (("slides", slides(half)), ("logos", logos(half))):
-            merged = [
-                len(found_by_us(EditedImages(images, {}, [""] * len(images)), "thorough", 0, {})) for images in sets
-            ]
-            total = sum(len(images) for images in sets)
-            print(f"{kind + ', ' + name:32s} {sum(merged):4d} of {total}: {merged}", flush=True)
-
-
-def join(num: int) -> None:
-    import resource
-
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 1 << 64, (num, 1, 4), dtype=np.uint64)
-    for row in range(200):
-        bits = np.zeros(256, np.uint8)
-        bits[rng.permutation(256)[: 1 + row % similarity.CERTAIN_DISTANCE]] = 1
-        codes[num // 2 + row, 0] = codes[row, 0] ^ np.packbits(bits, bitorder="little").view(np.uint64)
-    start = time.process_time()
-    pairs = close_pairs(codes, similarity.CERTAIN_DISTANCE)
-    seconds = time.process_time() - start
-    planted = int((pairs.second - pairs.first == num // 2).sum())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"join of {num:,} codes within 31 bits: {seconds:.1f} CPU s, peak {peak:.0f} MB, {planted} of 200 planted found"
-    )
+            edited = [EditedImages(images, {}, [""] * len(images)) for images in sets]
+            merged = [len(found_by_us(each, "thorough", 0, {})) for each in edited]
+            print(f"{kind + ', ' + name:32s} {sum(merged):4d} of {sum(map(len, sets))}: {merged}", flush=True)
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--join", type=int, default=0, help="join so many random codes too")
     options = parser.parse_args()
     print(f"OpenCV: {'yes' if can_verify() else 'no'}")
-    if options.join:
-        join(options.join)
-    paths = sorted((options.data / "photos").glob("*/*.jpg"))
-    paths = [path for path in paths if (path.parent.name, path.stem) != LEFT_OUT]
+    paths = [p for p in sorted((options.data / "photos").glob("*/*.jpg")) if (p.parent.name, p.stem) != LEFT_OUT]
     photographs = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in paths]
     subjects = sorted({path.parent.name for path in paths})
     halves = ["one half" if subjects.index(path.parent.name) % 2 else "other half" for path in paths]

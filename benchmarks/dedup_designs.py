@@ -14,7 +14,6 @@ WORDS = (
 )
 FONTS = ("", "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
 """Those of DejaVu that are not installed are replaced by Pillow's own."""
-SLIDES, LOGO_COLOURS = 12, 10
 
 
 def font(name: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -37,7 +36,6 @@ class Slide:
         )
 
     def draw(self, number: int) -> Image.Image:
-        """Return the slide of this number."""
         chance = random.Random(f"{self.seed} {number}")
         width, height = self.size
         image = Image.new("RGB", self.size, self.page)
@@ -55,11 +53,10 @@ class Slide:
             draw.text((width / 2, height * 0.45), words(3), self.ink, title, anchor="mm")
             draw.line((width * 0.3, height * 0.55, width * 0.7, height * 0.55), self.accent, max(2, height // 120))
             draw.text((width / 2, height * 0.63), words(5), self.ink, body, anchor="mm")
-        elif self.kind == "side":
-            draw.rectangle((0, 0, width // 5, height), self.accent)
-            left = width // 4
-            draw.text((left, unit), words(3), self.ink, title)
         else:
+            if self.kind == "side":
+                draw.rectangle((0, 0, width // 5, height), self.accent)
+                left = width // 4
             draw.text((left, unit), words(3), self.ink, title)
         if self.kind == "gradient":
             ramp = Image.linear_gradient("L").resize(self.size)
@@ -149,14 +146,12 @@ def logos(half: int) -> list[list[Image.Image]]:
     )[half]
     found = []
     for shape, side, ink in shapes:
-        images = []
-        for colour in COLOURS[half]:
-            images.append(Image.new("RGB", (side, side), colour))
-            shape(ImageDraw.Draw(images[-1]), side, ink)
-        found.append(images)
+        found.append([Image.new("RGB", (side, side), colour) for colour in COLOURS[half]])
+        for image in found[-1]:
+            shape(ImageDraw.Draw(image), side, ink)
     return found
 
 
 def slides(half: int) -> list[list[Image.Image]]:
     """Return twelve slides of each layout of a half."""
-    return [[layout.draw(number) for number in range(SLIDES)] for layout in layouts(half)]
+    return [[layout.draw(number) for number in range(12)] for layout in layouts(half)]

@@ -64,10 +64,6 @@ def watermarked(image: Image.Image) -> Image.Image:
     return Image.blend(image, over, 0.4)
 
 
-def letterboxed(image: Image.Image) -> Image.Image:
-    return ImageOps.expand(image, (image.width // 6, 0), "black")
-
-
 def combined(*edits: Edit) -> Edit:
     def edit(image: Image.Image) -> Image.Image:
         for each in edits:
@@ -114,7 +110,7 @@ PHOTO_EDITS: dict[str, Edit] = {
     "text": lettered,
     "watermark": watermarked,
     "border": framed("white"),
-    "letterbox": letterboxed,
+    "letterbox": lambda image: ImageOps.expand(image, (image.width // 6, 0), "black"),
     "mirror": ImageOps.mirror,
     "turn 90": turned(Image.Transpose.ROTATE_90),
     "turn 180": turned(Image.Transpose.ROTATE_180),

@@ -65,13 +65,8 @@ def tilted(strength: float, seed: int, background: tuple[int, int, int] = (0, 0,
             rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
             wanted += [u, v]
         eight = np.linalg.solve(np.array(rows, float), np.array(wanted, float))
-        return image.transform(
-            image.size,
-            Image.Transform.PERSPECTIVE,
-            tuple(eight),
-            Image.Resampling.BICUBIC,
-            fillcolor=background,
-        )
+        how = Image.Transform.PERSPECTIVE, tuple(eight), Image.Resampling.BICUBIC
+        return image.transform(image.size, *how, fillcolor=background)
 
     return edit
 
@@ -86,10 +81,10 @@ def lit(from_left: float, to_right: float) -> Edit:
     return edit
 
 
-def printed(strength: float, seed: int, border: float = 0.06) -> Edit:
+def printed(strength: float, seed: int) -> Edit:
     """Photograph a print. It has a paper border, perspective on a table, uneven light, blur and JPEG."""
     return combined(
-        framed("#f4f1ea", border),
+        framed("#f4f1ea", 0.06),
         canvassed("#6b5a48", 0.2),
         tilted(strength, seed, (107, 90, 72)),
         lit(0.8, 1.1),
@@ -114,12 +109,10 @@ def browser(share: float, dark: bool = False) -> Edit:
         scale = min(width * share / image.width, 640 / image.height)
         shown = image.resize((round(image.width * scale), round(image.height * scale)))
         screen.paste(shown, (60, 100))
-        for row in range(14):
-            start = 90 + shown.width
-            if start + 60 < width:
-                draw.rectangle(
-                    (start, 110 + 40 * row, min(width - 40, start + 90 + 37 * (row % 5)), 120 + 40 * row), ink
-                )
+        start = 90 + shown.width
+        for row in range(14 if start + 60 < width else 0):
+            end = min(width - 40, start + 90 + 37 * (row % 5))
+            draw.rectangle((start, 110 + 40 * row, end, 120 + 40 * row), ink)
         return screen
 
     return edit
@@ -141,12 +134,8 @@ def phone(dark: bool = True) -> Edit:
         shown = shown.crop((0, 0, width, min(shown.height, 1000)))
         screen.paste(shown, (0, 180))
         for row in range(3):
-            draw.text(
-                (30, 210 + shown.height + 50 * row),
-                "a line of comments under it"[row * 3 :],
-                ink,
-                ImageFont.load_default(28),
-            )
+            text, place = "a line of comments under it"[row * 3 :], (30, 210 + shown.height + 50 * row)
+            draw.text(place, text, ink, ImageFont.load_default(28))
         return screen
 
     return edit

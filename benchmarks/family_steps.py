@@ -1,6 +1,4 @@
-"""A LoRA step of the published models at full size.
-
-It prints peak memory and images per second.
+"""Peak memory and speed of a LoRA step of the published models.
 
     python benchmarks/family_steps.py [--only "SD 1.5" ...] [--batch-size 1] [--steps 5] [--tiny]
 
@@ -75,11 +73,8 @@ def inputs_for(model: Model, denoiser: Any, batch_size: int, device: torch.devic
     pooled = torch.randn(batch_size, pooled_width, device=device) if pooled_width else None
     sizes = whole_sizes(batch_size, model.resolution, model.resolution).to(device)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if is_flow else DDIMScheduler(beta_schedule="scaled_linear")
-    return Inputs(
-        torch.randn(batch_size, channels, side, side, device=device),
-        Prompts(embeddings, None, pooled, sizes),
-        scheduler,
-    )
+    latents = torch.randn(batch_size, channels, side, side, device=device)
+    return Inputs(latents, Prompts(embeddings, None, pooled, sizes), scheduler)
 
 
 def measure(family: ModelFamily, denoiser: Denoiser, inputs: Inputs, *, rank: int, steps: int) -> Figures:
@@ -152,13 +147,11 @@ def tiny(name: str, batch_size: int, *, rank: int, steps: int) -> Figures:
 
 
 def row(name: str, resolution: str, batch_size: int, found: Figures) -> str:
-    """Return a line of the table."""
-    speed = f"{batch_size / found.seconds:10.2f}"
-    return f"{name:14} {resolution:>10} {batch_size:>6} {found.peak_bytes / 1e9:>9.2f} {speed} {found.loss:>8.3f}"
+    figures = f"{found.peak_bytes / 1e9:>9.2f} {batch_size / found.seconds:10.2f} {found.loss:>8.3f}"
+    return f"{name:14} {resolution:>10} {batch_size:>6} {figures}"
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[model.name for model in MODELS], help="models (all)")
     parser.add_argument("--batch-size", type=int, default=1)
@@ -176,10 +169,9 @@ def main() -> None:
         print("There is no CUDA device; --tiny shows that the script works.")
         raise SystemExit(1)
     for model in MODELS:
-        if model.family not in FAMILIES or (options.only and model.name not in options.only):
-            continue
-        print(row(model.name, str(model.resolution), options.batch_size, exact(model, options.batch_size, **sizes)))
-        torch.cuda.empty_cache()
+        if not options.only or model.name in options.only:
+            print(row(model.name, str(model.resolution), options.batch_size, exact(model, options.batch_size, **sizes)))
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

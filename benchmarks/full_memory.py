@@ -1,6 +1,4 @@
-"""Bytes per trained parameter in full fine-tuning.
-
-They are weights, gradients at their peak, optimizer state and average.
+"""Bytes per trained parameter: weights, peak of gradients, optimizer state, average.
 
     python benchmarks/full_memory.py [--width 64] [--steps 2]
 
@@ -13,11 +11,7 @@ and in host memory.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -47,7 +41,6 @@ VARIANTS = {
 
 
 def num_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Count the bytes of tensors, each tensor once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}.values())
 
 

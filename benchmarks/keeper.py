@@ -12,7 +12,6 @@ import argparse
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -20,13 +19,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+from benchmarks.dedup_edits import Edit, blurred, enhanced, gamma, noisy
+from benchmarks.dedup_scenes import vignetted
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, best_member
 from datasets_prep.duplicates.search import keep_order
 from datasets_prep.measure.figures import jpeg_quality
 
 GROUPS, EDITS_A_GROUP = 3, 4
-Edit = Callable[[Image.Image], Image.Image]
 
 
 def resized(factor: float, kernel: Image.Resampling = Image.Resampling.LANCZOS) -> Edit:
@@ -55,24 +55,9 @@ def with_text(image: Image.Image) -> Image.Image:
     return marked
 
 
-def vignette(image: Image.Image) -> Image.Image:
-    y, x = np.meshgrid(np.linspace(-1, 1, image.height), np.linspace(-1, 1, image.width), indexing="ij")
-    light = np.clip(1 - 0.42 * (x**2 + y**2), 0, 1)[..., None]
-    return Image.fromarray((np.asarray(image) * light).astype(np.uint8))
-
-
-def noisy(image: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(0).normal(0, 12, (image.height, image.width, 3))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
-
-
 def cropped(image: Image.Image) -> Image.Image:
     left, top = round(image.width * 0.075), round(image.height * 0.075)
     return image.crop((left, top, image.width - left, image.height - top))
-
-
-def gamma(value: float) -> Edit:
-    return lambda image: image.point([round(255 * (level / 255) ** value) for level in range(256)] * 3)
 
 
 EDITS: dict[str, tuple[Edit, int]] = {
@@ -89,14 +74,14 @@ EDITS: dict[str, tuple[Edit, int]] = {
     "bars": (between_bars, 95),
     "JPEG 30": (lambda image: image, 30),
     "grey": (lambda image: image.convert("L").convert("RGB"), 95),
-    "blur": (lambda image: image.filter(ImageFilter.GaussianBlur(2)), 95),
+    "blur": (blurred(2), 95),
     "sharpened": (lambda image: image.filter(ImageFilter.UnsharpMask(2, 120)), 95),
-    "noise": (noisy, 95),
+    "noise": (noisy(12), 95),
     "text": (with_text, 95),
-    "vignette": (vignette, 95),
+    "vignette": (vignetted(0.84), 95),
     "gamma 0.6": (gamma(0.6), 95),
     "gamma 1.6": (gamma(1.6), 95),
-    "contrast 0.6": (lambda image: ImageEnhance.Contrast(image).enhance(0.6), 95),
+    "contrast 0.6": (enhanced(ImageEnhance.Contrast, 0.6), 95),
 }
 """Each edit with the JPEG quality that it is saved at."""
 
@@ -124,13 +109,10 @@ def compare(photo: Path) -> tuple[list[str], int]:
     order = keep_order(pixels, sizes, captions, [f"{number:02d}" for number in range(len(files))])
     ranks = {int(number): rank for rank, number in enumerate(order)}
     members = [Member(number, ranks[number], qualities[number], False) for number in range(len(files))]
-    details = Details(lambda number: images[number], {})
+    details = Details(images.__getitem__, {})
     names, chance = list(EDITS), np.random.default_rng(1)
-    lost = [
-        name
-        for member, name in zip(members[1:], names, strict=True)
-        if best_member([members[0], member], details).number
-    ]
+    pairs = zip(members[1:], names, strict=True)
+    lost = [name for member, name in pairs if best_member([members[0], member], details).number]
     groups = [chance.choice(np.arange(1, len(files)), EDITS_A_GROUP, replace=False) for _ in range(GROUPS)]
     kept = sum(best_member([members[0], *(members[n] for n in group)], details).number == 0 for group in groups)
     return lost, kept

@@ -1,6 +1,4 @@
-"""Memory of a LoRA step on quantized or offloaded linear layers.
-
-It also measures the error of the step.
+"""Memory and error of a LoRA step on quantized or offloaded layers.
 
     python benchmarks/model_memory.py [--width 96] [--size 16]
 
@@ -15,13 +13,9 @@ weight to denoisers of linear layers alone, of two and of twelve thousand millio
 import argparse
 import multiprocessing
 import resource
-import sys
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 

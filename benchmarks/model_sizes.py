@@ -25,13 +25,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import UNet2DConditionModel as UNet
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from finetune.config.lora import LoRAConfig
 from finetune.methods.lora.adapters import attach_adapters
-from finetune.models import FAMILIES, family_named
+from finetune.models import family_named
 from finetune.models.family import Network
 
 GB = 1e9
@@ -71,13 +72,8 @@ class Model:
     parts: tuple[Part, ...]
 
 
-def unet(**options: Any) -> UNet2DConditionModel:
-    """Build a U-Net; versions 1 and 2 have diffusers' default blocks."""
-    return UNet2DConditionModel(**options)
-
-
-def sdxl_unet() -> UNet2DConditionModel:
-    return unet(
+def sdxl_unet() -> UNet:
+    return UNet(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -93,8 +89,7 @@ def sdxl_unet() -> UNet2DConditionModel:
 
 
 def sd3_transformer(layers: int, **options: Any) -> SD3Transformer2DModel:
-    """Build a transformer of SD3 or 3.5. The larger one is as wide as it is deep."""
-    heads = layers
+    """Build a transformer of SD3 or 3.5. Heads are as many as layers."""
     return SD3Transformer2DModel(
         sample_size=128,
         patch_size=2,
@@ -102,9 +97,9 @@ def sd3_transformer(layers: int, **options: Any) -> SD3Transformer2DModel:
         out_channels=16,
         num_layers=layers,
         attention_head_dim=64,
-        num_attention_heads=heads,
+        num_attention_heads=layers,
         joint_attention_dim=4096,
-        caption_projection_dim=64 * heads,
+        caption_projection_dim=64 * layers,
         pooled_projection_dim=2048,
         **options,
     )
@@ -139,28 +134,13 @@ def vae(latent_channels: int, *, quant_conv: bool) -> AutoencoderKL:
 
 
 def clip_config(width: int, layers: int, heads: int, projection: int) -> CLIPTextConfig:
-    """Return the config of a CLIP text encoder."""
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        projection_dim=projection,
-    )
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    return CLIPTextConfig(**sizes, num_attention_heads=heads, projection_dim=projection)
 
 
 def t5() -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=32128,
-            d_model=4096,
-            d_kv=64,
-            d_ff=10240,
-            num_layers=24,
-            num_heads=64,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    sizes = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu"))
 
 
 MII = "microsoft/DeepSpeed-MII, README.md"
@@ -181,102 +161,43 @@ CLIP_G = Part(
 )
 T5_XXL = Part("T5 XXL encoder", t5, "4,762,310,656", AITUNE)
 VAE4 = Part("VAE, 4 channels", lambda: vae(4, quant_conv=True), "83,653,863", MII)
-VAE16 = Part(
-    "VAE, 16 channels",
-    lambda: vae(16, quant_conv=False),
-    "84 M",
-    "168 MB in bfloat16: stable-diffusion-3.5-medium, vae",
+VAE_SIZE = "168 MB in bfloat16: stable-diffusion-3.5-medium, vae"
+VAE16 = Part("VAE, 16 channels", lambda: vae(16, quant_conv=False), "84 M", VAE_SIZE)
+BESIDE_SD3 = CLIP_L_POOLED, CLIP_G, T5_XXL, VAE16
+
+SD15_UNET = Part("U-Net", lambda: UNet(cross_attention_dim=768, attention_head_dim=8), "859,520,964", MII)
+SD21_UNET = Part(
+    "U-Net",
+    lambda: UNet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
+    "865,910,724",
+    BUDDY,
 )
+SDXL_UNET = Part("U-Net", sdxl_unet, "2.6 B", "SDXL, arXiv 2307.01952, table 1")
+SD3_MEDIUM = Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), "2,028,328,000", AITUNE)
+SD35_MEDIUM = Part(
+    "transformer",
+    lambda: sd3_transformer(24, pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))),
+    "2.5 B",
+    ANNOUNCED,
+    with_buffers=True,
+)
+SD35_LARGE = Part(
+    "transformer",
+    lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"),
+    "8.1 B",
+    ANNOUNCED,
+    with_buffers=True,
+)
+FLUX = Part("transformer", flux_transformer, "11,901,408,320", "kohya-ss/sd-scripts, log in pull request 1374")
 
 MODELS = (
-    Model(
-        "SD 1.5",
-        "sd",
-        512,
-        (Part("U-Net", lambda: unet(cross_attention_dim=768, attention_head_dim=8), "859,520,964", MII), CLIP_L, VAE4),
-    ),
-    Model(
-        "SD 2.1",
-        "sd",
-        768,
-        (
-            Part(
-                "U-Net",
-                lambda: unet(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
-                "865,910,724",
-                BUDDY,
-            ),
-            CLIP_H,
-            VAE4,
-        ),
-    ),
-    Model(
-        "SDXL",
-        "sdxl",
-        1024,
-        (Part("U-Net", sdxl_unet, "2.6 B", "SDXL, arXiv 2307.01952, table 1"), CLIP_L, CLIP_G, VAE4),
-    ),
-    Model(
-        "SD3 medium",
-        "sd3",
-        1024,
-        (
-            Part("transformer", lambda: sd3_transformer(24, pos_embed_max_size=192), "2,028,328,000", AITUNE),
-            CLIP_L_POOLED,
-            CLIP_G,
-            T5_XXL,
-            VAE16,
-        ),
-    ),
-    Model(
-        "SD3.5 medium",
-        "sd3",
-        1024,
-        (
-            Part(
-                "transformer",
-                lambda: sd3_transformer(
-                    24, pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))
-                ),
-                "2.5 B",
-                ANNOUNCED,
-                with_buffers=True,
-            ),
-            CLIP_L_POOLED,
-            CLIP_G,
-            T5_XXL,
-            VAE16,
-        ),
-    ),
-    Model(
-        "SD3.5 large",
-        "sd3",
-        1024,
-        (
-            Part(
-                "transformer",
-                lambda: sd3_transformer(38, pos_embed_max_size=192, qk_norm="rms_norm"),
-                "8.1 B",
-                ANNOUNCED,
-                with_buffers=True,
-            ),
-            CLIP_L_POOLED,
-            CLIP_G,
-            T5_XXL,
-            VAE16,
-        ),
-    ),
-    Model(
-        "FLUX.1 dev",
-        "flux",
-        1024,
-        (
-            Part("transformer", flux_transformer, "11,901,408,320", "kohya-ss/sd-scripts, log in pull request 1374"),
-            CLIP_L,
-            T5_XXL,
-            VAE16,
-        ),
-    ),
+    Model("SD 1.5", "sd", 512, (SD15_UNET, CLIP_L, VAE4)),
+    Model("SD 2.1", "sd", 768, (SD21_UNET, CLIP_H, VAE4)),
+    Model("SDXL", "sdxl", 1024, (SDXL_UNET, CLIP_L, CLIP_G, VAE4)),
+    Model("SD3 medium", "sd3", 1024, (SD3_MEDIUM, *BESIDE_SD3)),
+    Model("SD3.5 medium", "sd3", 1024, (SD35_MEDIUM, *BESIDE_SD3)),
+    Model("SD3.5 large", "sd3", 1024, (SD35_LARGE, *BESIDE_SD3)),
+    Model("FLUX.1 dev", "flux", 1024, (FLUX, CLIP_L, T5_XXL, VAE16)),
 )
 
 
@@ -339,9 +260,6 @@ def table(models: Sequence[Model], rank: int) -> tuple[str, list[str]]:
             if not least <= (num_values(module) if part.with_buffers else count) <= most:
                 wrong.append(f"{model.name}, {part.name}: {count:,} parameters, published {part.published}")
         lines.append(f"  {'all parts':51}" + "".join(f"{value / GB:9.2f}" for value in sums.values()))
-        if model.family not in FAMILIES:
-            lines.append("  LoRA: the family is not there yet")
-            continue
         trained = adapter_parameters(model.family, on_meta(model.parts[0]), rank)
         lines.append(
             f"  LoRA of rank {rank}: {trained:,} parameters ({trained / num_parameters(on_meta(model.parts[0])):.2%}), "

@@ -45,6 +45,7 @@ from finetune.similarity.codes import close_pairs
 ROOT = Path(__file__).parents[1]
 LOOK = Look(100 * 2**20, 32768, 500_000_000, "white")
 ROUNDS = 3
+PARTS = ("decode", "join", "scaling", "rerun", "memory")
 
 
 class Held:
@@ -129,9 +130,8 @@ def join(num: int) -> None:
 
 def scaling(data: Path) -> None:
     """Print the wall time of measuring with one and two processes."""
-    source = open_source(
-        (str(data),), reading=CaptionReading(is_training=False), image_column="image", output=Path("nowhere")
-    )
+    reading = CaptionReading(is_training=False)
+    source = open_source((str(data),), reading=reading, image_column="image", output=Path("nowhere"))
     names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*.jpg"))]
     seconds = {}
     for workers in (1, 2):
@@ -156,29 +156,29 @@ def drawn(number: int) -> Image.Image:
             place = [*rng.integers(4, 30, 2).tolist(), *rng.integers(32, 60, 2).tolist()]
             ImageDraw.Draw(icon).rectangle(place, fill=tuple(rng.integers(0, 200, 3).tolist()))
         return icon
-    layers = [
-        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
-            (512, 512), Image.Resampling.BICUBIC
-        )
-        for side in (5, 24, 110)
-    ]
+    layers = [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (5, 24, 110)]
+    layers = [layer.resize((512, 512), Image.Resampling.BICUBIC) for layer in layers]
     return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.25)
 
 
-def rerun(num: int, num_new: int = 100) -> None:
+def preparation(raw: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start the command."""
+    command = [sys.executable, "-m", "datasets_prep", "--source", str(raw), "--output", str(out), *options]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+
+
+def rerun(num: int, num_new: int) -> None:
     """Print the cost of preparing, and again with more images."""
     for level in ("fast", "thorough"):
         with tempfile.TemporaryDirectory() as folder:
             raw, seconds, done = Path(folder) / "raw", [], 0
             raw.mkdir()
-            command = [sys.executable, "-m", "datasets_prep", "--source", raw, "--output", Path(folder) / "out"]
-            command += ["--workers", "1", "--dedup.level", level]
             for until in (num, num + num_new):
                 for number in range(done, until):
                     drawn(number).save(raw / f"{number:06d}.{'png' if number % 2 else 'jpg'}", quality=92)
                 start = time.monotonic()
-                environment = os.environ | {"PYTHONPATH": str(ROOT)}
-                subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, check=True)
+                status = preparation(raw, Path(folder) / "out", "--workers", "1", "--dedup.level", level).wait()
+                assert status == 0, status
                 seconds.append(time.monotonic() - start)
                 done = until
         share = seconds[1] / seconds[0]
@@ -196,18 +196,7 @@ def memory(num: int) -> None:
             for number in range(count):
                 pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(raw / f"{number:07d}.png")
-            command = [
-                sys.executable,
-                "-m",
-                "datasets_prep",
-                "--source",
-                raw,
-                "--output",
-                Path(folder) / f"out_{count}",
-            ]
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(preparation(raw, Path(folder) / f"out_{count}").pid, 0)
             assert status == 0, status
             peaks[count] = usage.ru_maxrss / 2**10
     low, high = sorted(peaks)
@@ -218,7 +207,7 @@ def memory(num: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
-    parser.add_argument("--only", nargs="+", default=["decode", "join", "scaling", "rerun", "memory"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--num", type=int, default=1_000_000, help="codes to join")
     parser.add_argument("--pictures", type=int, default=20_000, help="images to prepare for the memory figure")
     parser.add_argument("--rerun", type=int, default=3_000, help="images to prepare before more are added")
@@ -228,16 +217,14 @@ def main() -> None:
         for part in options.only:
             subprocess.run([sys.executable, *sys.argv, "--only", part], check=True)
         return
-    if "decode" in options.only:
-        decode(options.data)
-    if "join" in options.only:
-        join(options.num)
-    if "scaling" in options.only:
-        scaling(options.data)
-    if "rerun" in options.only:
-        rerun(options.rerun, options.new)
-    if "memory" in options.only:
-        memory(options.pictures)
+    parts: dict[str, Callable[[], None]] = {
+        "decode": lambda: decode(options.data),
+        "join": lambda: join(options.num),
+        "scaling": lambda: scaling(options.data),
+        "rerun": lambda: rerun(options.rerun, options.new),
+        "memory": lambda: memory(options.pictures),
+    }
+    parts[options.only[0]]()
 
 
 if __name__ == "__main__":
