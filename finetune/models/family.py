@@ -169,29 +169,29 @@ class ModelFamily(ABC):
         """List what the user should know of the checkpoint."""
         return []
 
-    @abstractmethod
     def is_inpainting(self, source: ModelSource) -> bool:
         """Recognise a checkpoint that takes `Prompts.filling`."""
+        return False
 
     def filling_channels(self, components: Components) -> int:
         """Count the channels of `Prompts.filling`; 0 for a model without."""
         return components.denoiser.config.in_channels - components.vae.config.latent_channels
 
-    @abstractmethod
     def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
-        """Choose the scheduler that draws images of the trained model."""
+        """Choose the scheduler that draws images of the trained model. By default the checkpoint's."""
+        return scheduler
 
     @abstractmethod
     def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         """Read the objective from the checkpoint's scheduler. An option that contradicts it is a ValueError."""
 
-    @abstractmethod
-    def pixel_multiple(self, vae: VAE) -> int:
-        """Get the number that image sides must be a multiple of."""
-
     def pixels_per_latent(self, vae: VAE) -> int:
         """Count the pixels of a latent along each side."""
         return 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def pixel_multiple(self, vae: VAE) -> int:
+        """Get the number that image sides must be a multiple of. By default sides are whole latents."""
+        return self.pixels_per_latent(vae)
 
     def longest_side(self, components: Components) -> int | None:
         """Count the most pixels of a side. It is None where the denoiser's positions are not a table that ends."""

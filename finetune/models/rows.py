@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """A record of columns. A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None.
+    """A record of columns.
 
     A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A subclass only names its
     columns: every operation applies to all of them.

@@ -52,7 +52,11 @@ def diffusion_objective(scheduler: Scheduler, options: LossConfig) -> Diffusion:
             "file, or with prediction_type in scheduler/scheduler_config.json."
         )
     alphas_cumprod = scheduler.alphas_cumprod.double()
-    refuse_other_than_falling(alphas_cumprod)
+    if not (bool((alphas_cumprod.diff() < 0).all()) and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
+        raise ValueError(
+            "model.source: the scheduler's betas do not make a noise schedule, in which the signal falls from timestep "
+            "to timestep. Put back the scheduler/scheduler_config.json that was published with the model."
+        )
     if zero_terminal_snr:  # twice changes nothing, and some schedulers ignore their own option
         if alphas_cumprod[-1] <= EULER_LAST:
             alphas_cumprod[-1] = 0
@@ -67,22 +71,11 @@ def has_zero_terminal_snr(scheduler: Scheduler) -> bool:
     return bool(scheduler.config.get("rescale_betas_zero_snr", False))
 
 
-def refuse_other_than_falling(alphas_cumprod: Tensor) -> None:
-    """Refuse a schedule whose signal does not fall at every timestep."""
-    if not (bool((alphas_cumprod.diff() < 0).all()) and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
-        raise ValueError(
-            "model.source: the scheduler's betas do not make a noise schedule, in which the signal falls from timestep "
-            "to timestep. Put back the scheduler/scheduler_config.json that was published with the model."
-        )
-
-
 def sampling_scheduler(scheduler: Scheduler, options: LossConfig) -> Scheduler:
-    """Choose the checkpoint's own scheduler, or one that starts without signal. The latter is for models that were
-    trained so."""
+    """Choose the checkpoint's scheduler. Models trained so get one that starts without signal."""
     own = has_zero_terminal_snr(scheduler)
-    if own and "rescale_betas_zero_snr" in inspect.signature(type(scheduler)).parameters:
-        return scheduler
-    if not (own or options.zero_terminal_snr):
+    heeds_it = "rescale_betas_zero_snr" in inspect.signature(type(scheduler)).parameters
+    if (own and heeds_it) or not (own or options.zero_terminal_snr):
         return scheduler
     made: Any = DDIMScheduler.from_config(
         dict(scheduler.config), rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False

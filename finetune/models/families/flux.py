@@ -71,10 +71,6 @@ class Flux(ModelFamily):
         index_for(self, source)
         return load_clip_tokenizer(source, "tokenizer"), load_t5_tokenizer(source, "tokenizer_2")
 
-    def is_inpainting(self, source: ModelSource) -> bool:
-        index_for(self, source)
-        return False
-
     def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(FluxTransformer2DModel, source, "transformer")
 
@@ -113,9 +109,6 @@ class Flux(ModelFamily):
 
     def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         return flow_objective(scheduler, options, self.title)
-
-    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
-        return scheduler
 
     def pixel_multiple(self, vae: VAE) -> int:
         return PATCH * self.pixels_per_latent(vae)

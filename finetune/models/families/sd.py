@@ -12,7 +12,7 @@ from finetune.config.loss import LossConfig
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
-from finetune.models.prompts import Prompts, Tokens, length_mask
+from finetune.models.prompts import Prompts, Tokens, guided_arguments, length_mask
 from finetune.models.text.clip import CLIP_LORA_TARGETS, clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.unet import (
     LORA_CONV_TARGETS,
@@ -77,9 +77,6 @@ class StableDiffusion(ModelFamily):
     def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return sampling_scheduler(scheduler, options)
 
-    def pixel_multiple(self, vae: VAE) -> int:
-        return 2 ** (len(vae.config.block_out_channels) - 1)
-
     def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return scaled_latents(vae, pixels, generators)
 
@@ -115,11 +112,7 @@ class StableDiffusion(ModelFamily):
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         """Pass a hidden image to inpainting pipelines. They adapt its size to that of the output."""
-        embeddings = encoded.embeddings
-        arguments: dict[str, Any] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
-        if takes_filling(components):
-            arguments |= all_hidden()
-        return arguments
+        return guided_arguments(encoded.embeddings) | (all_hidden() if takes_filling(components) else {})
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         assert isinstance(objective, Diffusion)

@@ -14,7 +14,7 @@ from finetune.models.family import Components, ModelFamily, ModelSource, SingleF
 from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.sd3 import single_file_layer
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
-from finetune.models.prompts import Prompts, Tokens
+from finetune.models.prompts import Prompts, Tokens, guided_arguments
 from finetune.models.text.clip import CLIP_LORA_TARGETS, load_clip_tokenizer, refuse_other_vocabulary
 from finetune.models.text.t5 import cut_tokens, load_t5_tokenizer, longer_than
 from finetune.models.transformer import PATCH, flow_objective, refuse_unshifted, shifted_latents
@@ -60,10 +60,6 @@ class StableDiffusion3(ModelFamily):
         clip = tuple(load_clip_tokenizer(source, part) for part in ("tokenizer", "tokenizer_2"))
         return (*clip, load_t5_tokenizer(source, "tokenizer_3")) if has_t5 else clip
 
-    def is_inpainting(self, source: ModelSource) -> bool:
-        index_for(self, source)
-        return False
-
     def denoiser(self, source: ModelSource) -> Denoiser:
         return load_weights(SD3Transformer2DModel, source, "transformer")
 
@@ -91,20 +87,12 @@ class StableDiffusion3(ModelFamily):
     def check(self, components: Components, source: ModelSource) -> None:
         refuse_unshifted(components.vae, source)
         check_widths(components, source)
-        parts = ("tokenizer", "tokenizer_2")
-        clip = zip(parts, components.tokenizers, components.text_encoders, strict=False)
-        for part, tokenizer, text_encoder in clip:
-            refuse_other_vocabulary(source, part, tokenizer, text_encoder)
-        if len(components.text_encoders) > len(parts):
-            refuse_other_vocabulary(
-                source, "tokenizer_3", components.tokenizers[2], components.text_encoders[2], "tokenizer.json"
-            )
+        parts, files = ("tokenizer", "tokenizer_2", "tokenizer_3"), ("vocab.json", "vocab.json", "tokenizer.json")
+        for each in zip(parts, components.tokenizers, components.text_encoders, files, strict=False):
+            refuse_other_vocabulary(source, *each)
 
     def objective(self, scheduler: Scheduler, options: LossConfig) -> Objective:
         return flow_objective(scheduler, options, self.title)
-
-    def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
-        return scheduler
 
     def pixel_multiple(self, vae: VAE) -> int:
         return self.pixels_per_latent(vae) * PATCH
@@ -165,13 +153,7 @@ class StableDiffusion3(ModelFamily):
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
         embeddings = with_zeros_for_t5(encoded.embeddings, components.denoiser.config.joint_attention_dim)
-        assert encoded.pooled is not None
-        return {
-            "prompt_embeds": embeddings[:1],
-            "negative_prompt_embeds": embeddings[1:],
-            "pooled_prompt_embeds": encoded.pooled[:1],
-            "negative_pooled_prompt_embeds": encoded.pooled[1:],
-        }
+        return guided_arguments(embeddings, encoded.pooled)
 
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return single_file_layer(denoiser, module)
@@ -202,15 +184,11 @@ def with_zeros_for_t5(embeddings: Tensor, width: int) -> Tensor:
 
 def check_widths(components: Components, source: ModelSource) -> None:
     """Raise ValueError where a part does not take what another one gives."""
-    denoiser, (clip_l, clip_g) = components.denoiser.config, components.text_encoders[:2]
+    denoiser, clip = components.denoiser.config, [encoder.config for encoder in components.text_encoders[:2]]
     given = [
         ("patches of", denoiser.patch_size, PATCH),
         ("latents of", denoiser.in_channels, components.vae.config.latent_channels),
-        (
-            "pooled prompts of",
-            denoiser.pooled_projection_dim,
-            clip_l.config.projection_dim + clip_g.config.projection_dim,
-        ),
+        ("pooled prompts of", denoiser.pooled_projection_dim, sum(each.projection_dim for each in clip)),
     ]
     given += [("prompts of", denoiser.joint_attention_dim, t5.config.d_model) for t5 in components.text_encoders[2:]]
     for what, taken, found in given:
@@ -219,7 +197,7 @@ def check_widths(components: Components, source: ModelSource) -> None:
                 f"model.source: the transformer of {source.location} takes {what} width {taken}, but the other parts "
                 f"give {found}. Is this another model's transformer?"
             )
-    if denoiser.joint_attention_dim < clip_l.config.hidden_size + clip_g.config.hidden_size:
+    if denoiser.joint_attention_dim < sum(each.hidden_size for each in clip):
         raise ValueError(
             f"model.source: the transformer of {source.location} takes prompts of width {denoiser.joint_attention_dim},"
             f" narrower than what its CLIP text encoders give. Is this another model's transformer?"

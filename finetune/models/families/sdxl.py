@@ -16,7 +16,7 @@ from finetune.models.family import Components, ModelFamily, ModelSource, SingleF
 from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.sgm import sgm_name
 from finetune.models.loading.components import index_for, load_scheduler, load_weights, pipeline_index
-from finetune.models.prompts import Prompts, Tokens, length_mask
+from finetune.models.prompts import Prompts, Tokens, guided_arguments, length_mask
 from finetune.models.text.clip import (
     CLIP_LORA_TARGETS,
     load_clip_tokenizer,
@@ -104,9 +104,9 @@ class StableDiffusionXL(ModelFamily):
 
     def check(self, components: Components, source: ModelSource) -> None:
         check_channels(components, source, PLAIN, INPAINTING, is_inpainting=self.is_inpainting(source))
-        parts = zip(("tokenizer", "tokenizer_2"), components.tokenizers, components.text_encoders, strict=True)
-        for name, tokenizer, text_encoder in parts:
-            refuse_other_vocabulary(source, name, tokenizer, text_encoder)
+        parts = "tokenizer", "tokenizer_2"
+        for each in zip(parts, components.tokenizers, components.text_encoders, strict=True):
+            refuse_other_vocabulary(source, *each)
         first, second = components.tokenizers
         if first.get_vocab() != second.get_vocab():
             raise ValueError(
@@ -133,9 +133,6 @@ class StableDiffusionXL(ModelFamily):
 
     def sampling_scheduler(self, scheduler: Scheduler, options: LossConfig) -> Scheduler:
         return sampling_scheduler(scheduler, options)
-
-    def pixel_multiple(self, vae: VAE) -> int:
-        return self.pixels_per_latent(vae)
 
     def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return scaled_latents(vae, pixels, generators)
@@ -193,13 +190,7 @@ class StableDiffusionXL(ModelFamily):
         return pipeline
 
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
-        assert encoded.pooled is not None
-        arguments: dict[str, Any] = {
-            "prompt_embeds": encoded.embeddings[:1],
-            "negative_prompt_embeds": encoded.embeddings[1:],
-            "pooled_prompt_embeds": encoded.pooled[:1],
-            "negative_pooled_prompt_embeds": encoded.pooled[1:],
-        }
+        arguments = guided_arguments(encoded.embeddings, encoded.pooled)
         if takes_filling(components):
             arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden image would stay
         return arguments
@@ -217,9 +208,7 @@ class StableDiffusionXL(ModelFamily):
         assert isinstance(objective, Diffusion)
         return {
             "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-            "modelspec.prediction_type": "v"
-            if objective.prediction_type == "v_prediction"
-            else objective.prediction_type,
+            "modelspec.prediction_type": objective.prediction_type.removesuffix("_prediction"),
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_v2": "False",
         }

@@ -55,6 +55,9 @@ from finetune.models.loading.weight_keys import refuse_gaps, refuse_other_shards
 from finetune.models.stored import stored_dtype, with_float32_buffers
 from finetune.out_of_memory import is_out_of_memory
 
+FAULTS = (OSError, ValueError, RuntimeError, SafetensorError, KeyError, IndexError, TypeError, AttributeError)
+"""What the libraries raise for the damaged files of a part."""
+
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
     """Return the name of the checkpoint's family. Raises ValueError where there is none, or another was given."""
@@ -120,12 +123,10 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
     families = [family_named(known) for known in FAMILIES]
     family = next((family for family in families if kind in family.single_files), None)
     if family is None:
-        readable = "; ".join(
-            f"{other.title}: {', '.join(other.single_files)}" for other in families if other.single_files
-        )
+        readable = [f"{other.title}: {', '.join(other.single_files)}" for other in families if other.single_files]
         raise ValueError(
             f"model.source: {name} is a single file of the kind {kind}, expected a folder, or one of those that are "
-            f"read ({readable}). Convert it with diffusers: from_single_file(...) of its pipeline, then "
+            f"read ({'; '.join(readable)}). Convert it with diffusers: from_single_file(...) of its pipeline, then "
             "save_pretrained(...)."
         )
     repository = published_folder(kind, source.prediction_type or read_marks(source).prediction_type)
@@ -164,11 +165,8 @@ def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
         )
     for part in source.without:
         if part not in family.optional_parts:
-            can = (
-                f"can do without {', '.join(family.optional_parts)} alone"
-                if family.optional_parts
-                else "needs all parts"
-            )
+            parts = ", ".join(family.optional_parts)
+            can = f"can do without {parts} alone" if parts else "needs all parts"
             raise ValueError(f"model.without: got {part}, but {family.title} {can}. Remove it.")
     match index.get("scheduler"):
         case ["diffusers", str(scheduler)] if scheduler_class(scheduler, family.scheduler_option) is not None:
@@ -314,16 +312,7 @@ def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
     """Return the result of `load`; errors name the part and the remedy. They are ValueError."""
     try:
         return load()
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except FAULTS as error:
         if is_out_of_memory(error):  # not the part's fault
             raise
         text = hub_advice(error, source, f"{part}{with_weights(source.variant)}. {ADVICE}")

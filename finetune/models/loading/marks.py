@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from finetune.models.family import ModelSource
+from finetune.models.loading.weight_keys import opened
 
 V_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"
 """Empty tensors by which ComfyUI, Forge and OneTrainer know v-prediction models; NoobAI-XL V-Pred has both."""
@@ -51,13 +50,8 @@ def read_marks(source: ModelSource) -> Marks:
     """Return the marks of a single file. Raises ValueError where they contradict each other or name an objective that
     is not trained here."""
     name = Path(source.location).name
-    try:
-        with safe_open(source.location, framework="pt") as file:
-            keys, metadata = set(file.keys()), file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"model.source: the single file {name} is not an intact safetensors file ({error}). Download it again."
-        ) from error
+    with opened(Path(source.location), f"the single file {name}") as file:
+        keys, metadata = set(file.keys()), file.metadata() or {}
     found, unknown = predictions(keys, metadata)
     if len(set(found.values())) > 1:
         raise ValueError(
@@ -80,8 +74,7 @@ def read_marks(source: ModelSource) -> Marks:
 
 def refuse_edm(keys: Iterable[str], name: str) -> None:
     """Raise ValueError for weights trained with EDM's noise levels."""
-    found = sorted(set(keys).intersection(EDM_KEYS))
-    if found:
+    if found := sorted(set(keys).intersection(EDM_KEYS)):
         raise ValueError(
             f"model.source: the single file {name} holds {found[0]}: its noise levels and scaling are those of EDM "
             "(arXiv 2206.00364), as in CosXL and Playground v2.5, which are not trained here. Choose a model that "
@@ -113,7 +106,7 @@ def corrected_settings(settings: Mapping[str, Any], source: ModelSource) -> tupl
     ValueError where marks and option contradict each other."""
     marks, name = read_marks(source), Path(source.location).name
     stated, rescaled = settings.get("prediction_type", "epsilon"), settings.get("rescale_betas_zero_snr", False)
-    option, warnings = source.prediction_type, []
+    option = source.prediction_type
     if marks.unknown and option is None:
         raise ValueError(
             f"model.source: {name} has {marks.unknown}, which is not a known objective of its architecture, expected "
@@ -133,21 +126,18 @@ def corrected_settings(settings: Mapping[str, Any], source: ModelSource) -> tupl
             "they predict with --loss.prediction_type v_prediction; if the mark is wrong, save a copy of the file "
             "without it."
         )
-    marked = " and ".join(filter(None, (marks.prediction_mark, marks.zero_snr_mark)))
     if (chosen, zero) == (stated, rescaled):
         return dict(settings), []
     terms = f"{chosen}{' with zero terminal SNR' if zero else ''}"
     borrowed = f"the scheduler of model.config has {stated}{' with zero terminal SNR' if rescaled else ''}"
-    if marked:
-        warnings.append(
-            f"model.source: {name} trains as {terms}, since its weights are marked so ({marked}); {borrowed}."
-        )
+    if marked := " and ".join(filter(None, (marks.prediction_mark, marks.zero_snr_mark))):
+        warning = f"model.source: {name} trains as {terms}, since its weights are marked so ({marked}); {borrowed}."
     else:
-        warnings.append(
+        warning = (
             f"loss.prediction_type: {name} trains as {terms}, as the option sets; its weights are not marked, and "
-            f"{borrowed}."
         )
+        warning += f"{borrowed}."
     changes: dict[str, Any] = {"prediction_type": chosen, "rescale_betas_zero_snr": zero}
     if zero and not rescaled:
         changes["timestep_spacing"] = "trailing"  # others never begin at the last timestep (arXiv 2305.08891)
-    return dict(settings) | changes, warnings
+    return dict(settings) | changes, [warning]

@@ -23,6 +23,8 @@ TEXT_STARTS = (
 VAE_STARTS = ("first_stage_model.", "vae.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down")
 VECTORS = ({"emb_params"}, {"clip_l", "clip_g"}, {"string_to_param"})
 """Keys of files with new tokens."""
+SHOWN = 3
+"""How many names a message lists."""
 
 
 def refuse_scaled(keys: Iterable[str], name: str) -> None:
@@ -96,7 +98,7 @@ def folder_contents(names: Collection[str], location: str, *, is_local: bool) ->
         above = f": {Path(location).resolve().parent}" if is_local else ""
         return f" It contains one part of a model alone. Use the folder of the whole model{above}."
     if safe:
-        way = f"{first(str(Path(location, name)) for name in safe)}"
+        way = first(str(Path(location, name)) for name in safe)
         if not is_local:
             way = f"{first(safe)}, after `hf download {location} {safe[0]} --local-dir .`"
         return f" It contains single files. Use one of them: {way}."
@@ -110,6 +112,6 @@ def folder_contents(names: Collection[str], location: str, *, is_local: bool) ->
 
 
 def first(names: Iterable[str]) -> str:
-    """Return up to three names, and how many more there are."""
+    """List a few names, and count the others."""
     listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

@@ -65,31 +65,25 @@ def naming_option() -> Iterator[None]:
 @contextmanager
 def placed(source: ModelSource) -> Iterator[VAEFolder]:
     """Find a VAE in diffusers layout. Within it, a single file is in a folder, with the config of the base's VAE."""
-    with naming_option(), found(source) as place:
-        yield place
-
-
-@contextmanager
-def found(source: ModelSource) -> Iterator[VAEFolder]:
-    """Find a VAE as `placed` does; errors name `model.source`."""
     assert source.vae is not None
-    if is_file(source):
-        configs = part_files(source, "vae", has_weights=False).root
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "diffusion_pytorch_model.safetensors").symlink_to(Path(source.vae).absolute())
-            shutil.copyfile(configs / "vae" / CONFIG, f"{folder}/{CONFIG}")
-            yield VAEFolder(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
-        return
-    other = ModelSource(source.vae)
-    names = files_of(other).names
-    part = "" if CONFIG in names else "vae"
-    if not {CONFIG, f"vae/{CONFIG}"} & names and Path(source.vae).is_dir():
-        raise ValueError(
-            f"model.vae: {source.vae} has no {CONFIG}, expected a VAE in diffusers layout or its pipeline."
-        )
-    if source.variant in variants(names, part):
-        other = replace(other, variant=source.variant)
-    yield VAEFolder(other, part, part_files(other, part, has_weights=True))
+    with naming_option():
+        if is_file(source):
+            configs = part_files(source, "vae", has_weights=False).root
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "diffusion_pytorch_model.safetensors").symlink_to(Path(source.vae).absolute())
+                shutil.copyfile(configs / "vae" / CONFIG, f"{folder}/{CONFIG}")
+                yield VAEFolder(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
+            return
+        other = ModelSource(source.vae)
+        names = files_of(other).names
+        part = "" if CONFIG in names else "vae"
+        if not {CONFIG, f"vae/{CONFIG}"} & names and Path(source.vae).is_dir():
+            raise ValueError(
+                f"model.vae: {source.vae} has no {CONFIG}, expected a VAE in diffusers layout or its pipeline."
+            )
+        if source.variant in variants(names, part):
+            other = replace(other, variant=source.variant)
+        yield VAEFolder(other, part, part_files(other, part, has_weights=True))
 
 
 def vae_paths(source: ModelSource) -> list[Path]:

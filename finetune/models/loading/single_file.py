@@ -9,16 +9,14 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetune.files import may_read, not_permitted
 from finetune.models.family import ModelSource
 from finetune.models.loading.hub import MIRRORS
 from finetune.models.loading.marks import refuse_edm
 from finetune.models.loading.other_sources import file_contents, refuse_scaled
-from finetune.models.loading.weight_keys import harmless, weight_differences
+from finetune.models.loading.weight_keys import harmless, opened, weight_differences
 from finetune.models.stored import common_dtype
 
 PARTS = {
@@ -39,6 +37,14 @@ CONFIG_NOTES = {
 }
 """What to know of the configs of a kind of file."""
 DENOISERS = ("unet", "transformer")
+STARTS: dict[str, tuple[str, ...]] = {
+    "unet": PARTS["denoiser"],
+    "transformer": PARTS["denoiser"],
+    "vae": PARTS["autoencoder"],
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
+"""How the names of the weights of diffusers' parts begin."""
 
 
 def single_file_kind(source: ModelSource) -> str:
@@ -92,18 +98,8 @@ def refuse_unknown(keys: Iterable[str], name: str) -> None:
 
 def weight_shapes(path: Path) -> dict[str, Tensor]:
     """Return every weight of the file without its values."""
-    if not may_read(path):
-        raise not_permitted(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {
-                key: torch.empty(file.get_slice(key).get_shape(), device="meta")
-                for key in file.keys()  # noqa: SIM118 (not a dict)
-            }
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"model.source: the single file {path.name} is not an intact safetensors file ({error}). Download it again."
-        ) from error
+    with opened(path, f"the single file {path.name}") as file:
+        return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()}  # noqa: SIM118
 
 
 def published_folder(kind: str, prediction_type: str | None = None) -> str:
@@ -125,7 +121,7 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
     if source.as_stored and part in DENOISERS:
         dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
     model = model_without_weights(kind, source.configs, part)
-    starts = part_starts(part)
+    starts = STARTS[part]
     if part == "vae" and not any(key.startswith(starts) for key in weights):  # a file of the VAE alone
         weights = {f"{starts[0]}{key}": value for key, value in weights.items()}
     try:
@@ -133,16 +129,9 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
     except KeyError as error:
         raise ValueError(f"the file lacks {error.args[0]}.") from error
     refuse_other_weights(model, weights, converted, starts)
-    own = model.state_dict()
-    model.load_state_dict(
-        {
-            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for name, value in converted.items()
-            if name in own
-        },
-        strict=False,
-        assign=True,
-    )
+    own = {name: converted[name] for name in model.state_dict() if name in converted}
+    own = {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in own.items()}
+    model.load_state_dict(own, strict=False, assign=True)
     return model.eval()
 
 
@@ -153,17 +142,6 @@ def model_without_weights(kind: Any, configs: str, part: str) -> Any:
             settings: Any = kind.config_class
             return kind(settings.from_pretrained(configs, subfolder=part, local_files_only=True))
         return kind.from_config(kind.load_config(configs, subfolder=part, local_files_only=True))
-
-
-def part_starts(part: str) -> tuple[str, ...]:
-    """Return the beginnings of the part's weights' names in the file."""
-    if part in DENOISERS:
-        return PARTS["denoiser"]
-    if part == "vae":
-        return PARTS["autoencoder"]
-    if part == "text_encoder_2":
-        return ("conditioner.embedders.1.",)
-    return ("cond_stage_model.", "conditioner.embedders.0.")
 
 
 def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Compare the weights of a file with its model's, name by name. Harmless extra weights are listed here."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from finetune.files import may_read, not_permitted
+from finetune.models.loading.other_sources import SHOWN, first
 from finetune.models.loading.part_files import PartFiles, weight_files, weight_map
 
 TEXT_EXTRAS = (
@@ -21,8 +23,6 @@ TEXT_EXTRAS = (
     r"^decoder\.|^lm_head\.",  # the other half of a whole T5
 )
 VAE_EXTRAS = (r"^(first_stage_model\.|vae\.)?(loss|model_ema)\.",)  # its discriminator, and the average it was made of
-SHOWN = 3
-"""How many names a message lists."""
 
 
 def harmless(kind: type) -> Callable[[str], bool]:
@@ -43,20 +43,14 @@ def weight_differences(
     lacking, extra = sorted(missing), sorted(name for name in unexpected if not is_harmless(name))
     found = []
     if lacking:
-        found.append(f"lacks {first_names(lacking)}")
+        found.append(f"lacks {first(lacking)}")
     if extra:
-        found.append(f"holds {first_names(extra)}, which the model of its config does not have")
+        found.append(f"holds {first(extra)}, which the model of its config does not have")
     found += [
         f"holds {name} of the shape {tuple(stored)}, expected {tuple(expected)}"
         for name, stored, expected in sorted(mismatched)[:SHOWN]
     ]
     return " and ".join(found) or None
-
-
-def first_names(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
@@ -80,24 +74,26 @@ def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
         name, path = PurePosixPath(part, shard), files.root / part / shard
         if not path.is_file():
             raise ValueError(f"model.source: {location} has no file {name}, which {index} names. Download it again.")
-        lacking = sorted({weight for weight in listed if listed[weight] == shard} - stored_names(path))
+        with opened(path, str(path)) as file:
+            lacking = sorted({weight for weight in listed if listed[weight] == shard}.difference(file.keys()))
         if lacking:
             raise ValueError(
-                f"model.source: {name} of {location} lacks {first_names(lacking)}, which {index} lists in it. "
+                f"model.source: {name} of {location} lacks {first(lacking)}, which {index} lists in it. "
                 "Download both again, or convert the model again."
             )
 
 
-def stored_names(path: Path) -> set[str]:
-    """Return the names of the weights in a safetensors file. Raises ValueError where it is damaged."""
+@contextmanager
+def opened(path: Path, shown: str) -> Iterator[Any]:
+    """Open a safetensors file. Raises ValueError, which names it as `shown`, where it is damaged."""
     if not may_read(path):
         raise not_permitted(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {*file.keys()}
+            yield file
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"model.source: {path} is not an intact safetensors file ({error}). Download it again."
+            f"model.source: {shown} is not an intact safetensors file ({error}). Download it again."
         ) from error
 
 
