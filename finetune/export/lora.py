@@ -98,13 +98,7 @@ def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) ->
     (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C).
     """
     return [
-        LoRALayer(
-            trained.part,
-            trained.module,
-            torch.cat([trained.down, first.down]),
-            torch.cat([trained.up, -first.up], dim=1),
-            trained.scale,
-        )
+        replace(trained, down=torch.cat([trained.down, first.down]), up=torch.cat([trained.up, -first.up], dim=1))
         for trained, first in zip(layers, start, strict=True)
     ]
 

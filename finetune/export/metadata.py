@@ -61,6 +61,7 @@ def lora_metadata(
     """
     name, resolution, optim, train = config.output.export_name, config.data.resolution, config.optim, config.train
     dataset, quantization = last_part(facts.dataset_location), config.model.quantization
+    of_class = {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",
@@ -84,11 +85,7 @@ def lora_metadata(
         "ss_num_epochs": facts.epochs,
         "ss_seed": config.seed,
         "ss_dataset_dirs": json.dumps(dataset_folders(dataset, facts.image_repeats)),
-        **(
-            {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}
-            if facts.num_reg_images
-            else {}
-        ),
+        **(of_class if facts.num_reg_images else {}),
         "ss_dataset_fingerprint": facts.dataset_fingerprint,
         "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
         "ss_resolution": f"({resolution}, {resolution})",

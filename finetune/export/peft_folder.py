@@ -1,7 +1,6 @@
 """Folders of adapters for peft, of kinds that diffusers does not load."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from finetune.export.lora import pipeline_names
 from finetune.export.single_file import not_written, split_name
 from finetune.files import unfinished
-from finetune.models.family import Components, ModelFamily
+from finetune.models.family import Components, ModelFamily, Network
 from finetune.replaced_folder import replace_folder
 
 
@@ -34,9 +33,8 @@ def save_peft_folders(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         for part, config in configs.items():
-            tensors = {
-                peft_name(key): value.float().contiguous() for key, value in state.items() if belongs_to(part, key)
-            }
+            trained = {key: value for key, value in state.items() if split_name(key)[0] == part}
+            tensors = {peft_name(key): value.float().contiguous() for key, value in trained.items()}
             own = temporary / names[part]
             own.mkdir(parents=True)
             (own / "adapter_config.json").write_text(config_text(config), encoding="utf-8")
@@ -50,20 +48,10 @@ def save_peft_folders(
 
 def load_peft_folders(family: ModelFamily, components: Components, folder: Path) -> None:
     """Load a folder's adapters into the components, as a user would."""
-    parts = {name: part for part, name in pipeline_names(family.pipeline(components), components).items()}
-    for name in sorted(name for name in os.listdir(folder) if name in parts):
-        module = components.denoiser if parts[name] == "denoiser" else components.text_encoders[number_of(parts[name])]
-        PeftModel.from_pretrained(module, str(folder / name))
-
-
-def number_of(part: str) -> int:
-    """Return the number of text_encoders.0, text_encoders.1, ..."""
-    return int(part.rpartition(".")[2])
-
-
-def belongs_to(part: str, key: str) -> bool:
-    """Check whether a weight's name in `Network` belongs to the part."""
-    return split_name(key)[0] == part
+    network = Network(family, components.denoiser, components.text_encoders)
+    for part, name in pipeline_names(family.pipeline(components), components).items():
+        if (folder / name).is_dir():
+            PeftModel.from_pretrained(network.get_submodule(part), str(folder / name))
 
 
 def peft_name(key: str) -> str:

@@ -5,13 +5,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
-from finetune.export.single_file import DTYPES, not_written
+from finetune.export.single_file import DTYPES, Dtype, not_written
 from finetune.export.tokenizer_files import SENTENCEPIECE, add_files_for_transformers_4
 from finetune.export.verify import prediction, relative_difference
 from finetune.files import unfinished
@@ -30,12 +30,7 @@ the bounds allow deeper ones sixteen times that.
 
 
 def save_full_pipeline(
-    family: ModelFamily,
-    components: Components,
-    *,
-    dtype: Literal["fp16", "bf16", "fp32"],
-    folder: Path,
-    source: ModelSource | None = None,
+    family: ModelFamily, components: Components, *, dtype: Dtype, folder: Path, source: ModelSource | None = None
 ) -> float:
     """Write FOLDER in diffusers layout; return the rounding's relative difference.
 

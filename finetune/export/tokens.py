@@ -25,6 +25,7 @@ from finetune.models.text.tokens import add_tokens
 
 DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
 """One file per text encoder; `load_textual_inversion(FOLDER)` searches for the first."""
+PROMPT = "a red house, {}"  # short enough for any model
 Vectors = Mapping[str, Sequence[Tensor]]
 """The vectors [V D] of each token by name: one tensor per text encoder."""
 
@@ -115,7 +116,7 @@ def token_differences(
                 prompts = encoded(family, components, name)
                 if trained[name][0].shape[1] <= components.tokenizers[0].model_max_length:
                     with torch.no_grad():
-                        prompts = family.prompts_by(pipeline, prompt_with(name))
+                        prompts = family.prompts_by(pipeline, PROMPT.format(name))
                 found = outputs(family, components, prompts)
                 differences[path] = max(map(relative_difference, trained[name], found))
     return differences
@@ -125,22 +126,16 @@ def load_token(family: ModelFamily, components: Components, pipeline: Any, path:
     """Load one file into the pipeline as a user would. The name of a diffusers file names its text encoder; other files
     have a key for each of several."""
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
+    file: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
     if path.name in DIFFUSERS_FILES:
         text_encoder, tokenizer = encoders[DIFFUSERS_FILES.index(path.name)]
-        pipeline.load_textual_inversion(
-            str(path.parent),
-            weight_name=path.name,
-            use_safetensors=True,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
-        return
-    if len(encoders) == 1:
-        pipeline.load_textual_inversion(str(path.parent), token=name, weight_name=path.name, use_safetensors=True)
-        return
-    tensors = safetensors.torch.load_file(path)
-    for key, (text_encoder, tokenizer) in zip(family.token_keys, encoders, strict=True):
-        pipeline.load_textual_inversion(tensors[key], token=name, text_encoder=text_encoder, tokenizer=tokenizer)
+        pipeline.load_textual_inversion(str(path.parent), text_encoder=text_encoder, tokenizer=tokenizer, **file)
+    elif len(encoders) == 1:
+        pipeline.load_textual_inversion(str(path.parent), token=name, **file)
+    else:
+        tensors = safetensors.torch.load_file(path)
+        for key, (text_encoder, tokenizer) in zip(family.token_keys, encoders, strict=True):
+            pipeline.load_textual_inversion(tensors[key], token=name, text_encoder=text_encoder, tokenizer=tokenizer)
 
 
 def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> Components:
@@ -153,17 +148,12 @@ def with_vectors(family: ModelFamily, source: ModelSource, vectors: Vectors) -> 
     return components
 
 
-def prompt_with(name: str) -> str:
-    """Return a prompt with the token, short enough for any model."""
-    return f"a red house, {name}"
-
-
 @torch.no_grad()
 def encoded(family: ModelFamily, components: Components, name: str) -> Prompts:
     """Encode a prompt with the token; parts are float32 on the CPU."""
     for text_encoder in components.text_encoders:
         text_encoder.eval()
-    tokens = family.tokenize(components.tokenizers, [prompt_with(name)])
+    tokens = family.tokenize(components.tokenizers, [PROMPT.format(name)])
     return family.encode_prompts(components.text_encoders, tokens)
 
 

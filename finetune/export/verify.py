@@ -75,9 +75,8 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
             with torch.no_grad():
                 prompts.append(family.encode_prompts(modules, family.tokenize(tokenizers, [PROMPT])))
 
-    parts = load_sequentially(
-        family, source, look, keep=("denoiser", "text_encoders") if text_encoders else ("denoiser",)
-    )
+    keep: tuple[Part, ...] = ("denoiser", "text_encoders") if text_encoders else ("denoiser",)
+    parts = load_sequentially(family, source, look, keep)
     return parts.components, prompts[0] if prompts else None
 
 
@@ -148,11 +147,10 @@ def refuse_other_layers(path: Path, adapted: set[str], expected: set[str]) -> No
 def prediction(family: ModelFamily, components: Components, prompts: Prompts | None = None) -> Tensor:
     """Return the denoiser's output [1 C H W] for fixed inputs. Latent, timestep and prompt are fixed; `prompts` is the
     encoded prompt. Parts are float32 on the CPU."""
-    if prompts is not None:
-        return prediction_for(family, components, prompts)
-    for text_encoder in components.text_encoders:
-        text_encoder.eval()
-    prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))
+    if prompts is None:
+        for text_encoder in components.text_encoders:
+            text_encoder.eval()
+        prompts = family.encode_prompts(components.text_encoders, family.tokenize(components.tokenizers, [PROMPT]))
     return prediction_for(family, components, prompts)
 
 

@@ -17,7 +17,7 @@ from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.interfaces import Tokenizer
 from finetune.models.loading.components import find_family
 from finetune.models.parts import Part
-from finetune.models.text.tokens import TokenEmbedding, add_tokens, drawn_like, is_known, spread, token_ids, word_pieces
+from finetune.models.text.tokens import TokenEmbedding, add_tokens, drawn_like, spread, token_ids
 from finetune.optim.groups import ParamGroup
 
 
@@ -121,8 +121,8 @@ def token_embeddings(network: nn.Module) -> dict[str, TokenEmbedding]:
 def refuse_known_names(config: TokensConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError that names every token that the tokenizer has already."""
     words = {word for name in config.names for word in (*vector_words(name, config.num_vectors), f"{name}_1")}
-    known = sorted(word for word in words if is_known(tokenizer, word))
-    if known:
+    vocabulary = tokenizer.get_vocab()
+    if known := sorted(word for word in words if word in vocabulary or len(tokenizer.tokenize(word)) == 1):
         raise ValueError(
             f"tokens.names: the model's tokenizer knows {', '.join(known)} already, expected new words. Choose another "
             f"name, best in angle brackets: <{known[0].strip('<>')}-new>; a known word is taught by recipes.lora alone."
@@ -131,7 +131,7 @@ def refuse_known_names(config: TokensConfig, tokenizer: Tokenizer) -> None:
 
 def refuse_unknown_words(config: TokensConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError for start words that the tokenizer splits."""
-    pieces = [found for text in config.init for found in word_pieces(tokenizer, text)]
+    pieces = [tokenizer.tokenize(word) for text in config.init for word in text.split()]
     apart = [
         "".join(found).replace("</w>", " ").strip() + f" ({' + '.join(found)})" for found in pieces if len(found) != 1
     ]

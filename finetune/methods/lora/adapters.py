@@ -47,7 +47,7 @@ def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list
         ]
         for part, chosen in targets.items()
     }
-    refuse_unmatched(config.targets, "lora.targets", names["denoiser"])
+    refuse_unmatched(config.targets, names["denoiser"])
     if config.kind == "oft":
         for part, chosen in names.items():
             refuse_other_widths(network.get_submodule(part), part, chosen, block_size(config))
@@ -160,11 +160,11 @@ def ends_with(name: str, target: str) -> bool:
     return len(ending) == len(wanted) and all(w in ("*", g) for g, w in zip(ending, wanted, strict=True))
 
 
-def refuse_unmatched(targets: Sequence[str], option: str, names: Sequence[str]) -> None:
+def refuse_unmatched(targets: Sequence[str], names: Sequence[str]) -> None:
     """Raise ValueError for a target that no layer's name ends with."""
     lost = [target for target in targets if not any(ends_with(name, target) for name in names)]
     if lost:
-        raise ValueError(f"{option}: no layer of the denoiser ends with {', '.join(lost)}. Correct or remove it.")
+        raise ValueError(f"lora.targets: no layer of the denoiser ends with {', '.join(lost)}. Correct or remove it.")
 
 
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:

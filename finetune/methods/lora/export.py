@@ -102,7 +102,7 @@ def metadata_of(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALa
         rank = ranks.pop() if len(ranks) == 1 else None
         alpha = single_alpha(layers)
     network: dict[str, object] = {
-        "ss_network_module": network_module(config),
+        "ss_network_module": "networks.lora" if config.kind == "lora" and not config.dora else "lycoris.kohya",
         "ss_network_dim": "Dynamic" if rank is None else rank,
         "ss_network_alpha": "Dynamic" if alpha is None else alpha,
         "ss_network_dropout": config.dropout,
@@ -113,13 +113,8 @@ def metadata_of(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALa
     return lora_metadata(model.config, model.facts, model.objective.options, network, model_spec)
 
 
-def network_module(config: LoRAConfig) -> str:
-    """Return the module whose layout the single file has."""
-    return "networks.lora" if config.kind == "lora" and not config.dora else "lycoris.kohya"
-
-
 def network_args(config: LoRAConfig, rank: int | None, alpha: float | None) -> dict[str, str | int | float | bool]:
-    """Return the arguments of that module. They have its names where it has them, else those of LoRAConfig."""
+    """Return the arguments of the network's module. They have its names where it has them, else those of LoRAConfig."""
     found: dict[str, str | int | float | bool] = {}
     if config.dora or config.kind == "oft":
         found |= {"algo": "full", "trained_as": "dora" if config.dora else f"oft block_size={block_size(config)}"}

@@ -44,16 +44,6 @@ def add_tokens(tokenizer: Tokenizer, text_encoder: TextEncoder, words: Sequence[
     return embedding
 
 
-def is_known(tokenizer: Tokenizer, word: str) -> bool:
-    """True where the tokenizer has the word as one token."""
-    return word in tokenizer.get_vocab() or len(tokenizer.tokenize(word)) == 1
-
-
-def word_pieces(tokenizer: Tokenizer, text: str) -> list[list[str]]:
-    """Split each word of the text into tokens."""
-    return [tokenizer.tokenize(word) for word in text.split()]
-
-
 def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """List the numbers of a text's tokens, without start and end."""
     return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
