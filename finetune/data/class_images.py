@@ -74,11 +74,9 @@ def with_class_images(
 
 
 def balance(num_instance: int, num_class: int) -> tuple[int, int]:
-    """Return the smallest repeats that make both counts equal within `TOLERANCE`.
-
-    Equal counts need repeats up to the other count; the content of a batch would then be left to chance, and with
-    primes of thousands a pass would have millions of entries.
-    """
+    """Return the smallest repeats that make both counts equal within `TOLERANCE`. Equal counts need repeats up to the
+    other count; the content of a batch would then be left to chance, and with primes of thousands a pass would have
+    millions of entries."""
     if num_instance < 1 or num_class < 1:
         return 1, 1
     if num_instance > num_class:

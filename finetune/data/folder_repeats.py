@@ -17,11 +17,9 @@ NUMBERED = re.compile(r"(\d{1,3})_\s*(.*[^\W\d_].*)", re.DOTALL)
 def folder_repeats(
     images: Iterable[str], choice: FolderRepeats, option: str, findings: Findings
 ) -> Mapping[str, tuple[int, str]]:
-    """Map numbered folders to repeats and plain name.
-
-    With auto every folder that has images must be named so. Where some are not, where the numbers only count the
-    folders (1_cat, 2_dog), are zero or begin with one, the names are doubtful: an error until `option` decides.
-    """
+    """Map numbered folders to repeats and plain name. With auto every folder that has images must be named so. Where
+    some are not, where the numbers only count the folders (1_cat, 2_dog), are zero or begin with one, the names are
+    doubtful: an error until `option` decides."""
     if choice == "off":
         return {}
     folders = list(dict.fromkeys(posixpath.dirname(name) for name in images))

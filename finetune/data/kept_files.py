@@ -32,10 +32,8 @@ class KeptFiles:
         return sha256
 
     def read(self, source: ImageSource, file_name: str, sha256: str) -> bytes:
-        """Return the bytes of a listed file.
-
-        Raises ValueError where it has to be read again and is gone or has changed.
-        """
+        """Return a listed file's bytes. Raises ValueError where they were dropped and the file is gone or has
+        changed."""
         data = self._files.get(sha256)
         if data is not None:
             return data

@@ -69,10 +69,7 @@ class _ActualNames:
         self._folded: dict[str, list[str]] = {}
 
     def of(self, name: str) -> str:
-        """Return the existing name that differs in composition or capitals alone.
-
-        Without exactly one, returns `name`.
-        """
+        """Return the existing name that differs in composition or capitals alone. Otherwise it is `name`."""
         if name in self._names or not self._names:
             return name
         if not self._folded:

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 
 
 def bucket_sizes(resolution: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
-    """Return (width, height) pairs by rising aspect ratio.
-
-    They are multiples of `step`, none larger in area than resolution^2, and no side could grow. Each size comes with
-    its transpose, so upright and lying images are treated alike.
-    """
+    """Return (width, height) pairs by rising aspect ratio. They are multiples of `step`, none larger in area than
+    resolution^2, and no side could grow. Each comes with its transpose, so upright and lying images are alike."""
     sizes = set()
     for short in range(step, resolution + 1, step):
         widest = math.floor(short * max_aspect + 1e-9)

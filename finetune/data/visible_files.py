@@ -54,8 +54,7 @@ class FolderSource:
 
 
 def visible_files(root: str, findings: Findings) -> list[str]:
-    """Return the POSIX paths of all visible files, sorted by bytes. Each real folder is entered once, so loops of links
-    end."""
+    """Return the POSIX paths of all visible files, sorted by bytes. Each real folder is entered once."""
     names, entered, pending = [], set(), [""]
     while pending:
         folder = pending.pop()

@@ -66,8 +66,8 @@ class LoRALayer:
 
 
 def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> list[LoRALayer]:
-    """Return the layers of a trained state with their scales. Keys that are not LoRA weights, lack a
-    pair or are not finite are refused."""
+    """Return the layers of a trained state. Keys that are not LoRA weights, lack a pair or are not finite are
+    refused."""
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
@@ -92,11 +92,9 @@ def lora_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> lis
 
 
 def relative_to_base(layers: Sequence[LoRALayer], start: Sequence[LoRALayer]) -> list[LoRALayer]:
-    """Make layers relative to W from layers relative to its residual.
-
-    The residual is W - scale * up0 @ down0. `start` has up0 and down0, and the result has twice the rank: W + scale *
-    (up @ down - up0 @ down0) (PiSSA, arXiv 2404.02948, appendix C).
-    """
+    """Make layers relative to W from layers relative to its residual. The residual is W - scale * up0 @ down0. `start`
+    has up0 and down0, and the result has twice the rank: W + scale * (up @ down - up0 @ down0) (PiSSA, arXiv
+    2404.02948, appendix C)."""
     return [
         replace(trained, down=torch.cat([trained.down, first.down]), up=torch.cat([trained.up, -first.up], dim=1))
         for trained, first in zip(layers, start, strict=True)
@@ -188,10 +186,7 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Denoiser, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Return the layers of the single file by name.
-
-    A layer that joins several has the sum of their ranks, and scale 1.
-    """
+    """Return the layers of the single file by name. One that joins several has the sum of their ranks, and scale 1."""
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     found = {}
     for file_name, places in file_layers(family, denoiser, by_name).items():

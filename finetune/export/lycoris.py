@@ -60,10 +60,7 @@ def save_lycoris(
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Join the tensors of layers that are one in the file.
-
-    Stacked LoHa products are multiplied row by row, as each was.
-    """
+    """Join layers that are one in the file. Stacked LoHa products are multiplied row by row, as each was."""
     if any("hada_w1_a" not in layer for layer in layers):
         return {"diff": stacked(places, dict(zip(places, map(weight_change, layers), strict=True)))}
     scales = [layer["alpha"] / layer["hada_w1_b"].shape[0] for layer in layers]

@@ -54,11 +54,8 @@ class RunFacts:
 def lora_metadata(
     config: TrainConfig, facts: RunFacts, loss: LossConfig, network: Mapping[str, object], model: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the metadata of a LoRA file, without hashes of tensors.
-
-    `with_hashes` adds those. `loss` are the options of the objective, `network` the `ss_network_*` fields, `model`
-    those of `ModelFamily.model_spec`.
-    """
+    """Return the metadata of a LoRA file, without hashes of tensors. `with_hashes` adds those. `loss` are the options
+    of the objective, `network` the `ss_network_*` fields, `model` those of `ModelFamily.model_spec`."""
     name, resolution, optim, train = config.output.export_name, config.data.resolution, config.optim, config.train
     dataset, quantization = last_part(facts.dataset_location), config.model.quantization
     of_class = {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}

@@ -25,9 +25,7 @@ def save_peft_folders(
     folder: Path,
 ) -> Path:
     """Write FOLDER/unet (and FOLDER/text_encoder) for peft, in float32; return FOLDER.
-
-    `PeftModel.from_pretrained(pipeline.unet, ...)` reads them.
-    """
+    `PeftModel.from_pretrained(pipeline.unet, ...)` reads them."""
     names = pipeline_names(family.pipeline(components), components)
     temporary = unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)

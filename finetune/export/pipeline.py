@@ -74,11 +74,9 @@ def save_full_pipeline(
 
 
 def tidy_configs(folder: Path) -> None:
-    """Make all parts load in one dtype, and remove their origins.
-
-    transformers 5 follows the dtype in a part's config, diffusers' own classes always use float32, and a pipeline of
-    both kinds fails at its first step. The origin of a part is a path of the machine that it was trained on.
-    """
+    """Make all parts load in one dtype, and remove their origins. transformers 5 follows the dtype in a part's config,
+    diffusers' own classes always use float32, and a pipeline of both kinds fails at its first step. The origin of a
+    part is a path of the machine that it was trained on."""
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)

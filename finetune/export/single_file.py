@@ -61,8 +61,7 @@ def published_name(part: str, module: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a name in `Network` into part and module. Examples: denoiser.a.b -> denoiser, a.b; text_encoders.0.a ->
-    text_encoders.0, a."""
+    """Split a name in `Network` into part and module. text_encoders.0.a.b is text_encoders.0, a.b."""
     level = 2 if name.startswith("text_encoders.") else 1
     parts = name.split(".")
     return ".".join(parts[:level]), ".".join(parts[level:])

@@ -39,11 +39,8 @@ def token_metadata(
     model: Mapping[str, str],
     median_norms: Sequence[float],
 ) -> dict[str, str]:
-    """Return a token's metadata: ModelSpec 1.0.1 and our own fields.
-
-    No loader needs ours. `model` are the fields of `ModelFamily.model_spec`, `median_norms` the median length of each
-    text encoder's original vectors.
-    """
+    """Return a token's metadata: ModelSpec 1.0.1 and our own fields. No loader needs ours. `model` are the fields of
+    `ModelFamily.model_spec`, `median_norms` the median length of each text encoder's original vectors."""
     resolution, quantization = config.data.resolution, config.model.quantization
     norms = [" ".join(f"{norm:.4g}" for norm in rows.norm(dim=1).tolist()) for rows in vectors]
     fields = {
@@ -76,10 +73,8 @@ def token_metadata(
 def save_tokens(
     family: ModelFamily, vectors: Vectors, metadata: Mapping[str, dict[str, str]], folder: Path
 ) -> dict[Path, str]:
-    """Write the files of every token; return the token of each path.
-
-    They are FOLDER/TOKEN.safetensors, and FOLDER/TOKEN/learned_embeds.safetensors for each text encoder.
-    """
+    """Write the files of every token; return the token of each path. They are FOLDER/TOKEN.safetensors, and
+    FOLDER/TOKEN/learned_embeds.safetensors for each text encoder."""
     written = {}
     for name, parts in vectors.items():
         if not all(bool(rows.isfinite().all()) for rows in parts):
@@ -123,8 +118,7 @@ def token_differences(
 
 
 def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
-    """Load one file into the pipeline as a user would. The name of a diffusers file names its text encoder; other files
-    have a key for each of several."""
+    """Load a file into the pipeline as a user would. Those for diffusers are of one text encoder each."""
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
     file: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
     if path.name in DIFFUSERS_FILES:

@@ -63,10 +63,8 @@ def reloaded_differences(
 
 
 def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool) -> tuple[Components, Prompts | None]:
-    """Load the parts of the base model that a prediction needs.
-
-    These are the denoiser, and the text encoders or else the encoded PROMPT; other parts have no weights.
-    """
+    """Load the parts of the base model that a prediction needs. These are the denoiser, and the text encoders or else
+    the encoded PROMPT; other parts have no weights."""
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
 
@@ -81,8 +79,7 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
 
 
 def require_equal(differences: Mapping[Path, float]) -> None:
-    """Raise a ValueError with every file that differs beyond TOLERANCE. A difference that is not a number
-    counts too."""
+    """Refuse all files that differ beyond TOLERANCE. A difference that is not a number counts too."""
     wrong = [
         f"export: {path.name} does not reproduce the trained model: its output differs by {difference:.2g} relative, "
         f"expected at most {TOLERANCE:g}. If output.dtype is bf16 or fp16, run the same command with --output.dtype "
@@ -95,8 +92,7 @@ def require_equal(differences: Mapping[Path, float]) -> None:
 
 
 def load_adapters(family: ModelFamily, components: Components, path: Path, expected: set[str]) -> set[str]:
-    """Load exported files into the fresh base model. Return the adapted layers' names. Each file is loaded as its
-    readers do."""
+    """Load exported files into the fresh base model, as their readers do. Return the adapted layers' names."""
     network = Network(family, components.denoiser, components.text_encoders)
     if path.is_dir():
         load_peft_folders(family, components, path)

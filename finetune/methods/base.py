@@ -78,8 +78,6 @@ class TuningMethod(Protocol):
         ...
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write every layout, reload each and compare.
-
-        Returns the relative difference of the denoiser's output by path; raises ValueError where one is too large.
-        """
+        """Write every layout, reload each and compare. Returns the relative difference of the denoiser's output by
+        path; raises ValueError where one is too large."""
         ...

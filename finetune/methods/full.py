@@ -35,10 +35,8 @@ class Full:
         return Network.from_components(family, components, text_encoder=self.text_encoder)
 
     def chosen(self, network: Network) -> set[str]:
-        """Return the parameters that train.
-
-        Raises ValueError for a pattern without a match, and where nothing is left.
-        """
+        """Return the parameters that train. Raises ValueError for a pattern without a match, and where nothing is
+        left."""
         unread = network.family.unread_layers(network.trained_text_encoders)
         names = [name for name, _ in network.named_parameters() if not is_inside(name, unread)]
         chosen = trained_names(names, self.config)
@@ -66,7 +64,7 @@ class Full:
 
 
 def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
-    """Return the parameters that train. Raises ValueError for a pattern without a match, and where nothing is left."""
+    """Return the parameters that train. Raises ValueError as `trained_names`, and for an unused text encoder."""
     examples = ", ".join(dict.fromkeys(".".join(name.split(".")[:3]) for name in names))
     for key, patterns in (("train", config.train), ("freeze", config.freeze)):
         for pattern in patterns:

@@ -14,11 +14,8 @@ from finetune.optim.groups import ParamGroup
 
 @dataclass(frozen=True)
 class Pivotal:
-    """Tokens and adapters together, each with its own rate and files.
-
-    The name is that of GAN inversion: first find the point nearest to the image, then tune the model around it. Here
-    both train together: adapters learn what no token can.
-    """
+    """Tokens and adapters together, each with its own rate and files. The name is from GAN inversion: find the point
+    nearest to the image, then tune the model around it. Here both train together: adapters learn what no token can."""
 
     lora: LoRA
     tokens: TextualInversion

@@ -93,11 +93,9 @@ class TextualInversion:
         return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write the files of each token for diffusers and for other tools.
-
-        A1111, Forge and ComfyUI read `embeddings/TOKEN.safetensors`, diffusers
-        `embeddings/TOKEN/learned_embeds.safetensors` (learned_embeds_2 for a second text encoder).
-        """
+        """Write the files of each token for diffusers and for other tools. A1111, Forge and ComfyUI read
+        `embeddings/TOKEN.safetensors`, diffusers `embeddings/TOKEN/learned_embeds.safetensors` (learned_embeds_2 for a
+        second text encoder)."""
         embeddings = token_embeddings(model.network)
         tables = [model.state[f"{name}.rows"].float().split(self.config.num_vectors) for name in embeddings]
         vectors = dict(zip(self.config.names, zip(*tables, strict=True), strict=True))

@@ -132,8 +132,7 @@ class ModelFamily(ABC):
     """False where guidance is distilled into the denoiser, which then runs on the prompt alone."""
 
     def load(self, source: ModelSource) -> Components:
-        """Load all parts in float32 on the CPU. Refuse a checkpoint of another family, and parts that do not belong
-        together."""
+        """Load all parts in float32 on the CPU. Another family's, and parts of different models, are refused."""
         scheduler, tokenizers = self.scheduler(source), self.tokenizers(source)
         components = Components(
             self.denoiser(source), self.vae(source), self.text_encoders(source), tokenizers, scheduler
@@ -199,10 +198,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def encode_images(self, vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Encode pixels [B 3 h w] in [-1, 1] to latents.
-
-        These are scaled, [B C H W], and drawn with one generator per image.
-        """
+        """Encode pixels [B 3 h w] in [-1, 1] to scaled latents [B C H W]. They are drawn, one generator per image."""
 
     @abstractmethod
     def tokenize(self, tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> Tokens:
@@ -229,8 +225,7 @@ class ModelFamily(ABC):
         """Encode tokens as the condition of the denoiser. After `encode_frozen`, trained text encoders are enough."""
 
     def unread_layers(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
-        """Name the text encoders' layers that no prediction depends on. The names are those in `Network`; the layers do
-        not train."""
+        """Name text encoders' layers that no prediction depends on, as in `Network`. They do not train."""
         return ()
 
     @abstractmethod
@@ -249,8 +244,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
-        """Give the pipeline's arguments for encoded `pipeline_tokens`. An inpainting model gets an image that is hidden
-        as a whole."""
+        """Give the pipeline's arguments for encoded `pipeline_tokens`. To inpaint, all of an image is hidden."""
 
     def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
         """Give the pipeline's arguments for texts of any length, encoded now."""
@@ -270,8 +264,7 @@ class ModelFamily(ABC):
         return SingleFileLayer(module)
 
     def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
-        """Tell if diffusers' `load_lora_weights` reads a single file completely. `modules` are the layers of the
-        denoiser that it adapts."""
+        """Tell if diffusers reads all of a single file. It adapts these layers of the denoiser."""
         return True
 
     @abstractmethod
@@ -304,8 +297,7 @@ class AutoencoderNetwork(nn.Module):
 
 
 class Network(nn.Module):
-    """The one root that Accelerate wraps. It has the denoiser, and the text encoders while they or tokens of theirs
-    train."""
+    """The one root that Accelerate wraps. Text encoders are in it while they or tokens of theirs train."""
 
     def __init__(self, family: ModelFamily, denoiser: Denoiser, text_encoders: Sequence[TextEncoder] = ()) -> None:
         super().__init__()

@@ -71,11 +71,8 @@ def load_sequentially(
     looks: Callable[[Part, Sequence[Any]], None] = lambda part, modules: None,
     keep: Sequence[Part] = (),
 ) -> ModelParts:
-    """Load each part, pass it to `looks` and drop its weights.
-
-    The denoiser is last; parts in `keep` are not dropped. A checkpoint of another family is refused, as are parts that
-    do not belong together.
-    """
+    """Load each part, pass it to `looks` and drop its weights. The denoiser is last; parts in `keep` are not dropped. A
+    checkpoint of another family is refused, as are parts that do not belong together."""
     scheduler, tokenizers = family.scheduler(source), family.tokenizers(source)
     found: dict[Part, Sequence[Any]] = {}
     for part in PARTS:
@@ -119,11 +116,8 @@ def for_drawing(components: Components, device: torch.device) -> Components:
 
 
 def without_weights(module: Any, device: torch.device) -> Any:
-    """Return an empty text encoder with the given one's settings.
-
-    It has no layers, and the same number format. diffusers' pipelines read these from text encoders even if they get
-    embeddings.
-    """
+    """Return an empty text encoder with the given one's settings. It has no layers, and the same number format.
+    diffusers' pipelines read these from text encoders even if they get embeddings."""
     empty = copy.copy(module)
     weight = torch.empty(0, dtype=next(module.parameters()).dtype, device=device)
     empty._modules, empty._buffers = {}, {}

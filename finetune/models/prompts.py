@@ -28,8 +28,7 @@ class Prompts(Rows):
     """[B 6], whole pixels: height and width of the image, top and left of the crop in the image scaled to cover the
     bucket, height and width of the bucket."""
     filling: Tensor | None = None
-    """[B 1+C H W] for an inpainting model: 1 where the image is hidden, else 0, then the latents of the image with that
-    part grey."""
+    """[B 1+C H W] for inpainting: 1 where the image is hidden, else 0, then its latents with that part grey."""
 
     @staticmethod
     def from_entry(entry: Mapping[str, Tensor]) -> "Prompts":

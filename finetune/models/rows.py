@@ -10,11 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """A record of columns.
-
-    A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A subclass only names its
-    columns: every operation applies to all of them.
-    """
+    """A record of columns. A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A
+    subclass only names its columns: every operation applies to all of them."""
 
     def map(self, change: Callable[..., Any], *others: Self) -> Self:
         """Apply a function to every column. It gets the same column of `others`, too."""

@@ -33,8 +33,7 @@ def stored_dtype(files: PartFiles, part: str) -> torch.dtype:
 
 
 def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
-    """Return bfloat16 or float16 if all chosen weights are, else float32. Chosen are those in the files whose names
-    begin as given."""
+    """Return bfloat16 or float16 if all weights are, else float32. Their names begin as given."""
     formats = set()
     for path, beginning in places:
         with safe_open(path, framework="pt") as file:
@@ -85,8 +84,7 @@ class Widened(nn.Module):
 
 @contextmanager
 def readable_as_float32(module: nn.Module) -> Iterator[None]:
-    """Give readers of linear and convolution weights a float32 copy. peft rounds the start of adapters to the number
-    format of the layer that they are for."""
+    """Show readers linear and convolution weights in float32. peft rounds adapters' starts to the layer's format."""
     layers = [
         layer
         for layer in module.modules()

@@ -12,12 +12,9 @@ from finetune.models.interfaces import VAE
 
 @contextmanager
 def without_fp16_overflow(vae: VAE) -> Iterator[None]:
-    """Run a VAE with `force_upcast` in its weights' dtype under fp16 autocast.
-
-    Activations of SDXL's published VAE go beyond 65504, fp16's largest number, and images come out black. diffusers'
-    pipelines upcast weights in fp16; here weights are float32 and autocast alone would round. bf16 reaches as far as
-    float32.
-    """
+    """Run a VAE with `force_upcast` in its weights' dtype under fp16 autocast. Activations of SDXL's published VAE go
+    beyond 65504, fp16's largest number, and images come out black. diffusers' pipelines upcast weights in fp16; here
+    weights are float32 and autocast alone would round. bf16 reaches as far as float32."""
     kind = vae.device.type
     rounds = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     if not (rounds and vae.config.get("force_upcast")):

@@ -45,10 +45,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def is_worth_a_look(is_simple: bool, is_plain: bool, distance: int) -> bool:
-    """Check whether codes at a distance may be those of duplicates.
-
-    `is_simple` is true if one image is simple, `is_plain` if both are plain.
-    """
+    """Check whether codes at a distance may be duplicates'. One image `is_simple`, or both are plain."""
     return distance <= (SIMPLE_DISTANCE if is_simple else PLAIN_DISTANCE if is_plain else LARGEST_DISTANCE)
 
 
@@ -85,11 +82,9 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
 
 
 def overlaid_correlations(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> tuple[float, float]:
-    """Correlate two overlaid images in grey, and their parts.
-
-    The part correlation is one that a quarter of the parts are below, or half of them, if these agree still better.
-    Both are zero where few parts count. Areas outside the border of either image do not count.
-    """
+    """Correlate two overlaid images in grey, and their parts. The part correlation is one that a quarter of the parts
+    are below, or half of them, if these agree still better. Both are zero where few parts count. Areas outside the
+    border of either image do not count."""
     half = motion * [1, 1, 0.5]
     size = first.half.size
     inside = np.asarray(within(first, 2).reduce(2)) > 254
@@ -202,11 +197,8 @@ def is_nearly_whole(motion: np.ndarray, size: tuple[int, int], other: tuple[int,
 def differences(
     first: ComparedImage, second: ComparedImage, motion: np.ndarray, is_fitted: bool
 ) -> tuple[float, float]:
-    """Return the largest differences of a part's tone and colour.
-
-    The contrast, brightness and colourfulness of the first are fitted to those of the second: freely where `is_fitted`,
-    else within bounds that leave a drawing the same.
-    """
+    """Return the largest differences of a part's tone and colour. The contrast, brightness and colourfulness of the
+    first are fitted to those of the second: freely where `is_fitted`, else within the bounds of a drawing."""
     small, size = motion * [1, 1, 0.25], first.small.size
     covered = moved(Image.new("L", second.small.size, 255), small, size)
     inside = coarse(covered) > 254

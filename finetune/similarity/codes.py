@@ -56,8 +56,7 @@ ODD = np.where(np.arange(KEPT) % 2, -1.0, 1.0)
 
 
 def image_codes(image: Image.Image) -> np.ndarray:
-    """Return an image's codes [12 4] (uint64), ordered as KINDS. A thumbnail of 256 pixels has the codes of
-    its image, but for a few bits."""
+    """Return an image's codes [12 4] (uint64), ordered as KINDS. A thumbnail of 256 pixels has nearly the same."""
     grey = image.convert("L")
     low = frequencies(grey)
     flipped = [low, low * ODD[None], low * ODD[:, None], low * ODD[None] * ODD[:, None]]
@@ -75,10 +74,7 @@ def frequencies(grey: Image.Image) -> np.ndarray:
 
 
 def packed(low: np.ndarray) -> np.ndarray:
-    """Return codes [N 4]: frequencies [N 16 16] above the median.
-
-    The first one, the brightness, is excluded from the median and the code.
-    """
+    """Return codes [N 4]: frequencies [N 16 16] above the median. Both leave out the first, the brightness."""
     flat = low.reshape(len(low), -1).copy()
     flat[:, 0] = np.median(flat[:, 1:], axis=1)
     bits = flat > flat[:, :1]
@@ -196,11 +192,8 @@ def all_pairs(stored: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.nd
 
 
 def banded_pairs(codes: Codes, chosen: np.ndarray, largest: int) -> Iterator[np.ndarray]:
-    """Yield close codes with a band that differs in one bit.
-
-    A row may appear several times. Codes of two kinds are in memory at a time, 120 bytes per image with everything
-    derived from them.
-    """
+    """Yield close codes with a band that differs in one bit. A row may appear several times. Codes of two kinds are in
+    memory at a time, 120 bytes per image with everything derived from them."""
     for band in range(NUM_WORDS * 64 // BAND_BITS):
         for first_kinds, second_kinds in meetings(codes.shape[1]):
             for one in first_kinds:
@@ -236,10 +229,7 @@ class InBand:
         return cls(codes[chosen[order]], keys, np.cumsum(counts) - counts)
 
     def close_to(self, probing: "InBand", largest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield close codes whose band differs by a bit at most.
-
-        They are image, later image of `probing` and distance.
-        """
+        """Yield close codes whose band differs by a bit at most. Image, image of `probing`, distance."""
         for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
             wanted = probing.keys ^ (flipped << 32)
             starts = self.starts[wanted >> 32]

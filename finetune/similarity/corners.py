@@ -29,8 +29,7 @@ def descriptors_of(grey: Image.Image) -> Descriptors:
 
 
 def voted_pairs(descriptors: Iterable[Descriptors | None]) -> np.ndarray:
-    """Return image pairs [M 2] that share FEWEST_VOTES corners or more. The smaller number is first. Images
-    that are None have no votes."""
+    """Return image pairs [M 2] that share FEWEST_VOTES corners or more. The smaller number is first."""
     nothing = np.zeros((0, 32), np.uint8)
     both = [(nothing, nothing) if each is None else each for each in descriptors]
     upright, mirrored = [one for one, _ in both], [other for _, other in both]

@@ -64,11 +64,9 @@ def deviations(cut: np.ndarray) -> np.ndarray:
 
 
 def has_other_words(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Check whether much content on the backgrounds of two overlaid images differs.
-
-    The images are grey [H W]. Each tile may be moved by a pixel. Content of only one of them counts up to the content
-    of only the other, since an overlaid text adds and removes nothing.
-    """
+    """Check whether much content on the backgrounds of two overlaid images differs. The images are grey [H W]. Each
+    tile may be moved by a pixel. Content of only one of them counts up to the content of only the other, since an
+    overlaid text adds and removes nothing."""
     first, counts = tiles(one, WORD_TILE), tiles(covered, WORD_TILE).min(-1) > 0
     best = np.full(first.shape[:2], -1.0)
     for y in (-1, 0, 1):
@@ -90,11 +88,9 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bool:
-    """Check whether only the background of overlaid images [H W 3] differs.
-
-    A change of brightness or contrast that the drawing shows too explains another background, and so does one of
-    saturation. The edges of the drawing do not count, since they are mixed with the background.
-    """
+    """Check whether only the background of overlaid images [H W 3] differs. A change of brightness or contrast that the
+    drawing shows too explains another background, and so does one of saturation. The edges of the drawing do not count,
+    since they are mixed with the background."""
     colour = commonest(one[covered])
     is_ground = np.abs(one - colour).max(-1) <= SAME_COLOUR
     backgrounds = colour, np.median(other[covered & is_ground], axis=0)

@@ -1,5 +1,4 @@
-"""Fit one image's tones and colours to another's. Letters: N places, H W height and width, C
-channels. Torch-free."""
+"""Fit one image's tones and colours to another's. Axes: N places, H W, C channels. Torch-free."""
 
 import numpy as np
 from PIL import Image
@@ -39,10 +38,7 @@ def brightened(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return a tone of `second` for each tone of `first` [N].
-
-    It is the mean over places where the first is about as bright.
-    """
+    """Return a tone of `second` for each of `first` [N]. It is the mean where that is about as bright."""
     steps = np.clip(first, 0, 255) / 16
     weights = np.maximum(1 - np.abs(steps[:, None] - np.arange(17)), 0)
     means = weights.T @ second / np.maximum(weights.sum(0), 1e-6)

@@ -1,5 +1,4 @@
-"""The texts that training may draw for an image, and the draw. Both are the same in every run, whatever was drawn
-before."""
+"""The texts that training may draw for an image, and the draw. Both are the same in every run."""
 
 import hashlib
 from dataclasses import dataclass
@@ -27,8 +26,7 @@ class CaptionOptions:
 
 
 def caption_variants(captions: tuple[str, ...], options: CaptionOptions) -> tuple[str, ...]:
-    """Return every text that `draw_caption` may return, in a stable order. Each is there once; the empty prompt is not
-    among them."""
+    """Return every text that `draw_caption` may return but the empty one. Each is there once, in a stable order."""
     num_orders = options.num_shuffles if options.shuffle_tags else 1
     return tuple(
         dict.fromkeys(_variant(caption, order, options) for caption in captions for order in range(num_orders))
@@ -53,8 +51,7 @@ def _variant(caption: str, order: int, options: CaptionOptions) -> str:
 
 
 def _reordered(caption: str, order: int, options: CaptionOptions) -> str:
-    """Return the caption with its tags in the order numbered `order`. A hash sorts them, so the order is independent of
-    a library's random stream."""
+    """Put a caption's tags in order number `order`. A hash sorts them, independent of any library's random stream."""
     tags = [tag.strip() for tag in caption.split(options.tag_separator)]
     tags = [tag for tag in tags if tag]
     kept, free = tags[: options.keep_tags], tags[options.keep_tags :]

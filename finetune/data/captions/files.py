@@ -36,12 +36,9 @@ def read_caption_files(
     *,
     is_keyed: bool = False,
 ) -> FoundCaptions:
-    """Return image -> captions from the files among `names`, and their sources.
-
-    `is_image` knows images by their names; files of other endings count as images where no image has the same stem.
-    `is_keyed` is how WebDataset names files: .cls counts too, and where no file has the same name, all up to the first
-    dot decides.
-    """
+    """Return image -> captions from the files among `names`, and their sources. `is_image` knows images by their names;
+    files of other endings count as images where no image has the same stem. `is_keyed` is how WebDataset names files:
+    .cls counts too, and where no file has the same name, all up to the first dot decides."""
     suffixes = (*TEXT_SUFFIXES, JSON_SUFFIX, *((CLASS_SUFFIX,) if is_keyed else ()))
     others = {*suffixes, *TABLE_SUFFIXES}
     listings = {name for name in names if posixpath.basename(name) in LISTINGS}
@@ -81,8 +78,7 @@ def _order(suffix: str, suffixes: Sequence[str]) -> int:
 
 
 def texts_apart(texts: Iterable[str], images: ImageNames, found: FoundCaptions) -> dict[str, list[str]]:
-    """Return text files in folders without images that each fit one image. The image has no caption yet, and no other
-    fits."""
+    """Return texts in folders without images that each fit one image. It has no caption yet, and no other fits."""
     by_image: dict[str, list[str]] = {}
     for name in texts:
         folder, base = posixpath.split(name)

@@ -57,8 +57,7 @@ def read_text(read: Read, name: str, findings: Findings) -> str:
 
 
 def usable_texts(values: Iterable[object], where: str, findings: Findings) -> list[str]:
-    """Return the usable captions among values from a table or JSON. Values are texts and lists of them; they are
-    stripped, blank ones dropped."""
+    """Return the usable captions of a table or JSON. Values are texts and lists of them, to be stripped."""
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     texts = []
     for item in flat:

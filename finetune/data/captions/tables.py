@@ -56,11 +56,9 @@ def parsed_json(text: str) -> Any:
 
 
 def caption_values(value: object, column: str) -> list[object] | None:
-    """Return an object's texts, None without a known field.
-
-    They are `column`, caption, text and captions, each a caption by itself, then the tags as one, and a prompt where
-    there is nothing else. Raises `NotUnderstood` where captions seem to be in another field.
-    """
+    """Return an object's texts, None without a known field. They are `column`, caption, text and captions, each a
+    caption by itself, then the tags as one, and a prompt where there is nothing else. Raises `NotUnderstood` where
+    captions seem to be in another field."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and any(isinstance(item, str) for item in value):
@@ -89,8 +87,7 @@ def joined_tags(value: Mapping[str, object]) -> object:
 
 
 def tags_text(tags: object) -> object:
-    """Join tags into one caption. They are a list, lists by category, or a text with spaces between words like
-    long_hair."""
+    """Join tags into one caption. They are a list, lists by category, or words like long_hair in a text."""
     if isinstance(tags, list | Mapping):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:

@@ -136,12 +136,9 @@ def caption_text(text: str) -> CaptionText:
 
 
 def looks_wrapped(text: str, lines: tuple[str, ...]) -> bool:
-    """Tell paragraphs or a wrapped sentence from one caption per line.
-
-    Signs are a blank line between two blocks, several sentences in a long line, a line that begins with "It" or the
-    like, and a line that breaks off before its sentence ends where the next continues it in lower case, or in a script
-    that has none.
-    """
+    """Tell paragraphs or a wrapped sentence from one caption per line. Signs are a blank line between two blocks,
+    several sentences in a long line, a line that begins with "It" or the like, and a line that breaks off before its
+    sentence ends where the next continues it in lower case, or in a script that has none."""
     if BLOCKS.search(LINE_END.sub("\n", text)):
         return True
     if any(len(line.split()) >= LONG_LINE_WORDS and NEXT_SENTENCE.search(line) for line in lines):

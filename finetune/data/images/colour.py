@@ -24,8 +24,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tuple[Image.Image, Image.Image | None]:
-    """Split any image into 8-bit L, RGB or CMYK, and alpha. Alpha is L, or None without transparency. `encoding` is
-    applied here only where `is_deep`."""
+    """Split any image into 8-bit L, RGB or CMYK, and alpha. `encoding` is applied only where `is_deep`."""
     if is_deep(image):
         return _eight_bits(image, encoding)
     if image.has_transparency_data:  # in palettes and single colours too
@@ -40,11 +39,9 @@ def colour_and_alpha(image: Image.Image, encoding: Encoding | None = None) -> tu
 
 
 def _eight_bits(image: Image.Image, encoding: Encoding | None) -> tuple[Image.Image, Image.Image | None]:
-    """Scale 16-bit, 32-bit and float samples to L. A transparent level becomes alpha.
-
-    The first range that contains all samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats;
-    else from least to greatest. Works in strips, so large images need no further copies.
-    """
+    """Scale 16-bit, 32-bit and float samples to L. A transparent level becomes alpha. The first range that contains all
+    samples decides: 0 to 65535 for integers; 0 to 1, 0 to 255, 0 to 65535 for floats; else from least to greatest.
+    Works in strips, so large images need no further copies."""
     boxes = [(0, y, image.width, min(y + STRIP_ROWS, image.height)) for y in range(0, image.height, STRIP_ROWS)]
     extremes = [(float(strip.min()), float(strip.max())) for strip in (np.asarray(image.crop(box)) for box in boxes)]
     if not np.isfinite(extremes).all():

@@ -141,8 +141,7 @@ def _plugin_is_there(kind: str) -> bool:
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """Read (width, height) after the EXIF rotation from the header. Raises ValueError where the header is not an
-    image's."""
+    """Read (width, height) after the EXIF rotation from the header. Raises ValueError for other files."""
     if is_jpeg_xl(data) and _plugin_is_there("JXL"):  # to open it decodes it
         return _jpeg_xl_size(data)
     image = open_header(data)
@@ -175,12 +174,9 @@ def crop_box(
 def resize_and_crop(
     image: Image.Image, width: int, height: int, *, left: float, top: float, flip: bool
 ) -> np.ndarray:  # uint8 [H W 3]
-    """Cut an RGB image to (width, height) as uint8 [H W 3].
-
-    `left` and `top` place the cut: 0 takes it at the left or upper edge, 1 at the other, 0.5 in the middle. `flip`
-    mirrors the result. The cut is made in fractions of a source pixel and resampled once, so no border pixel is missing
-    and nothing larger than the result is made.
-    """
+    """Cut an RGB image to (width, height) as uint8 [H W 3]. `left` and `top` place the cut: 0 takes it at the left or
+    upper edge, 1 at the other, 0.5 in the middle. `flip` mirrors the result. The cut is made in fractions of a source
+    pixel and resampled once, so no border pixel is missing and nothing larger than the result is made."""
     assert image.mode == "RGB" and 0 <= left <= 1 and 0 <= top <= 1, (image.mode, left, top)
     box = crop_box(image.width, image.height, width, height, left=left, top=top)
     part = image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

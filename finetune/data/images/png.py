@@ -95,8 +95,7 @@ def _from_gamma(gamma_block: bytes, chroma_block: bytes) -> Encoding:
 
 
 def _is_possible(values: list[float]) -> bool:
-    """Check that four chromaticities are visible and span an area. White is among them; red, green and blue span the
-    area."""
+    """Check that white, red, green and blue are visible. The last three have to span an area."""
     points = [(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
     if any(not (0 <= x <= 1 and 0 < y <= 1) for x, y in points[1:]) or min(points[0]) < 0.1:
         return False

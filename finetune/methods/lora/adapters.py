@@ -132,8 +132,7 @@ def matched(patterns: tuple[str, ...], option: str, names: Sequence[str]) -> dic
 
 
 def adapted_layers(module: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
-    """Return the layers whose names end with one of the targets. Anything but a linear layer or a convolution is
-    refused."""
+    """Return the layers whose names end with a target. All but linear layers and convolutions are refused."""
     found = []
     for name, layer in module.named_modules():
         if any(ends_with(name, target) for target in targets):
@@ -168,8 +167,7 @@ def refuse_unmatched(targets: Sequence[str], names: Sequence[str]) -> None:
 
 
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:
-    """Raise ValueError for layers that do not fit rotations of this size. A kernel that peft 0.21 gets wrong is refused
-    too."""
+    """Refuse layers that do not fit rotations of this size. Kernels that peft 0.21 gets wrong are refused too."""
     for name in names:
         layer: Any = module.get_submodule(name)
         width = layer.weight.shape[1]

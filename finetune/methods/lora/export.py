@@ -38,10 +38,8 @@ PEFT_FOLDER = "peft"
 
 
 def export_adapters(config: LoRAConfig, model: TrainedModel, folder: Path) -> dict[Path, float]:
-    """Write the adapters' files; return the largest difference of each.
-
-    It compares the output with the reloaded file and that of the trained weights.
-    """
+    """Write the adapters' files; return the largest difference of each. It compares the output with the reloaded file
+    and that of the trained weights."""
     family, source = model.family, model.source
     trains_text = model.config.train.text_encoder
     with torch.random.fork_rng(devices=[]):

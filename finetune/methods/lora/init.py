@@ -13,11 +13,8 @@ Start = Literal["orthogonal", "pissa", "olora"]
 
 @torch.no_grad()
 def set_start(layer: Any, start: Start, name: str) -> None:
-    """Set A and B of peft's LoRA layer.
-
-    pissa and olora subtract their scaled product from the layer's weight. The global random state is used, as for
-    peft's own starts.
-    """
+    """Set A and B of peft's LoRA layer. pissa and olora subtract their scaled product from the layer's weight. The
+    global random state is used, as for peft's own starts."""
     weight = layer.get_base_layer().weight
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     rank, scale = down.shape[0], layer.scaling["default"]
@@ -37,12 +34,9 @@ def set_start(layer: Any, start: Start, name: str) -> None:
 
 
 def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Tensor]:
-    """Split a part of the matrix into A and B.
-
-    pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular values (PiSSA, arXiv 2404.02948, equations 2
-    and 3). olora: B = Q and A = R, the first `rank` columns and rows of the QR decomposition (OLoRA, arXiv 2406.01775,
-    section 3).
-    """
+    """Split a part of the matrix into A and B. pissa: A = sqrt(S) V^T and B = U sqrt(S) of the `rank` largest singular
+    values (PiSSA, arXiv 2404.02948, equations 2 and 3). olora: B = Q and A = R, the first `rank` columns and rows of
+    the QR decomposition (OLoRA, arXiv 2406.01775, section 3)."""
     if start == "pissa":
         u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
         root = s[:rank].sqrt()
@@ -52,11 +46,9 @@ def weight_factors(matrix: Tensor, rank: int, start: Start) -> tuple[Tensor, Ten
 
 
 def orthogonal_factors(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
-    """Return A and B whose product is zero up to rounding.
-
-    They are normal numbers in the odd and the even half of a random basis of the rank's space.
-    https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with peft's factor of 1/10.
-    """
+    """Return A and B whose product is zero up to rounding. They are normal numbers in the odd and the even half of a
+    random basis of the rank's space. https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with
+    peft's factor of 1/10."""
     if rank % 2:
         raise ValueError(f"lora.init: orthogonal needs an even rank, but {name} has {rank}. Change lora.rank.")
     outputs, inputs = matrix.shape

@@ -51,11 +51,8 @@ class LoRA:
         attach_adapters(network, self.config, seed)
 
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
-        """Return each part's parameters, split where rate or decay differs.
-
-        These are B in LoRA+ (NAME_b), and the lengths of DoRA (NAME_magnitude), which decay would pull to zero instead
-        of the base model.
-        """
+        """Return each part's parameters, split where rate or decay differs. These are B in LoRA+ (NAME_b), and the
+        lengths of DoRA (NAME_magnitude), which decay would pull to zero instead of the base model."""
         groups = usual_groups(network, config)
         if self.config.plus_ratio != 1:
             groups = [
@@ -74,8 +71,7 @@ class LoRA:
         return groups
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write files for diffusers or peft, and for other tools. ComfyUI, A1111 and Forge read
-        `NAME.safetensors`."""
+        """Write files for diffusers or peft, and for other tools. ComfyUI, A1111 and Forge read `NAME.safetensors`."""
         return export_adapters(self.config, model, folder)
 
 

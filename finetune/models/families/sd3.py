@@ -26,11 +26,9 @@ T5_LENGTH = 256
 
 
 class StableDiffusion3(ModelFamily):
-    """Rectified flow with a multimodal transformer (MMDiT, arXiv 2403.03206).
-
-    Without T5, zeros take its place, as in the pipeline and in the paper's section 5.3.3. `Prompts` embeddings are then
-    CLIP's alone, and the zeros are added for the denoiser.
-    """
+    """Rectified flow with a multimodal transformer (MMDiT, arXiv 2403.03206). Without T5, zeros take its place, as in
+    the pipeline and in the paper's section 5.3.3: `Prompts` has embeddings of CLIP alone, and the denoiser gets
+    them."""
 
     title = "Stable Diffusion 3 and 3.5"
     pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")

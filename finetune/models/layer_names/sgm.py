@@ -23,11 +23,9 @@ OUTSIDE = {
 
 
 def sgm_name(config: Settings, module: str) -> str:
-    """Return the name there of diffusers' layer `module`.
-
-    `config` is that of the U-Net. input_blocks has conv_in, then for each level its resnets and its downsampler;
-    output_blocks the resnets of each level, the upsampler within the step of the last.
-    """
+    """Return the name there of diffusers' layer `module`. `config` is that of the U-Net. input_blocks has conv_in, then
+    for each level its resnets and its downsampler; output_blocks the resnets of each level, the upsampler within the
+    step of the last."""
     resnets = config.layers_per_block
     match module.split("."):
         case ["down_blocks", level, "downsamplers", "0", "conv"]:

@@ -117,8 +117,7 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
 
 
 def single_file_index(source: ModelSource) -> dict[str, Any]:
-    """Return the model_index.json for a single file. Raises ValueError where no family reads such files, or the configs
-    are missing or another model's."""
+    """Return the model_index.json for a single file. Refuse unknown kinds, and configs that do not belong to it."""
     kind, name = single_file_kind(source), Path(source.location).name
     families = [family_named(known) for known in FAMILIES]
     family = next((family for family in families if kind in family.single_files), None)
@@ -149,8 +148,7 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
 
 
 def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
-    """Return model_index.json. Raises ValueError where it is another family's, or names a scheduler that the family
-    does not train with."""
+    """Return model_index.json. Refuse another family's, and a scheduler that this family does not train with."""
     index = pipeline_index(source)
     name = index.get("_class_name")
     if name in family.refused_pipelines:
@@ -223,8 +221,7 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
 
 
 def scheduler_class(name: str, option: str) -> Any:
-    """Return diffusers' scheduler class of that name, None without one. One that is made without the option counts as
-    none."""
+    """Return diffusers' scheduler class of that name. None without one that has the option."""
     # The module imports its parts when they are used, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
     if not (isinstance(value, type) and issubclass(value, SchedulerMixin)):
@@ -233,8 +230,7 @@ def scheduler_class(name: str, option: str) -> Any:
 
 
 def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
-    """Load one part on the CPU, in float32 or as configured. Raises ValueError unless the file has
-    exactly the weights of its model."""
+    """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
     elif source.is_single_file:

@@ -85,8 +85,7 @@ def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> Valu
 
 
 def hub_advice(error: BaseException, source: ModelSource, missing: str) -> str | None:
-    """Return the sentence for an error of the Hub, or None. `missing` names the absent file's purpose, and
-    what to do."""
+    """Return the sentence for an error of the Hub, or None. `missing` is what an absent file is for, and advice."""
     location, found = source.location, {type(cause) for cause in causes(error)}
 
     def is_a(*kinds: type[BaseException]) -> bool:

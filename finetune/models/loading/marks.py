@@ -47,8 +47,7 @@ class Marks:
 
 
 def read_marks(source: ModelSource) -> Marks:
-    """Return the marks of a single file. Raises ValueError where they contradict each other or name an objective that
-    is not trained here."""
+    """Return the marks of a single file. Raises ValueError where they contradict each other."""
     name = Path(source.location).name
     with opened(Path(source.location), f"the single file {name}") as file:
         keys, metadata = set(file.keys()), file.metadata() or {}

@@ -81,8 +81,7 @@ DENOISER_ADVICE = (
 
 
 def folder_contents(names: Collection[str], location: str, *, is_local: bool) -> str:
-    """Describe a folder or repository without model_index.json, with advice. The names of its files decide; empty where
-    they are not known."""
+    """Describe a folder without model_index.json by its files' names, with advice. Empty for unknown ones."""
     root = {name for name in names if "/" not in name}
     safe = sorted(name for name in root if name.endswith(".safetensors"))
     below = sorted(str(PurePosixPath(name).parent) for name in names if name.endswith("/model_index.json"))

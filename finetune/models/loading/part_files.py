@@ -73,8 +73,7 @@ def with_weights(variant: str | None) -> str:
 
 
 def files_of(source: ModelSource) -> ModelListing:
-    """List the files of a folder or Hub model. Raises ValueError with one sentence where the Hub does not
-    answer."""
+    """List the files of a folder or Hub model. Raises ValueError with one sentence where the Hub does not answer."""
     folder = Path(source.location)
     if folder.is_dir():
         paths = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]

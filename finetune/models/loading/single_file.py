@@ -48,8 +48,7 @@ STARTS: dict[str, tuple[str, ...]] = {
 
 
 def single_file_kind(source: ModelSource) -> str:
-    """Return diffusers' name for the file's kind without reading weights. Raises ValueError for anything but a whole
-    model."""
+    """Return diffusers' name for the file's kind by names and shapes. All but whole models are refused."""
     path = Path(source.location)
     if not path.is_file():
         raise FileNotFoundError(f"model.source: no file {path}. Use a .safetensors file, a folder, or a Hub id.")
@@ -112,10 +111,7 @@ def published_folder(kind: str, prediction_type: str | None = None) -> str:
 
 
 def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
-    """Load one part on the CPU, in float32 or as configured.
-
-    Raises ValueError unless the file has exactly its weights.
-    """
+    """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
     weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
     dtype = torch.float32
     if source.as_stored and part in DENOISERS:

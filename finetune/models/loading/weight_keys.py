@@ -64,8 +64,7 @@ def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: st
 
 
 def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
-    """Raise ValueError if a part's files do not match their index. diffusers relies on the index, and fills
-    missing weights at random."""
+    """Refuse files that do not match their index. diffusers fills weights that they lack at random."""
     index = weights_name(files, part)
     if not index.endswith(".json"):
         return

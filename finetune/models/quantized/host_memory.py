@@ -8,11 +8,8 @@ ALIGNMENT = 256
 
 
 class PinnedBlocks:
-    """Large blocks of pinned memory that layers share.
-
-    torch rounds every pinned allocation up to a power of two, which for the layers of a model adds up to far more than
-    their bytes. A block is such a power.
-    """
+    """Large blocks of pinned memory that layers share. torch rounds every pinned allocation up to a power of two, which
+    for the layers of a model adds up to far more than their bytes. A block is such a power."""
 
     def __init__(self, *, pinned: bool = True, block: int = BLOCK) -> None:
         self.pinned, self.size = pinned, block

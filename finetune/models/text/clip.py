@@ -48,10 +48,8 @@ def refuse_other_vocabulary(
 
 
 def pool_at_end(text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
-    """Correct CLIP's old, wrong number of the end token (2).
-
-    transformers then takes the highest number for the end, which it is until new tokens have higher ones.
-    """
+    """Correct CLIP's old, wrong number of the end token (2). transformers then takes the highest number for the end,
+    which it is until new tokens have higher ones."""
     inner: Any = text_encoder.text_model
     if inner.eos_token_id == OLD_END:
         inner.eos_token_id = tokenizer.eos_token_id
@@ -72,8 +70,7 @@ def clip_chunks(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, 
 
 
 def paired_chunks(tokenizers: Sequence[Tokenizer], captions: Sequence[str]) -> tuple[list[Tensor], Tensor]:
-    """Split captions into equally many chunks for each tokenizer. Where "!" is the padding it is always a token of its
-    own, elsewhere "!!" is one."""
+    """Split captions into equally many chunks for each tokenizer. They differ: where "!" pads, "!!" is two tokens."""
     found = [clip_chunks(tokenizer, captions) for tokenizer in tokenizers]
     chunks = torch.stack([num for _, num in found]).amax(0)
     longest, same = int(chunks.max()), []

@@ -42,10 +42,7 @@ class RareToken:
 
 
 def rare_tokens(tokenizer: Tokenizer, num: int, lengths: Tensor | None) -> list[RareToken]:
-    """List the `num` rarest words of a tokenizer.
-
-    lengths [vocabulary] are those of the embeddings over their median.
-    """
+    """List the `num` rarest words of a tokenizer. `lengths` are as of `embedding_lengths`."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     size = len(vocabulary)
     begins = {
@@ -75,10 +72,8 @@ def is_rare(number: int, size: int) -> bool:
 
 
 def common_words_warning(tokenizers: Sequence[Tokenizer], prompt: str, location: str) -> str | None:
-    """Warn of an instance prompt whose words are all common tokens.
-
-    A word of several tokens counts as rare here: it says little by itself, though it takes more of the prompt.
-    """
+    """Warn of an instance prompt whose words are all common tokens. A word of several tokens counts as rare here: it
+    says little by itself, though it takes more of the prompt."""
     tokenizer = tokenizers[0]
     size = len(tokenizer.get_vocab())
     for word in words(prompt):
@@ -92,8 +87,7 @@ def common_words_warning(tokenizers: Sequence[Tokenizer], prompt: str, location:
 
 
 def embedding_lengths(folder: Path) -> Tensor | None:
-    """Measure the lengths [vocabulary] of a local model's token embeddings. They are over their median; None without
-    weights."""
+    """Measure token embeddings over their median [vocabulary]. None without a local model's weights."""
     for path in sorted((folder / "text_encoder").glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (not a dict)

@@ -13,10 +13,8 @@ from finetune.randomness import generator
 
 
 class TokenEmbedding(nn.Module):
-    """A text encoder's token embedding with new rows behind the table.
-
-    The rows are the one parameter that trains, so that checkpoints, averages and optimizers hold nothing else.
-    """
+    """A text encoder's token embedding with new rows behind the table. The rows are the one parameter that trains, so
+    that checkpoints, averages and optimizers hold nothing else."""
 
     def __init__(self, table: nn.Embedding, first: int, num_rows: int) -> None:
         super().__init__()
@@ -51,10 +49,8 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @torch.no_grad()
 def spread(vectors: Tensor, num: int) -> Tensor:
-    """Average [K D] to [num D]. Vector i is the mean of those that overlap its share [i K / num, (i + 1) K / num).
-
-    So K = num keeps them, more are averaged in neighbouring groups, and fewer are repeated in order with means between.
-    """
+    """Average [K D] to [num D]. Vector i is the mean of those that overlap its share [i K / num, (i + 1) K / num). So K
+    = num keeps them, more are averaged in neighbouring groups, and fewer are repeated in order with means between."""
     count = len(vectors)
     shares = [(place * count // num, -(-(place + 1) * count // num)) for place in range(num)]
     return torch.stack([vectors[start:end].mean(0) for start, end in shares])
@@ -69,10 +65,8 @@ def drawn_like(table: Tensor, num: int, seed: int, name: str) -> Tensor:
 
 
 def with_all_vectors(tokenizer: Tokenizer, prompt: str) -> str:
-    """Write NAME as "NAME NAME_1 NAME_2" where it has three vectors.
-
-    As diffusers' `maybe_convert_prompt` does in pipelines that loaded such tokens, but in a fixed order.
-    """
+    """Write NAME as "NAME NAME_1 NAME_2" where it has three vectors. As diffusers' `maybe_convert_prompt` does in
+    pipelines that loaded such tokens, but in a fixed order."""
     known = tokenizer.added_tokens_encoder
     for name in sorted(known):
         words = [name]
