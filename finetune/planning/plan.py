@@ -6,6 +6,7 @@ import pkgutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from finetune.config.checks import prompts_of
 from finetune.config.parse.command_line import flat_types, given_texts, required_keys
@@ -17,7 +18,7 @@ from finetune.data.manifest import Manifest
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
-from finetune.planning.recipe import AnyRecipe, Recipe
+from finetune.planning.recipe import Recipe
 from finetune.plurals import plural
 from finetune.prompt_syntax import prompt_warnings
 from finetune.run_folder.options import held_out_indices
@@ -43,7 +44,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     print(*lines, "Nothing was trained.", sep="\n")
 
 
-def find_recipe(name: str) -> tuple[str, AnyRecipe]:
+def find_recipe(name: str) -> tuple[str, Recipe[Any]]:
     """Return a recipe with its module's name. `name` is that or, for recipes of the package, its last part."""
     for module in (f"recipes.{name}", name):
         try:

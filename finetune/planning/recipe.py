@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from finetune.config.train import TrainConfig
 
@@ -43,6 +43,3 @@ class Recipe(Generic[Config]):
         from finetune.data.manifest import configured_manifest  # with numpy and Pillow, which --help does without
 
         return configured_manifest(config.data, config.mask, self.captions(config), self.unread(config), kept)
-
-
-AnyRecipe = Recipe[Any]

@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,27 +26,15 @@ BASE_STEP = 0
 LABEL_HEIGHT = 22
 
 
-@dataclass(frozen=True)
-class Preview:
-    """One preview image, and the base model's for the same inputs."""
-
-    prompt: str
-    seed: int
-    path: Path
-    base_path: Path
-
-
-def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Preview]:
+def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[PreviewRow]:
     """List the previews of a step by prompt, then seed."""
-
-    def path(number: int, seed: int, at: int) -> Path:
-        return folder / f"step_{at:06d}_prompt{number:02d}_seed{seed}.png"
-
-    return [
-        Preview(prompt, seed, path(number, seed, step), path(number, seed, BASE_STEP))
-        for number, prompt in enumerate(config.prompts)
-        for seed in range(config.num_seeds)
-    ]
+    planned = []
+    for (number, prompt), seed in itertools.product(enumerate(config.prompts), range(config.num_seeds)):
+        name = f"prompt{number:02d}_seed{seed}.png"
+        base = folder / f"step_{BASE_STEP:06d}_{name}"
+        has_base = step != BASE_STEP and base.exists()
+        planned.append(PreviewRow(prompt, seed, folder / f"step_{step:06d}_{name}", base if has_base else None))
+    return planned
 
 
 def preview(session: Session, step: int) -> bool:
@@ -79,21 +66,20 @@ def preview(session: Session, step: int) -> bool:
     return is_complete
 
 
-def log_previews(session: Session, planned: Sequence[Preview], step: int, tracker: Tracker) -> None:
+def log_previews(session: Session, planned: Sequence[PreviewRow], step: int, tracker: Tracker) -> None:
     """Write the grid of a step, and log its images."""
     folder = session.run.folder / "previews"
     with writing(folder):
         grid = save_grid(folder, planned, session.run.config.preview, step)
     session.run.say(f"Previews of step {step}: {grid}")
-    base = [p.base_path if p.base_path.exists() and step != BASE_STEP else None for p in planned]
-    tracker.log_previews([PreviewRow(p.prompt, p.seed, p.path, b) for p, b in zip(planned, base, strict=True)], step)
+    tracker.log_previews(planned, step)
 
 
 @torch.no_grad()
 def make_previews(
     family: ModelFamily,
     components: Components,
-    previews: Sequence[Preview],
+    previews: Sequence[PreviewRow],
     prompts: DrawingPrompts,
     config: PreviewConfig,
     accelerator: Accelerator,
@@ -130,10 +116,11 @@ def make_previews(
     return True
 
 
-def save_grid(folder: Path, previews: Sequence[Preview], config: PreviewConfig, step: int) -> Path:
+def save_grid(folder: Path, previews: Sequence[PreviewRow], config: PreviewConfig, step: int) -> Path:
     """Write `step_NNNNNN_grid.png`, and add the step to previews.json. A row is the base model's image and this
     step's."""
-    images = [(Image.open(p.base_path) if p.base_path.exists() else None, Image.open(p.path)) for p in previews]
+    bases = [preview.path if step == BASE_STEP else preview.base_path for preview in previews]
+    images = [(base and Image.open(base), Image.open(p.path)) for base, p in zip(bases, previews, strict=True)]
     width, height = images[0][1].size
     cell = max(width, 160), height + LABEL_HEIGHT
     grid = Image.new("RGB", (2 * cell[0], LABEL_HEIGHT + len(images) * cell[1]), "white")

@@ -29,13 +29,9 @@ def plain_file(given: str) -> Path:
 def parse(
     kind: type[Config], arguments: Sequence[str], *, program: str, find_file: Callable[[str], Path] = plain_file
 ) -> Config:
-    """Read a config from `--config FILE` and flags; flags win.
+    """Read a config from `--config FILE` and flags; flags win. `find_file` returns the path that `--config` names.
 
-    `find_file` returns the path that `--config` names, such as a preset's.
-
-    Raises:
-        ValueError: one sentence per line for every unknown key, unusable value and contradiction.
-        SystemExit: after `--help`.
+    Raises ValueError with a line for every unknown key, unusable value and contradiction, SystemExit after `--help`.
     """
     return parse_given(kind, arguments, program=program, find_file=find_file)[0]
 
