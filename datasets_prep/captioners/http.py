@@ -152,7 +152,7 @@ class HttpCaptioner:
         try:
             with self._opener.open(self._request("/models", None), timeout=min(self.timeout_seconds, 30)) as answer:
                 return [row["id"] for row in json.loads(answer.read())["data"]][:10]
-        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):  # not every server has that list
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):  # not all have it
             return []
 
 
@@ -180,7 +180,7 @@ def read_answer(data: bytes) -> Result:
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         reason = choice.get("finish_reason")
         num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return _error(f"an answer that is not a chat completion: {_shortened(data[:4096].decode('utf-8', 'replace'))}")
     if not isinstance(content, str) or reason == "content_filter":
         return _error("an answer without text" if reason != "content_filter" else "the server's filter held it back")

@@ -33,7 +33,7 @@ class JsonLinesCache:
                     _result(row)
                     key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
                     self._places[key] = (self._end, len(last))
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     findings.warn(kind, f"line {number}")
                 self._end += len(last)
         if not last.endswith(b"\n"):  # what is written next begins on a line of its own

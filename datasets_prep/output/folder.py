@@ -64,7 +64,7 @@ def read_state(own: Path) -> State | None:
     """Read the latest state; None if missing or unreadable."""
     try:
         return State(**json.loads((own / "state.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -48,7 +48,7 @@ def known_images(folder: Path, page: bytes) -> dict[str, ShownImage]:
                 try:
                     row = json.loads(line)
                     sha256, source = row.get("sha256"), str(row["source"])
-                except (ValueError, KeyError, AttributeError, TypeError):
+                except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
                     raise ValueError(
                         f"review: {folder / name} line {number} is not a line that python -m datasets_prep wrote. "
                         "Prepare the folder again."

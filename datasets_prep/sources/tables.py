@@ -229,5 +229,5 @@ def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]
         features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         kinds = {column: kind for column, kind in features.items() if isinstance(kind, dict)}
         return {column: list(kind["names"]) for column, kind in kinds.items() if kind.get("_type") == "ClassLabel"}
-    except (ValueError, AttributeError, KeyError, TypeError):  # somebody else's metadata
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # somebody else's metadata
         return {}

@@ -50,11 +50,11 @@ def check_type(files: ModelFiles, captioner: str, types: Sequence[str]) -> None:
     """Refuse a model of another architecture than the captioner's."""
     try:
         found = json.loads(files.file("config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"captions.model: the config.json of {files.model} is not JSON ({error}). Fetch it again."
         ) from None
-    model_type = found.get("model_type")
+    model_type = found.get("model_type") if isinstance(found, dict) else None
     if model_type not in types:
         raise ValueError(
             f"captions.model: {files.model} is a model of type {model_type}, expected {' or '.join(types)} for "

@@ -25,6 +25,7 @@ from datasets_prep.inputs import shard_of
 from datasets_prep.measure.columns import MeasuredImages
 from datasets_prep.measure.image import SCORES
 from datasets_prep.measure.store import Parts
+from datasets_prep.output.folder import read_state
 from datasets_prep.pipeline import prepare
 from datasets_prep.records import Duplicate
 from datasets_prep.report import thumbnails
@@ -173,6 +174,12 @@ def test_parts_of_a_job_array_measure_everything_once(config: PrepConfig, tmp_pa
     prepare(parted, lambda what, *_: seen.append(what))
     assert "measuring" not in seen
     assert contents(parted.output) == contents(config.output)
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "[" * 100_000])
+def test_a_damaged_state_counts_as_none(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "state.json").write_text(damaged)
+    assert read_state(tmp_path) is None
 
 
 def test_each_file_is_in_one_part() -> None:

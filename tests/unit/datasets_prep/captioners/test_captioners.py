@@ -13,7 +13,7 @@ from PIL import Image
 from datasets_prep.captioners import Captioner, make_captioner
 from datasets_prep.captioners.chat import Message, chat_prompt
 from datasets_prep.captioners.florence2 import object_names
-from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, wait_seconds
+from datasets_prep.captioners.http import LONGEST_WAIT, HttpCaptioner, read_answer, wait_seconds
 from datasets_prep.captioners.wd_tagger import spelled, tagger_input
 from datasets_prep.config import CaptionsConfig
 from tests.support.caption_server import CaptionServer, serving_captions
@@ -134,16 +134,20 @@ def test_large_files_are_distinguished_by_samples(tmp_path: Path) -> None:
         ("blip", "./nowhere", "not a folder"),
         ("blip", "{empty}", "no config.json"),
         ("llava", "{blip}", "type blip, expected llava"),
+        ("blip", "{deep}", "is not JSON"),
+        ("blip", "{list}", "type None, expected blip"),
         ("blip", "{broken}", "complete"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_reported_in_a_sentence(
     captioner: Any, model: str, words: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    places = {name: tmp_path / name for name in ("empty", "broken")}
+    places = {name: tmp_path / name for name in ("empty", "broken", "deep", "list")}
     for place in places.values():
         place.mkdir()
     shutil.copy(models["blip"] / "config.json", places["broken"])
+    (places["deep"] / "config.json").write_text("[" * 100_000)
+    (places["list"] / "config.json").write_text("[]")
     captioner = make_captioner(CaptionsConfig(captioner, model=model.format_map(models | places)))
     with pytest.raises(ValueError, match=words) as found:
         captioner.load()
@@ -278,6 +282,7 @@ def test_an_image_that_the_server_cannot_do_costs_only_itself(server: CaptionSer
     assert "no answer within 0.2" in client(server, timeout_seconds=0.2).caption(pictures(1), "long", [""])[0].detail
     server.content = lambda request: None
     assert "without text" in client(server).caption(pictures(1), "long", [""])[0].detail
+    assert "not a chat completion" in read_answer(b"[" * 100_000).detail
 
 
 def test_a_server_that_is_not_there_is_reported_in_a_sentence(server: CaptionServer) -> None:

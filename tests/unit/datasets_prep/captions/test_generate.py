@@ -350,12 +350,12 @@ def test_a_torn_line_is_counted_and_costs_only_itself(tmp_path: Path) -> None:
     for number in range(3):
         cache.put("long", [(b"a" * 32, f"id{number}", Result(f"text \n\ud800 {number} ü", number, "stop"))])
     cache.close()
-    path.write_bytes(b'{"picture": 7}\n\xff\n' + path.read_bytes()[:-20])
+    path.write_bytes(b'{"picture": 7}\n\xff\n' + b"[" * 100_000 + b"\n" + path.read_bytes()[:-20])
     findings = Findings()
     cache = JsonLinesCache(path, findings)
     assert cache.get(b"a" * 32, "id1", "long") == Result("text \n\ud800 1 ü", 1, "stop")
     assert cache.get(b"a" * 32, "id2", "long") is None
-    assert "cannot be read, whose captions are written again (3): line 1, line 2, line 5" in findings.warnings[0]
+    assert "whose captions are written again (4): line 1, line 2, line 3, line 6" in findings.warnings[0]
     cache.put("tags", [(b"b" * 32, "id2", Result("new", 1, "length")), (b"c" * 32, "id2", Result("newer", 1, "stop"))])
     assert cache.get(b"b" * 32, "id2", "tags") == Result("new", 1, "length")
     cache.close()

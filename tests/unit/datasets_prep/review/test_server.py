@@ -173,8 +173,9 @@ def test_a_folder_that_was_not_prepared_is_refused_in_one_sentence(tmp_path: Pat
         serve(folder)
 
 
-def test_a_listing_that_was_damaged_is_refused_with_its_line(folder: Path) -> None:
-    (folder / "rejected.jsonl").write_text("[]\n")
+@pytest.mark.parametrize("line", ["[]\n", "[" * 100_000])
+def test_a_listing_that_was_damaged_is_refused_with_its_line(folder: Path, line: str) -> None:
+    (folder / "rejected.jsonl").write_text(line)
     with pytest.raises(ValueError, match=r"rejected.jsonl line 1"):
         ReviewServer(folder)
 

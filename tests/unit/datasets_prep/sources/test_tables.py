@@ -46,6 +46,9 @@ def test_labels_of_classes_become_their_names(tmp_path: Path) -> None:
     parquet.write_table(rows, tmp_path / "part.parquet")
     found, _ = entries(opened(tmp_path / "part.parquet", column="label"))
     assert [entry.captions for entry in found.values()] == [("dog",), ()]
+    parquet.write_table(rows.replace_schema_metadata({b"huggingface": b"[" * 100_000}), tmp_path / "deep.parquet")
+    found, _ = entries(opened(tmp_path / "deep.parquet", column="label"))
+    assert [entry.captions for entry in found.values()] == [(), ()]
 
 
 def test_rows_without_an_image_say_so(tmp_path: Path) -> None:
