@@ -17,6 +17,7 @@ from datasets_prep.records import PrepSource, Rejected
 from datasets_prep.source_metadata import SourceMetadata, metadata_of
 from datasets_prep.texts import Texts
 from datasets_prep.workers.pool import Engine, PoolEngine, usable_cores
+from datasets_prep.workers.ray_cluster import RayEngine
 from finetune.data.listing import Findings
 
 VERSION = 6
@@ -72,8 +73,6 @@ def measure_all(
 def engine_of(config: PrepConfig) -> AbstractContextManager[Engine]:
     """Return the processes that measure."""
     if config.engine == "ray":
-        from datasets_prep.workers.ray_cluster import RayEngine
-
         return RayEngine(None, config.limits.seconds, config.limits.memory_gb)
     return PoolEngine(config.workers or usable_cores(), config.limits.seconds, config.limits.memory_gb)
 

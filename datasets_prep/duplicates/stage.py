@@ -12,6 +12,7 @@ from datasets_prep.caches.lines import JsonLines
 from datasets_prep.config import DedupConfig
 from datasets_prep.context import Context
 from datasets_prep.duplicates.appearances import KeptBytes, Key, Value
+from datasets_prep.duplicates.embeddings import Embedder, cached_embeddings
 from datasets_prep.duplicates.facts import Details
 from datasets_prep.duplicates.keeper import Member, with_best_keepers
 from datasets_prep.duplicates.search import (
@@ -41,8 +42,6 @@ def check_dedup(config: DedupConfig, findings: Findings) -> str:
     """Return what the search depends on; check that OpenCV is installed."""
     identity = f"{VERSION} {can_verify()}"
     if config.embed_model is not None:
-        from datasets_prep.duplicates.embeddings import Embedder
-
         identity += Embedder(config.embed_model).identity()
     if config.level == "off" or can_verify():
         return identity
@@ -175,8 +174,6 @@ def embeddings_of(context: Context) -> np.ndarray | None:
     selection, config = context.selection, context.config.dedup
     if config.level != "embed":
         return None
-    from datasets_prep.duplicates.embeddings import cached_embeddings
-
     assert config.embed_model is not None
     inside = np.flatnonzero(selection.is_in)
     keys, indices = [selection.images.seen(int(index)) for index in inside], [int(index) for index in inside]

@@ -6,6 +6,7 @@ from datasets_prep.caches.lines import JsonLines
 from datasets_prep.config import SCORES, ScoresConfig
 from datasets_prep.context import Context
 from datasets_prep.records import Why
+from datasets_prep.scores.scorers import make_scorer, scores_of
 from datasets_prep.source_metadata import Captions
 
 
@@ -23,8 +24,6 @@ def score_captions(context: Context, captions: Captions) -> dict[str, np.ndarray
 
 def model_score(context: Context, name: str, model: str, captions: Captions | None) -> np.ndarray:
     """Return one score [N] and reject images beyond its limit."""
-    from datasets_prep.scores.scorers import make_scorer, scores_of
-
     selection, config = context.selection, context.config.scores
     result = np.full(len(selection.images), np.nan)
     inside = [int(index) for index in np.flatnonzero(selection.is_in)]
@@ -64,9 +63,5 @@ def beyond(name: str, score: float, limit: float) -> Why | None:
 
 def check_scores(config: ScoresConfig) -> list[str]:
     """Return what the scores depend on. Models that cannot give theirs are refused before anything else is done."""
-    if not config.models():
-        return []
-    from datasets_prep.scores.scorers import make_scorer
-
     scorers = [make_scorer(name, model) for name, model in config.models().items()]
     return [scorer.identity() for scorer in scorers]
