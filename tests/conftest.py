@@ -1,5 +1,6 @@
 """Environment and tiny models of all tests. No hub, no account, one thread per process."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,12 @@ from tests.support.runs import TINY, Options  # noqa: E402
 from tests.tiny.sd import save_pictures, save_pipeline  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # for what fixtures of the session start
+
+
+def pytest_collection_finish() -> None:
+    """Leave the million objects of imported modules out of every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

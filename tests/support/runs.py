@@ -3,6 +3,7 @@
 A child is a process of its own, so it can be killed, limited and signalled like one started by hand.
 """
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -130,6 +131,7 @@ def _child(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
+    gc.freeze()  # of the modules that the server imported, no collection finds anything
     torch.set_num_threads(1)
     sys.argv = [f"recipes.{recipe}", *arguments]
     if prepare:
