@@ -16,7 +16,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 def build_t5(tokenizer: T5Tokenizer, *, width: int = 32) -> T5EncoderModel:
     """Build a T5 encoder of two layers. They are gated as in version 1.1, and have no dropout."""
     sizes: dict[str, Any] = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 2, "num_heads": 4}
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1}
+    ids: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1}
     config = T5Config(**sizes, **ids, feed_forward_proj="gated-gelu")
     return T5EncoderModel(config).eval()  # as a loaded one
 

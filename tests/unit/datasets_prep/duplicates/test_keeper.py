@@ -146,10 +146,10 @@ def test_what_compression_adds_to_a_small_drawing_is_no_detail(quality: int) -> 
 @pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 3.0])
 def test_neither_an_enlargement_nor_a_reduced_image_wins_over_its_original(factor: float) -> None:
     original = scene()
-    larger, smaller = (round(240 * factor),) * 2, (round(240 / factor),) * 2
+    larger, smaller = round(240 * factor), round(240 / factor)
     for kernel in (LANCZOS, Image.Resampling.BICUBIC, Image.Resampling.BILINEAR):
-        assert kept([original, original.resize(larger, kernel)]) == 0
-    assert kept([original.resize(smaller, LANCZOS), original]) == 1
+        assert kept([original, original.resize((larger, larger), kernel)]) == 0
+    assert kept([original.resize((smaller, smaller), LANCZOS), original]) == 1
 
 
 def test_a_canvas_adds_nothing_also_around_an_enlargement() -> None:

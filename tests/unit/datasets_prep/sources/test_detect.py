@@ -2,7 +2,7 @@ import io
 import os
 import pickle
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def saved(folder: Path) -> Path:
 
 HALVES = [{name: FILES[name] for name in names} for names in (sorted(FILES)[:6], sorted(FILES)[6:])]
 LIST = "# some\n\n" + "".join(f"raw/{name}\n" for name in [*PICTURES, *PICTURES])
-KINDS: dict[str, Callable[[Path], list[Path | str]]] = {
+KINDS: dict[str, Callable[[Path], Sequence[Path | str]]] = {
     "folder": lambda folder: [write(folder, FILES)],
     "two folders": lambda folder: [write(folder / str(number), half) for number, half in enumerate(HALVES)],
     "files": lambda folder: [Path(write(folder, FILES)) / name for name in PICTURES],
