@@ -9,16 +9,12 @@ from diffusers import DiffusionPipeline
 
 from finetune.models import FAMILIES, family_named
 from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.parts import PARTS, load_sequentially
 from tests.support.families import save_tiny_pipeline, tiny_family
 from tests.support.runs import TINY, Options, completed
 
-RESUMED: Options = {
-    "train.steps": 5,
-    "data.caption_dropout": 0.3,
-    "data.crop": "random",
-    "data.flip": True,
-    "optim.lr": 2e-3,
-}
+RESUMED: Options = {"data.caption_dropout": 0.3, "data.crop": "random", "data.flip": True}
+RESUMED |= {"train.steps": 5, "optim.lr": 2e-3}
 RUNS = Path(__file__).with_name("test_runs.py")
 PROMPT = "a red circle on white paper"
 
@@ -54,10 +50,7 @@ def source(model: Path) -> ModelSource:
 @pytest.fixture
 def components(family: ModelFamily, source: ModelSource) -> Components:
     """A fresh copy, frozen; tests put adapters into it."""
-    loaded = family.load(source)
-    for part in (loaded.denoiser, loaded.vae, *loaded.text_encoders):
-        part.requires_grad_(False).eval()
-    return loaded
+    return load_sequentially(family, source, keep=PARTS).components
 
 
 @pytest.fixture
@@ -67,8 +60,8 @@ def pipeline(model: Path) -> Any:
 
 def reloaded_pipeline(model: Path) -> Any:
     """A fresh pipeline, loaded as a user would."""
-    index = json.loads((model / "model_index.json").read_text())
-    absent = {name: None for name, place in index.items() if place == [None, None]}
+    places = json.loads((model / "model_index.json").read_text()).items()
+    absent = {name: None for name, place in places if place == [None, None]}
     found = DiffusionPipeline.from_pretrained(model, use_safetensors=True, **absent)
     found.set_progress_bar_config(disable=True)
     return found

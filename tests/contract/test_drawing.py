@@ -27,10 +27,7 @@ SIZE = 32
 
 @contextmanager
 def bytes_of_text_encoders(kind: type) -> Iterator[list[int]]:
-    """Record the text encoders' bytes at each call of the denoiser.
-
-    Only text encoders that were called before count.
-    """
+    """Record the bytes of called text encoders at each denoiser call."""
     weights: list[weakref.ref[Tensor]] = []
     held: list[int] = []
 

@@ -28,27 +28,8 @@ def latents_for(family: ModelFamily, components: Components, seed: int) -> Tenso
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def batch_of(captions: tuple[str, ...]) -> Batch:
-    """A batch of whole images with captions; only prompts are encoded."""
-    return Batch(
-        indices=tuple(range(len(captions))),
-        positions=tuple(range(len(captions))),
-        captions=captions,
-        keys=captions,
-        weight=torch.ones(len(captions)),
-        sizes=whole_sizes(len(captions), HEIGHT, WIDTH),
-        latents=None,
-        pixels=None,
-        prompts=None,
-    )
-
-
 def diffusion(config: Any, clean: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents and target of DDPM and v-prediction.
-
-    DDPM is arXiv 2006.11239, equation 4, for betas whose roots are evenly spaced; v-prediction arXiv 2202.00512,
-    appendix D.
-    """
+    """DDPM, arXiv 2006.11239, equation 4, and v-prediction, arXiv 2202.00512, appendix D."""
     assert config.beta_schedule == "scaled_linear"
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps).double() ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)[t].view(-1, 1, 1, 1)
@@ -97,7 +78,8 @@ def test_two_steps_lower_the_loss(
     network = method.network(family, components)
     method.attach(network, seed=0)
     encoder = Encoder(family, components, torch.device("cpu"), text_encoder_is_trained=text_encoder)
-    prompts = encoder.prompts(batch_of(CAPTIONS))
+    batch = Batch((0, 1), (0, 1), CAPTIONS, CAPTIONS, torch.ones(2), whole_sizes(2, HEIGHT, WIDTH), None, None, None)
+    prompts = encoder.prompts(batch)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     found = []

@@ -6,15 +6,12 @@ import pytest
 
 from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import as_flat
+from tests.support.launch import ROOT, command, succeeded
 from tests.support.runs import flags
 from tests.tiny.sd import save_pictures
 from tests.unit.config.parse.test_command_line import KINDS, REQUIRED, REQUIRED_BY
 
-ROOT = Path(__file__).parents[2]
-
-
 HEAVY = ("torch", "diffusers", "transformers", "datasets", "accelerate", "peft", "wandb")
-
 
 SCRIPT = """
 import atexit, runpy, sys
@@ -36,8 +33,7 @@ def ran(
 @pytest.mark.parametrize("recipe", KINDS)
 def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: Path) -> None:
     ended = ran(tmp_path, "--help", recipe=recipe, heavy=(*HEAVY, "numpy", "PIL"))
-    assert ended.returncode == 0
-    assert ended.stderr.splitlines()[-1] == "HEAVY"
+    assert ended.returncode == 0 and ended.stderr.splitlines()[-1] == "HEAVY"
     options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
     assert [option for option in options if f"--{option} " not in ended.stdout] == []
     assert list(tmp_path.iterdir()) == []
@@ -60,9 +56,8 @@ def test_a_users_mistake_is_a_sentence_with_exit_code_1_before_anything_heavy_is
     ended = ran(tmp_path, *arguments)
     assert ended.returncode == 1
     *message, heavy = ended.stderr.splitlines()
-    assert message[0].startswith("error: ") and word in "\n".join(message)
+    assert message[0].startswith("error: ") and word in "\n".join(message) and heavy == "HEAVY"
     assert "Traceback" not in ended.stderr
-    assert heavy == "HEAVY"
 
 
 def test_every_command_starts_on_a_system_without_the_modules_and_signals_of_unix(tmp_path: Path) -> None:
@@ -89,44 +84,30 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
     listing = folder / "metadata.jsonl"
     listing.write_text(listing.read_text().replace('"text": "', '"text": "[trigger] ', 1))
     options = {"goal": "style", "data.folder": folder, "data.resolution": 64, "data.bucket_step": 16}
+    options |= {"config": "sd15_lora_from_pictures", "train.batch_size": 3, "validation.fraction": 0}
+    options |= {"preview.prompts": "cat --w 32"}
     script = (
         "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
         "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
     )
-    arguments = ["plan", "--processes", "2", "lora", *flags(options), "--train.batch_size", "3"]
-    arguments += [
-        "--config",
-        "sd15_lora_from_pictures",
-        "--validation.fraction",
-        "0",
-        "--preview.prompts",
-        "cat --w 32",
-    ]
-    command = [sys.executable, "-c", script, *arguments]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "200 steps of 6 images" in ended.stdout and "100.0 passes of 2.0 steps" in ended.stdout
-    of_caption, of_prompt = [line for line in ended.stdout.splitlines() if line.startswith("warning")]
+    said = succeeded(["-c", script, "plan", "--processes", "2", "lora", *flags(options)])
+    assert "200 steps of 6 images" in said and "100.0 passes of 2.0 steps" in said
+    of_caption, of_prompt = [line for line in said.splitlines() if line.startswith("warning")]
     assert "0000.png ([trigger])" in of_caption and "preview.prompts" in of_prompt
-    assert "bucket 64x64: 6 images" in ended.stdout and "rank: 16" in ended.stdout
+    assert "bucket 64x64: 6 images" in said and "rank: 16" in said
     assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
 
 
 def test_plan_refuses_what_is_not_a_recipe() -> None:
-    command = [sys.executable, "-m", "finetune.cli", "plan", "recipes.loar"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = command(["-m", "finetune.cli", "plan", "recipes.loar"])
     assert ended.returncode == 1 and "recipes.lora" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_the_command_proposes_or_refuses(tiny_model: Path, tmp_path: Path) -> None:
-    def doctor(model: Path) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "finetune.cli", "doctor", "tokens", "--model.source", str(model), "--num", "3"]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-    ended = doctor(tiny_model)
-    assert ended.returncode == 0 and "rare words" in ended.stdout.lower(), ended.stderr
+    words = ["-m", "finetune.cli", "doctor", "tokens", "--num", "3", "--model.source"]
+    assert "rare words" in succeeded([*words, str(tiny_model)]).lower()
     (tmp_path / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
-    ended = doctor(tmp_path)
+    ended = command([*words, str(tmp_path)])
     assert ended.returncode == 1 and "tokenizer" in ended.stderr and "Traceback" not in ended.stderr
 
 
@@ -166,5 +147,4 @@ DATA = "import finetune.data.images.decode, finetune.data.manifest, finetune.dat
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(code: str, heavy: tuple[str, ...]) -> None:
     code += f"\nimport sys\nprint(*sorted(set(sys.modules) & set({heavy})))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == []
+    assert succeeded(["-c", code]).split() == []

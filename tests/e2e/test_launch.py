@@ -8,20 +8,28 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.launch import LAUNCH, command, on_two_processes
-from tests.support.runs import TINY, Options, differing, final_state, flags, losses, metrics, without_lora
+from tests.support.launch import LAUNCH, on_two_processes, succeeded
+from tests.support.runs import (
+    TINY,
+    Options,
+    assert_close_metrics,
+    completed,
+    differing,
+    final_state,
+    flags,
+    losses,
+    metrics,
+    without_lora,
+)
 from tests.tiny.sd import save_pictures, save_pipeline
 
 
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora")
-    model = save_pipeline(folder / "model", size="tiny")
-    pictures = folder / "pictures"
-    save_pictures(pictures, count=12, size=64, aspects=(1.0, 1.5))
     options = TINY | {
-        "model.source": model,
-        "data.folder": pictures,
+        "model.source": save_pipeline(folder / "model", size="tiny"),
+        "data.folder": save_pictures(folder / "pictures", count=12, size=64, aspects=(1.0, 1.5)),
         "output.folder": folder / "out",
         "cache.folder": folder / "cache",
         "train.steps": 6,
@@ -35,8 +43,7 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tracking.names": ("wandb",),
     }
     preset = "recipes/configs/sd15_lora_style.yaml"
-    ended = command([*LAUNCH, "-m", "recipes.lora", "--config", preset, "--optim.warmup_steps", "1", *flags(options)])
-    assert ended.returncode == 0, ended.stderr
+    succeeded([*LAUNCH, "-m", "recipes.lora", "--config", preset, "--optim.warmup_steps", "1", *flags(options)])
     return folder
 
 
@@ -59,16 +66,10 @@ def test_a_run_leaves_everything_the_contract_names(lora_run: Path) -> None:
 
 def test_the_saved_config_relaunches_the_same_run(lora_run: Path) -> None:
     out = lora_run / "out"
-    ended = command(["-m", "recipes.lora", "--config", str(out / "config.yaml")])
-    assert ended.returncode == 0 and "finished" in ended.stdout, ended.stderr
-
-    again = lora_run / "again"
-    ended = command(
-        ["-m", "recipes.lora", "--config", str(out / "config.yaml"), "--output.folder", str(again), "--tracking.names"]
-    )
-    assert ended.returncode == 0, ended.stderr
-    first, second = final_state(out), final_state(again)
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    same = ["-m", "recipes.lora", "--config", str(out / "config.yaml")]
+    assert "finished" in succeeded(same)
+    succeeded([*same, "--output.folder", str(lora_run / "again"), "--tracking.names"])
+    assert differing(final_state(out), final_state(lora_run / "again")) == []
 
 
 def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
@@ -78,8 +79,7 @@ def test_the_preview_is_what_the_exported_file_draws(lora_run: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = pipeline("a red circle", 64, 64, 2, guidance_scale=7.5, generator=generator).images[0]
     preview = Image.open(lora_run / "out" / "previews" / "step_000006_prompt00_seed0.png")
-    difference = np.abs(np.asarray(drawn, dtype=int) - np.asarray(preview, dtype=int))
-    assert difference.max() <= 2
+    assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(preview, dtype=int)).max() <= 2
 
 
 def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_path: Path) -> None:
@@ -88,27 +88,20 @@ def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_p
     options |= {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1}  # nothing for the second one
     one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4}
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache"}
-    ended = command(["-m", "recipes.lora", *flags(one)])
-    assert ended.returncode == 0, ended.stderr
-    ended = on_two_processes("lora", two)
-    assert ended.returncode == 0, ended.stderr
-    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        for key in ("loss", "grad_norm", "validation/loss"):
-            assert row.get(key, 0.0) == pytest.approx(other.get(key, 0.0), rel=1e-4)
+    completed("lora", one, tmp_path / "log")
+    on_two_processes("lora", two)
+    assert_close_metrics(tmp_path / "one", tmp_path / "two", "loss", "grad_norm", "validation/loss", rel=1e-4)
     before = [tmp_path / name / "previews" / "step_000000_prompt00_seed0.png" for name in ("one", "two")]
     assert before[0].read_bytes() == before[1].read_bytes()
     first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
-    trained = [name for name in first if name.startswith("trained.")]
-    assert trained
-    for name in trained:
+    for name in (name for name in first if name.startswith("trained.")):
         torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
 
     straight_losses = losses(tmp_path / "two")
     for step in ("step_000004", "step_000005"):  # as if the job had been killed before step 4 was saved
         shutil.rmtree(tmp_path / "two" / "checkpoints" / step)
     (tmp_path / "two" / "run.json").unlink()
-    ended = on_two_processes("lora", two)
-    assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
+    assert "at step 2 of 5" in on_two_processes("lora", two)
     assert differing(second, final_state(tmp_path / "two")) == []
     assert losses(tmp_path / "two") == straight_losses
 
@@ -117,8 +110,7 @@ def test_full_fine_tuning_exports_a_pipeline(tiny_run: Options, tiny_v_model: Pa
     options = without_lora(tiny_run)
     options |= {"model.source": tiny_v_model, "train.steps": 3, "train.ema_decay": 0.99, "optim.lr": 1e-4}
     options |= {"loss.zero_terminal_snr": True, "output.dtype": "fp32"}
-    ended = command(["-m", "recipes.full", *flags(options)])
-    assert ended.returncode == 0, ended.stderr
+    succeeded(["-m", "recipes.full", *flags(options)])
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
     base = StableDiffusionPipeline.from_pretrained(tiny_v_model, safety_checker=None)
     state = final_state(tmp_path / "out")

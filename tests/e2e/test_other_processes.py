@@ -1,7 +1,6 @@
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -11,11 +10,10 @@ from pyarrow import parquet
 from finetune.data.manifest import Manifest, read_manifest
 from tests.support.http_server import QuietHandler, serving
 from tests.support.images import picture
+from tests.support.launch import command, succeeded
 from tests.unit.data.test_parquet import IMAGE, prepared
 from tests.unit.datasets_prep.sources.test_detect import opened
 from tests.unit.datasets_prep.sources.test_tables import entries
-
-ROOT = Path(__file__).parents[2]
 
 
 def listed_in_a_process(manifest: Manifest) -> list[bytes]:
@@ -25,8 +23,6 @@ def listed_in_a_process(manifest: Manifest) -> list[bytes]:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_other_processes_read_the_same(tmp_path: Path, method: str) -> None:
-    import multiprocessing
-
     manifest = read_manifest(prepared(tmp_path))
     here = listed_in_a_process(manifest)
     with multiprocessing.get_context(method).Pool(2) as pool:
@@ -35,15 +31,11 @@ def test_other_processes_read_the_same(tmp_path: Path, method: str) -> None:
 
 def test_listing_many_rows_takes_little_memory_beside_the_records(tmp_path: Path) -> None:
     number = 20_000
-    content = os.urandom(3000)
-    columns = {
-        "image": pyarrow.array([{"bytes": content, "path": None}] * number, IMAGE),
-        "text": ["x"] * number,
-        "width": [1] * number,
-        "height": [1] * number,
-        "sha256": ["0" * 64] * number,
-        "source": [str(row) for row in range(number)],
+    columns = {"image": pyarrow.array([{"bytes": os.urandom(3000), "path": None}] * number, IMAGE)}
+    columns |= {
+        key: [value] * number for key, value in {"text": "x", "width": 1, "height": 1, "sha256": "0" * 64}.items()
     }
+    columns["source"] = [str(row) for row in range(number)]
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "a.parquet"
     parquet.write_table(pyarrow.table(columns), path, row_group_size=64, use_dictionary=False, compression="none")
@@ -53,10 +45,7 @@ def test_listing_many_rows_takes_little_memory_beside_the_records(tmp_path: Path
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; m = read_manifest(sys.argv[1]);"
         "print(len(m.records), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    found, grown = map(int, done.stdout.split())
+    found, grown = map(int, succeeded(["-c", program, str(tmp_path)]).split())
     assert found == number and grown < 45
 
 
@@ -74,20 +63,13 @@ def test_a_saved_dataset_is_read_without_its_library_across_its_files(tmp_path: 
         "import pickle, sys; source = pickle.load(open(sys.argv[1], 'rb'));"
         "print(len(source.read('00000006-picture'))); assert not {'datasets', 'torch'} & set(sys.modules)"
     )
-    root = ROOT
-    command = [sys.executable, "-c", program, str(tmp_path / "pickled")]
-    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
-    assert int(done.stdout) == len(images[6]["bytes"])
+    assert int(succeeded(["-c", program, str(tmp_path / "pickled")])) == len(images[6]["bytes"])
 
 
 def test_a_hub_dataset_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
     code = "from tests.support.images import mistakes; print(mistakes('nobody/nothing'))"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "data.folder" in found.stdout and "nobody/nothing" in found.stdout and "spelling" in found.stdout
-    assert found.stdout.count("\n") == 1
+    said = succeeded(["-c", code], HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert "data.folder" in said and "nobody/nothing" in said and "spelling" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -111,9 +93,7 @@ def test_what_the_hub_refuses_is_reported_in_a_sentence(status: int, code: str, 
     )
     with serving(Hub) as address:
         places = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-        places |= {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False)
+        done = command(["-c", program], **places, NO_PROXY="127.0.0.1")
     assert done.stderr.splitlines()[-1].startswith("ValueError: captions.model: owner/model") and words in done.stderr
 
 
@@ -144,5 +124,4 @@ for level in ("fast", "thorough"):
 
 
 def test_without_opencv_copies_are_found_by_what_their_codes_tell_and_nothing_else_is() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_OPENCV], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["{16: 3, 17: 4, 18: 5, 19: 6, 20: 12}"] * 2
+    assert succeeded(["-c", WITHOUT_OPENCV]).splitlines() == ["{16: 3, 17: 4, 18: 5, 19: 6, 20: 12}"] * 2

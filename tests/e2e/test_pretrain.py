@@ -12,8 +12,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from tests.support.launch import command
-from tests.support.runs import Options, completed, metrics, run
+from tests.support.launch import succeeded
+from tests.support.runs import Options, completed, metrics, refused
 from tests.tiny.sd import save_pictures
 
 SMALL = {
@@ -54,6 +54,13 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def exported(folder: Path) -> StableDiffusionPipeline:
+    place = folder / "out" / "export"
+    pipeline = StableDiffusionPipeline.from_pretrained(place, safety_checker=None, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 @pytest.mark.slow
 def test_both_stages_lower_their_loss_on_images_that_were_held_out(pretrained: Path) -> None:
     for stage, first, last in (("out/autoencoder", 0.8, 0.3), ("out", 0.9, 0.5)):
@@ -63,9 +70,7 @@ def test_both_stages_lower_their_loss_on_images_that_were_held_out(pretrained: P
 
 @pytest.mark.slow
 def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrained: Path) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
-    )
+    pipeline = exported(pretrained)
     pictures = [np.asarray(Image.open(path)) for path in sorted((pretrained / "pictures").glob("*.png"))]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -77,19 +82,11 @@ def test_the_latents_of_the_trained_vae_are_scaled_to_a_deviation_of_one(pretrai
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
 def test_the_model_draws_finite_images_with_several_samplers(pretrained: Path, scheduler: type | None) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        pretrained / "out" / "export", safety_checker=None, torch_dtype=torch.float32
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = exported(pretrained)
     if scheduler:
         pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
-    drawn = pipeline(
-        "a red circle on white paper",
-        num_inference_steps=8,
-        guidance_scale=2.0,
-        output_type="np",
-        generator=torch.Generator().manual_seed(0),
-    ).images
+    settings = {"num_inference_steps": 8, "guidance_scale": 2.0, "output_type": "np"}
+    drawn = pipeline("a red circle on white paper", generator=torch.Generator().manual_seed(0), **settings).images
     assert np.isfinite(drawn).all() and drawn.std() > 0.02
 
 
@@ -107,13 +104,9 @@ def test_the_same_command_again_finds_every_stage_finished(pretrained: Path) -> 
 
 @pytest.mark.slow
 def test_another_architecture_is_refused_where_a_model_was_made_already(pretrained: Path) -> None:
-    options = SMALL | {
-        "data.folder": pretrained / "pictures",
-        "output.folder": pretrained / "out",
-        "architecture.unet_channels": (32, 96),
-    }
-    ended = run("pretrain", options, pretrained / "log")
-    assert ended.exit_code == 1 and "architecture.unet_channels 32 64 -> 32 96" in ended.output, ended.output
+    options = SMALL | {"data.folder": pretrained / "pictures", "output.folder": pretrained / "out"}
+    options |= {"architecture.unet_channels": (32, 96)}
+    refused("pretrain", options, pretrained / "log", "architecture.unet_channels 32 64 -> 32 96")
 
 
 def short(folder: Path) -> Options:
@@ -131,8 +124,7 @@ def test_images_without_captions_make_an_unconditional_model(tmp_path: Path) -> 
     pictures = save_pictures(tmp_path / "pictures", count=8, size=32)
     (pictures / "metadata.jsonl").unlink()
     completed("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "none"}, tmp_path / "log")
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
-    assert len(pipeline.tokenizer) == 514  # bytes, start and end: there was no word to learn
+    assert len(exported(tmp_path).tokenizer) == 514  # bytes, start and end: there was no word to learn
 
 
 def test_the_names_of_folders_are_classes(tmp_path: Path) -> None:
@@ -143,8 +135,7 @@ def test_the_names_of_folders_are_classes(tmp_path: Path) -> None:
         target.mkdir(exist_ok=True)
         path.rename(target / path.name)
     completed("pretrain", short(tmp_path) | {"data.folder": pictures, "data.captions": "folder"}, tmp_path / "log")
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "export", safety_checker=None)
-    assert pipeline.tokenizer.tokenize("fishing boat lorry") == ["fishing</w>", "boat</w>", "lorry</w>"]
+    assert exported(tmp_path).tokenizer.tokenize("fishing boat lorry") == ["fishing</w>", "boat</w>", "lorry</w>"]
 
 
 def write_icons(folder: Path, num_concepts: int) -> None:
@@ -157,18 +148,14 @@ def write_icons(folder: Path, num_concepts: int) -> None:
             ImageDraw.Draw(image).rectangle((left, top, left + 32, top + 32), fill="black")
             encoded = io.BytesIO()
             image.save(encoded, "PNG")
-            rows.append({
-                "image": {"bytes": encoded.getvalue(), "path": None}, "concept": f"thing {number}", "style": style,
-                "set": style,
-            })  # fmt: skip
+            row = {"image": {"bytes": encoded.getvalue(), "path": None}, "concept": f"thing {number}"}
+            rows.append(row | {"style": style, "set": style})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000.parquet")
 
 
 def trained_base(icons: Path, work: Path) -> str:
     steps = ["--autoencoder_steps", "2", "--steps", "2", "--last_steps", "2", "--batch_size", "4"]
-    ended = command(["-m", "tools.base_model", "--icons", str(icons), "--work", str(work), *steps], OMP_NUM_THREADS="1")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    return succeeded(["-m", "tools.base_model", "--icons", str(icons), "--work", str(work), *steps])
 
 
 @pytest.mark.slow

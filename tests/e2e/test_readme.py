@@ -27,10 +27,7 @@ def repository(folder: Path) -> Path:
 
 
 def with_packages(images: Path) -> list[str]:
-    """Return lines that add images and pip's packages to the clone.
-
-    The packages are those of the tests' interpreter. The project itself is not among them: `make` has to install it.
-    """
+    """Return lines that add images and the tests' packages to the clone. `make` has to install the project itself."""
     packages = " ".join(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
     return [
         f"cp -r '{images}' my_images",
@@ -114,9 +111,8 @@ def test_every_block_of_readme_runs_in_its_order_in_a_new_shell(tmp_path: Path) 
 
 def test_the_make_targets_of_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(
-        re.findall(r"\bmake ([a-z-]+)\b", "\n".join(re.findall(r"`[^`]+`|```.*?```", README.read_text(), re.S)))
-    )
+    code = "\n".join(re.findall(r"`[^`]+`|```.*?```", README.read_text(), re.S))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b", code))
     assert {"demo", "test", "shell"} <= named <= targets
 
 

@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import re
 import socket
 import subprocess
@@ -21,6 +20,8 @@ from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.tracking import tracker as tracking
 from finetune.tracking.backend import LoggedFiles, TrackedRun
 from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
+from finetune.tracking.wandb import offline_run
+from tests.support.launch import succeeded
 from tests.support.wandb_server import WandbServer, history, read_records
 
 API_KEY = "canary5c1e0key" * 4
@@ -35,21 +36,17 @@ ROWS = [
 ]
 
 
-class Collected(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
 @contextmanager
 def warnings_collected() -> Iterator[list[str]]:
-    collected = Collected()
-    logging.getLogger("finetune.tracking.tracker").addHandler(collected)
-    yield collected.messages
-    logging.getLogger("finetune.tracking.tracker").removeHandler(collected)
+    messages, logger = list[str](), logging.getLogger("finetune.tracking.tracker")
+
+    def note(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return True
+
+    logger.addFilter(note)
+    yield messages
+    logger.removeFilter(note)
 
 
 @pytest.fixture
@@ -62,8 +59,7 @@ def told() -> Iterator[list[str]]:
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Log out of W&B, and restore the environment afterwards."""
     for name in ("API_KEY", "MODE", "BASE_URL", "PROJECT", "NAME", "TAGS", "RUN_ID", "DIR", "RESUME"):
-        name = f"WANDB_{name}"
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
     for name in ("WANDB_DATA_DIR", "WANDB_ERROR_REPORTING", "TRACKIO_DIR"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -94,11 +90,8 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
     (folder / "export" / "embeddings").mkdir(parents=True)
     (folder / "export" / "style.safetensors").write_bytes(b"weights" * 1000)
     (folder / "export" / "embeddings" / "word.safetensors").write_bytes(b"word")
-    rows = [
-        PreviewRow("a cat", 0, folder / "base.png", None),
-        PreviewRow("a cat", 1, folder / "tuned.png", folder / "base.png"),
-    ]
-    tracker.log_previews(rows, 5)
+    base, tuned = folder / "base.png", folder / "tuned.png"
+    tracker.log_previews([PreviewRow("a cat", 0, base, None), PreviewRow("a cat", 1, tuned, base)], 5)
     paths = [folder / "export" / name for name in ("style.safetensors", "embeddings")]
     tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
 
@@ -109,6 +102,12 @@ def tracked(folder: Path, *names: str, mode: str = "auto", rows: Sequence[Mappin
         tracker.log(row, int(row["step"]))
     tracker.finish(0)
     return tracker
+
+
+def wandb(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "wandb", *words]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
+    return answer.stdout + answer.stderr
 
 
 def wandb_files(folder: Path) -> list[Path]:
@@ -127,6 +126,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         patch.setenv("WANDB_DATA_DIR", "")
         patch.setenv("WANDB_ERROR_REPORTING", "")
         patch.setattr(sys, "argv", COMMAND_LINE)
+        for name in ("START_SECONDS", "FINISH_SECONDS"):
+            patch.setattr(tracking, name, GUARD_SECONDS)  # a busy machine may take longer than users wait
         tracker = start(folder)
         log_everything(tracker, folder)
         tracker.finish(0)
@@ -137,16 +138,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_the_wandb_file_holds_every_logged_number_and_says_how_the_run_ended(finished: Finished) -> None:
     assert [record.exit_code for record in finished.of("exit")] == [0]
     assert finished.records[-1].WhichOneof("record_type") == "exit"
+    names = {"step": "step", "loss": "train/loss", "lr": "train/lr", "validation/loss": "validation/loss"}
     rows = [row for row in history(finished.records) if "train/loss" in row]
-    assert rows == [
-        {
-            "step": row["step"],
-            "train/loss": row["loss"],
-            "train/lr": row["lr"],
-            "validation/loss": row["validation/loss"],
-        }
-        for row in ROWS
-    ]
+    assert rows == [{names[key]: value for key, value in row.items()} for row in ROWS]
 
 
 def test_the_wandb_run_carries_config_tags_and_the_datasets_fingerprint(finished: Finished) -> None:
@@ -180,16 +174,13 @@ def test_the_exported_files_are_one_artifact_of_this_run_alone(finished: Finishe
     assert json.loads(model.metadata) == {"dataset_fingerprint": "f1e2", "steps": 5}
     copies = {content.path: Path(content.local_path) for content in model.manifest.contents}
     assert all(copy.is_relative_to(finished.folder) for copy in copies.values())
-    assert {name: copy.read_bytes() for name, copy in copies.items()} == {
-        "style.safetensors": b"weights" * 1000,
-        "embeddings/word.safetensors": b"word",
-    }
+    expected = {"style.safetensors": b"weights" * 1000, "embeddings/word.safetensors": b"word"}
+    assert {name: copy.read_bytes() for name, copy in copies.items()} == expected
 
 
 def test_a_refusing_server_costs_little_and_is_reported_once_with_the_way_to_upload_later(finished: Finished) -> None:
     (warning,) = finished.warnings
-    assert REFUSING in warning
-    assert f"wandb sync {finished.folder}" in warning
+    assert REFUSING in warning and f"wandb sync {finished.folder}" in warning
 
 
 def test_no_secret_and_no_command_line_is_in_any_file(finished: Finished) -> None:
@@ -199,12 +190,8 @@ def test_no_secret_and_no_command_line_is_in_any_file(finished: Finished) -> Non
 
 
 def test_wandb_leet_reads_the_offline_run(finished: Finished) -> None:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(finished.folder / "wandb")]
-    answer = subprocess.run(
-        command, cwd=finished.folder, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True
-    )
-    assert "finished" in answer.stdout
-    assert '"train/loss"' in answer.stdout
+    said = wandb(finished.folder, "leet", "inspect", "--summary", "--json", "wandb")
+    assert "finished" in said and '"train/loss"' in said
 
 
 def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_path: Path) -> None:
@@ -215,9 +202,7 @@ def test_a_resumed_run_keeps_its_id_and_both_parts_are_ready_for_wandb_sync(tmp_
     assert [file.name for file in files] == [f"run-{known}.wandb"] * 2
     assert [[row["step"] for row in history(read_records(file))] for file in files] == [[1, 2, 3], [2, 3, 4, 5]]
     assert {record.run.resume for file in files for record in read_records(file) if record.HasField("run")} == {True}
-    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *(str(file.parent) for file in files)]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
-    assert "Would sync 2 run(s)" in answer.stderr + answer.stdout
+    assert "Would sync 2 run(s)" in wandb(tmp_path, "sync", "--dry-run", *(str(file.parent) for file in files))
 
 
 def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -> None:
@@ -225,12 +210,9 @@ def test_the_printed_command_syncs_every_part_of_a_resumed_run(tmp_path: Path) -
     folder.mkdir()
     tracked(folder)
     (note,) = tracked(folder, rows=ROWS[1:2]).notes()
-    command = re.findall(r"wandb sync .*(?= uploads)", note)[0]
-    shown = subprocess.run(
-        ["bash", "-c", command.replace("wandb sync", "printf '%s\\n'")], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout.splitlines() == [str(file.parent) for file in wandb_files(folder)]
-    assert len(wandb_files(folder)) == 2
+    line = re.findall(r"wandb sync .*(?= uploads)", note)[0].replace("wandb sync", "printf '%s\\n'")
+    shown = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown == [str(file.parent) for file in wandb_files(folder)] and len(shown) == 2
 
 
 def test_wandbs_own_variables_name_the_run_where_no_option_does(
@@ -239,12 +221,10 @@ def test_wandbs_own_variables_name_the_run_where_no_option_does(
     wanted = {"PROJECT": "p", "NAME": "n", "TAGS": "a, b,,", "RUN_ID": "night-1", "RUN_GROUP": "g", "NOTES": "why"}
     for name, value in wanted.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    tracker = start_tracking(TrackingConfig(), tmp_path, {}, data_fingerprint="f")
-    tracker.finish(0)
+    start_tracking(TrackingConfig(), tmp_path, {}, data_fingerprint="f").finish(0)
     (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
     assert (run.project, run.display_name, run.run_id, run.run_group, run.notes) == ("p", "n", "night-1", "g", "why")
-    assert sorted(run.tags) == ["a", "b"]
-    assert told == []
+    assert sorted(run.tags) == ["a", "b"] and told == []
 
 
 def test_an_option_wins_over_wandbs_variable_and_that_is_said(
@@ -297,14 +277,13 @@ def test_a_run_id_file_without_an_id_gives_a_new_id_and_a_warning(tmp_path: Path
     file = tmp_path / "tracking.json"
     file.write_text('{"run_id": "../../elsewhere"}')
     made = tracking.run_id(file)
-    assert len(made) == 8
-    assert "no run id" in told[0]
-    assert tracking.run_id(file) == made
+    assert len(made) == 8 and "no run id" in told[0] and tracking.run_id(file) == made
 
 
 def test_a_server_that_never_answers_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
+    monkeypatch.setattr(offline_run, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -344,9 +323,11 @@ def test_a_logged_in_users_run_is_uploaded_as_it_grows(server: WandbServer, tmp_
 
 
 def test_a_server_that_falls_silent_leaves_a_complete_offline_run(
-    server: WandbServer, tmp_path: Path, told: list[str]
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     tracker = start(tmp_path)
+    monkeypatch.setattr(offline_run, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(offline_run, "CHECK_SECONDS", 0.5)
     server.is_silent.set()
     log_everything(tracker, tmp_path)
     tracker.finish(0)
@@ -381,15 +362,14 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     log_everything(tracker, tmp_path)
     tracker.finish(0)
     events = tensorboard_events(tmp_path)
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
-        (row["step"], pytest.approx(row["loss"])) for row in ROWS
-    ]
+    logged = [(row["step"], pytest.approx(row["loss"])) for row in ROWS]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == logged
     assert "validation/loss" in events.Tags()["scalars"]
     assert events.Tags()["images"] == ["previews/00", "previews/01"]
     assert any(tag.startswith("files/ink-style-") for tag in events.Tags()["tensors"])
 
 
-def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) -> None:
+def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from tests.e2e.test_trackers import start, log_everything\n"
@@ -403,27 +383,16 @@ def test_trackio_writes_under_the_run_folder_and_nowhere_else(tmp_path: Path) ->
     home, out = tmp_path / "home", tmp_path / "out"
     home.mkdir()
     out.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key not in ("TRACKIO_DIR", "HF_HOME", "HF_TOKEN")}
-    root = Path(tracking.__file__).parents[2]
-    answer = subprocess.run(
-        [sys.executable, "-c", script, str(out)],
-        env=environment | {"HOME": str(home), "PYTHONPATH": str(root)},
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=2 * GUARD_SECONDS,
-        check=False,
-    )
-    assert "steps [1, 2, 3, 4, 5]" in answer.stdout, answer.stderr
+    for name in ("TRACKIO_DIR", "HF_HOME", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert "steps [1, 2, 3, 4, 5]" in succeeded(["-c", script, str(out)], HOME=str(home))
     assert (out / "trackio" / "sd-finetune.db").exists()
     assert [file for file in home.rglob("*") if "trackio" in file.name] == []
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     check_trackers(TrackingConfig(names=("wandb", "tensorboard", "trackio")))
-    monkeypatch.setattr(
-        "finetune.tracking.tracker.TRACKERS", TRACKERS | {"absent": ("nowhere:Absent", "no_such_tracker")}
-    )
+    monkeypatch.setattr(tracking, "TRACKERS", TRACKERS | {"absent": ("nowhere:Absent", "no_such_tracker")})
     with pytest.raises(ValueError, match=r"no_such_tracker.*pip install no_such_tracker"):
         check_trackers(TrackingConfig(names=("wandb", "absent")))
 
@@ -509,8 +478,7 @@ def test_a_failing_tracker_is_warned_of_once_and_left_after_three_failures(
     for step in range(10):
         tracker.log({"loss": 1.0}, step)
     tracker.finish(0)
-    assert [call[1] for call in backend.calls[:-1]] == [0, 1, 2]
-    assert backend.calls[-1] == 0  # it is closed all the same
+    assert [call[1] for call in backend.calls[:-1]] == [0, 1, 2] and backend.calls[-1] == 0  # it is closed all the same
     assert len(told) == 1 and "wandb failed (SystemExit: broken)" in told[0]
 
 
@@ -531,14 +499,13 @@ def test_a_tracker_that_hangs_holds_up_neither_the_calls_nor_the_end(
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "MOST_WAITING_CALLS", 50)
     released = threading.Event()
-    tracker, backend = start_scripted(tmp_path, monkeypatch, lambda: assert_true(released.wait(GUARD_SECONDS)))
+
+    def hang() -> None:
+        assert released.wait(GUARD_SECONDS)
+
+    tracker, backend = start_scripted(tmp_path, monkeypatch, hang)
     for step in range(100):
         tracker.log({"loss": 1.0}, step)
     tracker.finish(0)
     released.set()
-    assert "abandoned" in backend.calls
-    assert len(told) == 1
-
-
-def assert_true(claim: bool) -> None:
-    assert claim
+    assert "abandoned" in backend.calls and len(told) == 1

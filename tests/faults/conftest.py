@@ -56,11 +56,3 @@ def contents(folder: Path) -> dict[Path, bytes]:
     """Return a run folder's files without those that every start writes."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")]
     return {path: path.read_bytes() for path in files}
-
-
-def assert_refused(exit_code: int, output: str, *words: str) -> None:
-    assert exit_code == 1, output
-    assert "Traceback" not in output, output
-    assert "error: " in output, output
-    for word in words:
-        assert word in output, f"{word!r} is missing in:\n{output}"

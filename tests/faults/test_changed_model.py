@@ -2,10 +2,10 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.faults.conftest import assert_refused, contents
+from tests.faults.conftest import contents
 from tests.faults.test_damaged_checkpoints import seal
 from tests.support.damage import change_json, change_weight
-from tests.support.runs import Options, assert_same_end, completed, run
+from tests.support.runs import Options, assert_same_end, completed, refused
 
 
 def test_another_vae_and_scheduler_are_refused_and_nothing_is_written(interrupted: Options, tmp_path: Path) -> None:
@@ -14,8 +14,8 @@ def test_another_vae_and_scheduler_are_refused_and_nothing_is_written(interrupte
     change_weight(file, "encoder.conv_in.weight", lambda weight: weight.mul_(1.05))
     change_json(model / "scheduler" / "scheduler_config.json", beta_end=0.02)
     before = contents(tmp_path / "out")
-    ended = run("lora", interrupted | {"model.source": model}, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, "model.source", "step_000004", "VAE", "beta_end 0.012 -> 0.02")
+    words = ("model.source", "step_000004", "VAE", "beta_end 0.012 -> 0.02")
+    refused("lora", interrupted | {"model.source": model}, tmp_path / "log", *words)
     assert contents(tmp_path / "out") == before
     assert "beta_end 0.012 -> 0.02" in (tmp_path / "out" / "run.log").read_text()
 

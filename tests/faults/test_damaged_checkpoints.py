@@ -9,9 +9,9 @@ import torch
 
 from finetune.files import file_sha256
 from finetune.run.checkpoint import load_checkpoint, newest_checkpoint
-from tests.faults.conftest import assert_refused, contents
+from tests.faults.conftest import contents
 from tests.support.damage import cut, flip_a_bit
-from tests.support.runs import Options, assert_same_end, completed, run
+from tests.support.runs import Options, assert_same_end, completed, refused
 
 FILES = ("trained.safetensors", "optimizer.pt", "state.json", "config.yaml", "manifest.json")
 
@@ -56,12 +56,9 @@ def checkpoints(straight: Path, tmp_path: Path) -> Path:
 def assert_falls_back(checkpoints: Path, name: str) -> None:
     warnings: list[str] = []
     found = newest_checkpoint(checkpoints, warnings.append)
-    assert found is not None
-    assert found[0].name == "step_000004"
-    assert found[1]["step"] == 4
-    assert len(warnings) == 1
-    assert name in warnings[0]
-    assert "falling back" in warnings[0]
+    assert found is not None and (found[0].name, found[1]["step"]) == ("step_000004", 4)
+    (warning,) = warnings
+    assert name in warning and "falling back" in warning
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -136,8 +133,7 @@ def test_a_run_falls_back_says_so_and_ends_the_same(interrupted: Options, straig
     flip_a_bit(tmp_path / "out" / "checkpoints" / "step_000004" / "trained.safetensors")
     ended = completed("lora", interrupted, tmp_path / "log")
     assert "step_000004/trained.safetensors" in ended.output
-    assert "Resuming from" in ended.output
-    assert "at step 2" in ended.output
+    assert "Resuming from" in ended.output and "at step 2" in ended.output
     assert_same_end(tmp_path / "out", straight)
 
 
@@ -146,8 +142,7 @@ def test_where_all_are_damaged_the_run_is_refused_and_nothing_is_deleted(interru
     for checkpoint in (out / "checkpoints").iterdir():
         cut(checkpoint / "optimizer.pt")
     before = contents(out)
-    ended = run("lora", interrupted, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, "no intact checkpoint", "intact")
+    refused("lora", interrupted, tmp_path / "log", "no intact checkpoint")
     assert contents(out).items() >= before.items()
 
 

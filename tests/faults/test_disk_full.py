@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import assert_refused
 from tests.faults.kills.injection import FileSizeLimit, FillDisk, WhenOpened, WhileSaving
-from tests.support.runs import Options, assert_same_end, completed, run, start
+from tests.support.runs import Options, assert_same_end, completed, refused
 
 
 @pytest.fixture
@@ -33,13 +32,13 @@ def test_a_checkpoint_that_finds_the_disk_full_loses_nothing(
     out = small_disk / "out"
     shutil.move(str(tmp_path / "out"), out)
     options = interrupted | {"output.folder": out}
-    ended = start("lora", options, tmp_path / "log", prepare=WhileSaving(event, FillDisk(small_disk))).wait()
-    assert_refused(ended.exit_code, ended.output, "ENOSPC", str(out), "it needs about")
+    prepare = WhileSaving(event, FillDisk(small_disk))
+    output = refused("lora", options, tmp_path / "log", "ENOSPC", str(out), "it needs about", prepare=prepare)
     if event < 16:
-        assert "step_000006" in ended.output
+        assert "step_000006" in output
         assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_000002", "step_000004"]
     (small_disk / "ballast").unlink()
-    ended = completed("lora", options, tmp_path / "log")
+    completed("lora", options, tmp_path / "log")
     assert_same_end(out, straight)
 
 
@@ -47,9 +46,9 @@ def test_a_checkpoint_that_finds_the_disk_full_loses_nothing(
 def test_a_checkpoint_larger_than_a_file_may_be_loses_nothing(
     num_bytes: int, interrupted: Options, straight: Path, tmp_path: Path
 ) -> None:
-    ended = start("lora", interrupted, tmp_path / "log", prepare=FileSizeLimit(num_bytes)).wait()
-    assert_refused(ended.exit_code, ended.output, "EFBIG", "step_000006", "bytes")
-    ended = completed("lora", interrupted, tmp_path / "log")
+    words = ("EFBIG", "step_000006", "bytes")
+    refused("lora", interrupted, tmp_path / "log", *words, prepare=FileSizeLimit(num_bytes))
+    completed("lora", interrupted, tmp_path / "log")
     assert_same_end(tmp_path / "out", straight)
 
 
@@ -69,8 +68,7 @@ def test_a_full_disk_is_named_wherever_the_run_meets_it(
     if "cache.folder" in options:
         options = {"cache.folder": small_disk / "cache"}
     fill(small_disk, leave=free)
-    ended = run("lora", small_run | {"output.folder": small_disk / "out"} | options, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, *words)
+    refused("lora", small_run | {"output.folder": small_disk / "out"} | options, tmp_path / "log", *words)
 
 
 def test_metrics_that_find_the_disk_full_say_so(
@@ -81,11 +79,10 @@ def test_metrics_that_find_the_disk_full_say_so(
     out.mkdir()
     shutil.copy(straight / "tracking.json", out)
     prepare = WhenOpened("metrics.jsonl", FillDisk(small_disk))
-    ended = start("lora", options, tmp_path / "log", prepare=prepare).wait()
-    assert_refused(ended.exit_code, ended.output, "metrics.jsonl", "ENOSPC", "it needs about")
-    assert "Exception ignored" not in ended.output
+    words = ("metrics.jsonl", "ENOSPC", "it needs about")
+    assert "Exception ignored" not in refused("lora", options, tmp_path / "log", *words, prepare=prepare)
     (small_disk / "ballast").unlink()
-    ended = completed("lora", options, tmp_path / "log")
+    completed("lora", options, tmp_path / "log")
     assert_same_end(out, straight)
 
 
@@ -97,9 +94,9 @@ def test_an_export_that_finds_the_disk_full_is_made_by_the_next_start(
     shutil.rmtree(out / "export")
     (out / "run.json").unlink()
     fill(small_disk, leave=12_000)
-    ended = run("lora", finished | {"output.folder": out}, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, "export", "ENOSPC", "it needs about")
+    options = finished | {"output.folder": out}
+    refused("lora", options, tmp_path / "log", "export", "ENOSPC", "it needs about")
     (small_disk / "ballast").unlink()
-    ended = completed("lora", finished | {"output.folder": out}, tmp_path / "log")
+    completed("lora", options, tmp_path / "log")
     assert len(list((out / "export").glob("*.safetensors"))) == 2
     assert_same_end(out, straight)

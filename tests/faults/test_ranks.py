@@ -10,9 +10,8 @@ import pytest
 
 from finetune.run_folder import options
 from finetune.run_folder.checkpoints import complete_steps
-from tests.faults.conftest import assert_refused
 from tests.faults.kills.injection import WhenOpened
-from tests.support.runs import Ended, Options, Running, metrics, run, start
+from tests.support.runs import Ended, Options, Running, metrics, refused, start
 
 
 def two(
@@ -123,6 +122,6 @@ def test_an_output_folder_of_each_machines_own_is_refused(job: Options, tmp_path
 
 def test_a_request_of_the_launcher_that_would_be_dropped_is_refused(small_run: Options, tmp_path: Path) -> None:
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
-    ended = run("lora", small_run | {"output.folder": tmp_path / "out"}, tmp_path / "log", environment=environment)
-    assert_refused(ended.exit_code, ended.output, "FSDP", "--train.accumulation 4")
+    options, words = small_run | {"output.folder": tmp_path / "out"}, ("FSDP", "--train.accumulation 4")
+    refused("lora", options, tmp_path / "log", *words, environment=environment)
     assert not (tmp_path / "out").exists()

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from datasets_prep.workers.pool import Failure, PoolEngine
 from datasets_prep.workers.ray_cluster import RayEngine
+from tests.support.launch import ROOT
 
 
 def double(number: int) -> int:
@@ -74,15 +76,7 @@ def run(tasks: list[str], workers: int = 2, seconds: float = 30.0, memory_gb: fl
 
 def children() -> set[int]:
     """Return process numbers of descendants, except the fork server."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            after_name = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(after_name[1])
-    direct = {child for child, parent in parents.items() if parent == os.getpid()}
-    return {child for child, parent in parents.items() if parent in direct}
+    return {each.pid for server in psutil.Process().children() for each in server.children()}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -193,11 +187,8 @@ def test_no_process_outlives_the_command(ending: signal.Signals, tmp_path: Path)
         "with PoolEngine(2, seconds=60, memory_gb=1) as engine:\n"  # not under `if __name__ == "__main__"`: none needed
         f"    list(engine.run(announce, [{str(tmp_path)!r}] * 2))\n"
     )
-    root = Path(__file__).parents[2]
-    command = subprocess.Popen(
-        [sys.executable, program], env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.PIPE, "start_new_session": True}
+    command = subprocess.Popen([sys.executable, program], text=True, **options)
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
     if ending == signal.SIGINT:

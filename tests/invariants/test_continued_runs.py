@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,11 +6,18 @@ import safetensors.torch
 import torch
 import yaml
 
-from tests.support.runs import Options, assert_same_end, completed, differing, final_state, metrics
+from tests.support.runs import (
+    BF16,
+    WITH_TEXT_ENCODER,
+    Options,
+    assert_same_end,
+    completed,
+    differing,
+    final_state,
+    metrics,
+)
 from tests.tiny.sd import save_pictures
 from tests.unit.models.loading.test_single_file import write_whole
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path) -> None:
@@ -38,50 +44,38 @@ def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, 
         assert file.metadata()["ss_sd_model_name"] == "model.safetensors"
 
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "step_000004")
-    for leftover in ("run.json", "export"):
-        path = tmp_path / "out" / leftover
-        path.unlink() if path.is_file() else shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "out" / "export")
+    (tmp_path / "out" / "run.json").unlink()
     again = completed("lora", from_file, tmp_path / "log")
     assert "at step 2 of 4" in again.output, again.output
     assert differing(final_state(tmp_path / "out"), final_state(tmp_path / "other")) == []
 
 
-@dataclass(frozen=True)
-class Told:
-    """The output of a run and its logged numbers."""
-
-    output: str
-    rank: int
-    steps: int
-
-
-def train(options: Options, log: Path) -> Told:
+def train(options: Options, log: Path) -> tuple[str, tuple[int, int]]:
+    """Return what a run prints, and its rank and steps."""
     ended = completed("lora", options, log)
     saved = yaml.safe_load((Path(str(options["output.folder"])) / "config.yaml").read_text())
-    return Told(ended.output, saved["lora"]["rank"], saved["train"]["steps"])
+    return ended.output, (saved["lora"]["rank"], saved["train"]["steps"])
 
 
 def test_a_run_keeps_its_numbers_when_images_are_added(tiny_run: Options, tmp_path: Path) -> None:
     folder = save_pictures(tmp_path / "pictures", count=9)
     chosen = {key: value for key, value in tiny_run.items() if key not in ("lora.rank", "train.steps")}
     chosen |= {"goal": "style", "data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0}
-    first = train(chosen | {"train.steps": 2}, tmp_path / "first")
-    assert first.rank == 8 and "fewer than 10 images" in first.output
-    assert "is finished" in train(chosen, tmp_path / "same").output  # the steps of the run, though they are not given
+    output, numbers = train(chosen | {"train.steps": 2}, tmp_path / "first")
+    assert numbers == (8, 2) and "fewer than 10 images" in output
+    assert "is finished" in train(chosen, tmp_path / "same")[0]  # the steps of the run, though they are not given
     save_pictures(folder, count=12)
-    longer = chosen | {"train.steps": 3, "data.allow_change": True}
-    later = train(longer, tmp_path / "later")
-    assert (later.rank, later.steps) == (8, 3) and "kept from the run; proposed would be 16" in later.output
-    other = tmp_path / "other"
-    saved = tmp_path / "relaunched.yaml"
-    saved.write_text((Path(str(chosen["output.folder"])) / "config.yaml").read_text())
-    again = train({"config": saved, "output.folder": other}, tmp_path / "again")
-    assert (again.rank, again.steps) == (8, 3) and len(metrics(other)) > 0
+    output, numbers = train(chosen | {"train.steps": 3, "data.allow_change": True}, tmp_path / "later")
+    assert numbers == (8, 3) and "kept from the run; proposed would be 16" in output
+    saved, other = tmp_path / "out" / "config.yaml", tmp_path / "other"
+    _, numbers = train({"config": saved, "output.folder": other}, tmp_path / "again")
+    assert numbers == (8, 3) and len(metrics(other)) > 0
 
 
 @pytest.fixture
 def encoder_run(tiny_run: Options) -> Options:
-    return tiny_run | {"train.text_encoder": True, "cache.text": False, "checkpoint.every": 100, "lora.rank": 2}
+    return tiny_run | WITH_TEXT_ENCODER | {"checkpoint.every": 100, "lora.rank": 2}
 
 
 def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options, tmp_path: Path) -> None:
@@ -101,13 +95,12 @@ def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options,
 
 
 def test_adapters_averages_and_moments_stay_float32_under_bf16(tiny_run: Options, tmp_path: Path) -> None:
-    options = tiny_run | {"train.steps": 2, "train.ema_decay": 0.9, "train.text_encoder": True, "cache.text": False}
-    completed("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "bf16"})
+    options = tiny_run | WITH_TEXT_ENCODER | {"train.steps": 2, "train.ema_decay": 0.9}
+    completed("lora", options, tmp_path / "log", environment=BF16)
     state = final_state(tmp_path / "out")
     for part in ("trained.denoiser.", "trained.text_encoders.", "ema.denoiser.", "optimizer."):
         assert any(name.startswith(part) for name in state)
     moments = {name for name in state if name.endswith(("exp_avg", "exp_avg_sq"))}
     assert len(moments) == 2 * sum(name.startswith("trained.") for name in state)
-    assert {
-        value.dtype for name, value in state.items() if name.startswith(("trained.", "ema.")) or name in moments
-    } == {torch.float32}
+    kept = moments | {name for name in state if name.startswith(("trained.", "ema."))}
+    assert {state[name].dtype for name in kept} == {torch.float32}

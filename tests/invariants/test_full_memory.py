@@ -11,20 +11,21 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from tests.support.damage import change_weight
-from tests.support.launch import on_two_processes
+from tests.support.launch import command, on_two_processes, two_processes
 from tests.support.runs import (
+    BF16,
+    WITH_TEXT_ENCODER,
     Options,
+    assert_close_metrics,
     assert_same_end,
     completed,
     differing,
     final_state,
     losses,
     metrics,
-    run,
+    refused,
     without_lora,
 )
-
-BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 
 
 @pytest.fixture
@@ -40,8 +41,7 @@ def finished(options: Options, folder: Path, environment: dict[str, str] | None 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_run: Options, tmp_path: Path) -> None:
     """With recomputed activations, a weight is needed late in the backward pass."""
-    options = full_run | {"train.gradient_checkpointing": True, "train.text_encoder": True, "cache.text": False}
-    options |= {"optim.text_encoder_lr": 1e-4}
+    options = full_run | WITH_TEXT_ENCODER | {"train.gradient_checkpointing": True, "optim.text_encoder_lr": 1e-4}
     environment = {"ACCELERATE_MIXED_PRECISION": precision}
     finished(options, tmp_path / "usual", environment)
     finished(options | {"optim.in_backward": True}, tmp_path / "early", environment)
@@ -85,7 +85,7 @@ def test_the_average_of_bfloat16_weights_is_kept_and_exported_in_float32(full_ru
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_only_what_patterns_choose_moves(precision: str, full_run: Options, tmp_path: Path) -> None:
     options = full_run | {"full.train": ("attn2", r"text_encoders\.0"), "full.freeze": ("embeddings", "to_k")}
-    options |= {"train.text_encoder": True, "cache.text": False, "train.steps": 2, "output.dtype": "fp32"}
+    options |= WITH_TEXT_ENCODER | {"train.steps": 2, "output.dtype": "fp32"}
     output = finished(options, tmp_path / "out", {"ACCELERATE_MIXED_PRECISION": precision})
     trained = {name for name in final_state(tmp_path / "out") if name.startswith("trained.")}
     assert trained and not any("embeddings" in name or "to_k" in name for name in trained)
@@ -118,41 +118,34 @@ def test_numbers_that_are_not_finite_stop_a_run_with_updates_in_the_backward_pas
     damage: dict[str, float], words: str, full_run: Options, tmp_path: Path
 ) -> None:
     """A loss stops it before updates, a gradient after; neither is saved."""
-    model, out = tmp_path / "model", tmp_path / "out"
-    shutil.copytree(Path(str(full_run["model.source"])), model)
+    model = shutil.copytree(Path(str(full_run["model.source"])), tmp_path / "model")
     file = model / "unet" / "diffusion_pytorch_model.safetensors"
     for name, value in damage.items():
         change_weight(file, name, partial(Tensor.fill_, value=value))
-    ended = run("full", full_run | {"model.source": model, "optim.in_backward": True}, tmp_path / "log")
-    assert ended.exit_code == 1 and words in ended.output and "loss of step 1 " in ended.output, ended.output
-    assert not (out / "checkpoints").exists()
+    options = full_run | {"model.source": model, "optim.in_backward": True}
+    refused("full", options, tmp_path / "log", words, "loss of step 1 ")
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "words"),
+    ("options", "words"),
     [
-        ({"optim.weights": "bf16_kahan"}, {}, ("optim.weights", "mixed_precision bf16")),
-        ({"optim.in_backward": True, "train.accumulation": 2}, {}, ("train.accumulation", "optim.in_backward")),
-        ({"optim.in_backward": True, "train.max_grad_norm": 1.0}, {}, ("--train.max_grad_norm 0",)),
-        ({"full.train": ("attn2", "(")}, {}, ("full.train", "regular expression")),
-        ({"train.ema_device": "cpu"}, {}, ("train.ema_device", "train.ema_decay")),
+        ({"optim.weights": "bf16_kahan"}, ("optim.weights", "mixed_precision bf16")),
+        ({"full.train": ("attn2", "(")}, ("full.train", "regular expression")),
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    options: Options, environment: dict[str, str], words: tuple[str, ...], full_run: Options, tmp_path: Path
+    options: Options, words: tuple[str, ...], full_run: Options, tmp_path: Path
 ) -> None:
     no_model = {"model.source": tmp_path / "absent"}  # so nothing was loaded before
-    ended = run("full", full_run | options | no_model, tmp_path / "log", environment=environment)
-    assert ended.exit_code == 1 and "absent" not in ended.output
-    for word in words:
-        assert word in ended.output, ended.output
+    assert "absent" not in refused("full", full_run | options | no_model, tmp_path / "log", *words)
 
 
 def test_changed_weights_or_patterns_are_not_resumed(full_run: Options, tmp_path: Path) -> None:
     finished(full_run | {"train.steps": 4}, tmp_path / "out")
     for changes, environment in (({"optim.weights": "bf16_kahan"}, BF16), ({"full.train": ("attn2",)}, {})):
-        ended = run("full", full_run | changes | {"train.steps": 6}, tmp_path / "log", environment=environment)
-        assert ended.exit_code == 1 and "cannot change within a run" in ended.output, ended.output
+        options = full_run | changes | {"train.steps": 6}
+        refused("full", options, tmp_path / "log", "cannot change within a run", environment=environment)
 
 
 @pytest.mark.slow
@@ -160,20 +153,17 @@ def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Option
     options = full_run | {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "checkpoint.every": 2}
     options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0}
     bf16 = ("--mixed_precision", "bf16")
-    ended = on_two_processes("full", options, *bf16)
-    assert ended.returncode == 0, ended.stderr
+    on_two_processes("full", options, *bf16)
     state, rows = final_state(tmp_path / "out"), losses(tmp_path / "out")
     for step in ("step_000004", "step_000005"):
         shutil.rmtree(tmp_path / "out" / "checkpoints" / step)
     (tmp_path / "out" / "run.json").unlink()
-    ended = on_two_processes("full", options, *bf16)
-    assert ended.returncode == 0 and "at step 2 of 5" in ended.stdout, ended.stderr
+    assert "at step 2 of 5" in on_two_processes("full", options, *bf16)
     assert differing(state, final_state(tmp_path / "out")) == []
     assert losses(tmp_path / "out") == rows
     one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4, "cache.folder": tmp_path / "cache"}
     finished(one, tmp_path / "one", BF16)
-    for row, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "out"), strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=2e-2)
+    assert_close_metrics(tmp_path / "one", tmp_path / "out", "loss", rel=2e-2)
     early = options | {"optim.in_backward": True, "train.max_grad_norm": 0.0, "output.folder": tmp_path / "early"}
-    ended = on_two_processes("full", early, *bf16)
+    ended = command(two_processes("full", early, *bf16), ACCELERATE_USE_CPU="true")
     assert ended.returncode != 0 and "2 processes" in ended.stderr

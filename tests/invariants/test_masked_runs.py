@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.support.runs import Options, completed, differing, final_state, metrics, run, same_uncached_and_killed
+from tests.support.runs import (
+    Options,
+    completed,
+    differing,
+    final_state,
+    metrics,
+    refused,
+    same_uncached_and_killed,
+    without_lora,
+)
 
 STEPS = 7
 MASKED: Options = {
@@ -44,10 +53,8 @@ def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Optio
 
 
 def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:
-    common = {
-        key: value for key, value in options.items() if not key.startswith("lora.") and key != "mask.prior_weight"
-    }
-    common |= {"train.steps": 2, "optim.lr": 1e-4, "validation.every": 1}
+    common = without_lora(options) | {"train.steps": 2, "optim.lr": 1e-4, "validation.every": 1}
+    del common["mask.prior_weight"]
     for name, own in {"masked": {}, "plain": {"mask.kind": "none"}}.items():
         ended = completed("full", common | own | {"output.folder": tmp_path / name}, tmp_path / "log")
     assert "not used because mask.kind is none" in ended.output
@@ -60,11 +67,9 @@ def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Pa
 def test_a_run_whose_masks_are_changed_is_not_resumed_unasked(
     options: Options, masked_pictures: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "pictures"
-    shutil.copytree(masked_pictures, folder)
-    options = options | {"data.folder": folder, "train.steps": 2, "output.folder": tmp_path / "out"}
-    assert run("lora", options, tmp_path / "log").exit_code == 0
+    folder = shutil.copytree(masked_pictures, tmp_path / "pictures")
+    options = options | {"data.folder": folder, "train.steps": 2}
+    completed("lora", options, tmp_path / "log")
     mask = folder / "0003-masklabel.png"
     Image.new("L", Image.open(mask).size, 255).save(mask)
-    ended = run("lora", options | {"train.steps": 3}, tmp_path / "log")
-    assert ended.exit_code == 1 and "0003.png" in ended.output and "data.allow_change" in ended.output
+    refused("lora", options | {"train.steps": 3}, tmp_path / "log", "0003.png", "data.allow_change")

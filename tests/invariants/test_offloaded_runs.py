@@ -3,22 +3,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.families import save_tiny_pipeline
-from tests.support.runs import Options, assert_same_end, completed, kill_after_three_steps
+from tests.support.runs import PREVIEWS, SUBJECT, Options, assert_same_end, completed, kill_after_three_steps
 
-EVERYTHING: Options = {
-    "train.gradient_checkpointing": True,
-    "lora.dropout": 0.1,
-    "validation.fraction": 0.2,
-    "validation.every": 2,
-    "preview.prompts": ("a red circle",),
-    "preview.num_inference_steps": 1,
-    "preview.size": 32,
-}
-SUBJECT: Options = {
-    "instance.prompt": "a photo of sks circle",
-    "prior.kind": "prediction",
-    "prior.prompt": "a photo of a circle",
-}
+EVERYTHING = PREVIEWS | {"preview.size": 32, "validation.fraction": 0.2, "validation.every": 2}
+EVERYTHING |= {"train.gradient_checkpointing": True, "lora.dropout": 0.1}
+OWN: dict[str, Options] = {"dora": {"lora.dora": True}, "lokr": {"lora.kind": "lokr"}}
+OWN["prediction"] = SUBJECT | {"prior.kind": "prediction"}
 
 
 @pytest.mark.parametrize(
@@ -49,9 +39,8 @@ def test_a_run_is_the_same_and_continues_bit_for_bit_when_it_is_killed(
     "kind", ["lokr", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dora", "prediction"))]
 )
 def test_what_asks_the_base_weights_is_the_same_too(kind: str, tiny_run: Options, tmp_path: Path) -> None:
-    own: dict[str, Options] = {"dora": {"lora.dora": True}, "lokr": {"lora.kind": "lokr"}, "prediction": SUBJECT}
     recipe = "dreambooth" if kind == "prediction" else "lora"
     for name, offload in (("a", False), ("b", True)):
         more: Options = {"train.steps": 2, "output.folder": tmp_path / name, "model.offload": offload}
-        completed(recipe, tiny_run | own[kind] | more, tmp_path / "log")
+        completed(recipe, tiny_run | OWN[kind] | more, tmp_path / "log")
     assert_same_end(tmp_path / "a", tmp_path / "b")

@@ -31,7 +31,7 @@ def test_every_layout_gives_the_live_networks_output(kind: str, source: ModelSou
 
 
 @pytest.mark.parametrize("kind", ["lora", "pissa", "lokr", "oft"])
-def test_half_precision_stays_within_the_tolerance(kind: str, source: ModelSource, export: Export) -> None:
+def test_half_precision_stays_within_the_tolerance(kind: str, export: Export) -> None:
     assert 1e-6 < export(kind, "fp16").differences["style.safetensors"] < TOLERANCE
 
 
@@ -62,14 +62,14 @@ def test_a_reader_that_knows_alpha_over_rank_alone_gets_the_update_on_the_base_m
     assert relative_difference(live, prediction(FAMILY, components)) < 1e-5
 
 
-def test_files_of_pissa_have_twice_the_rank_and_say_so(source: ModelSource, export: Export) -> None:
+def test_files_of_pissa_have_twice_the_rank_and_say_so(export: Export) -> None:
     metadata = export("olora").metadata()
     assert metadata["ss_network_dropout"] == str(LoRAConfig().dropout)
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("8", "8.0")
     assert json.loads(metadata["ss_network_args"]) == {"init": "olora"}
 
 
-def test_lohas_update_is_the_elementwise_product_of_two_low_rank_ones(source: ModelSource, export: Export) -> None:
+def test_lohas_update_is_the_elementwise_product_of_two_low_rank_ones(export: Export) -> None:
     exported = export("loha")
     model, tensors = exported.model, exported.tensors()
     name = "lora_unet_mid_block_resnets_0_conv1"
@@ -79,32 +79,22 @@ def test_lohas_update_is_the_elementwise_product_of_two_low_rank_ones(source: Mo
     change = layer.get_delta_weight("default")
     for o, i, y, x in ((0, 0, 0, 0), (3, 7, 2, 1), (15, 15, 0, 2)):
         column = (i * 3 + y) * 3 + x
-        by_hand = sum(w1_a[o, r] * w1_b[r, column] for r in range(3)) * sum(
-            w2_a[o, r] * w2_b[r, column] for r in range(3)
-        )
-        assert change[o, i, y, x].item() == pytest.approx(2.0 / 3 * float(by_hand), rel=1e-4)
+        first, second = (sum(a[o, r] * b[r, column] for r in range(3)) for a, b in ((w1_a, w1_b), (w2_a, w2_b)))
+        assert change[o, i, y, x].item() == pytest.approx(2.0 / 3 * float(first * second), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "name", ["mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"]
 )
-def test_lokrs_update_is_the_kronecker_product(name: str, source: ModelSource, export: Export) -> None:
-    """The change of the weight is W.
-
-    W[o1 K + o2, i1 N + i2] = w1[o1, i1] w2[o2, i2]; alpha counts only where w2 is split, as its readers have it.
-    """
-    exported = export("lokr")
-    model, tensors = exported.model, exported.tensors()
-    tensors = {
-        key.rpartition(".")[2]: value
-        for key, value in exported.tensors().items()
-        if key.startswith(f"lora_unet_{name.replace('.', '_')}.")
-    }
+def test_lokrs_update_is_the_kronecker_product(name: str, export: Export) -> None:
+    """W[o1 K + o2, i1 N + i2] = w1[o1, i1] w2[o2, i2]. alpha counts only where w2 is split, as its readers have it."""
+    exported, start = export("lokr"), f"lora_unet_{name.replace('.', '_')}."
+    tensors = {key.removeprefix(start): value for key, value in exported.tensors().items() if key.startswith(start)}
     is_split = "conv" in name  # attn2 has rank 64, which is more than its factors are wide
     assert set(tensors) == {"lokr_w1", "alpha", *(("lokr_w2_a", "lokr_w2_b") if is_split else ("lokr_w2",))}
     w1 = tensors["lokr_w1"]
     w2 = tensors["alpha"] * tensors["lokr_w2_a"] @ tensors["lokr_w2_b"] if is_split else tensors["lokr_w2"].flatten(1)
-    layer: Any = dict(adapter_layers(model.network))[f"denoiser.{name}"]
+    layer: Any = dict(adapter_layers(exported.model.network))[f"denoiser.{name}"]
     change = layer.get_delta_weight("default").flatten(1)
     assert w1.shape == (4, 4) and change.shape == (16, 4 * w2.shape[1])
     torch.testing.assert_close(weight_change(tensors), change)
@@ -114,10 +104,7 @@ def test_lokrs_update_is_the_kronecker_product(name: str, source: ModelSource, e
 
 
 def test_doras_rows_have_the_learned_lengths(source: ModelSource, export: Export) -> None:
-    """DoRA, arXiv 2402.09353, equation 5, by rows as peft has it.
-
-    m (W + s B A) / ||W + s B A||
-    """
+    """DoRA, arXiv 2402.09353, equation 5, by rows as peft has it. m (W + s B A) / ||W + s B A||"""
     exported = export("dora")
     model, tensors = exported.model, exported.tensors()
     layers = weights(LoRA(LoRAConfig(), text_encoder=True).network(FAMILY, fresh(source)))
@@ -164,7 +151,7 @@ def test_a_file_without_one_of_the_layers_is_refused(
         reloaded_differences(FAMILY, source, trained, expected, [tmp_path / "style.safetensors"])
 
 
-def test_metadata_say_which_module_reads_the_file(source: ModelSource, export: Export) -> None:
+def test_metadata_say_which_module_reads_the_file(export: Export) -> None:
     said = {}
     for kind in ("lora", "convolutions and patterns", "rslora", "dora", "loha", "lokr", "oft"):
         metadata = export(kind).metadata()

@@ -23,10 +23,7 @@ def test_the_divergence_is_that_of_diffusers() -> None:
 
 
 def test_pixels_count_by_their_absolute_and_squared_error_and_edges_by_their_differences() -> None:
-    """A step of height 0.5 down the middle column of 4x4 pixels.
-
-    Half of the pixels are off, and one column of three horizontal differences.
-    """
+    """A step of 0.5 down the middle of 4x4 pixels. It is in one of three columns of differences."""
     pixels, decoded, zero = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 2, 2)
     decoded[..., 2:] = 0.5
     plain = reconstruction_loss(decoded, pixels, zero, zero, kl_weight=1.0, edge_weight=0.0)

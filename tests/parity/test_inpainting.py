@@ -14,9 +14,10 @@ from finetune.batches.encoder import Encoder
 from finetune.batches.inpaint_masks import WHOLE, Filling, hole
 from finetune.config.loss import LossConfig
 from finetune.models.families.sd import StableDiffusion
-from finetune.models.family import Components, Network
+from finetune.models.family import Network
 from finetune.models.prompts import whole_sizes
 from finetune.tasks.denoising import Denoising
+from tests.support.components import components_of
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
@@ -37,11 +38,6 @@ def pipeline() -> StableDiffusionInpaintPipeline:
     return built
 
 
-def components_of(pipeline: Any) -> Components:
-    parts = pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler
-    return Components(*parts)
-
-
 @contextmanager
 def calls_of(unet: Any) -> Iterator[list[tuple[Tensor, int]]]:
     """Give the latents and timesteps that the U-Net is called with."""
@@ -51,30 +47,16 @@ def calls_of(unet: Any) -> Iterator[list[tuple[Tensor, int]]]:
     handle.remove()
 
 
-def picture() -> tuple[Image.Image, Tensor]:
-    """An image as PIL and as pixels [1 3 h w]. Pixels are in [-1, 1]."""
-    array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    return Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
 @pytest.mark.parametrize("number", [0, 1, 2, 3, WHOLE])
 def test_training_feeds_the_denoiser_what_diffusers_does(pipeline: Any, number: int) -> None:
-    image, pixels = picture()
+    array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image, pixels = Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1)[None].float() / 127.5 - 1
     hidden = hole("ab" * 32, number, SIDE, SIDE)
     mask = Image.fromarray((hidden[0] * 255).byte().numpy())
+    given = {"image": image, "mask_image": mask, "width": SIDE, "height": SIDE, "strength": 0.5}
+    given |= {"num_inference_steps": 4, "guidance_scale": 1.0, "output_type": "latent"}
     with calls_of(pipeline.unet) as theirs, torch.no_grad():
-        pipeline(
-            "a red circle",
-            image=image,
-            mask_image=mask,
-            width=SIDE,
-            height=SIDE,
-            strength=0.5,
-            num_inference_steps=4,
-            guidance_scale=1.0,
-            generator=torch.Generator().manual_seed(7),
-            output_type="latent",
-        )
+        pipeline("a red circle", **given, generator=torch.Generator().manual_seed(7))
     drawn = torch.Generator().manual_seed(7)
     _, noise = (torch.randn(1, 4, 8, 8, generator=drawn, dtype=torch.float64) for _ in range(2))  # first its posterior
 
@@ -82,20 +64,8 @@ def test_training_feeds_the_denoiser_what_diffusers_does(pipeline: Any, number: 
     components = components_of(pipeline)
     encoder = Encoder(FAMILY, components, torch.device("cpu"), text_encoder_is_trained=False)
     task = Denoising(FAMILY.objective(pipeline.scheduler, LossConfig()), encoder)
-    filling = Filling(("key",), None, hidden[None])
-    batch = Batch(
-        (0,),
-        (0,),
-        ("a red circle",),
-        ("key",),
-        torch.ones(1),
-        whole_sizes(1, *pixels.shape[2:]),
-        None,
-        pixels,
-        None,
-        None,
-        filling,
-    )
+    columns = (0,), (0,), ("a red circle",), ("key",), torch.ones(1), whole_sizes(1, SIDE, SIDE)
+    batch = Batch(*columns, None, pixels, None, filling=Filling(("key",), None, hidden[None]))
     with calls_of(pipeline.unet) as ours, torch.no_grad():
         u = torch.tensor([(t + 0.5) / 1000], dtype=torch.float64)
         task.losses(Network(FAMILY, components.denoiser), task.inputs(batch), u, lambda shape, purpose="noise": noise)

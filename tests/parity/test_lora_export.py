@@ -12,10 +12,11 @@ from torch import Tensor
 from finetune.export.single_file import DIFFUSERS_FILE, single_file_name
 from finetune.export.verify import prediction, relative_difference, reloaded_differences, require_equal
 from finetune.methods.lora.adapters import adapted_layers, adapter_layers
-from finetune.models.family import Components, ModelSource
+from finetune.models.family import ModelSource
 from tests.contract.test_single_file import expanded
 from tests.parity.conftest import Export
 from tests.support.adapter_models import FAMILY, Exported, fresh
+from tests.support.components import components_of
 from tests.tiny.sd import build_pipeline
 
 RANK, ALPHA = 4, 6.5
@@ -32,8 +33,7 @@ def read_by_diffusers(source: ModelSource, folder: Path, **names: str) -> Tensor
     """Return the output of a plain pipeline with the file loaded."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(source.location, use_safetensors=True)
     pipeline.load_lora_weights(str(folder), **names)
-    parts = pipeline.unet, pipeline.vae, (pipeline.text_encoder.eval(),), (pipeline.tokenizer,), pipeline.scheduler
-    return prediction(FAMILY, Components(*parts))
+    return prediction(FAMILY, components_of(pipeline))
 
 
 def live(exported: Exported) -> Tensor:

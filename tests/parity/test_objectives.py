@@ -63,7 +63,6 @@ def test_targets_equal_noise_velocity_and_image(scheduler: DDPMScheduler) -> Non
 def test_diffusers_recovers_the_image_from_the_target(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """From the target, the sampler recovers the clean image."""
     sampler = DDIMScheduler(**BETAS, prediction_type=prediction_type, clip_sample=False)
     sampler.set_timesteps(1000)
     objective = objective_of(scheduler, prediction_type)
@@ -168,9 +167,8 @@ def test_the_three_weights_are_one_loss_in_three_parametrisations(
 def test_without_weighting_all_timesteps_weigh_the_same(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    assert torch.equal(
-        objective_of(scheduler, prediction_type, LossConfig(weighting="none")).weight(EVERY_T), torch.ones(1000)
-    )
+    objective = objective_of(scheduler, prediction_type, LossConfig(weighting="none"))
+    assert torch.equal(objective.weight(EVERY_T), torch.ones(1000))
 
 
 def test_rescaling_equals_diffusers_and_ends_at_zero(scheduler: DDPMScheduler) -> None:
@@ -323,11 +321,7 @@ def test_perturbed_input_leaves_the_target_alone(scheduler: DDPMScheduler) -> No
 def test_the_loss_of_a_constant_prediction_has_its_closed_form(
     scheduler: DDPMScheduler, prediction_type: PredictionType
 ) -> None:
-    """The target's mean is 0.
-
-    So E (c - target)^2 = c^2 + E target^2: for epsilon it is 1, for x_0 its variance s^2, for v alpha_bar + (1 -
-    alpha_bar) s^2.
-    """
+    """E (c - target)^2 = c^2 + E target^2. By target, the last is 1, s^2, or alpha_bar + (1 - alpha_bar) s^2."""
     constant, spread, t = 0.7, 0.5, torch.tensor([0, 300, 999])
     clean = spread * torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(3, 4, 128, 128, generator=torch.Generator().manual_seed(1))
@@ -337,9 +331,8 @@ def test_the_loss_of_a_constant_prediction_has_its_closed_form(
         "sample": torch.full((3,), spread**2),
         "v_prediction": alpha_bar + (1 - alpha_bar) * spread**2,
     }[prediction_type]
-    loss = denoising_loss(
-        objective_of(scheduler, prediction_type), lambda noisy, t: torch.full_like(noisy, constant), clean, noise, t
-    )
+    objective = objective_of(scheduler, prediction_type)
+    loss = denoising_loss(objective, lambda noisy, t: torch.full_like(noisy, constant), clean, noise, t)
     assert loss.shape == (3,) and loss.dtype == torch.float32
     torch.testing.assert_close(loss, constant**2 + power, rtol=0.02, atol=0)
 

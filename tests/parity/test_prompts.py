@@ -3,8 +3,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from finetune.models.families.sd import StableDiffusion
-from finetune.models.family import Components
 from finetune.models.prompts import Prompts
+from tests.support.components import components_of
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()
@@ -20,10 +20,6 @@ def pipeline(request: pytest.FixtureRequest) -> StableDiffusionPipeline:
 def encoded(pipeline: StableDiffusionPipeline, *captions: str) -> Prompts:
     with torch.no_grad():
         return FAMILY.encode_prompts([pipeline.text_encoder], FAMILY.tokenize([pipeline.tokenizer], captions))
-
-
-def components_of(pipeline: StableDiffusionPipeline) -> Components:
-    return Components(pipeline.unet, pipeline.vae, (pipeline.text_encoder,), (pipeline.tokenizer,), pipeline.scheduler)
 
 
 def long_prompt(pipeline: StableDiffusionPipeline, num_tokens: int) -> str:

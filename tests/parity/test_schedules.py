@@ -21,12 +21,11 @@ def ours(config: OptimConfig, steps: int = STEPS) -> list[float]:
     return [learning_rate_factor(step, config, steps) for step in range(steps)]
 
 
-def theirs(schedule: Schedule, warmup: int, steps: int, num: int) -> list[float]:
-    """Return the rates of `num` steps with diffusers' scheduler."""
+def theirs(schedule: Schedule) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = get_scheduler(NAMES[schedule], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    scheduler = get_scheduler(NAMES[schedule], optimizer, num_warmup_steps=WARMUP, num_training_steps=STEPS)
     rates = []
-    for _ in range(num):
+    for _ in range(STEPS):
         rates.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
@@ -34,18 +33,10 @@ def theirs(schedule: Schedule, warmup: int, steps: int, num: int) -> list[float]
 
 
 @pytest.mark.parametrize("schedule", NAMES)
-def test_after_the_warm_up_the_rates_are_those_of_diffusers(schedule: Schedule) -> None:
-    config = OptimConfig(schedule=schedule, warmup_steps=WARMUP)
-    expected = theirs(schedule, WARMUP, STEPS, STEPS)
-    assert ours(config)[WARMUP:] == pytest.approx(expected[WARMUP:], abs=1e-12)
-
-
-@pytest.mark.parametrize("schedule", NAMES)
-def test_the_warm_up_is_that_of_diffusers_one_step_earlier(schedule: Schedule) -> None:
-    config = OptimConfig(schedule=schedule, warmup_steps=WARMUP)
-    expected = theirs(schedule, WARMUP, STEPS, STEPS)
-    assert expected[0] == 0
-    assert ours(config)[:WARMUP] == pytest.approx(expected[1 : WARMUP + 1], abs=1e-12)
+def test_the_rates_are_those_of_diffusers_and_the_warm_up_one_step_earlier(schedule: Schedule) -> None:
+    rates, expected = ours(OptimConfig(schedule=schedule, warmup_steps=WARMUP)), theirs(schedule)
+    assert rates[WARMUP:] == pytest.approx(expected[WARMUP:], abs=1e-12)
+    assert expected[0] == 0 and rates[:WARMUP] == pytest.approx(expected[1 : WARMUP + 1], abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", NAMES)

@@ -21,23 +21,12 @@ from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, reloaded_differences
 from finetune.methods.tokens import TextualInversion
 from finetune.models.families.sd3 import StableDiffusion3
-from finetune.models.family import Components, ModelSource, Network
+from finetune.models.family import ModelSource, Network
+from tests.support.components import components_of
 from tests.support.runs import Options, completed, metrics, without_lora
 from tests.tiny.sd3 import build_pipeline, save_pipeline
 
 FAMILY = StableDiffusion3()
-
-
-def components_of(pipeline: StableDiffusion3Pipeline) -> Components:
-    encoders = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3]
-    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3]
-    return Components(
-        pipeline.transformer,
-        pipeline.vae,
-        tuple(encoder for encoder in encoders if encoder is not None),
-        tuple(tokenizer for tokenizer in tokenizers if tokenizer is not None),
-        pipeline.scheduler,
-    )
 
 
 @pytest.mark.parametrize("version35", [False, True])
@@ -130,14 +119,10 @@ def test_objectives_of_diffusion_and_new_tokens_are_refused(model: Path) -> None
 def test_a_lora_in_diffusers_layout_loads_again(model35: Path, tmp_path: Path) -> None:
     source = ModelSource(str(model35))
     components = FAMILY.load(source)
-    inject_adapter_in_model(
-        LoraConfig(r=4, lora_alpha=6, target_modules=list(FAMILY.lora_targets)), components.denoiser
-    )
     trained = FAMILY.trained_text_encoders(components.text_encoders)
-    for encoder in trained:
-        inject_adapter_in_model(
-            LoraConfig(r=4, lora_alpha=6, target_modules=list(FAMILY.text_encoder_lora_targets)), encoder
-        )
+    adapted_parts = [(components.denoiser, FAMILY.lora_targets)]
+    for module, targets in adapted_parts + [(encoder, FAMILY.text_encoder_lora_targets) for encoder in trained]:
+        inject_adapter_in_model(LoraConfig(r=4, lora_alpha=6, target_modules=list(targets)), module)
     untouched = prediction(FAMILY, components)
     state = {}
     for number, (name, parameter) in enumerate(Network(FAMILY, components.denoiser, trained).named_parameters()):

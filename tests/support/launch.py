@@ -18,7 +18,18 @@ def command(arguments: list[str], **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
 
 
-def on_two_processes(recipe: str, options: Options, *words: str) -> subprocess.CompletedProcess[str]:
+def succeeded(arguments: list[str], **environment: str) -> str:
+    """Run Python as `command` does, to a good end. Return what was printed."""
+    ended = command(arguments, **environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def two_processes(recipe: str, options: Options, *words: str) -> list[str]:
+    """Give the arguments that start `recipes.RECIPE` on two processes."""
+    return [*LAUNCH, "--multi_gpu", "--num_processes", "2", *words, "-m", f"recipes.{recipe}", *flags(options)]
+
+
+def on_two_processes(recipe: str, options: Options, *words: str) -> str:
     """Run `recipes.RECIPE` on two processes, with further words for the launcher."""
-    launcher = [*LAUNCH, "--multi_gpu", "--num_processes", "2", *words]
-    return command([*launcher, "-m", f"recipes.{recipe}", *flags(options)], ACCELERATE_USE_CPU="true")
+    return succeeded(two_processes(recipe, options, *words), ACCELERATE_USE_CPU="true")

@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -35,6 +36,11 @@ TINY |= {"checkpoint.every": 4, "lora.rank": 4, "optim.lr": 1e-2, "tracking.name
 
 Options = dict[str, object]
 Environment = dict[str, str] | None
+UNCACHED: Options = {"cache.latents": False, "cache.text": False}
+WITH_TEXT_ENCODER: Options = {"train.text_encoder": True, "cache.text": False}
+PREVIEWS: Options = {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1}
+SUBJECT: Options = {"instance.prompt": "a photo of zkw circle", "prior.prompt": "a photo of a circle"}
+BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 
 
 def flags(options: Options) -> list[str]:
@@ -103,6 +109,26 @@ def completed(recipe: str, options: Options, log: Path, *, environment: Environm
     ended = run(recipe, options, log, environment=environment)
     assert ended.exit_code == 0, ended.output
     return ended
+
+
+def assert_refused(ended: Ended, *words: str) -> None:
+    """Expect exit code 1 and an error with the words. It has no traceback."""
+    assert ended.exit_code == 1 and "error: " in ended.output and "Traceback" not in ended.output, ended.output
+    assert [word for word in words if word not in ended.output] == [], ended.output
+
+
+def refused(
+    recipe: str,
+    options: Options,
+    log: Path,
+    *words: str,
+    environment: Environment = None,
+    prepare: Callable[[], None] | None = None,
+) -> str:
+    """Run `recipes.RECIPE`, which has to refuse. Return what it printed."""
+    ended = start(recipe, options, log, environment=environment, prepare=prepare).wait()
+    assert_refused(ended, *words)
+    return ended.output
 
 
 def kill_after_three_steps(recipe: str, options: Options, log: Path, *, environment: Environment = None) -> None:
@@ -189,6 +215,12 @@ def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
     """Return the names whose values are not equal bit for bit."""
     assert first.keys() == second.keys(), first.keys() ^ second.keys()
     return [name for name, value in first.items() if not torch.equal(value, second[name])]
+
+
+def assert_close_metrics(folder: Path, other: Path, *keys: str, rel: float) -> None:
+    """Expect almost the same numbers in every logged step."""
+    for row, theirs in zip(metrics(folder), metrics(other), strict=True):
+        assert [row.get(key, 0.0) for key in keys] == pytest.approx([theirs.get(key, 0.0) for key in keys], rel=rel)
 
 
 def losses(folder: Path) -> list[tuple[float, ...]]:

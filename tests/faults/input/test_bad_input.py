@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import assert_refused
 from tests.support.damage import change_json
-from tests.support.runs import Options, run
+from tests.support.runs import Options, refused
 
 Change = Callable[[Path], Options | None]
 """Make something wrong in a scratch folder that holds `model` and `pictures`, and return the options for it."""
@@ -105,13 +104,10 @@ def test_a_mistake_is_one_sentence(name: str, scratch: Options, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     options = scratch | (change(tmp_path) or {})
     before = {path: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
-    ended = run("lora", options, tmp_path / "log")
-    assert_refused(ended.exit_code, ended.output, *words)
-    assert "step 1/" not in ended.output
+    assert "step 1/" not in refused("lora", options, tmp_path / "log", *words)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_half_precision_without_a_gpu_is_refused(small_run: Options, tmp_path: Path) -> None:
-    options = small_run | {"output.folder": tmp_path / "out"}
-    ended = run("lora", options, tmp_path / "log", environment={"ACCELERATE_MIXED_PRECISION": "fp16"})
-    assert_refused(ended.exit_code, ended.output, "mixed_precision", "fp16")
+    options, environment = small_run | {"output.folder": tmp_path / "out"}, {"ACCELERATE_MIXED_PRECISION": "fp16"}
+    refused("lora", options, tmp_path / "log", "mixed_precision", "fp16", environment=environment)

@@ -1,7 +1,4 @@
-"""kill -9 during saves: the same command gives the same bits.
-
-`python -m tests.faults.kills.sweep` does the same at every system call.
-"""
+"""kill -9 during saves. `python -m tests.faults.kills.sweep` does it at every system call."""
 
 import random
 import signal
@@ -25,7 +22,6 @@ def test_a_run_killed_again_and_again_inside_saves_ends_the_same(
     for point in points:
         ended = start("lora", options, tmp_path / "log", prepare=WhileSaving(point, die)).wait()
         assert ended.exit_code == -signal.SIGKILL, f"event {point} of {points}: {ended.output}"
-    ended = completed("lora", options, tmp_path / "log")
+    completed("lora", options, tmp_path / "log")
     assert_same_end(tmp_path / "out", straight)
-    left = sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir())
-    assert left == [f"step_{STEPS:06d}"]
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == [f"step_{STEPS:06d}"]
