@@ -30,10 +30,6 @@ SERVER = multiprocessing.forkserver.ForkServer()
 things."""
 SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.support.runs"])
 
-TINY = {"data.resolution": 64, "data.bucket_step": 16, "train.batch_size": 2, "train.log_every": 1}
-TINY |= {"checkpoint.every": 4, "lora.rank": 4, "optim.lr": 1e-2, "tracking.names": ()}
-"""Options that make a run on a tiny model a matter of seconds."""
-
 Options = dict[str, object]
 Environment = dict[str, str] | None
 UNCACHED: Options = {"cache.latents": False, "cache.text": False}
@@ -41,6 +37,10 @@ WITH_TEXT_ENCODER: Options = {"train.text_encoder": True, "cache.text": False}
 PREVIEWS: Options = {"preview.prompts": ("a red circle",), "preview.num_inference_steps": 1}
 SUBJECT: Options = {"instance.prompt": "a photo of zkw circle", "prior.prompt": "a photo of a circle"}
 BF16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+
+TINY: Options = {"data.resolution": 64, "data.bucket_step": 16, "train.batch_size": 2, "train.log_every": 1}
+TINY |= {"checkpoint.every": 4, "lora.rank": 4, "optim.lr": 1e-2, "tracking.names": ()}
+"""Options that make a run on a tiny model a matter of seconds."""
 
 
 def flags(options: Options) -> list[str]:
