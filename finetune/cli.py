@@ -84,9 +84,12 @@ def refuse_training(command: str) -> None:
 def demonstrate(options: argparse.Namespace) -> None:
     """Run the demo."""
     from finetune.demo.run import run_demo
+    from finetune.launch import fail
 
     try:
         run_demo(options.output, options.steps)
+    except FileNotFoundError as error:
+        fail(error)
     except subprocess.CalledProcessError as error:
         print(f"error: the recipe stopped with exit code {error.returncode}; see above.", file=sys.stderr)
         raise SystemExit(1) from None

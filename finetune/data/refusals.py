@@ -23,9 +23,9 @@ def refuse_unfinished(folder: Path) -> None:
     """Refuse an unfinished preparation, which may lack images."""
     try:
         state = json.loads((folder / ".prep" / "state.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
-    if not state.get("is_done"):
+    if isinstance(state, dict) and not state.get("is_done"):
         raise ValueError(
             f"data.folder: the preparation of {folder} was not finished. Run the same `python -m datasets_prep` "
             "command again; it continues from there."

@@ -1,4 +1,6 @@
+import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +25,17 @@ def test_so_is_one_of_the_review(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         review(["prepared", "--port", "1", "--port", "2"])
     assert "--port: given twice" in capsys.readouterr().err
+
+
+def test_a_demo_without_its_fonts_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else found(name, *more)
+    )
+    monkeypatch.setattr(sys, "argv", ["finetune", "demo", "--output", str(tmp_path / "demo")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "error: matplotlib is not installed" in capsys.readouterr().err

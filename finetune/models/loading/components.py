@@ -107,7 +107,7 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
         )
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{option}: {file} is not valid JSON ({error}).") from error
     if not isinstance(index, dict):
         raise ValueError(f"{option}: {file} is not a JSON object.")

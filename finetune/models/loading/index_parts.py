@@ -40,5 +40,5 @@ def stated_class(config_file: Path) -> Any:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         return config.get("_class_name") if isinstance(config, dict) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

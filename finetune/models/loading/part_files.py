@@ -166,7 +166,7 @@ def weight_map(index: Path) -> dict[str, str]:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not (files and all(isinstance(file, str) for file in files.values())):
             raise ValueError("weight_map is not the files of all weights")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"model.source: {index} is not a valid index of weights ({type(error).__name__}: {error}). Download it "
             "again."

@@ -1,7 +1,7 @@
-import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +14,9 @@ from tests.faults.test_damaged_checkpoints import Canary
 from tests.support.damage import change_json
 from tests.support.runs import Options, assert_refused, refused, run
 
-INDEXES: dict[str, object] = {
-    "no object": [],
+INDEXES: dict[str, Any] = {
+    "no object": "[]",
+    "nested too deeply": "[" * 100_000,
     "no pipeline class": {"_class_name": None},
     "pipeline class is a path": {"_class_name": "../../evil.StableDiffusionPipeline"},
     "pipeline class is a list": {"_class_name": ["evil", "StableDiffusionPipeline"]},
@@ -42,14 +43,22 @@ def model(small_run: Options, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", INDEXES)
 def test_a_hostile_model_index_is_refused(name: str, model: Path, tmp_path: Path) -> None:
     entries = INDEXES[name]
-    if isinstance(entries, dict):
-        change_json(model / "model_index.json", **entries)
+    if isinstance(entries, str):
+        (model / "model_index.json").write_text(entries)
     else:
-        (model / "model_index.json").write_text(json.dumps(entries))
+        change_json(model / "model_index.json", **entries)
     source = ModelSource(str(model))
     with pytest.raises((ValueError, FileNotFoundError), match=r"^model\.source: .*model_index\.json"):
         load_sequentially(family_named(find_family(source)), source)
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"])
+def test_a_part_whose_config_is_nested_too_deeply_is_refused(name: str, model: Path) -> None:
+    (model / name).write_text("[" * 100_000)
+    source = ModelSource(str(model))
+    with pytest.raises((ValueError, OSError), match=name.partition("/")[0]):
+        load_sequentially(family_named(find_family(source)), source)
 
 
 def test_code_that_comes_with_a_model_is_not_run(model: Path, small_run: Options, tmp_path: Path) -> None:
