@@ -198,6 +198,7 @@ def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub: Served, 
     assert not [name for name in hub.sent if name.startswith(("half/unet", "pickled/vae"))]
 
 
+@pytest.mark.slow
 def test_of_a_model_on_the_hub_only_what_is_read_is_downloaded_and_then_read_offline(
     hub: Served, shards: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_run_leaves_everything_the_contract_names(lora_run: Path) -> None:
     assert {f"step_00000{step}_prompt0{number}_seed0.png" for step in (0, 3, 6) for number in (0, 1)} <= previews
 
 
+@pytest.mark.slow
 def test_the_saved_config_relaunches_the_same_run(lora_run: Path) -> None:
     out = lora_run / "out"
     same = ["-m", "recipes.lora", "--config", str(out / "config.yaml")]
@@ -106,6 +107,7 @@ def test_two_processes_equal_one_and_resume_bit_for_bit(tiny_run: Options, tmp_p
     assert losses(tmp_path / "two") == straight_losses
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_exports_a_pipeline(tiny_run: Options, tiny_v_model: Path, tmp_path: Path) -> None:
     options = without_lora(tiny_run)
     options |= {"model.source": tiny_v_model, "train.steps": 3, "train.ema_decay": 0.99, "optim.lr": 1e-4}

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -11,6 +12,7 @@ from tests.tiny.sdxl import build_pipeline
 from tests.unit.models.loading.test_single_file import without_weights
 
 
+@pytest.mark.slow
 def test_a_run_its_metadata_and_its_previews_follow_the_marks_of_the_file(tiny_run: Options, tmp_path: Path) -> None:
     pipeline: Any = build_pipeline(num_layers=10)
     file = save_single_file(pipeline, tmp_path / "noob.safetensors")

@@ -45,7 +45,11 @@ def job(small_run: Options, tmp_path: Path) -> Options:
 
 @pytest.mark.parametrize(
     ("number", "rank"),
-    [(signal.SIGSTOP, 1), (signal.SIGKILL, 1), (signal.SIGSTOP, 0)],  # the first holds the store of both here
+    [
+        (signal.SIGSTOP, 1),
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
+    ],  # 0 has the store
 )
 def test_a_frozen_or_killed_process_ends_the_job_with_a_sentence(
     number: signal.Signals, rank: int, job: Options, tmp_path: Path

@@ -133,7 +133,7 @@ def test_the_end_of_accelerate_launch_leaves_no_orphan_and_a_run_that_goes_on(
     assert losses(out)[: step - 1] == before
 
 
-@pytest.mark.parametrize("stopped_at", [0, 2])
+@pytest.mark.parametrize("stopped_at", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_signal_between_two_previews_is_heard_after_one_image_at_most(
     stopped_at: int, small_run: Options, straight: Path, tmp_path: Path
 ) -> None:

@@ -212,6 +212,7 @@ def wait_until(condition, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are")
 def test_random_kills_lose_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # The engine gives up where no process starts; here several may be killed before they have.

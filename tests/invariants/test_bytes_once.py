@@ -74,7 +74,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", ["texts", "prepared", pytest.param("inpainting", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["texts", *(pytest.param(case, marks=pytest.mark.slow) for case in ("prepared", "inpainting"))]
+)
 def test_an_image_is_read_hashed_and_decoded_once(
     case: str, tiny_run: Options, pictures: Path, tiny_inpainting_model: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def test_the_resolved_config_names_the_family(tiny_run: Options, tmp_path: Path)
     assert "at step 2 of 3" in longer.output and "changed" not in longer.output, longer.output
 
 
+@pytest.mark.slow
 def test_a_run_from_a_single_file_is_the_run_from_its_folder(tiny_run: Options, tmp_path: Path) -> None:
     whole = write_whole(tmp_path)
     options = tiny_run | {"train.steps": 4, "checkpoint.every": 2, "train.batch_size": 1}

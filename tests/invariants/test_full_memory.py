@@ -38,7 +38,7 @@ def finished(options: Options, folder: Path, environment: dict[str, str] | None 
     return completed("full", options | {"output.folder": folder}, log, environment=environment).output
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_run: Options, tmp_path: Path) -> None:
     """With recomputed activations, a weight is needed late in the backward pass."""
     options = full_run | WITH_TEXT_ENCODER | {"train.gradient_checkpointing": True, "optim.text_encoder_lr": 1e-4}
@@ -49,6 +49,7 @@ def test_updates_in_the_backward_pass_give_the_same_bits(precision: str, full_ru
     assert all(row["grad_norm"] > 0 for row in metrics(tmp_path / "early"))
 
 
+@pytest.mark.slow
 def test_an_average_in_host_memory_gives_the_same_bits(full_run: Options, tmp_path: Path) -> None:
     options = full_run | {"train.ema_decay": 0.9, "validation.fraction": 0.3, "validation.every": 2}
     finished(options, tmp_path / "beside")

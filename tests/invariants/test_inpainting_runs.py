@@ -26,6 +26,7 @@ def options(tiny_run: Options, tiny_inpainting_model: Path) -> Options:
     return tiny_run | OWN | {"model.source": tiny_inpainting_model, "train.steps": 7}
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_uncached_and_killed_and_resumed(options: Options, tmp_path: Path) -> None:
     same_uncached_and_killed(options, UNCACHED, tmp_path)
 

@@ -36,6 +36,7 @@ def test_validation_losses_of_runs_with_other_losses_and_noise_can_be_compared(
     assert len(differing(final_state(plain), final_state(shaped))) > 0
 
 
+@pytest.mark.slow
 def test_shaped_noise_does_not_depend_on_the_batch_it_is_drawn_in(options: Options, tmp_path: Path) -> None:
     whole = finished(options | SHAPED, tmp_path / "whole")
     parts = finished(options | SHAPED | {"train.batch_size": 2, "train.accumulation": 2}, tmp_path / "parts")

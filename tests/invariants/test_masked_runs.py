@@ -52,6 +52,7 @@ def test_a_masked_run_is_the_same_uncached_and_killed_and_resumed(options: Optio
     assert "images without a mask, which are trained on as a whole (1): 0000.png" in output
 
 
+@pytest.mark.slow
 def test_masks_alter_what_full_fine_tuning_learns(options: Options, tmp_path: Path) -> None:
     common = without_lora(options) | {"train.steps": 2, "optim.lr": 1e-4, "validation.every": 1}
     del common["mask.prior_weight"]

@@ -11,9 +11,10 @@ OWN: dict[str, Options] = {"dora": {"lora.dora": True}, "lokr": {"lora.kind": "l
 OWN["prediction"] = SUBJECT | {"prior.kind": "prediction"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "precision", "kind"),
-    [("sd", "no", "int8"), pytest.param("flux", "bf16", "none", marks=pytest.mark.slow)],
+    [("sd", "no", "int8"), ("flux", "bf16", "none")],
 )
 def test_a_run_is_the_same_and_continues_bit_for_bit_when_it_is_killed(
     family: str, precision: str, kind: str, tiny_run: Options, tmp_path: Path

@@ -11,7 +11,8 @@ def options_of(tiny_run: Options, kind: str, folder: Path) -> Options:
     return tiny_run | own | {"output.folder": folder, "lora.dropout": 0.1}
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("nf4", "bf16"), pytest.param("int8", "no", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "precision"), [("nf4", "bf16"), ("int8", "no")])
 def test_a_killed_run_on_quantised_weights_continues_bit_for_bit(
     kind: str, precision: str, tiny_run: Options, tmp_path: Path
 ) -> None:

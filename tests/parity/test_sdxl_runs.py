@@ -77,7 +77,7 @@ def test_files_of_new_tokens_hold_vectors_for_both_encoders_and_give_the_trained
     assert all(seen[tmp_path / name] > 1e-3 for name in ("ink.safetensors", "ink/learned_embeds_2.safetensors"))
 
 
-@pytest.mark.parametrize("recipe", ["textual_inversion", "lora"])
+@pytest.mark.parametrize("recipe", ["textual_inversion", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_tokens(
     recipe: str, options: Options, model: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +106,7 @@ def test_a_plain_pipeline_draws_the_last_preview_from_the_exported_tokens(
     assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(Image.open(path), dtype=int)).max() <= 2
 
 
+@pytest.mark.slow
 def test_an_inpainting_checkpoint_trains_and_draws(options: Options, tmp_path: Path) -> None:
     source = save_pipeline(tmp_path / "model", inpainting=True)
     options |= {"model.source": source, "train.steps": 1, "preview.prompts": ("a circle",)}

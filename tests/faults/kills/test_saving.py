@@ -4,6 +4,8 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import STEPS
 from tests.faults.kills.injection import WhileSaving, die
 from tests.support.runs import Options, assert_same_end, completed, start
@@ -13,6 +15,7 @@ POINTS = (range(1, 15), range(1, 15), range(1, 15), range(16, 27), range(16, 27)
 while it writes its second."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_inside_saves_ends_the_same(
     small_run: Options, straight: Path, tmp_path: Path
 ) -> None:

@@ -120,7 +120,7 @@ def test_options_that_it_cannot_follow_are_refused(family: ModelFamily, componen
         family.objective(components.scheduler, LossConfig(prediction_type="v_prediction"))
 
 
-@pytest.mark.slow  # test_adding.py trains the example with every other addition
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["full", "lora"])
 def test_it_trains_resumes_and_exports(recipe: str, model: Path, pictures: Path, tmp_path: Path) -> None:
     options: Options = {key: value for key, value in TINY.items() if recipe == "lora" or not key.startswith("lora.")}

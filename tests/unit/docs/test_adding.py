@@ -165,6 +165,7 @@ def test_the_table_of_the_page_is_what_the_examples_took(rows: list[str]) -> Non
     assert page[start + 2 : start + 2 + len(rows)] == rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rows")
 def test_all_that_was_added_works_in_one_run(house: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
