@@ -17,8 +17,8 @@ from finetune.config.sections import CacheConfig, DataConfig
 from finetune.data.manifest import read_manifest
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Components
-from tests.support.components import components_of
 from tests.support.runs import TINY, Options, assert_close_metrics, assert_same_end, completed, final_state
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline, save_pictures
 
 STEPS = 6

@@ -16,9 +16,9 @@ from finetune.models.prompts import Prompts
 from finetune.objectives.flow_matching import FlowMatching, ResolutionShift
 from tests.contract.calls import arguments_of
 from tests.faults.kills.injection import WhenOpened
-from tests.support.components import components_of
 from tests.support.damage import change_json
 from tests.support.runs import PREVIEWS, Options, refused, start
+from tests.tiny.components import components_of
 from tests.tiny.flux import build_pipeline, save_pipeline
 
 FAMILY = Flux()

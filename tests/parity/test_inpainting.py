@@ -17,7 +17,7 @@ from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import Network
 from finetune.models.prompts import whole_sizes
 from finetune.tasks.denoising import Denoising
-from tests.support.components import components_of
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()

@@ -16,7 +16,7 @@ from finetune.models.family import ModelSource
 from tests.contract.test_single_file import expanded
 from tests.parity.conftest import Export
 from tests.support.adapter_models import FAMILY, Exported, fresh
-from tests.support.components import components_of
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline
 
 RANK, ALPHA = 4, 6.5

@@ -4,7 +4,7 @@ from diffusers import StableDiffusionPipeline
 
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.prompts import Prompts
-from tests.support.components import components_of
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline
 
 FAMILY = StableDiffusion()

@@ -22,8 +22,8 @@ from finetune.export.verify import prediction, reloaded_differences
 from finetune.methods.tokens import TextualInversion
 from finetune.models.families.sd3 import StableDiffusion3
 from finetune.models.family import ModelSource, Network
-from tests.support.components import components_of
 from tests.support.runs import Options, completed, metrics, without_lora
+from tests.tiny.components import components_of
 from tests.tiny.sd3 import build_pipeline, save_pipeline
 
 FAMILY = StableDiffusion3()

@@ -15,7 +15,7 @@ from finetune.objectives.diffusion import Diffusion, denoising_loss
 from finetune.objectives.mask import LossMask
 from finetune.tasks.base_model import adapters_off, masked
 from finetune.tasks.denoising import Denoising
-from tests.support.components import components_of
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline
 
 OBJECTIVE = Diffusion(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), "sample", LossConfig(weighting="none"))

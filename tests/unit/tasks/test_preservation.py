@@ -16,7 +16,7 @@ from finetune.models.family import Components, Network
 from finetune.models.prompts import Prompts, whole_sizes
 from finetune.tasks.base import TaskContext
 from finetune.tasks.preservation import AdaptersOff, MakePreserving, Preserving
-from tests.support.components import components_of
+from tests.tiny.components import components_of
 from tests.tiny.sd import build_pipeline
 
 CAPTIONS = ("a zkw circle", "a zkw circle on white paper, " * 12)
