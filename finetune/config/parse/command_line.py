@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.facts import options
@@ -187,14 +187,14 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
         for name, value in section.items():
             key = f"{prefix}{name}"
             if isinstance(value, dict):
-                walk(value, f"{key}.")
+                walk(cast(dict[Any, Any], value), f"{key}.")
                 continue
             if key in given:
                 found.append(f"{key}: given twice in {path}. Keep one.")
-            parts = value if isinstance(value, list) else [value]
+            parts = cast(list[object], value) if isinstance(value, list) else [value]
             given[key] = [str(part) for part in parts]
 
-    walk(content, "")
+    walk(cast(dict[Any, Any], content), "")
     return given, found
 
 

@@ -21,11 +21,11 @@ def convert(hint: Any, texts: list[str]) -> Any:
         return tuple(convert(part, [text]) for text in texts)
     if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
         raise ValueError
-    option = dataclasses.make_dataclass("Option", [("value", hint)])
+    option: Any = dataclasses.make_dataclass("Option", [("value", hint)])
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
             arguments = [f"--value={texts[0]}"]
-            parsed: Any = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
+            parsed = tyro.cli(option, args=arguments, config=(tyro.conf.FlagConversionOff,), console_outputs=False)
             return parsed.value
         except SystemExit as error:
             raise ValueError from error

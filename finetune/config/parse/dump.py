@@ -1,9 +1,9 @@
 """Write configs as YAML; read or replace single options; torch-free."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -22,7 +22,7 @@ def with_options(config: Config, values: dict[str, Any]) -> Config:
             changed[item.name] = with_options(value, inner)
         elif item.name in values:
             changed[item.name] = values[item.name]
-    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType]
+    return dataclasses.replace(config, **changed)  # pyright: ignore[reportArgumentType, reportReturnType, reportUnknownVariableType]
 
 
 def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
@@ -37,7 +37,8 @@ def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
 
 def dump(config: Any) -> str:
     """Write the config as YAML that `parse` reads back unchanged."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
+    write: Callable[..., str] = yaml.safe_dump
+    return write(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
 def as_plain(value: Any) -> Any:
@@ -45,7 +46,7 @@ def as_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, tuple):
-        return [as_plain(part) for part in value]
+        return [as_plain(part) for part in cast(tuple[object, ...], value)]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -1,7 +1,8 @@
 """YAML within limits: no alias bombs, circles, endless nesting or repeated keys. Torch-free."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -45,7 +46,8 @@ def _check(text: str) -> None:
     """Check the text event by event. This needs neither recursion nor the memory of expanded aliases."""
     levels: list[_Open] = []
     num_aliases = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+    events: Iterator[Any] = cast(Any, yaml).parse(text, Loader=yaml.SafeLoader)  # its stub leaves out the types
+    for number, event in enumerate(events):
         if number > MAX_VALUES:
             raise StrictYamlError(f"holds more than {MAX_VALUES:,} values, expected options")
         line = f"line {event.start_mark.line + 1}"
