@@ -103,6 +103,7 @@ def test_plan_refuses_what_is_not_a_recipe() -> None:
     assert ended.returncode == 1 and "recipes.lora" in ended.stderr and "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_command_proposes_or_refuses(tiny_model: Path, tmp_path: Path) -> None:
     words = ["-m", "finetune.cli", "doctor", "tokens", "--num", "3", "--model.source"]
     assert "rare words" in succeeded([*words, str(tiny_model)]).lower()

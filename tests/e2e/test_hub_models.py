@@ -221,6 +221,7 @@ def test_of_a_model_on_the_hub_only_what_is_read_is_downloaded_and_then_read_off
     assert len(hub.sent) == sent
 
 
+@pytest.mark.slow
 def test_a_cached_model_loads_offline_with_revision_and_variant(shards: Path, tmp_path: Path) -> None:
     with_half(shutil.copytree(shards, tmp_path / "both"))
     cached(tmp_path / "both", tmp_path / "cache", "model")

@@ -86,6 +86,7 @@ class Sleep:
         time.sleep(self.seconds)
 
 
+@pytest.mark.slow
 def test_a_process_that_works_alone_for_longer_than_the_timeout_is_waited_for(job: Options, tmp_path: Path) -> None:
     running = two(job | {"train.timeout_seconds": 2}, tmp_path, prepare=[WhenOpened("optimizer.pt", Sleep(3)), None])
     for ended in ends(running, 60):

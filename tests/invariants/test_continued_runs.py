@@ -79,6 +79,7 @@ def encoder_run(tiny_run: Options) -> Options:
     return tiny_run | WITH_TEXT_ENCODER | {"checkpoint.every": 100, "lora.rank": 2}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_encoder_as_a_shorter_run_left_it(encoder_run: Options, tmp_path: Path) -> None:
     """Three of five steps train the encoder, as in the shorter run."""
     short = encoder_run | {"output.folder": tmp_path / "short", "train.steps": 3}

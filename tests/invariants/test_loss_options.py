@@ -27,6 +27,7 @@ def finished(options: Options, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_validation_losses_of_runs_with_other_losses_and_noise_can_be_compared(
     options: Options, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def flux_run(flux_model: Path, tiny_run: Options) -> Options:
     return tiny_run | {"model.source": flux_model, "model.family": "flux", "output.dtype": "fp32"}
 
 
+@pytest.mark.slow
 def test_text_encoders_are_read_before_training_and_never_again_for_a_preview(
     flux_run: Options, flux_model: Path, tmp_path: Path
 ) -> None:
