@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
 from finetune.prompt_syntax import path_problems
@@ -66,7 +66,7 @@ def problems(config: object, section: str = "") -> list[str]:
     return found
 
 
-def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
+def wrong_value(option: Option, given: dict[str, object]) -> Iterator[str]:
     """Yield which fact of an option its value does not fit."""
     key, value = option.key, given[option.key]
     if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and Mark.ENDLESS not in option.marks)):
@@ -83,10 +83,10 @@ def wrong_value(option: Option, given: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: got {got} with {other} {has}, but it acts only with {can}. Remove it, or change {other}."
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as it is given."""
     if isinstance(value, tuple):
-        return " ".join(texts_of(value)).strip() or "nothing"
+        return " ".join(texts_of(typing.cast("object", value))).strip() or "nothing"
     if isinstance(value, str):
         return value if value.isprintable() and value.strip() else repr(value) if value else "an empty text"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
@@ -98,9 +98,9 @@ def prompts_of(config: object) -> dict[str, list[str]]:
     return {key: [text for text in texts_of(given[key]) if text] for key in marked(type(config), Mark.PROMPT)}
 
 
-def texts_of(value: Any) -> list[str]:
+def texts_of(value: object) -> list[str]:
     """Return the parts of a value as texts; none has no parts."""
-    parts = typing.cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+    parts = typing.cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
     return [str(part) for part in parts if part is not None]
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, auto
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Kind = TypeVar("Kind")
 
@@ -53,7 +56,7 @@ Seed = Annotated[int, between(0, 2**63 - 1, "0 to 2^63 - 1")]
 class ActsWith:
     """An option that needs certain values of another in its section."""
 
-    def __init__(self, other: str, *values: Any) -> None:
+    def __init__(self, other: str, *values: object) -> None:
         self.other, self.values = other, values
 
 
@@ -96,13 +99,13 @@ class Option:
 
     key: str
     """Dotted name."""
-    hint: Any
+    hint: object
     """Type without annotations."""
-    default: Any
+    default: object
     """Of the section; MISSING where there is none."""
     is_required: bool
     """Whether neither the option nor its section has a default."""
-    marks: tuple[Any, ...]
+    marks: tuple[object, ...]
     """The annotations, those of its section after its own."""
 
     def of(self, kind: type[Kind]) -> list[Kind]:
@@ -116,7 +119,9 @@ class Option:
 
 
 @cache
-def options(kind: type, prefix: str = "", is_required: bool = True, marks: tuple[Any, ...] = ()) -> tuple[Option, ...]:
+def options(
+    kind: type, prefix: str = "", is_required: bool = True, marks: tuple[object, ...] = ()
+) -> tuple[Option, ...]:
     """List the options of a config class with those of its sections."""
     plain, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
     found: list[Option] = []
@@ -130,17 +135,18 @@ def options(kind: type, prefix: str = "", is_required: bool = True, marks: tuple
     return tuple(found)
 
 
-def annotations(hint: Any) -> tuple[Any, ...]:
+def annotations(hint: object) -> tuple[object, ...]:
     """Return a type's annotations, the outermost first. Those of the types in a union are included."""
     if typing.get_origin(hint) is Annotated:
-        return (*hint.__metadata__, *annotations(hint.__origin__))
-    inner = [part for part in typing.get_args(hint) if typing.get_origin(part) is Annotated]
-    return tuple(mark for part in inner for mark in annotations(part))
+        inner, *own = typing.get_args(hint)
+        return (*own, *annotations(inner))
+    parts = [part for part in typing.get_args(hint) if typing.get_origin(part) is Annotated]
+    return tuple(mark for part in parts for mark in annotations(part))
 
 
-def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def values(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield every option of a config with name and value. Names are dotted."""
-    for item in fields(config):
+    for item in fields(typing.cast("DataclassInstance", config)):
         value, key = getattr(config, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
             yield from values(value, f"{key}.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from finetune.config.facts import CountOrZero, Mark, NotNegative, Positive, Resume, Share, ShareBelowOne
 from finetune.plurals import either
@@ -17,7 +17,7 @@ class OptimizerFacts:
 
     place: str
     """"package.module:Class", imported when it is built."""
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
     """Arguments of the class besides those that options set."""
     has_betas: bool = True
     """It has the averages that beta1 and beta2 are for."""

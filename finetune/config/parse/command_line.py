@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, cast
+from typing import Annotated, NoReturn, TypeVar, cast
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.facts import options
@@ -55,7 +55,7 @@ def parse_given(
         del given[key]
         meant = elsewhere(key) or meant_option(key, types_by_key)
         found.append(f"{key}: no such option.{meant} Run with --help for all.")
-    read: dict[str, Any] = {}
+    read: dict[str, object] = {}
     for key, texts in given.items():
         try:
             read[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
@@ -94,7 +94,7 @@ def print_help(kind: type, program: str) -> NoReturn:
 
 
 def given_texts(
-    arguments: Sequence[str], types_by_key: dict[str, Any], find_file: Callable[[str], Path] = plain_file
+    arguments: Sequence[str], types_by_key: dict[str, object], find_file: Callable[[str], Path] = plain_file
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Return the options of `--config FILE` and flags, and the problems. Keys may be unknown."""
     given, found = read_flags(arguments, types_by_key)
@@ -118,7 +118,7 @@ def _is_utf8(text: str) -> bool:
     return text == text.encode("utf-8", "ignore").decode()
 
 
-def flat_types(kind: type) -> dict[str, Any]:
+def flat_types(kind: type) -> dict[str, object]:
     """Return the type of every option by dotted name."""
     return {option.key: option.hint for option in options(kind)}
 
@@ -128,7 +128,7 @@ def required_keys(kind: type) -> list[str]:
     return [option.key for option in options(kind) if option.is_required]
 
 
-def read_flags(arguments: Sequence[str], known: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+def read_flags(arguments: Sequence[str], known: dict[str, object]) -> tuple[dict[str, list[str]], list[str]]:
     """Return `--key value ...` and `--key=value` by key, and the problems. A key that is given twice is one."""
     given: dict[str, list[str]] = {}
     found: list[str] = []
@@ -171,7 +171,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     if not path.is_file():
         return {}, [f"config: no file {path}. Presets of recipes are in recipes/configs."]
     try:
-        content: Any = load_yaml(path.read_text(encoding="utf-8")) or {}
+        content = cast(object, load_yaml(path.read_text(encoding="utf-8")) or {})
     except UnicodeDecodeError as error:
         return {}, [f"config: {path} is not a text in UTF-8: {error}. Save it as UTF-8."]
     except StrictYamlError as error:
@@ -183,32 +183,32 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     given: dict[str, list[str]] = {}
     found: list[str] = []
 
-    def walk(section: dict[Any, Any], prefix: str) -> None:
+    def walk(section: dict[object, object], prefix: str) -> None:
         for name, value in section.items():
             key = f"{prefix}{name}"
             if isinstance(value, dict):
-                walk(cast(dict[Any, Any], value), f"{key}.")
+                walk(cast(dict[object, object], value), f"{key}.")
                 continue
             if key in given:
                 found.append(f"{key}: given twice in {path}. Keep one.")
             parts = cast(list[object], value) if isinstance(value, list) else [value]
             given[key] = [str(part) for part in parts]
 
-    walk(cast(dict[Any, Any], content), "")
+    walk(cast(dict[object, object], content), "")
     return given, found
 
 
-def build(kind: type[Config], values: dict[str, Any], default: Config | None = None) -> Config:
+def build(kind: type[Config], values: dict[str, object], default: Config | None = None) -> Config:
     """Build the dataclass from values by dotted key. Absent or MISSING ones are as in `default` or the class."""
     hints = typing.get_type_hints(kind)
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         hint = hints[item.name]
         if dataclasses.is_dataclass(hint):
             prefix = f"{item.name}."
             inner = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
             made = None if item.default_factory is dataclasses.MISSING else item.default_factory()
-            arguments[item.name] = build(typing.cast(Any, hint), inner, made)
+            arguments[item.name] = build(cast(type[object], hint), inner, made)
         elif values.get(item.name, dataclasses.MISSING) is not dataclasses.MISSING:
             arguments[item.name] = values[item.name]
         elif default is not None:
@@ -216,7 +216,7 @@ def build(kind: type[Config], values: dict[str, Any], default: Config | None = N
     return kind(**arguments)
 
 
-def meant_option(key: str, known: dict[str, Any]) -> str:
+def meant_option(key: str, known: dict[str, object]) -> str:
     """Say what an unknown option may mean; empty if unknown."""
     if inside := [name for name in known if name.startswith(f"{key}.")]:
         return f" It is a section with options such as --{inside[0]}."

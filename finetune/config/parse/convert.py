@@ -7,12 +7,14 @@ import io
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+NAMES: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
 
-def convert(hint: Any, texts: list[str]) -> Any:
+
+def convert(hint: object, texts: list[str]) -> object:
     """Read a value of the type `hint` from texts. Raises ValueError where tyro cannot read one."""
     import tyro
 
@@ -31,7 +33,7 @@ def convert(hint: Any, texts: list[str]) -> Any:
             raise ValueError from error
 
 
-def spelled(text: str, hint: Any) -> str:
+def spelled(text: str, hint: object) -> str:
     """Spell booleans and none as tyro reads them, and expand `~/`."""
     kinds = typing.get_args(hint) or (hint,)
     word = text.strip().lower()
@@ -46,7 +48,7 @@ def spelled(text: str, hint: Any) -> str:
     return "None" if types.NoneType in kinds and word in ("none", "null", "") else text
 
 
-def choices(hint: Any) -> list[str]:
+def choices(hint: object) -> list[str]:
     """List the values of a type with a closed set."""
     found: list[str] = []
     for part in typing.get_args(hint):
@@ -57,11 +59,10 @@ def choices(hint: Any) -> list[str]:
     return found
 
 
-def described(hint: Any) -> str:
+def described(hint: object) -> str:
     """Describe a type in words."""
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
-    if hint in names:
-        return names[hint]
+    if hint in NAMES:
+        return NAMES[hint]
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, parts))
@@ -70,7 +71,7 @@ def described(hint: Any) -> str:
     return " or ".join("none" if part is types.NoneType else described(part) for part in parts)
 
 
-def placeholder(hint: Any) -> Any:
+def placeholder(hint: object) -> Path | str:
     """Return a harmless value, so rules can check the other options."""
     return Path("missing") if hint is Path else "missing"
 
@@ -82,7 +83,7 @@ def several(texts: Sequence[str]) -> str:
     return " Give one value; put quotes around one that has spaces."
 
 
-def suggestion(word: str, known: Any) -> str:
+def suggestion(word: str, known: Collection[str]) -> str:
     """Suggest the nearest known word as " Did you mean ...?". Empty if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     near = near or [name for name in known if name.lower() == word.lower()][:1]

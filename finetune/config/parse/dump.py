@@ -12,9 +12,9 @@ from finetune.config.parse.command_line import Config, flat_types, read_yaml
 from finetune.config.parse.convert import convert, spelled
 
 
-def with_options(config: Config, values: dict[str, Any]) -> Config:
+def with_options(config: Config, values: dict[str, object]) -> Config:
     """Replace some of the config's values, by dotted key. Its rules are checked once."""
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value, prefix = vars(config)[item.name], f"{item.name}."
         inner = {key.removeprefix(prefix): new for key, new in values.items() if key.startswith(prefix)}
@@ -35,13 +35,13 @@ def read_options(path: Path, kind: type, keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def dump(config: Any) -> str:
+def dump(config: object) -> str:
     """Write the config as YAML that `parse` reads back unchanged."""
     write: Callable[..., str] = yaml.safe_dump
     return write(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(value: object) -> object:
     """Convert nested dataclasses to nested dicts of YAML's own types."""
     if dataclasses.is_dataclass(value):
         return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
@@ -50,6 +50,6 @@ def as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def as_flat(config: Any) -> dict[str, Any]:
+def as_flat(config: object) -> dict[str, Any]:
     """List every option by dotted name, in YAML's own types. An example is `{"optim.lr": 1e-4, ...}`."""
     return {key: as_plain(value) for key, value in values(config)}

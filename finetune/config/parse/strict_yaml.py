@@ -29,7 +29,7 @@ class _Open:
     expects_key: bool = True
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> object:
     """Return the contents of YAML text in plain types. Raises StrictYamlError for what nobody writes by hand, too."""
     if len(text) > MAX_CHARACTERS:
         raise StrictYamlError(f"holds {len(text):,} characters, expected options, at most {MAX_CHARACTERS:,}")
@@ -46,7 +46,7 @@ def _check(text: str) -> None:
     """Check the text event by event. This needs neither recursion nor the memory of expanded aliases."""
     levels: list[_Open] = []
     num_aliases = 0
-    events: Iterator[Any] = cast(Any, yaml).parse(text, Loader=yaml.SafeLoader)  # its stub leaves out the types
+    events: Iterator[yaml.Event] = cast(Any, yaml).parse(text, Loader=yaml.SafeLoader)  # its stub leaves out the types
     for number, event in enumerate(events):
         if number > MAX_VALUES:
             raise StrictYamlError(f"holds more than {MAX_VALUES:,} values, expected options")
