@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 LOCK_START, MOST_SHARES = 2**30, 1024
 """The bytes that locks take on Windows."""
@@ -139,7 +139,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def size_and_sha256(path: Path) -> dict[str, Any]:
+def size_and_sha256(path: Path) -> dict[str, int | str]:
     """Return size and SHA-256 of a file, for comparison."""
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 

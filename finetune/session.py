@@ -5,24 +5,26 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finetune.batches.batch import Batch
 from finetune.batches.buckets import BucketFigures
 from finetune.batches.dataset import TrainingDataset, TrainingImages
 from finetune.batches.encoder import Encoder
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
-from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import ModelParts, Part
 from finetune.objectives.diffusion import Objective
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import EMA
 from finetune.processes.signals import StopRequest
+from finetune.run_folder.checkpoints import CheckpointState, Identity
 from finetune.run_folder.metrics import MetricsFile, Row, Window
 from finetune.tasks.base import Task
 from finetune.tracking.tracker import Tracker
@@ -55,12 +57,13 @@ class ResumePoint:
     """A verified checkpoint, whose tensors are read when they are needed."""
 
     path: Path
-    state: dict[str, Any]
+    state: CheckpointState
 
     def progress(self) -> Progress:
         """Return the progress at the checkpoint."""
-        rest = (self.state[key] for key in ("pending", "metrics_bytes", "base_loss", "elapsed_seconds"))
-        return Progress(self.state["step"], Window(**self.state["window"]), *rest)
+        state = self.state
+        rest = state["pending"], state["metrics_bytes"], state["base_loss"], state["elapsed_seconds"]
+        return Progress(state["step"], Window(**state["window"]), *rest)
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,9 @@ class LoadedModel:
     is_inpainting: bool
     in_network: tuple[Part, ...]
     """The parts in the method's network."""
-    identity: dict[str, Any]
+    identity: Identity
     base_sha256: str
-    stamps: Any
+    stamps: list[tuple[str, int, int, int]]
     """Of the files, which must not change while the run reads them again."""
     dtype: torch.dtype
     """In which frozen weights compute."""
@@ -141,7 +144,7 @@ class TrainingData:
     images: TrainingImages
     figures: Sequence[BucketFigures]
     dataset: TrainingDataset
-    loader: Any
+    loader: torch.utils.data.DataLoader[Batch]
     encoder: Encoder
     prompts: DrawingPrompts
     """Of the previews; filled later where text encoders train."""
@@ -152,11 +155,11 @@ class TrainingData:
 class Tuned:
     """The network in training, with what updates and averages its weights."""
 
-    network: Any
+    network: Network | AutoencoderNetwork
     wrapped: nn.Module
     """By Accelerate, for several processes."""
     optimizer: torch.optim.Optimizer
-    stepper: Any
+    stepper: torch.optim.Optimizer
     """The optimizer, wrapped by Accelerate."""
     parameters: list[nn.Parameter]
     ema: EMA | None

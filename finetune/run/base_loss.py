@@ -2,7 +2,6 @@
 training's is hardly better than zero, or worse: training then runs without an error and ruins it."""
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ def base_losses(network: nn.Module, task: Task, dataset: TrainingDataset, device
     indices = sorted(dataset.views)
     task = task.plain()
 
-    def zero(noisy: Tensor, *conditions: Any) -> Tensor:
+    def zero(noisy: Tensor, *conditions: object) -> Tensor:
         return torch.zeros_like(noisy)
 
     totals = [0.0, 0.0]

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from finetune.files import file_sha256, give_usual_modes, not_permitted, not_written, size_and_sha256, sync
 from finetune.out_of_memory import explaining_out_of_memory, is_out_of_memory
 from finetune.processes.saved_progress import newest_checkpoint_text
-from finetune.run_folder.checkpoints import complete_steps
+from finetune.run_folder.checkpoints import CheckpointState, complete_steps
 
 Content = TypeVar("Content")
 
@@ -41,8 +41,8 @@ class Checkpoint:
 
     trained: dict[str, Tensor]
     ema: dict[str, Tensor] | None
-    optimizer: dict[str, Any]
-    state: dict[str, Any]
+    optimizer: dict[str, object]
+    state: CheckpointState
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
     refuse_non_finite_weights(checkpoint)
     target = folder / f"step_{step:06d}"
     temporary = folder / f".tmp-{target.name}-{os.getpid()}"
-    writers: dict[str, Callable[[Path], Any]] = {
+    writers: dict[str, Callable[[Path], object]] = {
         "trained.safetensors": lambda path: safetensors.torch.save_file(contiguous(checkpoint.trained), path),
         "optimizer.pt": lambda path: save_optimizer(checkpoint.optimizer, path),
         "state.json": lambda path: path.write_text(json.dumps(checkpoint.state)),
@@ -103,7 +103,7 @@ def refuse_non_finite_weights(checkpoint: Checkpoint) -> None:
             )
 
 
-def save_optimizer(state: dict[str, Any], path: Path) -> None:
+def save_optimizer(state: dict[str, object], path: Path) -> None:
     """Write an optimizer's state. Python's own file keeps the disk's error."""
     with path.open("wb") as file:
         torch.save(state, file)
@@ -112,7 +112,7 @@ def save_optimizer(state: dict[str, Any], path: Path) -> None:
 def size_of(checkpoint: Checkpoint) -> int:
     """Return the bytes of all tensors of a checkpoint."""
 
-    def count(value: Any) -> int:
+    def count(value: object) -> int:
         if isinstance(value, Tensor):
             return value.numel() * value.element_size()
         if isinstance(value, dict):
@@ -122,7 +122,7 @@ def size_of(checkpoint: Checkpoint) -> int:
     return count([checkpoint.trained, checkpoint.ema, checkpoint.optimizer])
 
 
-def open_checkpoint(folder: Path) -> dict[str, Any]:
+def open_checkpoint(folder: Path) -> CheckpointState:
     """Return the state of a checkpoint whose files are all intact. Raises ValueError that names the damaged one.
     Tensors are not read yet, but their files are those of a checkpoint."""
     files = verify(folder)
@@ -190,21 +190,21 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
     return {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(path.read_text()).items()}
 
 
-def read_optimizer(path: Path) -> dict[str, Any]:
+def read_optimizer(path: Path) -> dict[str, object]:
     """Return an optimizer's state, mapped to its file until it is copied. Anything but tensors and plain values is
     refused, and nothing of it is run."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> CheckpointState:
     """Read state.json; ValueError where something is absent."""
     state = json.loads(path.read_text())
     if not isinstance(state, dict) or not state.keys() >= STATE_KEYS or not isinstance(state["step"], int):
         raise ValueError("not what a run writes")
-    return state
+    return cast(CheckpointState, state)
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, CheckpointState] | None:
     """Return the newest intact checkpoint and its state, None without any. Warns of each one passed over. Raises
     ValueError where checkpoints exist and none is usable: starting again would throw the run away."""
     steps, reasons = complete_steps(folder), []

@@ -63,8 +63,9 @@ def make_class_images(
     if config.guidance_scale is None:
         config = replace(config, guidance_scale=family.guidance_scale)
     drawn_with = ("prompt", "num_inference_steps", "guidance_scale", "batch_size", "seed")
-    settings: dict[str, Any] = {name: getattr(config, name) for name in drawn_with} | {"size": size}
-    settings |= {"precision": accelerator.mixed_precision, "model": model_fingerprint(components, weights)}
+    settings: dict[str, object] = {name: getattr(config, name) for name in drawn_with}
+    settings |= {"size": size, "precision": accelerator.mixed_precision}
+    settings["model"] = model_fingerprint(components, weights)
     target = folder / "class_pictures" / cache_key(VERSION, json.dumps(settings, sort_keys=True))
     if accelerator.is_main_process:
         target.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,16 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from finetune.batches.fill_caches import described_settings
 from finetune.batches.store import tensor_digest
 from finetune.models.family import Components
-from finetune.models.interfaces import Tokenizer
+from finetune.models.interfaces import Settings, Tokenizer
 from finetune.objectives.diffusion import Objective
 from finetune.run.weight_hashes import Hashes
-
-Identity = dict[str, dict[str, Any]]
-"""For each part its `hash`, of weights or a vocabulary; its `settings`; and `assumed`, those that no file gave."""
+from finetune.run_folder.checkpoints import Identity, PartIdentity
 
 PROBE = "A Café, it's 12:30! (red:1.2) [x] <b> #9 日本"
 """Text whose tokens show most of what a tokenizer does before it looks anything up."""
@@ -40,14 +36,14 @@ def model_identity(components: Components, hashes: Hashes, objective: Objective)
     return json.loads(json.dumps(found, default=str))
 
 
-def described(config: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+def described(config: Settings, sha256: str) -> PartIdentity:
     """Describe a part by its config from diffusers, with the assumed settings."""
     settings = described_settings(dict(config))
     assumed = [name for name in config.get("_use_default_values", []) if name in settings]
     return {"hash": sha256, "settings": settings, "assumed": sorted(assumed)}
 
 
-def objective_settings(objective: Objective) -> dict[str, Any]:
+def objective_settings(objective: Objective) -> dict[str, object]:
     """Return the checkpoint's objective, without the user's options."""
     if not dataclasses.is_dataclass(objective):
         return {"class": type(objective).__name__}

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,8 +18,8 @@ from finetune.optim.groups import ParamGroup
 from finetune.optim.paged_state import load_state
 from finetune.plurals import plural
 from finetune.run.checkpoint import load_checkpoint, newest_checkpoint, open_checkpoint
-from finetune.run.fingerprint import OBJECTIVE, Identity, differences
-from finetune.run_folder.checkpoints import complete_steps
+from finetune.run.fingerprint import OBJECTIVE, differences
+from finetune.run_folder.checkpoints import CheckpointState, Identity, complete_steps
 from finetune.run_folder.fixed_options import refuse_changed_options
 from finetune.run_folder.options import changed_options, refuse_changed_data
 from finetune.session import ResumePoint
@@ -95,7 +94,7 @@ def rising_rate(config: TrainConfig, saved: Path, step: int) -> list[str]:
     ]
 
 
-def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[str, Any]) -> list[str]:
+def changed_launch(config: TrainConfig, accelerator: Accelerator, state: CheckpointState) -> list[str]:
     """Return changes of the accelerate config that alter the result. An example is "mixed_precision no -> bf16"."""
     batch = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     changes = {
@@ -106,7 +105,7 @@ def changed_launch(config: TrainConfig, accelerator: Accelerator, state: dict[st
 
 
 def refuse_other_model(
-    identity: Identity, base_sha256: str, path: Path, state: dict[str, Any], config: TrainConfig
+    identity: Identity, base_sha256: str, path: Path, state: CheckpointState, config: TrainConfig
 ) -> list[str]:
     """Raise ValueError that names changed parts of the checkpoint's model. Returns a warning if it names none."""
     found: dict[str, list[str]] = {}

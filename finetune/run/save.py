@@ -8,6 +8,7 @@ from finetune.optim.ema import trained_state
 from finetune.processes.ranks import ranks
 from finetune.processes.saved_progress import note_saved
 from finetune.run.checkpoint import Checkpoint, save_checkpoint
+from finetune.run_folder.checkpoints import CheckpointState
 from finetune.session import Progress, Session
 
 
@@ -28,7 +29,7 @@ def checkpoint_of(session: Session, progress: Progress) -> Checkpoint:
     """Return everything that the run continues from."""
     run, model, tuned = session.run, session.model, session.tuned
     scaler = run.accelerator.scaler
-    state = {
+    state: CheckpointState = {
         "step": progress.step,
         "window": asdict(progress.window),
         "pending": progress.row,

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -120,8 +120,8 @@ def gradient_norm(
     """Return the norm of all gradients. They are scaled down to train.max_grad_norm if they are still there."""
     if isinstance(optimizer, PerParameterOptimizer) and optimizer.in_backward:
         return float(optimizer.take_grad_norm())
-    norm: Any = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
-    return float(norm)
+    norm = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
+    return float(cast(Tensor, norm))
 
 
 def agree(loss: Tensor, stopping: bool, accelerator: Accelerator) -> tuple[float, bool]:

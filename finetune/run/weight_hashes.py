@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from finetune.batches.store import fingerprint
 from finetune.files import is_of_another_user, remove_left_behind, write_atomically
@@ -38,7 +39,7 @@ def hashed_parts(
     known = read_record(record_file(source, folder))
     hashes: Hashes = {}
 
-    def look(part: Part, modules: Sequence[Any]) -> None:
+    def look(part: Part, modules: Sequence[nn.Module]) -> None:
         kept = known.get(part, [])
         hashes[part] = kept if len(kept) == len(modules) else [fingerprint(module) for module in modules]
 

@@ -2,8 +2,41 @@
 
 import re
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from finetune.run_folder.metrics import Row
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
+
+
+class PartIdentity(TypedDict):
+    """The identity of one part of a model."""
+
+    hash: str
+    """Of weights or a vocabulary."""
+    settings: dict[str, object]
+    assumed: list[str]
+    """The settings that no file gave."""
+
+
+Identity = dict[str, PartIdentity]
+
+
+class CheckpointState(TypedDict):
+    """The contents of a checkpoint's state.json."""
+
+    step: int
+    window: dict[str, Any]
+    pending: Row | None
+    metrics_bytes: int
+    base_loss: float | None
+    elapsed_seconds: float
+    scaler: dict[str, object] | None
+    dataset: dict[str, str]
+    base_sha256: str
+    model: NotRequired[Identity]
+    precision: str
+    global_batch_size: int
 
 
 def complete_steps(folder: Path) -> list[tuple[int, Path]]:

@@ -4,7 +4,7 @@ before a run is called finished. Files of others are ignored. Torch-free."""
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,6 +19,14 @@ from finetune.run_folder.options import changed_options, different_values
 STATUS_FILE = "run.json"
 SMALL_FILES = (".json", "merges.txt", ".model")
 """Endings of configs and vocabularies; other text files are notes of the user."""
+
+
+class Status(TypedDict):
+    """The contents of run.json."""
+
+    steps: int
+    files: NotRequired[dict[str, dict[str, int | str]]]
+    """The size and SHA-256 of each exported file."""
 
 
 def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
@@ -98,7 +106,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
     return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}.{seen}"
 
 
-def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> dict[str, Any] | None:
+def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> Status | None:
     """Return the contents of run.json, or None. A damaged one counts as missing if checkpoints can replace it."""
     try:
         return read_status(folder / STATUS_FILE)
@@ -112,7 +120,7 @@ def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoin
         return None
 
 
-def read_status(status_file: Path) -> dict[str, Any] | None:
+def read_status(status_file: Path) -> Status | None:
     """Return the contents of run.json, None if it is missing. Raises ValueError if it is damaged."""
     if not status_file.exists():
         return None
@@ -126,7 +134,7 @@ def read_status(status_file: Path) -> dict[str, Any] | None:
     return status
 
 
-def export_damage(folder: Path, recorded: dict[str, dict[str, Any]] | None) -> list[str]:
+def export_damage(folder: Path, recorded: dict[str, dict[str, int | str]] | None) -> list[str]:
     """List damaged exported files, as in "export/a.safetensors is missing". Without checksums, files are opened."""
     if recorded is None:
         return unreadable_weights(folder)

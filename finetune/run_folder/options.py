@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.config.facts import Resume, marked
 from finetune.config.outputs import ValidationConfig
@@ -124,7 +124,7 @@ def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> s
 def data_card(
     manifest: "Manifest",
     held_out: Collection[int],
-    figures: Sequence[dict[str, Any]],
+    figures: Sequence[dict[str, object]],
     parameters: dict[str, int],
     warnings: Sequence[str],
 ) -> str:

@@ -2,11 +2,13 @@
 
 import itertools
 from dataclasses import replace
-from typing import Any
+
+from torch import nn
 
 from finetune.batches.dataset import Encoded
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
+from finetune.models.family import AutoencoderNetwork, Network
 from finetune.models.parts import Part
 from finetune.models.quantized.packed import num_frozen, pack_layers
 from finetune.models.stored import cast_and_move
@@ -20,7 +22,7 @@ from finetune.tasks.base import MakeTask, Task, TaskContext
 from finetune.tasks.base_model import masked
 
 
-def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
+def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Network | AutoencoderNetwork:
     """Return the method's network on its device, with the base weights."""
     config, device, components = run.config, run.accelerator.device, model.components
     model.parts.load(*model.in_network)
@@ -42,7 +44,7 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Any:
     return network
 
 
-def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, task: MakeTask) -> Task:
+def make_task(run: Run, model: LoadedModel, data: TrainingData, network: nn.Module, task: MakeTask) -> Task:
     """Return the network's task. Its weights must still be those of the base model."""
     found = {prompt: data.dataset.encoded.prompts(prompt) for prompt in task.prompts}
     rows = {prompt: row for prompt, row in found.items() if row is not None}
@@ -50,7 +52,7 @@ def make_task(run: Run, model: LoadedModel, data: TrainingData, network: Any, ta
     return made if run.config.mask.kind == "none" else masked(made, network, run.config.mask)
 
 
-def optimize(run: Run, model: LoadedModel, network: Any, method: TuningMethod) -> Tuned:
+def optimize(run: Run, model: LoadedModel, network: Network | AutoencoderNetwork, method: TuningMethod) -> Tuned:
     """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
     trained = list(trained_parameters(network).values())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from typing import cast
 
 from finetune.config.parse.dump import as_plain, dump
 from finetune.files import refuse_lost_folder, write_atomically, writing
@@ -55,7 +56,7 @@ def open_session(
 
 def open_trackers(run: Run) -> Tracker:
     """Return the trackers of the options."""
-    options = as_plain(run.config) | {
+    options = cast("dict[str, object]", as_plain(run.config)) | {
         "num_processes": run.accelerator.num_processes,
         "precision": run.accelerator.mixed_precision,
     }
