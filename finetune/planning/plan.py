@@ -6,7 +6,6 @@ import pkgutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from finetune.config.checks import prompts_of
 from finetune.config.parse.command_line import flat_types, given_texts, required_keys
@@ -44,7 +43,7 @@ def print_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Non
     print(*lines, "Nothing was trained.", sep="\n")
 
 
-def find_recipe(name: str) -> tuple[str, Recipe[Any]]:
+def find_recipe(name: str) -> tuple[str, Recipe[TrainConfig]]:
     """Return a recipe with its module's name. `name` is that or, for recipes of the package, its last part."""
     for module in (f"recipes.{name}", name):
         try:

@@ -1,7 +1,6 @@
 """Warnings where a run's size misfits its model or dataset; torch-free."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from finetune.plurals import plural
 
@@ -10,7 +9,7 @@ MOST_PASSES = 300
 
 
 def scale_warnings(
-    denoiser: Mapping[str, Any], pixels_per_latent: int, resolution: int, num_images: int, passes: float
+    denoiser: Mapping[str, object], pixels_per_latent: int, resolution: int, num_images: int, passes: float
 ) -> Iterator[str]:
     """Yield warnings before images are encoded. `denoiser` is the config of the base model's denoiser."""
     size = denoiser.get("sample_size")  # some have none

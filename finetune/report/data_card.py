@@ -11,21 +11,21 @@ from finetune.report.rows import finite
 class CardBucket:
     """A bucket of the data card; texts are as they were read."""
 
-    width: Any
-    height: Any
+    width: object
+    height: object
     num_images: float
     share: float
     """Of the largest bucket's images."""
     crop_loss: float | None
-    num_upscaled: Any
+    num_upscaled: object
 
 
 @dataclass(frozen=True)
 class Card:
     """The data that the run was trained on."""
 
-    facts: list[tuple[str, Any]]
-    warnings: list[Any]
+    facts: list[tuple[str, object]]
+    warnings: list[object]
     buckets: list[CardBucket]
 
 
@@ -47,7 +47,7 @@ def data_card(card: dict[str, Any]) -> Card:
     return Card(facts, list(card.get("warnings") or []), buckets(card.get("buckets") or []))
 
 
-def buckets(read: Sequence[dict[str, Any]]) -> list[CardBucket]:
+def buckets(read: Sequence[dict[str, object]]) -> list[CardBucket]:
     """Return the buckets with their shares of the largest."""
     sizes = [finite(bucket.get("num_pictures")) or 0.0 for bucket in read]
     return [

@@ -25,10 +25,11 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
     return sorted(rows, key=lambda row: row["step"] or 0), num_broken
 
 
-def finite(value: Any) -> float | None:
+def finite(value: object) -> float | None:
     """Return a number; None if it is missing or not finite."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 from markupsafe import Markup
 
@@ -61,7 +62,7 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
 def subtitle(config: str) -> str:
     """Return the model and data of the run in one line."""
     try:
-        options = load_yaml(config)
+        options = cast("dict[str, dict[str, object]]", load_yaml(config))
         return f"{options['model']['source']} tuned on {options['data']['folder']}"
     except (StrictYamlError, KeyError, TypeError):
         return "training report"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LoggedFiles:
     kind: str
     folder: Path
     paths: tuple[Path, ...]
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
 
     def named(self) -> list[tuple[Path, str]]:
         """Return each path with its name in `folder`, empty for `folder` itself."""
@@ -42,7 +42,7 @@ class TrackedRun:
     name: str
     tags: tuple[str, ...]
     mode: Literal["auto", "online", "offline"]
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
 
 
 class Backend(Protocol):

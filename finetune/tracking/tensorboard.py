@@ -3,7 +3,6 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
 
@@ -45,6 +44,6 @@ class TensorBoard:
         return [f"TensorBoard: tensorboard --logdir {self._folder}"]
 
 
-def json_block(values: Mapping[str, Any]) -> str:
+def json_block(values: Mapping[str, object]) -> str:
     """Return JSON as a Markdown code block, which TensorBoard shows unchanged."""
     return textwrap.indent(json.dumps(values, indent=2, ensure_ascii=False), "    ")

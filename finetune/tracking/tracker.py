@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
@@ -130,7 +129,7 @@ class Tracker:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
     def log_files(
-        self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, Any]
+        self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, object]
     ) -> None:
         """Record files and folders inside `folder` as one artifact of this run. The exported model is one. The run's id
         is part of the artifact's name: two runs that share a name have an artifact each."""
@@ -164,7 +163,7 @@ class Tracker:
 
 
 def start_tracking(
-    config: TrackingConfig, folder: Path, run_config: Mapping[str, Any], *, data_fingerprint: str
+    config: TrackingConfig, folder: Path, run_config: Mapping[str, object], *, data_fingerprint: str
 ) -> Tracker:
     """Open the trackers in turn, waiting at most `START_SECONDS` for all. What opens later still gets every call."""
     tracks_wandb = "wandb" in config.names
