@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from finetune.data.captions.text import in_lines
 
@@ -45,7 +44,7 @@ class Row:
     """The contents of the columns with captions; maybe none."""
 
 
-def parsed_json(text: str) -> Any:
+def parsed_json(text: str) -> object:
     """Parse a JSON file; ValueError for anything else. Raises `NotUnderstood` where it seems meant as captions."""
     try:
         return json.loads(text)
@@ -125,8 +124,8 @@ def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
 
 def json_rows(value: object, column: str) -> list[Row]:
     """Return the images in a JSON value. Forms: name -> caption or object, a list of objects, or COCO's."""
-    if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):
-        value = list(_coco_objects(value))
+    if isinstance(value, Mapping) and isinstance(annotations := value.get("annotations"), list):
+        value = list(_coco_objects(value.get("images"), annotations))
     if isinstance(value, Mapping):
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], Mapping)]
         if len(lists) == 1:
@@ -140,10 +139,10 @@ def json_rows(value: object, column: str) -> list[Row]:
     return object_rows(value if isinstance(value, list) else (), column)
 
 
-def _coco_objects(value: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    images = [image for image in value.get("images") or () if isinstance(image, Mapping)]
-    names = {image.get("id"): image.get("file_name") for image in images}
-    for annotation in value["annotations"]:
+def _coco_objects(images: object, annotations: list[object]) -> Iterator[dict[str, object]]:
+    listed = [image for image in images if isinstance(image, Mapping)] if isinstance(images, list) else []
+    names = {image.get("id"): image.get("file_name") for image in listed}
+    for annotation in annotations:
         if isinstance(annotation, Mapping) and annotation.get("image_id") in names:
             yield {"file_name": names[annotation["image_id"]], "caption": annotation.get("caption")}
 

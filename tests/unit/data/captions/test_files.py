@@ -139,7 +139,7 @@ def test_the_named_column_reads_what_was_not_understood(tmp_path: Path) -> None:
 
 def test_a_file_about_something_else_stops_nothing_where_all_have_captions(tmp_path: Path) -> None:
     files: Files = {"x.png": P, "x.txt": "a cat", "x.json": '{"description": "another text here"}', "train.json": "{"}
-    files |= {"x.md": "about x", "prompts.txt": "a red cat\n"}
+    files |= {"x.md": "about x", "prompts.txt": "a red cat\n", "numbers.json": '{"images": 3, "annotations": []}'}
     assert both(tmp_path, files) == {"x.png": ("a cat",)}
 
 
