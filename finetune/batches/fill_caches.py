@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
@@ -118,13 +118,13 @@ def check_images(accelerator: Accelerator, files: ImageFiles, images: TrainingIm
     files.refuse_unreadable()
 
 
-def described_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def described_settings(settings: dict[str, object]) -> dict[str, object]:
     """Select a model's settings that can alter its output. A scaling factor is one."""
     origin = ("transformers_version", "architectures", "dtype", "torch_dtype")
     return {name: value for name, value in settings.items() if not name.startswith("_") and name not in origin}
 
 
-def settings_text(settings: dict[str, Any]) -> str:
+def settings_text(settings: dict[str, object]) -> str:
     """Write a model's settings that can alter its output as stable text."""
     return json.dumps(described_settings(settings), sort_keys=True, default=str)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeGuard
 
 from finetune.data.captions.text import has_words, is_unicode
 from finetune.plurals import NUM_SHOWN, first_few
@@ -98,7 +98,7 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
     return tuple(captions)
 
 
-def read_entry(name: str, captions: tuple[str, ...], row: Mapping[str, Any], findings: Findings) -> Entry:
+def read_entry(name: str, captions: tuple[str, ...], row: Mapping[str, object], findings: Findings) -> Entry:
     """Return an image with its row's weight, repeats and split. Notes invalid ones, and takes the usual instead."""
     weight, repeats, split = row.get("weight"), row.get("repeats"), row.get("split")
     if weight is not None and not (_is_number(weight) and 0 < weight <= 1e6):
@@ -113,5 +113,5 @@ def read_entry(name: str, captions: tuple[str, ...], row: Mapping[str, Any], fin
     return Entry(name, captions, float(weight or 1), int(repeats or 1), split)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

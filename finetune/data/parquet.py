@@ -14,8 +14,8 @@ import numpy as np
 from finetune.data.listing import Entry, Findings, read_captions, read_entry
 
 if TYPE_CHECKING:
-    from pyarrow import Array, Schema
-    from pyarrow.parquet import ParquetFile
+    from pyarrow import Array, DataType, RecordBatch, Scalar, Schema
+    from pyarrow.parquet import ParquetFile, RowGroupMetaData
 
 BATCH_BYTES = 32 * 2**20
 """What is decoded at a time; a row group that is smaller is read as a whole."""
@@ -101,7 +101,7 @@ def check_image_column(path: str, column: str, option: str) -> None:
         )
 
 
-def _is_binary(kind: Any) -> bool:
+def _is_binary(kind: "DataType") -> bool:
     import pyarrow.types as types
 
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
@@ -135,7 +135,7 @@ class _OpenTable:
         self._starts = np.cumsum([0, *(group.num_rows for group in groups)])
         self._bytes = [_num_bytes(group, column) for group in groups]
         self._pieces: list[tuple[int, Array]] = []
-        self._rest: Iterator[Any] = iter(())
+        self._rest: Iterator[RecordBatch] = iter(())
         self._end = 0
         self._group = -1
         self._lock = threading.Lock()  # the pieces move on together with the file
@@ -160,7 +160,7 @@ class _OpenTable:
             self._end += len(values)
         return self._pieces[-1]
 
-    def _next(self) -> Any:
+    def _next(self) -> "RecordBatch":
         import pyarrow
 
         try:
@@ -182,12 +182,12 @@ def _opened(path: str, column: str, stamp: tuple[int, int], process: int) -> _Op
     return _OpenTable(path, column)
 
 
-def _num_bytes(group: Any, column: str) -> int:
+def _num_bytes(group: "RowGroupMetaData", column: str) -> int:
     columns = [group.column(number) for number in range(group.num_columns)]
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] == column)
 
 
-def _stored_bytes(value: Any) -> bytes:
+def _stored_bytes(value: "Scalar") -> bytes:
     import pyarrow
 
     if isinstance(value, pyarrow.StructScalar) and value.is_valid:
@@ -232,9 +232,9 @@ def read_prepared(
                     yield listed
 
 
-def _listed(name: str, row: Mapping[str, Any], texts: list[Any] | None, findings: Findings) -> ListedImage | None:
+def _listed(name: str, row: Mapping[str, object], texts: list[object] | None, findings: Findings) -> ListedImage | None:
     width, height, sha256 = row["width"], row["height"], row["sha256"]
-    if not all(isinstance(side, int) and side > 0 for side in (width, height)):
+    if not (isinstance(width, int) and width > 0 and isinstance(height, int) and height > 0):
         findings.error("rows whose width and height are not sizes", f"{name} ({width!r} x {height!r})")
         return None
     if not isinstance(sha256, str) or re.fullmatch(r"[0-9a-f]{64}", sha256) is None:

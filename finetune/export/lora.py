@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -30,6 +30,9 @@ from finetune.export.single_file import (
 from finetune.files import put_in_place, unfinished
 from finetune.models.family import Components, ModelFamily
 from finetune.models.interfaces import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
     """
     pipeline = family.pipeline(components)
     names = pipeline_names(pipeline, components)
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for part in dict.fromkeys(layer.part for layer in layers):
         chosen = [layer for layer in layers if layer.part == part]
         weights: dict[str, Tensor] = {}
@@ -137,11 +140,11 @@ def save_diffusers_lora(family: ModelFamily, components: Components, layers: Seq
     return put_in_place(temporary, path)
 
 
-def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, Any]:
+def adapter_metadata(layers: Sequence[LoRALayer]) -> dict[str, object]:
     """Return the metadata from which diffusers builds a part's layers. Alpha is the rank, for each layer."""
     rank = layers[0].rank
     others = {f"^{layer.module}": layer.rank for layer in layers if layer.rank != rank}
-    found = {
+    found: dict[str, object] = {
         "r": rank,
         "lora_alpha": rank,
         "rank_pattern": others,
@@ -211,7 +214,7 @@ def ignored_by_sd_scripts(family: ModelFamily, layers: Sequence[LoRALayer]) -> l
     return sorted(name for name in names if blocks and blocks.isdisjoint(name.split(".")))
 
 
-def pipeline_names(pipeline: Any, components: Components) -> dict[str, str]:
+def pipeline_names(pipeline: "DiffusionPipeline", components: Components) -> dict[str, str]:
     """Return the name of each part in diffusers, e.g. {"denoiser": "unet", "text_encoders.0": "text_encoder"}."""
     names = {id(component): name for name, component in pipeline.components.items()}
     parts = {"denoiser": components.denoiser}

@@ -7,7 +7,6 @@ follows the published formulas and shares no code with training.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -93,9 +92,7 @@ def save_differences(
 @torch.no_grad()
 def apply_lycoris(family: ModelFamily, network: Network, path: Path) -> set[str]:
     """Add the file's changes to the network's weights; return the layers' names."""
-    layers: dict[str, Any] = {
-        name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     places = file_layers(family, network.denoiser, layers)
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in safetensors.torch.load_file(path).items():

@@ -5,7 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import safetensors
 import torch
@@ -17,6 +17,8 @@ from finetune.export.verify import prediction, relative_difference
 from finetune.files import unfinished
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.replaced_folder import replace_folder
+
+Module = TypeVar("Module", bound=nn.Module)
 
 EXACT = 1e-5
 """Largest relative difference of an output between the folder and the weights rounded to its dtype."""
@@ -103,9 +105,9 @@ def cast(components: Components, dtype: torch.dtype) -> Components:
     )
 
 
-def cast_module(module: Any, dtype: torch.dtype) -> Any:
+def cast_module(module: Module, dtype: torch.dtype) -> Module:
     """Return a module with cast weights, without copying the originals."""
-    weights: dict[int, Any] = {}
+    weights: dict[int, Tensor] = {}
     for parameter in module.parameters():
         weights[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", dtype), requires_grad=False)
     for buffer in module.buffers():

@@ -5,8 +5,8 @@ transformers 5 saves `tokenizer.json` alone, and writes settings and class names
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune.models.family import ModelSource
 from finetune.models.loading.part_files import part_files
@@ -23,7 +23,7 @@ def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None
         part, rules = path.parent.name, json.loads(path.read_text(encoding="utf-8"))
         keep_special_tokens_readable(path.with_name("tokenizer_config.json"))
         if rules["model"]["type"] == "BPE":
-            write_byte_pairs(path.parent, rules)
+            write_byte_pairs(path.parent, rules["model"]["vocab"], rules["model"]["merges"], rules["added_tokens"])
         else:
             index[part] = [index[part][0], index[part][1].removesuffix("Fast") + "Fast"]
             if not copied_sentencepiece(path.parent, source, part):
@@ -32,13 +32,14 @@ def add_files_for_transformers_4(folder: Path, source: ModelSource | None = None
     return incomplete
 
 
-def write_byte_pairs(folder: Path, rules: dict[str, Any]) -> None:
+def write_byte_pairs(
+    folder: Path, vocab: Mapping[str, int], pairs: Sequence[str | list[str]], tokens: Sequence[Mapping[str, object]]
+) -> None:
     """Write vocab.json and merges.txt, and added_tokens.json where a token is in neither."""
-    model = rules["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    write_json(folder / "vocab.json", model["vocab"])
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    added = {token["content"]: token["id"] for token in rules["added_tokens"] if token["content"] not in model["vocab"]}
+    added = {token["content"]: token["id"] for token in tokens if token["content"] not in vocab}
     if added:
         write_json(folder / "added_tokens.json", added, indent=2)
 
@@ -62,6 +63,6 @@ def copied_sentencepiece(folder: Path, source: ModelSource | None, part: str) ->
     return True
 
 
-def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+def write_json(path: Path, value: object, indent: int | None = None) -> None:
     """Write a JSON file as transformers and diffusers do."""
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ file's name.
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import safetensors.torch
 import torch
@@ -28,6 +28,12 @@ DIFFUSERS_FILES = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
 PROMPT = "a red house, {}"  # short enough for any model
 Vectors = Mapping[str, Sequence[Tensor]]
 """The vectors [V D] of each token by name: one tensor per text encoder."""
+
+
+class TokenPipeline(Protocol):
+    """A pipeline of diffusers that reads new tokens."""
+
+    def load_textual_inversion(self, file: str | Tensor, /, **options: object) -> None: ...
 
 
 def token_metadata(
@@ -117,10 +123,10 @@ def token_differences(
     return differences
 
 
-def load_token(family: ModelFamily, components: Components, pipeline: Any, path: Path, name: str) -> None:
+def load_token(family: ModelFamily, components: Components, pipeline: TokenPipeline, path: Path, name: str) -> None:
     """Load a file into the pipeline as a user would. Those for diffusers are of one text encoder each."""
     encoders = list(zip(components.text_encoders, components.tokenizers, strict=True))
-    file: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
+    file: dict[str, object] = {"weight_name": path.name, "use_safetensors": True}
     if path.name in DIFFUSERS_FILES:
         text_encoder, tokenizer = encoders[DIFFUSERS_FILES.index(path.name)]
         pipeline.load_textual_inversion(str(path.parent), text_encoder=text_encoder, tokenizer=tokenizer, **file)

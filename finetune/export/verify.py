@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -21,6 +21,7 @@ from finetune.export.lycoris import apply_lycoris
 from finetune.export.peft_folder import load_peft_folders
 from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.models.family import Components, ModelFamily, ModelSource, Network
+from finetune.models.interfaces import TextEncoder
 from finetune.models.parts import Part, load_sequentially
 from finetune.models.prompts import Prompts, whole_sizes
 
@@ -68,10 +69,11 @@ def base_model(family: ModelFamily, source: ModelSource, *, text_encoders: bool)
     prompts: list[Prompts] = []
     tokenizers = family.tokenizers(source)
 
-    def look(part: Part, modules: Sequence[Any]) -> None:
+    def look(part: Part, modules: Sequence[nn.Module]) -> None:
         if part == "text_encoders" and not text_encoders:
             with torch.no_grad():
-                prompts.append(family.encode_prompts(modules, family.tokenize(tokenizers, [PROMPT])))
+                encoders = cast("Sequence[TextEncoder]", modules)
+                prompts.append(family.encode_prompts(encoders, family.tokenize(tokenizers, [PROMPT])))
 
     keep: tuple[Part, ...] = ("denoiser", "text_encoders") if text_encoders else ("denoiser",)
     parts = load_sequentially(family, source, look, keep)

@@ -35,7 +35,7 @@ def build_optimizer(param_groups: Sequence[ParamGroup], config: OptimConfig, see
     return PerParameterOptimizer(optimizer, config.weights, seed, in_backward=config.in_backward)
 
 
-def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+def optimizer_named(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimizer named by config.name."""
     arguments = {"weight_decay": config.weight_decay, **config.facts.arguments}
     if config.facts.has_betas:
@@ -48,7 +48,7 @@ def optimizer_named(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
     return optimizer
 
 
-def as_dict(group: ParamGroup) -> dict[str, Any]:
+def as_dict(group: ParamGroup) -> dict[str, object]:
     """Return a group in the form that torch's optimizers accept."""
     decay = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
     rates = {"lr": group.lr, "peak_lr": group.lr}

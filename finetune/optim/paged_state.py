@@ -2,7 +2,7 @@
 0.49) moves all of it to the device as plain tensors, but a paged optimizer is chosen because it does not fit there."""
 
 import sys
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -11,15 +11,25 @@ MOMENTS = ("state1", "state2")
 """The tensors that bitsandbytes pages."""
 
 
-def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+class Paged(Protocol):
+    """An optimizer of bitsandbytes. These members are its own."""
+
+    is_paged: bool
+
+    def load_state_dict(self, state_dict: dict[str, object], move_to_device: bool) -> None: ...
+
+    def get_state_buffer(self, p: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+
+def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, object]) -> None:
     """Load a state dict into any optimizer."""
     load_beside(optimizer, state_dict)
     place_state(optimizer)
 
 
-def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+def load_beside(optimizer: torch.optim.Optimizer, state_dict: dict[str, object]) -> None:
     """Load the state. A paged optimizer's stays in host memory until `place_state`."""
-    paged: Any = optimizer
+    paged = cast("Paged", optimizer)
     if is_from_bitsandbytes(optimizer) and paged.is_paged:
         paged.load_state_dict(state_dict, move_to_device=False)
     else:
@@ -34,7 +44,7 @@ def place_state(optimizer: torch.optim.Optimizer) -> None:
         return
     from bitsandbytes.utils import sync_gpu
 
-    maker: Any = optimizer
+    maker = cast("Paged", optimizer)
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if name in MOMENTS and maker.is_paged:

@@ -68,7 +68,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         return LINALG.vector_norm(torch.stack(norms)) if norms else torch.tensor(torch.nan)
 
     @torch.no_grad()
-    def _step_in_backward(self, parameter: Any) -> None:
+    def _step_in_backward(self, parameter: nn.Parameter) -> None:
         self.norms[parameter] = LINALG.vector_norm(parameter.grad, dtype=torch.float32)
         self._step_parameter(parameter)
 
@@ -106,10 +106,10 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         finally:
             self.inner.param_groups = groups
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return self.inner.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Load a state dict. Moments stay float32 where weights are bfloat16. Optimizers cast state to the dtype of its
         weight, so they see float32 weights meanwhile."""
         whole = [group["params"] for group in self.inner.param_groups]

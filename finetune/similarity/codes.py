@@ -7,7 +7,7 @@ instead of 64. Torch-free, since both the preparation of datasets and the search
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -131,7 +131,7 @@ class Codes(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, key: Any, /) -> np.ndarray: ...
+    def __getitem__(self, key: int | np.ndarray | tuple[slice, int], /) -> np.ndarray: ...
 
 
 def close_pairs(codes: Codes, largest: int = LARGEST_DISTANCE, chosen: np.ndarray | None = None) -> ClosePairs:

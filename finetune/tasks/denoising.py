@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor
 
@@ -14,6 +14,11 @@ from finetune.objectives.diffusion import Objective, denoising_loss
 from finetune.objectives.mask import LossMask, Predict
 from finetune.objectives.noise import Noise
 from finetune.tasks.base import SampleLosses, TaskContext
+
+NetworkCall = Callable[[Tensor, Tensor, Condition], Tensor]
+"""The network in training: its prediction for noisy latents, timesteps and prompts."""
+Inputs = tuple[Tensor, Condition, Tensor | None]
+"""Clean latents, prompts, and where the image is trained on."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,10 @@ class Denoising:
     encoder: Encoder
     masking: Masking | None = None
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Condition, Tensor | None]:
+    def inputs(self, batch: Batch) -> Inputs:
         return self.encoder.latents(batch), self.encoder.prompts(batch), batch.mask
 
-    def losses(
-        self, network: Callable[..., Any], inputs: tuple[Tensor, Condition, Tensor | None], u: Tensor, noise: Noise
-    ) -> SampleLosses:
+    def losses(self, network: NetworkCall, inputs: Inputs, u: Tensor, noise: Noise) -> SampleLosses:
         clean, prompts, inside = inputs
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 channels, H W latent height and width."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from accelerate import PartialState
@@ -13,17 +12,18 @@ from torch import Tensor
 
 from finetune.batches.batch import Batch
 from finetune.models.family import Network
+from finetune.models.interfaces import Denoiser, TextEncoder
 from finetune.models.prompts import Condition, Prompts, join_prompts
 from finetune.objectives.noise import Noise
 from finetune.tasks.base import SampleLosses, TaskContext
 from finetune.tasks.base_model import adapters_off
-from finetune.tasks.denoising import Denoising, denoising
+from finetune.tasks.denoising import Denoising, Inputs, NetworkCall, denoising
 
 
 class BaseModel(Protocol):
     """The model as it was before training."""
 
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
+    def predict(self, network: NetworkCall, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
         """Predict [B C H W] without gradients. `network` is the one in training."""
         ...
 
@@ -33,7 +33,7 @@ class AdaptersOff:
     """The trained network with its adapters off. That is the base model bit for bit, without a second copy."""
 
     @torch.no_grad()
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
+    def predict(self, network: NetworkCall, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
         # The wrapper of several processes would take a forward without gradients for one of its own.
         unwrapped = extract_model_from_parallel(network)
         with adapters_off(unwrapped):
@@ -48,7 +48,7 @@ class FrozenCopy:
     dtype: torch.dtype
 
     @torch.no_grad()
-    def predict(self, network: Any, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
+    def predict(self, network: NetworkCall, noisy: Tensor, t: Tensor, prompts: Condition) -> Tensor:
         with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(noisy, t, prompts).float()
 
@@ -57,7 +57,7 @@ def frozen_copy(context: TaskContext) -> FrozenCopy:
     """Copy the model to the encoder's device. The copy's size is printed."""
     encoder, family = context.encoder, context.encoder.family
     components = encoder.components
-    text_encoders: tuple[Any, ...] = ()
+    text_encoders: tuple[TextEncoder, ...] = ()
     if encoder.text_encoder_is_trained:
         text_encoders = family.trained_text_encoders(components.text_encoders)
     parts = [components.denoiser, *text_encoders]
@@ -67,7 +67,8 @@ def frozen_copy(context: TaskContext) -> FrozenCopy:
         f"warning: prior.kind prediction with method full keeps a second copy of the model: {size / 1e9:.2f} GB of "
         "memory on each device. method lora needs none; prior.kind pictures keeps it on disk."
     )
-    return FrozenCopy(Network(family, copies[0], copies[1:]), context.dtype)
+    network = Network(family, cast("Denoiser", copies[0]), cast("list[TextEncoder]", copies[1:]))
+    return FrozenCopy(network, context.dtype)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Preserving:
     prompt_row: Prompts | None
     """The encoded prompt [1 ...]; None where text is encoded at every step."""
 
-    def inputs(self, batch: Batch) -> tuple[Any, Condition]:
+    def inputs(self, batch: Batch) -> tuple[Inputs, Condition]:
         """Encode the denoising's inputs, and prompts [2B ...]. Those are the captions, then `prompt` for each."""
         num, encoder = len(batch.captions), self.denoising.encoder
         if batch.prompts is None or self.prompt_row is None:
@@ -99,9 +100,7 @@ class Preserving:
         own = self.denoising.inputs(batch)
         return own, replace(texts, sizes=twice(own[1].sizes), filling=twice(own[1].filling))
 
-    def losses(
-        self, network: Callable[..., Any], inputs: tuple[Any, Condition], u: Tensor, noise: Noise
-    ) -> SampleLosses:
+    def losses(self, network: NetworkCall, inputs: tuple[Inputs, Condition], u: Tensor, noise: Noise) -> SampleLosses:
         own, prompts = inputs
         distances: list[Tensor] = []
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ class Reconstruction:
         assert batch.pixels is not None, "images are not cached as latents while their encoder is trained"
         return batch.pixels
 
-    def losses(self, network: Callable[..., Any], inputs: Tensor, u: Tensor, noise: Noise) -> SampleLosses:
+    def losses(
+        self, network: Callable[[Tensor, Tensor], tuple[Tensor, ...]], inputs: Tensor, u: Tensor, noise: Noise
+    ) -> SampleLosses:
         height, width = (side // self.pixel_multiple for side in inputs.shape[2:])
         drawn = noise((self.latent_channels, height, width)).to(inputs.device)
         decoded, mean, logvar = network(inputs, drawn)

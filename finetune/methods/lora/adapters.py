@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig, inject_adapter_in_model
@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from finetune.config.lora import LoRAConfig, parsed_patterns
-from finetune.methods.lora.init import set_start
+from finetune.methods.lora.init import AdapterLayer, set_start
 from finetune.models.family import Network, is_inside
 from finetune.models.stored import readable_as_float32
 
@@ -169,7 +169,7 @@ def refuse_unmatched(targets: Sequence[str], names: Sequence[str]) -> None:
 def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], block_size: int) -> None:
     """Refuse layers that do not fit rotations of this size. Kernels that peft 0.21 gets wrong are refused too."""
     for name in names:
-        layer: Any = module.get_submodule(name)
+        layer = cast("nn.Linear | nn.Conv2d", module.get_submodule(name))
         width = layer.weight.shape[1]
         if layer.weight[0, 0].numel() > 1:
             raise ValueError(f"lora.targets: {part}.{name} has a kernel larger than 1, which oft does not do here.")
@@ -179,11 +179,11 @@ def refuse_other_widths(module: nn.Module, part: str, names: Sequence[str], bloc
             )
 
 
-def adapter_layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
+def adapter_layers(network: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Yield name and peft layer of all that is adapted."""
     for name, layer in network.named_modules():
         if isinstance(layer, BaseTunerLayer):
-            yield name, layer
+            yield name, cast("AdapterLayer", layer)
 
 
 def layer_scales(network: nn.Module) -> dict[str, float]:

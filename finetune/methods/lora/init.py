@@ -3,16 +3,29 @@
 peft has these for linear layers; here a convolution is the matrix [outputs, inputs x kernel], as in its update.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Start = Literal["orthogonal", "pissa", "olora"]
 
 
+class AdapterLayer(Protocol):
+    """A layer of peft. A and B are those of LoRA; oft has no scaling."""
+
+    lora_A: Mapping[str, nn.Linear | nn.Conv2d]
+    lora_B: Mapping[str, nn.Linear | nn.Conv2d]
+    scaling: Mapping[str, float]
+
+    def get_base_layer(self) -> nn.Linear | nn.Conv2d: ...
+
+    def merge(self) -> None: ...
+
+
 @torch.no_grad()
-def set_start(layer: Any, start: Start, name: str) -> None:
+def set_start(layer: AdapterLayer, start: Start, name: str) -> None:
     """Set A and B of peft's LoRA layer. pissa and olora subtract their scaled product from the layer's weight. The
     global random state is used, as for peft's own starts."""
     weight = layer.get_base_layer().weight
