@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.config.loss import LossConfig
 from finetune.config.sections import SINGLE_FILE, ModelConfig
-from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
+from finetune.models.interfaces import VAE, Denoiser, PromptEncoder, Scheduler, TextEncoder, Tokenizer
 from finetune.models.prompts import Condition, Prompts, Tokens
 from finetune.objectives.diffusion import Objective
 
@@ -73,7 +73,7 @@ class Components:
 
     def pipeline_parts(self, denoiser: str) -> dict[str, Any]:
         """Name the parts as diffusers' pipelines do, the denoiser as given."""
-        parts: dict[str, Any] = {denoiser: self.denoiser, "vae": self.vae, "scheduler": self.scheduler}
+        parts: dict[str, object] = {denoiser: self.denoiser, "vae": self.vae, "scheduler": self.scheduler}
         for kind, found in (("text_encoder", self.text_encoders), ("tokenizer", self.tokenizers)):
             parts |= {f"{kind}_{number}" if number > 1 else kind: part for number, part in enumerate(found, 1)}
         return parts
@@ -243,16 +243,16 @@ class ModelFamily(ABC):
         return self.tokenize(tokenizers, [prompt, negative_prompt] if self.knows_negative_prompts else [prompt])
 
     @abstractmethod
-    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         """Give the pipeline's arguments for encoded `pipeline_tokens`. To inpaint, all of an image is hidden."""
 
-    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, Any]:
+    def pipeline_prompts(self, components: Components, prompt: str, negative_prompt: str) -> dict[str, object]:
         """Give the pipeline's arguments for texts of any length, encoded now."""
         tokens = self.pipeline_tokens(components.tokenizers, prompt, negative_prompt)
         device = components.text_encoders[0].device
         return self.pipeline_arguments(components, self.encode_prompts(components.text_encoders, tokens.to(device)))
 
-    def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
+    def prompts_by(self, pipeline: PromptEncoder, prompt: str) -> Prompts:
         """Encode a short prompt as the pipeline itself does, on the CPU."""
         embeddings, _ = pipeline.encode_prompt(
             prompt=prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False

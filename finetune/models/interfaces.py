@@ -5,13 +5,16 @@ match without inheriting from them: for annotations alone.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    import tokenizers
 
-class Settings(Mapping[str, Any]):
+
+class Settings(Mapping[str, object]):
     """The config of a part of diffusers. Values are attributes too."""
 
     def __getattr__(self, name: str) -> Any: ...
@@ -22,13 +25,16 @@ class TextSettings(Protocol):
 
     def __getattr__(self, name: str) -> Any: ...
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, object]: ...
 
 
 class Denoiser(nn.Module):
     """A UNet or transformer; called as its family knows."""
 
     config: Settings
+
+    @classmethod
+    def from_config(cls, config: Settings) -> Self: ...
 
     def enable_gradient_checkpointing(self) -> None: ...
 
@@ -99,9 +105,9 @@ class Tokenizer(Protocol):
     unk_token_id: int
     model_max_length: int
     added_tokens_encoder: dict[str, int]
-    backend_tokenizer: Any
+    backend_tokenizer: "tokenizers.Tokenizer"
 
-    def __call__(self, text: str | Sequence[str], **options: Any) -> TokenizedText: ...
+    def __call__(self, text: str | Sequence[str], **options: object) -> TokenizedText: ...
 
     def __len__(self) -> int: ...
 
@@ -112,6 +118,14 @@ class Tokenizer(Protocol):
     def add_tokens(self, new_tokens: list[str]) -> int: ...
 
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]: ...
+
+
+class PromptEncoder(Protocol):
+    """A pipeline of diffusers that encodes prompts. It returns as many tensors as its family knows."""
+
+    def encode_prompt(
+        self, *, prompt: str, device: torch.device, num_images_per_prompt: int, do_classifier_free_guidance: bool
+    ) -> Sequence[Tensor]: ...
 
 
 class Scheduler(Protocol):

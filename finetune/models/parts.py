@@ -8,12 +8,13 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.interfaces import VAE, Denoiser, TextEncoder
 from finetune.models.quantized.packed import packed_layers
 from finetune.out_of_memory import explaining_out_of_memory
 
@@ -54,7 +55,7 @@ class ModelParts:
         finally:
             self.drop(*missing)
 
-    def modules(self, part: Part) -> Sequence[Any]:
+    def modules(self, part: Part) -> Sequence[nn.Module]:
         """Return the modules of a part."""
         match part:
             case "denoiser":
@@ -68,26 +69,27 @@ class ModelParts:
 def load_sequentially(
     family: ModelFamily,
     source: ModelSource,
-    looks: Callable[[Part, Sequence[Any]], None] = lambda part, modules: None,
+    looks: Callable[[Part, Sequence[nn.Module]], None] = lambda part, modules: None,
     keep: Sequence[Part] = (),
 ) -> ModelParts:
     """Load each part, pass it to `looks` and drop its weights. The denoiser is last; parts in `keep` are not dropped. A
     checkpoint of another family is refused, as are parts that do not belong together."""
     scheduler, tokenizers = family.scheduler(source), family.tokenizers(source)
-    found: dict[Part, Sequence[Any]] = {}
+    found: dict[Part, Sequence[nn.Module]] = {}
     for part in PARTS:
         found[part] = loaded(family, source, part)
         looks(part, found[part])
         if part not in keep:
             for module in found[part]:
                 drop_weights(module)
-    (denoiser,), (vae,) = found["denoiser"], found["vae"]
-    components = Components(denoiser, vae, tuple(found["text_encoders"]), tokenizers, scheduler)
+    (denoiser,), (vae,) = cast("list[Denoiser]", found["denoiser"]), cast("list[VAE]", found["vae"])
+    text_encoders = cast("list[TextEncoder]", found["text_encoders"])
+    components = Components(denoiser, vae, tuple(text_encoders), tokenizers, scheduler)
     family.check(components, source)
     return ModelParts(family, source, components)
 
 
-def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any]:
+def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[nn.Module]:
     """Return the modules of one part, frozen and in evaluation mode."""
     with explaining_out_of_memory(
         f"while weights of {source.location} were read ({part.replace('_', ' ')})",
@@ -96,7 +98,7 @@ def loaded(family: ModelFamily, source: ModelSource, part: Part) -> Sequence[Any
     ):
         match part:
             case "denoiser":
-                modules = (family.denoiser(source),)
+                modules: Sequence[nn.Module] = (family.denoiser(source),)
             case "vae":
                 modules = (family.vae(source),)
             case "text_encoders":
@@ -115,7 +117,7 @@ def for_drawing(components: Components, device: torch.device) -> Components:
     return replace(components, text_encoders=tuple(text_encoders))
 
 
-def without_weights(module: Any, device: torch.device) -> Any:
+def without_weights(module: TextEncoder, device: torch.device) -> TextEncoder:
     """Return an empty text encoder with the given one's settings. It has no layers, and the same number format.
     diffusers' pipelines read these from text encoders even if they get embeddings."""
     empty = copy.copy(module)

@@ -5,7 +5,6 @@ Axes: B batch, C channels, H W latent height and width, L tokens, N chunks of a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,9 +74,9 @@ def length_mask(lengths: Tensor, longest: int) -> Tensor | None:
     return (torch.arange(longest, device=lengths.device) < lengths[:, None]).long()
 
 
-def guided_arguments(embeddings: Tensor, pooled: Tensor | None = None) -> dict[str, Any]:
+def guided_arguments(embeddings: Tensor, pooled: Tensor | None = None) -> dict[str, object]:
     """Name a prompt and its negative, encoded together, as diffusers' pipelines do."""
-    found = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
+    found: dict[str, object] = {"prompt_embeds": embeddings[:1], "negative_prompt_embeds": embeddings[1:]}
     if pooled is not None:
         found |= {"pooled_prompt_embeds": pooled[:1], "negative_pooled_prompt_embeds": pooled[1:]}
     return found

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ class Rows:
     """A record of columns. A column is a tensor [B ...], a tuple of B values, a dict of tensors, other rows, or None. A
     subclass only names its columns: every operation applies to all of them."""
 
-    def map(self, change: Callable[..., Any], *others: Self) -> Self:
+    def map(self, change: Callable[..., object], *others: Self) -> Self:
         """Apply a function to every column. It gets the same column of `others`, too."""
         columns = {
             field.name: changed(change, [getattr(rows, field.name) for rows in (self, *others)])
@@ -44,19 +44,22 @@ AnyRows = TypeVar("AnyRows", bound=Rows)
 def join_rows(parts: Sequence[AnyRows]) -> AnyRows:
     """Put the rows of all parts behind each other."""
 
-    def joined(*columns: Any) -> object:
-        return torch.cat(columns) if isinstance(columns[0], Tensor) else sum(columns, ())
+    def joined(*columns: object) -> object:
+        if isinstance(columns[0], Tensor):
+            return torch.cat(cast("tuple[Tensor, ...]", columns))
+        return sum(cast("tuple[tuple[object, ...], ...]", columns), ())
 
     return parts[0].map(joined, *parts[1:])
 
 
-def changed(change: Callable[..., Any], columns: Sequence[Any]) -> Any:
+def changed(change: Callable[..., object], columns: Sequence[object]) -> object:
     """Apply a function to the same column of several records."""
     first = columns[0]
     if first is None:
         return None
     if isinstance(first, Rows):
-        return first.map(change, *columns[1:])
+        return first.map(change, *cast("Sequence[Rows]", columns[1:]))
     if isinstance(first, dict):
-        return {name: change(*(column[name] for column in columns)) for name in first}
+        dicts = cast("Sequence[dict[object, object]]", columns)
+        return {name: change(*(column[name] for column in dicts)) for name in dicts[0]}
     return change(*columns)

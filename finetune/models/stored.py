@@ -7,7 +7,6 @@ numbers of bfloat16 and float16, so a later cast computes with the same numbers.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -15,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from finetune.models.interfaces import Denoiser
 from finetune.models.loading.part_files import PartFiles, variant_of
 from finetune.out_of_memory import explaining_out_of_memory
 
@@ -42,9 +42,9 @@ def common_dtype(places: Iterable[tuple[Path, str]]) -> torch.dtype:
     return SIXTEEN_BITS.get(formats.pop(), torch.float32) if len(formats) == 1 else torch.float32
 
 
-def with_float32_buffers(model: Any) -> Any:
-    """Rebuild a model of diffusers with the same weights and float32 buffers. diffusers builds a model under the number
-    format that it is loaded in, which rounds what is computed then."""
+def with_float32_buffers(model: Denoiser) -> Denoiser:
+    """Rebuild a denoiser with the same weights and float32 buffers. diffusers builds a model under the number format
+    that it is loaded in, which rounds what is computed then."""
     with init_empty_weights():
         fresh = type(model).from_config(model.config)
     fresh.load_state_dict(model.state_dict(), assign=True)

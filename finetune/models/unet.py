@@ -6,7 +6,7 @@ Axes: B batch, C channels, H W latent height and width.
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import torch
 from diffusers import DDIMScheduler
@@ -77,10 +77,10 @@ def sampling_scheduler(scheduler: Scheduler, options: LossConfig) -> Scheduler:
     heeds_it = "rescale_betas_zero_snr" in inspect.signature(type(scheduler)).parameters
     if (own and heeds_it) or not (own or options.zero_terminal_snr):
         return scheduler
-    made: Any = DDIMScheduler.from_config(
+    made = DDIMScheduler.from_config(
         dict(scheduler.config), rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
     )
-    return made
+    return cast("Scheduler", made)
 
 
 def scaled_latents(vae: VAE, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

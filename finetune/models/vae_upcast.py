@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.models.interfaces import VAE
+from finetune.models.interfaces import VAE, Decoded, Encoded
 
 
 @contextmanager
@@ -22,11 +21,11 @@ def without_fp16_overflow(vae: VAE) -> Iterator[None]:
         return
     plain_encode, plain_decode = vae.encode, vae.decode
 
-    def encode(x: Tensor, return_dict: bool = True) -> Any:
+    def encode(x: Tensor, return_dict: bool = True) -> Encoded:
         with torch.autocast(kind, enabled=False):
             return plain_encode(x.to(vae.dtype), return_dict=return_dict)
 
-    def decode(z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+    def decode(z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None) -> Decoded:
         with torch.autocast(kind, enabled=False):
             return plain_decode(z.to(vae.dtype), return_dict=return_dict, generator=generator)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
@@ -169,7 +169,7 @@ class Flux(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         return {"prompt_embeds": encoded.embeddings, "pooled_prompt_embeds": encoded.pooled}
 
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:

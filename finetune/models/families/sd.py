@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x. One CLIP text encoder, U-Net, epsilon or v."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
@@ -110,7 +110,7 @@ class StableDiffusion(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         """Pass a hidden image to inpainting pipelines. They adapt its size to that of the output."""
         return guided_arguments(encoded.embeddings) | (all_hidden() if takes_filling(components) else {})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -71,7 +71,7 @@ class StableDiffusion3(ModelFamily):
 
     def has_t5(self, source: ModelSource) -> bool:
         """True where the checkpoint has T5 and it is not left out."""
-        named = index_for(self, source).get(T5) or [None]
+        named = cast("list[object]", index_for(self, source).get(T5) or [None])
         return named[0] is not None and T5 not in source.without
 
     def warnings(self, source: ModelSource) -> list[str]:
@@ -144,12 +144,14 @@ class StableDiffusion3(ModelFamily):
         return denoiser(noisy, timestep=t, encoder_hidden_states=embeddings, pooled_projections=prompts.pooled).sample
 
     def pipeline(self, components: Components) -> StableDiffusion3Pipeline:
-        without_t5: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
-        pipeline = StableDiffusion3Pipeline(**without_t5 | components.pipeline_parts("transformer"))
+        parts = components.pipeline_parts("transformer")
+        for name in ("text_encoder_3", "tokenizer_3"):  # without T5
+            parts.setdefault(name, None)
+        pipeline = StableDiffusion3Pipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         embeddings = with_zeros_for_t5(encoded.embeddings, components.denoiser.config.joint_attention_dim)
         return guided_arguments(embeddings, encoded.pooled)
 

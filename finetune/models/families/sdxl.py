@@ -4,7 +4,7 @@ Axes: B batch, N chunks of a long prompt, L tokens, D width.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from finetune.config.loss import LossConfig
 from finetune.models.family import Components, ModelFamily, ModelSource, SingleFileLayer
-from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
+from finetune.models.interfaces import VAE, Denoiser, PromptEncoder, Scheduler, TextEncoder, Tokenizer
 from finetune.models.layer_names.sgm import sgm_name
 from finetune.models.loading.components import index_for, load_scheduler, load_weights, pipeline_index
 from finetune.models.prompts import Prompts, Tokens, guided_arguments, length_mask
@@ -72,7 +72,7 @@ class StableDiffusionXL(ModelFamily):
     def is_inpainting(self, source: ModelSource) -> bool:
         return self._index(source)["_class_name"] == INPAINTING
 
-    def _index(self, source: ModelSource) -> dict[str, Any]:
+    def _index(self, source: ModelSource) -> dict[str, object]:
         """Return model_index.json. The refiner, and checkpoints with other noise than SDXL's, are refused."""
         match pipeline_index(source).get("scheduler"):
             case ["diffusers", str(name)] if name.startswith("EDM"):
@@ -189,13 +189,13 @@ class StableDiffusionXL(ModelFamily):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, Any]:
+    def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         arguments = guided_arguments(encoded.embeddings, encoded.pooled)
         if takes_filling(components):
             arguments |= {**all_hidden(), "strength": 1.0}  # by default a little of the hidden image would stay
         return arguments
 
-    def prompts_by(self, pipeline: Any, prompt: str) -> Prompts:
+    def prompts_by(self, pipeline: PromptEncoder, prompt: str) -> Prompts:
         embeddings, _, pooled, _ = pipeline.encode_prompt(
             prompt=prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
         )

@@ -1,7 +1,9 @@
 """Names of FLUX.1's layers in the published single files. Adapters follow them."""
 
 import re
-from typing import Any
+from typing import cast
+
+from torch import nn
 
 from finetune.models.family import SingleFileLayer
 from finetune.models.interfaces import Denoiser
@@ -47,7 +49,7 @@ def published_layer(denoiser: Denoiser, module: str) -> SingleFileLayer:
     for fused, parts in (FUSED_IN_SINGLE_BLOCKS if single else FUSED_IN_DOUBLE_BLOCKS).items():
         if layer in parts:
             inside = f"{single or ''}transformer_blocks.{number}"
-            layers: list[Any] = [denoiser.get_submodule(f"{inside}.{part}") for part in parts]
+            layers = [cast("nn.Linear", denoiser.get_submodule(f"{inside}.{part}")) for part in parts]
             sizes = tuple(each.out_features for each in layers)
             return SingleFileLayer(f"{name}.{fused}", parts.index(layer), sizes)
     renamed = RENAMED_IN_SINGLE_BLOCKS if single else RENAMED_IN_DOUBLE_BLOCKS

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKL
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 
 from finetune.config.parse.presets import presets_of_family
@@ -20,7 +21,7 @@ from finetune.config.sections import PICKLED, SINGLE_FILE
 from finetune.files import may_read
 from finetune.models import FAMILIES, family_named
 from finetune.models.family import ModelFamily, ModelSource
-from finetune.models.interfaces import Scheduler
+from finetune.models.interfaces import VAE, Denoiser, Scheduler
 from finetune.models.loading.config_values import refuse_scheduler_settings, refuse_vae_settings
 from finetune.models.loading.hub import hub_advice, hub_file
 from finetune.models.loading.index_parts import refuse_other_class
@@ -51,12 +52,13 @@ from finetune.models.loading.single_file import (
     single_file_kind,
     weights_from_single_file,
 )
-from finetune.models.loading.weight_keys import refuse_gaps, refuse_other_shards
+from finetune.models.loading.weight_keys import LoadingInfo, refuse_gaps, refuse_other_shards
 from finetune.models.stored import stored_dtype, with_float32_buffers
 from finetune.out_of_memory import is_out_of_memory
 
 FAULTS = (OSError, ValueError, RuntimeError, SafetensorError, KeyError, IndexError, TypeError, AttributeError)
 """What the libraries raise for the damaged files of a part."""
+Loaded = TypeVar("Loaded")
 
 
 def find_family(source: ModelSource, given: str | None = None) -> str:
@@ -71,7 +73,7 @@ def find_family(source: ModelSource, given: str | None = None) -> str:
     raise ValueError(f"model.source: {stated_kind(source)} the pipeline {pipeline}. {other_family(pipeline)}")
 
 
-def pipeline_index(source: ModelSource) -> dict[str, Any]:
+def pipeline_index(source: ModelSource) -> dict[str, object]:
     """Return model_index.json, for a single file that of its configs. The pipeline is then the file's own. Raises
     ValueError for a missing source or a damaged index."""
     path = Path(source.location)
@@ -99,7 +101,7 @@ def local_contents(folder: Path) -> str:
     return folder_contents(names, str(folder), is_local=True)
 
 
-def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
+def read_index(file: Path, option: str, other: str = "") -> dict[str, object]:
     """Read a model_index.json; errors name the option and end with `other`."""
     if not file.is_file():
         raise FileNotFoundError(
@@ -116,7 +118,7 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, Any]:
     return index
 
 
-def single_file_index(source: ModelSource) -> dict[str, Any]:
+def single_file_index(source: ModelSource) -> dict[str, object]:
     """Return the model_index.json for a single file. Refuse unknown kinds, and configs that do not belong to it."""
     kind, name = single_file_kind(source), Path(source.location).name
     families = [family_named(known) for known in FAMILIES]
@@ -147,14 +149,14 @@ def single_file_index(source: ModelSource) -> dict[str, Any]:
     return index | {"_class_name": family.single_files[kind]}
 
 
-def index_for(family: ModelFamily, source: ModelSource) -> dict[str, Any]:
+def index_for(family: ModelFamily, source: ModelSource) -> dict[str, object]:
     """Return model_index.json. Refuse another family's, and a scheduler that this family does not train with."""
     index = pipeline_index(source)
     name = index.get("_class_name")
     if name in family.refused_pipelines:
         raise ValueError(
             f"model.source: model_index.json of {source.location} names the pipeline {name}, expected one of "
-            f"{', '.join(family.pipelines)}. {family.refused_pipelines[name]}"
+            f"{', '.join(family.pipelines)}. {family.refused_pipelines[str(name)]}"
         )
     if name not in family.pipelines:
         raise ValueError(
@@ -183,7 +185,7 @@ def stated_kind(source: ModelSource) -> str:
     return f"model_index.json of {source.location} names"
 
 
-def other_family(pipeline: Any) -> str:
+def other_family(pipeline: object) -> str:
     """Return the advice for a checkpoint of that pipeline."""
     for name in FAMILIES:
         if pipeline in family_named(name).pipelines:
@@ -191,7 +193,7 @@ def other_family(pipeline: Any) -> str:
             listed = f"use a preset for it ({', '.join(presets)}), or " if presets else ""
             return f"Its family is {name}: {listed}give --model.family {name} with numbers that suit it."
         if pipeline in family_named(name).refused_pipelines:
-            return family_named(name).refused_pipelines[pipeline]
+            return family_named(name).refused_pipelines[str(pipeline)]
     titles = ", ".join(f"{name} ({family_named(name).title})" for name in FAMILIES)
     return f"No family trains it; these are known: {titles}."
 
@@ -207,10 +209,11 @@ def scheduler_warnings(family: ModelFamily, source: ModelSource) -> list[str]:
     return scheduler_settings(family, source)[2]
 
 
-def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, dict[str, Any], list[str]]:
+def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[type, dict[str, object], list[str]]:
     """Return the scheduler's class, its settings and warnings."""
-    _, name = index_for(family, source)["scheduler"]
+    _, name = cast("list[str]", index_for(family, source)["scheduler"])
     kind = scheduler_class(name, family.scheduler_option)
+    assert kind is not None, "the index was checked"
     root = part_files(source, "scheduler", has_weights=False).root
     settings = loaded(lambda: kind.load_config(str(root), subfolder="scheduler"), source, "scheduler")
     refuse_scheduler_settings(settings, source)
@@ -220,7 +223,7 @@ def scheduler_settings(family: ModelFamily, source: ModelSource) -> tuple[Any, d
     return kind, settings, warnings
 
 
-def scheduler_class(name: str, option: str) -> Any:
+def scheduler_class(name: str, option: str) -> type | None:
     """Return diffusers' scheduler class of that name. None without one that has the option."""
     # The module imports its parts when they are used, and lists all of them before.
     value = getattr(diffusers_schedulers, name) if name in dir(diffusers_schedulers) else None
@@ -229,7 +232,7 @@ def scheduler_class(name: str, option: str) -> Any:
     return value if option in inspect.signature(value).parameters else None
 
 
-def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
+def load_weights(kind: type, source: ModelSource, part: str) -> Any:
     """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
@@ -240,11 +243,11 @@ def load_weights(kind: Any, source: ModelSource, part: str) -> Any:
         refuse_other_class(kind, pipeline_index(source), files.root, part)
         model = weights_from_folder(kind, source, part, files)
     if issubclass(kind, AutoencoderKL):
-        refuse_vae_settings(model.config, source if source.vae is None else ModelSource(source.vae))
+        refuse_vae_settings(cast("VAE", model).config, source if source.vae is None else ModelSource(source.vae))
     return model
 
 
-def load_other_vae(kind: Any, source: ModelSource) -> Any:
+def load_other_vae(kind: type, source: ModelSource) -> nn.Module:
     """Load the source's other VAE. Raises ValueError where it does not fit this model."""
     with naming_option():
         if in_original_layout(source):
@@ -256,29 +259,30 @@ def load_other_vae(kind: Any, source: ModelSource) -> Any:
         if settings.get("_class_name", kind.__name__) != kind.__name__:
             raise ValueError(f"model.vae: {source.vae} is a {settings['_class_name']}, expected an {kind.__name__}.")
         refuse_other_latents(settings, source)
-        model = weights_from_folder(kind, place.source, place.part, place.files)
+        model = cast("VAE", weights_from_folder(kind, place.source, place.part, place.files))
     base = base_config(source)
     model.register_to_config(**{name: base[name] for name in SCALES if name in base and name not in settings})
     return model
 
 
-def weights_from_folder(kind: Any, source: ModelSource, part: str, files: PartFiles) -> Any:
+def weights_from_folder(kind: type, source: ModelSource, part: str, files: PartFiles) -> nn.Module:
     """Return one part of a folder in diffusers layout."""
     refuse_quantised(files.root / part / "config.json", source.location)
     refuse_other_shards(files, source.location, part)
-    options: dict[str, Any] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
+    load: Callable[..., tuple[nn.Module, LoadingInfo]] = kind.from_pretrained
+    options: dict[str, object] = {"variant": files.variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if source.as_stored and part in DENOISERS:
         options["torch_dtype"] = loaded(lambda: stored_dtype(files, part), source, part)
     if issubclass(kind, PreTrainedModel):
         options["ignore_mismatched_sizes"] = True  # they are named by `refuse_gaps`; diffusers names them itself
     model, info = loaded(
-        lambda: kind.from_pretrained(str(files.root), subfolder=part, output_loading_info=True, **options), source, part
+        lambda: load(str(files.root), subfolder=part, output_loading_info=True, **options), source, part
     )
     refuse_gaps(kind, info, files, source.location, part)
-    return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(model)
+    return model if options["torch_dtype"] == torch.float32 else with_float32_buffers(cast("Denoiser", model))
 
 
-def load_part(kind: Any, source: ModelSource, part: str) -> Any:
+def load_part(kind: type, source: ModelSource, part: str) -> Any:
     """Load one part of the pipeline without weights. Raises ValueError that names a part that does not load."""
     files = part_files(source, part, has_weights=False)
     return loaded(lambda: kind.from_pretrained(str(files.root), subfolder=part), source, part)
@@ -304,7 +308,7 @@ def weighted_parts(source: ModelSource) -> list[str]:
     return [part for part in named_parts(source) if variants(names, part)]
 
 
-def loaded(load: Callable[[], Any], source: ModelSource, part: str) -> Any:
+def loaded(load: Callable[[], Loaded], source: ModelSource, part: str) -> Loaded:
     """Return the result of `load`; errors name the part and the remedy. They are ValueError."""
     try:
         return load()

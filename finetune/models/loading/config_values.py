@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from finetune.models.family import ModelSource
 
@@ -16,15 +16,15 @@ class Expected:
     """The allowed values of a setting."""
 
     words: str
-    fits: Callable[[Any], bool]
+    fits: Callable[[object], bool]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Recognise finite numbers; true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Recognise whole numbers from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -67,7 +67,7 @@ VAE = {
 }
 
 
-def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
+def refuse_scheduler_settings(settings: object, source: ModelSource) -> None:
     """Raise ValueError for a scheduler_config.json without a possible model."""
     file = f"scheduler/scheduler_config.json of {source.configs}"
     if not isinstance(settings, Mapping):
@@ -81,12 +81,12 @@ def refuse_scheduler_settings(settings: Any, source: ModelSource) -> None:
             )
 
 
-def refuse_vae_settings(settings: Mapping[str, Any], source: ModelSource) -> None:
+def refuse_vae_settings(settings: Mapping[str, object], source: ModelSource) -> None:
     """Raise ValueError for an autoencoder's config.json with useless latents."""
     refuse_values(settings, VAE, f"vae/config.json of {source.configs}")
 
 
-def refuse_values(settings: Mapping[str, Any], expected: Mapping[str, Expected], file: str) -> None:
+def refuse_values(settings: Mapping[str, object], expected: Mapping[str, Expected], file: str) -> None:
     """Raise ValueError for the first invalid setting; absent ones keep defaults."""
     for name, allowed in expected.items():
         if name in settings and not allowed.fits(settings[name]):

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
 
-def refuse_other_class(kind: type, index: Mapping[str, Any], folder: Path, part: str) -> None:
+def refuse_other_class(kind: type, index: Mapping[str, object], folder: Path, part: str) -> None:
     """Raise ValueError if model_index.json or a config names another class. A missing part is refused too. The class of
     a text encoder may differ: its layers are compared by name, and a projection that is not read is harmless."""
     entry = index.get(part)
@@ -35,7 +34,7 @@ def refuse_other_class(kind: type, index: Mapping[str, Any], folder: Path, part:
         )
 
 
-def stated_class(config_file: Path) -> Any:
+def stated_class(config_file: Path) -> object:
     """Return the class that a part's config.json names, or None. An unreadable one is refused on loading."""
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))

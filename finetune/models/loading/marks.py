@@ -7,7 +7,6 @@ in the weights go before it, and an option may add what they leave open.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.models.family import ModelSource
 from finetune.models.loading.weight_keys import opened
@@ -100,7 +99,7 @@ def predictions(keys: set[str], metadata: Mapping[str, str]) -> tuple[dict[str, 
     return found, unknown
 
 
-def corrected_settings(settings: Mapping[str, Any], source: ModelSource) -> tuple[dict[str, Any], list[str]]:
+def corrected_settings(settings: Mapping[str, object], source: ModelSource) -> tuple[dict[str, object], list[str]]:
     """Return the scheduler's settings, corrected by marks and `loss.prediction_type`. Also returns warnings. Raises
     ValueError where marks and option contradict each other."""
     marks, name = read_marks(source), Path(source.location).name
@@ -136,7 +135,7 @@ def corrected_settings(settings: Mapping[str, Any], source: ModelSource) -> tupl
             f"loss.prediction_type: {name} trains as {terms}, as the option sets; its weights are not marked, and "
         )
         warning += f"{borrowed}."
-    changes: dict[str, Any] = {"prediction_type": chosen, "rescale_betas_zero_snr": zero}
+    changes: dict[str, object] = {"prediction_type": chosen, "rescale_betas_zero_snr": zero}
     if zero and not rescaled:
         changes["timestep_spacing"] = "trailing"  # others never begin at the last timestep (arXiv 2305.08891)
     return dict(settings) | changes, [warning]

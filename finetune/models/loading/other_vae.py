@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from finetune.models.family import ModelSource
 from finetune.models.loading.part_files import PartFiles, files_of, part_files, variants
@@ -33,7 +32,7 @@ class VAEFolder:
         return self.files.root / self.part
 
 
-def base_config(source: ModelSource) -> dict[str, Any]:
+def base_config(source: ModelSource) -> dict[str, object]:
     """Return the config of the base model's own VAE."""
     file = part_files(replace(source, vae=None), "vae", has_weights=False).root / "vae" / CONFIG
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -96,7 +95,7 @@ def vae_paths(source: ModelSource) -> list[Path]:
         return [path for ending in ("json", "safetensors") for path in place.folder.glob(f"*.{ending}")]
 
 
-def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None:
+def refuse_other_latents(config: Mapping[str, object], source: ModelSource) -> None:
     """Raise ValueError for latents of another shape than the base model's."""
     base = base_config(source)
     for name, words in (("latent_channels", "latent channels"), ("block_out_channels", "levels")):
@@ -108,7 +107,7 @@ def refuse_other_latents(config: Mapping[str, Any], source: ModelSource) -> None
             )
 
 
-def size(value: Any) -> int | None:
+def size(value: object) -> object:
     """Return a number or a list's length, None without a setting."""
     return len(value) if isinstance(value, list | tuple) else value
 

@@ -3,7 +3,7 @@ request goes to the Hub: configs come from a local folder of the same base model
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune.models.family import ModelSource
+from finetune.models.interfaces import VAE, Denoiser
 from finetune.models.loading.hub import MIRRORS
 from finetune.models.loading.marks import refuse_edm
 from finetune.models.loading.other_sources import file_contents, refuse_scaled
@@ -110,9 +111,10 @@ def published_folder(kind: str, prediction_type: str | None = None) -> str:
     return MIRRORS.get(known, known)
 
 
-def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
+def weights_from_single_file(kind: type, source: ModelSource, part: str) -> nn.Module:
     """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
-    weights: Any = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
+    read = single_file_utils.load_single_file_checkpoint(source.location, local_files_only=True)
+    weights = cast("dict[str, Tensor]", read)
     dtype = torch.float32
     if source.as_stored and part in DENOISERS:
         dtype = common_dtype((Path(source.location), start) for start in PARTS["denoiser"])
@@ -131,20 +133,20 @@ def weights_from_single_file(kind: Any, source: ModelSource, part: str) -> Any:
     return model.eval()
 
 
-def model_without_weights(kind: Any, configs: str, part: str) -> Any:
+def model_without_weights(kind: type, configs: str, part: str) -> nn.Module:
     """Build the model of a config.json on the meta device."""
     with init_empty_weights():
         if issubclass(kind, PreTrainedModel):
-            settings: Any = kind.config_class
+            settings = cast("type", kind.config_class)
             return kind(settings.from_pretrained(configs, subfolder=part, local_files_only=True))
         return kind.from_config(kind.load_config(configs, subfolder=part, local_files_only=True))
 
 
-def renamed(model: Any, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
+def renamed(model: nn.Module, weights: dict[str, Tensor], starts: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the weights of one part under the names of its model. Raises KeyError where the conversion misses one."""
     if not isinstance(model, PreTrainedModel):
         convert = SINGLE_FILE_LOADABLE_CLASSES[type(model).__name__]["checkpoint_mapping_fn"]
-        return convert(checkpoint=dict(weights), config=dict(model.config))
+        return convert(checkpoint=dict(weights), config=dict(cast("Denoiser | VAE", model).config))
     open_clip = next(
         (f"{start}model." for start in starts if any(k.startswith(f"{start}model.") for k in weights)), None
     )

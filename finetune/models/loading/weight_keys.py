@@ -1,10 +1,10 @@
 """Compare the weights of a file with its model's, name by name. Harmless extra weights are listed here."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,16 @@ TEXT_EXTRAS = (
     r"^decoder\.|^lm_head\.",  # the other half of a whole T5
 )
 VAE_EXTRAS = (r"^(first_stage_model\.|vae\.)?(loss|model_ema)\.",)  # its discriminator, and the average it was made of
+Mismatch = tuple[str, Sequence[int], Sequence[int]]
+"""A weight with its stored shape and the model's."""
+
+
+class LoadingInfo(TypedDict):
+    """The differing weights that diffusers and transformers report."""
+
+    missing_keys: Iterable[str]
+    unexpected_keys: Iterable[str]
+    mismatched_keys: Iterable[Mismatch]
 
 
 def harmless(kind: type) -> Callable[[str], bool]:
@@ -36,7 +46,7 @@ def harmless(kind: type) -> Callable[[str], bool]:
 
 
 def weight_differences(
-    kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Any] = ()
+    kind: type, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[Mismatch] = ()
 ) -> str | None:
     """Describe how a file's weights differ from the model's, or None."""
     is_harmless = harmless(kind)
@@ -53,7 +63,7 @@ def weight_differences(
     return " and ".join(found) or None
 
 
-def refuse_gaps(kind: type, info: dict[str, Any], files: PartFiles, location: str, part: str) -> None:
+def refuse_gaps(kind: type, info: LoadingInfo, files: PartFiles, location: str, part: str) -> None:
     """Raise ValueError if diffusers or transformers loaded other weights."""
     text = weight_differences(kind, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     if text is not None:
@@ -83,7 +93,7 @@ def refuse_other_shards(files: PartFiles, location: str, part: str) -> None:
 
 
 @contextmanager
-def opened(path: Path, shown: str) -> Iterator[Any]:
+def opened(path: Path, shown: str) -> Iterator[safe_open]:
     """Open a safetensors file. Raises ValueError, which names it as `shown`, where it is damaged."""
     if not may_read(path):
         raise not_permitted(path)

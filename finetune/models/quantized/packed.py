@@ -8,7 +8,7 @@ outputs, I inputs.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -73,17 +73,23 @@ class PackedLinear(nn.Linear):
         return FrozenLinear.apply(input, self)  # pyright: ignore[reportReturnType]
 
 
+class FrozenContext(Protocol):
+    """The layer, kept from the forward pass for the backward pass."""
+
+    layer: PackedLinear
+
+
 class FrozenLinear(torch.autograd.Function):
     """x W^T + b with a gradient for x alone. The backward pass unpacks W again, so it is not kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+    def forward(ctx: FrozenContext, x: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
         return nn.functional.linear(x, layer.unpacked(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FrozenContext, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
         return gradient @ ctx.layer.unpacked(gradient.dtype), None
 

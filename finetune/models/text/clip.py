@@ -1,11 +1,11 @@
 """Prompts for CLIP text encoders: tokenizers, and captions as chunks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from finetune.models.family import ModelSource
 from finetune.models.interfaces import TextEncoder, Tokenizer
@@ -50,7 +50,7 @@ def refuse_other_vocabulary(
 def pool_at_end(text_encoder: TextEncoder, tokenizer: Tokenizer) -> None:
     """Correct CLIP's old, wrong number of the end token (2). transformers then takes the highest number for the end,
     which it is until new tokens have higher ones."""
-    inner: Any = text_encoder.text_model
+    inner = cast("CLIPTextModel", text_encoder.text_model)
     if inner.eos_token_id == OLD_END:
         inner.eos_token_id = tokenizer.eos_token_id
 
