@@ -6,10 +6,9 @@ import inspect
 import math
 import os
 import re
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, get_args, runtime_checkable
 
 from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
 from finetune.prompt_syntax import path_problems
@@ -74,7 +73,7 @@ def wrong_value(option: Option, given: dict[str, object]) -> Iterator[str]:
         return
     for bound in option.of(Bound):
         if value is not None and not bound.accepts(value):
-            none = ", or none" if type(None) in typing.get_args(option.hint) else ""
+            none = ", or none" if type(None) in get_args(option.hint) else ""
             yield f"{key}: got {shown(value)}, expected {bound.expected}{none}{bound.hint and f'; {bound.hint}'}."
     for fact in option.of(ActsWith):
         other = f"{key.rpartition('.')[0]}.{fact.other}"
@@ -86,7 +85,7 @@ def wrong_value(option: Option, given: dict[str, object]) -> Iterator[str]:
 def shown(value: object) -> str:
     """Return a value as it is given."""
     if isinstance(value, tuple):
-        return " ".join(texts_of(typing.cast("object", value))).strip() or "nothing"
+        return " ".join(texts_of(cast("object", value))).strip() or "nothing"
     if isinstance(value, str):
         return value if value.isprintable() and value.strip() else repr(value) if value else "an empty text"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
@@ -100,7 +99,7 @@ def prompts_of(config: object) -> dict[str, list[str]]:
 
 def texts_of(value: object) -> list[str]:
     """Return the parts of a value as texts; none has no parts."""
-    parts = typing.cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    parts = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
     return [str(part) for part in parts if part is not None]
 
 

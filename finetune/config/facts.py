@@ -1,17 +1,14 @@
 """Annotations of options: bounds, changes on resume, use; torch-free. An option is a field such as `rank:
 Annotated[Count, Resume.FIXED] = 16`; a mark on a section holds for the options in it that have none of their own."""
 
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, auto
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
+Marks = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Option:
     """Of the section; MISSING where there is none."""
     is_required: bool
     """Whether neither the option nor its section has a default."""
-    marks: tuple[object, ...]
+    marks: Marks
     """The annotations, those of its section after its own."""
 
     def of(self, kind: type[Kind]) -> list[Kind]:
@@ -119,11 +116,9 @@ class Option:
 
 
 @cache
-def options(
-    kind: type, prefix: str = "", is_required: bool = True, marks: tuple[object, ...] = ()
-) -> tuple[Option, ...]:
+def options(kind: type, prefix: str = "", is_required: bool = True, marks: Marks = ()) -> tuple[Option, ...]:
     """List the options of a config class with those of its sections."""
-    plain, annotated = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
+    plain, annotated = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     found: list[Option] = []
     for item in fields(kind):
         key, own = f"{prefix}{item.name}", (*annotations(annotated[item.name]), *marks)
@@ -135,23 +130,22 @@ def options(
     return tuple(found)
 
 
-def annotations(hint: object) -> tuple[object, ...]:
+def annotations(hint: object) -> Marks:
     """Return a type's annotations, the outermost first. Those of the types in a union are included."""
-    if typing.get_origin(hint) is Annotated:
-        inner, *own = typing.get_args(hint)
+    if get_origin(hint) is Annotated:
+        inner, *own = get_args(hint)
         return (*own, *annotations(inner))
-    parts = [part for part in typing.get_args(hint) if typing.get_origin(part) is Annotated]
+    parts = [part for part in get_args(hint) if get_origin(part) is Annotated]
     return tuple(mark for part in parts for mark in annotations(part))
 
 
 def values(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield every option of a config with name and value. Names are dotted."""
-    for item in fields(typing.cast("DataclassInstance", config)):
-        value, key = getattr(config, item.name), f"{prefix}{item.name}"
+    for name, value in vars(config).items():
         if is_dataclass(value):
-            yield from values(value, f"{key}.")
+            yield from values(value, f"{prefix}{name}.")
         else:
-            yield key, value
+            yield f"{prefix}{name}", value
 
 
 def marked(kind: type, *marks: Resume | Mark) -> list[str]:

@@ -7,19 +7,15 @@ from typing import Any, NotRequired, TypedDict
 from finetune.run_folder.metrics import Row
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
+Identity = dict[str, "PartIdentity"]
 
 
 class PartIdentity(TypedDict):
-    """The identity of one part of a model."""
+    """The hash of weights or a vocabulary, and settings. `assumed` are those that no file gave."""
 
     hash: str
-    """Of weights or a vocabulary."""
     settings: dict[str, object]
     assumed: list[str]
-    """The settings that no file gave."""
-
-
-Identity = dict[str, PartIdentity]
 
 
 class CheckpointState(TypedDict):

@@ -22,11 +22,10 @@ SMALL_FILES = (".json", "merges.txt", ".model")
 
 
 class Status(TypedDict):
-    """The contents of run.json."""
+    """The contents of run.json. `files` are size and SHA-256 by exported file."""
 
     steps: int
     files: NotRequired[dict[str, dict[str, int | str]]]
-    """The size and SHA-256 of each exported file."""
 
 
 def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:

@@ -1,10 +1,9 @@
 """YAML files and flags to configs, and back; torch-free. Every mistake is reported at once."""
 
 import dataclasses
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar, cast
+from typing import Annotated, NoReturn, TypeVar, cast, get_type_hints
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.facts import options
@@ -200,7 +199,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 def build(kind: type[Config], values: dict[str, object], default: Config | None = None) -> Config:
     """Build the dataclass from values by dotted key. Absent or MISSING ones are as in `default` or the class."""
-    hints = typing.get_type_hints(kind)
+    hints = get_type_hints(kind)
     arguments: dict[str, object] = {}
     for item in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         hint = hints[item.name]
