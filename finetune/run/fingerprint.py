@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from typing import cast
 
 from torch import Tensor
 
@@ -39,7 +40,8 @@ def model_identity(components: Components, hashes: Hashes, objective: Objective)
 def described(config: Settings, sha256: str) -> PartIdentity:
     """Describe a part by its config from diffusers, with the assumed settings."""
     settings = described_settings(dict(config))
-    assumed = [name for name in config.get("_use_default_values", []) if name in settings]
+    defaults = cast("list[str]", config.get("_use_default_values", []))
+    assumed = [name for name in defaults if name in settings]
     return {"hash": sha256, "settings": settings, "assumed": sorted(assumed)}
 
 
