@@ -149,12 +149,13 @@ def missing_groups(folder: Path, config: PriorConfig) -> list[int]:
 
 @torch.no_grad()
 def drawn_group(
-    pipeline: Any, prompts: dict[str, torch.Tensor], group: int, config: PriorConfig, size: int
+    pipeline: Any, arguments: dict[str, Any], group: int, config: PriorConfig, size: int
 ) -> list[tuple[int, Image.Image]]:
     """Return the images of one group, with their numbers. The last group is whole, too."""
     numbers = range(group * config.batch_size, (group + 1) * config.batch_size)
+    prompts = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
     drawn = pipeline(
-        **{name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},
+        **arguments | {name: value.repeat_interleave(len(numbers), 0) for name, value in prompts.items()},
         width=size,
         height=size,
         num_inference_steps=config.num_inference_steps,

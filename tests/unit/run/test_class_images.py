@@ -1,6 +1,8 @@
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from PIL import Image
 
 from finetune.config.dreambooth import PriorConfig
 from finetune.files import LEFT_BEHIND_SECONDS
+from finetune.models import family_named
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.randomness import generator
 from finetune.run.class_images import make_class_images
 from tests.tiny.sd import build_pipeline, save_pipeline
+from tests.tiny.sdxl import save_pipeline as save_xl
 
 OPTIONS = PriorConfig(prompt="a circle", num_pictures=3, num_inference_steps=2, batch_size=2)
 
@@ -123,3 +127,11 @@ def test_a_vae_that_overflows_in_fp16_draws_in_float32(tmp_path: Path) -> None:
     pipeline.save_pretrained(model)
     with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="not finite numbers"):
         made(model, tmp_path, replace(OPTIONS, num_pictures=1))
+
+
+@pytest.mark.parametrize(("name", "save"), [("sd", partial(save_pipeline, size="micro")), ("sdxl", save_xl)])
+def test_an_inpainting_model_draws_them_too(name: str, save: Callable[..., Path], tmp_path: Path) -> None:
+    source = ModelSource(str(save(tmp_path / "model", inpainting=True)))
+    config = replace(OPTIONS, guidance_scale=2.0)
+    folder = make_class_images(family_named(name), source, config, tmp_path, 32, Accelerator(cpu=True))
+    assert len(set(contents(folder).values())) == 3
