@@ -27,9 +27,8 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
 
 def finite(value: object) -> float | None:
     """Return a number; None if it is missing or not finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    return float(number) if math.isfinite(number) else None
 
 
 def read_json(file: Path) -> dict[str, Any]:
