@@ -5,12 +5,9 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, TextIO
 
 from finetune.processes.run_log import PrintedLines, log_lines
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 LATER = (errno.ENOSPC, errno.EDQUOT)
 """Errors after which a later write may succeed."""
@@ -77,7 +74,7 @@ class LastingFile(io.RawIOBase):
     def isatty(self) -> bool:
         return self._raw.isatty()
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         content = bytes(data)
         try:
             written = self._raw.write(data)
