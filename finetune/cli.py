@@ -39,14 +39,11 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
-    if options.command == "demo":
-        demonstrate(options)
-    else:
-        run(options)
+    run(options)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a command that prints; exit with 1 on a mistake."""
+    """Run the chosen command; exit with 1 on a mistake."""
     from finetune.launch import fail, quiet_libraries
 
     try:
@@ -60,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
 
                 let_readers_leave()
                 print_plan(options.recipe, options.options, options.processes)
+            case "demo":
+                demonstrate(options)
             case _:
                 from finetune.config.sections import ModelConfig
 
@@ -84,12 +83,9 @@ def refuse_training(command: str) -> None:
 def demonstrate(options: argparse.Namespace) -> None:
     """Run the demo."""
     from finetune.demo.run import run_demo
-    from finetune.launch import fail
 
     try:
         run_demo(options.output, options.steps)
-    except FileNotFoundError as error:
-        fail(error)
     except subprocess.CalledProcessError as error:
         print(f"error: the recipe stopped with exit code {error.returncode}; see above.", file=sys.stderr)
         raise SystemExit(1) from None
