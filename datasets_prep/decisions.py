@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from finetune.data.listing import Findings
 from finetune.files import sync
+from finetune.json_text import parse_json
 
 Action = Literal["keep", "drop", "caption", "undo"]
 """undo takes back the latest decision about the image that still counts."""
@@ -71,8 +72,8 @@ def read_lines(path: Path, findings: Findings) -> Iterator[Decision]:
             if not line.strip():
                 continue
             try:
-                yield checked(json.loads(line))
-            except (ValueError, RecursionError) as error:  # json.loads raises both for invalid JSON
+                yield checked(parse_json(line))
+            except ValueError as error:
                 reason = "not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
                 findings.warn("decisions that cannot be read", f"{path.name} line {number} ({reason})")
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from finetune.data.listing import Findings
+from finetune.json_text import parse_json
 
 
 class JsonLines:
@@ -17,9 +18,9 @@ class JsonLines:
             for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
                 ends_torn = not line.endswith(b"\n")
                 try:
-                    key, value = json.loads(line)
+                    key, value = parse_json(line)
                     self._values[str(key)] = float(value)
-                except (ValueError, TypeError, OverflowError, RecursionError):
+                except (ValueError, TypeError, OverflowError):
                     findings.warn(f"lines of {path.name} that cannot be read; they are made again", f"line {number}")
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
         if ends_torn:

@@ -22,6 +22,7 @@ from PIL import Image
 from datasets_prep.captioners.base import Kind, Result, model_of, prompt_for
 from datasets_prep.config import CaptionsConfig
 from datasets_prep.vision.model_files import digest
+from finetune.json_text import parse_json
 
 JPEG_QUALITY = 90
 LONGEST_WAIT = 120.0
@@ -151,8 +152,8 @@ class HttpCaptioner:
     def _models(self) -> list[str]:
         try:
             with self._opener.open(self._request("/models", None), timeout=min(self.timeout_seconds, 30)) as answer:
-                return [row["id"] for row in json.loads(answer.read())["data"]][:10]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):  # not all have it
+                return [row["id"] for row in parse_json(answer.read())["data"]][:10]
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):  # not all have it
             return []
 
 
@@ -173,14 +174,14 @@ def data_url(image: Image.Image) -> str:
 def read_answer(data: bytes) -> Result:
     """Parse a chat completion."""
     try:
-        answer = json.loads(data)
+        answer = parse_json(data)
         choice = answer["choices"][0]
         content = choice["message"]["content"]
         if isinstance(content, list):
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         reason = choice.get("finish_reason")
         num_tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return _error(f"an answer that is not a chat completion: {_shortened(data[:4096].decode('utf-8', 'replace'))}")
     if not isinstance(content, str) or reason == "content_filter":
         return _error("an answer without text" if reason != "content_filter" else "the server's filter held it back")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets_prep.captioners.base import Kind, Result
 from finetune.data.listing import Findings
+from finetune.json_text import parse_json
 
 
 class JsonLinesCache:
@@ -29,11 +30,11 @@ class JsonLinesCache:
         with self.path.open("rb") as file:
             for number, last in enumerate(file, start=1):
                 try:
-                    row = json.loads(last)
+                    row = parse_json(last)
                     _result(row)
                     key = _key(bytes.fromhex(row["picture"]), row["captioner"], row["kind"])
                     self._places[key] = (self._end, len(last))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                except (ValueError, KeyError, TypeError, AttributeError):
                     findings.warn(kind, f"line {number}")
                 self._end += len(last)
         if not last.endswith(b"\n"):  # what is written next begins on a line of its own
@@ -45,7 +46,7 @@ class JsonLinesCache:
             return None
         with self.path.open("rb") as file:
             file.seek(place[0])
-            return _result(json.loads(file.read(place[1])))
+            return _result(parse_json(file.read(place[1])))
 
     def put(self, kind: Kind, results: Sequence[tuple[bytes, str, Result]]) -> None:
         """Store a batch of (image, identity, result), all or none. They outlive the process once this returns, so a

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datasets_prep.output.listings import write_text
 from finetune.files import file_sha256, try_lock
+from finetune.json_text import parse_json
 from finetune.plurals import first_few
 
 OWN_FOLDER = ".prep"
@@ -63,8 +64,8 @@ def workplace(output: Path, *, is_shard: bool) -> Iterator[Path]:
 def read_state(own: Path) -> State | None:
     """Read the latest state; None if missing or unreadable."""
     try:
-        return State(**json.loads((own / "state.json").read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return State(**parse_json((own / "state.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None
 
 

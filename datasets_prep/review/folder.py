@@ -1,11 +1,11 @@
 """The report and the images of a prepared folder, for review."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets_prep.output.images import IMAGE_FOLDERS
+from finetune.json_text import parse_json
 from finetune.report.page import POLICY
 
 SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
@@ -46,9 +46,9 @@ def known_images(folder: Path, page: bytes) -> dict[str, ShownImage]:
         with open(folder / name, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     sha256, source = row.get("sha256"), str(row["source"])
-                except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+                except (ValueError, KeyError, AttributeError, TypeError):
                     raise ValueError(
                         f"review: {folder / name} line {number} is not a line that python -m datasets_prep wrote. "
                         "Prepare the folder again."

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from datasets_prep.decisions import append_decision, checked, read_lines
 from datasets_prep.review.folder import known_images, served_page
 from finetune.data.listing import Findings
+from finetune.json_text import parse_json
 from finetune.plurals import plural
 
 ADDRESS = "127.0.0.1"
@@ -142,9 +143,9 @@ class _Request(BaseHTTPRequestHandler):
 
     def _decide(self, body: bytes) -> None:
         try:
-            self._review.decide(json.loads(body))
-        except (ValueError, RecursionError) as error:  # json.loads raises both for invalid JSON
-            is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+            self._review.decide(parse_json(body))
+        except ValueError as error:
+            is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
             self._say(HTTPStatus.BAD_REQUEST, str(error) if is_json else "expected JSON")
         except OSError as error:
             self._say(HTTPStatus.INSUFFICIENT_STORAGE, f"decisions.jsonl cannot be written: {error.strerror}")

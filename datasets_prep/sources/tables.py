@@ -6,7 +6,6 @@ A mask in the mask column of prepared tables becomes a file of its own, named af
 from __future__ import annotations
 
 import functools
-import json
 import os
 import posixpath
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from finetune.data.captions.reading import is_unicode, usable_texts
 from finetune.data.listing import Entry, Findings, read_entry
 from finetune.data.parquet import MASK_COLUMN
 from finetune.data.visible_files import MASK_SUFFIX
+from finetune.json_text import parse_json
 
 if TYPE_CHECKING:
     from pyarrow import DataType
@@ -226,8 +226,8 @@ def caption_column_of(there: Container[str], wanted: str) -> str:
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Map columns to class names where the datasets library wrote the table."""
     try:
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        features = parse_json((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         kinds = {column: kind for column, kind in features.items() if isinstance(kind, dict)}
         return {column: list(kind["names"]) for column, kind in kinds.items() if kind.get("_type") == "ClassLabel"}
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # somebody else's metadata
+    except (ValueError, AttributeError, KeyError, TypeError):  # somebody else's metadata
         return {}

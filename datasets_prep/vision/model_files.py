@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.json_text import parse_json
+
 WHOLE = 2**24
 """Files up to this many bytes are hashed whole, larger ones in NUM_SAMPLES places."""
 NUM_SAMPLES = 64
@@ -49,8 +51,8 @@ def find_model(model: str, file_name: str = "config.json") -> ModelFiles:
 def check_type(files: ModelFiles, captioner: str, types: Sequence[str]) -> None:
     """Refuse a model of another architecture than the captioner's."""
     try:
-        found = json.loads(files.file("config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = parse_json(files.file("config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(
             f"captions.model: the config.json of {files.model} is not JSON ({error}). Fetch it again."
         ) from None

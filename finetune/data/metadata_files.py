@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import posixpath
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
 from finetune.data.captions.text import in_lines
 from finetune.data.listing import Entry, Findings, read_captions, read_entry
 from finetune.data.visible_files import FolderSource
+from finetune.json_text import parse_json
 
 
 def read_listing(
@@ -106,8 +106,8 @@ def _json_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, o
     for number, line in enumerate(in_lines(text), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(line)
+            except ValueError as error:
                 findings.error("lines that are not JSON", f"line {number} ({error})")
                 continue
             if isinstance(row, dict):

@@ -1,11 +1,11 @@
 """Refuse what is not a dataset to train on."""
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 from finetune.config.mask import MaskConfig
+from finetune.json_text import parse_json
 
 CORRECT_FILES = (
     "Correct these, or let preparation leave such images out: {prepare}\n"
@@ -22,8 +22,8 @@ def prepare_command(folder: str) -> str:
 def refuse_unfinished(folder: Path) -> None:
     """Refuse an unfinished preparation, which may lack images."""
     try:
-        state = json.loads((folder / ".prep" / "state.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        state = parse_json((folder / ".prep" / "state.json").read_bytes())
+    except (OSError, ValueError):
         return
     if isinstance(state, dict) and not state.get("is_done"):
         raise ValueError(

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from finetune.data.captions.text import in_lines
+from finetune.json_text import parse_json
 
 NAME_FIELDS = (
     "file_name", "filename", "file", "image", "image_path", "path", "image_name", "image_file", "file_path", "filepath",
@@ -47,10 +47,10 @@ class Row:
 def parsed_json(text: str) -> object:
     """Parse a JSON file; ValueError for anything else. Raises `NotUnderstood` where it seems meant as captions."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         if any(f'"{field}"' in text for field in (*TEXT_FIELDS, *TAG_FIELDS, "prompt")):
-            raise NotUnderstood(f"not JSON: {str(error) or type(error).__name__}") from error
+            raise NotUnderstood(f"not JSON: {error}") from error
         raise ValueError("not JSON") from error
 
 

@@ -2,7 +2,6 @@
 Weights come from safetensors alone, and no code of a checkpoint is run."""
 
 import inspect
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 from finetune.config.parse.presets import presets_of_family
 from finetune.config.sections import PICKLED, SINGLE_FILE
 from finetune.files import may_read
+from finetune.json_text import parse_json
 from finetune.models import FAMILIES, family_named
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.interfaces import VAE, Denoiser, Scheduler
@@ -108,8 +108,8 @@ def read_index(file: Path, option: str, other: str = "") -> dict[str, object]:
             f"{option}: {file.parent} has no model_index.json; expected a folder in diffusers layout.{other}"
         )
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        index = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{option}: {file} is not valid JSON ({error}).") from error
     if not isinstance(index, dict):
         raise ValueError(f"{option}: {file} is not a JSON object.")

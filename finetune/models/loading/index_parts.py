@@ -1,10 +1,11 @@
 """Compare the classes that a model's files name for its parts. They must be those that are trained."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
+
+from finetune.json_text import parse_json
 
 
 def refuse_other_class(kind: type, index: Mapping[str, object], folder: Path, part: str) -> None:
@@ -37,7 +38,7 @@ def refuse_other_class(kind: type, index: Mapping[str, object], folder: Path, pa
 def stated_class(config_file: Path) -> object:
     """Return the class that a part's config.json names, or None. An unreadable one is refused on loading."""
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = parse_json(config_file.read_text(encoding="utf-8"))
         return config.get("_class_name") if isinstance(config, dict) else None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None

@@ -4,7 +4,6 @@ A part is always read from a folder: that of the model, or its snapshot in the H
 other files than these, and no request is made where all of them are cached.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
+from finetune.json_text import parse_json
 from finetune.models.family import ModelSource
 from finetune.models.loading.hub import NOT_ANSWERED, ModelListing, downloaded, hub_refusal, listed
 
@@ -163,10 +163,10 @@ def absent_files(root: Path, part: str, names: Iterable[str]) -> list[str]:
 def weight_map(index: Path) -> dict[str, str]:
     """Return the file of each weight from an index. Raises ValueError if it is not valid."""
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         if not (files and all(isinstance(file, str) for file in files.values())):
             raise ValueError("weight_map is not the files of all weights")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"model.source: {index} is not a valid index of weights ({type(error).__name__}: {error}). Download it "
             "again."
