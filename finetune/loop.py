@@ -4,6 +4,7 @@ import time
 
 from finetune.processes.ranks import ranks
 from finetune.run.finish import end_stopped
+from finetune.run.first_steps import alarm
 from finetune.run.observe import begin, observe, with_row
 from finetune.run.progress import progress_line
 from finetune.run.save import save
@@ -25,6 +26,7 @@ def loop(session: Session) -> Progress:
             seconds = time.perf_counter() - clock  # the wait for the batch is part of it
             progress = progress.after_step(outcome.loss, run.global_batch_size, seconds)
             bar.advance(outcome.loss)
+            alarm(session, progress.step, outcome.grad_norm)
             progress = with_row(session, progress, outcome.grad_norm)
             is_saved = outcome.is_stopping or due(progress.step, run.config.checkpoint.every, run.steps)
             if is_saved:

@@ -23,6 +23,7 @@ from finetune.models.parts import ModelParts, Part
 from finetune.objectives.diffusion import Objective
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import EMA
+from finetune.optim.first_steps import FirstSteps
 from finetune.processes.signals import StopRequest
 from finetune.run_folder.checkpoints import CheckpointState, Identity
 from finetune.run_folder.metrics import MetricsFile, Row, Window
@@ -189,6 +190,8 @@ class Session:
     """With the scheduler that images are sampled with."""
     stop: StopRequest
     start: Progress
+    first_steps: FirstSteps | None
+    """Watched on the main process of a run that starts."""
 
     @property
     def validates(self) -> bool:

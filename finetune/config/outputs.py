@@ -15,7 +15,8 @@ class ValidationConfig:
     fraction: ShareBelowOne = 0.0
     """Share of the images held out, where the manifest itself names no validation split."""
     every: CountOrZero = 100
-    """Steps between two validations; also at the start and the end. 0 turns validation off."""
+    """Steps between two validations; also at the start, the end, and an eighth, a quarter and half of the first
+    interval. 0 turns validation off."""
     num_timesteps: Count = 4
     """Timesteps each held-out image is scored at, evenly spread."""
 

@@ -19,6 +19,7 @@ from finetune.report.data_card import data_card
 from finetune.report.page import around, templates, write_page
 from finetune.report.previews import find_previews, preview_table
 from finetune.report.rows import Row, base_loss, numbers, read_json, read_rows, series
+from finetune.report.validation import lowest, relative_lines, summary
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors", "wandb")
 
@@ -34,6 +35,9 @@ def write_report(folder: Path, *, message: str | None = None) -> Path:
     config = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
     name = folder.absolute().name
     notes = [message] if message else []
+    low = lowest(rows)
+    if low is not None and low.has_risen:
+        notes.append(summary(rows))
     if num_broken:
         notes.append(f"Lines of metrics.jsonl that cannot be read and are left out: {num_broken}.")
     pieces = (
@@ -86,18 +90,28 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
         found.append(Tile("steps", f"{rows[-1]['step']:,.0f}", f"{seen[-1]:,.0f} images seen" if seen else ""))
     if losses := [value for _, value in smoothed(series(rows, "loss")) if value is not None]:
         found.append(Tile("final loss", number(losses[-1]), "running mean"))
-    validation, base = numbers(rows, "validation/loss"), base_loss(rows)
-    if validation:
-        first = validation[0] if base is None else base
-        change = (validation[-1] - first) / first if first else 0.0
-        note = f"{change:+.1%} against the base model" if base is not None else ""
-        text = f"{number(first, 3)} → {number(validation[-1], 3)}"
-        found.append(Tile("validation loss", text, note, base is not None and change < 0))
+    base = base_loss(rows)
+    if numbers(rows, "validation/loss"):
+        found.append(validation_tile(rows, base))
     if speeds := numbers(rows, "images_per_second"):
         found.append(Tile("images per second", number(statistics.median(speeds), 3), "median"))
     if elapsed := numbers(rows, "elapsed_seconds"):
         found.append(Tile("time in steps", duration(elapsed[-1]), "without previews and validation"))
     return found
+
+
+def validation_tile(rows: Sequence[Row], base: float | None) -> Tile:
+    """Say where the validation loss was lowest. A loss that rises again is not shown as a success."""
+    low = lowest(rows)
+    assert low is not None
+    if low.has_risen:
+        after = f"{number(low.last, 3)} at step {low.last_step:,} ({low.rise:+.0%})"
+        note = after if base is None else f"{after}; base model {number(base, 3)}"
+        return Tile("lowest validation loss", f"{number(low.loss, 3)} at step {low.step:,}", note)
+    if base is None or not base:
+        return Tile("validation loss", number(low.last, 3), "")
+    text = f"{number(base, 3)} → {number(low.last, 3)}"
+    return Tile("validation loss", text, f"{low.last / base - 1:+.1%} against the base model", low.last < base)
 
 
 def duration(seconds: float) -> str:
@@ -128,6 +142,7 @@ def charts(rows: Sequence[Row]) -> list[Markup]:
             (Line("held-out images", validation, "dots", color=2),),
             Level(f"base model {number(base)}", base) if base is not None else None,
         ),
+        Chart("Validation loss by timestep", "share of the first", relative_lines(rows)),
         Chart(
             "Learning rate",
             "rate",

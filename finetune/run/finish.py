@@ -18,7 +18,9 @@ from finetune.optim.ema import trained_state
 from finetune.processes.ranks import ranks
 from finetune.processes.signals import EXIT_CODE, end_on_signals
 from finetune.processes.streams import lost_output
+from finetune.report.rows import read_rows
 from finetune.report.run import write_report
+from finetune.report.validation import summary
 from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
@@ -50,6 +52,8 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         tracker.finish(0)
         for note in tracker.notes():
             run.say(note)
+        if text := summary(read_rows(run.folder / "metrics.jsonl")[0]):
+            run.say(text)
         write_status(run.folder, run.steps, written)
         run.say(f"Report: {report}")
     ranks().exchange()

@@ -9,7 +9,7 @@ from finetune.run.finish import end_stopped
 from finetune.run.preview import BASE_STEP, preview
 from finetune.run.progress import ProgressLine
 from finetune.run.step import due
-from finetune.run.validate import validate
+from finetune.run.validate import validate, validation_is_due
 from finetune.run_folder.metrics import Window
 from finetune.session import Progress, Session
 
@@ -22,9 +22,9 @@ def begin(session: Session) -> Progress:
     if progress.step > 0:
         return progress
     if session.validates:
-        progress = replace(progress, base_loss=validate(session))
-        if progress.base_loss is None:
+        if (base := validate(session)) is None:
             end_stopped(session, 0)
+        progress = replace(progress, base_loss=base.loss)
     if session.run.config.preview.prompts and not preview(session, BASE_STEP):
         end_stopped(session, 0)
     return progress
@@ -44,20 +44,15 @@ def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress
     return replace(progress, row=row, window=Window())
 
 
-def validation_is_due(session: Session, step: int) -> bool:
-    """Tell if a validation follows the step."""
-    return session.validates and due(step, session.run.config.validation.every, session.run.steps)
-
-
 def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
     """Validate, log and draw what is due. Returns False if a signal stopped it."""
     run, records, row, step = session.run, session.records, progress.row, progress.step
     refuse_lost_folder(run.lock, run.folder)
     if row is not None:
         if validation_is_due(session, step):
-            if (loss := validate(session)) is None:
+            if (result := validate(session)) is None:
                 return False
-            row = row | {"validation/loss": loss, "validation/base_loss": progress.base_loss or math.nan}
+            row = row | result.row() | {"validation/base_loss": progress.base_loss or math.nan}
         if records.metrics and records.tracker:
             records.metrics.write(row)
             records.tracker.log(row, step)

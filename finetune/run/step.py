@@ -20,6 +20,7 @@ from finetune.config.optim import OPTIMIZERS
 from finetune.config.train import TrainConfig
 from finetune.files import write_atomically
 from finetune.optim.build import learning_rate_factor
+from finetune.optim.first_steps import NUM_WATCHED
 from finetune.optim.groups import hold, is_held
 from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.out_of_memory import explaining_out_of_memory
@@ -86,6 +87,8 @@ def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
         grad_norm = gradient_norm(tuned.parameters, tuned.optimizer, config, accelerator)
         loss, is_stopping = agree(result.loss, session.stop.requested(), accelerator)
         refuse_non_finite(session, step + 1, batch, result, loss, grad_norm)
+        if session.first_steps and step < NUM_WATCHED:
+            session.first_steps.see_gradients()
         update(tuned.stepper, step + 1)
     if tuned.ema:
         tuned.ema.update(tuned.network, step + 1)

@@ -9,6 +9,7 @@ from finetune.config.parse.dump import as_plain, dump
 from finetune.files import refuse_lost_folder, write_atomically, writing
 from finetune.processes.signals import StopRequest
 from finetune.run.base_loss import base_loss_warnings
+from finetune.run.first_steps import first_steps
 from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
@@ -47,7 +48,8 @@ def open_session(
     stop = StopRequest()
     stop.install()
     try:
-        yield Session(run, model, data, tuned, task, records, components, stop, start)
+        watch = first_steps(run, tuned.optimizer)
+        yield Session(run, model, data, tuned, task, records, components, stop, start, watch)
     except Exception:
         if records.tracker:
             records.tracker.finish(1)

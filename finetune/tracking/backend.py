@@ -70,6 +70,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Alerting(Protocol):
+    """The additional interface of a tracker that sends messages to people."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Send a warning about the run."""
+        ...
+
+
+@runtime_checkable
 class Uploading(Protocol):
     """The additional interface of a tracker that sends its record elsewhere."""
 

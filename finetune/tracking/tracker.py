@@ -17,7 +17,7 @@ from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
 from finetune.import_named import import_named
-from finetune.tracking.backend import Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
+from finetune.tracking.backend import Alerting, Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
 from finetune.tracking.wandb.environment import (
     RUN_ID,
     identified,
@@ -140,6 +140,11 @@ class Tracker:
         artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described)
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_files(artifact))
+
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert with the trackers that have them."""
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.alert(title, text) if isinstance(backend, Alerting) else None)
 
     def finish(self, exit_code: int) -> None:
         """Close every tracker. One that hangs is abandoned after `FINISH_SECONDS`, a dead server sooner. A healthy

@@ -137,6 +137,11 @@ class WeightsAndBiases:
         images = [image(row.path, row) for row in rows]
         self._run.log({"previews/table": table, "previews/pictures": images, "step": step})
 
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert, which W&B passes on as the user chose. Offline it waits for the upload."""
+
+        self._run.alert(title, text, level="WARN")
+
     def log_files(self, files: LoggedFiles) -> None:
         """Log an artifact."""
         import wandb

@@ -88,6 +88,22 @@ def test_the_page_shows_the_headline_figures(folder: Path) -> None:
     assert [figure for figure in figures if figure not in text] == []
 
 
+def test_a_validation_loss_that_rises_again_is_told_and_not_shown_as_a_success(folder: Path) -> None:
+    losses = {5: 0.5, 10: 0.2, 20: 0.3}
+    at = {step: {"validation/loss_at_125": loss, "validation/loss_at_625": 1 - loss} for step, loss in losses.items()}
+    write_metrics(
+        folder,
+        [
+            row | ({"validation/loss": losses[row["step"]]} | at[row["step"]] if row["step"] in losses else {})
+            for row in rows()
+        ],
+    )
+    parsed = report(folder)
+    assert "lowest validation loss0.2 at step 100.3 at step 20 (+50%)" in parsed.text
+    assert "t=125 at step 10, t=625 at step 5" in parsed.text and "Validation loss by timestep" in parsed.text
+    assert ("class", "better") not in parsed.attributes
+
+
 def test_the_page_draws_every_curve_with_values_on_hover(folder: Path) -> None:
     parsed, titles = report(folder), ("Loss", "Validation loss", "Learning rate", "Gradient norm", "Throughput")
     assert [title for title in titles if title not in parsed.text] == [] and parsed.tags.count("svg") == 5

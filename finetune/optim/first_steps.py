@@ -1,0 +1,112 @@
+"""Alarms of a run's first steps. It watches weights that do not train, and gradients that explode.
+
+Both are otherwise found at the end, in images that look like the base model's, or like nothing.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.plurals import plural
+
+NUM_WATCHED = 10
+"""Steps that are watched."""
+NUM_SAMPLED = 16
+"""Values of each parameter that are compared."""
+NUM_BEFORE = 2
+"""Steps whose gradients are the measure of later ones."""
+LARGEST_GROWTH = 100.0
+"""Of the gradient norm. On single images it varies by a factor of ten or so."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A parameter group as it was before the first step."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    samples: Sequence[Tensor]
+
+    @staticmethod
+    def of(group: dict[str, Any]) -> "_Group":
+        parameters = list(group["params"])
+        return _Group(group["name"], parameters, [sample(parameter) for parameter in parameters])
+
+    def has_gradient(self) -> bool:
+        """True if any gradient is not zero."""
+        return any(bool(parameter.grad.any()) for parameter in self.parameters if parameter.grad is not None)
+
+    def has_moved(self) -> bool:
+        """True if any of the values compared has changed. Biases of zero do not count: they take the smallest update,
+        which others lose in rounding. Matrices of zeros do, as a LoRA begins with them."""
+        for parameter, before in zip(self.parameters, self.samples, strict=True):
+            changed = sample(parameter) != before
+            if bool(changed.any() if parameter.ndim > 1 and not before.any() else changed[before != 0].any()):
+                return True
+        return False
+
+
+class FirstSteps:
+    """Watches the first steps. Of every group it must see a gradient and a change."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, in_backward: bool) -> None:
+        """Keep samples of the weights. Gradients that are used `in_backward` cannot be seen."""
+        self._optimizer = optimizer
+        self._groups = [_Group.of(group) for group in optimizer.param_groups]
+        self._with_gradient = {group.name for group in self._groups} if in_backward else set[str]()
+        self._with_rate = set[str]()
+        self._norms: list[float] = []
+        self._is_told = False
+
+    def see_gradients(self) -> None:
+        """Note which groups have gradients, and a rate to use them at. Called between backward and update."""
+        self._with_rate |= {group["name"] for group in self._optimizer.param_groups if group["lr"] > 0}
+        for group in self._groups:
+            if group.name not in self._with_gradient and group.has_gradient():
+                self._with_gradient.add(group.name)
+
+    def alarms(self, step: int, grad_norm: float, lr: float, *, is_last: bool) -> list[str]:
+        """List what is wrong after a step. Each is told once."""
+        found = [] if self._is_told else self._explosion(step, grad_norm, lr)
+        self._is_told |= bool(found)
+        self._norms.append(grad_norm)
+        return found + (self._standstill(step) if is_last else [])
+
+    def _explosion(self, step: int, grad_norm: float, lr: float) -> list[str]:
+        if len(self._norms) < NUM_BEFORE:
+            return []
+        usual = statistics.median(self._norms)
+        if not usual or grad_norm <= LARGEST_GROWTH * usual:
+            return []
+        return [
+            f"the gradient norm is {grad_norm:.3g} in step {step}, and was {usual:.3g} before: training "
+            f"diverges. Stop it, lower optim.lr (now {lr:.3g}), or raise optim.warmup_steps."
+        ]
+
+    def _standstill(self, step: int) -> list[str]:
+        found: list[str] = []
+        for group in self._groups:
+            if group.name not in self._with_rate:
+                continue
+            count = plural(len(group.parameters), "parameter")
+            if group.name not in self._with_gradient:
+                found.append(
+                    f"no gradient has reached the {count} of {group.name} in {step} steps, so they stay as they are. "
+                    "Check that the loss depends on the layers that are trained; with fp16, use bf16."
+                )
+            elif not group.has_moved():
+                found.append(
+                    f"the {count} of {group.name} have not changed in {step} steps. Their updates are too small for "
+                    "the number format: raise optim.lr, or use --optim.weights fp32."
+                )
+        return found
+
+
+def sample(parameter: Tensor) -> Tensor:
+    """Copy some values of a parameter. They are spread over it."""
+    values = parameter.detach().flatten()
+    return values[:: max(1, len(values) // NUM_SAMPLED)][:NUM_SAMPLED].clone()
