@@ -1,8 +1,9 @@
-"""The `finetune` command: what is not training. `finetune demo`, `finetune plan`, `finetune doctor`."""
+"""The `finetune` command: what is not training. `finetune generate`, `plan`, `demo`, `doctor`."""
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
+    commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
+    if sys.argv[1:2] == ["generate"]:  # its options are those of a config class
+        run(argparse.Namespace(command="generate", options=sys.argv[2:]))
+        return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
@@ -59,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
                 print_plan(options.recipe, options.options, options.processes)
             case "demo":
                 demonstrate(options)
+            case "generate":
+                generate_images(options.options)
             case _:
                 from finetune.config.sections import ModelConfig
 
@@ -78,6 +85,23 @@ def refuse_training(command: str) -> None:
         recipe = named[0] if named else "RECIPE"
         known = "" if named else f" RECIPE is one of {', '.join(RECIPES)}."
         fail(ValueError(f"finetune {command}: recipes train. Use: python -m {recipe} OPTIONS.{known}"))
+
+
+def generate_images(arguments: Sequence[str]) -> None:
+    """Draw the images that are missing."""
+    from finetune.config.drawing.generate import GenerateConfig
+    from finetune.config.parse.command_line import parse
+    from finetune.launch import quiet_libraries
+
+    config = parse(GenerateConfig, arguments, program="finetune generate")
+    quiet_libraries()
+    try:
+        from finetune.sampling.generate import generate
+
+        generate(config)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command draws the images that are missing.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def demonstrate(options: argparse.Namespace) -> None:

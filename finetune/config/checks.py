@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Protocol, cast, get_args, runtime_checkable
 
+from finetune.config.drawing.options import read_notation
 from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
 from finetune.prompt_syntax import path_problems
 
@@ -92,9 +93,16 @@ def shown(value: object) -> str:
 
 
 def prompts_of(config: object) -> dict[str, list[str]]:
-    """Return the texts of options that contain prompts or a caption template."""
-    given = dict(values(config))
-    return {key: [text for text in texts_of(given[key]) if text] for key in marked(type(config), Mark.PROMPT)}
+    """Return the texts of options that contain prompts or a caption template. Prompts are without their options."""
+    given, listed = dict(values(config)), marked(type(config), Mark.PROMPT_LIST)
+    found: dict[str, list[str]] = {}
+    for key in marked(type(config), Mark.PROMPT):
+        texts = texts_of(given[key])
+        if key in listed:
+            read = [read_notation(text)[0] for text in texts]
+            texts = [text for options in read for text in (options.prompt, options.negative_prompt or "")]
+        found[key] = [text for text in texts if text]
+    return found
 
 
 def texts_of(value: object) -> list[str]:

@@ -78,6 +78,8 @@ class Mark(Enum):
 
     PROMPT = auto()
     """Text that a model reads: prompts, and the template of captions."""
+    PROMPT_LIST = auto()
+    """Prompts in the notation of config/drawing/options.py; a path among them is read as a file of prompts."""
     READ = auto()
     """A folder that is only read, or the id of a dataset."""
     MODEL = auto()

@@ -128,6 +128,8 @@ class ModelFamily(ABC):
     """Where sd-scripts looks for adapters in the denoiser, as parts of layers' names; empty where it takes all."""
     guidance_scale: ClassVar[float] = 7.5
     """Guidance of images where the user does not say."""
+    unfit_samplers: ClassVar[tuple[str, ...]] = ()
+    """Scheduler classes that diffusers' pipeline of it cannot use, though their noise would fit."""
     knows_negative_prompts: ClassVar[bool] = True
     """False where guidance is distilled into the denoiser, which then runs on the prompt alone."""
 

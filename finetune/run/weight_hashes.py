@@ -15,16 +15,12 @@ from torch import nn
 from finetune.batches.store import fingerprint
 from finetune.files import is_of_another_user, remove_left_behind, write_atomically
 from finetune.models.family import ModelFamily, ModelSource
-from finetune.models.loading.hub import hub_file
-from finetune.models.loading.other_vae import vae_paths
+from finetune.models.loading.file_stamps import Stamps, file_stamps
 from finetune.models.parts import PARTS, ModelParts, Part, load_sequentially
 from finetune.plurals import plural
 
 Hashes = dict[Part, list[str]]
 """One hash for each module of a part."""
-Stamps = list[tuple[str, int, int, int]]
-"""Path, size, time of the last write and of the last change of a file, in nanoseconds."""
-
 VERSION = 1
 """Raised whenever `fingerprint` or the way that weights are read changes."""
 SECONDS_TO_SETTLE = 2.0
@@ -58,19 +54,6 @@ def record_file(source: ModelSource, folder: Path) -> Path:
     read_wide = replace(source, as_stored=False)  # hashes are those of float32 however weights are kept
     key = hashlib.sha256(json.dumps([VERSION, repr(read_wide), file_stamps(source)]).encode()).hexdigest()[:40]
     return folder / "hashes" / f"{key}.json"
-
-
-def file_stamps(source: ModelSource) -> Stamps:
-    """Return size and time of every file of the model. That is weights and configs of any part."""
-    if source.is_single_file:
-        paths = [Path(source.location), *Path(source.configs).glob("*/*.json")]
-    else:
-        folder = Path(source.location)
-        folder = folder if folder.is_dir() else hub_file(source, "model_index.json").parent
-        paths = [path for ending in ("safetensors", "json") for path in folder.glob(f"*/*.{ending}")]
-    paths += vae_paths(source)
-    stats = [(str(path), path.stat()) for path in sorted(paths) if path.is_file()]
-    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
 
 def refuse_changed_files(source: ModelSource, before: Stamps) -> None:

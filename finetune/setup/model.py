@@ -6,13 +6,14 @@ from finetune.config.inpaint import InpaintConfig
 from finetune.methods.base import TuningMethod
 from finetune.models.loading.components import parts_warnings, scheduler_warnings
 from finetune.models.loading.eight_bits import eight_bit_warnings
+from finetune.models.loading.file_stamps import file_stamps
 from finetune.objectives.diffusion import Objective
 from finetune.processes.ranks import refuse_differences
 from finetune.processes.saved_progress import note_saved
 from finetune.run.device import COMPUTE_DTYPES
 from finetune.run.fingerprint import model_identity
 from finetune.run.resume import refuse_other_model
-from finetune.run.weight_hashes import file_stamps, hashed_parts
+from finetune.run.weight_hashes import hashed_parts
 from finetune.run_folder.options import cache_folder
 from finetune.session import LoadedModel, Run
 

@@ -129,8 +129,8 @@ Image.new("RGB", (9, 9)).save(data, "PNG")
 open_rgb(data.getvalue())
 """
 RECIPES_AND_OPTIONS = """
-import finetune, finetune.cli, finetune.config.parse.command_line, finetune.config.pretrain, finetune.launch
-import finetune.models, finetune.planning.plan
+import finetune, finetune.cli, finetune.config.drawing.generate, finetune.config.parse.command_line
+import finetune.config.pretrain, finetune.launch, finetune.models, finetune.planning.plan
 import recipes.full, recipes.lora, recipes.pretrain, recipes.textual_inversion
 """
 DATA = "import finetune.data.images.decode, finetune.data.manifest, finetune.data.captions.choice"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar, cast, get_type_hints
 
 from finetune.config.checks import SECRET_PATTERN
-from finetune.config.facts import options
+from finetune.config.drawing.files import with_files_read
+from finetune.config.facts import Mark, marked, options
 from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
 from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
@@ -54,6 +55,9 @@ def parse_given(
         del given[key]
         meant = elsewhere(key) or meant_option(key, types_by_key)
         found.append(f"{key}: no such option.{meant} Run with --help for all.")
+    for key in set(given) & set(marked(kind, Mark.PROMPT_LIST)):
+        given[key], wrong = with_files_read(given[key], key)
+        found += wrong
     read: dict[str, object] = {}
     for key, texts in given.items():
         try:

@@ -29,12 +29,12 @@ class _Open:
     expects_key: bool = True
 
 
-def load_yaml(text: str) -> object:
+def load_yaml(text: str, *, most_characters: int = MAX_CHARACTERS, most_values: int = MAX_VALUES) -> object:
     """Return the contents of YAML text in plain types. Raises StrictYamlError for what nobody writes by hand, too."""
-    if len(text) > MAX_CHARACTERS:
-        raise StrictYamlError(f"holds {len(text):,} characters, expected options, at most {MAX_CHARACTERS:,}")
+    if len(text) > most_characters:
+        raise StrictYamlError(f"holds {len(text):,} characters, expected options, at most {most_characters:,}")
     try:
-        _check(text)
+        _check(text, most_values)
         return yaml.safe_load(text)
     except StrictYamlError:
         raise
@@ -42,14 +42,14 @@ def load_yaml(text: str) -> object:
         raise StrictYamlError(f"is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _check(text: str) -> None:
+def _check(text: str, most_values: int) -> None:
     """Check the text event by event. This needs neither recursion nor the memory of expanded aliases."""
     levels: list[_Open] = []
     num_aliases = 0
     events: Iterator[yaml.Event] = cast(Any, yaml).parse(text, Loader=yaml.SafeLoader)  # its stub leaves out the types
     for number, event in enumerate(events):
-        if number > MAX_VALUES:
-            raise StrictYamlError(f"holds more than {MAX_VALUES:,} values, expected options")
+        if number > most_values:
+            raise StrictYamlError(f"holds more than {most_values:,} values, expected options")
         line = f"line {event.start_mark.line + 1}"
         if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             levels.pop()

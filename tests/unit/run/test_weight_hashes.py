@@ -8,7 +8,8 @@ import pytest
 
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
-from finetune.run.weight_hashes import Hashes, file_stamps, hashed_parts, refuse_changed_files
+from finetune.models.loading.file_stamps import file_stamps
+from finetune.run.weight_hashes import Hashes, hashed_parts, refuse_changed_files
 
 FAMILY = StableDiffusion()
 

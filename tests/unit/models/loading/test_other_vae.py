@@ -14,7 +14,8 @@ from finetune.export.pipeline import save_full_pipeline
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family, parts_warnings
-from finetune.run.weight_hashes import file_stamps, record_file
+from finetune.models.loading.file_stamps import file_stamps
+from finetune.run.weight_hashes import record_file
 from tests.support.original_layout import save_single_file, vae_weights
 from tests.support.runs import differing
 from tests.tiny.sd import build_pipeline, build_shifted_vae

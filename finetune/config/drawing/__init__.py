@@ -1,0 +1,1 @@
+"""Prompts, their files and options, and the options of `finetune generate`; torch-free."""

@@ -1,0 +1,1 @@
+"""Images from a base model, adapters and new tokens."""

@@ -1,0 +1,236 @@
+"""Adapters of a loaded model, with strengths that can change between images.
+
+Files in the layouts of sd-scripts and LyCORIS change the weights themselves: base + strength x change. All others are
+read by diffusers or peft, whose layers compute beside the weights.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lycoris_utils import LycorisLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from finetune.export.fused import Places, file_layers, share
+from finetune.export.lora import pipeline_names
+from finetune.export.single_file import split_name
+from finetune.models.family import Components, ModelFamily, Network, SingleFileLayer
+from finetune.plurals import first_few, plural
+from finetune.sampling.weight_changes import change_of, changed_weight
+
+ANY_PREFIX = "lycoris"
+"""What LyCORIS' own wrapper writes before names."""
+
+
+class TunedLayer(BaseTunerLayer):
+    """A layer of peft with its scales. For annotations alone: its own class does not declare them."""
+
+    scaling: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One layer of a file, for a layer of the model."""
+
+    pieces: Mapping[str, Tensor]
+    place: SingleFileLayer
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A file of adapters, loaded."""
+
+    name: str
+    """Name of the file."""
+    key: str
+    """Its name in peft's layers."""
+    changes: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    """By the name of the layer in `Network`."""
+    tuned: Mapping[str, tuple[TunedLayer, float]] = field(default_factory=dict[str, tuple[TunedLayer, float]])
+    """peft's layers by that name, with their scale at strength 1."""
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """All adapters of a model, and the base model's weights below them."""
+
+    network: Network
+    layers: Mapping[str, nn.Module]
+    """The model's own layers by name, also where peft has wrapped them since."""
+    adapters: Sequence[Adapter]
+    base: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Weights of changed layers as the base model has them, filled when they are first changed."""
+
+
+def load_adapters(family: ModelFamily, components: Components, paths: Sequence[Path], warnings: list[str]) -> Adapters:
+    """Load files into the model, before their strengths are set. Raises ValueError for a file that does not
+    fit. What diffusers says of a file is added to `warnings`."""
+    network = Network(family, components.denoiser, components.text_encoders)
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    found: list[Adapter] = []
+    for number, path in enumerate(paths):
+        name = f"adapter_{number}"
+        keys = set() if path.is_dir() else key_beginnings(path)
+        own = [*family.kohya_prefixes.values(), ANY_PREFIX]
+        if keys and all(any(key.startswith(f"{prefix}_") for prefix in own) for key in keys):
+            found.append(Adapter(path.name, name, changes=file_changes(family, network, layers, path)))
+        else:
+            tuned = tuned_layers(family, components, network, path, name, warnings)
+            found.append(Adapter(path.name, name, tuned=tuned))
+    for layer in network.modules():
+        if isinstance(layer, BaseTunerLayer):  # the last one alone would be active
+            layer.set_adapter(sorted(layer._get_available_adapters()))
+            layer.requires_grad_(False)
+    return Adapters(network, layers, found)
+
+
+def key_beginnings(path: Path) -> set[str]:
+    """Return the names of a file's layers, up to the first dot. Raises ValueError for a file that is not readable."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key.partition(".")[0] for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"lora: {path} is not a readable safetensors file ({error}). Use another file.") from error
+
+
+def file_changes(
+    family: ModelFamily, network: Network, layers: Mapping[str, nn.Module], path: Path
+) -> dict[str, Change]:
+    """Read a file in the layout of sd-scripts or LyCORIS. Layers that the model lacks are a ValueError."""
+    pieces: dict[str, dict[str, Tensor]] = {}
+    for key, value in safetensors.torch.load_file(path).items():
+        name, _, kind = key.partition(".")
+        pieces.setdefault(name, {})[kind] = value
+    places = known_layers(family, network, layers)
+    if unknown := sorted(set(pieces) - set(places)):
+        raise ValueError(
+            f"lora: {path.name} has {plural(len(unknown), 'layer')} of {len(pieces)} that {family.title} lacks: "
+            f"{first_few(unknown)}. Is it made for another base model?"
+        )
+    found: dict[str, Change] = {}
+    for name, own in pieces.items():
+        for layer, place in places[name].items():
+            check_pieces(path, name, own, layers[layer], place)
+            found[layer] = Change(own, place)
+    return found
+
+
+def check_pieces(path: Path, name: str, pieces: Mapping[str, Tensor], layer: nn.Module, place: SingleFileLayer) -> None:
+    """Raise ValueError for a layer of unknown kind or another size."""
+    try:
+        change = change_of(pieces)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"lora: {path.name}: {name} is not understood: {error} Use another file.") from error
+    expected = layer.get_parameter("weight").numel()
+    if share(place, change).numel() != expected:
+        raise ValueError(
+            f"lora: {path.name}: {name} changes {share(place, change).numel():,} weights, but that layer of the base "
+            f"model has {expected:,}. Is it made for another base model?"
+        )
+
+
+def known_layers(family: ModelFamily, network: Network, layers: Mapping[str, nn.Module]) -> dict[str, Places]:
+    """Return the layers by the names that files have for them. Beside the published names these are
+    diffusers' own with underscores."""
+    found = file_layers(family, network.denoiser, layers)
+    for name in layers:
+        part, module = split_name(name)
+        if part == "denoiser":
+            for prefix in (family.kohya_prefixes["denoiser"], ANY_PREFIX):
+                found.setdefault(f"{prefix}_{module.replace('.', '_')}", {name: SingleFileLayer(module)})
+    return found
+
+
+def tuned_layers(
+    family: ModelFamily, components: Components, network: Network, path: Path, name: str, warnings: list[str]
+) -> dict[str, tuple[TunedLayer, float]]:
+    """Load a file with diffusers or peft; return the layers it adapts."""
+    if not path.is_dir() and not family.reads_lora:
+        raise ValueError(f"lora: diffusers reads no LoRA of {family.title}, which {path.name} seems to be. Remove it.")
+    with said_by_diffusers(path, warnings):
+        if path.is_dir():
+            for part, own in pipeline_names(family.pipeline(components), components).items():
+                if (path / own).is_dir():
+                    PeftModel.from_pretrained(network.get_submodule(part), str(path / own), adapter_name=name)
+        else:
+            try:
+                family.pipeline(components).load_lora_weights(
+                    str(path.parent), weight_name=path.name, use_safetensors=True, adapter_name=name
+                )
+            except (ValueError, KeyError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(f"lora: {path.name} does not load into {family.title}: {reason}") from error
+    found: dict[str, tuple[TunedLayer, float]] = {}
+    for layer, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer) and name in module._get_available_adapters():
+            tuned = cast("TunedLayer", module)
+            found[layer] = tuned, float(tuned.scaling[name]) if has_strength(module) else 1.0
+    if not found:
+        raise ValueError(f"lora: {path.name} adapts no layer of {family.title}. Is it made for another base model?")
+    return found
+
+
+def has_strength(layer: nn.Module) -> bool:
+    """Recognise layers of peft that scale their change. Those of OFT rotate weights as a whole."""
+    return isinstance(layer, LoraLayer | LycorisLayer)
+
+
+@contextmanager
+def said_by_diffusers(path: Path, warnings: list[str]) -> Iterator[None]:
+    """Collect what diffusers warns of while it loads a file."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(f"lora: {path.name}: {' '.join(record.getMessage().split())[:400]}")
+
+    logger, handler = logging.getLogger("diffusers"), Collector(logging.WARNING)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@torch.no_grad()
+def set_strengths(adapters: Adapters, strengths: Sequence[float], part: str) -> None:
+    """Set the adapters' strengths in one part: denoiser or text_encoders."""
+    for adapter, strength in zip(adapters.adapters, strengths, strict=True):
+        for name, (layer, scale) in adapter.tuned.items():
+            if has_strength(layer) and name.startswith(f"{part}."):
+                layer.scaling[adapter.key] = scale * strength
+            elif not has_strength(layer) and strength != 1:
+                raise ValueError(
+                    f"lora: {adapter.name} is of a kind without a strength, expected 1, got {strength:g}. Use the "
+                    "safetensors file of the same export."
+                )
+    for name, layer in adapters.layers.items():
+        changes = [
+            (adapter.changes[name], strength)
+            for adapter, strength in zip(adapters.adapters, strengths, strict=True)
+            if name in adapter.changes
+        ]
+        if changes and name.startswith(f"{part}."):
+            weight = layer.get_parameter("weight")
+            base = adapters.base.setdefault(name, weight.detach().to("cpu", copy=True))
+            weight.copy_(with_changes(base, changes))
+
+
+def with_changes(base: Tensor, changes: Sequence[tuple[Change, float]]) -> Tensor:
+    """Return a weight with all changes, each of its strength."""
+    weight = base.float()
+    for change, strength in changes:
+        if strength != 0:
+            own = share(change.place, change_of(change.pieces))
+            weight = changed_weight(weight, own, change.pieces.get("dora_scale"), strength)
+    return weight

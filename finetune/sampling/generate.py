@@ -1,0 +1,215 @@
+"""`finetune generate`: plan, load, draw what is missing, list everything."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from finetune.config.checks import prompts_of
+from finetune.config.drawing.generate import GenerateConfig
+from finetune.config.drawing.samplers import SAMPLERS, sampler_named
+from finetune.files import aside, put_in_place, remove_left_behind, sync, write_atomically, writing
+from finetune.models import family_named, refuse_unknown_family
+from finetune.models.family import ModelSource
+from finetune.models.loading.components import find_family
+from finetune.models.parts import PARTS, load_sequentially
+from finetune.models.samplers import with_sampler
+from finetune.plurals import plural
+from finetune.prompt_syntax import prompt_warnings
+from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.drawing import (
+    DTYPES,
+    LoadedPipeline,
+    batches,
+    draw,
+    encode_prompts,
+    problems,
+    resolved,
+    text_key,
+)
+from finetune.sampling.metadata import Drawn, a1111_hash, png_texts, read_own
+from finetune.sampling.new_tokens import load_tokens
+from finetune.sampling.planned import Ingredients, PlannedImage, adapters_given, planned_images
+
+LIST = "generated.jsonl"
+Say = Callable[[str], None]
+
+
+def generate(config: GenerateConfig, say: Say = print) -> list[Path]:
+    """Draw the missing images of a command; return the paths of all."""
+    for warning in prompt_warnings(prompts_of(config)):
+        say(f"warning: {warning}")
+    refuse_unknown_family(config.model.family)
+    device, dtype = chosen_device(config)
+    source = ModelSource.from_config(config.model)
+    lora, strengths = adapters_given(config)
+    drawn_with = Ingredients(source, lora, strengths, tuple(map(Path, config.embedding)), dtype)
+    images = planned_images(config, drawn_with)
+    with writing(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(config.output)
+    missing = [image for image in images if not is_there(image)]
+    if missing:
+        say(f"Drawing {plural(len(missing), 'image')} of {len(images):,} on {device} in {dtype}.")
+        draw_missing(config, drawn_with, missing, device, say)
+    else:
+        say(f"All {plural(len(images), 'image')} are there already.")
+    write_list(config.output, images)
+    say(f"Images: {config.output}")
+    return [image.path for image in images]
+
+
+def chosen_device(config: GenerateConfig) -> tuple[torch.device, str]:
+    """Choose the device, and the name of the number format."""
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(config.device or found)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device: got {config.device}, which this machine does not have ({reason}). Use cpu."
+        ) from error
+    if config.dtype == "fp16" and device.type == "cpu":
+        raise ValueError("dtype: got fp16 on a CPU, expected fp32 or bf16.")
+    if config.dtype != "auto":
+        return device, config.dtype
+    return device, "bf16" if device.type == "cuda" else "fp32"
+
+
+def is_there(image: PlannedImage) -> bool:
+    """Check whether an image was drawn before. Raises ValueError where another file has its name."""
+    if not os.path.lexists(image.path):
+        return False
+    found = read_own(image.path)
+    if found is None or found.get("key") != image.key:
+        raise ValueError(f"output: {image.path} is there and not from this command. Move it, or choose another folder.")
+    return True
+
+
+def draw_missing(
+    config: GenerateConfig,
+    drawn_with: Ingredients,
+    missing: Sequence[PlannedImage],
+    device: torch.device,
+    say: Say,
+) -> None:
+    """Load the model, and draw and write the images."""
+    loaded, words = load(config, drawn_with, device, say)
+    missing = [replace(image, options=resolved(loaded, image.options)) for image in missing]
+    wrong = [f"prompt {image.prompt_number}: {line}" for image in missing for line in problems(loaded, image.options)]
+    if wrong:
+        raise ValueError("\n".join(dict.fromkeys(wrong)))
+    for text in cut_prompts(loaded, missing):
+        say(f"warning: {text}")
+    adapters = [{"name": path.name, "hash": a1111_hash(path)} for path in drawn_with.lora]
+    tokens = [{"name": Path(file).name, "word": word, "hash": a1111_hash(Path(file))} for file, word in words.items()]
+    encoded = encode_prompts(loaded, missing)
+    set_strengths(loaded.adapters, missing[0].strengths, "denoiser")
+    loaded.components.denoiser.to(device)
+    loaded.components.vae.to(device)
+    done = 0
+    for batch in batches(missing, encoded, config.batch_size):
+        for image, pixels in zip(batch, draw(loaded, batch, [encoded[text_key(i)] for i in batch]), strict=True):
+            own = [{**each, "strength": strength} for each, strength in zip(adapters, image.strengths, strict=True)]
+            save_image(pixels, image, settings_of(loaded, image, config.model.source, own, tokens, drawn_with.dtype))
+        done += len(batch)
+        say(f"  {done} of {len(missing)}: {batch[-1].path.name}")
+
+
+def load(
+    config: GenerateConfig, drawn_with: Ingredients, device: torch.device, say: Say
+) -> tuple[LoadedPipeline, dict[str, str]]:
+    """Load the model with adapters and tokens. Also return the word of each token's file."""
+    from finetune.config.loss import LossConfig
+
+    source = replace(drawn_with.source, as_stored=True)
+    family = family_named(find_family(source, config.model.family))
+    components = load_sequentially(family, source, keep=PARTS).components
+    components = replace(components, scheduler=family.sampling_scheduler(components.scheduler, LossConfig()))
+    words = load_tokens(family, components, drawn_with.embeddings)
+    for file, word in words.items():
+        say(f"{Path(file).name}: write {word} in prompts.")
+    warnings: list[str] = []
+    adapters = load_adapters(family, components, drawn_with.lora, warnings)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    loaded = LoadedPipeline(family, components, adapters, device, DTYPES[drawn_with.dtype])
+    components.denoiser.to(loaded.dtype)
+    return loaded, words
+
+
+def cut_prompts(loaded: LoadedPipeline, images: Sequence[PlannedImage]) -> list[str]:
+    """Return a sentence for each prompt that is cut."""
+    texts = [text for image in images for text in (image.options.prompt, image.options.negative_prompt or "")]
+    cut = loaded.family.cut_captions(loaded.components.tokenizers, list(dict.fromkeys(texts)))
+    limit = loaded.family.prompt_length(loaded.components.tokenizers)
+    return [f'prompts: "{text[:60]}..." is longer than the {limit} tokens that are read. Shorten it.' for text in cut]
+
+
+def settings_of(
+    loaded: LoadedPipeline,
+    image: PlannedImage,
+    model: str,
+    adapters: Sequence[Mapping[str, object]],
+    tokens: Sequence[Mapping[str, object]],
+    dtype: str,
+) -> Drawn:
+    """Return all settings of an image, for its metadata."""
+    options = image.options
+    scheduler = with_sampler(loaded.family, loaded.components.scheduler, options.sampler)
+    kind = type(scheduler).__name__
+    assert options.width and options.height and options.guidance_scale is not None
+    return Drawn(
+        prompt=options.prompt,
+        negative_prompt=options.negative_prompt or "",
+        width=options.width,
+        height=options.height,
+        seed=options.seed or 0,
+        num_inference_steps=options.num_inference_steps or 0,
+        guidance_scale=options.guidance_scale,
+        sampler=sampler_named(options.sampler).title if options.sampler else title_of(kind),
+        scheduler=kind,
+        model=model,
+        adapters=adapters,
+        embeddings=tokens,
+        key=image.key,
+        image=options.image,
+        mask_image=options.mask_image,
+        image_strength=options.image_strength,
+        device=loaded.device.type,
+        dtype=dtype,
+    )
+
+
+def title_of(kind: str) -> str:
+    """Return A1111's name of a scheduler class with its usual options."""
+    return next((sampler.title for sampler in SAMPLERS if sampler.scheduler == kind), kind)
+
+
+def save_image(pixels: Image.Image, image: PlannedImage, drawn: Drawn) -> None:
+    """Write an image with its settings. It is complete or absent."""
+    temporary = aside(image.path)
+    with writing(image.path):
+        try:
+            pixels.save(temporary, format="PNG", pnginfo=png_texts(drawn))
+            sync(temporary)
+            put_in_place(temporary, image.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_list(folder: Path, images: Sequence[PlannedImage]) -> None:
+    """Add the images to generated.jsonl, one object per image. Those of other commands stay."""
+    path = folder / LIST
+    lines: dict[str, str] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            lines[json.loads(line)["file_name"]] = line
+    for image in images:
+        lines[image.path.name] = json.dumps({"file_name": image.path.name, **(read_own(image.path) or {})})
+    write_atomically(path, "".join(f"{lines[name]}\n" for name in sorted(lines)))
