@@ -46,10 +46,7 @@ def is_path(text: str) -> bool:
 def path_problems(option: str, prompts: Sequence[str | None]) -> list[str]:
     """Return a sentence for each prompt that is a path."""
     return [
-        f"{option}: got the path {prompt}, expected a prompt: files of prompts are not read. Write the prompts out, "
-        f'--{option} "one" "two", or as a list in the YAML of --config.'
-        if option.endswith("prompts")
-        else f"{option}: got the path {prompt}, expected a prompt. Write the prompt out."
+        f"{option}: got the path {prompt}, expected a prompt. Write the prompt out."
         for prompt in prompts
         if prompt is not None and is_path(prompt)
     ]

@@ -5,18 +5,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 
+from finetune.config.loss import LossConfig
 from finetune.config.outputs import PreviewConfig
 from finetune.models.family import Components, ModelFamily
 from finetune.models.prompts import Condition, Tokens
+from finetune.models.samplers import with_sampler
 
 DrawingPrompts = dict[str, Condition]
-"""By prompt: what the denoiser is conditioned on, the negative prompt as a second row; or its tokens, where text
-encoders that train encode them with their weights of the moment."""
+"""By prompt with its options: what the denoiser is conditioned on, the negative prompt as a second row; or its tokens,
+where text encoders that train encode them with their weights of the moment."""
 
 
 def own_share(config: PreviewConfig, accelerator: Accelerator) -> list[str]:
     """List the prompt of each preview of this process. The order is prompts, then seeds."""
-    prompts = [prompt for prompt in config.prompts for _ in range(config.num_seeds)]
+    prompts = [line for line in config.prompts for _ in range(config.num_seeds)]
     return prompts[accelerator.process_index :: accelerator.num_processes]
 
 
@@ -47,17 +49,42 @@ def kept_prompts(
     text_encoder_is_trained: bool,
 ) -> DrawingPrompts:
     """Encode the prompts of this process's previews. Its text encoders are on the device."""
+    read = dict(zip(config.prompts, config.read_prompts(0), strict=True))
     return {
-        prompt: kept_prompt(
+        line: kept_prompt(
             family,
             components,
-            prompt,
-            config.negative_prompt,
+            read[line].prompt,
+            read[line].negative_prompt or "",
             accelerator,
             text_encoder_is_trained=text_encoder_is_trained,
         )
-        for prompt in dict.fromkeys(own_share(config, accelerator))
+        for line in dict.fromkeys(own_share(config, accelerator))
     }
+
+
+def refuse_unfit_previews(
+    family: ModelFamily, components: Components, config: PreviewConfig, resolution: int, loss: LossConfig
+) -> None:
+    """Raise ValueError for sizes and samplers that do not fit the model."""
+    multiple, longest = family.pixel_multiple(components.vae), family.longest_side(components)
+    found: list[str] = []
+    for line, options in zip(config.prompts, config.read_prompts(resolution), strict=True):
+        for name in ("width", "height"):
+            side = vars(options)[name]
+            if side % multiple or (longest is not None and side > longest):
+                most = "" if longest is None else f", at most {longest}"
+                found.append(
+                    f'"{line[:80]}": {name} is {side}, expected a multiple of {multiple} for this model{most}.'
+                )
+        if options.negative_prompt and not family.knows_negative_prompts:
+            found.append(f'"{line[:80]}": has a negative prompt, but {family.title} is guided without. Remove it.')
+        try:
+            with_sampler(family, family.sampling_scheduler(components.scheduler, loss), options.sampler)
+        except ValueError as error:
+            found.append(f'"{line[:80]}": {error}')
+    if found:
+        raise ValueError("\n".join(f"preview.prompts: {text}" for text in found))
 
 
 def drawing_arguments(

@@ -15,7 +15,8 @@ def cut_warnings(
     if (limit := family.prompt_length(tokenizers)) is None:
         return []
     cut = family.cut_captions(tokenizers, sorted(set(captions)))
-    prompts = family.cut_captions(tokenizers, (*preview.prompts, preview.negative_prompt))
+    read = [text for options in preview.read_prompts(0) for text in (options.prompt, options.negative_prompt or "")]
+    prompts = family.cut_captions(tokenizers, list(dict.fromkeys(read)))
     if not cut and not prompts:
         return []
     ends = first_few([f'"{text[:60]}..."' for text in cut + prompts])

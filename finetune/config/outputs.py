@@ -1,11 +1,15 @@
 """Options of what a run writes: validation, previews, checkpoints, tracking, exports; torch-free."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from finetune.config.drawing.options import PromptOptions, notation_problems, read_notation, with_shared
 from finetune.config.facts import Count, CountOrZero, Mark, Resume, ShareBelowOne
+
+NOT_OF_PREVIEWS = ("image", "mask_image", "image_strength", "strength")
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class ValidationConfig:
 class PreviewConfig:
     """Images drawn in training from fixed prompts and seeds. They are shown beside those of the base model."""
 
-    prompts: Annotated[tuple[str, ...], Mark.PROMPT] = ()
-    """Prompts; none turns previews off."""
+    prompts: Annotated[tuple[str, ...], Mark.PROMPT, Mark.PROMPT_LIST] = ()
+    """Prompts, which may have options of their own (a cat --w 512 --d 42), or files of prompts; none turns previews
+    off."""
     negative_prompt: Annotated[str, Mark.PROMPT] = ""
     """Negative prompt of all previews."""
     num_seeds: Count = 1
@@ -39,6 +44,25 @@ class PreviewConfig:
     """Guidance, classifier-free or distilled; none takes the usual value of the architecture."""
     size: Count | None = None
     """Side of the square images in pixels; none takes data.resolution."""
+
+    def problems(self) -> Iterator[str]:
+        """Name what is wrong with the options of prompts."""
+        yield from notation_problems("preview.prompts", self.prompts)
+        for line in self.prompts:
+            given = vars(read_notation(line)[0])
+            if unfit := [name for name in NOT_OF_PREVIEWS if given[name] is not None]:
+                yield (
+                    f'preview.prompts: "{line[:80]}" has {unfit[0]}, but previews begin with noise and have the '
+                    "weights as they are. Remove it."
+                )
+
+    def read_prompts(self, size: int) -> list[PromptOptions]:
+        """Return the prompts, with these options where they have none. The size is `size` where none is given."""
+        side = self.size or size
+        shared = PromptOptions(
+            "", self.negative_prompt, side, side, 0, self.num_inference_steps, guidance_scale=self.guidance_scale
+        )
+        return [with_shared(line, shared) for line in self.prompts]
 
 
 @dataclass(frozen=True)

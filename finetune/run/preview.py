@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.batches.encoder import on_device
 from finetune.batches.preview_prompts import DrawingPrompts, drawing_arguments
+from finetune.config.drawing.options import read_notation
 from finetune.config.outputs import PreviewConfig
 from finetune.files import write_atomically, writing
 from finetune.models.family import Components, ModelFamily
 from finetune.models.parts import for_drawing
+from finetune.models.samplers import with_sampler
 from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
@@ -29,11 +32,12 @@ LABEL_HEIGHT = 22
 def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[PreviewRow]:
     """List the previews of a step by prompt, then seed."""
     planned = []
-    for (number, prompt), seed in itertools.product(enumerate(config.prompts), range(config.num_seeds)):
+    for (number, line), count in itertools.product(enumerate(config.prompts), range(config.num_seeds)):
+        seed = (read_notation(line)[0].seed or 0) + count
         name = f"prompt{number:02d}_seed{seed}.png"
         base = folder / f"step_{BASE_STEP:06d}_{name}"
         has_base = step != BASE_STEP and base.exists()
-        planned.append(PreviewRow(prompt, seed, folder / f"step_{step:06d}_{name}", base if has_base else None))
+        planned.append(PreviewRow(line, seed, folder / f"step_{step:06d}_{name}", base if has_base else None))
     return planned
 
 
@@ -87,27 +91,30 @@ def make_previews(
     size: int,
     stop: Callable[[], bool],
 ) -> bool:
-    """Write the images of this process. Returns False where `stop` was true before the last of them. The denoiser in
-    `components` is the one being trained, and text encoders that do not train have no weights."""
+    """Write the images of this process. They have `size` pixels a side where their prompts do not say. Returns False
+    where `stop` was true before the last of them. The denoiser in `components` is the one being trained, and text
+    encoders that do not train have no weights."""
     components = for_drawing(components, accelerator.device)
-    pipeline = family.pipeline(components)
-    guidance_scale = family.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    read = dict(zip(config.prompts, replace(config, size=None).read_prompts(size), strict=True))
     explained = explaining_out_of_memory(
         f"while a preview of {size}x{size} was drawn", f"Lower preview.size (now {size}), or remove preview.prompts."
     )
     on_its_device = on_device([components.vae], accelerator.device)
     with explained, on_its_device, accelerator.autocast(), without_fp16_overflow(components.vae):
-        for prompt, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
-            arguments = drawing_arguments(family, components, prompts[prompt], accelerator.device)
+        for line, of_prompt in itertools.groupby(previews, lambda preview: preview.prompt):
+            options = read[line]
+            scheduler = with_sampler(family, components.scheduler, options.sampler)
+            pipeline = family.pipeline(replace(components, scheduler=scheduler))
+            arguments = drawing_arguments(family, components, prompts[line], accelerator.device)
             for preview in of_prompt:
                 if stop():
                     return False
                 image = pipeline(
                     **arguments,
-                    width=size,
-                    height=size,
-                    num_inference_steps=config.num_inference_steps,
-                    guidance_scale=guidance_scale,
+                    width=options.width,
+                    height=options.height,
+                    num_inference_steps=options.num_inference_steps,
+                    guidance_scale=family.guidance_scale if options.guidance_scale is None else options.guidance_scale,
                     generator=torch.Generator().manual_seed(preview.seed),
                 ).images[0]
                 temporary = preview.path.with_name(f".tmp-{preview.path.name}")
@@ -121,7 +128,7 @@ def save_grid(folder: Path, previews: Sequence[PreviewRow], config: PreviewConfi
     step's."""
     bases = [preview.path if step == BASE_STEP else preview.base_path for preview in previews]
     images = [(base and Image.open(base), Image.open(p.path)) for base, p in zip(bases, previews, strict=True)]
-    width, height = images[0][1].size
+    width, height = (max(image.size[axis] for _, image in images) for axis in (0, 1))
     cell = max(width, 160), height + LABEL_HEIGHT
     grid = Image.new("RGB", (2 * cell[0], LABEL_HEIGHT + len(images) * cell[1]), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(13)
@@ -131,7 +138,7 @@ def save_grid(folder: Path, previews: Sequence[PreviewRow], config: PreviewConfi
         top = LABEL_HEIGHT + row * cell[1]
         for column, image in enumerate(pair):
             if image is not None:
-                grid.paste(image, (column * cell[0] + (cell[0] - width) // 2, top))
+                grid.paste(image, (column * cell[0] + (cell[0] - image.width) // 2, top + height - image.height))
         draw.text((4, top + height + 2), f"{preview.prompt}  (seed {preview.seed})", "black", font)
     path = folder / f"step_{step:06d}_grid.png"
     grid.save(path)

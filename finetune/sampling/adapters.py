@@ -178,7 +178,7 @@ def tuned_layers(
     return found
 
 
-def has_strength(layer: nn.Module) -> bool:
+def has_strength(layer: object) -> bool:
     """Recognise layers of peft that scale their change. Those of OFT rotate weights as a whole."""
     return isinstance(layer, LoraLayer | LycorisLayer)
 

@@ -20,6 +20,7 @@ from finetune.batches.encoder import Encoder
 from finetune.batches.fill_caches import build_caches, used_captions
 from finetune.batches.inpaint_masks import Holes
 from finetune.batches.latent_masks import LatentMasks
+from finetune.batches.preview_prompts import refuse_unfit_previews
 from finetune.batches.truncated_captions import cut_warnings
 from finetune.planning.advice import own_share
 from finetune.planning.scale_warnings import scale_warnings
@@ -32,6 +33,7 @@ from finetune.session import LoadedModel, Run, TrainingData
 def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> TrainingData:
     """Return the data with filled caches. The task's own prompts are cached too. The figures are printed first."""
     config = run.config
+    refuse_unfit_previews(run.family, model.components, config.preview, config.data.resolution, config.loss)
     held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
     images = training_images(run, model, held_out, prompts)
     figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]

@@ -85,7 +85,8 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
     listing.write_text(listing.read_text().replace('"text": "', '"text": "[trigger] ', 1))
     options = {"goal": "style", "data.folder": folder, "data.resolution": 64, "data.bucket_step": 16}
     options |= {"config": "sd15_lora_from_pictures", "train.batch_size": 3, "validation.fraction": 0}
-    options |= {"preview.prompts": "cat --w 32"}
+    (tmp_path / "prompts.txt").write_text("cat --w 32\n(dog:1.2) --d 3\n")
+    options |= {"preview.prompts": tmp_path / "prompts.txt"}
     script = (
         "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main(); "
         "assert not {'torch', 'diffusers', 'accelerate'} & set(sys.modules)"
@@ -95,6 +96,7 @@ def test_plan_prints_what_the_run_would_take_and_loads_no_torch(tmp_path: Path) 
     of_caption, of_prompt = [line for line in said.splitlines() if line.startswith("warning")]
     assert "0000.png ([trigger])" in of_caption and "preview.prompts" in of_prompt
     assert "bucket 64x64: 6 images" in said and "rank: 16" in said
+    assert "- cat --w 32" in said and "- (dog:1.2) --d 3" in said
     assert not (tmp_path / "OUT").exists() and not (ROOT / "OUT").exists()
 
 

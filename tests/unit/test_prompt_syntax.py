@@ -32,8 +32,8 @@ def test_syntax_of_other_programs_is_found(text: str, pieces: list[str]) -> None
 def test_a_path_is_not_a_prompt() -> None:
     assert all(map(is_path, ("prompts.txt", "data/prompts.yaml", "/data/prompts", "./prompts")))
     assert not any(map(is_path, ("a cat.", "cat", "a cat and/or a dog", "notes.txt on a desk")))
-    (problem,) = path_problems("preview.prompts", ["prompts.txt", "a cat", None])
-    assert problem.startswith("preview.prompts: got the path prompts.txt") and "--preview.prompts" in problem
+    (problem,) = path_problems("instance.prompt", ["prompts.txt", "a cat", None])
+    assert problem.startswith("instance.prompt: got the path prompts.txt") and "Write the prompt out" in problem
 
 
 def test_one_warning_an_option_names_what_it_holds() -> None:
@@ -45,16 +45,19 @@ OPTIONS = ("--data.folder", "own", "--output.folder", "out", "--model.source", "
 
 
 def test_prompts_of_every_option_are_looked_at(tmp_path: Path) -> None:
-    given = ["--instance.prompt", "a [name] dog", "--prior.prompt", "a (dog:1.2)", "--preview.prompts", "cat --w 32"]
+    given = ["--instance.prompt", "a [name] dog", "--prior.prompt", "a dog --w 32"]
+    given += ["--preview.prompts", "cat --w 32", "a (cat:1.2) --n ((dog)) --d 3"]
     config = parse(DreamBoothTrainConfig, [*OPTIONS, *given], program="test")
     lines = with_prompt_warnings(read_manifest(listed(tmp_path, A)), config).warnings[-3:]
     assert sorted(line.partition(":")[0] for line in lines) == ["instance.prompt", "preview.prompts", "prior.prompt"]
+    assert not any("--w" in line for line in lines if line.startswith("preview.prompts"))
 
 
 def test_a_path_given_as_a_prompt_is_refused_with_the_options(tmp_path: Path) -> None:
     given = ["--instance.prompt", "prompt.txt", "--prior.kind", "none"]
-    given += ["--preview.prompts", "a cat", "data/prompts.txt"]
+    given += ["--preview.prompts", "a cat --q 3", "data/prompts.txt"]
     with pytest.raises(ValueError) as caught:
         parse(DreamBoothTrainConfig, [*OPTIONS, *given], program="test")
-    for words in ("instance.prompt: got the path prompt.txt", "preview.prompts: got the path data/prompts.txt"):
+    problems = ("preview.prompts: no file data/prompts.txt", 'preview.prompts: "a cat --q 3": --q: no such option')
+    for words in ("instance.prompt: got the path prompt.txt", *problems):
         assert words in str(caught.value)

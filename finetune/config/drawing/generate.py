@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from finetune.config.checks import refuse
-from finetune.config.drawing.options import FIELDS, PromptOptions, notation_problems, options_from, read_notation
+from finetune.config.drawing.options import FIELDS, PromptOptions, notation_problems, options_from, with_shared
 from finetune.config.facts import Count, Mark
 from finetune.config.sections import ModelConfig
 
@@ -84,12 +84,8 @@ class GenerateConfig:
 
     def read_prompts(self) -> list[PromptOptions]:
         """Return the prompts, with these options where they have none."""
-        shared = vars(options_from("", self.given(), spelled={})[0])
-        found: list[PromptOptions] = []
-        for line in self.prompts:
-            own = {name: value for name, value in vars(read_notation(line)[0]).items() if value is not None}
-            found.append(PromptOptions(**(shared | own)))
-        return found
+        shared, _ = options_from("", self.given(), spelled={})
+        return [with_shared(line, shared) for line in self.prompts]
 
 
 def split_strength(given: str) -> tuple[str, float]:

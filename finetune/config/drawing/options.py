@@ -152,6 +152,12 @@ def read_notation(line: str) -> tuple[PromptOptions, list[str]]:
     return options, found + wrong
 
 
+def with_shared(line: str, shared: PromptOptions) -> PromptOptions:
+    """Read a prompt, and take from `shared` what it does not say."""
+    own = {name: value for name, value in vars(read_notation(line)[0]).items() if value is not None}
+    return PromptOptions(**(vars(shared) | own))
+
+
 def spelling(line: str) -> Mapping[str, str]:
     """Return each field's option as the line spells it."""
     options: list[str] = OPTION.findall(line)

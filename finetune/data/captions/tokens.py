@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from finetune.config.drawing.options import read_notation
 from finetune.config.outputs import PreviewConfig
 from finetune.config.recipes import TokensConfig
 from finetune.config.sections import DataConfig
@@ -34,7 +35,8 @@ def check_token_captions(
             f"captions without a new token, which teach it nothing ({len(without):,} of {len(texts):,}): "
             f"{first_few(without)}."
         )
-    prompts = [prompt for prompt in preview.prompts if not any(name in prompt for name in tokens.names)]
+    read = [read_notation(line)[0].prompt for line in preview.prompts]
+    prompts = [prompt for prompt in read if not any(name in prompt for name in tokens.names)]
     if prompts:
         warnings.append(f"preview.prompts without a new token ({len(prompts)}): {first_few(prompts)}.")
     return replace(manifest, warnings=tuple(warnings))

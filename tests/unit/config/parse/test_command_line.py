@@ -55,7 +55,7 @@ def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
     optim: {lr: 1e-4, text_encoder_lr: null}
     loss: {weighting: none, max_timestep: none}
     data: {flip: yes, shuffle_tags: "on"}
-    preview: {prompts: ["", "- a cat", "--ar 1:2", none, 7], negative_prompt: "no: this"}
+    preview: {prompts: ["", "- a cat", "--w 64", none, 7], negative_prompt: "no: this"}
     lora: {targets: [to_q]}
     tracking: {names: []}
     checkpoint:
@@ -64,7 +64,7 @@ def test_yaml_numbers_lists_none_and_booleans_are_read(tmp_path: Path) -> None:
     assert config.optim.lr == 1e-4 and config.optim.text_encoder_lr is None
     assert config.loss.weighting == "none" and config.loss.max_timestep is None
     assert config.data.flip and config.data.shuffle_tags
-    assert config.preview.prompts == ("", "- a cat", "--ar 1:2", "none", "7")
+    assert config.preview.prompts == ("", "- a cat", "--w 64", "none", "7")
     assert config.preview.negative_prompt == "no: this"
     assert config.lora.targets == ("to_q",) and config.tracking.names == ()
 
@@ -93,7 +93,8 @@ def test_equals_signs_hyphens_and_negative_numbers() -> None:
     config = parsed("--data.caption-dropout=0.5", "--preview.guidance_scale", "-1.5", "--tracking.tags", "a=b", "-c")
     assert config.data.caption_dropout == 0.5 and config.preview.guidance_scale == -1.5
     assert config.tracking.tags == ("a=b", "-c")
-    assert parsed("--preview.prompts=--odd").preview.prompts == ("--odd",)
+    assert parsed("--preview.prompts=--d 3").preview.prompts == ("--d 3",)
+    assert parsed("--tracking.tags=--odd").tracking.tags == ("--odd",)
     assert parsed("--preview.prompts", "a", "b c").preview.prompts == ("a", "b c")
     assert parsed("--tracking.names").tracking.names == ()
 
@@ -224,7 +225,7 @@ def test_odd_texts_come_back_from_their_dump(tmp_path: Path) -> None:
     odd = ("", " ", "no", "null", "1e5", "0o7", "2024-01-01", "- x", "--x", "a: b", "# c", "'\"\\", "ü\n\té", "=", "😀")
     config = replace(
         parsed(),
-        preview=PreviewConfig(prompts=odd, negative_prompt="off"),
+        preview=PreviewConfig(prompts=tuple(text for text in odd if text != "--x"), negative_prompt="off"),
         tracking=TrackingConfig(names=("trackio",), tags=odd, run_name="1.0"),
         data=DataConfig("pictures", template="# {caption}: yes\n"),
         output=OutputConfig(Path("007 ü")),
