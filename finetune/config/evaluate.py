@@ -1,0 +1,139 @@
+"""Options of `finetune evaluate`; torch-free."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from finetune.config.checks import refuse
+from finetune.config.facts import Count, Mark, NotNegative, Share, ShareBelowOne, at_least, not_empty
+from finetune.config.sections import ModelConfig
+
+Goal = Literal["style", "subject", "full"]
+
+
+@dataclass(frozen=True)
+class ScoredDataConfig:
+    """The images that were trained on."""
+
+    folder: Annotated[str, not_empty("a folder or a Hub dataset id"), Mark.READ]
+    """Prepared folder, folder of images with captions, or Hub dataset id, as in training."""
+    image_column: str = "image"
+    """Column of the images in a Hub dataset."""
+    caption_column: str = "text"
+    """Column of the captions in metadata.jsonl or a Hub dataset."""
+    captions: Literal["listed", "folder", "none"] = "listed"
+    """Where captions come from, as in training."""
+    template: Annotated[str, Mark.PROMPT] = "{caption}"
+    """Text around every caption in training, e.g. "{caption}, ink style"; what it adds is the trigger."""
+    validation_fraction: ShareBelowOne = 0.0
+    """Share of the images held out in training, where the dataset itself names no validation split."""
+    max_images: Annotated[int, at_least(4, "images")] = 256
+    """Most training images to compare with; of more, this many are chosen by their content."""
+
+    def problems(self) -> Iterator[str]:
+        if "{caption}" not in self.template:
+            yield f'data.template: got "{self.template}", expected a text that contains {{caption}}.'
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Prompts and seeds that every checkpoint is drawn with."""
+
+    prompts: Annotated[tuple[str, ...], Mark.PROMPT] = ()
+    """Your own prompts, as you would write them for this model, trigger included."""
+    num_prompts: Annotated[int, at_least(2, "prompts")] = 4
+    """Prompts of each other kind: captions of held-out images, contents that are not in the training set, and neutral
+    ones."""
+    num_seeds: Annotated[int, at_least(2, "seeds")] = 4
+    """Images per prompt, with the seeds 0, 1, ..."""
+    contents: Annotated[tuple[str, ...], Mark.PROMPT] = ()
+    """Things that the base model draws well, e.g. "red apple"; none takes a list of everyday things."""
+    subject: Annotated[str | None, Mark.PROMPT] = None
+    """The subject's prompt, e.g. "a photo of sks dog", which is drawn in places that are not in the training set."""
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """How images are drawn."""
+
+    size: Annotated[int, at_least(8, "pixels")] = 512
+    """Side of the square images in pixels."""
+    num_inference_steps: Count = 30
+    """Denoising steps."""
+    guidance_scale: float | None = None
+    """Guidance, classifier-free or distilled; none takes the usual value of the architecture."""
+    negative_prompt: Annotated[str, Mark.PROMPT] = ""
+    """Negative prompt of all images."""
+    strength: NotNegative = 1.0
+    """Strength of the scored adapters."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run; auto takes the first CUDA device, if there is one."""
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """What images are compared by."""
+
+    style: str = "embedded"
+    """embedded needs no weights but the base model's; else a transformers vision model, folder or Hub id."""
+    content: str = "embedded"
+    """As style, for subjects, drift, diversity and leaks, e.g. facebook/dinov2-base."""
+    adherence: str = "embedded"
+    """embedded compares losses of the base model under the prompts; else a CLIP or SigLIP model, folder or Hub id."""
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """How much of other qualities a checkpoint may lose to be chosen for its likeness."""
+
+    adherence: Share = 0.15
+    """Most that adherence may be below the base model's."""
+    drift: Share = 0.6
+    """Most drift on neutral prompts, where there is a trigger; 1 is the distance of unrelated images."""
+    leak: Share = 0.15
+    """Most that content leak may be above the base model's."""
+    memorisation: Share = 0.15
+    """Most that the rate of near duplicates may be above the rate of false alarms."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of `finetune evaluate`."""
+
+    model: ModelConfig
+    data: ScoredDataConfig
+    output: Path
+    """Folder of scores and images; the same command again resumes."""
+    targets: tuple[str, ...] = ()
+    """What is scored: run folders, adapter files, or pipeline folders. They are named before the options."""
+    goal: Goal = "style"
+    """What the model was trained for; it decides which likeness chooses the checkpoint."""
+    grid: GridConfig = field(default_factory=GridConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        refuse(self, (targets_given, subject_named))
+
+
+def targets_given(targets: tuple[str, ...]) -> Iterator[str]:
+    """Refuse a command that scores nothing."""
+    if not targets:
+        yield (
+            "targets: missing, expected what to score. Use: finetune evaluate RUN_FOLDER|FILE|PIPELINE --model.source "
+            "BASE --data.folder PREPARED --output FOLDER"
+        )
+    for target in targets:
+        if not Path(target).exists():
+            yield f"targets: no file or folder {target}. Expected a run folder, a LoRA file, or a pipeline folder."
+
+
+def subject_named(goal: Goal, grid: GridConfig) -> Iterator[str]:
+    """Refuse the goal of a subject without its prompt."""
+    if goal == "subject" and not grid.subject:
+        yield (
+            "grid.subject: missing with goal subject, expected the subject's prompt. Use: --grid.subject \"a photo of "
+            'sks dog".'
+        )

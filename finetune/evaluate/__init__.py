@@ -1,0 +1,1 @@
+"""Scores of a checkpoint on a fixed grid of prompts and seeds."""
