@@ -1,0 +1,139 @@
+"""The checkpoint to use: the rule over rows of scores. Torch-free, and a function of its arguments alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.config.evaluate import Goal, LimitsConfig
+from finetune.evaluate.intervals import Interval, mean_interval
+from finetune.evaluate.results import rounded
+
+LIKENESS: dict[Goal, str] = {"style": "style", "subject": "subject", "full": "style"}
+"""The score that each goal wants most of."""
+Row = Mapping[str, Any]
+"""An object of scores.jsonl."""
+RULE = (
+    "highest {likeness} likeness among checkpoints whose adherence, drift, leak and memorisation stay within limits; "
+)
+RULE += "where no difference shows (the paired interval contains 0), the earliest"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint that the rule chooses, and why."""
+
+    row: Row
+    runner_up: Row | None
+    difference: Interval | None
+    """Likeness of the chosen one minus that of the runner-up, paired by prompt and seed."""
+    reason: str
+    warnings: tuple[str, ...]
+
+
+def choose(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Choice | None:
+    """Apply the rule. The result is None where no row has the goal's likeness. The order of rows has no influence."""
+    likeness = LIKENESS[goal]
+    scored = sorted((row for row in rows if value_of(row, likeness) is not None), key=place)
+    if not scored:
+        return None
+    excesses = {id(row): excess_of(row, limits) for row in scored}
+    fitting = [row for row in scored if not excesses[id(row)]]
+    warnings: list[str] = []
+    if not fitting:
+        fitting = [min(scored, key=lambda row: sum(excesses[id(row)].values()))]
+        over = ", ".join(excesses[id(fitting[0])])
+        warnings.append(f"no checkpoint stays within the limits; this one exceeds them least ({over})")
+    best = max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
+    chosen = next(row for row in fitting if difference(best, row, likeness).contains_zero)
+    others = [row for row in fitting if row is not chosen]
+    runner_up = max(others, key=lambda row: value_of(row, likeness) or 0.0, default=None)
+    found = None if runner_up is None else difference(chosen, runner_up, likeness)
+    left_out = [f"{named(row)} ({', '.join(excesses[id(row)])})" for row in scored if excesses[id(row)]]
+    reason = reason_for(chosen, best, runner_up, found, likeness)
+    if left_out and not warnings:
+        reason += f" Beyond the limits: {'; '.join(left_out)}."
+    return Choice(chosen, runner_up, found, reason, tuple(warnings))
+
+
+def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | None, likeness: str) -> str:
+    """Say in words why a checkpoint is chosen."""
+    text = f"{named(chosen)} has {likeness} likeness {value_of(chosen, likeness):.3f}."
+    if chosen is not best:
+        text += f" No difference shows to {named(best)} ({value_of(best, likeness):.3f}), so the earliest is taken."
+    if runner_up is not None and found is not None and runner_up is not best:
+        says = "no difference shows" if found.contains_zero else f"{found.low:+.3f} to {found.high:+.3f}"
+        text += f" The runner-up is {named(runner_up)} ({value_of(runner_up, likeness):.3f}; {says})."
+    return text
+
+
+def best_content(choice: Choice, goal: Goal, limits: LimitsConfig) -> dict[str, Any]:
+    """Give a choice the form of best.json."""
+    found = choice.difference
+    return rounded(
+        {
+            "step": choice.row.get("step"),
+            "target": choice.row["target"],
+            "goal": goal,
+            "rule": RULE.format(likeness=LIKENESS[goal]),
+            "limits": dict(vars(limits)),
+            "reason": choice.reason,
+            "runner_up": choice.runner_up
+            and {"step": choice.runner_up.get("step"), "target": choice.runner_up["target"]},
+            "difference": found and {"value": found.value, "low": found.low, "high": found.high},
+            "no_difference_shows": bool(found and found.contains_zero),
+            "warnings": list(choice.warnings),
+        }
+    )
+
+
+def should_stop(rows: Sequence[Row], goal: Goal, limits: LimitsConfig, patience: int) -> bool:
+    """Tell if `patience` later checkpoints were scored and none of them is chosen."""
+    choice = choose(rows, goal, limits)
+    return choice is not None and sum(place(row) > place(choice.row) for row in rows) >= patience
+
+
+def excess_of(row: Row, limits: LimitsConfig) -> dict[str, float]:
+    """Name the limits that a row exceeds, with by how much. Scores that could not be computed exceed none."""
+    found: dict[str, float] = {}
+    adherence, base = value_of(row, "adherence"), detail_of(row, "adherence", "base")
+    if adherence is not None and base is not None:
+        found["adherence"] = base - adherence - limits.adherence
+    if (moved := value_of(row, "drift")) is not None and row.get("has_trigger", True):
+        found["drift"] = moved - limits.drift
+    if (leak := value_of(row, "leak")) is not None:
+        found["leak"] = leak - limits.leak
+    if (rate := value_of(row, "memorisation")) is not None:
+        found["memorisation"] = rate - (detail_of(row, "memorisation", "false_alarms") or 0.0) - limits.memorisation
+    return {name: excess for name, excess in found.items() if excess > 0}
+
+
+def difference(first: Row, second: Row, name: str) -> Interval:
+    """Bound the difference of a score, paired by prompt and seed. Without equal cells it is that of separate ones."""
+    cells = [np.array(row["scores"][name].get("cells", [])) for row in (first, second)]
+    if cells[0].size and cells[0].shape == cells[1].shape:
+        return mean_interval(cells[0] - cells[1])
+    one, other = (row["scores"][name] for row in (first, second))
+    return Interval(one["value"] - other["value"], one["low"] - other["high"], one["high"] - other["low"])
+
+
+def value_of(row: Row, name: str) -> float | None:
+    """Read a score, or None where it could not be computed."""
+    return row["scores"].get(name, {}).get("value")
+
+
+def detail_of(row: Row, name: str, key: str) -> float | None:
+    """Read a further figure of a score."""
+    return row["scores"].get(name, {}).get("detail", {}).get(key)
+
+
+def place(row: Row) -> tuple[int, int, str]:
+    """Order rows by step; those without one come last, by name."""
+    step = row.get("step")
+    return (0, step, row["target"]) if step is not None else (1, 0, row["target"])
+
+
+def named(row: Row) -> str:
+    """Name a row as its reader knows it."""
+    return f"step {row['step']}" if row.get("step") is not None else str(row["target"])
