@@ -1,0 +1,146 @@
+"""Draw the grid with a target's weights, and read the images again. Axes: P prompts, S seeds, h w pixels.
+
+One batch is one prompt with all its seeds, drawn as a whole or not at all, so a continued evaluation has the same bits.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from finetune.config.evaluate import DrawConfig
+from finetune.config.loss import LossConfig
+from finetune.evaluate.grid import Grid
+from finetune.evaluate.target import Target
+from finetune.files import aside, sync
+from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.vae_upcast import without_fp16_overflow
+
+NOTE = "sd-finetune"
+"""Name of the text in each PNG that says what it is."""
+
+
+@dataclass(frozen=True)
+class LoadedTarget:
+    """A model with a target's weights, ready to draw."""
+
+    family: ModelFamily
+    components: Components
+    pipeline: Any
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """The images of one target."""
+
+    pixels: np.ndarray
+    """[P S h w 3], whole numbers up to 255."""
+    not_finite: np.ndarray
+    """[P S], true where values were not numbers."""
+
+
+def image_path(folder: Path, prompt: int, seed: int) -> Path:
+    """Name the file of an image."""
+    return folder / f"prompt{prompt:02d}_seed{seed}.png"
+
+
+def missing_prompts(folder: Path, grid: Grid) -> list[int]:
+    """List the prompts of which an image is not there."""
+    return [
+        number
+        for number in range(len(grid.prompts))
+        if not all(image_path(folder, number, seed).is_file() for seed in grid.seeds)
+    ]
+
+
+def draw_grid(
+    family: ModelFamily, source: ModelSource, target: Target, grid: Grid, config: DrawConfig, folder: Path
+) -> int:
+    """Draw what is missing of a grid into a folder. Returns the number of images drawn."""
+    missing = missing_prompts(folder, grid)
+    if not missing:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded = load_target(family, source, target, config.strength, device_named(config.device))
+    for number in missing:
+        prompt = grid.prompts[number].text
+        images = draw(loaded, prompt, grid.seeds, config)
+        for seed, image in zip(grid.seeds, images, strict=True):
+            save(image, image_path(folder, number, seed), {"prompt": prompt, "seed": seed, "target": target.name})
+    return len(missing) * len(grid.seeds)
+
+
+def device_named(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Choose the device that an option names."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("draw.device: got cuda, but torch finds no CUDA device. Use --draw.device cpu.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def draw(loaded: LoadedTarget, prompt: str, seeds: tuple[int, ...], config: DrawConfig) -> np.ndarray:
+    """Draw a prompt with all seeds, [S h w 3] in [0, 1]."""
+    family, components = loaded.family, loaded.components
+    with without_fp16_overflow(components.vae):
+        return loaded.pipeline(
+            **family.pipeline_prompts(components, prompt, config.negative_prompt),
+            width=config.size,
+            height=config.size,
+            num_images_per_prompt=len(seeds),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=family.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="np",
+        ).images
+
+
+def load_target(
+    family: ModelFamily, source: ModelSource, target: Target, strength: float, device: torch.device
+) -> LoadedTarget:
+    """Load a target's weights as a pipeline on a device."""
+    own = ModelSource(str(target.path)) if target.kind == "pipeline" else source
+    loaded = family.load(own)
+    components = replace(loaded, scheduler=family.sampling_scheduler(loaded.scheduler, LossConfig()))
+    for part in (components.denoiser, components.vae, *components.text_encoders):
+        part.requires_grad_(False).eval().to(device)
+    pipeline = family.pipeline(components)
+    if target.kind == "adapter":
+        assert target.path is not None
+        try:
+            pipeline.load_lora_weights(
+                str(target.path.parent), weight_name=target.path.name, use_safetensors=True, adapter_name="scored"
+            )
+            pipeline.set_adapters("scored", strength)
+        except (ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"targets: {target.path} does not load into {family.title}: {reason}") from error
+    return LoadedTarget(family, components, pipeline)
+
+
+def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:
+    """Write an image, with what it is, in one step. Values that are not numbers are noted and become black."""
+    is_finite = bool(np.isfinite(image).all())
+    levels = np.nan_to_num(np.clip(image, 0, 1)) * 255
+    info = PngInfo()
+    info.add_text(NOTE, json.dumps(note | {"is_finite": is_finite}))
+    temporary = aside(path)
+    Image.fromarray(np.round(levels).astype(np.uint8)).save(temporary, format="PNG", pnginfo=info)
+    sync(temporary)
+    temporary.replace(path)
+
+
+def read_images(folder: Path, grid: Grid) -> DrawnImages:
+    """Read all images of a grid."""
+    pixels, marks = [], []
+    for number in range(len(grid.prompts)):
+        for seed in grid.seeds:
+            with Image.open(image_path(folder, number, seed)) as image:
+                pixels.append(np.asarray(image.convert("RGB")))
+                marks.append(not json.loads(image.info[NOTE])["is_finite"])
+    shape = (len(grid.prompts), len(grid.seeds))
+    return DrawnImages(np.stack(pixels).reshape(*shape, *pixels[0].shape), np.array(marks).reshape(shape))

@@ -1,0 +1,133 @@
+"""From the images of a checkpoint to its scores. Axes: P prompts, S seeds, N images, D width, h w pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.evaluate.drawing import DrawnImages
+from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
+from finetune.evaluate.features.base import Feature, joined
+from finetune.evaluate.features.model import DenoiserContent, DenoiserStyle, FrozenModel, Latents
+from finetune.evaluate.features.pixels import PixelStatistics
+from finetune.evaluate.grid import Grid
+from finetune.evaluate.prompt_fit import DenoisingLoss, prompt_fit
+from finetune.evaluate.references import References
+from finetune.evaluate.results import Score
+from finetune.evaluate.scores import SCORES
+from finetune.import_named import import_named
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Several features as one, each with the same weight."""
+
+    parts: tuple[Feature, ...]
+
+    @property
+    def name(self) -> str:
+        return " and ".join(part.name for part in self.parts)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return joined([part.encode(images) for part in self.parts])
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """The features of an evaluation by their use."""
+
+    style: Feature
+    content: Feature
+    layout: Feature
+    fit: DenoisingLoss
+
+    @staticmethod
+    def embedded(model: FrozenModel) -> "FeatureSet":
+        """Make the features that need no weights but the base model's."""
+        style = Joined((PixelStatistics(), DenoiserStyle(model)))
+        return FeatureSet(style, DenoiserContent(model), Latents(model), DenoisingLoss(model))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each feature by its use."""
+        return {name: vars(self)[name].name for name in ("style", "content", "layout", "fit")}
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """Everything that is the same for all scored checkpoints: features of references and of the base model."""
+
+    grid: Grid
+    features: FeatureSet
+    references: References
+    base: DrawnImages
+    seen: np.ndarray
+    """Training images [N h w 3] through the base model's autoencoder, whole numbers up to 255."""
+    known: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict[str, tuple[np.ndarray, ...]])
+    """By use: vectors of the base model's images, of training, held-out and mirrored training images."""
+    base_fits: list[PromptFit] = field(default_factory=list[PromptFit])
+
+    @staticmethod
+    def measured(
+        grid: Grid, features: FeatureSet, model: FrozenModel, references: References, base: DrawnImages
+    ) -> "Yardstick":
+        """Measure references and the base model's images. References go through the autoencoder, as drawings do."""
+        training, held_out = (
+            model.through_autoencoder(as_tensor(images)) if len(images) else as_tensor(images)
+            for images in (references.training, references.held_out)
+        )
+        made = Yardstick(grid, features, references, base, as_levels(training))
+        for use in ("style", "content", "layout"):
+            encode = vars(features)[use].encode
+            made.known[use] = (
+                by_prompt(encode, base.pixels),
+                encode(training).double().numpy(),
+                encode(held_out).double().numpy() if len(held_out) else np.zeros((0, 1)),
+                encode(training.flip(3)).double().numpy() if use == "layout" else np.zeros((0, 1)),
+            )
+        made.base_fits.append(prompt_fit(features.fit, as_tensor(base.pixels), grid))
+        return made
+
+    def embedded(self, use: str, samples: DrawnImages) -> Embedded:
+        """Describe a checkpoint's images by one feature, beside all others."""
+        feature: Feature = vars(self.features)[use]
+        base, training, held_out, mirrored = self.known[use]
+        of_samples = by_prompt(feature.encode, samples.pixels)
+        if not len(held_out):
+            held_out = training[:0]
+        return Embedded(feature.name, of_samples, base, training, held_out, mirrored if len(mirrored) else None)
+
+    def evidence(self, samples: DrawnImages) -> Evidence:
+        """Collect what the scores of a checkpoint are computed from."""
+        return Evidence(
+            self.grid,
+            *(self.embedded(use, samples) for use in ("style", "content", "layout")),
+            fit=prompt_fit(self.features.fit, as_tensor(samples.pixels), self.grid),
+            base_fit=self.base_fits[0],
+            samples=samples.pixels,
+            not_finite=samples.not_finite,
+            training=self.seen,
+            training_names=self.references.names,
+        )
+
+    def scores(self, samples: DrawnImages) -> dict[str, Score]:
+        """Compute every score of the registry."""
+        evidence = self.evidence(samples)
+        return {name: import_named(place)(evidence) for name, place in SCORES.items()}
+
+
+def by_prompt(encode: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarray:
+    """Describe images [P S h w 3] by vectors [P S D], one prompt after the other."""
+    return np.stack([encode(as_tensor(of_prompt)).double().numpy() for of_prompt in pixels])
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Convert whole numbers [... h w 3] to [... 3 h w] in [0, 1]."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
+
+
+def as_levels(images: Tensor) -> np.ndarray:
+    """Convert images [N 3 h w] in [0, 1] to whole numbers [N h w 3]."""
+    return (images.movedim(1, -1) * 255).round().to(torch.uint8).numpy()

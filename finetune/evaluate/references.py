@@ -1,0 +1,83 @@
+"""The training images and held-out images that drawings are compared with. Axes: N images, h w pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.config.evaluate import ScoredDataConfig
+from finetune.config.outputs import ValidationConfig
+from finetune.data.captions.reading import CaptionReading
+from finetune.data.images.decode import resize_and_crop
+from finetune.data.manifest import Manifest, Record, read_manifest
+from finetune.run_folder.options import held_out_indices
+
+
+@dataclass(frozen=True)
+class References:
+    """Images of the dataset at the size of the drawings."""
+
+    training: np.ndarray
+    """[N h w 3], whole numbers up to 255."""
+    held_out: np.ndarray
+    """[N h w 3], perhaps none."""
+    names: tuple[str, ...]
+    """File names of the training images."""
+    num_training: int
+    """All training images, of which these are a choice."""
+
+
+def read_scored_manifest(config: ScoredDataConfig) -> Manifest:
+    """Read the dataset as training did."""
+    return read_manifest(
+        config.folder,
+        image_column=config.image_column,
+        reading=CaptionReading(config.caption_column, None, "data.captions is none"),
+        captions=config.captions,
+    )
+
+
+def held_out_of(manifest: Manifest, config: ScoredDataConfig) -> set[int]:
+    """Find the images that training held out."""
+    return held_out_indices(manifest.records, ValidationConfig(fraction=config.validation_fraction, every=1))
+
+
+def read_references(manifest: Manifest, held_out: set[int], most: int, size: int) -> References:
+    """Decode training images and held-out images, at most so many of each, cut at their centre."""
+    trained = [record for index, record in enumerate(manifest.records) if index not in held_out]
+    shown = [record for index, record in enumerate(manifest.records) if index in held_out]
+    if len(trained) < 2:
+        raise ValueError(
+            f"data.folder: {manifest.location} has {len(trained)} training images, expected two or more. Lower "
+            "data.validation_fraction, or name the folder that was trained on."
+        )
+    chosen, others = choice_of(trained, most), choice_of(shown, most)
+    return References(
+        pixels_of(manifest, chosen, size),
+        pixels_of(manifest, others, size),
+        tuple(record.file_name for record in chosen),
+        len(trained),
+    )
+
+
+def choice_of(records: Sequence[Record], most: int) -> list[Record]:
+    """Choose records by their content, in the order of the dataset."""
+    kept = {record.sha256 for record in sorted(records, key=lambda each: each.sha256)[:most]}
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.sha256 in kept:
+            found.setdefault(record.sha256, record)  # the same bytes twice are one image
+    return list(found.values())
+
+
+def pixels_of(manifest: Manifest, records: Sequence[Record], size: int) -> np.ndarray:
+    """Decode images to whole numbers [N size size 3]."""
+    from finetune.batches.pixels import open_record  # torch takes a while to load
+
+    found = [
+        resize_and_crop(
+            open_record(manifest.source, record, (size, size), manifest.kept), size, size, left=0.5, top=0.5, flip=False
+        )
+        for record in records
+    ]
+    return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
