@@ -26,6 +26,7 @@ def main() -> None:
     plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
     plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
+    commands.add_parser("evaluate", help="score checkpoints, and name the one to use", add_help=False)
     doctor = commands.add_parser("doctor", help="look into a model")
     checks = doctor.add_subparsers(dest="check", required=True)
     tokens = options_once(checks.add_parser("tokens", help="propose rare words to call a subject by (DreamBooth)"))
@@ -38,8 +39,8 @@ def main() -> None:
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
-    if sys.argv[1:2] == ["generate"]:  # its options are those of a config class
-        run(argparse.Namespace(command="generate", options=sys.argv[2:]))
+    if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
+        run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
@@ -66,6 +67,8 @@ def run(options: argparse.Namespace) -> None:
                 demonstrate(options)
             case "generate":
                 generate_images(options.options)
+            case "evaluate":
+                score(options.options)
             case _:
                 from finetune.config.sections import ModelConfig
 
@@ -115,6 +118,20 @@ def demonstrate(options: argparse.Namespace) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues from the last complete stage.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def score(arguments: list[str]) -> None:
+    """Score checkpoints."""
+    from finetune.evaluate.command import evaluate, parse_evaluation
+    from finetune.launch import quiet_libraries, say
+
+    config = parse_evaluation(arguments)
+    quiet_libraries()
+    try:
+        evaluate(config, say)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues with what is missing.", file=sys.stderr)
         raise SystemExit(130) from None
 
 

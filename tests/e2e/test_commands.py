@@ -39,6 +39,14 @@ def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_help_of_evaluate_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = "import atexit, sys; sys.argv[1:] = ['evaluate', '--help']; from finetune.cli import main; "
+    script += f"atexit.register(lambda: print(*sorted(set(sys.modules) & {set(HEAVY)!r}), file=sys.stderr)); main()"
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0 and ended.stderr.strip() == "" and "--grid.num-seeds" in ended.stdout.replace("_", "-")
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -12,6 +12,7 @@ from finetune.config.parse.command_line import flat_types, parse, read_flags
 from finetune.config.parse.presets import find_preset
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
+from finetune.evaluate.command import parse_evaluation
 from finetune.models.loading.single_file import published_folder
 from tests.support.guides import FAST, GUIDES, ROOT, command_with, commands, run_command
 from tests.tiny.sd import save_pictures, save_pipeline
@@ -100,6 +101,17 @@ def test_the_recipes_know_the_options_of_the_guides(guide: Path) -> None:
     for command in commands(guide.read_text()):
         if "recipes." in " ".join(command) and "--config" in command:
             check_options(command)
+
+
+def test_the_commands_of_evaluation_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ink-200.safetensors", "ink-400.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "runs" / "ink").mkdir(parents=True)
+    (tmp_path / "runs" / "ink" / "config.yaml").write_text("model: {source: base}\ndata: {folder: ink}\n")
+    of_run, of_files = commands((ROOT / "docs" / "evaluation.md").read_text())
+    assert parse_evaluation(of_run[2:]).data.folder == "ink"
+    assert len(parse_evaluation(of_files[2:]).targets) == 2
 
 
 @pytest.mark.parametrize("recipe", CONFIGS)

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.evaluate.command import parse_evaluation, read_rows
+from finetune.evaluate.drawing import NOTE, save
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output", "out"], ["targets: missing", "finetune evaluate RUN_FOLDER"]),
+        (["nothing.safetensors", "--output", "out"], ["targets: no file or folder nothing.safetensors"]),
+        ([".", "--goal", "subject", "--output", "out"], ["grid.subject: missing"]),
+        ([".", "--grid.num_seeds", "1", "--output", "out"], ["grid.num_seeds: got 1, expected 2 or more"]),
+        ([".", "--data.template", "ink", "--output", "out"], ["data.template", "contains {caption}"]),
+    ],
+)
+def test_mistakes_are_sentences(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_evaluation([*arguments, "--model.source", "base", "--data.folder", "data"])
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_run_folder_gives_the_options_that_it_was_trained_with(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        "model: {source: base, variant: null}\ndata: {folder: ink, template: '{caption}, ink', resolution: 64}\n"
+        "validation: {fraction: 0.1}\npreview: {prompts: [a cat, a dog], num_inference_steps: 20}\n"
+    )
+    config = parse_evaluation([str(run), "--output", "out", "--draw.num_inference_steps", "5"])
+    assert (config.model.source, config.data.folder, config.data.template) == ("base", "ink", "{caption}, ink")
+    assert (config.data.validation_fraction, config.draw.size, config.draw.num_inference_steps) == (0.1, 64, 5)
+    assert config.grid.prompts == ("a cat", "a dog") and config.targets == (str(run),)
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scores.jsonl").write_text('{"id": 1, "step": 2, "target": "a", "scores": {}}\n{"id": 1\n')
+    with pytest.raises(ValueError, match=r"line 2 of .* is damaged"):
+        read_rows(tmp_path / "scores.jsonl")
+
+
+def test_values_that_are_not_numbers_are_noted_in_the_image(tmp_path: Path) -> None:
+    image: Any = np.full((4, 4, 3), 0.5)
+    image[0, 0] = np.nan
+    save(image, tmp_path / "a.png", {"prompt": "x"})
+    with Image.open(tmp_path / "a.png") as read:
+        assert json.loads(read.info[NOTE]) == {"prompt": "x", "is_finite": False}
+        assert read.getpixel((0, 0)) == (0, 0, 0) and read.getpixel((1, 1)) == (128, 128, 128)
