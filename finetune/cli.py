@@ -1,4 +1,4 @@
-"""The `finetune` command: what is not training. `finetune generate`, `plan`, `demo`, `doctor`."""
+"""The `finetune` command: what is not training. `finetune generate`, `evaluate`, `plan`, `demo`, `doctor`."""
 
 import argparse
 import subprocess

@@ -12,7 +12,7 @@ def content_leak(evidence: Evidence) -> Score:
     Only prompts count whose content is not in the training set.
     """
     meaning = "How much more often than the base model's an image fits a caption of the training set better than its "
-    meaning += "own prompt, which asks for something else. Lower is better; 0 is no leak."
+    meaning += "own prompt, which asks for something else. Lower is better; 0 means none."
     about = About(meaning, "lower", evidence.fit.name)
     grid = evidence.grid
     prompts = [
