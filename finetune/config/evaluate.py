@@ -73,7 +73,7 @@ class DrawConfig:
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """What images are compared by."""
+    """The features that images are compared by."""
 
     style: str = "embedded"
     """embedded needs no weights but the base model's; else a transformers vision model, folder or Hub id."""
@@ -85,7 +85,7 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """How much of other qualities a checkpoint may lose to be chosen for its likeness."""
+    """Bounds of the qualities of a checkpoint beside its likeness."""
 
     adherence: Share = 0.15
     """Most that adherence may be below the base model's."""

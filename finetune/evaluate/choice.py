@@ -89,7 +89,7 @@ def best_content(choice: Choice, goal: Goal, limits: LimitsConfig) -> dict[str, 
 
 
 def should_stop(rows: Sequence[Row], goal: Goal, limits: LimitsConfig, patience: int) -> bool:
-    """Tell if `patience` later checkpoints were scored and none of them is chosen."""
+    """Tell if so many later checkpoints were scored in vain."""
     choice = choose(rows, goal, limits)
     return choice is not None and sum(place(row) > place(choice.row) for row in rows) >= patience
 

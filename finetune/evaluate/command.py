@@ -1,4 +1,4 @@
-"""`finetune evaluate`: draw the grid with each target, score the images, and choose. The same command again resumes."""
+"""`finetune evaluate`: draw a grid, score it, and choose. The same command again resumes."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def parse_evaluation(arguments: Sequence[str]) -> EvaluateConfig:
 
 
 def options_of_run(targets: Sequence[str], given: set[str]) -> list[str]:
-    """Read the options of the first run folder that the command does not give, as flags."""
+    """Read options of the first run folder, as flags. Those that the command gives are omitted."""
     saved = next((Path(each) / "config.yaml" for each in targets if (Path(each) / "config.yaml").is_file()), None)
     if saved is None:
         return []
@@ -116,7 +116,7 @@ class Evaluation:
     say: Callable[[str], None]
 
     def rows(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
-        """Score the targets that are not scored yet; return the rows of all of them, in the order of steps."""
+        """Score what is not scored yet. Returns the rows of all targets."""
         path = self.config.output / "scores.jsonl"
         known = {row["id"]: row for row in read_rows(path)}
         wanted = {self.identity(target): target for target in targets}
@@ -142,7 +142,7 @@ class Evaluation:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def folder(self, target: Target) -> Path:
-        """Name the folder of a target's images: other grids and ways of drawing have others."""
+        """Name the folder of a target's images. Other grids and ways of drawing have others."""
         drawn = [self.base.digest, self.grid.fingerprint, asdict(self.config.draw) | {"device": None}]
         key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:8]
         return self.config.output / "images" / f"{target.label}-{key}"

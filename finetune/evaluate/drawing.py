@@ -20,6 +20,8 @@ from finetune.evaluate.target import Target
 from finetune.files import aside, sync
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.vae_upcast import without_fp16_overflow
+from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.new_tokens import load_tokens
 
 NOTE = "sd-finetune"
 """Name of the text in each PNG that says what it is."""
@@ -106,20 +108,22 @@ def load_target(
     own = ModelSource(str(target.path)) if target.kind == "pipeline" else source
     loaded = family.load(own)
     components = replace(loaded, scheduler=family.sampling_scheduler(loaded.scheduler, LossConfig()))
+    if target.kind == "adapter":
+        add_adapters(family, components, target, strength)
     for part in (components.denoiser, components.vae, *components.text_encoders):
         part.requires_grad_(False).eval().to(device)
-    pipeline = family.pipeline(components)
-    if target.kind == "adapter":
-        assert target.path is not None
-        try:
-            pipeline.load_lora_weights(
-                str(target.path.parent), weight_name=target.path.name, use_safetensors=True, adapter_name="scored"
-            )
-            pipeline.set_adapters("scored", strength)
-        except (ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"targets: {target.path} does not load into {family.title}: {reason}") from error
-    return LoadedTarget(family, components, pipeline)
+    return LoadedTarget(family, components, family.pipeline(components))
+
+
+def add_adapters(family: ModelFamily, components: Components, target: Target, strength: float) -> None:
+    """Load adapters and new tokens of any layout into the model. What does not fit it is a ValueError."""
+    load_tokens(family, components, target.embeddings)
+    warnings: list[str] = []
+    adapters = load_adapters(family, components, [target.path] if target.path else [], warnings)
+    if warnings:
+        raise ValueError(f"targets: {target.name} is not read as a whole: {warnings[0]}")
+    for part in ("denoiser", "text_encoders"):
+        set_strengths(adapters, [strength] * len(adapters.adapters), part)
 
 
 def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""What scores are computed from: vectors of images, losses and pixels. Torch-free.
+"""The input of scores: vectors of images, losses and pixels. Torch-free.
 
 Axes: P prompts, S seeds, N images, D width, K captions, h w pixels.
 """
@@ -30,9 +30,10 @@ class Embedded:
     """[N D] of the training images, mirrored."""
 
     def compared(self) -> "Embedded":
-        """Centre and scale all vectors by those of training images and the base model's, then bring them to length 1.
+        """Centre and scale all vectors, then bring them to length 1.
 
-        What is alike in all images then does not count. The scored checkpoint has no influence on it.
+        Means and deviations are those of the training images and the base model's. What is alike in
+        all images then does not count. The scored checkpoint has no influence on it.
         """
         base = self._flat_base()
         means = (self.training.mean(0) + base.mean(0)) / 2
@@ -42,7 +43,7 @@ class Embedded:
         return self._moved(means, scale)
 
     def compared_blindly(self) -> "Embedded":
-        """Centre all vectors by the base model's images alone, and bring them to length 1.
+        """Centre all vectors by the base model's alone, with length 1.
 
         Neither training images nor others of the set have an influence, so their distances are those of equals.
         """
@@ -64,7 +65,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class PromptFit:
-    """How well images fit texts, by one measure; a larger number is a better fit."""
+    """The fit of images to texts by one measure; more is better."""
 
     name: str
     own: np.ndarray

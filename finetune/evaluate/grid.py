@@ -101,7 +101,7 @@ def frequent_captions(trained: Sequence[Record]) -> tuple[str, ...]:
 
 
 def without_template(text: str, template: str) -> str:
-    """Take from a prompt what the template adds around it, where it is there."""
+    """Remove from a prompt what the template adds around it."""
     before, _, after = template.partition("{caption}")
     if len(text) > len(before) + len(after) and text.startswith(before) and text.endswith(after):
         return text[len(before) : len(text) - len(after)]
@@ -109,5 +109,5 @@ def without_template(text: str, template: str) -> str:
 
 
 def words_of(text: str) -> set[str]:
-    """List the words of a text that name things: in lower case, without a plural's s, and not of two letters."""
+    """List the words of a text that name things. In lower case, of three letters or more, without plurals."""
     return {word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower())} - {"the", "and", "with"}

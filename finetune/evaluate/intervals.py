@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bounds that it would stay within with other prompts and seeds."""
+    """A value, and its bounds with other prompts and seeds."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ def resampled_counts(num: int, purpose: int) -> np.ndarray:
 
 
 def mean_interval(cells: np.ndarray) -> Interval:
-    """Bound the mean of cells [P S], with prompts and seeds drawn again, each by themselves.
+    """Bound the mean of cells [P S]. Prompts and seeds are drawn again, each by themselves.
 
     A seed is the same noise under every prompt, so both are sampled (The pigeonhole bootstrap, arXiv 0712.1111).
     """
@@ -55,7 +55,7 @@ def weighted_interval(statistic: Callable[[np.ndarray], float], num_prompts: int
 
 
 def bounds(value: float, repetitions: np.ndarray) -> Interval:
-    """Take the quantiles of repetitions [R] that leave out the same share at both ends."""
+    """Take the quantiles of repetitions [R] with equal shares beyond both."""
     found = repetitions[np.isfinite(repetitions)]
     if not len(found):
         return Interval(value, value, value)

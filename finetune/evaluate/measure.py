@@ -57,7 +57,7 @@ class FeatureSet:
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """Everything that is the same for all scored checkpoints: features of references and of the base model."""
+    """Everything that is the same for all scored checkpoints. That is features of references and of the base model."""
 
     grid: Grid
     features: FeatureSet

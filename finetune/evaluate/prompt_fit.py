@@ -1,4 +1,4 @@
-"""How well images fit prompts: the base model's denoising loss under each of them.
+"""The fit of images to prompts: the base model's denoising loss.
 
 Axes: P prompts, S seeds, K texts, C channels, H W latent height and width.
 """
@@ -24,7 +24,7 @@ TIMESTEPS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, eq=False)
 class DenoisingLoss:
-    """The fit of an image to texts as the negative loss of the frozen base model (arXiv 2303.16203, algorithm 1)."""
+    """The negative loss of the frozen base model under each text. It is that of arXiv 2303.16203, algorithm 1."""
 
     model: FrozenModel
     name: str = "denoising loss of the base model"

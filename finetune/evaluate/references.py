@@ -43,7 +43,7 @@ def held_out_of(manifest: Manifest, config: ScoredDataConfig) -> set[int]:
 
 
 def read_references(manifest: Manifest, held_out: set[int], most: int, size: int) -> References:
-    """Decode training images and held-out images, at most so many of each, cut at their centre."""
+    """Decode training images and held-out images, at most so many each. They are cut at their centre."""
     trained = [record for index, record in enumerate(manifest.records) if index not in held_out]
     shown = [record for index, record in enumerate(manifest.records) if index in held_out]
     if len(trained) < 2:

@@ -1,4 +1,4 @@
-"""What a score says: a value, how sure it is, and what it means. Torch-free."""
+"""The result of a score: a value, its interval, and its meaning. Torch-free."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -51,7 +51,7 @@ def rounded(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class About:
-    """What is the same for all results of one score."""
+    """The part that is the same for all results of one score."""
 
     meaning: str
     better: Better
@@ -62,7 +62,7 @@ class About:
         return Score(self.meaning, self.better, self.features, reason=reason)
 
     def mean(self, cells: np.ndarray, prompts: list[int], **detail: Any) -> Score:
-        """Make the result of a score that is a mean over images, with cells [P S]."""
+        """Make the result of a mean over images, with cells [P S]."""
         table = tuple(tuple(float(cell) for cell in row) for row in cells)
         return self.measured(mean_interval(cells), cells.size, tuple(prompts), table, **detail)
 

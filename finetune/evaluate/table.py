@@ -10,7 +10,7 @@ WIDTH = 24
 
 
 def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Show scores, one line per score and one column per target, and below it what they mean."""
+    """Show scores as a table, and below it what they mean. Each target has a column."""
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     lines = [" " * 14 + "".join(named(row)[: WIDTH - 2].ljust(WIDTH) for row in rows)]
     notes: list[str] = []
@@ -33,7 +33,7 @@ def cell(score: Mapping[str, Any]) -> str:
 
 
 def copied_images(row: Mapping[str, Any]) -> list[str]:
-    """Name the training images that drawings are nearest to, where more are near than by chance."""
+    """Name repeated training images, where more are near than by chance."""
     score = row["scores"].get("memorisation", {})
     detail = score.get("detail", {})
     if score.get("value") is None or score["low"] <= detail["false_alarms"]:

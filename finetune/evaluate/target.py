@@ -1,9 +1,9 @@
-"""What is scored: a run folder, an adapter file or a pipeline folder."""
+"""Targets of an evaluation: run folders, adapter files, pipeline folders."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.files import file_sha256
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+DIFFUSERS_FILE, PEFT_FOLDER = "pytorch_lora_weights.safetensors", "peft"
 SMALL_BYTES = 2_000_000_000
 """Files up to here are hashed; larger ones are known by size and time of change."""
 
@@ -25,6 +25,8 @@ class Target:
     kind: Literal["base", "adapter", "pipeline"]
     path: Path | None
     """The file or folder; None for the base model."""
+    embeddings: tuple[Path, ...] = field(kw_only=True, default=())
+    """Files of new tokens."""
     step: int | None
     digest: str
     """SHA-256 in hex of the weights, or of what tells them apart."""
@@ -73,19 +75,21 @@ def find_target(path: Path) -> Target:
 
 
 def of_run(folder: Path) -> Target:
-    """Find the export of a run: a pipeline, or an adapter in diffusers' layout, or its single file."""
+    """Find the export of a run. It is a pipeline, or adapters of any layout, with the new tokens."""
     export, step = folder / "export", step_of_run(folder)
     name = folder.resolve().name
     if (export / "model_index.json").is_file():
         return Target(name, "pipeline", export, step, weights_digest(export))
-    files = [export / DIFFUSERS_FILE, *sorted(export.glob("*.safetensors"))]
-    adapter = next((file for file in files if file.is_file()), None)
-    if adapter is None:
+    places = [export / DIFFUSERS_FILE, *sorted(export.glob("*.safetensors")), export / PEFT_FOLDER]
+    adapter = next((place for place in places if place.exists()), None)
+    tokens = tuple(sorted((export / "embeddings").glob("*.safetensors")))
+    if adapter is None and not tokens:
         raise ValueError(
-            f"targets: {export} has neither a LoRA file nor a pipeline, expected the export of a finished run. Run its "
-            "command again to finish it; runs of tokens and peft folders are not scored yet."
+            f"targets: {export} has neither adapters, new tokens nor a pipeline, expected the export of a finished "
+            "run. Run its command again to finish it."
         )
-    return Target(name, "adapter", adapter, step, weights_digest(adapter))
+    digest = hashlib.sha256("".join(map(weights_digest, filter(None, (adapter, *tokens)))).encode()).hexdigest()
+    return Target(name, "adapter", adapter, step, digest, embeddings=tokens)
 
 
 def step_of_run(folder: Path) -> int | None:

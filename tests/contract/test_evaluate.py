@@ -24,7 +24,7 @@ SMALL = ["--draw.size", "32", "--draw.num_inference_steps", "2", "--grid.num_pro
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base model, another pipeline, a LoRA of the base model, and six training images."""
+    """Models, a LoRA of the first, and six training images."""
     folder = tmp_path_factory.mktemp("inputs")
     base = save_pipeline(folder / "base", size="micro")
     model = trained_model(ModelSource(str(base)), LoRAConfig(rank=4))
@@ -85,7 +85,7 @@ def test_scores_are_written_and_are_the_same_bits_again(
 def test_the_base_model_against_itself_drifts_and_leaks_nothing(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The LoRA at strength 0 draws what the base model draws; at another strength it has another folder."""
+    """At strength 0 the LoRA draws what the base model draws."""
     for strength in ("0", "0.5"):
         evaluated([*options(inputs, tmp_path, "lora"), "--draw.strength", strength], monkeypatch)
     rows = [row["scores"] for row in read_rows(tmp_path / "scores.jsonl")]
@@ -107,7 +107,7 @@ def test_targets_are_told_apart(inputs: dict[str, Path], tmp_path: Path) -> None
         find_target(tmp_path)
     run = tmp_path / "run"
     (run / "export").mkdir(parents=True)
-    with pytest.raises(ValueError, match="neither a LoRA file nor a pipeline"):
+    with pytest.raises(ValueError, match="neither adapters, new tokens nor a pipeline"):
         find_target(run)
     (run / "export" / "style.safetensors").write_bytes(inputs["lora"].read_bytes())
     (run / "run.json").write_text('{"steps": 7}')

@@ -1,1 +1,1 @@
-"""What images are compared by: numbers per image, from pixels or from models."""
+"""Descriptions of images by numbers, from pixels or from models."""

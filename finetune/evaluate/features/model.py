@@ -1,4 +1,4 @@
-"""The base model as a describer of images: its latents, and what its denoiser sees in them.
+"""Features of the base model: its latents, and its denoiser's blocks.
 
 Axes: N images, B batch, C channels, H W latent height and width, L tokens, D width.
 """
@@ -91,7 +91,7 @@ class FrozenModel:
         return hidden
 
     def timestep(self, u: float, latents: Tensor) -> Tensor:
-        """Choose the timesteps [B] at a share u of the way from the image to noise."""
+        """Choose the timesteps [B] at a share u of the way to noise."""
         shares = torch.full((len(latents),), u, dtype=torch.float64)
         size = (latents.shape[2], latents.shape[3])
         return self.objective.sample_timesteps(shares, size).to(self.device)
@@ -99,7 +99,7 @@ class FrozenModel:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """The latents of an image, place by place, without their means: near are images of the same layout."""
+    """The latents of an image, place by place, without their means. Images of the same layout are near."""
 
     model: FrozenModel
     name: str = "latents of the base model"
@@ -111,7 +111,7 @@ class Latents:
 
 @dataclass(frozen=True, eq=False)
 class DenoiserStyle:
-    """Mean and deviation of each channel of the frozen denoiser, over all places of a slightly noisy image."""
+    """Mean and deviation of each channel of the frozen denoiser. The image is slightly noisy."""
 
     model: FrozenModel
     name: str = "channel statistics of the base model's denoiser"
@@ -177,7 +177,8 @@ MOST_BLOCKS = 8
 
 
 def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
-    """Find the denoiser's blocks in order: children of its lists, and a middle one. Of many, evenly spread ones."""
+    """Find the denoiser's blocks in order. They are the children of its lists, and a middle one; of many, evenly
+    spread ones."""
     found: list[nn.Module] = []
     for name, child in denoiser.named_children():
         if isinstance(child, nn.ModuleList):

@@ -22,12 +22,12 @@ OPPONENTS = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """The style of an image as statistics of its pixels, wherever in the image they are."""
+    """The style of an image as statistics of its pixels."""
 
     name: str = "pixel statistics"
 
     def encode(self, images: Tensor) -> Tensor:
-        """Describe images by their colours, the strength and direction of edges, and Gram matrices of textures."""
+        """Describe images by colours, edges, and Gram matrices of textures."""
         parts = [colours(images)]
         for scale in SCALES:
             smaller = F.avg_pool2d(images, scale) if scale > 1 else images
@@ -45,7 +45,7 @@ def colours(images: Tensor) -> Tensor:
 
 
 def edges(images: Tensor) -> Tensor:
-    """Compute the root of the histogram of edges [N D] by direction, weighed by their strength, and their spread."""
+    """Compute the histogram of edges [N D] by direction, and by strength."""
     grey = images.mean(1, keepdim=True)
     across, down = grey.diff(dim=3)[:, :, :-1], grey.diff(dim=2)[:, :, :, :-1]
     strength = (across.square() + down.square()).sqrt().flatten(1)
@@ -58,7 +58,7 @@ def edges(images: Tensor) -> Tensor:
 
 
 def textures(images: Tensor) -> Tensor:
-    """Compute the Gram matrices [N D] of cosine patterns, as roots with their signs (arXiv 1505.07376)."""
+    """Compute the Gram matrices [N D] of cosine patterns. They are roots with their signs (arXiv 1505.07376)."""
     patterns = cosine_patterns(PATCH)
     opponents = torch.tensor(OPPONENTS)
     planes = torch.einsum("oc,nchw->nohw", opponents, images)

@@ -7,7 +7,7 @@ from finetune.evaluate.results import About, Score
 
 
 def prompt_adherence(evidence: Evidence) -> Score:
-    """Score how often an image's own prompt fits better than another prompt of the grid.
+    """Score how often an image's own prompt fits better than another.
 
     By default the fit is the base model's denoising loss under the prompt (Your Diffusion Model is Secretly a Zero-Shot
     Classifier, arXiv 2303.16203), with the same noise and timesteps for all prompts of an image.
@@ -23,6 +23,6 @@ def prompt_adherence(evidence: Evidence) -> Score:
 
 
 def wins(fit: PromptFit) -> np.ndarray:
-    """Compute the share of other prompts [P S] that fit worse than the image's own. Equal ones count half."""
+    """Compute the share of other prompts [P S] that fit worse. Equal ones count half."""
     own = fit.own[:, :, None]
     return ((fit.others < own) + 0.5 * (fit.others == own)).mean(2)

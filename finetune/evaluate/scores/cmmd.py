@@ -1,4 +1,4 @@
-"""CMMD: distance of the drawn images to the training set, by a Gaussian kernel."""
+"""CMMD: distance to the training set by a Gaussian kernel."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Distance of two sets of images as maximum mean discrepancy, unbiased (arXiv 1206.3162 for its estimate).
+"""Maximum mean discrepancy of two sets of images, estimated without bias.
 
 Axes: M images of one set, N of the other.
 """
@@ -18,7 +18,7 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def discrepancy_score(about: About, grid: Grid, given: Embedded, kernel: Kernel) -> Score:
-    """Score the discrepancy of the images of trained prompts and the training images."""
+    """Score the discrepancy of drawn images and training images."""
     prompts = grid.of_kinds(*STYLED)
     compared, num_seeds = given.compared(), len(grid.seeds)
     if min(len(prompts) * num_seeds, len(compared.training)) < FEWEST:
@@ -56,6 +56,6 @@ def polynomial(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def gaussian(first: np.ndarray, second: np.ndarray, width: float = 10.0) -> np.ndarray:
-    """Compute exp(-|x - y|^2 / (2 width^2)), the kernel of CMMD (arXiv 2401.09603, section 4)."""
+    """Compute the kernel of CMMD (arXiv 2401.09603, section 4). It is exp(-|x - y|^2 / (2 width^2))."""
     squared = np.square(first).sum(1)[:, None] + np.square(second).sum(1)[None] - 2 * first @ second.T
     return np.exp(-np.maximum(squared, 0) / (2 * width**2))

@@ -1,4 +1,4 @@
-"""Diversity: the number of different images that the seeds of a prompt give."""
+"""Diversity: the number of different images among a prompt's seeds."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from finetune.evaluate.results import About, Score
 
 
 def diversity(evidence: Evidence) -> Score:
-    """Score the mean Vendi score of the prompts that ask for what was trained."""
+    """Score the mean Vendi score of the trained prompts."""
     grid, compared = evidence.grid, evidence.content.compared()
     prompts = grid.of_kinds(*STYLED)
     meaning = f"How many different images the {len(grid.seeds)} seeds of a prompt give (Vendi score; its interval is "
@@ -23,9 +23,10 @@ def diversity(evidence: Evidence) -> Score:
 
 
 def vendi(vectors: np.ndarray) -> float:
-    """Compute the Vendi score of vectors [N D] of length 1 (arXiv 2210.02410, definition 3.1).
+    """Compute the Vendi score of vectors [N D] of length 1.
 
-    It is the exponential of the entropy of the eigenvalues of K / N, with cosines as the kernel K.
+    It is the exponential of the entropy of the eigenvalues of K / N, with cosines as the kernel K (arXiv 2210.02410,
+    definition 3.1).
     """
     values = np.linalg.eigvalsh(vectors @ vectors.T / len(vectors))
     values = values[values > 1e-12]

@@ -1,4 +1,4 @@
-"""Drift: how far neutral prompts moved from what the base model draws for them."""
+"""Drift: the distance of neutral prompts' images to the base model's."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ WITHOUT_TRIGGER = " There is no trigger, so these prompts take the style too."
 
 
 def drift(evidence: Evidence) -> Score:
-    """Score the distance to the base model's image of the same prompt and seed."""
+    """Score the distance to the base model's image of the seed."""
     grid, compared = evidence.grid, evidence.content.compared()
     prompts = grid.of_kinds("neutral")
     meaning = MEANING + ("" if grid.has_trigger else WITHOUT_TRIGGER)

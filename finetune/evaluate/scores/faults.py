@@ -14,7 +14,7 @@ NOISE = 2.0
 
 
 def faults(evidence: Evidence) -> Score:
-    """Score the share of faulty images of all prompts, and count them by fault."""
+    """Score the share of faulty images, and count them by fault."""
     meaning = "Share of images that are flat, black, oversaturated, noise or not numbers. Lower is better; 0 is usual."
     about = About(meaning, "lower", "pixels")
     found = {name: table & ~evidence.not_finite for name, table in pixel_faults(evidence).items()}

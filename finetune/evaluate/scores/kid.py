@@ -1,4 +1,4 @@
-"""KID: distance of the drawn images to the training set, by a polynomial kernel."""
+"""KID: distance to the training set by a polynomial kernel."""
 
 from finetune.evaluate.evidence import Evidence
 from finetune.evaluate.results import About, Score

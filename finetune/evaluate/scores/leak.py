@@ -1,4 +1,4 @@
-"""Content leak: things of the training images where the prompt did not ask for them. Axes as in evidence.py."""
+"""Content leak: things of the training images without being asked for. Axes as in evidence.py."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from finetune.evaluate.results import About, Score
 
 
 def content_leak(evidence: Evidence) -> Score:
-    """Score how often a training caption fits an image better than its own prompt, above the base model's images.
+    """Score how often a training caption fits better than the prompt.
 
-    Only prompts count whose content is not in the training set.
+    The base model's rate is subtracted. Only prompts count whose content is not in the training set.
     """
     meaning = "How much more often than the base model's an image fits a caption of the training set better than its "
     meaning += "own prompt, which asks for something else. Lower is better; 0 means none."

@@ -1,4 +1,4 @@
-"""Likeness to the training set on a scale between the base model and the set itself. Axes as in evidence.py."""
+"""Likeness to the training set, from that of the base model on. Axes as in evidence.py."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ LEAST_ROOM = 0.05
 
 @dataclass(frozen=True)
 class Scale:
-    """The likeness of the base model's images, and that of other images of the set."""
+    """Both ends: the base model's likeness, and that of the set's images."""
 
     zero: float
     one: float
@@ -27,7 +27,7 @@ class Scale:
 
 
 def likeness_score(about: About, grid: Grid, given: Embedded) -> Score:
-    """Score the mean cosine with the training images, between 0 for the base model and 1 for the set itself."""
+    """Score the mean cosine with the training images. 0 is the base model, 1 the set itself."""
     prompts = grid.of_kinds(*STYLED)
     compared = given.compared()
     scale = scale_of(compared, prompts)

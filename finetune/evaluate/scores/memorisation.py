@@ -1,4 +1,4 @@
-"""Memorisation: images that are nearer to a training image than images of the set are to each other.
+"""Memorisation: images that repeat a training image.
 
 Axes: P prompts, S seeds, N training images, M images that calibrate, D width.
 """
@@ -17,7 +17,7 @@ MOST_NAMED = 20
 
 
 def memorisation(evidence: Evidence) -> Score:
-    """Score the share of images with a suspiciously near training image, and name those.
+    """Score the share of images that repeat a training image.
 
     The nearest training image of every held-out image, and of every training image among the others, says how near two
     images of the set are by chance. An image counts where at most FALSE_ALARMS of those are as near. Of few training
@@ -58,7 +58,7 @@ def memorisation(evidence: Evidence) -> Score:
 
 
 def calibration(compared: Embedded) -> np.ndarray:
-    """Compute the nearest cosine [M] of images of the set to training images that are not themselves."""
+    """Compute the nearest cosine [M] among images of the set."""
     among = compared.training @ compared.training.T
     np.fill_diagonal(among, -np.inf)
     if compared.mirrored is not None:
@@ -74,7 +74,7 @@ def calibration(compared: Embedded) -> np.ndarray:
 
 
 def nearest_training(vectors: np.ndarray, compared: Embedded) -> tuple[np.ndarray, np.ndarray]:
-    """Find the cosine and number [P S] of the nearest training image, as it is or mirrored, of vectors [P S D]."""
+    """Find the cosine and number [P S] of the nearest training image. It may be mirrored."""
     cosines = vectors @ compared.training.T
     if compared.mirrored is not None:
         cosines = np.maximum(cosines, vectors @ compared.mirrored.T)

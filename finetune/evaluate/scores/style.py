@@ -6,7 +6,7 @@ from finetune.evaluate.scores.likeness import likeness_score
 
 
 def style_likeness(evidence: Evidence) -> Score:
-    """Score how far images went from the base model's style to that of the training set."""
+    """Score how far images went to the style of the set."""
     meaning = "How much images look like the training set: 0 is the base model, 1 another image of the set. Higher is "
     meaning += "better."
     return likeness_score(About(meaning, "higher", evidence.style.name), evidence.grid, evidence.style)

@@ -6,7 +6,7 @@ from finetune.evaluate.scores.likeness import likeness_score
 
 
 def subject_likeness(evidence: Evidence) -> Score:
-    """Score how far images went from what the base model draws to what the training images show."""
+    """Score how far images went to what the training images show."""
     meaning = "How much images show what the training images show: 0 is the base model, 1 another image of the set. "
     meaning += "Higher is better for a subject; for a style it should stay low."
     return likeness_score(About(meaning, "higher", evidence.content.name), evidence.grid, evidence.content)

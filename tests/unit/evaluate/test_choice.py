@@ -12,7 +12,7 @@ LIMITS = LimitsConfig()
 
 
 def row(step: int | None, likeness: float, *, spread: float = 0.0, **others: float) -> dict[str, Any]:
-    """A row whose cells differ from its likeness by the same pattern in all rows, times `spread`."""
+    """A row whose cells spread around its likeness."""
     pattern = np.random.default_rng(step or 0).normal(0, spread, (6, 4)) if spread else np.zeros((6, 4))
     cells = likeness + pattern - pattern.mean()
     style = {"value": likeness, "low": likeness - 0.1, "high": likeness + 0.1, "cells": cells.tolist()}
@@ -40,7 +40,7 @@ def test_where_no_difference_shows_the_earliest_is_chosen() -> None:
 
 
 def test_a_small_difference_that_all_cells_share_shows() -> None:
-    """Both intervals overlap by far, that of the paired difference does not contain 0."""
+    """Both intervals overlap; that of the paired difference is above 0."""
     choice = choose([row(100, 0.58), row(200, 0.6)], "style", LIMITS)
     assert choice is not None and choice.row["step"] == 200
     assert choice.difference is not None and choice.difference.low > 0

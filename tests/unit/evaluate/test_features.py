@@ -58,7 +58,7 @@ def test_no_hook_stays_on_the_denoiser(model: FrozenModel) -> None:
 
 
 def test_the_fit_is_the_loss_of_each_text_by_itself(model: FrozenModel) -> None:
-    """One text at a time, with the objective's own functions, gives the same order and nearly the same numbers."""
+    """Compute the losses of one text at a time."""
     image, texts = drawings(1)[0], ("a red square", "a cat")
     found = DenoisingLoss(model).fits(image, texts)
     clean = model.latents(image[None])
@@ -91,7 +91,7 @@ def test_an_image_through_the_autoencoder_is_that_of_the_model_itself(model: Fro
 
 
 def test_pixel_statistics_do_not_depend_on_the_place() -> None:
-    """A drawing that is moved is nearer than the same drawing in another colour, or with its edges blurred."""
+    """A moved drawing is near, another colour or blur is not."""
     square = torch.full((3, 64, 64), 1.0)
     square[:, 16:40, 16:40] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
     moved = square.roll((8, 8), (1, 2))

@@ -25,7 +25,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def embedded(toward: float = 0.0, seed: int = 0, num_held_out: int = 0) -> Embedded:
-    """Samples at a share `toward` of the way from the base model's images to the training images."""
+    """Samples at a share of the way to the training images."""
     random = np.random.default_rng(seed)
     shift = np.zeros(D)
     shift[:6] = 3.0
@@ -112,7 +112,7 @@ def test_without_a_trigger_drift_says_so() -> None:
 
 
 def test_the_vendi_score_is_that_of_a_direct_computation() -> None:
-    """The eigenvalues of the full kernel by a general solver, and the closed form of two images."""
+    """A general solver for eigenvalues, and the closed form of two images."""
     vectors = unit(DICE.normal(0, 1, (7, 5)))
     kernel = vectors @ vectors.T / 7
     values = np.clip(np.linalg.eigvals(kernel).real, 1e-300, None)
@@ -171,7 +171,7 @@ def test_mirrored_copies_are_found() -> None:
 
 @pytest.mark.parametrize("num", [4, 40])
 def test_new_images_of_the_set_raise_as_many_false_alarms_as_stated(num: int) -> None:
-    """Over 60 sets, images like those of the set itself are called duplicates at the stated rate, or less."""
+    """Over 60 sets, the rate is the stated one."""
     rates, levels = [], []
     for seed in range(60):
         random = np.random.default_rng(seed)
@@ -234,7 +234,7 @@ def test_discrepancies_are_near_zero_for_equal_distributions(name: str) -> None:
 
 
 def test_the_discrepancy_is_unbiased() -> None:
-    """The mean over many pairs of small sets of one distribution is 0, and a direct sum over pairs agrees."""
+    """Small sets of one distribution have a mean of 0; loops agree."""
     random = np.random.default_rng(4)
     first, second = random.normal(0, 1, (5, 3)), random.normal(0, 1, (7, 3))
     kernel = [[polynomial(a[None], b[None]).item() for b in (*first, *second)] for a in (*first, *second)]
