@@ -24,9 +24,18 @@ class TrackingConfig:
     project: str | None = None
     """Project of the run; none takes sd-finetune, in W&B the variable WANDB_PROJECT first."""
     run_name: str | None = None
-    """Name of the run; none takes the output folder's name, in W&B the variable WANDB_NAME first."""
+    """Name of the run; none takes the output folder's name and the first letters of the run's id, in W&B the variable
+    WANDB_NAME first."""
     tags: tuple[str, ...] = ()
     """Labels of the run; where none are given, W&B takes those of the variable WANDB_TAGS."""
+    entity: str | None = None
+    """W&B user or team; none takes the variable WANDB_ENTITY, then your own."""
+    group: str | None = None
+    """W&B group of runs that belong together; none takes WANDB_RUN_GROUP."""
+    job_type: str | None = None
+    """Kind of run within a W&B group, such as train; none takes WANDB_JOB_TYPE."""
+    notes: str | None = None
+    """What the run is for, shown in W&B; none takes WANDB_NOTES."""
     mode: Literal["auto", "online", "offline"] = "auto"
     """W&B mode; auto is online when you are logged in, else offline."""
 

@@ -21,10 +21,12 @@ from finetune.processes.streams import lost_output
 from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import summary
+from finetune.run.preview import all_previews
 from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
 from finetune.session import Progress, Session
+from finetune.tracking.tracker import Tracker
 
 
 def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
@@ -40,13 +42,15 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         written = export(session, progress, method)
         for path, difference in written.items():
             run.say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
-        tracker.log_files(
-            run.folder / "export",
-            name=run.config.output.export_name,
-            kind="model",
-            paths=list(written),
-            metadata={"base_sha256": session.model.base_sha256, "steps": progress.step},
-        )
+        for path in written:
+            tracker.log_files(
+                run.folder / "export",
+                name=artifact_name(run.config.output.export_name, path, run.folder / "export"),
+                kind="model",
+                paths=[path],
+                metadata={"base_sha256": session.model.base_sha256, "steps": progress.step},
+            )
+        log_gallery(session, tracker)
         with writing(run.folder / "report.html"):
             report = write_report(run.folder, message=" ".join(lost_output()) or None)
         tracker.finish(0)
@@ -57,6 +61,18 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         write_status(run.folder, run.steps, written)
         run.say(f"Report: {report}")
     ranks().exchange()
+
+
+def artifact_name(name: str, path: Path, folder: Path) -> str:
+    """Name the artifact of one exported format. It is the export's name and that of the file or folder."""
+    part = "-".join(path.relative_to(folder).with_suffix("").parts)
+    return name if part in ("", name) else f"{name}-{part}"
+
+
+def log_gallery(session: Session, tracker: Tracker) -> None:
+    """Log the previews of all steps as one table."""
+    if rows := all_previews(session.run.folder / "previews", session.run.config.preview):
+        tracker.log_gallery(rows)
 
 
 def export(session: Session, progress: Progress, method: TuningMethod) -> dict[Path, float]:
@@ -112,6 +128,7 @@ def end_stopped(session: Session, step: int) -> NoReturn:
     if tracker:
         with writing(run.folder / "report.html"):
             write_report(run.folder, message=" ".join([f"Stopped {where}.", *lost_output()]))
+        log_gallery(session, tracker)
         tracker.finish(EXIT_CODE)
     ranks().exchange()  # a launcher kills those that still save once one has ended
     ranks().leave()

@@ -21,6 +21,7 @@ from finetune.models.samplers import with_sampler
 from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
+from finetune.report.rows import read_json
 from finetune.session import Session
 from finetune.tracking.backend import PreviewRow
 from finetune.tracking.tracker import Tracker
@@ -39,6 +40,14 @@ def planned_previews(folder: Path, config: PreviewConfig, step: int) -> list[Pre
         has_base = step != BASE_STEP and base.exists()
         planned.append(PreviewRow(line, seed, folder / f"step_{step:06d}_{name}", base if has_base else None))
     return planned
+
+
+def all_previews(folder: Path, config: PreviewConfig) -> list[tuple[int, PreviewRow]]:
+    """List the previews that were drawn by prompt, then seed, then step. Each has its step."""
+    steps = read_json(folder / "previews.json").get("steps") or []
+    found = [(step, row) for step in steps for row in planned_previews(folder, config, step) if row.path.exists()]
+    places = {prompt: place for place, prompt in enumerate(config.prompts)}
+    return sorted(found, key=lambda entry: (places[entry[1].prompt], entry[1].seed, entry[0]))
 
 
 def preview(session: Session, step: int) -> bool:

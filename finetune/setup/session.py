@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import cast
 
-from finetune.config.parse.dump import as_plain, dump
-from finetune.files import refuse_lost_folder, write_atomically, writing
+from finetune.config.parse.dump import dump
+from finetune.files import refuse_lost_folder, write_atomically
 from finetune.processes.signals import StopRequest
 from finetune.run.base_loss import base_loss_warnings
 from finetune.run.first_steps import first_steps
@@ -14,8 +13,8 @@ from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
 from finetune.setup.network import load_live_parts, with_trained_prompts
+from finetune.setup.tracking import open_trackers
 from finetune.tasks.base import Task
-from finetune.tracking.tracker import Tracker, start_tracking
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def open_session(
         metrics = MetricsFile(
             run.folder / "metrics.jsonl", start.metrics_bytes, start.step, lambda text: run.warn([text])
         )
-        records = Records(metrics, open_trackers(run))
+        records = Records(metrics, open_trackers(run, model, data, tuned))
     options, scheduler = model.objective.options, model.components.scheduler
     components = replace(model.components, scheduler=run.family.sampling_scheduler(scheduler, options))
     stop = StopRequest()
@@ -54,13 +53,3 @@ def open_session(
         if records.tracker:
             records.tracker.finish(1)
         raise
-
-
-def open_trackers(run: Run) -> Tracker:
-    """Return the trackers of the options."""
-    options = cast("dict[str, object]", as_plain(run.config)) | {
-        "num_processes": run.accelerator.num_processes,
-        "precision": run.accelerator.mixed_precision,
-    }
-    with writing(run.folder):
-        return start_tracking(run.config.tracking, run.folder, options, data_fingerprint=run.manifest.fingerprint)

@@ -43,6 +43,11 @@ class TrackedRun:
     tags: tuple[str, ...]
     mode: Literal["auto", "online", "offline"]
     config: Mapping[str, object]
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    """All four of W&B."""
 
 
 class Backend(Protocol):
@@ -66,6 +71,28 @@ class Backend(Protocol):
 
     def notes(self) -> list[str]:
         """Say where and how to see the record."""
+        ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """The base model or dataset of a run. Files stay where they are."""
+
+    name: str
+    kind: Literal["base_model", "dataset"]
+    metadata: Mapping[str, object]
+
+
+@runtime_checkable
+class Desk(Protocol):
+    """The additional interface of a tracker with tables and lineage."""
+
+    def log_inputs(self, inputs: Sequence[Input]) -> None:
+        """Record what the run is made from."""
+        ...
+
+    def log_gallery(self, rows: Sequence[tuple[int, PreviewRow]]) -> None:
+        """Record all previews of the run as one table."""
         ...
 
 

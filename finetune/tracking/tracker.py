@@ -17,7 +17,7 @@ from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
 from finetune.import_named import import_named
-from finetune.tracking.backend import Alerting, Backend, LoggedFiles, PreviewRow, TrackedRun, Uploading
+from finetune.tracking.backend import Alerting, Backend, Desk, Input, LoggedFiles, PreviewRow, TrackedRun, Uploading
 from finetune.tracking.wandb.environment import (
     RUN_ID,
     identified,
@@ -131,8 +131,8 @@ class Tracker:
     def log_files(
         self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, object]
     ) -> None:
-        """Record files and folders inside `folder` as one artifact of this run. The exported model is one. The run's id
-        is part of the artifact's name: two runs that share a name have an artifact each."""
+        """Record files and folders inside `folder` as one artifact of this run. A format of the exported model is one.
+        The run's id is part of the artifact's name: two runs that share a name have an artifact each."""
         safe_name = re.sub(r"[^\w.-]", "-", f"{name[:64]}-{self._run_id[:63]}")  # W&B takes 128 characters
         described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
         files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
@@ -140,6 +140,16 @@ class Tracker:
         artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described)
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_files(artifact))
+
+    def log_inputs(self, inputs: Sequence[Input]) -> None:
+        """Record the base model and dataset of the run."""
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log_inputs(inputs) if isinstance(backend, Desk) else None)
+
+    def log_gallery(self, rows: Sequence[tuple[int, PreviewRow]]) -> None:
+        """Record all previews of the run, each with its step."""
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log_gallery(rows) if isinstance(backend, Desk) else None)
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert with the trackers that have them."""
@@ -172,11 +182,12 @@ def start_tracking(
 ) -> Tracker:
     """Open the trackers in turn, waiting at most `START_SECONDS` for all. What opens later still gets every call."""
     tracks_wandb = "wandb" in config.names
+    own_id = run_id(folder / "tracking.json", wanted_run_id() if tracks_wandb else None)
     run = TrackedRun(
         folder=folder,
-        id=run_id(folder / "tracking.json", wanted_run_id() if tracks_wandb else None),
+        id=own_id,
         project=config.project or DEFAULT_PROJECT,
-        name=config.run_name or folder.absolute().name,
+        name=config.run_name or f"{folder.absolute().name}-{own_id[:4]}",
         tags=config.tags,
         mode=config.mode,
         config=json.loads(json.dumps({**run_config, "dataset_fingerprint": data_fingerprint}, default=str)),

@@ -18,9 +18,10 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.tracking import tracker as tracking
-from finetune.tracking.backend import LoggedFiles, TrackedRun
+from finetune.tracking.backend import Input, LoggedFiles, TrackedRun
 from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
 from finetune.tracking.wandb import offline_run
+from finetune.tracking.wandb import server as server_probe
 from tests.support.launch import succeeded
 from tests.support.wandb_server import WandbServer, history, read_records
 
@@ -91,7 +92,10 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
     (folder / "export" / "style.safetensors").write_bytes(b"weights" * 1000)
     (folder / "export" / "embeddings" / "word.safetensors").write_bytes(b"word")
     base, tuned = folder / "base.png", folder / "tuned.png"
-    tracker.log_previews([PreviewRow("a cat", 0, base, None), PreviewRow("a cat", 1, tuned, base)], 5)
+    tracker.log_inputs([Input("ink-f1e2", "dataset", {"num_train": 12}), Input("tiny-0a1b", "base_model", {})])
+    previews = [PreviewRow("a cat", 0, base, None), PreviewRow("a cat", 1, tuned, base)]
+    tracker.log_previews(previews, 5)
+    tracker.log_gallery([(0, previews[0]), (5, previews[1])])
     paths = [folder / "export" / name for name in ("style.safetensors", "embeddings")]
     tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
 
@@ -147,7 +151,7 @@ def test_the_wandb_run_carries_config_tags_and_the_datasets_fingerprint(finished
     (run,) = finished.of("run")
     config = {update.key: json.loads(update.value_json) for update in run.config.update}
     assert config["optim"] == {"lr": 1e-4} and config["dataset_fingerprint"] == "f1e2"
-    assert list(run.tags) == ["ink"] and run.display_name == finished.folder.name
+    assert list(run.tags) == ["ink"] and run.display_name == f"{finished.folder.name}-{run.run_id[:4]}"
 
 
 def test_wandb_charts_use_our_step_as_their_axis(finished: Finished) -> None:
@@ -155,16 +159,66 @@ def test_wandb_charts_use_our_step_as_their_axis(finished: Finished) -> None:
     assert axes["train/*"] == axes["validation/*"] == axes["previews/*"] == "step"
 
 
-def test_previews_are_a_table_of_prompt_seed_step_with_the_base_beside(finished: Finished) -> None:
-    (row,) = [row for row in history(finished.records) if "previews/table._type" in row]
-    assert row["step"] == 5
-    assert row["previews/pictures.captions"] == ["a cat (seed 0)", "a cat (seed 1)"]
+def test_all_previews_are_one_table_of_prompt_seed_step_with_the_base_beside(finished: Finished) -> None:
+    shown = [row for row in history(finished.records) if any(key.startswith("previews/") for key in row)]
+    captions = ["a cat (seed 0)", "a cat (seed 1)", "a cat (seed 1), base model"]
+    assert shown[0]["step"] == 5 and shown[0]["previews/pictures.captions"] == captions
     (table,) = [artifact for artifact in finished.of("artifact") if artifact.type == "run_table"]
     (content,) = [entry for entry in table.manifest.contents if entry.path.endswith(".table.json")]
     stored = json.loads(Path(content.local_path).read_text())
-    assert stored["columns"] == ["step", "prompt", "seed", "base", "tuned"]
-    assert [cells[:3] for cells in stored["data"]] == [[5, "a cat", 0], [5, "a cat", 1]]
+    assert stored["columns"] == ["prompt", "seed", "step", "base", "tuned"]
+    assert [cells[:3] for cells in stored["data"]] == [["a cat", 0, 0], ["a cat", 1, 5]]
     assert [cells[3] is None for cells in stored["data"]] == [True, False]
+
+
+def test_dataset_and_base_model_are_inputs_of_the_run_without_their_files(finished: Finished) -> None:
+    inputs = {artifact.type: artifact for artifact in finished.of("artifact") if artifact.use_after_commit}
+    assert {kind: artifact.name for kind, artifact in inputs.items()} == {
+        "dataset": "ink-f1e2",
+        "base_model": "tiny-0a1b",
+    }
+    assert json.loads(inputs["dataset"].metadata) == {"num_train": 12}
+    assert [content.path for content in inputs["dataset"].manifest.contents] == ["facts.json"]
+
+
+def test_the_summary_keeps_the_lowest_validation_loss_and_its_step(tmp_path: Path) -> None:
+    losses = {1: 0.5, 2: 0.2, 3: 0.4}
+    rows = [{"step": step, "validation/loss": loss} for step, loss in losses.items()]
+    tracked(tmp_path, rows=rows)
+    records = read_records(wandb_files(tmp_path)[0])
+    metrics = {record.metric.name: record.metric for record in records if record.HasField("metric")}
+    assert metrics["validation/loss"].summary.min
+    updates = [update for record in records if record.HasField("summary") for update in record.summary.update]
+    steps = [update.value_json for update in updates if "validation/lowest_step" in (update.key, *update.nested_key)]
+    assert steps[-1] == "2"
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tracked(tmp_path, rows=[{"step": 4, "validation/loss": 0.3}])  # a resumed run remembers
+    records = read_records(wandb_files(tmp_path)[-1])
+    updates = [update for record in records if record.HasField("summary") for update in record.summary.update]
+    assert [u.value_json for u in updates if "validation/lowest_step" in (u.key, *u.nested_key)][-1] == "2"
+
+
+def test_entity_group_job_type_and_notes_are_options_that_win_over_the_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", "theirs")
+    given: Any = {"entity": "team", "group": "ours", "job_type": "train", "notes": "why"}
+    start_tracking(TrackingConfig(**given), tmp_path, {}, data_fingerprint="f").finish(0)
+    (run,) = [record.run for record in read_records(wandb_files(tmp_path)[0]) if record.HasField("run")][:1]
+    assert (run.entity, run.run_group, run.job_type, run.notes) == ("team", "ours", "train", "why")
+    assert told == [
+        "WANDB_RUN_GROUP: got theirs, but tracking.group ours is used. Omit the option to use the variable."
+    ]
+
+
+def test_two_runs_in_folders_of_one_name_have_names_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for parent in ("a", "b"):
+        folder = tmp_path / parent / "run"
+        folder.mkdir(parents=True)
+        tracked(folder)
+        names |= {record.run.display_name for record in read_records(wandb_files(folder)[0]) if record.HasField("run")}
+    assert len(names) == 2 and all(re.fullmatch(r"run-[0-9a-f]{4}", name) for name in names)
 
 
 def test_the_exported_files_are_one_artifact_of_this_run_alone(finished: Finished) -> None:
@@ -283,7 +337,7 @@ def test_a_run_id_file_without_an_id_gives_a_new_id_and_a_warning(tmp_path: Path
 def test_a_server_that_never_answers_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    monkeypatch.setattr(offline_run, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(server_probe, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -315,7 +369,7 @@ def test_a_logged_in_users_run_is_uploaded_as_it_grows(server: WandbServer, tmp_
     tracker.finish(0)
     losses = [row["train/loss"] for row in server.history.values() if "train/loss" in row]
     assert losses == [row["loss"] for row in ROWS]
-    assert server.is_complete and server.num_artifacts == 2
+    assert server.is_complete and server.num_artifacts == 4
     assert server.files["/artifact/style.safetensors"] == b"weights" * 1000
     assert told == []
     assert "is uploaded" in tracker.notes()[0]
@@ -326,7 +380,7 @@ def test_a_server_that_falls_silent_leaves_a_complete_offline_run(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     tracker = start(tmp_path)
-    monkeypatch.setattr(offline_run, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(server_probe, "PROBE_SECONDS", 0.5)
     monkeypatch.setattr(offline_run, "CHECK_SECONDS", 0.5)
     server.is_silent.set()
     log_everything(tracker, tmp_path)

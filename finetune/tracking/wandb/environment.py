@@ -18,14 +18,18 @@ LONGEST_PROJECT, LONGEST_TAG = 128, 64
 
 
 def identified(run: TrackedRun, config: TrackingConfig) -> TrackedRun:
-    """Return the run as options or W&B's variables name it. Options come first. wandb reads the
-    others itself (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...)."""
+    """Return the run as options or W&B's variables name it. Options come first. wandb reads the other variables
+    itself where no option is given (WANDB_ENTITY, WANDB_NOTES, WANDB_RUN_GROUP, WANDB_JOB_TYPE, ...)."""
     environment = os.environ
     return replace(
         run,
         project=config.project or environment.get("WANDB_PROJECT") or run.project,
         name=config.run_name or environment.get("WANDB_NAME") or run.name,
         tags=config.tags or tags_of(environment),
+        entity=config.entity,
+        group=config.group,
+        job_type=config.job_type,
+        notes=config.notes,
     )
 
 
@@ -82,6 +86,10 @@ def unused_variables(config: TrackingConfig, folder: Path) -> list[str]:
         "WANDB_PROJECT": ("tracking.project", config.project),
         "WANDB_NAME": ("tracking.run_name", config.run_name),
         "WANDB_TAGS": ("tracking.tags", ",".join(config.tags) or None),
+        "WANDB_ENTITY": ("tracking.entity", config.entity),
+        "WANDB_RUN_GROUP": ("tracking.group", config.group),
+        "WANDB_JOB_TYPE": ("tracking.job_type", config.job_type),
+        "WANDB_NOTES": ("tracking.notes", config.notes),
     }
     texts = [
         f"{name}: got {os.environ[name]}, but {option} {value} is used. Omit the option to use the variable."

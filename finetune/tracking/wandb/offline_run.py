@@ -9,24 +9,21 @@ incomplete upload.
 
 import json
 import logging
+import math
 import os
-import queue
 import shlex
-import ssl
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 
-from finetune.tracking.backend import LoggedFiles, PreviewRow, TrackedRun
+from finetune.report.rows import read_rows
+from finetune.report.validation import Lowest, lowest
+from finetune.tracking.backend import Input, LoggedFiles, PreviewRow, TrackedRun
 from finetune.tracking.wandb.environment import tags_of
+from finetune.tracking.wandb.server import answers
 
-PROBE_SECONDS = 2.5
 CHECK_SECONDS = 2.0
 QUIET_SECONDS = 10.0
 UPLOAD_SCRIPT = Path(__file__).with_name("upload.py")
@@ -67,6 +64,10 @@ class WeightsAndBiases:
             name=run.name,
             id=run.id,
             tags=run.tags,
+            entity=run.entity,
+            group=run.group,
+            job_type=run.job_type,
+            notes=run.notes,
             config=dict(run.config),
             dir=str(run.folder),
             mode="offline",
@@ -78,6 +79,9 @@ class WeightsAndBiases:
         self._run.define_metric("step")
         for prefix in ("train", "validation", "previews"):
             self._run.define_metric(f"{prefix}/*", step_metric="step")
+        self._run.define_metric("validation/loss", step_metric="step", summary="min")
+        self._run.define_metric("train/images_per_second", step_metric="step", summary="mean")
+        self._lowest = lowest(read_rows(run.folder / "metrics.jsonl")[0])
         self._upload = self._start_upload() if self._wants_upload(run, session.settings.mode) else None
 
     def _wants_upload(self, run: TrackedRun, mode: str) -> bool:
@@ -123,19 +127,45 @@ class WeightsAndBiases:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log({**metrics, "step": step})
+        loss = metrics.get("validation/loss", math.nan)
+        if math.isfinite(loss) and (self._lowest is None or loss <= self._lowest.loss):
+            self._lowest = Lowest(step, loss, step, loss)
+        if self._lowest is not None:
+            self._run.summary["validation/lowest_step"] = self._lowest.step
+
+    def log_inputs(self, inputs: Sequence[Input]) -> None:
+        """Log artifacts that the run used, with facts alone."""
+        import wandb
+
+        for given in inputs:
+            artifact = wandb.Artifact(given.name, type=given.kind, metadata=dict(given.metadata))
+            with artifact.new_file("facts.json") as file:
+                file.write(json.dumps(given.metadata, indent=1))
+            # `use_artifact` refuses to work offline; this is what it calls where a run makes its own input.
+            self._run._log_artifact(  # pyright: ignore[reportPrivateUsage]
+                artifact, aliases=["latest"], is_user_created=True, use_after_commit=True
+            )
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
         import wandb
 
-        def image(path: Path | None, row: PreviewRow) -> wandb.Image | None:
-            return wandb.Image(str(path), caption=f"{row.prompt} (seed {row.seed})") if path else None
+        images = [
+            wandb.Image(str(image), caption=f"{row.prompt} (seed {row.seed}){named}")
+            for row in rows
+            for image, named in ((row.path, ""), (row.base_path, ", base model"))
+            if image is not None
+        ]
+        self._run.log({"previews/pictures": images, "step": step})
 
-        table = wandb.Table(
-            columns=["step", "prompt", "seed", "base", "tuned"],
-            data=[[step, r.prompt, r.seed, image(r.base_path, r), image(r.path, r)] for r in rows],
-        )
-        images = [image(row.path, row) for row in rows]
-        self._run.log({"previews/table": table, "previews/pictures": images, "step": step})
+    def log_gallery(self, rows: Sequence[tuple[int, PreviewRow]]) -> None:
+        """Log one table of all steps. W&B filters and groups its rows by prompt, seed and step."""
+        import wandb
+
+        table = wandb.Table(columns=["prompt", "seed", "step", "base", "tuned"])
+        for step, row in rows:
+            base = wandb.Image(str(row.base_path)) if row.base_path else None
+            table.add_data(row.prompt, row.seed, step, base, wandb.Image(str(row.path)))
+        self._run.log({"previews/table": table, "step": max(step for step, _ in rows)})
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert, which W&B passes on as the user chose. Offline it waits for the upload."""
@@ -212,29 +242,3 @@ class WeightsAndBiases:
         if all(any(part.glob("*.wandb.synced")) for part in self.folder.parent.glob("offline-run-*")):
             return [f"{shown}; it is uploaded to {self._server}."]
         return [f"{shown}; its last part is uploaded to {self._server}, {self._sync_command()} uploads the others."]
-
-
-def answers(server: str) -> bool:
-    """Check whether a W&B server responds to a request within `PROBE_SECONDS`. That includes name resolution."""
-    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def ask() -> None:
-        question = json.dumps({"query": "query ServerInfo { serverInfo { cliVersionInfo } }"}).encode()
-        request = urllib.request.Request(f"{server}/graphql", question, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
-                bodies.put(answer.read(65536))
-        except urllib.error.HTTPError as refusal:
-            bodies.put(refusal.read(65536) if refusal.code < 500 else b"")
-        except urllib.error.URLError as fault:
-            # wandb may trust certificates that Python does not; the server is there.
-            bodies.put(b"{}" if isinstance(fault.reason, ssl.SSLCertVerificationError) else b"")
-        except (OSError, ValueError, HTTPException):
-            bodies.put(b"")
-
-    # urlopen's timeout bounds neither a slow name server nor a slow response; waiting for a thread does.
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return isinstance(json.loads(bodies.get(timeout=PROBE_SECONDS)), dict)
-    except (queue.Empty, ValueError):  # ValueError: the page of a hotel or a proxy, not of a W&B server
-        return False
