@@ -9,6 +9,7 @@ from finetune.config.checks import refuse
 from finetune.config.facts import Count, Mark, NotNegative, Share, ShareBelowOne, at_least, not_empty
 from finetune.config.sections import ModelConfig
 
+EMBEDDED = "embedded"
 Goal = Literal["style", "subject", "full"]
 
 
@@ -75,12 +76,13 @@ class DrawConfig:
 class FeaturesConfig:
     """The features that images are compared by."""
 
-    style: str = "embedded"
+    style: str = EMBEDDED
     """embedded needs no weights but the base model's; else a transformers vision model, folder or Hub id."""
-    content: str = "embedded"
+    content: str = EMBEDDED
     """As style, for subjects, drift, diversity and leaks, e.g. facebook/dinov2-base."""
-    adherence: str = "embedded"
-    """embedded compares losses of the base model under the prompts; else a CLIP or SigLIP model, folder or Hub id."""
+    adherence: str = EMBEDDED
+    """embedded compares losses of the base model under the prompts; else a CLIP or SigLIP model, or a vision-language
+    model that is asked if the image shows the prompt (VQAScore), folder or Hub id."""
 
 
 @dataclass(frozen=True)

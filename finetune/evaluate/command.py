@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config.evaluate import EvaluateConfig
+from finetune.config.evaluate import EMBEDDED, EvaluateConfig
 from finetune.config.parse.command_line import flat_types, parse, read_flags, read_yaml
 from finetune.data.manifest import Manifest
 from finetune.evaluate.choice import best_content, choose
@@ -119,7 +119,8 @@ class Evaluation:
         """Score what is not scored yet. Returns the rows of all targets."""
         path = self.config.output / "scores.jsonl"
         known = {row["id"]: row for row in read_rows(path)}
-        wanted = {self.identity(target): target for target in targets}
+        identities = feature_identities(self.config)
+        wanted = {self.identity(target, identities): target for target in targets}
         missing = {key: target for key, target in wanted.items() if key not in known}
         if missing:
             family, source = family_of(self.config)
@@ -134,11 +135,11 @@ class Evaluation:
         self.say(score_table(found))
         return found
 
-    def identity(self, target: Target) -> str:
+    def identity(self, target: Target, features: dict[str, str]) -> str:
         """Hash everything that a row depends on."""
         config = self.config
         parts = [VERSION, target.digest, self.base.digest, self.grid.fingerprint, self.manifest.fingerprint]
-        parts += [asdict(config.draw) | {"device": None}, asdict(config.features), config.data.max_images]
+        parts += [asdict(config.draw) | {"device": None}, features, config.data.max_images]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def folder(self, target: Target) -> Path:
@@ -166,7 +167,7 @@ class Evaluation:
         self.say("Measuring the training images and the base model's")
         references = read_references(self.manifest, self.held_out, config.data.max_images, config.draw.size)
         model = FrozenModel(family, family.load(source), device_named(config.draw.device))
-        features = FeatureSet.embedded(model)
+        features = FeatureSet.from_config(config.features, model)
         return Yardstick.measured(
             self.grid, features, model, references, read_images(self.folder(self.base), self.grid)
         )
@@ -192,6 +193,14 @@ class Evaluation:
                 "scores": {name: score.row() for name, score in scores.items()},
             }
         )
+
+
+def feature_identities(config: EvaluateConfig) -> dict[str, str]:
+    """Name the features' models, with their hashes or commits."""
+    from finetune.evaluate.features.pretrained import model_files
+
+    given = {f"features.{name}": model for name, model in asdict(config.features).items()}
+    return {key: model if model == EMBEDDED else model_files(key, model).name for key, model in given.items()}
 
 
 def family_of(config: EvaluateConfig) -> "tuple[ModelFamily, ModelSource]":

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.config.evaluate import EMBEDDED, FeaturesConfig
 from finetune.evaluate.drawing import DrawnImages
 from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
 from finetune.evaluate.features.base import Feature, joined
 from finetune.evaluate.features.model import DenoiserContent, DenoiserStyle, FrozenModel, Latents
 from finetune.evaluate.features.pixels import PixelStatistics
+from finetune.evaluate.features.pretrained import VisionFeature, model_files, prompt_measure
 from finetune.evaluate.grid import Grid
-from finetune.evaluate.prompt_fit import DenoisingLoss, prompt_fit
+from finetune.evaluate.prompt_fit import DenoisingLoss, PromptMeasure, prompt_fit
 from finetune.evaluate.references import References
 from finetune.evaluate.results import Score
 from finetune.evaluate.scores import SCORES
@@ -41,13 +43,22 @@ class FeatureSet:
     style: Feature
     content: Feature
     layout: Feature
-    fit: DenoisingLoss
+    fit: PromptMeasure
 
     @staticmethod
-    def embedded(model: FrozenModel) -> "FeatureSet":
-        """Make the features that need no weights but the base model's."""
-        style = Joined((PixelStatistics(), DenoiserStyle(model)))
-        return FeatureSet(style, DenoiserContent(model), Latents(model), DenoisingLoss(model))
+    def from_config(config: FeaturesConfig, model: FrozenModel) -> "FeatureSet":
+        """Make the features that the options name. Embedded ones need no weights but the base model's."""
+        style, content, fit = Joined((PixelStatistics(), DenoiserStyle(model))), DenoiserContent(model), None
+        others = {
+            name: VisionFeature.loaded(model_files(f"features.{name}", given), model.device)
+            for name, given in (("style", config.style), ("content", config.content))
+            if given != EMBEDDED
+        }
+        if config.adherence != EMBEDDED:
+            fit = prompt_measure(model_files("features.adherence", config.adherence), model.device)
+        return FeatureSet(
+            others.get("style", style), others.get("content", content), Latents(model), fit or DenoisingLoss(model)
+        )
 
     @property
     def names(self) -> dict[str, str]:

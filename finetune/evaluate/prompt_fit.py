@@ -5,6 +5,7 @@ Axes: P prompts, S seeds, K texts, C channels, H W latent height and width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,19 @@ NUM_OTHERS = 6
 """Other prompts of the grid that an image is compared with."""
 TIMESTEPS = (0.25, 0.5, 0.75)
 """Shares of the way from the image to noise."""
+
+
+class PromptMeasure(Protocol):
+    """A measure of how well images fit texts."""
+
+    @property
+    def name(self) -> str:
+        """The name that every result states."""
+        ...
+
+    def fits(self, image: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """Compute the fit [K] of an image [3 h w] in [0, 1] to texts. More is a better fit."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +60,7 @@ class DenoisingLoss:
         return -(total / len(TIMESTEPS)).numpy()
 
 
-def prompt_fit(measure: DenoisingLoss, images: Tensor, grid: Grid) -> PromptFit:
+def prompt_fit(measure: PromptMeasure, images: Tensor, grid: Grid) -> PromptFit:
     """Compare images [P S 3 h w] with their prompts, other prompts and captions of training images."""
     own, others, captions = [], [], []
     for number, of_prompt in enumerate(images):

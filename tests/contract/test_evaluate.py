@@ -18,6 +18,7 @@ from finetune.methods.lora.export import export_adapters
 from finetune.models.family import ModelSource
 from tests.support.adapter_models import trained_model
 from tests.tiny.sd import save_pictures, save_pipeline
+from tests.tiny.vision import save_dinov2
 
 SMALL = ["--draw.size", "32", "--draw.num_inference_steps", "2", "--grid.num_prompts", "2", "--grid.num_seeds", "2"]
 
@@ -34,6 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "base": base,
         "other": save_pipeline(folder / "other", size="micro", seed=1),
         "lora": folder / "lora" / "style.safetensors",
+        "eye": save_dinov2(folder / "eye"),
         "data": save_pictures(folder / "data", count=6, size=32),
     }
 
@@ -87,7 +89,9 @@ def test_the_base_model_against_itself_drifts_and_leaks_nothing(
 ) -> None:
     """At strength 0 the LoRA draws what the base model draws."""
     for strength in ("0", "0.5"):
-        evaluated([*options(inputs, tmp_path, "lora"), "--draw.strength", strength], monkeypatch)
+        eye = ["--features.content", str(inputs["eye"])]
+        evaluated([*options(inputs, tmp_path, "lora"), "--draw.strength", strength, *eye], monkeypatch)
+    assert all(row["features"]["content"].startswith("eye@") for row in read_rows(tmp_path / "scores.jsonl"))
     rows = [row["scores"] for row in read_rows(tmp_path / "scores.jsonl")]
     assert len(rows) == 2
     scores, moved = sorted(rows, key=lambda scores: scores["drift"]["value"])
