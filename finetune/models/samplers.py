@@ -64,7 +64,10 @@ def flow_options(kind: type, scheduler: Scheduler) -> dict[str, object] | None:
     """Return the options for flow matching. A class without such options does not fit."""
     if kind.__name__.startswith("FlowMatch") and kind.__name__ in (*FLOW_MATCHING.values(), type(scheduler).__name__):
         return {}
-    if "use_flow_sigmas" not in inspect.signature(kind).parameters or "Helios" in kind.__name__:
+    known = inspect.signature(kind).parameters
+    if "use_flow_sigmas" not in known or "Helios" in kind.__name__:
+        return None
+    if scheduler.config.get("use_dynamic_shifting") and "use_dynamic_shifting" not in known:
         return None
     shift = scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0))
     return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}

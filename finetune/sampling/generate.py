@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from finetune.config.checks import prompts_of
 from finetune.config.drawing.generate import GenerateConfig
 from finetune.config.drawing.samplers import SAMPLERS, sampler_named
-from finetune.files import aside, put_in_place, remove_left_behind, sync, write_atomically, writing
+from finetune.files import remove_left_behind, write_atomically, writing
 from finetune.models import family_named, refuse_unknown_family
-from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family
 from finetune.models.parts import PARTS, load_sequentially
 from finetune.models.samplers import with_sampler
@@ -31,9 +29,10 @@ from finetune.sampling.drawing import (
     resolved,
     text_key,
 )
-from finetune.sampling.metadata import Drawn, a1111_hash, png_texts, read_own
+from finetune.sampling.grids import write_grids
+from finetune.sampling.metadata import Drawn, a1111_hash, png_texts, read_own, save_png
 from finetune.sampling.new_tokens import load_tokens
-from finetune.sampling.planned import Ingredients, PlannedImage, adapters_given, planned_images
+from finetune.sampling.planned import Ingredients, PlannedImage, ingredients, planned_images
 
 LIST = "generated.jsonl"
 Say = Callable[[str], None]
@@ -45,9 +44,7 @@ def generate(config: GenerateConfig, say: Say = print) -> list[Path]:
         say(f"warning: {warning}")
     refuse_unknown_family(config.model.family)
     device, dtype = chosen_device(config)
-    source = ModelSource.from_config(config.model)
-    lora, strengths = adapters_given(config)
-    drawn_with = Ingredients(source, lora, strengths, tuple(map(Path, config.embedding)), dtype)
+    drawn_with = ingredients(config, dtype)
     images = planned_images(config, drawn_with)
     with writing(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
@@ -59,6 +56,8 @@ def generate(config: GenerateConfig, say: Say = print) -> list[Path]:
     else:
         say(f"All {plural(len(images), 'image')} are there already.")
     write_list(config.output, images)
+    for grid in write_grids(config.output, images):
+        say(f"Grid: {grid}")
     say(f"Images: {config.output}")
     return [image.path for image in images]
 
@@ -116,7 +115,8 @@ def draw_missing(
     for batch in batches(missing, encoded, config.batch_size):
         for image, pixels in zip(batch, draw(loaded, batch, [encoded[text_key(i)] for i in batch]), strict=True):
             own = [{**each, "strength": strength} for each, strength in zip(adapters, image.strengths, strict=True)]
-            save_image(pixels, image, settings_of(loaded, image, config.model.source, own, tokens, drawn_with.dtype))
+            drawn = settings_of(loaded, image, config.model.source, own, tokens, drawn_with.dtype)
+            save_png(pixels, image.path, png_texts(drawn))
         done += len(batch)
         say(f"  {done} of {len(missing)}: {batch[-1].path.name}")
 
@@ -189,18 +189,6 @@ def settings_of(
 def title_of(kind: str) -> str:
     """Return A1111's name of a scheduler class with its usual options."""
     return next((sampler.title for sampler in SAMPLERS if sampler.scheduler == kind), kind)
-
-
-def save_image(pixels: Image.Image, image: PlannedImage, drawn: Drawn) -> None:
-    """Write an image with its settings. It is complete or absent."""
-    temporary = aside(image.path)
-    with writing(image.path):
-        try:
-            pixels.save(temporary, format="PNG", pnginfo=png_texts(drawn))
-            sync(temporary)
-            put_in_place(temporary, image.path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_list(folder: Path, images: Sequence[PlannedImage]) -> None:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
 
 from finetune import __version__
+from finetune.files import aside, put_in_place, sync, writing
 from finetune.json_text import parse_json
 
 A1111_CHUNK, OWN_CHUNK = "parameters", "sd-finetune"
@@ -105,6 +106,18 @@ def png_texts(drawn: Drawn) -> PngInfo:
     texts.add_text(A1111_CHUNK, parameters_text(drawn))
     texts.add_text(OWN_CHUNK, json.dumps(drawn.as_json(), ensure_ascii=True))
     return texts
+
+
+def save_png(pixels: Image.Image, path: Path, texts: PngInfo) -> None:
+    """Write an image with its texts. It is complete or absent."""
+    temporary = aside(path)
+    with writing(path):
+        try:
+            pixels.save(temporary, format="PNG", pnginfo=texts)
+            sync(temporary)
+            put_in_place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_own(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from finetune.config.checks import refuse
+from finetune.config.drawing.grid import Axis, read_axes
 from finetune.config.drawing.options import FIELDS, PromptOptions, notation_problems, options_from, with_shared
 from finetune.config.facts import Count, Mark
 from finetune.config.sections import ModelConfig
@@ -23,7 +24,8 @@ class GenerateConfig:
     output: Path
     """Folder of the images; the same command again draws only those that are missing."""
     lora: tuple[str, ...] = ()
-    """Files of adapters, each with its strength behind a colon, such as ink.safetensors:0.8; 1 where none is given."""
+    """Files of adapters, each with its strength behind a colon, such as ink.safetensors:0.8; 1 where none is given. The
+    folder of a run or its export stands for the files in it."""
     embedding: tuple[str, ...] = ()
     """Files of new tokens."""
     negative_prompt: Annotated[str, Mark.PROMPT] = ""
@@ -49,7 +51,8 @@ class GenerateConfig:
     image_strength: float | None = None
     """How much of the image is drawn again; none takes 0.8, with a mask 1."""
     grid: tuple[str, ...] = ()
-    """Axes of a grid, such as x=strength:0.5,0.75,1 y=seed:0,1,2 z=sampler:DDIM,Euler."""
+    """Axes of a grid, such as x=strength:0.5,0.75,1 y=seed:0,1,2 z=sampler:DDIM,Euler; y=prompt gives each prompt a
+    row."""
     batch_size: Count = 1
     """Images drawn at once, where their sizes and options are equal."""
     device: str | None = None
@@ -66,11 +69,14 @@ class GenerateConfig:
             yield "prompts: expected a prompt or a file of prompts."
         yield from notation_problems("prompts", self.prompts)
         yield from options_from("", self.given(), spelled={})[1]
+        yield from read_axes(self.grid, self.num_seeds)[1]
         for option, named in (("lora", self.lora), ("embedding", self.embedding)):
             for name in named:
                 if not os.path.exists(name) and not (option == "lora" and os.path.exists(split_strength(name)[0])):
                     yield f"{option}: no file {name}. Give the path of a safetensors file or of a run."
-        for name in dict.fromkeys(path for prompt in self.read_prompts() for path in (prompt.image, prompt.mask_image)):
+        used = [path for prompt in self.read_prompts() for path in (prompt.image, prompt.mask_image)]
+        used += [str(value) for axis in self.axes() if axis.field in ("image", "mask_image") for value in axis.values]
+        for name in dict.fromkeys(used):
             if name is not None and not os.path.isfile(name):
                 yield f"image: no file {name}. Give the path of an image."
         if self.model.quantization != "none" or self.model.offload:
@@ -81,6 +87,10 @@ class GenerateConfig:
     def given(self) -> dict[str, object]:
         """Return the options for prompts that say nothing else."""
         return {name: vars(self)[name] for name in FIELDS if name != "strength" and vars(self)[name] is not None}
+
+    def axes(self) -> list[Axis]:
+        """Return the axes of the grid, x first."""
+        return read_axes(self.grid, self.num_seeds)[0]
 
     def read_prompts(self) -> list[PromptOptions]:
         """Return the prompts, with these options where they have none."""

@@ -62,6 +62,8 @@ class Flux(ModelFamily):
         *("x_embedder", "context_embedder", "time_text_embed"),
     )
     guidance_scale = SAMPLING_GUIDANCE
+    unfit_samplers = ("FlowMatchHeunDiscreteScheduler", "SASolverScheduler")
+    """diffusers 0.42 passes them sigmas or a shift that they do not take."""
     knows_negative_prompts = False
 
     def scheduler(self, source: ModelSource) -> Scheduler:
