@@ -58,8 +58,8 @@ class GridConfig:
 class DrawConfig:
     """How images are drawn."""
 
-    size: Annotated[int, at_least(8, "pixels")] = 512
-    """Side of the square images in pixels."""
+    size: Annotated[int | None, at_least(8, "pixels")] = None
+    """Side of the square images in pixels; none takes the usual one of the model."""
     num_inference_steps: Count = 30
     """Denoising steps."""
     guidance_scale: float | None = None

@@ -165,7 +165,8 @@ class Evaluation:
 
         config = self.config
         self.say("Measuring the training images and the base model's")
-        references = read_references(self.manifest, self.held_out, config.data.max_images, config.draw.size)
+        base = read_images(self.folder(self.base), self.grid)
+        references = read_references(self.manifest, self.held_out, config.data.max_images, base.pixels.shape[2])
         model = FrozenModel(family, family.load(source), device_named(config.draw.device))
         features = FeatureSet.from_config(config.features, model)
         return Yardstick.measured(

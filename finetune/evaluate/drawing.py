@@ -21,6 +21,7 @@ from finetune.files import aside, sync
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.drawing import USUAL_SIDE
 from finetune.sampling.new_tokens import load_tokens
 
 NOTE = "sd-finetune"
@@ -87,12 +88,12 @@ def device_named(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 @torch.no_grad()
 def draw(loaded: LoadedTarget, prompt: str, seeds: tuple[int, ...], config: DrawConfig) -> np.ndarray:
     """Draw a prompt with all seeds, [S h w 3] in [0, 1]."""
-    family, components = loaded.family, loaded.components
+    family, components, side = loaded.family, loaded.components, side_of(loaded, config)
     with without_fp16_overflow(components.vae):
         return loaded.pipeline(
             **family.pipeline_prompts(components, prompt, config.negative_prompt),
-            width=config.size,
-            height=config.size,
+            width=side,
+            height=side,
             num_images_per_prompt=len(seeds),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=family.guidance_scale if config.guidance_scale is None else config.guidance_scale,
@@ -105,14 +106,31 @@ def load_target(
     family: ModelFamily, source: ModelSource, target: Target, strength: float, device: torch.device
 ) -> LoadedTarget:
     """Load a target's weights as a pipeline on a device."""
-    own = ModelSource(str(target.path)) if target.kind == "pipeline" else source
-    loaded = family.load(own)
+    loaded = load_pipeline(family, target.path) if target.kind == "pipeline" else family.load(source)
     components = replace(loaded, scheduler=family.sampling_scheduler(loaded.scheduler, LossConfig()))
     if target.kind == "adapter":
         add_adapters(family, components, target, strength)
     for part in (components.denoiser, components.vae, *components.text_encoders):
         part.requires_grad_(False).eval().to(device)
     return LoadedTarget(family, components, family.pipeline(components))
+
+
+def load_pipeline(family: ModelFamily, folder: Path | None) -> Components:
+    """Load a pipeline folder of the base model's family."""
+    try:
+        return family.load(ModelSource(str(folder)))
+    except ValueError as error:
+        raise ValueError(f"targets: {folder}: {str(error).removeprefix('model.source: ')}") from error
+
+
+def side_of(loaded: LoadedTarget, config: DrawConfig) -> int:
+    """Choose the side of images, or refuse the given one."""
+    multiple = loaded.family.pixel_multiple(loaded.components.vae)
+    if config.size is not None and config.size % multiple:
+        raise ValueError(f"draw.size: got {config.size}, expected a multiple of {multiple} for this model.")
+    latents = loaded.components.denoiser.config.get("sample_size")
+    usual = latents * loaded.family.pixels_per_latent(loaded.components.vae) if isinstance(latents, int) else USUAL_SIDE
+    return config.size or usual
 
 
 def add_adapters(family: ModelFamily, components: Components, target: Target, strength: float) -> None:

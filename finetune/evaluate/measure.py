@@ -1,7 +1,7 @@
 """From the images of a checkpoint to its scores. Axes: P prompts, S seeds, N images, D width, h w pixels."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from finetune.evaluate.references import References
 from finetune.evaluate.results import Score
 from finetune.evaluate.scores import SCORES
 from finetune.import_named import import_named
+
+USES = ("style", "content", "layout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,9 @@ class Yardstick:
     base: DrawnImages
     seen: np.ndarray
     """Training images [N h w 3] through the base model's autoencoder, whole numbers up to 255."""
-    known: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict[str, tuple[np.ndarray, ...]])
-    """By use: vectors of the base model's images, of training, held-out and mirrored training images."""
-    base_fits: list[PromptFit] = field(default_factory=list[PromptFit])
+    known: Mapping[str, Embedded]
+    """By use: all but the vectors of samples, in whose place are the base model's."""
+    base_fit: PromptFit
 
     @staticmethod
     def measured(
@@ -89,34 +91,28 @@ class Yardstick:
             model.through_autoencoder(as_tensor(images)) if len(images) else as_tensor(images)
             for images in (references.training, references.held_out)
         )
-        made = Yardstick(grid, features, references, base, as_levels(training))
-        for use in ("style", "content", "layout"):
-            encode = vars(features)[use].encode
-            made.known[use] = (
-                by_prompt(encode, base.pixels),
-                encode(training).double().numpy(),
-                encode(held_out).double().numpy() if len(held_out) else np.zeros((0, 1)),
-                encode(training.flip(3)).double().numpy() if use == "layout" else np.zeros((0, 1)),
-            )
-        made.base_fits.append(prompt_fit(features.fit, as_tensor(base.pixels), grid))
-        return made
+        known: dict[str, Embedded] = {}
+        for use in USES:
+            feature: Feature = vars(features)[use]
+            of_base, of_training = by_prompt(feature.encode, base.pixels), feature.encode(training).double().numpy()
+            of_held_out = feature.encode(held_out).double().numpy() if len(held_out) else of_training[:0]
+            mirrored = feature.encode(training.flip(3)).double().numpy() if use == "layout" else None
+            known[use] = Embedded(feature.name, of_base, of_base, of_training, of_held_out, mirrored)
+        base_fit = prompt_fit(features.fit, as_tensor(base.pixels), grid)
+        return Yardstick(grid, features, references, base, as_levels(training), known, base_fit)
 
     def embedded(self, use: str, samples: DrawnImages) -> Embedded:
         """Describe a checkpoint's images by one feature, beside all others."""
         feature: Feature = vars(self.features)[use]
-        base, training, held_out, mirrored = self.known[use]
-        of_samples = by_prompt(feature.encode, samples.pixels)
-        if not len(held_out):
-            held_out = training[:0]
-        return Embedded(feature.name, of_samples, base, training, held_out, mirrored if len(mirrored) else None)
+        return replace(self.known[use], samples=by_prompt(feature.encode, samples.pixels))
 
     def evidence(self, samples: DrawnImages) -> Evidence:
         """Collect what the scores of a checkpoint are computed from."""
         return Evidence(
             self.grid,
-            *(self.embedded(use, samples) for use in ("style", "content", "layout")),
+            *(self.embedded(use, samples) for use in USES),
             fit=prompt_fit(self.features.fit, as_tensor(samples.pixels), self.grid),
-            base_fit=self.base_fits[0],
+            base_fit=self.base_fit,
             samples=samples.pixels,
             not_finite=samples.not_finite,
             training=self.seen,

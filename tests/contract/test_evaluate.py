@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from finetune.cli import main
 from finetune.config.lora import LoRAConfig
@@ -103,6 +104,26 @@ def test_the_base_model_against_itself_drifts_and_leaks_nothing(
     assert sum(name.startswith("step_000003-") for name in folders) == 2
     drawn = [np.asarray(Image.open(tmp_path / "images" / name / "prompt00_seed0.png")) for name in folders]
     assert len({image.tobytes() for image in drawn}) == 2
+
+
+def test_what_does_not_fit_the_base_model_is_a_sentence(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"lora_unet_nothing.lora_down.weight": torch.zeros(2, 2)}, other)
+    cases = (
+        ([], ["--draw.size", "33"], "draw.size: got 33, expected a multiple of 2"),
+        ([str(save_dinov2(tmp_path / "eye"))], [], "not the folder of a finished run"),
+        ([str(other)], [], "layer of 1 that"),
+    )
+    for targets, more, words in cases:
+        arguments = options(inputs, tmp_path / "out", *([] if targets else ["lora"]))
+        if more:
+            place = arguments.index("--draw.size")
+            del arguments[place : place + 2]
+        with pytest.raises(SystemExit):
+            evaluated([*targets, *arguments, *more], monkeypatch)
+        assert words in capsys.readouterr().err
 
 
 def test_targets_are_told_apart(inputs: dict[str, Path], tmp_path: Path) -> None:
