@@ -24,6 +24,8 @@ from finetune.sampling.adapters import load_adapters, set_strengths
 from finetune.sampling.drawing import USUAL_SIDE
 from finetune.sampling.new_tokens import load_tokens
 
+HARMLESS = "safe to ignore"
+"""What diffusers says of a file that adapts no text encoder."""
 NOTE = "sd-finetune"
 """Name of the text in each PNG that says what it is."""
 
@@ -138,8 +140,8 @@ def add_adapters(family: ModelFamily, components: Components, target: Target, st
     load_tokens(family, components, target.embeddings)
     warnings: list[str] = []
     adapters = load_adapters(family, components, [target.path] if target.path else [], warnings)
-    if warnings:
-        raise ValueError(f"targets: {target.name} is not read as a whole: {warnings[0]}")
+    if unread := [text for text in warnings if HARMLESS not in text]:
+        raise ValueError(f"targets: {target.name} is not read as a whole: {unread[0]}")
     for part in ("denoiser", "text_encoders"):
         set_strengths(adapters, [strength] * len(adapters.adapters), part)
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from finetune.cli import main
 from finetune.config.lora import LoRAConfig
 from finetune.evaluate.command import read_rows
+from finetune.evaluate.drawing import load_target
 from finetune.evaluate.scores import SCORES
 from finetune.evaluate.target import find_target
 from finetune.methods.lora.export import export_adapters
+from finetune.models import family_named
 from finetune.models.family import ModelSource
 from tests.support.adapter_models import trained_model
 from tests.tiny.sd import save_pictures, save_pipeline
@@ -124,6 +126,17 @@ def test_what_does_not_fit_the_base_model_is_a_sentence(
         with pytest.raises(SystemExit):
             evaluated([*targets, *arguments, *more], monkeypatch)
         assert words in capsys.readouterr().err
+
+
+def test_a_run_without_adapters_of_the_text_encoder_is_drawn(inputs: dict[str, Path], tmp_path: Path) -> None:
+    weights = load_file(inputs["lora"].with_name("pytorch_lora_weights.safetensors"))
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("text_encoder.")}
+    assert 0 < len(kept) < len(weights)
+    (tmp_path / "export").mkdir()
+    save_file(kept, tmp_path / "export" / "pytorch_lora_weights.safetensors")
+    family, source = family_named("sd"), ModelSource(str(inputs["base"]))
+    loaded = load_target(family, source, find_target(tmp_path), 0.5, torch.device("cpu"))
+    assert any("lora_A" in name for name, _ in loaded.components.denoiser.named_parameters())
 
 
 def test_targets_are_told_apart(inputs: dict[str, Path], tmp_path: Path) -> None:
