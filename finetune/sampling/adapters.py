@@ -26,6 +26,10 @@ from finetune.models.family import Components, ModelFamily, Network, SingleFileL
 from finetune.plurals import first_few, plural
 from finetune.sampling.weight_changes import change_of, changed_weight
 
+KINDS = {f"{name}.weight" for name in ("lora_up", "lora_down", "lora_mid")} | {"alpha", "scalar", "dora_scale"}
+KINDS |= {f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")} | {"diff", "diff_b"}
+KINDS |= {f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}
+"""Ends of the names of a layer's tensors that are understood."""
 ANY_PREFIX = "lycoris"
 """What LyCORIS' own wrapper writes before names."""
 
@@ -53,21 +57,22 @@ class Adapter:
     key: str
     """Its name in peft's layers."""
     changes: Mapping[str, Change] = field(default_factory=dict[str, Change])
-    """By the name of the layer in `Network`."""
+    """By the name of the weight in `Network`."""
     tuned: Mapping[str, tuple[TunedLayer, float]] = field(default_factory=dict[str, tuple[TunedLayer, float]])
-    """peft's layers by that name, with their scale at strength 1."""
+    """peft's layers by name, with their scale at strength 1."""
 
 
 @dataclass(frozen=True)
 class Adapters:
     """All adapters of a model, and the base model's weights below them."""
 
-    network: Network
-    layers: Mapping[str, nn.Module]
-    """The model's own layers by name, also where peft has wrapped them since."""
     adapters: Sequence[Adapter]
-    base: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """Weights of changed layers as the base model has them, filled when they are first changed."""
+    weights: Mapping[str, nn.Parameter]
+    """The model's weights that files change."""
+    base: Mapping[str, Tensor]
+    """Those weights as the base model has them, on the CPU."""
+    current: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """Strengths of each part of the model at the moment."""
 
 
 def load_adapters(family: ModelFamily, components: Components, paths: Sequence[Path], warnings: list[str]) -> Adapters:
@@ -89,7 +94,9 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
         if isinstance(layer, BaseTunerLayer):  # the last one alone would be active
             layer.set_adapter(sorted(layer._get_available_adapters()))
             layer.requires_grad_(False)
-    return Adapters(network, layers, found)
+    names = {name for adapter in found for name in adapter.changes}
+    weights = {name: layers[name.rpartition(".")[0]].get_parameter(name.rpartition(".")[2]) for name in sorted(names)}
+    return Adapters(found, weights, {name: weight.detach().clone() for name, weight in weights.items()})
 
 
 def key_beginnings(path: Path) -> set[str]:
@@ -102,7 +109,7 @@ def key_beginnings(path: Path) -> set[str]:
 
 
 def file_changes(
-    family: ModelFamily, network: Network, layers: Mapping[str, nn.Module], path: Path
+    family: ModelFamily, network: Network, layers: Mapping[str, nn.Linear | nn.Conv2d], path: Path
 ) -> dict[str, Change]:
     """Read a file in the layout of sd-scripts or LyCORIS. Layers that the model lacks are a ValueError."""
     pieces: dict[str, dict[str, Tensor]] = {}
@@ -119,22 +126,30 @@ def file_changes(
     for name, own in pieces.items():
         for layer, place in places[name].items():
             check_pieces(path, name, own, layers[layer], place)
-            found[layer] = Change(own, place)
+            if "diff_b" in own:
+                found[f"{layer}.bias"] = Change({"diff": own["diff_b"]}, place)
+            if set(own) != {"diff_b"}:
+                found[f"{layer}.weight"] = Change(own, place)
     return found
 
 
 def check_pieces(path: Path, name: str, pieces: Mapping[str, Tensor], layer: nn.Module, place: SingleFileLayer) -> None:
     """Raise ValueError for a layer of unknown kind or another size."""
-    try:
-        change = change_of(pieces)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"lora: {path.name}: {name} is not understood: {error} Use another file.") from error
-    expected = layer.get_parameter("weight").numel()
-    if share(place, change).numel() != expected:
-        raise ValueError(
-            f"lora: {path.name}: {name} changes {share(place, change).numel():,} weights, but that layer of the base "
-            f"model has {expected:,}. Is it made for another base model?"
-        )
+    parts = [("weight", pieces)] if set(pieces) != {"diff_b"} else []
+    parts += [("bias", {"diff": pieces["diff_b"]})] if "diff_b" in pieces else []
+    for kind, own in parts:
+        expected = 0 if kind == "bias" and layer.bias is None else layer.get_parameter(kind).numel()
+        try:
+            if unknown := sorted(set(own) - KINDS):
+                raise ValueError(f"unknown tensors {', '.join(unknown)}.")
+            num = share(place, change_of(own)).numel()
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(f"lora: {path.name}: {name} is not understood: {error} Use another file.") from error
+        if num != expected:
+            raise ValueError(
+                f"lora: {path.name}: {name} changes {num:,} numbers of the {kind}, but that layer of the base model "
+                f"has {expected:,}. Is it made for another base model?"
+            )
 
 
 def known_layers(family: ModelFamily, network: Network, layers: Mapping[str, nn.Module]) -> dict[str, Places]:
@@ -205,6 +220,8 @@ def said_by_diffusers(path: Path, warnings: list[str]) -> Iterator[None]:
 @torch.no_grad()
 def set_strengths(adapters: Adapters, strengths: Sequence[float], part: str) -> None:
     """Set the adapters' strengths in one part: denoiser or text_encoders."""
+    if adapters.current.get(part) == tuple(strengths):
+        return
     for adapter, strength in zip(adapters.adapters, strengths, strict=True):
         for name, (layer, scale) in adapter.tuned.items():
             if has_strength(layer) and name.startswith(f"{part}."):
@@ -214,16 +231,12 @@ def set_strengths(adapters: Adapters, strengths: Sequence[float], part: str) -> 
                     f"lora: {adapter.name} is of a kind without a strength, expected 1, got {strength:g}. Use the "
                     "safetensors file of the same export."
                 )
-    for name, layer in adapters.layers.items():
-        changes = [
-            (adapter.changes[name], strength)
-            for adapter, strength in zip(adapters.adapters, strengths, strict=True)
-            if name in adapter.changes
-        ]
-        if changes and name.startswith(f"{part}."):
-            weight = layer.get_parameter("weight")
-            base = adapters.base.setdefault(name, weight.detach().to("cpu", copy=True))
-            weight.copy_(with_changes(base, changes))
+    for name, weight in adapters.weights.items():
+        if name.startswith(f"{part}."):
+            pairs = zip(adapters.adapters, strengths, strict=True)
+            changes = [(adapter.changes[name], strength) for adapter, strength in pairs if name in adapter.changes]
+            weight.copy_(with_changes(adapters.base[name], changes))
+    adapters.current[part] = tuple(strengths)
 
 
 def with_changes(base: Tensor, changes: Sequence[tuple[Change, float]]) -> Tensor:

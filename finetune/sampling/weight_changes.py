@@ -15,7 +15,7 @@ TUCKER = "i j ..., i p, j r -> p r ..."
 
 def change_of(pieces: Pieces) -> Tensor:
     """Return a weight's change in float32, perhaps as a matrix. Raises ValueError for unknown kinds."""
-    kept = {name: value.float() for name, value in pieces.items() if name not in ("dora_scale", "scalar")}
+    kept = {name: value.float() for name, value in pieces.items() if name not in ("dora_scale", "scalar", "diff_b")}
     scalar = pieces["scalar"].float() if "scalar" in pieces else torch.tensor(1.0)
     match kept:
         case {"lora_mid.weight": core, "lora_up.weight": up, "lora_down.weight": down}:

@@ -29,7 +29,7 @@ def test_prompts_of_a_file_are_drawn_with_the_shipped_model(tmp_path: Path) -> N
     words += ["--output", str(tmp_path / "out"), "--num_inference_steps", "12", "--num_seeds", "2"]
     said = succeeded(words)
     assert "Drawing 4 images of 4" in said and "warning" not in said
-    paths = sorted((tmp_path / "out").glob("*.png"))
+    paths = sorted((tmp_path / "out").glob("0*.png"))
     assert [path.name[:12] for path in paths] == ["00001_seed1_", "00001_seed2_", "00002_seed0_", "00002_seed1_"]
     apple = np.asarray(Image.open(paths[0])).astype(float)
     assert apple.shape == (64, 64, 3) and apple[:8, :8].mean() > 240  # on white
@@ -83,5 +83,5 @@ def test_the_command_of_the_guide(tiny_model: Path, tmp_path: Path) -> None:
         "drawn": str(tmp_path / "drawn"),
     }
     run_command(command_with("generate.md", "generate"), stand_ins, ["--num_inference_steps", "2"])
-    paths = sorted((tmp_path / "drawn").glob("*.png"))
+    paths = sorted((tmp_path / "drawn").glob("0*.png"))
     assert len(paths) == 8 and "<lora:style:0.8>" in Image.open(paths[0]).info["parameters"]

@@ -2,17 +2,28 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+from finetune.config.drawing.generate import GenerateConfig
+from finetune.config.lora import LoRAConfig
+from finetune.config.sections import ModelConfig
 from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.export.verify import prediction, relative_difference
+from finetune.methods.lora.method import LoRA
+from finetune.models import family_named
 from finetune.models.family import Components, ModelSource
 from finetune.sampling.adapters import Adapters, load_adapters, set_strengths
+from finetune.sampling.generate import generate
+from finetune.sampling.metadata import a1111_hash
 from tests.parity.conftest import Export
-from tests.support.adapter_models import FAMILY, KINDS, fresh
+from tests.support.adapter_models import FAMILY, KINDS, fresh, trained_model
+from tests.support.families import TINY_FAMILIES, save_tiny_pipeline
 
 
 def loaded(source: ModelSource, *paths: Path) -> tuple[Components, Adapters]:
@@ -75,6 +86,52 @@ def test_other_programs_names_of_layers_are_known(export: Export, source: ModelS
     safetensors.torch.save_file(renamed, tmp_path / "other.safetensors")
     one, other = (at(*loaded(source, tmp_path / f"{name}.safetensors"), 1.0) for name in ("one", "other"))
     assert torch.equal(one, other) and relative_difference(one, prediction(FAMILY, fresh(source))) > 1e-3
+
+
+def test_a_prompts_strength_wins_and_is_written_into_the_image(
+    export: Export, source: ModelSource, tmp_path: Path
+) -> None:
+    file = export("lora").folder / "style.safetensors"
+    prompts = "a red circle", "a red circle --am 1", "a red circle --am 0"
+    small: dict[str, Any] = {"width": 32, "height": 32, "num_inference_steps": 2, "lora": (f"{file}:0.5",)}
+    model = ModelConfig(source.location)
+    half, whole, none = generate(GenerateConfig(model, prompts, tmp_path, **small))
+    (plain,) = generate(GenerateConfig(model, prompts[:1], tmp_path, **(small | {"lora": ()})))
+    (other,) = generate(GenerateConfig(model, prompts[:1], tmp_path / "other", **(small | {"lora": (str(file),)})))
+    pixels = {path: np.asarray(Image.open(path)) for path in (half, whole, none, plain, other)}
+    assert np.array_equal(pixels[none], pixels[plain]) and np.array_equal(pixels[whole], pixels[other])
+    assert not np.array_equal(pixels[half], pixels[whole]) and not np.array_equal(pixels[half], pixels[none])
+    said = Image.open(half).info["parameters"]
+    assert (
+        said.startswith("a red circle <lora:style:0.5>\n") and f'Lora hashes: "style: {a1111_hash(file)[:12]}"' in said
+    )
+
+
+def test_a_bias_is_changed_too(source: ModelSource, tmp_path: Path) -> None:
+    name, change = "lora_unet_mid_block_attentions_0_proj_in", torch.full((16,), 0.5)
+    safetensors.torch.save_file({f"{name}.diff_b": change}, tmp_path / "bias.safetensors")
+    components, adapters = loaded(source, tmp_path / "bias.safetensors")
+    layer = components.denoiser.mid_block.attentions[0].proj_in
+    before = layer.bias.clone()
+    at(components, adapters, 0.5)
+    torch.testing.assert_close(layer.bias, before + 0.25)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha"])
+@pytest.mark.parametrize("name", [name for name in TINY_FAMILIES if name != "sd"])
+def test_exports_of_other_families_give_the_trained_networks_output(name: str, kind: str, tmp_path: Path) -> None:
+    family, source = family_named(name), ModelSource(str(save_tiny_pipeline(name, tmp_path / "model")))
+    config = LoRAConfig(kind=kind, rank=2, init="gaussian" if kind == "lora" else "default")  # pyright: ignore[reportArgumentType]
+    model = trained_model(source, config, family=family)
+    trained = prediction(family, model.components)
+    written = LoRA(config).export(model, tmp_path)
+    assert len(written) == 2
+    for path in written:
+        components = fresh(source, family)
+        adapters = load_adapters(family, components, [path], [])
+        for part in ("denoiser", "text_encoders"):
+            set_strengths(adapters, (1.0,), part)
+        assert relative_difference(trained, prediction(family, components)) < 1e-3, path.name
 
 
 def test_an_adapter_without_a_strength_is_refused_at_another(export: Export, source: ModelSource) -> None:

@@ -5,14 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 
 from finetune.config.drawing.generate import GenerateConfig
 from finetune.config.sections import ModelConfig
+from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource
 from finetune.sampling.generate import generate
 from finetune.sampling.metadata import read_own
+from finetune.sampling.planned import exported_files
 
 SIZE = 32
 
@@ -89,17 +92,76 @@ def test_an_interrupted_command_leaves_whole_images_and_goes_no_further(tiny_mod
         generate(config(tiny_model, tmp_path, num_seeds=3), say)
     (only,) = tmp_path.iterdir()
     assert read_own(only) is not None
-    assert len(generate(config(tiny_model, tmp_path, num_seeds=3))) == len(list(tmp_path.glob("*.png"))) == 3
+    assert len(generate(config(tiny_model, tmp_path, num_seeds=3))) == len(list(tmp_path.glob("0*.png"))) == 3
     assert len((tmp_path / "generated.jsonl").read_text().splitlines()) == 3
 
 
-def test_images_begin_with_an_image(tiny_model: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
-    given = f"a red circle --i {tmp_path / 'red.png'}"
-    weak, strong = generate(
-        config(tiny_model, tmp_path / "out", f"{given} --t 0.01", f"{given} --t 1", width=None, num_inference_steps=100)
+def drawn_by_diffusers(kind: Any, model: Path, **arguments: Any) -> np.ndarray:
+    pipeline = kind.from_pretrained(model, safety_checker=None, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    image = pipeline("a red circle", generator=generator, num_inference_steps=10, guidance_scale=2.0, **arguments)
+    return np.asarray(image.images[0]).astype(int)
+
+
+def test_an_image_to_begin_with_is_what_diffusers_makes_of_it(tiny_model: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    line = f"a red circle --i {tmp_path / 'noise.png'} --d 3 --s 10 --l 2"
+    given = [line, f"{line} --t 0.3", f"{line} --w 32 --h 40"]
+    paths = generate(config(tiny_model, tmp_path / "out", *given, width=None, height=None))
+    images = [pixels(path) for path in paths]
+    kind, original = StableDiffusionImg2ImgPipeline, Image.fromarray(noise)
+    for image, strength in zip(images, (0.8, 0.3), strict=False):
+        expected = drawn_by_diffusers(kind, tiny_model, image=original, strength=strength)
+        assert np.abs(image - expected).max() <= 1
+    assert images[2].shape == (40, 32, 3)
+    middle = original.crop((9, 0, 41, 40))
+    assert np.abs(images[2] - drawn_by_diffusers(kind, tiny_model, image=middle, strength=0.8)).max() <= 1
+
+
+@pytest.mark.parametrize("made_for_it", [False, True])
+def test_a_masked_part_is_what_diffusers_paints(
+    made_for_it: bool, tiny_model: Path, tiny_inpainting_model: Path, tmp_path: Path
+) -> None:
+    model = tiny_inpainting_model if made_for_it else tiny_model
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    noise.save(tmp_path / "noise.png")
+    mask.save(tmp_path / "mask.png")
+    line = f"a red circle --i {tmp_path / 'noise.png'} --m {tmp_path / 'mask.png'} --d 3 --s 10 --l 2"
+    (path,) = generate(config(model, tmp_path / "out", line))
+    expected = drawn_by_diffusers(
+        StableDiffusionInpaintPipeline, model, image=noise, mask_image=mask, strength=1.0, width=32, height=32
     )
-    assert Image.open(weak).size == Image.open(strong).size
+    assert np.abs(pixels(path) - expected).max() <= 1
+    if made_for_it:
+        with pytest.raises(ValueError, match="image: got one without a mask"):
+            generate(config(model, tmp_path / "out", line.partition(" --m")[0]))
+
+
+def test_bf16_is_close_to_fp32(tiny_model: Path, tmp_path: Path) -> None:
+    exact, rounded = (generate(config(tiny_model, tmp_path, dtype=dtype))[0] for dtype in ("fp32", "bf16"))
+    difference = np.abs(pixels(exact) - pixels(rounded))
+    assert exact != rounded and 0 < difference.mean() < 8
+
+
+def test_the_export_of_a_run_stands_for_its_files(tmp_path: Path) -> None:
+    export = tmp_path / "run" / "export"
+    (export / "embeddings" / "ink").mkdir(parents=True)
+    assert exported_files(tmp_path / "a.safetensors") == (tmp_path / "a.safetensors", [])
+    with pytest.raises(ValueError, match="no adapter"):
+        exported_files(export)
+    (export / DIFFUSERS_FILE).write_bytes(b"")
+    assert exported_files(tmp_path / "run") == (export / DIFFUSERS_FILE, [])
+    for name in ("ink.safetensors", "embeddings/ink.safetensors", "embeddings/ink/learned_embeds.safetensors"):
+        (export / name).write_bytes(b"")
+    expected = export / "ink.safetensors", [export / "embeddings" / "ink.safetensors"]
+    assert exported_files(export) == exported_files(tmp_path / "run") == expected
+    (export / "b.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="has 2 files"):
+        exported_files(export)
 
 
 def test_what_the_model_cannot_do_is_one_error(tiny_model: Path, tmp_path: Path) -> None:
