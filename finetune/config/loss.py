@@ -52,7 +52,9 @@ class LossConfig:
     timestep_bias: Literal["none", "content", "style"] = "none"
     """Draw noisy timesteps more often, which set what is where (content), or clean ones, which set textures (style)."""
     timestep_density: Literal["auto", "uniform", "logit_normal"] = "auto"
-    """How timesteps of flow matching are drawn before they are shifted: auto is logit_normal (arXiv 2403.03206)."""
+    """How timesteps are drawn: auto is logit_normal (arXiv 2403.03206) for flow matching, which then shifts them, and
+    uniform for other models. With logit_normal and logit_mean 0.6 half of the timesteps are after 650 of 1000, where
+    a prompt decides what is where."""
     logit_mean: Annotated[float, ActsWith("timestep_density", "auto", "logit_normal")] = 0.0
     """Mean of the logit; above 0 draws noisy timesteps more often."""
     logit_std: Annotated[Positive, ActsWith("timestep_density", "auto", "logit_normal")] = 1.0

@@ -3,7 +3,7 @@ height and width. Timesteps `t` are whole steps 0 .. num_train_timesteps - 1 of 
 any number up to num_train_timesteps."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from finetune.config.loss import LossConfig
 from finetune.objectives.mask import LossMask, Predict
 from finetune.objectives.noise import Noise, training_noise
+
+SPECIAL = cast("Any", torch.special)  # its functions have no annotations
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 MIN_SNR = 1e-5
@@ -68,8 +70,15 @@ class Diffusion:
     def __post_init__(self) -> None:
         if self.options.weighting == "auto":
             object.__setattr__(self, "options", replace(self.options, weighting="min_snr"))
-        names = ("timestep_density", "logit_mean", "logit_std", "timestep_shift")
-        refuse_options(self.options, names, f"a model that predicts {self.prediction_type}", "flow matching")
+        this = f"a model that predicts {self.prediction_type}"
+        refuse_options(self.options, ("timestep_shift",), this, "flow matching")
+        if self.options.timestep_density != "logit_normal":
+            refuse_options(self.options, ("logit_mean", "logit_std"), this, "--loss.timestep_density logit_normal")
+        elif self.options.timestep_bias != "none":
+            raise ValueError(
+                f"loss.timestep_bias: got {self.options.timestep_bias} with timestep_density logit_normal; each says "
+                "how timesteps are drawn. Remove one of them."
+            )
         refuse_timesteps_after(len(self.alphas_cumprod) - 1, self.options)
 
     def sample_timesteps(self, u: Tensor, size: tuple[int, int]) -> Tensor:
@@ -78,7 +87,8 @@ class Diffusion:
         Of n timesteps in that range, the first m are drawn with probability m / n; with timestep_bias style, which
         draws more of the clean ones, with probability (m / n)^(1/3) (density s^(-2/3) / 3 at s = m / n); with content,
         which draws more of the noisy ones, 1 - (1 - m / n)^(1/3) (density (1 - s)^(-2/3) / 3), the cubic sampling of
-        T2I-Adapter (arXiv 2302.08453).
+        T2I-Adapter (arXiv 2302.08453). With timestep_density logit_normal s is sigmoid(mean + std * normal) (arXiv
+        2403.03206, section 3.1).
         """
         low = self.options.min_timestep or 0
         high = len(self.alphas_cumprod) - 1 if self.options.max_timestep is None else self.options.max_timestep
@@ -87,6 +97,9 @@ class Diffusion:
             u = u**3
         elif self.options.timestep_bias == "content":
             u = 1 - (1 - u) ** 3
+        elif self.options.timestep_density == "logit_normal":
+            normal: Tensor = SPECIAL.ndtri(u.double())
+            u = torch.sigmoid(self.options.logit_mean + self.options.logit_std * normal)
         return low + (u * num).long().clamp(max=num - 1)
 
     def draw_noise(self, noise: Noise, clean: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,15 @@ a clean image, to num_train_timesteps, noise alone."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from finetune.config.loss import LossConfig
-from finetune.objectives.diffusion import pseudo_huber, refuse_options, refuse_timesteps_after
+from finetune.objectives.diffusion import SPECIAL, pseudo_huber, refuse_options, refuse_timesteps_after
 from finetune.objectives.noise import Noise, training_noise
 
-SPECIAL = cast("Any", torch.special)
 """torch gives the functions of this module no types."""
 
 

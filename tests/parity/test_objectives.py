@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import pytest
@@ -239,6 +240,38 @@ def test_timesteps_stay_in_their_range_with_the_shares_of_the_closed_form(
     s = (torch.arange(num, dtype=torch.float64) + 1) / num
     expected = {"none": s, "style": s ** (1 / 3), "content": 1 - (1 - s) ** (1 / 3)}[bias]
     torch.testing.assert_close(share.double(), expected, rtol=0, atol=2 / num_draws)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.6, 1.0), (-1.0, 0.5)])
+def test_logit_normal_timesteps_have_the_shares_of_the_closed_form(
+    scheduler: DDPMScheduler, mean: float, std: float
+) -> None:
+    options = LossConfig(timestep_density="logit_normal", logit_mean=mean, logit_std=std)
+    num_draws = 200_000
+    u = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
+    objective = objective_of(scheduler, "epsilon", options)
+    t = objective.sample_timesteps(u, (8, 8))
+    assert bool((t.diff() >= 0).all())
+    share = torch.bincount(t, minlength=1000).cumsum(0) / num_draws
+    s = (torch.arange(999, dtype=torch.float64) + 1) / 1000
+    expected = [NormalDist(mean, std).cdf(float(logit)) for logit in torch.logit(s)]
+    torch.testing.assert_close(share[:-1].double(), torch.tensor(expected).double(), rtol=0, atol=2 / num_draws)
+    ends = torch.tensor([0.0, 1 - 2.0**-53, 1.0], dtype=torch.float64)
+    assert objective.sample_timesteps(ends, (8, 8)).tolist()[::2] == [0, 999]
+    assert objective.plain().options.timestep_density == "auto"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"logit_mean": 0.5}, "loss.logit_mean: got 0.5"),
+        ({"timestep_density": "logit_normal", "timestep_bias": "content"}, "Remove one of them"),
+        ({"timestep_shift": 3.0}, "only flow matching"),
+    ],
+)
+def test_options_of_timesteps_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        StableDiffusion().objective(DDPMScheduler(**BETAS), replace(LossConfig(), **changes))
 
 
 @pytest.mark.parametrize("bias", ["none", "content", "style"])
