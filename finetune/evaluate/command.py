@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from finetune.models.family import ModelFamily, ModelSource
 
 PROGRAM = "finetune evaluate"
-VERSION = 1
+VERSION = 2
 """Of the scores; rows of another version are computed again."""
 OF_RUN = {
     "model.source": "model.source",

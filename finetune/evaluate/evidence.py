@@ -74,6 +74,8 @@ class PromptFit:
     """[P S K], to other prompts of the grid."""
     captions: np.ndarray
     """[P S K], to captions of training images; NaN where the prompt asks for that."""
+    judges_style: bool = False
+    """True where a style new to the base model lowers the fit."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,11 @@ class PromptMeasure(Protocol):
         """The name that every result states."""
         ...
 
+    @property
+    def judges_style(self) -> bool:
+        """True where a style new to the base model lowers the fit."""
+        ...
+
     def fits(self, image: Tensor, texts: Sequence[str]) -> np.ndarray:
         """Compute the fit [K] of an image [3 h w] in [0, 1] to texts. More is a better fit."""
         ...
@@ -42,6 +47,7 @@ class DenoisingLoss:
 
     model: FrozenModel
     name: str = "denoising loss of the base model"
+    judges_style: bool = True
 
     @torch.no_grad()
     def fits(self, image: Tensor, texts: Sequence[str]) -> np.ndarray:
@@ -73,7 +79,7 @@ def prompt_fit(measure: PromptMeasure, images: Tensor, grid: Grid) -> PromptFit:
         others.append(fits[:, 1 : 1 + len(compared)])
         padding = np.full((len(of_prompt), len(grid.captions) - len(leaks)), np.nan)
         captions.append(np.concatenate([fits[:, 1 + len(compared) :], padding], axis=1))
-    return PromptFit(measure.name, np.stack(own), np.stack(others), np.stack(captions))
+    return PromptFit(measure.name, np.stack(own), np.stack(others), np.stack(captions), measure.judges_style)
 
 
 def other_contents(grid: Grid, number: int) -> list[str]:

@@ -132,6 +132,7 @@ class CosineFit:
     name: str
     images: VisionFeature
     tokenizer: Any
+    judges_style: bool = False
 
     @staticmethod
     def loaded(files: ModelFiles, device: torch.device) -> "CosineFit":
@@ -162,6 +163,7 @@ class AnswerFit:
     name: str
     model: Any
     processor: Any
+    judges_style: bool = False
 
     @staticmethod
     def loaded(files: ModelFiles, device: torch.device) -> "AnswerFit":

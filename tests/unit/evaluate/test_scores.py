@@ -138,6 +138,19 @@ def test_adherence_counts_other_prompts_that_fit_worse() -> None:
     assert chance.value == 0.5
 
 
+def test_a_measure_that_judges_style_is_joined_by_content() -> None:
+    """Here all fits are chance, so contents decide."""
+    chance = replace(fit(-1.0), others=np.full((P, S, 5), -1.0), judges_style=True)
+    content = embedded(1.0)
+    found = score("adherence", evidence(fit=chance, content=content))
+    assert found.detail["by_loss"] == 0.5 and found.detail["by_content"] == 1 and found.value == 0.75
+    permuted = replace(content, samples=np.roll(content.samples, 1, axis=0))
+    assert score("adherence", evidence(fit=chance, content=permuted)).detail["by_content"] < 0.6
+    random = replace(content, samples=DICE.normal(0, 1, (P, S, D)))
+    assert score("adherence", evidence(fit=chance, content=random)).detail["by_content"] == pytest.approx(0.5, abs=0.2)
+    assert " and made up" in found.features
+
+
 def test_a_leak_is_what_the_base_model_does_not_do() -> None:
     assert score("leak", evidence()).value == 0
     leaking = score("leak", evidence(fit=fit(0.0, captions=0.5)))
