@@ -5,6 +5,7 @@ read by diffusers or peft, whose layers compute beside the weights.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
     found: list[Adapter] = []
     for number, path in enumerate(paths):
         name = f"adapter_{number}"
-        keys = set() if path.is_dir() else key_beginnings(path)
+        keys = set[str]() if path.is_dir() else file_keys(path)
         own = [*family.kohya_prefixes.values(), ANY_PREFIX]
         if keys and all(any(key.startswith(f"{prefix}_") for prefix in own) for key in keys):
             found.append(Adapter(path.name, name, changes=file_changes(family, network, layers, path)))
@@ -99,11 +100,11 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
     return Adapters(found, weights, {name: weight.detach().clone() for name, weight in weights.items()})
 
 
-def key_beginnings(path: Path) -> set[str]:
-    """Return the names of a file's layers, up to the first dot. Raises ValueError for a file that is not readable."""
+def file_keys(path: Path) -> set[str]:
+    """Return the names of a file's tensors. Raises ValueError for a file that is not readable."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {key.partition(".")[0] for key in file.keys()}  # noqa: SIM118
+            return set(file.keys())
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"lora: {path} is not a readable safetensors file ({error}). Use another file.") from error
 
@@ -200,11 +201,15 @@ def has_strength(layer: object) -> bool:
 
 @contextmanager
 def said_by_diffusers(path: Path, warnings: list[str]) -> Iterator[None]:
-    """Collect what diffusers warns of while it loads a file."""
+    """Collect what diffusers warns of while it loads a file. A part of the model that the file lacks is not a fault."""
+    keys = set[str]() if path.is_dir() else file_keys(path)
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            warnings.append(f"lora: {path.name}: {' '.join(record.getMessage().split())[:400]}")
+            text = " ".join(record.getMessage().split())
+            absent = re.search(r"No LoRA keys .* prefix='(\w+)'", text)
+            if absent is None or any(key.startswith(f"{absent[1]}.") for key in keys):
+                warnings.append(f"lora: {path.name}: {text[:400]}")
 
     logger, handler = logging.getLogger("diffusers"), Collector(logging.WARNING)
     level = logger.level

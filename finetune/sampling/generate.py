@@ -12,6 +12,7 @@ from finetune.config.checks import prompts_of
 from finetune.config.drawing.generate import GenerateConfig
 from finetune.config.drawing.samplers import SAMPLERS, sampler_named
 from finetune.files import remove_left_behind, write_atomically, writing
+from finetune.json_text import parse_json
 from finetune.models import family_named, refuse_unknown_family
 from finetune.models.loading.components import find_family
 from finetune.models.parts import PARTS, load_sequentially
@@ -49,6 +50,7 @@ def generate(config: GenerateConfig, say: Say = print) -> list[Path]:
     with writing(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
     remove_left_behind(config.output)
+    listed(config.output)  # refuses one that it could not add to
     missing = [image for image in images if not is_there(image)]
     if missing:
         say(f"Drawing {plural(len(missing), 'image')} of {len(images):,} on {device} in {dtype}.")
@@ -193,11 +195,21 @@ def title_of(kind: str) -> str:
 
 def write_list(folder: Path, images: Sequence[PlannedImage]) -> None:
     """Add the images to generated.jsonl, one object per image. Those of other commands stay."""
-    path = folder / LIST
-    lines: dict[str, str] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            lines[json.loads(line)["file_name"]] = line
+    lines = listed(folder)
     for image in images:
         lines[image.path.name] = json.dumps({"file_name": image.path.name, **(read_own(image.path) or {})})
-    write_atomically(path, "".join(f"{lines[name]}\n" for name in sorted(lines)))
+    write_atomically(folder / LIST, "".join(f"{lines[name]}\n" for name in sorted(lines)))
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Return the lines of generated.jsonl by image. Raises ValueError for another program's file."""
+    lines: dict[str, str] = {}
+    path = folder / LIST
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines[parse_json(line)["file_name"]] = line
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"output: {path} is not a list of this program. Move it, or use another folder."
+            ) from error
+    return lines

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.config.drawing.generate import GenerateConfig
 from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import as_flat
 from tests.support.launch import ROOT, command, succeeded
@@ -45,6 +46,15 @@ def test_the_help_of_evaluate_loads_nothing_heavy(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0 and ended.stderr.strip() == "" and "--grid.num-seeds" in ended.stdout.replace("_", "-")
+
+
+def test_help_of_generate_loads_nothing_heavy_and_names_every_option(tmp_path: Path) -> None:
+    code = "import sys; from finetune.cli import main; sys.argv = ['finetune', 'generate', '--help']; import atexit; "
+    code += f"atexit.register(lambda: print('HEAVY', *sorted(set(sys.modules) & set({HEAVY})))); main()"
+    said = succeeded(["-c", code])
+    assert said.splitlines()[-1] == "HEAVY"
+    options = as_flat(parse(GenerateConfig, ["--model.source", "m", "--prompts", "a", "--output", "o"], program="test"))
+    assert [option for option in options if f"--{option} " not in said] == []
 
 
 @pytest.mark.parametrize(

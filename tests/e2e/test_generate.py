@@ -72,16 +72,21 @@ def test_ctrl_c_leaves_whole_images_and_the_same_command_the_rest(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_command_of_the_guide(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_guide(tiny_model: Path, tmp_path: Path) -> None:
     config = LoRAConfig(**KINDS["lora"])
-    LoRA(config).export(trained_model(ModelSource(str(tiny_model)), config), tmp_path)
+    LoRA(config).export(trained_model(ModelSource(str(tiny_model)), config), tmp_path / "run" / "export")
     (tmp_path / "prompts.txt").write_text("a red circle --w 32 --h 32\n")
     stand_ins = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5": str(tiny_model),
-        "runs/ink/export/ink.safetensors:0.8": f"{tmp_path / 'style.safetensors'}:0.8",
+        "runs/ink/export/ink.safetensors:0.8": f"{tmp_path / 'run' / 'export' / 'style.safetensors'}:0.8",
         "prompts.txt": str(tmp_path / "prompts.txt"),
         "drawn": str(tmp_path / "drawn"),
+        "runs/ink": str(tmp_path / "run"),
     }
     run_command(command_with("generate.md", "generate"), stand_ins, ["--num_inference_steps", "2"])
     paths = sorted((tmp_path / "drawn").glob("0*.png"))
     assert len(paths) == 8 and "<lora:style:0.8>" in Image.open(paths[0]).info["parameters"]
+    small = ["--num_inference_steps", "1", "--width", "32", "--height", "32"]
+    run_command(command_with("generate.md", "--grid"), stand_ins, small)
+    assert len(list((tmp_path / "drawn").glob("0*.png"))) == 8 + 18
+    assert len(list((tmp_path / "drawn").glob("grid_*.png"))) == 1 + 2

@@ -107,6 +107,16 @@ def test_a_prompts_strength_wins_and_is_written_into_the_image(
     )
 
 
+def test_a_file_without_the_text_encoder_is_read_without_a_warning(
+    export: Export, source: ModelSource, tmp_path: Path
+) -> None:
+    tensors = safetensors.torch.load_file(export("lora").folder / DIFFUSERS_FILE)
+    alone = {key: value for key, value in tensors.items() if key.startswith("unet.")}
+    safetensors.torch.save_file(alone, tmp_path / "alone.safetensors")
+    found = at(*loaded(source, tmp_path / "alone.safetensors"), 1.0)
+    assert relative_difference(found, prediction(FAMILY, fresh(source))) > 1e-3
+
+
 def test_a_bias_is_changed_too(source: ModelSource, tmp_path: Path) -> None:
     name, change = "lora_unet_mid_block_attentions_0_proj_in", torch.full((16,), 0.5)
     safetensors.torch.save_file({f"{name}.diff_b": change}, tmp_path / "bias.safetensors")

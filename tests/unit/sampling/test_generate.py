@@ -83,6 +83,14 @@ def test_other_commands_and_other_files_are_kept(tiny_model: Path, tmp_path: Pat
     assert first.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("content", ["[1]", "{}", "text", '{"file_name": "a.png"}\n\xff'])
+def test_a_list_of_another_program_is_kept(content: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "generated.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="not a list of this program"):
+        generate(config(tiny_model, tmp_path))
+    assert (tmp_path / "generated.jsonl").read_text() == content and len(list(tmp_path.iterdir())) == 1
+
+
 def test_an_interrupted_command_leaves_whole_images_and_goes_no_further(tiny_model: Path, tmp_path: Path) -> None:
     def say(text: str) -> None:
         if "1 of 3" in text:

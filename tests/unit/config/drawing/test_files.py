@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,15 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     assert "no file" in read_prompt_file(tmp_path / "none.txt")[1][0]
     (tmp_path / "p.txt").write_bytes(b"caf\xe9")
     assert "UTF-8" in read_prompt_file(tmp_path / "p.txt")[1][0]
+
+
+def test_the_files_of_the_guide_are_read(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "generate.md").read_text(encoding="utf-8")
+    listed, combined = re.findall(r"```yaml\n(.*?)```", guide, flags=re.DOTALL)
+    prompts, wrong = read_prompt_file(written(tmp_path, "a.yaml", listed))
+    assert wrong == [] and [options.strength for options in prompts] == [None, (0.8,)]
+    prompts, wrong = read_prompt_file(written(tmp_path, "b.yaml", combined))
+    assert wrong == [] and len({options.prompt for options in prompts}) == 6
 
 
 def test_images_are_searched_beside_the_file(tmp_path: Path) -> None:
