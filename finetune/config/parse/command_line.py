@@ -10,10 +10,13 @@ from finetune.config.drawing.files import with_files_read
 from finetune.config.facts import Mark, marked, options
 from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
 from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
+from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.processes.streams import let_readers_leave
 
 Config = TypeVar("Config")
+
+FOLDER = "output.folder"
 
 DASHES = "-\N{EN DASH}\N{EM DASH}"
 """Word processors make one dash of two hyphens."""
@@ -57,6 +60,9 @@ def parse_given(
         found.append(f"{key}: no such option.{meant} Run with --help for all.")
     for key in set(given) & set(marked(kind, Mark.PROMPT_LIST)):
         given[key], wrong = with_files_read(given[key], key)
+        found += wrong
+    if FOLDER in given:
+        given[FOLDER], wrong = with_run_id(given[FOLDER], FOLDER)
         found += wrong
     read: dict[str, object] = {}
     for key, texts in given.items():
