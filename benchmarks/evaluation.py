@@ -1,8 +1,8 @@
 """Known cases, ranked by the scores of finetune/evaluate.
 
-    PYTHONPATH=. python benchmarks/evaluation.py features --icons ../shared/data/icons
-    PYTHONPATH=. python benchmarks/evaluation.py made     --icons ../shared/data/icons [--trials 10]
-    PYTHONPATH=. python benchmarks/evaluation.py trained  --data ../shared/data --work runs/evaluation [--trials 10]
+    python benchmarks/evaluation.py features --icons ../shared/data/icons
+    python benchmarks/evaluation.py made     --icons ../shared/data/icons [--trials 10]
+    python benchmarks/evaluation.py trained  --data ../shared/data --work runs/evaluation [--trials 10]
 
 features: how often two icons of one style (or of one concept in different styles) are nearer to each other by a feature
 than an icon of another style (concept): the area under the curve, 0.5 by chance.
@@ -19,8 +19,11 @@ Each line is a claim, the number of trials in which it holds, and the values of 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not installed
 
 import numpy as np
 import torch
