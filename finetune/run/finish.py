@@ -65,7 +65,8 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
 
 def artifact_name(name: str, path: Path, folder: Path) -> str:
     """Name the artifact of one exported format. It is the export's name and that of the file or folder."""
-    part = "-".join(path.relative_to(folder).with_suffix("").parts)
+    inside = path.relative_to(folder).parts  # none for a whole pipeline
+    part = "-".join(inside).removesuffix(".safetensors")
     return name if part in ("", name) else f"{name}-{part}"
 
 
