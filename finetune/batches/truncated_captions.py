@@ -16,7 +16,7 @@ def cut_warnings(
         return []
     cut = family.cut_captions(tokenizers, sorted(set(captions)))
     read = [text for options in preview.read_prompts(0) for text in (options.prompt, options.negative_prompt or "")]
-    prompts = family.cut_captions(tokenizers, list(dict.fromkeys(read)))
+    prompts = family.cut_captions(tokenizers, list(dict.fromkeys(read))) if read else []
     if not cut and not prompts:
         return []
     ends = first_few([f'"{text[:60]}..."' for text in cut + prompts])
