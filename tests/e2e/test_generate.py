@@ -54,6 +54,7 @@ def test_mistakes_are_sentences_before_a_model_loads(tmp_path: Path) -> None:
     assert ended.returncode == 1 and "no folder none" in ended.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_images_and_the_same_command_the_rest(tmp_path: Path) -> None:
     words = [*GENERATE, "--model.source", str(save_pipeline(tmp_path / "model", size="micro")), "--prompts", "a circle"]
     words += ["--output", str(tmp_path / "out"), "--num_seeds", "40", "--width", "64", "--height", "64"]
