@@ -4,8 +4,7 @@ import time
 
 from finetune.processes.ranks import ranks
 from finetune.run.finish import end_stopped
-from finetune.run.first_steps import alarm
-from finetune.run.observe import begin, observe, with_row
+from finetune.run.observe import alarm, begin, observe, with_row
 from finetune.run.progress import progress_line
 from finetune.run.save import save
 from finetune.run.step import due, optimizer_step, remaining_batches, set_learning_rates

@@ -1,10 +1,15 @@
-"""Measure and show a step: validation, the row of metrics, previews."""
+"""Measure and show a step: alarms, validation, the row of metrics, previews."""
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from finetune.files import refuse_lost_folder
+from finetune.files import refuse_lost_folder, write_atomically
+from finetune.optim.first_steps import NUM_WATCHED
 from finetune.processes.ranks import ranks
+from finetune.report.rows import read_json
 from finetune.run.finish import end_stopped
 from finetune.run.preview import BASE_STEP, preview
 from finetune.run.progress import ProgressLine
@@ -28,6 +33,27 @@ def begin(session: Session) -> Progress:
     if session.run.config.preview.prompts and not preview(session, BASE_STEP):
         end_stopped(session, 0)
     return progress
+
+
+def alarm(session: Session, step: int, grad_norm: float) -> None:
+    """Print, record and send what is wrong in the first steps."""
+    run, watch = session.run, session.first_steps
+    if watch is None or step > NUM_WATCHED:
+        return
+    lr = session.tuned.optimizer.param_groups[0]["lr"]
+    found = watch.alarms(step, grad_norm, lr, is_last=step == min(NUM_WATCHED, run.steps))
+    if found:
+        run.warn(found)
+        add_warnings(run.folder / "data_card.json", found)
+        if session.records.tracker:
+            for text in found:
+                session.records.tracker.alert("First steps", text)
+
+
+def add_warnings(card: Path, found: Sequence[str]) -> None:
+    """Add warnings to the data card, from which the report shows them."""
+    known = read_json(card)
+    write_atomically(card, json.dumps(known | {"warnings": [*known.get("warnings", []), *found]}, indent=1))
 
 
 def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress:

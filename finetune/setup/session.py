@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 from finetune.config.parse.dump import dump
 from finetune.files import refuse_lost_folder, write_atomically
+from finetune.optim.first_steps import FirstSteps
 from finetune.processes.signals import StopRequest
 from finetune.run.base_loss import base_loss_warnings
-from finetune.run.first_steps import first_steps
 from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
@@ -47,7 +47,9 @@ def open_session(
     stop = StopRequest()
     stop.install()
     try:
-        watch = first_steps(run, tuned.optimizer)
+        watch = None
+        if run.first_step == 0 and run.accelerator.is_main_process:  # all processes have the same weights
+            watch = FirstSteps(tuned.optimizer, in_backward=run.config.optim.in_backward)
         yield Session(run, model, data, tuned, task, records, components, stop, start, watch)
     except Exception:
         if records.tracker:

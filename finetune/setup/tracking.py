@@ -20,11 +20,12 @@ GIT_SECONDS = 5.0
 
 def open_trackers(run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned) -> Tracker:
     """Open the trackers of the options. A new run records what it is made from."""
-    facts = run_facts(run, model, data, tuned)
+    tracking = run.config.tracking
+    facts = run_facts(run, model, data, tuned) if tracking.names else {}
     options = cast("dict[str, object]", as_plain(run.config)) | {"facts": facts}
     with writing(run.folder):
-        tracker = start_tracking(run.config.tracking, run.folder, options, data_fingerprint=run.manifest.fingerprint)
-    if run.resume is None:
+        tracker = start_tracking(tracking, run.folder, options, data_fingerprint=run.manifest.fingerprint)
+    if tracking.names and run.resume is None:
         tracker.log_inputs(inputs(run, model, facts))
     return tracker
 

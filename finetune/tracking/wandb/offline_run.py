@@ -82,6 +82,8 @@ class WeightsAndBiases:
         self._run.define_metric("validation/loss", step_metric="step", summary="min")
         self._run.define_metric("train/images_per_second", step_metric="step", summary="mean")
         self._lowest = lowest(read_rows(run.folder / "metrics.jsonl")[0])
+        if self._lowest is not None:
+            self._run.summary["validation/lowest_step"] = self._lowest.step
         self._upload = self._start_upload() if self._wants_upload(run, session.settings.mode) else None
 
     def _wants_upload(self, run: TrackedRun, mode: str) -> bool:
@@ -130,8 +132,7 @@ class WeightsAndBiases:
         loss = metrics.get("validation/loss", math.nan)
         if math.isfinite(loss) and (self._lowest is None or loss <= self._lowest.loss):
             self._lowest = Lowest(step, loss, step, loss)
-        if self._lowest is not None:
-            self._run.summary["validation/lowest_step"] = self._lowest.step
+            self._run.summary["validation/lowest_step"] = step
 
     def log_inputs(self, inputs: Sequence[Input]) -> None:
         """Log artifacts that the run used, with facts alone."""
