@@ -1,9 +1,10 @@
 """The `finetune` command: what is not training. `finetune generate`, `evaluate`, `plan`, `demo`, `doctor`."""
 
 import argparse
+import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,16 @@ def refuse_training(command: str) -> None:
         fail(ValueError(f"finetune {command}: recipes train. Use: python -m {recipe} OPTIONS.{known}"))
 
 
+@contextlib.contextmanager
+def ending_with(advice: str) -> Iterator[None]:
+    """Exit with 130 and advice after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {advice}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 def generate_images(arguments: Sequence[str]) -> None:
     """Draw the images that are missing."""
     from finetune.config.drawing.generate import GenerateConfig
@@ -98,13 +109,10 @@ def generate_images(arguments: Sequence[str]) -> None:
 
     config = parse(GenerateConfig, arguments, program="finetune generate")
     quiet_libraries()
-    try:
+    with ending_with("The same command draws the images that are missing."):
         from finetune.sampling.generate import generate
 
         generate(config)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command draws the images that are missing.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def demonstrate(options: argparse.Namespace) -> None:
@@ -112,13 +120,11 @@ def demonstrate(options: argparse.Namespace) -> None:
     from finetune.demo.run import run_demo
 
     try:
-        run_demo(options.output, options.steps)
+        with ending_with("The same command continues from the last complete stage."):
+            run_demo(options.output, options.steps)
     except subprocess.CalledProcessError as error:
         print(f"error: the recipe stopped with exit code {error.returncode}; see above.", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues from the last complete stage.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def score(arguments: list[str]) -> None:
@@ -128,11 +134,8 @@ def score(arguments: list[str]) -> None:
 
     config = parse_evaluation(arguments)
     quiet_libraries()
-    try:
+    with ending_with("The same command continues with what is missing."):
         evaluate(config, say)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues with what is missing.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:
