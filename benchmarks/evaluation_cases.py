@@ -68,7 +68,7 @@ def made_scores(icons: Sequence[Icon], model: FrozenModel, trial: int) -> Values
     """Score all made checkpoints of a trial."""
     material = material_of(icons, np.random.default_rng(trial))
     checkpoints = made_checkpoints(material, np.random.default_rng(trial))
-    references = References(material.training, material.training[:0], material.names, len(material.training))
+    references = References(material.training, material.training[:0], material.names)
     features = FeatureSet.from_config(FeaturesConfig(), model)
     yardstick = Yardstick.measured(material.grid, features, model, references, drawn(checkpoints["base"]))
     found: Values = {}

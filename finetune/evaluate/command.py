@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.config.evaluate import EMBEDDED, EvaluateConfig
 from finetune.config.parse.command_line import flat_types, parse, read_flags, read_yaml
 from finetune.data.manifest import Manifest
-from finetune.evaluate.choice import best_content, choose
+from finetune.evaluate.choice import best_content, choose, place
 from finetune.evaluate.grid import Grid, make_grid
 from finetune.evaluate.references import held_out_of, read_references, read_scored_manifest
 from finetune.evaluate.results import Score, rounded
@@ -100,7 +100,7 @@ def grid_notes(grid: Grid, config: EvaluateConfig) -> list[str]:
     if not kinds["held_out"]:
         found.append("note: no image was held out, so no prompt is a caption that the training never saw.")
     if not grid.has_trigger:
-        found.append("note: data.template adds nothing to captions, so neutral prompts take the style too.")
+        found.append("note: data.template adds nothing to captions, so the style applies to neutral prompts too.")
     return found
 
 
@@ -169,9 +169,7 @@ class Evaluation:
         references = read_references(self.manifest, self.held_out, config.data.max_images, base.pixels.shape[2])
         model = FrozenModel(family, family.load(source), device_named(config.draw.device))
         features = FeatureSet.from_config(config.features, model)
-        return Yardstick.measured(
-            self.grid, features, model, references, read_images(self.folder(self.base), self.grid)
-        )
+        return Yardstick.measured(self.grid, features, model, references, base)
 
     def row(self, key: str, target: Target, yardstick: "Yardstick") -> dict[str, Any]:
         """Score a target's images."""
@@ -232,7 +230,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_rows(path: Path, rows: Any) -> None:
     """Replace scores.jsonl, in the order of steps."""
-    ordered = sorted(rows, key=lambda row: (row["step"] is None, row["step"] or 0, row["target"]))
+    ordered = sorted(rows, key=place)
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 

@@ -17,17 +17,12 @@ from finetune.config.evaluate import DrawConfig
 from finetune.config.loss import LossConfig
 from finetune.evaluate.grid import Grid
 from finetune.evaluate.target import Target
-from finetune.files import aside, sync
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.sampling.adapters import load_adapters, set_strengths
-from finetune.sampling.drawing import USUAL_SIDE
+from finetune.sampling.drawing import usual_side
+from finetune.sampling.metadata import OWN_CHUNK, save_png
 from finetune.sampling.new_tokens import load_tokens
-
-HARMLESS = "safe to ignore"
-"""What diffusers says of a file that adapts no text encoder."""
-NOTE = "sd-finetune"
-"""Name of the text in each PNG that says what it is."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +125,7 @@ def side_of(loaded: LoadedTarget, config: DrawConfig) -> int:
     multiple = loaded.family.pixel_multiple(loaded.components.vae)
     if config.size is not None and config.size % multiple:
         raise ValueError(f"draw.size: got {config.size}, expected a multiple of {multiple} for this model.")
-    latents = loaded.components.denoiser.config.get("sample_size")
-    usual = latents * loaded.family.pixels_per_latent(loaded.components.vae) if isinstance(latents, int) else USUAL_SIDE
-    return config.size or usual
+    return config.size or usual_side(loaded.family, loaded.components)
 
 
 def add_adapters(family: ModelFamily, components: Components, target: Target, strength: float) -> None:
@@ -140,22 +133,19 @@ def add_adapters(family: ModelFamily, components: Components, target: Target, st
     load_tokens(family, components, target.embeddings)
     warnings: list[str] = []
     adapters = load_adapters(family, components, [target.path] if target.path else [], warnings)
-    if unread := [text for text in warnings if HARMLESS not in text]:
-        raise ValueError(f"targets: {target.name} is not read as a whole: {unread[0]}")
+    if warnings:
+        raise ValueError(f"targets: {target.name} is not read as a whole: {warnings[0]}")
     for part in ("denoiser", "text_encoders"):
         set_strengths(adapters, [strength] * len(adapters.adapters), part)
 
 
 def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:
-    """Write an image, with what it is, in one step. Values that are not numbers are noted and become black."""
+    """Write an image with what it is. Values that are not numbers are noted and become black."""
     is_finite = bool(np.isfinite(image).all())
     levels = np.nan_to_num(np.clip(image, 0, 1)) * 255
-    info = PngInfo()
-    info.add_text(NOTE, json.dumps(note | {"is_finite": is_finite}))
-    temporary = aside(path)
-    Image.fromarray(np.round(levels).astype(np.uint8)).save(temporary, format="PNG", pnginfo=info)
-    sync(temporary)
-    temporary.replace(path)
+    texts = PngInfo()
+    texts.add_text(OWN_CHUNK, json.dumps(note | {"is_finite": is_finite}))
+    save_png(Image.fromarray(np.round(levels).astype(np.uint8)), path, texts)
 
 
 def read_images(folder: Path, grid: Grid) -> DrawnImages:
@@ -165,6 +155,6 @@ def read_images(folder: Path, grid: Grid) -> DrawnImages:
         for seed in grid.seeds:
             with Image.open(image_path(folder, number, seed)) as image:
                 pixels.append(np.asarray(image.convert("RGB")))
-                marks.append(not json.loads(image.info[NOTE])["is_finite"])
+                marks.append(not json.loads(image.info[OWN_CHUNK])["is_finite"])
     shape = (len(grid.prompts), len(grid.seeds))
     return DrawnImages(np.stack(pixels).reshape(*shape, *pixels[0].shape), np.array(marks).reshape(shape))

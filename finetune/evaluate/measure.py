@@ -10,7 +10,7 @@ from torch import Tensor
 from finetune.config.evaluate import EMBEDDED, FeaturesConfig
 from finetune.evaluate.drawing import DrawnImages
 from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
-from finetune.evaluate.features.base import Feature, joined
+from finetune.evaluate.features.base import Feature, as_levels, joined
 from finetune.evaluate.features.model import DenoiserContent, DenoiserStyle, FrozenModel, Latents
 from finetune.evaluate.features.pixels import PixelStatistics
 from finetune.evaluate.features.pretrained import VisionFeature, model_files, prompt_measure
@@ -75,7 +75,6 @@ class Yardstick:
     grid: Grid
     features: FeatureSet
     references: References
-    base: DrawnImages
     seen: np.ndarray
     """Training images [N h w 3] through the base model's autoencoder, whole numbers up to 255."""
     known: Mapping[str, Embedded]
@@ -99,7 +98,7 @@ class Yardstick:
             mirrored = feature.encode(training.flip(3)).double().numpy() if use == "layout" else None
             known[use] = Embedded(feature.name, of_base, of_base, of_training, of_held_out, mirrored)
         base_fit = prompt_fit(features.fit, as_tensor(base.pixels), grid)
-        return Yardstick(grid, features, references, base, as_levels(training), known, base_fit)
+        return Yardstick(grid, features, references, as_levels(training), known, base_fit)
 
     def embedded(self, use: str, samples: DrawnImages) -> Embedded:
         """Describe a checkpoint's images by one feature, beside all others."""
@@ -133,8 +132,3 @@ def by_prompt(encode: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndar
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """Convert whole numbers [... h w 3] to [... 3 h w] in [0, 1]."""
     return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
-
-
-def as_levels(images: Tensor) -> np.ndarray:
-    """Convert images [N 3 h w] in [0, 1] to whole numbers [N h w 3]."""
-    return (images.movedim(1, -1) * 255).round().to(torch.uint8).numpy()

@@ -23,8 +23,6 @@ class References:
     """[N h w 3], perhaps none."""
     names: tuple[str, ...]
     """File names of the training images."""
-    num_training: int
-    """All training images, of which these are a choice."""
 
 
 def read_scored_manifest(config: ScoredDataConfig) -> Manifest:
@@ -56,7 +54,6 @@ def read_references(manifest: Manifest, held_out: set[int], most: int, size: int
         pixels_of(manifest, chosen, size),
         pixels_of(manifest, others, size),
         tuple(record.file_name for record in chosen),
-        len(trained),
     )
 
 

@@ -42,17 +42,17 @@ class LoadedPipeline:
     device: torch.device
     dtype: torch.dtype
 
-    @property
-    def side(self) -> int:
-        """The usual width and height of its images."""
-        latents = self.components.denoiser.config.get("sample_size")
-        scale = self.family.pixels_per_latent(self.components.vae)
-        return latents * scale if isinstance(latents, int) else USUAL_SIDE
+
+def usual_side(family: ModelFamily, components: Components) -> int:
+    """Get the usual width and height of a model's images."""
+    latents = components.denoiser.config.get("sample_size")
+    return latents * family.pixels_per_latent(components.vae) if isinstance(latents, int) else USUAL_SIDE
 
 
 def resolved(loaded: LoadedPipeline, options: PromptOptions) -> PromptOptions:
     """Fill in what prompt and command leave to the model. Raises ValueError for what does not fit it."""
-    width, height = options.width or loaded.side, options.height or loaded.side
+    side = usual_side(loaded.family, loaded.components)
+    width, height = options.width or side, options.height or side
     multiple = loaded.family.pixel_multiple(loaded.components.vae)
     if options.image is not None and options.width is None and options.height is None:
         width, height = (max(multiple, side // multiple * multiple) for side in open_image(options.image).size)

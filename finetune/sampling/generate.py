@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,13 +52,14 @@ def generate(config: GenerateConfig, say: Say = print) -> list[Path]:
         config.output.mkdir(parents=True, exist_ok=True)
     remove_left_behind(config.output)
     listed(config.output)  # refuses one that it could not add to
-    missing = [image for image in images if not is_there(image)]
+    drawn = {image.path.name: own for image in images if (own := settings_there(image)) is not None}
+    missing = [image for image in images if image.path.name not in drawn]
     if missing:
         say(f"Drawing {plural(len(missing), 'image')} of {len(images):,} on {device} in {dtype}.")
-        draw_missing(config, drawn_with, missing, device, say)
+        drawn |= draw_missing(config, drawn_with, missing, device, say)
     else:
         say(f"All {plural(len(images), 'image')} are there already.")
-    write_list(config.output, images)
+    write_list(config.output, drawn)
     for grid in write_grids(config.output, images):
         say(f"Grid: {grid}")
     say(f"Images: {config.output}")
@@ -82,14 +84,14 @@ def chosen_device(config: GenerateConfig) -> tuple[torch.device, str]:
     return device, "bf16" if device.type == "cuda" else "fp32"
 
 
-def is_there(image: PlannedImage) -> bool:
-    """Check whether an image was drawn before. Raises ValueError where another file has its name."""
+def settings_there(image: PlannedImage) -> dict[str, Any] | None:
+    """Read the settings of an image drawn before. Raises ValueError where another file has its name."""
     if not os.path.lexists(image.path):
-        return False
+        return None
     found = read_own(image.path)
     if found is None or found.get("key") != image.key:
         raise ValueError(f"output: {image.path} is there and not from this command. Move it, or choose another folder.")
-    return True
+    return found
 
 
 def draw_missing(
@@ -98,8 +100,8 @@ def draw_missing(
     missing: Sequence[PlannedImage],
     device: torch.device,
     say: Say,
-) -> None:
-    """Load the model, and draw and write the images."""
+) -> dict[str, dict[str, Any]]:
+    """Load the model, draw and write. Returns each image's settings by file name."""
     loaded, words = load(config, drawn_with, device, say)
     missing = [replace(image, options=resolved(loaded, image.options)) for image in missing]
     wrong = [f"prompt {image.prompt_number}: {line}" for image in missing for line in problems(loaded, image.options)]
@@ -113,14 +115,15 @@ def draw_missing(
     set_strengths(loaded.adapters, missing[0].strengths, "denoiser")
     loaded.components.denoiser.to(device)
     loaded.components.vae.to(device)
-    done = 0
+    found: dict[str, dict[str, Any]] = {}
     for batch in batches(missing, encoded, config.batch_size):
         for image, pixels in zip(batch, draw(loaded, batch, [encoded[text_key(i)] for i in batch]), strict=True):
             own = [{**each, "strength": strength} for each, strength in zip(adapters, image.strengths, strict=True)]
             drawn = settings_of(loaded, image, config.model.source, own, tokens, drawn_with.dtype)
             save_png(pixels, image.path, png_texts(drawn))
-        done += len(batch)
-        say(f"  {done} of {len(missing)}: {batch[-1].path.name}")
+            found[image.path.name] = drawn.as_json()
+        say(f"  {len(found)} of {len(missing)}: {batch[-1].path.name}")
+    return found
 
 
 def load(
@@ -193,11 +196,11 @@ def title_of(kind: str) -> str:
     return next((sampler.title for sampler in SAMPLERS if sampler.scheduler == kind), kind)
 
 
-def write_list(folder: Path, images: Sequence[PlannedImage]) -> None:
+def write_list(folder: Path, drawn: Mapping[str, Mapping[str, Any]]) -> None:
     """Add the images to generated.jsonl, one object per image. Those of other commands stay."""
     lines = listed(folder)
-    for image in images:
-        lines[image.path.name] = json.dumps({"file_name": image.path.name, **(read_own(image.path) or {})})
+    for name, settings in drawn.items():
+        lines[name] = json.dumps({"file_name": name, **settings})
     write_atomically(folder / LIST, "".join(f"{lines[name]}\n" for name in sorted(lines)))
 
 

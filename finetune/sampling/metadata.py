@@ -45,7 +45,7 @@ class Drawn:
     device: str = "cpu"
     dtype: str = "fp32"
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Return all settings in JSON's own types."""
         return {
             **vars(self),

@@ -1,8 +1,9 @@
-"""The interface of a feature, and how parts of one are joined. Axes: N images, D width."""
+"""The interface of a feature, and how parts of one are joined. Axes: N images, D width, h w pixels."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,3 +29,8 @@ def unit_rows(vectors: Tensor) -> Tensor:
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Join parts [N D] of a description to one of length 1. Every part weighs the same, whatever its width."""
     return unit_rows(torch.cat([unit_rows(part.float()) for part in parts], dim=1))
+
+
+def as_levels(images: Tensor) -> np.ndarray:
+    """Convert images [N 3 h w] in [0, 1] to whole numbers [N h w 3]."""
+    return (images.movedim(1, -1) * 255).round().to(torch.uint8).cpu().numpy()

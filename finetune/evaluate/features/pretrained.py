@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
-from finetune.evaluate.features.base import unit_rows
+from finetune.evaluate.features.base import as_levels, unit_rows
 from finetune.plurals import plural
 
 IMAGE_AND_TEXT = ("align", "altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
@@ -89,8 +89,7 @@ def model_files(option: str, model: str) -> ModelFiles:
 
 def as_images(images: Tensor) -> list[Image.Image]:
     """Convert images [N 3 h w] in [0, 1] to Pillow's."""
-    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(each) for each in levels]
+    return [Image.fromarray(each) for each in as_levels(images)]
 
 
 def bare(output: Any) -> Tensor:
@@ -176,11 +175,11 @@ class AnswerFit:
     @torch.no_grad()
     def fits(self, image: Tensor, texts: Sequence[str]) -> np.ndarray:
         """Compute the fit [K] of an image [3 h w] to texts, one by one."""
-        (picture,) = as_images(image[None])
+        shown = as_images(image[None])
         found = []
         for text in texts:
             prompt = self.prompt(QUESTION.format(text=text))
-            inputs = self.processor(images=[picture], text=[prompt], return_tensors="pt").to(self.model.device)
+            inputs = self.processor(images=shown, text=[prompt], return_tensors="pt").to(self.model.device)
             logits = self.model(**inputs).logits[0, -1].double().cpu()
             found.append(float(logits.log_softmax(0)[self.yes]))
         return np.array(found)

@@ -44,12 +44,6 @@ def off_diagonal_mean(kernel: np.ndarray, weights: np.ndarray) -> float:
     return float(pairs / (weights.sum() ** 2 - np.square(weights).sum()))
 
 
-def unbiased(first: np.ndarray, second: np.ndarray, kernel: Kernel) -> float:
-    """Estimate the squared discrepancy of two sets of vectors."""
-    one, other = (off_diagonal_mean(kernel(each, each), np.ones(len(each))) for each in (first, second))
-    return one + other - 2 * float(kernel(first, second).mean())
-
-
 def polynomial(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Compute (x . y + 1)^3, the kernel of KID for vectors of length 1 (arXiv 1801.01401, section 4)."""
     return (first @ second.T + 1) ** 3

@@ -7,7 +7,7 @@ from finetune.evaluate.results import About, Score
 
 MEANING = "How far images of prompts without the trigger moved from the base model's: 0 is not at all, 1 as far as two "
 MEANING += "unrelated images. Lower is better."
-WITHOUT_TRIGGER = " There is no trigger, so these prompts take the style too."
+WITHOUT_TRIGGER = " There is no trigger, so the style applies to these prompts too."
 
 
 def drift(evidence: Evidence) -> Score:

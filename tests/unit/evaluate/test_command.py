@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from finetune.evaluate.command import parse_evaluation, read_rows
-from finetune.evaluate.drawing import NOTE, save
+from finetune.evaluate.drawing import save
+from finetune.sampling.metadata import OWN_CHUNK
 
 
 @pytest.mark.parametrize(
@@ -50,5 +51,5 @@ def test_values_that_are_not_numbers_are_noted_in_the_image(tmp_path: Path) -> N
     image[0, 0] = np.nan
     save(image, tmp_path / "a.png", {"prompt": "x"})
     with Image.open(tmp_path / "a.png") as read:
-        assert json.loads(read.info[NOTE]) == {"prompt": "x", "is_finite": False}
+        assert json.loads(read.info[OWN_CHUNK]) == {"prompt": "x", "is_finite": False}
         assert read.getpixel((0, 0)) == (0, 0, 0) and read.getpixel((1, 1)) == (128, 128, 128)

@@ -10,7 +10,7 @@ from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
 from finetune.evaluate.grid import Grid, GridPrompt, Kind
 from finetune.evaluate.results import Score
 from finetune.evaluate.scores import SCORES
-from finetune.evaluate.scores.discrepancy import gaussian, polynomial, unbiased
+from finetune.evaluate.scores.discrepancy import Kernel, gaussian, off_diagonal_mean, polynomial
 from finetune.evaluate.scores.diversity import vendi
 from finetune.import_named import import_named
 
@@ -244,6 +244,12 @@ def test_discrepancies_are_near_zero_for_equal_distributions(name: str) -> None:
     values = [score(name, evidence(grid=grid, style=given, content=given)) for given in (near, far)]
     assert values[0].low is not None and values[0].value is not None and values[1].value is not None
     assert abs(values[0].value) < 0.1 * values[1].value and values[1].low > 0
+
+
+def unbiased(first: np.ndarray, second: np.ndarray, kernel: Kernel) -> float:
+    """Estimate the squared discrepancy of two sets of vectors."""
+    one, other = (off_diagonal_mean(kernel(each, each), np.ones(len(each))) for each in (first, second))
+    return one + other - 2 * float(kernel(first, second).mean())
 
 
 def test_the_discrepancy_is_unbiased() -> None:
