@@ -1,4 +1,4 @@
-"""The `finetune` command: what is not training. `finetune generate`, `evaluate`, `plan`, `demo`, `doctor`."""
+"""The `finetune` command: generate, evaluate, records and whatever else is not training."""
 
 import argparse
 import contextlib
@@ -39,6 +39,7 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
+    add_records(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
@@ -47,6 +48,25 @@ def main() -> None:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
     run(options)
+
+
+def add_records(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the options of `finetune records`."""
+    text = "show, search and export all images that were drawn"
+    records = options_once(commands.add_parser("records", help=text))
+    records.add_argument("folder", type=Path, help="folder that contains run folders; records.sqlite is written there")
+    records.add_argument("--search", metavar="WORDS", help="words that prompts have; appl* is the beginning of a word")
+    records.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FIELD>=VALUE",
+        help='such as "step>=100", "scores.style>0.5" or "prompt~apple"; with several all must hold',
+    )
+    records.add_argument("--like", type=Path, metavar="IMAGE", help="an image file, to find similar ones")
+    records.add_argument("--csv", type=Path, metavar="FILE", help="write what is found to a CSV file")
+    records.add_argument("--num", type=int, help="most images to show (20), or to write (all)")
+    records.add_argument("--rebuild", action="store_true", help="read every image again, also after damage")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,6 +90,9 @@ def run(options: argparse.Namespace) -> None:
                 generate_images(options.options)
             case "evaluate":
                 score(options.options)
+            case "records":
+                let_readers_leave()
+                show_records(options)
             case _:
                 from finetune.config.sections import ModelConfig
 
@@ -136,6 +159,16 @@ def score(arguments: list[str]) -> None:
     quiet_libraries()
     with ending_with("The same command continues with what is missing."):
         evaluate(config, say)
+
+
+def show_records(options: argparse.Namespace) -> None:
+    """Show, search or export the images of a folder of runs."""
+    from finetune.records.command import RecordsOptions
+    from finetune.records.command import show_records as show
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    with ending_with("The records are as they were; the same command continues."):
+        show(RecordsOptions(**given))
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:

@@ -1,0 +1,1 @@
+"""Records of generated images: one searchable SQLite file beside the run folders."""

@@ -1,0 +1,40 @@
+"""Records of a real run, its drawings and its scores."""
+
+import sqlite3
+from pathlib import Path
+
+from tests.support.launch import succeeded
+from tests.support.runs import PREVIEWS, Options, completed
+
+DRAWN = ["--num_inference_steps", "1", "--width", "32", "--height", "32"]
+SCORED = ["--draw.size", "32", "--draw.num_inference_steps", "1", "--grid.num_prompts", "2", "--grid.num_seeds", "2"]
+
+
+def finetune(*words: object) -> str:
+    return succeeded(["-m", "finetune.cli", *map(str, words)])
+
+
+def test_a_run_its_drawings_and_its_scores_are_found_again(tiny_run: Options, tmp_path: Path) -> None:
+    run, runs = tmp_path / "runs" / "ink", tmp_path / "runs"
+    options = tiny_run | PREVIEWS | {"train.steps": 2, "preview.every": 2, "output.folder": run}
+    completed("lora", options, tmp_path / "log")
+    finetune(
+        *("generate", "--model.source", options["model.source"], "--lora", f"{run}:0.5", "--prompts", "a blue square"),
+        *("--output", runs / "drawn", *DRAWN),
+    )
+    finetune("evaluate", run, "--output", runs / "scored", *SCORED)
+    said = finetune("records", runs, "--search", "blue square")
+    num_scored = len(list((runs / "scored" / "images").rglob("*.png")))
+    assert num_scored >= 16 and f"Records: {2 + 1 + num_scored} added." in said
+    assert "1 image found." in said and "drawn/" in said
+    with sqlite3.connect(runs / "records.sqlite") as records:
+        preview = "SELECT prompt, seed, num_inference_steps, base_model, width FROM images WHERE kind = ? AND step = 2"
+        expected = ("a red circle", 0, 1, str(options["model.source"]), 64)
+        assert records.execute(preview, ("preview",)).fetchall() == [expected]
+        drawn = "SELECT strength, num_inference_steps, width, sampler IS NULL FROM images WHERE kind = ?"
+        assert records.execute(drawn, ("generated",)).fetchall() == [(0.5, 1, 32, 0)]
+        own = "SELECT count(DISTINCT images.path) FROM images JOIN scores ON scores.path = images.path AND image >= 0"
+        assert records.execute(own).fetchone()[0] > 0
+    records.close()
+    finetune("records", runs, "--filter", "scores.faults>=0", "--csv", tmp_path / "out.csv")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + num_scored // 2
