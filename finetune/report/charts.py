@@ -14,6 +14,7 @@ HEIGHT = 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 20, 26
 MOST_DRAWN = 600
 MOST_HOVERS = 160
+NUM_COLORS = 8
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class Line:
 
     name: str
     points: tuple[Point, ...]
-    style: Literal["plain", "faint", "dots"] = "plain"
+    style: Literal["plain", "faint", "dots", "dashed"] = "plain"
     color: int = 1
+    """Of the page's NUM_COLORS."""
+    spread: tuple[tuple[float, float, float], ...] = ()
+    """Intervals around points: step, low, high."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A step that is spoken of, as an upright line."""
+
+    name: str
+    step: float
+    color: int = 3
+
+
+@dataclass(frozen=True)
 class Chart:
     """Lines over steps. `width` is in the page's units, in which a letter is 11 high."""
 
@@ -42,6 +55,7 @@ class Chart:
     unit: str
     lines: tuple[Line, ...]
     level: Level | None = None
+    marks: tuple[Mark, ...] = ()
     width: int = 560
 
 
@@ -62,18 +76,22 @@ def line_chart(chart: Chart) -> str:
     values = [value for line in chart.lines for _, value in line.points if value is not None]
     if not values:
         return ""
-    steps = [step for line in chart.lines for step, _ in line.points]
+    steps = [step for line in chart.lines for step, _ in line.points] + [mark.step for mark in chart.marks]
     first, last = _span(steps, 0.0)
     plot = _Plot(chart.width, (0.0 if 0 < first < last / 10 else first, last), _value_span(chart, values))
     parts = list(_axes(plot, chart.unit))
     if chart.level:
         parts.append(f'<path class="level" d="M{LEFT} {plot.y(chart.level.value)}H{plot.width - RIGHT}"/>')
+    for mark in chart.marks:
+        parts.append(f'<path class="mark c{mark.color}" d="M{plot.x(mark.step)} {TOP}V{HEIGHT - BOTTOM}"/>')
     for line in chart.lines:
         parts += _drawn(plot, line)
     parts += _hovers(plot, chart)
     legend = "".join(
         f'<span class="key c{line.color} {line.style}">{escape(line.name)}</span>' for line in chart.lines if line.name
     )
+    for mark in chart.marks:
+        legend += f'<span class="key mark c{mark.color}">{escape(mark.name)}</span>'
     if chart.level:
         legend += f'<span class="key level">{escape(chart.level.name)}</span>'
     return (
@@ -115,6 +133,7 @@ def _value_span(chart: Chart, values: Sequence[float]) -> tuple[float, float]:
     shown = [value for line in chart.lines if line.style != "faint" for _, value in line.points if value is not None]
     faint = [line for line in chart.lines if line.style == "faint"]
     raw = sorted(value for line in faint for _, value in line.points if value is not None)
+    shown += [value for line in chart.lines for _, *both in line.spread for value in both]
     shown += raw[len(raw) // 100 : len(raw) - len(raw) // 100]
     if chart.level:
         shown.append(chart.level.value)
@@ -170,6 +189,8 @@ def _drawn(plot: _Plot, line: Line) -> Iterator[str]:
         commands.append(f"{pen}{plot.x(step)} {plot.y(value)}")
         pen = "L"
     yield f'<path class="line c{line.color} {line.style}" d="{"".join(commands)}"/>'
+    for step, low, high in line.spread:
+        yield f'<path class="spread c{line.color}" d="M{plot.x(step)} {plot.y(low)}V{plot.y(high)}"/>'
     finite = [(step, value) for step, value in line.points if value is not None]
     if line.style == "dots" or len(finite) == 1:
         for step, value in finite:
@@ -194,6 +215,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
     """Yield one invisible strip per step, with the values of all lines."""
     known = [dict(line.points) for line in chart.lines]
+    around = [{step: (low, high) for step, low, high in line.spread} for line in chart.lines]
     every = sorted({step for points in known for step in points})
     steps = every[:: math.ceil(len(every) / MOST_HOVERS)]
     if every and steps[-1] != every[-1]:
@@ -202,10 +224,12 @@ def _hovers(plot: _Plot, chart: Chart) -> Iterator[str]:
     edges = [float(LEFT), *((a + b) / 2 for a, b in pairwise(xs)), float(plot.width - RIGHT)]
     for index, step in enumerate(steps):
         lines, dots = [f"step {step:,.0f}"], []
-        for line, points in zip(chart.lines, known, strict=True):
+        for line, points, spread in zip(chart.lines, known, around, strict=True):
             if step in points:
                 value = points[step]
-                lines.append(f"{line.name or chart.title}: {'not finite' if value is None else number(value)}")
+                text = "not finite" if value is None else number(value)
+                text += " [{}, {}]".format(*map(number, spread[step])) if step in spread else ""
+                lines.append(f"{line.name or chart.title}: {text}")
                 if value is not None:
                     dots.append(f'<circle class="c{line.color}" cx="{xs[index]}" cy="{plot.y(value)}" r="3.5"/>')
         left, right = edges[index], edges[index + 1]

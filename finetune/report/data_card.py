@@ -1,10 +1,24 @@
-"""The data card of a run, as its report shows it."""
+"""The data card, some training images, and the preparation's report."""
 
-from collections.abc import Sequence
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
+from finetune.data.images.decode import open_rgb
+from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
+from finetune.json_text import parse_json
+from finetune.report.gallery import SmallPreview, small_image, spread
 from finetune.report.rows import finite
+
+MOST_IMAGES = 8
+MOST_LISTED = 5_000
+"""Lines of a listing, or files of a folder, that are looked at."""
+SIDE = 112
 
 
 @dataclass(frozen=True)
@@ -18,6 +32,14 @@ class CardBucket:
     """Of the largest bucket's images."""
     crop_loss: float | None
     num_upscaled: object
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """An image that was trained on."""
+
+    name: str
+    image: SmallPreview
 
 
 @dataclass(frozen=True)
@@ -61,3 +83,55 @@ def buckets(read: Sequence[dict[str, object]]) -> list[CardBucket]:
         )
         for bucket, size in zip(read, sizes, strict=True)
     ]
+
+
+def training_images(folder: Path) -> list[TrainingImage]:
+    """Return a few training images of a folder. They are evenly spread; tables are not opened."""
+    names, found = list(itertools.islice(names_in(folder), MOST_LISTED)), []
+    for place in spread(range(len(names)), MOST_IMAGES):
+        try:
+            image = open_rgb(FolderSource(str(folder)).read(names[place]), draft=(SIDE, SIDE))
+        except (OSError, ValueError):
+            continue
+        found.append(TrainingImage(names[place], small_image(image, SIDE, SIDE)))
+    return found
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """Yield the names of training images. They are those of the listing, else all images in the folder."""
+    listing = folder / "metadata.jsonl"
+    if not listing.is_file():
+        yield from sorted(itertools.islice(image_names(folder), MOST_LISTED))
+        return
+    with listing.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = parse_json(line)
+            except ValueError:
+                continue
+            name = row.get("file_name") if isinstance(row, dict) and row.get("split") != "validation" else None
+            path = PurePosixPath(name if isinstance(name, str) else "")
+            if path.name and ".." not in path.parts and not path.is_absolute():
+                yield str(name)
+
+
+def image_names(folder: Path) -> Iterator[str]:
+    """Yield the images of a folder and of those in it. Masks are omitted."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            stem = name.rpartition(".")[0]
+            is_mask = stem.endswith(MASK_SUFFIX) or re.search(LIKELY_MASK, stem)
+            if is_image_name(name) and not name.startswith(".") and not is_mask:
+                yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def preparation_report(data: Path, page: Path) -> str | None:
+    """Return the address of the preparation's report, relative to a page. It is None without one."""
+    report = data / "report.html"
+    if not report.is_file():
+        return None
+    try:
+        relative = Path(os.path.relpath(report.absolute(), page.absolute().parent))
+    except ValueError:  # another drive on Windows
+        return None
+    return quote(os.fsencode(relative.as_posix()))

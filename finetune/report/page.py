@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,11 @@ def templates(*packages: str) -> Environment:
     return Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+
+
+def asset(name: str) -> str:
+    """Return a style or script of this package's pages."""
+    return (resources.files("finetune") / "report" / "templates" / name).read_text(encoding="utf-8")
 
 
 def around(title: str, *, style: str = "", script: str = "") -> dict[str, str]:

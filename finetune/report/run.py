@@ -1,165 +1,154 @@
-"""OUT/report.html: a run at a glance, from the run folder's files."""
+"""OUT/report.html: the verdict on a run and what led to it."""
 
-import itertools
+import os
 import platform
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from markupsafe import Markup
+import psutil
 
 from finetune import __version__
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
-from finetune.report.charts import Chart, Level, Line, Point, line_chart, number, smoothed
-from finetune.report.data_card import data_card
-from finetune.report.page import around, templates, write_page
-from finetune.report.previews import find_previews, preview_table
-from finetune.report.rows import Row, base_loss, numbers, read_json, read_rows, series
-from finetune.report.validation import lowest, relative_lines, summary
+from finetune.report.curves import charts, score_charts, tiles
+from finetune.report.data_card import data_card, preparation_report, training_images
+from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs
+from finetune.report.options import differences
+from finetune.report.page import around, asset, templates, write_page
+from finetune.report.rows import read_json, read_rows
+from finetune.report.scores import Scored, read_scores
+from finetune.report.usage import find_exported, usages
+from finetune.report.usage import metadata as file_metadata
+from finetune.report.verdict import verdict
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors", "wandb")
 
 
 def write_report(folder: Path, *, message: str | None = None) -> Path:
-    """Write OUT/report.html from the run's files, as far as they exist. They are metrics.jsonl, config.yaml,
-    data_card.json and previews/. `message` is shown first, e.g. that the run was stopped. Returns the page's path."""
-    rows, num_broken = read_rows(folder / "metrics.jsonl")
-    card = read_json(folder / "data_card.json")
-    shots = find_previews(folder / "previews")
-    prompts = read_json(folder / "previews" / "previews.json").get("prompts") or []
-    config_file = folder / "config.yaml"
-    config = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
-    name = folder.absolute().name
-    notes = [message] if message else []
-    low = lowest(rows)
-    if low is not None and low.has_risen:
-        notes.append(summary(rows))
-    if num_broken:
-        notes.append(f"Lines of metrics.jsonl that cannot be read and are left out: {num_broken}.")
-    pieces = (
-        templates()
-        .get_template("run.html")
-        .generate(
-            around(f"{name}: training report"),
-            name=name,
-            subtitle=subtitle(config),
-            notes=notes,
-            tiles=tiles(rows),
-            charts=charts(rows) if rows else [],
-            table=preview_table(shots, prompts),
-            card=data_card(card) if card else None,
-            config=config.strip(),
-            versions=versions(),
-            written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-            version=__version__,
-        )
-    )
+    """Write OUT/report.html from the run's files, as far as they exist. `message` is shown first, e.g. that the run was
+    stopped. Returns the page's path."""
     path = folder / "report.html"
+    name = folder.absolute().name
+    parts = around(f"{name}: training report", style=asset("images.css"), script=asset("images.js"))
+    pieces = templates().get_template("run.html").generate(parts, name=name, **contents(folder, path, message))
     write_page(path, pieces)
     return path
 
 
-def subtitle(config: str) -> str:
-    """Return the model and data of the run in one line."""
+def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]:
+    """Collect what the page shows."""
+    rows, num_broken = read_rows(folder / "metrics.jsonl")
+    scored = read_scores(folder)
+    config = text_of(folder / "config.yaml")
+    given = options_in(config)
+    data = Path(text_in(given, "data", "folder")) if text_in(given, "data", "folder") else None
+    card = read_json(folder / "data_card.json")
+    shown_card = data_card(card) if card else None
+    exported = find_exported(folder)
+    shown = images_of(folder, scored)
+    chosen = scored.choice.step if scored.choice else None
+    source = text_in(given, "model", "source")
+    last = max((step for by_step in shown.shots.values() for step in by_step), default=None)
+    notes = [message] if message else []
+    for num, file in ((num_broken, "metrics.jsonl"), (scored.num_broken, "scores.jsonl")):
+        if num:
+            notes.append(f"Lines of {file} that cannot be read and are left out: {num}.")
+    warnings = [str(text) for text in shown_card.warnings] if shown_card else []
+    return {
+        "subtitle": f"{source} tuned on {data}" if source and data else "training report",
+        "notes": notes,
+        "verdict": verdict(folder, scored, rows, exported, warnings),
+        "pairs": pairs(shown, chosen or last, stronger(scored)),
+        "after": after_name(scored, last),
+        "gallery": gallery(shown, chosen),
+        "where": "scored/" if scored.steps and scored.base_images else "previews/",
+        "tiles": tiles(rows),
+        "scored": scored,
+        "score_charts": score_charts(scored),
+        "charts": charts(rows, chosen) if rows else [],
+        "card": shown_card,
+        "training_images": training_images(data) if data and data.is_dir() else [],
+        "preparation": preparation_report(data, path) if data else None,
+        "differences": differences(folder),
+        "usages": usages(exported, source, scored.choice.strength if scored.choice else None, shown.prompts[:1])
+        if exported
+        else [],
+        "config": config.strip(),
+        "machine": [*machine(), *trained_with(file_metadata(exported))],
+        "versions": versions(),
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        "version": __version__,
+    }
+
+
+def images_of(folder: Path, scored: Scored) -> Shown:
+    """Return the images that were scored, or the previews where nothing was."""
+    found = find_scored(scored)
+    if any(0 in by_step and len(by_step) > 1 for by_step in found.shots.values()):
+        return found
+    prompts = read_json(folder / "previews" / "previews.json").get("prompts")
+    return Shown(find_previews(folder / "previews"), prompts if isinstance(prompts, list) else [])
+
+
+def stronger(scored: Scored) -> dict[tuple[int, int], Path]:
+    """Return the chosen step's images at the chosen strength. There are none where those were not drawn."""
+    choice = scored.choice
+    if choice is None or choice.strength in (None, 1.0):
+        return {}
+    folder = next((each.images for each in choice.strengths if each.value == choice.strength and each.images), None)
+    return images_in(folder) if folder else {}
+
+
+def after_name(scored: Scored, last: int | None) -> str:
+    """Name the images on the right of the sliders."""
+    choice = scored.choice
+    if choice is None or choice.step is None:
+        return "" if last is None else f"step {last:,}"
+    return f"step {choice.step:,}" + (f" at strength {choice.strength:g}" if stronger(scored) else "")
+
+
+def text_of(file: Path) -> str:
+    """Return the text of a file, empty without it."""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def options_in(config: str) -> Mapping[str, Any]:
+    """Return the sections of a config; empty where it cannot be read."""
     try:
-        options = cast("dict[str, dict[str, object]]", load_yaml(config))
-        return f"{options['model']['source']} tuned on {options['data']['folder']}"
-    except (StrictYamlError, KeyError, TypeError):
-        return "training report"
+        found = load_yaml(config)
+    except StrictYamlError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A headline figure."""
-
-    name: str
-    value: str
-    note: str
-    is_better: bool = False
+def text_in(given: Mapping[str, Any], section: str, name: str) -> str:
+    """Return an option as text, empty without it."""
+    part = given.get(section)
+    value = part.get(name) if isinstance(part, dict) else None
+    return "" if value is None else str(value)
 
 
-def tiles(rows: Sequence[Row]) -> list[Tile]:
-    """Return the headline figures."""
-    found: list[Tile] = []
-    if rows:
-        seen = numbers(rows, "images_seen")
-        found.append(Tile("steps", f"{rows[-1]['step']:,.0f}", f"{seen[-1]:,.0f} images seen" if seen else ""))
-    if losses := [value for _, value in smoothed(series(rows, "loss")) if value is not None]:
-        found.append(Tile("final loss", number(losses[-1]), "running mean"))
-    base = base_loss(rows)
-    if numbers(rows, "validation/loss"):
-        found.append(validation_tile(rows, base))
-    if speeds := numbers(rows, "images_per_second"):
-        found.append(Tile("images per second", number(statistics.median(speeds), 3), "median"))
-    if elapsed := numbers(rows, "elapsed_seconds"):
-        found.append(Tile("time in steps", duration(elapsed[-1]), "without previews and validation"))
+def machine() -> list[tuple[str, str]]:
+    """List the hardware of this machine. It trained before it wrote the report."""
+    memory = psutil.virtual_memory().total / 2**30
+    found = [("processors", f"{os.cpu_count()} {platform.machine()}"), ("memory", f"{memory:.0f} GiB")]
+    for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        names = [line.partition(":")[2].strip() for line in text_of(card).splitlines() if line.startswith("Model")]
+        found += [("GPU", name) for name in names]
     return found
 
 
-def validation_tile(rows: Sequence[Row], base: float | None) -> Tile:
-    """Say where the validation loss was lowest. A loss that rises again is not shown as a success."""
-    low = lowest(rows)
-    assert low is not None
-    if low.has_risen:
-        after = f"{number(low.last, 3)} at step {low.last_step:,} ({low.rise:+.0%})"
-        note = after if base is None else f"{after}; base model {number(base, 3)}"
-        return Tile("lowest validation loss", f"{number(low.loss, 3)} at step {low.step:,}", note)
-    if base is None or not base:
-        return Tile("validation loss", number(low.last, 3), "")
-    text = f"{number(base, 3)} → {number(low.last, 3)}"
-    return Tile("validation loss", text, f"{low.last / base - 1:+.1%} against the base model", low.last < base)
-
-
-def duration(seconds: float) -> str:
-    """Return 42 s, 3 min 5 s or 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def name_of_rate(key: str) -> str:
-    """Return the name for a learning rate's key, such as lr_text_encoder. The key lr belongs to the other weights."""
-    return key.removeprefix("lr_").replace("_", " ") if key != "lr" else "the rest"
-
-
-def charts(rows: Sequence[Row]) -> list[Markup]:
-    """Return the curves."""
-    loss, grad_norm, speed = (series(rows, key) for key in ("loss", "grad_norm", "images_per_second"))
-    base, rates = base_loss(rows), sorted({key for row in rows for key in row if key == "lr" or key.startswith("lr_")})
-    validation = series(rows, "validation/loss")
-    if base is not None and validation and validation[0][0] > 0:
-        validation = ((0.0, base), *validation)
-    drawn = [
-        Chart("Loss", "loss", raw_and_smooth(loss), width=1150),
-        Chart(
-            "Validation loss",
-            "loss",
-            (Line("held-out images", validation, "dots", color=2),),
-            Level(f"base model {number(base)}", base) if base is not None else None,
-        ),
-        Chart("Validation loss by timestep", "share of the first", relative_lines(rows)),
-        Chart(
-            "Learning rate",
-            "rate",
-            tuple(
-                Line(name_of_rate(key) if len(rates) > 1 else "", series(rows, key), color=color)
-                for key, color in zip(rates, itertools.cycle((1, 3, 2)))
-            ),
-        ),
-        Chart("Gradient norm", "norm", raw_and_smooth(grad_norm)),
-        Chart("Throughput", "images/s", raw_and_smooth(speed, color=3)),
-    ]
-    return [Markup(line_chart(chart)) for chart in drawn]
-
-
-def raw_and_smooth(points: tuple[Point, ...], color: int = 1) -> tuple[Line, ...]:
-    """Return the raw line behind its running mean."""
-    return Line("raw", points, "faint", color), Line("running mean", smoothed(points), color=color)
+def trained_with(fields: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List what the exported file says of the training."""
+    known = (
+        ("precision", "ss_mixed_precision"),
+        ("images per step", "ss_total_batch_size"),
+        ("training images", "ss_num_train_images"),
+        ("epochs", "ss_epoch"),
+    )
+    return [(name, fields[key]) for name, key in known if key in fields]
 
 
 def versions() -> list[tuple[str, str]]:

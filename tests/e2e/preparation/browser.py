@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9, "Home": 36, "End": 35}
 PATIENCE = 20.0
 """Seconds until something that a page should do has not happened."""
 
@@ -43,11 +44,12 @@ class Browser:
         os.close(its_output)
         self._commands, self._answers = commands, answers
         self._numbers, self._unread, self._session = itertools.count(1), b"", None
+        self.events: list[dict] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def call(self, method: str, **parameters: object) -> dict:
-        """Return what a command of the protocol answers; events are passed over."""
+        """Return what a command of the protocol answers; events are kept."""
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": parameters}
         command |= {"sessionId": self._session} if self._session else {}
@@ -59,6 +61,8 @@ class Browser:
                 self._unread += part
             line, self._unread = self._unread.split(b"\0", 1)
             answer = json.loads(line)
+            if "method" in answer:
+                self.events.append(answer)
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -78,8 +82,29 @@ class Browser:
     def press(self, *keys: str) -> None:
         for key in keys:
             text = {"text": key} if len(key) == 1 else {}
+            text |= {"windowsVirtualKeyCode": KEY_CODES[key]} if key in KEY_CODES else {}
             self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at one place and let it go at another."""
+        for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def watch(self) -> None:
+        """Keep requests and errors of the pages opened later as `events`."""
+        for domain in ("Network", "Log", "Runtime", "Page"):
+            self.call(f"{domain}.enable")
+        self.events.clear()
+
+    def faults(self) -> list[str]:
+        """List errors and requests for other files. Data in the page is not a request. It needs `watch`."""
+        found = [each["params"] for each in self.events if each["method"] == "Network.requestWillBeSent"]
+        opened = {each["documentURL"] for each in found}
+        asked = [each["request"]["url"] for each in found]
+        requests = [url for url in asked if not url.startswith("data:") and url not in opened]
+        errors = ("Runtime.exceptionThrown", "Log.entryAdded")
+        return requests + [str(each["params"]) for each in self.events if each["method"] in errors]
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import math
 import re
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.report.page import asset
 from finetune.report.run import write_report
 
 SCRIPT = "<script>alert(1)</script>"
@@ -120,7 +123,7 @@ def test_the_validation_curve_begins_at_the_base_model(folder: Path) -> None:
 def test_previews_stand_in_rows_of_prompts_and_columns_of_steps(folder: Path) -> None:
     parsed = report(folder)
     assert re.search(r"base model\s*step 10\s*step 20\s*a cat seed 0\s*a dog seed 0", parsed.text)
-    assert parsed.tags.count("img") == 6
+    assert parsed.tags.count("img") == 6 + 2 * 2  # two prompts, before and after
 
 
 def test_of_many_previews_a_part_is_shown_and_the_page_stays_small(folder: Path) -> None:
@@ -128,7 +131,7 @@ def test_of_many_previews_a_part_is_shown_and_the_page_stays_small(folder: Path)
     save_previews(folder, [f"prompt {number}" for number in range(30)], list(range(0, 1200, 100)), size=256)
     path = write_report(folder)
     parsed = Parsed(path.read_text())
-    assert parsed.tags.count("img") == 24 * 8
+    assert parsed.tags.count("img") == 24 * 8 + 4 * 2
     assert "Not shown: 4 steps and 6 prompts and seeds" in parsed.text and "step 1,100" in parsed.text
     assert path.stat().st_size < 4_000_000
 
@@ -145,9 +148,14 @@ def test_nothing_on_the_page_is_fetched_or_run(folder: Path) -> None:
     parsed = report(folder)
     sources = [value for name, value in parsed.attributes if name in ("src", "href", "srcset", "data", "action")]
     assert sources and all(value.startswith("data:image/jpeg;base64,") for value in sources)
-    assert not {"script", "link", "iframe", "object", "a"} & set(parsed.tags)
-    assert not re.search(r"https?://|url\(", (folder / "report.html").read_text())
-    assert any(value.startswith("default-src 'none'") for _, value in parsed.attributes)
+    assert not {"link", "iframe", "object", "a"} & set(parsed.tags)
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"https?://|url\(", page)
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    assert page.count("<script") == 1 and script == asset("images.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [value for _, value in parsed.attributes if value.startswith("default-src 'none'")]
+    assert f"script-src 'sha256-{digest}'" in policy and "'unsafe-inline'" not in policy.partition("script-src")[2]
 
 
 @pytest.mark.parametrize("text", [SCRIPT, HANDLER])
@@ -167,7 +175,7 @@ def test_what_users_wrote_is_shown_and_never_run(folder: Path, text: str) -> Non
     folder.rename(hostile)
     parsed = report(hostile, message=text)
     page = (hostile / "report.html").read_text()
-    assert "<script" not in page and "script" not in parsed.tags
+    assert page.count("<script") == 1 and parsed.tags.count("script") == 1
     assert [name for name, _ in parsed.attributes if name.startswith("on")] == []
     assert [value for name, value in parsed.attributes if name == "src" and not value.startswith("data:")] == []
     assert parsed.text.count(text) >= 10

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from finetune.report.data_card import preparation_report, training_images
+from finetune.report.gallery import Shown, find_scored, gallery, pairs, shown_keys, with_step
+from finetune.report.run import write_report
+from finetune.report.scores import read_scores
+from tests.support.images import encoded, gradient, listing
+from tests.support.scored_run import scored_run
+
+
+def test_the_chosen_step_keeps_a_column_among_many() -> None:
+    assert with_step([0, 100, 200, 300], 210, range(400)) == [0, 100, 210, 300]
+    assert with_step([0, 100, 200, 300], None, [0]) == [0, 100, 200, 300]
+    assert with_step([0, 100], 700, [0, 100]) == [0, 100]  # it was not drawn
+
+
+def test_every_prompt_has_a_row_before_any_has_two() -> None:
+    keys = [(prompt, seed) for prompt in range(16) for seed in range(4)]
+    kept = shown_keys(keys)
+    assert len(kept) == 24 and {prompt for prompt, _ in kept} == set(range(16)) and kept == sorted(kept)
+
+
+def test_scored_images_are_in_columns_from_the_base_model_on(tmp_path: Path) -> None:
+    shown = find_scored(read_scores(scored_run(tmp_path / "run")))
+    made = gallery(shown, chosen=100)
+    assert made is not None
+    assert made.columns == ["base model", "step 50", "step 100", "step 200"] and made.chosen == 2
+    assert [(row.prompt, row.seed, row.kind) for row in made.rows][:3] == [
+        ("a lighthouse, ink", 0, "your prompt"),
+        ("a lighthouse, ink", 1, "your prompt"),
+        ("a boat, ink", 0, "new content"),
+    ]
+    assert all(image and image.data for row in made.rows for image in row.images)
+
+
+def test_pairs_show_each_kind_of_prompt_first_and_the_images_at_the_chosen_strength(tmp_path: Path) -> None:
+    shown = find_scored(read_scores(scored_run(tmp_path / "run")))
+    found = pairs(shown, 200)
+    assert [(pair.prompt, pair.seed) for pair in found][:3] == [
+        (text, 0) for text in ("a lighthouse, ink", "a boat, ink", "a cup")
+    ]
+    (key,) = [key for key in shown.shots if key == (1, 1)]
+    assert [pair.seed for pair in pairs(shown, 200, {key: shown.shots[key][50]})] == [1]
+    assert pairs(shown, 999) == [] and pairs(Shown({}, []), None) == []
+
+
+def test_a_page_of_a_scored_run_shows_the_images_of_the_strength(tmp_path: Path) -> None:
+    text = write_report(scored_run(tmp_path / "run")).read_text()
+    assert "<b>Use step 200 at strength 0.75</b>" in text and "<span>step 200 at strength 0.75</span>" in text
+    assert "step 200 · chosen" in text and "Strengths of step 200" in text
+    assert text.index("Use step 200") < text.index("Before and after") < text.index("Curves")
+
+
+def test_training_images_are_those_of_the_listing_without_held_out_ones(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text(
+        listing(
+            {"file_name": "a.png", "text": "x"},
+            {"file_name": "held.png", "text": "x", "split": "validation"},
+            {"file_name": "../outside.png", "text": "x"},
+            {"file_name": "gone.png", "text": "x"},
+        )
+        + "torn\n"
+    )
+    for name in ("a.png", "held.png", "unlisted.png"):
+        (tmp_path / name).write_bytes(encoded(gradient()))
+    assert [each.name for each in training_images(tmp_path)] == ["a.png"]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "a_mask.png").write_bytes(encoded(gradient()))
+    assert [each.name for each in training_images(tmp_path)] == ["a.png", "held.png", "unlisted.png"]
+
+
+@pytest.mark.parametrize("name", ["prepared", "a b#%?", "javascript:alert(1)", "x\udce9"])
+def test_the_preparation_is_linked_by_a_relative_address(tmp_path: Path, name: str) -> None:
+    assert preparation_report(tmp_path / name, tmp_path / "runs" / "ink" / "report.html") is None
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "report.html").write_text("")
+    found = preparation_report(tmp_path / name, tmp_path / "runs" / "ink" / "report.html")
+    assert found is not None and found.startswith("../../") and not set("#?: ") & set(found)

@@ -1,0 +1,104 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from finetune.report.rows import read_rows
+from finetune.report.scores import Scored, read_scores
+from finetune.report.usage import find_exported
+from finetune.report.verdict import Verdict, verdict
+from tests.support.scored_run import plain_run, scored_run, write_export, write_metrics
+
+
+def read(folder: Path) -> Verdict:
+    rows, _ = read_rows(folder / "metrics.jsonl")
+    return verdict(folder, read_scores(folder), rows, find_exported(folder), ["a warning of the data"])
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_the_choice_comes_with_its_strength_reason_and_runner_up(tmp_path: Path) -> None:
+    found = read(scored_run(tmp_path / "run"))
+    assert found.headline == "Use step 200 at strength 0.75"
+    assert found.reasons[:2] == ["step 200 has style likeness 0.800.", "Beyond 1 adherence falls."]
+    assert {("runner-up", "step 100"), ("usable strengths", "0.5 to 1"), ("exported", "step 200")} <= set(found.facts)
+    assert found.warnings[0] == "few images" and found.warnings[-1] == "a warning of the data"
+
+
+def test_a_validation_loss_that_disagrees_is_told(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    assert any("lowest at step 100" in text and "the scores decide" in text for text in read(folder).reasons)
+    write_metrics(folder, lowest=200)
+    assert not any("lowest" in text for text in read(folder).reasons)
+
+
+def test_repeated_training_images_are_named(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    assert "Step 200 repeats training images: b.png." in read(folder).warnings
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["scores"]["memorisation"]["low"] = 0.04  # below the false alarms
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not any("repeats" in text for text in read(folder).warnings)
+
+
+def test_an_export_of_another_step_is_warned_of(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    write_export(folder / "export", 50)
+    assert "export/ has step 50, not step 200, which is chosen." in read(folder).warnings
+
+
+def test_a_run_without_scores_says_how_to_score_it(tmp_path: Path) -> None:
+    folder = plain_run(tmp_path / "a run")
+    found = read(folder)
+    assert found.headline == "Not scored; validation loss was lowest at step 100"
+    assert found.command == f"finetune evaluate '{folder}' --output '{folder}-scores'"
+    shutil.rmtree(folder / "export")
+    assert read(folder).command == ""  # nothing that it could score
+
+
+def test_scores_without_a_choice_are_not_called_one(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    (folder / "best.json").unlink()
+    assert read(folder).headline == "No step is chosen"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"step": "x", "strengths": 3, "warnings": 1, "runner_up": []}'])
+def test_a_best_json_of_any_content_gives_a_verdict(tmp_path: Path, text: str) -> None:
+    folder = scored_run(tmp_path / "run")
+    (folder / "best.json").write_text(text)
+    assert read(folder).headline
+
+
+@pytest.mark.parametrize("key", ["target", "reason", "runner_up", "strengths", "goal", "rule", "warnings"])
+def test_single_keys_of_best_json_may_be_missing(tmp_path: Path, key: str) -> None:
+    folder = scored_run(tmp_path / "run")
+    best = json.loads((folder / "best.json").read_text())
+    del best[key]
+    (folder / "best.json").write_text(json.dumps(best))
+    assert read(folder).headline.startswith("Use step 200")
+
+
+def test_damaged_lines_and_folders_outside_are_left_out(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    lines = (folder / "scores.jsonl").read_text().splitlines()
+    row = json.loads(lines[0]) | {
+        "step": 70,
+        "target": "t",
+        "images": "../elsewhere",
+        "scores": {"style": 0.5, "b": "x"},
+    }
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "scores.jsonl").write_text("\n".join([*lines, json.dumps(row), "7", "{torn"]))
+    scored = read_scores(folder)
+    assert [each.step for each in scored.steps] == [50, 70, 100, 200] and scored.num_broken == 2
+    assert scored.steps[1].images is None and scored.steps[1].scores["style"].value == 0.5
+    change(folder / "grid.json", prompts="x", seeds=None, base_images="/etc")
+    assert (read_scores(folder).prompts, read_scores(folder).base_images) == ([], None)
+
+
+def test_a_folder_without_scores_is_empty(tmp_path: Path) -> None:
+    assert read_scores(tmp_path) == Scored([], [], None, [], None)
