@@ -39,6 +39,7 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
+    add_compare(commands)
     add_records(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
@@ -48,6 +49,16 @@ def main() -> None:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
     run(options)
+
+
+def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the options of `finetune compare`."""
+    compare = options_once(commands.add_parser("compare", help="put several runs side by side on one page"))
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, which are only read")
+    compare.add_argument(
+        "--scores", nargs="+", type=Path, default=[], help="outputs of finetune evaluate, for runs without scores"
+    )
+    compare.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
 
 
 def add_records(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -86,6 +97,10 @@ def run(options: argparse.Namespace) -> None:
                 print_plan(options.recipe, options.options, options.processes)
             case "demo":
                 demonstrate(options)
+            case "compare":
+                from finetune.compare.command import compare
+
+                compare(options.runs, options.output, options.scores)
             case "generate":
                 generate_images(options.options)
             case "evaluate":

@@ -9,6 +9,7 @@ from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import as_flat
 from tests.support.launch import ROOT, command, succeeded
 from tests.support.runs import flags
+from tests.support.scored_run import plain_run
 from tests.tiny.sd import save_pictures
 from tests.unit.config.parse.test_command_line import KINDS, REQUIRED, REQUIRED_BY
 
@@ -38,6 +39,14 @@ def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: 
     options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
     assert [option for option in options if f"--{option} " not in ended.stdout] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_comparing_runs_loads_nothing_heavy(tmp_path: Path) -> None:
+    runs = [str(plain_run(tmp_path / name)) for name in ("a", "b")]
+    script = "import atexit, sys; from finetune.cli import main; "
+    script += f"atexit.register(lambda: print('HEAVY', *sorted(set(sys.modules) & set({HEAVY})))); main()"
+    said = succeeded(["-c", script, "compare", *runs, "--output", str(tmp_path / "compare.html")])
+    assert said.splitlines()[-1] == "HEAVY" and (tmp_path / "compare.html").is_file()
 
 
 def test_the_help_of_evaluate_loads_nothing_heavy(tmp_path: Path) -> None:
