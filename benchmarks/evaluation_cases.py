@@ -70,11 +70,13 @@ def made_scores(icons: Sequence[Icon], model: FrozenModel, trial: int) -> Values
     checkpoints = made_checkpoints(material, np.random.default_rng(trial))
     references = References(material.training, material.training[:0], material.names)
     features = FeatureSet.from_config(FeaturesConfig(), model)
-    yardstick = Yardstick.measured(material.grid, features, model, references, drawn(checkpoints["base"]))
+    described = features.describe_all(material.grid, drawn(checkpoints["base"]))
+    yardstick = Yardstick.measured(material.grid, features, model, references, described)
     found: Values = {}
     level = 0.0
     for name, pixels in checkpoints.items():
-        scores = yardstick.scores(drawn(pixels))
+        images = drawn(pixels)
+        scores = yardstick.scores(images, features.describe_all(material.grid, images))
         found[name] = {key: score.value for key, score in scores.items()}
         level = scores["memorisation"].detail.get("false_alarms", level)
     constant = {"zero": 0.0, "0.15": 0.15, "false alarms": level, "false alarms + 0.15": level + 0.15}

@@ -7,16 +7,20 @@ from finetune.run.finish import end_stopped
 from finetune.run.observe import alarm, begin, observe, with_row
 from finetune.run.progress import progress_line
 from finetune.run.save import save
+from finetune.run.scoring.score import is_settled
 from finetune.run.step import due, optimizer_step, remaining_batches, set_learning_rates
 from finetune.session import Progress, Session
 
 
 def loop(session: Session) -> Progress:
-    """Train to the last step; return the progress. Raises SystemExit(75) after a signal and its checkpoint."""
+    """Train, and return the progress. Training ends before the last step where later checkpoints are in vain. Raises
+    SystemExit(75) after a signal and its checkpoint."""
     run, progress = session.run, begin(session)
     with progress_line(run.steps, progress.step, shown=run.accelerator.is_main_process) as bar:
         if progress.step > 0 and not observe(session, progress, bar):
             end_stopped(session, progress.step)
+        if is_settled(session):
+            return progress
         batches = remaining_batches(session, progress.step)
         clock = time.perf_counter()
         for batch in batches:
@@ -36,5 +40,9 @@ def loop(session: Session) -> Progress:
                 end_stopped(session, progress.step)
             if progress.row is not None:
                 ranks().exchange()  # one wrote and printed it
+            if is_settled(session):
+                if not is_saved:
+                    save(session, progress)
+                break
             clock = time.perf_counter()
     return progress

@@ -18,6 +18,7 @@ from finetune.batches.encoder import Encoder
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
+from finetune.evaluate.desk import Desk
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import ModelParts, Part
 from finetune.objectives.diffusion import Objective
@@ -127,6 +128,8 @@ class LoadedModel:
     dtype: torch.dtype
     """In which frozen weights compute."""
     warnings: Sequence[str]
+    alters_weights: bool
+    """True if the model's own weights change, so the network has those of the base model no more."""
 
     @property
     def components(self) -> Components:
@@ -192,6 +195,8 @@ class Session:
     start: Progress
     first_steps: FirstSteps | None
     """Watched on the main process of a run that starts."""
+    desk: Desk | None = None
+    """Where checkpoints are scored."""
 
     @property
     def validates(self) -> bool:

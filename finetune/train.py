@@ -8,6 +8,7 @@ from finetune.loop import loop
 from finetune.methods.base import TuningMethod
 from finetune.run.finish import finish
 from finetune.setup.data import prepare_data
+from finetune.setup.desk import open_desk
 from finetune.setup.model import load_model
 from finetune.setup.network import attach, make_task, optimize
 from finetune.setup.run import open_run
@@ -28,11 +29,12 @@ def train(
     against its objective. Raises ValueError or OSError for mistakes that a user can mend, SystemExit(75) where a signal
     stopped the run after a checkpoint."""
     with open_run(config, manifest) as run:
+        desk = open_desk(run)
         model = load_model(run, method)
         data = prepare_data(run, model, task.prompts)
         network = attach(run, model, method)
         learned = make_task(run, model, data, network, task)
         tuned = optimize(run, model, network, method)
-        with open_session(run, model, data, tuned, learned, from_scratch=from_scratch) as session:
+        with open_session(run, model, data, tuned, learned, desk=desk, from_scratch=from_scratch) as session:
             finish(session, loop(session), method)
     return run.folder

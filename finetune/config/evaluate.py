@@ -1,4 +1,4 @@
-"""Options of `finetune evaluate`; torch-free."""
+"""Options of `finetune evaluate`, and of scoring in training; torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from finetune.config.checks import refuse
-from finetune.config.facts import Count, Mark, NotNegative, Share, ShareBelowOne, at_least, not_empty
+from finetune.config.facts import (
+    Bound,
+    Count,
+    CountOrZero,
+    Mark,
+    NotNegative,
+    Resume,
+    Share,
+    ShareBelowOne,
+    at_least,
+    not_empty,
+)
 from finetune.config.sections import ModelConfig
 
 EMBEDDED = "embedded"
+MOST_IMAGES = 256
+"""Training images that drawings are compared with."""
 Goal = Literal["style", "subject", "full"]
+STRENGTHS = Bound(lambda value: all(0 < each <= 4 for each in value), "numbers above 0, at most 4")
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class ScoredDataConfig:
     """Text around every caption in training, e.g. "{caption}, ink style"; what it adds is the trigger."""
     validation_fraction: ShareBelowOne = 0.0
     """Share of the images held out in training, where the dataset itself names no validation split."""
-    max_images: Annotated[int, at_least(4, "images")] = 256
+    max_images: Annotated[int, at_least(4, "images")] = MOST_IMAGES
     """Most training images to compare with; of more, this many are chosen by their content."""
 
     def problems(self) -> Iterator[str]:
@@ -97,6 +111,46 @@ class LimitsConfig:
     """Most that content leak may be above the base model's."""
     memorisation: Share = 0.15
     """Most that the rate of near duplicates may be above the rate of false alarms."""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """Checkpoints scored in training. They are drawn as previews are, and the best is exported."""
+
+    every: CountOrZero = 0
+    """Steps between two scored checkpoints; also at the end. 0 scores none."""
+    goal: Goal = "style"
+    """What the model is trained for; it decides which likeness chooses the checkpoint."""
+    export: Annotated[str, Resume.EXPORTED] = "best"
+    """What is exported: best, last, or the step of a scored checkpoint. The same command with another value exports a
+    finished run again, without training."""
+    patience: CountOrZero = 0
+    """Training ends once this many later checkpoints were scored in vain; 0 never ends it early."""
+    max_share: Share = 0.25
+    """Most of the run's time that scoring may take. Beyond it strengths are dropped first, then seeds, then prompts
+    (never under 4 x 4), then fewer checkpoints are scored."""
+    strengths: Annotated[tuple[float, ...], STRENGTHS] = (0.25, 0.5, 0.75, 1.0, 1.2, 1.4)
+    """Strengths that the best checkpoint's adapters are scored at in the end; none scores no other."""
+    grid: GridConfig = field(default_factory=GridConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def problems(self) -> Iterator[str]:
+        if self.export not in ("best", "last") and not self.export.isdigit():
+            yield f"evaluate.export: got {self.export}, expected best, last, or the step of a scored checkpoint."
+        if self.every == 0:
+            if self.patience:
+                yield (
+                    f"evaluate.patience: got {self.patience}, but evaluate.every is 0, so nothing is scored. Set "
+                    "--evaluate.every, or remove it."
+                )
+            if self.export.isdigit():
+                yield (
+                    f"evaluate.export: got {self.export}, but evaluate.every is 0, so nothing is scored. Set "
+                    "--evaluate.every, or remove it."
+                )
+        if self.grid.prompts:
+            yield "evaluate.grid.prompts: given, but a run is scored with preview.prompts. Name them there."
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from finetune.config.evaluate import ScoringConfig
 from finetune.config.facts import Bound, Count, Decay, NotNegative, Positive, Resume, at_least
 from finetune.config.mask import MaskConfig
 from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
@@ -123,6 +124,15 @@ def whole_latents(model: ModelConfig, data: DataConfig, architecture: Architectu
         )
 
 
+def no_base_model(evaluate: ScoringConfig) -> Iterator[str]:
+    """Refuse scores against a base model that there is not."""
+    if evaluate.every:
+        yield (
+            f"evaluate.every: got {evaluate.every}, but scores compare with a base model, and a new one has none. "
+            "Remove it."
+        )
+
+
 @dataclass(frozen=True)
 class PretrainConfig(TrainConfig):
     """Train a latent diffusion model from scratch."""
@@ -136,7 +146,10 @@ class PretrainConfig(TrainConfig):
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
-    rules = (*TrainConfig.rules, all_weights, whole_images, stages_source, trains_text_encoder, whole_latents)
+    rules = (
+        *(*TrainConfig.rules, all_weights, whole_images, stages_source, trains_text_encoder, whole_latents),
+        no_base_model,
+    )
 
 
 def autoencoder_stage(config: PretrainConfig) -> PretrainConfig:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from finetune.config.checks import Rules, refuse
+from finetune.config.evaluate import ScoringConfig
 from finetune.config.facts import Resume, Seed
 from finetune.config.inpaint import InpaintConfig
 from finetune.config.loss import LossConfig
@@ -88,6 +89,17 @@ def rates_that_are_found(optim: OptimConfig) -> Iterator[str]:
         yield f"optim.lr: got {optim.lr} with {optim.name}, which finds the rate itself; use 1.0."
 
 
+def exported_step(train: LoopConfig, evaluate: ScoringConfig) -> Iterator[str]:
+    """Refuse to export a step that is not scored."""
+    if evaluate.every and evaluate.export.isdigit():
+        step = int(evaluate.export)
+        if not 0 < step <= train.steps or (step % evaluate.every and step != train.steps):
+            yield (
+                f"evaluate.export: got {step}, expected best, last, or a scored step: a multiple of evaluate.every "
+                f"{evaluate.every} up to train.steps {train.steps}."
+            )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of every recipe; a recipe adds its method's section."""
@@ -103,6 +115,7 @@ class TrainConfig:
     cache: Annotated[CacheConfig, Resume.FREE] = field(default_factory=CacheConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     preview: Annotated[PreviewConfig, Resume.FREE] = field(default_factory=PreviewConfig)
+    evaluate: Annotated[ScoringConfig, Resume.FREE] = field(default_factory=ScoringConfig)
     checkpoint: Annotated[CheckpointConfig, Resume.FREE] = field(default_factory=CheckpointConfig)
     tracking: Annotated[TrackingConfig, Resume.FREE] = field(default_factory=TrackingConfig)
     seed: Seed = 0
@@ -112,7 +125,10 @@ class TrainConfig:
     """auto continues the newest complete checkpoint in the output folder, never insists on a new run, a path continues
     that checkpoint."""
 
-    rules: ClassVar[Rules] = (trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found)
+    rules: ClassVar[Rules] = (
+        *(trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found),
+        exported_step,
+    )
 
     def __post_init__(self) -> None:
         refuse(self, self.rules)

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from finetune.config.evaluate import EMBEDDED, EvaluateConfig
 from finetune.config.parse.command_line import flat_types, parse, read_flags, read_yaml
 from finetune.data.manifest import Manifest
-from finetune.evaluate.choice import best_content, choose, place
+from finetune.evaluate.choice import best_content, choose
 from finetune.evaluate.grid import Grid, make_grid
 from finetune.evaluate.references import held_out_of, read_references, read_scored_manifest
-from finetune.evaluate.results import Score, rounded
+from finetune.evaluate.rows import read_rows, write_rows
 from finetune.evaluate.table import choice_lines, score_table
 from finetune.evaluate.target import Target, base_target, find_targets
 from finetune.files import lock_folder, write_atomically
-from finetune.json_text import parse_json
 
 if TYPE_CHECKING:
-    from finetune.evaluate.measure import Yardstick
+    from finetune.evaluate.measure import FeatureSet, Yardstick
     from finetune.models.family import ModelFamily, ModelSource
 
 PROGRAM = "finetune evaluate"
@@ -78,18 +77,20 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
     manifest = read_scored_manifest(config.data)
     held_out = held_out_of(manifest, config.data)
     grid = make_grid(manifest.records, held_out, config.grid, config.data.template)
-    for line in grid_notes(grid, config):
+    for line in grid_notes(grid):
         say(line)
     config.output.mkdir(parents=True, exist_ok=True)
     with lock_folder(config.output):
         evaluation = Evaluation(config, manifest, held_out, grid, base, say)
-        write_atomically(config.output / "grid.json", json.dumps(asdict(grid), indent=1, ensure_ascii=False))
+        places = {"base_images": evaluation.folder(base).relative_to(config.output).as_posix()}
+        content = json.dumps(asdict(grid) | places, indent=1, ensure_ascii=False)
+        write_atomically(config.output / "grid.json", content)
         rows = evaluation.rows(targets)
         write_choice(config, rows, say)
     return config.output / "scores.jsonl"
 
 
-def grid_notes(grid: Grid, config: EvaluateConfig) -> list[str]:
+def grid_notes(grid: Grid) -> list[str]:
     """Say what the grid is, and what it lacks."""
     kinds = {kind: len(grid.of_kinds(kind)) for kind in ("user", "held_out", "new_content", "neutral")}
     found = [
@@ -126,10 +127,10 @@ class Evaluation:
             family, source = family_of(self.config)
             for target in (self.base, *missing.values()):
                 self.draw(family, source, target)
-            yardstick = self.yardstick(family, source)
+            features, yardstick = self.measured(family, source)
             for key, target in missing.items():
                 self.say(f"Scoring {target.name}")
-                known[key] = self.row(key, target, yardstick)
+                known[key] = self.row(key, target, features, yardstick)
                 write_rows(path, known.values())
         found = [known[key] for key in wanted]
         self.say(score_table(found))
@@ -157,7 +158,7 @@ class Evaluation:
             self.say(f"Drawing {len(missing) * len(self.grid.seeds)} images with {target.name}: {folder}")
             draw_grid(family, source, target, self.grid, self.config.draw, folder)
 
-    def yardstick(self, family: "ModelFamily", source: "ModelSource") -> "Yardstick":
+    def measured(self, family: "ModelFamily", source: "ModelSource") -> "tuple[FeatureSet, Yardstick]":
         """Measure the training images and the base model's."""
         from finetune.evaluate.drawing import device_named, read_images
         from finetune.evaluate.features.model import FrozenModel
@@ -169,29 +170,18 @@ class Evaluation:
         references = read_references(self.manifest, self.held_out, config.data.max_images, base.pixels.shape[2])
         model = FrozenModel(family, family.load(source), device_named(config.draw.device))
         features = FeatureSet.from_config(config.features, model)
-        return Yardstick.measured(self.grid, features, model, references, base)
+        described = features.describe_all(self.grid, base)
+        return features, Yardstick.measured(self.grid, features, model, references, described)
 
-    def row(self, key: str, target: Target, yardstick: "Yardstick") -> dict[str, Any]:
+    def row(self, key: str, target: Target, features: "FeatureSet", yardstick: "Yardstick") -> dict[str, Any]:
         """Score a target's images."""
         from finetune.evaluate.drawing import read_images
 
         folder = self.folder(target)
-        scores: dict[str, Score] = yardstick.scores(read_images(folder, self.grid))
-        return rounded(
-            {
-                "step": target.step,
-                "target": target.name,
-                "id": key,
-                "weights": target.digest,
-                "images": folder.relative_to(self.config.output).as_posix(),
-                "has_trigger": self.grid.has_trigger,
-                "num_prompts": len(self.grid.prompts),
-                "num_seeds": len(self.grid.seeds),
-                "num_training_images": len(yardstick.references.names),
-                "features": yardstick.features.names,
-                "scores": {name: score.row() for name, score in scores.items()},
-            }
-        )
+        images = read_images(folder, self.grid)
+        place = folder.relative_to(self.config.output).as_posix()
+        facts = {"step": target.step, "target": target.name, "id": key, "weights": target.digest, "images": place}
+        return yardstick.row(facts, images, features.describe_all(self.grid, images))
 
 
 def feature_identities(config: EvaluateConfig) -> dict[str, str]:
@@ -210,28 +200,6 @@ def family_of(config: EvaluateConfig) -> "tuple[ModelFamily, ModelSource]":
 
     source = ModelSource.from_config(config.model)
     return family_named(find_family(source, config.model.family)), source
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read scores.jsonl. Raises ValueError for a line that is not an object with scores."""
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = parse_json(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not {"id", "step", "target", "scores"} <= set(row):
-            raise ValueError(f"output: line {number} of {path} is damaged. Remove that line, or the file.")
-        found.append(row)
-    return found
-
-
-def write_rows(path: Path, rows: Any) -> None:
-    """Replace scores.jsonl, in the order of steps."""
-    ordered = sorted(rows, key=place)
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 
 def write_choice(config: EvaluateConfig, rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:

@@ -148,6 +148,15 @@ def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:
     save_png(Image.fromarray(np.round(levels).astype(np.uint8)), path, texts)
 
 
+def read_prompt(folder: Path, grid: Grid, number: int) -> np.ndarray:
+    """Read the images [S h w 3] of one prompt."""
+    found = []
+    for seed in grid.seeds:
+        with Image.open(image_path(folder, number, seed)) as image:
+            found.append(np.asarray(image.convert("RGB")))
+    return np.stack(found)
+
+
 def read_images(folder: Path, grid: Grid) -> DrawnImages:
     """Read all images of a grid."""
     pixels, marks = [], []

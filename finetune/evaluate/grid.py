@@ -53,8 +53,11 @@ STYLED: tuple[Kind, ...] = ("user", "held_out", "new_content")
 """Prompts that ask for the style or subject that was trained."""
 
 
-def make_grid(records: Sequence[Record], held_out: Collection[int], config: GridConfig, template: str) -> Grid:
-    """Derive the grid from the dataset and the options. The same ones give the same grid, in any order of records."""
+def make_grid(
+    records: Sequence[Record], held_out: Collection[int], config: GridConfig, template: str, own: Sequence[str] = ()
+) -> Grid:
+    """Derive the grid from the dataset and the options. The same ones give the same grid, in any order of records.
+    `own` are further prompts of the user's."""
     trained = [record for index, record in enumerate(records) if index not in held_out]
     shown = sorted((record for index, record in enumerate(records) if index in held_out), key=lambda each: each.sha256)
     words = {word for record in trained for caption in record.captions for word in words_of(caption)}
@@ -67,7 +70,9 @@ def make_grid(records: Sequence[Record], held_out: Collection[int], config: Grid
             f"grid.num_prompts, or {more}."
         )
     num = config.num_prompts
-    prompts = [GridPrompt(text, without_template(text, template), "user") for text in dict.fromkeys(config.prompts)]
+    prompts = [
+        GridPrompt(text, without_template(text, template), "user") for text in dict.fromkeys((*config.prompts, *own))
+    ]
     prompts += held_out_prompts(shown, num, template)
     if config.subject:
         subject = config.subject

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.evaluate.evidence import PromptFit
 from finetune.evaluate.features.model import FrozenModel
 from finetune.evaluate.grid import Grid, words_of
 from finetune.objectives.diffusion import denoising_loss
@@ -66,20 +65,25 @@ class DenoisingLoss:
         return -(total / len(TIMESTEPS)).numpy()
 
 
-def prompt_fit(measure: PromptMeasure, images: Tensor, grid: Grid) -> PromptFit:
-    """Compare images [P S 3 h w] with their prompts, other prompts and captions of training images."""
-    own, others, captions = [], [], []
-    for number, of_prompt in enumerate(images):
-        compared = other_contents(grid, number)
-        asked = words_of(grid.prompts[number].content)
-        leaks = [caption for caption in grid.captions if asked.isdisjoint(words_of(caption))]
-        texts = [grid.prompts[number].content, *compared, *leaks]
-        fits = np.stack([measure.fits(image, texts) for image in of_prompt])  # [S K]
-        own.append(fits[:, 0])
-        others.append(fits[:, 1 : 1 + len(compared)])
-        padding = np.full((len(of_prompt), len(grid.captions) - len(leaks)), np.nan)
-        captions.append(np.concatenate([fits[:, 1 + len(compared) :], padding], axis=1))
-    return PromptFit(measure.name, np.stack(own), np.stack(others), np.stack(captions), measure.judges_style)
+def fits_of_prompt(measure: PromptMeasure, images: Tensor, grid: Grid, number: int) -> dict[str, np.ndarray]:
+    """Compare a prompt's images [S 3 h w] with texts.
+
+    Returns the fit to it, `own` [S], to other prompts, `others` [S K], and to captions of training images, `captions`
+    [S K], with NaN where the prompt asks for that.
+    """
+    compared = other_contents(grid, number)
+    leaks = leaking_captions(grid, number)
+    texts = [grid.prompts[number].content, *compared, *leaks]
+    fits = np.stack([measure.fits(image, texts) for image in images])  # [S K]
+    padding = np.full((len(images), len(grid.captions) - len(leaks)), np.nan)
+    captions = np.concatenate([fits[:, 1 + len(compared) :], padding], axis=1)
+    return {"own": fits[:, 0], "others": fits[:, 1 : 1 + len(compared)], "captions": captions}
+
+
+def leaking_captions(grid: Grid, number: int) -> list[str]:
+    """List captions of training images that a prompt does not ask for."""
+    asked = words_of(grid.prompts[number].content)
+    return [caption for caption in grid.captions if asked.isdisjoint(words_of(caption))]
 
 
 def other_contents(grid: Grid, number: int) -> list[str]:

@@ -1,13 +1,14 @@
 """The training images and held-out images that drawings are compared with. Axes: N images, h w pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune.config.evaluate import ScoredDataConfig
+from finetune.config.evaluate import MOST_IMAGES, ScoredDataConfig
 from finetune.config.outputs import ValidationConfig
 from finetune.data.captions.reading import CaptionReading
+from finetune.data.class_images import is_class_image
 from finetune.data.images.decode import resize_and_crop
 from finetune.data.manifest import Manifest, Record, read_manifest
 from finetune.run_folder.options import held_out_indices
@@ -55,6 +56,13 @@ def read_references(manifest: Manifest, held_out: set[int], most: int, size: int
         pixels_of(manifest, others, size),
         tuple(record.file_name for record in chosen),
     )
+
+
+def read_training_images(manifest: Manifest, held_out: Collection[int], size: int) -> References:
+    """Decode the images of a run, without the class images of DreamBooth."""
+    kept = [index for index, record in enumerate(manifest.records) if not is_class_image(record)]
+    own = replace(manifest, records=tuple(manifest.records[index] for index in kept))
+    return read_references(own, {place for place, index in enumerate(kept) if index in held_out}, MOST_IMAGES, size)
 
 
 def choice_of(records: Sequence[Record], most: int) -> list[Record]:

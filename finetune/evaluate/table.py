@@ -25,6 +25,12 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([line.rstrip() for line in lines] + ["", *notes])
 
 
+def score_line(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Show the main scores of a step in one line."""
+    found = [f"{name} {cell(row['scores'].get(name, {}))}" for name in names]
+    return f"Scores of {named(row)}: {', '.join(found)}"
+
+
 def cell(score: Mapping[str, Any]) -> str:
     """Show a value with its interval."""
     if score.get("value") is None:

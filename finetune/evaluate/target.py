@@ -93,9 +93,10 @@ def of_run(folder: Path) -> Target:
 
 
 def step_of_run(folder: Path) -> int | None:
-    """Read the steps of a finished run."""
+    """Read the step that a finished run exported."""
     try:
-        return int(json.loads((folder / "run.json").read_text(encoding="utf-8"))["steps"])
+        status = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return int(status.get("exported_step", status["steps"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

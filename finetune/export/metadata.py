@@ -49,6 +49,8 @@ class RunFacts:
     started_at: float
     """Seconds since 1970 (UTC), like `finished_at`."""
     finished_at: float
+    usage_hint: str | None = None
+    """Strengths to use the file at, as they were scored."""
 
 
 def lora_metadata(
@@ -65,6 +67,7 @@ def lora_metadata(
         "modelspec.title": name,
         "modelspec.date": datetime.fromtimestamp(int(facts.finished_at), UTC).isoformat(),
         "modelspec.resolution": f"{resolution}x{resolution}",
+        **({} if facts.usage_hint is None else {"modelspec.usage_hint": facts.usage_hint}),
         **network,
         "ss_output_name": name,
         "ss_sd_model_name": last_part(config.model.source),

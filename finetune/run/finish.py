@@ -1,20 +1,19 @@
 """Leave a run's results: exported files, the report, and its status."""
 
-import contextlib
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import torch
+from torch import Tensor
 
 from finetune.data.class_images import trained, trained_captions
+from finetune.evaluate.table import choice_lines
 from finetune.export.metadata import RunFacts, tag_counts
 from finetune.files import refuse_lost_folder, writing
 from finetune.methods.base import TrainedModel, TuningMethod, explaining_export
 from finetune.models.parts import PARTS, is_dropped
-from finetune.optim.build import evaluation_weights
-from finetune.optim.ema import trained_state
 from finetune.processes.ranks import ranks
 from finetune.processes.signals import EXIT_CODE, end_on_signals
 from finetune.processes.streams import lost_output
@@ -22,6 +21,8 @@ from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import summary
 from finetune.run.preview import all_previews
+from finetune.run.scoring.score import score_strengths
+from finetune.run.scoring.weights import exported_state, read_state
 from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
@@ -37,9 +38,10 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         end_stopped(session, progress.step)
     refuse_lost_folder(run.lock, run.folder)
     refuse_changed_files(session.model.source, session.model.stamps)
+    exported = to_export(session, progress)
     session.tuned.network.eval()
     if tracker:
-        written = export(session, progress, method)
+        written = export(session, exported, method)
         for path, difference in written.items():
             run.say(f"Exported {path}; reloaded, its output differs by {difference:.1e} relative.")
         for path in written:
@@ -48,7 +50,7 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
                 name=artifact_name(run.config.output.export_name, path, run.folder / "export"),
                 kind="model",
                 paths=[path],
-                metadata={"base_sha256": session.model.base_sha256, "steps": progress.step},
+                metadata={"base_sha256": session.model.base_sha256, "steps": exported.step},
             )
         log_gallery(session, tracker)
         with writing(run.folder / "report.html"):
@@ -58,9 +60,61 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
             run.say(note)
         if text := summary(read_rows(run.folder / "metrics.jsonl")[0]):
             run.say(text)
-        write_status(run.folder, run.steps, written)
+        tell_choice(session, progress, exported)
+        write_status(run.folder, progress.step, written, exported.step, stopped_early=progress.step < run.steps)
         run.say(f"Report: {report}")
     ranks().exchange()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The step whose weights are exported."""
+
+    step: int
+    state: dict[str, Tensor]
+    """On the CPU in float32."""
+    strengths: dict[str, Any] | None = None
+    """What is known of its strengths."""
+
+
+def to_export(session: Session, progress: Progress) -> Exported:
+    """Choose the weights to export, and score them at other strengths. All processes take part."""
+    desk, wanted = session.desk, session.run.config.evaluate.export
+    step = progress.step
+    if desk is not None and wanted != "last":
+        choice = desk.choice()
+        step = int(wanted) if wanted.isdigit() else progress.step if choice is None else choice.row["step"]
+        if not desk.is_scored(step):
+            known = ", ".join(str(row["step"]) for row in desk.rows) or "none"
+            raise ValueError(
+                f"evaluate.export: step {step} was not scored, so its weights are gone. Use best, last, or one of "
+                f"{known}."
+            )
+    state = exported_state(session) if step == progress.step or desk is None else read_state(desk.step_folder(step))
+    strengths = score_strengths(session, progress, step)
+    if ranks().any(session.stop.requested()):
+        end_stopped(session, progress.step)
+    if desk is not None and ranks().rank == 0:
+        desk.write(**({} if strengths is None else {"strengths": strengths}), exported_step=step)
+    return Exported(step, state, strengths)
+
+
+def tell_choice(session: Session, progress: Progress, exported: Exported) -> None:
+    """Print which step is exported and why."""
+    desk, run = session.desk, session.run
+    if desk is None:
+        return
+    if progress.step < run.steps:
+        run.say(
+            f"Training ended early, after step {progress.step} of {run.steps}: {desk.config.patience} later "
+            "checkpoints were scored in vain. The same command with --evaluate.patience 0 trains on."
+        )
+    for line in choice_lines(desk.choice()):
+        run.say(line)
+    if exported.strengths is not None:
+        run.say(exported.strengths["reason"])
+    share = desk.seconds / (desk.seconds + progress.seconds) if progress.seconds else 1.0
+    run.say(f"Exported: step {exported.step}. Scoring took {share:.0%} of the time of steps and scores.")
 
 
 def artifact_name(name: str, path: Path, folder: Path) -> str:
@@ -76,12 +130,9 @@ def log_gallery(session: Session, tracker: Tracker) -> None:
         tracker.log_gallery(rows)
 
 
-def export(session: Session, progress: Progress, method: TuningMethod) -> dict[Path, float]:
+def export(session: Session, exported: Exported, method: TuningMethod) -> dict[Path, float]:
     """Write every layout of the method's files; return their differences. They are measured on the reloaded files."""
     run, model, tuned = session.run, session.model, session.tuned
-    with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, run.config.optim):
-        weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)
-        state = {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
     if method.exports_all:
         model.parts.load(*PARTS)
     else:
@@ -92,21 +143,28 @@ def export(session: Session, progress: Progress, method: TuningMethod) -> dict[P
             module.to("cpu")
         for parameter in tuned.parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
             parameter.data = parameter.data.float()
-        facts = run_facts(session, progress)
+        facts = run_facts(session, exported)
         trained_model = TrainedModel(
-            run.family, run.source, session.components, tuned.network, model.objective, state, run.config, facts
+            run.family,
+            run.source,
+            session.components,
+            tuned.network,
+            model.objective,
+            exported.state,
+            run.config,
+            facts,
         )
         return method.export(trained_model, run.folder / "export")
 
 
-def run_facts(session: Session, progress: Progress) -> RunFacts:
+def run_facts(session: Session, exported: Exported) -> RunFacts:
     """Return the run's facts for the metadata of exported files."""
     run, manifest = session.run, session.run.manifest
     counted = trained(manifest.records, session.data.held_out_indices)
     return RunFacts(
         base_sha256=session.model.base_sha256,
-        steps=progress.step,
-        epochs=math.ceil(progress.step * run.global_batch_size / counted.num_samples),
+        steps=exported.step,
+        epochs=math.ceil(exported.step * run.global_batch_size / counted.num_samples),
         global_batch_size=run.global_batch_size,
         num_train_images=sum(counted.instance.values()),
         num_reg_images=sum(counted.of_class.values()),
@@ -118,6 +176,7 @@ def run_facts(session: Session, progress: Progress) -> RunFacts:
         mixed_precision=run.accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (device.py checked it)
         started_at=run.started_at.timestamp(),
         finished_at=datetime.now(UTC).timestamp(),
+        usage_hint=exported.strengths["reason"] if exported.strengths else None,
     )
 
 

@@ -13,6 +13,7 @@ from finetune.report.rows import read_json
 from finetune.run.finish import end_stopped
 from finetune.run.preview import BASE_STEP, preview
 from finetune.run.progress import ProgressLine
+from finetune.run.scoring.score import score, scoring_is_due
 from finetune.run.step import due
 from finetune.run.validate import validate, validation_is_due
 from finetune.run_folder.metrics import Window
@@ -71,7 +72,7 @@ def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress
 
 
 def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
-    """Validate, log and draw what is due. Returns False if a signal stopped it."""
+    """Validate, log, draw and score what is due. Returns False if a signal stopped it."""
     run, records, row, step = session.run, session.records, progress.row, progress.step
     refuse_lost_folder(run.lock, run.folder)
     if row is not None:
@@ -84,4 +85,6 @@ def observe(session: Session, progress: Progress, bar: ProgressLine) -> bool:
             records.tracker.log(row, step)
             bar.log(row)
     previews = run.config.preview
-    return not previews.prompts or not due(step, previews.every, run.steps) or preview(session, step)
+    if previews.prompts and due(step, previews.every, run.steps) and not preview(session, step):
+        return False
+    return not scoring_is_due(session, step) or score(session, progress)

@@ -2,7 +2,7 @@
 before a run is called finished. Files of others are ignored. Torch-free."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -25,15 +25,23 @@ class Status(TypedDict):
     """The contents of run.json. `files` are size and SHA-256 by exported file."""
 
     steps: int
+    exported_step: NotRequired[int]
+    """Of the exported weights, where it is not the last."""
+    stopped_early: NotRequired[bool]
+    """True where later checkpoints were in vain (evaluate.patience)."""
     files: NotRequired[dict[str, dict[str, int | str]]]
 
 
-def write_status(folder: Path, steps: int, exported: Iterable[Path]) -> None:
+def write_status(
+    folder: Path, steps: int, exported: Iterable[Path], exported_step: int | None = None, *, stopped_early: bool = False
+) -> None:
     """Record that the run is complete, with its exported files and folders."""
     files = sorted(file for path in exported for file in own_files(path))
     content = {
         "status": "finished",
         "steps": steps,
+        **({} if exported_step in (None, steps) else {"exported_step": exported_step}),
+        **({"stopped_early": True} if stopped_early else {}),
         "files": {file.relative_to(folder).as_posix(): size_and_sha256(file) for file in files},
     }
     write_atomically(folder / STATUS_FILE, json.dumps(content, indent=1))
@@ -63,11 +71,12 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             "it."
         )
     status = status_or_warning(folder, say, has_checkpoints=bool(checkpoints))
-    if status is None or (status["steps"] < config.train.steps and checkpoints):
+    ended_early = status is not None and ends_early(config, status, checkpoints)
+    if status is None or (status["steps"] < config.train.steps and checkpoints and not ended_early):
         refuse_changed_start(config)
         return None
     steps = status["steps"]
-    if steps < config.train.steps:
+    if steps < config.train.steps and not ended_early:
         raise ValueError(
             f"output.folder: {folder} holds a finished run of {steps} steps whose checkpoints are gone, so it cannot "
             f"be continued to {config.train.steps}. Choose another output.folder."
@@ -102,7 +111,17 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
         )
     report = folder / "report.html"
     seen = f" Its report: {report}." if report.exists() else ""
-    return f"The run in {folder} is finished ({steps} steps). Its model: {folder / 'export'}.{seen}"
+    early = f" of {config.train.steps}, after which later ones were in vain" if ended_early else ""
+    return f"The run in {folder} is finished ({steps} steps{early}). Its model: {folder / 'export'}.{seen}"
+
+
+def ends_early(config: TrainConfig, status: Status, checkpoints: Sequence[Path]) -> bool:
+    """Tell if a run that was ended early would end there again. More steps or patience continue it."""
+    saved = [path / "config.yaml" for path in checkpoints] + [config.output.folder / "config.yaml"]
+    file = next((path for path in saved if path.exists()), None)
+    if not status.get("stopped_early") or file is None:
+        return False
+    return not different_values(config, file, ["train.steps", "evaluate.every", "evaluate.patience"])
 
 
 def status_or_warning(folder: Path, say: Callable[[str], None], *, has_checkpoints: bool) -> Status | None:

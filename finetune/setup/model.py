@@ -37,7 +37,19 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
     method.check(family, parts.components)
     dtype = COMPUTE_DTYPES[run.accelerator.mixed_precision]
     return LoadedModel(
-        read, parts, objective, is_inpainting, method.parts, identity, base_sha256, file_stamps(read), dtype, warnings
+        *(
+            read,
+            parts,
+            objective,
+            is_inpainting,
+            method.parts,
+            identity,
+            base_sha256,
+            file_stamps(read),
+            dtype,
+            warnings,
+        ),
+        alters_weights=method.alters_weights,
     )
 
 

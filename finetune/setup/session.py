@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 from finetune.config.parse.dump import dump
+from finetune.evaluate.desk import Desk
 from finetune.files import refuse_lost_folder, write_atomically
 from finetune.optim.first_steps import FirstSteps
 from finetune.processes.signals import StopRequest
@@ -19,7 +20,7 @@ from finetune.tasks.base import Task
 
 @contextmanager
 def open_session(
-    run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned, task: Task, *, from_scratch: bool
+    run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned, task: Task, *, desk: Desk | None, from_scratch: bool
 ) -> Iterator[Session]:
     """Yield the session, whose failure the trackers record. A model `from_scratch` is not checked against its
     objective."""
@@ -50,7 +51,7 @@ def open_session(
         watch = None
         if run.first_step == 0 and run.accelerator.is_main_process:  # all processes have the same weights
             watch = FirstSteps(tuned.optimizer, in_backward=run.config.optim.in_backward)
-        yield Session(run, model, data, tuned, task, records, components, stop, start, watch)
+        yield Session(run, model, data, tuned, task, records, components, stop, start, watch, desk)
     except Exception:
         if records.tracker:
             records.tracker.finish(1)

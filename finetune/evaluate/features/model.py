@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from finetune.config.loss import LossConfig
 from finetune.evaluate.features.base import joined, unit_rows
 from finetune.models.family import Components, ModelFamily, Network
+from finetune.models.parts import is_dropped
 from finetune.models.prompts import Prompts, join_prompts, whole_sizes
 from finetune.objectives.diffusion import Objective
 from finetune.randomness import generator, noise_at
@@ -32,6 +33,8 @@ class FrozenModel:
     family: ModelFamily
     components: Components
     device: torch.device
+    is_placed: bool = False
+    """True where the denoiser is on its device, such as one that trains."""
     objective: Objective = field(init=False)
     network: Network = field(init=False)
     encoded: dict[str, Prompts] = field(default_factory=dict[str, Prompts], init=False)
@@ -40,9 +43,11 @@ class FrozenModel:
     def __post_init__(self) -> None:
         objective = self.family.objective(self.components.scheduler, LossConfig()).plain()
         object.__setattr__(self, "objective", objective)
-        object.__setattr__(self, "network", Network(self.family, self.components.denoiser).to(self.device).eval())
+        network = Network(self.family, self.components.denoiser).eval()
+        object.__setattr__(self, "network", network if self.is_placed else network.to(self.device))
         for part in (self.components.vae, *self.components.text_encoders):
-            part.to(self.device).eval()
+            if not is_dropped(part):
+                part.to(self.device).eval()
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
@@ -67,19 +72,21 @@ class FrozenModel:
     @torch.no_grad()
     def condition(self, texts: Sequence[str], latents: Tensor) -> Prompts:
         """Encode texts as conditions for latents [B C H W] of whole images. There is one row per text."""
-        encoded = join_prompts([self._encoded(text) for text in texts])
+        self.encode_texts(texts)
+        encoded = join_prompts([self.encoded[text] for text in texts])
         pixels = self.family.pixels_per_latent(self.components.vae)
         height, width = (side * pixels for side in latents.shape[2:])
         sizes = whole_sizes(len(texts), height, width).to(self.device)
         return replace(encoded, sizes=sizes, filling=self._filling(len(texts), latents))
 
-    def _encoded(self, text: str) -> Prompts:
-        """Encode a text, once."""
-        if text not in self.encoded:
-            encoders, tokenizers = self.components.text_encoders, self.components.tokenizers
-            tokens = self.family.tokenize(tokenizers, [text]).to(self.device)
-            self.encoded[text] = self.family.encode_prompts(encoders, tokens)
-        return self.encoded[text]
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> None:
+        """Encode texts, each once. Later conditions on them need no text encoders."""
+        for text in texts:
+            if text not in self.encoded:
+                encoders, tokenizers = self.components.text_encoders, self.components.tokenizers
+                tokens = self.family.tokenize(tokenizers, [text]).to(self.device)
+                self.encoded[text] = self.family.encode_prompts(encoders, tokens)
 
     def _filling(self, num: int, latents: Tensor) -> Tensor | None:
         """Hide all of the image from an inpainting model."""

@@ -26,6 +26,9 @@ from finetune.tracking.wandb.server import answers
 
 CHECK_SECONDS = 2.0
 QUIET_SECONDS = 10.0
+HIGHER_SCORES = ("style", "subject", "adherence", "diversity")
+LOWER_SCORES = ("drift", "leak", "memorisation", "faults", "kid", "cmmd")
+"""Scores of checkpoints by what is better, of which the summary shows the best."""
 UPLOAD_SCRIPT = Path(__file__).with_name("upload.py")
 
 logger = logging.getLogger("finetune.tracking.tracker")
@@ -77,8 +80,12 @@ class WeightsAndBiases:
         )
         self.folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("step")
-        for prefix in ("train", "validation", "previews"):
+        for prefix in ("train", "validation", "previews", "score"):
             self._run.define_metric(f"{prefix}/*", step_metric="step")
+        for name in LOWER_SCORES:
+            self._run.define_metric(f"score/{name}", step_metric="step", summary="min")
+        for name in HIGHER_SCORES:
+            self._run.define_metric(f"score/{name}", step_metric="step", summary="max")
         self._run.define_metric("validation/loss", step_metric="step", summary="min")
         self._run.define_metric("train/images_per_second", step_metric="step", summary="mean")
         self._lowest = lowest(read_rows(run.folder / "metrics.jsonl")[0])

@@ -2,7 +2,7 @@ import inspect
 import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -116,11 +116,12 @@ def test_counts_begin_at_one(key: str) -> None:
 
 @pytest.mark.parametrize("option", [o for o in options(LoRATrainConfig) if {int, float} & {o.hint, *get_args(o.hint)}])
 def test_every_number_has_bounds(option: Option) -> None:
+    value = (-2.0,) if get_origin(option.hint) is tuple else -2
     if option.key in ("loss.logit_mean", "preview.guidance_scale"):
-        assert with_options(GOOD, {option.key: -2})
+        assert with_options(GOOD, {option.key: value})
     else:
-        with pytest.raises(ValueError, match=rf"(?m)^{option.key}: got -2, expected"):
-            with_options(GOOD, {option.key: -2})
+        with pytest.raises(ValueError, match=rf"(?m)^{option.key}: got -2(\.0)?, expected"):
+            with_options(GOOD, {option.key: value})
 
 
 IN_BACKWARD = OptimConfig(in_backward=True)
@@ -227,9 +228,11 @@ def test_commits_are_no_tokens() -> None:
 
 def test_every_option_has_a_line_of_help() -> None:
     """A field's docstring is its help text; sections need none."""
-    for section in [value for item in fields(GOOD) if is_dataclass(value := vars(GOOD)[item.name])]:
+    sections = [value for item in fields(GOOD) if is_dataclass(value := vars(GOOD)[item.name])]
+    sections += [value for section in sections for value in vars(section).values() if is_dataclass(value)]
+    for section in sections:
         source = Path(inspect.getfile(type(section))).read_text(encoding="utf-8")
-        for item in fields(section):
+        for item in [item for item in fields(section) if not is_dataclass(vars(section)[item.name])]:
             after = source.split(f"class {type(section).__name__}", 1)[1].split(f"\n    {item.name}: ", 1)[1]
             assert after.split("\n", 2)[1].startswith('    """'), (type(section).__name__, item.name)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.evaluate.command import parse_evaluation, read_rows
+from finetune.evaluate.command import parse_evaluation
 from finetune.evaluate.drawing import save
+from finetune.evaluate.rows import read_rows
 from finetune.sampling.metadata import OWN_CHUNK
 
 

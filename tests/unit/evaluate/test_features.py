@@ -10,8 +10,8 @@ from finetune.evaluate.features.base import Feature
 from finetune.evaluate.features.model import DenoiserContent, DenoiserStyle, FrozenModel, Latents, blocks_of
 from finetune.evaluate.features.pixels import PixelStatistics, cosine_patterns
 from finetune.evaluate.grid import Grid, GridPrompt
-from finetune.evaluate.measure import as_levels, as_tensor
-from finetune.evaluate.prompt_fit import DenoisingLoss, prompt_fit
+from finetune.evaluate.measure import as_levels, as_tensor, joined_fit
+from finetune.evaluate.prompt_fit import DenoisingLoss, fits_of_prompt
 from finetune.models import family_named
 from finetune.models.family import ModelSource
 from finetune.objectives.diffusion import denoising_loss
@@ -76,7 +76,9 @@ def test_the_fit_is_the_loss_of_each_text_by_itself(model: FrozenModel) -> None:
 def test_captions_that_a_prompt_asks_for_are_not_counted_as_leaks(model: FrozenModel) -> None:
     prompts = tuple(GridPrompt(text, text, "user") for text in ("a red square", "a cat", "a boat"))
     grid = Grid(prompts, (0, 1), False, ("red squares", "a house"))
-    fit = prompt_fit(DenoisingLoss(model), drawings(6).unflatten(0, (3, 2)), grid)
+    measure, images = DenoisingLoss(model), drawings(6).unflatten(0, (3, 2))
+    described = [fits_of_prompt(measure, of_prompt, grid, number) for number, of_prompt in enumerate(images)]
+    fit = joined_fit(described, measure.name, judges_style=True)
     assert fit.own.shape == (3, 2) and fit.others.shape == (3, 2, 2) and fit.captions.shape == (3, 2, 2)
     assert np.isnan(fit.captions).sum(axis=(1, 2)).tolist() == [2, 0, 0]
 

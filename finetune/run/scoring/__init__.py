@@ -1,0 +1,1 @@
+"""Checkpoints scored while a run trains."""

@@ -1,0 +1,122 @@
+"""Images of a grid, drawn and described by all processes."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.batches.preview_prompts import drawing_arguments
+from finetune.evaluate.desk import Desk
+from finetune.evaluate.drawing import image_path, missing_prompts, read_prompt, save
+from finetune.evaluate.grid import Grid
+from finetune.evaluate.instruments import Instruments
+from finetune.evaluate.measure import Described
+from finetune.files import writing
+from finetune.models.family import Components
+from finetune.models.parts import for_drawing
+from finetune.models.prompts import Condition
+from finetune.models.vae_upcast import without_fp16_overflow
+from finetune.processes.ranks import ranks
+from finetune.session import Session
+
+
+def draw_grid(
+    session: Session,
+    desk: Desk,
+    grid: Grid,
+    folder: Path,
+    components: Components,
+    prompts: Mapping[str, Condition],
+    note: Mapping[str, object],
+) -> bool:
+    """Draw what is missing of a grid, a part on every process. Returns False where it was stopped.
+
+    The parts in `components` are on the device, text encoders that do not train without weights. `note` is
+    written into the images.
+    """
+    if ranks().rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    ranks().exchange()
+    is_complete = True
+    for number in missing_prompts(folder, grid)[ranks().rank :: ranks().size]:
+        if session.stop.requested():
+            is_complete = False
+            break
+        text = grid.prompts[number].text
+        images = draw_seeds(session, desk, components, prompts[text], grid.seeds)
+        with writing(folder):
+            for seed, image in zip(grid.seeds, images, strict=True):
+                save(image, image_path(folder, number, seed), {"prompt": text, "seed": seed, **note})
+    return not ranks().any(not is_complete)
+
+
+@torch.no_grad()
+def draw_seeds(
+    session: Session, desk: Desk, components: Components, prompt: Condition, seeds: Sequence[int]
+) -> np.ndarray:
+    """Draw a prompt with all seeds as one batch, [S h w 3] in [0, 1]."""
+    run, draw = session.run, desk.draw
+    family, device = run.family, run.accelerator.device
+    components = for_drawing(components, device)
+    with run.accelerator.autocast(), without_fp16_overflow(components.vae):
+        return family.pipeline(components)(
+            **drawing_arguments(family, components, prompt, device),
+            width=draw["size"],
+            height=draw["size"],
+            num_images_per_prompt=len(seeds),
+            num_inference_steps=draw["num_inference_steps"],
+            guidance_scale=family.guidance_scale if draw["guidance_scale"] is None else draw["guidance_scale"],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="np",
+        ).images
+
+
+def describe_grid(session: Session, instruments: Instruments, grid: Grid, folder: Path) -> list[Described] | None:
+    """Describe the images of a folder, a part on every process.
+
+    The base model has its weights. Returns the descriptions of all prompts, on the main process alone, or an
+    empty list; None where it was stopped.
+    """
+    own: dict[int, Described] = {}
+    is_complete = True
+    for number in range(ranks().rank, len(grid.prompts), ranks().size):
+        if session.stop.requested():
+            is_complete = False
+            break
+        own[number] = instruments.features.describe(grid, number, read_prompt(folder, grid, number))
+    if ranks().any(not is_complete):
+        return None
+    return gathered(own, folder)
+
+
+def gathered(own: Mapping[int, Described], folder: Path) -> list[Described]:
+    """Collect the descriptions of all processes on the first, through files."""
+    if ranks().size == 1:
+        return [own[number] for number in sorted(own)]
+    path = folder / f".tmp-described-{ranks().rank}.npz"
+    if ranks().rank > 0:
+        with writing(folder):
+            write_arrays(path, own)
+    ranks().exchange()
+    if ranks().rank > 0:
+        ranks().exchange()
+        return []
+    found: dict[int, dict[str, np.ndarray]] = {number: dict(each) for number, each in own.items()}
+    for other in range(1, ranks().size):
+        file = folder / f".tmp-described-{other}.npz"
+        with np.load(file) as arrays:
+            for key, value in arrays.items():
+                number, _, name = key.partition("/")
+                found.setdefault(int(number), {})[name] = value
+        with contextlib.suppress(OSError):
+            file.unlink()
+    ranks().exchange()
+    return [found[number] for number in sorted(found)]
+
+
+def write_arrays(path: Path, described: Mapping[int, Described]) -> None:
+    """Write descriptions by the number of their prompts."""
+    arrays = {f"{number}/{name}": value for number, each in described.items() for name, value in each.items()}
+    np.savez(path, allow_pickle=False, **arrays)

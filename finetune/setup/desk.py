@@ -1,0 +1,35 @@
+"""The prompts that checkpoints are scored with, before any model loads."""
+
+from finetune.config.drawing.options import read_notation
+from finetune.data.class_images import is_class_image
+from finetune.evaluate.command import grid_notes
+from finetune.evaluate.desk import Desk
+from finetune.evaluate.grid import make_grid
+from finetune.run_folder.options import held_out_indices
+from finetune.session import Run
+
+
+def open_desk(run: Run) -> Desk | None:
+    """Return the desk of a scored run. It has the rows up to the run's first step. Raises ValueError where the dataset
+    leaves too few prompts."""
+    config, evaluate, preview = run.config, run.config.evaluate, run.config.preview
+    if evaluate.every == 0:
+        return None
+    kept = [(index, record) for index, record in enumerate(run.manifest.records) if not is_class_image(record)]
+    held_out = held_out_indices(run.manifest.records, config.validation)
+    records = [record for _, record in kept]
+    places = {place for place, (index, _) in enumerate(kept) if index in held_out}
+    prompts = tuple(read_notation(line)[0].prompt for line in preview.prompts)
+    try:
+        grid = make_grid(records, places, evaluate.grid, config.data.template, prompts)
+    except ValueError as error:
+        raise ValueError(f"evaluate.{error}".replace("--grid.", "--evaluate.grid.")) from error
+    for line in grid_notes(grid)[1:]:
+        run.say(line)
+    draw = {
+        "size": preview.size or config.data.resolution,
+        "num_inference_steps": preview.num_inference_steps,
+        "guidance_scale": preview.guidance_scale,
+        "negative_prompt": preview.negative_prompt,
+    }
+    return Desk.opened(evaluate, run.folder, grid, run.manifest.fingerprint, draw, run.first_step)
