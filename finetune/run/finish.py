@@ -21,6 +21,7 @@ from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import summary
 from finetune.run.preview import all_previews
+from finetune.run.scoring.records import scored_images
 from finetune.run.scoring.score import score_strengths
 from finetune.run.scoring.weights import exported_state, read_state
 from finetune.run.threads import all_cores
@@ -51,8 +52,11 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
                 kind="model",
                 paths=[path],
                 metadata={"base_sha256": session.model.base_sha256, "steps": exported.step},
+                aliases=("latest", "best") if is_best(session, exported.step) else ("latest",),
             )
         log_gallery(session, tracker)
+        if scored := scored_images(session):
+            tracker.log_scored(scored)
         with writing(run.folder / "report.html"):
             report = write_report(run.folder, message=" ".join(lost_output()) or None)
         tracker.finish(0)
@@ -90,13 +94,22 @@ def to_export(session: Session, progress: Progress) -> Exported:
                 f"evaluate.export: step {step} was not scored, so its weights are gone. Use best, last, or one of "
                 f"{known}."
             )
-    state = exported_state(session) if step == progress.step or desk is None else read_state(desk.step_folder(step))
+    if step == progress.step or desk is None:
+        state = exported_state(session)
+    else:
+        state = read_state(session.tuned.network, desk.step_folder(step))
     strengths = score_strengths(session, progress, step)
     if ranks().any(session.stop.requested()):
         end_stopped(session, progress.step)
     if desk is not None and ranks().rank == 0:
         desk.write(**({} if strengths is None else {"strengths": strengths}), exported_step=step)
     return Exported(step, state, strengths)
+
+
+def is_best(session: Session, step: int) -> bool:
+    """Tell if the step is the one that the rule chooses."""
+    choice = session.desk.choice() if session.desk else None
+    return choice is not None and choice.row["step"] == step
 
 
 def tell_choice(session: Session, progress: Progress, exported: Exported) -> None:

@@ -195,6 +195,10 @@ def refuse_non_finite(
         if run.config.optim.in_backward and math.isfinite(loss)
         else "The weights were not updated"
     )
+    if session.records.tracker:
+        session.records.tracker.alert(
+            "The loss is not finite", f"The loss of step {step} is {loss}, which ends the run."
+        )
     raise ValueError(
         f"the loss of step {step} is {loss} with a gradient norm of {grad_norm}. {weights}. "
         f"{newest_checkpoint_text()} Timesteps and file names of the batch are in {path}. Common causes: too high an "

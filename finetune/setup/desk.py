@@ -1,12 +1,21 @@
 """The prompts that checkpoints are scored with, before any model loads."""
 
+from dataclasses import replace
+
 from finetune.config.drawing.options import read_notation
+from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.train import TrainConfig
 from finetune.data.class_images import is_class_image
 from finetune.evaluate.command import grid_notes
 from finetune.evaluate.desk import Desk
 from finetune.evaluate.grid import make_grid
 from finetune.run_folder.options import held_out_indices
 from finetune.session import Run
+
+
+def subject_of(config: TrainConfig) -> str | None:
+    """Read the subject's prompt of DreamBooth."""
+    return config.instance.prompt if isinstance(config, DreamBoothTrainConfig) else None
 
 
 def open_desk(run: Run) -> Desk | None:
@@ -20,8 +29,14 @@ def open_desk(run: Run) -> Desk | None:
     records = [record for _, record in kept]
     places = {place for place, (index, _) in enumerate(kept) if index in held_out}
     prompts = tuple(read_notation(line)[0].prompt for line in preview.prompts)
+    asked = replace(evaluate.grid, subject=evaluate.grid.subject or subject_of(config))
+    if evaluate.goal == "subject" and asked.subject is None:
+        raise ValueError(
+            "evaluate.grid.subject: missing with evaluate.goal subject, expected the subject's prompt. Use: "
+            '--evaluate.grid.subject "a photo of sks dog".'
+        )
     try:
-        grid = make_grid(records, places, evaluate.grid, config.data.template, prompts)
+        grid = make_grid(records, places, asked, config.data.template, prompts)
     except ValueError as error:
         raise ValueError(f"evaluate.{error}".replace("--grid.", "--evaluate.grid.")) from error
     for line in grid_notes(grid)[1:]:

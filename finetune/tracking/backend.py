@@ -17,6 +17,25 @@ class PreviewRow:
 
 
 @dataclass(frozen=True)
+class ScoredImage:
+    """One image of a scored checkpoint, with its scores."""
+
+    prompt: str
+    kind: str
+    """What the prompt is for, as in grid.json."""
+    seed: int
+    step: int
+    path: Path
+    base_path: Path
+    scores: Mapping[str, float]
+    """Of the image itself, by name."""
+    nearest: str | None
+    """The file name of the nearest training image."""
+    nearest_path: Path | None
+    """Where it is a file."""
+
+
+@dataclass(frozen=True)
 class LoggedFiles:
     """Files and folders of a run that belong together. `paths` are inside `folder`, or `folder` itself."""
 
@@ -26,6 +45,8 @@ class LoggedFiles:
     folder: Path
     paths: tuple[Path, ...]
     metadata: Mapping[str, object]
+    aliases: tuple[str, ...] = ("latest",)
+    """Names of this version, where the tracker has them."""
 
     def named(self) -> list[tuple[Path, str]]:
         """Return each path with its name in `folder`, empty for `folder` itself."""
@@ -93,6 +114,10 @@ class Desk(Protocol):
 
     def log_gallery(self, rows: Sequence[tuple[int, PreviewRow]]) -> None:
         """Record all previews of the run as one table."""
+        ...
+
+    def log_scored(self, images: Sequence[ScoredImage]) -> None:
+        """Record the images of all scored checkpoints as one table."""
         ...
 
 

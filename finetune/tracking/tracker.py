@@ -17,7 +17,17 @@ from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.extras import install_command
 from finetune.files import write_atomically
 from finetune.import_named import import_named
-from finetune.tracking.backend import Alerting, Backend, Desk, Input, LoggedFiles, PreviewRow, TrackedRun, Uploading
+from finetune.tracking.backend import (
+    Alerting,
+    Backend,
+    Desk,
+    Input,
+    LoggedFiles,
+    PreviewRow,
+    ScoredImage,
+    TrackedRun,
+    Uploading,
+)
 from finetune.tracking.wandb.environment import (
     RUN_ID,
     identified,
@@ -129,7 +139,14 @@ class Tracker:
             lane.submit(lambda backend: backend.log_previews(rows, step))
 
     def log_files(
-        self, folder: Path, *, name: str, kind: str, paths: Sequence[Path], metadata: Mapping[str, object]
+        self,
+        folder: Path,
+        *,
+        name: str,
+        kind: str,
+        paths: Sequence[Path],
+        metadata: Mapping[str, object],
+        aliases: Sequence[str] = ("latest",),
     ) -> None:
         """Record files and folders inside `folder` as one artifact of this run. A format of the exported model is one.
         The run's id is part of the artifact's name: two runs that share a name have an artifact each."""
@@ -137,7 +154,7 @@ class Tracker:
         described = json.loads(json.dumps({"dataset_fingerprint": self._data_fingerprint, **metadata}, default=str))
         files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         self._copy_seconds += sum(file.stat().st_size for file in files) / COPIED_BYTES_PER_SECOND
-        artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described)
+        artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described, tuple(aliases))
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_files(artifact))
 
@@ -150,6 +167,11 @@ class Tracker:
         """Record all previews of the run, each with its step."""
         for lane in self._lanes:
             lane.submit(lambda backend: backend.log_gallery(rows) if isinstance(backend, Desk) else None)
+
+    def log_scored(self, images: Sequence[ScoredImage]) -> None:
+        """Record the images of all scored checkpoints with their scores."""
+        for lane in self._lanes:
+            lane.submit(lambda backend: backend.log_scored(images) if isinstance(backend, Desk) else None)
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert with the trackers that have them."""

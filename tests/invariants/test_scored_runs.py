@@ -144,7 +144,7 @@ def test_every_method_is_scored_against_the_base_model(
     if "model.quantization" not in own:  # whose base model is quantised too
         for path in (tmp_path / "base").glob("*.png"):
             assert np.abs(pixels(path) - pixels(out / "scored" / "base" / path.name)).max() <= 1, path.name
-    tuned = sorted((out / "scored" / "step_000004").glob("prompt00_*.png"))
+    tuned = sorted((out / "scored" / "step_000004").glob("prompt*.png"))
     assert any((pixels(path) != pixels(out / "scored" / "base" / path.name)).any() for path in tuned)
     assert ("strengths" in best(out)) == ("evaluate.strengths" in own)
 
@@ -176,5 +176,7 @@ def test_mistakes_are_found_before_a_model_loads(tiny_run: Options, tmp_path: Pa
     refused("lora", options | {"evaluate.export": "3"}, tmp_path / "a", "evaluate.export: got 3", "a multiple of")
     refused("lora", options | {"evaluate.export": "third"}, tmp_path / "b", "expected best, last, or the step")
     refused("lora", options | {"evaluate.every": 0, "evaluate.patience": 2}, tmp_path / "c", "evaluate.every is 0")
+    subject = {"evaluate.goal": "subject"}
+    refused("lora", options | subject, tmp_path / "e", "evaluate.grid.subject: missing with evaluate.goal subject")
     few = {"evaluate.grid.contents": ("a red circle",)}
     refused("lora", options | few, tmp_path / "d", "evaluate.grid.contents: 0 of 1 things", "--evaluate.grid.contents")

@@ -54,6 +54,7 @@ def memorisation(evidence: Evidence) -> Score:
         num_calibrating=len(usual),
         threshold=float(np.sort(usual)[-max(1, int(FALSE_ALARMS * (len(usual) + 1)))]),
         copies=copies[:MOST_NAMED],
+        nearest=[[evidence.training_names[number] for number in row] for row in place],
     )
 
 

@@ -23,6 +23,7 @@ from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
 from finetune.run.scoring.base import base_weights, make_instruments, move
 from finetune.run.scoring.images import describe_grid, draw_grid
+from finetune.run.scoring.records import log_scores
 from finetune.run.scoring.weights import at_strength, exported_state, has_strengths, read_state, save_weights
 from finetune.run.step import due
 from finetune.session import Progress, Session
@@ -68,8 +69,7 @@ def score(session: Session, progress: Progress) -> bool:
     if ranks().rank == 0:
         desk.write()
         session.run.say(score_line(row, (LIKENESS[desk.config.goal], *IN_LINE)))
-        if session.records.tracker:
-            session.records.tracker.log(named_scores(row), step)
+        log_scores(session, row, folder)
     return True
 
 
@@ -77,12 +77,6 @@ def facts_of(desk: Desk, step: int, folder: Path) -> dict[str, Any]:
     """Say what a row is of."""
     images = folder.relative_to(desk.folder).as_posix()
     return {"step": step, "target": f"step {step}", "id": desk.row_id(step), "images": images}
-
-
-def named_scores(row: dict[str, Any]) -> dict[str, float]:
-    """Name a row's scores as metrics."""
-    found = {f"score/{name}": score["value"] for name, score in row["scores"].items() if "value" in score}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 @contextlib.contextmanager
@@ -221,7 +215,7 @@ def score_strengths(session: Session, progress: Progress, step: int) -> dict[str
         instruments = ready(session, desk, progress)
         if instruments is None:
             return None
-        load_trained_state(session.tuned.network, read_state(desk.step_folder(step)))
+        load_trained_state(session.tuned.network, read_state(session.tuned.network, desk.step_folder(step)))
         rows = [dict(next(row for row in desk.rows if row["step"] == step), strength=1.0)]
         for strength in desk.plan.strengths:
             if strength == 1:

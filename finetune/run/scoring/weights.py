@@ -68,12 +68,13 @@ def save_token_files(session: Session, state: Mapping[str, Tensor], folder: Path
     save_tokens(session.run.family, vectors, {name: {} for name in vectors}, folder / "embeddings")
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a scored step."""
+def read_state(network: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a scored step, in the network's order."""
     path = folder / STATE_FILE
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
+        found = safetensors.torch.load_file(path)
+        return {name: found[name] for name in trained_state(network)}
+    except (OSError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"evaluate.export: the weights of a scored step in {path} do not open ({error}). Restore the file, or use "
             "--evaluate.export last."

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from finetune.report.rows import read_rows
 from finetune.report.validation import Lowest, lowest
-from finetune.tracking.backend import Input, LoggedFiles, PreviewRow, TrackedRun
+from finetune.tracking.backend import Input, LoggedFiles, PreviewRow, ScoredImage, TrackedRun
 from finetune.tracking.wandb.environment import tags_of
 from finetune.tracking.wandb.server import answers
 
@@ -175,6 +175,24 @@ class WeightsAndBiases:
             table.add_data(row.prompt, row.seed, step, base, wandb.Image(str(row.path)))
         self._run.log({"previews/table": table, "step": max(step for step, _ in rows)})
 
+    def log_scored(self, images: Sequence[ScoredImage]) -> None:
+        """Log one table of all scored checkpoints beside the base model."""
+        import wandb
+
+        names = list(dict.fromkeys(name for image in images for name in image.scores))
+        table = wandb.Table(
+            columns=["prompt", "kind", "seed", "step", "base", "tuned", *names, "nearest", "nearest training image"]
+        )
+        for image in images:
+            nearest = wandb.Image(str(image.nearest_path)) if image.nearest_path else None
+            table.add_data(
+                *(image.prompt, image.kind, image.seed, image.step),
+                *(wandb.Image(str(image.base_path)), wandb.Image(str(image.path))),
+                *(image.scores.get(name) for name in names),
+                *(image.nearest, nearest),
+            )
+        self._run.log({"score/table": table, "step": max(image.step for image in images)})
+
     def alert(self, title: str, text: str) -> None:
         """Send an alert, which W&B passes on as the user chose. Offline it waits for the upload."""
 
@@ -191,7 +209,7 @@ class WeightsAndBiases:
                 artifact.add_dir(str(path), name or None, policy="immutable", skip_cache=True)
             else:
                 artifact.add_file(str(path), name, skip_cache=True)
-        self._run.log_artifact(artifact)
+        self._run.log_artifact(artifact, aliases=list(files.aliases))
 
     def finish(self, exit_code: int) -> None:
         import wandb
