@@ -18,7 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from finetune.config.tracking import TRACKERS, TrackingConfig
 from finetune.tracking import tracker as tracking
-from finetune.tracking.backend import Input, LoggedFiles, TrackedRun
+from finetune.tracking.backend import Input, LoggedFiles, ScoredImage, TrackedRun
 from finetune.tracking.tracker import PreviewRow, Tracker, check_trackers, start_tracking
 from finetune.tracking.wandb import offline_run
 from finetune.tracking.wandb import server as server_probe
@@ -96,6 +96,8 @@ def log_everything(tracker: Tracker, folder: Path) -> None:
     previews = [PreviewRow("a cat", 0, base, None), PreviewRow("a cat", 1, tuned, base)]
     tracker.log_previews(previews, 5)
     tracker.log_gallery([(0, previews[0]), (5, previews[1])])
+    scored = ScoredImage("a cat, ink", "new_content", 0, 5, tuned, base, {"style": 0.7}, "a.png", None)
+    tracker.log_scored([scored, replace(scored, seed=1, scores={}, nearest=None)])
     paths = [folder / "export" / name for name in ("style.safetensors", "embeddings")]
     tracker.log_files(folder / "export", name="ink style", kind="model", paths=paths, metadata={"steps": 5})
 
@@ -163,12 +165,28 @@ def test_all_previews_are_one_table_of_prompt_seed_step_with_the_base_beside(fin
     shown = [row for row in history(finished.records) if any(key.startswith("previews/") for key in row)]
     captions = ["a cat (seed 0)", "a cat (seed 1)", "a cat (seed 1), base model"]
     assert shown[0]["step"] == 5 and shown[0]["previews/pictures.captions"] == captions
-    (table,) = [artifact for artifact in finished.of("artifact") if artifact.type == "run_table"]
-    (content,) = [entry for entry in table.manifest.contents if entry.path.endswith(".table.json")]
-    stored = json.loads(Path(content.local_path).read_text())
+    stored = next(table for table in tables(finished) if "kind" not in table["columns"])
     assert stored["columns"] == ["prompt", "seed", "step", "base", "tuned"]
     assert [cells[:3] for cells in stored["data"]] == [["a cat", 0, 0], ["a cat", 1, 5]]
     assert [cells[3] is None for cells in stored["data"]] == [True, False]
+
+
+def tables(finished: Finished) -> list[dict[str, Any]]:
+    """Read the tables that were logged."""
+    logged = [artifact for artifact in finished.of("artifact") if artifact.type == "run_table"]
+    contents = [entry for table in logged for entry in table.manifest.contents if entry.path.endswith(".table.json")]
+    return [json.loads(Path(content.local_path).read_text()) for content in contents]
+
+
+def test_scored_images_are_one_table_with_scores_and_the_nearest_training_image(finished: Finished) -> None:
+    stored = next(table for table in tables(finished) if "kind" in table["columns"])
+    names = ["prompt", "kind", "seed", "step", "base", "tuned", "style", "nearest", "nearest training image"]
+    assert stored["columns"] == names
+    first, second = stored["data"]
+    assert [*first[:4], first[6], first[7]] == ["a cat, ink", "new_content", 0, 5, 0.7, "a.png"]
+    assert second[2] == 1 and second[6:] == [None, None, None] and second[5]["_type"] == "image-file"
+    metrics = {metric.name: metric for metric in finished.of("metric")}
+    assert metrics["score/style"].summary.max and metrics["score/drift"].summary.min
 
 
 def test_dataset_and_base_model_are_inputs_of_the_run_without_their_files(finished: Finished) -> None:
@@ -369,7 +387,7 @@ def test_a_logged_in_users_run_is_uploaded_as_it_grows(server: WandbServer, tmp_
     tracker.finish(0)
     losses = [row["train/loss"] for row in server.history.values() if "train/loss" in row]
     assert losses == [row["loss"] for row in ROWS]
-    assert server.is_complete and server.num_artifacts == 4
+    assert server.is_complete and server.num_artifacts == 5
     assert server.files["/artifact/style.safetensors"] == b"weights" * 1000
     assert told == []
     assert "is uploaded" in tracker.notes()[0]

@@ -16,7 +16,7 @@ PLATEAU = 3
 
 
 def log_scores(session: Session, row: Row, folder: Path) -> None:
-    """Send a row's numbers, the step's files and its alerts to the trackers."""
+    """Send a row's numbers, files and alerts to the trackers."""
     desk, tracker = session.desk, session.records.tracker
     if desk is None or tracker is None:
         return
