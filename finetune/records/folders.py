@@ -11,7 +11,7 @@ from finetune.config.drawing.options import PromptOptions, read_notation
 from finetune.config.parse.command_line import read_yaml
 from finetune.records.image_file import as_number, as_whole
 from finetune.records.scored import STEP, STRENGTH, ScoredFolder, Scores, items, read_lines
-from finetune.report.previews import find_previews
+from finetune.report.gallery import find_previews
 from finetune.report.rows import read_json
 
 SCORED_NAME = re.compile(r"prompt(\d{1,9})_seed(\d{1,18})\.png")

@@ -17,6 +17,7 @@ from finetune.models.parts import PARTS, is_dropped
 from finetune.processes.ranks import ranks
 from finetune.processes.signals import EXIT_CODE, end_on_signals
 from finetune.processes.streams import lost_output
+from finetune.records.update import update_records
 from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import summary
@@ -67,6 +68,8 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         tell_choice(session, progress, exported)
         write_status(run.folder, progress.step, written, exported.step, stopped_early=progress.step < run.steps)
         run.say(f"Report: {report}")
+        if session.desk is not None or run.config.preview.prompts:
+            update_records(run.folder.absolute().parent, run.folder, lambda text: run.warn([text]))
     ranks().exchange()
 
 

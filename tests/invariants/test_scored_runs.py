@@ -19,6 +19,7 @@ from finetune.evaluate.grid import Grid, GridPrompt
 from finetune.evaluate.target import base_target
 from finetune.models import family_named
 from finetune.models.family import ModelSource
+from finetune.records.command import RecordsOptions, show_records
 from tests.support.launch import on_two_processes
 from tests.support.runs import PREVIEWS, UNCACHED, Options, completed, refused, start
 
@@ -63,6 +64,9 @@ def test_a_killed_run_has_the_same_scores_and_exports_the_best(tiny_run: Options
     status = json.loads((whole / "run.json").read_text())
     assert status["steps"] == 6 and status.get("exported_step", 6) == chosen
     assert f"Exported: step {chosen}." in ended.output
+    assert (tmp_path / "records.sqlite").is_file()
+    found = show_records(RecordsOptions(tmp_path, num=1000)).rows
+    assert sum(row["step"] == chosen and row["run"] == "whole" for row in found) >= 14
     small = safetensors.torch.load_file(whole / "scored" / f"step_{chosen:06d}" / "pytorch_lora_weights.safetensors")
     assert all(torch.equal(small[name], value) for name, value in exported(whole).items())
     strengths = best(whole)["strengths"]
