@@ -41,6 +41,7 @@ def main() -> None:
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
     add_compare(commands)
     add_records(commands)
+    add_rate(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
@@ -80,6 +81,17 @@ def add_records(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     records.add_argument("--rebuild", action="store_true", help="read every image again, also after damage")
 
 
+def add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the options of `finetune rate`."""
+    rate = options_once(commands.add_parser("rate", help="compare two checkpoints by eye, without their names"))
+    what = "two scored runs (their best checkpoint), or folders of scored images"
+    rate.add_argument("targets", type=Path, nargs=2, metavar="TARGET", help=what)
+    rate.add_argument("--output", type=Path, metavar="FILE", help="file of votes (votes.jsonl in the first target)")
+    rate.add_argument("--seed", type=int, default=0, help="seed of the order and the sides (0)")
+    rate.add_argument("--port", type=int, default=0, help="port of the page (a free one)")
+    rate.add_argument("--show", action="store_true", help="show the result of the votes and serve no page")
+
+
 def run(options: argparse.Namespace) -> None:
     """Run the chosen command; exit with 1 on a mistake."""
     from finetune.launch import fail, quiet_libraries
@@ -108,6 +120,8 @@ def run(options: argparse.Namespace) -> None:
             case "records":
                 let_readers_leave()
                 show_records(options)
+            case "rate":
+                rate_targets(options)
             case _:
                 from finetune.config.sections import ModelConfig
 
@@ -184,6 +198,15 @@ def show_records(options: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if name != "command"}
     with ending_with("The records are as they were; the same command continues."):
         show(RecordsOptions(**given))
+
+
+def rate_targets(options: argparse.Namespace) -> None:
+    """Compare two checkpoints by eye."""
+    from finetune.launch import say
+    from finetune.rate.command import RateOptions, rate
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    rate(RateOptions(**given), say)
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from datasets_prep.output.images import IMAGE_FOLDERS
 from finetune.json_text import parse_json
+from finetune.local_page import served_policy
 from finetune.report.page import POLICY
 
-SERVED_POLICY = POLICY.replace("img-src data:", "connect-src 'self'; img-src 'self' data:")
+SERVED_POLICY = served_policy(POLICY)
 """Policy of the served page, which may request from this server only."""
 
 

@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from finetune.records import database
 from finetune.records.csv_file import read_csv
 from finetune.records.database import FILE
 from tests.support.drawn_folders import add_generated, add_previews, make_runs
+from tests.support.guides import ROOT, commands
 
 
 def records(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -76,6 +78,20 @@ def test_prompts_cannot_rule_the_terminal(
     records(monkeypatch, tmp_path)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "\r" not in shown and "apple" in shown
+
+
+def test_the_commands_of_the_guide_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_runs(tmp_path / "runs")
+    shutil.copy(tmp_path / "runs" / "ink" / "drawn" / "image_000.png", "found.png")
+    said = []
+    for command in commands((ROOT / "docs" / "records.md").read_text()):
+        records(monkeypatch, *command[2:])
+        said.append(capsys.readouterr().out.splitlines()[-1].partition(".")[0])
+    assert said == ["20 of 26 images", "5 images found", "1 image found", "Wrote 2 images to images"]
+    assert len(read_csv(tmp_path / "images.csv")) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
-import http.client
 import json
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +13,7 @@ from datasets_prep.report.thumbnails import small_image
 from datasets_prep.review.server import ReviewServer, serve
 from finetune.data.listing import Findings
 from tests.support.images import listing, picture
+from tests.support.local_requests import Headers, ask, serving
 
 KEPT, OUTSIDE, REJECTED, UNSEEN = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
@@ -41,34 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[ReviewServer]:
-    server = ReviewServer(folder)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-Headers = Mapping[str, str | None] | None
-
-
-def ask(
-    server: ReviewServer, method: str, path: str, body: bytes | None = None, headers: Headers = None
-) -> tuple[int, bytes]:
-    """Return status and body; headers replace the usual, None omits."""
-    usual = {"Host": f"127.0.0.1:{server.server_port}", "X-Token": server.token, "Content-Type": "application/json"}
-    usual |= {"Content-Length": str(len(body))} if body is not None else {}
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-    for name, value in {**usual, **(headers or {})}.items():
-        if value is not None:
-            connection.putheader(name, value)
-    connection.endheaders(body)
-    answer = connection.getresponse()
-    result = answer.status, answer.read()
-    connection.close()
-    return result
+    with serving(ReviewServer(folder)) as server:
+        yield server
 
 
 def post(server: ReviewServer, decision: object, headers: Headers = None) -> tuple[int, bytes]:

@@ -1,0 +1,1 @@
+"""Blind comparison of two checkpoints by people: pairs, votes and their result."""
