@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config.evaluate import ScoringConfig
+from finetune.config.evaluate import DrawConfig, ScoringConfig
 from finetune.evaluate.choice import Choice, Row, best_content, choose, should_stop
 from finetune.evaluate.cost import Plan
 from finetune.evaluate.grid import Grid
@@ -34,7 +34,7 @@ class Desk:
     """The grid of the options."""
     dataset: str
     """The dataset's fingerprint."""
-    draw: dict[str, Any]
+    draw: DrawConfig
     """How images are drawn."""
     plan: Plan | None = None
     """The part of it that the bound on time leaves; None before the first scored step."""
@@ -46,9 +46,7 @@ class Desk:
     """Spent on scoring since the process began."""
 
     @staticmethod
-    def opened(
-        config: ScoringConfig, folder: Path, grid: Grid, dataset: str, draw: dict[str, Any], step: int
-    ) -> "Desk":
+    def opened(config: ScoringConfig, folder: Path, grid: Grid, dataset: str, draw: DrawConfig, step: int) -> "Desk":
         """Return the desk of a run that continues from a step. Later rows are of lost steps, which are made again."""
         desk = Desk(config, folder, grid, dataset, draw)
         known = read_json(folder / "grid.json")
@@ -61,7 +59,7 @@ class Desk:
     @property
     def identity(self) -> str:
         """Hash everything that all rows depend on."""
-        parts = [VERSION, self.asked.fingerprint, self.dataset, self.draw, asdict(self.config.features)]
+        parts = [VERSION, self.asked.fingerprint, self.dataset, asdict(self.draw), asdict(self.config.features)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property

@@ -4,6 +4,7 @@ One batch is one prompt with all its seeds, drawn as a whole or not at all, so a
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from finetune.config.evaluate import DrawConfig
 from finetune.config.loss import LossConfig
@@ -82,21 +84,33 @@ def device_named(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-@torch.no_grad()
 def draw(loaded: LoadedTarget, prompt: str, seeds: tuple[int, ...], config: DrawConfig) -> np.ndarray:
     """Draw a prompt with all seeds, [S h w 3] in [0, 1]."""
     family, components, side = loaded.family, loaded.components, side_of(loaded, config)
     with without_fp16_overflow(components.vae):
-        return loaded.pipeline(
-            **family.pipeline_prompts(components, prompt, config.negative_prompt),
-            width=side,
-            height=side,
-            num_images_per_prompt=len(seeds),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=family.guidance_scale if config.guidance_scale is None else config.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-        ).images
+        arguments = family.pipeline_prompts(components, prompt, config.negative_prompt)
+        return draw_seeds(family, loaded.pipeline, arguments, seeds, replace(config, size=side))
+
+
+@torch.no_grad()
+def draw_seeds(
+    family: ModelFamily, pipeline: Any, arguments: Mapping[str, object], seeds: Sequence[int], config: DrawConfig
+) -> np.ndarray:
+    """Draw one encoded prompt with all seeds as a batch, [S h w 3] in [0, 1]. `arguments` are the pipeline's."""
+    # Not every pipeline repeats the pooled embeddings too.
+    repeated = {
+        name: value.repeat_interleave(len(seeds), 0) if isinstance(value, Tensor) and "embeds" in name else value
+        for name, value in arguments.items()
+    }
+    return pipeline(
+        **repeated,
+        width=config.size,
+        height=config.size,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=family.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="np",
+    ).images
 
 
 def load_target(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from finetune.config.drawing.options import read_notation
 from finetune.config.dreambooth import DreamBoothTrainConfig
+from finetune.config.evaluate import DrawConfig
 from finetune.config.train import TrainConfig
 from finetune.data.class_images import is_class_image
 from finetune.evaluate.command import grid_notes
@@ -41,10 +42,10 @@ def open_desk(run: Run) -> Desk | None:
         raise ValueError(f"evaluate.{error}".replace("--grid.", "--evaluate.grid.")) from error
     for line in grid_notes(grid)[1:]:
         run.say(line)
-    draw = {
-        "size": preview.size or config.data.resolution,
-        "num_inference_steps": preview.num_inference_steps,
-        "guidance_scale": preview.guidance_scale,
-        "negative_prompt": preview.negative_prompt,
-    }
+    draw = DrawConfig(
+        size=preview.size or config.data.resolution,
+        num_inference_steps=preview.num_inference_steps,
+        guidance_scale=preview.guidance_scale,
+        negative_prompt=preview.negative_prompt,
+    )
     return Desk.opened(evaluate, run.folder, grid, run.manifest.fingerprint, draw, run.first_step)

@@ -27,7 +27,7 @@ def make_instruments(session: Session, desk: Desk) -> Instruments:
     with base_weights(session, parts, is_shared=is_shared):
         frozen = FrozenModel(run.family, parts.components, run.accelerator.device, is_placed=is_shared)
         instruments = Instruments(parts, is_shared, frozen, FeatureSet.from_config(desk.config.features, frozen))
-        encode_grid(session, instruments, desk.asked, desk.draw["negative_prompt"])
+        encode_grid(session, instruments, desk.asked, desk.draw.negative_prompt)
     return instruments
 
 

@@ -9,7 +9,7 @@ import torch
 
 from finetune.batches.preview_prompts import drawing_arguments
 from finetune.evaluate.desk import Desk
-from finetune.evaluate.drawing import image_path, missing_prompts, read_prompt, save
+from finetune.evaluate.drawing import draw_seeds, image_path, missing_prompts, read_prompt, save
 from finetune.evaluate.grid import Grid
 from finetune.evaluate.instruments import Instruments
 from finetune.evaluate.measure import Described
@@ -45,32 +45,22 @@ def draw_grid(
             is_complete = False
             break
         text = grid.prompts[number].text
-        images = draw_seeds(session, desk, components, prompts[text], grid.seeds)
+        images = draw_prompt(session, desk, components, prompts[text], grid.seeds)
         with writing(folder):
             for seed, image in zip(grid.seeds, images, strict=True):
                 save(image, image_path(folder, number, seed), {"prompt": text, "seed": seed, **note})
     return not ranks().any(not is_complete)
 
 
-@torch.no_grad()
-def draw_seeds(
+def draw_prompt(
     session: Session, desk: Desk, components: Components, prompt: Condition, seeds: Sequence[int]
 ) -> np.ndarray:
-    """Draw a prompt with all seeds as one batch, [S h w 3] in [0, 1]."""
-    run, draw = session.run, desk.draw
-    family, device = run.family, run.accelerator.device
+    """Draw an encoded prompt with all seeds as one batch, [S h w 3] in [0, 1]."""
+    run, family, device = session.run, session.run.family, session.run.accelerator.device
     components = for_drawing(components, device)
-    with run.accelerator.autocast(), without_fp16_overflow(components.vae):
-        return family.pipeline(components)(
-            **drawing_arguments(family, components, prompt, device),
-            width=draw["size"],
-            height=draw["size"],
-            num_images_per_prompt=len(seeds),
-            num_inference_steps=draw["num_inference_steps"],
-            guidance_scale=family.guidance_scale if draw["guidance_scale"] is None else draw["guidance_scale"],
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-        ).images
+    with torch.no_grad(), run.accelerator.autocast(), without_fp16_overflow(components.vae):
+        arguments = drawing_arguments(family, components, prompt, device)
+        return draw_seeds(family, family.pipeline(components), arguments, seeds, desk.draw)
 
 
 def describe_grid(session: Session, instruments: Instruments, grid: Grid, folder: Path) -> list[Described] | None:

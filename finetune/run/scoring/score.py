@@ -150,7 +150,9 @@ def planned(session: Session, desk: Desk, progress: Progress, seconds_per_image:
 
 def yardstick(session: Session, desk: Desk, instruments: Instruments, described: list[Described]) -> Yardstick:
     """Measure the training images beside the base model's."""
-    references = read_training_images(session.run.manifest, session.data.held_out_indices, desk.draw["size"])
+    references = read_training_images(
+        session.run.manifest, session.data.held_out_indices, desk.draw.size or session.run.config.data.resolution
+    )
     return Yardstick.measured(desk.grid, instruments.features, instruments.model, references, described)
 
 
