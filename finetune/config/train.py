@@ -51,6 +51,15 @@ def averaged_weights(train: LoopConfig) -> Iterator[str]:
         yield f"train.ema_device: got {train.ema_device}, but train.ema_decay is none. Remove it."
 
 
+def compiled_layers(train: LoopConfig, model: ModelConfig) -> Iterator[str]:
+    """Refuse compiled steps of layers that are fetched one at a time."""
+    if train.compile != "none" and model.offload:
+        yield (
+            f"train.compile: got {train.compile} with model.offload, whose layers are fetched while a step runs. Use "
+            "none, or keep the layers on the device."
+        )
+
+
 def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
     """Refuse a warm-up that is longer than the run."""
     if 0 < train.steps <= optim.warmup_steps:
@@ -127,7 +136,7 @@ class TrainConfig:
 
     rules: ClassVar[Rules] = (
         *(trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found),
-        exported_step,
+        *(compiled_layers, exported_step),
     )
 
     def __post_init__(self) -> None:

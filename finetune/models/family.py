@@ -107,6 +107,8 @@ class ModelFamily(ABC):
     """Those of its kin that it does not read, and what to say of them."""
     scheduler_option: ClassVar[str]
     """What tells its schedulers from others: an option that they are made with."""
+    repeated_blocks: ClassVar[tuple[str, ...]] = ()
+    """Classes of the denoiser's blocks, where diffusers does not name them (`_repeated_blocks`)."""
     optional_parts: ClassVar[tuple[str, ...]] = ()
     """Parts of a checkpoint, as its index names them, that `model.without` may leave out."""
     no_new_tokens: ClassVar[str | None] = None

@@ -48,8 +48,8 @@ def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]
     backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         found.append(
-            f"dynamo_backend: got {backend} in the accelerate config, but compiled models are not supported yet. Use "
-            "no, or omit it."
+            f"dynamo_backend: got {backend} in the accelerate config, but compilation is an option of the run. Use no, "
+            "and --train.compile blocks or whole."
         )
     precision = environment.get(PRECISION, "no")
     if precision not in PRECISIONS:

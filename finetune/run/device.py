@@ -12,6 +12,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from finetune import __version__
 from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
+from finetune.models.compiled import refuse_without_compiler
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
 from finetune.run.threads import share_cores
@@ -95,6 +96,7 @@ def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
         )
     if found:
         raise ValueError("\n".join(found))
+    refuse_without_compiler(config.train.compile, accelerator.device)
 
 
 def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:

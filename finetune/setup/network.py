@@ -8,6 +8,7 @@ from torch import nn
 from finetune.batches.dataset import Encoded
 from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
+from finetune.models.compiled import compile_denoiser
 from finetune.models.family import AutoencoderNetwork, Network
 from finetune.models.parts import Part
 from finetune.models.quantized.packed import num_frozen, pack_layers
@@ -41,6 +42,7 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Network | Auto
     cast_and_move(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
+    compile_denoiser(run.family, components.denoiser, config.train.compile)
     return network
 
 

@@ -33,6 +33,7 @@ class StableDiffusion3(ModelFamily):
     title = "Stable Diffusion 3 and 3.5"
     pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
     scheduler_option = "use_dynamic_shifting"
+    repeated_blocks = ("JointTransformerBlock",)
     optional_parts = (T5,)
     no_new_tokens = "diffusers' pipelines of it load none, and T5 would have to learn them too"
     lora_targets = (
