@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of scores in training; rows of another version are computed again."""
+STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SCORED = "scored"
 """The folder of images and weights of scored steps, within the run's."""
 
@@ -49,12 +51,27 @@ class Desk:
     def opened(config: ScoringConfig, folder: Path, grid: Grid, dataset: str, draw: DrawConfig, step: int) -> "Desk":
         """Return the desk of a run that continues from a step. Later rows are of lost steps, which are made again."""
         desk = Desk(config, folder, grid, dataset, draw)
-        known = read_json(folder / "grid.json")
-        if known.get("id") == desk.identity:
-            desk.plan = Plan(**known["plan"])
+        if desk.is_continued():
+            desk.plan = Plan(**read_json(folder / "grid.json")["plan"])
             desk.rows = [row for row in read_rows(folder / "scores.jsonl") if row["step"] <= step]
             desk.rows = [row for row in desk.rows if row["id"] == desk.row_id(row["step"])]
         return desk
+
+    def is_continued(self) -> bool:
+        """True if what the folder holds was drawn with the same options."""
+        return read_json(self.folder / "grid.json").get("id") == self.identity
+
+    def remove_stale(self, step: int) -> None:
+        """Remove images and scores of steps that are made again. With another grid that is all of them.
+
+        The weights of such a step may be others, as where the learning rate was changed before the run continued.
+        """
+        is_continued = self.is_continued()
+        for path in self.images.rglob("prompt*_seed*.png"):
+            if not is_continued or step_of(path) > step:
+                path.unlink()
+        if (self.folder / "scores.jsonl").exists():
+            write_rows(self.folder / "scores.jsonl", self.rows)
 
     @property
     def identity(self) -> str:
@@ -108,6 +125,12 @@ class Desk:
         if (choice := self.choice()) is not None:
             content = best_content(choice, self.config.goal, self.config.limits) | further
             write_atomically(self.folder / "best.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def step_of(path: Path) -> int:
+    """Read the step of an image from its folder. It is 0 for the base model."""
+    found = [match for part in path.parts if (match := STEP_FOLDER.match(part))]
+    return int(found[-1][1]) if found else 0
 
 
 def reduced(grid: Grid, plan: Plan) -> Grid:

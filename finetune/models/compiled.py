@@ -7,6 +7,7 @@ change would be compiled again.
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Generator, Sequence
 from typing import Literal
 
@@ -37,6 +38,8 @@ def compile_denoiser(family: ModelFamily, denoiser: Denoiser, how: Compile) -> N
         return
     torch._dynamo.config.recompile_limit = MOST_SHAPES  # pyright: ignore[reportAttributeAccessIssue]
     torch.compiler.set_stance("force_eager")
+    # Of diffusers' check of torch's version, whose answer does not change.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     for module in [denoiser] if how == "whole" else repeated_blocks(family, denoiser):
         module.compile(dynamic=False)
 

@@ -6,7 +6,7 @@ from importlib import metadata
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.distributed.distributed_c10d import _get_default_store
 
 from finetune import __version__
@@ -41,9 +41,13 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     # With NCCL a watchdog thread ends a process whose collective takes longer: TORCH_NCCL_ASYNC_ERROR_HANDLING is on by
     # default (read in torch 2.13, not run on a GPU).
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=seconds))
+    # No buffer of a denoiser changes in training, and gradients need not be copied out of what is exchanged.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group])
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group, parallel]
+        )
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise

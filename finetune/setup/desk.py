@@ -10,6 +10,7 @@ from finetune.data.class_images import is_class_image
 from finetune.evaluate.command import grid_notes
 from finetune.evaluate.desk import Desk
 from finetune.evaluate.grid import make_grid
+from finetune.processes.ranks import ranks
 from finetune.run_folder.options import held_out_indices
 from finetune.session import Run
 
@@ -48,4 +49,8 @@ def open_desk(run: Run) -> Desk | None:
         guidance_scale=preview.guidance_scale,
         negative_prompt=preview.negative_prompt,
     )
-    return Desk.opened(evaluate, run.folder, grid, run.manifest.fingerprint, draw, run.first_step)
+    desk = Desk.opened(evaluate, run.folder, grid, run.manifest.fingerprint, draw, run.first_step)
+    ranks().exchange()  # all have read what one changes now
+    if ranks().rank == 0:
+        desk.remove_stale(run.first_step)
+    return desk

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data._utils import pin_memory
 
 from finetune.batches.batch import Batch, collate
 from finetune.batches.inpaint_masks import Filling
@@ -59,6 +60,22 @@ def test_what_is_nested_follows(batch: Batch) -> None:
     moved = part.to(torch.device("meta"))
     assert moved.prompts is not None and moved.filling is not None and moved.filling.holes is not None
     assert moved.weight.is_meta and moved.prompts.mask.is_meta and moved.filling.holes.is_meta
+
+
+class Pinnable(Tensor):
+    """A tensor that shows that it was pinned. That takes a GPU otherwise."""
+
+    def pin_memory(self, device: object = None) -> Tensor:
+        return self.as_subclass(Tensor) + 1000
+
+
+def test_a_dataloader_pins_every_tensor_of_a_batch(batch: Batch) -> None:
+    held = batch.map(lambda column: column.as_subclass(Pinnable) if isinstance(column, Tensor) else column)
+    pinned = pin_memory.pin_memory(held)
+    assert isinstance(pinned, Scored) and pinned.prompts is not None and pinned.filling is not None
+    for found in (pinned.weight, pinned.latents, pinned.score, pinned.prompts.embeddings, pinned.filling.holes):
+        assert found is not None and bool((found >= 1000).all())
+    assert pinned.captions == batch.captions
 
 
 def test_the_mask_of_joined_prompts_is_on_their_device() -> None:
