@@ -12,8 +12,9 @@ from urllib.parse import quote
 from finetune.data.images.decode import open_rgb
 from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
 from finetune.json_text import parse_json
-from finetune.report.gallery import SmallPreview, small_image, spread
-from finetune.report.rows import finite
+from finetune.report.gallery import SmallPreview, images_in, small_copy, small_image, spread
+from finetune.report.rows import finite, objects, whole
+from finetune.report.scores import Scored
 
 MOST_IMAGES = 8
 MOST_LISTED = 5_000
@@ -40,6 +41,16 @@ class TrainingImage:
 
     name: str
     image: SmallPreview
+
+
+@dataclass(frozen=True)
+class RepeatedImage:
+    """A drawn image beside the training image that it repeats."""
+
+    prompt: str
+    seed: int
+    drawn: SmallPreview
+    training: TrainingImage
 
 
 @dataclass(frozen=True)
@@ -89,12 +100,24 @@ def training_images(folder: Path) -> list[TrainingImage]:
     """Return a few training images of a folder. They are evenly spread; tables are not opened."""
     names, found = list(itertools.islice(names_in(folder), MOST_LISTED)), []
     for place in spread(range(len(names)), MOST_IMAGES):
-        try:
-            image = open_rgb(FolderSource(str(folder)).read(names[place]), draft=(SIDE, SIDE))
-        except (OSError, ValueError):
-            continue
-        found.append(TrainingImage(names[place], small_image(image, SIDE, SIDE)))
+        if (image := training_image(folder, names[place])) is not None:
+            found.append(image)
     return found
+
+
+def training_image(folder: Path, name: str) -> TrainingImage | None:
+    """Read one image of a folder. It is None where it cannot be read."""
+    try:
+        image = open_rgb(FolderSource(str(folder)).read(name), draft=(SIDE, SIDE))
+    except (OSError, ValueError):
+        return None
+    return TrainingImage(name, small_image(image, SIDE, SIDE))
+
+
+def is_inside(name: object) -> bool:
+    """Tell if a name is that of a file within its folder."""
+    path = PurePosixPath(name if isinstance(name, str) else "")
+    return bool(path.name) and ".." not in path.parts and not path.is_absolute()
 
 
 def names_in(folder: Path) -> Iterator[str]:
@@ -110,8 +133,7 @@ def names_in(folder: Path) -> Iterator[str]:
             except ValueError:
                 continue
             name = row.get("file_name") if isinstance(row, dict) and row.get("split") != "validation" else None
-            path = PurePosixPath(name if isinstance(name, str) else "")
-            if path.name and ".." not in path.parts and not path.is_absolute():
+            if is_inside(name):
                 yield str(name)
 
 
@@ -123,6 +145,24 @@ def image_names(folder: Path) -> Iterator[str]:
             is_mask = stem.endswith(MASK_SUFFIX) or re.search(LIKELY_MASK, stem)
             if is_image_name(name) and not name.startswith(".") and not is_mask:
                 yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def repeated_images(scored: Scored, folder: Path) -> list[RepeatedImage]:
+    """Return the chosen step's repetitions of training images, the nearest first."""
+    step = scored.chosen
+    if step is None or step.images is None or not step.repeated_images:
+        return []
+    drawn, found = images_in(step.images), []
+    for each in objects(step.scores["memorisation"].detail.get("copies")):
+        prompt, seed, name = whole(each.get("prompt")), whole(each.get("seed")), each.get("training_image")
+        if prompt is None or seed is None or not is_inside(name) or prompt >= len(scored.prompts):
+            continue
+        image, original = small_copy(drawn.get((prompt, seed)), SIDE, SIDE), training_image(folder, str(name))
+        if image is not None and image.data and original is not None:
+            found.append(RepeatedImage(scored.prompts[prompt][0], seed, image, original))
+        if len(found) == MOST_IMAGES:
+            break
+    return found
 
 
 def preparation_report(data: Path, page: Path) -> str | None:

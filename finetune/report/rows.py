@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl, also of a killed run."""
+"""Rows of metrics.jsonl and of other files, also of a killed run."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.json_text import parse_json
 from finetune.report.charts import Point
 
 Row = dict[str, float | None]
@@ -38,6 +39,38 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_objects(file: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the objects in a file's lines, and the number of others."""
+    found, num_broken = [], 0
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    for line in lines:
+        try:
+            value = parse_json(line)
+        except json.JSONDecodeError:
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            num_broken += 1
+    return found, num_broken
+
+
+def whole(value: object) -> int | None:
+    """Return a step; None if it is not a number."""
+    number = finite(value)
+    return None if number is None else int(number)
+
+
+def items(value: object) -> list[Any]:
+    """Return a list as it is, and nothing for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a list."""
+    return [each for each in items(value) if isinstance(each, dict)]
 
 
 def series(rows: Sequence[Row], key: str) -> tuple[Point, ...]:

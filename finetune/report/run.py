@@ -13,8 +13,8 @@ import psutil
 from finetune import __version__
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.report.curves import charts, score_charts, tiles
-from finetune.report.data_card import data_card, preparation_report, training_images
-from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs
+from finetune.report.data_card import data_card, preparation_report, repeated_images, training_images
+from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs, strength_gallery
 from finetune.report.options import differences
 from finetune.report.page import around, asset, templates, write_page
 from finetune.report.rows import read_json, read_rows
@@ -50,7 +50,7 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
     shown = images_of(folder, scored)
     chosen = scored.choice.step if scored.choice else None
     source = text_in(given, "model", "source")
-    last = max((step for by_step in shown.shots.values() for step in by_step), default=None)
+    last = max((step for by_step in shown.shots.values() for step in by_step if step), default=None)
     notes = [message] if message else []
     for num, file in ((num_broken, "metrics.jsonl"), (scored.num_broken, "scores.jsonl")):
         if num:
@@ -63,6 +63,7 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         "pairs": pairs(shown, chosen or last, stronger(scored)),
         "after": after_name(scored, last),
         "gallery": gallery(shown, chosen),
+        "strengths": strength_gallery(scored, shown),
         "where": "scored/" if scored.steps and scored.base_images else "previews/",
         "tiles": tiles(rows),
         "scored": scored,
@@ -70,6 +71,7 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         "charts": charts(rows, chosen) if rows else [],
         "card": shown_card,
         "training_images": training_images(data) if data and data.is_dir() else [],
+        "repeated": repeated_images(scored, data) if data and data.is_dir() else [],
         "preparation": preparation_report(data, path) if data else None,
         "differences": differences(folder),
         "usages": usages(exported, source, scored.choice.strength if scored.choice else None, shown.prompts[:1])

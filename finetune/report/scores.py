@@ -1,13 +1,12 @@
 """The contents of grid.json, scores.jsonl and best.json, as far as they exist."""
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from finetune.json_text import parse_json
-from finetune.report.rows import finite, read_json
+from finetune.report.rows import finite, items, objects, read_json, read_objects, whole
 
 LIKENESS = {"style": "style", "subject": "subject", "full": "style"}
 """The score that each goal wants most of."""
@@ -90,6 +89,8 @@ class Choice:
     usable: list[float]
     strength_reason: str
     strengths: list[Strength]
+    exported_step: int | None = None
+    """The step in export/; None where it is not recorded."""
 
     @property
     def name(self) -> str:
@@ -131,9 +132,9 @@ def read_scores(folder: Path) -> Scored:
     rows, num_broken = read_objects(folder / "scores.jsonl")
     for row in rows:
         scores = score_values(row.get("scores"))
-        step = finite(row.get("step"))
+        step = whole(row.get("step"))
         images = inside(folder, row.get("images"))
-        steps.append(ScoredStep(None if step is None else int(step), str(row.get("target", "")), images, scores, row))
+        steps.append(ScoredStep(step, str(row.get("target", "")), images, scores, row))
     prompts = [(str(each.get("text", "")), str(each.get("kind", ""))) for each in objects(grid.get("prompts"))]
     seeds = [int(seed) for each in items(grid.get("seeds")) if (seed := finite(each)) is not None]
     ordered = sorted(latest(steps), key=lambda each: (each.step is None, each.step or 0, each.target))
@@ -143,22 +144,6 @@ def read_scores(folder: Path) -> Scored:
 def latest(steps: Sequence[ScoredStep]) -> list[ScoredStep]:
     """Keep the last row of each checkpoint."""
     return list({(each.step, each.target): each for each in steps}.values())
-
-
-def read_objects(file: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects in a file's lines, and the number of others."""
-    found, num_broken = [], 0
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    for line in lines:
-        try:
-            value = parse_json(line)
-        except json.JSONDecodeError:
-            value = None
-        if isinstance(value, dict):
-            found.append(value)
-        else:
-            num_broken += 1
-    return found, num_broken
 
 
 def base_images(folder: Path, grid: dict[str, Any]) -> Path | None:
@@ -172,8 +157,7 @@ def read_choice(folder: Path) -> Choice | None:
     best = read_json(folder / "best.json")
     if not best:
         return None
-    step = finite(best.get("step"))
-    step = None if step is None else int(step)
+    step = whole(best.get("step"))
     other = best.get("runner_up")
     runner_up = ""
     if isinstance(other, dict):
@@ -181,6 +165,8 @@ def read_choice(folder: Path) -> Choice | None:
         runner_up = str(other.get("target", "")) if other_step is None else f"step {int(other_step):,}"
     given = best.get("strengths")
     found = given if isinstance(given, dict) else {}
+    if finite(found.get("step", step)) != step:  # of an exported step that is not the chosen one
+        found = {}
     usable = [value for each in items(found.get("usable")) if (value := finite(each)) is not None]
     return Choice(
         step=step,
@@ -194,20 +180,31 @@ def read_choice(folder: Path) -> Choice | None:
         usable=usable,
         strength_reason=str(found.get("reason", "")),
         strengths=read_strengths(folder, step, found, usable),
+        exported_step=whole(best.get("exported_step")),
     )
 
 
 def read_strengths(folder: Path, step: int | None, found: dict[str, Any], usable: list[float]) -> list[Strength]:
     """Read the sweep of strengths, the weakest first."""
+    folders = {} if step is None else strength_folders(folder, step)
     strengths: list[Strength] = []
     for row in objects(found.get("rows")):
         value = finite(row.get("strength"))
         if value is None:
             continue
-        name = None if step is None else f"scored/strengths/step_{step:06d}-{value:g}"
         in_range = bool(usable) and min(usable) <= value <= max(usable)
-        strengths.append(Strength(value, score_values(row.get("scores")), in_range, inside(folder, name)))
+        strengths.append(Strength(value, score_values(row.get("scores")), in_range, folders.get(value)))
     return sorted(strengths, key=lambda each: each.value)
+
+
+def strength_folders(folder: Path, step: int) -> dict[float, Path]:
+    """Find the folders of a step's images at other strengths."""
+    found: dict[float, Path] = {}
+    start = f"step_{step:06d}-"
+    for path in sorted((folder / "scored" / "strengths").glob(f"{start}*")):
+        with contextlib.suppress(ValueError):
+            found[float(path.name.removeprefix(start))] = path
+    return found
 
 
 def score_values(given: object) -> dict[str, ScoreValue]:
@@ -236,13 +233,3 @@ def inside(folder: Path, name: object) -> Path | None:
         return None
     path = folder / name
     return path if path.is_dir() else None
-
-
-def items(value: object) -> list[Any]:
-    """Return a list as it is, and nothing for anything else."""
-    return value if isinstance(value, list) else []
-
-
-def objects(value: object) -> list[dict[str, Any]]:
-    """Return the objects of a list."""
-    return [each for each in items(value) if isinstance(each, dict)]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from finetune.plurals import first_few
 from finetune.report.charts import number
-from finetune.report.rows import Row
+from finetune.report.rows import Row, series
 from finetune.report.scores import Choice, Scored
 from finetune.report.usage import Exported, exported_step
-from finetune.report.validation import lowest, summary
+from finetune.report.validation import RISEN, lowest, summary
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def verdict(
     """Say which step to use. Without scores, say what is known and how to score. `warnings` are those of the data and
     the alarms of the first steps."""
     step = exported_step(exported)
+    if step is None and scored.choice is not None and exported is not None:
+        step = scored.choice.exported_step
     if scored.choice is not None:
         return of_choice(scored, scored.choice, rows, step, warnings)
     scores = shlex.quote(f"{folder}-scores")
@@ -69,7 +71,10 @@ def of_choice(
         facts.append(("exported", f"step {exported:,}"))
     found = list(choice.warnings)
     if exported is not None and choice.step is not None and exported != choice.step:
-        found.append(f"export/ has step {exported:,}, not step {choice.step:,}, which is chosen.")
+        found.append(
+            f"export/ has step {exported:,}, not step {choice.step:,}, which is chosen. Where the run scored it, the "
+            "same command with --evaluate.export best exports it."
+        )
     chosen = scored.chosen
     if chosen is not None and (repeated := chosen.repeated_images):
         found.append(f"{sentence(chosen.name)} repeats training images: {first_few(repeated)}.")
@@ -77,9 +82,12 @@ def of_choice(
 
 
 def disagreement(choice: Choice, rows: Sequence[Row]) -> str:
-    """Say where the validation loss would choose another step."""
+    """Say where the validation loss would choose another step. A difference of 1 % is not spoken of."""
     low = lowest(rows)
     if low is None or choice.step is None or low.step == choice.step:
+        return ""
+    losses = [(abs(step - choice.step), value) for step, value in series(rows, "validation/loss") if value is not None]
+    if min(losses)[1] <= low.loss * (1 + RISEN):
         return ""
     return (
         f"Validation loss was lowest at step {low.step:,} ({number(low.loss, 3)}) and would choose that one. It does "

@@ -48,7 +48,7 @@ def divider(browser: Browser) -> str:
 def test_the_page_asks_for_nothing_and_has_no_errors(browser: Browser, page: Path) -> None:
     browser.events.clear()
     browser.open(f"file://{page}")
-    assert browser.value("document.querySelectorAll('img').length") == 8 + 24 + 2
+    assert browser.value("document.querySelectorAll('img').length") == 8 + 24 + 2 + 16 + 2  # with the strengths
     assert browser.value("[...document.images].every((image) => image.naturalWidth > 0)")
     assert browser.faults() == []
 
@@ -99,13 +99,13 @@ def test_arrow_keys_walk_through_steps_and_prompts(browser: Browser, page: Path)
     assert at(browser) == [2, 2]
     assert browser.value("document.activeElement === document.querySelector('td.current')")
     assert browser.value("document.querySelector('.where').textContent") == f"{PROMPTS[1][0]} (seed 0)"
-    captions = "[...document.querySelectorAll('.stage figcaption')].map((each) => each.textContent)"
+    captions = "[...document.querySelector('.stage').querySelectorAll('figcaption')].map((each) => each.textContent)"
     assert browser.value(captions) == ["base model", "step 100"]
     shown = browser.value("document.querySelectorAll('.stage img')[1].src")
     assert shown == browser.value("document.querySelector('td.current img').src")
     browser.press(*["ArrowRight"] * 9, *["ArrowDown"] * 9)  # no further than the last
     assert at(browser) == [5, 3]
-    assert browser.value("[...document.querySelectorAll('td')].filter((cell) => cell.tabIndex === 0).length") == 1
+    assert browser.value("[...document.querySelectorAll('td')].filter((cell) => cell.tabIndex === 0).length") == 2
     browser.value("document.querySelector('tr.shots td').click()")
     assert at(browser) == [0, 0]
 
@@ -130,7 +130,7 @@ def test_without_scripts_all_images_are_there(browser: Browser, page: Path) -> N
         assert browser.value("getComputedStyle(document.querySelector('.slide input')).display") == "none"
         before, after = (box(browser, f".half.{name} img") for name in ("before", "after"))
         assert before["right"] <= after["left"] and after["right"] <= 390 and before["top"] == after["top"]
-        assert browser.value("document.querySelectorAll('tr.shots img').length") == 24
+        assert browser.value("document.querySelectorAll('tr.shots img').length") == 24 + 16
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 

@@ -24,7 +24,7 @@ def score(name: str, value: float, **detail: Any) -> dict[str, Any]:
 
 
 def scores_of(style: float) -> dict[str, Any]:
-    copies = [{"image": "prompt00_seed0", "training_image": "b.png"}]
+    copies = [{"prompt": 0, "seed": 1, "training_image": "b.png", "cosine": 0.99}]
     return {
         "style": score("style", style),
         "adherence": score("adherence", 0.9, base=0.95),
@@ -92,6 +92,7 @@ def scored_run(
         rows.append(row | {"scores": scores_of(style[step]), "features": {"style": "pixels"}})
     write_lines(folder / "scores.jsonl", rows)
     draw_grid(folder / "scored" / "strengths" / f"step_{chosen:06d}-0.75", 20)
+    draw_grid(folder / "scored" / "strengths" / f"step_{chosen:06d}-0.50", 30)
     sweep = [{"strength": value, "scores": {"style": score("style", value)}} for value in (0.5, 0.75, 1.0, 1.25)]
     strengths = {"best": 0.75, "usable": [0.5, 1.0], "reason": "Beyond 1 adherence falls.", "rows": sweep}
     best = {"step": chosen, "target": f"step {chosen}", "goal": "style", "rule": "highest style likeness"}

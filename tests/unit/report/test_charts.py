@@ -2,7 +2,20 @@ import re
 
 import pytest
 
-from finetune.report.charts import Chart, Line, line_chart, number, smoothed, thinned, ticks
+from finetune.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    RIGHT,
+    TOP,
+    Chart,
+    Line,
+    Mark,
+    line_chart,
+    number,
+    smoothed,
+    thinned,
+    ticks,
+)
 
 
 def test_a_constant_stays_itself_when_smoothed() -> None:
@@ -40,6 +53,18 @@ def test_a_missing_value_breaks_the_line() -> None:
     drawn = line_chart(Chart("Loss", "loss", (Line("raw", ((0.0, 1.0), (1.0, 2.0), (2.0, None), (3.0, 1.0))),)))
     (path,) = re.findall(r'class="line c1 plain" d="([^"]*)"', drawn)
     assert (path.count("M"), path.count("L")) == (2, 1)
+
+
+def test_intervals_and_marked_steps_are_within_the_chart() -> None:
+    line = Line("style", ((10.0, 0.5), (20.0, 0.6)), "dots", spread=((10.0, 0.1, 0.9), (20.0, 0.5, 0.7)))
+    drawn = line_chart(Chart("style", "", (line,), marks=(Mark("step 40 is chosen", 40.0, 2),)))
+    spreads = re.findall(r'class="spread c1" d="M([\d.]+) ([\d.]+)V([\d.]+)"', drawn)
+    heights = [(float(low) - float(high)) for _, low, high in spreads]
+    assert len(spreads) == 2 and heights[0] == pytest.approx(4 * heights[1], rel=0.02)
+    assert all(TOP <= float(y) <= HEIGHT - BOTTOM for _, *both in spreads for y in both)
+    (place,) = re.findall(r'class="mark c2" d="M([\d.]+) ', drawn)
+    assert float(place) == 560 - RIGHT  # the marked step is the last one that is drawn
+    assert "step 40 is chosen" in drawn and "style: 0.5 [0.1, 0.9]" in drawn
 
 
 def test_a_chart_without_a_finite_value_is_left_out() -> None:

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.report.data_card import preparation_report, training_images
-from finetune.report.gallery import Shown, find_scored, gallery, pairs, shown_keys, with_step
+from finetune.report.data_card import preparation_report, repeated_images, training_images
+from finetune.report.gallery import Shown, find_scored, gallery, pairs, shown_keys, strength_gallery, with_step
 from finetune.report.run import write_report
 from finetune.report.scores import read_scores
 from tests.support.images import encoded, gradient, listing
-from tests.support.scored_run import scored_run
+from tests.support.scored_run import plain_run, scored_run
 
 
 def test_the_chosen_step_keeps_a_column_among_many() -> None:
@@ -46,11 +46,38 @@ def test_pairs_show_each_kind_of_prompt_first_and_the_images_at_the_chosen_stren
     assert pairs(shown, 999) == [] and pairs(Shown({}, []), None) == []
 
 
+def test_strengths_are_columns_by_the_names_of_their_folders(tmp_path: Path) -> None:
+    scored = read_scores(scored_run(tmp_path / "run"))
+    made = strength_gallery(scored, find_scored(scored))
+    assert made is not None and made.chosen == 2 and len(made.rows) == 4
+    assert made.columns == ["base model", "strength 0.5", "strength 0.75", "strength 1"]
+    assert all(image and image.data for row in made.rows for image in row.images)
+
+
+def test_a_run_that_only_drew_the_base_model_has_nothing_to_compare(tmp_path: Path) -> None:
+    folder = plain_run(tmp_path / "run")
+    (folder / "previews").mkdir()
+    (folder / "previews" / "step_000000_prompt00_seed0.png").write_bytes(encoded(gradient()))
+    assert "Before and after" not in write_report(folder).read_text()
+
+
 def test_a_page_of_a_scored_run_shows_the_images_of_the_strength(tmp_path: Path) -> None:
     text = write_report(scored_run(tmp_path / "run")).read_text()
     assert "<b>Use step 200 at strength 0.75</b>" in text and "<span>step 200 at strength 0.75</span>" in text
     assert "step 200 · chosen" in text and "Strengths of step 200" in text
     assert text.index("Use step 200") < text.index("Before and after") < text.index("Curves")
+
+
+def test_repeated_images_are_beside_their_training_images(tmp_path: Path) -> None:
+    scored = read_scores(scored_run(tmp_path / "run"))
+    assert repeated_images(scored, tmp_path) == []  # the training image is gone
+    (tmp_path / "b.png").write_bytes(encoded(gradient()))
+    (found,) = repeated_images(scored, tmp_path)
+    assert (found.prompt, found.seed, found.training.name) == ("a lighthouse, ink", 1, "b.png") and found.drawn.data
+    text = write_report(scored_run(tmp_path / "other", data=str(tmp_path))).read_text()
+    assert "Repeated training images" in text and "a lighthouse, ink (seed 1) and b.png" in text
+    scored.steps[-1].scores["memorisation"].detail["copies"][0]["training_image"] = "../b.png"
+    assert repeated_images(scored, tmp_path / "run") == []
 
 
 def test_training_images_are_those_of_the_listing_without_held_out_ones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from finetune.report.rows import read_rows
 from finetune.report.scores import Scored, read_scores
 from finetune.report.usage import find_exported
 from finetune.report.verdict import Verdict, verdict
-from tests.support.scored_run import plain_run, scored_run, write_export, write_metrics
+from tests.support.scored_run import plain_run, scored_run, write_export, write_lines, write_metrics
 
 
 def read(folder: Path) -> Verdict:
@@ -33,6 +33,9 @@ def test_a_validation_loss_that_disagrees_is_told(tmp_path: Path) -> None:
     assert any("lowest at step 100" in text and "the scores decide" in text for text in read(folder).reasons)
     write_metrics(folder, lowest=200)
     assert not any("lowest" in text for text in read(folder).reasons)
+    rows = [{"step": 100, "validation/loss": 0.3}, {"step": 200, "validation/loss": 0.301}]
+    write_lines(folder / "metrics.jsonl", rows)
+    assert not any("lowest" in text for text in read(folder).reasons)  # as good as equal
 
 
 def test_repeated_training_images_are_named(tmp_path: Path) -> None:
@@ -48,7 +51,16 @@ def test_repeated_training_images_are_named(tmp_path: Path) -> None:
 def test_an_export_of_another_step_is_warned_of(tmp_path: Path) -> None:
     folder = scored_run(tmp_path / "run")
     write_export(folder / "export", 50)
-    assert "export/ has step 50, not step 200, which is chosen." in read(folder).warnings
+    assert any("export/ has step 50, not step 200, which is chosen." in text for text in read(folder).warnings)
+
+
+def test_strengths_of_a_step_that_is_not_chosen_are_not_its_own(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    best = json.loads((folder / "best.json").read_text())
+    change(folder / "best.json", strengths=best["strengths"] | {"step": 50}, exported_step=50)
+    assert read(folder).headline == "Use step 200"
+    change(folder / "best.json", strengths=best["strengths"] | {"best": None, "usable": None})
+    assert read(folder).headline == "Use step 200"
 
 
 def test_a_run_without_scores_says_how_to_score_it(tmp_path: Path) -> None:
