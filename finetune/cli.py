@@ -43,8 +43,12 @@ def main() -> None:
     add_records(commands)
     add_rate(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
+    add_lora(commands)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
+        return
+    if sys.argv[1:3] == ["lora", "merge"]:
+        run(argparse.Namespace(command="lora", action="merge", options=sys.argv[3:]))
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
@@ -60,6 +64,15 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--scores", nargs="+", type=Path, default=[], help="outputs of finetune evaluate, for runs without scores"
     )
     compare.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
+
+
+def add_lora(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands of `finetune lora`."""
+    lora = commands.add_parser("lora", help="look into files of adapters, or merge them into a base model")
+    actions = lora.add_subparsers(dest="action", required=True)
+    show = options_once(actions.add_parser("show", help="say what a file holds, and what reads it"))
+    show.add_argument("files", nargs="+", type=Path, metavar="FILE", help="safetensors files, which are only read")
+    actions.add_parser("merge", help="add adapters to the weights of a base model", add_help=False)
 
 
 def add_records(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -117,6 +130,8 @@ def run(options: argparse.Namespace) -> None:
                 generate_images(options.options)
             case "evaluate":
                 score(options.options)
+            case "lora":
+                work_on_adapters(options)
             case "records":
                 let_readers_leave()
                 show_records(options)
@@ -165,6 +180,31 @@ def generate_images(arguments: Sequence[str]) -> None:
         from finetune.sampling.generate import generate
 
         generate(config)
+
+
+def work_on_adapters(options: argparse.Namespace) -> None:
+    """Show or merge files of adapters."""
+    from finetune.launch import quiet_libraries, say
+
+    if options.action == "show":
+        from finetune.lora_files.show import show
+
+        for path in options.files:
+            for line in show(path):
+                say(line)
+        return
+    from finetune.config.merge import MergeConfig
+    from finetune.config.parse.command_line import parse
+
+    given: list[str] = options.options
+    num = next((place for place, text in enumerate(given) if text.startswith("-")), len(given))
+    flags = given[num:] + (["--files", *given[:num]] if num else [])
+    config = parse(MergeConfig, flags, program="finetune lora merge")
+    quiet_libraries()
+    with ending_with("Nothing was written; run the same command again."):
+        from finetune.lora_files.merge import merge
+
+        merge(config, say)
 
 
 def demonstrate(options: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Files of adapters: what they hold, and merged into their base model."""

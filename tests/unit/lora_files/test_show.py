@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from finetune.lora_files.show import layers_of, show
+
+
+def written(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Path:
+    safetensors.torch.save_file(tensors, path, metadata or None)
+    return path
+
+
+def lora(name: str, down: str, up: str, rank: int = 4, *, wide: int = 8) -> dict[str, torch.Tensor]:
+    noise = torch.Generator().manual_seed(rank)
+    return {
+        f"{name}.{down}": torch.randn(rank, wide, generator=noise),
+        f"{name}.{up}": torch.randn(6, rank, generator=noise),
+    }
+
+
+def test_the_norm_is_that_of_the_whole_change() -> None:
+    pieces = lora("lora_unet_a", "lora_down.weight", "lora_up.weight") | {"lora_unet_a.alpha": torch.tensor(2.0)}
+    (layer,) = layers_of(pieces)
+    change = pieces["lora_unet_a.lora_up.weight"] @ pieces["lora_unet_a.lora_down.weight"] * 2 / 4
+    assert layer.norm == pytest.approx(change.norm().item(), rel=1e-5)
+    assert (layer.kind, layer.rank, layer.alpha) == ("LoRA", 4, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "down", "up", "layout"),
+    [
+        ("lora_unet_down_blocks_0_attn", "lora_down.weight", "lora_up.weight", "sd-scripts"),
+        ("unet.down_blocks.0.attn", "lora_A.weight", "lora_B.weight", "diffusers"),
+        ("transformer.blocks.0.attn", "lora.down.weight", "lora.up.weight", "diffusers"),
+        ("diffusion_model.blocks.0.attn", "lora_A.weight", "lora_B.weight", "the original model"),
+        ("base_model.model.blocks.0.attn", "lora_A.default.weight", "lora_B.default.weight", "peft"),
+    ],
+)
+def test_every_layout_is_named_with_its_readers(name: str, down: str, up: str, layout: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", lora(name, down, up), ss_steps="200", ss_sd_model_name="sd15")
+    lines = show(path)
+    assert f"that of {layout}," in lines[1] and "1 LoRA" in lines[2] and "rank: 4" in lines[3]
+    assert lines[-1] == "  metadata: base model sd15; steps 200"
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    pieces = lora("lora_unet_a", "lora_down.weight", "lora_up.weight")
+    pieces |= lora("lora_unet_b", "lora_down.weight", "lora_up.weight", 2)
+    pieces["lora_unet_a.lora_up.weight"].zero_()
+    pieces["lora_unet_b.lora_up.weight"][0] = float("nan")
+    text = "\n".join(show(written(tmp_path / "a.safetensors", pieces | {"unheard.of": torch.zeros(1)})))
+    assert "1 layer without a change: lora_unet_a" in text and "1 layer not finite: lora_unet_b" in text
+    assert "rank: 2 (2 to 4)" in text or "rank: 4 (2 to 4)" in text
+    assert "not understood: 1 tensor: unheard.of" in text
+    del pieces["lora_unet_a.lora_up.weight"]
+    with pytest.raises(ValueError, match=r"lora_unet_a is not complete"):
+        show(written(tmp_path / "b.safetensors", pieces))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 1 tensor and no adapters, e\.g\. weight"):
+        show(written(tmp_path / "a.safetensors", {"weight": torch.zeros(2)}))
+    (tmp_path / "b.safetensors").write_bytes(b"not one")
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
+        show(tmp_path / "b.safetensors")
