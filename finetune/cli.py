@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.command_options import add_compare, add_lora, add_rate, add_records, add_wandb_view
 from finetune.config.parse.once import options_once
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -39,11 +40,9 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
-    add_compare(commands)
-    add_records(commands)
-    add_rate(commands)
+    for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora):
+        add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
-    add_lora(commands)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return
@@ -54,55 +53,6 @@ def main() -> None:
         refuse_training(sys.argv[1])
     options = parser.parse_args()
     run(options)
-
-
-def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the options of `finetune compare`."""
-    compare = options_once(commands.add_parser("compare", help="put several runs side by side on one page"))
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, which are only read")
-    compare.add_argument(
-        "--scores", nargs="+", type=Path, default=[], help="outputs of finetune evaluate, for runs without scores"
-    )
-    compare.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
-
-
-def add_lora(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the commands of `finetune lora`."""
-    lora = commands.add_parser("lora", help="look into files of adapters, or merge them into a base model")
-    actions = lora.add_subparsers(dest="action", required=True)
-    show = options_once(actions.add_parser("show", help="say what a file holds, and what reads it"))
-    show.add_argument("files", nargs="+", type=Path, metavar="FILE", help="safetensors files, which are only read")
-    actions.add_parser("merge", help="add adapters to the weights of a base model", add_help=False)
-
-
-def add_records(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the options of `finetune records`."""
-    text = "show, search and export all images that were drawn"
-    records = options_once(commands.add_parser("records", help=text))
-    records.add_argument("folder", type=Path, help="folder that contains run folders; records.sqlite is written there")
-    records.add_argument("--search", metavar="WORDS", help="words that prompts have; appl* is the beginning of a word")
-    records.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        metavar="FIELD>=VALUE",
-        help='such as "step>=100", "scores.style>0.5" or "prompt~apple"; with several all must hold',
-    )
-    records.add_argument("--like", type=Path, metavar="IMAGE", help="an image file, to find similar ones")
-    records.add_argument("--csv", type=Path, metavar="FILE", help="write what is found to a CSV file")
-    records.add_argument("--num", type=int, help="most images to show (20), or to write (all)")
-    records.add_argument("--rebuild", action="store_true", help="read every image again, also after damage")
-
-
-def add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the options of `finetune rate`."""
-    rate = options_once(commands.add_parser("rate", help="compare two checkpoints by eye, without their names"))
-    what = "two scored runs (their best checkpoint), or folders of scored images"
-    rate.add_argument("targets", type=Path, nargs=2, metavar="TARGET", help=what)
-    rate.add_argument("--output", type=Path, metavar="FILE", help="file of votes (votes.jsonl in the first target)")
-    rate.add_argument("--seed", type=int, default=0, help="seed of the order and the sides (0)")
-    rate.add_argument("--port", type=int, default=0, help="port of the page (a free one)")
-    rate.add_argument("--show", action="store_true", help="show the result of the votes and serve no page")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -135,6 +85,8 @@ def run(options: argparse.Namespace) -> None:
             case "records":
                 let_readers_leave()
                 show_records(options)
+            case "wandb-view":
+                save_wandb_view(options)
             case "rate":
                 rate_targets(options)
             case _:
@@ -247,6 +199,15 @@ def rate_targets(options: argparse.Namespace) -> None:
 
     given = {name: value for name, value in vars(options).items() if name != "command"}
     rate(RateOptions(**given), say)
+
+
+def save_wandb_view(options: argparse.Namespace) -> None:
+    """Save a W&B workspace and a report of a run."""
+    from finetune.launch import say
+    from finetune.tracking.wandb.view import view
+
+    with ending_with("The same command writes and saves it again."):
+        view(options.run, options.entity, options.project, options.output, say)
 
 
 def tokens_text(model: "ModelConfig", num: int) -> str:

@@ -1,0 +1,68 @@
+"""Options of the commands that look at runs and their files; torch-free."""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+from finetune.config.parse.once import options_once
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_compare(commands: Commands) -> None:
+    """Add the options of `finetune compare`."""
+    compare = options_once(commands.add_parser("compare", help="put several runs side by side on one page"))
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, which are only read")
+    compare.add_argument(
+        "--scores", nargs="+", type=Path, default=[], help="outputs of finetune evaluate, for runs without scores"
+    )
+    compare.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
+
+
+def add_lora(commands: Commands) -> None:
+    """Add the commands of `finetune lora`."""
+    lora = commands.add_parser("lora", help="look into files of adapters, or merge them into a base model")
+    actions = lora.add_subparsers(dest="action", required=True)
+    show = options_once(actions.add_parser("show", help="say what a file holds, and what reads it"))
+    show.add_argument("files", nargs="+", type=Path, metavar="FILE", help="safetensors files, which are only read")
+    actions.add_parser("merge", help="add adapters to the weights of a base model", add_help=False)
+
+
+def add_records(commands: Commands) -> None:
+    """Add the options of `finetune records`."""
+    text = "show, search and export all images that were drawn"
+    records = options_once(commands.add_parser("records", help=text))
+    records.add_argument("folder", type=Path, help="folder that contains run folders; records.sqlite is written there")
+    records.add_argument("--search", metavar="WORDS", help="words that prompts have; appl* is the beginning of a word")
+    records.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FIELD>=VALUE",
+        help='such as "step>=100", "scores.style>0.5" or "prompt~apple"; with several all must hold',
+    )
+    records.add_argument("--like", type=Path, metavar="IMAGE", help="an image file, to find similar ones")
+    records.add_argument("--csv", type=Path, metavar="FILE", help="write what is found to a CSV file")
+    records.add_argument("--num", type=int, help="most images to show (20), or to write (all)")
+    records.add_argument("--rebuild", action="store_true", help="read every image again, also after damage")
+
+
+def add_rate(commands: Commands) -> None:
+    """Add the options of `finetune rate`."""
+    rate = options_once(commands.add_parser("rate", help="compare two checkpoints by eye, without their names"))
+    what = "two scored runs (their best checkpoint), or folders of scored images"
+    rate.add_argument("targets", type=Path, nargs=2, metavar="TARGET", help=what)
+    rate.add_argument("--output", type=Path, metavar="FILE", help="file of votes (votes.jsonl in the first target)")
+    rate.add_argument("--seed", type=int, default=0, help="seed of the order and the sides (0)")
+    rate.add_argument("--port", type=int, default=0, help="port of the page (a free one)")
+    rate.add_argument("--show", action="store_true", help="show the result of the votes and serve no page")
+
+
+def add_wandb_view(commands: Commands) -> None:
+    """Add the options of `finetune wandb-view`."""
+    text = "save a W&B workspace and a report of a run, or write the script that does"
+    view = options_once(commands.add_parser("wandb-view", help=text))
+    view.add_argument("run", type=Path, help="run folder")
+    view.add_argument("--entity", help="team or user of W&B (that of the run, or of the login)")
+    view.add_argument("--project", help="project of W&B (that of the run)")
+    view.add_argument("--output", type=Path, metavar="FILE", help="the script (wandb_view.py in the run folder)")
