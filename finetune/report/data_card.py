@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from finetune.data.images.decode import open_rgb
 from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
+from finetune.files import may_read
 from finetune.json_text import parse_json
 from finetune.report.gallery import SmallPreview, images_in, small_copy, small_image, spread
 from finetune.report.rows import finite, objects, whole
@@ -123,7 +124,7 @@ def is_inside(name: object) -> bool:
 def names_in(folder: Path) -> Iterator[str]:
     """Yield the names of training images. They are those of the listing, else all images in the folder."""
     listing = folder / "metadata.jsonl"
-    if not listing.is_file():
+    if not listing.is_file() or not may_read(listing):
         yield from sorted(itertools.islice(image_names(folder), MOST_LISTED))
         return
     with listing.open(encoding="utf-8", errors="replace") as lines:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from finetune.report.scores import Scored
 
@@ -223,7 +223,7 @@ def small_copy(path: Path | None, side: int, width: int) -> SmallPreview | None:
     try:
         with Image.open(path) as original:
             small = original.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises all of them
         return SmallPreview(data=None)
     return small_image(small, side, width)
 

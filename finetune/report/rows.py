@@ -17,9 +17,11 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
     rows, num_broken = [], 0
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
         try:
-            values = json.loads(line)
-            step = int(values["step"])
-        except (ValueError, KeyError, TypeError):
+            values = parse_json(line)
+        except ValueError:
+            values = None
+        step = whole(values.get("step")) if isinstance(values, dict) else None
+        if step is None or values is None:
             num_broken += 1
             continue
         rows.append({key: finite(value) for key, value in values.items()} | {"step": step})
@@ -28,14 +30,18 @@ def read_rows(file: Path) -> tuple[list[Row], int]:
 
 def finite(value: object) -> float | None:
     """Return a number; None if it is missing or not finite."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    return float(number) if math.isfinite(number) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a file; empty where there is none."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8", errors="replace"))
+        value = parse_json(file.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

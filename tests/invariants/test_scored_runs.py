@@ -71,6 +71,8 @@ def test_a_killed_run_has_the_same_scores_and_exports_the_best(tiny_run: Options
     assert all(torch.equal(small[name], value) for name, value in exported(whole).items())
     strengths = best(whole)["strengths"]
     assert [row["strength"] for row in strengths["rows"]] == [0.5, 1.0] and strengths["step"] == chosen
+    report = (whole / "report.html").read_text()
+    assert f"<b>Use step {chosen}" in report and f"step {chosen} · chosen" in report and "strength 0.5" in report
     with safe_open(whole / "export" / "whole.safetensors", framework="np") as file:
         assert file.metadata()["modelspec.usage_hint"] == strengths["reason"]
         assert file.metadata()["ss_steps"] == str(chosen)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune.report.rows import read_rows
+from finetune.report.run import write_report
 from finetune.report.scores import Scored, read_scores
 from finetune.report.usage import find_exported
 from finetune.report.verdict import Verdict, verdict
@@ -110,6 +111,16 @@ def test_damaged_lines_and_folders_outside_are_left_out(tmp_path: Path) -> None:
     assert scored.steps[1].images is None and scored.steps[1].scores["style"].value == 0.5
     change(folder / "grid.json", prompts="x", seeds=None, base_images="/etc")
     assert (read_scores(folder).prompts, read_scores(folder).base_images) == ([], None)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"step": 1' + "0" * 400 + "}", '{"step": NaN, "warnings": {}}'])
+def test_json_that_nobody_writes_gives_a_page(tmp_path: Path, text: str) -> None:
+    folder = scored_run(tmp_path / "run")
+    for name in ("best.json", "grid.json", "data_card.json", "scores.jsonl", "metrics.jsonl", "previews/previews.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "scored" / "base" / "prompt00_seed0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    assert "</html>" in write_report(folder).read_text()
 
 
 def test_a_folder_without_scores_is_empty(tmp_path: Path) -> None:
