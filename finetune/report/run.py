@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from finetune.report.data_card import data_card, preparation_report, repeated_im
 from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs, strength_gallery
 from finetune.report.options import differences
 from finetune.report.page import around, asset, templates, write_page
-from finetune.report.rows import read_json, read_rows
+from finetune.report.rows import Row, read_json, read_rows
 from finetune.report.scores import Scored, read_scores
 from finetune.report.usage import find_exported, usages
 from finetune.report.usage import metadata as file_metadata
@@ -55,6 +55,8 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
     for num, file in ((num_broken, "metrics.jsonl"), (scored.num_broken, "scores.jsonl")):
         if num:
             notes.append(f"Lines of {file} that cannot be read and are left out: {num}.")
+    if scored.steps and exported and (ended := ended_early(rows, given)):
+        notes.append(ended)
     warnings = [str(text) for text in shown_card.warnings] if shown_card else []
     return {
         "subtitle": f"{source} tuned on {data}" if source and data else "training report",
@@ -83,6 +85,17 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "version": __version__,
     }
+
+
+def ended_early(rows: Sequence[Row], given: Mapping[str, Any]) -> str:
+    """Say that training ended before its last step; empty otherwise."""
+    planned, patience = text_in(given, "train", "steps"), text_in(given, "evaluate", "patience")
+    if not rows or not planned.isdecimal() or patience in ("", "0") or (rows[-1]["step"] or 0) >= int(planned):
+        return ""
+    return (
+        f"Training ended early, after step {rows[-1]['step']:,.0f} of {int(planned):,}: {patience} later checkpoints "
+        "were scored in vain."
+    )
 
 
 def images_of(folder: Path, scored: Scored) -> Shown:

@@ -58,7 +58,8 @@ def of_choice(
 ) -> Verdict:
     """Say what best.json chose, and what disagrees with it."""
     at = "" if choice.strength is None else f" at strength {choice.strength:g}"
-    reasons = [text for text in (choice.reason, choice.strength_reason, disagreement(choice, rows)) if text]
+    texts = choice.reason, choice.strength_reason, disagreement(choice, rows)
+    reasons = [sentence(text) for text in texts if text]
     facts: list[tuple[str, str]] = []
     if choice.runner_up:
         facts.append(("runner-up", choice.runner_up))

@@ -24,7 +24,7 @@ def change(file: Path, **values: object) -> None:
 def test_the_choice_comes_with_its_strength_reason_and_runner_up(tmp_path: Path) -> None:
     found = read(scored_run(tmp_path / "run"))
     assert found.headline == "Use step 200 at strength 0.75"
-    assert found.reasons[:2] == ["step 200 has style likeness 0.800.", "Beyond 1 adherence falls."]
+    assert found.reasons[:2] == ["Step 200 has style likeness 0.800.", "Beyond 1 adherence falls."]
     assert {("runner-up", "step 100"), ("usable strengths", "0.5 to 1"), ("exported", "step 200")} <= set(found.facts)
     assert found.warnings[0] == "few images" and found.warnings[-1] == "a warning of the data"
 
@@ -71,6 +71,15 @@ def test_a_run_without_scores_says_how_to_score_it(tmp_path: Path) -> None:
     assert found.command == f"finetune evaluate '{folder}' --output '{folder}-scores'"
     shutil.rmtree(folder / "export")
     assert read(folder).command == ""  # nothing that it could score
+
+
+def test_a_run_that_ended_early_says_so(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    config = (folder / "config.yaml").read_text()
+    for patience, steps, is_told in ((3, 800, True), (3, 200, False), (0, 800, False)):
+        (folder / "config.yaml").write_text(f"{config}train:\n  steps: {steps}\nevaluate:\n  patience: {patience}\n")
+        text = "Training ended early, after step 200 of 800: 3 later checkpoints"
+        assert (text in write_report(folder).read_text()) == is_told
 
 
 def test_scores_without_a_choice_are_not_called_one(tmp_path: Path) -> None:
