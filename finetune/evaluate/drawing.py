@@ -69,12 +69,25 @@ def draw_grid(
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     loaded = load_target(family, source, target, config.strength, device_named(config.device))
+    note = drawn_with(family, source, target, config)
     for number in missing:
         prompt = grid.prompts[number].text
         images = draw(loaded, prompt, grid.seeds, config)
         for seed, image in zip(grid.seeds, images, strict=True):
-            save(image, image_path(folder, number, seed), {"prompt": prompt, "seed": seed, "target": target.name})
+            save(image, image_path(folder, number, seed), {"prompt": prompt, "seed": seed, **note})
     return len(missing) * len(grid.seeds)
+
+
+def drawn_with(family: ModelFamily, source: ModelSource, target: Target, config: DrawConfig) -> dict[str, object]:
+    """List how a target's images are drawn, as `finetune generate` names it. The records show it."""
+    return {
+        "target": target.name,
+        "negative_prompt": config.negative_prompt,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": family.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        "model": str(target.path) if target.kind == "pipeline" else source.location,
+        "strength": config.strength if target.kind == "adapter" else None,
+    }
 
 
 def device_named(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

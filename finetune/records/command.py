@@ -1,7 +1,7 @@
 """`finetune records`: show, search and export images of many runs. Torch-free."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from finetune.plurals import plural
 from finetune.records.csv_file import write_csv
 from finetune.records.database import FILE, UnwritableRecordsError, opened, opened_to_read
+from finetune.records.filters import filtered_field
 from finetune.records.folders import has_images, image_folders
 from finetune.records.search import Found, search
 from finetune.records.update import rebuild_records, take_in
@@ -50,7 +51,8 @@ def show_records(options: RecordsOptions, say: Say = print) -> Found:
         write_csv(options.csv, found.rows)
         say(f"Wrote {plural(len(found.rows), 'image')} to {options.csv}.")
         return found
-    for line in table_lines(found.rows, shutil.get_terminal_size((120, 40)).columns):
+    scores = [name for name in map(filtered_field, options.filter) if name.startswith("scores.")]
+    for line in table_lines(found.rows, shutil.get_terminal_size((120, 40)).columns, dict.fromkeys(scores)):
         say(line)
     say(summary(found, is_searched=bool(options.search or options.filter or options.like)))
     return found
@@ -82,13 +84,14 @@ def bring_up_to_date(folder: Path, say: Say) -> None:
         say(f"warning: {error} Images since the last update are not shown.")
 
 
-def table_lines(rows: Sequence[dict[str, Any]], width: int) -> list[str]:
-    """Lay rows out as a table. The path is whole, so it can be copied."""
+def table_lines(rows: Sequence[dict[str, Any]], width: int, scores: Iterable[str] = ()) -> list[str]:
+    """Lay rows out as a table with some scores. The path is whole, so it can be copied."""
     if not rows:
         return []
-    names = [name for name in WIDTHS if name == "size" or any(row.get(name) is not None for row in rows)]
+    most = WIDTHS | dict.fromkeys(scores, 24)
+    names = [name for name in most if name == "size" or any(row.get(name) is not None for row in rows)]
     texts = [{**row, "size": f"{row['width']}x{row['height']}"} for row in rows]
-    widths = {name: min(WIDTHS[name], max(len(name), *(len(shown(row.get(name))) for row in texts))) for name in names}
+    widths = {name: min(most[name], max(len(name), *(len(shown(row.get(name))) for row in texts))) for name in names}
     longest = max(len(str(row["path"])) for row in rows)
     left = width - sum(widths.values()) - 2 * len(widths) - longest - 2
     widths["prompt"] = max(
@@ -103,7 +106,7 @@ def table_lines(rows: Sequence[dict[str, Any]], width: int) -> list[str]:
 
 def shown(value: object) -> str:
     """Write a cell for a terminal. Control characters, which could rule it, are escaped."""
-    text = "" if value is None else str(value)
+    text = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

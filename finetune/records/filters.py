@@ -51,6 +51,12 @@ def read_filter(text: str) -> Condition:
     return condition(f"images.{name}", [], sign, value if is_text else number(text, value, sign))
 
 
+def filtered_field(text: str) -> str:
+    """Return the field of a filter that was read before."""
+    match = FORM.fullmatch(text)
+    return match[1] if match else ""
+
+
 def condition(expression: str, values: list[str | float], sign: str, value: str | float) -> Condition:
     """Compare an expression with a value. The value is bound."""
     if sign == "~":

@@ -70,7 +70,7 @@ def listed_images(name: str, folder: Path) -> Iterator[ListedImage]:
     """Yield the images of a folder, with what it says of them."""
     scored, options = ScoredFolder.read(folder), run_options(folder)
     yield from listed_previews(name, folder, scored, options)
-    yield from listed_scored(name, folder, scored, options.get("model.source"))
+    yield from listed_scored(name, folder, scored, options)
     for row in read_lines(folder / LIST):
         file_name = row.get("file_name")
         if isinstance(file_name, str) and Path(file_name).name == file_name and (folder / file_name).is_file():
@@ -118,25 +118,17 @@ def preview_options(line: str, options: Mapping[str, str]) -> PromptOptions:
     return replace(shared, **{name: value for name, value in vars(given).items() if value is not None})
 
 
-def listed_scored(name: str, folder: Path, scored: ScoredFolder, base_model: str | None) -> Iterator[ListedImage]:
-    """Yield the images that were drawn to be scored."""
-    places = [*subfolders(folder / "scored"), *subfolders(folder / "scored" / "strengths")]
-    if (folder / "grid.json").is_file():  # other folders called images are datasets
-        places += subfolders(folder / "images")
-    for place in places:
-        of_step, of_strength = STEP.match(place.name), STRENGTH.fullmatch(place.name)
-        row, step, strength = scored.row_of(place.relative_to(folder).as_posix()), None, None
-        if of_step:
-            step = int(of_step[1])
-        if row is not None:
-            step = as_whole(row.get("step"))
-        if place.parent.name == "strengths" and of_strength:
-            strength = float(of_strength[2])
-            row = scored.row_of_strength(int(of_strength[1]), strength)
-        is_base = BASE_NAME.fullmatch(place.name) is not None
+def listed_scored(name: str, folder: Path, scored: ScoredFolder, options: Mapping[str, str]) -> Iterator[ListedImage]:
+    """Yield the images that were drawn to be scored. A run draws them as its previews."""
+    shared = preview_options("", options)
+    for place in scored_places(folder):
+        row = scored.row_of(place.folder.relative_to(folder).as_posix())
+        if place.strength is not None and place.step is not None:
+            row = scored.row_of_strength(place.step, place.strength)
+        step = place.step if row is None or "step" not in row else as_whole(row["step"])
         given = row.get("target") if row else None
-        target = given if isinstance(given, str) else BASE_MODEL if is_base else f"step {step}" if of_step else None
-        for path in sorted(place.glob("prompt*_seed*.png")):
+        target = given if isinstance(given, str) else None if step is None else f"step {step}" if step else BASE_MODEL
+        for path in sorted(place.folder.glob("prompt*_seed*.png")):
             if not (match := SCORED_NAME.fullmatch(path.name)):
                 continue
             number, seed = int(match[1]), int(match[2])
@@ -144,14 +136,39 @@ def listed_scored(name: str, folder: Path, scored: ScoredFolder, base_model: str
                 path,
                 name,
                 "scored",
-                step=0 if is_base else step,
+                step=step,
                 target=target,
                 prompt=scored.prompts[number] if number < len(scored.prompts) else None,
+                negative_prompt=shared.negative_prompt,
                 seed=seed,
-                strength=strength,
-                base_model=base_model,
+                num_inference_steps=shared.num_inference_steps,
+                guidance_scale=shared.guidance_scale,
+                strength=place.strength,
+                base_model=options.get("model.source"),
                 scores=scored.scores(row, number, seed),
             )
+
+
+@dataclass(frozen=True)
+class ScoredPlace:
+    """A folder with images by one checkpoint at one strength."""
+
+    folder: Path
+    step: int | None
+    strength: float | None
+
+
+def scored_places(folder: Path) -> Iterator[ScoredPlace]:
+    """Yield the folders of scored images, and what their names say. Step 0 is the base model."""
+    inside = subfolders(folder / "scored")
+    if (folder / "grid.json").is_file():  # other folders called images are datasets
+        inside += subfolders(folder / "images")
+    for place in inside:
+        at_strengths = [(each, STRENGTH.fullmatch(each.name)) for each in subfolders(place)]
+        for each, found in [(place, None), *at_strengths]:
+            of_step = STEP.match(place.name) or STEP.match(each.name)
+            step = int(of_step[1]) if of_step else 0 if BASE_NAME.fullmatch(each.name) else None
+            yield ScoredPlace(each, step, float(found[1]) if found else None)
 
 
 def read_whole(text: str) -> int | None:

@@ -11,7 +11,8 @@ from finetune.records.image_file import as_number, as_whole
 from finetune.report.rows import read_json
 
 STEP = re.compile(r"step_(\d{1,15})")
-STRENGTH = re.compile(r"step_(\d{1,15})-(\d+(?:\.\d+)?)")
+STRENGTH = re.compile(r"(?:step_\d{1,15}-|strength_)(\d{1,9}(?:\.\d{1,9})?)")
+"""Of a folder within those of the steps, or within the folder of the sweep."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_a_run_its_drawings_and_its_scores_are_found_again(tiny_run: Options, tm
     finetune("evaluate", run, "--output", runs / "scored", *SCORED)
     said = finetune("records", runs, "--search", "blue square")
     num_scored = len(list((runs / "scored" / "images").rglob("*.png")))
-    assert num_scored >= 16 and f"Records: {2 + 1 + num_scored} added." in said
+    assert num_scored >= 16 and f"Records: {1 + num_scored} added." in said  # the run added its previews
     assert "1 image found." in said and "drawn/" in said
     with sqlite3.connect(runs / "records.sqlite") as records:
         preview = "SELECT prompt, seed, num_inference_steps, base_model, width FROM images WHERE kind = ? AND step = 2"
@@ -33,6 +33,11 @@ def test_a_run_its_drawings_and_its_scores_are_found_again(tiny_run: Options, tm
         assert records.execute(preview, ("preview",)).fetchall() == [expected]
         drawn = "SELECT strength, num_inference_steps, width, sampler IS NULL FROM images WHERE kind = ?"
         assert records.execute(drawn, ("generated",)).fetchall() == [(0.5, 1, 32, 0)]
+        scored = (
+            "SELECT DISTINCT num_inference_steps, base_model, strength FROM images WHERE kind = ? ORDER BY strength"
+        )
+        model = str(options["model.source"])
+        assert records.execute(scored, ("scored",)).fetchall() == [(1, model, None), (1, model, 1.0)]
         own = "SELECT count(DISTINCT images.path) FROM images JOIN scores ON scores.path = images.path AND image >= 0"
         assert records.execute(own).fetchone()[0] > 0
     records.close()

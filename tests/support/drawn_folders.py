@@ -63,7 +63,7 @@ def add_scored(folder: Path, images: Mapping[str, int | None], start: float = 0.
                 pixels = np.asarray(drawn(10_000 * len(folder.name) + 100 * count + 10 * number + seed, (32, 32))) / 255
                 note = {"prompt": prompt, "seed": seed, "target": place}
                 save(pixels, image_path(folder / place, number, seed), note)
-        if step is not None and "strengths" not in place:
+        if step is not None and "strength" not in place:
             cells = [[start + 0.1 * count, start], [start, start + 0.2]]
             row = {"step": step, "target": f"ink-{step}", "id": f"{step}", "images": place}
             rows.append(

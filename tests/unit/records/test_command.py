@@ -31,6 +31,14 @@ def test_the_command_finds_what_was_drawn_since(
     assert "later/image_000.png" in shown[-2] and "a lighthouse" in shown[-2]
 
 
+def test_the_scores_that_are_asked_for_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records(monkeypatch, make_runs(tmp_path), "--filter", "scores.style>0.8", "--filter", "scores.style<1")
+    head, first = capsys.readouterr().out.splitlines()[1:3]
+    assert head.split().count("scores.style") == 1 and "0.900" in first
+
+
 def test_everything_found_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from finetune.records.database import COLUMNS, FILE, HIDDEN, opened, opened_to_r
 from finetune.records.search import search
 from finetune.records.update import Changes, read_rows, rebuild_records, take_in, update_records
 from finetune.sampling.metadata import OWN_CHUNK, save_png
-from tests.support.drawn_folders import add_generated, add_previews, add_scored, make_runs
+from tests.support.drawn_folders import CONFIG, add_generated, add_previews, add_scored, make_runs, score
 from tests.support.images import drawn
 
 
@@ -72,6 +72,29 @@ def test_scores_are_the_checkpoints_and_the_images_own(tmp_path: Path) -> None:
     assert known["ink/scored/base/prompt00_seed0.png"]["scores"] == []
     strength = known["ink/scored/strengths/step_000100-0.75/prompt00_seed0.png"]
     assert strength["strength"] == 0.75 and strength["scores"][0][1] == pytest.approx(0.9)
+
+
+def test_images_at_every_strength_are_those_of_their_step(tmp_path: Path) -> None:
+    places = {
+        "scored/step_000100": 100,
+        "scored/step_000100/strength_0.50": 100,
+        "scored/step_000100/strength_0.75": 100,
+    }
+    add_scored(tmp_path / "ink", {"scored/base": None, **places, "scored/strengths/step_000100-0.50": 100})
+    (tmp_path / "ink" / "config.yaml").write_text(CONFIG)
+    rows_at = [{"strength": 0.5, "scores": {"style": score([[0.2]])}}]
+    (tmp_path / "ink" / "best.json").write_text(json.dumps({"step": 100, "strengths": {"rows": rows_at}}))
+    updated(tmp_path)
+    known = {path.removeprefix("ink/scored/"): row for path, row in rows(tmp_path).items()}
+    assert len(known) == 5 * 4
+    for place, strength, style in (
+        *(("base", None, None), ("step_000100", None, 0.575), ("step_000100/strength_0.50", 0.5, 0.2)),
+        *(("step_000100/strength_0.75", 0.75, None), ("strengths/step_000100-0.50", 0.5, 0.2)),
+    ):
+        row = known[f"{place}/prompt00_seed0.png"]
+        assert row["strength"] == strength and row["step"] == (0 if place == "base" else 100), place
+        assert [value for _, value, *_ in row["scores"]] == ([] if style is None else [pytest.approx(style)]), place
+        assert row["num_inference_steps"] == 20 and row["base_model"] == "models/base"
 
 
 def test_equal_pixels_have_equal_hashes_whatever_the_file_says(tmp_path: Path) -> None:
