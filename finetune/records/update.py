@@ -61,15 +61,18 @@ class Changes:
         return found
 
 
-def update_records(folder: Path, run: Path, warn: Callable[[str], None]) -> None:
-    """Take the images of a run into the records beside it. No fault stops the run; each is a warning."""
+def update_records(folder: Path, run: Path, warn: Callable[[str], None]) -> Path | None:
+    """Take the images of a run into the records beside it. No fault stops the run: it is a warning, and the result is
+    None instead of the file."""
     try:
         with opened(folder / FILE) as records:
             changes = take_in(records, folder, run)
         if changes.unreadable:
-            warn(changes.sentences()[-1])
+            warn(changes.sentences()[-1].removeprefix("warning: "))
+        return folder / FILE
     except (ValueError, OSError) as error:
         warn(f"{error} The run is complete without it.")
+        return None
 
 
 def rebuild_records(folder: Path) -> tuple[Changes, Path | None]:

@@ -72,7 +72,9 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
         write_status(run.folder, progress.step, written, exported.step, stopped_early=progress.step < run.steps)
         run.say(f"Report: {report}")
         if session.desk is not None or run.config.preview.prompts:
-            update_records(run.folder.absolute().parent, run.folder, lambda text: run.warn([text]))
+            records = update_records(run.folder.absolute().parent, run.folder, lambda text: run.warn([text]))
+            if records is not None:
+                run.say(f"Its images are in {records}, which finetune records {records.parent} searches.")
     ranks().exchange()
 
 

@@ -1,9 +1,12 @@
 """Records of a real run, its drawings and its scores."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.support.launch import succeeded
+from tests.support.drawn_folders import add_previews
+from tests.support.launch import ROOT, succeeded
 from tests.support.runs import PREVIEWS, Options, completed
 
 DRAWN = ["--num_inference_steps", "1", "--width", "32", "--height", "32"]
@@ -17,7 +20,7 @@ def finetune(*words: object) -> str:
 def test_a_run_its_drawings_and_its_scores_are_found_again(tiny_run: Options, tmp_path: Path) -> None:
     run, runs = tmp_path / "runs" / "ink", tmp_path / "runs"
     options = tiny_run | PREVIEWS | {"train.steps": 2, "preview.every": 2, "output.folder": run}
-    completed("lora", options, tmp_path / "log")
+    assert f"finetune records {runs} searches" in completed("lora", options, tmp_path / "log").output
     finetune(
         *("generate", "--model.source", options["model.source"], "--lora", f"{run}:0.5", "--prompts", "a blue square"),
         *("--output", runs / "drawn", *DRAWN),
@@ -43,3 +46,34 @@ def test_a_run_its_drawings_and_its_scores_are_found_again(tiny_run: Options, tm
     records.close()
     finetune("records", runs, "--filter", "scores.faults>=0", "--csv", tmp_path / "out.csv")
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + num_scored // 2
+
+
+ENDING_RUN = """
+import sys, time
+from pathlib import Path
+from finetune.records.update import update_records
+folder, name = Path(sys.argv[1]), sys.argv[2]
+(folder / f"{name}.ready").touch()
+while len(list(folder.glob("*.ready"))) < 4:
+    time.sleep(0.001)
+for number in range(5):
+    preview = next((folder / name / "previews").glob("*.png"))
+    preview.touch()  # its row changes each time
+    update_records(folder, folder / name, lambda text: sys.exit(text))
+"""
+
+
+def test_processes_that_end_at_once_all_get_in(tmp_path: Path) -> None:
+    names = [f"run{number}" for number in range(4)]
+    for name in names:
+        add_previews(tmp_path / name, 0, 10)
+    words = [sys.executable, "-c", ENDING_RUN, str(tmp_path)]
+    started = [subprocess.Popen([*words, name], cwd=ROOT, stderr=subprocess.PIPE, text=True) for name in names]
+    assert [process.communicate(timeout=120)[1] for process in started] == [""] * 4
+    assert [process.returncode for process in started] == [0] * 4
+    with sqlite3.connect(tmp_path / "records.sqlite") as records:
+        counts = records.execute("SELECT run, count(*) FROM images GROUP BY run").fetchall()
+        assert counts == [(name, 4) for name in names]
+        assert records.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        records.execute("INSERT INTO words(words) VALUES ('integrity-check')")  # fails where the index is out of step
+    records.close()
