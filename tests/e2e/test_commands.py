@@ -7,6 +7,7 @@ import pytest
 from finetune.config.drawing.generate import GenerateConfig
 from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import as_flat
+from tests.support.drawn_folders import add_scored
 from tests.support.launch import ROOT, command, succeeded
 from tests.support.runs import flags
 from tests.support.scored_run import plain_run
@@ -47,6 +48,15 @@ def test_comparing_runs_loads_nothing_heavy(tmp_path: Path) -> None:
     script += f"atexit.register(lambda: print('HEAVY', *sorted(set(sys.modules) & set({HEAVY})))); main()"
     said = succeeded(["-c", script, "compare", *runs, "--output", str(tmp_path / "compare.html")])
     assert said.splitlines()[-1] == "HEAVY" and (tmp_path / "compare.html").is_file()
+
+
+def test_records_and_votes_load_nothing_heavy(tmp_path: Path) -> None:
+    add_scored(tmp_path / "one", {"scored/step_000100": 100})
+    add_scored(tmp_path / "other", {"scored/step_000200": 200})
+    for words in (["records", tmp_path], ["rate", tmp_path / "one", tmp_path / "other", "--show"]):
+        script = "import atexit, sys; from finetune.cli import main; "
+        script += f"atexit.register(lambda: print('HEAVY', *sorted(set(sys.modules) & set({HEAVY})))); main()"
+        assert succeeded(["-c", script, *map(str, words)]).splitlines()[-1] == "HEAVY"
 
 
 def test_the_help_of_evaluate_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def test_the_commands_of_evaluation_parse(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).touch()
     (tmp_path / "runs" / "ink").mkdir(parents=True)
     (tmp_path / "runs" / "ink" / "config.yaml").write_text("model: {source: base}\ndata: {folder: ink}\n")
-    of_run, of_files = commands((ROOT / "docs" / "evaluation.md").read_text())
+    found = commands((ROOT / "docs" / "evaluation.md").read_text())
+    of_run, of_files = [command for command in found if command[:2] == ["finetune", "evaluate"]]
     assert parse_evaluation(of_run[2:]).data.folder == "ink"
     assert len(parse_evaluation(of_files[2:]).targets) == 2
 
