@@ -135,7 +135,7 @@ def generate_images(arguments: Sequence[str]) -> None:
 
 
 def work_on_adapters(options: argparse.Namespace) -> None:
-    """Show or merge files of adapters."""
+    """Show, resize or merge files of adapters."""
     from finetune.launch import quiet_libraries, say
 
     if options.action == "show":
@@ -145,12 +145,18 @@ def work_on_adapters(options: argparse.Namespace) -> None:
             for line in show(path):
                 say(line)
         return
+    if options.action == "resize":
+        from finetune.lora_files.resize import ResizeOptions, resize
+
+        given = {name: value for name, value in vars(options).items() if name not in ("command", "action")}
+        resize(ResizeOptions(**given), say)
+        return
     from finetune.config.merge import MergeConfig
     from finetune.config.parse.command_line import parse
 
-    given: list[str] = options.options
-    num = next((place for place, text in enumerate(given) if text.startswith("-")), len(given))
-    flags = given[num:] + (["--files", *given[:num]] if num else [])
+    words: list[str] = options.options
+    num = next((place for place, text in enumerate(words) if text.startswith("-")), len(words))
+    flags = words[num:] + (["--files", *words[:num]] if num else [])
     config = parse(MergeConfig, flags, program="finetune lora merge")
     quiet_libraries()
     with ending_with("Nothing was written; run the same command again."):

@@ -25,6 +25,15 @@ def add_lora(commands: Commands) -> None:
     actions = lora.add_subparsers(dest="action", required=True)
     show = options_once(actions.add_parser("show", help="say what a file holds, and what reads it"))
     show.add_argument("files", nargs="+", type=Path, metavar="FILE", help="safetensors files, which are only read")
+    resize = options_once(actions.add_parser("resize", help="write a LoRA at another rank"))
+    resize.add_argument("file", type=Path, metavar="FILE", help="a safetensors file, which is only read")
+    resize.add_argument("--output", type=Path, required=True, metavar="FILE", help="the new file")
+    resize.add_argument("--rank", type=int, help="rank of every layer")
+    text = "share of each layer's change to keep, such as 0.95, in place of a rank"
+    resize.add_argument("--energy", type=float, help=text)
+    resize.add_argument(
+        "--dtype", choices=("same", "fp16", "bf16", "fp32"), default="same", help="number format (same)"
+    )
     actions.add_parser("merge", help="add adapters to the weights of a base model", add_help=False)
 
 

@@ -129,6 +129,8 @@ class ScoringConfig:
     max_share: Share = 0.25
     """Most of the run's time that scoring may take. Beyond it strengths are dropped first, then seeds, then prompts
     (never under 4 x 4), then fewer checkpoints are scored."""
+    num_inference_steps: Count = 15
+    """Denoising steps of scored images; half of what previews have does, since all steps are compared alike."""
     strengths: Annotated[tuple[float, ...], STRENGTHS] = (0.25, 0.5, 0.75, 1.0, 1.2, 1.4)
     """Strengths that the best checkpoint's adapters are scored at in the end; none scores no other."""
     grid: GridConfig = field(default_factory=GridConfig)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finetune.models.family import ModelFamily, ModelSource
 
 PROGRAM = "finetune evaluate"
-VERSION = 2
+VERSION = 3
 """Of the scores; rows of another version are computed again."""
 OF_RUN = {
     "model.source": "model.source",

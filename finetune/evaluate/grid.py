@@ -48,7 +48,7 @@ class Grid:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
-MOST_CAPTIONS = 8
+MOST_CAPTIONS = 4
 STYLED: tuple[Kind, ...] = ("user", "held_out", "new_content")
 """Prompts that ask for the style or subject that was trained."""
 

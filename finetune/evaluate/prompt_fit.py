@@ -16,7 +16,7 @@ from finetune.evaluate.grid import Grid, words_of
 from finetune.objectives.diffusion import denoising_loss
 from finetune.randomness import noise_at, uniform
 
-NUM_OTHERS = 6
+NUM_OTHERS = 4
 """Other prompts of the grid that an image is compared with."""
 TIMESTEPS = (0.25, 0.5, 0.75)
 """Shares of the way from the image to noise."""

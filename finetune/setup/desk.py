@@ -45,7 +45,7 @@ def open_desk(run: Run) -> Desk | None:
         run.say(line)
     draw = DrawConfig(
         size=preview.size or config.data.resolution,
-        num_inference_steps=preview.num_inference_steps,
+        num_inference_steps=evaluate.num_inference_steps,
         guidance_scale=preview.guidance_scale,
         negative_prompt=preview.negative_prompt,
     )

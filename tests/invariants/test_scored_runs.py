@@ -25,7 +25,7 @@ from tests.support.runs import PREVIEWS, UNCACHED, Options, completed, refused, 
 
 SCORED: Options = PREVIEWS | {"evaluate.every": 2, "evaluate.max_share": 1.0, "evaluate.grid.num_prompts": 2}
 SCORED |= {"evaluate.grid.num_seeds": 2, "train.steps": 6, "validation.fraction": 0.3, "checkpoint.keep": 1}
-SCORED |= {"data.template": "{caption}, in ink", "evaluate.strengths": ()}
+SCORED |= {"data.template": "{caption}, in ink", "evaluate.strengths": (), "evaluate.num_inference_steps": 1}
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

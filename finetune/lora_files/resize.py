@@ -1,0 +1,188 @@
+"""A file of LoRA (arXiv 2106.09685) at another rank."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
+from finetune.lora_files.show import piece_of, read
+from finetune.plurals import first_few, plural
+
+Keep = Literal["same", "fp16", "bf16", "fp32"]
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+"""diffusers' own note of ranks and alphas, in JSON."""
+
+
+@dataclass(frozen=True)
+class ResizeOptions:
+    """Options of the command line. One of rank and energy is given."""
+
+    file: Path
+    output: Path
+    rank: int | None = None
+    energy: float | None = None
+    """Share of each layer's squared singular values that is kept; ranks then differ between layers."""
+    dtype: Keep = "same"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two matrices of a layer, with their names in the file."""
+
+    down_key: str
+    up_key: str
+    alpha_key: str | None
+    down: Tensor
+    """[r inputs ...]."""
+    up: Tensor
+    """[outputs r ...]."""
+    scale: float
+    """alpha / r."""
+
+
+def resize(options: ResizeOptions, say: Callable[[str], None] = print) -> Path:
+    """Write the file at its new rank, in the same layout. Raises ValueError for files that are not plain LoRA."""
+    refuse(options)
+    tensors, metadata = read(options.file)
+    pairs = pairs_of(options.file, tensors, metadata)
+    resized: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    kept: list[float] = []
+    for name, pair in pairs.items():
+        down, up, share = truncated(pair, options)
+        dtype = pair.up.dtype if options.dtype == "same" else DTYPES[options.dtype]
+        known = dtype_name(dtype)
+        resized[pair.down_key], resized[pair.up_key] = (cast_in_range(part, known, name) for part in (down, up))
+        if pair.alpha_key is not None:
+            resized[pair.alpha_key] = torch.tensor(float(down.shape[0]))
+        ranks[name] = down.shape[0]
+        kept.append(share)
+    has_hashes = any(pair.alpha_key is not None for pair in pairs.values())  # of sd-scripts, in its layout alone
+    write = write_single_file if has_hashes else write_tensors
+    write(resized, new_metadata(metadata, ranks), options.output)
+    before = sorted({pair.down.shape[0] for pair in pairs.values()})
+    after = sorted(set(ranks.values()))
+    say(
+        f"{options.output}: {plural(len(pairs), 'layer')}, rank {spread(before)} -> {spread(after)}; of a layer's "
+        f"change {statistics.median(kept):.1%} is left in the median, {min(kept):.1%} at least (of its squared norm)."
+    )
+    return options.output
+
+
+def dtype_name(dtype: torch.dtype) -> Dtype:
+    """Name a number format; float32 for those that files of adapters do not have."""
+    return "fp16" if dtype == torch.float16 else "bf16" if dtype == torch.bfloat16 else "fp32"
+
+
+def refuse(options: ResizeOptions) -> None:
+    """Raise ValueError for contradictory options."""
+    if (options.rank is None) == (options.energy is None):
+        raise ValueError("rank: expected one of --rank N and --energy SHARE. Give one of them.")
+    if options.rank is not None and options.rank < 1:
+        raise ValueError(f"rank: got {options.rank}, expected 1 or more.")
+    if options.energy is not None and not 0 < options.energy <= 1:
+        raise ValueError(f"energy: got {options.energy}, expected a share above 0, up to 1.")
+    if options.output.exists():
+        raise ValueError(f"output: {options.output} exists already, expected a new file. Choose another name.")
+    if options.output.suffix != ".safetensors":
+        raise ValueError(f"output: got {options.output}, expected a name that ends with .safetensors.")
+
+
+def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Pair]:
+    """Find the layers' matrices. Raises ValueError where the file has anything else."""
+    grouped: dict[str, dict[str, str]] = {}
+    others: list[str] = []
+    for key in tensors:
+        placed = piece_of(key)
+        if placed is None or placed[1] not in ("lora_down.weight", "lora_up.weight", "alpha"):
+            others.append(key)
+        else:
+            grouped.setdefault(placed[0], {})[placed[1]] = key
+    lacking = [name for name, keys in grouped.items() if not {"lora_down.weight", "lora_up.weight"} <= set(keys)]
+    if others or lacking or not grouped:
+        raise ValueError(
+            f"file: {path} is not a file of plain LoRA, which alone has a rank to change: "
+            f"{first_few(sorted(others) or sorted(lacking) or ['no layers'])}. Use another file."
+        )
+    scales = diffusers_scales(metadata)
+    found: dict[str, Pair] = {}
+    for name, keys in grouped.items():
+        down, up = tensors[keys["lora_down.weight"]], tensors[keys["lora_up.weight"]]
+        alpha = keys.get("alpha")
+        scale = float(tensors[alpha]) / down.shape[0] if alpha else scales(name)
+        found[name] = Pair(keys["lora_down.weight"], keys["lora_up.weight"], alpha, down, up, scale)
+    return found
+
+
+def diffusers_scales(metadata: Mapping[str, str]) -> Callable[[str], float]:
+    """Read alpha / rank of layers from diffusers' metadata. It is 1 where there are none."""
+    noted: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
+
+    def scale(name: str) -> float:
+        part, _, layer = name.partition(".")
+        alpha, rank = noted.get(f"{part}.lora_alpha"), noted.get(f"{part}.r")
+        for pattern, value in noted.get(f"{part}.alpha_pattern", {}).items():
+            alpha = value if layer.endswith(pattern.strip("^$")) else alpha
+        for pattern, value in noted.get(f"{part}.rank_pattern", {}).items():
+            rank = value if layer.endswith(pattern.strip("^$")) else rank
+        return 1.0 if not alpha or not rank else float(alpha) / float(rank)
+
+    return scale
+
+
+@torch.no_grad()
+def truncated(pair: Pair, options: ResizeOptions) -> tuple[Tensor, Tensor, float]:
+    """Truncate a layer's change to its largest singular values. Returns down, up and the share of the squared norm.
+
+    The change is never made as a whole: its singular values are those of the product of two triangular factors. A
+    larger rank than the layer's own adds rows of zeros.
+    """
+    left, upper = torch.linalg.qr(pair.up.double().flatten(1) * pair.scale)
+    right, lower = torch.linalg.qr(pair.down.double().flatten(1).T)
+    u, values, v = torch.linalg.svd(upper @ lower.T)
+    total = values.square().sum()
+    if options.energy is None:
+        rank = options.rank or 1
+    else:
+        kept = values.square().cumsum(0) / total.clamp(min=1e-300)
+        rank = int((kept < options.energy - 1e-12).sum()) + 1
+    num = min(rank, len(values))
+    root = values[:num].sqrt()
+    up, down = (left @ u)[:, :num] * root, root[:, None] * (v @ right.T)[:num]
+    share = float(values[:num].square().sum() / total) if total > 0 else 1.0
+    if options.energy is None and rank > num:
+        up = torch.cat([up, up.new_zeros(up.shape[0], rank - num)], dim=1)
+        down = torch.cat([down, down.new_zeros(rank - num, down.shape[1])])
+    own = down.shape[0]
+    shaped = up.reshape(pair.up.shape[0], own, *pair.up.shape[2:]), down.reshape(own, *pair.down.shape[1:])
+    return shaped[1].float(), shaped[0].float(), share
+
+
+def new_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, str]:
+    """Update what metadata say of ranks. Every alpha is now the layer's rank."""
+    found = {key: value for key, value in metadata.items() if key != DIFFUSERS_METADATA}
+    same = len(set(ranks.values())) == 1
+    rank = str(next(iter(ranks.values()))) if same else "Dynamic"
+    if "ss_network_dim" in found:
+        found |= {"ss_network_dim": rank, "ss_network_alpha": rank}
+    if DIFFUSERS_METADATA in metadata:
+        noted: dict[str, Any] = json.loads(metadata[DIFFUSERS_METADATA])
+        for part in {name.partition(".")[0] for name in ranks}:
+            own = {name.partition(".")[2]: value for name, value in ranks.items() if name.startswith(f"{part}.")}
+            first = next(iter(own.values()))
+            others = {f"^{layer}": value for layer, value in own.items() if value != first}
+            noted |= {f"{part}.r": first, f"{part}.lora_alpha": first}
+            noted |= {f"{part}.rank_pattern": others, f"{part}.alpha_pattern": others}
+        found[DIFFUSERS_METADATA] = json.dumps(noted)
+    return found
+
+
+def spread(ranks: list[int]) -> str:
+    """Show one rank, or the smallest and the largest."""
+    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
