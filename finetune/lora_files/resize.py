@@ -76,7 +76,7 @@ def resize(options: ResizeOptions, say: Callable[[str], None] = print) -> Path:
 
 
 def dtype_name(dtype: torch.dtype) -> Dtype:
-    """Name a number format; float32 for those that files of adapters do not have."""
+    """Name a number format. Rare ones become float32."""
     return "fp16" if dtype == torch.float16 else "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
