@@ -3,7 +3,7 @@
     python benchmarks/compiled.py                        # the shipped base model, all weights, bf16
     python benchmarks/compiled.py --precision no --adapters
 
-Rounds of the three ways alternate. The median of the ratios round by round is printed, and the seconds of the first
+Rounds of both ways alternate. The median of the ratios round by round is printed, and the seconds of the first
 step.
 """
 
@@ -23,7 +23,7 @@ from finetune.models.family import ModelSource, Network
 from finetune.models.prompts import Prompts
 
 SHIPPED = Path(__file__).parents[1] / "finetune" / "assets" / "pictograms"
-WAYS: tuple[Compile, ...] = ("none", "blocks", "whole")
+WAYS: tuple[Compile, ...] = ("none", "blocks")
 
 
 def main() -> None:

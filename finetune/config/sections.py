@@ -174,10 +174,10 @@ class LoopConfig:
     """Forward passes per optimizer step; one step sees batch_size x accumulation x processes images."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time for less memory."""
-    compile: Literal["none", "blocks", "whole"] = "none"
-    """Compile the denoiser's steps with torch.compile: its repeated blocks, which share their code, or all of it. The
-    first steps take longer, and so does the first of every size of images; validation, previews and scores are not
-    compiled. Numbers differ by rounding."""
+    compile: Literal["none", "blocks"] = "none"
+    """Compile the training steps of the denoiser's repeated blocks (torch.compile), which share their code. The first
+    steps take longer, and so does the first of every size of images; validation, previews and scores are not compiled.
+    Numbers differ by rounding."""
     max_grad_norm: NotNegative = 1.0
     """Largest norm of the gradients, which are scaled down to it; 0 turns this off."""
     text_encoder: Annotated[bool, Resume.FIXED] = False

@@ -1,4 +1,7 @@
-"""Compiled denoisers (torch.compile), in training steps alone.
+"""Compiled blocks of denoisers (torch.compile), in training steps alone.
+
+Whole denoisers are not compiled: with torch 2.13 on a CPU a whole U-Net got no gradient behind its upsampling layers,
+without an error.
 
 Everything else, from validation to scores, runs the layers one by one. It switches adapters and strengths, and every
 change would be compiled again.
@@ -17,7 +20,7 @@ from torch import nn
 from finetune.models.family import ModelFamily
 from finetune.models.interfaces import Denoiser
 
-Compile = Literal["none", "blocks", "whole"]
+Compile = Literal["none", "blocks"]
 MOST_SHAPES = 64
 """Sizes of images that are compiled, each by itself. dynamo's usual limit of 8 would be fewer than a run's buckets."""
 
@@ -33,14 +36,14 @@ def refuse_without_compiler(how: Compile, device: torch.device) -> None:
 
 
 def compile_denoiser(family: ModelFamily, denoiser: Denoiser, how: Compile) -> None:
-    """Mark the denoiser or its blocks for compilation. Names of weights stay as they are."""
+    """Mark the denoiser's blocks for compilation. Names of weights stay as they are."""
     if how == "none":
         return
     torch._dynamo.config.recompile_limit = MOST_SHAPES  # pyright: ignore[reportAttributeAccessIssue]
     torch.compiler.set_stance("force_eager")
     # Of diffusers' check of torch's version, whose answer does not change.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    for module in [denoiser] if how == "whole" else repeated_blocks(family, denoiser):
+    for module in repeated_blocks(family, denoiser):
         module.compile(dynamic=False)
 
 
@@ -50,8 +53,7 @@ def repeated_blocks(family: ModelFamily, denoiser: Denoiser) -> Sequence[nn.Modu
     found = [module for module in denoiser.modules() if type(module).__name__ in names]
     if not found:
         raise ValueError(
-            f"train.compile: got blocks, but {type(denoiser).__name__} does not name its repeated blocks. Use whole or "
-            "none."
+            f"train.compile: got blocks, but {type(denoiser).__name__} does not name its repeated blocks. Use none."
         )
     return found
 

@@ -49,7 +49,7 @@ def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]
     if backend.lower() != "no":
         found.append(
             f"dynamo_backend: got {backend} in the accelerate config, but compilation is an option of the run. Use no, "
-            "and --train.compile blocks or whole."
+            "and --train.compile blocks."
         )
     precision = environment.get(PRECISION, "no")
     if precision not in PRECISIONS:

@@ -15,7 +15,6 @@ from tests.support.runs import (
     kill_after_three_steps,
     metrics,
     refused,
-    start,
 )
 
 SQUARE: Options = {"data.max_aspect": 1.0, "train.steps": 5, "checkpoint.every": 2, "validation.fraction": 0.3}
@@ -32,16 +31,12 @@ def test_compiled_steps_train_as_others_do_and_resume_exactly(tiny_run: Options,
     kill_after_three_steps("lora", cut, tmp_path / "log_cut")
     completed("lora", cut, tmp_path / "log_again")
     assert_same_end(tmp_path / "blocks", tmp_path / "cut")
-    whole = options | {"train.compile": "whole", "output.folder": tmp_path / "whole"}
-    ended = start("lora", whole, tmp_path / "log_whole").wait(600)
-    assert ended.exit_code == 0, ended.output
     first, *later = metrics(tmp_path / "eager")
-    for how in ("blocks", "whole"):
-        own, *rest = metrics(tmp_path / how)
-        for key in ("loss", "grad_norm"):
-            assert own[key] == pytest.approx(first[key], rel=1e-4), how
-        # Adam amplifies the rounding of gradients that are almost zero.
-        assert [row["loss"] for row in rest] == pytest.approx([row["loss"] for row in later], rel=0.05), how
+    own, *rest = metrics(tmp_path / "blocks")
+    for key in ("loss", "grad_norm"):  # of the whole network: a part without a gradient would show
+        assert own[key] == pytest.approx(first[key], rel=1e-4)
+    # Adam amplifies the rounding of gradients that are almost zero.
+    assert [row["loss"] for row in rest] == pytest.approx([row["loss"] for row in later], rel=0.05)
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
@@ -53,6 +48,6 @@ def test_every_familys_denoiser_has_known_blocks(name: str, tmp_path: Path) -> N
 
 
 def test_a_missing_compiler_is_named_before_a_model_loads(tiny_run: Options, tmp_path: Path) -> None:
-    options = tiny_run | {"train.compile": "whole", "output.folder": tmp_path / "out"}
+    options = tiny_run | {"train.compile": "blocks", "output.folder": tmp_path / "out"}
     environment = {"CXX": "no-such-compiler"}
     refused("lora", options, tmp_path / "log", "no C++ compiler (no-such-compiler)", environment=environment)
