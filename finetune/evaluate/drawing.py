@@ -51,6 +51,18 @@ def image_path(folder: Path, prompt: int, seed: int) -> Path:
     return folder / f"prompt{prompt:02d}_seed{seed}.png"
 
 
+def keep_part(folder: Path, whole: Grid, part: Grid) -> None:
+    """Keep the images of a part of a grid. They get the numbers of their prompts there."""
+    numbers = {prompt: number for number, prompt in enumerate(part.prompts)}
+    for number, prompt in enumerate(whole.prompts):  # the new numbers are never larger
+        for seed in whole.seeds:
+            path = image_path(folder, number, seed)
+            if prompt in numbers and seed in part.seeds:
+                path.replace(image_path(folder, numbers[prompt], seed))
+            else:
+                path.unlink(missing_ok=True)
+
+
 def missing_prompts(folder: Path, grid: Grid) -> list[int]:
     """List the prompts of which an image is not there."""
     return [

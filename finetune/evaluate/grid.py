@@ -61,7 +61,9 @@ def make_grid(
     trained = [record for index, record in enumerate(records) if index not in held_out]
     shown = sorted((record for index, record in enumerate(records) if index in held_out), key=lambda each: each.sha256)
     words = {word for record in trained for caption in record.captions for word in words_of(caption)}
-    new = [each for each in config.contents or THINGS if words.isdisjoint(words_of(each))]
+    users = tuple(dict.fromkeys((*config.prompts, *own)))
+    named = {without_template(text, template) for text in users}
+    new = [each for each in config.contents or THINGS if words.isdisjoint(words_of(each)) and each not in named]
     if len(new) < 2 * config.num_prompts:
         more = "name more with --grid.contents" if config.contents else "name others with --grid.contents"
         raise ValueError(
@@ -70,9 +72,7 @@ def make_grid(
             f"grid.num_prompts, or {more}."
         )
     num = config.num_prompts
-    prompts = [
-        GridPrompt(text, without_template(text, template), "user") for text in dict.fromkeys((*config.prompts, *own))
-    ]
+    prompts = [GridPrompt(text, without_template(text, template), "user") for text in users]
     prompts += held_out_prompts(shown, num, template)
     if config.subject:
         subject = config.subject

@@ -1,6 +1,7 @@
 """Runs whose checkpoints are scored while they train."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from finetune.evaluate.target import base_target
 from finetune.models import family_named
 from finetune.models.family import ModelSource
 from finetune.records.command import RecordsOptions, show_records
+from finetune.sampling.metadata import OWN_CHUNK
 from tests.support.launch import on_two_processes
 from tests.support.runs import PREVIEWS, UNCACHED, Options, completed, refused, start
 
@@ -38,6 +40,18 @@ def best(folder: Path) -> dict[str, Any]:
 
 def exported(folder: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "export" / "pytorch_lora_weights.safetensors")
+
+
+def other_prompts(folder: Path) -> list[str]:
+    """List scored images whose prompt or seed is not their name's."""
+    prompts, found = json.loads((folder / "grid.json").read_text())["prompts"], []
+    for path in (folder / "scored").rglob("prompt*_seed*.png"):
+        number, seed = map(int, re.findall(r"\d+", path.stem))
+        with Image.open(path) as image:
+            note = json.loads(image.info[OWN_CHUNK])
+        if (note["prompt"], note["seed"]) != (prompts[number]["text"], seed):
+            found.append(f"{path}: {note}")
+    return found
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -60,6 +74,7 @@ def test_a_killed_run_has_the_same_scores_and_exports_the_best(tiny_run: Options
     assert (cut / "scores.jsonl").read_bytes() == (whole / "scores.jsonl").read_bytes()
     assert (cut / "best.json").read_bytes() == (whole / "best.json").read_bytes()
     assert [row["step"] for row in rows(whole)] == [2, 4, 6]
+    assert other_prompts(whole) == other_prompts(cut) == []
     chosen = best(whole)["step"]
     status = json.loads((whole / "run.json").read_text())
     assert status["steps"] == 6 and status.get("exported_step", 6) == chosen
@@ -175,6 +190,8 @@ def test_a_bound_on_time_reduces_the_grid_and_says_so(tiny_run: Options, tmp_pat
     assert [row["step"] for row in rows(out)] == [4]
     (row,) = rows(out)
     assert row["num_seeds"] == 4 and row["num_prompts"] == 4 and "strengths" not in best(out)
+    assert other_prompts(out) == []
+    assert len(list((out / "scored" / "base").glob("*.png"))) == 16
 
 
 def test_mistakes_are_found_before_a_model_loads(tiny_run: Options, tmp_path: Path) -> None:

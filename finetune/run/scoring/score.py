@@ -11,7 +11,7 @@ from typing import Any
 from finetune.evaluate.choice import LIKENESS
 from finetune.evaluate.cost import Costs, Plan, affordable, told
 from finetune.evaluate.desk import Desk
-from finetune.evaluate.drawing import missing_prompts, read_images
+from finetune.evaluate.drawing import keep_part, missing_prompts, read_images
 from finetune.evaluate.instruments import Instruments
 from finetune.evaluate.measure import Described, Yardstick
 from finetune.evaluate.references import read_training_images
@@ -121,6 +121,9 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
             per_image = (drawing + took / len(desk.grid.prompts)) / len(desk.grid.seeds)
             before, desk.plan = desk.grid, planned(session, desk, progress, per_image)
             if desk.grid != before:
+                if ranks().rank == 0:
+                    keep_part(base, before, desk.grid)
+                ranks().exchange()
                 described = describe_grid(session, instruments, desk.grid, base)
         if described is None:
             return None

@@ -28,6 +28,14 @@ def test_the_four_kinds_are_derived_from_dataset_and_options() -> None:
     assert grid.prompts[0].content == "a lamp"
 
 
+def test_what_a_user_asks_for_is_not_drawn_twice() -> None:
+    own = replace(CONFIG, prompts=("sailboat, ink",))
+    grid = make_grid(RECORDS, set(), own, "{caption}, ink", ("alarm clock, ink", "sailboat, ink"))
+    texts = [prompt.text for prompt in grid.prompts]
+    assert texts[:2] == ["sailboat, ink", "alarm clock, ink"] and len(set(texts)) == len(texts)
+    assert not {"sailboat", "alarm clock"} & set(texts)
+
+
 def test_no_new_content_has_a_word_of_a_training_caption() -> None:
     grid = make_grid(RECORDS, set(), replace(CONFIG, num_prompts=8), "{caption}")
     trained = {word for text in CAPTIONS for word in words_of(text)}
