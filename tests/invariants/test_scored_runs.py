@@ -23,7 +23,7 @@ from finetune.models.family import ModelSource
 from finetune.records.command import RecordsOptions, show_records
 from finetune.sampling.metadata import OWN_CHUNK
 from tests.support.launch import on_two_processes
-from tests.support.runs import PREVIEWS, UNCACHED, Options, completed, refused, start
+from tests.support.runs import PREVIEWS, UNCACHED, WITH_TEXT_ENCODER, Options, completed, refused, start
 
 SCORED: Options = PREVIEWS | {"evaluate.every": 2, "evaluate.max_share": 1.0, "evaluate.grid.num_prompts": 2}
 SCORED |= {"evaluate.grid.num_seeds": 2, "train.steps": 6, "validation.fraction": 0.3, "checkpoint.keep": 1}
@@ -117,6 +117,7 @@ def test_a_scored_step_is_drawn_as_its_file_is_drawn(tiny_run: Options, tmp_path
         assert own["scores"][name].get("value") == pytest.approx(score.get("value"), abs=0.05), name
 
 
+@pytest.mark.slow
 def test_training_ends_early_and_another_step_is_exported_later(tiny_run: Options, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = tiny_run | SCORED | {"evaluate.patience": 1, "train.steps": 12, "output.folder": out, "optim.lr": 1e-6}
@@ -142,8 +143,7 @@ def test_training_ends_early_and_another_step_is_exported_later(tiny_run: Option
     [
         ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-3}),
         ("lora", {"lora.init": "pissa"}),
-        ("lora", {"lora.kind": "lokr", "evaluate.strengths": (0.5,)}),
-        ("lora", {"train.text_encoder": True, "cache.text": False, "evaluate.strengths": (0.5,)}),
+        ("lora", WITH_TEXT_ENCODER | {"lora.kind": "lokr", "evaluate.strengths": (0.5,)}),
         ("lora", UNCACHED | {"model.quantization": "nf4"}),
         ("textual_inversion", {"tokens.names": ("<ink>",), "data.template": "{caption}, <ink>", "optim.lr": 0.5}),
     ],
@@ -182,6 +182,7 @@ def test_two_processes_score_as_one_does(tiny_run: Options, tmp_path: Path) -> N
     assert not list((tmp_path / "two" / "scored").rglob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_a_bound_on_time_reduces_the_grid_and_says_so(tiny_run: Options, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = tiny_run | SCORED | {"evaluate.max_share": 0.0, "evaluate.grid.num_seeds": 5, "output.folder": out}
