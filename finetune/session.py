@@ -194,7 +194,7 @@ class Session:
     stop: StopRequest
     start: Progress
     first_steps: FirstSteps | None
-    """Watched on the main process of a run that starts."""
+    """Watched on the main process, after every start."""
     desk: Desk | None = None
     """Where checkpoints are scored."""
 

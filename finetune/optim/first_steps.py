@@ -4,6 +4,7 @@ Both are otherwise found at the end, in images that look like the base model's, 
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ NUM_SAMPLED = 16
 """Values of each parameter that are compared."""
 NUM_BEFORE = 2
 """Steps whose gradients are the measure of later ones."""
+NUM_UNTIL_ALL = 2
+"""Updates after which every parameter has a gradient; the first matrices of a LoRA have none before the second's."""
 LARGEST_GROWTH = 100.0
 """Of the gradient norm. On single images it varies by a factor of ten or so."""
 
@@ -36,10 +39,6 @@ class _Group:
         parameters = list(group["params"])
         return _Group(group["name"], parameters, [sample(parameter) for parameter in parameters])
 
-    def has_gradient(self) -> bool:
-        """True if any gradient is not zero."""
-        return any(bool(parameter.grad.any()) for parameter in self.parameters if parameter.grad is not None)
-
     def has_moved(self) -> bool:
         """True if any of the values compared has changed. Biases of zero do not count: they take the smallest update,
         which others lose in rounding. Matrices of zeros do, as a LoRA begins with them."""
@@ -51,26 +50,31 @@ class _Group:
 
 
 class FirstSteps:
-    """Watches the first steps. Of every group it must see a gradient and a change."""
+    """Watches the first steps after a start. It must see a gradient of every parameter, and a change of every group.
+
+    A part of a network may lose its gradient without an error: a U-Net whose compiled code was wrong trained its outer
+    layers alone.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, in_backward: bool) -> None:
         """Keep samples of the weights. Gradients that are used `in_backward` cannot be seen."""
         self._optimizer = optimizer
         self._groups = [_Group.of(group) for group in optimizer.param_groups]
-        self._with_gradient = {group.name for group in self._groups} if in_backward else set[str]()
-        self._with_rate = set[str]()
+        everything = {id(parameter) for group in self._groups for parameter in group.parameters}
+        self._with_gradient = everything if in_backward else set[int]()
+        self._with_rate = Counter[str]()
         self._norms: list[float] = []
         self._is_told = False
 
     def see_gradients(self) -> None:
-        """Note which groups have gradients, and a rate to use them at. Called between backward and update."""
-        self._with_rate |= {group["name"] for group in self._optimizer.param_groups if group["lr"] > 0}
-        for group in self._groups:
-            if group.name not in self._with_gradient and group.has_gradient():
-                self._with_gradient.add(group.name)
+        """Note which parameters have gradients, and a rate to use them at. Called between backward and update."""
+        self._with_rate.update(group["name"] for group in self._optimizer.param_groups if group["lr"] > 0)
+        for parameter in (parameter for group in self._groups for parameter in group.parameters):
+            if id(parameter) not in self._with_gradient and parameter.grad is not None and bool(parameter.grad.any()):
+                self._with_gradient.add(id(parameter))
 
     def alarms(self, step: int, grad_norm: float, lr: float, *, is_last: bool) -> list[str]:
-        """List what is wrong after a step. Each is told once."""
+        """List what is wrong after a step since the start. Each is told once."""
         found = [] if self._is_told else self._explosion(step, grad_norm, lr)
         self._is_told |= bool(found)
         self._norms.append(grad_norm)
@@ -93,9 +97,12 @@ class FirstSteps:
             if group.name not in self._with_rate:
                 continue
             count = plural(len(group.parameters), "parameter")
-            if group.name not in self._with_gradient:
+            missing = sum(id(parameter) not in self._with_gradient for parameter in group.parameters)
+            is_whole = missing == len(group.parameters)
+            if is_whole or (missing and self._with_rate[group.name] > NUM_UNTIL_ALL):
+                some = f"the {count}" if is_whole else f"{missing:,} of the {count}"
                 found.append(
-                    f"no gradient has reached the {count} of {group.name} in {step} steps, so they stay as they are. "
+                    f"no gradient has reached {some} of {group.name} in {step} steps, so they stay as they are. "
                     "Check that the loss depends on the layers that are trained; with fp16, use bf16."
                 )
             elif not group.has_moved():

@@ -39,10 +39,11 @@ def begin(session: Session) -> Progress:
 def alarm(session: Session, step: int, grad_norm: float) -> None:
     """Print, record and send what is wrong in the first steps."""
     run, watch = session.run, session.first_steps
-    if watch is None or step > NUM_WATCHED:
+    last = min(run.first_step + NUM_WATCHED, run.steps)
+    if watch is None or step > last:
         return
     lr = session.tuned.optimizer.param_groups[0]["lr"]
-    found = watch.alarms(step, grad_norm, lr, is_last=step == min(NUM_WATCHED, run.steps))
+    found = watch.alarms(step - run.first_step, grad_norm, lr, is_last=step == last)
     if found:
         run.warn(found)
         add_warnings(run.folder / "data_card.json", found)

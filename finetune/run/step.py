@@ -89,7 +89,7 @@ def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
         grad_norm = gradient_norm(tuned.parameters, tuned.optimizer, config, accelerator)
         loss, is_stopping = agree(result.loss, session.stop.requested(), accelerator)
         refuse_non_finite(session, step + 1, batch, result, loss, grad_norm)
-        if session.first_steps and step < NUM_WATCHED:
+        if session.first_steps and step - run.first_step < NUM_WATCHED:
             session.first_steps.see_gradients()
         update(tuned.stepper, step + 1)
     if tuned.ema:

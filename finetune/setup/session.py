@@ -49,7 +49,7 @@ def open_session(
     stop.install()
     try:
         watch = None
-        if run.first_step == 0 and run.accelerator.is_main_process:  # all processes have the same weights
+        if run.accelerator.is_main_process:  # all processes have the same weights
             watch = FirstSteps(tuned.optimizer, in_backward=run.config.optim.in_backward)
         yield Session(run, model, data, tuned, task, records, components, stop, start, watch, desk)
     except Exception:

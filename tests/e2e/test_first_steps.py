@@ -17,6 +17,13 @@ def test_weights_that_do_not_move_are_told_in_the_output_and_the_report(tiny_run
     assert text in (out / "run.log").read_text()
 
 
+def test_a_continued_run_is_watched_too(tiny_run: Options, tmp_path: Path) -> None:
+    tiny = without_lora(tiny_run) | {"train.steps": 4, "output.folder": tmp_path / "run", "optim.schedule": "constant"}
+    completed("full", tiny, tmp_path / "log")
+    ended = completed("full", tiny | {"train.steps": 7, "optim.lr": 1e-14}, tmp_path / "log_again")
+    assert "have not changed in 3 steps" in ended.output
+
+
 def test_a_run_that_trains_raises_no_alarm(tiny_run: Options, tmp_path: Path) -> None:
     ended = completed("lora", tiny_run | {"train.steps": 12, "output.folder": tmp_path / "run"}, tmp_path / "log")
     assert "gradient" not in ended.output and "have not changed" not in ended.output

@@ -19,10 +19,18 @@ class Adapted(nn.Module):
 
 
 def alarms(
-    network: Adapted, *, lr: float = 1e-2, unused: bool = False, num_steps: int = NUM_WATCHED, growth: float = 1.0
+    network: Adapted,
+    *,
+    joined: bool = False,
+    lr: float = 1e-2,
+    unused: bool = False,
+    num_steps: int = NUM_WATCHED,
+    growth: float = 1.0,
 ) -> list[str]:
     torch.manual_seed(0)
     groups = [{"name": "denoiser", "params": [network.down.weight, network.up.weight], "lr": lr}]
+    if joined:
+        groups[0]["params"] += network.unused.parameters()
     if unused:
         groups.append({"name": "text_encoder", "params": list(network.unused.parameters()), "lr": lr})
     optimizer = torch.optim.AdamW(groups)
@@ -46,6 +54,12 @@ def test_a_lora_that_trains_raises_no_alarm() -> None:
 def test_weights_that_no_gradient_reaches_are_named_with_their_group() -> None:
     (text,) = alarms(Adapted(), unused=True)
     assert "no gradient has reached the 2 parameters of text_encoder in 10 steps" in text
+
+
+def test_a_part_of_a_group_without_a_gradient_is_counted() -> None:
+    (text,) = alarms(Adapted(), joined=True)
+    assert "no gradient has reached 2 of the 4 parameters of denoiser in 10 steps" in text
+    assert alarms(Adapted(), joined=True, num_steps=2) == []  # too early to tell
 
 
 @pytest.mark.parametrize("name", ["up", "down"])
