@@ -1,6 +1,5 @@
 """Rows of metrics.jsonl and of other files, also of a killed run."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,11 +49,14 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_objects(file: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the objects in a file's lines, and the number of others."""
     found, num_broken = [], 0
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
     for line in lines:
         try:
             value = parse_json(line)
-        except json.JSONDecodeError:
+        except ValueError:
             value = None
         if isinstance(value, dict):
             found.append(value)
