@@ -151,8 +151,8 @@ def work_on_adapters(options: argparse.Namespace) -> None:
         given = {name: value for name, value in vars(options).items() if name not in ("command", "action")}
         resize(ResizeOptions(**given), say)
         return
-    from finetune.config.merge import MergeConfig
     from finetune.config.parse.command_line import parse
+    from finetune.lora_files.options import MergeConfig
 
     words: list[str] = options.options
     num = next((place for place, text in enumerate(words) if text.startswith("-")), len(words))

@@ -18,7 +18,7 @@ from finetune.batches.encoder import Encoder
 from finetune.batches.preview_prompts import DrawingPrompts
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
-from finetune.evaluate.desk import Desk
+from finetune.evaluate.running.desk import Desk
 from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, ModelSource, Network
 from finetune.models.parts import ModelParts, Part
 from finetune.objectives.diffusion import Objective

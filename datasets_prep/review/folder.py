@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets_prep.output.images import IMAGE_FOLDERS
 from finetune.json_text import parse_json
-from finetune.local_page import served_policy
+from finetune.processes.local_page import served_policy
 from finetune.report.page import POLICY
 
 SERVED_POLICY = served_policy(POLICY)

@@ -9,8 +9,8 @@ from pathlib import Path
 from datasets_prep.decisions import append_decision, checked, read_lines
 from datasets_prep.review.folder import known_images, served_page
 from finetune.data.listing import Findings
-from finetune.local_page import Answer, LocalServer, json_answer, not_found, sentence
 from finetune.plurals import plural
+from finetune.processes.local_page import Answer, LocalServer, json_answer, not_found, sentence
 
 TYPES = {f".{kind}": f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "avif", "bmp")}
 TYPES |= {".jpg": "image/jpeg", ".ico": "image/x-icon"}

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from finetune.compare.runs import ComparedRun
+from finetune.config.evaluate import LIKENESS
 from finetune.evaluate.choice import difference
 from finetune.evaluate.intervals import Interval
 from finetune.report.options import OF_PLACE
 from finetune.report.options import shown as texts_shown
 from finetune.report.rows import finite
-from finetune.report.scores import LIKENESS
 
 BASE = "ss_base_weights_sha256"
 

@@ -24,6 +24,8 @@ EMBEDDED = "embedded"
 MOST_IMAGES = 256
 """Training images that drawings are compared with."""
 Goal = Literal["style", "subject", "full"]
+LIKENESS: dict[str, str] = {"style": "style", "subject": "subject", "full": "style"}
+"""The score that each goal wants most of."""
 STRENGTHS = Bound(lambda value: all(0 < each <= 4 for each in value), "numbers above 0, at most 4")
 
 

@@ -132,3 +132,10 @@ def balance_text(records: Sequence[Record]) -> str:
     return (
         f"{counts[0]} instance and {plural(counts[1], 'class image')}; {share:.1%} of the samples are of the instance."
     )
+
+
+def instance_images(records: Sequence[Record], held_out: Container[int]) -> tuple[tuple[Record, ...], set[int]]:
+    """Return the records without class images, and which are held out."""
+    kept = [(number, record) for number, record in enumerate(records) if not is_class_image(record)]
+    places = {place for place, (number, _) in enumerate(kept) if number in held_out}
+    return tuple(record for _, record in kept), places

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config.evaluate import Goal, LimitsConfig
+from finetune.config.evaluate import LIKENESS, Goal, LimitsConfig
 from finetune.evaluate.intervals import Interval, mean_interval
 from finetune.evaluate.results import rounded
 
-LIKENESS: dict[Goal, str] = {"style": "style", "subject": "subject", "full": "style"}
-"""The score that each goal wants most of."""
 Row = Mapping[str, Any]
 """An object of scores.jsonl."""
 RULE = (

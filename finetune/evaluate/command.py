@@ -11,7 +11,7 @@ from finetune.config.evaluate import EMBEDDED, EvaluateConfig
 from finetune.config.parse.command_line import flat_types, parse, read_flags, read_yaml
 from finetune.data.manifest import Manifest
 from finetune.evaluate.choice import best_content, choose
-from finetune.evaluate.grid import Grid, make_grid
+from finetune.evaluate.grid import KINDS, Grid, make_grid
 from finetune.evaluate.references import held_out_of, read_references, read_scored_manifest
 from finetune.evaluate.rows import read_rows, write_rows
 from finetune.evaluate.table import choice_lines, score_table
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
 
 def grid_notes(grid: Grid) -> list[str]:
     """Say what the grid is, and what it lacks."""
-    kinds = {kind: len(grid.of_kinds(kind)) for kind in ("user", "held_out", "new_content", "neutral")}
+    kinds = {kind: len(grid.of_kinds(kind)) for kind in KINDS}
     found = [
         f"Grid: {len(grid.prompts)} prompts ("
         + ", ".join(f"{num} {kind.replace('_', ' ')}" for kind, num in kinds.items())

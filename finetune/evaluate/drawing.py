@@ -187,22 +187,17 @@ def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:
     save_png(Image.fromarray(np.round(levels).astype(np.uint8)), path, texts)
 
 
-def read_prompt(folder: Path, grid: Grid, number: int) -> np.ndarray:
-    """Read the images [S h w 3] of one prompt."""
-    found = []
+def read_prompt(folder: Path, grid: Grid, number: int) -> tuple[np.ndarray, list[bool]]:
+    """Read the images [S h w 3] of a prompt. Those that were not numbers are marked."""
+    pixels, marks = [], []
     for seed in grid.seeds:
         with Image.open(image_path(folder, number, seed)) as image:
-            found.append(np.asarray(image.convert("RGB")))
-    return np.stack(found)
+            pixels.append(np.asarray(image.convert("RGB")))
+            marks.append(not json.loads(image.info[OWN_CHUNK])["is_finite"])
+    return np.stack(pixels), marks
 
 
 def read_images(folder: Path, grid: Grid) -> DrawnImages:
     """Read all images of a grid."""
-    pixels, marks = [], []
-    for number in range(len(grid.prompts)):
-        for seed in grid.seeds:
-            with Image.open(image_path(folder, number, seed)) as image:
-                pixels.append(np.asarray(image.convert("RGB")))
-                marks.append(not json.loads(image.info[OWN_CHUNK])["is_finite"])
-    shape = (len(grid.prompts), len(grid.seeds))
-    return DrawnImages(np.stack(pixels).reshape(*shape, *pixels[0].shape), np.array(marks).reshape(shape))
+    pixels, marks = zip(*(read_prompt(folder, grid, number) for number in range(len(grid.prompts))), strict=True)
+    return DrawnImages(np.stack(pixels), np.array(marks))

@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from finetune.config.evaluate import GridConfig
 from finetune.data.manifest import Record
 from finetune.evaluate.contents import PLACES, THINGS
 
 Kind = Literal["user", "held_out", "new_content", "neutral"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

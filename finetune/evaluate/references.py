@@ -8,7 +8,7 @@ import numpy as np
 from finetune.config.evaluate import MOST_IMAGES, ScoredDataConfig
 from finetune.config.outputs import ValidationConfig
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.class_images import is_class_image
+from finetune.data.class_images import instance_images
 from finetune.data.images.decode import resize_and_crop
 from finetune.data.manifest import Manifest, Record, read_manifest
 from finetune.run_folder.options import held_out_indices
@@ -60,9 +60,8 @@ def read_references(manifest: Manifest, held_out: set[int], most: int, size: int
 
 def read_training_images(manifest: Manifest, held_out: Collection[int], size: int) -> References:
     """Decode the images of a run, without the class images of DreamBooth."""
-    kept = [index for index, record in enumerate(manifest.records) if not is_class_image(record)]
-    own = replace(manifest, records=tuple(manifest.records[index] for index in kept))
-    return read_references(own, {place for place, index in enumerate(kept) if index in held_out}, MOST_IMAGES, size)
+    records, places = instance_images(manifest.records, held_out)
+    return read_references(replace(manifest, records=records), places, MOST_IMAGES, size)
 
 
 def choice_of(records: Sequence[Record], most: int) -> list[Record]:

@@ -7,9 +7,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from finetune.config.merge import MergeConfig
 from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, relative_difference
+from finetune.lora_files.options import MergeConfig
 from finetune.models import family_named
 from finetune.models.family import Components, ModelSource, Network
 from finetune.models.loading.components import find_family

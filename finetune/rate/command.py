@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.local_page import LocalServer
 from finetune.plurals import plural
+from finetune.processes.local_page import LocalServer
 from finetune.rate.page import RatePage
 from finetune.rate.pairs import make_pairs
 from finetune.rate.result import Result, count_votes

@@ -11,7 +11,7 @@ from typing import Any, cast
 from markupsafe import Markup
 from PIL import Image
 
-from finetune.local_page import Answer, json_answer, not_found, sentence, served_policy
+from finetune.processes.local_page import Answer, json_answer, not_found, sentence, served_policy
 from finetune.rate.pairs import Pair
 from finetune.rate.result import Result, count_votes
 from finetune.rate.votes import VOTES, Preferred, Vote, append_line, vote_line

@@ -9,10 +9,10 @@ from typing import Literal
 
 from finetune.config.drawing.options import PromptOptions, read_notation
 from finetune.config.parse.command_line import read_yaml
-from finetune.records.image_file import as_number, as_whole
-from finetune.records.scored import STEP, STRENGTH, ScoredFolder, Scores, items, read_lines
+from finetune.records.image_file import as_whole
+from finetune.records.scored import STEP, STRENGTH, ScoredFolder, Scores
 from finetune.report.gallery import find_previews
-from finetune.report.rows import read_json
+from finetune.report.rows import finite, items, read_json, read_objects
 
 SCORED_NAME = re.compile(r"prompt(\d{1,9})_seed(\d{1,18})\.png")
 BASE_NAME = re.compile(r"base(-[0-9a-f-]+)?")
@@ -71,7 +71,7 @@ def listed_images(name: str, folder: Path) -> Iterator[ListedImage]:
     scored, options = ScoredFolder.read(folder), run_options(folder)
     yield from listed_previews(name, folder, scored, options)
     yield from listed_scored(name, folder, scored, options)
-    for row in read_lines(folder / LIST):
+    for row in read_objects(folder / LIST)[0]:
         file_name = row.get("file_name")
         if isinstance(file_name, str) and Path(file_name).name == file_name and (folder / file_name).is_file():
             yield ListedImage(folder / file_name, name, "generated")
@@ -179,6 +179,6 @@ def read_whole(text: str) -> int | None:
 def read_number(text: str) -> float | None:
     """Read a finite number from text; None for anything else."""
     try:
-        return as_number(float(text))
+        return finite(float(text))
     except ValueError:
         return None

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.json_text import parse_json
-from finetune.records.image_file import as_number, as_whole
-from finetune.report.rows import read_json
+from finetune.records.image_file import as_whole
+from finetune.report.rows import finite, items, objects, read_json, read_objects
 
 STEP = re.compile(r"step_(\d{1,15})")
 STRENGTH = re.compile(r"(?:step_\d{1,15}-|strength_)(\d{1,9}(?:\.\d{1,9})?)")
@@ -44,7 +43,9 @@ class ScoredFolder:
         grid = read_json(folder / "grid.json")
         prompts = tuple(str(each.get("text", "")) for each in objects(grid.get("prompts")))
         seeds = tuple(seed for each in items(grid.get("seeds")) if (seed := as_whole(each)) is not None)
-        return ScoredFolder(prompts, seeds, read_lines(folder / "scores.jsonl"), read_json(folder / "best.json"))
+        return ScoredFolder(
+            prompts, seeds, tuple(read_objects(folder / "scores.jsonl")[0]), read_json(folder / "best.json")
+        )
 
     def row_of(self, images: str) -> Mapping[str, Any] | None:
         """Find the checkpoint by the folder of its images. The path is relative to this folder."""
@@ -61,7 +62,7 @@ class ScoredFolder:
         rows = objects(strengths.get("rows")) if isinstance(strengths, dict) else []
         if as_whole(self.best.get("step")) != step:
             return None
-        return next((row for row in rows if as_number(row.get("strength")) == strength), None)
+        return next((row for row in rows if finite(row.get("strength")) == strength), None)
 
     def scores(self, row: Mapping[str, Any] | None, prompt: int = -1, seed: int = -1) -> dict[str, RecordedScore]:
         """List the scores of a checkpoint. A prompt's number and a seed add those of an image."""
@@ -69,7 +70,7 @@ class ScoredFolder:
         found: dict[str, RecordedScore] = {}
         for name, score in given.items() if isinstance(given, dict) else ():
             if isinstance(score, dict):
-                value, low, high = (as_number(score.get(key)) for key in ("value", "low", "high"))
+                value, low, high = (finite(score.get(key)) for key in ("value", "low", "high"))
                 recorded = RecordedScore(value, low, high, self.own_score(score, prompt, seed))
                 if recorded != RecordedScore(None, None, None, None):
                     found[str(name)] = recorded
@@ -79,32 +80,6 @@ class ScoredFolder:
         """Find an image's own score among the cells."""
         try:
             place = items(score.get("prompts")).index(prompt), self.seeds.index(seed)
-            return as_number(items(items(score.get("cells"))[place[0]])[place[1]])
+            return finite(items(items(score.get("cells"))[place[0]])[place[1]])
         except (ValueError, IndexError):
             return None
-
-
-def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Read the objects of a file with one per line. Lines that are damaged are skipped."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
-    found: list[Mapping[str, Any]] = []
-    for line in lines:
-        try:
-            value = parse_json(line)
-        except ValueError:
-            continue
-        found += objects([value])
-    return tuple(found)
-
-
-def items(value: object) -> list[Any]:
-    """Return a list; empty for anything else."""
-    return value if isinstance(value, list) else []
-
-
-def objects(value: object) -> list[dict[str, Any]]:
-    """Return the objects of a list."""
-    return [each for each in items(value) if isinstance(each, dict)]

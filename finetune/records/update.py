@@ -26,12 +26,12 @@ from finetune.records.database import (
 from finetune.records.folders import ListedImage, image_folders, listed_images
 from finetune.records.image_file import (
     ImageFile,
-    as_number,
     as_text,
     as_whole,
     read_image_file,
     read_settings,
 )
+from finetune.report.rows import finite
 
 Row = dict[str, Any]
 """The columns of an image by name, with its scores as (name, value, low, high, image)."""
@@ -172,16 +172,16 @@ def row_of(path: str, listed: ListedImage, known: Row | None) -> Row:
     own = read_settings(file.settings)
     adapters = own.get("adapters")
     adapters = [each for each in adapters if isinstance(each, dict)] if isinstance(adapters, list) else []
-    strength = as_number(own.get("strength"))
+    strength = finite(own.get("strength"))
     if strength is None and len(adapters) == 1:
-        strength = as_number(adapters[0].get("strength"))
+        strength = finite(adapters[0].get("strength"))
     seconds = file.file_time / 1e9
     said: Row = {
         "prompt": as_text(own.get("prompt")),
         "negative_prompt": as_text(own.get("negative_prompt")),
         "seed": as_whole(own.get("seed")),
         "num_inference_steps": as_whole(own.get("num_inference_steps")),
-        "guidance_scale": as_number(own.get("guidance_scale")),
+        "guidance_scale": finite(own.get("guidance_scale")),
         "sampler": as_text(own.get("sampler")),
         "strength": strength,
         "base_model": as_text(own.get("model")),

@@ -8,9 +8,6 @@ from typing import Any
 
 from finetune.report.rows import finite, items, objects, read_json, read_objects, whole
 
-LIKENESS = {"style": "style", "subject": "subject", "full": "style"}
-"""The score that each goal wants most of."""
-
 
 @dataclass(frozen=True)
 class ScoreValue:

@@ -6,10 +6,10 @@ from finetune.config.drawing.options import read_notation
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.evaluate import DrawConfig
 from finetune.config.train import TrainConfig
-from finetune.data.class_images import is_class_image
+from finetune.data.class_images import instance_images
 from finetune.evaluate.command import grid_notes
-from finetune.evaluate.desk import Desk
 from finetune.evaluate.grid import make_grid
+from finetune.evaluate.running.desk import Desk
 from finetune.processes.ranks import ranks
 from finetune.run_folder.options import held_out_indices
 from finetune.session import Run
@@ -26,10 +26,8 @@ def open_desk(run: Run) -> Desk | None:
     config, evaluate, preview = run.config, run.config.evaluate, run.config.preview
     if evaluate.every == 0:
         return None
-    kept = [(index, record) for index, record in enumerate(run.manifest.records) if not is_class_image(record)]
     held_out = held_out_indices(run.manifest.records, config.validation)
-    records = [record for _, record in kept]
-    places = {place for place, (index, _) in enumerate(kept) if index in held_out}
+    records, places = instance_images(run.manifest.records, held_out)
     prompts = tuple(read_notation(line)[0].prompt for line in preview.prompts)
     asked = replace(evaluate.grid, subject=evaluate.grid.subject or subject_of(config))
     if evaluate.goal == "subject" and asked.subject is None:

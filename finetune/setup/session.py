@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 from finetune.config.parse.dump import dump
-from finetune.evaluate.desk import Desk
+from finetune.evaluate.running.desk import Desk
 from finetune.files import refuse_lost_folder, write_atomically
 from finetune.optim.first_steps import FirstSteps
 from finetune.processes.signals import StopRequest

@@ -1,24 +1,14 @@
 """The page of several runs in a real browser."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune.compare.command import compare
 from tests.e2e.preparation.browser import Browser
-from tests.support.scored_run import scored_run
+from tests.support.scored_run import LONG, scored_run
 
 HOSTILE = "<script>window.ran=1<script>\"><img src=x onerror='window.ran=1'>"
-LONG = "averyveryverylongwordwithoutanyplacetobreak" * 8
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    browser.watch()
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,15 @@
 """The page of a run in a real browser."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune.report.run import write_report
 from tests.e2e.preparation.browser import Browser
-from tests.support.scored_run import PROMPTS, scored_run
+from tests.support.scored_run import LONG, PROMPTS, scored_run
 
 HOSTILE = "<script>window.ran=1</script>\"><img src=x onerror='window.ran=1'>"
-LONG = "averyveryverylongwordwithoutanyplacetobreak" * 8
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    browser.watch()
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`finetune wandb-view` with the real library and a real run."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tests.support.launch import command, succeeded
 from tests.support.runs import PREVIEWS, Options, completed
 from tests.support.wandb_server import history, read_records
-from tests.support.wandb_views import ViewServer, add_tracked, loaded
+from tests.support.wandb_views import ViewServer, add_tracked, loaded, without_account
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"
 SCORED: Options = PREVIEWS | {"evaluate.every": 2, "evaluate.max_share": 1.0, "evaluate.grid.num_prompts": 2}
@@ -23,10 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    without_account(monkeypatch, tmp_path)
 
 
 def test_every_panel_shows_what_a_run_logs(tiny_run: Options, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.config.merge import MergeConfig
 from finetune.config.sections import ModelConfig
 from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.merge import merge
+from finetune.lora_files.options import MergeConfig
 from finetune.lora_files.show import show
 from finetune.models.family import ModelSource
 from finetune.sampling.adapters import load_adapters, set_strengths

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from finetune.local_page import LocalServer
+from finetune.processes.local_page import LocalServer
 
 Server = TypeVar("Server", bound=LocalServer)
 Headers = Mapping[str, str | None] | None

@@ -10,6 +10,8 @@ import safetensors.numpy
 from PIL import Image
 
 PROMPTS = (("a lighthouse, ink", "user"), ("a boat, ink", "new_content"), ("a cup", "neutral"))
+LONG = "averyveryverylongwordwithoutanyplacetobreak" * 8
+"""A word that breaks no line."""
 SEEDS = (0, 1)
 STEPS = (50, 100, 200)
 MEANINGS = {"style": "Likeness. Higher is better.", "adherence": "Fit. Higher is better.", "memorisation": "Copies."}

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from tests.support.drawn_folders import add_previews, add_scored
 from tests.support.wandb_server import WandbServer
@@ -64,3 +67,11 @@ def loaded(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def without_account(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Leave W&B nobody who is logged in, and no server that answers."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

@@ -2,25 +2,24 @@
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config.evaluate import DrawConfig, ScoringConfig
 from finetune.evaluate.choice import Choice, Row, best_content, choose, should_stop
-from finetune.evaluate.cost import Plan
 from finetune.evaluate.grid import Grid
 from finetune.evaluate.rows import read_rows, write_rows
+from finetune.evaluate.running.cost import Plan
 from finetune.files import write_atomically
 from finetune.report.rows import read_json
+from finetune.run_folder.checkpoints import STEP_FOLDER
 
 if TYPE_CHECKING:
-    from finetune.evaluate.instruments import Instruments
+    from finetune.evaluate.running.instruments import Instruments
 
 VERSION = 1
 """Of scores in training; rows of another version are computed again."""
-STEP_FOLDER = re.compile(r"step_(\d{6,})")
 SCORED = "scored"
 """The folder of images and weights of scored steps, within the run's."""
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.config.evaluate import Goal, LimitsConfig
-from finetune.evaluate.choice import LIKENESS, Row, difference, excess_of, value_of
+from finetune.config.evaluate import LIKENESS, Goal, LimitsConfig
+from finetune.evaluate.choice import Row, difference, excess_of, value_of
 from finetune.evaluate.results import rounded
 
 LEAST_LIKENESS = 0.5

@@ -8,11 +8,11 @@ from torch import nn
 
 from finetune.batches.encoder import explaining_encoding
 from finetune.batches.preview_prompts import kept_prompt
-from finetune.evaluate.desk import Desk
 from finetune.evaluate.features.model import FrozenModel
 from finetune.evaluate.grid import Grid
-from finetune.evaluate.instruments import Instruments
 from finetune.evaluate.measure import FeatureSet
+from finetune.evaluate.running.desk import Desk
+from finetune.evaluate.running.instruments import Instruments
 from finetune.methods.tokens import token_embeddings
 from finetune.models.parts import ModelParts, load_sequentially
 from finetune.session import Session

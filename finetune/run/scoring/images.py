@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from finetune.batches.preview_prompts import drawing_arguments
-from finetune.evaluate.desk import Desk
 from finetune.evaluate.drawing import draw_seeds, image_path, missing_prompts, read_prompt, save
 from finetune.evaluate.grid import Grid
-from finetune.evaluate.instruments import Instruments
 from finetune.evaluate.measure import Described
+from finetune.evaluate.running.desk import Desk
+from finetune.evaluate.running.instruments import Instruments
 from finetune.files import writing
 from finetune.models.family import Components
 from finetune.models.parts import for_drawing
@@ -75,7 +75,7 @@ def describe_grid(session: Session, instruments: Instruments, grid: Grid, folder
         if session.stop.requested():
             is_complete = False
             break
-        own[number] = instruments.features.describe(grid, number, read_prompt(folder, grid, number))
+        own[number] = instruments.features.describe(grid, number, read_prompt(folder, grid, number)[0])
     if ranks().any(not is_complete):
         return None
     return gathered(own, folder)

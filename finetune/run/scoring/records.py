@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.evaluate.choice import Row, excess_of
-from finetune.evaluate.desk import Desk
 from finetune.evaluate.drawing import image_path
 from finetune.evaluate.grid import Grid
+from finetune.evaluate.running.desk import Desk
 from finetune.session import Session
 from finetune.tracking.backend import ScoredImage
 

@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.evaluate.choice import LIKENESS
-from finetune.evaluate.cost import Costs, Plan, affordable, told
-from finetune.evaluate.desk import Desk
+from finetune.config.evaluate import LIKENESS
 from finetune.evaluate.drawing import keep_part, missing_prompts, read_images
-from finetune.evaluate.instruments import Instruments
+from finetune.evaluate.grid import KINDS
 from finetune.evaluate.measure import Described, Yardstick
 from finetune.evaluate.references import read_training_images
-from finetune.evaluate.strengths import usable_strengths
+from finetune.evaluate.running.cost import Costs, Plan, affordable, told
+from finetune.evaluate.running.desk import Desk
+from finetune.evaluate.running.instruments import Instruments
+from finetune.evaluate.running.strengths import usable_strengths
 from finetune.evaluate.table import score_line
 from finetune.files import refuse_lost_folder
 from finetune.optim.ema import load_trained_state
@@ -102,9 +103,8 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
     """Draw and measure the base model once; None where it was stopped. The bound on time is applied here."""
     if desk.instruments is not None:
         return desk.instruments
-    run, started = session.run, time.perf_counter()
-    instruments = make_instruments(session, desk)
-    base, num_drawn = desk.images / "base", len(missing_prompts(desk.images / "base", desk.grid))
+    instruments, base = make_instruments(session, desk), desk.images / "base"
+    num_drawn = len(missing_prompts(base, desk.grid))
     with base_weights(session, instruments.parts, is_shared=instruments.is_shared):
         components = replace(instruments.parts.components, scheduler=session.components.scheduler)
         started = time.perf_counter()
@@ -131,7 +131,8 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
             desk.write_grid()
             instruments.yardstick = yardstick(session, desk, instruments, described)
         ranks().exchange()
-    run.say(f"Scoring: {len(desk.grid.prompts)} prompts x {len(desk.grid.seeds)} seeds every {desk.every()} steps.")
+    size = f"{len(desk.grid.prompts)} prompts x {len(desk.grid.seeds)} seeds"
+    session.run.say(f"Scoring: {size} every {desk.every()} steps.")
     desk.instruments = instruments
     return instruments
 
@@ -139,7 +140,7 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
 def planned(session: Session, desk: Desk, progress: Progress, seconds_per_image: float) -> Plan:
     """Fit scoring into its share of the run's time. The first process decides."""
     run, config, grid = session.run, desk.config, desk.asked
-    kinds = tuple(len(grid.of_kinds(kind)) for kind in ("user", "held_out", "new_content", "neutral"))
+    kinds = tuple(len(grid.of_kinds(kind)) for kind in KINDS)
     strengths = config.strengths if has_strengths(session) else ()
     asked = Plan(max(kinds), len(grid.seeds), 1, strengths)
     per_step = progress.seconds / max(progress.step, 1)
@@ -165,8 +166,9 @@ def scored_row(
     """Draw and score the network's weights as they are. Returns the row on every process, None where it was
     stopped."""
     note = {"target": facts["target"]}
-    if not draw_tuned(session, desk, instruments, folder, note):
-        return None
+    with drawing(session):
+        if not draw_grid(session, desk, desk.grid, folder, session.components, instruments.prompts, note):
+            return None
     with base_weights(session, instruments.parts, is_shared=instruments.is_shared):
         described = describe_grid(session, instruments, desk.grid, folder)
     if described is None:
@@ -177,15 +179,17 @@ def scored_row(
     return json.loads(ranks().exchange(text)[0])
 
 
-def draw_tuned(session: Session, desk: Desk, instruments: Instruments, folder: Path, note: dict[str, object]) -> bool:
-    """Draw the grid with the network that trains. Returns False where it was stopped."""
-    network, components = session.tuned.network, session.components
+@contextlib.contextmanager
+def drawing(session: Session) -> Iterator[None]:
+    """Prepare the network and the VAE for drawing within the context."""
+    network, vae = session.tuned.network, session.components.vae
     network.eval()
-    with session.model.parts.lent("vae"):
-        move([components.vae], session.run.accelerator.device)
-        is_complete = draw_grid(session, desk, desk.grid, folder, components, instruments.prompts, note)
-    network.train()
-    return is_complete
+    try:
+        with session.model.parts.lent("vae"):
+            move([vae], session.run.accelerator.device)
+            yield
+    finally:
+        network.train()
 
 
 def draw_at_strengths(session: Session, desk: Desk, instruments: Instruments, folder: Path) -> bool:
@@ -193,19 +197,13 @@ def draw_at_strengths(session: Session, desk: Desk, instruments: Instruments, fo
     if desk.plan is None or not desk.plan.strengths:
         return True
     shown = replace(desk.grid, prompts=desk.grid.prompts[:NUM_SHOWN], seeds=desk.grid.seeds[:1])
-    network, components = session.tuned.network, session.components
-    network.eval()
-    is_complete = True
-    with session.model.parts.lent("vae"):
-        move([components.vae], session.run.accelerator.device)
+    with drawing(session):
         for strength in SHOWN_STRENGTHS:
-            with at_strength(network, strength):
-                place, note = folder / f"strength_{strength:.2f}", {"strength": strength}
-                is_complete = is_complete and draw_grid(
-                    session, desk, shown, place, components, instruments.prompts, note
-                )
-    network.train()
-    return is_complete
+            place, note = folder / f"strength_{strength:.2f}", {"strength": strength}
+            with at_strength(session.tuned.network, strength):
+                if not draw_grid(session, desk, shown, place, session.components, instruments.prompts, note):
+                    return False
+    return True
 
 
 def score_strengths(session: Session, progress: Progress, step: int) -> dict[str, Any] | None:

@@ -25,13 +25,6 @@ NAMES = (HOSTILE, "b.png", "c.png")
 SHA256 = {name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in (*NAMES, "copy.png")}
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A prepared folder in which every text tries to run."""

@@ -1,6 +1,6 @@
 import pytest
 
-from finetune.evaluate.cost import Costs, Plan, affordable, told
+from finetune.evaluate.running.cost import Costs, Plan, affordable, told
 
 ASKED = Plan(num_prompts=4, num_seeds=6, strengths=(0.25, 0.5, 0.75, 1.0, 1.2, 1.4))
 COSTS = Costs(kinds=(2, 4, 4, 4), seconds_per_image=0.5, seconds_per_step=1.0, steps=1000, every=100)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from finetune.config.evaluate import DrawConfig, ScoringConfig
-from finetune.evaluate.cost import Plan
-from finetune.evaluate.desk import Desk, reduced
 from finetune.evaluate.grid import Grid, GridPrompt
+from finetune.evaluate.running.cost import Plan
+from finetune.evaluate.running.desk import Desk, reduced
 
 PROMPTS = (*(GridPrompt(f"a {n}", f"a {n}", "user") for n in range(3)), GridPrompt("a cat", "a cat", "neutral"))
 GRID = Grid(PROMPTS, (0, 1, 2, 3, 4), True)

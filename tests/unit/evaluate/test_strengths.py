@@ -1,7 +1,7 @@
 from typing import Any
 
 from finetune.config.evaluate import LimitsConfig
-from finetune.evaluate.strengths import usable_strengths
+from finetune.evaluate.running.strengths import usable_strengths
 
 
 def row(strength: float, style: float, adherence: float, spread: float = 0.001) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.cli import main
-from finetune.local_page import LocalServer
+from finetune.processes.local_page import LocalServer
 from finetune.rate.command import RateOptions, rate
 from finetune.rate.page import RatePage
 from finetune.rate.pairs import Pair, make_pairs

@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 
 from finetune.cli import main
 from finetune.tracking.wandb.view import TEMPLATE, ViewFacts, read_facts, script_text
-from tests.support.wandb_views import add_tracked, loaded
+from tests.support.wandb_views import add_tracked, loaded, without_account
 
 needs_workspaces = pytest.mark.skipif(
     importlib.util.find_spec("wandb_workspaces") is None, reason="needs wandb-workspaces (the extra wandb-view)"
@@ -16,11 +15,8 @@ needs_workspaces = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
+    without_account(monkeypatch, tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The state of a run that is scored while it trains."""
