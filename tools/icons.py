@@ -42,6 +42,8 @@ class IconsConfig:
     """Folder to write; it must not exist."""
     least_styles: int = 4
     """Concepts in fewer styles are left out."""
+    least_sets: int = 1
+    """Concepts in fewer sets are left out: the variants of one set are one drawing."""
     coloured: float = 0.15
     """Share of icons that also get a copy in another colour."""
     num_validation: int = 256
@@ -52,8 +54,9 @@ class IconsConfig:
     """All choices are functions of this number and of an icon's concept and style."""
 
     def __post_init__(self) -> None:
-        if self.least_styles < 1:
-            raise ValueError(f"least_styles: got {self.least_styles}, expected 1 or more.")
+        for name in ("least_styles", "least_sets"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more.")
         if not 0 <= self.coloured <= 1:
             raise ValueError(f"coloured: got {self.coloured}, expected a share from 0 to 1.")
         if self.num_validation < 1:
@@ -176,6 +179,19 @@ def looks(icon: Icon, config: IconsConfig) -> Iterator[Drawing]:
         yield Drawing(f"{icon.concept}, {icon.style}, look", inverted.point(table), [""])
 
 
+def often_drawn(icons: list[Icon], config: IconsConfig) -> list[Icon]:
+    """Keep the icons whose concept stands in enough styles and sets."""
+    styles, sets = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for icon in icons:
+        styles[icon.concept].add(icon.style)
+        sets[icon.concept].add(icon.set)
+    return [
+        icon
+        for icon in icons
+        if len(styles[icon.concept]) >= config.least_styles and len(sets[icon.concept]) >= config.least_sets
+    ]
+
+
 def write(config: IconsConfig) -> int:
     """Write the dataset and count its rows. Raises ValueError where the output exists."""
     if config.output.exists():
@@ -183,10 +199,7 @@ def write(config: IconsConfig) -> int:
     icons = read_icons(config.source)
     if not icons:
         raise ValueError(f"source: {config.source} has no Parquet files with icons. Give the folder that has them.")
-    styles = defaultdict[str, set[str]](set)
-    for icon in icons:
-        styles[icon.concept].add(icon.style)
-    chosen = icons if config.for_vae else [each for each in icons if len(styles[each.concept]) >= config.least_styles]
+    chosen = icons if config.for_vae else often_drawn(icons, config)
     apart = [icon for icon in chosen if icon.is_held_out]
     validation = set(random.Random(config.seed).sample(apart, min(config.num_validation, len(apart))))
     with new_folder(config.output) as unfinished:
