@@ -1,29 +1,23 @@
 """OUT/report.html: the verdict on a run and what led to it."""
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from finetune import __version__
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.report.curves import charts, score_charts, tiles
 from finetune.report.data_card import data_card, preparation_report, repeated_images, training_images
 from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs, strength_gallery
+from finetune.report.machines import hardware, read_starts, software
 from finetune.report.options import differences
 from finetune.report.page import around, asset, templates, write_page
-from finetune.report.rows import Row, read_json, read_rows
+from finetune.report.rows import Row, read_json, read_rows, whole
 from finetune.report.scores import Scored, read_scores
 from finetune.report.usage import find_exported, usages
 from finetune.report.usage import metadata as file_metadata
 from finetune.report.verdict import verdict
-
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors", "wandb")
 
 
 def write_report(folder: Path, *, message: str | None = None) -> Path:
@@ -58,6 +52,7 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
     if scored.steps and exported and (ended := ended_early(rows, given)):
         notes.append(ended)
     warnings = [str(text) for text in shown_card.warnings] if shown_card else []
+    starts = read_starts(folder, whole(rows[-1]["step"]) if rows else None)
     return {
         "subtitle": f"{source} tuned on {data}" if source and data else "training report",
         "notes": notes,
@@ -80,8 +75,8 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         if exported
         else [],
         "config": config.strip(),
-        "machine": [*machine(), *trained_with(file_metadata(exported))],
-        "versions": versions(),
+        "hardware": [*hardware(starts), *trained_with(file_metadata(exported))],
+        "software": software(starts),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "version": __version__,
     }
@@ -145,16 +140,6 @@ def text_in(given: Mapping[str, Any], section: str, name: str) -> str:
     return "" if value is None else str(value)
 
 
-def machine() -> list[tuple[str, str]]:
-    """List the hardware of this machine. It trained before it wrote the report."""
-    memory = psutil.virtual_memory().total / 2**30
-    found = [("processors", f"{os.cpu_count()} {platform.machine()}"), ("memory", f"{memory:.0f} GiB")]
-    for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        names = [line.partition(":")[2].strip() for line in text_of(card).splitlines() if line.startswith("Model")]
-        found += [("GPU", name) for name in names]
-    return found
-
-
 def trained_with(fields: Mapping[str, str]) -> list[tuple[str, str]]:
     """List what the exported file says of the training."""
     known = (
@@ -164,14 +149,3 @@ def trained_with(fields: Mapping[str, str]) -> list[tuple[str, str]]:
         ("epochs", "ss_epoch"),
     )
     return [(name, fields[key]) for name, key in known if key in fields]
-
-
-def versions() -> list[tuple[str, str]]:
-    """List the versions of software that the run was made with."""
-    found = [("Python", platform.python_version()), ("system", f"{platform.system()} {platform.machine()}")]
-    for package in PACKAGES:
-        try:
-            found.append((package, metadata.version(package)))
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -13,6 +13,7 @@ from finetune.run.base_loss import base_loss_warnings
 from finetune.run_folder.metrics import MetricsFile
 from finetune.run_folder.options import data_card
 from finetune.session import LoadedModel, Progress, Records, Run, Session, TrainingData, Tuned
+from finetune.setup.machines import record_start
 from finetune.setup.network import load_live_parts, with_trained_prompts
 from finetune.setup.tracking import open_trackers
 from finetune.tasks.base import Task
@@ -31,6 +32,7 @@ def open_session(
     if start.step == 0 and not from_scratch:
         found = base_loss_warnings(tuned.network, task, data.dataset, run.accelerator.device)
         run.warn(found)
+    record_start(run, start.step)
     records = Records(None, None)
     if run.accelerator.is_main_process:
         refuse_lost_folder(run.lock, run.folder)

@@ -10,7 +10,7 @@ import torch
 from finetune.config.parse.dump import as_plain
 from finetune.data.class_images import trained
 from finetune.files import writing
-from finetune.report.run import versions
+from finetune.report.machines import versions
 from finetune.session import LoadedModel, Run, TrainingData, Tuned
 from finetune.tracking.backend import Input
 from finetune.tracking.tracker import Tracker, start_tracking

@@ -76,6 +76,7 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     write_metrics(made, rows())
     (made / "config.yaml").write_text(CONFIG)
+    (made / "machines.json").write_text(json.dumps({"starts": [{"step": 0, "versions": {"diffusers": "0.41"}}]}))
     save_card(made)
     save_previews(made, ["a cat", "a dog"], [0, 10, 20])
     return made
