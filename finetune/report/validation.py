@@ -1,4 +1,4 @@
-"""Where a run's validation loss was lowest, and what it did after."""
+"""The lowest validation loss of a run, beside the last and the scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +60,20 @@ def summary(rows: Sequence[Row]) -> str:
         listed = ", ".join(f"t={timestep} at step {low.step}" for timestep, low in each if low)
         text += f" By timestep it was lowest at: {listed} (strokes are drawn at small t, layouts at large t)."
     return f"{text} It does not judge a style by itself: compare the previews of both steps."
+
+
+def disagreement(chosen: int | None, rows: Sequence[Row]) -> str:
+    """Say where the loss would choose another step than the scores. A difference of 1 % is not spoken of."""
+    low = lowest(rows)
+    if low is None or chosen is None or low.step == chosen:
+        return ""
+    losses = [(abs(step - chosen), value) for step, value in series(rows, "validation/loss") if value is not None]
+    if min(losses)[1] <= low.loss * (1 + RISEN):
+        return ""
+    return (
+        f"Validation loss was lowest at step {low.step:,} ({number(low.loss, 3)}) and would choose that one. It does "
+        "not judge a style or subject by itself, so the scores decide. Compare the images of both steps."
+    )
 
 
 def relative_lines(rows: Sequence[Row]) -> tuple[Line, ...]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.plurals import first_few
-from finetune.report.charts import number
-from finetune.report.rows import Row, series
+from finetune.report.rows import Row
 from finetune.report.scores import Choice, Scored
 from finetune.report.usage import Exported, exported_step
-from finetune.report.validation import RISEN, lowest, summary
+from finetune.report.validation import disagreement, lowest, summary
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def of_choice(
 ) -> Verdict:
     """Say what best.json chose, and what disagrees with it."""
     at = "" if choice.strength is None else f" at strength {choice.strength:g}"
-    texts = choice.reason, choice.strength_reason, disagreement(choice, rows)
+    texts = choice.reason, choice.strength_reason, disagreement(choice.step, rows)
     reasons = [sentence(text) for text in texts if text]
     facts: list[tuple[str, str]] = []
     if choice.runner_up:
@@ -80,20 +79,6 @@ def of_choice(
     if chosen is not None and (repeated := chosen.repeated_images):
         found.append(f"{sentence(chosen.name)} repeats training images: {first_few(repeated)}.")
     return Verdict(f"Use {choice.name}{at}", reasons, facts, found + list(warnings), rule=choice.rule)
-
-
-def disagreement(choice: Choice, rows: Sequence[Row]) -> str:
-    """Say where the validation loss would choose another step. A difference of 1 % is not spoken of."""
-    low = lowest(rows)
-    if low is None or choice.step is None or low.step == choice.step:
-        return ""
-    losses = [(abs(step - choice.step), value) for step, value in series(rows, "validation/loss") if value is not None]
-    if min(losses)[1] <= low.loss * (1 + RISEN):
-        return ""
-    return (
-        f"Validation loss was lowest at step {low.step:,} ({number(low.loss, 3)}) and would choose that one. It does "
-        "not judge a style by itself, so the scores decide. Compare the images of both steps."
-    )
 
 
 def validated(rows: Sequence[Row]) -> list[str]:

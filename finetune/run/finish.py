@@ -20,7 +20,7 @@ from finetune.processes.streams import lost_output
 from finetune.records.update import update_records
 from finetune.report.rows import read_rows
 from finetune.report.run import write_report
-from finetune.report.validation import lowest, summary
+from finetune.report.validation import disagreement, summary
 from finetune.run.preview import all_previews
 from finetune.run.scoring.records import scored_images
 from finetune.run.scoring.score import score_strengths
@@ -130,14 +130,12 @@ def tell_choice(session: Session, progress: Progress, exported: Exported) -> Non
             f"Training ended early, after step {progress.step} of {run.steps}: {desk.config.patience} later "
             "checkpoints were scored in vain. The same command with --evaluate.patience 0 trains on."
         )
-    choice, low = desk.choice(), lowest(read_rows(run.folder / "metrics.jsonl")[0])
+    choice = desk.choice()
     for line in choice_lines(choice):
         run.say(line)
-    if choice is not None and low is not None and low.has_risen and low.step != choice.row["step"]:
-        run.say(
-            f"Validation loss was lowest at step {low.step}, the scores choose step {choice.row['step']}. A loss does "
-            "not judge a style or subject by itself."
-        )
+    rows, _ = read_rows(run.folder / "metrics.jsonl")
+    if text := disagreement(choice.row["step"] if choice else None, rows):
+        run.say(text)
     if exported.strengths is not None:
         run.say(exported.strengths["reason"])
     share = desk.seconds / (desk.seconds + progress.seconds) if progress.seconds else 1.0

@@ -1,5 +1,5 @@
 from finetune.report.rows import Row
-from finetune.report.validation import lowest, relative_lines, summary
+from finetune.report.validation import disagreement, lowest, relative_lines, summary
 
 
 def rows(losses: dict[int, float], **others: dict[int, float]) -> list[Row]:
@@ -32,3 +32,11 @@ def test_a_loss_that_falls_to_the_end_is_told_in_one_sentence() -> None:
 def test_each_timestep_is_drawn_as_a_share_of_its_first_value() -> None:
     lines = relative_lines(rows({25: 0.2, 50: 0.1}, loss_at_125={25: 0.4, 50: 0.1}))
     assert [(line.name, line.points) for line in lines] == [("t=125", ((25.0, 1.0), (50.0, 0.25)))]
+
+
+def test_a_loss_disagrees_where_the_chosen_step_is_more_than_a_hundredth_above_the_lowest() -> None:
+    losses = rows({50: 0.2, 100: 0.3, 200: 0.201, 300: 0.4})
+    assert "lowest at step 50 (0.2)" in disagreement(100, losses)
+    assert disagreement(200, losses) == ""  # as good as equal, though the loss has risen again since
+    assert disagreement(50, losses) == disagreement(None, losses) == disagreement(100, []) == ""
+    assert disagreement(100, rows({100: 0.3, 200: 0.2})) != ""  # the lowest is the last
