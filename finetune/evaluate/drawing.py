@@ -187,8 +187,12 @@ def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:
     save_png(Image.fromarray(np.round(levels).astype(np.uint8)), path, texts)
 
 
-def read_prompt(folder: Path, grid: Grid, number: int) -> tuple[np.ndarray, list[bool]]:
-    """Read the images [S h w 3] of a prompt. Those that were not numbers are marked."""
+ReadPrompt = tuple[np.ndarray, list[bool]]
+"""The images [S h w 3] of a prompt; those that were not numbers are marked."""
+
+
+def read_prompt(folder: Path, grid: Grid, number: int) -> ReadPrompt:
+    """Read the images of a prompt."""
     pixels, marks = [], []
     for seed in grid.seeds:
         with Image.open(image_path(folder, number, seed)) as image:
@@ -197,7 +201,11 @@ def read_prompt(folder: Path, grid: Grid, number: int) -> tuple[np.ndarray, list
     return np.stack(pixels), marks
 
 
-def read_images(folder: Path, grid: Grid) -> DrawnImages:
-    """Read all images of a grid."""
-    pixels, marks = zip(*(read_prompt(folder, grid, number) for number in range(len(grid.prompts))), strict=True)
+def read_images(folder: Path, grid: Grid, known: Mapping[int, ReadPrompt] | None = None) -> DrawnImages:
+    """Read all images of a grid, but those of prompts that are known."""
+    known = known or {}
+    read = [
+        known[number] if number in known else read_prompt(folder, grid, number) for number in range(len(grid.prompts))
+    ]
+    pixels, marks = zip(*read, strict=True)
     return DrawnImages(np.stack(pixels), np.array(marks))

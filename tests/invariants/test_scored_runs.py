@@ -87,6 +87,10 @@ def test_a_killed_run_has_the_same_scores_and_exports_the_best(tiny_run: Options
     strengths = best(whole)["strengths"]
     assert [row["strength"] for row in strengths["rows"]] == [0.5, 1.0] and strengths["step"] == chosen
     report = (whole / "report.html").read_text()
+    disagrees = "would choose that one"  # by one rule for both
+    assert (disagrees in report) == (disagrees in ended.output)
+    recorded = [json.loads((folder / "machines.json").read_text())["starts"] for folder in (whole, cut)]
+    assert [len(starts) for starts in recorded] == [1, 2] and recorded[1][1]["machines"][0]["processors"]
     assert f"<b>Use step {chosen}" in report and f"step {chosen} · chosen" in report and "strength 0.5" in report
     with safe_open(whole / "export" / "whole.safetensors", framework="np") as file:
         assert file.metadata()["modelspec.usage_hint"] == strengths["reason"]

@@ -2,23 +2,24 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from finetune.batches.preview_prompts import drawing_arguments
-from finetune.evaluate.drawing import draw_seeds, image_path, missing_prompts, read_prompt, save
+from finetune.evaluate.drawing import ReadPrompt, draw_seeds, image_path, missing_prompts, read_prompt, save
 from finetune.evaluate.grid import Grid
-from finetune.evaluate.measure import Described
+from finetune.evaluate.measure import Described, FeatureSet
 from finetune.evaluate.running.desk import Desk
-from finetune.evaluate.running.instruments import Instruments
 from finetune.files import writing
 from finetune.models.family import Components
 from finetune.models.parts import for_drawing
 from finetune.models.prompts import Condition
 from finetune.models.vae_upcast import without_fp16_overflow
 from finetune.processes.ranks import ranks
+from finetune.processes.signals import StopRequest
 from finetune.session import Session
 
 
@@ -63,22 +64,33 @@ def draw_prompt(
         return draw_seeds(family, family.pipeline(components), arguments, seeds, desk.draw)
 
 
-def describe_grid(session: Session, instruments: Instruments, grid: Grid, folder: Path) -> list[Described] | None:
-    """Describe the images of a folder, a part on every process.
+@dataclass(frozen=True)
+class DescribedGrid:
+    """The described images of a grid. Other processes than the main one have none."""
 
-    The base model has its weights. Returns the descriptions of all prompts, on the main process alone, or an
-    empty list; None where it was stopped.
-    """
+    prompts: list[Described]
+    """Of all prompts."""
+    images: Mapping[int, ReadPrompt]
+    """Those that this process has read, by the number of their prompt."""
+
+
+def describe_grid(stop: StopRequest, features: FeatureSet, grid: Grid, folder: Path) -> DescribedGrid | None:
+    """Describe the images of a folder, a part on every process. The base model has its weights. Returns None where
+    it was stopped."""
     own: dict[int, Described] = {}
+    images: dict[int, ReadPrompt] = {}
     is_complete = True
     for number in range(ranks().rank, len(grid.prompts), ranks().size):
-        if session.stop.requested():
+        if stop.requested():
             is_complete = False
             break
-        own[number] = instruments.features.describe(grid, number, read_prompt(folder, grid, number)[0])
+        read = read_prompt(folder, grid, number)
+        own[number] = features.describe(grid, number, read[0])
+        if ranks().rank == 0:
+            images[number] = read
     if ranks().any(not is_complete):
         return None
-    return gathered(own, folder)
+    return DescribedGrid(gathered(own, folder), images)
 
 
 def gathered(own: Mapping[int, Described], folder: Path) -> list[Described]:

@@ -112,7 +112,7 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
         if not draw_grid(session, desk, desk.grid, base, components, instruments.base_prompts, note):
             return None
         drawn = time.perf_counter()
-        described = describe_grid(session, instruments, desk.grid, base)
+        described = describe_grid(session.stop, instruments.features, desk.grid, base)
         if described is None:
             return None
         if desk.plan is None:
@@ -124,12 +124,12 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
                 if ranks().rank == 0:
                     keep_part(base, before, desk.grid)
                 ranks().exchange()
-                described = describe_grid(session, instruments, desk.grid, base)
+                described = describe_grid(session.stop, instruments.features, desk.grid, base)
         if described is None:
             return None
         if ranks().rank == 0:
             desk.write_grid()
-            instruments.yardstick = yardstick(session, desk, instruments, described)
+            instruments.yardstick = yardstick(session, desk, instruments, described.prompts)
         ranks().exchange()
     size = f"{len(desk.grid.prompts)} prompts x {len(desk.grid.seeds)} seeds"
     session.run.say(f"Scoring: {size} every {desk.every()} steps.")
@@ -170,12 +170,13 @@ def scored_row(
         if not draw_grid(session, desk, desk.grid, folder, session.components, instruments.prompts, note):
             return None
     with base_weights(session, instruments.parts, is_shared=instruments.is_shared):
-        described = describe_grid(session, instruments, desk.grid, folder)
+        described = describe_grid(session.stop, instruments.features, desk.grid, folder)
     if described is None:
         return None
     text = ""
     if instruments.yardstick is not None:
-        text = json.dumps(instruments.yardstick.row(facts, read_images(folder, desk.grid), described))
+        images = read_images(folder, desk.grid, described.images)
+        text = json.dumps(instruments.yardstick.row(facts, images, described.prompts))
     return json.loads(ranks().exchange(text)[0])
 
 
