@@ -19,7 +19,7 @@ from finetune.compare.judge import (
     likeness_of,
     other_losses,
 )
-from finetune.compare.runs import ComparedRun
+from finetune.compare.runs import ComparedRun, RunImages
 from finetune.report.charts import NUM_COLORS, Chart, Line, Point, line_chart, number, smoothed
 from finetune.report.curves import duration, with_base
 from finetune.report.gallery import Gallery, GalleryRow, sizes, small_copy
@@ -47,8 +47,8 @@ class Summary:
     time: str = ""
 
 
-def write_comparison(path: Path, runs: Sequence[ComparedRun]) -> Path:
-    """Write the page; return its path."""
+def write_comparison(path: Path, runs: Sequence[ComparedRun], votes: Sequence[str] = ()) -> Path:
+    """Write the page; return its path. `votes` say what people prefer."""
     name = likeness_of(runs)
     judgements = judged(runs)
     names = list(dict.fromkeys(score for run in runs if run.step for score in run.step.scores))
@@ -68,7 +68,8 @@ def write_comparison(path: Path, runs: Sequence[ComparedRun]) -> Path:
             charts=charts(runs),
             options=different_options(runs),
             data=different_data(runs),
-            gallery=side_by_side(runs),
+            galleries=galleries(runs),
+            votes=votes,
             written=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
             version=__version__,
         )
@@ -155,9 +156,24 @@ def scores_over_steps(run: ComparedRun, name: str) -> list[Point]:
     return [(float(step), value) for step, value in found if step is not None and value is not None]
 
 
-def side_by_side(runs: Sequence[ComparedRun]) -> Gallery | None:
-    """Put the same prompts and seeds beside each other. They are those that at least two runs share."""
-    drawn = [run.images(run.shots[2]) for run in runs]
+def galleries(runs: Sequence[ComparedRun]) -> list[tuple[str, Gallery]]:
+    """Put the same prompts and seeds beside each other, at strength 1 and at the chosen strength of each run."""
+    whole = [run.images(run.shots[2]) for run in runs]
+    names = [f"{run.name}: step {run.shots[2]:,}" if run.shots[2] else run.name for run in runs]
+    stronger = [run.images_at_choice() for run in runs]
+    found = [("1", side_by_side(runs, names, whole))]
+    if any(stronger):
+        chosen = [images or at_one for images, at_one in zip(stronger, whole, strict=True)]
+        named = [
+            f"{name} at strength {run.scored.choice.strength:g}" if images and run.scored.choice else name
+            for run, name, images in zip(runs, names, stronger, strict=True)
+        ]
+        found.append(("the chosen one", side_by_side(runs, named, chosen)))
+    return [(name, made) for name, made in found if made is not None]
+
+
+def side_by_side(runs: Sequence[ComparedRun], names: Sequence[str], drawn: Sequence[RunImages]) -> Gallery | None:
+    """Return the images of prompts and seeds that at least two runs share, a column per run."""
     keys = list(dict.fromkeys(key for images in drawn for key in images))
     shared = [key for key in keys if sum(key in images for images in drawn) > 1]
     shown = first_seeds_first(shared)[:MOST_ROWS]
@@ -170,9 +186,8 @@ def side_by_side(runs: Sequence[ComparedRun]) -> Gallery | None:
         base = next((images[key] for images in bases if key in images), None)
         paths = [base, *(images.get(key) for images in drawn)]
         rows.append(GalleryRow(key[0], "", key[1], [small_copy(path, side, width) for path in paths]))
-    columns = ["base model", *(f"{run.name}: step {run.shots[2]:,}" if run.shots[2] else run.name for run in runs)]
     left_out = [f"{len(shared) - len(shown)} prompts and seeds"] if len(shared) > len(shown) else []
-    return Gallery(columns, rows, width, left_out)
+    return Gallery(["base model", *names], rows, width, left_out)
 
 
 def first_seeds_first(keys: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

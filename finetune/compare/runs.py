@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.parse.command_line import read_yaml
-from finetune.report.gallery import Shots, find_previews, find_scored
+from finetune.report.gallery import Key, Shots, find_previews, find_scored
 from finetune.report.rows import Row, finite, read_json, read_rows
 from finetune.report.scores import Scored, ScoredStep, ScoreValue, read_scores
+from finetune.report.strengths import stronger
 from finetune.report.usage import find_exported, metadata
 
 FILES = ("config.yaml", "metrics.jsonl", "scores.jsonl")
 """A run folder has one of these."""
+RunImages = Mapping[tuple[str, int], Path]
+"""Images by prompt and seed."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,19 @@ class ComparedRun:
         last = max((step for by_step in shots.values() for step in by_step), default=None)
         return shots, prompts if isinstance(prompts, list) else [], last
 
-    def images(self, step: int | None) -> dict[tuple[str, int], Path]:
+    def images(self, step: int | None) -> RunImages:
         """The images of a step by prompt and seed. Step 0 is the base model."""
-        shots, prompts, _ = self.shots
-        return {
-            (str(prompts[prompt]), seed): by_step[step]
-            for (prompt, seed), by_step in shots.items()
-            if step is not None and step in by_step and prompt < len(prompts)
-        }
+        shots = self.shots[0]
+        return self.by_text({key: shots[key][step] for key in shots if step is not None and step in shots[key]})
+
+    def images_at_choice(self) -> RunImages:
+        """The images of the chosen step at the chosen strength; none where that is 1 or was not drawn."""
+        return self.by_text(stronger(self.scored)) if self.step and self.shots[2] == self.step.step else {}
+
+    def by_text(self, images: Mapping[Key, Path]) -> RunImages:
+        """Name images by the text of their prompt."""
+        prompts = self.shots[1]
+        return {(str(prompts[number]), seed): path for (number, seed), path in images.items() if number < len(prompts)}
 
 
 def read_runs(folders: Sequence[Path], scores: Sequence[Path] = ()) -> list[ComparedRun]:

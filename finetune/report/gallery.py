@@ -144,28 +144,6 @@ def gallery(shown: Shown, chosen: int | None = None) -> Gallery | None:
     return Gallery(columns, rows, width, left_out, steps.index(chosen) if chosen in steps else None)
 
 
-def strength_gallery(scored: Scored, shown: Shown) -> Gallery | None:
-    """Return a few prompts at each strength of the chosen step. It is None where none were drawn."""
-    choice = scored.choice
-    if choice is None or choice.step is None or len(choice.strengths) < 2:
-        return None
-    drawn = {each.value: images_in(each.images) if each.images else {} for each in choice.strengths}
-    steps = {key: by_step[choice.step] for key, by_step in shown.shots.items() if choice.step in by_step}
-    drawn[1.0] = drawn.get(1.0) or steps
-    values = [value for value in sorted(drawn) if drawn[value]]
-    keys = [key for key in turns(list(steps), shown) if any(key in drawn[value] for value in values if value != 1)]
-    if not keys:
-        return None
-    side, width = sizes(MOST_PAIRS, len(values) + 1)
-    rows = []
-    for key in sorted(keys[:MOST_PAIRS]):
-        paths = [shown.shots[key].get(0), *(drawn[value].get(key) for value in values)]
-        images = [small_copy(path, side, width) for path in paths]
-        rows.append(GalleryRow(shown.prompt(key[0]), KINDS.get(shown.kind(key[0]), ""), key[1], images))
-    chosen = values.index(choice.strength) + 1 if choice.strength in values else None
-    return Gallery(["base model", *(f"strength {value:g}" for value in values)], rows, width, [], chosen)
-
-
 def sizes(num_rows: int, num_columns: int) -> tuple[int, int]:
     """Choose the pixels of images and their width on the page."""
     side = int(math.sqrt(MOST_BYTES / (num_rows * num_columns * JPEG_BYTES_PER_PIXEL)))

@@ -9,24 +9,27 @@ from finetune import __version__
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.report.curves import charts, score_charts, tiles
 from finetune.report.data_card import data_card, preparation_report, repeated_images, training_images
-from finetune.report.gallery import Shown, find_previews, find_scored, gallery, images_in, pairs, strength_gallery
+from finetune.report.gallery import Shown, find_previews, find_scored, pairs
 from finetune.report.machines import hardware, read_starts, software
 from finetune.report.options import differences
 from finetune.report.page import around, asset, templates, write_page
 from finetune.report.rows import Row, read_json, read_rows, whole
 from finetune.report.scores import Scored, read_scores
+from finetune.report.strengths import step_galleries, strength_gallery, stronger
 from finetune.report.usage import find_exported, usages
 from finetune.report.usage import metadata as file_metadata
 from finetune.report.verdict import verdict
 
 
-def write_report(folder: Path, *, message: str | None = None) -> Path:
+def write_report(folder: Path, *, message: str | None = None, votes: Sequence[str] = ()) -> Path:
     """Write OUT/report.html from the run's files, as far as they exist. `message` is shown first, e.g. that the run was
-    stopped. Returns the page's path."""
+    stopped. `votes` say what people prefer. Returns the page's path."""
     path = folder / "report.html"
     name = folder.absolute().name
     parts = around(f"{name}: training report", style=asset("images.css"), script=asset("images.js"))
-    pieces = templates().get_template("run.html").generate(parts, name=name, **contents(folder, path, message))
+    pieces = (
+        templates().get_template("run.html").generate(parts, name=name, votes=votes, **contents(folder, path, message))
+    )
     write_page(path, pieces)
     return path
 
@@ -59,7 +62,7 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         "verdict": verdict(folder, scored, rows, exported, warnings),
         "pairs": pairs(shown, chosen or last, stronger(scored)),
         "after": after_name(scored, last),
-        "gallery": gallery(shown, chosen),
+        "galleries": step_galleries(scored, shown, chosen),
         "strengths": strength_gallery(scored, shown),
         "where": "scored/" if scored.steps and scored.base_images else "previews/",
         "tiles": tiles(rows),
@@ -100,15 +103,6 @@ def images_of(folder: Path, scored: Scored) -> Shown:
         return found
     prompts = read_json(folder / "previews" / "previews.json").get("prompts")
     return Shown(find_previews(folder / "previews"), prompts if isinstance(prompts, list) else [])
-
-
-def stronger(scored: Scored) -> dict[tuple[int, int], Path]:
-    """Return the chosen step's images at the chosen strength. There are none where those were not drawn."""
-    choice = scored.choice
-    if choice is None or choice.strength in (None, 1.0):
-        return {}
-    folder = next((each.images for each in choice.strengths if each.value == choice.strength and each.images), None)
-    return images_in(folder) if folder else {}
 
 
 def after_name(scored: Scored, last: int | None) -> str:

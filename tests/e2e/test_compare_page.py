@@ -51,7 +51,7 @@ def test_the_page_fits_and_follows_the_colour_scheme(
 
 def test_arrow_keys_walk_through_runs_and_prompts(browser: Browser, page: Path) -> None:
     browser.open(page.as_uri(), 390, 844)
-    captions = "[...document.querySelectorAll('.stage figcaption')].map((each) => each.textContent)"
+    captions = "[...document.querySelectorAll('.choice:not([hidden]) figcaption')].map((each) => each.textContent)"
     assert browser.value(captions) == ["base model", "ink-0: step 200"]
     browser.value("document.querySelector('td.current').focus()")
     browser.press("ArrowRight", "ArrowDown")
@@ -61,6 +61,14 @@ def test_arrow_keys_walk_through_runs_and_prompts(browser: Browser, page: Path) 
         found = browser.value(f"document.querySelectorAll('.stage img')[{number}].getBoundingClientRect().toJSON()")
         assert isinstance(found, dict)
         assert found["left"] >= 0 and found["right"] <= 390 and found["top"] >= 0 and found["bottom"] <= 844
+
+
+def test_the_images_are_switched_to_the_chosen_strength_of_each_run(browser: Browser, page: Path) -> None:
+    browser.open(page.as_uri(), 390, 844)
+    browser.value("document.querySelector('.switch input').focus()")
+    browser.press("ArrowRight")
+    captions = "[...document.querySelectorAll('.choice:not([hidden]) figcaption')].map((each) => each.textContent)"
+    assert browser.value(captions) == ["base model", "ink-0: step 200 at strength 0.75"]
 
 
 def test_the_names_of_runs_can_be_read_on_a_phone(browser: Browser, page: Path) -> None:

@@ -38,7 +38,9 @@ def divider(browser: Browser) -> str:
 def test_the_page_asks_for_nothing_and_has_no_errors(browser: Browser, page: Path) -> None:
     browser.events.clear()
     browser.open(f"file://{page}")
-    assert browser.value("document.querySelectorAll('img').length") == 8 + 24 + 2 + 16 + 2  # with the strengths
+    assert (
+        browser.value("document.querySelectorAll('img').length") == 8 + 24 + 2 + 2 * (8 + 2) + 16 + 2
+    )  # with the strengths
     assert browser.value("[...document.images].every((image) => image.naturalWidth > 0)")
     assert browser.faults() == []
 
@@ -95,9 +97,33 @@ def test_arrow_keys_walk_through_steps_and_prompts(browser: Browser, page: Path)
     assert shown == browser.value("document.querySelector('td.current img').src")
     browser.press(*["ArrowRight"] * 9, *["ArrowDown"] * 9)  # no further than the last
     assert at(browser) == [5, 3]
-    assert browser.value("[...document.querySelectorAll('td')].filter((cell) => cell.tabIndex === 0).length") == 2
+    assert browser.value("[...document.querySelectorAll('td')].filter((cell) => cell.tabIndex === 0).length") == 4
     browser.value("document.querySelector('tr.shots td').click()")
     assert at(browser) == [0, 0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_strength_is_switched_by_keys_at_the_same_prompt_and_step(
+    browser: Browser, page: Path, scheme: str
+) -> None:
+    browser.open(f"file://{page}", 390, 844, scheme)
+    shown = "[...document.querySelectorAll('.choice')].map((each) => each.getBoundingClientRect().height > 0)"
+    assert browser.value(shown) == [True, False, False]
+    browser.value("document.querySelectorAll('tr.shots')[2].cells[1].click()")  # the second prompt at step 50
+    browser.value("document.querySelector('.switch input').focus()")
+    browser.press("ArrowRight", "ArrowRight")
+    assert browser.value(shown) == [False, False, True]
+    stage = "document.querySelectorAll('.choice')[2].querySelector('.stage')"
+    captions = f"[...{stage}.querySelectorAll('figcaption')].map((each) => each.textContent)"
+    assert browser.value(captions) == ["base model", "step 50"]
+    assert browser.value(f"{stage}.querySelector('.where').textContent") == f"{PROMPTS[1][0]} (seed 0)"
+    switch = box(browser, ".switch")
+    assert switch["left"] >= 0 and switch["right"] <= 390
+    assert browser.value("document.documentElement.scrollWidth") == browser.value("document.body.clientWidth")
+    label = "getComputedStyle(document.querySelector('.switch label:not(:has(:checked))'))"
+    assert browser.value(f"{label}.backgroundColor") == (
+        "rgb(255, 255, 255)" if scheme == "light" else "rgb(28, 31, 37)"
+    )
 
 
 def test_before_and_after_of_the_gallery_are_in_view_on_a_phone(browser: Browser, page: Path) -> None:
@@ -120,7 +146,10 @@ def test_without_scripts_all_images_are_there(browser: Browser, page: Path) -> N
         assert browser.value("getComputedStyle(document.querySelector('.slide input')).display") == "none"
         before, after = (box(browser, f".half.{name} img") for name in ("before", "after"))
         assert before["right"] <= after["left"] and after["right"] <= 390 and before["top"] == after["top"]
-        assert browser.value("document.querySelectorAll('tr.shots img').length") == 24 + 16
+        assert browser.value("document.querySelectorAll('tr.shots img').length") == 24 + 2 * 8 + 16
+        assert browser.value("getComputedStyle(document.querySelector('.switch')).display") == "none"
+        titles = browser.value("[...document.querySelectorAll('.choice h3')].map((each) => each.textContent)")
+        assert titles == ["Strength 1", "Strength 0.75", "Strength 0.5"]
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 

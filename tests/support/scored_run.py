@@ -35,11 +35,11 @@ def scores_of(style: float) -> dict[str, Any]:
     }
 
 
-def draw_grid(folder: Path, level: int) -> None:
+def draw_grid(folder: Path, level: int, num_prompts: int = len(PROMPTS), seeds: tuple[int, ...] = SEEDS) -> None:
     """Draw an image of grey noise for each prompt and seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for prompt in range(len(PROMPTS)):
-        for seed in SEEDS:
+    for prompt in range(num_prompts):
+        for seed in seeds:
             noise = np.random.default_rng([level, prompt, seed]).integers(0, 16, (64, 64, 3))
             Image.fromarray((noise + level).astype(np.uint8)).save(folder / f"prompt{prompt:02d}_seed{seed}.png")
 
@@ -90,6 +90,8 @@ def scored_run(
     rows = []
     for step in STEPS:
         draw_grid(folder / "scored" / f"step_{step:06d}", 150 - step // 2)
+        for name, level in (("strength_0.50", 170), ("strength_0.75", 160)):
+            draw_grid(folder / "scored" / f"step_{step:06d}" / name, level - step // 2, 2, SEEDS[:1])
         row = {"step": step, "target": f"step {step}", "images": f"scored/step_{step:06d}", "has_trigger": True}
         rows.append(row | {"scores": scores_of(style[step]), "features": {"style": "pixels"}})
     write_lines(folder / "scores.jsonl", rows)

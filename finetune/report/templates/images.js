@@ -44,6 +44,7 @@ for (const part of document.querySelectorAll(".gallery")) {
     row.forEach((cell, column) => {
       cell.tabIndex = -1;
       cell.addEventListener("focus", () => show(number, column));
+      cell.addEventListener("choose", () => show(number, column));
       cell.addEventListener("click", () => cell.focus({ preventScroll: true }));
     }),
   );
@@ -56,4 +57,28 @@ for (const part of document.querySelectorAll(".gallery")) {
     rows[row][column].focus();
   });
   show(0, Number(part.dataset.chosen));
+}
+
+for (const part of document.querySelectorAll(".switched")) {
+  const choices = [...part.querySelectorAll(".choice")];
+  const buttons = [...part.querySelectorAll(".switch input")];
+  let at = 0;
+
+  // The new gallery continues at the same prompt and step, where it has them.
+  const follow = (from, to) => {
+    const prompt = from.parentElement.dataset.prompt;
+    const row = [...to.querySelectorAll("tr.shots")].find((each) => each.dataset.prompt === prompt);
+    if (!row) return;
+    const same = [...row.cells].find((cell) => cell.dataset.column === from.dataset.column);
+    (same ?? row.cells[Math.min(from.cellIndex, row.cells.length - 1)]).dispatchEvent(new Event("choose"));
+  };
+
+  const choose = (number) => {
+    follow(choices[at].querySelector("td.current"), choices[number]);
+    at = number;
+    choices.forEach((choice, other) => { choice.hidden = other !== number; });
+  };
+
+  buttons.forEach((button, number) => button.addEventListener("change", () => choose(number)));
+  if (buttons.length) choose(Math.max(buttons.findIndex((button) => button.checked), 0));
 }

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.compare.page import galleries
 from finetune.compare.runs import names_of, read_runs
 from tests.support.scored_run import draw_grid, plain_run, scored_run, write_lines
 
@@ -41,6 +42,23 @@ def test_scores_of_an_evaluation_are_those_of_the_runs_that_it_names(tmp_path: P
     assert runs[0].images(200)["a boat, ink", 1] == scored / "scored" / "step_000050" / "prompt01_seed1.png"
     with pytest.raises(ValueError, match=r"no scores\.jsonl"):
         read_runs(folders, [folders[0]])
+
+
+def test_the_same_prompts_and_seeds_are_also_shown_at_the_chosen_strength_of_each_run(tmp_path: Path) -> None:
+    folders = [scored_run(tmp_path / name) for name in ("a", "b")]
+    best = json.loads((folders[1] / "best.json").read_text())
+    (folders[1] / "best.json").write_text(json.dumps(best | {"strengths": best["strengths"] | {"best": 1.0}}))
+    runs = read_runs(folders)
+    place = folders[0] / "scored" / "strengths" / "step_000200-0.75" / "prompt01_seed1.png"
+    assert runs[0].images_at_choice()["a boat, ink", 1] == place and runs[1].images_at_choice() == {}
+    (whole_name, whole), (_, chosen) = galleries(runs)
+    assert whole_name == "1" and whole.columns == ["base model", "a: step 200", "b: step 200"]
+    assert chosen.columns == ["base model", "a: step 200 at strength 0.75", "b: step 200"]
+    for before, after in zip(whole.rows, chosen.rows, strict=True):
+        assert before.images[0] == after.images[0] and before.images[2] == after.images[2]
+        assert before.images[1] != after.images[1]
+    (folders[0] / "best.json").write_text((folders[1] / "best.json").read_text())
+    assert [name for name, _ in galleries(read_runs(folders))] == ["1"]
 
 
 def test_previews_stand_in_where_nothing_was_scored(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from finetune.report.data_card import preparation_report, repeated_images, training_images
-from finetune.report.gallery import Shown, find_scored, gallery, pairs, shown_keys, strength_gallery, with_step
+from finetune.report.gallery import Shown, find_scored, gallery, pairs, shown_keys, with_step
 from finetune.report.run import write_report
 from finetune.report.scores import read_scores
+from finetune.report.strengths import step_galleries, strength_gallery
 from tests.support.images import encoded, gradient, listing
 from tests.support.scored_run import plain_run, scored_run
 
@@ -52,6 +53,22 @@ def test_strengths_are_columns_by_the_names_of_their_folders(tmp_path: Path) -> 
     assert made is not None and made.chosen == 2 and len(made.rows) == 4
     assert made.columns == ["base model", "strength 0.5", "strength 0.75", "strength 1"]
     assert all(image and image.data for row in made.rows for image in row.images)
+
+
+def test_every_scored_step_is_shown_at_each_strength_that_it_was_drawn_at(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run")
+    scored = read_scores(folder)
+    made = dict(step_galleries(scored, find_scored(scored), 100))
+    assert list(made) == ["1", "0.75", "0.5"] and len(made["1"].rows) == 6
+    for strength in ("0.75", "0.5"):
+        weaker = made[strength]
+        assert weaker.columns == ["base model", "step 50", "step 100", "step 200"] and weaker.chosen == 2
+        assert [(row.prompt, row.seed) for row in weaker.rows] == [("a lighthouse, ink", 0), ("a boat, ink", 0)]
+        assert all(image and image.data for row in weaker.rows for image in row.images)
+    assert made["0.5"].rows[0].images[0] == made["0.75"].rows[0].images[0] != made["0.5"].rows[0].images[1]
+    text = write_report(folder).read_text()
+    assert text.count('type="radio"') == 3 and text.count('class="choice"') == 3
+    assert 'type="radio"' not in write_report(plain_run(tmp_path / "plain")).read_text()
 
 
 def test_a_run_that_only_drew_the_base_model_has_nothing_to_compare(tmp_path: Path) -> None:
