@@ -6,6 +6,8 @@ from pathlib import Path
 from finetune.compare.judge import judged, likeness_of
 from finetune.compare.page import GENERATOR, Summary, notes, summary, write_comparison
 from finetune.compare.runs import read_runs
+from finetune.rate.shown import checkpoints_of, votes_about
+from finetune.rate.votes import FILE
 
 
 def compare(
@@ -20,7 +22,9 @@ def compare(
     for note in notes(runs):
         say(f"note: {note}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    page = write_comparison(output, runs)
+    checkpoints = [each for run in runs for each in checkpoints_of(run.scored, run.name)]
+    results = votes_about(checkpoints, [folder / FILE for folder in (*folders, *scores)])
+    page = write_comparison(output, runs, [" ".join(result.sentences()) for result in results])
     say(f"Page: {page}")
     return page
 

@@ -9,6 +9,7 @@ from finetune.processes.local_page import LocalServer
 from finetune.rate.page import RatePage
 from finetune.rate.pairs import make_pairs
 from finetune.rate.result import Result, count_votes
+from finetune.rate.shown import renew_report
 from finetune.rate.targets import RatedTarget, find_target
 from finetune.rate.votes import FILE, read_votes
 
@@ -42,6 +43,8 @@ def rate(options: RateOptions, say: Say = print) -> Result:
         say(f"Compare at\n  {server.url}\nKeys: 1 left, 2 right, 0 no difference, u takes a vote back. Ctrl-C ends it.")
         server.serve_until_interrupted()
         result = page.result()
+        if path.parent == first.root == second.root and (report := renew_report(first.root)) is not None:
+            say(f"Its votes are on {report}.")
     for line in [*result.sentences(), *result.table()]:
         say(line)
     return result

@@ -22,15 +22,10 @@ def read_votes(path: Path, pairs: Sequence[Pair], warn: Callable[[str], None]) -
     """Read the votes that count, in the order in which they came."""
     known = {pair.key: {pair.left.sha256, pair.right.sha256, None} for pair in pairs}
     found: dict[str, Preferred] = {}
-    damaged = 0
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            row = parse_json(line)
-            key, is_undone, preferred = str(row["pair"]), row.get("undone") is True, row.get("preferred")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            damaged += bool(line.strip())
-            continue
-        if is_undone:
+    rows, damaged = read_lines(path)
+    for key, row in rows:
+        preferred = row.get("preferred")
+        if row.get("undone") is True:
             found.pop(key, None)
         elif key in known and isinstance(preferred, str | None) and preferred in known[key]:
             found.pop(key, None)  # the last vote about a pair counts, also for the order
@@ -38,6 +33,19 @@ def read_votes(path: Path, pairs: Sequence[Pair], warn: Callable[[str], None]) -
     if damaged:
         warn(f"{path}: {damaged:,} of its lines cannot be read and are left out.")
     return found
+
+
+def read_lines(path: Path) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
+    """Return the key of the pair and the content of each line, and the number of damaged lines."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    damaged = 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = parse_json(line)
+            found.append((str(row["pair"]), dict(row)))
+        except (ValueError, KeyError, TypeError):
+            damaged += bool(line.strip())
+    return found, damaged
 
 
 def vote_line(pair: Pair, vote: Vote) -> Mapping[str, Any]:

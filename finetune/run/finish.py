@@ -17,6 +17,7 @@ from finetune.models.parts import PARTS, is_dropped
 from finetune.processes.ranks import ranks
 from finetune.processes.signals import EXIT_CODE, end_on_signals
 from finetune.processes.streams import lost_output
+from finetune.rate.shown import own_votes
 from finetune.records.update import update_records
 from finetune.report.rows import read_rows
 from finetune.report.run import write_report
@@ -62,7 +63,7 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
             best = {"score/exported_step": exported.step} | ({} if strength is None else {"score/strength": strength})
             tracker.log(best, progress.step)
         with writing(run.folder / "report.html"):
-            report = write_report(run.folder, message=" ".join(lost_output()) or None)
+            report = write_report(run.folder, message=" ".join(lost_output()) or None, votes=own_votes(run.folder))
         tracker.finish(0)
         for note in tracker.notes():
             run.say(note)
@@ -212,7 +213,8 @@ def end_stopped(session: Session, step: int) -> NoReturn:
     run.say(f"Stopped {where}; the same command continues from there.")
     if tracker:
         with writing(run.folder / "report.html"):
-            write_report(run.folder, message=" ".join([f"Stopped {where}.", *lost_output()]))
+            message = " ".join([f"Stopped {where}.", *lost_output()])
+            write_report(run.folder, message=message, votes=own_votes(run.folder))
         log_gallery(session, tracker)
         tracker.finish(EXIT_CODE)
     ranks().exchange()  # a launcher kills those that still save once one has ended
