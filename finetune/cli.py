@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.command_options import add_compare, add_lora, add_rate, add_records, add_wandb_view
+from finetune.command_options import add_compare, add_import, add_lora, add_rate, add_records, add_wandb_view
 from finetune.config.parse.once import options_once
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -40,7 +40,7 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
-    for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora):
+    for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
         add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
@@ -51,7 +51,11 @@ def main() -> None:
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
-    options = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if words[:1] == ["import"] and "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    if end < len(words):
+        options.arguments = words[end + 1 :]
     run(options)
 
 
@@ -80,6 +84,10 @@ def run(options: argparse.Namespace) -> None:
                 generate_images(options.options)
             case "evaluate":
                 score(options.options)
+            case "import":
+                from finetune.imports.command import import_config
+
+                import_config(options.file, options.arguments, options.output, print)
             case "lora":
                 work_on_adapters(options)
             case "records":

@@ -19,6 +19,18 @@ def add_compare(commands: Commands) -> None:
     compare.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
 
 
+def add_import(commands: Commands) -> None:
+    """Add the options of `finetune import`."""
+    text = "translate a config or command line of another trainer"
+    usage = "finetune import [--output NEW.yaml] (FILE | -- ARGUMENTS)"
+    imports = options_once(commands.add_parser("import", help=text, usage=usage))
+    imports.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="config of another trainer, or a shell file that starts one"
+    )
+    imports.add_argument("--output", type=Path, default=Path("imported.yaml"), metavar="NEW.yaml", help="the new file")
+    imports.set_defaults(arguments=[])  # what follows --, the other trainer's
+
+
 def add_lora(commands: Commands) -> None:
     """Add the commands of `finetune lora`."""
     lora = commands.add_parser("lora", help="look into files of adapters, or merge them into a base model")

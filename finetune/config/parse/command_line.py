@@ -9,7 +9,7 @@ from finetune.config.checks import SECRET_PATTERN
 from finetune.config.drawing.files import with_files_read
 from finetune.config.facts import Mark, marked, options
 from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
-from finetune.config.parse.other_trainers import COUNTERPARTS, counterpart
+from finetune.config.parse.other_trainers import counterpart, counterparts
 from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.processes.streams import let_readers_leave
@@ -53,10 +53,11 @@ def parse_given(
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)
-    renamed = {COUNTERPARTS.get(key) for key in given}
+    renamed: set[str | None] = set()
     for key in sorted(set(given) - set(types_by_key)):
-        del given[key]
-        meant = elsewhere(key) or meant_option(key, types_by_key)
+        texts = given.pop(key)
+        renamed.add(counterparts().get(key))
+        meant = elsewhere(key) or meant_option(key, types_by_key, texts)
         found.append(f"{key}: no such option.{meant} Run with --help for all.")
     for key in set(given) & set(marked(kind, Mark.PROMPT_LIST)):
         given[key], wrong = with_files_read(given[key], key)
@@ -225,8 +226,8 @@ def build(kind: type[Config], values: dict[str, object], default: Config | None 
     return kind(**arguments)
 
 
-def meant_option(key: str, known: dict[str, object]) -> str:
+def meant_option(key: str, known: dict[str, object], texts: Sequence[str] = ()) -> str:
     """Say what an unknown option may mean; empty if unknown."""
     if inside := [name for name in known if name.startswith(f"{key}.")]:
         return f" It is a section with options such as --{inside[0]}."
-    return counterpart(key, known) or suggestion(key, known)
+    return counterpart(key, known, texts) or suggestion(key, known)

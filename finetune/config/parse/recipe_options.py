@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.parse.command_line import flat_types, parse_given, read_flags, read_yaml
-from finetune.config.parse.other_trainers import COUNTERPARTS
+from finetune.config.parse.other_trainers import counterparts
 from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
@@ -78,7 +78,7 @@ def known_options(kind: type) -> set[str]:
 def other_recipes_option(key: str, program: str) -> str:
     """Say which recipes have an option that `program` lacks. Empty if none has. The option may have the name that
     another trainer gives it."""
-    ours = COUNTERPARTS.get(key, key)
+    ours = counterparts().get(key, key)
     found = recipes_with([ours])
     if not found or program in found:
         return ""
@@ -93,6 +93,7 @@ def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[
 
     def find(given: str) -> Path:
         path = find_preset(given)
+        refuse_foreign(path)
         unknown = sorted(set(read_yaml(path)[0]) - known_options(kind))
         if "compute_environment" in unknown:
             raise ValueError(f"config: {path} is {OF_ACCELERATE}")
@@ -111,6 +112,20 @@ def preset_of(kind: type, program: str, say: Callable[[str], None]) -> Callable[
         return path
 
     return find
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a config of another trainer. The ValueError names the command that translates it."""
+    from finetune.config.trainers.recognise import foreign_config
+
+    texts, problems = read_yaml(path)
+    ours = any(set(texts) & known_options(kind) for kind in RECIPES.values())
+    trainer = None if ours and not problems else foreign_config(path)
+    if trainer is not None:
+        raise ValueError(
+            f"config: {path} is a config of {trainer}. Use: finetune import {path} --output NEW.yaml, which writes one "
+            "for a recipe here and says what differs."
+        )
 
 
 def made_for(path: Path) -> str | None:

@@ -89,3 +89,25 @@ def test_an_option_of_another_recipe_is_not_taken_for_a_mistyped_one() -> None:
 def test_the_family_of_a_preset_that_is_not_the_models_leads_to_presets_that_are(tiny_model: Path) -> None:
     with pytest.raises(ValueError, match=r"family is sd: use a preset .*sd15_lora_style.*--model.family sd"):
         find_family(ModelSource(str(tiny_model)), "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--learning_rate 1e-4", "It is called optim.lr here."),
+        ("--network_dim 32", "It is called lora.rank here."),
+        ("--max_train_steps 100", "It is called train.steps here."),
+        ("--resolution 512,512", "It is called data.resolution here. Write --data.resolution 512."),
+        ("--network_train_unet_only", "Write --train.text_encoder false."),
+        ("--lr_scheduler cosine_with_restarts", "Write --optim.schedule cosine."),
+        ("--xformers", "Omit it: attention is always torch's"),
+        ("--clip_skip 2", "Omit it: the text encoder's layer"),
+        ("--mixed_precision bf16", "give --mixed_precision before -m"),
+        ("--optimizer_type Lamb", "optim.name is adamw, adamw8bit"),
+        ("train.steps=3", "Write --train.steps=3"),
+    ],
+)
+def test_the_usual_words_of_other_trainers_are_answered_with_ours(words: str, answer: str) -> None:
+    with pytest.raises(ValueError, match=r"no such option|two hyphens") as error:
+        parse_recipe(LoRATrainConfig, [*NEEDED, *words.split()], "recipes.lora", print)
+    assert answer in str(error.value)

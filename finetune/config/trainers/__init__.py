@@ -1,0 +1,1 @@
+"""Tables of other trainers' options, one file each; torch-free."""

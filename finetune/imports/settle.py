@@ -1,0 +1,152 @@
+"""Folders, consequences, and what our own parser refuses; torch-free."""
+
+import tempfile
+from pathlib import Path
+
+from finetune.config.optim import OPTIMIZERS
+from finetune.config.parse.command_line import flat_types, parse
+from finetune.config.parse.recipe_options import RECIPES
+from finetune.imports.given import FULL, LORA, SUBJECT, TOKENS, Folder, Given, class_prompt
+from finetune.imports.length import settle_lengths
+from finetune.imports.translate import Translation, shown, translate
+from finetune.imports.write import yaml_text
+
+PLACES = {"model.source": "MODEL", "data.folder": "IMAGES", "output.folder": "OUT"}
+NEEDED = {
+    LORA: {},
+    FULL: {},
+    TOKENS: {"tokens.names": "<NAME>"},
+    SUBJECT: {"instance.prompt": "a photo of sks dog", "prior.prompt": "a photo of a dog"},
+}
+"""What a recipe needs besides, with an example."""
+
+
+def settled(given: Given) -> tuple[Translation, dict[str, str]]:
+    """Translate a config. Also return the options that are still needed, each with an example."""
+    found = translate(given)
+    _put_folders(found, given)
+    own = [folder for folder in given.folders if not folder.is_class]
+    settle_lengths(found, given, own[0] if own else None)
+    for key, value in given.own.items():
+        found.put({key: value}, "training_folder, name", f"training_folder, name {value}")
+    if given.recipe == SUBJECT:
+        _put_subject(found, given)
+    _put_consequences(found, given)
+    found.absent += given.notes
+    _drop_foreign(found, given)
+    needed = _needed(found, given)
+    _drop_refused(found, given, needed)
+    return found, needed
+
+
+def _put_folders(found: Translation, given: Given) -> None:
+    """Take the first folder over. A run has one, and one of class images."""
+    own = [folder for folder in given.folders if not folder.is_class and folder.path]
+    of_class = [folder for folder in given.folders if folder.is_class and folder.path]
+    for first, key in ((own[:1], "data.folder"), (of_class[:1], "prior.folder")):
+        for folder in first:
+            found.put({key: folder.path}, folder.where, f"{folder.where} {folder.path}")
+    for folder in [*own[1:], *of_class[1:]]:
+        repeats = f", {folder.repeats:g} times" if folder.repeats != 1 else ""
+        found.absent.append(
+            f"{folder.where} {folder.path}{repeats}: a run reads one folder. Put all into one, as subfolders called "
+            "REPEATS_NAME (10_style), and set data.folder to it."
+        )
+
+
+def _put_subject(found: Translation, given: Given) -> None:
+    """Set the prompts of a subject and its class."""
+    settings = found.settings
+    has_captions = "caption_column" in given.options or "instance.prompt" not in settings
+    if has_captions:
+        settings.pop("instance.prompt", None)
+        settings["instance.captions"] = True
+        found.origins["instance.captions"] = "captions of the images"
+    if given.method == "full":
+        settings["method"], found.origins["method"] = "full", "all weights"
+    of_class: Folder | None = next((folder for folder in given.folders if folder.is_class), None)
+    if of_class is not None and "prior.prompt" not in settings:
+        prompt = class_prompt(of_class)
+        key, value = ("prior.captions", True) if prompt is None else ("prior.prompt", prompt)
+        found.put(
+            {key: value},
+            of_class.where,
+            f"captions of {of_class.path}",
+            ("class images make up half of a step here, whatever their repeats; prior.weight is their weight."),
+        )
+
+
+def _put_consequences(found: Translation, given: Given) -> None:
+    """Set what follows from other options, and say what numbers mean."""
+    settings = found.settings
+    if settings.get("train.text_encoder") is True:
+        settings["cache.text"], found.origins["cache.text"] = False, "the text encoder is trained"
+    name = settings.get("optim.name")
+    if name in OPTIMIZERS and OPTIMIZERS[str(name)].finds_lr and float(str(settings.get("optim.lr", 0))) < 0.1:
+        given_rate = shown(settings.get("optim.lr", "none"))
+        settings["optim.lr"], found.origins["optim.lr"] = 1.0, f"{name} finds the rate"
+        found.differs.append(
+            f"optim.lr {given_rate}: {name} finds the rate itself, and optim.lr multiplies it; 1 is taken."
+        )
+    rank, alpha = settings.get("lora.rank"), settings.get("lora.alpha")
+    if given.method == "lora" and rank and alpha and float(str(rank)) != float(str(alpha)):
+        found.differs.append(
+            f"lora.alpha {alpha} with lora.rank {rank}: updates are scaled by {float(str(alpha)) / float(str(rank)):g} "
+            "there and here, so optim.lr means the same. Rates of our presets are for a scale of 1."
+        )
+    if "train.batch_size" in settings:
+        found.differs.append(
+            f"train.batch_size {shown(settings['train.batch_size'])} is per process: with several a step sees that "
+            "many images times the processes, and train.steps counts updates of the weights."
+        )
+
+
+def _drop_foreign(found: Translation, given: Given) -> None:
+    """Drop options that the recipe does not have."""
+    known = flat_types(RECIPES[given.recipe])
+    for key in sorted(set(found.settings) - set(known)):
+        others = [recipe for recipe, kind in RECIPES.items() if key in flat_types(kind)]
+        value = shown(found.settings.pop(key))
+        found.absent.append(
+            f"{found.origins[key]} -> {key} {value}: {given.recipe} does not have it, {' and '.join(others)} "
+            f"{'does' if len(others) == 1 else 'do'}."
+        )
+
+
+def _needed(found: Translation, given: Given) -> dict[str, str]:
+    """Return what the recipe needs and the config does not say."""
+    settings = found.settings
+    needed = {key: text for key, text in {**PLACES, **NEEDED[given.recipe]}.items() if key not in settings}
+    if settings.get("instance.captions"):
+        needed.pop("instance.prompt", None)
+    if settings.get("prior.captions") or settings.get("prior.kind") == "none":
+        needed.pop("prior.prompt", None)
+    if "train.steps" not in settings and any(row.to == "train.steps" for _, row, _ in found.deferred):
+        needed["train.steps"] = "1000"
+    return needed
+
+
+def _drop_refused(found: Translation, given: Given, needed: dict[str, str]) -> None:
+    """Drop what our parser refuses, with its words. Raises ValueError where something else is wrong."""
+    kind = RECIPES[given.recipe]
+    flags = [part for key, text in needed.items() for part in (f"--{key}", text)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "imported.yaml"
+        while True:
+            path.write_text(yaml_text(found, given, ()), encoding="utf-8")
+            try:
+                parse(kind, ["--config", str(path), *flags], program=given.recipe)
+                return
+            except ValueError as error:
+                problems = str(error).splitlines()
+            dropped = False
+            for line in problems:
+                for name in line.partition(":")[0].split(", "):
+                    for key in [key for key in found.settings if key == name or key.startswith(f"{name}.")]:
+                        value = shown(found.settings.pop(key))
+                        found.absent.append(f"{found.origins[key]} -> {key} {value}: refused. {line}")
+                        dropped = True
+            if not dropped:
+                raise ValueError(
+                    f"import: what was read does not make a config of {given.recipe}.\n" + "\n".join(problems)
+                )

@@ -1,0 +1,230 @@
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune.cli import main
+from finetune.config.parse.dump import as_flat
+from finetune.config.parse.recipe_options import RECIPES, parse_recipe
+from finetune.imports.command import import_config
+from tests.support.guides import ROOT
+
+CASES = ROOT / "tests" / "cases" / "imports"
+Cases = dict[str, tuple[str, str]]
+EXPECTED = {
+    "sd_scripts.toml": (
+        "recipes.dreambooth",
+        {
+            "lora.rank": 32,
+            "lora.alpha": 8,
+            "lora.conv": True,
+            "optim.name": "adamw8bit",
+            "optim.weight_decay": 0.05,
+            "optim.beta2": 0.99,
+            "loss.prediction_type": "v_prediction",
+            "train.text_encoder": True,
+            "cache.text": False,
+            "data.resolution": 640,
+            "data.keep_tags": 1,
+            "data.caption_dropout": 0.0,
+            "prior.folder": "class",
+            "prior.prompt": "drawing",
+        },
+    ),
+    "sd_scripts_flow.sh": (
+        "recipes.lora",
+        {
+            "lora.alpha": 1,
+            "loss.timestep_density": "uniform",
+            "loss.timestep_shift": 3,
+            "optim.name": "prodigy",
+            "optim.lr": 1,
+            "optim.warmup_steps": 0,
+            "data.max_aspect": 1,
+        },
+    ),
+    "ai_toolkit.yaml": (
+        "recipes.lora",
+        {
+            "train.steps": 1000,
+            "train.accumulation": 2,
+            "model.quantization": "fp8",
+            "loss.timestep_density": "logit_normal",
+            "data.template": "lntrn, {caption}",
+            "output.folder": "output/lantern",
+            "preview.prompts": ["a lantern on a table", "a lantern in the snow"],
+        },
+    ),
+    "one_trainer.json": (
+        "recipes.lora",
+        {
+            "lora.alpha": 1,
+            "loss.weighting": "auto",
+            "loss.max_timestep": 899,
+            "loss.timestep_shift": None,
+            "mask.kind": "file",
+            "model.quantization": "fp8",
+            "preview.prompts": ["a paper boat --w 1024 --h 768 --d 42"],
+        },
+    ),
+    "simple_tuner.json": (
+        "recipes.lora",
+        {
+            "lora.kind": "lokr",
+            "lora.factor": 16,
+            "lora.dropout": 0,
+            "data.resolution": 1024,
+            "data.max_aspect": 1,
+            "train.steps": 4000,
+            "train.max_grad_norm": 0,
+        },
+    ),
+    "simple_tuner.env": ("recipes.lora", {"lora.rank": 8, "lora.dropout": 0.1, "train.steps": 3000}),
+    "diffusers.sh": (
+        "recipes.dreambooth",
+        {"lora.rank": 4, "instance.prompt": "a photo of sks dog", "prior.kind": "pictures", "data.crop": "random"},
+    ),
+}
+"""The recipe of each case, and options whose value is not ours by default or must not be theirs."""
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    """Return the printed lines and the command of every case."""
+    folder = tmp_path_factory.mktemp("imports")
+    return {name: imported(CASES / name, folder / f"{name}.new.yaml") for name in EXPECTED}
+
+
+def imported(path: Path, output: Path) -> tuple[str, str]:
+    """Import a file; return the printed lines and the command among them."""
+    said: list[str] = []
+    import_config(path, [], output, said.append)
+    return "\n".join(said), said[-1].splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_command_of_an_imported_config_is_parsed_by_its_recipe(name: str, cases: Cases) -> None:
+    _, command = cases[name]
+    words = shlex.split(command)
+    recipe = words[words.index("-m") + 1]
+    config, _ = parse_recipe(RECIPES[recipe], words[words.index("--config") :], recipe, print)
+    values = as_flat(config)
+    assert (recipe, {key: values[key] for key in EXPECTED[name][1]}) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_option_is_named_in_the_lists(name: str, cases: Cases) -> None:
+    from finetune.config.trainers.formats import read_file
+    from finetune.config.trainers.recognise import trainer_of
+    from finetune.imports.readers import read_given
+
+    content = read_file(CASES / name)
+    given = read_given(trainer_of(content) or "", content, CASES)
+    text, _ = cases[name]
+    assert not [key for key, value in given.options.items() if key not in text and str(value) not in text]
+
+
+def test_what_is_unknown_is_listed_and_secrets_are_not_shown(cases: Cases) -> None:
+    text, _ = cases["sd_scripts.toml"]
+    unknown = text.partition("Unknown among the options of sd-scripts")[2]
+    assert "invented_option 3" in unknown and "not-shown" not in text and "wandb_api_key (hidden)" in text
+    for name in ("one_trainer.json", "simple_tuner.json"):
+        text, command = cases[name]
+        words = shlex.split(command)
+        assert "hidden-value" not in text + Path(words[words.index("--config") + 1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sd_scripts.toml", "lora.alpha 8 with lora.rank 32: updates are scaled by 0.25"),
+        ("sd_scripts.toml", "datasets[0].subsets[1].image_dir more: a run reads one folder"),
+        ("sd_scripts.toml", "train.batch_size 4 is per process"),
+        ("sd_scripts.toml", "lr_scheduler cosine_with_restarts -> optim.schedule cosine: cosine falls once"),
+        ("sd_scripts_flow.sh", "lr_scheduler constant has no warm-up there"),
+        ("sd_scripts_flow.sh", "min_snr_gamma not given -> loss.weighting none, its default there"),
+        ("ai_toolkit.yaml", "a run has one resolution; the largest is taken"),
+        ("one_trainer.json", "its type VALIDATION is not read"),
+        ("simple_tuner.json", "backend bucket: its type aws is not read"),
+        ("diffusers.sh", "push_to_hub true: nothing is uploaded"),
+    ],
+)
+def test_differences_are_said(name: str, words: str, cases: Cases) -> None:
+    assert words in cases[name][0]
+
+
+def test_epochs_become_steps_where_the_images_are(tmp_path: Path) -> None:
+    for folder, num in (("10_ink", 3), ("2_paper", 5)):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(num):
+            (tmp_path / "images" / folder / f"{number}.png").touch()
+    (tmp_path / "theirs.toml").write_text(
+        f'network_dim = 8\ntrain_data_dir = "{(tmp_path / "images").as_posix()}"\nmax_train_epochs = 3\n'
+        "train_batch_size = 4\nsave_every_n_epochs = 1\nlr_warmup_steps = 0.1\nlr_scheduler = 'cosine'\n"
+    )
+    imported(tmp_path / "theirs.toml", tmp_path / "new.yaml")
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert written["train"]["steps"] == 30  # 3 x (10 x 3 + 2 x 5) / 4
+    assert written["checkpoint"]["every"] == 10 and written["optim"]["warmup_steps"] == 3
+
+
+def test_what_our_parser_refuses_is_listed_and_not_written(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text('network_dim = 0\nlearning_rate = "fast"\nmax_train_steps = 10\n')
+    text, _ = imported(tmp_path / "theirs.toml", tmp_path / "new.yaml")
+    assert "network_dim -> lora.rank 0: refused. lora.rank: got 0" in text and "optim.lr: got fast" in text
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert "rank" not in written["lora"] and written["train"]["steps"] == 10
+
+
+def test_an_existing_file_is_never_written_to(tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text("mine")
+    with pytest.raises(ValueError, match=r"new\.yaml exists"):
+        import_config(CASES / "diffusers.sh", [], tmp_path / "new.yaml", print)
+    assert (tmp_path / "new.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.json", '{"width": 3, "height": 4}', r"width, height.*sd-scripts: TOML"),
+        ("x.txt", "a photo of a dog, sitting", "neither TOML, JSON, YAML"),
+        ("x.json", (CASES / "backend.json").read_text(), "a list of datasets of SimpleTuner"),
+        ("x.bin", "\udcff", "not a text in UTF-8"),
+    ],
+)
+def test_a_file_of_another_kind_is_described(name: str, content: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=words):
+        import_config(tmp_path / name, [], tmp_path / "new.yaml", print)
+    assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["sd_scripts.toml", "ai_toolkit.yaml", "one_trainer.json", "simple_tuner.json"])
+def test_a_config_of_another_trainer_given_as_ours_names_the_command(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"is a config of .*Use: finetune import .*{name}"):
+        parse_recipe(RECIPES["recipes.lora"], ["--config", str(CASES / name)], "recipes.lora", print)
+
+
+def test_arguments_behind_two_hyphens_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = (
+        "accelerate launch --num_processes 2 train_text_to_image_lora.py --dataset_name me/cats --rank 8 --random_flip"
+    )
+    words = ["finetune", "import", "--output", str(tmp_path / "new.yaml"), "--", *theirs.split()]
+    monkeypatch.setattr(sys, "argv", words)
+    main()
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert written["data"]["folder"] == "me/cats" and written["data"]["flip"] is True and written["lora"]["rank"] == 8
+    printed = capsys.readouterr().out
+    assert "accelerate launch --num_processes 2 -m recipes.lora" in printed and "learning_rate not given" in printed
+
+
+def test_a_saved_config_with_every_option_of_its_trainer_is_imported(tmp_path: Path) -> None:
+    content = json.loads((CASES / "one_trainer.json").read_text())
+    content |= {"prior": {"train": True}, "cloud": {"host": "here"}, "effnet_encoder": {"weight_dtype": "FLOAT_16"}}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    assert "Unknown" not in imported(tmp_path / "all.json", tmp_path / "new.yaml")[0]
